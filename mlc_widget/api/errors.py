@@ -1,0 +1,152 @@
+"""The errors of every engine, direct or proxied.
+
+::
+
+    MLCEngineError
+    ├── BadRequestError (ValueError)      the request is wrong; nothing was started
+    │   ├── UnsupportedFieldError         a field that this runtime cannot honour
+    │   └── ContextLengthExceededError    the prompt does not fit the context window
+    ├── ModelError
+    │   ├── ModelNotFoundError            no such folder, built-in name or file
+    │   ├── ModelFormatError              a file of the model is missing, malformed or truncated
+    │   ├── UnsupportedModelError         an architecture, quantization or template we do not run
+    │   └── ModelNotLoadedError           a request before `reload`, or for another model
+    ├── RuntimeUnavailableError           the package or device that the runtime needs is missing
+    ├── InsufficientMemoryError           the model and its KV cache do not fit
+    ├── LoadCancelledError                a newer `reload` or `unload` ended this load
+    ├── EngineDeadError                   the worker or the engine's thread died
+    │   └── WorkerStartError              … before it was ready
+    ├── EngineTerminatedError             a call after `terminate`
+    ├── ProtocolError                     the other side broke the wire's rules
+    └── InternalEngineError               a bug in the engine; carries the remote traceback
+
+Every error carries what OpenAI's errors carry (`message`, `code`, `param`) and crosses the wire as
+those fields and its class name, so the proxy raises the class that the engine raised.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MLCEngineError(Exception):
+    """Base of all errors that an engine raises on purpose.
+
+    Attributes:
+        message: What is wrong and what to do about it, in one readable text.
+        code: A short stable identifier, such as ``"model_not_found"``.
+        param: The request field (dotted path) or the file at fault, if there is one.
+        request_id: The request that failed, if there was one.
+    """
+
+    default_code: ClassVar[str] = "engine_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.request_id = request_id
+
+
+class BadRequestError(MLCEngineError, ValueError):
+    """The request is wrong. `param` names the field; the message names the value and the remedy."""
+
+    default_code = "invalid_request_error"
+
+
+class UnsupportedFieldError(BadRequestError):
+    """The field is known, but the runtime that serves this model cannot honour it."""
+
+    default_code = "unsupported_field"
+
+
+class ContextLengthExceededError(BadRequestError):
+    """The prompt, or prompt plus `max_tokens`, does not fit the context window."""
+
+    default_code = "context_length_exceeded"
+
+
+class ModelError(MLCEngineError):
+    """Something about the model, not about the request."""
+
+    default_code = "model_error"
+
+
+class ModelNotFoundError(ModelError):
+    """No folder, built-in model or file of that name."""
+
+    default_code = "model_not_found"
+
+
+class ModelFormatError(ModelError):
+    """A file of the model folder is missing, malformed or truncated; `param` is its path."""
+
+    default_code = "model_format_error"
+
+
+class UnsupportedModelError(ModelError):
+    """The model is well-formed, but of an architecture, quantization or template not supported."""
+
+    default_code = "unsupported_model"
+
+
+class ModelNotLoadedError(ModelError):
+    """A request came before any model was loaded, or named a model that is not loaded."""
+
+    default_code = "model_not_loaded"
+
+
+class RuntimeUnavailableError(MLCEngineError):
+    """A package, driver or device that the runtime needs is missing; the message says how to get it."""
+
+    default_code = "runtime_unavailable"
+
+
+class InsufficientMemoryError(MLCEngineError):
+    """Weights and KV cache do not fit; the message has the numbers in bytes."""
+
+    default_code = "insufficient_memory"
+
+
+class LoadCancelledError(MLCEngineError):
+    """This load was ended by a newer `reload`, by `unload` or by `terminate`."""
+
+    default_code = "load_cancelled"
+
+
+class EngineDeadError(MLCEngineError):
+    """The worker process, or the engine's thread in it, died while it was needed."""
+
+    default_code = "engine_dead"
+
+
+class WorkerStartError(EngineDeadError):
+    """The worker died or timed out before it was ready; the message ends with its last output."""
+
+    default_code = "worker_start_failed"
+
+
+class EngineTerminatedError(MLCEngineError):
+    """The engine was terminated; make a new one."""
+
+    default_code = "engine_terminated"
+
+
+class ProtocolError(MLCEngineError):
+    """A message that breaks the wire's rules: a gap in `seq`, an unknown kind, another version."""
+
+    default_code = "protocol_error"
+
+
+class InternalEngineError(MLCEngineError):
+    """An unexpected exception inside the engine. Its cause holds the (remote) traceback."""
+
+    default_code = "internal_error"

@@ -1,0 +1,39 @@
+"""What a load reports while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+InitPhase: TypeAlias = Literal["resolve", "download", "verify", "compile", "load", "warm up"]
+
+
+@dataclass(frozen=True, slots=True)
+class InitProgressReport:
+    """One report on a model's load; WebLLM's three fields first, ours after them.
+
+    Attributes:
+        progress: Share of the whole load that is done, 0 to 1, never falling within one load.
+        time_elapsed: Seconds since the load began.
+        text: A sentence for people.
+        phase: What is being done now.
+        model_id: The model being loaded.
+        bytes_done: Bytes handled so far in this phase, where it counts bytes.
+        bytes_total: Bytes this phase will handle, where known.
+        bytes_per_s: Bytes per second in this phase.
+        eta_s: Estimated seconds to the end of this phase.
+    """
+
+    progress: float
+    time_elapsed: float
+    text: str
+    phase: InitPhase = "load"
+    model_id: str = ""
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    bytes_per_s: float | None = None
+    eta_s: float | None = None
+
+
+InitProgressCallback: TypeAlias = Callable[[InitProgressReport], None]

@@ -1,0 +1,211 @@
+"""The seam below the engine: a `ModelRuntime` executes one loaded model.
+
+Everything that is the same for every runtime stays above it, in `mlc_widget.engine`: conversation
+templates, OpenAI's shapes, tools, reasoning, validation. A runtime takes token ids and gives text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from mlc_widget.api.progress import InitPhase
+
+FinishReason: TypeAlias = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model on disk.
+
+    Attributes:
+        model_id: The id that the user gave.
+        path: The folder with mlc-chat-config.json.
+        config: The parsed mlc-chat-config.json with `chat_opts` applied.
+    """
+
+    model_id: str
+    path: Path
+    config: Mapping[str, Any]
+
+
+class LoadReporter(Protocol):
+    """Called by a runtime, from any thread, as a load advances."""
+
+    def __call__(
+        self,
+        phase: InitPhase,
+        fraction: float,
+        text: str,
+        *,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> None:
+        """Report that `fraction` (0 to 1) of `phase` is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeCapabilities:
+    """What a runtime truly does, beyond plain generation.
+
+    Attributes:
+        batch_invariant: The same seed gives the same text alone, in a batch, and resumed.
+        request_fields: Optional request fields (OpenAI's names) that it honours.
+        embeddings: Whether `embed` works for this model.
+        devices: Devices that it can use here, best first, such as ``("cpu",)``.
+    """
+
+    batch_invariant: bool
+    request_fields: frozenset[str]
+    embeddings: bool = False
+    devices: tuple[str, ...] = ("cpu",)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. Every value was validated and every default resolved by the engine.
+
+    Random numbers are keyed by (`seed`, `choice`, position), so they do not depend on the batch.
+
+    Attributes:
+        max_tokens: Tokens to generate at most; None is up to the context window.
+        temperature: 0 is greedy.
+        top_p: Nucleus mass, in (0, 1].
+        seed: 0 to 2**63 - 1; the engine draws one where the user gave none.
+        choice: Index among the `n` choices of one request.
+        stop: Stop strings; the text ends before the first that appears.
+        stop_token_ids: Ids that end the text and are not part of it.
+        ignore_eos: Do not end at `stop_token_ids`.
+        logit_bias: Added to the logits, by token id.
+        logprobs: Whether to give the chosen tokens' log-probabilities.
+        top_logprobs: How many alternatives to give with each.
+    """
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    seed: int
+    choice: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log-probability (natural logarithm).
+
+    Attributes:
+        token_id: The token's id.
+        token: Its bytes.
+        logprob: log p of it, before temperature and top_p.
+        top: The most probable alternatives, best first, as (id, bytes, logprob).
+    """
+
+    token_id: int
+    token: bytes
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStats:
+    """Counts and times of one finished generation.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        cached_tokens: How many of them were served from the prefix cache.
+        completion_tokens: Tokens generated, a stop token that ended the text included.
+        queue_s: Seconds before the first prefill step.
+        prefill_s: Seconds from there to the first token.
+        decode_s: Seconds from the first token to the last.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEvent:
+    """A piece of one generation. The last one, and only it, has `finish_reason` and `stats`.
+
+    Attributes:
+        text: New text, possibly empty: whole characters, never part of a stop string.
+        token_ids: The tokens decoded since the last event, where the runtime knows them.
+        logprobs: One entry for each of `token_ids`, if asked for.
+        finish_reason: Why it ended.
+        stats: What it took.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stats: GenerationStats | None = None
+
+
+class ModelRuntime(Protocol):
+    """Executes one model. All methods are called on one event loop and never block it."""
+
+    name: str
+
+    async def load(self, source: ModelSource, report: LoadReporter) -> None:
+        """Make the model ready.
+
+        Cancelling the task ends the load within about a second and leaves nothing allocated.
+
+        Raises:
+            ModelFormatError: A file is missing, malformed or truncated.
+            UnsupportedModelError: The architecture or quantization is not supported.
+            RuntimeUnavailableError: A package or device is missing.
+            InsufficientMemoryError: It does not fit.
+        """
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities:
+        """What this runtime does for the loaded model."""
+
+    @property
+    def context_window_size(self) -> int:
+        """Tokens of prompt and answer together that fit, for the loaded model."""
+
+    def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Generate from a prompt. Several may run at once.
+
+        Closing the generator (`aclose`, or cancelling its consumer) stops the work within one step
+        and gives its memory back.
+
+        Raises:
+            ContextLengthExceededError: The prompt does not fit, at the first iteration.
+            EngineDeadError: The engine's thread died.
+        """
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """Embed each token sequence as one vector.
+
+        Raises:
+            UnsupportedModelError: The loaded model has no embeddings.
+        """
+
+    def interrupt(self) -> None:
+        """End everything that runs now with finish reason ``abort``, within one step."""
+
+    async def unload(self) -> None:
+        """Stop what runs and give the memory back to the system. Idempotent."""
+
+
+RuntimeFactory: TypeAlias = Callable[[Mapping[str, Any]], ModelRuntime]
