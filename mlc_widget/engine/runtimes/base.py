@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mlc_widget.api.progress import InitPhase
+from mlc_widget.engine.tokenizer import Tokenizer
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort"]
 
@@ -24,11 +25,13 @@ class ModelSource:
         model_id: The id that the user gave.
         path: The folder with mlc-chat-config.json.
         config: The parsed mlc-chat-config.json with `chat_opts` applied.
+        tokenizer: The model's tokenizer, shared with the engine.
     """
 
     model_id: str
     path: Path
     config: Mapping[str, Any]
+    tokenizer: Tokenizer
 
 
 class LoadReporter(Protocol):
