@@ -1,0 +1,447 @@
+"""Write and read MLC model folders with numpy alone.
+
+An MLC model folder is what ``mlc_llm convert_weight`` and ``mlc_llm gen_config`` leave behind:
+``mlc-chat-config.json``, ``tensor-cache.json`` (formerly ``ndarray-cache.json``) with its
+``params_shard_N.bin`` files, ``tokenizer.json`` and ``tokenizer_config.json``.
+
+Layouts, names and rounding follow mlc-llm (Apache-2.0), of July 2026:
+``quantization/group_quantization.py``, ``model/llama/llama_loader.py``,
+``protocol/mlc_chat_config.py``, and ``tvm.contrib.tvmjs.dump_tensor_cache``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Quantization = Literal["q0f16", "q0f32", "q4f16_1", "q4f32_1"]
+EncodeFormat = Literal["raw", "f32-to-bf16"]
+
+GROUP_SIZE = 32
+NIBBLES_PER_WORD = 8
+MAX_INT = 7
+
+MODEL_DTYPE: dict[str, type[np.floating[Any]]] = {
+    "q0f16": np.float16,
+    "q0f32": np.float32,
+    "q4f16_1": np.float16,
+    "q4f32_1": np.float32,
+}
+
+CHATML_TEMPLATE: dict[str, Any] = {
+    "name": "chatml",
+    "system_template": "<|im_start|>system\n{system_message}<|im_end|>\n",
+    "system_message": "",
+    "system_prefix_token_ids": None,
+    "add_role_after_system_message": True,
+    "roles": {"user": "<|im_start|>user", "assistant": "<|im_start|>assistant"},
+    "role_templates": {
+        "user": "{user_message}",
+        "assistant": "{assistant_message}",
+        "tool": "{tool_message}",
+    },
+    "messages": [],
+    "seps": ["<|im_end|>\n"],
+    "role_content_sep": "\n",
+    "role_empty_sep": "\n",
+    "stop_str": ["<|im_end|>"],
+    "stop_token_ids": [2],
+    "function_string": "",
+    "use_function_calling": False,
+}
+"""mlc_llm's ``chatml`` conversation template with an empty default system message."""
+
+
+# --- group quantisation -----------------------------------------------------------------------
+
+
+def quantize_group(
+    weight: Array, *, scale_dtype: npt.DTypeLike = np.float32
+) -> tuple[npt.NDArray[np.uint32], Array]:
+    """Quantise a matrix as mlc_llm's ``q4f16_1`` and ``q4f32_1`` do (layout NK, groups of 32 on K).
+
+    Args:
+        weight: (N, K) floating; K a multiple of 32.
+        scale_dtype: the model's dtype, float32 or float16. As in mlc_llm the weight is cast to it
+            first and all arithmetic is done in it.
+
+    Returns:
+        q_weight: (N, K // 8) uint32. Element k of a row sits in word k // 8 at bits 4 * (k % 8);
+            its value is ``clip(rint(w / scale + 7), 0, 14)``.
+        q_scale: (N, K // 32) of scale_dtype, ``max|w| / 7`` of each group.
+
+    Raises:
+        ValueError: if the weight is no finite matrix or K is no multiple of 32.
+    """
+    dtype = np.dtype(scale_dtype)
+    if weight.ndim != 2 or weight.shape[1] % GROUP_SIZE:
+        raise ValueError(
+            f"weight has shape {weight.shape}: group quantisation needs (N, K) with K a multiple "
+            f"of {GROUP_SIZE}"
+        )
+    if not np.isfinite(weight).all():
+        raise ValueError("weight holds NaN or infinity and cannot be quantised")
+    n, k = weight.shape
+    groups = weight.astype(dtype).reshape(n, k // GROUP_SIZE, GROUP_SIZE)
+    seven = dtype.type(MAX_INT)
+    scale = np.abs(groups).max(axis=2) / seven
+    # An all-zero group has scale 0; any code reproduces it, and 7 is the code of zero.
+    divisor = np.where(scale > 0, scale, dtype.type(1))[:, :, None]
+    codes = np.clip(np.rint(groups / divisor + seven), 0, 2 * MAX_INT).astype(np.uint32)
+    words = codes.reshape(n, k // NIBBLES_PER_WORD, NIBBLES_PER_WORD)
+    shifts = np.arange(NIBBLES_PER_WORD, dtype=np.uint32) * np.uint32(4)
+    packed = np.bitwise_or.reduce(words << shifts, axis=2).astype(np.uint32)
+    return packed, scale.astype(dtype)
+
+
+def dequantize_group(q_weight: npt.NDArray[np.uint32], q_scale: Array) -> Array:
+    """Expand what `quantize_group` returned: ``(code - 7) * scale`` in q_scale's dtype.
+
+    Args:
+        q_weight: (N, K // 8) uint32.
+        q_scale: (N, K // 32) floating.
+
+    Returns:
+        (N, K) of q_scale's dtype.
+
+    Raises:
+        ValueError: if the two shapes do not belong together.
+    """
+    if (
+        q_weight.ndim != 2
+        or q_weight.dtype != np.uint32
+        or q_scale.shape != (q_weight.shape[0], q_weight.shape[1] * NIBBLES_PER_WORD // GROUP_SIZE)
+    ):
+        raise ValueError(
+            f"q_weight {q_weight.dtype}{q_weight.shape} and q_scale {q_scale.shape} do not match: "
+            "expected uint32 (N, K/8) and (N, K/32)"
+        )
+    n = q_weight.shape[0]
+    shifts = np.arange(NIBBLES_PER_WORD, dtype=np.uint32) * np.uint32(4)
+    codes = (q_weight[:, :, None] >> shifts) & np.uint32(15)
+    groups = codes.reshape(n, -1, GROUP_SIZE).astype(q_scale.dtype) - q_scale.dtype.type(MAX_INT)
+    result: Array = (groups * q_scale[:, :, None]).reshape(n, -1)
+    return result
+
+
+# --- parameter names --------------------------------------------------------------------------
+
+
+def fuse_llama(
+    hf_state: Mapping[str, Array], *, tie_word_embeddings: bool | None = None
+) -> Iterator[tuple[str, Array]]:
+    """Hugging Face Llama parameters under MLC's names: q, k, v and gate, up stacked on axis 0.
+
+    Args:
+        hf_state: name → array as in ``LlamaForCausalLM.state_dict()``.
+        tie_word_embeddings: drop ``lm_head``; by default it is dropped where hf_state has none.
+
+    Raises:
+        ValueError: if a parameter is missing or one is left that Llama does not have.
+    """
+    left = {name for name in hf_state if not name.endswith("rotary_emb.inv_freq")}
+
+    def take(name: str) -> Array:
+        if name not in hf_state:
+            raise ValueError(f"parameter {name!r} is missing from the Hugging Face state")
+        left.discard(name)
+        return hf_state[name]
+
+    def stack(prefix: str, names: tuple[str, ...]) -> Array:
+        return np.concatenate([take(f"{prefix}.{name}.weight") for name in names], axis=0)
+
+    yield "model.embed_tokens.weight", take("model.embed_tokens.weight")
+    layer = 0
+    while any(name.startswith(f"model.layers.{layer}.") for name in left):
+        at = f"model.layers.{layer}"
+        yield (
+            f"{at}.self_attn.qkv_proj.weight",
+            stack(f"{at}.self_attn", ("q_proj", "k_proj", "v_proj")),
+        )
+        yield f"{at}.self_attn.o_proj.weight", take(f"{at}.self_attn.o_proj.weight")
+        yield f"{at}.mlp.gate_up_proj.weight", stack(f"{at}.mlp", ("gate_proj", "up_proj"))
+        for name in ("mlp.down_proj", "input_layernorm", "post_attention_layernorm"):
+            yield f"{at}.{name}.weight", take(f"{at}.{name}.weight")
+        layer += 1
+    yield "model.norm.weight", take("model.norm.weight")
+    if tie_word_embeddings is None:
+        tie_word_embeddings = "lm_head.weight" not in hf_state
+    if tie_word_embeddings:
+        left.discard("lm_head.weight")
+    else:
+        yield "lm_head.weight", take("lm_head.weight")
+    if left:
+        raise ValueError(f"parameters that Llama does not have: {', '.join(sorted(left))}")
+
+
+def llama_params(
+    hf_state: Mapping[str, Array],
+    quantization: Quantization,
+    *,
+    tie_word_embeddings: bool | None = None,
+) -> dict[str, Array]:
+    """Convert a Hugging Face Llama state to MLC's parameters.
+
+    Args:
+        hf_state: name → array as in ``LlamaForCausalLM.state_dict()``.
+        quantization: ``q0f16``/``q0f32`` keep every ``X.weight`` in the model's dtype;
+            ``q4f16_1``/``q4f32_1`` turn every matrix (embedding and lm_head included) into
+            ``X.q_weight`` uint32 (N, K/8) and ``X.q_scale`` (N, K/32); norms stay ``X.weight``.
+        tie_word_embeddings: drop ``lm_head``; by default it is dropped where hf_state has none.
+
+    Raises:
+        ValueError: for an unknown quantization, or a state that is not Llama's.
+    """
+    if quantization not in MODEL_DTYPE:
+        raise ValueError(f"quantization {quantization!r} is unknown; use {sorted(MODEL_DTYPE)}")
+    dtype = MODEL_DTYPE[quantization]
+    params: dict[str, Array] = {}
+    for name, weight in fuse_llama(hf_state, tie_word_embeddings=tie_word_embeddings):
+        if quantization.startswith("q4") and weight.ndim == 2:
+            stem = name.removesuffix(".weight")
+            q_weight, q_scale = quantize_group(weight, scale_dtype=dtype)
+            params[f"{stem}.q_weight"], params[f"{stem}.q_scale"] = q_weight, q_scale
+        else:
+            params[name] = np.ascontiguousarray(weight, dtype=dtype)
+    return params
+
+
+# --- the folder -------------------------------------------------------------------------------
+
+
+def to_bf16(value: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Round float32 to bfloat16 (nearest even); returns the upper 16 bits as uint16."""
+    bits = np.ascontiguousarray(value, dtype=np.float32).view(np.uint32)
+    bias = ((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)
+    return ((bits + bias) >> np.uint32(16)).astype(np.uint16)
+
+
+def from_bf16(value: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Expand bfloat16 bits to float32, exactly."""
+    return (value.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def write_params(
+    folder: Path,
+    params: Mapping[str, Array],
+    *,
+    shard_bytes: int = 32 << 20,
+    cache_name: str = "tensor-cache.json",
+    encode_format: EncodeFormat = "f32-to-bf16",
+) -> None:
+    """Write ``params_shard_N.bin`` and the JSON that lists them, as ``dump_tensor_cache`` does.
+
+    Args:
+        folder: existing folder to write to.
+        params: name → array, float32, float16 or uint32, written in this order.
+        shard_bytes: a new shard begins before one would reach this many bytes.
+        cache_name: ``tensor-cache.json`` or ``ndarray-cache.json``.
+        encode_format: ``f32-to-bf16`` stores float32 arrays rounded to bfloat16, which is what
+            mlc_llm does; ``raw`` stores them as they are.
+    """
+    records: list[dict[str, Any]] = []
+    pending: list[dict[str, Any]] = []
+    data = bytearray()
+
+    def commit() -> None:
+        if not pending:
+            return
+        path = f"params_shard_{len(records)}.bin"
+        (folder / path).write_bytes(data)
+        records.append(
+            {
+                "dataPath": path,
+                "format": "raw-shard",
+                "nbytes": len(data),
+                "records": pending.copy(),
+                "md5sum": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+            }
+        )
+        pending.clear()
+        data.clear()
+
+    for name, value in params.items():
+        if value.dtype == np.float32 and encode_format == "f32-to-bf16":
+            encoded = to_bf16(value).tobytes()
+        else:
+            encoded = np.ascontiguousarray(value).tobytes()
+        if pending and len(data) + len(encoded) >= shard_bytes:
+            commit()
+        pending.append(
+            {
+                "name": name,
+                "shape": list(value.shape),
+                "dtype": str(value.dtype),
+                "format": encode_format,
+                "nbytes": len(encoded),
+                "byteOffset": len(data),
+            }
+        )
+        data += encoded
+    commit()
+
+    elements = sum(
+        value.size * (NIBBLES_PER_WORD if name.endswith(".q_weight") else 1)
+        for name, value in params.items()
+        if not name.endswith(".q_scale")
+    )
+    total = float(sum(value.nbytes for value in params.values()))
+    metadata = {
+        "ParamSize": len(params),
+        "ParamBytes": total,
+        "BitsPerParam": total * 8.0 / elements,
+    }
+    text = json.dumps({"metadata": metadata, "records": records}, indent=1)
+    (folder / cache_name).write_text(text + "\n", encoding="utf-8")
+
+
+def read_params(folder: Path, cache_name: str = "tensor-cache.json") -> dict[str, Array]:
+    """Read what `write_params` wrote; bfloat16 comes back as float32.
+
+    Raises:
+        ValueError: if a shard's size or checksum, or a record's size, is not what the JSON says.
+    """
+    params: dict[str, Array] = {}
+    for shard in json.loads((folder / cache_name).read_text(encoding="utf-8"))["records"]:
+        data = (folder / shard["dataPath"]).read_bytes()
+        if len(data) != shard["nbytes"]:
+            raise ValueError(f"{shard['dataPath']} has {len(data)} bytes, not {shard['nbytes']}")
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() != shard["md5sum"]:
+            raise ValueError(f"{shard['dataPath']} does not match its md5sum")
+        for record in shard["records"]:
+            start = record["byteOffset"]
+            piece = data[start : start + record["nbytes"]]
+            value: Array
+            if record["dtype"] == "float32" and record["format"] == "f32-to-bf16":
+                value = from_bf16(np.frombuffer(piece, dtype=np.uint16))
+            else:
+                value = np.frombuffer(piece, dtype=record["dtype"])
+            if value.size != int(np.prod(record["shape"])):
+                raise ValueError(f"{record['name']} does not fill its shape {record['shape']}")
+            params[record["name"]] = value.reshape(record["shape"])
+    return params
+
+
+def write_model(
+    folder: str | Path,
+    *,
+    params: Mapping[str, Array],
+    config: Mapping[str, Any],
+    quantization: Quantization,
+    conv_template: Mapping[str, Any] = CHATML_TEMPLATE,
+    tokenizer_json: str | Mapping[str, Any],
+    tokenizer_config: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any] | None = None,
+    shard_bytes: int = 32 << 20,
+    cache_name: str = "tensor-cache.json",
+    encode_format: EncodeFormat = "f32-to-bf16",
+) -> Path:
+    """Write a complete MLC model folder for a Llama model.
+
+    Args:
+        folder: made if it does not exist; files in it of the same names are replaced.
+        params: MLC's parameters, as `llama_params` returns them.
+        config: the model's shape, in MLC's names (``hidden_size``, ``intermediate_size``,
+            ``num_attention_heads``, ``num_hidden_layers``, ``rms_norm_eps``, ``vocab_size``,
+            ``context_window_size``, and where they differ from the default
+            ``num_key_value_heads``, ``head_dim``, ``position_embedding_base``,
+            ``prefill_chunk_size``, ``tie_word_embeddings``, ``rope_scaling``).
+        quantization: the name that `llama_params` was called with.
+        conv_template: an mlc_llm ``Conversation`` as JSON; its ``stop_token_ids`` must fit the
+            tokenizer.
+        tokenizer_json: the Hugging Face tokenizer, as the text or the content of the file.
+        tokenizer_config: content of ``tokenizer_config.json``.
+        generation: overrides of ``temperature``, ``top_p``, ``presence_penalty``,
+            ``frequency_penalty``, ``repetition_penalty``, ``pad_token_id``, ``bos_token_id``,
+            ``eos_token_id``.
+        shard_bytes, cache_name, encode_format: see `write_params`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        KeyError: if config lacks a field that has no default.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_params(
+        folder,
+        params,
+        shard_bytes=shard_bytes,
+        cache_name=cache_name,
+        encode_format=encode_format,
+    )
+    text = tokenizer_json if isinstance(tokenizer_json, str) else json.dumps(tokenizer_json)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", dict(tokenizer_config or {}))
+    tokenizer = json.loads(text)
+    ids = [token["id"] for token in tokenizer.get("added_tokens", [])]
+    ids += list(tokenizer["model"]["vocab"].values())
+
+    heads = config["num_attention_heads"]
+    window = config["context_window_size"]
+    model_config: dict[str, Any] = {
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": config["intermediate_size"],
+        "num_attention_heads": heads,
+        "num_hidden_layers": config["num_hidden_layers"],
+        "rms_norm_eps": config["rms_norm_eps"],
+        "vocab_size": config["vocab_size"],
+        "tie_word_embeddings": config.get("tie_word_embeddings", False),
+        "position_embedding_base": config.get("position_embedding_base", 10000),
+        "rope_scaling": config.get("rope_scaling"),
+        "context_window_size": window,
+        "prefill_chunk_size": config.get("prefill_chunk_size", min(window, 8192)),
+        "num_key_value_heads": config.get("num_key_value_heads", heads),
+        "head_dim": config.get("head_dim", config["hidden_size"] // heads),
+        "tensor_parallel_shards": 1,
+        "pipeline_parallel_stages": 1,
+        "max_batch_size": config.get("max_batch_size", 128),
+        "disaggregation": False,
+    }
+    chat_config: dict[str, Any] = {
+        "version": "0.1.0",
+        "model_type": "llama",
+        "quantization": quantization,
+        "model_config": model_config,
+        "vocab_size": model_config["vocab_size"],
+        "context_window_size": window,
+        "sliding_window_size": -1,
+        "prefill_chunk_size": model_config["prefill_chunk_size"],
+        "attention_sink_size": -1,
+        "tensor_parallel_shards": 1,
+        "pipeline_parallel_stages": 1,
+        "active_vocab_size": max(ids) + 1,
+        "temperature": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "top_p": 1.0,
+        "tokenizer_files": ["tokenizer.json", "tokenizer_config.json"],
+        "tokenizer_info": {
+            "token_postproc_method": "byte_level",
+            "prepend_space_in_encode": False,
+            "strip_space_in_decode": False,
+        },
+        "conv_template": dict(conv_template),
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "model_task": "chat",
+        "embedding_metadata": None,
+    }
+    chat_config.update(generation or {})
+    _write_json(folder / "mlc-chat-config.json", chat_config)
+    return folder
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
