@@ -1,0 +1,104 @@
+"""From tokens to text as they arrive: whole characters only, and never a piece of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from mlc_widget.engine.tokenizer import Tokenizer
+
+
+def decode_bytes(data: bytes, *, strip_leading_space: bool) -> str:
+    """Decode as a `Detokenizer` does when it is given `data` in any pieces and flushed."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data)
+    return text.removeprefix(" ") if strip_leading_space else text
+
+
+class StopStrings:
+    """Ends a text before the first of some stop strings.
+
+    Holds back only text that may still become a stop string. The first stop string to be complete
+    ends the text; of two complete at the same character, the longer. So the outcome does not
+    depend on how the text was cut into pieces.
+
+    Attributes:
+        stopped: The stop string that ended the text, or None so far.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        """Watch for the strings of `stop`, none of them empty."""
+        if not all(stop):
+            raise ValueError("An empty stop string would end every text.")
+        self.stopped: str | None = None
+        self._stop = tuple(stop)
+        self._longest = max(map(len, stop), default=0)
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Take more text, give what is certain. After the end, gives nothing."""
+        if self.stopped is not None:
+            return ""
+        held = self._held + text
+        if not self._stop:
+            return held
+        ends = [(at + len(s), at, s) for s in self._stop if (at := held.find(s)) >= 0]
+        if ends:
+            _, at, self.stopped = min(ends)
+            self._held = ""
+            return held[:at]
+        keep = self._undecided(held)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep]
+
+    def flush(self) -> str:
+        """What was held back, now that no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+    def _undecided(self, text: str) -> int:
+        """Length of the longest end of `text` with which a stop string begins."""
+        for n in range(min(self._longest - 1, len(text)), 0, -1):
+            if any(s.startswith(text[-n:]) for s in self._stop):
+                return n
+        return 0
+
+
+class Detokenizer:
+    """Turns one generation's tokens into text, exactly.
+
+    However the tokens cut the text's bytes, the pieces joined are `Tokenizer.decode` of them all
+    (up to the stop string): a character comes when its last byte is there, invalid bytes become
+    U+FFFD as with Python's decoder, and a character that never gets finished never appears.
+    Special tokens have no text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        """Begin a text that ends before the first of `stop`."""
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._strip = tokenizer.strips_leading_space
+        self._stop = StopStrings(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended the text."""
+        return self._stop.stopped is not None
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text."""
+        return self._stop.stopped
+
+    def push(self, token_id: int) -> str:
+        """Take a token, give the text that is certain now, possibly none."""
+        if self._tokenizer.is_special(token_id):
+            return ""
+        text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
+        if text and self._strip:
+            self._strip = False
+            text = text.removeprefix(" ")
+        return self._stop.push(text)
+
+    def flush(self) -> str:
+        """The rest of the text, now that no more tokens come."""
+        return self._stop.flush()

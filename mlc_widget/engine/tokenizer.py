@@ -1,0 +1,178 @@
+"""A model's tokenizer: text to token ids, and token ids to their exact bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from mlc_widget.api.errors import BadRequestError, ModelFormatError
+
+TokenKind: TypeAlias = Literal["byte_level", "byte_fallback", "word_piece", "plain"]
+
+_FILE = "tokenizer.json"
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's map from the printable character that stands for a byte to the byte."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(b): b for b in printable}
+    missing = (b for b in range(256) if b not in set(printable))
+    alphabet.update({chr(0x100 + i): b for i, b in enumerate(missing)})
+    return alphabet
+
+
+_BYTE_OF = _byte_level_alphabet()
+
+
+class Tokenizer:
+    """Wraps a Hugging Face `tokenizer.json`.
+
+    Two families of vocabularies are understood to the byte: byte-level BPE (GPT-2, Llama 3, Qwen)
+    and SentencePiece with byte fallback (Llama 2, Mistral), where ``▁`` is a space and ``<0x0A>``
+    a byte, and where one space at the beginning of a text is an artefact that decoding removes.
+
+    Use `from_folder`. Instances are immutable and may be shared between threads.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        """Wrap a `tokenizers.Tokenizer`, which this object owns from now on."""
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        spec = json.loads(backend.to_str())
+        self._kind, self._strips_leading_space = _kind_of(spec)
+        added = backend.get_added_tokens_decoder()
+        self._special = frozenset(i for i, token in added.items() if token.special)
+        self._added = {i: str(token.content) for i, token in added.items()}
+        self._vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._bytes = [self._bytes_of(i) for i in range(self._vocab_size)]
+
+    @classmethod
+    def from_folder(cls, path: Path | str) -> Tokenizer:
+        """Load the tokenizer of a model folder.
+
+        Raises:
+            ModelFormatError: tokenizer.json is missing or malformed.
+        """
+        import tokenizers
+
+        file = Path(path) / _FILE
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ModelFormatError(
+                f"{file} is missing. A model folder needs its {_FILE}; download the model again, "
+                "or copy the file from the original model.",
+                param=str(file),
+            ) from None
+        except (OSError, UnicodeDecodeError) as e:
+            raise ModelFormatError(f"{file} cannot be read: {e}.", param=str(file)) from e
+        try:
+            backend = tokenizers.Tokenizer.from_str(text)
+        except Exception as e:  # the package raises bare Exception
+            raise ModelFormatError(
+                f"{file} is not a tokenizer that the `tokenizers` package can read: {e}. "
+                "Download the file again.",
+                param=str(file),
+            ) from e
+        return cls(backend)
+
+    @property
+    def kind(self) -> TokenKind:
+        """How tokens stand for bytes."""
+        return self._kind
+
+    @property
+    def strips_leading_space(self) -> bool:
+        """Whether one space at the beginning of a decoded text is dropped."""
+        return self._strips_leading_space
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id; a model's logits may be padded beyond it."""
+        return self._vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`.
+
+        Nothing is added (no BOS); the text of a special token becomes that token.
+
+        Raises:
+            BadRequestError: The text has lone surrogates, which no encoding can represent.
+        """
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as e:
+            raise BadRequestError(f"The text cannot be encoded as UTF-8: {e}.") from e
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids` without special tokens.
+
+        Invalid bytes become U+FFFD as with Python's decoder; an unfinished character at the end
+        is left out.
+        """
+        data = b"".join(self.token_bytes(i) for i in ids if i not in self._special)
+        from mlc_widget.engine.detokenizer import decode_bytes
+
+        return decode_bytes(data, strip_leading_space=self._strips_leading_space)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes that a token stands for.
+
+        A special token gives its content (``b"<|im_end|>"``), which `decode` leaves out: ask
+        `is_special`. An id outside the vocabulary gives ``b""``.
+        """
+        return self._bytes[token_id] if 0 <= token_id < self._vocab_size else b""
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token by its name in the vocabulary, or None."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token is a control token, such as an end of turn, that is not text."""
+        return token_id in self._special
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        if token_id in self._added and self._kind != "byte_fallback":
+            return self._added[token_id].encode()
+        name: str | None = self._backend.id_to_token(token_id)
+        if name is None:
+            return b""
+        match self._kind:
+            case "byte_level":
+                try:
+                    return bytes(_BYTE_OF[c] for c in name)
+                except KeyError:
+                    return name.encode()
+            case "byte_fallback":
+                if byte := _BYTE_TOKEN.fullmatch(name):
+                    return bytes([int(byte[1], 16)])
+                return name.replace("\u2581", " ").encode()
+            case "word_piece":
+                return name[2:].encode() if name.startswith("##") else f" {name}".encode()
+            case "plain":
+                return name.encode()
+
+
+def _kind_of(spec: dict[str, Any]) -> tuple[TokenKind, bool]:
+    """What a tokenizer.json's decoder does: the kind, and whether it drops a leading space."""
+    decoder = spec.get("decoder") or {}
+    steps: list[dict[str, Any]] = decoder.get("decoders", [decoder])
+    types = {step.get("type"): step for step in steps}
+    if "ByteLevel" in types:
+        return "byte_level", False
+    if "WordPiece" in types:
+        return "word_piece", True
+    if metaspace := types.get("Metaspace"):
+        prepends = metaspace.get("prepend_scheme", "always") != "never"
+        return "byte_fallback", prepends and metaspace.get("add_prefix_space", True)
+    if "ByteFallback" in types or "Replace" in types:
+        strip = types.get("Strip", {})
+        return "byte_fallback", strip.get("content") == " " and strip.get("start", 0) > 0
+    return "plain", False
