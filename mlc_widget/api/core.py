@@ -1,0 +1,66 @@
+"""What an engine is underneath: the calls that its home loop serves, in plain dicts.
+
+`engine.core.DirectCore` runs models in this process; `proxy.core.KernelCore` sends the same calls
+to a worker kernel. The public engines (`api.facade`) are typed faces of one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+from mlc_widget.api.progress import InitProgressCallback
+from mlc_widget.api.requests import JSONDict
+
+RequestKind: TypeAlias = Literal["chat", "completion", "embedding"]
+ChatOpts: TypeAlias = Mapping[str, Any]
+
+
+class EngineCore(Protocol):
+    """All methods run on the core's home loop; none of them blocks it."""
+
+    async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
+        """Answer one request with the whole response, in OpenAI's shape."""
+
+    async def open_stream(
+        self, kind: RequestKind, request: JSONDict
+    ) -> AsyncGenerator[list[JSONDict], None]:
+        """Accept one streaming request; raises what is wrong with it before the first chunk.
+
+        The generator gives batches of chunks in OpenAI's shape; closing it stops the engine's work.
+        """
+
+    async def reload(
+        self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None
+    ) -> None:
+        """Make exactly these models loaded. A newer reload, or `unload`, ends a running one."""
+
+    async def unload(self) -> None:
+        """Unload all models and give their memory back."""
+
+    async def interrupt_generate(self) -> None:
+        """End everything that generates now, with finish reason ``abort``."""
+
+    async def abort(self, request_id: str) -> None:
+        """End one request; an unknown id is ignored."""
+
+    async def reset_chat(self, keep_stats: bool, model_id: str | None) -> None:
+        """Forget the last message and, unless kept, the statistics."""
+
+    async def get_message(self, model_id: str | None) -> str:
+        """The last generated message of a model."""
+
+    async def runtime_stats_text(self, model_id: str | None) -> str:
+        """WebLLM's one line on prefill and decode speed."""
+
+    async def list_models(self) -> list[JSONDict]:
+        """The loaded models, as OpenAI's model objects."""
+
+    async def device_info(self) -> JSONDict:
+        """Runtime, device and versions."""
+
+    def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
+        """Set who hears of load progress; it is called on the home loop."""
+
+    async def terminate(self) -> None:
+        """End the engine for good. Idempotent."""

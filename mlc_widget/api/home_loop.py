@@ -1,0 +1,129 @@
+"""The thread on which engines live, and the two ways to wait for it.
+
+An engine's state belongs to one event loop on one background thread, so that it goes on while a
+cell of the notebook runs. Callers on any other loop or thread hand it coroutines and wait here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+INTERRUPT_TICK_S = 0.1
+"""How often a wait wakes its loop: an idle loop sees an interrupt only then (ipykernel #881)."""
+
+
+class HomeLoop:
+    """A daemon thread that runs an event loop for as long as the process lives."""
+
+    _shared: ClassVar[HomeLoop | None] = None
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, name: str) -> None:
+        self._pid = os.getpid()
+        # A selector loop everywhere: zmq's asyncio sockets need one.
+        self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop()
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,), name=name, daemon=True)
+        # In an empty context: a task must not inherit the cell that happened to make it.
+        contextvars.Context().run(self._thread.start)
+        started.wait()
+
+    @classmethod
+    def shared(cls) -> HomeLoop:
+        """The one home loop of this process; a forked child gets its own."""
+        with cls._guard:
+            home = cls._shared
+            if home is None or home._pid != os.getpid():
+                home = cls._shared = cls("mlc_widget")
+            return home
+
+    def _run(self, started: threading.Event) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.call_soon(started.set)
+        self.loop.run_forever()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs on this loop's thread."""
+        return threading.current_thread() is self._thread
+
+    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
+        """Start a coroutine here, from any thread; cancelling the future cancels it."""
+        context = contextvars.Context()
+        return context.run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
+
+    def call_soon(self, function: Callable[_P, object], *args: _P.args, **_: _P.kwargs) -> None:
+        """Call a function here, from any thread."""
+        self.loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
+
+    async def wait(
+        self,
+        coroutine: Coroutine[Any, Any, _T],
+        *,
+        abandoned: Callable[[_T], object] | None = None,
+    ) -> _T:
+        """Run a coroutine here and await it on the caller's loop.
+
+        Cancelling the caller (■ in Jupyter, too) cancels the coroutine; where that comes too late,
+        `abandoned` gets the result that nobody will.
+        """
+        future = self.submit(coroutine)
+        try:
+            await wait_ticking(asyncio.wrap_future(future))
+            return future.result()
+        except BaseException:
+            _abandon(future, abandoned)
+            raise
+
+    def wait_blocking(
+        self,
+        coroutine: Coroutine[Any, Any, _T],
+        *,
+        abandoned: Callable[[_T], object] | None = None,
+    ) -> _T:
+        """Run a coroutine here and block the calling thread until it is done.
+
+        Raises:
+            RuntimeError: on the home thread itself, which would wait for itself for ever.
+        """
+        if self.is_current:
+            coroutine.close()
+            raise RuntimeError("a blocking call on the engine's own thread would never end")
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        except BaseException:  # KeyboardInterrupt most of all
+            _abandon(future, abandoned)
+            raise
+
+
+def _abandon(
+    future: concurrent.futures.Future[_T], abandoned: Callable[[_T], object] | None
+) -> None:
+    if future.cancel() or abandoned is None:
+        return
+
+    def give_up(done: concurrent.futures.Future[_T]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            abandoned(done.result())
+
+    future.add_done_callback(give_up)
+
+
+async def wait_ticking(waiter: asyncio.Future[Any]) -> None:
+    """Wait until a future is done, waking the loop now and then; cancellation cancels it."""
+    try:
+        while not waiter.done():
+            await asyncio.wait({waiter}, timeout=INTERRUPT_TICK_S)
+    except asyncio.CancelledError:
+        waiter.cancel()
+        raise

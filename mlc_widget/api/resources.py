@@ -1,0 +1,298 @@
+"""OpenAI's resources (`chat.completions`, `completions`, `embeddings`, `models`) on an engine core.
+
+The same fields, awaited and blocking. What a field means is OpenAI's API reference; values are
+checked by `api.requests` before anything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+
+from mlc_widget.api import responses
+from mlc_widget.api.core import EngineCore, RequestKind
+from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
+from mlc_widget.api.streams import AsyncStream, Stream, StreamRelay
+
+if TYPE_CHECKING:
+    from openai.types import Completion, CreateEmbeddingResponse, Model
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+
+class _Sampling(TypedDict, total=False):
+    model: str | None
+    n: int | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | None
+    response_format: Mapping[str, Any] | None
+    stream_options: Mapping[str, Any] | None
+    ignore_eos: bool | None
+    request_id: str | None
+    user: str | None
+    extra_body: Mapping[str, Any] | None
+
+
+class ChatParams(_Sampling, total=False):
+    """Fields of `chat.completions.create`, beside ``messages`` and ``stream``."""
+
+    max_completion_tokens: int | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    enable_thinking: bool | None
+
+
+class CompletionParams(_Sampling, total=False):
+    """Fields of `completions.create`, beside ``prompt`` and ``stream``."""
+
+    logprobs: int | None
+    echo: bool | None
+
+
+class EmbeddingParams(TypedDict, total=False):
+    """Fields of `embeddings.create`, beside ``input``."""
+
+    model: str | None
+    dimensions: int | None
+    encoding_format: Literal["float", "base64"] | None
+    request_id: str | None
+    user: str | None
+
+
+class _Resource:
+    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
+        self._core = core
+        self._home = home
+
+    async def _open(self, kind: RequestKind, request: JSONDict) -> StreamRelay:
+        return StreamRelay(self._home, await self._core.open_stream(kind, request))
+
+
+class AsyncChatCompletions(_Resource):
+    """``engine.chat.completions``."""
+
+    @overload
+    async def create(
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]],
+        stream: Literal[False] | None = ...,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion: ...
+    @overload
+    async def create(
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]],
+        stream: Literal[True],
+        **params: Unpack[ChatParams],
+    ) -> AsyncStream[ChatCompletionChunk]: ...
+    async def create(
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]],
+        stream: bool | None = None,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion | AsyncStream[ChatCompletionChunk]:
+        """Answer a conversation: OpenAI's chat completion, whole or as a stream of chunks.
+
+        Raises:
+            BadRequestError: naming the field and the value, before any work.
+            ModelNotLoadedError: no model is loaded, or not the one that ``model`` names.
+            EngineDeadError: the engine died while it worked on this request.
+            EngineTerminatedError: after `terminate`.
+        """
+        request = check_chat({"messages": messages, "stream": stream, **params})
+        if request.get("stream"):
+            opening = self._open("chat", request)
+            relay = await self._home.wait(opening, abandoned=StreamRelay.close)
+            return AsyncStream(relay, responses.chat_completion_chunk)
+        return responses.chat_completion(
+            await self._home.wait(self._core.request("chat", request))
+        )
+
+
+class ChatCompletions(_Resource):
+    """``engine.chat.completions``, blocking."""
+
+    @overload
+    def create(
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]],
+        stream: Literal[False] | None = ...,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion: ...
+    @overload
+    def create(
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]],
+        stream: Literal[True],
+        **params: Unpack[ChatParams],
+    ) -> Stream[ChatCompletionChunk]: ...
+    def create(
+        self,
+        *,
+        messages: Sequence[Mapping[str, Any]],
+        stream: bool | None = None,
+        **params: Unpack[ChatParams],
+    ) -> ChatCompletion | Stream[ChatCompletionChunk]:
+        """As `AsyncChatCompletions.create`, blocking the calling thread."""
+        request = check_chat({"messages": messages, "stream": stream, **params})
+        if request.get("stream"):
+            opening = self._open("chat", request)
+            relay = self._home.wait_blocking(opening, abandoned=StreamRelay.close)
+            return Stream(relay, responses.chat_completion_chunk)
+        return responses.chat_completion(
+            self._home.wait_blocking(self._core.request("chat", request))
+        )
+
+
+class AsyncCompletions(_Resource):
+    """``engine.completions``."""
+
+    @overload
+    async def create(
+        self,
+        *,
+        prompt: str | Sequence[int],
+        stream: Literal[False] | None = ...,
+        **params: Unpack[CompletionParams],
+    ) -> Completion: ...
+    @overload
+    async def create(
+        self,
+        *,
+        prompt: str | Sequence[int],
+        stream: Literal[True],
+        **params: Unpack[CompletionParams],
+    ) -> AsyncStream[Completion]: ...
+    async def create(
+        self,
+        *,
+        prompt: str | Sequence[int],
+        stream: bool | None = None,
+        **params: Unpack[CompletionParams],
+    ) -> Completion | AsyncStream[Completion]:
+        """Continue a text, or token ids, without a conversation template.
+
+        Raises:
+            BadRequestError, ModelNotLoadedError, EngineDeadError, EngineTerminatedError: as for
+                `AsyncChatCompletions.create`.
+        """
+        request = check_completion({"prompt": prompt, "stream": stream, **params})
+        if request.get("stream"):
+            opening = self._open("completion", request)
+            relay = await self._home.wait(opening, abandoned=StreamRelay.close)
+            return AsyncStream(relay, responses.completion)
+        return responses.completion(
+            await self._home.wait(self._core.request("completion", request))
+        )
+
+
+class Completions(_Resource):
+    """``engine.completions``, blocking."""
+
+    @overload
+    def create(
+        self,
+        *,
+        prompt: str | Sequence[int],
+        stream: Literal[False] | None = ...,
+        **params: Unpack[CompletionParams],
+    ) -> Completion: ...
+    @overload
+    def create(
+        self,
+        *,
+        prompt: str | Sequence[int],
+        stream: Literal[True],
+        **params: Unpack[CompletionParams],
+    ) -> Stream[Completion]: ...
+    def create(
+        self,
+        *,
+        prompt: str | Sequence[int],
+        stream: bool | None = None,
+        **params: Unpack[CompletionParams],
+    ) -> Completion | Stream[Completion]:
+        """As `AsyncCompletions.create`, blocking the calling thread."""
+        request = check_completion({"prompt": prompt, "stream": stream, **params})
+        if request.get("stream"):
+            opening = self._open("completion", request)
+            relay = self._home.wait_blocking(opening, abandoned=StreamRelay.close)
+            return Stream(relay, responses.completion)
+        return responses.completion(
+            self._home.wait_blocking(self._core.request("completion", request))
+        )
+
+
+class AsyncEmbeddings(_Resource):
+    """``engine.embeddings``."""
+
+    async def create(
+        self, *, input: str | Sequence[Any], **params: Unpack[EmbeddingParams]  # noqa: A002
+    ) -> CreateEmbeddingResponse:
+        """Embed texts or token ids.
+
+        Raises:
+            BadRequestError: naming the field and the value.
+            UnsupportedModelError: the loaded model has no embeddings.
+        """
+        request = check_embedding({"input": input, **params})
+        return responses.embedding_response(
+            await self._home.wait(self._core.request("embedding", request))
+        )
+
+
+class Embeddings(_Resource):
+    """``engine.embeddings``, blocking."""
+
+    def create(
+        self, *, input: str | Sequence[Any], **params: Unpack[EmbeddingParams]  # noqa: A002
+    ) -> CreateEmbeddingResponse:
+        """As `AsyncEmbeddings.create`, blocking the calling thread."""
+        request = check_embedding({"input": input, **params})
+        return responses.embedding_response(
+            self._home.wait_blocking(self._core.request("embedding", request))
+        )
+
+
+class AsyncModels(_Resource):
+    """``engine.models``."""
+
+    async def list(self) -> list[Model]:
+        """The models that are loaded now."""
+        return [responses.model(m) for m in await self._home.wait(self._core.list_models())]
+
+
+class Models(_Resource):
+    """``engine.models``, blocking."""
+
+    def list(self) -> list[Model]:
+        """The models that are loaded now."""
+        return [responses.model(m) for m in self._home.wait_blocking(self._core.list_models())]
+
+
+class AsyncChat:
+    """``engine.chat``."""
+
+    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
+        self.completions = AsyncChatCompletions(core, home)
+
+
+class Chat:
+    """``engine.chat``, blocking."""
+
+    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
+        self.completions = ChatCompletions(core, home)
