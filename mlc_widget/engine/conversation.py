@@ -1,0 +1,166 @@
+"""From OpenAI's messages to a prompt, by the `conv_template` of mlc-chat-config.json.
+
+The template's fields and their meaning are mlc_llm's (its conversation protocol): a system part,
+then for each message a role header, the content put into the role's template, and a separator; at
+the end the assistant's header, after which the model writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedModelError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.tokenizer import Tokenizer
+
+_WHERE = "mlc-chat-config.json: conv_template"
+_PLACEHOLDERS = {
+    "system": "{system_message}",
+    "user": "{user_message}",
+    "assistant": "{assistant_message}",
+    "tool": "{tool_message}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationTemplate:
+    """One model's way to write a conversation down; see the module's text."""
+
+    name: str
+    system_template: str
+    system_message: str
+    system_prefix_token_ids: tuple[int, ...]
+    add_role_after_system_message: bool
+    roles: Mapping[str, str]
+    role_templates: Mapping[str, str]
+    seps: tuple[str, ...]
+    role_content_sep: str
+    role_empty_sep: str
+    stop_str: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ConversationTemplate:
+        """Read it from a parsed mlc-chat-config.json.
+
+        Raises:
+            ModelFormatError: a field is missing or of the wrong type.
+            UnsupportedModelError: only a template's name is given.
+        """
+        template = config.get("conv_template")
+        if isinstance(template, str):
+            raise UnsupportedModelError(
+                f"{_WHERE} is the name {template!r}: put the template itself there, as "
+                "`mlc_llm gen_config` of today does.",
+                param="conv_template",
+            )
+        if not isinstance(template, Mapping):
+            raise ModelFormatError(
+                f"{_WHERE} is missing or not an object: regenerate the file with "
+                "`mlc_llm gen_config`.",
+                param="conv_template",
+            )
+        reader = _Reader(template)
+        seps = reader.strings("seps", [""])
+        if not 1 <= len(seps) <= 2:
+            raise reader.wrong("seps", "one or two strings")
+        return cls(
+            name=reader.string("name", ""),
+            system_template=reader.string("system_template", _PLACEHOLDERS["system"]),
+            system_message=reader.string("system_message", ""),
+            system_prefix_token_ids=reader.ids("system_prefix_token_ids"),
+            add_role_after_system_message=reader.boolean("add_role_after_system_message", True),
+            roles=reader.texts("roles"),
+            role_templates=reader.texts("role_templates"),
+            seps=seps,
+            role_content_sep=reader.string("role_content_sep", ""),
+            role_empty_sep=reader.string("role_empty_sep", ""),
+            stop_str=reader.strings("stop_str", []),
+            stop_token_ids=reader.ids("stop_token_ids"),
+        )
+
+    def prompt(self, messages: Sequence[JSONDict], tokenizer: Tokenizer) -> list[int]:
+        """The token ids of a conversation that the assistant is to go on with.
+
+        Args:
+            messages: Checked messages (`api.requests.check_chat`), the system's first if any.
+            tokenizer: The model's tokenizer.
+
+        Raises:
+            BadRequestError: a role that this model's template does not have.
+        """
+        return [*self.system_prefix_token_ids, *tokenizer.encode(self.prompt_text(messages))]
+
+    def prompt_text(self, messages: Sequence[JSONDict]) -> str:
+        """The text that `prompt` encodes, without `system_prefix_token_ids`."""
+        system, turns = self.system_message, list(messages)
+        if turns[0]["role"] == "system":
+            system, turns = turns[0]["content"], turns[1:]
+        parts = [self.system_template.replace(_PLACEHOLDERS["system"], system)]
+        for i, message in enumerate(turns):
+            role, content = message["role"], message["content"] or ""
+            if role not in self.roles:
+                raise BadRequestError(
+                    f"messages: role {role!r} is not one that this model's conversation template "
+                    f"has; it has {', '.join(self.roles)}.",
+                    param="messages",
+                )
+            if i > 0 or self.add_role_after_system_message:
+                parts.append(self.roles[role] + self.role_content_sep)
+            placeholder = _PLACEHOLDERS[role]
+            template = self.role_templates.get(role, placeholder)
+            parts.append(template.replace(placeholder, content))
+            parts.append(self.seps[0] if role == "user" else self.seps[-1])
+        parts.append(self.roles["assistant"] + self.role_empty_sep)
+        return "".join(parts)
+
+
+class _Reader:
+    """Typed access to the template's fields, with errors that name them."""
+
+    def __init__(self, template: Mapping[str, Any]) -> None:
+        self._template = template
+
+    def wrong(self, name: str, wanted: str) -> ModelFormatError:
+        return ModelFormatError(
+            f"{_WHERE}.{name} is {self._template.get(name)!r}: it must be {wanted}.",
+            param=f"conv_template.{name}",
+        )
+
+    def string(self, name: str, default: str) -> str:
+        value = self._template.get(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, "a string")
+        return value
+
+    def boolean(self, name: str, default: bool) -> bool:  # noqa: FBT001
+        value = self._template.get(name, default)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
+    def strings(self, name: str, default: Sequence[str]) -> tuple[str, ...]:
+        value = self._template.get(name)
+        value = default if value is None else [value] if isinstance(value, str) else value
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise self.wrong(name, "a list of strings")
+        return tuple(value)
+
+    def ids(self, name: str) -> tuple[int, ...]:
+        value = self._template.get(name)
+        value = [] if value is None else [value] if isinstance(value, int) else value
+        if not isinstance(value, list) or not all(isinstance(v, int) for v in value):
+            raise self.wrong(name, "a list of token ids")
+        return tuple(value)
+
+    def texts(self, name: str) -> Mapping[str, str]:
+        value = self._template.get(name)
+        if not isinstance(value, Mapping):
+            raise self.wrong(name, "an object with user and assistant")
+        if name == "roles" and not {"user", "assistant"} <= set(value):
+            raise self.wrong(name, "an object with user and assistant")
+        if not all(isinstance(v, str) for v in value.values()):
+            raise self.wrong(name, "an object of strings")
+        return dict(value)

@@ -1,0 +1,76 @@
+"""The direct engines: models run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlc_widget.api.core import ChatOpts
+from mlc_widget.api.facade import AsyncEngine, Engine
+from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.progress import InitProgressCallback
+from mlc_widget.engine.core import DirectCore
+
+
+class AsyncMLCEngine(AsyncEngine[DirectCore]):
+    """Runs models in this process; every method is awaited.
+
+    It may be used from any event loop, and from several.
+
+    Args:
+        runtime: ``tvm``, or ``auto`` for the best one that is installed.
+        runtime_options: What the runtime takes, such as ``device`` and ``threads``.
+        init_progress_callback: Called with an `InitProgressReport` as a load advances.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: str = "auto",
+        runtime_options: Mapping[str, Any] | None = None,
+        init_progress_callback: InitProgressCallback | None = None,
+    ) -> None:
+        core = DirectCore(runtime=runtime, runtime_options=runtime_options)
+        super().__init__(core, HomeLoop.shared())
+        self.set_init_progress_callback(init_progress_callback)
+
+
+class MLCEngine(Engine[DirectCore]):
+    """`AsyncMLCEngine`, blocking the calling thread."""
+
+    def __init__(
+        self,
+        *,
+        runtime: str = "auto",
+        runtime_options: Mapping[str, Any] | None = None,
+        init_progress_callback: InitProgressCallback | None = None,
+    ) -> None:
+        core = DirectCore(runtime=runtime, runtime_options=runtime_options)
+        super().__init__(core, HomeLoop.shared())
+        self.set_init_progress_callback(init_progress_callback)
+
+
+async def create_mlc_engine(
+    model: str | Sequence[str],
+    *,
+    chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
+    runtime: str = "auto",
+    runtime_options: Mapping[str, Any] | None = None,
+    init_progress_callback: InitProgressCallback | None = None,
+) -> AsyncMLCEngine:
+    """Make a direct engine and load a model into it.
+
+    Raises:
+        MLCEngineError: what `AsyncMLCEngine.reload` raises; the engine is terminated then.
+    """
+    engine = AsyncMLCEngine(
+        runtime=runtime,
+        runtime_options=runtime_options,
+        init_progress_callback=init_progress_callback,
+    )
+    try:
+        await engine.reload(model, chat_opts)
+    except BaseException:
+        await engine.terminate()
+        raise
+    return engine

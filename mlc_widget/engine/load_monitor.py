@@ -1,0 +1,89 @@
+"""From a runtime's raw reports to `InitProgressReport`s: one scale, speed, ETA, not too many."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mlc_widget.api.progress import InitPhase, InitProgressReport
+
+_SPANS: Final[dict[InitPhase, tuple[float, float]]] = {
+    "resolve": (0.0, 0.02),
+    "download": (0.02, 0.40),
+    "verify": (0.40, 0.45),
+    "compile": (0.45, 0.75),
+    "load": (0.75, 0.97),
+    "warm up": (0.97, 1.0),
+}
+_MIN_INTERVAL_S: Final = 0.03
+
+
+class LoadMonitor:
+    """A `LoadReporter` for one model of a load. Reports reach `emit` on the loop that made it.
+
+    Args:
+        model_id: The model being loaded.
+        emit: Gets the reports.
+        started: When the whole load began, by `time.monotonic`.
+        part: Which share of the whole load this model is, as (low, high) within 0 to 1.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        emit: Callable[[InitProgressReport], None],
+        *,
+        started: float,
+        part: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        self._model_id = model_id
+        self._emit = emit
+        self._started = started
+        self._part = part
+        self._loop = asyncio.get_running_loop()
+        self._progress = part[0]
+        self._phase: InitPhase | None = None
+        self._phase_started = started
+        self._last_emit = 0.0
+
+    def __call__(
+        self,
+        phase: InitPhase,
+        fraction: float,
+        text: str,
+        *,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> None:
+        """Take a report, from any thread."""
+        now = time.monotonic()
+        new_phase = phase != self._phase
+        if not new_phase and fraction < 1 and now - self._last_emit < _MIN_INTERVAL_S:
+            return
+        if new_phase:
+            self._phase, self._phase_started = phase, now
+        self._last_emit = now
+        low, high = _SPANS[phase]
+        within = low + (high - low) * min(max(fraction, 0.0), 1.0)
+        first, last = self._part
+        self._progress = max(self._progress, first + (last - first) * within)
+        speed = eta = None
+        took = now - self._phase_started
+        if bytes_done is not None and took > 0:
+            speed = bytes_done / took
+            if bytes_total is not None and speed > 0:
+                eta = max(bytes_total - bytes_done, 0) / speed
+        report = InitProgressReport(
+            progress=self._progress,
+            time_elapsed=now - self._started,
+            text=text,
+            phase=phase,
+            model_id=self._model_id,
+            bytes_done=bytes_done,
+            bytes_total=bytes_total,
+            bytes_per_s=speed,
+            eta_s=eta,
+        )
+        self._loop.call_soon_threadsafe(self._emit, report)

@@ -1,0 +1,151 @@
+"""One loaded model: its runtime, tokenizer, template and the memory of its last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.conversation import ConversationTemplate
+from mlc_widget.engine.runtimes.base import LoadReporter, ModelRuntime, ModelSource, Sampling
+from mlc_widget.engine.store.model_folder import read_config, resolve
+from mlc_widget.engine.tokenizer import Tokenizer
+
+# What means nothing by itself, and so asks nothing of a runtime.
+_NEUTRAL: Final[Mapping[str, Any]] = {
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "logit_bias": {},
+    "logprobs": False,
+    "top_logprobs": 0,
+    "response_format": {"type": "text"},
+    "tools": [],
+    "tool_choice": "none",
+    "enable_thinking": False,
+    "echo": False,
+    "ignore_eos": False,
+}
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model that is ready, with what belongs to it alone."""
+
+    source: ModelSource
+    chat_opts: Mapping[str, Any]
+    runtime: ModelRuntime
+    template: ConversationTemplate
+    created: int = field(default_factory=lambda: int(time.time()))
+    last_message: str = ""
+    last_usage: JSONDict | None = None
+
+    @property
+    def model_id(self) -> str:
+        """The id that the user gave."""
+        return self.source.model_id
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.source.tokenizer
+
+    def check_supported(self, request: Mapping[str, Any]) -> None:
+        """Refuse what the runtime cannot honour.
+
+        Raises:
+            UnsupportedFieldError: naming the field.
+        """
+        for name, neutral in _NEUTRAL.items():
+            value = request.get(name, neutral)
+            if value != neutral and name not in self.runtime.capabilities.request_fields:
+                raise UnsupportedFieldError(
+                    f"{name} = {value!r}: the {self.runtime.name} runtime cannot honour this "
+                    "field; leave it out.",
+                    param=name,
+                )
+
+    def check_ids(self, param: str, token_ids: list[int] | Mapping[int, float]) -> None:
+        """Refuse token ids outside the vocabulary.
+
+        Raises:
+            BadRequestError: naming the id.
+        """
+        size = self.tokenizer.vocab_size
+        for token_id in token_ids:
+            if token_id >= size:
+                raise BadRequestError(
+                    f"{param}: token id {token_id} is outside the vocabulary of {size}.",
+                    param=param,
+                )
+
+    def sampling(self, request: JSONDict, *, stop_at_template: bool) -> Sampling:
+        """All of a request's sampling, with the model's and OpenAI's defaults filled in.
+
+        Args:
+            request: A checked request.
+            stop_at_template: Whether the conversation template's stops apply.
+        """
+
+        def given(name: str, default: Any) -> Any:
+            if name in request:
+                return request[name]
+            configured = self.source.config.get(name)
+            return default if configured is None else configured
+
+        logprobs = request.get("logprobs", False)
+        counted = not isinstance(logprobs, bool)  # completions give a number, chats a switch
+        bias = request.get("logit_bias", {})
+        self.check_ids("logit_bias", bias)
+        seed = request.get("seed")
+        stops = tuple(request.get("stop", ()))
+        eos = self.source.config.get("eos_token_id")
+        stop_ids = [eos] if isinstance(eos, int) else list(eos or ())
+        if stop_at_template:
+            stops += tuple(s for s in self.template.stop_str if s)
+            stop_ids += self.template.stop_token_ids
+        return Sampling(
+            max_tokens=given("max_tokens", None),
+            temperature=float(given("temperature", 1.0)),
+            top_p=float(given("top_p", 1.0)),
+            seed=secrets.randbits(63) if seed is None else seed,
+            stop=stops,
+            stop_token_ids=tuple(dict.fromkeys(stop_ids)),
+            ignore_eos=request.get("ignore_eos", False),
+            frequency_penalty=float(given("frequency_penalty", 0.0)),
+            presence_penalty=float(given("presence_penalty", 0.0)),
+            repetition_penalty=float(given("repetition_penalty", 1.0)),
+            logit_bias=bias,
+            logprobs=counted or bool(logprobs),
+            top_logprobs=int(logprobs) if counted else request.get("top_logprobs", 0),
+        )
+
+
+async def load_model(
+    model_id: str,
+    chat_opts: Mapping[str, Any] | None,
+    runtime: ModelRuntime,
+    report: LoadReporter,
+) -> LoadedModel:
+    """Resolve, read and load one model into a fresh runtime.
+
+    Raises:
+        ModelError, RuntimeUnavailableError, InsufficientMemoryError: see `ModelRuntime.load`.
+        BadRequestError: `chat_opts` has a field that cannot be overridden.
+    """
+    report("resolve", 0.0, f"Looking for {model_id}")
+    folder = resolve(model_id)
+    config = read_config(folder, chat_opts)
+    template = ConversationTemplate.from_config(config)
+    report("resolve", 0.5, "Reading the tokenizer")
+    tokenizer = await asyncio.to_thread(Tokenizer.from_folder, folder)
+    source = ModelSource(model_id=model_id, path=folder, config=config, tokenizer=tokenizer)
+    await runtime.load(source, report)
+    return LoadedModel(
+        source=source, chat_opts=dict(chat_opts or {}), runtime=runtime, template=template
+    )

@@ -1,0 +1,173 @@
+"""A runtime without a model: it says what it was told to, and fails when told to.
+
+For tests and for trying a front end: pace, failures, hangs and crashes on demand. The model folder
+only lends its tokenizer and template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ContextLengthExceededError,
+    InternalEngineError,
+    ModelFormatError,
+    UnsupportedModelError,
+)
+from mlc_widget.engine.runtimes.base import (
+    GenerationEvent,
+    GenerationStats,
+    LoadReporter,
+    ModelSource,
+    RuntimeCapabilities,
+    Sampling,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What to do.
+
+    Attributes:
+        text: The answer; its pieces are its words.
+        repeat: How often the answer repeats its text.
+        echo: Answer with the prompt's text instead.
+        pace_s: Seconds between pieces; 0 gives them as fast as they are read.
+        fail_after: Raise an error after this many pieces.
+        hang_after: Give nothing more after this many pieces, until cancelled.
+        crash_after: Kill the process after this many pieces.
+        load_s: Seconds that a load takes, reported in twenty steps.
+        load_fails: The message of the error with which a load ends.
+        load_hangs: Whether a load never ends.
+        load_crashes: Whether a load kills the process.
+    """
+
+    text: str = "Hello from the script."
+    repeat: int = 1
+    echo: bool = False
+    pace_s: float = 0.0
+    fail_after: int | None = None
+    hang_after: int | None = None
+    crash_after: int | None = None
+    load_s: float = 0.0
+    load_fails: str | None = None
+    load_hangs: bool = False
+    load_crashes: bool = False
+
+
+class ScriptedRuntime:
+    """`ModelRuntime` that follows a `Script`.
+
+    Args:
+        options: The script's fields.
+
+    Raises:
+        BadRequestError: an unknown field.
+    """
+
+    name = "scripted"
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        known = [f.name for f in fields(Script)]
+        for option, value in options.items():
+            if option not in known:
+                raise BadRequestError(
+                    f"runtime_options.{option} = {value!r}: known: {', '.join(known)}.",
+                    param=f"runtime_options.{option}",
+                )
+        self._script = Script(**options)
+        self._source: ModelSource | None = None
+        self.active = 0
+        """Generations that run now."""
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities:
+        """It ignores all sampling, so the same seed gives the same text."""
+        return RuntimeCapabilities(batch_invariant=True, request_fields=frozenset({"ignore_eos"}))
+
+    @property
+    def context_window_size(self) -> int:
+        """The folder's, or 4096."""
+        config = self._source.config if self._source else {}
+        return int(config.get("context_window_size", 4096))
+
+    async def load(self, source: ModelSource, report: LoadReporter) -> None:
+        """Pretend to load."""
+        script = self._script
+        total = 20_000_000
+        for step in range(21):
+            done = total * step // 20
+            report("load", step / 20, "Loading", bytes_done=done, bytes_total=total)
+            await asyncio.sleep(script.load_s / 20)
+        if script.load_crashes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if script.load_hangs:
+            await asyncio.Event().wait()
+        if script.load_fails is not None:
+            raise ModelFormatError(script.load_fails)
+        self._source = source
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Say the script's words."""
+        assert self._source is not None
+        if len(prompt_token_ids) >= self.context_window_size:
+            raise ContextLengthExceededError(
+                f"The prompt has {len(prompt_token_ids)} tokens; the context window is "
+                f"{self.context_window_size}.",
+                param="messages",
+            )
+        self.active += 1
+        started = time.monotonic()
+        try:
+            pieces = self._pieces(prompt_token_ids)
+            limit = len(pieces) if sampling.max_tokens is None else sampling.max_tokens
+            for i, piece in enumerate(pieces[:limit]):
+                await self._misbehave(i)
+                await asyncio.sleep(self._script.pace_s)
+                yield GenerationEvent(text=piece, token_ids=(i,))
+            await self._misbehave(len(pieces))
+            count = min(limit, len(pieces))
+            took = time.monotonic() - started
+            yield GenerationEvent(
+                text="",
+                finish_reason="length" if limit < len(pieces) else "stop",
+                stats=GenerationStats(len(prompt_token_ids), 0, count, 0.0, 0.0, took),
+            )
+        finally:
+            self.active -= 1
+
+    def _pieces(self, prompt: Sequence[int]) -> list[str]:
+        assert self._source is not None
+        script = self._script
+        text = self._source.tokenizer.decode(list(prompt)) if script.echo else script.text
+        words = (text + " ").split(" ")[:-1] * script.repeat
+        return [w if i == 0 else f" {w}" for i, w in enumerate(words)]
+
+    async def _misbehave(self, piece: int) -> None:
+        script = self._script
+        if piece == script.crash_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if piece == script.fail_after:
+            raise InternalEngineError(f"The script fails after {piece} pieces.")
+        if piece == script.hang_after:
+            await asyncio.Event().wait()
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """Not part of any script."""
+        raise UnsupportedModelError("The scripted runtime has no embeddings.")
+
+    def interrupt(self) -> None:
+        """Nothing to do: the engine cancels what it runs."""
+
+    async def unload(self) -> None:
+        """Forget the model."""
+        self._source = None

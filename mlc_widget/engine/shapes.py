@@ -1,0 +1,161 @@
+"""OpenAI's response shapes, as plain dicts."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.runtimes.base import GenerationStats, TokenLogprob
+
+
+def usage(stats: Sequence[GenerationStats], e2e_s: float) -> JSONDict:
+    """OpenAI's usage over all choices; `extra` has WebLLM's names (speeds in tokens/s, times in s).
+
+    Args:
+        stats: One for each choice.
+        e2e_s: Seconds from the request's arrival to its last token.
+    """
+    prompt = stats[0].prompt_tokens
+    cached = stats[0].cached_tokens
+    completion = sum(s.completion_tokens for s in stats)
+    prefill_s = max(s.prefill_s for s in stats)
+    decode_s = max(s.decode_s for s in stats)
+    decoded = completion - len(stats)  # the first token of each comes from prefill
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "extra": {
+            "e2e_latency_s": e2e_s,
+            "prefill_tokens_per_s": (prompt - cached) / prefill_s if prefill_s > 0 else 0.0,
+            "decode_tokens_per_s": decoded / decode_s if decode_s > 0 else 0.0,
+            "time_to_first_token_s": max(s.queue_s + s.prefill_s for s in stats),
+            "time_per_output_token_s": decode_s / decoded if decoded > 0 else 0.0,
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseShape:
+    """Builds the chunks and the whole response of one request.
+
+    Attributes:
+        kind: Which of OpenAI's two shapes.
+        model: The model's id, as the user knows it.
+    """
+
+    kind: Literal["chat", "completion"]
+    model: str
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            prefix = "chatcmpl" if self.kind == "chat" else "cmpl"
+            object.__setattr__(self, "id", f"{prefix}-{uuid.uuid4().hex}")
+
+    def _envelope(self, choices: list[JSONDict], *, chunk: bool) -> JSONDict:
+        if self.kind == "chat":
+            name = "chat.completion.chunk" if chunk else "chat.completion"
+        else:
+            name = "text_completion"
+        return {
+            "id": self.id,
+            "object": name,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+        }
+
+    def chunk(
+        self,
+        index: int,
+        text: str,
+        *,
+        first: bool,
+        finish_reason: str | None,
+        logprobs: JSONDict | None,
+    ) -> JSONDict:
+        """One chunk of one choice."""
+        choice: JSONDict = {"index": index, "finish_reason": finish_reason, "logprobs": logprobs}
+        if self.kind == "chat":
+            delta: JSONDict = {"role": "assistant"} if first else {}
+            if text or first:
+                delta["content"] = text
+            choice["delta"] = delta
+        else:
+            choice["text"] = text
+        return self._envelope([choice], chunk=True)
+
+    def usage_chunk(self, used: JSONDict) -> JSONDict:
+        """The last chunk of a stream that asked for usage."""
+        return {**self._envelope([], chunk=True), "usage": used}
+
+    def whole(self, choices: Sequence[Choice], used: JSONDict) -> JSONDict:
+        """The response of a request without a stream."""
+        shaped = []
+        for i, choice in enumerate(choices):
+            logprobs = join_logprobs(choice.logprobs) if choice.logprobs else None
+            one: JSONDict = {
+                "index": i,
+                "finish_reason": choice.finish_reason,
+                "logprobs": logprobs,
+            }
+            if self.kind == "chat":
+                one["message"] = {"role": "assistant", "content": choice.text}
+            else:
+                one["text"] = choice.text
+            shaped.append(one)
+        return {**self._envelope(shaped, chunk=False), "usage": used}
+
+    def logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> JSONDict | None:
+        """Log-probabilities of some tokens, the first of them at `offset` of the text."""
+        if not tokens:
+            return None
+        if self.kind == "chat":
+            return {
+                "content": [
+                    {
+                        **_token(t.token, t.logprob),
+                        "top_logprobs": [_token(b, p) for _, b, p in t.top],
+                    }
+                    for t in tokens
+                ]
+            }
+        texts = [t.token.decode("utf-8", "replace") for t in tokens]
+        offsets = [offset + sum(map(len, texts[:i])) for i in range(len(texts))]
+        return {
+            "tokens": texts,
+            "token_logprobs": [t.logprob for t in tokens],
+            "top_logprobs": [
+                {b.decode("utf-8", "replace"): p for _, b, p in t.top} for t in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice of a whole response while it is put together."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    logprobs: list[JSONDict] = field(default_factory=list)
+
+
+def join_logprobs(parts: Sequence[JSONDict]) -> JSONDict:
+    """One logprobs object from those of successive chunks."""
+    joined: dict[str, list[Any]] = {}
+    for part in parts:
+        for name, values in part.items():
+            joined.setdefault(name, []).extend(values)
+    return joined
+
+
+def _token(token: bytes, logprob: float) -> JSONDict:
+    return {"token": token.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(token)}
