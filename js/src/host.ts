@@ -1,0 +1,124 @@
+/**
+ * What the host (JupyterLab, Notebook, …) lends us beyond anywidget's model: the kernel connection,
+ * its control channel and the comm. None of it is public API, so every step is guarded: without it
+ * intents go by the ordinary comm.
+ */
+
+/** The part of anywidget's model that we use. */
+export interface Model {
+  get(name: string): unknown;
+  send(content: unknown): void;
+  on(event: string, callback: (...args: never[]) => void): void;
+  off(event: string, callback: (...args: never[]) => void): void;
+  readonly widget_manager?: unknown;
+}
+
+interface KernelConnection {
+  readonly clientId: string;
+  readonly username: string;
+  readonly status?: string;
+  sendControlMessage(message: unknown, expectReply: boolean, disposeOnDone: boolean): unknown;
+}
+
+interface ServiceComm {
+  commsOverSubshells?: string;
+  readonly subshellStarted?: Promise<unknown>;
+}
+
+interface HostModel {
+  readonly comm_live?: boolean;
+  readonly comm?: { readonly jsServicesComm?: ServiceComm };
+  on?(event: string, callback: () => void): void;
+  off?(event: string, callback: () => void): void;
+}
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null;
+
+function kernelOf(model: Model): KernelConnection | null {
+  try {
+    const manager = model.widget_manager;
+    const kernel = isRecord(manager) ? manager["kernel"] : null;
+    if (!isRecord(kernel) || typeof kernel["sendControlMessage"] !== "function") return null;
+    return kernel as unknown as KernelConnection;
+  } catch {
+    return null;
+  }
+}
+
+async function hostModelOf(model: Model, commId: string): Promise<HostModel | null> {
+  try {
+    const manager = model.widget_manager;
+    if (!isRecord(manager) || typeof manager["get_model"] !== "function") return null;
+    const found: unknown = await (manager["get_model"] as (id: string) => unknown)(commId);
+    return isRecord(found) ? (found) : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * Sends a custom message on the control channel, which the kernel serves while a cell runs.
+ * Returns false where the host has no such way.
+ */
+export function sendOnControl(model: Model, commId: string, content: unknown): boolean {
+  const kernel = kernelOf(model);
+  if (!kernel) return false;
+  try {
+    const message = {
+      channel: "control",
+      header: {
+        msg_id: crypto.randomUUID(),
+        msg_type: "comm_msg",
+        session: kernel.clientId,
+        username: kernel.username,
+        date: new Date().toISOString(),
+        version: "5.3",
+      },
+      parent_header: {},
+      metadata: {},
+      content: { comm_id: commId, data: { method: "custom", content } },
+      buffers: [],
+    };
+    kernel.sendControlMessage(message, false, true);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Gives this widget's comm a subshell of its own, so that no other widget's callback delays it.
+ * Resolves when it has started, or after a second, or at once where the host has no subshells.
+ */
+export async function useOwnSubshell(model: Model, commId: string): Promise<void> {
+  const comm = (await hostModelOf(model, commId))?.comm?.jsServicesComm;
+  if (comm?.commsOverSubshells === undefined || comm.commsOverSubshells === "perComm") return;
+  try {
+    comm.commsOverSubshells = "perComm";
+    const patience = new Promise((resolve) => setTimeout(resolve, 1000));
+    await Promise.race([comm.subshellStarted, patience]);
+  } catch {
+    // The default subshell, or the main shell, will do.
+  }
+}
+
+/**
+ * Calls back with whether a kernel is behind the widget: at once, and at each change.
+ * A host that does not tell counts as connected.
+ */
+export async function watchConnection(
+  model: Model,
+  commId: string,
+  signal: AbortSignal,
+  callback: (connected: boolean) => void,
+): Promise<void> {
+  const host = await hostModelOf(model, commId);
+  if (signal.aborted || host?.comm_live === undefined) return;
+  const report = (): void => {
+    callback(host.comm_live !== false);
+  };
+  report();
+  host.on?.("comm_live_update", report);
+  signal.addEventListener("abort", () => host.off?.("comm_live_update", report));
+}

@@ -1,0 +1,50 @@
+/** The anywidget module: one bundle, two views, chosen by the trait `_view`. */
+
+import type { Model } from "./host.ts";
+import { Store } from "./store.ts";
+import { renderChat } from "./views/chat.ts";
+import { renderLoadProgress } from "./views/load.ts";
+
+interface Props {
+  readonly model: Model;
+  /** Ends with the widget (initialize) or the view (render); older hosts call the returned function. */
+  readonly signal?: AbortSignal;
+}
+
+/** `initialize` and `render` get different proxies of one model, so stores are found by its id. */
+const stores = new Map<string, Store>();
+
+function lifetime(signal: AbortSignal | undefined): AbortController {
+  const controller = new AbortController();
+  if (signal?.aborted) controller.abort();
+  signal?.addEventListener("abort", () => {
+    controller.abort();
+  });
+  return controller;
+}
+
+function initialize({ model, signal }: Props): () => void {
+  const controller = lifetime(signal);
+  const id = String(model.get("_comm_id"));
+  const store = new Store(model, controller.signal);
+  stores.set(id, store);
+  controller.signal.addEventListener("abort", () => {
+    if (stores.get(id) === store) stores.delete(id);
+  });
+  return () => {
+    controller.abort();
+  };
+}
+
+function render({ model, signal, el }: Props & { readonly el: HTMLElement }): () => void {
+  const controller = lifetime(signal);
+  const store =
+    stores.get(String(model.get("_comm_id"))) ?? new Store(model, controller.signal);
+  const draw = model.get("_view") === "load" ? renderLoadProgress : renderChat;
+  draw({ store, el, signal: controller.signal });
+  return () => {
+    controller.abort();
+  };
+}
+
+export default { initialize, render };

@@ -1,0 +1,87 @@
+/**
+ * Delivers intents to the kernel's side, also while a cell is running there.
+ *
+ * The control channel comes first. If no acknowledgement is back in time, the same intent goes by
+ * the widget's comm as well (over a subshell of its own where the host has them): the kernel's side
+ * knows an intent by its id and takes it once. If that one is not answered either, the kernel is
+ * busy with a cell, and `onWaiting` says so; the intent is taken over when the cell ends.
+ */
+
+import { sendOnControl, useOwnSubshell, type Model } from "./host.ts";
+import type { Ack, Intent } from "./protocol.ts";
+
+/** Milliseconds until the next way is tried. */
+const PATIENCE = 500;
+
+export interface Delivery {
+  /** Called when the intent has to wait for a running cell. */
+  readonly onWaiting?: () => void;
+  readonly signal?: AbortSignal;
+}
+
+export class Courier {
+  readonly #model: Model;
+  readonly #commId: string;
+  readonly #waiting = new Map<string, (ack: Ack) => void>();
+
+  constructor(model: Model, commId: string) {
+    this.#model = model;
+    this.#commId = commId;
+  }
+
+  /** Hands an acknowledgement to whoever waits for it. */
+  acknowledge(ack: Ack): void {
+    this.#waiting.get(ack.intent)?.(ack);
+  }
+
+  /**
+   * Resolves when the kernel's side has taken the intent over.
+   *
+   * @throws if it was refused, with the reason, or if the signal aborts first.
+   */
+  async send(intent: Intent, { onWaiting, signal }: Delivery = {}): Promise<void> {
+    const id = crypto.randomUUID();
+    const content = { type: "intent", id, intent };
+    const acknowledged = new Promise<Ack>((resolve, reject) => {
+      this.#waiting.set(id, resolve);
+      signal?.addEventListener("abort", () => {
+        reject(new Error("The view was closed."));
+      });
+    });
+    try {
+      const ack = await this.#deliver(content, acknowledged, onWaiting);
+      if (ack.error !== null) throw new Error(ack.error);
+    } finally {
+      this.#waiting.delete(id);
+    }
+  }
+
+  async #deliver(content: unknown, acknowledged: Promise<Ack>, onWaiting?: () => void): Promise<Ack> {
+    const control = this.#model.get("_control") === true;
+    if (control && sendOnControl(this.#model, this.#commId, content)) {
+      const ack = await within(PATIENCE, acknowledged);
+      if (ack) return ack;
+    }
+    await useOwnSubshell(this.#model, this.#commId);
+    this.#model.send(content);
+    const ack = await within(PATIENCE, acknowledged);
+    if (ack) return ack;
+    onWaiting?.();
+    return acknowledged;
+  }
+}
+
+/** The promise's value, or null if it takes longer. */
+async function within<T>(milliseconds: number, promise: Promise<T>): Promise<T | null> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => {
+      resolve(null);
+    }, milliseconds);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * Turns snapshots and deltas into the conversation, whatever order they come in.
+ *
+ * Pure: no clock, no DOM. Deltas may be lost, repeated, late or out of order; the shown text of a
+ * reply is a prefix of the true one at every moment, and the true one once a snapshot or all deltas
+ * have come. `hasGap` tells the store that it should ask for a snapshot.
+ */
+
+import type { ChatSnapshot, Delta, Message } from "./protocol.ts";
+
+export interface ChatState {
+  readonly rev: number;
+  readonly messages: readonly Message[];
+  /** Deltas that cannot be applied yet, by reply: a gap is before them, or the reply is unknown. */
+  readonly waiting: ReadonlyMap<string, readonly Delta[]>;
+}
+
+export const emptyChat: ChatState = { rev: -1, messages: [], waiting: new Map() };
+
+/** More than this many waiting deltas are dropped: a snapshot will bring their text. */
+const MAX_WAITING = 512;
+
+const grows = (message: Message): boolean =>
+  message.status === "running" || message.status === "queued";
+
+/** Takes a snapshot, unless a newer one was taken already. */
+export function applySnapshot(state: ChatState, snapshot: ChatSnapshot): ChatState {
+  if (snapshot.rev < state.rev) return state;
+  const shown = new Map(state.messages.map((message) => [message.id, message]));
+  const messages = snapshot.messages.map((message) => {
+    const old = shown.get(message.id);
+    // Deltas run ahead of the snapshots: what is on the screen already stays there.
+    const ahead = old && grows(message) && old.text.length > message.text.length;
+    return ahead ? { ...message, text: old.text } : message;
+  });
+  const alive = new Set(messages.filter(grows).map((message) => message.id));
+  const known = new Set(messages.map((message) => message.id));
+  // A delta may be ahead of the snapshot that names its reply.
+  const waiting = new Map(
+    [...state.waiting].filter(([reply]) => alive.has(reply) || !known.has(reply)),
+  );
+  let next: ChatState = { rev: snapshot.rev, messages, waiting };
+  for (const reply of alive) next = settle(next, reply);
+  return next;
+}
+
+/** Takes a delta: applies it, keeps it for later, or ignores it as already known. */
+export function applyDelta(state: ChatState, delta: Delta): ChatState {
+  const message = state.messages.find((item) => item.id === delta.reply);
+  if (message && !grows(message)) return state; // the final text has come
+  const have = message ? message.text.length : 0;
+  if (message && delta.offset + delta.text.length <= have) return state;
+  const waiting = new Map(state.waiting);
+  waiting.set(delta.reply, [...(waiting.get(delta.reply) ?? []), delta].slice(-MAX_WAITING));
+  return settle({ ...state, waiting }, delta.reply);
+}
+
+/** Is text missing before deltas that have come? */
+export function hasGap(state: ChatState): boolean {
+  return state.waiting.size > 0;
+}
+
+/** Appends all waiting deltas of `reply` that reach into or touch what is there. */
+function settle(state: ChatState, reply: string): ChatState {
+  const index = state.messages.findIndex((item) => item.id === reply);
+  const message = state.messages[index];
+  const queued = state.waiting.get(reply);
+  if (!message || !queued) return state;
+  let text = message.text;
+  const rest: Delta[] = [];
+  for (const delta of queued.toSorted((a, b) => a.offset - b.offset)) {
+    if (delta.offset > text.length) rest.push(delta);
+    else text += delta.text.slice(text.length - delta.offset);
+  }
+  const waiting = new Map(state.waiting);
+  if (rest.length > 0) waiting.set(reply, rest);
+  else waiting.delete(reply);
+  if (text === message.text) return { ...state, waiting };
+  return { ...state, waiting, messages: state.messages.with(index, { ...message, text }) };
+}

@@ -1,0 +1,121 @@
+/**
+ * One widget's state in the page, shared by all its views.
+ *
+ * Listens to the model, runs the reducer, and tells the views at most once per animation frame.
+ */
+
+import { watchConnection, type Model } from "./host.ts";
+import { Courier } from "./intents.ts";
+import {
+  messageType,
+  parseAck,
+  parseChat,
+  parseDelta,
+  parseEngine,
+  type Engine,
+} from "./protocol.ts";
+import { applyDelta, applySnapshot, emptyChat, hasGap, type ChatState } from "./reducer.ts";
+
+/** Milliseconds that a gap may last before a snapshot is asked for. */
+const GAP_PATIENCE = 300;
+
+export interface View {
+  readonly engine: Engine;
+  readonly chat: ChatState;
+  /** False for a saved widget without its kernel. */
+  readonly connected: boolean;
+}
+
+export class Store {
+  readonly courier: Courier;
+  readonly #model: Model;
+  readonly #views = new Set<(view: View) => void>();
+  #view: View;
+  #frame = 0;
+  #gapTimer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(model: Model, signal: AbortSignal) {
+    const commId = String(model.get("_comm_id"));
+    this.#model = model;
+    this.courier = new Courier(model, commId);
+    this.#view = { engine: parseEngine(model.get("_engine")), chat: emptyChat, connected: true };
+    this.#onChat();
+    this.#onLive();
+    const events: Readonly<Record<string, (...args: never[]) => void>> = {
+      "change:_engine": this.#onEngine,
+      "change:_chat": this.#onChat,
+      "change:_live": this.#onLive,
+      "msg:custom": this.#onMessage,
+    };
+    for (const [event, callback] of Object.entries(events)) model.on(event, callback);
+    signal.addEventListener("abort", () => {
+      for (const [event, callback] of Object.entries(events)) model.off(event, callback);
+      clearTimeout(this.#gapTimer);
+      cancelAnimationFrame(this.#frame);
+      this.#views.clear();
+    });
+    void watchConnection(model, commId, signal, (connected) => {
+      this.#update({ connected });
+    });
+  }
+
+  get view(): View {
+    return this.#view;
+  }
+
+  /** Calls back now and after each change, until the signal aborts. */
+  subscribe(callback: (view: View) => void, signal: AbortSignal): void {
+    this.#views.add(callback);
+    signal.addEventListener("abort", () => this.#views.delete(callback));
+    callback(this.#view);
+  }
+
+  readonly #onEngine = (): void => {
+    const engine = parseEngine(this.#model.get("_engine"));
+    if (engine.rev >= this.#view.engine.rev) this.#update({ engine });
+  };
+
+  readonly #onChat = (): void => {
+    this.#setChat(applySnapshot(this.#view.chat, parseChat(this.#model.get("_chat"))));
+  };
+
+  readonly #onLive = (): void => {
+    const delta = parseDelta(this.#model.get("_live"));
+    if (delta) this.#setChat(applyDelta(this.#view.chat, delta));
+  };
+
+  readonly #onMessage = (content: unknown): void => {
+    const type = messageType(content);
+    if (type === "delta") {
+      const delta = parseDelta(content);
+      if (delta) this.#setChat(applyDelta(this.#view.chat, delta));
+    } else if (type === "ack") {
+      const ack = parseAck(content);
+      if (ack) this.courier.acknowledge(ack);
+    }
+  };
+
+  #setChat(chat: ChatState): void {
+    if (chat === this.#view.chat) return;
+    this.#update({ chat });
+    if (!hasGap(chat)) {
+      clearTimeout(this.#gapTimer);
+      this.#gapTimer = undefined;
+    } else {
+      this.#gapTimer ??= setTimeout(() => {
+        this.#gapTimer = undefined;
+        // The answer is a snapshot; if it is lost too, the next delta asks again.
+        if (hasGap(this.#view.chat)) void this.courier.send({ kind: "resync" }).catch(() => undefined);
+      }, GAP_PATIENCE);
+    }
+  }
+
+  #update(change: Partial<View>): void {
+    this.#view = { ...this.#view, ...change };
+    if (this.#frame !== 0) return;
+    this.#frame = requestAnimationFrame(() => {
+      this.#frame = 0;
+      for (const callback of this.#views) callback(this.#view);
+    });
+  }
+}

@@ -1,0 +1,141 @@
+/** Where messages are written. Enter sends, Shift+Enter makes a line, Escape stops the answer. */
+
+import { h, icon, setAttribute, setText, show } from "../dom.ts";
+
+const ARROW_UP = "M8 13V3.5M3.8 7.5 8 3.3l4.2 4.2";
+const SQUARE = "M4.5 4.5h7v7h-7z";
+
+export interface ComposerActions {
+  /** Resolves when the message was taken over; throws with the reason why not. */
+  readonly send: (text: string) => Promise<void>;
+  readonly stop: () => Promise<void>;
+}
+
+export interface ComposerState {
+  readonly enabled: boolean;
+  readonly running: boolean;
+  readonly placeholder: string;
+}
+
+export class Composer {
+  readonly node: HTMLFormElement;
+  readonly input = h("textarea", {
+    class: "mlcw-input",
+    rows: "1",
+    "aria-label": "Message",
+    dir: "auto",
+    spellcheck: "true",
+  });
+  readonly #send = h(
+    "button",
+    { class: "mlcw-round mlcw-send", type: "submit", "aria-label": "Send", title: "Send (Enter)" },
+    icon(ARROW_UP),
+  );
+  readonly #stop = h(
+    "button",
+    { class: "mlcw-round mlcw-stop", type: "button", "aria-label": "Stop", title: "Stop (Esc)" },
+    icon(SQUARE, "fill"),
+  );
+  readonly #note = h("div", { class: "mlcw-note", role: "status" });
+  readonly #actions: ComposerActions;
+  #state: ComposerState = { enabled: true, running: false, placeholder: "" };
+  #sending = false;
+  #stopping = false;
+
+  constructor(actions: ComposerActions, signal: AbortSignal) {
+    this.#actions = actions;
+    this.node = h(
+      "form",
+      { class: "mlcw-composer" },
+      h("div", { class: "mlcw-box" }, this.input, this.#stop, this.#send),
+      this.#note,
+    );
+    this.node.addEventListener("submit", (event) => {
+      event.preventDefault();
+      void this.#submit();
+    }, { signal });
+    this.input.addEventListener("input", () => {
+      this.#fit();
+      this.#draw();
+    }, { signal });
+    this.input.addEventListener("keydown", (event) => {
+      // While an input method composes, Enter belongs to it; Safari says so by key code 229 only.
+      if (event.isComposing || event.keyCode === 229) return; // eslint-disable-line @typescript-eslint/no-deprecated
+      if (event.key === "Enter" && !event.shiftKey) {
+        event.preventDefault();
+        void this.#submit();
+      }
+    }, { signal });
+    this.#stop.addEventListener("click", () => void this.stop(), { signal });
+    this.#draw();
+  }
+
+  update(state: ComposerState): void {
+    if (!state.running) this.#stopping = false;
+    this.#state = state;
+    setAttribute(this.input, "placeholder", state.placeholder);
+    this.input.disabled = !state.enabled;
+    this.#draw();
+  }
+
+  /** Says something about the delivery below the box; "" takes it away. */
+  note(text: string, kind: "info" | "error" = "info"): void {
+    setText(this.#note, text);
+    show(this.#note, text !== "");
+    this.#note.classList.toggle("mlcw-note-error", kind === "error");
+  }
+
+  async stop(): Promise<void> {
+    if (!this.#state.running || this.#stopping) return;
+    this.#stopping = true;
+    this.#draw();
+    const hadFocus = this.#stop.matches(":focus");
+    await this.#guard(this.#actions.stop);
+    this.#stopping = false;
+    this.#draw();
+    if (hadFocus) this.input.focus();
+  }
+
+  async #submit(): Promise<void> {
+    const text = this.input.value;
+    if (this.#sending || !this.#state.enabled || text.trim() === "") return;
+    this.#sending = true;
+    this.#draw();
+    // What was typed stays until it has been taken over, and what is typed meanwhile stays too.
+    const taken = await this.#guard(() => this.#actions.send(text));
+    if (taken && this.input.value.startsWith(text)) {
+      this.input.value = this.input.value.slice(text.length);
+    }
+    this.#sending = false;
+    this.#fit();
+    this.#draw();
+  }
+
+  async #guard(action: () => Promise<void>): Promise<boolean> {
+    try {
+      await action();
+      this.note("");
+      return true;
+    } catch (error) {
+      this.note(error instanceof Error ? error.message : String(error), "error");
+      return false;
+    }
+  }
+
+  #draw(): void {
+    const { enabled, running } = this.#state;
+    const empty = this.input.value.trim() === "";
+    // While an answer runs, the button stops it, unless there is something to send.
+    show(this.#stop, running);
+    show(this.#send, !running || !empty);
+    this.#stop.disabled = this.#stopping;
+    this.#send.disabled = !enabled || empty || this.#sending;
+    setAttribute(this.node, "aria-busy", this.#sending ? "true" : null);
+  }
+
+  /** Grows with its text; the style sheet sets the limit. */
+  #fit(): void {
+    this.input.style.height = "auto";
+    this.input.style.height = `${this.input.scrollHeight}px`;
+  }
+}

@@ -1,0 +1,185 @@
+/** The load panel: alone in `LoadProgress`, and inside the chat while its model loads. */
+
+import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import {
+  formatBytesOf,
+  formatClock,
+  formatDuration,
+  formatSpeed,
+  joinFacts,
+} from "../format.ts";
+import type { Engine } from "../protocol.ts";
+import type { Store } from "../store.ts";
+
+const CHECK = "M3 8.5 6.5 12 13 4.5";
+const CROSS = "M8 4.5v4.2M8 11.4v.1";
+
+const PHASES: Readonly<Record<string, string>> = {
+  resolve: "Finding the model",
+  download: "Downloading",
+  verify: "Checking files",
+  compile: "Compiling",
+  load: "Loading weights",
+  "warm up": "Warming up",
+};
+
+export interface RenderProps {
+  readonly store: Store;
+  readonly el: HTMLElement;
+  readonly signal: AbortSignal;
+}
+
+export function isLoading(engine: Engine): boolean {
+  return engine.state === "starting" || engine.state === "loading";
+}
+
+/** Has a load, or the worker, failed? */
+export function hasFailed(engine: Engine): boolean {
+  return engine.error !== null && !isLoading(engine) && engine.state !== "ready";
+}
+
+export function phaseText(engine: Engine): string {
+  if (engine.state === "starting" || engine.progress === null) return "Starting the worker";
+  return PHASES[engine.progress.phase] ?? (engine.progress.phase || "Loading");
+}
+
+export function renderLoadProgress({ store, el, signal }: RenderProps): void {
+  const panel = new LoadPanel(signal, () => {
+    void store.courier.send({ kind: "cancel_load" }, { signal }).catch(() => undefined);
+  });
+  panel.node.classList.add("mlcw");
+  el.append(panel.node);
+  store.subscribe(({ engine, connected }) => {
+    panel.update(engine, connected);
+  }, signal);
+}
+
+export class LoadPanel {
+  readonly node: HTMLElement;
+  readonly #mark = h("span", { class: "mlcw-load-mark" });
+  readonly #title = h("span", { class: "mlcw-load-title" });
+  readonly #phase = h("span", { class: "mlcw-load-phase" });
+  readonly #percent = h("span", { class: "mlcw-load-percent" });
+  readonly #fill = h("div", { class: "mlcw-bar-fill" });
+  readonly #bar = h("div", { class: "mlcw-bar", role: "progressbar" }, this.#fill);
+  readonly #facts = h("span", { class: "mlcw-load-facts" });
+  readonly #clock = h("span", { class: "mlcw-load-clock" });
+  readonly #cancel = h("button", { class: "mlcw-link", type: "button" }, "Cancel");
+  readonly #below = h("div", { class: "mlcw-load-below" }, this.#facts, this.#clock, this.#cancel);
+  readonly #error = h("div", { class: "mlcw-error-text" });
+  readonly #live = h("div", { class: "mlcw-sr", role: "status" });
+  #engine: Engine | null = null;
+  #connected = true;
+  /** When the latest report came, to let the clock run on between reports. */
+  #reportedAt = 0;
+
+  constructor(signal: AbortSignal, onCancel: () => void) {
+    const head = h(
+      "div",
+      { class: "mlcw-load-head" },
+      this.#mark,
+      this.#title,
+      this.#phase,
+      this.#percent,
+    );
+    this.node = h(
+      "div",
+      { class: "mlcw-load", "data-lm-suppress-shortcuts": "true" },
+      head,
+      this.#bar,
+      this.#below,
+      this.#error,
+      this.#live,
+    );
+    setAttribute(this.#bar, "aria-valuemin", "0");
+    setAttribute(this.#bar, "aria-valuemax", "100");
+    this.#cancel.addEventListener("click", onCancel, { signal });
+    const ticker = setInterval(() => {
+      this.#tick();
+    }, 500);
+    signal.addEventListener("abort", () => {
+      clearInterval(ticker);
+    });
+  }
+
+  update(engine: Engine, connected: boolean): void {
+    if (engine === this.#engine && connected === this.#connected) return;
+    if (engine !== this.#engine) this.#reportedAt = performance.now();
+    this.#engine = engine;
+    this.#connected = connected;
+    const loading = isLoading(engine);
+    const failed = hasFailed(engine);
+    const ready = engine.state === "ready";
+    const kind = failed ? "failed" : ready ? "ready" : loading ? "loading" : "idle";
+    if (this.node.dataset["mlcwState"] !== kind) {
+      this.node.dataset["mlcwState"] = kind;
+      this.#mark.replaceChildren(...(ready ? [icon(CHECK)] : failed ? [icon(CROSS)] : []));
+    }
+    const name = engine.model || "the model";
+    const sentence = this.#sentence(kind, name);
+    setText(this.#title, kind === "loading" ? engine.model || "Model" : sentence);
+    setText(this.#phase, loading ? phaseText(engine) : "");
+    this.#drawBar(engine, loading, name);
+    this.#drawBelow(engine, kind);
+    setText(this.#error, failed ? (engine.error?.message ?? "") : "");
+    show(this.#error, failed);
+    show(this.#cancel, loading && connected && engine.state === "loading");
+    // One announcement per phase; the bar itself carries the figures.
+    setText(this.#live, loading ? `${name}: ${phaseText(engine)}` : sentence);
+  }
+
+  #sentence(kind: string, name: string): string {
+    const state = this.#engine?.state;
+    if (kind === "ready") return `${name} is ready`;
+    if (kind === "failed") {
+      return state === "dead" ? "The worker stopped" : `Could not load ${name}`;
+    }
+    if (state === "terminated") return "The engine was terminated";
+    if (state === "dead") return "The worker stopped";
+    return kind === "idle" ? "No model is loaded" : `Loading ${name}`;
+  }
+
+  #drawBar(engine: Engine, loading: boolean, name: string): void {
+    show(this.#bar, loading);
+    const known = engine.progress !== null && engine.state === "loading";
+    const share = engine.progress?.progress ?? 0;
+    const percent = Math.floor(share * 100);
+    setText(this.#percent, loading && known ? `${percent} %` : "");
+    this.#bar.classList.toggle("mlcw-bar-unknown", !known);
+    this.#fill.style.setProperty("--mlcw-share", String(known ? share : 0));
+    setAttribute(this.#bar, "aria-label", `Loading ${name}`);
+    setAttribute(this.#bar, "aria-valuenow", known ? String(percent) : null);
+    setAttribute(this.#bar, "aria-valuetext", known ? `${percent} %, ${phaseText(engine)}` : null);
+  }
+
+  #drawBelow(engine: Engine, kind: string): void {
+    const { progress } = engine;
+    let facts = "";
+    if (kind === "loading" && progress) {
+      const left = formatDuration(progress.etaS);
+      facts = joinFacts(
+        formatBytesOf(progress.bytesDone, progress.bytesTotal),
+        formatSpeed(progress.bytesPerS),
+        left && `${left} left`,
+      );
+    } else if (kind === "ready") {
+      facts = joinFacts(
+        progress ? `loaded in ${formatDuration(progress.elapsed)}` : "",
+        engine.device,
+      );
+    }
+    setText(this.#facts, facts);
+    show(this.#below, kind === "loading" || facts !== "");
+    this.#tick();
+  }
+
+  #tick(): void {
+    const engine = this.#engine;
+    if (!engine || !isLoading(engine) || !engine.progress || !this.#connected) {
+      setText(this.#clock, "");
+      return;
+    }
+    const since = (performance.now() - this.#reportedAt) / 1000;
+    setText(this.#clock, formatClock(engine.progress.elapsed + since));
+  }
+}

@@ -1,0 +1,33 @@
+import { describe, expect, it } from "vitest";
+
+import { messageType, parseAck, parseChat, parseDelta, parseEngine } from "../src/protocol.ts";
+
+const rubbish = [undefined, null, 0, "x", [], [1], {}, { rev: "x" }, { messages: 4 }, { progress: [] }];
+
+describe("what arrives is checked", () => {
+  it.each(rubbish)("rubbish %j is taken without harm", (value) => {
+    expect(parseEngine(value).state).toBe("idle");
+    expect(parseChat(value).messages).toEqual([]);
+    expect(parseDelta(value)).toBeNull();
+    expect(parseAck(value)).toBeNull();
+    expect(messageType(value)).toBe("");
+  });
+
+  it("messages without an id are dropped, unknown words become known ones", () => {
+    const chat = parseChat({ rev: 2, messages: [{}, { id: "a", role: "root", status: "?", text: 5 }] });
+    expect(chat).toEqual({
+      rev: 2,
+      messages: [{ id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null }],
+    });
+  });
+
+  it("reads an engine", () => {
+    const engine = parseEngine({
+      rev: 3, state: "loading", model: "demo", device: "cpu",
+      progress: { progress: 1.5, phase: "load", elapsed: 2, bytes_done: 5, bytes_total: 9, text: "t" },
+      error: { type: "ModelFormatError", message: "no" },
+    });
+    expect(engine.progress).toMatchObject({ progress: 1, bytesDone: 5, bytesTotal: 9, bytesPerS: null });
+    expect(engine.error?.message).toBe("no");
+  });
+});

@@ -1,0 +1,177 @@
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+
+import widget from "../src/index.ts";
+import { FakeModel } from "./fakes.ts";
+
+const ready = { rev: 1, state: "ready", model: "demo", device: "cpu", progress: null, error: null };
+const user = { id: "u", role: "user", text: "Hi", status: "done" };
+const reply = (text: string, status: string): object => ({ id: "a", role: "assistant", text, status });
+
+let page: AbortController;
+let box: HTMLElement;
+beforeEach(() => {
+  page = new AbortController();
+  box = document.createElement("div");
+  document.body.replaceChildren(box);
+});
+afterEach(() => { page.abort(); });
+
+function open(traits: Record<string, unknown>): FakeModel {
+  const model = new FakeModel(traits);
+  widget.initialize({ model, signal: page.signal });
+  widget.render({ model, el: box, signal: page.signal });
+  return model;
+}
+const chat = (chatState: unknown, engine: unknown = ready): FakeModel =>
+  open({ _view: "chat", _engine: engine, _chat: chatState, _live: {} });
+const frame = (): Promise<void> => new Promise((resolve) => { requestAnimationFrame(() => { resolve(); }); });
+const query = (selector: string): HTMLElement => {
+  const found = box.querySelector<HTMLElement>(selector);
+  if (!found) throw new Error(`nothing matches ${selector}`);
+  return found;
+};
+const composer = (): HTMLTextAreaElement => query("textarea") as HTMLTextAreaElement;
+
+describe("chat", () => {
+  it("streams into the same text node", async () => {
+    const model = chat({ rev: 1, messages: [user, reply("", "running")] });
+    model.receive({ type: "delta", reply: "a", offset: 0, text: "Hello" });
+    await frame();
+    const node = query(".mlcw-assistant .mlcw-body").firstChild;
+    model.receive({ type: "delta", reply: "a", offset: 5, text: ", you" });
+    await frame();
+    expect(query(".mlcw-assistant .mlcw-body").textContent).toBe("Hello, you");
+    expect(query(".mlcw-assistant .mlcw-body").firstChild).toBe(node);
+  });
+
+  it("shows markup as text", () => {
+    const hostile = '<img src=x onerror="alert(1)"><script>alert(1)</script>';
+    chat({ rev: 1, messages: [user, reply(hostile, "done")] });
+    expect(query(".mlcw-assistant .mlcw-body").textContent).toBe(hostile);
+    expect(box.querySelector("img, script")).toBeNull();
+  });
+
+  it("sends on Enter, not on Shift+Enter nor while an input method composes; keeps the text until it is taken", async () => {
+    const model = chat({ rev: 1, messages: [] });
+    const input = composer();
+    const press = (init: KeyboardEventInit): boolean =>
+      input.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", cancelable: true, bubbles: true, ...init }));
+    input.value = "Hello";
+    input.dispatchEvent(new Event("input"));
+    press({ shiftKey: true });
+    press({ isComposing: true });
+    await vi.waitFor(() => { expect(model.sent).toEqual([]); });
+    press({});
+    await vi.waitFor(() => { expect(model.sent).toHaveLength(1); });
+    const content = model.sent[0] as { id: string; intent: unknown };
+    expect(content.intent).toEqual({ kind: "send", text: "Hello" });
+    expect(input.value).toBe("Hello");
+    input.value = "Hello and more";
+    model.receive({ type: "ack", intent: content.id });
+    await vi.waitFor(() => { expect(input.value).toBe(" and more"); });
+  });
+
+  it("keeps what was typed and says why when a message is refused", async () => {
+    const model = chat({ rev: 1, messages: [] });
+    const input = composer();
+    input.value = "Hello";
+    (query("form") as HTMLFormElement).requestSubmit();
+    await vi.waitFor(() => { expect(model.sent).toHaveLength(1); });
+    model.receive({ type: "ack", intent: (model.sent[0] as { id: string }).id, error: "Terminated." });
+    await vi.waitFor(() => { expect(query(".mlcw-note").textContent).toBe("Terminated."); });
+    expect(input.value).toBe("Hello");
+  });
+
+  it("stops by the button and by Escape while an answer runs", async () => {
+    const model = chat({ rev: 1, messages: [user, reply("On and on", "running")] });
+    expect(query(".mlcw-stop").hidden).toBe(false);
+    query("textarea").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+    await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "stop" } }]); });
+    model.change("_chat", { rev: 2, messages: [user, reply("On and on", "stopped")] });
+    await frame();
+    expect(query(".mlcw-stop").hidden).toBe(true);
+    expect(query(".mlcw-assistant .mlcw-facts").textContent).toBe("Stopped");
+  });
+
+  it("shows a failed reply with its reason and a way to try again", async () => {
+    const failed = { ...reply("", "error"), error: { type: "EngineDeadError", message: "The worker died." } };
+    const model = chat({ rev: 1, messages: [user, failed] });
+    expect(query(".mlcw-assistant .mlcw-error-text").textContent).toBe("The worker died.");
+    query(".mlcw-assistant button").click();
+    await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "retry", reply: "a" } }]); });
+  });
+
+  it("asks for a snapshot when a gap stays", async () => {
+    const model = chat({ rev: 1, messages: [user, reply("", "running")] });
+    model.receive({ type: "delta", reply: "a", offset: 7, text: "late" });
+    await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "resync" } }]); });
+    model.change("_live", { reply: "a", text: "Before " });
+    await frame();
+    expect(query(".mlcw-assistant .mlcw-body").textContent).toBe("Before late");
+  });
+
+  it("shows one state in two views", async () => {
+    const model = chat({ rev: 1, messages: [user, reply("", "running")] });
+    const second = document.createElement("div");
+    widget.render({ model, el: second, signal: page.signal });
+    model.receive({ type: "delta", reply: "a", offset: 0, text: "Both" });
+    await frame();
+    for (const view of [box, second]) expect(view.querySelector(".mlcw-assistant .mlcw-body")?.textContent).toBe("Both");
+  });
+
+  it("leaves nothing behind when it ends", () => {
+    const model = chat({ rev: 1, messages: [] });
+    expect(model.listeners()).toBeGreaterThan(0);
+    page.abort();
+    expect(model.listeners()).toBe(0);
+  });
+
+  it("says that a saved chat has no kernel", async () => {
+    const model = new FakeModel({ _view: "chat", _engine: ready, _chat: { rev: 1, messages: [user] }, _live: {} });
+    model.widget_manager = { get_model: () => Promise.resolve({ comm_live: false }) };
+    widget.initialize({ model, signal: page.signal });
+    widget.render({ model, el: box, signal: page.signal });
+    await vi.waitFor(() => { expect(composer().disabled).toBe(true); });
+    expect(query(".mlcw-state").textContent).toBe("No kernel");
+    expect(query(".mlcw-user .mlcw-body").textContent).toBe("Hi");
+  });
+});
+
+describe("load panel", () => {
+  const load = (engine: unknown): FakeModel => open({ _view: "load", _engine: engine });
+  const progress = { progress: 0.42, text: "", phase: "download", elapsed: 3, bytes_done: 1e6, bytes_total: 4e6, bytes_per_s: 2e6, eta_s: 1.5 };
+
+  it("shows phase, share, bytes, speed and time left, then one quiet line", async () => {
+    const model = load({ ...ready, state: "loading", progress });
+    const bar = query('[role="progressbar"]');
+    expect(bar.getAttribute("aria-valuenow")).toBe("42");
+    expect(query(".mlcw-load-phase").textContent).toBe("Downloading");
+    expect(query(".mlcw-load-facts").textContent).toBe("1.0 of 4.0 MB · 2.0 MB/s · 1.5 s left");
+    expect(query(".mlcw-load-clock").textContent).toBe("3 s");
+    model.change("_engine", { ...ready, rev: 2, progress: { ...progress, progress: 1 } });
+    await frame();
+    expect(query(".mlcw-load-title").textContent).toBe("demo is ready");
+    expect(query(".mlcw-load-facts").textContent).toBe("loaded in 3.0 s · cpu");
+    expect(bar.hidden).toBe(true);
+  });
+
+  it("cancels", async () => {
+    const model = load({ ...ready, state: "loading", progress });
+    query(".mlcw-load button").click();
+    await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "cancel_load" } }]); });
+  });
+
+  it("shows the error with its remedy, as text", () => {
+    const message = "params_shard_0.bin is <b>truncated</b>.\nDownload it again.";
+    load({ ...ready, state: "idle", error: { type: "ModelFormatError", message } });
+    expect(query(".mlcw-load-title").textContent).toBe("Could not load demo");
+    expect(query(".mlcw-error-text").textContent).toBe(message);
+    expect(box.querySelector("b")).toBeNull();
+  });
+
+  it("knows no percentage before the first report", () => {
+    load({ ...ready, state: "starting" });
+    expect(query('[role="progressbar"]').hasAttribute("aria-valuenow")).toBe(false);
+    expect(query(".mlcw-load-phase").textContent).toBe("Starting the worker");
+  });
+});
