@@ -53,6 +53,9 @@ class EngineCore(Protocol):
     async def runtime_stats_text(self, model_id: str | None) -> str:
         """WebLLM's one line on prefill and decode speed."""
 
+    async def metrics(self) -> JSONDict:
+        """Counters since the engine was made."""
+
     async def list_models(self) -> list[JSONDict]:
         """The loaded models, as OpenAI's model objects."""
 

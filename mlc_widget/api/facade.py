@@ -127,6 +127,11 @@ class AsyncEngine(_Face[CoreT]):
         """Prefill and decode speed of the last answer, in WebLLM's words."""
         return str(await self._call(self._core.runtime_stats_text(model_id)))
 
+    async def metrics(self) -> JSONDict:
+        """Counters since the engine was made: requests running and finished, tokens in and out."""
+        metrics: JSONDict = await self._call(self._core.metrics())
+        return metrics
+
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
         info: JSONDict = await self._call(self._core.device_info())
@@ -192,6 +197,11 @@ class Engine(_Face[CoreT]):
     def runtime_stats_text(self, model_id: str | None = None) -> str:
         """As `AsyncEngine.runtime_stats_text`."""
         return str(self._call(self._core.runtime_stats_text(model_id)))
+
+    def metrics(self) -> JSONDict:
+        """As `AsyncEngine.metrics`."""
+        metrics: JSONDict = self._call(self._core.metrics())
+        return metrics
 
     def device_info(self) -> JSONDict:
         """As `AsyncEngine.device_info`."""

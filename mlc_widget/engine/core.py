@@ -46,6 +46,9 @@ class DirectCore:
         self._load_task: asyncio.Task[None] | None = None
         self._load_epoch = 0
         self._terminated = False
+        self._finished = 0
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
         """Set who hears of load progress, on the home loop."""
@@ -218,6 +221,9 @@ class DirectCore:
             yield
         finally:
             self._generations.pop(generation.request_id, None)
+            self._finished += 1
+            self._prompt_tokens += generation.prompt_tokens
+            self._completion_tokens += generation.completion_tokens
 
     async def _embed(self, request: JSONDict) -> JSONDict:
         model = self._model(request.get("model"))
@@ -268,6 +274,15 @@ class DirectCore:
         prefill = extra.get("prefill_tokens_per_s", 0.0)
         decode = extra.get("decode_tokens_per_s", 0.0)
         return f"prefill: {prefill:.4f} tokens/sec, decoding: {decode:.4f} tokens/sec"
+
+    async def metrics(self) -> JSONDict:
+        """Counters since this engine was made."""
+        return {
+            "running_requests": len(self._generations),
+            "finished_requests": self._finished,
+            "prompt_tokens_sum": self._prompt_tokens,
+            "completion_tokens_sum": self._completion_tokens,
+        }
 
     async def list_models(self) -> list[JSONDict]:
         """The loaded models, as OpenAI's model objects."""

@@ -44,6 +44,8 @@ class Generation:
         self._tasks: list[asyncio.Task[None]] = []
         self._aborted = False
         self._started = time.monotonic()
+        self.prompt_tokens = len(prompt)
+        self.completion_tokens = 0
 
     @property
     def request_id(self) -> str:
@@ -113,6 +115,7 @@ class Generation:
     def _absorb(self, index: int, event: GenerationEvent) -> JSONDict | None:
         """Add an event to its choice; the event's logprobs in OpenAI's shape."""
         choice = self._choices[index]
+        self.completion_tokens += len(event.token_ids)
         logprobs = self._shape.logprobs(event.logprobs, len(choice.text))
         if logprobs is not None:
             choice.logprobs.append(logprobs)

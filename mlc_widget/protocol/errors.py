@@ -1,0 +1,50 @@
+"""Errors across the wire: class name, message, code, param and traceback, never a pickle."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from mlc_widget.api import errors
+from mlc_widget.api.requests import JSONDict
+
+_MAX_TRACEBACK = 20_000
+
+
+class RemoteTraceback(Exception):
+    """The cause of an error that came over the wire: the traceback on the other side, as text."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def encode_error(error: BaseException, request_id: str | None = None) -> JSONDict:
+    """What of an error crosses the wire."""
+    own = isinstance(error, errors.MLCEngineError)
+    text = "".join(traceback.format_exception(error))
+    return {
+        "type": type(error).__name__ if own else "InternalEngineError",
+        "message": error.message if own else f"{type(error).__name__}: {error}",
+        "code": error.code if own else None,
+        "param": error.param if own else None,
+        "request_id": (error.request_id if own else None) or request_id,
+        "traceback": text[-_MAX_TRACEBACK:],
+    }
+
+
+def decode_error(text: str, error: Mapping[str, Any] | None) -> errors.MLCEngineError:
+    """The error of our tree that a ``throw`` stands for; its cause is the remote traceback."""
+    fields = error or {}
+    found = getattr(errors, str(fields.get("type")), None)
+    known = isinstance(found, type) and issubclass(found, errors.MLCEngineError)
+    cls = found if known and found is not None else errors.InternalEngineError
+    decoded: errors.MLCEngineError = cls(
+        str(fields.get("message") or text),
+        code=fields.get("code"),
+        param=fields.get("param"),
+        request_id=fields.get("request_id"),
+    )
+    if fields.get("traceback"):
+        decoded.__cause__ = RemoteTraceback(fields["traceback"])
+    return decoded

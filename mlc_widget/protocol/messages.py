@@ -1,0 +1,115 @@
+"""The wire: WebLLM's worker messages, carried as the data of Jupyter comm messages.
+
+Up, from proxy to worker: ``{"kind", "uuid", "content"}``. Down: ``{"kind": "return" | "throw" |
+"initProgressCallback", "uuid", "content"}``. Kinds and contents are WebLLM's
+(``@mlc-ai/web-llm``, src/message.ts), so its own client can drive the worker.
+
+What is ours begins with ``hello``. A peer that said it may also send ``credit`` in a stream's init
+(then gets pushed ``chunks`` instead of pulling them), ``streamCredit`` and ``abort``, and gets an
+``error`` object beside a ``throw``'s text and more fields in progress reports. A pushed stream is
+``chunks`` with ``seq`` 0 and no content once the request is accepted, then ``chunks`` counting up,
+then one ``return`` or ``throw``, all under the init's uuid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlc_widget.api.errors import ProtocolError
+from mlc_widget.api.progress import InitProgressReport
+from mlc_widget.api.requests import JSONDict
+
+PROTOCOL_VERSION: Final = 1
+COMM_TARGET: Final = "mlc_widget.engine"
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+
+STREAM_INITS: Final = {
+    "chat": "chatCompletionStreamInit",
+    "completion": "completionStreamInit",
+}
+WHOLE_REQUESTS: Final = {
+    "chat": "chatCompletionNonStreaming",
+    "completion": "completionNonStreaming",
+    "embedding": "embedding",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRequest:
+    """A message up."""
+
+    kind: str
+    uuid: str
+    content: Any
+
+    def encode(self) -> JSONDict:
+        """The message as comm data."""
+        return {"kind": self.kind, "uuid": self.uuid, "content": self.content}
+
+    @classmethod
+    def decode(cls, data: Any) -> WorkerRequest:
+        """Read comm data.
+
+        Raises:
+            ProtocolError: not of the form ``{"kind", "uuid", "content"}``.
+        """
+        if not isinstance(data, Mapping):
+            raise ProtocolError(f"a message is an object, not {type(data).__name__}")
+        kind, uuid = data.get("kind"), data.get("uuid")
+        if not isinstance(kind, str) or not kind or not isinstance(uuid, str):
+            raise ProtocolError(f"a message needs a kind and a uuid, not {kind!r} and {uuid!r}")
+        return cls(kind, uuid, data.get("content"))
+
+
+def return_message(uuid: str, content: Any) -> JSONDict:
+    """The answer to a request, or a pushed stream's end."""
+    return {"kind": "return", "uuid": uuid, "content": content}
+
+
+def throw_message(uuid: str, text: str, error: JSONDict | None) -> JSONDict:
+    """A failed request: a readable text, and for a peer that said hello what it was."""
+    message: JSONDict = {"kind": "throw", "uuid": uuid, "content": text}
+    if error is not None:
+        message["error"] = error
+    return message
+
+
+def chunks_message(uuid: str, seq: int, chunks: Sequence[JSONDict]) -> JSONDict:
+    """Chunks of a pushed stream; `seq` counts these messages from 0."""
+    return {"kind": "chunks", "uuid": uuid, "seq": seq, "content": list(chunks)}
+
+
+def progress_message(report: InitProgressReport, *, extended: bool) -> JSONDict:
+    """A load's report: WebLLM's three fields and, if `extended`, all of ours."""
+    content: JSONDict = {
+        "progress": report.progress,
+        "timeElapsed": report.time_elapsed,
+        "text": report.text,
+    }
+    if extended:
+        content |= {
+            "phase": report.phase,
+            "modelId": report.model_id,
+            "bytesDone": report.bytes_done,
+            "bytesTotal": report.bytes_total,
+            "bytesPerS": report.bytes_per_s,
+            "etaS": report.eta_s,
+        }
+    return {"kind": "initProgressCallback", "uuid": "", "content": content}
+
+
+def read_progress(content: Mapping[str, Any]) -> InitProgressReport:
+    """The report in an ``initProgressCallback`` message."""
+    return InitProgressReport(
+        progress=float(content["progress"]),
+        time_elapsed=float(content["timeElapsed"]),
+        text=str(content["text"]),
+        phase=content.get("phase", "load"),
+        model_id=content.get("modelId", ""),
+        bytes_done=content.get("bytesDone"),
+        bytes_total=content.get("bytesTotal"),
+        bytes_per_s=content.get("bytesPerS"),
+        eta_s=content.get("etaS"),
+    )

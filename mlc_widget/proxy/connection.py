@@ -1,0 +1,274 @@
+"""A comm to the worker: messages up, answers and chunks down, each to whoever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import zmq
+
+from mlc_widget._version import __version__
+from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ProtocolError, WorkerStartError
+from mlc_widget.api.progress import InitProgressReport
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.protocol.errors import decode_error
+from mlc_widget.protocol.messages import (
+    COMM_TARGET,
+    MAX_MESSAGE_BYTES,
+    PROTOCOL_VERSION,
+    WorkerRequest,
+    read_progress,
+)
+
+logger = logging.getLogger(__name__)
+
+STREAM_CREDIT: Final = 256
+_HELLO_INTERVAL_S: Final = 0.1
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The receiving end of one pushed stream."""
+
+    accepted: asyncio.Future[None]
+    batches: deque[list[JSONDict]] = field(default_factory=deque)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+    error: MLCEngineError | None = None
+    next_seq: int = 0
+
+    def end(self, error: MLCEngineError | None) -> None:
+        self.ended, self.error = True, error
+        if not self.accepted.done():
+            if error is None:
+                self.accepted.set_result(None)
+            else:
+                self.accepted.set_exception(error)
+        self.changed.set()
+
+
+class WorkerConnection:
+    """One client's connection to a worker; used on the home loop only.
+
+    Args:
+        shell: Where messages go up.
+        iopub: Where answers come down; this subscribes it to its own comm and nothing else, so
+            that other clients' traffic never fills its queue.
+        session: Signs and checks messages (HMAC).
+        on_progress: Gets load reports.
+    """
+
+    def __init__(
+        self,
+        shell: Any,
+        iopub: Any,
+        session: Any,
+        on_progress: Callable[[InitProgressReport], None],
+    ) -> None:
+        self._shell = shell
+        self._iopub = iopub
+        self._session = session
+        self._on_progress = on_progress
+        self._comm_id = uuid.uuid4().hex
+        self._pending: dict[str, asyncio.Future[Any]] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._dead: MLCEngineError | None = None
+        iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
+        self._reader = asyncio.create_task(self._read())
+
+    async def open(self, timeout: float) -> JSONDict:
+        """Open the comm and say hello; the answer says what the worker is.
+
+        Raises:
+            WorkerStartError: no answer within `timeout` seconds.
+            ProtocolError: the worker speaks another version.
+        """
+        self._session.send(
+            self._shell,
+            "comm_open",
+            {"comm_id": self._comm_id, "target_name": COMM_TARGET, "data": {}},
+        )
+        content = {"protocol": PROTOCOL_VERSION, "version": __version__}
+        deadline = asyncio.get_running_loop().time() + timeout
+        answers: set[asyncio.Future[Any]] = set()
+        try:
+            while asyncio.get_running_loop().time() < deadline:
+                # Again until it is answered: our subscription may come after the first answer.
+                answers.add(self._send("hello", content))
+                done, _ = await asyncio.wait(
+                    answers, timeout=_HELLO_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                for answer in done:
+                    hello: JSONDict = answer.result()
+                    return hello
+        finally:
+            for answer in answers:
+                answer.cancel()
+        raise WorkerStartError(f"The worker did not answer within {timeout:g} s.")
+
+    def _send(self, kind: str, content: Any) -> asyncio.Future[Any]:
+        request_uuid = uuid.uuid4().hex
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[request_uuid] = answer
+        answer.add_done_callback(lambda _: self._pending.pop(request_uuid, None))
+        try:
+            self._post(WorkerRequest(kind, request_uuid, content))
+        except MLCEngineError as error:
+            answer.set_exception(error)
+        return answer
+
+    def _post(self, request: WorkerRequest) -> None:
+        if self._dead is not None:
+            raise self._dead
+        message = self._session.msg(
+            "comm_msg", content={"comm_id": self._comm_id, "data": request.encode()}
+        )
+        frames = self._session.serialize(message)
+        size = sum(map(len, frames))
+        if size > MAX_MESSAGE_BYTES:
+            raise ProtocolError(
+                f"This request is {size} bytes; the worker takes at most {MAX_MESSAGE_BYTES}."
+            )
+        self._shell.send_multipart(frames)
+
+    async def call(self, kind: str, content: Any = None) -> Any:
+        """Send a message and wait for its answer.
+
+        Raises:
+            MLCEngineError: what the worker threw, or how it died.
+        """
+        return await self._send(kind, content)
+
+    def post(self, kind: str, content: Any = None) -> None:
+        """Send a message whose answer nobody waits for; never raises."""
+        with contextlib.suppress(MLCEngineError):
+            self._post(WorkerRequest(kind, uuid.uuid4().hex, content))
+
+    async def open_stream(
+        self, kind: str, content: Mapping[str, Any]
+    ) -> AsyncGenerator[list[JSONDict], None]:
+        """Begin a pushed stream; returns once the worker has accepted the request.
+
+        Raises:
+            MLCEngineError: what is wrong with the request, or how the worker died.
+        """
+        init_uuid = uuid.uuid4().hex
+        stream = _Stream(asyncio.get_running_loop().create_future())
+        self._streams[init_uuid] = stream
+        content = {**content, "streamId": init_uuid, "credit": STREAM_CREDIT}
+        try:
+            self._post(WorkerRequest(kind, init_uuid, content))
+            await stream.accepted
+        except BaseException:
+            self._leave(init_uuid)
+            raise
+        return self._batches(init_uuid, stream)
+
+    async def _batches(
+        self, init_uuid: str, stream: _Stream
+    ) -> AsyncGenerator[list[JSONDict], None]:
+        owed = 0
+        try:
+            while True:
+                while stream.batches:
+                    batch = stream.batches.popleft()
+                    yield batch
+                    owed += len(batch)
+                    if owed >= STREAM_CREDIT // 4 and not stream.ended:
+                        self.post("streamCredit", {"streamId": init_uuid, "credit": owed})
+                        owed = 0
+                if stream.ended:
+                    break
+                stream.changed.clear()
+                await stream.changed.wait()
+            if stream.error is not None:
+                raise stream.error
+        finally:
+            self._leave(init_uuid)
+
+    def _leave(self, init_uuid: str) -> None:
+        stream = self._streams.pop(init_uuid, None)
+        if stream is not None and not stream.ended:
+            self.post("completionStreamReturn", {"streamId": init_uuid})
+
+    # What comes down
+
+    async def _read(self) -> None:
+        while True:
+            frames = await self._iopub.recv_multipart()
+            try:
+                _, frames = self._session.feed_identities(frames)
+                message = self._session.deserialize(frames)
+                if message["msg_type"] == "comm_msg":
+                    self._on_message(message["content"]["data"])
+                elif message["msg_type"] == "comm_close":
+                    self.fail(EngineDeadError("The worker closed the connection."))
+            except Exception:  # one bad message must not stop the reader
+                logger.exception("a message from the worker could not be read")
+
+    def _on_message(self, data: Mapping[str, Any]) -> None:
+        kind, message_uuid = data.get("kind"), str(data.get("uuid"))
+        if kind == "initProgressCallback":
+            self._on_progress(read_progress(data["content"]))
+        elif message_uuid in self._streams:
+            self._on_stream_message(message_uuid, self._streams[message_uuid], data)
+        elif message_uuid in self._pending:
+            answer = self._pending[message_uuid]
+            if answer.done():
+                return
+            if kind == "return":
+                answer.set_result(data.get("content"))
+            elif kind == "throw":
+                answer.set_exception(decode_error(str(data.get("content")), data.get("error")))
+        # Otherwise it is a late answer to something that nobody waits for any more.
+
+    def _on_stream_message(self, init_uuid: str, stream: _Stream, data: Mapping[str, Any]) -> None:
+        kind = data.get("kind")
+        if kind == "chunks":
+            if data.get("seq") != stream.next_seq:
+                stream.end(
+                    ProtocolError(
+                        f"Chunks {stream.next_seq} to {data.get('seq')} of a stream were lost."
+                    )
+                )
+                self.post("completionStreamReturn", {"streamId": init_uuid})
+                return
+            stream.next_seq += 1
+            if not stream.accepted.done():
+                stream.accepted.set_result(None)
+            if data["content"]:
+                stream.batches.append(data["content"])
+                stream.changed.set()
+        elif kind == "return":
+            stream.end(None)
+        elif kind == "throw":
+            stream.end(decode_error(str(data.get("content")), data.get("error")))
+
+    def fail(self, error: MLCEngineError) -> None:
+        """The worker is gone: everything that waits for it raises `error`."""
+        if self._dead is None:
+            self._dead = error
+        for answer in list(self._pending.values()):
+            if not answer.done():
+                answer.set_exception(error)
+        for stream in self._streams.values():
+            stream.end(error)
+
+    async def close(self) -> None:
+        """Close the comm and the sockets; what still waits fails."""
+        if self._dead is None:
+            with contextlib.suppress(zmq.ZMQError):
+                self._session.send(
+                    self._shell, "comm_close", {"comm_id": self._comm_id, "data": {}}
+                )
+        self.fail(EngineDeadError("The connection to the worker was closed."))
+        self._reader.cancel()
+        await asyncio.wait({self._reader})
+        self._shell.close(linger=200)
+        self._iopub.close(linger=0)

@@ -1,0 +1,239 @@
+"""The worker's process: a Jupyter kernel, started, watched and ended through jupyter_client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import zmq.asyncio
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+
+from mlc_widget.api.errors import WorkerStartError
+from mlc_widget.worker.settings import WorkerSettings
+
+_POLL_S: Final = 0.05
+_SHUTDOWN_S: Final = 2.0
+_OUTPUT_BYTES: Final = 64 * 1024
+_TAIL_LINES: Final = 12
+
+
+class _WorkerSpecs(KernelSpecManager):  # type: ignore[misc]
+    """One kernelspec that is installed nowhere: our worker module in a given Python."""
+
+    def __init__(self, python: str) -> None:
+        super().__init__()
+        self._python = python
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        argv = [self._python, "-m", "mlc_widget.worker", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="mlc_widget worker", language="python")
+
+
+class WorkerProcess:
+    """One worker kernel; used on the home loop only.
+
+    Args:
+        settings: What the worker is to run.
+        python: The Python to run it in; this one by default.
+        kernel_name: An installed kernelspec to use instead.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        python: str | None = None,
+        kernel_name: str | None = None,
+    ) -> None:
+        self._settings = settings
+        self._python = python or sys.executable
+        self._kernel_name = kernel_name
+        self._manager: AsyncKernelManager | None = None
+        self._directory: Path | None = None
+        self._output = bytearray()
+        self._output_fd: int | None = None
+        self._pid_fd: int | None = None
+        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, where it runs on this machine."""
+        process = getattr(self._manager and self._manager.provisioner, "process", None)
+        return None if process is None else int(process.pid)
+
+    async def start(self) -> None:
+        """Start the process; it is not ready yet.
+
+        Raises:
+            WorkerStartError: it could not be started.
+        """
+        # Absolute and 0700: with transport="ipc" whoever can open the socket can connect.
+        directory = self._directory = Path(tempfile.mkdtemp(prefix="mlc_widget-"))
+        local = self._kernel_name is None
+        settings = replace(
+            self._settings, dies_with_parent=local, runtime_dir=str(directory) if local else None
+        )
+        manager = self._manager = self._make_manager(directory)
+        environment = {**os.environ, **settings.to_environment(), "IPYTHONDIR": str(directory)}
+        options: dict[str, Any] = {"env": environment}
+        if local:
+            read, write = os.pipe()
+            os.set_blocking(read, False)
+            options |= {"stdout": write, "stderr": write}
+        try:
+            await manager.start_kernel(**options)
+        except Exception as error:
+            if local:
+                os.close(read)
+            self._clean_up()
+            raise WorkerStartError(
+                f"The worker could not be started with {self._python}: {error}"
+            ) from error
+        finally:
+            if local:
+                os.close(write)
+        loop = asyncio.get_running_loop()
+        if local:
+            self._output_fd = read
+            loop.add_reader(read, self._read_output)
+        self._watch()
+
+    def _make_manager(self, directory: Path) -> AsyncKernelManager:
+        context = zmq.asyncio.Context()
+        options: dict[str, Any] = {
+            "context": context,
+            "owns_context": True,
+            "connection_file": str(directory / "connection.json"),
+            "shutdown_wait_time": _SHUTDOWN_S,
+        }
+        if sys.platform != "win32":
+            options |= {"transport": "ipc", "ip": str(directory / "socket")}
+        if self._kernel_name is not None:
+            return AsyncKernelManager(kernel_name=self._kernel_name, **options)
+        specs = _WorkerSpecs(self._python)
+        return AsyncKernelManager(
+            kernel_name="mlc_widget_worker", kernel_spec_manager=specs, **options
+        )
+
+    def _watch(self) -> None:
+        """Resolve `died` when the process ends: at once by a pid descriptor, else by polling."""
+        loop = asyncio.get_running_loop()
+        if self.pid is not None and hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self._pid_fd = os.pidfd_open(self.pid)
+                loop.add_reader(self._pid_fd, self._set_died)
+                return
+        self._poll = loop.create_task(self._poll_alive())
+
+    async def _poll_alive(self) -> None:
+        assert self._manager is not None
+        while await self._manager.is_alive():
+            await asyncio.sleep(_POLL_S)
+        self._set_died()
+
+    def _set_died(self) -> None:
+        if self._pid_fd is not None:
+            asyncio.get_running_loop().remove_reader(self._pid_fd)
+            os.close(self._pid_fd)
+            self._pid_fd = None
+        if not self.died.done():
+            self.died.set_result(None)
+
+    def _read_output(self) -> None:
+        assert self._output_fd is not None
+        try:
+            data = os.read(self._output_fd, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._output_fd)
+            os.close(self._output_fd)
+            self._output_fd = None
+        self._output += data
+        del self._output[:-_OUTPUT_BYTES]
+
+    def connect(self) -> tuple[zmq.asyncio.Socket, zmq.asyncio.Socket, Any]:
+        """Sockets to the kernel's shell and iopub channels, and the session that signs for them.
+
+        The iopub socket is subscribed to nothing yet.
+        """
+        manager = self._manager
+        assert manager is not None
+        shell = manager.connect_shell(identity=manager.session.bsession)
+        iopub = manager.connect_iopub()
+        iopub.setsockopt(zmq.UNSUBSCRIBE, b"")
+        return shell, iopub, manager.session
+
+    async def describe_death(self) -> str:
+        """How the process ended, with the end of what it printed."""
+        manager = self._manager
+        code: int | None = None
+        if manager is not None and manager.provisioner is not None:
+            code = await manager.provisioner.poll()
+        if self._output_fd is not None:
+            self._read_output()
+        if code is None:
+            how = "ended"
+        elif code < 0:
+            how = f"was killed by {_signal_name(-code)}"
+        else:
+            how = f"exited with code {code}"
+        return f"{how}.{self.output_tail()}"
+
+    def output_tail(self) -> str:
+        """The last lines that the worker printed, as an addition to an error message."""
+        lines = self._output.decode("utf-8", "replace").rstrip().splitlines()
+        if not lines:
+            return ""
+        return "\nIts last output:\n" + "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
+
+    async def stop(self) -> None:
+        """End the process, gracefully if it answers, and remove its files. Idempotent."""
+        manager = self._manager
+        if manager is None:
+            return
+        try:
+            if manager.has_kernel:
+                await manager.shutdown_kernel(now=self.died.done())
+        finally:
+            self._set_died()
+            self._clean_up()
+
+    def kill(self) -> None:
+        """End the process at once, without waiting: for the interpreter's exit."""
+        if self.pid is not None and not self.died.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+        self._clean_up(close=False)
+
+    def _clean_up(self, *, close: bool = True) -> None:
+        manager, self._manager = self._manager, None
+        if close:
+            if self._output_fd is not None:
+                asyncio.get_running_loop().remove_reader(self._output_fd)
+                os.close(self._output_fd)
+                self._output_fd = None
+            if manager is not None:
+                manager.cleanup_connection_file()
+                manager.context.destroy(linger=0)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} ({number})"
+    except ValueError:
+        return f"signal {number}"
+
+

@@ -1,0 +1,5 @@
+"""``python -m mlc_widget.worker -f connection.json``."""
+
+from mlc_widget.worker.app import main
+
+main()

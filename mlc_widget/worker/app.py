@@ -1,0 +1,104 @@
+"""The worker kernel: an ordinary Jupyter kernel with an engine behind one comm target."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from typing import Any
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+
+from mlc_widget.engine.core import DirectCore
+from mlc_widget.protocol.messages import COMM_TARGET
+from mlc_widget.worker.handler import KernelMLCEngineHandler
+from mlc_widget.worker.settings import WorkerSettings
+
+logger = logging.getLogger(__name__)
+_PARENT_POLL_S = 0.2
+
+
+class WorkerKernelApp(IPKernelApp):  # type: ignore[misc]
+    """An `IPKernelApp` that serves `COMM_TARGET` and dies with the process that started it."""
+
+    name = "mlc-widget-worker"
+
+    def initialize(self, argv: list[str] | None = None) -> None:
+        """Set the kernel up, then offer the comm target."""
+        self.settings = WorkerSettings.from_environment()
+        # Output goes to the process's own stdout and stderr, which the proxy keeps the end of;
+        # on iopub it would share a socket with the tokens.
+        self.outstream_class = None
+        self.displayhook_class = "ipykernel.displayhook.ZMQDisplayHook"
+        super().initialize(argv)
+        self._core: DirectCore | None = None
+        self._clients: set[KernelMLCEngineHandler] = set()
+        self.kernel.comm_manager.register_target(COMM_TARGET, self._on_open)
+
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
+        """Make iopub block instead of dropping: what it holds is bounded by the clients' credit."""
+        context.setsockopt(zmq.XPUB_NODROP, 1)
+        super().init_iopub(context)
+        context.sockopts.pop(zmq.XPUB_NODROP, None)
+
+    def _on_open(self, comm: Any, message: Any) -> None:
+        if self._core is None:
+            self._core = DirectCore(
+                runtime=self.settings.runtime, runtime_options=self.settings.runtime_options
+            )
+            self._core.set_init_progress_callback(self._on_progress)
+        handler = KernelMLCEngineHandler(self._core, comm.send)
+        self._clients.add(handler)
+
+        def on_close(_: Any) -> None:
+            self._clients.discard(handler)
+            self._closing = asyncio.ensure_future(handler.close())
+
+        comm.on_msg(lambda msg: handler.on_message(msg["content"]["data"]))
+        comm.on_close(on_close)
+
+    def _on_progress(self, report: Any) -> None:
+        for client in self._clients:
+            client.report_progress(report)
+
+
+def _die_with_parent(runtime_dir: str | None) -> None:
+    """End this process, and its files, when the process that started it is gone."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+    def leave(*_: Any) -> None:
+        if runtime_dir is not None:
+            shutil.rmtree(runtime_dir, ignore_errors=True)
+        os._exit(1)
+
+    def watch() -> None:
+        wait = threading.Event()
+        while os.getppid() == parent:
+            wait.wait(_PARENT_POLL_S)
+        leave()
+
+    signal.signal(signal.SIGTERM, leave)
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def main() -> None:
+    """Run the worker; ``-f`` gives the connection file."""
+    faulthandler.enable()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    settings = WorkerSettings.from_environment()
+    if settings.dies_with_parent:
+        _die_with_parent(settings.runtime_dir)
+    app = WorkerKernelApp.instance()
+    app.initialize()
+    app.start()

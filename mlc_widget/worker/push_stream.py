@@ -1,0 +1,73 @@
+"""A stream pushed to a client under credit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.protocol.messages import chunks_message
+
+
+class PushStream:
+    """Sends a source's chunks as they come, never more than the client has given credit for.
+
+    Without credit the source is not read, so a slow client holds its own stream back and nothing
+    else. The source must be bounded between two reads by what one decode step makes.
+
+    Args:
+        uuid: The init's uuid, under which chunks go.
+        source: Batches of chunks.
+        credit: How many chunks the client takes before it grants more.
+        send: Sends one message down.
+    """
+
+    def __init__(
+        self,
+        uuid: str,
+        source: AsyncGenerator[list[JSONDict], None],
+        credit: int,
+        send: Callable[[JSONDict], None],
+    ) -> None:
+        self._uuid = uuid
+        self._source = source
+        self._credit = credit
+        self._send = send
+        self._granted = asyncio.Event()
+        self._seq = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def grant(self, credit: int) -> None:
+        """The client takes this many chunks more."""
+        self._credit += credit
+        self._granted.set()
+
+    async def run(self) -> None:
+        """Push until the source ends, or `close`; raises what the source raises."""
+        self._task = asyncio.create_task(self._push())
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+
+    async def _push(self) -> None:
+        async with contextlib.aclosing(self._source):
+            async for batch in self._source:
+                rest = batch
+                while rest:
+                    while self._credit <= 0:
+                        self._granted.clear()
+                        await self._granted.wait()
+                    now, rest = rest[: self._credit], rest[self._credit :]
+                    self._credit -= len(now)
+                    self._seq += 1
+                    self._send(chunks_message(self._uuid, self._seq, now))
+
+    async def close(self) -> None:
+        """Stop the source and the stream."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task})

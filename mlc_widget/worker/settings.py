@@ -1,0 +1,37 @@
+"""What a worker is started with, in one environment variable: it reaches any kernel provisioner."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+VARIABLE: Final = "MLC_WIDGET_WORKER"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """A worker's settings.
+
+    Attributes:
+        runtime: The runtime's name, or ``auto``.
+        runtime_options: What the runtime takes.
+        dies_with_parent: Whether the worker ends when the process that started it does.
+        runtime_dir: Where its sockets are; removed when it ends on its own.
+    """
+
+    runtime: str = "auto"
+    runtime_options: Mapping[str, Any] = field(default_factory=dict)
+    dies_with_parent: bool = False
+    runtime_dir: str | None = None
+
+    def to_environment(self) -> dict[str, str]:
+        """The variable to start a worker with."""
+        return {VARIABLE: json.dumps(asdict(self))}
+
+    @classmethod
+    def from_environment(cls) -> WorkerSettings:
+        """Read them in the worker; all defaults where the variable is not set."""
+        return cls(**json.loads(os.environ.get(VARIABLE, "{}")))
