@@ -1,0 +1,1 @@
+"""What every engine offers: interface, requests, progress, errors. Imports nothing of ours."""

@@ -105,7 +105,7 @@ class ModelNotLoadedError(ModelError):
 
 
 class RuntimeUnavailableError(MLCEngineError):
-    """A package, driver or device that the runtime needs is missing; the message says how to get it."""
+    """A package, driver or device that the runtime needs is missing; says how to get it."""
 
     default_code = "runtime_unavailable"
 

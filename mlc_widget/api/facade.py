@@ -33,7 +33,9 @@ def _model_list(model_id: str | Sequence[str]) -> list[str]:
     return [model_id] if isinstance(model_id, str) else list(model_id)
 
 
-def _opts_list(chat_opts: ChatOpts | Sequence[ChatOpts | None] | None) -> list[ChatOpts | None] | None:
+def _opts_list(
+    chat_opts: ChatOpts | Sequence[ChatOpts | None] | None,
+) -> list[ChatOpts | None] | None:
     if chat_opts is None:
         return None
     return list(chat_opts) if isinstance(chat_opts, Sequence) else [chat_opts]

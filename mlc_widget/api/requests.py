@@ -4,7 +4,7 @@ Each request is a plain dict in OpenAI's shape. `check_chat`, `check_completion`
 `check_embedding` return a new dict with only what the caller gave (None means not given), or raise
 `BadRequestError` with the field as `param` and the value in the message.
 
-Limits follow OpenAI's API reference (temperature 0 to 2, penalties −2 to 2, at most 4 stop strings
+Limits follow OpenAI's API reference (temperature 0 to 2, penalties -2 to 2, at most 4 stop strings
 …) or, where OpenAI has none, `Limits`.
 """
 
@@ -320,11 +320,15 @@ EMBEDDING_FIELDS: Final[Mapping[str, Check]] = {
 }
 
 
-def _known(where: str, request: Mapping[str, Any], fields: Sequence[str] | Mapping[str, Any]) -> None:
+def _known(
+    where: str, request: Mapping[str, Any], fields: Sequence[str] | Mapping[str, Any]
+) -> None:
     unknown = [name for name in request if name not in fields]
     if unknown:
         param = f"{where}.{unknown[0]}" if where else str(unknown[0])
-        raise _bad(param, request[unknown[0]], f"no such field; known: {', '.join(sorted(fields))}.")
+        raise _bad(
+            param, request[unknown[0]], f"no such field; known: {', '.join(sorted(fields))}."
+        )
 
 
 def _check(request: Mapping[str, Any], fields: Mapping[str, Check], required: str) -> JSONDict:

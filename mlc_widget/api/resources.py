@@ -116,9 +116,7 @@ class AsyncChatCompletions(_Resource):
             opening = self._open("chat", request)
             relay = await self._home.wait(opening, abandoned=StreamRelay.close)
             return AsyncStream(relay, responses.chat_completion_chunk)
-        return responses.chat_completion(
-            await self._home.wait(self._core.request("chat", request))
-        )
+        return responses.chat_completion(await self._home.wait(self._core.request("chat", request)))
 
 
 class ChatCompletions(_Resource):
@@ -241,7 +239,10 @@ class AsyncEmbeddings(_Resource):
     """``engine.embeddings``."""
 
     async def create(
-        self, *, input: str | Sequence[Any], **params: Unpack[EmbeddingParams]  # noqa: A002
+        self,
+        *,
+        input: str | Sequence[Any],
+        **params: Unpack[EmbeddingParams],
     ) -> CreateEmbeddingResponse:
         """Embed texts or token ids.
 
@@ -259,7 +260,10 @@ class Embeddings(_Resource):
     """``engine.embeddings``, blocking."""
 
     def create(
-        self, *, input: str | Sequence[Any], **params: Unpack[EmbeddingParams]  # noqa: A002
+        self,
+        *,
+        input: str | Sequence[Any],
+        **params: Unpack[EmbeddingParams],
     ) -> CreateEmbeddingResponse:
         """As `AsyncEmbeddings.create`, blocking the calling thread."""
         request = check_embedding({"input": input, **params})

@@ -7,6 +7,7 @@ import concurrent.futures
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -93,7 +94,7 @@ class StreamRelay:
                     return chunk
                 loop = asyncio.get_running_loop()
                 waiter: asyncio.Future[None] = loop.create_future()
-                self._wake = lambda: loop.call_soon_threadsafe(_resolve, waiter)
+                self._wake = partial(loop.call_soon_threadsafe, _resolve, waiter)
             await wait_ticking(waiter)
 
     def get_blocking(self) -> JSONDict:

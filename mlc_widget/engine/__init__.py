@@ -1,0 +1,1 @@
+"""The direct engine, and what is the same for every runtime below it."""

@@ -71,7 +71,9 @@ class ConversationTemplate:
             system_template=reader.string("system_template", _PLACEHOLDERS["system"]),
             system_message=reader.string("system_message", ""),
             system_prefix_token_ids=reader.ids("system_prefix_token_ids"),
-            add_role_after_system_message=reader.boolean("add_role_after_system_message", True),
+            add_role_after_system_message=reader.boolean(
+                "add_role_after_system_message", default=True
+            ),
             roles=reader.texts("roles"),
             role_templates=reader.texts("role_templates"),
             seps=seps,
@@ -135,7 +137,7 @@ class _Reader:
             raise self.wrong(name, "a string")
         return value
 
-    def boolean(self, name: str, default: bool) -> bool:  # noqa: FBT001
+    def boolean(self, name: str, *, default: bool) -> bool:
         value = self._template.get(name, default)
         if not isinstance(value, bool):
             raise self.wrong(name, "true or false")

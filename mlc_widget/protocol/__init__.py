@@ -1,0 +1,1 @@
+"""The wire between proxy and worker; knows neither side."""

@@ -21,15 +21,17 @@ class RemoteTraceback(Exception):
 
 def encode_error(error: BaseException, request_id: str | None = None) -> JSONDict:
     """What of an error crosses the wire."""
-    own = isinstance(error, errors.MLCEngineError)
-    text = "".join(traceback.format_exception(error))
+    if isinstance(error, errors.MLCEngineError):
+        own = error
+    else:
+        own = errors.InternalEngineError(f"{type(error).__name__}: {error}")
     return {
-        "type": type(error).__name__ if own else "InternalEngineError",
-        "message": error.message if own else f"{type(error).__name__}: {error}",
-        "code": error.code if own else None,
-        "param": error.param if own else None,
-        "request_id": (error.request_id if own else None) or request_id,
-        "traceback": text[-_MAX_TRACEBACK:],
+        "type": type(own).__name__,
+        "message": own.message,
+        "code": own.code,
+        "param": own.param,
+        "request_id": own.request_id or request_id,
+        "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:],
     }
 
 

@@ -1,0 +1,1 @@
+"""The notebook's side: worker life cycle, connection, kernel engines."""

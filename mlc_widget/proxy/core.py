@@ -132,9 +132,7 @@ class KernelCore:
 
     async def _start(self) -> None:
         self._update(state="starting", error=None, progress=None)
-        process = WorkerProcess(
-            self._settings, python=self._python, kernel_name=self._kernel_name
-        )
+        process = WorkerProcess(self._settings, python=self._python, kernel_name=self._kernel_name)
         connection: WorkerConnection | None = None
         try:
             await process.start()
@@ -156,7 +154,8 @@ class KernelCore:
     async def _hello(self, process: WorkerProcess, connection: WorkerConnection) -> JSONDict:
         hello = asyncio.ensure_future(connection.open(self._start_timeout))
         try:
-            await asyncio.wait({hello, process.died}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {hello, process.died}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not hello.done():
                 how = await process.describe_death()
                 raise WorkerStartError(f"The worker {how}")

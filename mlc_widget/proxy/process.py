@@ -26,7 +26,7 @@ _OUTPUT_BYTES: Final = 64 * 1024
 _TAIL_LINES: Final = 12
 
 
-class _WorkerSpecs(KernelSpecManager):  # type: ignore[misc]
+class _WorkerSpecs(KernelSpecManager):
     """One kernelspec that is installed nowhere: our worker module in a given Python."""
 
     def __init__(self, python: str) -> None:
@@ -136,7 +136,7 @@ class WorkerProcess:
 
     async def _poll_alive(self) -> None:
         assert self._manager is not None
-        while await self._manager.is_alive():
+        while await self._manager.is_alive():  # noqa: ASYNC110 - a process has no event
             await asyncio.sleep(_POLL_S)
         self._set_died()
 
@@ -161,7 +161,7 @@ class WorkerProcess:
         self._output += data
         del self._output[:-_OUTPUT_BYTES]
 
-    def connect(self) -> tuple[zmq.asyncio.Socket, zmq.asyncio.Socket, Any]:
+    def connect(self) -> tuple[Any, Any, Any]:
         """Sockets to the kernel's shell and iopub channels, and the session that signs for them.
 
         The iopub socket is subscribed to nothing yet.
@@ -235,5 +235,3 @@ def _signal_name(number: int) -> str:
         return f"{signal.Signals(number).name} ({number})"
     except ValueError:
         return f"signal {number}"
-
-

@@ -1,0 +1,1 @@
+"""The worker's side: the kernel application and the handler."""

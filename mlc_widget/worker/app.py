@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _PARENT_POLL_S = 0.2
 
 
-class WorkerKernelApp(IPKernelApp):  # type: ignore[misc]
+class WorkerKernelApp(IPKernelApp):
     """An `IPKernelApp` that serves `COMM_TARGET` and dies with the process that started it."""
 
     name = "mlc-widget-worker"
@@ -34,9 +34,8 @@ class WorkerKernelApp(IPKernelApp):  # type: ignore[misc]
         self.settings = WorkerSettings.from_environment()
         # Output goes to the process's own stdout and stderr, which the proxy keeps the end of;
         # on iopub it would share a socket with the tokens.
-        self.outstream_class = None
-        self.displayhook_class = "ipykernel.displayhook.ZMQDisplayHook"
-        super().initialize(argv)
+        self.outstream_class = None  # type: ignore[assignment]
+        super().initialize(argv)  # type: ignore[no-untyped-call]
         self._core: DirectCore | None = None
         self._clients: set[KernelMLCEngineHandler] = set()
         self.kernel.comm_manager.register_target(COMM_TARGET, self._on_open)
@@ -44,7 +43,7 @@ class WorkerKernelApp(IPKernelApp):  # type: ignore[misc]
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Make iopub block instead of dropping: what it holds is bounded by the clients' credit."""
         context.setsockopt(zmq.XPUB_NODROP, 1)
-        super().init_iopub(context)
+        super().init_iopub(context)  # type: ignore[no-untyped-call]
         context.sockopts.pop(zmq.XPUB_NODROP, None)
 
     def _on_open(self, comm: Any, message: Any) -> None:
@@ -101,4 +100,4 @@ def main() -> None:
         _die_with_parent(settings.runtime_dir)
     app = WorkerKernelApp.instance()
     app.initialize()
-    app.start()
+    app.start()  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""What executes models: the seam (`base`) and the runtimes behind it."""

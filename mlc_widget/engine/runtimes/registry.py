@@ -28,4 +28,4 @@ def create_runtime(name: str, options: Mapping[str, Any]) -> ModelRuntime:
         raise BadRequestError(
             f"runtime = {name!r}: give one of auto, {', '.join(_RUNTIMES)}.", param="runtime"
         ) from None
-    return cast(ModelRuntime, getattr(import_module(module), factory)(options))
+    return cast("ModelRuntime", getattr(import_module(module), factory)(options))

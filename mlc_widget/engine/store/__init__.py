@@ -1,0 +1,1 @@
+"""From a model_id to verified files on disk."""
