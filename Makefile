@@ -1,0 +1,71 @@
+# Everything a newcomer or a CI needs; CONTRIBUTING.md explains each target.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo lab test check format js bench soak clean chromium install
+
+help:
+	@echo "make demo    set up, run notebooks/quickstart.ipynb in a real kernel, print the conversation"
+	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make test    set up, check and test everything, the browser included"
+	@echo "make check   lint, format and type checks (Python and TypeScript), bundle size"
+	@echo "make format  apply the formatters"
+	@echo "make js      build the front end"
+	@echo "make bench   run the benchmarks"
+	@echo "make soak    run the long tests"
+	@echo "make clean   remove what was built; 'make clean all=1' the virtual environment, too"
+
+# The editable install runs the build hook, which builds the front end with npm.
+$(STAMP): pyproject.toml hatch_build.py js/package-lock.json
+	@$(PYTHON) -c 'import sys; sys.exit("mlc_widget needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+BUNDLE := mlc_widget/widget/static/widget.js
+$(BUNDLE): $(STAMP) $(shell find js/src -type f) js/package.json js/package-lock.json
+	cd js && npm ci --no-audit --no-fund && npm run build
+	@touch $@
+
+install: $(STAMP) $(BUNDLE)
+
+js: $(BUNDLE)
+
+demo: install
+	$(BIN)/python tools/run_demo.py
+
+lab: install
+	$(BIN)/jupyter lab notebooks/quickstart.ipynb
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd js && npm run check
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check chromium
+	cd js && npm test
+	$(PYTEST) -m "not soak"
+
+# The browser tests drive Debian's Chromium; anything else in CHROMIUM= is used as it is.
+chromium:
+	@sh tools/ensure_chromium.sh
+
+bench: install
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+soak: install
+	$(PYTEST) -m soak --timeout 3600
+
+clean:
+	rm -rf build dist out test-results mlc_widget/widget/static js/node_modules .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	$(if $(all),rm -rf $(VENV))
