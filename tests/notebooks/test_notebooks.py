@@ -1,0 +1,55 @@
+"""Every notebook that the README shows runs from top to bottom, in a real kernel."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def run(path: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=180,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    client.execute()
+    return notebook
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    return "".join(
+        output["text"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if output["output_type"] == "stream"
+    )
+
+
+def test_there_is_a_quickstart() -> None:
+    assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_and_are_stored_without_output(path: Path) -> None:
+    stored = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in stored.cells)
+    executed = run(path)
+    assert not [
+        output
+        for cell in executed.cells
+        for output in cell.get("outputs", ())
+        if output["output_type"] == "error" or output.get("name") == "stderr"
+    ]
+    if path.stem == "quickstart":
+        text = printed(executed)
+        assert re.search(r"\d+ tokens, the first after \d+ ms, \d+ tok/s", text)
+        assert "42" in text, "it adds 17 and 25"
+        assert "Ada" in text, "it remembers a name over turns"
