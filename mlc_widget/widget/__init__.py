@@ -1,0 +1,11 @@
+"""The Python side of the widgets; the page's side is in js/.
+
+`LoadProgress` and `ChatWidget` show state that lives on the engine's I/O thread (`session`,
+`stream`) and hand it the page's intents (`intents`), which come while a cell runs (`control`).
+"""
+
+from mlc_widget.widget.chat import ChatWidget
+from mlc_widget.widget.load import LoadProgress, display_load_progress
+from mlc_widget.widget.reply import Reply
+
+__all__ = ["ChatWidget", "LoadProgress", "Reply", "display_load_progress"]

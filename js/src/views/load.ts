@@ -39,7 +39,8 @@ export function hasFailed(engine: Engine): boolean {
 }
 
 export function phaseText(engine: Engine): string {
-  if (engine.state === "starting" || engine.progress === null) return "Starting the worker";
+  if (engine.state === "starting") return "Starting the worker";
+  if (engine.progress === null) return "Loading";
   return PHASES[engine.progress.phase] ?? (engine.progress.phase || "Loading");
 }
 
@@ -132,7 +133,16 @@ export class LoadPanel {
     const state = this.#engine?.state;
     if (kind === "ready") return `${name} is ready`;
     if (kind === "failed") {
-      return state === "dead" ? "The worker stopped" : `Could not load ${name}`;
+      switch (this.#engine?.error?.type) {
+        case "LoadCancelledError":
+          return `Loading ${name} was cancelled`;
+        case "WorkerStartError":
+          return "The worker did not start";
+        case "EngineDeadError":
+          return "The worker stopped";
+        default:
+          return `Could not load ${name}`;
+      }
     }
     if (state === "terminated") return "The engine was terminated";
     if (state === "dead") return "The worker stopped";

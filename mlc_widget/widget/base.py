@@ -1,0 +1,182 @@
+"""What both widgets share: the bundle, the engine's mirror, and the two ways in from the page."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget import control
+from mlc_widget.widget.intents import Handler, IntentDesk
+from mlc_widget.widget.link import EngineLink, Snapshot, link_of
+from mlc_widget.widget.state import error_json
+from mlc_widget.widget.throttle import Throttle
+
+_log = logging.getLogger(__name__)
+_STATIC = Path(__file__).parent / "static"
+_PROGRESS_INTERVAL_S = 0.1
+
+
+def _bundle(name: str) -> Path | str:
+    """A file of the bundle, or nothing where it was not built; the constructor says so then."""
+    path = _STATIC / name
+    return path if path.is_file() else ""
+
+
+def mirror(name: str) -> Any:
+    """A synced trait that shows `EngineWidget._mirrors[name]` whenever it is read for the page.
+
+    The value comes from the I/O thread's state at the time of reading, so a page that asks for the
+    state (after a reload, say) gets it as it is now, and no trait is ever written by two threads.
+    """
+
+    def read(_value: object, widget: EngineWidget) -> JSONDict:
+        return widget._mirrors[name]()
+
+    return traitlets.Dict(read_only=True).tag(sync=True, to_json=read)
+
+
+class EngineWidget(anywidget.AnyWidget):
+    """A widget that shows an engine.
+
+    Traits (all for the page; none is meant to be set):
+        _view: Which view to draw.
+        _comm_id: This widget's comm, for the control channel.
+        _control: Whether the kernel listens for it on the control channel.
+        _engine: ``{"rev", "state", "model", "device", "progress", "error"}``.
+    """
+
+    _esm = _bundle("widget.js")
+    _css = _bundle("widget.css")
+    _view = traitlets.Unicode().tag(sync=True)
+    _comm_id = traitlets.Unicode(read_only=True).tag(sync=True)
+    _control = traitlets.Bool(False, read_only=True).tag(sync=True)  # noqa: FBT003
+    _engine = mirror("_engine")
+
+    def __init__(self, engine: object) -> None:
+        if not (_STATIC / "widget.js").is_file():
+            raise RuntimeError(
+                "the widget's JavaScript has not been built: run `npm ci && npm run build` in js/, "
+                "or install the package with `pip install .`"
+            )
+        self._link: EngineLink = link_of(engine)
+        self._out = threading.RLock()
+        self._view_of = EngineMirror(self._link.snapshot)
+        self._mirrors: dict[str, Callable[[], JSONDict]] = {"_engine": self._view_of.to_json}
+        self._mirrors.update(self._more_mirrors())
+        self._desk = IntentDesk(self._intents(), self.send)
+        self._push_engine = Throttle(lambda: self.send_state("_engine"), _PROGRESS_INTERVAL_S)
+        self._unobserve: Callable[[], object] | None = None
+        comm_id = uuid.uuid4().hex
+        self.set_trait("_comm_id", comm_id)
+        self.set_trait("_control", control.listen(comm_id, self._take))
+        super().__init__(model_id=comm_id)
+        self.on_msg(lambda _widget, content, _buffers: self._take(content))
+        # ipykernel 7.4 answers a comm on the subshell that last wrote to it, which is the main one
+        # while a cell runs; without this, messages go where the page sends them.
+        if hasattr(self.comm, "_reply_subshell_for"):
+            self.comm._reply_subshell_for = None
+        self._link.call_soon(self._attach)
+
+    def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
+        """The subclass's mirrored traits."""
+        return {}
+
+    def _intents(self) -> Mapping[str, Handler]:
+        """What the page may ask for."""
+        return {"cancel_load": lambda _: self._link.cancel_load(), "resync": lambda _: None}
+
+    def _attach(self) -> None:
+        """Begin to follow the engine. On the I/O thread."""
+        self._unobserve = self._link.observe(self._on_engine)
+        self._on_engine(self._link.snapshot)
+
+    def _on_engine(self, snapshot: Snapshot) -> None:
+        phase_changed = self._view_of.follow(snapshot)
+        self._push_engine.poke()
+        if phase_changed:
+            self._push_engine.flush()
+
+    def _take(self, content: Any) -> None:
+        """Hand a message from the page to the I/O thread. On any thread."""
+        self._link.call_soon(self._desk.take, content)
+
+    def _send(self, msg: Any, buffers: Any = None) -> None:
+        """Send to the page, from any thread, one message at a time."""
+        try:
+            with self._out:
+                super()._send(msg, buffers=buffers)
+        except Exception:  # the page may miss a message; the engine must not miss a beat
+            _log.exception("a message to the page could not be sent")
+
+    def close(self) -> None:
+        """Take the widget off the page and let go of the engine, which goes on."""
+        if self.comm is not None:
+            control.forget(self._comm_id)
+            with contextlib.suppress(RuntimeError):  # the I/O thread has ended with the process
+                self._link.call_soon(self._detach)
+        super().close()
+
+    def _detach(self) -> None:
+        """Stop following the engine. On the I/O thread."""
+        self._push_engine.cancel()
+        if self._unobserve is not None:
+            self._unobserve()
+            self._unobserve = None
+
+
+class EngineMirror:
+    """The engine as the page sees it. Written on the I/O thread, read on any."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._rev = 0
+        self._model = snapshot.model_id or ""
+        self._snapshot = snapshot
+        self._json = self._shape()
+
+    def follow(self, snapshot: Snapshot) -> bool:
+        """Take a new snapshot; returns whether more than a load's figures changed."""
+        old, self._snapshot = self._snapshot, snapshot
+        self._rev += 1
+        # A load that failed has no model any more, but it is still that model's load.
+        self._model = snapshot.model_id or self._model
+        self._json = self._shape()
+        return (old.state, old.model_id, old.error) != (
+            snapshot.state,
+            snapshot.model_id,
+            snapshot.error,
+        )
+
+    def to_json(self) -> JSONDict:
+        """The latest, as the page reads it."""
+        return self._json
+
+    def _shape(self) -> JSONDict:
+        snapshot = self._snapshot
+        report = snapshot.progress
+        return {
+            "rev": self._rev,
+            "state": snapshot.state,
+            "model": self._model,
+            "device": snapshot.device or "",
+            "error": error_json(snapshot.error),
+            "progress": report
+            and {
+                "progress": report.progress,
+                "text": report.text,
+                "phase": report.phase,
+                "elapsed": report.time_elapsed,
+                "bytes_done": report.bytes_done,
+                "bytes_total": report.bytes_total,
+                "bytes_per_s": report.bytes_per_s,
+                "eta_s": report.eta_s,
+            },
+        }

@@ -1,0 +1,95 @@
+"""What `chat.send` gives back at once: a reply that can be awaited, read and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any
+
+from mlc_widget.api.home_loop import wait_ticking
+from mlc_widget.widget.state import Message
+
+
+class Reply:
+    """A reply on its way. ``await reply`` gives its text; an interrupt of that `await` stops it.
+
+    A stopped reply gives the text it got to; a failed one raises its error.
+    """
+
+    def __init__(
+        self, reply: str, read: Callable[[str], Message], stop: Callable[[str], object]
+    ) -> None:
+        self.id = reply
+        self._read = read
+        self._stop = stop
+        self._done: concurrent.futures.Future[str] = concurrent.futures.Future()
+
+    @property
+    def text(self) -> str:
+        """What it says so far."""
+        return self._read(self.id).text
+
+    @property
+    def status(self) -> str:
+        """``queued``, ``running``, ``done``, ``stopped`` or ``error``."""
+        return self._read(self.id).status
+
+    @property
+    def stats(self) -> dict[str, Any] | None:
+        """Its figures (`ReplyStats`), once it is done."""
+        stats = self._read(self.id).stats
+        return None if stats is None else stats.to_json()
+
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self._done.done()
+
+    def stop(self) -> None:
+        """End it. The text so far stays."""
+        self._stop(self.id)
+
+    def result(self, timeout: float | None = None) -> str:
+        """Block the calling thread until it ends, and give its text.
+
+        Raises:
+            TimeoutError: after `timeout` seconds; the reply goes on.
+            MLCEngineError: what it failed with.
+        """
+        return self._done.result(timeout)
+
+    def __await__(self) -> Generator[Any, None, str]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> str:
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+
+        def wake(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(_wake, waiter)
+
+        self._done.add_done_callback(wake)
+        try:
+            await wait_ticking(waiter)
+        except asyncio.CancelledError:
+            self.stop()
+            raise
+        return self._done.result()
+
+    def __repr__(self) -> str:
+        message = self._read(self.id)
+        return f"<Reply {message.status}: {message.text!r}>"
+
+    def _settle(self, message: Message) -> None:
+        """Wake whoever waits; called once, on the I/O thread."""
+        if message.error is not None:
+            self._done.set_exception(message.error)
+        else:
+            self._done.set_result(message.text)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,98 @@
+"""The text of a reply while it grows, and the deltas that carry it to the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.throttle import Throttle
+
+FLUSH_INTERVAL_S = 1 / 30
+"""Deltas are joined to about this pace: the browser drains some 400 messages per second in all."""
+
+MIRROR_INTERVAL_S = 2.0
+MIRROR_GROWTH = 2.0
+"""The whole text so far is synced when it has doubled, so that its copies cost no more than twice
+the text."""
+
+
+def utf16_length(text: str) -> int:
+    """The length as JavaScript counts it, in UTF-16 code units."""
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
+def well_formed(text: str) -> str:
+    """Text that can be sent: lone surrogates, which no encoding carries, become U+FFFD."""
+    return (
+        text
+        if text.isascii()
+        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
+
+
+class ReplyStream:
+    """Collects the text of one reply and gives it out as deltas, in order and without gaps.
+
+    `append` belongs to the I/O thread; `text` may be read on any.
+
+    Args:
+        reply: The reply's id.
+        on_delta: Gets ``{"type": "delta", "reply", "offset", "text"}`` at most 30 times per second;
+            `offset` counts UTF-16 code units.
+        on_mirror: Called when the whole text should be synced.
+    """
+
+    def __init__(
+        self,
+        reply: str,
+        *,
+        on_delta: Callable[[JSONDict], object],
+        on_mirror: Callable[[], object],
+    ) -> None:
+        self.reply = reply
+        self.begun_at = time.monotonic()
+        self.first_at: float | None = None
+        self._parts: list[str] = []
+        self._sent_parts = 0
+        self._sent_units = 0
+        self._on_delta = on_delta
+        self._on_mirror = on_mirror
+        self._mirrored_units = 0
+        self._mirrored_at = self.begun_at
+        self._throttle = Throttle(self._flush, FLUSH_INTERVAL_S)
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return "".join(self._parts)
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds until the first text, as seen from here."""
+        return None if self.first_at is None else self.first_at - self.begun_at
+
+    def append(self, text: str) -> None:
+        """Add text from the engine."""
+        if not text:
+            return
+        if self.first_at is None:
+            self.first_at = time.monotonic()
+        self._parts.append(well_formed(text))
+        self._throttle.poke()
+
+    def close(self) -> None:
+        """Give out what is left."""
+        self._throttle.flush()
+
+    def _flush(self) -> None:
+        text = "".join(self._parts[self._sent_parts :])
+        offset = self._sent_units
+        self._sent_parts = len(self._parts)
+        self._sent_units += utf16_length(text)
+        self._on_delta({"type": "delta", "reply": self.reply, "offset": offset, "text": text})
+        now = time.monotonic()
+        due = self._sent_units >= MIRROR_GROWTH * self._mirrored_units
+        if due and now - self._mirrored_at >= MIRROR_INTERVAL_S:
+            self._mirrored_units, self._mirrored_at = self._sent_units, now
+            self._on_mirror()

@@ -1,0 +1,100 @@
+"""`LoadProgress` and the engine's mirror, on a real worker that follows a script."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlc_widget.api.errors import LoadCancelledError, ModelFormatError
+from mlc_widget.proxy.engines import KernelMLCEngine
+from mlc_widget.widget import LoadProgress, display_load_progress
+
+MakeEngine = Callable[..., KernelMLCEngine]
+
+
+class Recorded(LoadProgress):
+    """Keeps what it sends to the page."""
+
+    def __init__(self, engine: object) -> None:
+        self.engines: list[dict[str, Any]] = []
+        self.came = threading.Condition()
+        super().__init__(engine)
+
+    def _send(self, msg: Any, buffers: Any = None) -> None:
+        if "_engine" in msg.get("state", {}):
+            with self.came:
+                self.engines.append(msg["state"]["_engine"])
+                self.came.notify_all()
+
+    def wait_for(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        with self.came:
+            assert self.came.wait_for(lambda: any(map(matches, self.engines)), 30), self.engines
+            return next(filter(matches, self.engines))
+
+
+def test_a_load_is_followed_from_the_worker_s_start_to_the_end(
+    model_folder: Path, make_engine: MakeEngine
+) -> None:
+    engine = make_engine(load=False, load_s=0.5)
+    widget = Recorded(engine)
+    engine.reload(str(model_folder))
+    ready = widget.wait_for(lambda e: e["state"] == "ready")
+    states = list(dict.fromkeys(e["state"] for e in widget.engines))
+    assert [s for s in states if s != "idle"] == ["starting", "loading", "ready"]
+    shares = [e["progress"]["progress"] for e in widget.engines if e["progress"]]
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 3
+    assert max(shares) == 1
+    assert ready["model"] == str(model_folder)
+    revs = [e["rev"] for e in widget.engines]
+    assert revs == sorted(revs)
+    widget.close()
+
+
+def test_a_failed_load_shows_the_error_and_whose_it_is(
+    model_folder: Path, make_engine: MakeEngine
+) -> None:
+    engine = make_engine(load=False, load_fails="params_shard_0.bin is truncated: get it again.")
+    widget = Recorded(engine)
+    with pytest.raises(ModelFormatError):
+        engine.reload(str(model_folder))
+    failed = widget.wait_for(lambda e: e["error"] is not None)
+    assert failed["error"] == {
+        "type": "ModelFormatError",
+        "message": "params_shard_0.bin is truncated: get it again.",
+    }
+    assert failed["model"] == str(model_folder)
+    widget.close()
+
+
+def test_the_page_cancels_a_load(model_folder: Path, make_engine: MakeEngine) -> None:
+    engine = make_engine(load=False, load_hangs=True)
+    widget = Recorded(engine)
+    errors: list[BaseException] = []
+
+    def load() -> None:
+        try:
+            engine.reload(str(model_folder))
+        except LoadCancelledError as error:
+            errors.append(error)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    widget.wait_for(lambda e: e["state"] == "loading" and e["progress"] is not None)
+    content = {"type": "intent", "id": "a", "intent": {"kind": "cancel_load"}}
+    widget._handle_custom_msg(content, [])
+    loading.join(30)
+    assert len(errors) == 1
+    widget.wait_for(lambda e: bool(e["error"]) and e["error"]["type"] == "LoadCancelledError")
+    widget.close()
+
+
+def test_nothing_is_displayed_outside_a_kernel(
+    make_engine: MakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display_load_progress(make_engine(load=False)._core)
+    assert capsys.readouterr() == ("", "")
