@@ -1,0 +1,6 @@
+"""The embedded runtime: MLC-format models, compiled and run by apache-tvm from PyPI.
+
+From bottom to top: `kernels` (hand-written TIR), `layouts` (MLC's tensors to the kernels'), `layers`
+and `architectures` (models as `relax.frontend.nn` modules), `compile` and `cache` (to machine code,
+once), `executor` (one step), `pages` and `scheduler` (many sequences), `runtime` (the seam).
+"""

@@ -1,0 +1,107 @@
+"""From a model's configuration to compiled code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.relax.frontend import nn
+
+from mlc_widget.engine.runtimes.tvm.architectures import Architecture, ModelShape
+from mlc_widget.engine.runtimes.tvm.kernels.attention import PAGE
+from mlc_widget.engine.runtimes.tvm.layers import Builder
+from mlc_widget.engine.runtimes.tvm.layouts import Layout, pad
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+from mlc_widget.engine.runtimes.tvm.target import CpuTarget
+
+MAX_ROWS = 256
+"""Rows of one step at most; memory for activations is planned for it."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model as a graph, not yet compiled.
+
+    Attributes:
+        module: The `relax.frontend.nn` module.
+        shape: What the runtime knows of the model.
+        target: What it is to be compiled for.
+        parameters: Name and layout of each parameter, in the order that the compiled function
+            takes them.
+    """
+
+    module: Any
+    shape: ModelShape
+    target: CpuTarget
+    parameters: tuple[tuple[str, Layout], ...]
+
+
+def make_program(
+    architecture: Architecture, quantization: Quantization, target: CpuTarget
+) -> Program:
+    """Lay out a model."""
+    module = architecture.build(Builder(quantization, target.isa))
+    parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())
+    return Program(module, architecture.shape, target, parameters)
+
+
+def forward_spec(shape: ModelShape) -> dict[str, Any]:
+    """The signature of ``forward``, the one function of a compiled model.
+
+    It runs n ≤ MAX_ROWS rows (tokens), of any sequences, rows of one sequence adjacent and in
+    order, and writes to ``logits`` those of the rows ``logit_rows``. Parameters follow as one
+    tuple. ``k_pages`` and ``v_pages`` are changed in place.
+    """
+    half, heads, layers = shape.head_dim // 2, shape.kv_heads, shape.layers
+    return {
+        "ids": nn.spec.Tensor(["n"], "int32"),
+        "position": nn.spec.Tensor(["n"], "int32"),
+        "slot": nn.spec.Tensor(["n"], "int32"),
+        "page_table": nn.spec.Tensor(["sequences", "max_pages"], "int32"),
+        "tile": nn.spec.Tensor(["tiles", 3], "int32"),
+        "logit_rows": nn.spec.Tensor(["m"], "int32"),
+        "cos": nn.spec.Tensor(["positions", half], "float32"),
+        "sin": nn.spec.Tensor(["positions", half], "float32"),
+        "k_pages": nn.spec.Tensor([layers, "pages", heads, shape.head_dim, PAGE], "float32"),
+        "v_pages": nn.spec.Tensor([layers, "pages", heads, PAGE, shape.head_dim], "float32"),
+        "logits": nn.spec.Tensor(["m", pad(shape.vocab_size)], "float32"),
+        "$": {"param_mode": "packed", "effect_mode": "none"},
+    }
+
+
+def trace(program: Program) -> Any:
+    """The program's IRModule."""
+    spec = nn.spec.ModuleSpec.from_raw({"forward": forward_spec(program.shape)}, program.module)
+    module, _ = program.module.export_tvm(spec=spec)
+    bounds = {"n": MAX_ROWS, "m": MAX_ROWS, "tiles": MAX_ROWS}
+    module["forward"] = module["forward"].with_attr("tir_var_upper_bound", bounds)
+    return module
+
+
+def compile_module(module: Any, target: CpuTarget) -> Any:
+    """Compile a traced program to a `relax.VMExecutable`.
+
+    The kernels are scheduled by hand, so what is left is to plan memory and lower calls.
+    """
+    return tvm.compile(module, target.tvm_target(), relax_pipeline=_pipeline())
+
+
+def _pipeline() -> Any:
+    t = relax.transform
+    return tvm.transform.Sequential(
+        [
+            t.DeadCodeElimination(),
+            t.ToNonDataflow(),
+            t.RemovePurityChecking(),
+            t.CallTIRRewrite(),
+            t.StaticPlanBlockMemory(),
+            t.LowerAllocTensor(),
+            t.KillAfterLastUse(),
+            t.LowerRuntimeBuiltin(),
+            t.ComputePrimValue(),
+            t.VMShapeLower(),
+            t.AttachGlobalSymbol(),
+        ]
+    )

@@ -1,0 +1,156 @@
+"""One loaded model: its code, its weights, its KV cache; runs one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
+from mlc_widget.engine.runtimes.tvm.layouts import pad
+from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of one sequence to run in a step.
+
+    Attributes:
+        tokens: The tokens, at successive positions.
+        start: Position of the first.
+        pages: The sequence's pages, enough for the last; all before `start` are filled.
+        logits: Rows whose logits are wanted, as indices into `tokens`.
+    """
+
+    tokens: Sequence[int]
+    start: int
+    pages: Sequence[int]
+    logits: Sequence[int] = ()
+
+
+class Executor:
+    """Runs steps of a compiled model. All calls from one thread, which TVM's workers belong to."""
+
+    def __init__(
+        self,
+        executable: Any,
+        shape: ModelShape,
+        weights: list[Array],
+        *,
+        page_size: int,
+        pages: int,
+        context: int,
+        max_rows: int,
+        attention_rows: int,
+    ) -> None:
+        """Take a model's parts.
+
+        Args:
+            executable: The compiled module.
+            shape: The model's shape.
+            weights: Its parameters, in the order of the program.
+            page_size: Tokens to a page.
+            pages: Pages of the KV cache.
+            context: Positions that the rotary table must have.
+            max_rows: Tokens of a step at most.
+            attention_rows: Rows of a full attention tile.
+        """
+        import tvm_ffi
+
+        self._executable = executable
+        self._forward: Any = None
+        self.shape, self.page_size, self.pages = shape, page_size, pages
+        self.max_rows, self._attention_rows = max_rows, attention_rows
+        self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
+        cos, sin = (_aligned(t) for t in shape.rope.table(context))
+        self._k = aligned_zeros(
+            (shape.layers, pages, shape.kv_heads, shape.head_dim, page_size), np.float32
+        )
+        self._v = aligned_zeros(
+            (shape.layers, pages, shape.kv_heads, page_size, shape.head_dim), np.float32
+        )
+        self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
+        max_pages = -(-context // page_size)
+        self._ids, self._position, self._slot, self._logit_rows = (
+            aligned_zeros((max_rows,), np.int32) for _ in range(4)
+        )
+        self._tile = aligned_zeros((max_rows, 3), np.int32)
+        self._page_table = aligned_zeros((max_rows * max_pages,), np.int32)
+        # Only the rows that are ever used are taken from the system.
+        self._logits = aligned_zeros((max_rows, pad(shape.vocab_size)), np.float32)
+        self.steps = 0
+
+    def prepare(self) -> None:
+        """Make the virtual machine and run one row, on the thread that will run the steps."""
+        import tvm
+        from tvm import relax
+
+        self._forward = relax.VirtualMachine(self._executable, tvm.cpu())["forward"]
+        self.run([Span([0], 0, [0], [0])])
+        self.steps = 0
+
+    def run(self, spans: Sequence[Span]) -> Logits:
+        """Run the tokens of all spans in one step.
+
+        Returns:
+            (rows, vocab_size) float32, the logits that the spans asked for, in their order. A view
+            of memory that the next step overwrites.
+        """
+        n = tiles = 0
+        wanted: list[int] = []
+        width = max(len(span.pages) for span in spans)
+        table = self._page_table[: len(spans) * width].reshape(len(spans), width)
+        table.fill(0)
+        for s, span in enumerate(spans):
+            count = len(span.tokens)
+            end = n + count
+            positions = np.arange(span.start, span.start + count, dtype=np.int32)
+            table[s, : len(span.pages)] = span.pages
+            self._ids[n:end] = span.tokens
+            self._position[n:end] = positions
+            self._slot[n:end] = (
+                table[s, positions // self.page_size] * self.page_size + positions % self.page_size
+            )
+            for first in range(n, end, self._attention_rows):
+                self._tile[tiles] = first, min(self._attention_rows, end - first), s
+                tiles += 1
+            wanted.extend(n + i for i in span.logits)
+            n = end
+        # Some row's logits are always computed: an empty tensor would be a special case below.
+        m = max(1, len(wanted))
+        self._logit_rows[0] = 0
+        self._logit_rows[: len(wanted)] = wanted
+        self._forward(
+            as_tensor(self._ids[:n]),
+            as_tensor(self._position[:n]),
+            as_tensor(self._slot[:n]),
+            as_tensor(table),
+            as_tensor(self._tile[:tiles]),
+            as_tensor(self._logit_rows[:m]),
+            *self._static,
+            as_tensor(self._logits[:m]),
+            self._weights,
+        )
+        self.steps += 1
+        return self._logits[: len(wanted), : self.shape.vocab_size]
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page's keys and values in all layers."""
+        self._k[:, target] = self._k[:, source]
+        self._v[:, target] = self._v[:, source]
+
+
+def kv_bytes_per_page(shape: ModelShape, page_size: int) -> int:
+    """Bytes of one page in all layers."""
+    return 2 * 4 * shape.layers * shape.kv_heads * shape.head_dim * page_size
+
+
+def _aligned(array: Array) -> Array:
+    out = aligned_zeros(array.shape, array.dtype)
+    out[...] = array
+    return out

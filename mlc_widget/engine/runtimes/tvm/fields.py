@@ -1,0 +1,73 @@
+"""Reading JSON objects with errors that name the field, its value and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlc_widget.api.errors import ModelFormatError
+
+_MISSING = object()
+
+
+class Fields:
+    """A mapping from a file of the model, read field by field."""
+
+    def __init__(self, values: Any, path: str, file: str = "mlc-chat-config.json") -> None:
+        """Read `values`, which lies at the dotted `path` of `file`.
+
+        Raises:
+            ModelFormatError: It is not an object.
+        """
+        self._path, self._file = path, file
+        if not isinstance(values, Mapping):
+            raise ModelFormatError(
+                f"{file}: {path} is {values!r}; it must be an object.", param=path
+            )
+        self._values = values
+
+    def get(self, key: str, default: Any = _MISSING) -> Any:
+        """The value, or `default` where it is absent or null.
+
+        Raises:
+            ModelFormatError: It is absent and has no default.
+        """
+        value = self._values.get(key)
+        if value is not None:
+            return value
+        if default is _MISSING:
+            raise ModelFormatError(
+                f"{self._file}: {self._path}.{key} is missing. Download the model's configuration "
+                "again.",
+                param=f"{self._path}.{key}",
+            )
+        return default
+
+    def positive_int(self, key: str, default: Any = _MISSING) -> int:
+        """An integer above zero."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self.wrong(key, "must be a positive integer", value)
+        return value
+
+    def positive_float(self, key: str, default: Any = _MISSING) -> float:
+        """A number above zero."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self.wrong(key, "must be a positive number", value)
+        return float(value)
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "must be true or false", value)
+        return value
+
+    def wrong(self, key: str, must: str, value: Any = _MISSING) -> ModelFormatError:
+        """The error that says what a field must be."""
+        shown = self._values.get(key) if value is _MISSING else value
+        return ModelFormatError(
+            f"{self._file}: {self._path}.{key} is {shown!r}; it {must}.",
+            param=f"{self._path}.{key}",
+        )

@@ -1,0 +1,80 @@
+"""The 16-lane vector vocabulary of the kernels, and what they need to know about the CPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.layouts import pad as pad
+
+LANES = 16
+F32 = "float32x16"
+I32 = "int32x16"
+U32 = "uint32x16"
+
+LOG2E = math.log2(math.e)
+
+# Minimax polynomial of 2^f on [0, 1], highest power first; relative error below 2e-7.
+_EXP2 = (
+    1.535336188319500e-4,
+    1.339887440266574e-3,
+    9.618437357674640e-3,
+    5.550332471162809e-2,
+    2.402264791363012e-1,
+    6.931472028550421e-1,
+    1.0,
+)
+
+
+def splat(value: Any) -> Any:
+    """A float32 scalar (expression or number) in all lanes."""
+    return T.broadcast(T.float32(value) if isinstance(value, int | float) else value, LANES)
+
+
+def usplat(value: Any) -> Any:
+    """A uint32 scalar (expression or number) in all lanes."""
+    return T.broadcast(T.uint32(value) if isinstance(value, int) else value, LANES)
+
+
+def hmax(v: Any) -> Any:
+    """The largest lane; exact, so its order does not matter."""
+    return T.call_llvm_pure_intrin("float32", "llvm.vector.reduce.fmax.v16f32", v)
+
+
+@dataclass(frozen=True)
+class Isa:
+    """What the kernels adapt to. Changing a field changes the compiled code's cache key.
+
+    Attributes:
+        fma: The CPU has fused multiply-add.
+        matmul_rows: Rows that a matmul handles at once: 1, 2, 4, 8 or 16, as many accumulators of
+            16 floats as the CPU's registers hold beside the operands.
+        registers: How many vectors of 16 floats the CPU's registers hold.
+    """
+
+    fma: bool
+    matmul_rows: int
+    registers: int
+
+    def attention_rows(self, group: int) -> int:
+        """Query rows of one sequence that share a pass over its keys, for `group` heads each."""
+        return max(1, min(8, self.registers * 3 // 4 // (4 * group)))
+
+    def mul_add(self, a: Any, b: Any, c: Any) -> Any:
+        """``a * b + c``, rounded once where the CPU can."""
+        if self.fma:
+            return T.call_llvm_pure_intrin(F32, "llvm.fma.v16f32", a, b, c)
+        return a * b + c
+
+    def exp2(self, x: Any) -> Any:
+        """``2 ** x`` lane by lane, for x in [-126, 127]."""
+        floor = T.call_llvm_pure_intrin(F32, "llvm.floor.v16f32", x)
+        fraction = x - floor
+        power = splat(_EXP2[0])
+        for c in _EXP2[1:]:
+            power = self.mul_add(power, fraction, splat(c))
+        exponent = T.Cast(I32, floor) + T.broadcast(T.int32(127), LANES)
+        return power * T.reinterpret(F32, T.shift_left(exponent, T.broadcast(T.int32(23), LANES)))

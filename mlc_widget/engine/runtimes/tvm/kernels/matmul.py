@@ -1,0 +1,180 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
+"""Linear layers, y = x · Wᵀ (+ residual), for one row and for tiles of rows.
+
+Weights lie in blocks of 16 outputs, one output per lane. One group is 32 inputs. For each output n
+and row m the order of the sum is
+
+    g[i] = fma(w[32 i + 31], x[32 i + 31], … fma(w[32 i], x[32 i], 0))     inputs ascending
+    y    = fma(s[i], g[i], y)                                              groups ascending
+
+and then y + residual, for any tile of rows and any number of threads. With float weights, y + g[i].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, U32, Isa, splat, usplat
+
+GROUP = 32
+
+
+def _nibble(word: Any, k: Any) -> Any:
+    """``code - 7`` as float32 lanes, exactly, for the 4-bit code at bits 4 k of each word, k < 8.
+
+    The code is put, where it lies, into the mantissa of a float whose unit is that bit, so that a
+    subtraction makes the number: and, or, subtract, and no shift but one for the upper half.
+    """
+    half = T.shift_right(word, usplat(T.Cast("uint32", k // 4 * 16)))
+    at = T.Cast("uint32", k % 4 * 4)
+    one = T.shift_left(T.uint32(150) - at, T.uint32(23))  # the bits of 2.0 ** (23 - at)
+    code = T.bitwise_and(half, usplat(T.shift_left(T.uint32(15), at)))
+    biased = T.reinterpret(F32, T.bitwise_or(code, usplat(one)))
+    return biased - splat(T.reinterpret("float32", one) + T.float32(7))
+
+
+def make_matmul_q4(K: int, N: int, isa: Isa, *, residual: bool) -> Any:
+    """4-bit weights × float32 activations.
+
+    Shapes: x (M, K) float32; w (N/16, K/8, 16) uint32, eight inputs to a word, lowest bits first;
+    s (N/16, K/32, 16) float32; r (M, N) float32 if `residual`; y (M, N) float32. The weight of a
+    code c in 0 … 15 is (c - 7) · s. K and N are multiples of 32.
+    """
+    G, NB = K // GROUP, N // 16
+
+    @T.inline
+    def block(X, W, S, RES, Y, nb, row, R):
+        with T.sblock("rows"):
+            T.reads()
+            T.writes()
+            acc = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
+            grp = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
+            for r in T.unroll(R):
+                acc.vstore([r, 0], splat(0.0))
+            for g in T.serial(G):
+                for r in T.unroll(R):
+                    grp.vstore([r, 0], splat(0.0))
+                for j in T.unroll(4):
+                    word: T.let = W.vload([nb, g * 4 + j, 0], U32)
+                    for k in T.unroll(8):
+                        weight: T.let = _nibble(word, k)
+                        for r in T.unroll(R):
+                            x: T.let = splat(X[row + r, g * 32 + j * 8 + k])
+                            grp.vstore([r, 0], isa.mul_add(weight, x, grp.vload([r, 0], F32)))
+                scale: T.let = S.vload([nb, g, 0], F32)
+                for r in T.unroll(R):
+                    acc.vstore(
+                        [r, 0], isa.mul_add(scale, grp.vload([r, 0], F32), acc.vload([r, 0], F32))
+                    )
+            for r in T.unroll(R):
+                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), RES, row + r, nb))
+
+    return _over_rows(
+        block, K, N, isa, (NB, K // 8, 16), "uint32", (NB, G, 16), residual, f"matmul_q4_{K}_{N}"
+    )
+
+
+def make_matmul_f32(K: int, N: int, isa: Isa, *, residual: bool) -> Any:
+    """Float32 weights × float32 activations.
+
+    Shapes: x (M, K); w (N/16, K, 16); r (M, N) if `residual`; y (M, N); all float32. K and N are
+    multiples of 32. (`s` is not read: callers pass w again, so that all matmuls are called alike.)
+    """
+    G, NB = K // GROUP, N // 16
+
+    @T.inline
+    def block(X, W, S, RES, Y, nb, row, R):
+        with T.sblock("rows"):
+            T.reads()
+            T.writes()
+            acc = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
+            grp = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
+            for r in T.unroll(R):
+                acc.vstore([r, 0], splat(0.0))
+            for g in T.serial(G):
+                for r in T.unroll(R):
+                    grp.vstore([r, 0], splat(0.0))
+                for k in T.unroll(32):
+                    weight: T.let = W.vload([nb, g * 32 + k, 0], F32)
+                    for r in T.unroll(R):
+                        x: T.let = splat(X[row + r, g * 32 + k])
+                        grp.vstore([r, 0], isa.mul_add(weight, x, grp.vload([r, 0], F32)))
+                for r in T.unroll(R):
+                    acc.vstore([r, 0], grp.vload([r, 0], F32) + acc.vload([r, 0], F32))
+            for r in T.unroll(R):
+                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), RES, row + r, nb))
+
+    return _over_rows(
+        block, K, N, isa, (NB, K, 16), "float32", (NB, K, 16), residual, f"matmul_f32_{K}_{N}"
+    )
+
+
+def _plus(value: Any, res: Any, row: Any, nb: Any) -> Any:
+    return value if res is None else value + res.vload([row, nb * 16], F32)
+
+
+def _over_rows(
+    block: Any,
+    K: int,
+    N: int,
+    isa: Isa,
+    w_shape: tuple[int, ...],
+    w_dtype: str,
+    s_shape: tuple[int, ...],
+    residual: bool,
+    name: str,
+) -> Any:
+    """A PrimFunc that runs `block` for every 16 outputs (in parallel) and all rows (in tiles).
+
+    The rows are dealt to the largest tiles first; a block's weights stay in the cache while its
+    tiles pass.
+    """
+    NB = N // 16
+    R = isa.matmul_rows
+
+    @T.inline
+    def leftover(X, W, S, RES, Y, nb, M, rows):
+        # Tiles of `rows` come after all tiles of twice as many, at most once.
+        if rows < R:  # noqa: SIM102 - known when the kernel is made
+            if M % (2 * rows) >= rows:
+                block(X, W, S, RES, Y, nb, M // (2 * rows) * (2 * rows), rows)
+
+    @T.inline
+    def all_rows(X, W, S, RES, Y, nb, M):
+        for t in T.serial(M // R):
+            block(X, W, S, RES, Y, nb, t * R, R)
+        leftover(X, W, S, RES, Y, nb, M, 8)
+        leftover(X, W, S, RES, Y, nb, M, 4)
+        leftover(X, W, S, RES, Y, nb, M, 2)
+        leftover(X, W, S, RES, Y, nb, M, 1)
+
+    if residual:
+
+        @T.prim_func(s_tir=True)
+        def matmul(x: T.handle, w: T.handle, s: T.handle, r: T.handle, y: T.handle):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            M = T.int64()
+            X = T.match_buffer(x, (M, K), "float32")
+            W = T.match_buffer(w, w_shape, w_dtype)
+            S = T.match_buffer(s, s_shape, "float32")
+            RES = T.match_buffer(r, (M, N), "float32")
+            Y = T.match_buffer(y, (M, N), "float32")
+            for nb in T.parallel(NB):
+                all_rows(X, W, S, RES, Y, nb, M)
+
+    else:
+
+        @T.prim_func(s_tir=True)
+        def matmul(x: T.handle, w: T.handle, s: T.handle, y: T.handle):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            M = T.int64()
+            X = T.match_buffer(x, (M, K), "float32")
+            W = T.match_buffer(w, w_shape, w_dtype)
+            S = T.match_buffer(s, s_shape, "float32")
+            Y = T.match_buffer(y, (M, N), "float32")
+            for nb in T.parallel(NB):
+                all_rows(X, W, S, None, Y, nb, M)
+
+    return matmul.with_attr("global_symbol", name + ("_residual" if residual else ""))

@@ -1,0 +1,67 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
+"""RMSNorm: y = x · rsqrt(mean(x²) + eps) · w."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, pad, splat
+
+
+def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
+    """RMSNorm of all rows, or with `rows` of those that `ids` names, in its order.
+
+    Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
+    y (m, HP) float32. Order of the sum of squares: lane l sums x[l], x[16 + l], … ascending; then
+    the lanes 0 … 15 ascending. Padding of w and x is zero, and so is that of y.
+    """
+    HP = pad(H)
+
+    @T.inline
+    def row(X, W, Y, source, m):
+        with T.sblock("row"):
+            T.reads()
+            T.writes()
+            squares = T.sblock_alloc_buffer((16,), "float32", scope="local")
+            inv = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            squares.vstore([0], splat(0.0))
+            for k in T.serial(HP // 16):
+                v: T.let = X.vload([source, k * 16], F32)
+                squares.vstore([0], isa.mul_add(v, v, squares.vload([0], F32)))
+            inv[0] = T.float32(0)
+            for k in T.unroll(16):
+                inv[0] = inv[0] + squares[k]
+            inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(H) + T.float32(eps))
+            for k in T.serial(HP // 16):
+                scaled: T.let = X.vload([source, k * 16], F32) * splat(inv[0])
+                Y.vstore([m, k * 16], scaled * W.vload([k * 16], F32))
+
+    if rows:
+
+        @T.prim_func(s_tir=True)
+        def rms_norm(x: T.handle, ids: T.handle, w: T.handle, y: T.handle):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            N = T.int64()
+            M = T.int64()
+            X = T.match_buffer(x, (N, HP), "float32")
+            IDS = T.match_buffer(ids, (M,), "int32")
+            W = T.match_buffer(w, (HP,), "float32")
+            Y = T.match_buffer(y, (M, HP), "float32")
+            for m in T.serial(M):
+                row(X, W, Y, IDS[m], m)
+
+        return rms_norm.with_attr("global_symbol", f"rms_norm_rows_{H}")
+
+    @T.prim_func(s_tir=True)
+    def rms_norm(x: T.handle, w: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, HP), "float32")
+        W = T.match_buffer(w, (HP,), "float32")
+        Y = T.match_buffer(y, (M, HP), "float32")
+        for m in T.serial(M):
+            row(X, W, Y, m, m)
+
+    return rms_norm.with_attr("global_symbol", f"rms_norm_{H}")

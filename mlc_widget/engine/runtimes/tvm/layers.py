@@ -1,0 +1,182 @@
+# mypy: disable-error-code="misc"
+"""The layers that architectures are made of, as `relax.frontend.nn` modules on our kernels.
+
+Activations are (rows, features) float32 with features padded to a multiple of 32. Parameters carry
+MLC's names; each knows as a `Layout` how MLC's tensor of that name becomes the kernel's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor, op
+
+from mlc_widget.engine.runtimes.tvm.kernels import activation, attention, embedding, matmul, norm
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
+from mlc_widget.engine.runtimes.tvm.layouts import FloatBlocks, Layout, Nibbles, Scales, Vector
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+
+
+def _parameter(layout: Layout) -> Any:
+    parameter = nn.Parameter(layout.shape, layout.dtype)
+    parameter.attrs["layout"] = layout
+    return parameter
+
+
+class Builder:
+    """Makes kernels and layers for one model and CPU; the same kernel is made once."""
+
+    def __init__(self, quantization: Quantization, isa: Isa) -> None:
+        self.quantization = quantization
+        self.isa = isa
+        self._kernels: dict[tuple[Any, ...], Any] = {}
+
+    def kernel(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The PrimFunc ``make(*args, **kwargs)``, from the first time on."""
+        key = (make, args, tuple(kwargs.items()))
+        if key not in self._kernels:
+            self._kernels[key] = make(*args, **kwargs)
+        return self._kernels[key]
+
+
+class Linear(nn.Module):
+    """y = x · Wᵀ (+ residual). `outputs` lists the parts of W's rows that are padded one by one."""
+
+    def __init__(self, build: Builder, inputs: int, *outputs: int) -> None:
+        super().__init__()
+        self.build, self.k, self.n = build, pad(inputs), sum(map(pad, outputs))
+        self.quantized = build.quantization.bits == 4
+        if self.quantized:
+            self.q_weight = _parameter(Nibbles(inputs, outputs))
+            self.q_scale = _parameter(Scales(inputs, outputs))
+        else:
+            self.weight = _parameter(FloatBlocks(inputs, outputs))
+
+    def weights(self) -> tuple[Any, Any]:
+        """Weights and scales as the kernels take them."""
+        return (self.q_weight, self.q_scale) if self.quantized else (self.weight, self.weight)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
+        make = matmul.make_matmul_q4 if self.quantized else matmul.make_matmul_f32
+        has_residual = residual is not None
+        kernel = self.build.kernel(make, self.k, self.n, self.build.isa, residual=has_residual)
+        name = kernel.attrs["global_symbol"]
+        args = [x, *self.weights(), *([residual] if has_residual else [])]
+        made = Tensor.placeholder((x.shape[0], self.n), "float32")
+        if out is None:
+            return op.tensor_ir_op(kernel, name, args, made)
+        return op.tensor_ir_inplace_op(kernel, name, [*args, out], [len(args)], made)
+
+
+class Embedding(Linear):
+    """A vocabulary's embedding, and the output layer that is tied to it."""
+
+    def __init__(self, build: Builder, vocab_size: int, hidden_size: int) -> None:
+        super().__init__(build, hidden_size, vocab_size)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(n,) int32 → (n, pad(hidden))."""
+        make = embedding.make_embedding_q4 if self.quantized else embedding.make_embedding_f32
+        kernel = self.build.kernel(make, self.k, self.n)
+        out = Tensor.placeholder((ids.shape[0], self.k), "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [ids, *self.weights()], out)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm of all rows, or of some."""
+
+    def __init__(self, build: Builder, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.build, self.hidden_size, self.eps = build, hidden_size, eps
+        self.weight = _parameter(Vector(hidden_size))
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`."""
+        some = rows is not None
+        kernel = self.build.kernel(
+            norm.make_rms_norm, self.hidden_size, self.eps, self.build.isa, rows=some
+        )
+        args = [x, *([rows] if some else []), self.weight]
+        out = Tensor.placeholder(((rows or x).shape[0], pad(self.hidden_size)), "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+
+
+def silu_mul(build: Builder, x: Tensor) -> Tensor:
+    """(M, 2 I) → (M, I): SiLU of the first half times the second."""
+    features = int(x.shape[1]) // 2
+    kernel = build.kernel(activation.make_silu_mul, features, build.isa)
+    out = Tensor.placeholder((x.shape[0], features), "float32")
+    return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [x], out)
+
+
+class Rows:
+    """What a step gives to every layer's attention; `k_pages` and `v_pages` change in place.
+
+    See `kernels.attention` for shapes.
+    """
+
+    def __init__(
+        self,
+        position: Tensor,
+        slot: Tensor,
+        page_table: Tensor,
+        tile: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+    ) -> None:
+        self.position, self.slot, self.page_table, self.tile = position, slot, page_table, tile
+        self.cos, self.sin, self.k_pages, self.v_pages = cos, sin, k_pages, v_pages
+
+
+def paged_attention(
+    build: Builder, qkv: Tensor, rows: Rows, layer: int, heads: tuple[int, int, int]
+) -> Tensor:
+    """Rotate, append to the pages, attend.
+
+    Args:
+        build: Where kernels come from.
+        qkv: (n, pad((HQ + 2 HKV) D)), queries before keys before values.
+        rows: The step's rows and pages.
+        layer: Which layer's pages.
+        heads: (HQ, HKV, D).
+
+    Returns:
+        (n, pad(HQ D)).
+    """
+    hq, _, d = heads
+    n = qkv.shape[0]
+    append = build.kernel(attention.make_rope_append, *heads, build.isa)
+    q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
+        append,
+        append.attrs["global_symbol"],
+        [
+            qkv, rows.cos, rows.sin, rows.position, rows.slot, rows.k_pages, rows.v_pages,
+            _int64(layer),
+        ],
+        inplace_indices=[-1, 5, 6],
+        out=[
+            Tensor.placeholder((n, hq * d), "float32"),
+            Tensor.placeholder(rows.k_pages.shape, "float32"),
+            Tensor.placeholder(rows.v_pages.shape, "float32"),
+        ],
+    )  # fmt: skip
+    attend = build.kernel(attention.make_attention, *heads, build.isa)
+    return op.tensor_ir_op(
+        attend,
+        attend.attrs["global_symbol"],
+        [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, _int64(layer)],
+        Tensor.placeholder((n, pad(hq * d)), "float32"),
+    )
+
+
+def _int64(value: int) -> Any:
+    from tvm import tirx
+
+    return tirx.IntImm("int64", value)

@@ -1,0 +1,118 @@
+"""From MLC's tensors to the layouts that the kernels read, with numpy alone.
+
+Kernels read matrices in blocks of 16 rows (outputs), one row per lane: (rows/16, columns, 16).
+Every dimension is padded with zeros to a multiple of 32.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+GROUP = 32
+BLOCK = 16
+
+
+def pad(features: int) -> int:
+    """The padded length of a feature dimension."""
+    return -(-features // GROUP) * GROUP
+
+
+class Layout(ABC):
+    """One parameter: MLC's tensor on one side, the kernel's on the other.
+
+    Attributes:
+        source_shape: The tensor's shape in the model folder.
+        source_dtypes: Its possible dtypes there.
+        shape: The kernel's shape.
+        dtype: The kernel's dtype.
+    """
+
+    source_shape: tuple[int, ...]
+    source_dtypes: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the kernel's tensor."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @abstractmethod
+    def pack(self, source: Array, out: Array) -> None:
+        """Write a tensor of `source_shape` into one of `shape` and `dtype` that is all zeros."""
+
+
+class Vector(Layout):
+    """A vector of features, such as a norm's weight."""
+
+    def __init__(self, features: int) -> None:
+        self.source_shape = (features,)
+        self.source_dtypes = ("float32", "float16")
+        self.shape = (pad(features),)
+        self.dtype = "float32"
+
+    def pack(self, source: Array, out: Array) -> None:
+        """Copy."""
+        out[: len(source)] = source
+
+
+class _Blocks(Layout):
+    """A matrix whose rows are parts that are padded one by one; `packed` inputs to a column."""
+
+    packed: int
+
+    def __init__(self, inputs: int, outputs: tuple[int, ...]) -> None:
+        self.outputs = outputs
+        rows = sum(map(pad, outputs))
+        columns = self._columns(inputs)
+        self.source_shape = (sum(outputs), columns)
+        self.shape = (rows // BLOCK, pad(inputs) // self.packed, BLOCK)
+
+    def _columns(self, inputs: int) -> int:
+        # MLC stores whole groups.
+        return pad(inputs) // self.packed if self.packed > 1 else inputs
+
+    def pack(self, source: Array, out: Array) -> None:
+        """Transpose block by block."""
+        columns = source.shape[1]
+        start = at = 0
+        for rows in self.outputs:
+            whole = rows // BLOCK * BLOCK
+            part = source[start : start + rows]
+            to = at // BLOCK
+            blocks = part[:whole].reshape(-1, BLOCK, columns).transpose(0, 2, 1)
+            out[to : to + whole // BLOCK, :columns] = blocks
+            if rows > whole:
+                out[to + whole // BLOCK, :columns, : rows - whole] = part[whole:].T
+            start += rows
+            at += pad(rows)
+
+
+class FloatBlocks(_Blocks):
+    """A float matrix, (N, K) → (N/16, K, 16)."""
+
+    packed = 1
+    source_dtypes = ("float32", "float16")
+    dtype = "float32"
+
+
+class Nibbles(_Blocks):
+    """MLC's 4-bit codes, (N, K/8) uint32 → (N/16, K/8, 16). Padded rows have scale 0."""
+
+    packed = 8
+    source_dtypes = ("uint32",)
+    dtype = "uint32"
+
+
+class Scales(_Blocks):
+    """Their scales, (N, K/32) → (N/16, K/32, 16)."""
+
+    packed = GROUP
+    source_dtypes = ("float32", "float16")
+    dtype = "float32"

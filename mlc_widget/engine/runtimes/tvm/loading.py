@@ -1,0 +1,229 @@
+"""From a model folder to a running scheduler. Runs on a thread of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mlc_widget.api.errors import InternalEngineError, MLCEngineError, RuntimeUnavailableError
+from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
+from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
+from mlc_widget.engine.runtimes.tvm.cache import CompileCache
+from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
+from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.memory import require
+from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.pages import PagePool
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
+from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
+from mlc_widget.engine.runtimes.tvm.threads import ComputeThread, default_threads
+from mlc_widget.engine.runtimes.tvm.weights import check_weights, load_weights, weight_bytes
+from mlc_widget.engine.store.tensor_cache import TensorCache
+
+PAGE_SIZE = 16
+DEFAULT_TOTAL = 8192
+
+
+class Cancelled(Exception):
+    """The load was cancelled; raised by `Progress` where it is noticed."""
+
+
+class Progress:
+    """Passes reports on, and ends the load where it reports once it is cancelled."""
+
+    def __init__(self, report: LoadReporter, cancelled: threading.Event) -> None:
+        self.report, self.cancelled = report, cancelled
+
+    def __call__(self, phase: Any, fraction: float, text: str, **counts: int) -> None:
+        """Report, or raise `Cancelled`."""
+        if self.cancelled.is_set():
+            raise Cancelled
+        self.report(phase, fraction, text, **counts)
+
+    def bytes(self, phase: Any, text: str) -> Callable[[int, int], None]:
+        """A function that reports bytes done and bytes in all."""
+
+        def progress(done: int, total: int) -> None:
+            self(phase, done / max(1, total), text, bytes_done=done, bytes_total=total)
+
+        return progress
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that runs.
+
+    Attributes:
+        scheduler: Takes its sequences.
+        vocab_size: Tokens that it knows.
+        context_window: Tokens of a sequence at most.
+        ended: Set when its thread has left the model's code for good.
+    """
+
+    scheduler: Scheduler
+    vocab_size: int
+    context_window: int
+    ended: threading.Event
+
+
+def load(
+    source: ModelSource,
+    options: TVMOptions,
+    progress: Progress,
+    post: Callable[[list[Delivery]], None],
+) -> Loaded:
+    """Load a model and start its scheduler.
+
+    Raises:
+        MLCEngineError: As `ModelRuntime.load`.
+        Cancelled: The load was cancelled.
+    """
+    config = Fields(source.config, "$")
+    quantization = quantization_of(config.get("quantization"))
+    architecture = architecture_of(config.get("model_type"), config.get("model_config"))
+    shape = architecture.shape
+    weights = TensorCache.from_folder(source.path)
+    progress("load", 0.0, "Starting TVM")
+    _import_tvm()
+    from mlc_widget.engine.runtimes.tvm.compile import make_program
+    from mlc_widget.engine.runtimes.tvm.target import host_target
+
+    target = host_target()
+    program = make_program(architecture, quantization, target)
+    check_weights(program.parameters, weights)
+    context, pages = _sizes(source, options)
+    widest = max((layout.shape[0] * 16 for _, layout in program.parameters[1:]), default=0)
+    require(
+        weight_bytes(program.parameters),
+        pages * kv_bytes_per_page(shape, PAGE_SIZE),
+        4 * (4 * 256 * widest + options.max_num_sequence * shape.vocab_size),
+    )
+    if options.verify:
+        weights.verify(progress.bytes("verify", "Verifying weights"))
+    executable = _executable(program, quantization, architecture, options, progress)
+    arrays = load_weights(program.parameters, weights, progress.bytes("load", "Loading weights"))
+    executor = Executor(
+        executable,
+        shape,
+        arrays,
+        page_size=PAGE_SIZE,
+        pages=pages,
+        context=context,
+        max_rows=256,
+        attention_rows=target.isa.attention_rows(_group(architecture)),
+    )
+    scheduler = Scheduler(
+        executor,
+        PagePool(pages, PAGE_SIZE, reuse=options.prefix_cache_mode != "disable"),
+        max_sequences=options.max_num_sequence,
+        chunk=max(options.prefill_chunk_size, options.max_num_sequence),
+        post=post,
+    )
+    threads = options.threads or default_threads(_weights_count(program.parameters))
+    progress("warm up", 0.0, "Warming up")
+    ended = _start(scheduler, executor, threads)
+    try:
+        progress("warm up", 1.0, "Ready")
+    except Cancelled:
+        scheduler.stop()
+        raise
+    return Loaded(scheduler, shape.vocab_size, context, ended)
+
+
+def _import_tvm() -> None:
+    try:
+        import tvm
+        import tvm_ffi_orcjit  # noqa: F401
+    except (ImportError, OSError) as e:
+        raise RuntimeUnavailableError(
+            f'The tvm runtime cannot start: {e}. Install it with `pip install "mlc-widget[tvm]"`.'
+        ) from e
+    if not str(tvm.__version__).startswith("0.27."):
+        raise RuntimeUnavailableError(
+            f"The tvm runtime needs apache-tvm 0.27, and {tvm.__version__} is installed. Install "
+            'it with `pip install "mlc-widget[tvm]"`.'
+        )
+
+
+def _sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
+    """The context window, and the pages of the KV cache."""
+    model_config = Fields(source.config.get("model_config", {}), "model_config")
+    fallback = model_config.get("context_window_size", 2048)
+    window = Fields(source.config, "$").positive_int("context_window_size", fallback)
+    total = options.max_total_sequence_length or min(4 * window, DEFAULT_TOTAL)
+    pages = -(-total // PAGE_SIZE)
+    return min(window, pages * PAGE_SIZE), pages
+
+
+def _group(architecture: Architecture) -> int:
+    return architecture.shape.query_heads // architecture.shape.kv_heads
+
+
+def _weights_count(parameters: Any) -> int:
+    per_element = {"uint32": 8}
+    return sum(layout.nbytes // 4 * per_element.get(layout.dtype, 1) for _, layout in parameters)
+
+
+def _executable(
+    program: Any,
+    quantization: Quantization,
+    architecture: Architecture,
+    options: TVMOptions,
+    progress: Progress,
+) -> Any:
+    """Compiled code for a program: from the cache, or made and put there."""
+    from mlc_widget.engine.runtimes.tvm.compile import compile_module, trace
+
+    cache = CompileCache(
+        {
+            "target": dataclasses.asdict(program.target),
+            "quantization": quantization.name,
+            "architecture": [type(architecture).__name__, architecture.compiled_from()],
+        },
+        options.cache_dir,
+    )
+    progress("compile", 0.0, "Looking for compiled code")
+    executable = cache.load()
+    if executable is not None:
+        return executable
+    progress("compile", 0.1, "Compiling: building the graph")
+    module = trace(program)
+    progress("compile", 0.4, "Compiling: generating code for this CPU")
+    compiled = compile_module(module, program.target)
+    progress("compile", 0.95, "Compiling: writing to the cache")
+    try:
+        cache.store(compiled)
+        executable = cache.load()
+    except OSError:  # a cache that cannot be written costs time, not the model
+        executable = None
+    progress("compile", 1.0, "Compiled")
+    return executable if executable is not None else compiled
+
+
+def _start(scheduler: Scheduler, executor: Executor, threads: int) -> threading.Event:
+    """Prepare the executor on a compute thread and leave the scheduler running there."""
+    ready, ended = threading.Event(), threading.Event()
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            executor.prepare()
+        except BaseException as e:  # handed to the loading thread
+            failure.append(e)
+            ready.set()
+            ended.set()
+            return
+        ready.set()
+        scheduler.run()
+        ended.set()
+
+    ComputeThread.take(threads).run(body)
+    ready.wait()
+    if failure:
+        if isinstance(failure[0], MLCEngineError):
+            raise failure[0]
+        raise InternalEngineError(f"The model's first step failed: {failure[0]}") from failure[0]
+    return ended

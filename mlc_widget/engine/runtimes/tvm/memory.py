@@ -1,0 +1,68 @@
+"""Memory that the kernels read: aligned, zeroed, given back when dropped; and how much there is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from mlc_widget.api.errors import InsufficientMemoryError
+
+Array = npt.NDArray[Any]
+
+_ALIGNMENT = 64
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """A zeroed array at a 64-byte boundary, which is what compiled code assumes.
+
+    Memory that is never written is never taken from the system.
+    """
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def as_tensor(array: Array) -> Any:
+    """The same memory as a `tvm.runtime.Tensor`, which keeps the array alive."""
+    import tvm_ffi
+
+    return tvm_ffi.from_dlpack(array)
+
+
+def available_bytes() -> int:
+    """Memory that can still be used here: the machine's, or the control group's if less."""
+    return min([int(psutil.virtual_memory().available), *_cgroup_room()])
+
+
+def require(weights: int, kv_cache: int, activations: int) -> None:
+    """Refuse what does not fit.
+
+    Raises:
+        InsufficientMemoryError: With the numbers.
+    """
+    need, have = weights + kv_cache + activations, available_bytes()
+    if need > have:
+        raise InsufficientMemoryError(
+            f"The model needs {need:,} bytes ({weights:,} for weights, {kv_cache:,} for the KV "
+            f"cache, {activations:,} for activations) and {have:,} are free. Close other "
+            "programs, lower max_total_sequence_length, or choose a smaller model."
+        )
+
+
+def _cgroup_room() -> list[int]:
+    """Bytes left under the limit of this process's control group (Linux, version 2)."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        current = int((root / "memory.current").read_text())
+        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        reclaimable = int(stat.get("inactive_file", 0))
+    except (OSError, ValueError):
+        return []
+    return [] if limit == "max" else [max(0, int(limit) - current + reclaimable)]

@@ -1,0 +1,90 @@
+"""What a caller may set about the tvm runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlc_widget.api.errors import BadRequestError
+
+MAX_CHUNK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TVMOptions:
+    """Options by mlc_llm's names where it has them.
+
+    Attributes:
+        device: ``cpu`` or ``auto``.
+        threads: CPU threads; None leaves one core free, and takes one thread for small models.
+        max_num_sequence: Generations that share steps; more wait their turn.
+        max_total_sequence_length: Tokens that the KV cache holds, all sequences together; None for
+            four context windows, at most 8192.
+        prefill_chunk_size: Tokens of one step at most, 1 to 256.
+        prefix_cache_mode: ``radix`` reuses what sequences have in common, ``disable`` does not.
+        cache_dir: Where compiled code is kept; None for ``$MLC_WIDGET_HOME`` or
+            ``~/.cache/mlc_widget``.
+        verify: Compare the weights with their MD5 sums at each load.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    max_num_sequence: int = 32
+    max_total_sequence_length: int | None = None
+    prefill_chunk_size: int = 128
+    prefix_cache_mode: str = "radix"
+    cache_dir: Path | None = None
+    verify: bool = False
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> TVMOptions:
+        """Check `options`.
+
+        Raises:
+            BadRequestError: An option is unknown or has a wrong value; `param` names it.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in options:
+            if key not in known:
+                raise BadRequestError(
+                    f"The tvm runtime has no option {key!r}; it has {', '.join(known)}.", param=key
+                )
+        values = {key: value for key, value in options.items() if value is not None}
+        for key in ("threads", "max_num_sequence", "max_total_sequence_length"):
+            _check_int(values, key, 1, 1 << 31)
+        _check_int(values, "prefill_chunk_size", 1, MAX_CHUNK)
+        if "threads" in values:
+            _check_int(values, "threads", 1, 256)
+        if "max_num_sequence" in values:
+            _check_int(values, "max_num_sequence", 1, MAX_CHUNK)
+        _check_choice(values, "device", ("cpu", "auto"))
+        _check_choice(values, "prefix_cache_mode", ("radix", "disable"))
+        if not isinstance(values.get("verify", False), bool):
+            raise BadRequestError(
+                f"verify is {values['verify']!r}; it must be true or false.", param="verify"
+            )
+        if "cache_dir" in values:
+            if not isinstance(values["cache_dir"], str | Path):
+                raise BadRequestError(
+                    f"cache_dir is {values['cache_dir']!r}; it must be a path.", param="cache_dir"
+                )
+            values["cache_dir"] = Path(values["cache_dir"]).expanduser()
+        return cls(**values)
+
+
+def _check_int(values: Mapping[str, Any], key: str, low: int, high: int) -> None:
+    value = values.get(key, low)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise BadRequestError(
+            f"{key} is {value!r}; it must be an integer from {low} to {high}.", param=key
+        )
+
+
+def _check_choice(values: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> None:
+    if values.get(key, choices[0]) not in choices:
+        raise BadRequestError(
+            f"{key} is {values[key]!r}; the tvm runtime knows {' and '.join(choices)}.", param=key
+        )

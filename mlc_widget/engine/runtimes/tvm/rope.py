@@ -1,0 +1,79 @@
+"""Rotary embedding tables, computed as transformers computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+
+Table = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """A rotary embedding.
+
+    Attributes:
+        theta: The base of its frequencies.
+        head_dim: Dimensions of a head, all rotated.
+        scaling: MLC's `rope_scaling`, of type default, linear or llama3.
+    """
+
+    theta: float
+    head_dim: int
+    scaling: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self._kind() not in {"default", "linear", "llama3"}:
+            raise UnsupportedModelError(
+                f"The tvm runtime does not run rope_scaling of type {self._kind()!r}; it runs "
+                "default, linear and llama3.",
+                param="model_config.rope_scaling",
+            )
+        self.frequencies()
+
+    def frequencies(self) -> Table:
+        """(head_dim / 2,) float32, radians per position."""
+        exponent = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
+        frequency = np.float32(1) / np.float32(self.theta) ** exponent
+        if self._kind() == "linear":
+            return (frequency / np.float32(self._number("factor"))).astype(np.float32)
+        if self._kind() == "llama3":
+            return self._llama3(frequency)
+        return frequency
+
+    def table(self, positions: int) -> tuple[Table, Table]:
+        """Cosines and sines, each (positions, head_dim / 2) float32."""
+        angle = np.arange(positions, dtype=np.float32)[:, None] * self.frequencies()
+        return np.cos(angle), np.sin(angle)
+
+    def _llama3(self, frequency: Table) -> Table:
+        """Llama 3.1's: long waves are stretched by `factor`, short ones kept, a ramp between."""
+        low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
+        factor = np.float32(self._number("factor"))
+        context = self._number("original_max_position_embeddings")
+        wave = np.float32(2 * math.pi) / frequency
+        smooth = (np.float32(context) / wave - np.float32(low)) / np.float32(high - low)
+        ramp = (np.float32(1) - smooth) * (frequency / factor) + smooth * frequency
+        scaled = np.where(wave > context / low, frequency / factor, ramp)
+        return np.where(wave < context / high, frequency, scaled).astype(np.float32)
+
+    def _kind(self) -> str:
+        scaling = self.scaling or {}
+        return str(scaling.get("rope_type") or scaling.get("type") or "default")
+
+    def _number(self, key: str) -> float:
+        value = (self.scaling or {}).get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ModelFormatError(
+                f"mlc-chat-config.json: model_config.rope_scaling.{key} is {value!r}; it must be "
+                "a positive number.",
+                param=f"model_config.rope_scaling.{key}",
+            )
+        return float(value)

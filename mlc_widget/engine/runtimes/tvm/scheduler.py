@@ -1,0 +1,301 @@
+"""Continuous batching: one thread per model that runs step after step while there is work.
+
+A step takes one token of every sequence that is decoding, and prompt tokens of those that are not
+yet, up to a budget that keeps a step short. Results do not depend on who shares a step, so a
+sequence can be interrupted for want of pages and computed again without a trace in its text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from mlc_widget.api.errors import EngineDeadError, InternalEngineError
+from mlc_widget.engine.runtimes.base import GenerationEvent
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.pages import PagePool
+from mlc_widget.engine.runtimes.tvm.sequence import Sequence
+
+Delivery = tuple[Sequence, GenerationEvent | BaseException]
+
+
+class Scheduler:
+    """Runs sequences on an executor.
+
+    `submit`, `cancel`, `interrupt` and `stop` may be called from any thread; they take effect
+    between two steps. `run` is the thread's body.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        pool: PagePool,
+        *,
+        max_sequences: int,
+        chunk: int,
+        post: Callable[[list[Delivery]], None],
+    ) -> None:
+        """Schedule at most `max_sequences` at once, and `chunk` tokens to a step.
+
+        Args:
+            executor: Runs the steps.
+            pool: Its pages; holds a sequence of any allowed length.
+            max_sequences: Sequences that share steps; more wait.
+            chunk: Tokens of a step, at least `max_sequences`.
+            post: Called from the scheduler's thread with what a step brought.
+        """
+        self.executor, self.pool = executor, pool
+        self._max_sequences, self._chunk, self._post = max_sequences, chunk, post
+        self._changed = threading.Condition()
+        self._submitted: list[Sequence] = []
+        self._cancelled: set[Sequence] = set()
+        self._interrupted = False
+        self._stopping = False
+        self._dead: BaseException | None = None
+        self._idle = True
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._out: list[Delivery] = []
+
+    def submit(self, sequence: Sequence) -> None:
+        """Take a sequence in.
+
+        Raises:
+            EngineDeadError: The thread died or was stopped.
+        """
+        with self._changed:
+            if self._dead is not None:
+                raise _dead(self._dead)
+            if self._stopping:
+                raise EngineDeadError("The model was unloaded.")
+            self._submitted.append(sequence)
+            self._changed.notify_all()
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Drop a sequence without a word; its pages are given back within a step."""
+        with self._changed:
+            if not sequence.finished:
+                self._cancelled.add(sequence)
+                self._changed.notify_all()
+
+    def interrupt(self) -> None:
+        """End all sequences that are here now with ``abort``."""
+        with self._changed:
+            self._interrupted = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End all sequences with ``abort``, and the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait until nothing runs or waits and all pages are given back."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: (
+                    self._dead is not None
+                    or (self._idle and not self._submitted and not self._cancelled)
+                ),
+                timeout,
+            )
+
+    def run(self) -> None:
+        """Run until `stop`. Whatever goes wrong, everybody who waits hears of it."""
+        try:
+            while self._next_commands():
+                self._admit()
+                spans = self._plan()
+                if spans:
+                    self._step(spans)
+                self._flush()
+        except BaseException as e:  # whatever it is, nobody may be left waiting
+            self._die(e)
+
+    # --- the thread's own -------------------------------------------------------------------------
+
+    def _next_commands(self) -> bool:
+        """Wait for work and carry out what was asked; False to end."""
+        with self._changed:
+            self._idle = not (self._waiting or self._running)
+            if self._idle:
+                self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: (
+                    self._waiting
+                    or self._running
+                    or self._submitted
+                    or self._cancelled
+                    or self._interrupted
+                    or self._stopping
+                )
+            )
+            self._idle = False
+            self._waiting.extend(self._submitted)
+            self._submitted.clear()
+            cancelled, self._cancelled = self._cancelled, set()
+            abort, self._interrupted = self._interrupted or self._stopping, False
+            stopping = self._stopping
+        for sequence in [*self._running, *self._waiting]:
+            if sequence in cancelled:
+                sequence.finished = True
+            elif abort:
+                text = sequence.detokenizer.flush()
+                self._out.append((sequence, sequence.finish("abort", text)))
+        self._sweep()
+        self._flush()
+        return not stopping
+
+    def _admit(self) -> None:
+        """Let waiting sequences in, oldest first, while there is room for their prompts."""
+        while self._waiting and len(self._running) < self._max_sequences:
+            sequence = self._waiting[0]
+            match = self.pool.match(sequence.tokens)
+            size = self.pool.page_size
+            needed = len(sequence.tokens) // size + 1 - len(match.pages)
+            promised = sum(max(0, len(s.tokens) // size + 1 - len(s.pages)) for s in self._running)
+            if needed + promised > self.pool.available and self._running:
+                for page in match.pages:
+                    self.pool.release(page)
+                if match.partial is not None:
+                    self.pool.release(match.partial)
+                return
+            self._waiting.popleft()
+            sequence.pages = match.pages
+            sequence.parent, sequence.published = match.parent, len(match.pages)
+            sequence.computed = len(match.pages) * size
+            if match.partial is not None:
+                copy = self.pool.allocate()
+                if copy is not None:
+                    self.executor.copy_page(match.partial, copy)
+                    sequence.pages.append(copy)
+                    sequence.computed += match.partial_tokens
+                self.pool.release(match.partial)
+            if sequence.admitted_at is None:
+                sequence.admitted_at = time.monotonic()
+                sequence.cached = sequence.computed
+            self._running.append(sequence)
+
+    def _plan(self) -> list[tuple[Sequence, int]]:
+        """How many tokens of which sequences the next step takes; their pages are there."""
+        budget = self._chunk
+        plan: dict[Sequence, int] = {}
+        for sequence in self._running:
+            if sequence.remaining == 1:
+                plan[sequence] = 1
+                budget -= 1
+        prompts = [s for s in self._running if s.remaining > 1]
+        # Equal shares first, so that a long prompt does not keep a short one waiting; then the
+        # oldest take what is left.
+        share = max(self.pool.page_size, budget // max(1, len(prompts)))
+        for limit in (share, budget):
+            for sequence in prompts:
+                taken = plan.get(sequence, 0)
+                more = min(limit, sequence.remaining - taken, budget)
+                if more > 0:
+                    plan[sequence] = taken + more
+                    budget -= more
+        return self._with_pages(plan)
+
+    def _with_pages(self, plan: dict[Sequence, int]) -> list[tuple[Sequence, int]]:
+        """Give each its pages, the oldest first; the youngest go back to wait if there are none."""
+        ready: list[tuple[Sequence, int]] = []
+        for sequence in list(self._running):
+            if sequence not in plan or sequence not in self._running:
+                continue
+            needed = -(-(sequence.computed + plan[sequence]) // self.pool.page_size)
+            while len(sequence.pages) < needed:
+                page = self.pool.allocate()
+                if page is not None:
+                    sequence.pages.append(page)
+                elif self._running[-1] is not sequence:
+                    self._preempt(self._running[-1])
+                elif len(self._running) > 1:
+                    self._preempt(sequence)
+                    break
+                else:
+                    raise InternalEngineError("The KV cache is smaller than the context window.")
+            else:
+                ready.append((sequence, plan[sequence]))
+        return ready
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._give_back(sequence)
+        self._waiting.appendleft(sequence)
+
+    def _step(self, plan: list[tuple[Sequence, int]]) -> None:
+        spans, complete = [], []
+        for sequence, count in plan:
+            start = sequence.computed
+            done = count == sequence.remaining
+            tokens = sequence.tokens[start : start + count]
+            spans.append(Span(tokens, start, sequence.pages, [count - 1] if done else []))
+            if done:
+                complete.append(sequence)
+        logits = self.executor.run(spans)
+        for sequence, count in plan:
+            sequence.computed += count
+            self._publish(sequence)
+        for sequence, row in zip(complete, logits, strict=True):
+            try:
+                self._out.append((sequence, sequence.accept(row)))
+            except Exception as e:
+                sequence.finished = True
+                self._out.append((sequence, e))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Let go of what has finished."""
+        for sequence in self._running:
+            if sequence.finished:
+                self._give_back(sequence)
+        self._running = [s for s in self._running if not s.finished]
+        self._waiting = deque(s for s in self._waiting if not s.finished)
+
+    def _publish(self, sequence: Sequence) -> None:
+        """Let others find the pages that became full."""
+        size = self.pool.page_size
+        while self.pool.reuse and (sequence.published + 1) * size <= sequence.computed:
+            at = sequence.published
+            tokens = tuple(sequence.tokens[at * size : (at + 1) * size])
+            sequence.parent = self.pool.publish(sequence.pages[at], sequence.parent, tokens)
+            sequence.published += 1
+
+    def _give_back(self, sequence: Sequence) -> None:
+        size = self.pool.page_size
+        rest = tuple(sequence.tokens[sequence.published * size : sequence.computed])
+        if self.pool.reuse and rest:
+            self.pool.publish(sequence.pages[sequence.published], sequence.parent, rest)
+        # The end first: of pages not used for equally long, the end of a text goes before its
+        # beginning.
+        for page in reversed(sequence.pages):
+            self.pool.release(page)
+        sequence.pages = []
+        sequence.computed = sequence.published = sequence.parent = 0
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, []
+            self._post(out)
+
+    def _die(self, error: BaseException) -> None:
+        with self._changed:
+            self._dead = error
+            everybody = [*self._running, *self._waiting, *self._submitted]
+            self._running, self._waiting, self._submitted = [], deque(), []
+            self._changed.notify_all()
+        failed = _dead(error)
+        self._out += [(s, failed) for s in everybody if not s.finished]
+        for sequence in everybody:
+            sequence.finished = True
+        self._flush()
+
+
+def _dead(error: BaseException) -> EngineDeadError:
+    dead = EngineDeadError(f"The engine's thread died: {type(error).__name__}: {error}")
+    dead.__cause__ = error
+    return dead

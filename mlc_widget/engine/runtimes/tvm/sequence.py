@@ -1,0 +1,124 @@
+"""One generation as the scheduler sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mlc_widget.engine.detokenizer import Detokenizer
+from mlc_widget.engine.runtimes.base import (
+    FinishReason,
+    GenerationEvent,
+    GenerationStats,
+    Sampling,
+    TokenLogprob,
+)
+from mlc_widget.engine.runtimes.tvm.executor import Logits
+from mlc_widget.engine.runtimes.tvm.sampler import Sampler
+from mlc_widget.engine.tokenizer import Tokenizer
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """A prompt and the tokens generated so far.
+
+    Attributes:
+        request_id: Whose it is.
+        tokens: Prompt and answer.
+        prompt_tokens: How many of them are the prompt.
+        sampling: How to go on.
+        deliver: Takes the generation's events, or the error that ends it; from any thread.
+        pages: The pages that hold its keys and values.
+        computed: How many tokens have keys and values there.
+        parent: Names the content of its full, published pages (see `PagePool`).
+        published: How many pages are published.
+        cached: Tokens of the prompt that the cache had when it was first admitted.
+        finished: Set once an event with a finish reason, or an error, went out.
+    """
+
+    request_id: str
+    tokens: list[int]
+    prompt_tokens: int
+    sampling: Sampling
+    max_length: int
+    deliver: Callable[[GenerationEvent | BaseException], None]
+    detokenizer: Detokenizer
+    sampler: Sampler
+    token_bytes: Callable[[int], bytes]
+    pages: list[int] = field(default_factory=list)
+    computed: int = 0
+    parent: int = 0
+    published: int = 0
+    cached: int | None = None
+    finished: bool = False
+    submitted_at: float = field(default_factory=time.monotonic)
+    admitted_at: float | None = None
+    first_token_at: float | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens without keys and values; 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    def accept(self, logits: Logits) -> GenerationEvent:
+        """Choose the next token from (vocab_size,) logits, and say what it means for the text."""
+        s = self.sampling
+        token, logprob = self.sampler.sample(logits, len(self.tokens), self.token_bytes)
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
+        self.tokens.append(token)
+        if token in s.stop_token_ids and not s.ignore_eos:
+            return self.finish("stop", self.detokenizer.flush())
+        text = self.detokenizer.push(token)
+        logprobs = () if logprob is None else (logprob,)
+        if self.detokenizer.stopped:
+            return self.finish("stop", text, (token,), logprobs)
+        generated = len(self.tokens) - self.prompt_tokens
+        if generated == s.max_tokens or len(self.tokens) >= self.max_length:
+            return self.finish("length", text + self.detokenizer.flush(), (token,), logprobs)
+        return GenerationEvent(text, (token,), logprobs)
+
+    def finish(
+        self,
+        reason: FinishReason,
+        text: str = "",
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> GenerationEvent:
+        """The generation's last event."""
+        self.finished = True
+        now = time.monotonic()
+        admitted = self.admitted_at or now
+        first = self.first_token_at or now
+        stats = GenerationStats(
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached or 0,
+            completion_tokens=len(self.tokens) - self.prompt_tokens,
+            queue_s=admitted - self.submitted_at,
+            prefill_s=first - admitted,
+            decode_s=now - first,
+        )
+        return GenerationEvent(text, token_ids, logprobs, reason, stats)
+
+
+def make_sequence(
+    request_id: str,
+    prompt: list[int],
+    sampling: Sampling,
+    tokenizer: Tokenizer,
+    max_length: int,
+    deliver: Callable[[GenerationEvent | BaseException], None],
+) -> Sequence:
+    """A sequence that has not begun; it ends at `max_length` tokens at the latest."""
+    return Sequence(
+        request_id=request_id,
+        tokens=list(prompt),
+        prompt_tokens=len(prompt),
+        sampling=sampling,
+        max_length=max_length,
+        deliver=deliver,
+        detokenizer=Detokenizer(tokenizer, sampling.stop),
+        sampler=Sampler(sampling, prompt),
+        token_bytes=tokenizer.token_bytes,
+    )

@@ -1,0 +1,108 @@
+"""The CPU at hand: what the compiler may use, and how the kernels adapt to it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa
+
+# LLVM's features that matter to our kernels, with their names in Linux's /proc/cpuinfo.
+_X86_FLAGS = {
+    "fma": "fma",
+    "avx2": "avx2",
+    "f16c": "f16c",
+    "avx512f": "avx512f",
+    "avx512bw": "avx512bw",
+    "avx512vl": "avx512vl",
+    "avx512dq": "avx512dq",
+    "avx512cd": "avx512cd",
+    "avx512vnni": "avx512_vnni",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512_vbmi2",
+    "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16",
+    "avx512bitalg": "avx512_bitalg",
+    "avx512vpopcntdq": "avx512_vpopcntdq",
+    "avx512ifma": "avx512ifma",
+    "avx512vp2intersect": "avx512_vp2intersect",
+    "avxvnni": "avx_vnni",
+    "amx-tile": "amx_tile",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTarget:
+    """What code is compiled for.
+
+    Attributes:
+        triple: LLVM's target triple.
+        cpu: LLVM's name of the CPU.
+        missing: Features that the CPU's name implies and that are not there, as in some virtual
+            machines.
+        isa: What the kernels adapt to.
+    """
+
+    triple: str
+    cpu: str
+    missing: tuple[str, ...]
+    isa: Isa
+
+    def tvm_target(self) -> Any:
+        """The `tvm.target.Target`."""
+        return _tvm_target(self.triple, self.cpu, self.missing)
+
+
+def host_target() -> CpuTarget:
+    """The target of the CPU that this process runs on."""
+    from tvm.target import codegen
+
+    triple, cpu = str(codegen.llvm_get_system_triple()), str(codegen.llvm_get_system_cpu())
+    features = _features(_tvm_target(triple, cpu, ()))
+    flags = _cpuinfo_flags()
+    missing: tuple[str, ...] = ()
+    if flags is not None:
+        missing = tuple(f for f, flag in _X86_FLAGS.items() if f in features and flag not in flags)
+        features -= set(missing)
+    return CpuTarget(triple, cpu, missing, isa_of(features, triple))
+
+
+def isa_of(features: set[str], triple: str) -> Isa:
+    """How the kernels adapt to LLVM's feature names."""
+    if "avx512f" in features:
+        return Isa(fma=True, matmul_rows=8, registers=32)
+    if triple.startswith(("aarch64", "arm64")):
+        return Isa(fma=True, matmul_rows=4, registers=8)
+    return Isa(fma="fma" in features, matmul_rows=4, registers=8)
+
+
+def _tvm_target(triple: str, cpu: str, missing: tuple[str, ...]) -> Any:
+    import tvm
+
+    config: dict[str, Any] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
+    if missing:
+        config["mattr"] = [f"-{feature}" for feature in missing]
+    return tvm.target.Target(config)
+
+
+def _features(target: Any) -> set[str]:
+    from tvm.target import codegen
+
+    return {str(f) for f in codegen.llvm_get_cpu_features(target)}
+
+
+def _cpuinfo_flags() -> set[str] | None:
+    """The flags of an x86 CPU under Linux, else None."""
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return None
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            return set(value.split())
+    return None

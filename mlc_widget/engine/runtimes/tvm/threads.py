@@ -1,0 +1,81 @@
+"""Threads that run compiled code.
+
+TVM keeps a pool of workers for each thread that calls it, and never ends it. So threads that have
+run models are kept for the next model that wants as many workers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+import psutil
+
+_lock = threading.Lock()
+_idle: dict[int, list[ComputeThread]] = {}
+_largest = 0
+
+
+def default_threads(parameters: int) -> int:
+    """How many workers suit this machine and a model of so many parameters.
+
+    One core is left to the notebook where there are two or more. Small models finish a step before
+    a second core is awake.
+    """
+    if parameters < 50_000_000:
+        return 1
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        usable = os.cpu_count() or 1
+    physical = psutil.cpu_count(logical=False) or usable
+    return max(1, min(usable, physical, 16) - 1)
+
+
+class ComputeThread:
+    """A thread with a pool of `workers` (itself among them). Get one by `take`."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._run, name=f"mlc_widget-tvm-{workers}", daemon=True
+        )
+        self._thread.start()
+
+    @classmethod
+    def take(cls, workers: int) -> ComputeThread:
+        """An idle thread with that many workers, or a new one."""
+        with _lock:
+            idle = _idle.get(workers)
+            return idle.pop() if idle else cls(workers)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Run `work`, which must not raise, and then keep the thread for another `take`."""
+        self._work.put(work)
+
+    def _run(self) -> None:
+        _make_pool(self.workers)
+        while True:
+            self._work.get()()
+            with _lock:
+                _idle.setdefault(self.workers, []).append(self)
+
+
+def _make_pool(workers: int) -> None:
+    """Make this thread's pool of workers.
+
+    TVM reads its size from the environment when it is made, and afterwards only whether more than
+    one worker is wanted at all.
+    """
+    import tvm_ffi
+
+    global _largest
+    with _lock:
+        _largest = max(_largest, workers)
+        os.environ["TVM_BIND_THREADS"] = "0"
+        os.environ["TVM_NUM_THREADS"] = str(workers)
+        tvm_ffi.get_global_func("runtime.config_threadpool")(0, workers)
+        os.environ["TVM_NUM_THREADS"] = str(_largest)

@@ -1,0 +1,69 @@
+"""Parameters from a model folder into the layouts of the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.runtimes.tvm.layouts import Layout
+from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros
+from mlc_widget.engine.store.tensor_cache import TensorCache, TensorRecord
+
+Parameters = Sequence[tuple[str, Layout]]
+
+
+def weight_bytes(parameters: Parameters) -> int:
+    """Bytes that `load_weights` will hold."""
+    return sum(layout.nbytes for _, layout in parameters)
+
+
+def check_weights(parameters: Parameters, cache: TensorCache) -> None:
+    """Compare the folder's parameters with those of the model.
+
+    Raises:
+        ModelFormatError: One is missing, or has another shape or dtype.
+    """
+    for name, layout in parameters:
+        record = cache.records.get(name)
+        if record is None:
+            raise ModelFormatError(
+                f"{cache.file} has no parameter {name}, which the model needs. The weights belong "
+                "to another model or quantization than mlc-chat-config.json says; download both "
+                "again.",
+                param=str(cache.file),
+            )
+        if record.shape != layout.source_shape or record.dtype not in layout.source_dtypes:
+            raise ModelFormatError(
+                f"{cache.file}: parameter {name} is {record.dtype}{list(record.shape)}, and the "
+                f"model needs {' or '.join(layout.source_dtypes)}{list(layout.source_shape)}. The "
+                "weights belong to another model than mlc-chat-config.json says; download both "
+                "again.",
+                param=str(cache.file),
+            )
+
+
+def load_weights(
+    parameters: Parameters, cache: TensorCache, progress: Callable[[int, int], None]
+) -> list[Array]:
+    """Read and re-lay all parameters, holding one tensor of the folder at a time beside them.
+
+    Args:
+        parameters: The model's, already checked.
+        cache: The folder's.
+        progress: Called with bytes done and bytes in all; what it raises ends the work.
+
+    Returns:
+        One array for each of `parameters`, in their order.
+    """
+    index = {name: i for i, (name, _) in enumerate(parameters)}
+    records: list[TensorRecord] = [r for r in cache.records.values() if r.name in index]
+    total, done = sum(r.nbytes for r in records), 0
+    loaded: dict[int, Array] = {}
+    for record, source in cache.read_many(records):
+        i = index[record.name]
+        layout = parameters[i][1]
+        loaded[i] = aligned_zeros(layout.shape, layout.dtype)
+        layout.pack(source, loaded[i])
+        done += record.nbytes
+        progress(done, total)
+    return [loaded[i] for i in range(len(parameters))]

@@ -1,0 +1,247 @@
+"""The parameters of an MLC model folder: ``tensor-cache.json`` and its shards.
+
+The format is that of ``tvm.contrib.tvmjs.dump_tensor_cache``; ``ndarray-cache.json`` is its older
+name. Only numpy is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mlc_widget.api.errors import ModelFormatError
+
+Array = npt.NDArray[Any]
+Encoding: TypeAlias = Literal["raw", "f32-to-bf16"]
+
+NAMES: Final = ("tensor-cache.json", "ndarray-cache.json")
+_DTYPES: Final = ("float32", "float16", "uint32", "int32", "uint16", "int16", "uint8", "int8")
+_BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One parameter.
+
+    Attributes:
+        name: MLC's name.
+        shape: Its shape.
+        dtype: Its dtype once read; a bfloat16 tensor is read as float32.
+        bf16: Whether it is stored as bfloat16.
+        shard: The file it lies in.
+        offset: Its first byte there.
+        nbytes: Its bytes there.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bf16: bool
+    shard: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    path: Path
+    nbytes: int
+    md5: str | None
+
+
+class TensorCache:
+    """The parameters of a model folder, checked against the files' sizes.
+
+    Attributes:
+        file: The JSON file.
+        records: Every parameter, in the order of the files.
+    """
+
+    def __init__(
+        self, file: Path, shards: list[_Shard], records: Mapping[str, TensorRecord]
+    ) -> None:
+        self.file = file
+        self.records = records
+        self._shards = shards
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> TensorCache:
+        """Read the list and check that the shards are there in full.
+
+        Raises:
+            ModelFormatError: A file is missing, malformed or truncated; `param` names it.
+        """
+        folder = Path(folder)
+        file = next((folder / n for n in NAMES if (folder / n).is_file()), None)
+        if file is None:
+            raise ModelFormatError(
+                f"{folder / NAMES[0]} is missing (and so is {NAMES[1]}). The folder holds no "
+                "weights; download the model again, or convert it with `mlc_llm convert_weight`.",
+                param=str(folder / NAMES[0]),
+            )
+        try:
+            content = json.loads(file.read_bytes())
+            parsed = _parse(folder, content["records"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+            what = f"no field {e}" if isinstance(e, KeyError) else str(e)
+            raise ModelFormatError(
+                f"{file} is not a list of parameters as MLC writes it: {what}. Download the file "
+                "again.",
+                param=str(file),
+            ) from e
+        shards, records = parsed
+        for shard in shards:
+            _check_size(shard)
+        return cls(file, shards, records)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(s.nbytes for s in self._shards)
+
+    def read(self, record: TensorRecord) -> Array:
+        """A parameter as a new array of its `shape` and `dtype`.
+
+        Raises:
+            ModelFormatError: The shard became unreadable or shorter.
+        """
+        return next(self.read_many([record]))[1]
+
+    def read_many(self, records: list[TensorRecord]) -> Iterator[tuple[TensorRecord, Array]]:
+        """Parameters one after another; each file is opened once if `records` are in order.
+
+        Raises:
+            ModelFormatError: A shard became unreadable or shorter.
+        """
+        at = 0
+        while at < len(records):
+            path = records[at].shard
+            try:
+                with path.open("rb", buffering=0) as f:
+                    while at < len(records) and records[at].shard == path:
+                        yield records[at], _read(f, records[at])
+                        at += 1
+            except OSError as e:
+                raise ModelFormatError(
+                    f"{path} cannot be read: {e}. Check the file, or download it again.",
+                    param=str(path),
+                ) from e
+
+    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Compare every shard with its MD5 sum, where the list has one.
+
+        Args:
+            progress: Called with bytes done and bytes in all; what it raises ends the work.
+
+        Raises:
+            ModelFormatError: A shard's bytes are not those that were published.
+        """
+        done = 0
+        for shard in self._shards:
+            digest = hashlib.md5(usedforsecurity=False)
+            with shard.path.open("rb") as f:
+                while block := f.read(_BLOCK):
+                    digest.update(block)
+                    done += len(block)
+                    if progress is not None:
+                        progress(done, self.nbytes)
+            if shard.md5 is not None and digest.hexdigest() != shard.md5:
+                raise ModelFormatError(
+                    f"{shard.path} is damaged: its MD5 sum is {digest.hexdigest()}, and "
+                    f"{self.file.name} says {shard.md5}. Download the file again.",
+                    param=str(shard.path),
+                )
+
+
+def _parse(folder: Path, listed: Any) -> tuple[list[_Shard], dict[str, TensorRecord]]:
+    """Shards and records of the JSON; ValueError, KeyError or TypeError if it is malformed."""
+    shards: list[_Shard] = []
+    records: dict[str, TensorRecord] = {}
+    if not isinstance(listed, list) or not listed:
+        raise ValueError("`records` must be a list of shards")
+    for entry in listed:
+        name = entry["dataPath"]
+        if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\\" in name:
+            raise ValueError(f"dataPath {name!r} must be the name of a file in the folder")
+        if entry["format"] != "raw-shard":
+            raise ValueError(f"{name} has format {entry['format']!r}; only raw-shard is known")
+        md5 = entry.get("md5sum")
+        shard = _Shard(
+            folder / name, _count(entry["nbytes"], "nbytes"), md5.lower() if md5 else None
+        )
+        shards.append(shard)
+        for item in entry["records"]:
+            record = _record(shard, item)
+            if record.name in records:
+                raise ValueError(f"{record.name} is listed twice")
+            records[record.name] = record
+    return shards, records
+
+
+def _record(shard: _Shard, item: Mapping[str, Any]) -> TensorRecord:
+    name, dtype, encoding = item["name"], item["dtype"], item["format"]
+    if not isinstance(name, str):
+        raise ValueError(f"{name!r} is no name")
+    shape = tuple(_count(d, f"{name}.shape") for d in item["shape"])
+    if dtype == "bfloat16" and encoding == "raw":
+        dtype, bf16 = "float32", True
+    elif dtype in _DTYPES and encoding == "raw":
+        bf16 = False
+    elif encoding == "f32-to-bf16" and dtype in _DTYPES:
+        bf16 = dtype == "float32"  # writers give this format to other dtypes, stored as they are
+    else:
+        raise ValueError(f"{name} has dtype {dtype!r} in format {encoding!r}, which is not known")
+    nbytes, offset = _count(item["nbytes"], "nbytes"), _count(item["byteOffset"], "byteOffset")
+    size = 2 if bf16 else np.dtype(dtype).itemsize
+    for extent in shape:
+        size *= extent
+    if nbytes != size:
+        raise ValueError(f"{name} has {nbytes} bytes; its shape {shape} needs {size}")
+    if offset + nbytes > shard.nbytes:
+        raise ValueError(f"{name} ends beyond its shard {shard.path.name}")
+    return TensorRecord(name, shape, dtype, bf16, shard.path, offset, nbytes)
+
+
+def _count(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{what} is {value!r}; it must be an integer, 0 or more")
+    return value
+
+
+def _check_size(shard: _Shard) -> None:
+    try:
+        size = shard.path.stat().st_size
+    except OSError:
+        raise ModelFormatError(
+            f"{shard.path} is missing. Download it again, or the whole model.",
+            param=str(shard.path),
+        ) from None
+    if size != shard.nbytes:
+        raise ModelFormatError(
+            f"{shard.path} has {size} bytes and should have {shard.nbytes}: the download was "
+            "cut short, or Git LFS left a pointer in its place. Download it again.",
+            param=str(shard.path),
+        )
+
+
+def _read(f: Any, record: TensorRecord) -> Array:
+    stored: Array = np.empty(record.shape, np.uint16 if record.bf16 else record.dtype)
+    f.seek(record.offset)
+    view: memoryview = stored.reshape(-1).view(np.uint8).data
+    while len(view):
+        n = f.readinto(view)
+        if not n:
+            raise OSError(f"it ends before {record.name} does")
+        view = view[n:]
+    if not record.bf16:
+        return stored
+    wide: Array = stored.astype(np.uint32)
+    wide <<= np.uint32(16)
+    return wide.view(np.float32)
