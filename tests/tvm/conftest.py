@@ -1,24 +1,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+import shutil
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 from mlc_widget.engine.runtimes.base import GenerationEvent, ModelSource, Sampling
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
+from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 NAMES = sorted(p.name for p in GOLDEN.iterdir())
+DEADLINE = 60.0
 
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled code, shared by all tests of a session."""
     return tmp_path_factory.mktemp("compiled")
 
 
@@ -28,11 +36,18 @@ def source_of(folder: Path, **changes: Any) -> ModelSource:
     return ModelSource(folder.name, folder, config, Tokenizer.from_folder(folder))
 
 
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a golden folder that a test may damage."""
+    return lambda name: Path(shutil.copytree(GOLDEN / name, tmp_path / name))
+
+
 class Reports:
     """A LoadReporter that remembers."""
 
-    def __init__(self) -> None:
+    def __init__(self, on: Callable[[str, str], None] = lambda phase, text: None) -> None:
         self.all: list[tuple[str, float, str, int | None, int | None]] = []
+        self._on = on
 
     def __call__(
         self,
@@ -44,20 +59,24 @@ class Reports:
         bytes_total: int | None = None,
     ) -> None:
         self.all.append((phase, fraction, text, bytes_done, bytes_total))
+        self._on(phase, text)
 
-    def texts(self) -> list[str]:
-        return [r[2] for r in self.all]
+    @property
+    def compiled(self) -> bool:
+        return any("Compiling" in text for _, _, text, _, _ in self.all)
 
 
-Load = Callable[..., Any]
+Load = Callable[..., Awaitable[TVMRuntime]]
 
 
 @pytest.fixture
 async def load(cache_dir: Path) -> AsyncIterator[Load]:
-    """Loads a golden model, by name, with options; unloads it after the test."""
+    """Loads a golden model by name, with options; unloads it after the test."""
     runtimes: list[TVMRuntime] = []
 
-    async def loader(name: str, *, changes: dict[str, Any] | None = None, **options: Any):
+    async def loader(
+        name: str, *, changes: dict[str, Any] | None = None, **options: Any
+    ) -> TVMRuntime:
         runtime = TVMRuntime({"cache_dir": cache_dir, **options})
         runtimes.append(runtime)
         await runtime.load(source_of(GOLDEN / name, **(changes or {})), Reports())
@@ -68,19 +87,90 @@ async def load(cache_dir: Path) -> AsyncIterator[Load]:
         await runtime.unload()
 
 
+def executor_for(name: str, cache_dir: Path, target: Any = None, **options: Any) -> Executor:
+    """The lowest part of a loaded model, to be run on this thread."""
+    executor, _ = make_executor(
+        source_of(GOLDEN / name),
+        TVMOptions.parse({"cache_dir": cache_dir, **options}),
+        Progress(Reports(), threading.Event()),
+        target,
+    )
+    executor.prepare()
+    return executor
+
+
+class Stepper:
+    """Runs sequences on an executor in any cut and any company, and collects all their logits."""
+
+    def __init__(self, executor: Executor, pages: Sequence[int] | None = None) -> None:
+        self.executor = executor
+        self._free = list(range(executor.pages) if pages is None else pages)
+        self._pages: dict[str, list[int]] = {}
+        self._length: dict[str, int] = {}
+        self.logits: dict[str, list[np.ndarray]] = {}
+
+    def step(self, **tokens: Sequence[int]) -> None:
+        spans = []
+        for name, new in tokens.items():
+            pages = self._pages.setdefault(name, [])
+            start = self._length.get(name, 0)
+            while len(pages) * self.executor.page_size < start + len(new):
+                pages.append(self._free.pop(0))
+            spans.append(Span(list(new), start, pages, range(len(new))))
+            self._length[name] = start + len(new)
+        rows = self.executor.run(spans).copy()
+        for name, new in tokens.items():
+            self.logits.setdefault(name, []).append(rows[: len(new)])
+            rows = rows[len(new) :]
+
+    def all(self, name: str) -> np.ndarray:
+        return np.concatenate(self.logits[name])
+
+
+def run_chunks(executor: Executor, tokens: Sequence[int], chunks: Sequence[int]) -> np.ndarray:
+    """Logits of every position, the prompt cut as `chunks` says."""
+    assert sum(chunks) == len(tokens)
+    stepper, at = Stepper(executor), 0
+    for n in chunks:
+        stepper.step(a=tokens[at : at + n])
+        at += n
+    return stepper.all("a")
+
+
+def golden_data(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / name / "golden.npz") as data:
+        return dict(data)
+
+
 def greedy(**changes: Any) -> Sampling:
     return Sampling(**{"max_tokens": 40, "temperature": 0.0, "top_p": 1.0, "seed": 0, **changes})
 
 
 async def collect(
-    runtime: TVMRuntime, prompt: list[int], sampling: Sampling, request_id: str = "r"
+    runtime: TVMRuntime, prompt: Sequence[int], sampling: Sampling, request_id: str = "r"
 ) -> list[GenerationEvent]:
-    return [e async for e in runtime.generate(prompt, sampling, request_id=request_id)]
+    events = [e async for e in runtime.generate(prompt, sampling, request_id=request_id)]
+    assert [e.finish_reason for e in events[:-1]] == [None] * (len(events) - 1)
+    assert events[-1].finish_reason is not None
+    assert events[-1].stats is not None
+    return events
 
 
-def ids_of(events: list[GenerationEvent]) -> list[int]:
+def ids_of(events: Sequence[GenerationEvent]) -> list[int]:
     return [i for e in events for i in e.token_ids]
 
 
-def text_of(events: list[GenerationEvent]) -> str:
+def text_of(events: Sequence[GenerationEvent]) -> str:
     return "".join(e.text for e in events)
+
+
+def scheduler_of(runtime: TVMRuntime) -> Any:
+    assert runtime._loaded is not None
+    return runtime._loaded.scheduler
+
+
+def assert_no_page_lost(runtime: TVMRuntime) -> None:
+    scheduler = scheduler_of(runtime)
+    assert scheduler.wait_idle(DEADLINE)
+    scheduler.pool.check()
+    assert scheduler.pool.held == 0

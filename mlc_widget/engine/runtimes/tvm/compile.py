@@ -10,9 +10,8 @@ from tvm import relax
 from tvm.relax.frontend import nn
 
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, ModelShape
-from mlc_widget.engine.runtimes.tvm.kernels.attention import PAGE
 from mlc_widget.engine.runtimes.tvm.layers import Builder
-from mlc_widget.engine.runtimes.tvm.layouts import Layout, pad
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
@@ -36,6 +35,13 @@ class Program:
     shape: ModelShape
     target: CpuTarget
     parameters: tuple[tuple[str, Layout], ...]
+
+    @property
+    def widest(self) -> int:
+        """Features of the widest activation."""
+        names = ("lm_head", "embed_tokens")
+        inner = [p for name, p in self.parameters if not any(n in name for n in names)]
+        return max(p.shape[0] * (16 if len(p.shape) > 1 else 1) for p in inner)
 
 
 def make_program(

@@ -45,6 +45,7 @@ class Executor:
         page_size: int,
         pages: int,
         context: int,
+        vocab: int,
         max_rows: int,
         attention_rows: int,
     ) -> None:
@@ -57,6 +58,7 @@ class Executor:
             page_size: Tokens to a page.
             pages: Pages of the KV cache.
             context: Positions that the rotary table must have.
+            vocab: Tokens to give logits for, the first of the model's.
             max_rows: Tokens of a step at most.
             attention_rows: Rows of a full attention tile.
         """
@@ -64,7 +66,8 @@ class Executor:
 
         self._executable = executable
         self._forward: Any = None
-        self.shape, self.page_size, self.pages = shape, page_size, pages
+        self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
+        self.context = context
         self.max_rows, self._attention_rows = max_rows, attention_rows
         self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
         cos, sin = (_aligned(t) for t in shape.rope.table(context))
@@ -98,7 +101,7 @@ class Executor:
         """Run the tokens of all spans in one step.
 
         Returns:
-            (rows, vocab_size) float32, the logits that the spans asked for, in their order. A view
+            (rows, vocab) float32, the logits that the spans asked for, in their order. A view
             of memory that the next step overwrites.
         """
         n = tiles = 0
@@ -137,7 +140,7 @@ class Executor:
             self._weights,
         )
         self.steps += 1
-        return self._logits[: len(wanted), : self.shape.vocab_size]
+        return self._logits[: len(wanted), : self.vocab]
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""

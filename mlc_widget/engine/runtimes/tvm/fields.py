@@ -14,15 +14,16 @@ class Fields:
     """A mapping from a file of the model, read field by field."""
 
     def __init__(self, values: Any, path: str, file: str = "mlc-chat-config.json") -> None:
-        """Read `values`, which lies at the dotted `path` of `file`.
+        """Read `values`, which lies at the dotted `path` of `file` ("" for the file itself).
 
         Raises:
             ModelFormatError: It is not an object.
         """
-        self._path, self._file = path, file
+        self._prefix, self._file = f"{path}." if path else "", file
         if not isinstance(values, Mapping):
             raise ModelFormatError(
-                f"{file}: {path} is {values!r}; it must be an object.", param=path
+                f"{file}: {path or 'the content'} is {values!r}; it must be an object.",
+                param=path or file,
             )
         self._values = values
 
@@ -37,9 +38,9 @@ class Fields:
             return value
         if default is _MISSING:
             raise ModelFormatError(
-                f"{self._file}: {self._path}.{key} is missing. Download the model's configuration "
+                f"{self._file}: {self._prefix}{key} is missing. Download the model's configuration "
                 "again.",
-                param=f"{self._path}.{key}",
+                param=f"{self._prefix}{key}",
             )
         return default
 
@@ -68,6 +69,6 @@ class Fields:
         """The error that says what a field must be."""
         shown = self._values.get(key) if value is _MISSING else value
         return ModelFormatError(
-            f"{self._file}: {self._path}.{key} is {shown!r}; it {must}.",
-            param=f"{self._path}.{key}",
+            f"{self._file}: {self._prefix}{key} is {shown!r}; it {must}.",
+            param=f"{self._prefix}{key}",
         )

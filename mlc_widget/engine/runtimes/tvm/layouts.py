@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 
 GROUP = 32
 BLOCK = 16
+PAGE = 16
+"""Tokens to a page of the KV cache."""
 
 
 def pad(features: int) -> int:

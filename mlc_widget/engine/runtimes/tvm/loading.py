@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from mlc_widget.api.errors import InternalEngineError, MLCEngineError, RuntimeUnavailableError
+from mlc_widget.api.errors import (
+    InternalEngineError,
+    MLCEngineError,
+    RuntimeUnavailableError,
+    UnsupportedModelError,
+)
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
 from mlc_widget.engine.runtimes.tvm.cache import CompileCache
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
 from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
 from mlc_widget.engine.runtimes.tvm.threads import ComputeThread, default_threads
-from mlc_widget.engine.runtimes.tvm.weights import check_weights, load_weights, weight_bytes
+from mlc_widget.engine.runtimes.tvm.weights import (
+    Parameters,
+    check_weights,
+    load_weights,
+    weight_bytes,
+)
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
-PAGE_SIZE = 16
+if TYPE_CHECKING:
+    from mlc_widget.engine.runtimes.tvm.target import CpuTarget
+
 DEFAULT_TOTAL = 8192
+
+_running: WeakKeyDictionary[Scheduler, threading.Event] = WeakKeyDictionary()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End what still runs before the process tears down the code that it runs."""
+    ends = list(_running.items())
+    for scheduler, _ in ends:
+        scheduler.stop()
+    for _, ended in ends:
+        ended.wait(timeout=5)
 
 
 class Cancelled(Exception):
@@ -81,25 +108,63 @@ def load(
         MLCEngineError: As `ModelRuntime.load`.
         Cancelled: The load was cancelled.
     """
-    config = Fields(source.config, "$")
+    executor, threads = make_executor(source, options, progress)
+    scheduler = Scheduler(
+        executor,
+        PagePool(executor.pages, PAGE, reuse=options.prefix_cache_mode != "disable"),
+        max_sequences=options.max_num_sequence,
+        chunk=max(_chunk(source, options), options.max_num_sequence),
+        post=post,
+    )
+    progress("warm up", 0.0, "Warming up")
+    ended = _start(scheduler, executor, threads)
+    _running[scheduler] = ended
+    try:
+        progress("warm up", 1.0, "Ready")
+    except Cancelled:
+        scheduler.stop()
+        raise
+    return Loaded(scheduler, executor.vocab, executor.context, ended)
+
+
+def make_executor(
+    source: ModelSource, options: TVMOptions, progress: Progress, target: CpuTarget | None = None
+) -> tuple[Executor, int]:
+    """Everything but the scheduler: checks, code, weights.
+
+    Args:
+        source: The model.
+        options: The caller's.
+        progress: Hears of it.
+        target: What to compile for, if not for this CPU.
+
+    Returns:
+        The executor, to be prepared on the thread that will run it, and how many CPU threads it is
+        best run with.
+
+    Raises:
+        MLCEngineError: As `ModelRuntime.load`.
+        Cancelled: The load was cancelled.
+    """
+    config = Fields(source.config, "")
     quantization = quantization_of(config.get("quantization"))
     architecture = architecture_of(config.get("model_type"), config.get("model_config"))
     shape = architecture.shape
+    _check_no_window(config)
     weights = TensorCache.from_folder(source.path)
     progress("load", 0.0, "Starting TVM")
     _import_tvm()
-    from mlc_widget.engine.runtimes.tvm.compile import make_program
+    from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, make_program
     from mlc_widget.engine.runtimes.tvm.target import host_target
 
-    target = host_target()
+    target = target or host_target()
     program = make_program(architecture, quantization, target)
     check_weights(program.parameters, weights)
     context, pages = _sizes(source, options)
-    widest = max((layout.shape[0] * 16 for _, layout in program.parameters[1:]), default=0)
     require(
         weight_bytes(program.parameters),
-        pages * kv_bytes_per_page(shape, PAGE_SIZE),
-        4 * (4 * 256 * widest + options.max_num_sequence * shape.vocab_size),
+        pages * kv_bytes_per_page(shape, PAGE),
+        4 * (4 * MAX_ROWS * program.widest + options.max_num_sequence * shape.vocab_size),
     )
     if options.verify:
         weights.verify(progress.bytes("verify", "Verifying weights"))
@@ -109,28 +174,14 @@ def load(
         executable,
         shape,
         arrays,
-        page_size=PAGE_SIZE,
+        page_size=PAGE,
         pages=pages,
         context=context,
-        max_rows=256,
-        attention_rows=target.isa.attention_rows(_group(architecture)),
+        vocab=min(shape.vocab_size, config.positive_int("active_vocab_size", shape.vocab_size)),
+        max_rows=MAX_ROWS,
+        attention_rows=target.isa.attention_rows(shape.query_heads // shape.kv_heads),
     )
-    scheduler = Scheduler(
-        executor,
-        PagePool(pages, PAGE_SIZE, reuse=options.prefix_cache_mode != "disable"),
-        max_sequences=options.max_num_sequence,
-        chunk=max(options.prefill_chunk_size, options.max_num_sequence),
-        post=post,
-    )
-    threads = options.threads or default_threads(_weights_count(program.parameters))
-    progress("warm up", 0.0, "Warming up")
-    ended = _start(scheduler, executor, threads)
-    try:
-        progress("warm up", 1.0, "Ready")
-    except Cancelled:
-        scheduler.stop()
-        raise
-    return Loaded(scheduler, shape.vocab_size, context, ended)
+    return executor, options.threads or default_threads(_count(program.parameters))
 
 
 def _import_tvm() -> None:
@@ -152,19 +203,31 @@ def _sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
     """The context window, and the pages of the KV cache."""
     model_config = Fields(source.config.get("model_config", {}), "model_config")
     fallback = model_config.get("context_window_size", 2048)
-    window = Fields(source.config, "$").positive_int("context_window_size", fallback)
+    window = Fields(source.config, "").positive_int("context_window_size", fallback)
     total = options.max_total_sequence_length or min(4 * window, DEFAULT_TOTAL)
-    pages = -(-total // PAGE_SIZE)
-    return min(window, pages * PAGE_SIZE), pages
+    pages = -(-total // PAGE)
+    return min(window, pages * PAGE), pages
 
 
-def _group(architecture: Architecture) -> int:
-    return architecture.shape.query_heads // architecture.shape.kv_heads
+def _chunk(source: ModelSource, options: TVMOptions) -> int:
+    own = Fields(source.config, "").positive_int("prefill_chunk_size", options.prefill_chunk_size)
+    return min(own, options.prefill_chunk_size)
 
 
-def _weights_count(parameters: Any) -> int:
-    per_element = {"uint32": 8}
-    return sum(layout.nbytes // 4 * per_element.get(layout.dtype, 1) for _, layout in parameters)
+def _check_no_window(config: Fields) -> None:
+    """Refuse attention to a part of the context, which these kernels do not do."""
+    for key in ("sliding_window_size", "attention_sink_size"):
+        value = config.get(key, -1)
+        if value not in (-1, 0):
+            raise UnsupportedModelError(
+                f"{key} is {value!r}; the tvm runtime attends to the whole context. Set it to -1.",
+                param=key,
+            )
+
+
+def _count(parameters: Parameters) -> int:
+    """Weights of a model, to tell small from large."""
+    return sum(p.nbytes * 2 if p.dtype == "uint32" else p.nbytes // 4 for _, p in parameters)
 
 
 def _executable(

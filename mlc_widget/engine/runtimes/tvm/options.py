@@ -23,7 +23,7 @@ class TVMOptions:
         max_num_sequence: Generations that share steps; more wait their turn.
         max_total_sequence_length: Tokens that the KV cache holds, all sequences together; None for
             four context windows, at most 8192.
-        prefill_chunk_size: Tokens of one step at most, 1 to 256.
+        prefill_chunk_size: Tokens of one step at most, 1 to 256, and no more than the model's own.
         prefix_cache_mode: ``radix`` reuses what sequences have in common, ``disable`` does not.
         cache_dir: Where compiled code is kept; None for ``$MLC_WIDGET_HOME`` or
             ``~/.cache/mlc_widget``.

@@ -116,6 +116,8 @@ class TVMRuntime:
             self._loaded = await done
         except asyncio.CancelledError:
             cancelled.set()
+            if done.done() and not done.cancelled() and done.exception() is None:
+                done.result().scheduler.stop()
             raise
         self._source = source
 

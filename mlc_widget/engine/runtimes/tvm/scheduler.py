@@ -51,6 +51,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._submitted: list[Sequence] = []
         self._cancelled: set[Sequence] = set()
+        self._epoch = 0
         self._interrupted = False
         self._stopping = False
         self._dead: BaseException | None = None
@@ -70,6 +71,7 @@ class Scheduler:
                 raise _dead(self._dead)
             if self._stopping:
                 raise EngineDeadError("The model was unloaded.")
+            sequence.epoch = self._epoch
             self._submitted.append(sequence)
             self._changed.notify_all()
 
@@ -83,6 +85,7 @@ class Scheduler:
     def interrupt(self) -> None:
         """End all sequences that are here now with ``abort``."""
         with self._changed:
+            self._epoch += 1
             self._interrupted = True
             self._changed.notify_all()
 
@@ -137,12 +140,12 @@ class Scheduler:
             self._waiting.extend(self._submitted)
             self._submitted.clear()
             cancelled, self._cancelled = self._cancelled, set()
-            abort, self._interrupted = self._interrupted or self._stopping, False
-            stopping = self._stopping
+            self._interrupted = False
+            epoch, stopping = self._epoch, self._stopping
         for sequence in [*self._running, *self._waiting]:
             if sequence in cancelled:
                 sequence.finished = True
-            elif abort:
+            elif stopping or sequence.epoch < epoch:
                 text = sequence.detokenizer.flush()
                 self._out.append((sequence, sequence.finish("abort", text)))
         self._sweep()

@@ -33,6 +33,7 @@ class Sequence:
         computed: How many tokens have keys and values there.
         parent: Names the content of its full, published pages (see `PagePool`).
         published: How many pages are published.
+        epoch: How many interrupts there were before it came.
         cached: Tokens of the prompt that the cache had when it was first admitted.
         finished: Set once an event with a finish reason, or an error, went out.
     """
@@ -50,6 +51,7 @@ class Sequence:
     computed: int = 0
     parent: int = 0
     published: int = 0
+    epoch: int = 0
     cached: int | None = None
     finished: bool = False
     submitted_at: float = field(default_factory=time.monotonic)

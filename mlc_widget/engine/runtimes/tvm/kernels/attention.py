@@ -17,8 +17,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, hmax, pad, splat
-
-PAGE = 16
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
 def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa) -> Any:

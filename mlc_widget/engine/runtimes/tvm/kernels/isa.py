@@ -8,7 +8,9 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.layouts import pad as pad
+from mlc_widget.engine.runtimes.tvm.layouts import pad
+
+__all__ = ["F32", "I32", "LANES", "LOG2E", "U32", "Isa", "hmax", "pad", "splat", "usplat"]
 
 LANES = 16
 F32 = "float32x16"
