@@ -64,3 +64,14 @@ export function formatTokens(tokens: number | null): string {
 export function joinFacts(...parts: readonly string[]): string {
   return parts.filter((part) => part !== "").join(" · ");
 }
+
+/** A model's short name: a folder's or repository's last part, without `HF://` and a revision. */
+export function modelName(modelId: string): string {
+  return modelId
+    .split(", ")
+    .map((id) => {
+      const name = id.replace(/[/\\]+$/, "").split(/[/\\]/).at(-1) ?? "";
+      return id.startsWith("HF://") ? name.replace(/@[^@]*$/, "") : name;
+    })
+    .join(", ");
+}

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import {
-  formatBytes, formatBytesOf, formatClock, formatDuration, formatRate, formatSpeed, formatTokens, joinFacts,
+  formatBytes, formatBytesOf, formatClock, formatDuration, formatRate, formatSpeed, formatTokens, joinFacts, modelName,
 } from "../src/format.ts";
 
 describe("figures for people", () => {
@@ -31,4 +31,10 @@ describe("figures for people", () => {
     expect(formatTokens(12_345)).toBe("12,345 tokens");
     expect(joinFacts("a", "", "b")).toBe("a · b");
   });
+
+  it.each([
+    ["demo", "demo"], ["/models/My model/", "My model"], ["C:\\models\\tiny", "tiny"],
+    ["HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC@main", "Llama-3.2-1B-Instruct-q4f16_1-MLC"], ["", ""],
+    ["demo, /models/b", "demo, b"],
+  ])("model %s", (id, name) => { expect(modelName(id)).toBe(name); });
 });

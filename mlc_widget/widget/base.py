@@ -56,7 +56,7 @@ class EngineWidget(anywidget.AnyWidget):
 
     _esm = _bundle("widget.js")
     _css = _bundle("widget.css")
-    _view = traitlets.Unicode().tag(sync=True)
+    _view = traitlets.Unicode(read_only=True).tag(sync=True)
     _comm_id = traitlets.Unicode(read_only=True).tag(sync=True)
     _control = traitlets.Bool(False, read_only=True).tag(sync=True)  # noqa: FBT003
     _engine = mirror("_engine")

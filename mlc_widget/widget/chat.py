@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import traitlets
+
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.intents import Handler
@@ -38,6 +40,7 @@ class ChatWidget(EngineWidget):
     ``send {text}``, ``stop``, ``retry {reply}``, ``resync`` and ``cancel_load``.
     """
 
+    _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
     _chat = mirror("_chat")
     _live = mirror("_live")
 

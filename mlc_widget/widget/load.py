@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traitlets
+
 from mlc_widget.widget.base import EngineWidget
 
 
@@ -16,6 +18,8 @@ class LoadProgress(EngineWidget):
     Raises:
         TypeError: for another kind of engine.
     """
+
+    _view = traitlets.Unicode("load", read_only=True).tag(sync=True)
 
     def __init__(self, engine: object) -> None:
         super().__init__(engine)

@@ -2,6 +2,7 @@
 
 import { Announcer } from "../announce.ts";
 import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import { modelName } from "../format.ts";
 import type { Engine, Intent, Message } from "../protocol.ts";
 import { StickyScroll } from "../scroll.ts";
 import type { View } from "../store.ts";
@@ -121,10 +122,12 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   };
 
   const update = ({ engine, chat, connected }: View): void => {
-    const model = engine.model || "the model";
+    const short = modelName(engine.model);
+    const model = short || "the model";
     setAttribute(root, "aria-label", `Chat with ${model}`);
     setAttribute(dot, "data-mlcw-state", connected ? engine.state : "offline");
-    setText(name, engine.model || "Chat");
+    setText(name, short || "Chat");
+    setAttribute(name, "title", engine.model || null);
     setText(state, connected ? engineText(engine) : "No kernel");
     show(load.node, connected && (isLoading(engine) || hasFailed(engine)));
     load.update(engine, connected);

@@ -7,6 +7,7 @@ import {
   formatDuration,
   formatSpeed,
   joinFacts,
+  modelName,
 } from "../format.ts";
 import type { Engine } from "../protocol.ts";
 import type { Store } from "../store.ts";
@@ -116,9 +117,10 @@ export class LoadPanel {
       this.node.dataset["mlcwState"] = kind;
       this.#mark.replaceChildren(...(ready ? [icon(CHECK)] : failed ? [icon(CROSS)] : []));
     }
-    const name = engine.model || "the model";
+    const name = modelName(engine.model) || "the model";
     const sentence = this.#sentence(kind, name);
-    setText(this.#title, kind === "loading" ? engine.model || "Model" : sentence);
+    setText(this.#title, kind === "loading" ? modelName(engine.model) || "Model" : sentence);
+    setAttribute(this.#title, "title", engine.model || null);
     setText(this.#phase, loading ? phaseText(engine) : "");
     this.#drawBar(engine, loading, name);
     this.#drawBelow(engine, kind);

@@ -1,0 +1,111 @@
+"""Fixtures for the tests that drive JupyterLab in Chromium: one server, one browser, many pages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+
+from ..widget.script_folder import write_script_folder
+from .lab import Lab, Notebook
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+OpenNotebook = Callable[..., Notebook]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+def find_chromium() -> str:
+    """The browser: $CHROMIUM, or the first of the usual names on PATH."""
+    named = os.environ.get("CHROMIUM")
+    if named:
+        return named
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        pytest.fail(
+            "The browser tests need Chromium: run `apt-get install chromium`, or set CHROMIUM to "
+            "the path of a Chromium or Chrome.",
+            pytrace=False,
+        )
+    return found
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = find_chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder for the scripted runtime."""
+    return write_script_folder(tmp_path_factory.mktemp("models") / "script")
+
+
+@pytest.fixture
+def open_notebook(
+    lab: Lab, browser: Browser, request: pytest.FixtureRequest
+) -> Iterator[OpenNotebook]:
+    """Opens notebooks in JupyterLab; fails if a page throws or asks another host for anything."""
+    opened: list[Notebook] = []
+    faults: list[str] = []
+
+    def watch(page: Page) -> None:
+        own = urlsplit(lab.url).netloc
+        page.on("pageerror", lambda error: faults.append(f"thrown in the page: {error}"))
+        page.on(
+            "request",
+            lambda sent: (
+                urlsplit(sent.url).scheme in ("http", "https", "ws", "wss")
+                and urlsplit(sent.url).netloc != own
+                and faults.append(f"asked for {sent.url}")
+            ),
+        )
+
+    def open_(
+        cells: list[str], *, width: int = 1100, height: int = 900, **context: Any
+    ) -> Notebook:
+        name = f"{request.node.name.partition('[')[0]}-{len(opened)}.ipynb"
+        lab.write(name, cells)
+        page = browser.new_page(viewport=ViewportSize(width=width, height=height), **context)
+        watch(page)
+        notebook = Notebook(page, lab.address(name))
+        opened.append(notebook)
+        return notebook
+
+    yield open_
+    for notebook in opened:
+        notebook.close()
+        notebook.page.close()
+    assert not faults

@@ -1,0 +1,158 @@
+"""A real JupyterLab for the tests, and a notebook in it, driven as a user drives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from playwright.sync_api import Locator, Page, expect
+
+DEADLINE_MS = 60_000
+
+
+class Lab:
+    """A JupyterLab server with directories of its own, which ends with `close`."""
+
+    def __init__(self, home: Path) -> None:
+        self.root = home / "notebooks"
+        self._settings = home / "settings"
+        self._token = secrets.token_hex(16)
+        runtime = home / "runtime"
+        for folder in (self.root, self._settings, runtime):
+            folder.mkdir(parents=True)
+        self.set("apputils-extension", "notification", fetchNews="false", checkForUpdates=False)
+        environment = {
+            **os.environ,
+            "IPYTHONDIR": str(home / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(runtime),
+            "JUPYTERLAB_SETTINGS_DIR": str(self._settings),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            "MLC_WIDGET_HOME": str(home / "mlc_widget"),
+        }
+        self._log = (home / "jupyterlab.log").open("w")
+        self._server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"),
+                *("--ServerApp.port=0", "--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True"),
+                *(f"--IdentityProvider.token={self._token}", f"--ServerApp.root_dir={self.root}"),
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        self.url = self._wait_for_url(runtime)
+
+    def _wait_for_url(self, runtime: Path) -> str:
+        file = runtime / f"jpserver-{self._server.pid}.json"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self._server.poll() is not None:
+                break
+            if file.is_file() and file.stat().st_size:
+                url = str(json.loads(file.read_text())["url"])
+                with urllib.request.urlopen(f"{url}api?token={self._token}", timeout=60):
+                    return url
+            time.sleep(0.05)
+        self.close()
+        raise RuntimeError(f"JupyterLab did not start:\n{Path(self._log.name).read_text()}")
+
+    def set(self, extension: str, plugin: str, **settings: Any) -> None:
+        """Change a setting of JupyterLab; pages opened from then on have it."""
+        folder = self._settings / "@jupyterlab" / extension
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{plugin}.jupyterlab-settings").write_text(json.dumps(settings))
+
+    def write(self, name: str, cells: Sequence[str]) -> None:
+        """Make a notebook of code cells."""
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
+        nbformat.write(notebook, self.root / name)
+
+    def address(self, name: str) -> str:
+        """Where a notebook opens, alone and in a workspace of its own."""
+        return f"{self.url}doc/workspaces/{Path(name).stem}/tree/{name}?token={self._token}&reset"
+
+    def close(self) -> None:
+        """End the server and its kernels."""
+        self._server.terminate()
+        try:
+            self._server.wait(20)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        self._log.close()
+
+
+class Notebook:
+    """A notebook that is open in JupyterLab."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self._address = address
+        self._open()
+
+    def _open(self) -> None:
+        self.page.goto(self._address)
+        expect(self.cell(0)).to_be_visible(timeout=DEADLINE_MS)
+        self.page.evaluate(
+            """async () => {
+                const context = window.jupyterapp.shell.currentWidget.sessionContext;
+                await context.ready;
+                await context.session.kernel.info;
+            }"""
+        )
+        idle = self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        expect(idle).to_be_attached(timeout=DEADLINE_MS)
+
+    def reload(self) -> None:
+        """Save the notebook and load the page again; the kernel goes on."""
+        self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        self.page.goto("about:blank")
+        self.page.goto(self._address.replace("&reset", ""))
+        expect(self.cell(0)).to_be_visible(timeout=DEADLINE_MS)
+
+    def cell(self, index: int) -> Locator:
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
+
+    def run(self, index: int) -> None:
+        """Run a cell as a user does; does not wait for it."""
+        self.cell(index).locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Shift+Enter")
+
+    def prompt(self, index: int) -> Locator:
+        return self.cell(index).locator(".jp-InputPrompt")
+
+    def expect_running(self, index: int) -> None:
+        expect(self.prompt(index)).to_have_text("[*]:")
+
+    def expect_done(self, index: int, *, ok: bool = True) -> None:
+        expect(self.prompt(index)).to_have_text(re.compile(r"\[\d+\]:"), timeout=DEADLINE_MS)
+        errors = self.output(index).locator('[data-mime-type="application/vnd.jupyter.stderr"]')
+        if ok and errors.count():
+            raise AssertionError(errors.first.inner_text())
+
+    def output(self, index: int) -> Locator:
+        return self.cell(index).locator(".jp-OutputArea")
+
+    def close(self) -> None:
+        """End the kernel, and the engine's worker with it."""
+        self.page.evaluate(
+            "window.jupyterapp.serviceManager.sessions.shutdownAll().catch(() => undefined)"
+        )

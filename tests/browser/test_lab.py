@@ -1,0 +1,241 @@
+"""The widgets in JupyterLab, with a real kernel and a real worker that follows a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, expect
+
+from .lab import DEADLINE_MS, Notebook
+
+OpenNotebook = Callable[..., Notebook]
+LONG: dict[str, Any] = {"text": "word", "repeat": 20_000, "pace_s": 0.02}
+
+
+def create(folder: Path, **script: Any) -> str:
+    return (
+        "from mlc_widget import ChatWidget, create_kernel_mlc_engine\n"
+        f"engine = await create_kernel_mlc_engine({str(folder)!r}, runtime='scripted',"
+        f" runtime_options={script!r})"
+    )
+
+
+CHAT = "chat = ChatWidget(engine)\nchat"
+SLEEP = "import time\ntime.sleep(5)"
+
+
+class Chat:
+    """A chat widget in a cell's output."""
+
+    def __init__(self, output: Locator) -> None:
+        self.root = output.locator(".mlcw-chat")
+        self.input = self.root.get_by_role("textbox", name="Message")
+        self.stop = self.root.get_by_role("button", name="Stop")
+        self.replies = self.root.locator(".mlcw-assistant")
+
+    def ask(self, text: str) -> None:
+        self.input.fill(text)
+        self.input.press("Enter")
+
+    def text_length(self) -> int:
+        return len(self.replies.last.locator(".mlcw-body").inner_text())
+
+
+def expect_growing(chat: Chat) -> None:
+    """The last reply gets longer."""
+    before = chat.text_length()
+    body = chat.replies.last.locator(".mlcw-body")
+    expect(body).to_have_text(re.compile(rf".{{{before + 20},}}", re.DOTALL))
+
+
+def start_chat(notebook: Notebook, index: int = 1) -> Chat:
+    notebook.run(index)
+    notebook.expect_done(index)
+    chat = Chat(notebook.output(index))
+    expect(chat.root).to_be_visible()
+    return chat
+
+
+def test_the_bar_fills_while_the_model_loads(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    notebook = open_notebook([create(model_folder, load_s=2)])
+    notebook.page.evaluate(
+        """() => {
+            window.shares = [];
+            new MutationObserver(() => {
+                const bar = document.querySelector('.mlcw-load [role=progressbar][aria-valuenow]');
+                if (bar && !bar.hidden) window.shares.push(Number(bar.ariaValueNow));
+            }).observe(document.body, {subtree: true, childList: true, attributes: true});
+        }"""
+    )
+    notebook.run(0)
+    panel = notebook.output(0).locator(".mlcw-load")
+    expect(panel.get_by_role("progressbar")).to_be_visible()
+    expect(panel).to_contain_text("MB")
+    notebook.expect_running(0)
+    expect(panel).to_contain_text("script is ready", timeout=DEADLINE_MS)
+    expect(panel.get_by_role("progressbar")).to_be_hidden()
+    notebook.expect_done(0)
+    shares = notebook.page.evaluate("window.shares")
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 5, shares
+
+
+def test_a_chat_streams_and_stops_while_cells_run(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    notebook = open_notebook([create(model_folder, **LONG), CHAT, "chat.send('More')", SLEEP])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+
+    # The cell that asks is done before the answer is.
+    notebook.run(2)
+    notebook.expect_done(2)
+    expect(chat.replies.last).to_have_attribute("aria-busy", "true")
+    expect_growing(chat)
+
+    # Tokens arrive while another cell runs, and Stop ends them while it still does.
+    notebook.run(3)
+    notebook.expect_running(3)
+    expect_growing(chat)
+    expect_growing(chat)
+    notebook.expect_running(3)
+    chat.stop.click()
+    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
+    expect(chat.stop).to_be_hidden()
+    notebook.expect_running(3)
+
+    # So does asking again.
+    chat.ask("And now?")
+    expect(chat.root.locator(".mlcw-user").last).to_contain_text("And now?")
+    expect(chat.input).to_have_value("")
+    expect_growing(chat)
+    notebook.expect_running(3)
+    notebook.expect_done(3)
+    expect_growing(chat)
+    chat.input.press("Escape")
+    expect(chat.stop).to_be_hidden()
+
+
+def test_stop_without_the_control_channel_goes_by_a_subshell(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    without = "get_ipython().kernel.control_handlers.pop('comm_msg')"
+    notebook = open_notebook([create(model_folder, **LONG), f"{CHAT}\n", without, SLEEP])
+    for index in (0, 1, 2):
+        notebook.run(index)
+        notebook.expect_done(index)
+    chat = Chat(notebook.output(1))
+    notebook.run(3)
+    notebook.expect_running(3)
+    chat.ask("Go on")
+    expect_growing(chat)
+    chat.stop.click()
+    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
+    notebook.expect_running(3)
+
+
+def test_where_nothing_gets_through_it_says_that_it_waits(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    without = (
+        "kernel = get_ipython().kernel\n"
+        "kernel.control_handlers.pop('comm_msg')\n"
+        # As on a kernel without subshells: every message to this comm goes to the main shell.
+        "chat.comm._reply_subshell_for = lambda data, default: None"
+    )
+    notebook = open_notebook([create(model_folder, **LONG), CHAT, without, SLEEP])
+    for index in (0, 1, 2):
+        notebook.run(index)
+        notebook.expect_done(index)
+    chat = Chat(notebook.output(1))
+    notebook.run(3)
+    notebook.expect_running(3)
+    chat.ask("Go on")
+    expect(chat.root.locator(".mlcw-note")).to_contain_text("busy with a cell")
+    expect(chat.input).to_have_value("Go on")
+    notebook.expect_running(3)
+    notebook.expect_done(3)
+    expect_growing(chat)
+    expect(chat.input).to_have_value("")
+    expect(chat.root.locator(".mlcw-note")).to_be_hidden()
+
+
+def test_the_chat_outlives_a_reload_of_the_page_in_mid_stream(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    notebook = open_notebook([create(model_folder, **LONG), CHAT])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    chat.ask("Go on")
+    expect_growing(chat)
+    before = chat.text_length()
+    notebook.reload()
+    expect(chat.root).to_be_visible(timeout=DEADLINE_MS)
+    expect_growing(chat)
+    assert chat.text_length() > before
+    text = chat.replies.last.locator(".mlcw-body").inner_text()
+    assert set(text.split()) == {"word"}
+    chat.stop.click()
+    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
+
+
+def test_a_bad_model_folder_is_explained(open_notebook: OpenNotebook, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "mlc-chat-config.json").write_text("{ not json")
+    notebook = open_notebook([create(tmp_path / "broken")])
+    notebook.run(0)
+    panel = notebook.output(0).locator(".mlcw-load")
+    expect(panel).to_contain_text("Could not load broken", timeout=DEADLINE_MS)
+    expect(panel.locator(".mlcw-error-text")).to_contain_text("mlc-chat-config.json is not valid")
+    expect(notebook.output(0)).to_contain_text("ModelFormatError")
+    notebook.expect_done(0, ok=False)
+
+
+def test_keys_are_the_chat_s_own(open_notebook: OpenNotebook, model_folder: Path) -> None:
+    notebook = open_notebook([create(model_folder, text="Fine."), CHAT, "x = 1"])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    cells = notebook.page.locator(".jp-Notebook .jp-Cell")
+    expect(cells).to_have_count(3)
+    chat.input.click()
+    chat.input.press_sequentially("one")
+    chat.input.press("Shift+Enter")
+    chat.input.press_sequentially("two")
+    expect(chat.input).to_have_value("one\ntwo")
+    expect(chat.replies).to_have_count(0)
+    chat.input.press("Enter")
+    expect(chat.replies.last).to_contain_text("Fine.")
+    expect(chat.root.locator(".mlcw-user .mlcw-body")).to_have_text("one\ntwo")
+    # The notebook's shortcuts (d d deletes a cell) do not reach through the log or a button.
+    chat.root.get_by_role("log").focus()
+    for key in "ddabxm":
+        notebook.page.keyboard.press(key)
+    expect(cells).to_have_count(3)
+    notebook.page.keyboard.press("Tab")
+    expect(chat.input).to_be_focused()
+
+
+def test_it_fits_a_narrow_page(open_notebook: OpenNotebook, model_folder: Path) -> None:
+    text = "Averyveryverylongwordwithoutanyplacetobreakitatallandthensome " * 3
+    notebook = open_notebook([create(model_folder, text=text), CHAT], width=480)
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    chat.ask("Anotherveryverylongwordwithoutanyplacetobreakitatallandthensomemore")
+    expect(chat.replies.last.locator(".mlcw-facts")).to_be_visible()
+    overflow = chat.root.evaluate(
+        """root => [...root.querySelectorAll('*')]
+            .filter(node => !node.closest('.mlcw-sr') && node.getClientRects().length)
+            .filter(node => node.getBoundingClientRect().right
+                > root.getBoundingClientRect().right + 0.5)
+            .map(node => node.className)"""
+    )
+    assert overflow == []
