@@ -6,7 +6,7 @@ to a worker kernel. The public engines (`api.facade`) are typed faces of one of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mlc_widget.api.progress import InitProgressCallback
@@ -16,19 +16,27 @@ RequestKind: TypeAlias = Literal["chat", "completion", "embedding"]
 ChatOpts: TypeAlias = Mapping[str, Any]
 
 
+class ChunkSource(Protocol):
+    """Batches of chunks of one answer, in OpenAI's shape; an async generator is one."""
+
+    def __aiter__(self) -> AsyncIterator[list[JSONDict]]:
+        """Itself."""
+
+    def __anext__(self) -> Awaitable[list[JSONDict]]:
+        """The next batch, never an empty one."""
+
+    async def aclose(self) -> None:
+        """Stop the engine's work on the answer and wait until it has let go. Idempotent."""
+
+
 class EngineCore(Protocol):
     """All methods run on the core's home loop; none of them blocks it."""
 
     async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
         """Answer one request with the whole response, in OpenAI's shape."""
 
-    async def open_stream(
-        self, kind: RequestKind, request: JSONDict
-    ) -> AsyncGenerator[list[JSONDict], None]:
-        """Accept one streaming request; raises what is wrong with it before the first chunk.
-
-        The generator gives batches of chunks in OpenAI's shape; closing it stops the engine's work.
-        """
+    async def open_stream(self, kind: RequestKind, request: JSONDict) -> ChunkSource:
+        """Accept one streaming request; raises what is wrong with it before the first chunk."""
 
     async def reload(
         self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None
@@ -43,6 +51,17 @@ class EngineCore(Protocol):
 
     async def abort(self, request_id: str) -> None:
         """End one request; an unknown id is ignored."""
+
+    async def forward_tokens_and_sample(
+        self, input_ids: Sequence[int], is_prefill: bool, model_id: str | None
+    ) -> int:
+        """Append tokens to the model's raw context and sample the next one."""
+
+    async def set_app_config(self, config: Mapping[str, Any] | None) -> None:
+        """Set the names that `reload` knows."""
+
+    async def set_log_level(self, level: str) -> None:
+        """Set how much the engine logs."""
 
     async def reset_chat(self, keep_stats: bool, model_id: str | None) -> None:
         """Forget the last message and, unless kept, the statistics."""

@@ -7,12 +7,15 @@ are `Engine`s. They differ in their cores only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import contextlib
+from collections.abc import Coroutine, Mapping, Sequence
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.metrics import EngineMetrics
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resources import (
@@ -41,34 +44,26 @@ def _opts_list(
     return list(chat_opts) if isinstance(chat_opts, Sequence) else [chat_opts]
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 class _Face(Generic[CoreT]):
     def __init__(self, core: CoreT, home: HomeLoop) -> None:
         self._core = core
         self._home = home
         self._callback: InitProgressCallback | None = None
-        self._callback_loop: asyncio.AbstractEventLoop | None = None
         core.set_init_progress_callback(self._on_progress)
-
-    def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set who hears of load progress; it is called on the loop from which this was called."""
-        self._callback = callback
-        try:
-            self._callback_loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._callback_loop = None
 
     def get_init_progress_callback(self) -> InitProgressCallback | None:
         """The callback set by `set_init_progress_callback`."""
         return self._callback
 
     def _on_progress(self, report: InitProgressReport) -> None:
-        callback, loop = self._callback, self._callback_loop
-        if callback is None:
-            return
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(callback, report)
-        else:  # no loop of the user's: a thread of its own, so that it can block nothing
-            self._home.loop.run_in_executor(None, callback, report)
+        raise NotImplementedError
 
 
 class AsyncEngine(_Face[CoreT]):
@@ -80,6 +75,22 @@ class AsyncEngine(_Face[CoreT]):
         self.completions = AsyncCompletions(core, home)
         self.embeddings = AsyncEmbeddings(core, home)
         self.models = AsyncModels(core, home)
+        self._callback_loop: asyncio.AbstractEventLoop | None = None
+
+    def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
+        """Set who hears of load progress.
+
+        It is called on the loop from which this was called or, where none was running, on the one
+        that awaits `reload`.
+        """
+        self._callback = callback
+        self._callback_loop = _running_loop()
+
+    def _on_progress(self, report: InitProgressReport) -> None:
+        callback, loop = self._callback, self._callback_loop
+        if callback is not None and loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                loop.call_soon_threadsafe(callback, report)
 
     async def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await self._home.wait(coroutine)
@@ -103,6 +114,8 @@ class AsyncEngine(_Face[CoreT]):
             InsufficientMemoryError: it does not fit.
             LoadCancelledError: a newer call ended this one.
         """
+        if self._callback_loop is None or self._callback_loop.is_closed():
+            self._callback_loop = _running_loop()
         await self._call(self._core.reload(_model_list(model_id), _opts_list(chat_opts)))
 
     async def unload(self) -> None:
@@ -129,10 +142,46 @@ class AsyncEngine(_Face[CoreT]):
         """Prefill and decode speed of the last answer, in WebLLM's words."""
         return str(await self._call(self._core.runtime_stats_text(model_id)))
 
-    async def metrics(self) -> JSONDict:
-        """Counters since the engine was made: requests running and finished, tokens in and out."""
-        metrics: JSONDict = await self._call(self._core.metrics())
-        return metrics
+    async def forward_tokens_and_sample(
+        self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
+    ) -> int:
+        """Append raw tokens to the context that `reset_chat` clears, and sample the next token.
+
+        Args:
+            input_ids: Token ids.
+            is_prefill: WebLLM's; the engine finds out by itself what is new to it.
+            model_id: Which model, if several are loaded.
+
+        Raises:
+            BadRequestError: an id outside the vocabulary.
+            UnsupportedFieldError: the runtime does not tell which tokens it samples.
+        """
+        call = self._core.forward_tokens_and_sample(list(input_ids), is_prefill, model_id)
+        return int(await self._call(call))
+
+    async def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
+        """Set names for models, as WebLLM's ``AppConfig``; the next `reload` knows them.
+
+        Args:
+            app_config: ``{"model_list": [{"model_id", "model", "overrides"?}, …]}``, where
+                ``model`` is what `reload` takes and ``overrides`` are `chat_opts`.
+
+        Raises:
+            BadRequestError: naming the field and the value.
+        """
+        await self._call(self._core.set_app_config(app_config))
+
+    async def set_log_level(self, level: str) -> None:
+        """Set how much the engine logs: TRACE, DEBUG, INFO, WARN, ERROR or SILENT.
+
+        Raises:
+            BadRequestError: no such level.
+        """
+        await self._call(self._core.set_log_level(level))
+
+    async def metrics(self) -> EngineMetrics:
+        """Counters since the engine was made, in mlc_llm's shape."""
+        return EngineMetrics(await self._call(self._core.metrics()))
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
@@ -164,17 +213,44 @@ class Engine(_Face[CoreT]):
         self.completions = Completions(core, home)
         self.embeddings = Embeddings(core, home)
         self.models = Models(core, home)
+        self._reports: SimpleQueue[InitProgressReport | None] | None = None
+
+    def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
+        """Set who hears of load progress; `reload` calls it, on the thread that waits there."""
+        self._callback = callback
+
+    def _on_progress(self, report: InitProgressReport) -> None:
+        reports = self._reports
+        if reports is not None:
+            reports.put(report)
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._home.wait_blocking(coroutine)
+
+    def _call_reporting(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        reports: SimpleQueue[InitProgressReport | None] = SimpleQueue()
+        self._reports = reports
+        future = self._home.submit(coroutine)
+        future.add_done_callback(lambda _: reports.put(None))
+        try:
+            while (report := reports.get()) is not None:
+                if self._callback is not None:
+                    self._callback(report)
+            future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        finally:
+            if self._reports is reports:
+                self._reports = None
 
     def reload(
         self,
         model_id: str | Sequence[str],
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
-        """As `AsyncEngine.reload`."""
-        self._call(self._core.reload(_model_list(model_id), _opts_list(chat_opts)))
+        """As `AsyncEngine.reload`; what the progress callback raises ends the load."""
+        self._call_reporting(self._core.reload(_model_list(model_id), _opts_list(chat_opts)))
 
     def unload(self) -> None:
         """As `AsyncEngine.unload`."""
@@ -200,10 +276,24 @@ class Engine(_Face[CoreT]):
         """As `AsyncEngine.runtime_stats_text`."""
         return str(self._call(self._core.runtime_stats_text(model_id)))
 
-    def metrics(self) -> JSONDict:
+    def forward_tokens_and_sample(
+        self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
+    ) -> int:
+        """As `AsyncEngine.forward_tokens_and_sample`."""
+        call = self._core.forward_tokens_and_sample(list(input_ids), is_prefill, model_id)
+        return int(self._call(call))
+
+    def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
+        """As `AsyncEngine.set_app_config`."""
+        self._call(self._core.set_app_config(app_config))
+
+    def set_log_level(self, level: str) -> None:
+        """As `AsyncEngine.set_log_level`."""
+        self._call(self._core.set_log_level(level))
+
+    def metrics(self) -> EngineMetrics:
         """As `AsyncEngine.metrics`."""
-        metrics: JSONDict = self._call(self._core.metrics())
-        return metrics
+        return EngineMetrics(self._call(self._core.metrics()))
 
     def device_info(self) -> JSONDict:
         """As `AsyncEngine.device_info`."""

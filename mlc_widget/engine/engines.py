@@ -10,6 +10,7 @@ from mlc_widget.api.facade import AsyncEngine, Engine
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.engine.core import DirectCore
+from mlc_widget.engine.logit_processors import LogitProcessorFactory
 
 
 class AsyncMLCEngine(AsyncEngine[DirectCore]):
@@ -20,6 +21,7 @@ class AsyncMLCEngine(AsyncEngine[DirectCore]):
     Args:
         runtime: ``tvm``, or ``auto`` for the best one that is installed.
         runtime_options: What the runtime takes, such as ``device`` and ``threads``.
+        logit_processors: What makes each generation's `LogitProcessor`, by model id.
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 
@@ -28,9 +30,12 @@ class AsyncMLCEngine(AsyncEngine[DirectCore]):
         *,
         runtime: str = "auto",
         runtime_options: Mapping[str, Any] | None = None,
+        logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
         init_progress_callback: InitProgressCallback | None = None,
     ) -> None:
-        core = DirectCore(runtime=runtime, runtime_options=runtime_options)
+        core = DirectCore(
+            runtime=runtime, runtime_options=runtime_options, logit_processors=logit_processors
+        )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
 
@@ -43,9 +48,12 @@ class MLCEngine(Engine[DirectCore]):
         *,
         runtime: str = "auto",
         runtime_options: Mapping[str, Any] | None = None,
+        logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
         init_progress_callback: InitProgressCallback | None = None,
     ) -> None:
-        core = DirectCore(runtime=runtime, runtime_options=runtime_options)
+        core = DirectCore(
+            runtime=runtime, runtime_options=runtime_options, logit_processors=logit_processors
+        )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
 
@@ -56,6 +64,7 @@ async def create_mlc_engine(
     chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     runtime: str = "auto",
     runtime_options: Mapping[str, Any] | None = None,
+    logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
     init_progress_callback: InitProgressCallback | None = None,
 ) -> AsyncMLCEngine:
     """Make a direct engine and load a model into it.
@@ -66,6 +75,7 @@ async def create_mlc_engine(
     engine = AsyncMLCEngine(
         runtime=runtime,
         runtime_options=runtime_options,
+        logit_processors=logit_processors,
         init_progress_callback=init_progress_callback,
     )
     try:

@@ -5,22 +5,48 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
 
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sampling
 from mlc_widget.engine.shapes import Choice, ResponseShape, usage
 
-_Item = tuple[int, GenerationEvent | BaseException]
+_AHEAD: Final = 64
+"""Events that the choices may be ahead of the consumer; then they wait for it."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One choice while it runs."""
+
+    choice: Choice = field(default_factory=Choice)
+    tokens: int = 0
+    first_at: float | None = None
+    begun: bool = False  # a chunk of it was given
+    ended: bool = False  # its last event is in the queue, or was taken
+    stats: GenerationStats | None = None
 
 
 class Generation:
-    """Runs the `n` choices of one request and gives their chunks in batches.
+    """Runs the `n` choices of one request; iterate it for batches of chunks, or await `whole`.
 
-    Use `chunks` once, or `whole`. `abort` may come at any time: every choice that still runs then
-    ends with finish reason ``abort``.
+    It runs from the moment it is made until its end or `aclose`, which its owner must see to.
+    A consumer that does not read holds it back after a few tokens. `abort` may come at any time:
+    every choice that still runs then ends with finish reason ``abort``.
+
+    Args:
+        model: The model that answers.
+        shape: Builds the response.
+        prompt: Token ids.
+        sampling: For every choice; their index is filled in.
+        choices: OpenAI's `n`.
+        include_usage: Whether the last chunk is the usage.
+        on_end: Called once when nothing of it runs any more.
     """
 
     def __init__(
@@ -32,134 +58,184 @@ class Generation:
         choices: int,
         *,
         include_usage: bool,
+        on_end: Callable[[Generation], object],
     ) -> None:
         self._model = model
         self._shape = shape
         self._prompt = prompt
         self._sampling = sampling
         self._include_usage = include_usage
-        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
-        self._choices = [Choice() for _ in range(choices)]
-        self._stats: list[GenerationStats | None] = [None] * choices
-        self._tasks: list[asyncio.Task[None]] = []
-        self._aborted = False
+        self._on_end = on_end
         self._started = time.monotonic()
-        self.prompt_tokens = len(prompt)
-        self.completion_tokens = 0
+        self._events: deque[tuple[int, GenerationEvent]] = deque()
+        self._error: BaseException | None = None
+        self._ready = asyncio.Event()
+        self._space = asyncio.Event()
+        self._runs = [_Run() for _ in range(choices)]
+        self._finished = self._closed = False
+        self._tasks = [asyncio.create_task(self._run(i)) for i in range(choices)]
+        for i, task in enumerate(self._tasks):
+            task.add_done_callback(partial(self._done, i))
 
     @property
     def request_id(self) -> str:
         """The response's id, by which it can be aborted."""
         return self._shape.id
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self._prompt)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far, over all choices."""
+        return sum(r.stats.completion_tokens if r.stats else r.tokens for r in self._runs)
+
+    @property
+    def stats(self) -> list[GenerationStats]:
+        """Of the choices that have ended."""
+        return [r.stats for r in self._runs if r.stats is not None]
+
     def abort(self) -> None:
         """End what still runs with finish reason ``abort``."""
-        self._aborted = True
         for task in self._tasks:
             task.cancel()
 
+    def fail(self, error: BaseException) -> None:
+        """End it with an error for the consumer."""
+        self._error = self._error or error
+        self.abort()
+        self._ready.set()
+
+    # The choices' side
+
     async def _run(self, index: int) -> None:
-        """Move one choice's events into the queue; the last item is always terminal."""
-        seen, first_at = 0, None
+        run = self._runs[index]
         sampling = replace(self._sampling, choice=index)
         request_id = f"{self._shape.id}-{index}"
         events = self._model.runtime.generate(self._prompt, sampling, request_id=request_id)
-        try:
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    first_at = first_at or time.monotonic()
-                    seen += len(event.token_ids)
-                    self._queue.put_nowait((index, event))
-                    if event.finish_reason is not None:
-                        return
-            raise RuntimeError("the runtime ended a generation without a finish reason")
-        except asyncio.CancelledError:
-            now = time.monotonic()
-            stats = GenerationStats(
-                prompt_tokens=len(self._prompt),
-                cached_tokens=0,
-                completion_tokens=seen,
-                queue_s=0.0,
-                prefill_s=(first_at or now) - self._started,
-                decode_s=now - (first_at or now),
-            )
-            last = GenerationEvent(text="", finish_reason="abort", stats=stats)
-            self._queue.put_nowait((index, last))
-        except Exception as error:  # raised to the consumer
-            self._queue.put_nowait((index, error))
+        async with contextlib.aclosing(events):
+            async for event in events:
+                run.first_at = run.first_at or time.monotonic()
+                run.tokens += len(event.token_ids)
+                self._put(index, event)
+                if event.finish_reason is not None:
+                    if event.stats is None:
+                        raise RuntimeError("the runtime ended a generation without its stats")
+                    return
+                while len(self._events) >= _AHEAD:
+                    self._space.clear()
+                    await self._space.wait()
+        raise RuntimeError("the runtime ended a generation without a finish reason")
 
-    async def _batches(self) -> AsyncGenerator[list[tuple[int, GenerationEvent]], None]:
-        running = len(self._choices)
-        self._tasks = [asyncio.create_task(self._run(i)) for i in range(running)]
-        try:
-            if self._aborted:
-                self.abort()
-            while running:
-                items = [await self._queue.get()]
-                while not self._queue.empty():
-                    items.append(self._queue.get_nowait())
-                batch = []
-                for index, event in items:
-                    if isinstance(event, BaseException):
-                        raise event
-                    if event.finish_reason is not None:
-                        running -= 1
-                        self._stats[index] = event.stats
-                    batch.append((index, event))
-                yield batch
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+    def _put(self, index: int, event: GenerationEvent) -> None:
+        self._runs[index].ended = event.finish_reason is not None
+        self._events.append((index, event))
+        self._ready.set()
 
-    def _absorb(self, index: int, event: GenerationEvent) -> JSONDict | None:
-        """Add an event to its choice; the event's logprobs in OpenAI's shape."""
-        choice = self._choices[index]
-        self.completion_tokens += len(event.token_ids)
-        logprobs = self._shape.logprobs(event.logprobs, len(choice.text))
-        if logprobs is not None:
-            choice.logprobs.append(logprobs)
-        choice.text += event.text
-        choice.finish_reason = event.finish_reason
-        return logprobs
+    def _done(self, index: int, task: asyncio.Task[None]) -> None:
+        """However a choice ended, also before it began: the consumer hears of it."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+        elif not self._runs[index].ended and self._error is None:
+            self._put(index, self._aborted(self._runs[index]))
 
-    def _finish(self) -> JSONDict:
-        stats = [s for s in self._stats if s is not None]
-        used = usage(stats, time.monotonic() - self._started)
-        self._model.last_message = self._choices[0].text
-        self._model.last_usage = used
-        return used
+    def _aborted(self, run: _Run) -> GenerationEvent:
+        now = time.monotonic()
+        first = run.first_at or now
+        stats = GenerationStats(
+            prompt_tokens=len(self._prompt),
+            cached_tokens=0,
+            completion_tokens=run.tokens,
+            queue_s=0.0,
+            prefill_s=first - self._started,
+            decode_s=now - first,
+        )
+        return GenerationEvent(text="", finish_reason="abort", stats=stats)
 
-    async def chunks(self) -> AsyncGenerator[list[JSONDict], None]:
-        """The answer as batches of OpenAI's chunks; closing it stops the work."""
-        begun: set[int] = set()
-        async with contextlib.aclosing(self._batches()) as batches:
-            async for batch in batches:
-                shaped = []
-                for index, event in batch:
-                    logprobs = self._absorb(index, event)
-                    if not event.text and event.finish_reason is None and logprobs is None:
-                        continue  # tokens whose text is still held back
-                    shaped.append(
-                        self._shape.chunk(
-                            index,
-                            event.text,
-                            first=index not in begun,
-                            finish_reason=event.finish_reason,
-                            logprobs=logprobs,
-                        )
-                    )
-                    begun.add(index)
-                if shaped:
-                    yield shaped
+    # The consumer's side
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> list[JSONDict]:
+        if self._finished:
+            raise StopAsyncIteration
+        while any(run.stats is None for run in self._runs):
+            chunks = self._shape_events(await self._take())
+            if chunks:
+                return chunks
+        self._finished = True
         used = self._finish()
+        await self.aclose()
         if self._include_usage:
-            yield [self._shape.usage_chunk(used)]
+            return [self._shape.usage_chunk(used)]
+        raise StopAsyncIteration
 
     async def whole(self) -> JSONDict:
         """The whole answer in OpenAI's shape."""
-        async with contextlib.aclosing(self._batches()) as batches:
-            async for batch in batches:
-                for index, event in batch:
+        try:
+            while any(run.stats is None for run in self._runs):
+                for index, event in await self._take():
                     self._absorb(index, event)
-        return self._shape.whole(self._choices, self._finish())
+            return self._shape.whole([r.choice for r in self._runs], self._finish())
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what still runs and wait until it has stopped. Idempotent."""
+        self._finished = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        if not self._closed:
+            self._closed = True
+            self._on_end(self)
+
+    async def _take(self) -> list[tuple[int, GenerationEvent]]:
+        """All events that are there, at least one."""
+        while not self._events:
+            if self._error is not None:
+                await self.aclose()
+                raise self._error
+            self._ready.clear()
+            await self._ready.wait()
+        events = list(self._events)
+        self._events.clear()
+        self._space.set()
+        return events
+
+    def _absorb(self, index: int, event: GenerationEvent) -> JSONDict | None:
+        """Add an event to its choice; the event's logprobs in OpenAI's shape."""
+        run = self._runs[index]
+        logprobs = self._shape.logprobs(event.logprobs, run.choice.length)
+        run.choice.add(event.text, logprobs)
+        run.choice.finish_reason = event.finish_reason
+        run.stats = event.stats
+        return logprobs
+
+    def _shape_events(self, events: Sequence[tuple[int, GenerationEvent]]) -> list[JSONDict]:
+        chunks = []
+        for index, event in events:
+            run = self._runs[index]
+            logprobs = self._absorb(index, event)
+            if not event.text and event.finish_reason is None and logprobs is None:
+                continue  # tokens whose text is still held back
+            chunks.append(
+                self._shape.chunk(
+                    index,
+                    event.text,
+                    first=not run.begun,
+                    finish_reason=event.finish_reason,
+                    logprobs=logprobs,
+                )
+            )
+            run.begun = True
+        return chunks
+
+    def _finish(self) -> JSONDict:
+        used = usage(self.stats, time.monotonic() - self._started)
+        self._model.last_message = self._runs[0].choice.text
+        self._model.last_usage = used
+        return used

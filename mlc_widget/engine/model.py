@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ContextLengthExceededError,
+    RuntimeUnavailableError,
+    UnsupportedFieldError,
+)
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import ConversationTemplate
+from mlc_widget.engine.logit_processors import LogitProcessorFactory
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelRuntime, ModelSource, Sampling
 from mlc_widget.engine.store.model_folder import read_config, resolve
 from mlc_widget.engine.tokenizer import Tokenizer
@@ -42,13 +48,26 @@ class LoadedModel:
     runtime: ModelRuntime
     template: ConversationTemplate
     created: int = field(default_factory=lambda: int(time.time()))
+    logit_processor: LogitProcessorFactory | None = None
     last_message: str = ""
     last_usage: JSONDict | None = None
+    forwarded: list[int] = field(default_factory=list)
+    forward_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def model_id(self) -> str:
         """The id that the user gave."""
         return self.source.model_id
+
+    def describe(self) -> JSONDict:
+        """OpenAI's model object, with the context window."""
+        return {
+            "id": self.model_id,
+            "object": "model",
+            "created": self.created,
+            "owned_by": self.runtime.name,
+            "context_window_size": self.runtime.context_window_size,
+        }
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -69,6 +88,20 @@ class LoadedModel:
                     "field; leave it out.",
                     param=name,
                 )
+
+    def check_context(self, param: str, prompt_tokens: int) -> None:
+        """Refuse a prompt that leaves no room for an answer.
+
+        Raises:
+            ContextLengthExceededError: with both numbers.
+        """
+        window = self.runtime.context_window_size
+        if prompt_tokens >= window:
+            raise ContextLengthExceededError(
+                f"{param}: the prompt has {prompt_tokens} tokens and the context window of "
+                f"{self.model_id} is {window}: shorten it, or set chat_opts.context_window_size.",
+                param=param,
+            )
 
     def check_ids(self, param: str, token_ids: list[int] | Mapping[int, float]) -> None:
         """Refuse token ids outside the vocabulary.
@@ -123,6 +156,7 @@ class LoadedModel:
             logit_bias=bias,
             logprobs=counted or bool(logprobs),
             top_logprobs=int(logprobs) if counted else request.get("top_logprobs", 0),
+            logit_processor=self.logit_processor,
         )
 
 
@@ -131,21 +165,44 @@ async def load_model(
     chat_opts: Mapping[str, Any] | None,
     runtime: ModelRuntime,
     report: LoadReporter,
+    *,
+    location: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    logit_processor: LogitProcessorFactory | None = None,
 ) -> LoadedModel:
     """Resolve, read and load one model into a fresh runtime.
+
+    Args:
+        model_id: The id that the user gave.
+        chat_opts: The user's overrides of mlc-chat-config.json.
+        runtime: What is to run it.
+        report: Hears how it advances.
+        location: What the id stands for, where an app config says so.
+        overrides: The app config's overrides; `chat_opts` win.
+        logit_processor: What changes its logits, if anything does.
 
     Raises:
         ModelError, RuntimeUnavailableError, InsufficientMemoryError: see `ModelRuntime.load`.
         BadRequestError: `chat_opts` has a field that cannot be overridden.
     """
     report("resolve", 0.0, f"Looking for {model_id}")
-    folder = resolve(model_id)
-    config = read_config(folder, chat_opts)
+    folder = resolve(location or model_id)
+    config = read_config(folder, {**(overrides or {}), **(chat_opts or {})})
     template = ConversationTemplate.from_config(config)
     report("resolve", 0.5, "Reading the tokenizer")
     tokenizer = await asyncio.to_thread(Tokenizer.from_folder, folder)
     source = ModelSource(model_id=model_id, path=folder, config=config, tokenizer=tokenizer)
     await runtime.load(source, report)
+    if logit_processor is not None and not runtime.capabilities.logit_processors:
+        raise RuntimeUnavailableError(
+            f"A logit processor is registered for {model_id}, and the {runtime.name} runtime "
+            "takes none: unregister it, or use another runtime.",
+            code="logit_processors_unsupported",
+        )
     return LoadedModel(
-        source=source, chat_opts=dict(chat_opts or {}), runtime=runtime, template=template
+        source=source,
+        chat_opts=dict(chat_opts or {}),
+        runtime=runtime,
+        template=template,
+        logit_processor=logit_processor,
     )

@@ -40,6 +40,11 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float) -> JSONDict:
     }
 
 
+def new_request_id(kind: Literal["chat", "completion"]) -> str:
+    """An id for a request that came without one, as OpenAI's look."""
+    return f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseShape:
     """Builds the chunks and the whole response of one request.
@@ -47,17 +52,13 @@ class ResponseShape:
     Attributes:
         kind: Which of OpenAI's two shapes.
         model: The model's id, as the user knows it.
+        id: The request's id.
     """
 
     kind: Literal["chat", "completion"]
     model: str
-    id: str = ""
+    id: str
     created: int = field(default_factory=lambda: int(time.time()))
-
-    def __post_init__(self) -> None:
-        if not self.id:
-            prefix = "chatcmpl" if self.kind == "chat" else "cmpl"
-            object.__setattr__(self, "id", f"{prefix}-{uuid.uuid4().hex}")
 
     def _envelope(self, choices: list[JSONDict], *, chunk: bool) -> JSONDict:
         if self.kind == "chat":
@@ -141,11 +142,24 @@ class ResponseShape:
 
 @dataclass(slots=True)
 class Choice:
-    """One choice of a whole response while it is put together."""
+    """One choice of a response while it is put together."""
 
-    text: str = ""
+    parts: list[str] = field(default_factory=list)
+    length: int = 0
     finish_reason: str | None = None
     logprobs: list[JSONDict] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return "".join(self.parts)
+
+    def add(self, text: str, logprobs: JSONDict | None) -> None:
+        """Append what came."""
+        self.parts.append(text)
+        self.length += len(text)
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
 
 
 def join_logprobs(parts: Sequence[JSONDict]) -> JSONDict:

@@ -44,6 +44,8 @@ class _Stream:
     next_seq: int = 0
 
     def end(self, error: MLCEngineError | None) -> None:
+        if self.ended:
+            return
         self.ended, self.error = True, error
         if not self.accepted.done():
             if error is None:
@@ -81,6 +83,7 @@ class WorkerConnection:
         self._dead: MLCEngineError | None = None
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
         self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(self._reader_ended)
 
     async def open(self, timeout: float) -> JSONDict:
         """Open the comm and say hello; the answer says what the worker is.
@@ -125,7 +128,7 @@ class WorkerConnection:
 
     def _post(self, request: WorkerRequest) -> None:
         if self._dead is not None:
-            raise self._dead
+            raise _copy(self._dead)
         message = self._session.msg(
             "comm_msg", content={"comm_id": self._comm_id, "data": request.encode()}
         )
@@ -212,10 +215,15 @@ class WorkerConnection:
             except Exception:  # one bad message must not stop the reader
                 logger.exception("a message from the worker could not be read")
 
+    def _reader_ended(self, reader: asyncio.Task[None]) -> None:
+        if not reader.cancelled():
+            self.fail(EngineDeadError(f"The connection to the worker broke: {reader.exception()}"))
+
     def _on_message(self, data: Mapping[str, Any]) -> None:
         kind, message_uuid = data.get("kind"), str(data.get("uuid"))
         if kind == "initProgressCallback":
             self._on_progress(read_progress(data["content"]))
+            self.post("progressTaken")
         elif message_uuid in self._streams:
             self._on_stream_message(message_uuid, self._streams[message_uuid], data)
         elif message_uuid in self._pending:
@@ -256,9 +264,9 @@ class WorkerConnection:
             self._dead = error
         for answer in list(self._pending.values()):
             if not answer.done():
-                answer.set_exception(error)
+                answer.set_exception(_copy(error))
         for stream in self._streams.values():
-            stream.end(error)
+            stream.end(_copy(error))
 
     async def close(self) -> None:
         """Close the comm and the sockets; what still waits fails."""
@@ -272,3 +280,10 @@ class WorkerConnection:
         await asyncio.wait({self._reader})
         self._shell.close(linger=200)
         self._iopub.close(linger=0)
+
+
+def _copy(error: MLCEngineError) -> MLCEngineError:
+    """The same error for another waiter: raising one object twice mixes its tracebacks."""
+    return type(error)(
+        error.message, code=error.code, param=error.param, request_id=error.request_id
+    )

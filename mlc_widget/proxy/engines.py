@@ -11,32 +11,67 @@ from mlc_widget.api.facade import AsyncEngine, Engine
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.proxy.core import KernelCore
+from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.state import EngineState
 from mlc_widget.worker.settings import WorkerSettings
 
 
 def _make_core(
+    *,
     runtime: str,
     runtime_options: Mapping[str, Any] | None,
     python: str | None,
     kernel_name: str | None,
+    handler: str | None,
+    logit_processors: Mapping[str, str] | None,
     start_timeout: float,
 ) -> KernelCore:
-    settings = WorkerSettings(runtime=runtime, runtime_options=dict(runtime_options or {}))
-    return KernelCore(
-        HomeLoop.shared(),
-        settings,
-        python=python,
-        kernel_name=kernel_name,
-        start_timeout=start_timeout,
+    settings = WorkerSettings(
+        runtime=runtime,
+        runtime_options=dict(runtime_options or {}),
+        handler=handler,
+        logit_processors=dict(logit_processors or {}),
     )
+
+    def make_process() -> WorkerProcess:
+        return WorkerProcess(settings, python=python, kernel_name=kernel_name)
+
+    return KernelCore(HomeLoop.shared(), make_process, start_timeout=start_timeout)
 
 
 def _end(core: KernelCore) -> None:
     core.submit(core.terminate())
 
 
-class AsyncKernelMLCEngine(AsyncEngine[KernelCore]):
+class _Worker:
+    """What both kernel engines tell of their worker."""
+
+    _core: KernelCore
+
+    def _end_with_me(self) -> None:
+        self._finalizer = weakref.finalize(self, _end, self._core)
+        self._finalizer.atexit = False  # at exit the worker's keeper kills it
+
+    @property
+    def state(self) -> EngineState:
+        """``idle``, ``starting``, ``loading``, ``ready``, ``dead`` or ``terminated``."""
+        return self._core.snapshot.state
+
+    @property
+    def model_id(self) -> str | None:
+        """The model that is loaded or loading; several are joined by commas."""
+        return self._core.snapshot.model_id
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id, while there is one on this machine."""
+        return self._core.worker_pid
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.model_id or 'no model'}: {self.state}>"
+
+
+class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
     """A proxy with `AsyncMLCEngine`'s interface; models run in a background kernel.
 
     The worker starts with the first `reload` and ends with `terminate`, with this object, or with
@@ -47,6 +82,8 @@ class AsyncKernelMLCEngine(AsyncEngine[KernelCore]):
         runtime_options: What the runtime takes, such as ``device`` and ``threads``.
         python: The Python interpreter to run the worker in; this one by default.
         kernel_name: An installed kernelspec to run the worker in instead.
+        handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
+        logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
         start_timeout: Seconds that the worker may take to start.
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
@@ -58,30 +95,34 @@ class AsyncKernelMLCEngine(AsyncEngine[KernelCore]):
         runtime_options: Mapping[str, Any] | None = None,
         python: str | None = None,
         kernel_name: str | None = None,
+        handler: str | None = None,
+        logit_processors: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
         init_progress_callback: InitProgressCallback | None = None,
     ) -> None:
-        core = _make_core(runtime, runtime_options, python, kernel_name, start_timeout)
+        core = _make_core(
+            runtime=runtime,
+            runtime_options=runtime_options,
+            python=python,
+            kernel_name=kernel_name,
+            handler=handler,
+            logit_processors=logit_processors,
+            start_timeout=start_timeout,
+        )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
-        self._finalizer = weakref.finalize(self, _end, core)
-        self._finalizer.atexit = False  # the core's own exit handler kills the worker
+        self._end_with_me()
 
-    @property
-    def state(self) -> EngineState:
-        """``idle``, ``starting``, ``loading``, ``ready``, ``dead`` or ``terminated``."""
-        return self._core.snapshot.state
+    async def custom_request(self, name: str, message: Any = None) -> Any:
+        """Ask what the worker's own handler class answers (`handler`); plain JSON both ways.
 
-    @property
-    def model_id(self) -> str | None:
-        """The model that is loaded or loading."""
-        return self._core.snapshot.model_id
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.model_id or 'no model'}: {self.state}>"
+        Raises:
+            ProtocolError: the handler knows no such request.
+        """
+        return await self._call(self._core.custom_request(name, message))
 
 
-class KernelMLCEngine(Engine[KernelCore]):
+class KernelMLCEngine(_Worker, Engine[KernelCore]):
     """`AsyncKernelMLCEngine`, blocking the calling thread."""
 
     def __init__(
@@ -91,27 +132,27 @@ class KernelMLCEngine(Engine[KernelCore]):
         runtime_options: Mapping[str, Any] | None = None,
         python: str | None = None,
         kernel_name: str | None = None,
+        handler: str | None = None,
+        logit_processors: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
         init_progress_callback: InitProgressCallback | None = None,
     ) -> None:
-        core = _make_core(runtime, runtime_options, python, kernel_name, start_timeout)
+        core = _make_core(
+            runtime=runtime,
+            runtime_options=runtime_options,
+            python=python,
+            kernel_name=kernel_name,
+            handler=handler,
+            logit_processors=logit_processors,
+            start_timeout=start_timeout,
+        )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
-        self._finalizer = weakref.finalize(self, _end, core)
-        self._finalizer.atexit = False
+        self._end_with_me()
 
-    @property
-    def state(self) -> EngineState:
-        """``idle``, ``starting``, ``loading``, ``ready``, ``dead`` or ``terminated``."""
-        return self._core.snapshot.state
-
-    @property
-    def model_id(self) -> str | None:
-        """The model that is loaded or loading."""
-        return self._core.snapshot.model_id
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.model_id or 'no model'}: {self.state}>"
+    def custom_request(self, name: str, message: Any = None) -> Any:
+        """As `AsyncKernelMLCEngine.custom_request`."""
+        return self._call(self._core.custom_request(name, message))
 
 
 async def create_kernel_mlc_engine(
@@ -122,6 +163,8 @@ async def create_kernel_mlc_engine(
     runtime_options: Mapping[str, Any] | None = None,
     python: str | None = None,
     kernel_name: str | None = None,
+    handler: str | None = None,
+    logit_processors: Mapping[str, str] | None = None,
     start_timeout: float = 60.0,
     init_progress_callback: InitProgressCallback | None = None,
     show_progress: bool = True,
@@ -137,6 +180,8 @@ async def create_kernel_mlc_engine(
         runtime_options: See there.
         python: See there.
         kernel_name: See there.
+        handler: See there.
+        logit_processors: See there.
         start_timeout: See there.
         init_progress_callback: See there.
         show_progress: Whether to show the progress bar in a notebook.
@@ -150,6 +195,8 @@ async def create_kernel_mlc_engine(
         runtime_options=runtime_options,
         python=python,
         kernel_name=kernel_name,
+        handler=handler,
+        logit_processors=logit_processors,
         start_timeout=start_timeout,
         init_progress_callback=init_progress_callback,
     )

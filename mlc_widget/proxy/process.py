@@ -85,33 +85,33 @@ class WorkerProcess:
         manager = self._manager = self._make_manager(directory)
         environment = {**os.environ, **settings.to_environment(), "IPYTHONDIR": str(directory)}
         options: dict[str, Any] = {"env": environment}
-        if local:
-            read, write = os.pipe()
-            os.set_blocking(read, False)
+        write = self._open_output() if local else None
+        if write is not None:
             options |= {"stdout": write, "stderr": write}
         try:
             await manager.start_kernel(**options)
         except Exception as error:
-            if local:
-                os.close(read)
             self._clean_up()
             raise WorkerStartError(
                 f"The worker could not be started with {self._python}: {error}"
             ) from error
         finally:
-            if local:
+            if write is not None:
                 os.close(write)
-        loop = asyncio.get_running_loop()
-        if local:
-            self._output_fd = read
-            loop.add_reader(read, self._read_output)
         self._watch()
+
+    def _open_output(self) -> int:
+        """A pipe that is read as the process writes; returns the end to write to."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        self._output_fd = read
+        asyncio.get_running_loop().add_reader(read, self._read_output)
+        return write
 
     def _make_manager(self, directory: Path) -> AsyncKernelManager:
         context = zmq.asyncio.Context()
         options: dict[str, Any] = {
             "context": context,
-            "owns_context": True,
             "connection_file": str(directory / "connection.json"),
             "shutdown_wait_time": _SHUTDOWN_S,
         }

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.progress import InitProgressReport
+
+logger = logging.getLogger(__name__)
 
 EngineState: TypeAlias = Literal["idle", "starting", "loading", "ready", "dead", "terminated"]
 
@@ -28,3 +33,33 @@ class EngineSnapshot:
     progress: InitProgressReport | None = None
     error: MLCEngineError | None = None
     device: str | None = None
+
+
+Observer: TypeAlias = Callable[[EngineSnapshot], object]
+
+
+class SnapshotBoard:
+    """Holds the present snapshot, which any thread may read; changed on the home loop."""
+
+    def __init__(self) -> None:
+        self.snapshot = EngineSnapshot()
+        self._observers: list[Observer] = []
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the snapshot and tell the observers."""
+        self.snapshot = replace(self.snapshot, **changes)
+        for observer in list(self._observers):
+            try:
+                observer(self.snapshot)
+            except Exception:  # whoever watches must not break what it watches
+                logger.exception("an observer of the engine's state failed")
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have `observer` called with each new snapshot; returns the undo."""
+        self._observers.append(observer)
+
+        def stop() -> None:
+            with contextlib.suppress(ValueError):
+                self._observers.remove(observer)
+
+        return stop

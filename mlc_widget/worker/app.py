@@ -10,18 +10,21 @@ import shutil
 import signal
 import sys
 import threading
-from typing import Any
+from typing import Any, Final
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
 from mlc_widget.engine.core import DirectCore
+from mlc_widget.engine.logit_processors import import_object
 from mlc_widget.protocol.messages import COMM_TARGET
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 from mlc_widget.worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
-_PARENT_POLL_S = 0.2
+_PARENT_POLL_S: Final = 0.2
+_IOPUB_QUEUE: Final = 100_000
+"""Messages for one client: more than `MAX_CREDIT` of all the streams it may have."""
 
 
 class WorkerKernelApp(IPKernelApp):
@@ -36,23 +39,37 @@ class WorkerKernelApp(IPKernelApp):
         # on iopub it would share a socket with the tokens.
         self.outstream_class = None  # type: ignore[assignment]
         super().initialize(argv)  # type: ignore[no-untyped-call]
-        self._core: DirectCore | None = None
+        self._core = self._make_core()
         self._clients: set[KernelMLCEngineHandler] = set()
+        self._handler_class: type[KernelMLCEngineHandler] = KernelMLCEngineHandler
+        if self.settings.handler is not None:
+            self._handler_class = import_object(self.settings.handler, "handler")
         self.kernel.comm_manager.register_target(COMM_TARGET, self._on_open)
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
-        """Make iopub block instead of dropping: what it holds is bounded by the clients' credit."""
-        context.setsockopt(zmq.XPUB_NODROP, 1)
+        """Give iopub a queue that the clients' credit cannot fill, so that it never drops theirs.
+
+        `XPUB_NODROP` would not do: a full queue of one stopped client would then block all.
+        """
+        context.setsockopt(zmq.SNDHWM, _IOPUB_QUEUE)
         super().init_iopub(context)  # type: ignore[no-untyped-call]
-        context.sockopts.pop(zmq.XPUB_NODROP, None)
+        context.sockopts.pop(zmq.SNDHWM, None)
+
+    def _make_core(self) -> DirectCore:
+        processors = {
+            model_id: import_object(path, f"logit_processors[{model_id!r}]")
+            for model_id, path in self.settings.logit_processors.items()
+        }
+        core = DirectCore(
+            runtime=self.settings.runtime,
+            runtime_options=self.settings.runtime_options,
+            logit_processors=processors,
+        )
+        core.set_init_progress_callback(self._on_progress)
+        return core
 
     def _on_open(self, comm: Any, message: Any) -> None:
-        if self._core is None:
-            self._core = DirectCore(
-                runtime=self.settings.runtime, runtime_options=self.settings.runtime_options
-            )
-            self._core.set_init_progress_callback(self._on_progress)
-        handler = KernelMLCEngineHandler(self._core, comm.send)
+        handler = self._handler_class(self._core, comm.send)
         self._clients.add(handler)
 
         def on_close(_: Any) -> None:
@@ -69,7 +86,9 @@ class WorkerKernelApp(IPKernelApp):
 
 def _die_with_parent(runtime_dir: str | None) -> None:
     """End this process, and its files, when the process that started it is gone."""
-    parent = os.getppid()
+    if sys.platform == "win32":  # ipykernel's own poller does it
+        return
+    parent = int(os.environ.get("JPY_PARENT_PID") or os.getppid())
     if sys.platform == "linux":
         import ctypes
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from mlc_widget._version import __version__
+from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import RequestKind
 from mlc_widget.api.errors import MLCEngineError, ProtocolError
 from mlc_widget.api.progress import InitProgressReport
@@ -18,22 +18,24 @@ from mlc_widget.protocol.errors import encode_error
 from mlc_widget.protocol.messages import (
     PROTOCOL_VERSION,
     WorkerRequest,
-    chunks_message,
-    progress_message,
     return_message,
     throw_message,
 )
-from mlc_widget.worker.push_stream import PushStream
+from mlc_widget.worker.client_streams import ClientStreams
+from mlc_widget.worker.contents import content_of, integer, model_ids, optional_text, text
+from mlc_widget.worker.progress_feed import ProgressFeed
 
 logger = logging.getLogger(__name__)
 
 _NO_ANSWER: Final = object()
+_Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 
 class KernelMLCEngineHandler:
     """Serves one client. Several may share an engine core.
 
-    Subclass it to answer ``customRequest`` (`custom_request`).
+    Subclass it to answer ``customRequest`` (`custom_request`), and name the subclass in the
+    engine's ``handler`` argument.
 
     Args:
         core: The engine.
@@ -45,33 +47,42 @@ class KernelMLCEngineHandler:
         self._send = send
         self._extended = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._pulled: dict[str, AsyncGenerator[list[JSONDict], None]] = {}
-        self._leftover: dict[str, list[JSONDict]] = {}
-        self._pushed: dict[str, PushStream] = {}
-        self._calls: dict[str, Callable[[WorkerRequest], Awaitable[Any]]] = {
+        self._streams = ClientStreams(send)
+        self._progress = ProgressFeed(send)
+        self._app_config = self._reloaded_with = AppConfig()
+        self._app_configs = {self._app_config.digest: self._app_config}
+        self._calls = self._table()
+
+    def _table(self) -> dict[str, _Call]:
+        """What is done for each kind of message."""
+        core = self.core
+        return {
             "hello": self._hello,
+            "keepAlive": self._keep_alive,
             "reload": self._reload,
-            "unload": lambda _: self.core.unload(),
+            "unload": lambda _: core.unload(),
             "chatCompletionNonStreaming": lambda r: self._whole("chat", r),
             "completionNonStreaming": lambda r: self._whole("completion", r),
             "embedding": lambda r: self._whole("embedding", r),
             "chatCompletionStreamInit": lambda r: self._init_stream("chat", r),
             "completionStreamInit": lambda r: self._init_stream("completion", r),
-            "completionStreamNextChunk": self._next_chunk,
-            "completionStreamReturn": self._return_stream,
+            "completionStreamNextChunk": lambda r: self._streams.next_chunk(_stream_id(r)),
+            "completionStreamReturn": lambda r: self._streams.end(_stream_id(r)),
             "streamCredit": self._credit,
-            "interruptGenerate": lambda _: self.core.interrupt_generate(),
-            "abort": lambda r: self.core.abort(str(_content(r)["requestId"])),
-            "resetChat": lambda r: self.core.reset_chat(
-                bool(_content(r).get("keepStats", False)), _content(r).get("modelId")
-            ),
-            "getMessage": lambda r: self.core.get_message(_content(r).get("modelId")),
-            "runtimeStatsText": lambda r: self.core.runtime_stats_text(_content(r).get("modelId")),
-            "metrics": lambda _: self.core.metrics(),
-            "listModels": lambda _: self.core.list_models(),
-            "deviceInfo": lambda _: self.core.device_info(),
+            "progressTaken": self._progress_taken,
+            "interruptGenerate": lambda _: core.interrupt_generate(),
+            "abort": lambda r: core.abort(text(r, "requestId")),
+            "resetChat": self._reset_chat,
+            "getMessage": lambda r: core.get_message(optional_text(r, "modelId")),
+            "runtimeStatsText": lambda r: core.runtime_stats_text(optional_text(r, "modelId")),
+            "forwardTokensAndSample": self._forward,
+            "metrics": lambda _: core.metrics(),
+            "listModels": lambda _: core.list_models(),
+            "deviceInfo": lambda _: core.device_info(),
+            "getGPUVendor": self._gpu_vendor,
+            "getMaxStorageBufferBindingSize": self._max_buffer,
             "setLogLevel": self._set_log_level,
-            "setAppConfig": self._ignored,
+            "setAppConfig": self._set_app_config,
             "customRequest": self._custom,
         }
 
@@ -81,7 +92,7 @@ class KernelMLCEngineHandler:
             request = WorkerRequest.decode(data)
         except ProtocolError as error:
             uuid = data.get("uuid") if isinstance(data, Mapping) else None
-            self._throw(str(uuid or ""), error)
+            self._throw(uuid if isinstance(uuid, str) else "", error)
             return
         task = asyncio.get_running_loop().create_task(self._answer(request))
         self._tasks.add(task)
@@ -95,8 +106,6 @@ class KernelMLCEngineHandler:
                     f"unknown message kind {request.kind!r}; known: {', '.join(self._calls)}"
                 )
             content = await call(request)
-        except asyncio.CancelledError:
-            raise
         except MLCEngineError as error:
             self._throw(request.uuid, error)
         except Exception as error:
@@ -111,128 +120,124 @@ class KernelMLCEngineHandler:
         self._send(throw_message(uuid, encoded["message"], encoded if self._extended else None))
 
     def report_progress(self, report: InitProgressReport) -> None:
-        """Tell the client how a load advances."""
-        self._send(progress_message(report, extended=self._extended))
+        """Tell the client how a load advances, if it waits for one."""
+        self._progress.report(report)
 
     async def close(self) -> None:
         """The client is gone: stop all that it asked for."""
+        await self._streams.close()
         for task in self._tasks:
             task.cancel()
-        for pulled in list(self._pulled.values()):
-            with contextlib.suppress(Exception):
-                await pulled.aclose()
-        for pushed in list(self._pushed.values()):
-            await pushed.close()
 
-    # Kinds
+    # Kinds: the engine
 
     async def _hello(self, request: WorkerRequest) -> JSONDict:
-        version = _content(request).get("protocol")
+        version = content_of(request).get("protocol")
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"The notebook speaks protocol {version}, the worker {PROTOCOL_VERSION}: install "
                 f"the same version of mlc-widget on both sides (the worker has {__version__}).",
                 code="version_mismatch",
             )
-        self._extended = True
-        return {
-            "protocol": PROTOCOL_VERSION,
-            "version": __version__,
-            **await self.core.device_info(),
-        }
+        self._extended = self._progress.extended = True
+        info = await self.core.device_info()
+        return {"protocol": PROTOCOL_VERSION, "version": __version__, **info}
+
+    async def _keep_alive(self, request: WorkerRequest) -> Any:
+        self._send({"kind": "heartbeat", "uuid": request.uuid})
+        return _NO_ANSWER
 
     async def _reload(self, request: WorkerRequest) -> None:
-        content = _content(request)
-        await self.core.reload(_model_ids(content), content.get("chatOpts"))
+        content = content_of(request)
+        ids = model_ids(request)
+        config = self._named_config(content, self._app_config)
+        self._reloaded_with = config
+        with self._progress.waiting():
+            await self.core.reload(ids, content.get("chatOpts"), config)
 
-    async def _match(self, content: Mapping[str, Any]) -> None:
+    async def _match(self, request: WorkerRequest) -> None:
         """Reload what the client expects, if something else is loaded."""
-        if not content.get("modelId"):
-            return
-        ids = _model_ids(content)
-        opts = [dict(o or {}) for o in content.get("chatOpts") or [None] * len(ids)]
-        loaded = self.core.loaded
-        if list(loaded) != ids or [dict(o) for o in loaded.values()] != opts:
-            await self.core.reload(ids, opts)
+        content = content_of(request)
+        if content.get("modelId"):
+            config = self._named_config(content, self._reloaded_with)
+            with self._progress.waiting():
+                await self.core.ensure_loaded(model_ids(request), content.get("chatOpts"), config)
 
-    async def _whole(self, kind: RequestKind, request: WorkerRequest) -> JSONDict:
-        content = _content(request)
-        await self._match(content)
-        return await self.core.request(kind, content["request"])
-
-    async def _init_stream(self, kind: RequestKind, request: WorkerRequest) -> Any:
-        content = _content(request)
-        await self._match(content)
-        # Clients before 0.2.84 of web-llm key their streams by model.
-        stream_id = str(content.get("streamId") or content.get("selectedModelId") or "")
-        if stream_id in self._pulled or stream_id in self._pushed:
-            raise ProtocolError(f"stream {stream_id!r} exists already")
-        wanted = {**content["request"]}
-        if not wanted.get("model") and content.get("selectedModelId"):
-            wanted["model"] = content["selectedModelId"]
-        source = await self.core.open_stream(kind, wanted)
-        credit = content.get("credit")
-        if credit is None or not self._extended:
-            self._pulled[stream_id] = source
-            return None
-        self._send(chunks_message(request.uuid, 0, []))
-        pushed = self._pushed[stream_id] = PushStream(request.uuid, source, int(credit), self._send)
+    def _named_config(self, content: Mapping[str, Any], default: AppConfig) -> AppConfig:
+        digest = content.get("appConfigHash")
+        if digest is None:  # WebLLM's client: what it had set at its last reload
+            return default
         try:
-            await pushed.run()
-        finally:
-            del self._pushed[stream_id]
-        return None
+            return self._app_configs[digest]
+        except (KeyError, TypeError):
+            raise ProtocolError(f"appConfigHash {digest!r}: send setAppConfig first.") from None
 
-    async def _next_chunk(self, request: WorkerRequest) -> JSONDict | None:
-        stream_id = _stream_id(request)
-        source = self._pulled.get(stream_id)
-        if source is None:
-            raise ProtocolError(f"no stream {stream_id!r}")
-        ready = self._leftover.get(stream_id) or []
-        if not ready:
-            try:
-                ready = list(await anext(source))
-            except BaseException as error:
-                self._pulled.pop(stream_id, None)
-                if isinstance(error, StopAsyncIteration):
-                    return None
-                raise
-        self._leftover[stream_id] = ready[1:]
-        return ready[0]
-
-    async def _return_stream(self, request: WorkerRequest) -> None:
-        stream_id = _stream_id(request)
-        self._leftover.pop(stream_id, None)
-        pulled = self._pulled.pop(stream_id, None)
-        if pulled is not None:
-            await pulled.aclose()
-        pushed = self._pushed.get(stream_id)
-        if pushed is not None:
-            await pushed.close()
-
-    async def _credit(self, request: WorkerRequest) -> Any:
-        pushed = self._pushed.get(_stream_id(request))
-        if pushed is not None:  # credit for a stream that has just ended is no error
-            pushed.grant(int(_content(request)["credit"]))
+    async def _set_app_config(self, request: WorkerRequest) -> Any:
+        try:
+            self._app_config = AppConfig.read(request.content)
+        except MLCEngineError as error:  # nobody waits for an answer
+            logger.error("setAppConfig: %s", error)
+        else:
+            self._app_configs[self._app_config.digest] = self._app_config
         return _NO_ANSWER
 
     async def _set_log_level(self, request: WorkerRequest) -> Any:
-        level = str(request.content).upper()
-        if level in logging.getLevelNamesMapping():
-            logging.getLogger("mlc_widget").setLevel(level)
-        return _NO_ANSWER  # WebLLM's client takes no answer to this
-
-    async def _ignored(self, request: WorkerRequest) -> Any:
+        try:
+            await self.core.set_log_level(request.content)
+        except MLCEngineError as error:  # nobody waits for an answer
+            logger.error("setLogLevel: %s", error)
         return _NO_ANSWER
 
-    async def _custom(self, request: WorkerRequest) -> Any:
-        content = _content(request)
-        return await self.custom_request(
-            str(content.get("requestName")), content.get("requestMessage")
+    async def _gpu_vendor(self, request: WorkerRequest) -> str:
+        info = await self.core.device_info()
+        return str(info["device"] or info["machine"])
+
+    async def _max_buffer(self, request: WorkerRequest) -> int:
+        return int((await self.core.device_info())["memory_bytes"] or 0)
+
+    # Kinds: requests
+
+    async def _whole(self, kind: RequestKind, request: WorkerRequest) -> JSONDict:
+        wanted = _request(request)
+        return await self.core.request(kind, wanted, before=lambda: self._match(request))
+
+    async def _init_stream(self, kind: RequestKind, request: WorkerRequest) -> None:
+        content = content_of(request)
+        wanted = _request(request)
+        if not wanted.get("model") and isinstance(content.get("selectedModelId"), str):
+            wanted["model"] = content["selectedModelId"]
+        credit = None
+        if self._extended and content.get("credit") is not None:
+            credit = integer(request, "credit")
+        opening = self.core.open_stream(kind, wanted, before=lambda: self._match(request))
+        await self._streams.open(_stream_id(request), request.uuid, opening, credit)
+
+    async def _credit(self, request: WorkerRequest) -> Any:
+        self._streams.grant(_stream_id(request), integer(request, "credit"))
+        return _NO_ANSWER
+
+    async def _progress_taken(self, request: WorkerRequest) -> Any:
+        self._progress.taken()
+        return _NO_ANSWER
+
+    async def _reset_chat(self, request: WorkerRequest) -> None:
+        keep_stats = bool(content_of(request).get("keepStats", False))
+        await self.core.reset_chat(keep_stats, optional_text(request, "modelId"))
+
+    async def _forward(self, request: WorkerRequest) -> int:
+        content = content_of(request)
+        return await self.core.forward_tokens_and_sample(
+            content.get("inputIds") or [],
+            bool(content.get("isPrefill", False)),
+            optional_text(request, "modelId"),
         )
 
+    async def _custom(self, request: WorkerRequest) -> Any:
+        message = content_of(request).get("requestMessage")
+        return await self.custom_request(text(request, "requestName"), message)
+
     async def custom_request(self, name: str, message: Any) -> Any:
-        """Answer a subclass's own request.
+        """Answer a subclass's own request, with anything that JSON can say.
 
         Raises:
             ProtocolError: there is no such request.
@@ -240,23 +245,14 @@ class KernelMLCEngineHandler:
         raise ProtocolError(f"unknown custom request {name!r}")
 
 
-def _content(request: WorkerRequest) -> Mapping[str, Any]:
-    if request.content is None:
-        return {}
-    if not isinstance(request.content, Mapping):
-        raise ProtocolError(f"{request.kind}: content must be an object")
-    return request.content
+def _request(request: WorkerRequest) -> JSONDict:
+    wanted = content_of(request).get("request")
+    if not isinstance(wanted, Mapping):
+        raise ProtocolError(f"{request.kind}: content.request must be an object, not {wanted!r}")
+    return dict(wanted)
 
 
 def _stream_id(request: WorkerRequest) -> str:
-    content = _content(request)
+    """Clients before 0.2.84 of web-llm key their streams by model."""
+    content = content_of(request)
     return str(content.get("streamId") or content.get("selectedModelId") or "")
-
-
-def _model_ids(content: Mapping[str, Any]) -> list[str]:
-    ids = content.get("modelId")
-    if isinstance(ids, str):
-        return [ids]
-    if not isinstance(ids, list):
-        raise ProtocolError(f"modelId must be a list of strings, not {ids!r}")
-    return [str(i) for i in ids]

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
+from typing import Final
 
+from mlc_widget.api.core import ChunkSource
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import chunks_message
+
+MAX_CREDIT: Final = 256
+"""Chunks that one stream may have on the way."""
 
 
 class PushStream:
     """Sends a source's chunks as they come, never more than the client has given credit for.
 
     Without credit the source is not read, so a slow client holds its own stream back and nothing
-    else. The source must be bounded between two reads by what one decode step makes.
+    else.
 
     Args:
         uuid: The init's uuid, under which chunks go.
         source: Batches of chunks.
-        credit: How many chunks the client takes before it grants more.
+        credit: How many chunks the client takes before it grants more; `MAX_CREDIT` at most.
         send: Sends one message down.
     """
 
     def __init__(
         self,
         uuid: str,
-        source: AsyncGenerator[list[JSONDict], None],
+        source: ChunkSource,
         credit: int,
         send: Callable[[JSONDict], None],
     ) -> None:
         self._uuid = uuid
         self._source = source
-        self._credit = credit
+        self._credit = min(credit, MAX_CREDIT)
         self._send = send
         self._granted = asyncio.Event()
         self._seq = 0
@@ -40,7 +45,7 @@ class PushStream:
 
     def grant(self, credit: int) -> None:
         """The client takes this many chunks more."""
-        self._credit += credit
+        self._credit = min(self._credit + credit, MAX_CREDIT)
         self._granted.set()
 
     async def run(self) -> None:
@@ -67,7 +72,8 @@ class PushStream:
                     self._send(chunks_message(self._uuid, self._seq, now))
 
     async def close(self) -> None:
-        """Stop the source and the stream."""
+        """Stop the source and the stream; wait until they have stopped."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task})
+        await self._source.aclose()

@@ -18,12 +18,16 @@ class WorkerSettings:
     Attributes:
         runtime: The runtime's name, or ``auto``.
         runtime_options: What the runtime takes.
+        handler: A subclass of `KernelMLCEngineHandler`, as ``package.module:Class``.
+        logit_processors: By model id, each as ``package.module:Class``.
         dies_with_parent: Whether the worker ends when the process that started it does.
         runtime_dir: Where its sockets are; removed when it ends on its own.
     """
 
     runtime: str = "auto"
     runtime_options: Mapping[str, Any] = field(default_factory=dict)
+    handler: str | None = None
+    logit_processors: Mapping[str, str] = field(default_factory=dict)
     dies_with_parent: bool = False
     runtime_dir: str | None = None
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
+from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.api.progress import InitPhase
+from mlc_widget.engine.logit_processors import LogitProcessorFactory
 from mlc_widget.engine.tokenizer import Tokenizer
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort"]
@@ -58,12 +60,19 @@ class RuntimeCapabilities:
         request_fields: Optional request fields (OpenAI's names) that it honours.
         embeddings: Whether `embed` works for this model.
         devices: Devices that it can use here, best first, such as ``("cpu",)``.
+        logit_processors: Whether it calls `Sampling.logit_processor`.
+        models_per_process: How many models one process can hold; None is any number.
+        fresh_process_needed: This process can load no other model, and `unload` gives the
+            device's memory back only with it: replace the process.
     """
 
     batch_invariant: bool
     request_fields: frozenset[str]
     embeddings: bool = False
     devices: tuple[str, ...] = ("cpu",)
+    logit_processors: bool = False
+    models_per_process: int | None = None
+    fresh_process_needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,10 @@ class Sampling:
         logit_bias: Added to the logits, by token id.
         logprobs: Whether to give the chosen tokens' log-probabilities.
         top_logprobs: How many alternatives to give with each.
+        logit_processor: Makes this generation's `LogitProcessor`; called once, by a runtime that
+            declares `RuntimeCapabilities.logit_processors`.
+        response_format: As checked by `api.requests`; None for plain text. For a runtime that has
+            ``response_format`` among its `RuntimeCapabilities.request_fields`.
     """
 
     max_tokens: int | None
@@ -100,6 +113,8 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: bool = False
     top_logprobs: int = 0
+    logit_processor: LogitProcessorFactory | None = None
+    response_format: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +175,17 @@ class GenerationEvent:
 
 
 class ModelRuntime(Protocol):
-    """Executes one model. All methods are called on one event loop and never block it."""
+    """Executes one model. All methods are called on one event loop and never block it.
+
+    Attributes:
+        name: What `runtime=` calls it.
+        on_dead: Set by the engine. To be called once, on the event loop, when what the runtime
+            lives on (its own thread, most of all) has died or hangs, so that only a fresh process
+            can go on; before the requests that run hear of it.
+    """
 
     name: str
+    on_dead: Callable[[EngineDeadError], None] | None
 
     async def load(self, source: ModelSource, report: LoadReporter) -> None:
         """Make the model ready.

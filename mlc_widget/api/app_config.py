@@ -1,0 +1,110 @@
+"""The app config: names for models, as in WebLLM's ``AppConfig``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mlc_widget.api.errors import BadRequestError
+
+# WebLLM's fields that choose a browser's cache or a WebAssembly file: nothing to us.
+_IGNORED: Final = frozenset({"cacheBackend", "useIndexedDBCache", "opfsAccessMode"})
+_RECORD_IGNORED: Final = frozenset(
+    {
+        "model_lib",
+        "model_type",
+        "vram_required_MB",
+        "low_resource_required",
+        "buffer_size_required_bytes",
+        "required_features",
+        "integrity",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One entry of ``model_list``.
+
+    Attributes:
+        model_id: The name to give to `reload`.
+        model: What it stands for: ``HF://user/repo[@revision]``, a folder, or a built-in name.
+        overrides: `chat_opts` that it comes with; those of `reload` win.
+    """
+
+    model_id: str
+    model: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AppConfig:
+    """Models by name.
+
+    Attributes:
+        models: The records by `model_id`.
+        digest: Equal for equal configs; empty for none.
+        source: What it was read from; None for none.
+    """
+
+    models: Mapping[str, ModelRecord] = field(default_factory=dict)
+    digest: str = ""
+    source: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any] | None) -> AppConfig:
+        """Read ``{"model_list": [{"model_id", "model", "overrides"?}, …]}``.
+
+        Fields that only a browser needs are ignored; None is no config.
+
+        Raises:
+            BadRequestError: naming the field and the value.
+        """
+        if config is None:
+            return cls()
+        if not isinstance(config, Mapping):
+            raise _bad("app_config", config, 'give {"model_list": […]}.')
+        for name in config:
+            if name != "model_list" and name not in _IGNORED:
+                raise _bad(f"app_config.{name}", config[name], "no such field; known: model_list.")
+        listed = config.get("model_list")
+        if not isinstance(listed, list | tuple):
+            raise _bad("app_config.model_list", listed, "give a list of records.")
+        models: dict[str, ModelRecord] = {}
+        for i, entry in enumerate(listed):
+            record = _record(f"app_config.model_list[{i}]", entry)
+            if record.model_id in models:
+                raise _bad(
+                    f"app_config.model_list[{i}].model_id", record.model_id, "it is there twice."
+                )
+            models[record.model_id] = record
+        try:
+            text = json.dumps(config, sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise _bad("app_config", config, f"give plain JSON values ({error}).") from None
+        return cls(models, hashlib.sha256(text.encode()).hexdigest(), json.loads(text))
+
+
+def _record(at: str, entry: Any) -> ModelRecord:
+    if not isinstance(entry, Mapping):
+        raise _bad(at, entry, 'give {"model_id": …, "model": …}.')
+    for name in ("model_id", "model"):
+        if not isinstance(entry.get(name), str) or not entry[name]:
+            raise _bad(f"{at}.{name}", entry.get(name), "give a string.")
+    overrides = entry.get("overrides") or {}
+    if not isinstance(overrides, Mapping):
+        raise _bad(f"{at}.overrides", overrides, "give a mapping.")
+    for name in entry:
+        if name not in ("model_id", "model", "overrides") and name not in _RECORD_IGNORED:
+            raise _bad(f"{at}.{name}", entry[name], "known: model_id, model, overrides.")
+    return ModelRecord(entry["model_id"], entry["model"], dict(overrides))
+
+
+def _bad(param: str, value: Any, remedy: str) -> BadRequestError:
+    shown = repr(value)
+    if len(shown) > 120:
+        shown = f"{shown[:117]}…"
+    return BadRequestError(f"{param} = {shown}: {remedy}", param=param)

@@ -1,0 +1,34 @@
+"""What `metrics()` gives: mlc_llm's names, and Prometheus' text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_GAUGES: Final = frozenset({"running_requests", "prefill_tokens_per_s", "decode_tokens_per_s"})
+
+
+class EngineMetrics(dict[str, Any]):
+    """Counters since the engine was made, by mlc_llm's names; times in seconds.
+
+    ``engine_prefill_time_sum``, ``engine_decode_time_sum``, ``engine_jump_forward_time_sum``,
+    ``prompt_tokens_sum``, ``completion_tokens_sum``, ``prefill_tokens_sum`` (without what the
+    prefix cache gave), ``decode_tokens_sum``, ``jump_forward_tokens_sum``,
+    ``prefill_tokens_per_s``, ``decode_tokens_per_s``, and ``last_finished_request`` with the same
+    for that one request. Ours: ``running_requests``, ``finished_requests``.
+    """
+
+    def prometheus_text(self) -> str:
+        """All numbers in Prometheus' text format."""
+        lines: list[str] = []
+        _lines("", self, lines)
+        return "\n".join([*lines, ""])
+
+
+def _lines(prefix: str, values: Mapping[str, Any], lines: list[str]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _lines(f"{prefix}{name}_", value, lines)
+        elif isinstance(value, int | float):
+            kind = "gauge" if prefix or name in _GAUGES else "counter"
+            lines += [f"# TYPE {prefix}{name} {kind}", f"{prefix}{name} {value}"]

@@ -1,0 +1,29 @@
+"""What an engine computes on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+
+from mlc_widget._version import __version__
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.model import LoadedModel
+
+
+def describe_device(runtime: str, models: Sequence[LoadedModel]) -> JSONDict:
+    """Runtime, device, versions, and the machine's memory in bytes where it can be asked for."""
+    first = models[0].runtime if models else None
+    try:
+        memory: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        memory = None
+    return {
+        "runtime": first.name if first else runtime,
+        "device": first.capabilities.devices[0] if first else None,
+        "batch_invariant": first.capabilities.batch_invariant if first else None,
+        "machine": platform.machine(),
+        "memory_bytes": memory,
+        "mlc_widget": __version__,
+        "python": platform.python_version(),
+    }

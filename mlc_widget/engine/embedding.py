@@ -1,0 +1,62 @@
+"""Embedding requests, in OpenAI's shape."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+
+from mlc_widget.api.errors import BadRequestError, UnsupportedModelError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.model import LoadedModel
+
+
+async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
+    """Answer a checked embedding request.
+
+    ``dimensions`` keeps that many leading components and normalises the rest to length 1.
+
+    Raises:
+        UnsupportedModelError: the model has no embeddings.
+        BadRequestError: `dimensions` is more than the model has.
+    """
+    if not model.runtime.capabilities.embeddings:
+        raise UnsupportedModelError(
+            f"{model.model_id} has no embeddings under the {model.runtime.name} runtime: load an "
+            "embedding model."
+        )
+    inputs = []
+    for text in request["input"]:
+        ids = model.tokenizer.encode(text) if isinstance(text, str) else text
+        model.check_ids("input", ids)
+        inputs.append(ids)
+    vectors = await model.runtime.embed(inputs)
+    size = request.get("dimensions")
+    if size is not None:
+        vectors = [_shorten(list(v), size) for v in vectors]
+    packed = request.get("encoding_format") == "base64"
+    tokens = sum(map(len, inputs))
+    return {
+        "object": "list",
+        "model": model.model_id,
+        "data": [
+            {"object": "embedding", "index": i, "embedding": _base64(v) if packed else list(v)}
+            for i, v in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _shorten(vector: list[float], size: int) -> list[float]:
+    if size > len(vector):
+        raise BadRequestError(
+            f"dimensions = {size}: the model's embeddings have {len(vector)}.", param="dimensions"
+        )
+    kept = vector[:size]
+    length = math.sqrt(sum(x * x for x in kept)) or 1.0
+    return [x / length for x in kept]
+
+
+def _base64(vector: object) -> str:
+    values = list(vector)  # type: ignore[call-overload]
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()

@@ -1,0 +1,47 @@
+"""`forward_tokens_and_sample`: raw tokens in, the next token out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.engine.model import LoadedModel
+
+
+async def forward_and_sample(model: LoadedModel, input_ids: Sequence[int]) -> int:
+    """Append `input_ids` to the tokens forwarded since the last reset, and sample the next one.
+
+    The sampled token joins the context only when it is forwarded in turn. The runtime's prefix
+    cache, not this function, keeps earlier tokens from being computed again.
+
+    Raises:
+        BadRequestError: no ids, or one outside the vocabulary.
+        ContextLengthExceededError: the context is full.
+        UnsupportedFieldError: the runtime does not tell which tokens it samples.
+    """
+    if isinstance(input_ids, str) or not input_ids or not all(type(i) is int for i in input_ids):
+        raise BadRequestError(
+            f"input_ids = {input_ids!r}: give a list of token ids.", param="input_ids"
+        )
+    model.check_ids("input_ids", list(input_ids))
+    async with model.forward_lock:
+        context = [*model.forwarded, *input_ids]
+        model.check_context("input_ids", len(context))
+        sampling = replace(
+            model.sampling({}, stop_at_template=False), max_tokens=1, ignore_eos=True
+        )
+        events = model.runtime.generate(context, sampling, request_id=f"forward-{id(context)}")
+        sampled: list[int] = []
+        async with contextlib.aclosing(events):
+            async for event in events:
+                sampled += event.token_ids
+        if not sampled:
+            raise UnsupportedFieldError(
+                f"forward_tokens_and_sample: the {model.runtime.name} runtime does not tell which "
+                "tokens it samples.",
+                param="input_ids",
+            )
+        model.forwarded[:] = context
+        return sampled[0]

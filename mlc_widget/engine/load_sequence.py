@@ -1,0 +1,73 @@
+"""Loads and unloads, one at a time, the newest winning."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from mlc_widget.api.errors import LoadCancelledError
+
+_T = TypeVar("_T")
+
+
+class LoadSequence:
+    """Runs loads and unloads one after the other; a newer one ends an older one that still runs."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._epoch = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do `work` once what runs before it has been ended and has cleaned up.
+
+        Cancelling the caller cancels the work.
+
+        Raises:
+            LoadCancelledError: something newer ended it, or came before it began.
+        """
+        self._epoch += 1
+        epoch = self._epoch
+        if self._task is not None:
+            self._task.cancel()
+        async with self._lock:
+            if epoch != self._epoch:
+                raise _superseded()
+            self._task = asyncio.create_task(work())
+            try:
+                await self._task
+            except asyncio.CancelledError:
+                if epoch != self._epoch and not _cancelling():
+                    raise _superseded() from None
+                raise
+            finally:
+                self._task = None
+
+
+def _superseded() -> LoadCancelledError:
+    return LoadCancelledError("A newer reload, unload or terminate ended this load.")
+
+
+def _cancelling() -> bool:
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0
+
+
+async def uncancelled(work: Awaitable[_T]) -> _T:
+    """Do `work` to its end whatever happens to the caller, which is cancelled only after it.
+
+    For what gives memory back: half of that is a leak.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # the cancellation is what the caller hears of
+        raise cancelled
+    return task.result()

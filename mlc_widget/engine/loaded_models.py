@@ -1,0 +1,159 @@
+"""The models that are loaded now, and how that changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from mlc_widget.api.app_config import AppConfig
+from mlc_widget.api.errors import BadRequestError, LoadCancelledError, ModelNotLoadedError
+from mlc_widget.api.load_request import LoadTarget
+from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
+from mlc_widget.engine.load_monitor import LoadMonitor
+from mlc_widget.engine.load_sequence import LoadSequence, uncancelled
+from mlc_widget.engine.logit_processors import LogitProcessorFactory, find_logit_processor
+from mlc_widget.engine.model import LoadedModel, load_model
+from mlc_widget.engine.runtimes.registry import create_runtime
+
+_Target = tuple[LoadTarget, str]  # with the app config's digest
+
+
+class LoadedModels:
+    """Models by id, in the order of loading, each in a runtime of its own.
+
+    Args:
+        runtime: The runtime's name, or ``auto``.
+        runtime_options: What each runtime is made with.
+        logit_processors: By model id.
+        before_unload: Called when models are about to go.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        runtime_options: Mapping[str, Any] | None,
+        logit_processors: Mapping[str, LogitProcessorFactory] | None,
+        before_unload: Callable[[], None],
+    ) -> None:
+        self.on_progress: InitProgressCallback | None = None
+        self._runtime = runtime
+        self._runtime_options = dict(runtime_options or {})
+        self._logit_processors = logit_processors
+        self._before_unload = before_unload
+        self._models: dict[str, LoadedModel] = {}
+        self._loads = LoadSequence()
+        self._loaded: _Target | None = None
+        self._loading: _Target | None = None
+        self._joined: tuple[_Target, asyncio.Task[None]] | None = None
+
+    def __iter__(self) -> Iterator[LoadedModel]:
+        return iter(self._models.values())
+
+    def get(self, model_id: str | None) -> LoadedModel:
+        """The model of this id, or the only one.
+
+        Raises:
+            ModelNotLoadedError: none is loaded, or not this one.
+            BadRequestError: several are, and none is named.
+        """
+        if not self._models:
+            if self._loading is not None:
+                raise ModelNotLoadedError(
+                    f"{', '.join(self._loading[0].model_ids)} is still loading: await reload."
+                )
+            raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+        if model_id is None:
+            if len(self._models) > 1:
+                raise BadRequestError(
+                    f"model: several are loaded, name one of {', '.join(self._models)}.",
+                    param="model",
+                )
+            return next(iter(self._models.values()))
+        try:
+            return self._models[model_id]
+        except KeyError:
+            raise ModelNotLoadedError(
+                f"model = {model_id!r}: not loaded; loaded: {', '.join(self._models)}.",
+                param="model",
+            ) from None
+
+    async def load(self, target: LoadTarget, app_config: AppConfig) -> None:
+        """Unload what is there and load `target`; a failure leaves nothing loaded.
+
+        Raises:
+            LoadCancelledError: a newer load or unload ended it.
+        """
+        await self._loads.run(partial(self._load_all, target, app_config))
+
+    async def ensure(self, target: LoadTarget, app_config: AppConfig) -> None:
+        """Load `target` unless it is loaded; whoever waits for the same load waits together."""
+        wanted = (target, app_config.digest)
+        if self._loaded == wanted:
+            return
+        if self._joined is None or self._joined[0] != wanted or self._joined[1].done():
+            task = asyncio.create_task(self.load(target, app_config))
+            task.add_done_callback(lambda t: None if t.cancelled() else t.exception() and None)
+            self._joined = (wanted, task)
+        # Shielded: the request that began the load may go, those that joined it need it.
+        await asyncio.shield(self._joined[1])
+
+    async def unload(self) -> None:
+        """Unload everything, ending a load that runs."""
+        with contextlib.suppress(LoadCancelledError):  # a newer load unloads everything, too
+            await self._loads.run(self._unload_all)
+
+    async def _load_all(self, target: LoadTarget, app_config: AppConfig) -> None:
+        started = time.monotonic()
+        await self._unload_all()
+        self._loading = (target, app_config.digest)
+        try:
+            count = len(target.model_ids)
+            for i, (model_id, opts) in enumerate(
+                zip(target.model_ids, target.chat_opts, strict=True)
+            ):
+                part = (i / count, (i + 1) / count)
+                monitor = LoadMonitor(model_id, self._emit, started=started, part=part)
+                self._models[model_id] = await self._load_one(model_id, opts, app_config, monitor)
+                monitor("warm up", 1.0, f"{model_id} is ready")
+            await asyncio.sleep(0)  # the last report goes out before the load's answer
+        except BaseException:
+            await self._unload_all()
+            raise
+        else:
+            self._loaded = self._loading
+        finally:
+            self._loading = None
+
+    async def _load_one(
+        self, model_id: str, opts: Mapping[str, Any], app_config: AppConfig, monitor: LoadMonitor
+    ) -> LoadedModel:
+        record = app_config.models.get(model_id)
+        runtime = create_runtime(self._runtime, self._runtime_options)
+        try:
+            return await load_model(
+                model_id,
+                opts,
+                runtime,
+                monitor,
+                location=record.model if record else None,
+                overrides=record.overrides if record else None,
+                logit_processor=find_logit_processor(model_id, self._logit_processors),
+            )
+        except BaseException:
+            await uncancelled(runtime.unload())
+            raise
+
+    async def _unload_all(self) -> None:
+        models, self._models = self._models, {}
+        self._loaded = None
+        self._before_unload()
+        for model in models.values():
+            await uncancelled(model.runtime.unload())
+
+    def _emit(self, report: InitProgressReport) -> None:
+        if self.on_progress is not None:
+            self.on_progress(report)

@@ -1,0 +1,63 @@
+"""Logit processors: code beside the model that changes logits before a token is chosen.
+
+They are registered where the model runs, never sent there: by an installed package, through the
+entry point group ``mlc_widget.logit_processors`` (the entry's name is the model id, or ``*`` for
+every model), or by the configuration of the direct engine or of the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Final, Protocol, TypeAlias
+
+from mlc_widget.api.errors import BadRequestError
+
+ENTRY_POINTS: Final = "mlc_widget.logit_processors"
+
+
+class LogitProcessor(Protocol):
+    """Changes the logits of one generation; each choice of each request gets its own."""
+
+    def process_logits(self, logits: Any) -> Any:
+        """Return the logits to use, given a float32 array of shape (vocab_size,); may reuse it."""
+
+    def process_sampled_token(self, token_id: int) -> None:
+        """Hear of the token that was chosen."""
+
+
+LogitProcessorFactory: TypeAlias = Callable[[], LogitProcessor]
+
+
+def find_logit_processor(
+    model_id: str, configured: Mapping[str, LogitProcessorFactory] | None
+) -> LogitProcessorFactory | None:
+    """What makes a model's logit processors: the configuration's first, then installed packages'.
+
+    The model id's own entry is preferred to ``*``.
+    """
+    for name in (model_id, "*"):
+        if configured and name in configured:
+            return configured[name]
+        for found in entry_points(group=ENTRY_POINTS, name=name):
+            factory: LogitProcessorFactory = found.load()
+            return factory
+    return None
+
+
+def import_object(path: str, param: str) -> Any:
+    """The object at ``package.module:Name``.
+
+    Raises:
+        BadRequestError: there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise BadRequestError(
+            f"{param} = {path!r}: give package.module:Name of something that can be imported "
+            f"where the models run ({error}).",
+            param=param,
+        ) from None

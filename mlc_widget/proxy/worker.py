@@ -1,0 +1,89 @@
+"""A worker that is up: its process, the connection to it, and what is loaded in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from mlc_widget.api.errors import EngineDeadError, WorkerStartError
+from mlc_widget.api.progress import InitProgressReport
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.process import WorkerProcess
+
+
+class Worker:
+    """Use `start`; on the home loop only.
+
+    Attributes:
+        process: The worker's process.
+        connection: The connection to it.
+        hello: What it said of itself.
+        loaded: Whether the models that the engine expects are loaded in it.
+    """
+
+    def __init__(
+        self, process: WorkerProcess, connection: WorkerConnection, hello: JSONDict
+    ) -> None:
+        self.process = process
+        self.connection = connection
+        self.hello = hello
+        self.loaded = False
+
+    @classmethod
+    async def start(
+        cls,
+        process: WorkerProcess,
+        timeout: float,
+        on_progress: Callable[[InitProgressReport], None],
+    ) -> Worker:
+        """Start the process, connect, and say hello. Failing or cancelled, it leaves nothing.
+
+        Raises:
+            WorkerStartError: the process died, or did not answer within `timeout` seconds; the
+                message ends with its last output.
+            ProtocolError: it speaks another version.
+        """
+        connection: WorkerConnection | None = None
+        try:
+            await process.start()
+            connection = WorkerConnection(*process.connect(), on_progress)
+            hello = await _hello(process, connection, timeout)
+        except BaseException:
+            if connection is not None:
+                await connection.close()
+            await process.stop()
+            raise
+        return cls(process, connection, hello)
+
+    async def died(self) -> EngineDeadError:
+        """Wait until the process has ended; everything that waits for it fails. Says how."""
+        await asyncio.shield(self.process.died)
+        how = await self.process.describe_death()
+        error = EngineDeadError(
+            f"The worker {how}\nThe notebook is unharmed; the next request starts a new worker."
+        )
+        self.connection.fail(error)
+        return error
+
+    async def stop(self) -> None:
+        """End it and free everything. Idempotent."""
+        await self.connection.close()
+        await self.process.stop()
+
+
+async def _hello(process: WorkerProcess, connection: WorkerConnection, timeout: float) -> JSONDict:
+    hello = asyncio.ensure_future(connection.open(timeout))
+    either: set[asyncio.Future[Any]] = {hello, process.died}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not hello.done():
+            raise WorkerStartError(f"The worker {await process.describe_death()}")
+        return hello.result()
+    except WorkerStartError as error:
+        if "\n" in error.message:
+            raise
+        raise WorkerStartError(error.message + process.output_tail()) from None
+    finally:
+        hello.cancel()
