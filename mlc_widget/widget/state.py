@@ -31,7 +31,7 @@ class ReplyStats:
     """Figures of one reply; None where not known.
 
     Attributes:
-        ttft_s: Seconds from the request to its first token.
+        ttft_s: Seconds from the request to its first text, as the notebook sees it.
         tokens_per_s: Tokens per second after the first.
         prompt_tokens: Tokens of the whole prompt.
         completion_tokens: Tokens of the reply.
@@ -44,10 +44,10 @@ class ReplyStats:
 
     @classmethod
     def of_usage(cls, usage: Mapping[str, Any], ttft_s: float | None) -> ReplyStats:
-        """Read OpenAI's `usage` with WebLLM's `extra`; `ttft_s` is used where it has none."""
+        """Read OpenAI's `usage` with WebLLM's `extra`."""
         extra = usage.get("extra") or {}
         return cls(
-            ttft_s=extra.get("time_to_first_token_s", ttft_s),
+            ttft_s=ttft_s,
             tokens_per_s=extra.get("decode_tokens_per_s"),
             prompt_tokens=usage.get("prompt_tokens"),
             completion_tokens=usage.get("completion_tokens"),
