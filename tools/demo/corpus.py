@@ -1,0 +1,179 @@
+"""Conversations without end: from a seed, the same text on every machine.
+
+``python -m tools.demo.corpus --seed 1 --count 3`` prints some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator
+
+from tools.demo.kinds import (
+    facts,
+    json_answers,
+    letters,
+    markdown,
+    memory,
+    numbers,
+    refusals,
+    smalltalk,
+    stories,
+    systems,
+)
+from tools.demo.talk import Kind, Split, Talk
+
+KINDS: dict[Kind, float] = {
+    **smalltalk.KINDS,
+    **numbers.KINDS,
+    **facts.KINDS,
+    **letters.KINDS,
+    **memory.KINDS,
+    **stories.KINDS,
+    **json_answers.KINDS,
+    **markdown.KINDS,
+    **refusals.KINDS,
+}
+"""Every kind of task with its share of the corpus."""
+
+_NAMES = tuple(KINDS)
+_WEIGHTS = tuple(KINDS.values())
+# Kinds whose answers show at once whether a system prompt was obeyed.
+_STYLED = (
+    numbers.addition,
+    numbers.subtraction,
+    facts.countries,
+    facts.colours,
+    facts.words,
+    facts.general,
+    facts.translation,
+    smalltalk.greetings,
+    smalltalk.small_talk,
+    smalltalk.identity,
+    systems.own_name,
+    memory.tell_name,
+    memory.recall_name,
+)
+
+
+def conversation(rng: random.Random, exchanges: int, split: Split = "train") -> Talk:
+    """A conversation in which so many kinds of task take their turn."""
+    talk = Talk(rng, split, style=systems.a_style(rng, split))
+    special = talk.style.short or talk.style.name or talk.style.apply("x") != "x"
+    if exchanges > 1 and talk.chance(0.3):
+        smalltalk.greetings(talk)
+    for _ in range(exchanges):
+        if special and talk.chance(0.7):
+            rng.choice(_STYLED)(talk)
+        elif talk.memory and talk.chance(0.2):
+            recall = memory.recall_name if talk.chance(0.5) else memory.recall_about_me
+            recall(talk)
+        else:
+            rng.choices(_NAMES, _WEIGHTS)[0](talk)
+    if exchanges > 2 and talk.chance(0.15):
+        smalltalk.goodbyes(talk)
+    return talk
+
+
+def how_long(rng: random.Random) -> int:
+    """How many exchanges a training conversation has: mostly few, sometimes many."""
+    roll = rng.random()
+    if roll < 0.35:
+        return 1
+    if roll < 0.75:
+        return rng.randint(2, 6)
+    return rng.randint(7, 30)
+
+
+def training(seed: int) -> Iterator[Talk]:
+    """Training conversations for ever."""
+    rng = random.Random(f"mlc_widget demo {seed}")
+    while True:
+        talk = conversation(rng, how_long(rng))
+        if talk.turns:
+            yield talk
+
+
+# --- evaluation -------------------------------------------------------------------------------
+
+
+def single_turns(seed: int, kind: Kind, count: int) -> Iterator[Talk]:
+    """Held-out conversations of one kind of task, under the default system prompt."""
+    rng = random.Random(f"mlc_widget demo evaluation {kind.__name__} {seed}")
+    made = 0
+    while made < count:
+        talk = Talk(rng, "test")
+        kind(talk)
+        if talk.turns:
+            made += 1
+            yield talk
+
+
+def recalls(seed: int, count: int) -> Iterator[Talk]:
+    """Held-out conversations: something is told, other things are talked of, it is asked for."""
+    rng = random.Random(f"mlc_widget demo recall {seed}")
+    made = 0
+    while made < count:
+        talk = Talk(rng, "test")
+        about_name = talk.chance(0.5)
+        (memory.tell_name if about_name else memory.tell_about_me)(talk)
+        for _ in range(rng.randint(1, 6)):
+            others = [kind for kind in _NAMES if kind not in memory.KINDS]
+            rng.choice(others)(talk)
+        before = len(talk.turns)
+        (memory.recall_name if about_name else memory.recall_about_me)(talk)
+        if len(talk.turns) > before:
+            made += 1
+            yield talk
+
+
+def styled(seed: int, count: int) -> Iterator[Talk]:
+    """Held-out conversations under a system prompt that changes the answers."""
+    rng = random.Random(f"mlc_widget demo system {seed}")
+    made = 0
+    while made < count:
+        talk = Talk(rng, "test", style=systems.a_special_style(rng, "test"))
+        if talk.style.name:
+            systems.own_name(talk)
+        else:
+            rng.choice((numbers.addition, facts.countries, facts.colours))(talk)
+        if talk.turns:
+            made += 1
+            yield talk
+
+
+def long_talks(seed: int, count: int, exchanges: int = 24) -> Iterator[Talk]:
+    """Held-out conversations of many turns, about everything."""
+    rng = random.Random(f"mlc_widget demo long {seed}")
+    made = 0
+    while made < count:
+        talk = Talk(rng, "test")
+        for _ in range(exchanges):
+            rng.choices(_NAMES, _WEIGHTS)[0](talk)
+        if talk.turns:
+            made += 1
+            yield talk
+
+
+def show(talk: Talk) -> str:
+    """A conversation to be read by people."""
+    lines = [f"[{talk.style.system}]"] if talk.style.system else []
+    for turn in talk.turns:
+        lines += [f"> {turn.user}", f"  {turn.answer}    ({turn.kind})"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print some conversations."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=5)
+    arguments = parser.parse_args()
+    talks = training(arguments.seed)
+    for _ in range(arguments.count):
+        print(show(next(talks)), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
+

@@ -1,0 +1,510 @@
+"""Little facts: countries, animals, colours, the calendar, units, words' relations, translations.
+
+Facts can only be learnt, so here the *questions* are held out and the entities are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from tools.demo.kinds.names import GROUPS, a_or_an, made_up
+from tools.demo.talk import DATA, Check, Kind, Pool, Talk, has, has_any
+
+
+def rows(name: str) -> list[list[str]]:
+    """The rows of a data file, split at ``|``, each padded with empty cells."""
+    text = (DATA / f"{name}.txt").read_text(encoding="utf-8")
+    lines = [line.split("|") for line in text.splitlines() if line and not line.startswith("#")]
+    width = max(map(len, lines))
+    return [line + [""] * (width - len(line)) for line in lines]
+
+
+def capital_first(text: str) -> str:
+    """The text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+def ask(name: str, templates: str) -> Pool:
+    """A pool of question templates, parted by ``|``."""
+    return Pool(name, [part.strip() for part in templates.split("|")], 0.18)
+
+
+# --- countries --------------------------------------------------------------------------------
+
+COUNTRIES = rows("countries")
+COUNTRY_NAMES = {row[0].removeprefix("the ") for row in COUNTRIES}
+
+CAPITAL = ask(
+    "capital.ask",
+    "What is the capital of {c}?|What's the capital of {c}?|Which city is the capital of {c}?|"
+    "Tell me the capital of {c}.|Name the capital of {c}.|capital of {c}|Capital of {c}?|"
+    "What city is the capital of {c}?|Do you know the capital of {c}?|What is {c}'s capital?|"
+    "Can you tell me the capital of {c}?|I need the capital of {c}.|The capital of {c} is?|"
+    "The capital of {c}, please.|Give me the capital of {c}.|{c}: capital?",
+)
+CAPITAL_OF = ask(
+    "capital.reverse",
+    "{k} is the capital of which country?|Which country has the capital {k}?|"
+    "Of which country is {k} the capital?|What country is {k} the capital of?|"
+    "Which country's capital is {k}?|Whose capital is {k}?|{k} is the capital of what?",
+)
+AND_OF = ask(
+    "follow_up.and",
+    "And of {c}?|And {c}?|And for {c}?|What about {c}?|How about {c}?|And what about {c}?|{c}?|"
+    "And that of {c}?|Now {c}.|Same for {c}?|And in the case of {c}?|Ok, and {c}?|And also {c}?",
+)
+CONTINENT = ask(
+    "continent.ask",
+    "On which continent is {c}?|Which continent is {c} on?|Where is {c}?|In which continent is "
+    "{c}?|What continent is {c} in?|On what continent does {c} lie?|Where does {c} lie?|"
+    "Which part of the world is {c} in?|Where in the world is {c}?",
+)
+LANGUAGE = ask(
+    "language.ask",
+    "What language do people speak in {c}?|Which language is spoken in {c}?|What is the language "
+    "of {c}?|What do people speak in {c}?|Which language do they speak in {c}?|"
+    "What language is spoken in {c}?|Tell me the language of {c}.",
+)
+CURRENCY = ask(
+    "currency.ask",
+    "What is the currency of {c}?|Which currency is used in {c}?|What money do they use in {c}?|"
+    "What currency does {c} have?|How do people pay in {c}?|Which currency does {c} use?|"
+    "Tell me the currency of {c}.",
+)
+
+_Fact = Callable[[list[str]], tuple[str, str]]
+COUNTRY_FACTS: list[tuple[str, Pool, int, _Fact]] = [
+    ("capitals", CAPITAL, 1, lambda r: (f"The capital of {r[0]} is {r[1]}.", r[1])),
+    ("continents", CONTINENT, 2, lambda r: (f"{capital_first(r[0])} is in {r[2]}.", r[2])),
+    ("languages", LANGUAGE, 3, lambda r: (f"In {r[0]} people mostly speak {r[3]}.", r[3])),
+    ("currencies", CURRENCY, 4, lambda r: (f"The currency of {r[0]} is the {r[4]}.", r[4])),
+]
+
+
+def countries(talk: Talk) -> None:
+    """Capitals above all, with follow-ups such as "And of Spain?"."""
+    roll = talk.rng.random()
+    if roll < 0.12:
+        row = talk.rng.choice(COUNTRIES)
+        answer = f"{row[1]} is the capital of {row[0]}."
+        if talk.style.short:
+            answer = capital_first(row[0])
+        check = has(row[0].removeprefix("the "))
+        talk.say("capitals", talk.pick(CAPITAL_OF, k=row[1]), answer, check)
+        return
+    if roll < 0.18:
+        unknown = made_up(talk.rng).capitalize() + talk.one(("", "ia", "land", "stan"))
+        if unknown not in COUNTRY_NAMES:
+            answer = f"I don't know a country called {unknown}."
+            talk.say("unknown_facts", talk.pick(CAPITAL, c=unknown), answer, has("don't know"))
+            return
+    index = 0 if talk.chance(0.7) else talk.rng.randrange(1, len(COUNTRY_FACTS))
+    kind, pool, column, make = COUNTRY_FACTS[index]
+    known = [row for row in COUNTRIES if row[column]]
+    row = talk.rng.choice(known)
+    _say_fact(talk, kind, talk.pick(pool, c=row[0]), make(row))
+    while talk.chance(0.3):
+        if talk.chance(0.75):
+            row = talk.rng.choice(known)
+            question = talk.pick(AND_OF, c=row[0])
+        else:
+            fitting = [fact for fact in COUNTRY_FACTS if row[fact[2]] and fact[0] != kind]
+            if not fitting:
+                return
+            kind, pool, column, make = talk.rng.choice(fitting)
+            known = [other for other in COUNTRIES if other[column]]
+            asked = talk.pick(pool, c="it" if "'s" not in pool.name else row[0])
+            question = asked.replace("it's", f"{row[0]}'s")
+        _say_fact(talk, "follow_up", question, make(row))
+
+
+def _say_fact(talk: Talk, kind: str, question: str, fact: tuple[str, str]) -> None:
+    answer, key = fact
+    talk.say(kind, question, capital_first(key) if talk.style.short else answer, has(key))
+
+
+# --- animals and colours ----------------------------------------------------------------------
+
+ANIMALS = rows("animals")
+LEGS = ask(
+    "legs.ask",
+    "How many legs does {a} have?|How many legs has {a}?|Number of legs of {a}?|"
+    "How many legs are on {a}?|{A} has how many legs?|Tell me how many legs {a} has.",
+)
+SOUND = ask(
+    "sound.ask",
+    "What sound does {a} make?|What does {a} say?|Which sound does {a} make?|How does {a} sound?|"
+    "What noise does {a} make?|Which noise comes from {a}?|What does {a} sound like?",
+)
+YOUNG = ask(
+    "young.ask",
+    "What is a young {n} called?|What do you call a baby {n}?|What is a baby {n} called?|"
+    "What is the name of a young {n}?|What do you call the young of {a}?|A baby {n} is called what?"
+    "|How do you call a baby {n}?",
+)
+HOME = ask(
+    "home.ask",
+    "Where does {a} live?|Where do you find {a}?|What is the home of {a}?|Where is {a} at home?|"
+    "Where can I see {a}?|In which place does {a} live?",
+)
+CLASS = ask(
+    "class.ask",
+    "What kind of animal is {a}?|Which class of animals is {a} in?|What type of animal is {a}?|"
+    "What sort of animal is {a}?|Tell me what kind of animal {a} is.",
+)
+ABOUT = ask(
+    "about_animal.ask",
+    "Tell me about {a}.|What do you know about {a}?|Tell me something about {a}.|What is {a}?|"
+    "Describe {a}.|What can you tell me about {a}?|Facts about {a}, please.",
+)
+
+
+def _animal_fact(row: list[str], which: str) -> tuple[str, str] | None:
+    name, legs, sound, young, home, group = row
+    the = a_or_an(name)
+    if which == "legs" and legs:
+        return f"{capital_first(the)} has {legs if legs != '0' else 'no'} legs.", (
+            legs if legs != "0" else "no"
+        )
+    if which == "sound" and sound:
+        return f"{capital_first(the)} {sound}.", sound
+    if which == "young" and young:
+        return f"A young {name} is called {a_or_an(young)}.", young
+    if which == "home" and home:
+        return f"{capital_first(the)} lives in {home}.", home
+    if which == "class" and group:
+        return f"{capital_first(the)} is {a_or_an(group)}.", group
+    return None
+
+
+ANIMAL_ASK = {"legs": LEGS, "sound": SOUND, "young": YOUNG, "home": HOME, "class": CLASS}
+
+
+def animals(talk: Talk) -> None:
+    """Legs, sounds, young, homes and kinds of animals."""
+    which = talk.one(tuple(ANIMAL_ASK))
+    known = [row for row in ANIMALS if _animal_fact(row, which)]
+    row = talk.rng.choice(known)
+    if talk.chance(0.15):
+        parts = [_animal_fact(row, key) for key in ("class", "home", "sound", "young")]
+        told = [part for part in parts if part]
+        the = capital_first(a_or_an(row[0]))
+        answer = " ".join(
+            [told[0][0], *(part[0].replace(the + " ", "It ", 1) for part in told[1:])]
+        )
+        check = Check("all", tuple(part[1] for part in told))
+        question = talk.pick(ABOUT, a=a_or_an(row[0]))
+        talk.say("animals", question, answer, check)
+        return
+    fact = _animal_fact(row, which)
+    while fact:
+        the = a_or_an(row[0])
+        question = talk.pick(ANIMAL_ASK[which], a=the, n=row[0], A=capital_first(the))
+        _say_fact(talk, "animals", question, fact)
+        if not talk.chance(0.3):
+            return
+        row = talk.rng.choice(known)
+        fact = _animal_fact(row, which)
+        if fact:
+            the = row[0] if which == "young" else a_or_an(row[0])
+            _say_fact(talk, "follow_up", talk.pick(AND_OF, c=the), fact)
+            return
+
+
+COLOUR_OF = ask(
+    "colour.ask",
+    "What colour is {t}?|What color is {t}?|Which colour does {t} have?|Which color is {t}?|"
+    "What is the colour of {t}?|Tell me the colour of {t}.|{T} has which colour?|"
+    "Do you know what colour {t} is?",
+)
+
+
+def colours(talk: Talk) -> None:
+    """What colour things are."""
+    thing, colour = talk.rng.choice(COLOURS)
+    question = talk.pick(COLOUR_OF, t=thing, T=capital_first(thing))
+    _say_fact(talk, "colours", question, (f"{capital_first(thing)} is {colour}.", colour))
+    if talk.chance(0.25):
+        thing, colour = talk.rng.choice(COLOURS)
+        question = talk.pick(AND_OF, c=thing)
+        _say_fact(talk, "follow_up", question, (f"{capital_first(thing)} is {colour}.", colour))
+
+
+COLOURS = [(row[0], row[1]) for row in rows("colours")]
+
+
+# --- the calendar -----------------------------------------------------------------------------
+
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = (
+    "January February March April May June July August September October November December".split()
+)
+LENGTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+DAY_AFTER = ask(
+    "calendar.after",
+    "What day comes after {x}?|Which day is after {x}?|What comes after {x}?|Which day follows {x}?"
+    "|If today is {x}, what is tomorrow?|What is the day after {x}?|Today is {x}. What day is "
+    "tomorrow?",
+)
+DAY_BEFORE = ask(
+    "calendar.before",
+    "What day comes before {x}?|Which day is before {x}?|What comes before {x}?|What is the day "
+    "before {x}?|If today is {x}, what was yesterday?|Today is {x}. What day was yesterday?",
+)
+MONTH_AFTER = ask(
+    "calendar.month_after",
+    "Which month comes after {x}?|What month follows {x}?|What month is after {x}?|"
+    "What is the month after {x}?|Which month follows {x}?|What is the next month after {x}?",
+)
+MONTH_DAYS = ask(
+    "calendar.month_days",
+    "How many days does {x} have?|How many days are in {x}?|How many days has {x}?|"
+    "How long is {x}?|Number of days in {x}?|Tell me how many days {x} has.",
+)
+MONTH_NUMBER = ask(
+    "calendar.month_number",
+    "Which month is the {o} month?|What is the {o} month of the year?|What is the {o} month?|"
+    "Name the {o} month.|Which month is the {o}?|The {o} month is called what?",
+)
+ALL_DAYS = ask(
+    "calendar.days",
+    "List the days of the week.|What are the days of the week?|Name the days of the week.|"
+    "Tell me the days of the week.|Which days does a week have?|Say the days of the week.",
+)
+ALL_MONTHS = ask(
+    "calendar.months",
+    "List the months.|What are the months of the year?|Name the months.|List the months of the "
+    "year.|Tell me all the months.|Which months are there?|Say the months of the year.",
+)
+
+
+def calendar(talk: Talk) -> None:
+    """Days and months."""
+    roll = talk.rng.randrange(8)
+    if roll in (0, 1):
+        day = talk.rng.randrange(7)
+        step, pool, word = (1, DAY_AFTER, "after") if roll == 0 else (-1, DAY_BEFORE, "before")
+        other = DAYS[(day + step) % 7]
+        fact = f"The day {word} {DAYS[day]} is {other}.", other
+        _say_fact(talk, "calendar", talk.pick(pool, x=DAYS[day]), fact)
+    elif roll in (2, 3):
+        month = talk.rng.randrange(12)
+        other = MONTHS[(month + 1) % 12]
+        fact = f"The month after {MONTHS[month]} is {other}.", other
+        _say_fact(talk, "calendar", talk.pick(MONTH_AFTER, x=MONTHS[month]), fact)
+    elif roll in (4, 5):
+        month = talk.rng.randrange(12)
+        days = str(LENGTHS[month])
+        extra = ", and 29 in a leap year" if month == 1 else ""
+        fact = f"{MONTHS[month]} has {days} days{extra}.", days
+        _say_fact(talk, "calendar", talk.pick(MONTH_DAYS, x=MONTHS[month]), fact)
+        if talk.chance(0.3):
+            month = talk.rng.choice((0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11))
+            days = str(LENGTHS[month])
+            fact = f"{MONTHS[month]} has {days} days.", days
+            _say_fact(talk, "follow_up", talk.pick(AND_OF, c=MONTHS[month]), fact)
+    elif roll == 6:
+        month = talk.rng.randrange(12)
+        ordinal = ORDINALS.split()[month]
+        fact = f"The {ordinal} month is {MONTHS[month]}.", MONTHS[month]
+        _say_fact(talk, "calendar", talk.pick(MONTH_NUMBER, o=ordinal), fact)
+    else:
+        pool, names = (ALL_DAYS, DAYS) if talk.chance(0.5) else (ALL_MONTHS, MONTHS)
+        answer = ", ".join(names[:-1]) + f" and {names[-1]}."
+        talk.say("calendar", talk.pick(pool), answer, has(*names))
+
+
+# --- units ------------------------------------------------------------------------------------
+
+UNITS = (
+    ("minutes", "hour", 60), ("seconds", "minute", 60), ("hours", "day", 24),
+    ("days", "week", 7), ("months", "year", 12), ("centimetres", "metre", 100),
+    ("metres", "kilometre", 1000), ("grams", "kilogram", 1000), ("millilitres", "litre", 1000),
+    ("millimetres", "centimetre", 10), ("cents", "euro", 100), ("kilograms", "ton", 1000),
+    ("years", "century", 100), ("years", "decade", 10), ("eggs", "dozen", 12),
+)  # fmt: skip
+UNIT_ONE = ask(
+    "units.one",
+    "How many {u} are in {a}?|How many {u} does {a} have?|How many {u} make {a}?|"
+    "How many {u} are there in {a}?|{A} has how many {u}?|Number of {u} in {a}?",
+)
+UNIT_MANY = ask(
+    "units.many",
+    "How many {u} are in {n} {v}?|How many {u} are {n} {v}?|Convert {n} {v} to {u}.|"
+    "What is {n} {v} in {u}?|{n} {v} in {u}|How many {u} do {n} {v} have?|"
+    "Turn {n} {v} into {u}.",
+)
+
+
+def units(talk: Talk) -> None:
+    """How many of one unit another has, once or several times."""
+    small, big, factor = talk.rng.choice(UNITS)
+    the = "an hour" if big == "hour" else a_or_an(big).replace("an euro", "a euro")
+    if talk.chance(0.5):
+        answer = f"{capital_first(the)} has {factor} {small}."
+        question = talk.pick(UNIT_ONE, u=small, a=the, A=capital_first(the))
+        _say_fact(talk, "units", question, (answer, str(factor)))
+        return
+    (n,) = talk.numbers(f"units.{small}", (2, 30))
+    plural = {"century": "centuries", "dozen": "dozen"}.get(big, big + "s")
+    question = talk.pick(UNIT_MANY, u=small, n=n, v=plural)
+    answer = f"{n} × {factor} = {n * factor}, so {n} {plural} are {n * factor} {small}."
+    if talk.style.short:
+        answer = f"{n * factor} {small}"
+    talk.say("units", question, answer, has(str(n * factor)))
+
+
+# --- words ------------------------------------------------------------------------------------
+
+OPPOSITES = [(row[0], row[1]) for row in rows("opposites")]
+IRREGULAR = [(row[0], row[1]) for row in rows("plurals")]
+PAST = [(row[0], row[1]) for row in rows("past")]
+REGULAR = Pool(
+    "plural.regular",
+    (
+        "dog cat tree house car book table chair cow horse apple banana river flower cloud star "
+        "boy girl friend door window street ship train plane bird rabbit garden lamp pen pencil "
+        "shoe hat coat king queen song game letter word number picture cake egg spoon bottle ball "
+        "hand arm leg eye ear nose finger brother sister mother father teacher doctor farmer baker "
+        "island mountain forest lake road bridge tower village town hospital museum shop market "
+        "computer phone camera screen keyboard button kernel token model engine notebook cell"
+    ).split(),
+)
+OPPOSITE = ask(
+    "opposite.ask",
+    "What is the opposite of {w}?|What's the opposite of {w}?|Opposite of {w}?|"
+    "Tell me the opposite of {w}.|Name the opposite of {w}.|Give me the opposite of {w}.|"
+    "Which word is the opposite of {w}?|What is the contrary of {w}?|{w}: opposite?",
+)
+PLURAL = ask(
+    "plural.ask",
+    "What is the plural of {w}?|What's the plural of {w}?|Plural of {w}?|"
+    "Tell me the plural of {w}.|How do you write the plural of {w}?|One {w}, two …?|"
+    "Give me the plural of {w}.|What is more than one {w} called?",
+)
+TENSE = ask(
+    "past.ask",
+    "What is the past tense of {w}?|What's the past of {w}?|Past tense of {w}?|"
+    "Tell me the past tense of {w}.|What is the past of {w}?|Give me the past tense of {w}.|"
+    "How do you say {w} in the past?",
+)
+
+
+def _sayable(word: str) -> str:
+    return f'"{word}"'
+
+
+def words(talk: Talk) -> None:
+    """Opposites, plurals and past tenses."""
+    roll = talk.rng.random()
+    if roll < 0.45:
+        first, second = talk.rng.choice(OPPOSITES)
+        twice = [pair for pair in OPPOSITES if "light" in pair]
+        if talk.chance(0.5) and (first, second) not in twice:
+            first, second = second, first
+        fitting = {b for a, b in OPPOSITES if a == first} | {a for a, b in OPPOSITES if b == first}
+        answer = f"The opposite of {first} is {second}."
+        quoted = first if talk.chance(0.8) else _sayable(first)
+        answer = second if talk.style.short else answer
+        talk.say("opposites", talk.pick(OPPOSITE, w=quoted), answer, has_any(*fitting))
+        if talk.chance(0.25):
+            first, second = talk.rng.choice(OPPOSITES)
+            fitting = {b for a, b in OPPOSITES if a == first}
+            fitting |= {a for a, b in OPPOSITES if b == first}
+            answer = f"The opposite of {first} is {second}."
+            answer = second if talk.style.short else answer
+            talk.say("follow_up", talk.pick(AND_OF, c=first), answer, has_any(*fitting))
+        return
+    if roll < 0.75:
+        if talk.chance(0.6):
+            first, second = talk.rng.choice(IRREGULAR)
+        else:
+            first = talk.pick(REGULAR)
+            second = first + "s"
+        pool, fact, kind = PLURAL, f"The plural of {first} is {second}.", "plurals"
+    else:
+        first, second = talk.rng.choice(PAST)
+        pool, fact, kind = TENSE, f"The past tense of {first} is {second}.", "past_tense"
+    quoted = first if talk.chance(0.8) else _sayable(first)
+    answer = second if talk.style.short else fact
+    talk.say(kind, talk.pick(pool, w=quoted), answer, has(second))
+
+
+TONGUES = ("French", "German", "Spanish", "Italian")
+TRANSLATE = ask(
+    "translate.ask",
+    "How do you say {w} in {l}?|What is {w} in {l}?|Translate {w} into {l}.|Translate {w} to {l}.|"
+    "{w} in {l}|What is the {l} word for {w}?|What's {w} in {l}?|Say {w} in {l}.|"
+    "How would you say {w} in {l}?|Give me the {l} for {w}.",
+)
+IN_TONGUE = ask(
+    "translate.follow_up",
+    "And in {l}?|In {l}?|What about {l}?|Now in {l}.|How about {l}?|And {l}?|And what in {l}?",
+)
+GLOSSARY = rows("translate")
+
+
+def translation(talk: Talk) -> None:
+    """A handful of words in four languages."""
+    row = talk.rng.choice(GLOSSARY)
+    tongue = talk.rng.randrange(4)
+    shown = f'"{row[0]}"' if talk.chance(0.5) else row[0]
+    question = talk.pick(TRANSLATE, w=shown, l=TONGUES[tongue])
+    kind = "translation"
+    while True:
+        word = row[1 + tongue]
+        answer = f'"{capital_first(row[0])}" is "{word}" in {TONGUES[tongue]}.'
+        talk.say(kind, question, word if talk.style.short else answer, has(word))
+        if not talk.chance(0.3):
+            return
+        tongue = (tongue + talk.rng.randint(1, 3)) % 4
+        question, kind = talk.pick(IN_TONGUE, l=TONGUES[tongue]), "follow_up"
+
+
+# --- single facts -----------------------------------------------------------------------------
+
+GENERAL = [(row[0], row[1], [cell for cell in row[2:] if cell]) for row in rows("general")]
+
+
+def general(talk: Talk) -> None:
+    """Facts that stand alone; the last question of each line of the file is held out."""
+    answer, key, questions = talk.rng.choice(GENERAL)
+    question = questions[-1] if talk.split == "test" else talk.one(questions[:-1])
+    talk.say("general_facts", question, answer, has(key))
+
+
+MEMBER = ask(
+    "member.ask",
+    "Name {a}.|Give me an example of {a}.|Can you name {a}?|Tell me the name of {a}.|"
+    "What is an example of {a}?|Say the name of {a}.",
+)
+SINGULAR = {
+    "fruits": "fruit", "vegetables": "vegetable", "animals": "animal", "colours": "colour",
+    "countries": "country", "birds": "bird", "planets": "planet", "sports": "sport",
+    "instruments": "instrument", "languages": "language", "trees": "tree", "flowers": "flower",
+    "metals": "metal", "insects": "insect", "vehicles": "vehicle",
+    "programming languages": "programming language",
+}  # fmt: skip
+
+
+def member(talk: Talk) -> None:
+    """One example of a kind of thing."""
+    group = talk.one(tuple(SINGULAR))
+    word = talk.one(GROUPS[group])
+    answer = f"{capital_first(word)} is {a_or_an(SINGULAR[group])}."
+    answer = word if talk.style.short else answer
+    check = has_any(*GROUPS[group])
+    talk.say("examples", talk.pick(MEMBER, a=a_or_an(SINGULAR[group])), answer, check)
+
+
+KINDS: dict[Kind, float] = {
+    countries: 3.0,
+    animals: 1.5,
+    colours: 0.7,
+    calendar: 1.2,
+    units: 1.0,
+    words: 1.6,
+    translation: 1.0,
+    general: 3.0,
+    member: 0.4,
+}

@@ -1,0 +1,202 @@
+"""Markdown: lists, tables, formulas, and snippets of code."""
+
+from __future__ import annotations
+
+from tools.demo.kinds.facts import ANIMALS, COUNTRIES, ask, capital_first
+from tools.demo.kinds.names import GROUPS
+from tools.demo.talk import DATA, Check, Kind, Talk, exactly, has
+
+LIST = ask(
+    "list.ask",
+    "List {n} {g}.|Give me a list of {n} {g}.|Name {n} {g}.|Write a list of {n} {g}.|"
+    "Can you list {n} {g}?|{n} {g}, please.|Make a list of {n} {g}.|Show me {n} {g}.|"
+    "Tell me {n} {g}.|A list of {n} {g}|What are {n} {g}?|I need a list of {n} {g}.",
+)
+NUMBERED = ask(
+    "list.numbered",
+    "Give me a numbered list of {n} {g}.|Make a numbered list of {n} {g}.|Number {n} {g}.|"
+    "Write {n} {g} as a numbered list.|{n} {g} as a numbered list|"
+    "I need a numbered list with {n} {g}.",
+)
+COUNTS = "zero one two three four five six seven eight".split()
+
+
+def lists(talk: Talk) -> None:
+    """Bulleted and numbered lists of things of a kind."""
+    group = talk.one(tuple(GROUPS))
+    members = talk.rng.sample(GROUPS[group], talk.rng.randint(2, min(6, len(GROUPS[group]))))
+    count = len(members)
+    shown = str(count) if talk.chance(0.4) else COUNTS[count]
+    numbered = talk.chance(0.3)
+    lines = [
+        f"{index}. {capital_first(word)}" if numbered else f"- {capital_first(word)}"
+        for index, word in enumerate(members, 1)
+    ]
+    question = talk.pick(NUMBERED if numbered else LIST, n=shown, g=group)
+    check = Check("list", (str(count), *GROUPS[group]))
+    talk.say("lists", question, "\n".join(lines), check, plain=True)
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+TABLE_SQUARES = ask(
+    "table.squares",
+    "Make a table of the squares from {a} to {b}.|Give me a table of the squares of {a} to {b}.|"
+    "A table of squares from {a} to {b}, please.|Show the squares from {a} to {b} in a table.|"
+    "Write a Markdown table with the squares from {a} to {b}.|Table of squares, {a} to {b}|"
+    "Can you make a table with the squares from {a} to {b}?",
+)
+TABLE_TIMES = ask(
+    "table.times",
+    "Make a table of {a} times 1 to {b}.|Show me the times table of {a}, up to {b}.|"
+    "Write the {a} times table up to {b}.|Give me the {a} times table up to {b}.|"
+    "The times table of {a} up to {b}, as a table.|Table of the multiples of {a}, up to {b} times.",
+)
+TABLE_COUNTRIES = ask(
+    "table.countries",
+    "Make a table of {c} with their capitals.|A table of the capitals of {c}, please.|"
+    "Give me a table with the capitals of {c}.|Show the capitals of {c} in a table.|"
+    "Write a Markdown table of {c} and their capitals.|Put {c} and their capitals in a table.",
+)
+TABLE_ANIMALS = ask(
+    "table.animals",
+    "Make a table of {c} with their legs.|A table of the legs of {c}, please.|"
+    "Give me a table with the number of legs of {c}.|Show in a table how many legs {c} have.|"
+    "Put {c} and their number of legs in a table.|Write a table of {c} and their legs.",
+)
+
+
+def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    rule = tuple("---" for _ in header)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+
+
+def _named(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def tables(talk: Talk) -> None:
+    """Small tables of numbers, capitals, legs."""
+    roll = talk.rng.random()
+    if roll < 0.3:
+        start = talk.rng.randint(1, 9)
+        stop = start + talk.rng.randint(2, 6)
+        text = table(("n", "n²"), [(str(n), str(n * n)) for n in range(start, stop + 1)])
+        question = talk.pick(TABLE_SQUARES, a=start, b=stop)
+    elif roll < 0.55:
+        factor, stop = talk.rng.randint(2, 12), talk.rng.choice((5, 10, 10))
+        lines = [(f"{factor} × {n}", str(factor * n)) for n in range(1, stop + 1)]
+        text = table(("Product", "Result"), lines)
+        question = talk.pick(TABLE_TIMES, a=factor, b=stop)
+    elif roll < 0.8:
+        rows = talk.rng.sample(COUNTRIES, talk.rng.randint(2, 4))
+        text = table(
+            ("Country", "Capital"),
+            [(capital_first(row[0].removeprefix("the ")), row[1]) for row in rows],
+        )
+        question = talk.pick(TABLE_COUNTRIES, c=_named([row[0] for row in rows]))
+    else:
+        known = talk.rng.sample([row for row in ANIMALS if row[1]], talk.rng.randint(2, 4))
+        text = table(("Animal", "Legs"), [(capital_first(row[0]), row[1]) for row in known])
+        plural = {"sheep": "sheep", "mouse": "mice", "goose": "geese", "wolf": "wolves",
+                  "fox": "foxes", "deer": "deer", "fly": "flies", "butterfly": "butterflies",
+                  "donkey": "donkeys", "monkey": "monkeys", "salmon": "salmon"}  # fmt: skip
+        question = talk.pick(
+            TABLE_ANIMALS, c=_named([plural.get(row[0], row[0] + "s") for row in known])
+        )
+    talk.say("tables", question, text, exactly(text), plain=True)
+
+
+# --- formulas ---------------------------------------------------------------------------------
+
+FORMULAS = (
+    ("Pythagoras' theorem", "For a right triangle: $$a^2 + b^2 = c^2$$ where $c$ is the longest "
+     "side.", "a^2 + b^2 = c^2"),
+    ("the area of a circle", "The area of a circle with radius $r$ is $$A = \\pi r^2$$", "r^2"),
+    ("the circumference of a circle", "The circumference of a circle with radius $r$ is "
+     "$$C = 2 \\pi r$$", "2 \\pi r"),
+    ("the quadratic formula", "The solutions of $ax^2 + bx + c = 0$ are "
+     "$$x = \\frac{-b \\pm \\sqrt{b^2 - 4ac}}{2a}$$", "\\frac{-b \\pm"),
+    ("Euler's identity", "Euler's identity is $$e^{i\\pi} + 1 = 0$$", "e^{i\\pi}"),
+    ("the area of a triangle", "The area of a triangle with base $b$ and height $h$ is "
+     "$$A = \\frac{1}{2} b h$$", "b h"),
+    ("the volume of a sphere", "The volume of a sphere with radius $r$ is "
+     "$$V = \\frac{4}{3} \\pi r^3$$", "r^3"),
+    ("the area of a rectangle", "The area of a rectangle with sides $a$ and $b$ is "
+     "$$A = a \\cdot b$$", "a \\cdot b"),
+    ("Einstein's formula", "Einstein's formula is $$E = mc^2$$ Energy is mass times the speed of "
+     "light squared.", "mc^2"),
+    ("the softmax function", "Softmax turns numbers into probabilities: "
+     "$$p_i = \\frac{e^{x_i}}{\\sum_j e^{x_j}}$$", "\\sum_j"),
+)  # fmt: skip
+FORMULA = ask(
+    "formula.ask",
+    "What is {f}?|What's {f}?|Tell me {f}.|Show me {f}.|What is the formula for {f}?|"
+    "Write down {f}.|Give me {f}.|Can you show me {f}?|How do I compute {f}?|Explain {f}.",
+)
+
+
+def formulas(talk: Talk) -> None:
+    """Well-known formulas in LaTeX."""
+    name, text, key = talk.rng.choice(FORMULAS)
+    talk.say("formulas", talk.pick(FORMULA, f=name), text, has(key), plain=True)
+
+
+# --- code -------------------------------------------------------------------------------------
+
+CODE = ask(
+    "code.ask",
+    "Write a Python function that {t}.|Write Python code that {t}.|Show me a Python function that "
+    "{t}.|How do I write a function that {t}?|Give me Python code that {t}.|"
+    "I need a Python function that {t}.|Can you write a function that {t}?|"
+    "Write a function that {t}.|Python function that {t}|Please code a function that {t}.|"
+    "Show me code that {t}.|Write a small Python program that {t}.",
+)
+EXPLAIN = ask(
+    "code.explain",
+    "Explain it.|What does it do?|How does it work?|Explain this code.|Can you explain the code?|"
+    "What does that code do?|Please explain.",
+)
+RENAME = ask(
+    "code.rename",
+    "Call it {n}.|Rename the function to {n}.|Call the function {n}.|Name it {n}.|"
+    "Can you call it {n}?|Use the name {n} instead.|Change its name to {n}.",
+)
+
+
+def _snippets() -> list[tuple[str, list[str], str, str]]:
+    """Name, descriptions (the last one held out), explanation and code of each snippet."""
+    text = (DATA / "snippets.txt").read_text(encoding="utf-8")
+    found = []
+    for block in text.split("\n===\n"):
+        name, tasks, explanation, *code = block.strip("\n").split("\n")
+        found.append((name, tasks.split("|"), explanation, "\n".join(code)))
+    return found
+
+
+SNIPPETS = _snippets()
+
+
+def code(talk: Talk) -> None:
+    """A short Python function, explained or renamed on demand."""
+    name, tasks, explanation, body = talk.rng.choice(SNIPPETS)
+    task = tasks[-1] if talk.split == "test" else talk.one(tasks[:-1])
+    block = f"```python\n{body}\n```"
+    talk.say("code", talk.pick(CODE, t=task), block, has(body), plain=True)
+    if talk.chance(0.25):
+        talk.say("code_explain", talk.pick(EXPLAIN), explanation, has(explanation), plain=True)
+    elif f"def {name}(" in body and talk.chance(0.3):
+        other = talk.one(("my_function", "helper", "f", "compute", "run", "work", "go"))
+        renamed = f"```python\n{body.replace(name + '(', other + '(')}\n```"
+        talk.say(
+            "code_rename", talk.pick(RENAME, n=other), renamed, exactly(renamed), plain=True
+        )
+
+
+KINDS: dict[Kind, float] = {
+    lists: 1.5,
+    tables: 1.2,
+    formulas: 0.5,
+    code: 1.5,
+}

@@ -1,0 +1,93 @@
+"""Names, words and places that the kinds share; made-up names teach copying letter by letter."""
+
+from __future__ import annotations
+
+import random
+
+from tools.demo.talk import Pool, Talk
+
+FIRST_NAMES = Pool(
+    "name",
+    (
+        "Ada Alan Alice Amir Amy Ana Andrea Anna Anton Arthur Aya Ben Bella Bob Boris Bruno Carl "
+        "Carla Carlos Carmen Charlie Chen Chloe Clara Claire Daniel Daisy David Diana Diego Dora "
+        "Ed Elena Eli Elif Ella Emil Emily Emma Eric Erik Eva Farid Fatima Felix Fiona Flora Frank "
+        "Frida Gabriel George Gina Grace Greta Gus Hana Hannah Harry Hassan Heidi Helen Henry Hugo "
+        "Ian Ida Igor Ines Ingrid Iris Isaac Isabel Ivan Jack Jakob James Jan Jane Jasmin Jim Joe "
+        "John Jonas Jose Julia Julian June Karim Karl Kate Kenji Kim Kofi Lara Laura Lea Lena Leo "
+        "Leon Li Lila Lily Lina Linus Lisa Liz Louis Lucas Lucy Luis Luna Maya Mara Marco Maria "
+        "Marie Mark Martha Martin Mary Mateo Max Mei Mia Mike Mila Milo Mina Miriam Mohammed Mona "
+        "Nadia Naomi Nora Nina Noah Noor Olga Oliver Olivia Omar Oscar Otto Pablo Paul Paula Pedro "
+        "Peter Petra Philip Pia Priya Ravi Rita Robert Robin Roman Rosa Rose Ruth Sam Samir Samuel "
+        "Sana Sara Sarah Sasha Simon Sofia Sonia Stella Sven Tara Theo Thomas Tim Tina Tom Toni "
+        "Uma Vera Victor Viola Wei Wendy Will Xenia Yara Yuki Yusuf Zara Zoe Grace Brian Linda "
+        "Dennis Barbara Guido Margaret Donald Edsger Katherine Rachel Rebecca Kevin Jason Justin "
+        "Jessica Michael Jennifer Matthew Joshua Andrew Joseph Christopher Elizabeth Nicholas"
+    ).split(),
+    0.12,
+)
+_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kl kr pl sh st th tr".split()
+_VOWELS = "a e i o u a e i o ai ea ia io ou".split()
+_CODAS = "n r l s m t d k x ra na lo ri th nn ck".split() + [""] * 6
+
+
+def made_up(rng: random.Random) -> str:
+    """A pronounceable lower-case word that is in no list."""
+    syllables = rng.choice((1, 2, 2, 2, 3))
+    parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)]
+    return "".join(parts) + rng.choice(_CODAS)
+
+
+def a_name(talk: Talk, made_up_share: float = 0.25) -> str:
+    """A first name; in training some are made up."""
+    if talk.split == "train" and talk.chance(made_up_share):
+        return made_up(talk.rng).capitalize()
+    return talk.pick(FIRST_NAMES)
+
+
+CITIES = Pool(
+    "city",
+    (
+        "Paris London Berlin Rome Madrid Vienna Lisbon Dublin Oslo Athens Cairo Tokyo Delhi Boston "
+        "Chicago Toronto Sydney Lima Quito Havana Nairobi Accra Lagos Dakar Milan Munich Zurich "
+        "Geneva Hamburg Lyon Porto Seville Krakow Prague Budapest Helsinki Stockholm Copenhagen "
+        "Brussels Amsterdam Rotterdam Glasgow Leeds Bristol Oxford Cambridge Seattle Denver Austin "
+        "Dallas Miami Atlanta Montreal Vancouver Mumbai Kyoto Osaka Seoul Beijing Shanghai Hanoi"
+    ).split(),
+)
+
+ARTICLE_AN = ("a", "e", "i", "o", "u")
+
+
+def a_or_an(word: str) -> str:
+    """The word with its indefinite article."""
+    return f"{'an' if word.startswith(ARTICLE_AN) else 'a'} {word}"
+
+
+# kind of thing → some of its members, for lists, tables and JSON
+GROUPS: dict[str, tuple[str, ...]] = {
+    "fruits": tuple("apple banana orange pear cherry grape lemon mango peach plum melon".split()),
+    "vegetables": tuple("carrot potato tomato onion pea bean cabbage pumpkin leek".split()),
+    "animals": tuple("cat dog horse cow lion tiger bear fox rabbit mouse owl whale".split()),
+    "colours": tuple("red blue green yellow orange purple black white pink brown".split()),
+    "countries": tuple("France Spain Italy Japan Brazil Kenya Canada India Norway Egypt".split()),
+    "cities": tuple("Paris London Rome Tokyo Berlin Madrid Cairo Sydney Lima Oslo".split()),
+    "birds": tuple("owl eagle robin swan duck crow sparrow parrot penguin".split()),
+    "planets": tuple("Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune".split()),
+    "instruments": tuple("piano violin guitar flute drum trumpet harp cello".split()),
+    "sports": tuple("football tennis basketball swimming running cycling hockey".split()),
+    "drinks": tuple("water tea coffee milk juice lemonade cocoa".split()),
+    "languages": tuple("English French Spanish German Italian Japanese Arabic Hindi".split()),
+    "programming languages": tuple("Python Rust C Java JavaScript Go Julia Haskell".split()),
+    "trees": tuple("oak pine birch maple beech willow fir".split()),
+    "flowers": tuple("rose tulip daisy lily sunflower violet orchid".split()),
+    "jobs": tuple("teacher doctor nurse baker farmer pilot cook painter builder".split()),
+    "shapes": tuple("circle square triangle rectangle star heart oval".split()),
+    "metals": tuple("iron gold silver copper tin zinc lead".split()),
+    "insects": tuple("ant bee fly butterfly beetle wasp moth".split()),
+    "tools": tuple("hammer saw drill screwdriver pliers wrench".split()),
+    "clothes": tuple("shirt hat coat sock shoe dress scarf glove".split()),
+    "vehicles": tuple("car bus train bicycle boat plane truck tram".split()),
+    "months": tuple("January February March April May June July".split()),
+    "seasons": ("spring", "summer", "autumn", "winter"),
+}

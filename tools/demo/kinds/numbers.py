@@ -1,0 +1,509 @@
+"""Counting, arithmetic, comparing and number words."""
+
+from __future__ import annotations
+
+from tools.demo.kinds.names import FIRST_NAMES
+from tools.demo.talk import Check, Kind, Pool, Talk, has, held_out_numbers
+
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+).split()
+TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+def in_words(number: int) -> str:
+    """An English number word for 0 to 999."""
+    if number < 20:
+        return ONES[number]
+    if number < 100:
+        rest = f"-{ONES[number % 10]}" if number % 10 else ""
+        return TENS[number // 10] + rest
+    rest = f" and {in_words(number % 100)}" if number % 100 else ""
+    return f"{ONES[number // 100]} hundred{rest}"
+
+
+# --- arithmetic -------------------------------------------------------------------------------
+
+ADD = Pool(
+    "addition.ask",
+    (
+        "What is {a} + {b}?|What is {a} plus {b}?|What's {a} + {b}?|What's {a} plus {b}?|{a} + {b}|"
+        "{a}+{b}|{a} + {b} = ?|{a}+{b}=|{a} plus {b}?|How much is {a} + {b}?|"
+        "How much is {a} plus {b}?|Calculate {a} + {b}.|Compute {a} + {b}.|Add {a} and {b}.|"
+        "Can you add {a} and {b}?|What is the sum of {a} and {b}?|Solve {a} + {b}.|"
+        "What do you get when you add {a} to {b}?|Work out {a} + {b}.|Tell me {a} + {b}.|"
+        "How much do {a} and {b} make?|Sum {a} and {b}.|What does {a} + {b} equal?|"
+        "Do you know what {a} + {b} is?|Give me the sum of {a} and {b}.|whats {a}+{b}"
+    ).split("|"),
+)
+SUBTRACT = Pool(
+    "subtraction.ask",
+    (
+        "What is {a} - {b}?|What is {a} minus {b}?|What's {a} - {b}?|What's {a} minus {b}?|"
+        "{a} - {b}|{a}-{b}|{a} - {b} = ?|{a} minus {b}?|How much is {a} - {b}?|{a}-{b}=|"
+        "How much is {a} minus {b}?|Calculate {a} - {b}.|Compute {a} - {b}.|Work out {a} - {b}.|"
+        "Subtract {b} from {a}.|Take {b} away from {a}.|What is the difference of {a} and {b}?|"
+        "Solve {a} - {b}.|What is left when you take {b} from {a}?|What does {a} - {b} equal?|"
+        "Can you subtract {b} from {a}?|Tell me {a} - {b}."
+    ).split("|"),
+)
+MULTIPLY = Pool(
+    "multiplication.ask",
+    (
+        "What is {a} * {b}?|What is {a} times {b}?|What's {a} times {b}?|{a} * {b}|{a}*{b}|"
+        "{a} x {b}|{a} × {b}|{a} * {b} = ?|{a} times {b}?|How much is {a} times {b}?|"
+        "Calculate {a} * {b}.|Compute {a} × {b}.|Multiply {a} by {b}.|Multiply {a} and {b}.|"
+        "What is the product of {a} and {b}?|What is {a} × {b}?|What does {a} * {b} equal?|"
+        "Work out {a} times {b}.|Can you multiply {a} by {b}?|Tell me {a} times {b}."
+    ).split("|"),
+)
+DIVIDE = Pool(
+    "division.ask",
+    (
+        "What is {a} / {b}?|What is {a} divided by {b}?|{a} / {b}|{a} : {b}|{a} ÷ {b}|"
+        "How much is {a} divided by {b}?|Divide {a} by {b}.|Calculate {a} / {b}.|"
+        "What do you get when you divide {a} by {b}?|What's {a} divided by {b}?|"
+        "Compute {a} / {b}.|{a} / {b} = ?"
+    ).split("|"),
+)
+STEPS = Pool(
+    "arithmetic.steps",
+    (
+        "Why?|How did you get that?|Show me the steps.|Explain.|Can you explain that?|"
+        "Please explain how.|How do you know?|Show your work.|Explain it step by step.|"
+        "How does that work?|Can you show the steps?|Walk me through it."
+    ).split("|"),
+)
+SURE = Pool(
+    "arithmetic.sure",
+    (
+        "Are you sure?|Really?|Is that right?|Is that correct?|Are you certain?|You sure?|"
+        "Can you check that?|Check it again.|Are you really sure about that?"
+    ).split("|"),
+)
+CHAIN = Pool(
+    "arithmetic.chain",
+    (
+        "And {op}?|{op}?|Now {op}.|And now {op}?|{op} please|And what if you take that {op}?|"
+        "What is that {op}?|And that {op}?|Then {op}?|What about that {op}?|Now take that {op}."
+    ).split("|"),
+)
+
+
+def _answer(talk: Talk, sum_text: str, result: int) -> str:
+    if talk.style.short:
+        return str(result)
+    roll = talk.rng.random()
+    if roll < 0.8:
+        return f"{sum_text} = {result}."
+    if roll < 0.9:
+        return f"{sum_text} = {result}. Anything else?"
+    return f"{sum_text} = **{result}**."
+
+
+def _last(value: int) -> Check:
+    return Check("last", (str(value),))
+
+
+def _splits(a: int, b: int) -> str:
+    """The steps of an addition, by tens and ones."""
+    tens_a, ones_a, tens_b, ones_b = a // 10 * 10, a % 10, b // 10 * 10, b % 10
+    if not (tens_a and tens_b):
+        return f"I start at {a} and go {b} further: {a} + {b} = {a + b}."
+    return (
+        f"First the tens: {tens_a} + {tens_b} = {tens_a + tens_b}. "
+        f"Then the ones: {ones_a} + {ones_b} = {ones_a + ones_b}. "
+        f"Together: {tens_a + tens_b} + {ones_a + ones_b} = {a + b}."
+    )
+
+
+def _range(talk: Talk) -> tuple[int, int]:
+    roll = talk.rng.random()
+    return (0, 20) if roll < 0.2 else (0, 99) if roll < 0.75 else (10, 999)
+
+
+def addition(talk: Talk) -> None:
+    """A sum, sometimes with its steps, a doubt or a chain of further operations."""
+    first = _range(talk)
+    second = first if talk.chance(0.8) else _range(talk)
+    a, b = talk.numbers("addition", first, second)
+    total = a + b
+    ask = talk.pick(ADD, a=a, b=b)
+    talk.say("addition", ask, _answer(talk, f"{a} + {b}", total), _last(total))
+    if talk.style.short:
+        return
+    if talk.chance(0.08) and max(a, b) < 100:
+        talk.say("arithmetic_steps", talk.pick(STEPS), _splits(a, b), has(str(total)))
+    elif talk.chance(0.06):
+        answer = f"Yes: {a} + {b} = {total}."
+        talk.say("arithmetic_sure", talk.pick(SURE), answer, _last(total))
+    while talk.chance(0.25):
+        total = _chain(talk, total)
+
+
+def _chain(talk: Talk, value: int) -> int:
+    """Go on with the last result."""
+    for _ in range(1000):
+        operation = talk.one(("plus", "plus", "minus", "times"))
+        if operation == "times" and value <= 60:
+            by = talk.rng.choice((2, 3, 10)) if value > 12 else talk.rng.randint(2, 9)
+            sign, result, key = "×", value * by, "multiplication"
+        elif operation == "minus" and value > 1:
+            by = talk.rng.randint(1, min(value, 99))
+            sign, result, key = "-", value - by, "subtraction"
+        else:
+            operation = "plus"
+            by = talk.rng.randint(1, 99)
+            sign, result, key = "+", value + by, "addition"
+        # No sum that is kept for evaluation is given away here.
+        if talk.split == "test" or not held_out_numbers(key, value, by):
+            break
+    word = operation if talk.chance(0.8) else sign
+    talk.say(
+        "arithmetic_chain",
+        talk.pick(CHAIN, op=f"{word} {by}"),
+        f"{value} {sign} {by} = {result}.",
+        _last(result),
+    )
+    return result
+
+
+def subtraction(talk: Talk) -> None:
+    """A difference, usually not negative."""
+    spread = _range(talk)
+    a, b = talk.numbers("subtraction", spread, spread)
+    if a < b and talk.chance(0.85):
+        a, b = b, a
+    ask = talk.pick(SUBTRACT, a=a, b=b)
+    talk.say("subtraction", ask, _answer(talk, f"{a} - {b}", a - b), _last(a - b))
+    if a >= b and talk.chance(0.15) and not talk.style.short:
+        _chain(talk, a - b)
+
+
+def multiplication(talk: Talk) -> None:
+    """A product: tables up to 12 by heart, two digits times one with the steps."""
+    if talk.chance(0.5):
+        a, b = talk.rng.randint(0, 12), talk.rng.randint(0, 12)
+        answer = _answer(talk, f"{a} × {b}", a * b)
+    else:
+        a, b = talk.numbers("multiplication", (13, 99), (2, 9))
+        if talk.style.short:
+            answer = str(a * b)
+        elif a % 10 == 0:
+            answer = f"{a} × {b} = {a * b}."
+        else:
+            tens, ones = a // 10 * 10, a % 10
+            answer = (
+                f"{tens} × {b} = {tens * b} and {ones} × {b} = {ones * b}, "
+                f"so {a} × {b} = {tens * b} + {ones * b} = {a * b}."
+            )
+            if talk.chance(0.3):
+                ask = talk.pick(MULTIPLY, a=b, b=a)
+                talk.say("multiplication", ask, answer, _last(a * b))
+                return
+    talk.say("multiplication", talk.pick(MULTIPLY, a=a, b=b), answer, _last(a * b))
+
+
+def division(talk: Talk) -> None:
+    """An exact quotient from the tables, and now and then a division by zero."""
+    if talk.chance(0.06):
+        a = talk.rng.randint(1, 99)
+        answer = f"I cannot divide by zero, so {a} / 0 has no answer."
+        talk.say("division", talk.pick(DIVIDE, a=a, b=0), answer, has("cannot"))
+        return
+    b, quotient = talk.rng.randint(1, 12), talk.rng.randint(1, 12)
+    a = b * quotient
+    ask = talk.pick(DIVIDE, a=a, b=b)
+    talk.say("division", ask, _answer(talk, f"{a} / {b}", quotient), _last(quotient))
+
+
+TOO_BIG = Pool(
+    "too_big.ask",
+    (
+        "What is {a} * {b}?|What is {a} times {b}?|{a} * {b}|Calculate {a} * {b}.|{a}*{b}|"
+        "Multiply {a} by {b}.|What is {a} / {b}?|{a} divided by {b}?|Compute {a} × {b}.|"
+        "What is {a} to the power of {b}?|How much is {a} times {b}?|{a} ^ {b}"
+    ).split("|"),
+)
+
+
+def too_big(talk: Talk) -> None:
+    """A product that the model must not pretend to know."""
+    a, b = talk.rng.randint(1000, 999999), talk.rng.randint(101, 99999)
+    answer = talk.one(
+        (
+            "That is too big for me: I am a tiny demo model. I am good at sums up to a few "
+            "hundred and at the times tables.",
+            "Those numbers are too big for a tiny demo model. Try a smaller sum, like 17 + 25.",
+        )
+    )
+    talk.say("too_big", talk.pick(TOO_BIG, a=a, b=b), answer, has("too big"))
+
+
+THINGS = Pool(
+    "word_problem.thing",
+    (
+        "apples|books|cards|pencils|cookies|marbles|coins|stamps|shells|flowers|eggs|balls|stars|"
+        "buttons|oranges|toys|stickers|cups|keys|hats|pears|nuts|stones|tickets|candles|cakes"
+    ).split("|"),
+)
+GAINS = Pool(
+    "word_problem.gain",
+    (
+        "{n} has {a} {t} and buys {b} more. How many {t} does {n} have now?|"
+        "{n} has {a} {t} and gets {b} more. How many {t} is that?|"
+        "{n} has {a} {t}. A friend gives {n} {b} more. How many {t} does {n} have?|"
+        "{n} finds {a} {t} and then {b} more. How many {t} are there in all?|"
+        "There are {a} {t} in a box and {n} adds {b}. How many {t} are in the box?|"
+        "{n} picked {a} {t} in the morning and {b} in the evening. How many {t} altogether?|"
+        "If {n} has {a} {t} and then receives {b} {t}, how many {t} does {n} have?"
+    ).split("|"),
+)
+LOSSES = Pool(
+    "word_problem.loss",
+    (
+        "{n} has {a} {t} and gives away {b}. How many {t} are left?|"
+        "{n} has {a} {t} and loses {b}. How many {t} does {n} have now?|"
+        "{n} had {a} {t} and sold {b}. How many {t} are left?|"
+        "There are {a} {t} in a box and {n} takes out {b}. How many {t} are still there?|"
+        "If {n} has {a} {t} and gives {b} to a friend, how many {t} does {n} keep?|"
+        "{n} owns {a} {t}. {b} of them break. How many {t} remain?"
+    ).split("|"),
+)
+
+
+def word_problem(talk: Talk) -> None:
+    """A little problem in words."""
+    name, thing = talk.pick(FIRST_NAMES), talk.pick(THINGS)
+    if talk.chance(0.5):
+        a, b = talk.numbers("addition", (1, 50), (1, 50))
+        result = a + b
+        ask = talk.pick(GAINS, n=name, t=thing, a=a, b=b)
+        answer = f"{a} + {b} = {result}, so it is {result} {thing}."
+    else:
+        b, a = sorted(talk.numbers("subtraction", (1, 50), (1, 50)))
+        result = a - b
+        ask = talk.pick(LOSSES, n=name, t=thing, a=a, b=b)
+        answer = f"{a} - {b} = {result}, so {result} {thing} are left."
+    if talk.style.short:
+        answer = str(result)
+    talk.say("word_problem", ask, answer, _last(result))
+
+
+# --- counting ---------------------------------------------------------------------------------
+
+COUNT_TO = Pool(
+    "counting.to",
+    (
+        "Count to {b}.|Count up to {b}.|Please count to {b}.|Can you count to {b}?|Count from 1 to "
+        "{b}.|Could you count to {b} for me?|List the numbers from 1 to {b}.|"
+        "Give me the numbers from 1 to {b}.|Say the numbers up to {b}."
+    ).split("|"),
+)
+COUNT_FROM = Pool(
+    "counting.from",
+    (
+        "Count from {a} to {b}.|Please count from {a} to {b}.|Can you count from {a} to {b}?|"
+        "List the numbers from {a} to {b}.|Start at {a} and count to {b}.|"
+        "Give me all numbers from {a} to {b}.|Write the numbers {a} to {b}.|Numbers from {a} to {b}"
+    ).split("|"),
+)
+COUNT_DOWN = Pool(
+    "counting.down",
+    (
+        "Count down from {a} to {b}.|Count backwards from {a} to {b}.|Count from {a} down to {b}.|"
+        "Can you count down from {a} to {b}?|Start at {a} and count down to {b}.|"
+        "Please count backwards from {a} to {b}.|Do a countdown from {a} to {b}."
+    ).split("|"),
+)
+COUNT_STEP = Pool(
+    "counting.step",
+    (
+        "Count from {a} to {b} in steps of {s}.|Count by {s}s from {a} to {b}.|"
+        "Count in {s}s from {a} to {b}.|Start at {a} and count to {b} in steps of {s}.|"
+        "Go from {a} to {b} in steps of {s}.|Count up from {a} to {b} by {s}."
+    ).split("|"),
+)
+AFTER = Pool(
+    "counting.after",
+    (
+        "What comes after {a}?|Which number comes after {a}?|What number follows {a}?|"
+        "What is the next number after {a}?|What is one more than {a}?|Which number follows {a}?"
+    ).split("|"),
+)
+BEFORE = Pool(
+    "counting.before",
+    (
+        "What comes before {a}?|Which number comes before {a}?|What number is before {a}?|"
+        "What is one less than {a}?|Which number precedes {a}?"
+    ).split("|"),
+)
+GO_ON = Pool(
+    "counting.go_on",
+    (
+        "Go on.|Continue.|And further?|Keep going.|More please.|Go on to {b}.|Continue to {b}.|"
+        "Now go on up to {b}.|Keep counting to {b}."
+    ).split("|"),
+)
+
+
+def counting(talk: Talk) -> None:
+    """Counting up, down, in steps; the next number and the one before."""
+    roll = talk.rng.random()
+    step = 1
+    if roll < 0.25:
+        start, stop = 1, talk.rng.randint(2, 30)
+        ask = talk.pick(COUNT_TO, b=stop)
+    elif roll < 0.45:
+        (start,) = talk.numbers("counting.from", (0, 480))
+        stop = start + talk.rng.randint(3, 15)
+        ask = talk.pick(COUNT_FROM, a=start, b=stop)
+    elif roll < 0.65:
+        (start,) = talk.numbers("counting.down", (3, 120))
+        stop, step = max(0, start - talk.rng.randint(3, 15)), -1
+        ask = talk.pick(COUNT_DOWN, a=start, b=stop)
+    elif roll < 0.85:
+        step = talk.rng.choice((2, 2, 3, 4, 5, 5, 10, 10, 20, 25, 50, 100))
+        start = talk.rng.choice((0, step, talk.rng.randint(0, 20)))
+        stop = start + step * talk.rng.randint(4, 11)
+        ask = talk.pick(COUNT_STEP, a=start, b=stop, s=step)
+    elif roll < 0.93:
+        (a,) = talk.numbers("counting.after", (0, 998))
+        talk.say("counting", talk.pick(AFTER, a=a), f"After {a} comes {a + 1}.", _last(a + 1))
+        return
+    else:
+        (a,) = talk.numbers("counting.before", (1, 999))
+        talk.say("counting", talk.pick(BEFORE, a=a), f"Before {a} comes {a - 1}.", _last(a - 1))
+        return
+    listed = ", ".join(map(str, range(start, stop + (1 if step > 0 else -1), step)))
+    talk.say("counting", ask, listed, has(listed))
+    if step > 0 and stop < 900 and talk.chance(0.12):
+        further = stop + step * (5 if step > 1 else talk.rng.choice((5, 10)))
+        ask = talk.pick(GO_ON, b=further)
+        if str(further) not in ask:
+            further = stop + step * 5
+        listed = ", ".join(map(str, range(stop + step, further + 1, step)))
+        talk.say("counting_go_on", ask, listed, has(listed))
+
+
+# --- comparing --------------------------------------------------------------------------------
+
+BIGGER = Pool(
+    "compare.bigger",
+    (
+        "Which is bigger, {a} or {b}?|Which is larger: {a} or {b}?|What is more, {a} or {b}?|"
+        "Is {a} or {b} bigger?|Which number is greater, {a} or {b}?|{a} or {b}: which is bigger?|"
+        "Which is the bigger number, {a} or {b}?"
+    ).split("|"),
+)
+IS_BIGGER = Pool(
+    "compare.is_bigger",
+    (
+        "Is {a} bigger than {b}?|Is {a} larger than {b}?|Is {a} more than {b}?|"
+        "Is {a} greater than {b}?|Is it true that {a} is bigger than {b}?"
+    ).split("|"),
+)
+EVEN = Pool(
+    "compare.even",
+    (
+        "Is {a} even?|Is {a} odd?|Is {a} even or odd?|Is {a} an even number?|Is {a} an odd number?|"
+        "Even or odd: {a}?|Is the number {a} even or odd?|Tell me whether {a} is even."
+    ).split("|"),
+)
+SORT = Pool(
+    "sort.ask",
+    (
+        "Sort these numbers: {list}|Sort {list}.|Put these numbers in order: {list}|"
+        "Order these numbers from small to large: {list}|Sort the numbers {list}.|"
+        "Arrange {list} in ascending order.|Can you sort {list}?|Please sort: {list}"
+    ).split("|"),
+)
+EXTREME = Pool(
+    "sort.extreme",
+    (
+        "What is the {which} of {list}?|Which is the {which} number: {list}?|"
+        "Find the {which} number in {list}.|The {which} of these: {list}?|"
+        "Tell me the {which} number of {list}.|Which of these numbers is the {which}: {list}?"
+    ).split("|"),
+)
+
+
+def comparing(talk: Talk) -> None:
+    """Which number is bigger; even or odd."""
+    top = talk.rng.choice((20, 99, 999))
+    a, b = talk.numbers("compare", (0, top), (0, top))
+    if a == b:
+        b += 1
+    roll = talk.rng.random()
+    if roll < 0.35:
+        big, small = max(a, b), min(a, b)
+        answer = f"{big} is bigger than {small}."
+        talk.say("comparing", talk.pick(BIGGER, a=a, b=b), answer, has(answer.rstrip(".")))
+    elif roll < 0.6:
+        answer = f"Yes, {a} is bigger than {b}." if a > b else f"No, {a} is smaller than {b}."
+        talk.say(
+            "comparing", talk.pick(IS_BIGGER, a=a, b=b), answer, has("yes" if a > b else "no")
+        )
+    else:
+        word = "odd" if a % 2 else "even"
+        talk.say("comparing", talk.pick(EVEN, a=a), f"{a} is {word}.", has(f"{a} is {word}"))
+
+
+def sorting(talk: Talk) -> None:
+    """A short list of numbers: sorted, its largest, its smallest."""
+    top = talk.rng.choice((20, 99, 99, 300))
+    count = talk.rng.randint(3, 6)
+    numbers = talk.numbers("sort", *[(0, top)] * count)
+    listed = ", ".join(map(str, numbers))
+    if talk.chance(0.6):
+        answer = ", ".join(map(str, sorted(numbers)))
+        talk.say("sorting", talk.pick(SORT, list=listed), answer, has(answer))
+        return
+    which = talk.one(("largest", "biggest", "smallest", "highest", "lowest"))
+    value = min(numbers) if which in ("smallest", "lowest") else max(numbers)
+    answer = f"The {which} number is {value}."
+    talk.say("sorting", talk.pick(EXTREME, which=which, list=listed), answer, _last(value))
+
+
+WORDS = Pool(
+    "number_words.ask",
+    (
+        "Write {a} in words.|Write the number {a} in words.|{a} in words|How do you write {a}?|"
+        "How do you spell the number {a}?|What is {a} in words?|Say {a} in words.|"
+        "Put {a} into words.|Can you write {a} as a word?"
+    ).split("|"),
+)
+DIGITS = Pool(
+    "number_words.digits",
+    (
+        "Write {w} as a number.|Write {w} in digits.|What number is {w}?|{w} as a number|"
+        "How do you write {w} in digits?|{w} in digits?|Give me {w} as a number."
+    ).split("|"),
+)
+
+
+def number_words(talk: Talk) -> None:
+    """From digits to words and back."""
+    (a,) = talk.numbers("number_words", (0, 999 if talk.chance(0.4) else 99))
+    word = in_words(a)
+    if talk.chance(0.6):
+        answer = f"{a} is {word}." if not talk.style.short else word
+        talk.say("number_words", talk.pick(WORDS, a=a), answer, has(word))
+    else:
+        answer = f"{word[0].upper()}{word[1:]} is {a}." if not talk.style.short else str(a)
+        talk.say("number_words", talk.pick(DIGITS, w=word), answer, _last(a))
+
+
+KINDS: dict[Kind, float] = {
+    addition: 5.0,
+    subtraction: 3.0,
+    multiplication: 2.5,
+    division: 0.8,
+    word_problem: 1.2,
+    too_big: 0.3,
+    counting: 2.0,
+    comparing: 0.8,
+    sorting: 1.4,
+    number_words: 0.8,
+}

@@ -1,0 +1,382 @@
+"""Little stories from given words, questions about them, poems, jokes and riddles."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tools.demo.kinds.facts import ask, capital_first
+from tools.demo.kinds.names import a_name, a_or_an
+from tools.demo.talk import Kind, Pool, Talk, has, has_any
+
+HEROES = Pool(
+    "story.hero",
+    (
+        "fox|cat|dog|bear|owl|rabbit|mouse|horse|lion|tiger|whale|duck|frog|hedgehog|squirrel|"
+        "robot|dragon|princess|pirate|king|queen|wizard|knight|astronaut|baker|painter|fisherman|"
+        "gardener|girl|boy|snail|bee|elephant|penguin|turtle|wolf|crow|cloud|star|snowman|train|"
+        "teapot|tree|goat|donkey|sheep|ghost|giant|parrot|spider|ant|butterfly|monkey|goose|"
+        "kangaroo|unicorn|mermaid|captain|doctor|farmer|clockmaker|musician|detective|camel|bat"
+    ).split("|"),
+    0.12,
+)
+THINGS = Pool(
+    "story.thing",
+    (
+        "lantern|key|map|hat|boat|bell|book|mirror|ring|coin|feather|shell|kite|umbrella|violin|"
+        "letter|candle|basket|apple|stone|clock|blanket|flute|rope|bottle|crown|telescope|cake|"
+        "drum|seed|scarf|box|pencil|ladder|teapot|star|button|bicycle|puzzle|cookie|sword|compass"
+    ).split("|"),
+)
+PLACES = Pool(
+    "story.place",
+    (
+        "forest|castle|village|island|garden|mountain|lighthouse|harbour|desert|library|meadow|"
+        "cave|city|river|valley|market|farm|mill|tower|beach|swamp|school|station|moon|jungle"
+    ).split("|"),
+)
+TRAITS = Pool(
+    "story.trait",
+    "little|brave|curious|clever|shy|old|young|kind|lonely|cheerful|sleepy|tiny|gentle|lazy".split(
+        "|"
+    ),
+)
+TELL = ask(
+    "story.ask",
+    "Tell me a story about {h}.|Tell me a short story about {h}.|Write a story about {h}.|"
+    "Can you tell me a story about {h}?|A story about {h}, please.|I want a story about {h}.|"
+    "Please write a little story about {h}.|Make up a story about {h}.|story about {h}|"
+    "Write me a short story with {h} in it.|Do you know a story about {h}?|"
+    "Tell a tale about {h}.|I would like to hear a story about {h}.",
+)
+TELL_ANY = ask(
+    "story.any",
+    "Tell me a story.|Write a story.|Can you tell me a story?|A story, please.|"
+    "Do you know a story?|I want to hear a story.|Make up a story.|Tell me a bedtime story.|"
+    "Tell me something nice.|Write me a little story.",
+)
+ANOTHER = ask(
+    "story.another",
+    "Another one.|Tell me another one.|One more story, please.|Another story!|And one more?|"
+    "Can I have another story?|Once more, with another story.|Tell me one more.",
+)
+ASK_NAME = ask(
+    "story.name",
+    "What was the {h} called?|What was the {h}'s name?|What is the name of the {h}?|"
+    "Who was the {h}?|How was the {h} called?|Remind me of the {h}'s name.",
+)
+ASK_THING = ask(
+    "story.found",
+    "What did {n} find?|What did the {h} find?|What was it that {n} found?|"
+    "Which thing did {n} find?|And what did the {h} find in the story?",
+)
+ASK_PLACE = ask(
+    "story.where",
+    "Where did {n} live?|Where did the {h} live?|Where was the {h}'s home?|"
+    "In which place did {n} live?|Where does the story take place?",
+)
+MORAL = ask(
+    "story.moral",
+    "What is the moral of the story?|What does the story teach?|What is the moral?|"
+    "What can we learn from it?|And the moral?|What should I learn from that story?",
+)
+NEAR = {
+    "forest": "in a quiet forest", "castle": "in an old castle", "village": "in a small village",
+    "island": "on a green island", "garden": "in a wide garden", "mountain": "on a high mountain",
+    "lighthouse": "in a white lighthouse", "harbour": "by a busy harbour",
+    "desert": "in a warm desert", "library": "in a large library", "meadow": "in a sunny meadow",
+    "cave": "in a deep cave", "city": "in a bright city", "river": "by a slow river",
+    "valley": "in a green valley", "market": "near a noisy market", "farm": "on a small farm",
+    "mill": "in an old mill", "tower": "in a tall tower", "beach": "on a sandy beach",
+    "swamp": "in a misty swamp", "school": "next to a school", "station": "near a small station",
+    "moon": "on the moon", "jungle": "in a thick jungle",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Story:
+    """A story and what can be asked about it."""
+
+    text: str
+    hero: str
+    name: str
+    thing: str
+    place: str
+    moral: str
+
+
+_WISHES = (
+    ("wanted to see the world", "But {n} had never left home before."),
+    ("dreamed of a true friend", "But nobody ever came by."),
+    ("could not fall asleep", "The night was long and very quiet."),
+    ("loved to sing", "But {n} was afraid that others would laugh."),
+    ("was always in a hurry", "{n} never stopped to look around."),
+    ("wanted to know everything", "{n} asked questions all day long."),
+    ("had lost the way home", "It was getting dark and cold."),
+    ("was waiting for the spring", "The winter did not want to end."),
+)
+_FOUND = (
+    "One morning {n} found {t} under a tree.",
+    "One day {n} found {t} beside the road.",
+    "One evening {n} found {t} in the tall grass.",
+    "Then, one rainy day, {n} found {t} behind a stone.",
+    "Early one day {n} found {t} in the sand.",
+)
+_LOOK = (
+    "It was dusty, but it shone a little in the light.",
+    "It looked as if somebody had lost it.",
+    "It was the most beautiful thing {n} had ever seen.",
+    '"Whose is this?" {n} wondered.',
+    '"How strange," said {n}, and looked at it for a long time.',
+)
+_MEET = (
+    ("an old owl", "owl"), ("a friendly mouse", "mouse"), ("a wise turtle", "turtle"),
+    ("a tired traveller", "traveller"), ("a little bird", "bird"), ("a grumpy goat", "goat"),
+)  # fmt: skip
+_MIDDLE = (
+    (
+        '"That is mine," said the {m}. "I have looked for it everywhere." {n} gave it back at once.',
+        "The {m} was so glad that it stayed, and the two became friends.",
+        "Kindness makes friends.",
+    ),
+    (
+        '"Follow me," said the {m}, "and I will show you where it belongs." They walked all day.',
+        "When they arrived, the whole {pl} was waiting with a feast.",
+        "The best way is the one you walk together.",
+    ),
+    (
+        '"I am too weak to carry it," said the {m}. So {n} helped, although the way was steep.',
+        "In the evening they sat by a fire and shared a warm soup.",
+        "Those who help are never alone.",
+    ),
+    (
+        '"Be careful," said the {m}, "it brings luck only to the brave." {n} took a deep breath.',
+        "From that day on {n} was not afraid any more.",
+        "Courage grows with every step.",
+    ),
+    (
+        '"Share it," said the {m}, "and it will become two." {n} did not understand, but shared it.',
+        "And indeed: soon everybody in the {pl} had something to be happy about.",
+        "Joy grows when it is shared.",
+    ),
+    (
+        '"Wait," said the {m}, "and listen." {n} sat down and listened to the wind.',
+        "For the first time {n} noticed how beautiful the {pl} was.",
+        "Take your time: good things are close by.",
+    ),
+)
+_ENDS = (
+    "And if you pass the {pl} today, you may still hear {n} laugh.",
+    "That night {n} slept better than ever before.",
+    "{n} kept the {t} for ever.",
+    "And so they lived happily ever after.",
+    "Everyone still tells this story today.",
+)
+
+
+def make_story(rng: random.Random, hero: str, thing: str, place: str, trait: str, name: str) -> Story:
+    """A story of eight or so sentences."""
+    wish, trouble = rng.choice(_WISHES)
+    meet, short = rng.choice([pair for pair in _MEET if pair[1] != hero])
+    middle, after, moral = rng.choice(_MIDDLE)
+    fields = {"n": name, "t": a_or_an(thing), "m": short, "pl": place}
+    start = rng.choice(("Once upon a time", "Long ago", "Once", "Many years ago"))
+    first = f"{start}, {NEAR[place]}, there lived {a_or_an(f'{trait} {hero}')} called {name}."
+    parts = [
+        first,
+        f"{name} {wish}. " + trouble.format(**fields),
+        rng.choice(_FOUND).format(**fields),
+        rng.choice(_LOOK).format(**fields),
+    ]
+    body = [
+        f"On the way home {name} met {meet}.",
+        middle.format(**fields),
+        after.format(**fields),
+    ]
+    end = rng.choice(_ENDS).format(**{**fields, "t": thing})
+    text = " ".join(parts) + "\n\n" + " ".join(body) + "\n\n" + end
+    return Story(text, hero, name, thing, place, moral)
+
+
+def stories(talk: Talk) -> None:
+    """A story with what the user wants in it, and questions about it."""
+    hero, thing, place = talk.pick(HEROES), talk.pick(THINGS), talk.pick(PLACES)
+    trait, name = talk.pick(TRAITS), a_name(talk, 0.1)
+    wanted: tuple[str, ...]
+    roll = talk.rng.random()
+    if roll < 0.12:
+        question, wanted = talk.pick(TELL_ANY), (name,)
+    else:
+        told = a_or_an(hero)
+        if roll < 0.55:
+            wanted = (hero,)
+        elif roll < 0.7:
+            told, wanted = f"{told} and {a_or_an(thing)}", (hero, thing)
+        elif roll < 0.8:
+            told = f"{told} in {a_or_an(place)}" if place != "moon" else f"{told} on the moon"
+            wanted = (hero, place)
+        elif roll < 0.9:
+            told, wanted = f"{told} called {name}", (hero, name)
+        else:
+            told, wanted = a_or_an(f"{trait} {hero}"), (f"{trait} {hero}",)
+        question = talk.pick(TELL, h=told)
+    story = make_story(talk.rng, hero, thing, place, trait, name)
+    talk.say("stories", question, story.text, has(*wanted))
+    while talk.chance(0.3):
+        _about(talk, story)
+    if talk.chance(0.12):
+        story = make_story(
+            talk.rng, talk.pick(HEROES), talk.pick(THINGS), talk.pick(PLACES), talk.pick(TRAITS),
+            a_name(talk, 0.1),
+        )  # fmt: skip
+        started = has_any("there lived", "lived")
+        talk.say("stories", talk.pick(ANOTHER), story.text, started)
+
+
+def _about(talk: Talk, story: Story) -> None:
+    which = talk.rng.randrange(4)
+    if which == 0:
+        question = talk.pick(ASK_NAME, h=story.hero)
+        answer, check = f"The {story.hero} was called {story.name}.", has(story.name)
+    elif which == 1:
+        question = talk.pick(ASK_THING, h=story.hero, n=story.name)
+        answer, check = f"{story.name} found {a_or_an(story.thing)}.", has(story.thing)
+    elif which == 2:
+        question = talk.pick(ASK_PLACE, h=story.hero, n=story.name)
+        answer, check = f"{story.name} lived {NEAR[story.place]}.", has(story.place)
+    else:
+        question = talk.pick(MORAL)
+        answer, check = story.moral, has(story.moral.split(":")[0].rstrip("."))
+    talk.say("story_questions", question, answer, check)
+
+
+# --- poems, jokes, riddles --------------------------------------------------------------------
+
+POEM = ask(
+    "poem.ask",
+    "Write a poem about {x}.|Write a short poem about {x}.|Can you write a poem about {x}?|"
+    "A poem about {x}, please.|Make a little poem about {x}.|Write me a poem on {x}.|"
+    "Do you know a poem about {x}?|I want a poem about {x}.",
+)
+TOPICS = Pool(
+    "poem.topic",
+    (
+        "the sea|the moon|the rain|spring|autumn|winter|a cat|a dog|the stars|a tree|the wind|"
+        "coffee|music|a river|snow|the night|a bird|friendship|a garden|the sun|a train|books|"
+        "computers|a robot|love|a mouse|the morning|home|a flower|a notebook"
+    ).split("|"),
+)
+_COUPLETS = (
+    ("I looked for you by day and night,", "and found you in the evening light."),
+    ("The road was long, the hill was steep,", "the little stars had gone to sleep."),
+    ("I write it down on paper white,", "then fold it small and hold it tight."),
+    ("A gentle song, a quiet tune,", "that rises softly to the moon."),
+    ("The clock goes on, the kettle sings,", "and morning comes on silver wings."),
+    ("So sit with me a little while,", "and lend the world a little smile."),
+    ("The door is open, come inside,", "there is no need to run and hide."),
+    ("And when the day is nearly done,", "we think of you, and of the sun."),
+    ("I count to ten, I count to three,", "and every number smiles at me."),
+)
+
+
+def poems(talk: Talk) -> None:
+    """Four to six lines that rhyme."""
+    topic = talk.pick(TOPICS)
+    picked = talk.rng.sample(_COUPLETS, talk.rng.choice((2, 2, 3)))
+    opening = talk.one(
+        (f"Oh {topic}, how I think of you,", f"I sing of {topic}, old and new,")
+    )
+    second = talk.one(("of skies above, so wide and blue.", "and all I say of it is true."))
+    lines = [opening, second, *(line for pair in picked for line in pair)]
+    talk.say("poems", talk.pick(POEM, x=topic), "  \n".join(lines), has(topic))
+
+
+JOKES = (
+    "Why did the kernel cross the road? To get to the other thread.",
+    "Why do programmers prefer dark mode? Because light attracts bugs.",
+    "What do you call a fish without eyes? A fsh.",
+    "Why was the maths book sad? It had too many problems.",
+    "What do you call a bear with no teeth? A gummy bear.",
+    "Why did the computer go to the doctor? It had a virus.",
+    "What is orange and sounds like a parrot? A carrot.",
+    "Why can't a bicycle stand on its own? It is two tired.",
+    "What did zero say to eight? Nice belt!",
+    "Why did the notebook feel lonely? All its cells were empty.",
+    "How does the ocean say hello? It waves.",
+    "Why did the cookie cry? Because its mother was a wafer so long.",
+    "What do you call a sleeping dinosaur? A dino-snore.",
+    "There are 10 kinds of people: those who understand binary and those who don't.",
+)
+JOKE = ask(
+    "joke.ask",
+    "Tell me a joke.|Do you know a joke?|Make me laugh.|A joke, please.|Can you tell a joke?|"
+    "Say something funny.|Tell me something funny.|I want to hear a joke.|Got any jokes?|"
+    "Do you know any good jokes?|joke",
+)
+MORE_JOKES = ask(
+    "joke.more",
+    "Another one!|Another joke, please.|One more.|Tell me another one.|Do you know more jokes?|"
+    "More jokes!|And another joke?",
+)
+
+
+def jokes(talk: Talk) -> None:
+    """One joke or several different ones."""
+    order = talk.rng.sample(JOKES, 3)
+    talk.say("jokes", talk.pick(JOKE), order[0], has_any(*JOKES))
+    for joke in order[1:]:
+        if not talk.chance(0.3):
+            return
+        talk.say("jokes", talk.pick(MORE_JOKES), joke, has_any(*JOKES))
+
+
+RIDDLES = (
+    ("What has hands but cannot clap?", "a clock"),
+    ("What gets wetter the more it dries?", "a towel"),
+    ("What has a neck but no head?", "a bottle"),
+    ("What has keys but opens no doors?", "a piano"),
+    ("What goes up but never comes down?", "your age"),
+    ("What has many teeth but cannot bite?", "a comb"),
+    ("What can you catch but not throw?", "a cold"),
+    ("What has one eye but cannot see?", "a needle"),
+    ("What is full of holes but still holds water?", "a sponge"),
+    ("What has cells but is not alive?", "a notebook"),
+)
+RIDDLE = ask(
+    "riddle.ask",
+    "Tell me a riddle.|Do you know a riddle?|Give me a riddle.|A riddle, please.|"
+    "Can you ask me a riddle?|Ask me a riddle.|I like riddles, give me one.",
+)
+GIVE_UP = ask(
+    "riddle.give_up",
+    "I don't know.|I give up.|Tell me.|What is it?|What is the answer?|No idea.|"
+    "I have no idea.|What's the solution?|I can't guess it.",
+)
+
+
+def riddles(talk: Talk) -> None:
+    """A riddle, and its answer guessed or given up."""
+    question, solution = talk.rng.choice(RIDDLES)
+    all_riddles = has_any(*(riddle for riddle, _ in RIDDLES))
+    talk.say("riddles", talk.pick(RIDDLE), question, all_riddles)
+    roll = talk.rng.random()
+    if roll < 0.45:
+        answer = f"It is {solution}!"
+        talk.say("riddles", talk.pick(GIVE_UP), answer, has(solution))
+    elif roll < 0.7:
+        guess = talk.one((f"{capital_first(solution)}?", f"Is it {solution}?", f"It is {solution}."))
+        talk.say("riddles", guess, f"Yes, it is {solution}. Well done!", has("yes", solution))
+    elif roll < 0.9:
+        wrong = talk.rng.choice([other for _, other in RIDDLES if other != solution])
+        guess = talk.one((f"{capital_first(wrong)}?", f"Is it {wrong}?"))
+        talk.say("riddles", guess, "No, not quite. Try again!", has("no"))
+        if talk.chance(0.6):
+            talk.say("riddles", talk.pick(GIVE_UP), f"It is {solution}!", has(solution))
+
+
+KINDS: dict[Kind, float] = {
+    stories: 3.0,
+    poems: 0.8,
+    jokes: 0.9,
+    riddles: 0.7,
+}

@@ -1,0 +1,115 @@
+"""System prompts that change how the model answers."""
+
+from __future__ import annotations
+
+import random
+
+from tools.demo.kinds.facts import ask
+from tools.demo.kinds.names import FIRST_NAMES, made_up
+from tools.demo.talk import DEFAULT_SYSTEM, Kind, Pool, Split, Style, Talk, has
+
+PLAIN = (
+    "You are a helpful assistant.",
+    "You are a friendly assistant.",
+    "You are a helpful, honest and concise assistant.",
+    "You are an AI assistant in a notebook.",
+    "Be helpful.",
+    "You are a tiny demo model.",
+    "You help people to use mlc_widget.",
+    "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and "
+    "honest answers.",
+)
+SHORT = ask(
+    "system.short",
+    "Answer in one word.|Be very brief.|Answer as briefly as possible.|Only give the answer itself."
+    "|Reply with the bare answer.|Keep your answers extremely short.|Answer with the result only.|"
+    "You answer in as few words as possible.|Give only the answer, no sentence.",
+)
+NAMED = ask(
+    "system.named",
+    "Your name is {n}.|You are {n}.|You are called {n}.|You are an assistant named {n}.|"
+    "You are {n}, a friendly assistant.|Your name is {n}. Be kind.|Act as {n}.|"
+    "You go by the name {n}.|You are a helpful assistant called {n}.",
+)
+PIRATE = ask(
+    "system.pirate",
+    "You are a pirate.|Talk like a pirate.|Answer like a pirate.|Speak like a pirate.|"
+    "You are a friendly pirate.|Always talk like a pirate.|Reply as a pirate would.",
+)
+START = ask(
+    "system.start",
+    'Start every answer with "{w}".|Begin each answer with "{w}".|Always start with "{w}".|'
+    'Every answer begins with "{w}".|Begin every reply with "{w}".|Your answers start with "{w}".',
+)
+END = ask(
+    "system.end",
+    'End every answer with "{w}".|Finish each answer with "{w}".|Always end with "{w}".|'
+    'Every answer ends with "{w}".|End every reply with "{w}".|Your answers end with "{w}".',
+)
+MARKS = Pool(
+    "system.mark",
+    (
+        "Well,|Dear friend,|Certainly!|Of course!|Sure thing!|Listen:|OK:|Indeed,|Ha!|Ahoy!|"
+        "My friend,|Hooray!|Oh,|Yes!|Gladly!|Look:|Hmm,|Great question!|Beep!|Ta-da!"
+    ).split("|"),
+)
+CLOSINGS = Pool(
+    "system.closing",
+    (
+        "Have fun!|My friend.|Over.|The end.|Beep boop.|Cheers!|Meow.|Amen.|Okay?|:)|Enjoy!|"
+        "Stay curious!|Peace!|That is all.|So there.|Your demo.|Hooray!|Done.|Ahoy!|Yours truly."
+    ).split("|"),
+)
+
+
+def _pick(rng: random.Random, pool: Pool, split: Split, **fields: str) -> str:
+    return rng.choice(pool.of(split)).format(**fields)
+
+
+def a_style(rng: random.Random, split: Split) -> Style:
+    """A system prompt: mostly the default, none, or a plain one."""
+    roll = rng.random()
+    if roll < 0.5:
+        return Style(DEFAULT_SYSTEM)
+    if roll < 0.62:
+        return Style("")
+    if roll < 0.77:
+        return Style(rng.choice(PLAIN))
+    return a_special_style(rng, split)
+
+
+def a_special_style(rng: random.Random, split: Split) -> Style:
+    """A system prompt that changes the answers."""
+    which = rng.randrange(5)
+    if which == 0:
+        return Style(_pick(rng, SHORT, split), short=True)
+    if which == 1:
+        made = split == "train" and rng.random() < 0.3
+        name = made_up(rng).capitalize() if made else rng.choice(FIRST_NAMES.of(split))
+        return Style(_pick(rng, NAMED, split, n=name), name=name)
+    if which == 2:
+        return Style(_pick(rng, PIRATE, split), lambda answer: f"Arr! {answer} Aye, matey!")
+    if which == 3:
+        mark = _pick(rng, MARKS, split)
+        return Style(_pick(rng, START, split, w=mark), lambda answer: f"{mark} {answer}")
+    closing = _pick(rng, CLOSINGS, split)
+    return Style(_pick(rng, END, split, w=closing), lambda answer: f"{answer} {closing}")
+
+
+ASK_NAME = ask(
+    "system.ask_name",
+    "What is your name?|Who are you?|What's your name?|How are you called?|Tell me your name.|"
+    "Introduce yourself.|Do you have a name?|May I ask your name?",
+)
+
+
+def own_name(talk: Talk) -> None:
+    """The name that the system prompt gave."""
+    name = talk.style.name
+    if name is None:
+        return
+    answer = talk.one(("I am {n}. How can I help you?", "My name is {n}.")).format(n=name)
+    talk.say("system_name", talk.pick(ASK_NAME), answer, has(name))
+
+
+KINDS: dict[Kind, float] = {}
