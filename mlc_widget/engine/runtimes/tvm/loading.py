@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TOTAL = 8192
 
+_compiling = threading.Lock()
 _running: WeakKeyDictionary[Scheduler, threading.Event] = WeakKeyDictionary()
 
 
@@ -152,7 +153,7 @@ def make_executor(
     shape = architecture.shape
     _check_no_window(config)
     weights = TensorCache.from_folder(source.path)
-    progress("load", 0.0, "Starting TVM")
+    progress("resolve", 1.0, "Starting TVM")
     _import_tvm()
     from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, make_program
     from mlc_widget.engine.runtimes.tvm.target import host_target
@@ -252,16 +253,25 @@ def _executable(
     executable = cache.load()
     if executable is not None:
         return executable
-    progress("compile", 0.1, "Compiling: building the graph")
-    module = trace(program)
-    progress("compile", 0.4, "Compiling: generating code for this CPU")
-    compiled = compile_module(module, program.target)
-    progress("compile", 0.95, "Compiling: writing to the cache")
+    # TVM's graph builder is one for the process. Who waits here may find the code made meanwhile.
+    while not _compiling.acquire(timeout=0.1):
+        progress("compile", 0.0, "Waiting for another compilation")
     try:
-        cache.store(compiled)
         executable = cache.load()
-    except OSError:  # a cache that cannot be written costs time, not the model
-        executable = None
+        if executable is not None:
+            return executable
+        progress("compile", 0.1, "Compiling: building the graph")
+        module = trace(program)
+        progress("compile", 0.4, "Compiling: generating code for this CPU")
+        compiled = compile_module(module, program.target)
+        progress("compile", 0.95, "Compiling: writing to the cache")
+        try:
+            cache.store(compiled)
+            executable = cache.load()
+        except OSError:  # a cache that cannot be written costs time, not the model
+            executable = None
+    finally:
+        _compiling.release()
     progress("compile", 1.0, "Compiled")
     return executable if executable is not None else compiled
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
+from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 
-Floats = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+STAGES = (
+    "logitProcessorTime",
+    "penaltyTime",
+    "logitBiasTime",
+    "grammarBitmaskTime",
+    "sampleTime",
+    "totalTime",
+)
+"""What `Sampler.latency` tells apart, by WebLLM's names."""
+
+_UNTIMED: Final = nullcontext()
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -26,19 +43,28 @@ def uniform(seed: int, choice: int, position: int) -> float:
 class Sampler:
     """Chooses the tokens of one generation.
 
-    The logits of a step are changed in this order: repetition penalty (over prompt and answer, as
-    transformers does), frequency and presence penalty (over the answer), logit_bias. Then, unless
-    the temperature is 0, the softmax of logits / temperature is cut to the smallest set of most
-    probable tokens whose mass reaches top_p, and one is drawn by inverting its distribution.
+    The logits of a step are changed in this order: the logit processor, repetition penalty (over
+    prompt and answer, as transformers does), frequency and presence penalty (over the answer),
+    logit_bias. What the grammar forbids is left out. Then, unless the temperature is 0, the softmax
+    of logits / temperature is cut to the smallest set of most probable tokens whose mass reaches
+    top_p, and one is drawn by inverting its distribution.
+
+    Attributes:
+        latency: Seconds of each token by stage, if the sampling asks for it; see `STAGES`.
     """
 
-    def __init__(self, sampling: Sampling, prompt: list[int]) -> None:
+    def __init__(self, sampling: Sampling, prompt: list[int], grammar: Grammar | None = None):
         self._s = sampling
+        self._grammar = grammar
+        self._processor = sampling.logit_processor() if sampling.logit_processor else None
         self._answer: Counter[int] = Counter()
         self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
+        self.latency: dict[str, list[float]] | None = (
+            {stage: [] for stage in STAGES} if sampling.latency_breakdown else None
+        )
 
     def sample(
-        self, logits: npt.NDArray[np.float32], position: int, token_bytes: Callable[[int], bytes]
+        self, logits: Logits, position: int, token_bytes: Callable[[int], bytes]
     ) -> tuple[int, TokenLogprob | None]:
         """Choose the token at `position` of the sequence.
 
@@ -51,73 +77,121 @@ class Sampler:
             The token and, if asked for, its log-probabilities after penalties and bias.
 
         Raises:
-            InternalEngineError: The logits are not numbers.
+            InternalEngineError: The logits are not numbers, or the logit processor failed.
         """
         s = self._s
-        adjusted = self._adjust(logits)
-        best = int(np.argmax(adjusted))
-        if not np.isfinite(adjusted[best]):
-            raise InternalEngineError(
-                "The model's logits are not finite. Its weights are damaged, or of another model."
-            )
-        token = best if s.temperature == 0 else self._draw(adjusted, position)
-        self._answer[token] += 1
-        if s.repetition_penalty != 1.0:
-            self._seen.add(token)
+        with self._timed("totalTime"):
+            adjusted = self._adjust(logits)
+            best = int(np.argmax(adjusted))
+            if not np.isfinite(adjusted[best]):
+                raise InternalEngineError(
+                    "The logits are not finite. The model's weights are damaged or of another "
+                    "model, or its logit processor is wrong."
+                )
+            with self._timed("grammarBitmaskTime"):
+                allowed = None if self._grammar is None else self._grammar.allowed(len(logits))
+            with self._timed("sampleTime"):
+                token = self._choose(adjusted, best, allowed, position)
+            self._remember(token)
         if not s.logprobs:
             return token, None
         return token, _logprob(adjusted, token, s.top_logprobs, token_bytes)
 
-    def _adjust(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _choose(self, logits: Logits, best: int, allowed: Ids | None, position: int) -> int:
+        if allowed is None:
+            return best if self._s.temperature == 0 else self._draw(logits, position)
+        if len(allowed) == 1:
+            return int(allowed[0])
+        few = logits[allowed]
+        if self._s.temperature == 0 or few.max() == -np.inf:
+            return int(allowed[np.argmax(few)])
+        return int(allowed[self._draw(few, position)])
+
+    def _remember(self, token: int) -> None:
+        self._answer[token] += 1
+        if self._s.repetition_penalty != 1.0:
+            self._seen.add(token)
+        if self._processor is not None:
+            self._processor.process_sampled_token(token)
+
+    def _adjust(self, logits: Logits) -> Logits:
         s = self._s
         repeats = s.repetition_penalty != 1.0 and self._seen
         counts = (s.frequency_penalty or s.presence_penalty) and self._answer
-        if not (repeats or counts or s.logit_bias):
+        if not (self._processor or repeats or counts or s.logit_bias):
             return logits
         logits = logits.copy()
-        if repeats:
-            ids = np.fromiter(self._seen, np.int64)
-            old = logits[ids]
-            p = np.float32(s.repetition_penalty)
-            logits[ids] = np.where(old > 0, old / p, old * p)
-        if counts:
-            ids = np.fromiter(self._answer, np.int64)
-            often = np.fromiter(self._answer.values(), np.float32)
-            logits[ids] -= often * np.float32(s.frequency_penalty) + np.float32(s.presence_penalty)
-        for token, bias in s.logit_bias.items():
-            if 0 <= token < len(logits):
-                logits[token] += np.float32(bias)
+        if self._processor is not None:
+            with self._timed("logitProcessorTime"):
+                logits = self._processed(logits)
+        with self._timed("penaltyTime"):
+            if repeats:
+                ids = np.fromiter(self._seen, np.int64)
+                old = logits[ids]
+                p = np.float32(s.repetition_penalty)
+                logits[ids] = np.where(old > 0, old / p, old * p)
+            if counts:
+                ids = np.fromiter(self._answer, np.int64)
+                often = np.fromiter(self._answer.values(), np.float32)
+                logits[ids] -= often * np.float32(s.frequency_penalty) + np.float32(
+                    s.presence_penalty
+                )
+        with self._timed("logitBiasTime"):
+            for token, bias in s.logit_bias.items():
+                if 0 <= token < len(logits):
+                    logits[token] += np.float32(bias)
         return logits
 
-    def _draw(self, logits: npt.NDArray[np.float32], position: int) -> int:
+    def _processed(self, logits: Logits) -> Logits:
+        assert self._processor is not None
+        try:
+            changed = np.asarray(self._processor.process_logits(logits), np.float32)
+        except Exception as e:
+            raise InternalEngineError(f"The logit processor failed: {e!r}") from e
+        if changed.shape != logits.shape:
+            raise InternalEngineError(
+                f"The logit processor returned logits of shape {changed.shape}, not {logits.shape}."
+            )
+        return changed
+
+    def _draw(self, logits: Logits, position: int) -> int:
         s = self._s
-        scaled = logits.astype(np.float64) / s.temperature
-        mass = np.exp(scaled - scaled.max())
+        mass = np.exp((logits - logits.max()) * np.float32(1 / s.temperature))
         u = uniform(s.seed, s.choice, position)
         if s.top_p >= 1.0:
             return _invert(mass, u)
         order = _nucleus(mass, s.top_p)
         return int(order[_invert(mass[order], u)])
 
+    def _timed(self, stage: str) -> AbstractContextManager[None]:
+        return _UNTIMED if self.latency is None else _timed(self.latency[stage])
 
-def _invert(mass: Floats, u: float) -> int:
+
+@contextmanager
+def _timed(times: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    times.append(time.perf_counter() - started)
+
+
+def _invert(mass: Logits, u: float) -> int:
     """The first index at which the cumulative mass exceeds the share `u` of it all."""
-    cumulative = np.cumsum(mass)
+    cumulative = np.cumsum(mass, dtype=np.float64)
     index = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-    return min(index, int(np.flatnonzero(mass)[-1]))
+    return index if index < len(mass) else int(np.flatnonzero(mass)[-1])
 
 
-def _nucleus(mass: Floats, top_p: float) -> npt.NDArray[np.int64]:
+def _nucleus(mass: Logits, top_p: float) -> Ids:
     """Ids of the smallest set of most probable tokens with a share of at least `top_p`.
 
     Sorted from the most probable; of equally probable ones the smaller id first.
     """
     # Few tokens carry nearly all mass: sort those, and all only if they are not enough.
-    total = float(mass.sum())
-    likely = np.flatnonzero(mass > 1e-4 * mass.max())
+    total = float(mass.sum(dtype=np.float64))
+    likely = np.flatnonzero(mass > np.float32(1e-4) * mass.max())
     for candidates in (likely, np.arange(len(mass))):
         order = candidates[np.argsort(-mass[candidates], kind="stable")]
-        cumulative = np.cumsum(mass[order])
+        cumulative = np.cumsum(mass[order], dtype=np.float64)
         if cumulative[-1] >= top_p * total:
             break
     size = int(np.searchsorted(cumulative, top_p * total, side="left")) + 1
@@ -125,7 +199,7 @@ def _nucleus(mass: Floats, top_p: float) -> npt.NDArray[np.int64]:
 
 
 def _logprob(
-    logits: npt.NDArray[np.float32], token: int, top: int, token_bytes: Callable[[int], bytes]
+    logits: Logits, token: int, top: int, token_bytes: Callable[[int], bytes]
 ) -> TokenLogprob:
     wide = logits.astype(np.float64)
     peak = wide.max()

@@ -15,6 +15,7 @@ from mlc_widget.engine.runtimes.base import (
     TokenLogprob,
 )
 from mlc_widget.engine.runtimes.tvm.executor import Logits
+from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
 from mlc_widget.engine.tokenizer import Tokenizer
 
@@ -29,6 +30,7 @@ class Sequence:
         prompt_tokens: How many of them are the prompt.
         sampling: How to go on.
         deliver: Takes the generation's events, or the error that ends it; from any thread.
+        grammar: What the answer must match, if anything.
         pages: The pages that hold its keys and values.
         computed: How many tokens have keys and values there.
         parent: Names the content of its full, published pages (see `PagePool`).
@@ -47,6 +49,7 @@ class Sequence:
     detokenizer: Detokenizer
     sampler: Sampler
     token_bytes: Callable[[int], bytes]
+    grammar: Grammar | None = None
     pages: list[int] = field(default_factory=list)
     computed: int = 0
     parent: int = 0
@@ -70,12 +73,15 @@ class Sequence:
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
         self.tokens.append(token)
+        complete = self.grammar is not None and self.grammar.accept(token)
         if token in s.stop_token_ids and not s.ignore_eos:
             return self.finish("stop", self.detokenizer.flush())
         text = self.detokenizer.push(token)
         logprobs = () if logprob is None else (logprob,)
         if self.detokenizer.stopped:
             return self.finish("stop", text, (token,), logprobs)
+        if complete:
+            return self.finish("stop", text + self.detokenizer.flush(), (token,), logprobs)
         generated = len(self.tokens) - self.prompt_tokens
         if generated == s.max_tokens or len(self.tokens) >= self.max_length:
             return self.finish("length", text + self.detokenizer.flush(), (token,), logprobs)
@@ -100,6 +106,9 @@ class Sequence:
             queue_s=admitted - self.submitted_at,
             prefill_s=first - admitted,
             decode_s=now - first,
+            grammar_init_s=self.grammar.init_s if self.grammar else None,
+            grammar_s=self.grammar.seconds if self.grammar else 0.0,
+            latency=self.sampler.latency,
         )
         return GenerationEvent(text, token_ids, logprobs, reason, stats)
 
@@ -111,8 +120,13 @@ def make_sequence(
     tokenizer: Tokenizer,
     max_length: int,
     deliver: Callable[[GenerationEvent | BaseException], None],
+    grammar: Grammar | None = None,
 ) -> Sequence:
-    """A sequence that has not begun; it ends at `max_length` tokens at the latest."""
+    """A sequence that has not begun; it ends at `max_length` tokens at the latest.
+
+    Raises:
+        InternalEngineError: The logit processor cannot be made.
+    """
     return Sequence(
         request_id=request_id,
         tokens=list(prompt),
@@ -121,6 +135,7 @@ def make_sequence(
         max_length=max_length,
         deliver=deliver,
         detokenizer=Detokenizer(tokenizer, sampling.stop),
-        sampler=Sampler(sampling, prompt),
+        sampler=Sampler(sampling, prompt, grammar),
         token_bytes=tokenizer.token_bytes,
+        grammar=grammar,
     )

@@ -1,0 +1,151 @@
+"""Grammars that a text must match, as sets of allowed tokens, by llguidance."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlc_widget.api.errors import BadRequestError, InternalEngineError, RuntimeUnavailableError
+from mlc_widget.engine.tokenizer import Tokenizer
+
+Ids = npt.NDArray[np.int64]
+
+_KEPT: Final = 32
+"""Compiled grammars that are kept for the next request with the same."""
+
+
+class Grammar:
+    """The grammar of one generation, as far as its text has come.
+
+    Attributes:
+        init_s: Seconds that it took to make.
+        seconds: Seconds spent on masks and on following the text so far.
+    """
+
+    def __init__(self, matcher: Any, end_ids: frozenset[int], *, ignore_eos: bool, init_s: float):
+        self._matcher = matcher
+        self._end_ids = end_ids
+        self._ignore_eos = ignore_eos
+        self._ended = False
+        self.init_s = init_s
+        self.seconds = 0.0
+
+    def allowed(self, vocab_size: int) -> Ids:
+        """Ids of the tokens that may come next, in order; at least one.
+
+        Raises:
+            InternalEngineError: llguidance gave up, as for a grammar that is too complex.
+        """
+        started = time.perf_counter()
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        ids = np.flatnonzero(np.unpackbits(bits, bitorder="little")[:vocab_size])
+        if self._ignore_eos and len(ids) > 1:
+            text = ids[~np.isin(ids, list(self._end_ids))]
+            ids = text if len(text) else ids
+        self.seconds += time.perf_counter() - started
+        if self._matcher.is_error() or not len(ids):
+            raise InternalEngineError(
+                f"The grammar cannot go on: {self._matcher.get_error() or 'no token fits'}"
+            )
+        return ids
+
+    def accept(self, token_id: int) -> bool:
+        """Follow the text by one token; whether it is complete with it.
+
+        Raises:
+            InternalEngineError: The token is not allowed.
+        """
+        started = time.perf_counter()
+        if token_id in self._end_ids:
+            self._ended = True
+        elif not self._matcher.consume_token(token_id):
+            raise InternalEngineError(f"The grammar failed: {self._matcher.get_error()}")
+        self.seconds += time.perf_counter() - started
+        return self._ended or bool(self._matcher.is_stopped())
+
+
+class GrammarCompiler:
+    """Makes the grammars of one model. May be used from several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
+        """Know a model's tokens.
+
+        Args:
+            tokenizer: The model's.
+            end_ids: The tokens that end a text.
+        """
+        self._tokenizer = tokenizer
+        self._end_ids = [i for i in dict.fromkeys(end_ids) if 0 <= i < tokenizer.vocab_size]
+        self._lock = threading.Lock()
+        self._known: Any = None
+        self._matchers: OrderedDict[str, Any] = OrderedDict()
+
+    def compile(self, grammar: str, *, ignore_eos: bool = False) -> Grammar:
+        """A grammar at its beginning; blocks for up to a second.
+
+        Args:
+            grammar: As llguidance takes it: JSON with "grammars", or Lark.
+            ignore_eos: Do not end a text that may go on.
+
+        Raises:
+            BadRequestError: It is malformed.
+            RuntimeUnavailableError: llguidance is not installed.
+        """
+        started = time.perf_counter()
+        with self._lock:
+            matcher = self._matchers.pop(grammar, None) or self._make(grammar)
+            self._matchers[grammar] = matcher
+            while len(self._matchers) > _KEPT:
+                self._matchers.popitem(last=False)
+            copy = matcher.deep_copy()
+        return Grammar(
+            copy,
+            frozenset(self._end_ids),
+            ignore_eos=ignore_eos,
+            init_s=time.perf_counter() - started,
+        )
+
+    def _make(self, grammar: str) -> Any:
+        try:
+            import llguidance
+        except ImportError as e:
+            raise RuntimeUnavailableError(
+                f"Structured output needs llguidance: {e}. Install it with `pip install "
+                '"mlc-widget[tvm]"`.'
+            ) from e
+        if self._known is None:
+            self._known = llguidance.LLTokenizer(
+                _Vocabulary(self._tokenizer, self._end_ids), eos_token=self._end_ids or None
+            )
+        matcher = llguidance.LLMatcher(self._known, grammar, log_level=0)
+        if matcher.is_error():
+            raise BadRequestError(
+                f"response_format: the grammar cannot be used: {matcher.get_error()}",
+                param="response_format",
+            )
+        return matcher
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer (its `TokenizerWrapper`)."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
+        ids = range(tokenizer.vocab_size)
+        self._tokenizer = tokenizer
+        self.eos_token_id = end_ids[0] if end_ids else 0
+        self.tokens = [tokenizer.token_bytes(i) for i in ids]
+        self.special_token_ids = [i for i in ids if tokenizer.is_special(i)]
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        return self._tokenizer.encode(text)
