@@ -91,7 +91,7 @@ class ChatWidget(EngineWidget):
             buffers: For messages to the page only.
 
         Returns:
-            A `Reply`: ``await`` it for the text, or leave it.
+            A `Reply`: ``await`` it for the message, read its `text`, or leave it.
 
         Raises:
             BadRequestError: if there is nothing in `content`.

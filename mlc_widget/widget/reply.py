@@ -13,9 +13,10 @@ from mlc_widget.widget.state import Message
 
 
 class Reply:
-    """A reply on its way. ``await reply`` gives its text; an interrupt of that `await` stops it.
+    """A reply on its way; ``await reply`` gives the message, as ``{"role", "content"}``.
 
-    A stopped reply gives the text it got to; a failed one raises its error.
+    An interrupt of that `await` stops the reply. A stopped reply gives the text it got to; a failed
+    one raises its error.
     """
 
     def __init__(
@@ -24,7 +25,7 @@ class Reply:
         self.id = reply
         self._read = read
         self._stop = stop
-        self._done: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self._done: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
 
     @property
     def text(self) -> str:
@@ -50,8 +51,8 @@ class Reply:
         """End it. The text so far stays."""
         self._stop(self.id)
 
-    def result(self, timeout: float | None = None) -> str:
-        """Block the calling thread until it ends, and give its text.
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """Block the calling thread until it ends, and give the message.
 
         Raises:
             TimeoutError: after `timeout` seconds; the reply goes on.
@@ -59,10 +60,10 @@ class Reply:
         """
         return self._done.result(timeout)
 
-    def __await__(self) -> Generator[Any, None, str]:
+    def __await__(self) -> Generator[Any, None, dict[str, Any]]:
         return self._wait().__await__()
 
-    async def _wait(self) -> str:
+    async def _wait(self) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
 
@@ -87,7 +88,7 @@ class Reply:
         if message.error is not None:
             self._done.set_exception(message.error)
         else:
-            self._done.set_result(message.text)
+            self._done.set_result({"role": message.role, "content": message.text})
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -92,7 +92,7 @@ def test_send_returns_at_once_and_the_reply_follows(
     reply = page.chat.send("Count")
     assert time.monotonic() - begun < 0.4
     assert page.chat.messages == ({"role": "user", "content": "Count"},)
-    assert reply.result(DEADLINE) == "one two three"
+    assert reply.result(DEADLINE) == {"role": "assistant", "content": "one two three"}
     assert reply.done()
     assert reply.status == "done"
     assert page.chat.messages == (
@@ -119,7 +119,7 @@ async def test_a_reply_is_awaited_and_the_loop_stays_free(
             ticks += 1
 
     ticker = asyncio.create_task(tick())
-    assert await reply == "one two three"
+    assert (await reply)["content"] == "one two three"
     ticker.cancel()
     assert ticks > 10
 
@@ -136,11 +136,11 @@ async def test_interrupting_the_await_stops_that_reply(
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert "word" in await asyncio.to_thread(reply.result, DEADLINE)
+    assert "word" in (await asyncio.to_thread(reply.result, DEADLINE))["content"]
     assert reply.status == "stopped"
 
 
-async def _await(reply: Reply) -> str:
+async def _await(reply: Reply) -> dict[str, Any]:
     return await reply
 
 
@@ -149,7 +149,7 @@ def test_deltas_carry_the_text_in_utf16_offsets(
 ) -> None:
     text = "🦙 grüßt 👩‍👩‍👧 und 日本 𝕏!"
     page = open_page(make_engine(text=text, repeat=40, pace_s=0.004))
-    whole = page.chat.send("Hi").result(DEADLINE)
+    whole = page.chat.send("Hi").result(DEADLINE)["content"]
     built = b""
     for delta in page.customs("delta"):
         assert delta["offset"] * 2 == len(built)
@@ -173,7 +173,7 @@ def test_messages_are_answered_in_order_with_their_history(
     page = open_page(make_engine(echo=True, pace_s=0.01), system="Be brief")
     first, second = page.chat.send("one"), page.chat.send("two")
     assert second.status == "queued"
-    one, two = first.result(DEADLINE), second.result(DEADLINE)
+    one, two = (reply.result(DEADLINE)["content"] for reply in (first, second))
     assert "Be brief" in one
     assert "U:one" in one
     assert "two" not in one
@@ -189,8 +189,8 @@ def test_stop_ends_the_running_reply_and_those_that_wait(
     first, second = page.chat.send("one"), page.chat.send("two")
     page.wait_for(lambda msg: msg.get("content", {}).get("type") == "delta")
     page.chat.stop()
-    assert "word" in first.result(DEADLINE)
-    assert second.result(DEADLINE) == ""
+    assert "word" in first.result(DEADLINE)["content"]
+    assert second.result(DEADLINE)["content"] == ""
     assert (first.status, second.status) == ("stopped", "stopped")
 
 
@@ -205,7 +205,7 @@ def test_a_reply_stopped_before_it_began_ends_too(
         return reply
 
     reply = chat._link.submit(send_and_stop()).result(DEADLINE)
-    assert reply.result(DEADLINE) == ""
+    assert reply.result(DEADLINE)["content"] == ""
     assert chat.send("two").status in ("queued", "running")
     chat.stop()
 
@@ -285,7 +285,7 @@ def test_a_message_waits_for_the_model_that_loads(
     page.wait_for(lambda msg: msg.get("state", {}).get("_engine", {}).get("state") == "loading")
     reply = page.chat.send("Hi")
     assert reply.status == "queued"
-    assert reply.result(DEADLINE) == "Here"
+    assert reply.result(DEADLINE)["content"] == "Here"
     loading.join(DEADLINE)
 
 
