@@ -64,6 +64,7 @@ class RuntimeCapabilities:
         models_per_process: How many models one process can hold; None is any number.
         fresh_process_needed: This process can load no other model, and `unload` gives the
             device's memory back only with it: replace the process.
+        grammars: Whether it takes `Sampling.grammar`.
     """
 
     batch_invariant: bool
@@ -73,6 +74,7 @@ class RuntimeCapabilities:
     logit_processors: bool = False
     models_per_process: int | None = None
     fresh_process_needed: bool = False
+    grammars: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,10 @@ class Sampling:
             declares `RuntimeCapabilities.logit_processors`.
         response_format: As checked by `api.requests`; None for plain text. For a runtime that has
             ``response_format`` among its `RuntimeCapabilities.request_fields`.
+        grammar: What the text must match, as llguidance takes it (`engine.structured_output` made
+            it from `response_format` and tools); for a runtime that declares
+            `RuntimeCapabilities.grammars`.
+        latency_breakdown: Whether to measure what each token's sampling takes.
     """
 
     max_tokens: int | None
@@ -115,6 +121,8 @@ class Sampling:
     top_logprobs: int = 0
     logit_processor: LogitProcessorFactory | None = None
     response_format: Mapping[str, Any] | None = None
+    grammar: str | None = None
+    latency_breakdown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,9 @@ class GenerationStats:
         queue_s: Seconds before the first prefill step.
         prefill_s: Seconds from there to the first token.
         decode_s: Seconds from the first token to the last.
+        grammar_init_s: Seconds that making the grammar took; None without one.
+        grammar_s: Seconds spent on the grammar's masks and on following it.
+        latency: Seconds of each token by stage of its sampling, under WebLLM's names, if asked for.
     """
 
     prompt_tokens: int
@@ -153,6 +164,9 @@ class GenerationStats:
     queue_s: float
     prefill_s: float
     decode_s: float
+    grammar_init_s: float | None = None
+    grammar_s: float = 0.0
+    latency: Mapping[str, Sequence[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

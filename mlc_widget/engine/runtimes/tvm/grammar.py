@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -121,7 +121,8 @@ class GrammarCompiler:
             ) from e
         if self._known is None:
             self._known = llguidance.LLTokenizer(
-                _Vocabulary(self._tokenizer, self._end_ids), eos_token=self._end_ids or None
+                cast("Any", _Vocabulary(self._tokenizer, self._end_ids)),
+                eos_token=self._end_ids or None,
             )
         matcher = llguidance.LLMatcher(self._known, grammar, log_level=0)
         if matcher.is_error():

@@ -25,6 +25,7 @@ from mlc_widget.engine.runtimes.base import (
     RuntimeCapabilities,
     Sampling,
 )
+from mlc_widget.engine.runtimes.tvm.grammar import Grammar, GrammarCompiler
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ _FIELDS = frozenset(
         "logprobs",
         "top_logprobs",
         "ignore_eos",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "enable_thinking",
+        "enable_latency_breakdown",
     }
 )
 
@@ -64,12 +70,15 @@ class TVMRuntime:
         self._options = TVMOptions.parse(options)
         self._loaded: Loaded | None = None
         self._source: ModelSource | None = None
+        self._grammars: GrammarCompiler | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def capabilities(self) -> RuntimeCapabilities:
         """What this runtime does."""
-        return RuntimeCapabilities(batch_invariant=True, request_fields=_FIELDS)
+        return RuntimeCapabilities(
+            batch_invariant=True, request_fields=_FIELDS, logit_processors=True, grammars=True
+        )
 
     @property
     def context_window_size(self) -> int:
@@ -120,6 +129,7 @@ class TVMRuntime:
                 done.result().scheduler.stop()
             raise
         self._source = source
+        self._grammars = GrammarCompiler(source.tokenizer, _end_ids(source.config))
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str
@@ -131,9 +141,16 @@ class TVMRuntime:
         assert source is not None
         prompt = list(prompt_token_ids)
         self._check_prompt(prompt, model)
+        grammar = await self._grammar(sampling)
         events: asyncio.Queue[GenerationEvent | BaseException] = asyncio.Queue()
         sequence = make_sequence(
-            request_id, prompt, sampling, source.tokenizer, model.context_window, events.put_nowait
+            request_id,
+            prompt,
+            sampling,
+            source.tokenizer,
+            model.context_window,
+            events.put_nowait,
+            grammar,
         )
         model.scheduler.submit(sequence)
         try:
@@ -159,6 +176,7 @@ class TVMRuntime:
     async def unload(self) -> None:
         """Stop what runs and give the memory back to the system. Idempotent."""
         loaded, self._loaded, self._source = self._loaded, None, None
+        self._grammars = None
         if loaded is None:
             return
         loaded.scheduler.stop()
@@ -166,6 +184,14 @@ class TVMRuntime:
         del loaded
         await asyncio.get_running_loop().run_in_executor(None, ended.wait)
         _release_memory()
+
+    async def _grammar(self, sampling: Sampling) -> Grammar | None:
+        if sampling.grammar is None or self._grammars is None:
+            return None
+        # llguidance lets the interpreter go on while it works.
+        return await asyncio.to_thread(
+            self._grammars.compile, sampling.grammar, ignore_eos=sampling.ignore_eos
+        )
 
     def _load(
         self, source: ModelSource, report: LoadReporter, cancelled: threading.Event
@@ -217,6 +243,15 @@ class TVMRuntime:
                 f"Token {wrong} is not in the model's vocabulary of {model.vocab_size}.",
                 param="prompt",
             )
+
+
+def _end_ids(config: Mapping[str, Any]) -> list[int]:
+    """The tokens that end a text, by mlc-chat-config.json."""
+    eos, template = config.get("eos_token_id"), config.get("conv_template")
+    ids = [eos] if isinstance(eos, int) else list(eos or ())
+    if isinstance(template, Mapping):
+        ids += template.get("stop_token_ids") or ()
+    return ids
 
 
 def _deliver(deliveries: list[Delivery]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import InternalEngineError
+from mlc_widget.engine.logit_processors import LogitProcessor
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 
@@ -56,7 +57,7 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt: list[int], grammar: Grammar | None = None):
         self._s = sampling
         self._grammar = grammar
-        self._processor = sampling.logit_processor() if sampling.logit_processor else None
+        self._processor = _make_processor(sampling)
         self._answer: Counter[int] = Counter()
         self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
         self.latency: dict[str, list[float]] | None = (
@@ -172,6 +173,15 @@ def _timed(times: list[float]) -> Iterator[None]:
     started = time.perf_counter()
     yield
     times.append(time.perf_counter() - started)
+
+
+def _make_processor(sampling: Sampling) -> LogitProcessor | None:
+    if sampling.logit_processor is None:
+        return None
+    try:
+        return sampling.logit_processor()
+    except Exception as e:
+        raise InternalEngineError(f"The logit processor cannot be made: {e!r}") from e
 
 
 def _invert(mass: Logits, u: float) -> int:

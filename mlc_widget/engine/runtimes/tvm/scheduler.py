@@ -154,33 +154,57 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Let waiting sequences in, oldest first, while there is room for their prompts."""
-        while self._waiting and len(self._running) < self._max_sequences:
-            sequence = self._waiting[0]
-            match = self.pool.match(sequence.tokens)
-            size = self.pool.page_size
-            needed = len(sequence.tokens) // size + 1 - len(match.pages)
-            promised = sum(max(0, len(s.tokens) // size + 1 - len(s.pages)) for s in self._running)
-            if needed + promised > self.pool.available and self._running:
-                for page in match.pages:
-                    self.pool.release(page)
-                if match.partial is not None:
-                    self.pool.release(match.partial)
+        for sequence in list(self._waiting):
+            if len(self._running) >= self._max_sequences:
                 return
-            self._waiting.popleft()
-            sequence.pages = match.pages
-            sequence.parent, sequence.published = match.parent, len(match.pages)
-            sequence.computed = len(match.pages) * size
+            if self._is_being_computed(sequence):
+                continue
+            if not self._take_in(sequence):
+                return  # nobody overtakes for want of pages
+
+    def _is_being_computed(self, sequence: Sequence) -> bool:
+        """Whether a running prompt is about to fill pages that this one can share.
+
+        So the choices of a request, and requests with one long beginning, compute it once.
+        """
+        if not self.pool.reuse:
+            return False
+        usable = len(sequence.tokens) - 1
+        for other in self._running:
+            if other.remaining > 1 and usable - other.computed >= self.pool.page_size:
+                end = other.computed + self.pool.page_size
+                if other.tokens[:end] == sequence.tokens[:end]:
+                    return True
+        return False
+
+    def _take_in(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence what the cache has of its tokens; False if it must wait."""
+        match = self.pool.match(sequence.tokens)
+        size = self.pool.page_size
+        needed = len(sequence.tokens) // size + 1 - len(match.pages)
+        promised = sum(max(0, len(s.tokens) // size + 1 - len(s.pages)) for s in self._running)
+        if needed + promised > self.pool.available and self._running:
+            for page in match.pages:
+                self.pool.release(page)
             if match.partial is not None:
-                copy = self.pool.allocate()
-                if copy is not None:
-                    self.executor.copy_page(match.partial, copy)
-                    sequence.pages.append(copy)
-                    sequence.computed += match.partial_tokens
                 self.pool.release(match.partial)
-            if sequence.admitted_at is None:
-                sequence.admitted_at = time.monotonic()
-                sequence.cached = sequence.computed
-            self._running.append(sequence)
+            return False
+        self._waiting.remove(sequence)
+        sequence.pages = match.pages
+        sequence.parent, sequence.published = match.parent, len(match.pages)
+        sequence.computed = len(match.pages) * size
+        if match.partial is not None:
+            copy = self.pool.allocate()
+            if copy is not None:
+                self.executor.copy_page(match.partial, copy)
+                sequence.pages.append(copy)
+                sequence.computed += match.partial_tokens
+            self.pool.release(match.partial)
+        if sequence.admitted_at is None:
+            sequence.admitted_at = time.monotonic()
+            sequence.cached = sequence.computed
+        self._running.append(sequence)
+        return True
 
     def _plan(self) -> list[tuple[Sequence, int]]:
         """How many tokens of which sequences the next step takes; their pages are there."""
@@ -260,19 +284,26 @@ class Scheduler:
         self._waiting = deque(s for s in self._waiting if not s.finished)
 
     def _publish(self, sequence: Sequence) -> None:
-        """Let others find the pages that became full."""
+        """Let others find the pages that became full, and the beginning of a prompt's last page."""
+        if not self.pool.reuse:
+            return
         size = self.pool.page_size
-        while self.pool.reuse and (sequence.published + 1) * size <= sequence.computed:
+        while (sequence.published + 1) * size <= sequence.computed:
             at = sequence.published
             tokens = tuple(sequence.tokens[at * size : (at + 1) * size])
             sequence.parent = self.pool.publish(sequence.pages[at], sequence.parent, tokens)
             sequence.published += 1
+        if sequence.computed == sequence.prompt_tokens:
+            self._publish_rest(sequence)
 
-    def _give_back(self, sequence: Sequence) -> None:
-        size = self.pool.page_size
-        rest = tuple(sequence.tokens[sequence.published * size : sequence.computed])
+    def _publish_rest(self, sequence: Sequence) -> None:
+        """Let others find the tokens in a sequence's last page."""
+        rest = tuple(sequence.tokens[sequence.published * self.pool.page_size : sequence.computed])
         if self.pool.reuse and rest:
             self.pool.publish(sequence.pages[sequence.published], sequence.parent, rest)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self._publish_rest(sequence)
         # The end first: of pages not used for equally long, the end of a text goes before its
         # beginning.
         for page in reversed(sequence.pages):
