@@ -25,10 +25,10 @@ from mlc_widget.engine.runtimes.base import (
     RuntimeCapabilities,
     Sampling,
 )
-from mlc_widget.engine.runtimes.tvm.grammar import Grammar, GrammarCompiler
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 
 if TYPE_CHECKING:
+    from mlc_widget.engine.runtimes.tvm.grammar import Grammar, GrammarCompiler
     from mlc_widget.engine.runtimes.tvm.loading import Loaded
     from mlc_widget.engine.runtimes.tvm.scheduler import Delivery
 
@@ -128,6 +128,8 @@ class TVMRuntime:
             if done.done() and not done.cancelled() and done.exception() is None:
                 done.result().scheduler.stop()
             raise
+        from mlc_widget.engine.runtimes.tvm.grammar import GrammarCompiler
+
         self._source = source
         self._grammars = GrammarCompiler(source.tokenizer, _end_ids(source.config))
 
