@@ -10,6 +10,7 @@ from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import ChatOpts, RequestKind
 from mlc_widget.api.errors import (
     BadRequestError,
+    EngineDeadError,
     EngineTerminatedError,
     ModelNotLoadedError,
 )
@@ -58,6 +59,13 @@ class DirectCore:
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
         """Set who hears of load progress, on the home loop."""
         self._models.on_progress = callback
+
+    def set_dead_callback(self, callback: Callable[[EngineDeadError], None] | None) -> None:
+        """Set who hears, on the home loop, that only a fresh process can go on.
+
+        It is called before the requests that run fail.
+        """
+        self._models.on_dead = callback
 
     # Loading
 
@@ -252,7 +260,8 @@ class DirectCore:
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
         self._check_alive()
-        return describe_device(self._runtime, list(self._models))
+        info = describe_device(self._runtime, list(self._models))
+        return {**info, "fresh_process_needed": self._models.fresh_process_needed}
 
     async def terminate(self) -> None:
         """End the engine for good."""

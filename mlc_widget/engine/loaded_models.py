@@ -10,13 +10,19 @@ from functools import partial
 from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
-from mlc_widget.api.errors import BadRequestError, LoadCancelledError, ModelNotLoadedError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    EngineDeadError,
+    LoadCancelledError,
+    ModelNotLoadedError,
+)
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.engine.load_monitor import LoadMonitor
 from mlc_widget.engine.load_sequence import LoadSequence, uncancelled
 from mlc_widget.engine.logit_processors import LogitProcessorFactory, find_logit_processor
 from mlc_widget.engine.model import LoadedModel, load_model
+from mlc_widget.engine.runtimes.base import ModelRuntime
 from mlc_widget.engine.runtimes.registry import create_runtime
 
 _Target = tuple[LoadTarget, str]  # with the app config's digest
@@ -40,6 +46,9 @@ class LoadedModels:
         before_unload: Callable[[], None],
     ) -> None:
         self.on_progress: InitProgressCallback | None = None
+        self.on_dead: Callable[[EngineDeadError], None] | None = None
+        self.fresh_process_needed = False
+        """Whether only another process can load again; see `RuntimeCapabilities`."""
         self._runtime = runtime
         self._runtime_options = dict(runtime_options or {})
         self._logit_processors = logit_processors
@@ -86,7 +95,15 @@ class LoadedModels:
 
         Raises:
             LoadCancelledError: a newer load or unload ended it.
+            EngineDeadError: with the code ``fresh_process_needed``, this process has loaded what
+                it could; nothing has changed.
         """
+        if self.fresh_process_needed:
+            raise EngineDeadError(
+                f"This process cannot load {', '.join(target.model_ids)}: its runtime loads one "
+                "model in the life of a process. Load it in a fresh process.",
+                code="fresh_process_needed",
+            )
         await self._loads.run(partial(self._load_all, target, app_config))
 
     async def ensure(self, target: LoadTarget, app_config: AppConfig) -> None:
@@ -117,7 +134,10 @@ class LoadedModels:
             ):
                 part = (i / count, (i + 1) / count)
                 monitor = LoadMonitor(model_id, self._emit, started=started, part=part)
-                self._models[model_id] = await self._load_one(model_id, opts, app_config, monitor)
+                runtime = self._make_runtime(target)
+                self._models[model_id] = await self._load_one(
+                    model_id, opts, app_config, runtime, monitor
+                )
                 monitor("warm up", 1.0, f"{model_id} is ready")
             await asyncio.sleep(0)  # the last report goes out before the load's answer
         except BaseException:
@@ -128,11 +148,32 @@ class LoadedModels:
         finally:
             self._loading = None
 
+    def _make_runtime(self, target: LoadTarget) -> ModelRuntime:
+        runtime = create_runtime(self._runtime, self._runtime_options)
+        limit = runtime.capabilities.models_per_process
+        if limit is not None and len(target.model_ids) > limit:
+            raise BadRequestError(
+                f"model_id = {list(target.model_ids)!r}: the {runtime.name} runtime holds {limit} "
+                "in one process; make an engine for each.",
+                param="model_id",
+            )
+        runtime.on_dead = self._died
+        return runtime
+
+    def _died(self, error: EngineDeadError) -> None:
+        self.fresh_process_needed = True
+        if self.on_dead is not None:
+            self.on_dead(error)
+
     async def _load_one(
-        self, model_id: str, opts: Mapping[str, Any], app_config: AppConfig, monitor: LoadMonitor
+        self,
+        model_id: str,
+        opts: Mapping[str, Any],
+        app_config: AppConfig,
+        runtime: ModelRuntime,
+        monitor: LoadMonitor,
     ) -> LoadedModel:
         record = app_config.models.get(model_id)
-        runtime = create_runtime(self._runtime, self._runtime_options)
         try:
             return await load_model(
                 model_id,
@@ -146,6 +187,8 @@ class LoadedModels:
         except BaseException:
             await uncancelled(runtime.unload())
             raise
+        finally:
+            self.fresh_process_needed |= runtime.capabilities.fresh_process_needed
 
     async def _unload_all(self) -> None:
         models, self._models = self._models, {}

@@ -157,6 +157,7 @@ class LoadedModel:
             logprobs=counted or bool(logprobs),
             top_logprobs=int(logprobs) if counted else request.get("top_logprobs", 0),
             logit_processor=self.logit_processor,
+            response_format=request.get("response_format"),
         )
 
 

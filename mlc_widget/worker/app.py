@@ -15,6 +15,7 @@ from typing import Any, Final
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
+from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.logit_processors import import_object
 from mlc_widget.protocol.messages import COMM_TARGET
@@ -23,6 +24,7 @@ from mlc_widget.worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 _PARENT_POLL_S: Final = 0.2
+_ENGINE_DEAD: Final = 70  # EX_SOFTWARE of sysexits.h
 _IOPUB_QUEUE: Final = 100_000
 """Messages for one client: more than `MAX_CREDIT` of all the streams it may have."""
 
@@ -66,6 +68,7 @@ class WorkerKernelApp(IPKernelApp):
             logit_processors=processors,
         )
         core.set_init_progress_callback(self._on_progress)
+        core.set_dead_callback(_leave_dead)
         return core
 
     def _on_open(self, comm: Any, message: Any) -> None:
@@ -82,6 +85,13 @@ class WorkerKernelApp(IPKernelApp):
     def _on_progress(self, report: Any) -> None:
         for client in self._clients:
             client.report_progress(report)
+
+
+def _leave_dead(error: EngineDeadError) -> None:
+    """The engine in here is beyond help: end at once, so that a fresh worker takes over."""
+    logger.critical("%s", error.message)
+    logging.shutdown()
+    os._exit(_ENGINE_DEAD)
 
 
 def _die_with_parent(runtime_dir: str | None) -> None:
@@ -114,9 +124,13 @@ def main() -> None:
     """Run the worker; ``-f`` gives the connection file."""
     faulthandler.enable()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("Comm").setLevel(logging.ERROR)  # a hello before the comm is no surprise
     settings = WorkerSettings.from_environment()
     if settings.dies_with_parent:
         _die_with_parent(settings.runtime_dir)
     app = WorkerKernelApp.instance()
     app.initialize()
     app.start()  # type: ignore[no-untyped-call]
+    app.cleanup_connection_file()
+    logging.shutdown()
+    os._exit(0)  # a runtime's threads may hang, or not be daemons: they are not waited for

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mlc_widget.api.errors import (
     BadRequestError,
     ContextLengthExceededError,
+    EngineDeadError,
     InternalEngineError,
     ModelFormatError,
     UnsupportedModelError,
@@ -43,6 +45,7 @@ class Script:
         fail_after: Raise an error after this many pieces.
         hang_after: Give nothing more after this many pieces, until cancelled.
         crash_after: Kill the process after this many pieces.
+        last_words: What to print before that.
         load_s: Seconds that a load takes, reported in twenty steps.
         load_fails: The message of the error with which a load ends.
         load_hangs: Whether a load never ends.
@@ -56,6 +59,7 @@ class Script:
     fail_after: int | None = None
     hang_after: int | None = None
     crash_after: int | None = None
+    last_words: str = ""
     load_s: float = 0.0
     load_fails: str | None = None
     load_hangs: bool = False
@@ -84,6 +88,7 @@ class ScriptedRuntime:
                 )
         self._script = Script(**options)
         self._source: ModelSource | None = None
+        self.on_dead: Callable[[EngineDeadError], None] | None = None
         self.active = 0
         """Generations that run now."""
 
@@ -155,6 +160,7 @@ class ScriptedRuntime:
     async def _misbehave(self, piece: int) -> None:
         script = self._script
         if piece == script.crash_after:
+            print(script.last_words, file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         if piece == script.fail_after:
             raise InternalEngineError(f"The script fails after {piece} pieces.")
