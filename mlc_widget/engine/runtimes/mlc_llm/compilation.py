@@ -1,0 +1,133 @@
+"""The library of a model: mlc_llm's cached one, or compiled now, with progress."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mlc_widget.api.errors import (
+    InternalEngineError,
+    RuntimeUnavailableError,
+    UnsupportedModelError,
+)
+from mlc_widget.engine.runtimes.mlc_llm import compilation_child
+
+_TAIL_LINES: Final = 15
+_OVERRIDES: Final = {
+    "context_window_size": "max_single_sequence_length",
+    "prefill_chunk_size": "prefill_chunk_size",
+    "sliding_window_size": "sliding_window_size",
+    "attention_sink_size": "attention_sink_size",
+    "tensor_parallel_shards": "tensor_parallel_shards",
+    "pipeline_parallel_stages": "pipeline_parallel_stages",
+    "max_batch_size": "max_num_sequence",
+    "opt": "opt",
+}
+"""Which of EngineConfig's fields go into a library, by the compiler's names for them."""
+
+
+async def model_library(
+    folder: Path, device: str, engine_config: Mapping[str, Any], on_line: Callable[[str], None]
+) -> str:
+    """The path of the library for a model, compiled if mlc_llm's cache does not have it.
+
+    Cancelling this ends the compiler.
+
+    Args:
+        folder: The model.
+        device: Such as ``cuda:0``.
+        engine_config: Checked fields of EngineConfig.
+        on_line: Gets each line of mlc_llm's log, on this loop.
+
+    Raises:
+        RuntimeUnavailableError: mlc_llm does not import, or may not compile (MLC_JIT_POLICY).
+        UnsupportedModelError: the compiler does not know the model.
+        InternalEngineError: the compiler failed; with the end of its log.
+    """
+    wanted = {
+        "model": str(folder),
+        "device": device,
+        "overrides": {name: engine_config.get(field) for name, field in _OVERRIDES.items()},
+    }
+    # Not asyncio's, which needs a loop that can watch children; output is read on a thread.
+    process = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-m", compilation_child.__name__, json.dumps(wanted)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str | None] = asyncio.Queue()
+    reader = threading.Thread(target=_read, args=(process, loop, lines), daemon=True)
+    reader.start()
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    library: str | None = None
+    try:
+        while (line := await lines.get()) is not None:
+            if line.startswith(compilation_child.RESULT):
+                library = json.loads(line.removeprefix(compilation_child.RESULT))
+            elif line:
+                tail.append(line)
+                on_line(line)
+    finally:
+        _end(process)
+    if library is None:
+        raise _failure(folder, list(tail))
+    return library
+
+
+def _read(
+    process: subprocess.Popen[str],
+    loop: asyncio.AbstractEventLoop,
+    lines: asyncio.Queue[str | None],
+) -> None:
+    assert process.stdout is not None
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        for line in process.stdout:
+            loop.call_soon_threadsafe(lines.put_nowait, line.rstrip())
+        loop.call_soon_threadsafe(lines.put_nowait, None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process and the compiler that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
+
+
+def _failure(folder: Path, tail: list[str]) -> Exception:
+    log = "\n".join(f"  {line}" for line in tail)
+    text = "\n".join(tail)
+    if "No module named" in text or "ImportError" in text:
+        return RuntimeUnavailableError(
+            f"mlc_llm cannot be imported in {sys.executable}. Its last output:\n{log}"
+        )
+    if "JIT is disabled" in text:
+        return RuntimeUnavailableError(
+            "MLC_JIT_POLICY forbids compiling, and there is no compiled library in mlc_llm's "
+            f"cache: set MLC_JIT_POLICY=ON, or give model_lib. Its last output:\n{log}"
+        )
+    if "KeyError" in text or "Unsupported" in text or "not supported" in text:
+        return UnsupportedModelError(
+            f"mlc_llm's compiler does not know the model in {folder}. Its last output:\n{log}"
+        )
+    return InternalEngineError(f"mlc_llm's compiler failed. Its last output:\n{log}")

@@ -1,0 +1,76 @@
+"""Which GPUs are here, found out without loading mlc_llm or TVM.
+
+mlc_llm's own detection starts a Python with TVM in it for each kind of device: 4 to 13 seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+PACKAGE: Final = "mlc_llm"
+INSTALL_HINT: Final = (
+    "Install MLC's wheels, such as `python -m pip install --pre -U -f https://mlc.ai/wheels "
+    "mlc-llm-nightly-cu128 mlc-ai-nightly-cu128`, in an environment of their own, and name its "
+    "interpreter with python=."
+)
+
+
+def installed() -> bool:
+    """Whether mlc_llm can be imported here, as far as can be told without importing it."""
+    try:
+        spec = importlib.util.find_spec(PACKAGE)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None  # a bare folder of that name has no origin
+
+
+def built_for_cpu_only() -> bool:
+    """Whether the installed mlc_llm is one of MLC's wheels without GPU support."""
+    names = importlib.metadata.packages_distributions().get(PACKAGE, [])
+    return bool(names) and all(name.lower().endswith("-cpu") for name in names)
+
+
+def find_gpu() -> str | None:
+    """The kind of the first GPU that mlc_llm serves (``cuda``, ``rocm`` or ``metal``), or None.
+
+    Vulkan and OpenCL drivers may be software renderers; they are used only when they are named.
+    """
+    if _cuda_devices() > 0:
+        return "cuda"
+    if _has_rocm():
+        return "rocm"
+    return "metal" if sys.platform == "darwin" else None
+
+
+def _cuda_devices() -> int:
+    """As the driver counts them, so CUDA_VISIBLE_DEVICES holds here, too."""
+    if sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
+        return 0
+    if sys.platform == "darwin":
+        return 0
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _has_rocm() -> bool:
+    if not os.path.exists("/dev/kfd"):
+        return False
+    for node in Path("/sys/class/kfd/kfd/topology/nodes").glob("*/gpu_id"):
+        try:
+            if int(node.read_text()) != 0:  # 0 is a CPU
+                return True
+        except (OSError, ValueError):
+            continue
+    return False

@@ -1,0 +1,113 @@
+"""Embedding models, by mlc_llm's `AsyncEmbeddingEngine`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ContextLengthExceededError,
+    InternalEngineError,
+    RuntimeUnavailableError,
+)
+from mlc_widget.engine.runtimes.mlc_llm.constructor import load_error, tvm_device
+from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
+from mlc_widget.engine.tokenizer import Tokenizer
+
+_POLL_S = 0.1
+
+
+def is_embedding_model(config: Mapping[str, Any]) -> bool:
+    """Whether a model folder says that it gives embeddings and not text."""
+    return config.get("model_task") == "embedding"
+
+
+class EmbeddingEngine:
+    """mlc_llm's embedding engine, behind the seam's token ids.
+
+    It takes texts and encodes them itself, adding the special tokens that the model wants.
+    """
+
+    def __init__(self, engine: Any, tokenizer: Tokenizer, longest: int) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._longest = longest
+
+    @classmethod
+    async def load(
+        cls,
+        folder: Path,
+        library: str,
+        device: str,
+        tokenizer: Tokenizer,
+        config: Mapping[str, Any],
+        poll: Callable[[], None],
+    ) -> EmbeddingEngine:
+        """Load a model; `poll` is called now and then meanwhile.
+
+        Raises:
+            RuntimeUnavailableError: this mlc_llm has no embedding engine.
+            MLCEngineError: what went wrong in it.
+        """
+        try:
+            from mlc_llm.serve import AsyncEmbeddingEngine
+        except ImportError as error:
+            raise RuntimeUnavailableError(
+                "The installed mlc_llm has no AsyncEmbeddingEngine: install a newer one."
+            ) from error
+        done = call_in_daemon(
+            lambda: AsyncEmbeddingEngine(str(folder), library, tvm_device(device)),
+            "mlc_llm-constructor",
+        )
+        try:
+            while not done.done():
+                poll()
+                await asyncio.wait({done}, timeout=_POLL_S)
+            engine = done.result()
+        except Exception as error:
+            raise load_error(error) from error
+        windows = (config.get("context_window_size"), config.get("prefill_chunk_size"))
+        longest = min((w for w in windows if isinstance(w, int) and w > 0), default=512)
+        return cls(engine, tokenizer, longest)
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """One vector for each token sequence.
+
+        Raises:
+            ContextLengthExceededError: an input is longer than the model takes; mlc_llm would
+                cut it.
+            BadRequestError: token ids that no text gives.
+        """
+        texts = [self._text(i, list(ids)) for i, ids in enumerate(inputs)]
+        try:
+            vectors, _ = await self._engine.async_embed(texts)
+        except Exception as error:
+            raise InternalEngineError(f"mlc_llm failed: {type(error).__name__}: {error}") from error
+        if len(vectors) != len(texts):
+            raise InternalEngineError(
+                f"mlc_llm gave {len(vectors)} embeddings for {len(texts)} inputs."
+            )
+        return [list(map(float, v)) for v in vectors]
+
+    def _text(self, index: int, ids: list[int]) -> str:
+        param = f"input[{index}]"
+        if len(ids) + 2 > self._longest:  # with the two special tokens that may be added
+            raise ContextLengthExceededError(
+                f"{param} has {len(ids)} tokens; this model takes {self._longest - 2}: shorten it.",
+                param=param,
+            )
+        text = self._tokenizer.decode(ids)
+        if self._tokenizer.encode(text) != ids:
+            raise BadRequestError(
+                f"{param}: the mlc_llm runtime embeds texts, and no text gives these token ids: "
+                "give a string.",
+                param=param,
+            )
+        return text
+
+    def terminate(self) -> None:
+        """Let go of the model."""
+        self._engine.terminate()

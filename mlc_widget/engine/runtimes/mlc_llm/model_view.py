@@ -1,0 +1,114 @@
+"""A model folder as mlc_llm is to see it: whole, and with our stops in its configuration.
+
+mlc_llm reads stops from the folder's mlc-chat-config.json and adds them to every request, text
+completions included. The engine decides about stops (they may come from `chat_opts`), so mlc_llm
+gets a folder of links with a configuration that holds the token ids and no stop strings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.store.model_folder import CONFIG_FILE
+
+_INDEXES: Final = ("tensor-cache.json", "ndarray-cache.json")
+"""Where mlc_llm looks for the shards: today, and in earlier versions."""
+
+
+def stop_token_ids(config: Mapping[str, Any]) -> frozenset[int]:
+    """The ids at which mlc_llm will end texts: the end of text, and the template's."""
+    eos = config.get("eos_token_id")
+    ids = [eos] if isinstance(eos, int) else list(eos or ())
+    template = config.get("conv_template")
+    if isinstance(template, Mapping):
+        ids += template.get("stop_token_ids") or ()
+    return frozenset(ids)
+
+
+def check_weights(folder: Path) -> int:
+    """Check that all of a model's weights are there; returns their bytes.
+
+    mlc_llm takes any folder for complete and fails in its background thread otherwise.
+
+    Raises:
+        ModelFormatError: naming the file.
+    """
+    index = next((folder / name for name in _INDEXES if (folder / name).is_file()), None)
+    if index is None:
+        raise ModelFormatError(
+            f"{folder / _INDEXES[0]} is missing: convert the weights with "
+            "`mlc_llm convert_weight`, or download the model again.",
+            param=str(folder / _INDEXES[0]),
+        )
+    total = 0
+    for name, size in _shards(index):
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise ModelFormatError(f"{file} is missing: download the model again.", param=str(file))
+        found = file.stat().st_size
+        if found != size:
+            raise ModelFormatError(
+                f"{file} has {found} bytes and should have {size}: download it again.",
+                param=str(file),
+            )
+        total += size
+    return total
+
+
+def _shards(index: Path) -> list[tuple[str, int]]:
+    try:
+        records = json.loads(index.read_text(encoding="utf-8"))["records"]
+        return [(str(r["dataPath"]), int(r["nbytes"])) for r in records]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelFormatError(
+            f"{index} cannot be read ({type(error).__name__}: {error}): download it again.",
+            param=str(index),
+        ) from error
+
+
+@contextlib.contextmanager
+def view(source: ModelSource) -> Iterator[Path]:
+    """A folder for mlc_llm's eyes, for as long as a load takes."""
+    folder = Path(tempfile.mkdtemp(prefix="mlc_widget-model-"))
+    try:
+        for file in source.path.iterdir():
+            if file.name != CONFIG_FILE:
+                _link(file.absolute(), folder / file.name)
+        for name, other in (_INDEXES, _INDEXES[::-1]):
+            if not (folder / name).exists() and (source.path / other).is_file():
+                _link((source.path / other).absolute(), folder / name)
+        (folder / CONFIG_FILE).write_text(json.dumps(_config(source)), encoding="utf-8")
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _config(source: ModelSource) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((source.path / CONFIG_FILE).read_text(encoding="utf-8"))
+    template = source.config.get("conv_template")
+    if isinstance(template, Mapping):
+        ids = sorted(stop_token_ids(source.config))
+        config["conv_template"] = {**template, "stop_str": [], "stop_token_ids": ids}
+    return config
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source, target_is_directory=source.is_dir())
+    except OSError:  # Windows wants a privilege for symbolic links
+        if source.is_dir():
+            shutil.copytree(source, target)
+            return
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)

@@ -1,0 +1,319 @@
+"""`ModelRuntime` on MLC's own engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from mlc_widget.api.errors import (
+    BadRequestError,
+    EngineDeadError,
+    ModelNotLoadedError,
+    RuntimeUnavailableError,
+    UnsupportedModelError,
+)
+from mlc_widget.engine.runtimes.base import (
+    GenerationEvent,
+    LoadReporter,
+    ModelSource,
+    RuntimeCapabilities,
+    Sampling,
+)
+from mlc_widget.engine.runtimes.mlc_llm import devices, model_view, sources
+from mlc_widget.engine.runtimes.mlc_llm.compilation import model_library
+from mlc_widget.engine.runtimes.mlc_llm.constructor import (
+    Construction,
+    background_threads,
+    resolve_device,
+)
+from mlc_widget.engine.runtimes.mlc_llm.embedding import EmbeddingEngine, is_embedding_model
+from mlc_widget.engine.runtimes.mlc_llm.health import EngineHealth
+from mlc_widget.engine.runtimes.mlc_llm.options import MLCLLMOptions
+from mlc_widget.engine.runtimes.mlc_llm.phases import LoadPhases
+from mlc_widget.engine.runtimes.mlc_llm.sampling import check
+from mlc_widget.engine.runtimes.mlc_llm.stream import RequestStream
+from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
+from mlc_widget.engine.runtimes.mlc_llm.translate import TokenIds
+from mlc_widget.engine.store.model_folder import CONFIG_FILE
+
+_TERMINATE_S: Final = 5.0
+_FIELDS: Final = frozenset(
+    {"frequency_penalty", "presence_penalty", "logit_bias", "ignore_eos", "response_format"}
+)
+_EXACT_FIELDS: Final = frozenset({"logprobs", "top_logprobs"})
+_FROM_CHAT_OPTS: Final = {
+    "context_window_size": "max_single_sequence_length",
+    "sliding_window_size": "sliding_window_size",
+    "prefill_chunk_size": "prefill_chunk_size",
+    "attention_sink_size": "attention_sink_size",
+    "max_batch_size": "max_num_sequence",
+}
+
+
+class MLCLLMRuntime:
+    """Runs one model on mlc_llm's `AsyncMLCEngine`, or its `AsyncEmbeddingEngine`.
+
+    One process loads one model once: mlc_llm keeps state for the whole process, and gives a
+    device's memory back only with it. So after a load that got as far as mlc_llm's constructor,
+    `capabilities.fresh_process_needed` is true, whether it went well or not.
+
+    Its log-probabilities are of the distribution after temperature, unlike other runtimes', and
+    results depend on what else is in the batch.
+
+    Args:
+        options: See `MLCLLMOptions`.
+
+    Raises:
+        BadRequestError: an option is unknown or wrong.
+        RuntimeUnavailableError: mlc_llm is not installed here.
+    """
+
+    name: ClassVar[str] = "mlc_llm"
+    _process_used: ClassVar[bool] = False
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = MLCLLMOptions.parse(options)
+        if not devices.installed():
+            raise RuntimeUnavailableError(
+                f"mlc_llm is not installed in {sys.executable}. {devices.INSTALL_HINT}"
+            )
+        self.on_dead: Callable[[EngineDeadError], None] | None = None
+        self._source: ModelSource | None = None
+        self._engine: Any = None
+        self._embedding: EmbeddingEngine | None = None
+        self._health: EngineHealth | None = None
+        self._token_ids: TokenIds | None = None
+        self._stop_ids: frozenset[int] = frozenset()
+        self._device = self._options.device
+        self._exact = False
+        self._vocab_size = self._context_window = 0
+        self._streams: set[RequestStream] = set()
+        self._numbers = itertools.count()
+
+    @property
+    def capabilities(self) -> RuntimeCapabilities:
+        """What it does for the loaded model."""
+        return RuntimeCapabilities(
+            batch_invariant=False,
+            request_fields=_FIELDS | _EXACT_FIELDS if self._exact else _FIELDS,
+            embeddings=self._embedding is not None,
+            devices=(self._device,),
+            models_per_process=1,
+            fresh_process_needed=MLCLLMRuntime._process_used,
+        )
+
+    @property
+    def context_window_size(self) -> int:
+        """Tokens of prompt and answer: the model's window, or the room in the KV cache if less."""
+        return self._context_window
+
+    # Loading
+
+    async def load(self, source: ModelSource, report: LoadReporter) -> None:
+        """Make the model ready; see `ModelRuntime.load`."""
+        if MLCLLMRuntime._process_used:
+            raise EngineDeadError(
+                "This process has loaded a model with mlc_llm already, which can do that once: "
+                "load in a fresh one.",
+                code="fresh_process_needed",
+            )
+        engine_config = self._engine_config(source)
+        weight_bytes = 0
+        if not self._options.is_mock:
+            report("verify", 0.0, "Checking that all weights are there")
+            weight_bytes = await asyncio.to_thread(model_view.check_weights, source.path)
+        phases = LoadPhases(report, weight_bytes)
+        report("compile", 0.0, "Importing mlc_llm")
+        self._device = await call_in_daemon(lambda: resolve_device(self._options), "mlc_llm-import")
+        with model_view.view(source) as folder:
+            library = await self._library(folder, engine_config, phases)
+            MLCLLMRuntime._process_used = True
+            if is_embedding_model(source.config):
+                await self._load_embedding(folder, library, source, phases)
+            else:
+                await self._load_engine(folder, library, source, engine_config, phases)
+        report("warm up", 0.5, "Asking the engine for a sign of life")
+        self._source = source
+        await self._warm_up()
+
+    def _engine_config(self, source: ModelSource) -> dict[str, Any]:
+        """EngineConfig's fields: the user's, and what `chat_opts` change in the model's folder."""
+        config = dict(self._options.engine_config)
+        on_disk = json.loads((source.path / CONFIG_FILE).read_text(encoding="utf-8"))
+        for option, name in _FROM_CHAT_OPTS.items():
+            wanted = source.config.get(option)
+            if wanted is None or wanted == on_disk.get(option):
+                continue
+            if config.setdefault(name, wanted) != wanted:
+                raise BadRequestError(
+                    f"chat_opts.{option} = {wanted!r} and runtime_options.engine_config.{name} = "
+                    f"{config[name]!r} say different things: give one of them.",
+                    param=f"chat_opts.{option}",
+                )
+            if option == "context_window_size":  # or mode="local" would keep to 8192
+                config.setdefault("max_total_sequence_length", wanted)
+        return config
+
+    async def _library(
+        self, folder: Path, engine_config: dict[str, Any], phases: LoadPhases
+    ) -> str:
+        """The model's library; those of additional models are put into `engine_config`."""
+
+        async def find(model: Path, given: str | None) -> str:
+            if given is not None:
+                return given
+            return await model_library(model, self._device, engine_config, phases.compiler_line)
+
+        more = engine_config.get("additional_models", ())
+        if more:
+            engine_config["additional_models"] = [
+                (model, await find(Path(model), given)) for model, given in more
+            ]
+        return await find(folder, self._options.model_lib)
+
+    async def _load_engine(
+        self,
+        folder: Path,
+        library: str,
+        source: ModelSource,
+        engine_config: Mapping[str, Any],
+        phases: LoadPhases,
+    ) -> None:
+        construction = Construction(folder, library, self._device, self._options, engine_config)
+        engine = self._engine = await construction.run(phases)
+        window = getattr(engine, "max_input_sequence_length", None)
+        self._context_window = int(window or source.config.get("context_window_size") or 4096)
+        self._exact = sources.can_generate_exactly(engine)
+        self._stop_ids = model_view.stop_token_ids(source.config)
+        self._vocab_size = _vocab_size(source)
+        self._token_ids = await asyncio.to_thread(TokenIds, source.tokenizer)
+        self._health = EngineHealth(
+            background_threads(engine) or construction.deaths.born(),
+            construction.deaths,
+            engine.metrics,
+            stall_timeout=self._options.stall_timeout,
+            on_dead=self._died,
+        )
+
+    async def _load_embedding(
+        self, folder: Path, library: str, source: ModelSource, phases: LoadPhases
+    ) -> None:
+        self._embedding = await EmbeddingEngine.load(
+            folder,
+            library,
+            self._device,
+            source.tokenizer,
+            source.config,
+            lambda: phases.read_bytes(None),
+        )
+        self._context_window = int(source.config.get("context_window_size") or 512)
+
+    async def _warm_up(self) -> None:
+        """Have the engine answer once: it binds itself to this event loop with its first answer."""
+        if self._health is None:
+            return
+        self._health.begin()
+        asked = asyncio.ensure_future(self._engine.metrics())
+        try:
+            while not asked.done():
+                if self._health.error is not None:
+                    raise self._health.error
+                await asyncio.wait({asked}, timeout=0.1)
+            asked.result()
+        finally:
+            asked.cancel()
+            self._health.end()
+
+    # Requests
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Generate from a prompt; see `ModelRuntime.generate`."""
+        source, health = self._source, self._health
+        if source is None:
+            raise ModelNotLoadedError("The mlc_llm runtime has no model; load one first.")
+        if health is None or self._token_ids is None:
+            raise UnsupportedModelError(f"{source.model_id} gives embeddings, not text.")
+        if health.error is not None:
+            raise health.error
+        window = self._context_window
+        check(prompt_token_ids, sampling, vocab_size=self._vocab_size, context_window=window)
+        own_stops = not sampling.ignore_eos and set(sampling.stop_token_ids) != self._stop_ids
+        ask = sources.exact if self._exact and (sampling.logprobs or own_stops) else sources.public
+        # mlc_llm takes an id once, and may not have let go of one that was just aborted.
+        unique = f"{request_id}.{next(self._numbers)}"
+        stream = RequestStream(
+            ask(self._engine, prompt_token_ids, sampling, unique, window),
+            len(prompt_token_ids),
+            sampling,
+            source.tokenizer,
+            self._token_ids,
+            health.sign,
+        )
+        self._streams.add(stream)
+        health.begin()
+        try:
+            async with contextlib.aclosing(stream.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            health.end()
+            self._streams.discard(stream)
+            await stream.close()
+
+    async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """Embed each token sequence as one vector; see `ModelRuntime.embed`."""
+        if self._embedding is None:
+            raise UnsupportedModelError(
+                "The loaded model has no embeddings: load an embedding model "
+                '(its mlc-chat-config.json says "model_task": "embedding").'
+            )
+        return await self._embedding.embed(inputs)
+
+    def interrupt(self) -> None:
+        """End everything that runs now with finish reason ``abort``."""
+        for stream in list(self._streams):
+            stream.abort()
+
+    def _died(self, error: EngineDeadError) -> None:
+        if self.on_dead is not None:
+            self.on_dead(error)
+        for stream in list(self._streams):
+            stream.fail(error)
+
+    async def unload(self) -> None:
+        """Stop what runs and let go of the model. Idempotent.
+
+        The device's memory comes back with the process; see `capabilities.fresh_process_needed`.
+        """
+        engine = self._engine or self._embedding
+        health, self._health = self._health, None
+        self._engine = self._embedding = self._source = None
+        if health is not None:
+            await health.close()
+        for stream in list(self._streams):  # one that is open would hang after terminate
+            stream.abort()
+            await stream.close()
+        if engine is not None:
+            # It waits for its threads, which may not end.
+            await asyncio.wait(
+                {call_in_daemon(engine.terminate, "mlc_llm-terminate")}, timeout=_TERMINATE_S
+            )
+
+
+def _vocab_size(source: ModelSource) -> int:
+    """Ids that may be given to the model: the tokenizer may have more than the embedding table."""
+    inner = source.config.get("model_config")
+    sizes = [
+        source.tokenizer.vocab_size,
+        source.config.get("vocab_size"),
+        inner.get("vocab_size") if isinstance(inner, Mapping) else None,
+    ]
+    return min(s for s in sizes if isinstance(s, int) and s > 0)

@@ -1,0 +1,155 @@
+"""Structured output: OpenAI's and WebLLM's `response_format` as mlc_llm takes it.
+
+A schema that mlc_llm's grammar compiler does not like ends its thread, and with it every request.
+So a schema is rebuilt from the keywords that are known to be safe and enforced; annotations are
+left out, and anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+
+_ANNOTATIONS: Final = frozenset(
+    {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated"}
+)
+_TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
+_DEFINITIONS: Final = ("$defs", "definitions")
+
+
+def response_format(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """mlc_llm's `response_format` for a checked one of ours; None for plain text.
+
+    Raises:
+        UnsupportedFieldError: a kind or a keyword that mlc_llm does not hold to.
+        BadRequestError: a malformed schema.
+    """
+    kind = "text" if wanted is None else wanted.get("type", "text")
+    if wanted is None or kind == "text":
+        return None
+    if kind == "json_schema":
+        outer = wanted.get("json_schema")
+        if not isinstance(outer, Mapping) or "schema" not in outer:
+            raise BadRequestError(
+                "response_format.json_schema.schema: give the schema.",
+                param="response_format.json_schema.schema",
+            )
+        at, schema = "response_format.json_schema.schema", outer["schema"]
+    elif kind == "json_object" and wanted.get("schema") is not None:
+        at, schema = "response_format.schema", wanted["schema"]
+    else:
+        raise UnsupportedFieldError(
+            f"response_format.type = {kind!r}: the mlc_llm runtime holds to JSON schemas only; "
+            'give {"type": "json_schema", "json_schema": {"name": …, "schema": …}}.',
+            param="response_format.type",
+        )
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except ValueError as error:
+            raise BadRequestError(f"{at}: not valid JSON ({error}).", param=at) from None
+    return {"type": "json_object", "schema": json.dumps(_Rebuild(schema, at).root())}
+
+
+class _Rebuild:
+    """One schema, copied keyword by keyword."""
+
+    def __init__(self, schema: Any, at: str) -> None:
+        self._schema = schema
+        self._at = at
+        self._keywords: dict[str, Callable[[str, Any], Any]] = {
+            "type": self._type,
+            "enum": self._enum,
+            "const": lambda _, value: value,
+            "properties": self._schemas_by_name,
+            "required": self._names,
+            "additionalProperties": self._boolean_or_schema,
+            "items": self._boolean_or_schema,
+            "prefixItems": self._schemas,
+            "minItems": self._count,
+            "maxItems": self._count,
+            "anyOf": self._schemas,
+            "oneOf": self._schemas,
+            "$ref": self._reference,
+        }
+
+    def root(self) -> Any:
+        if not isinstance(self._schema, Mapping):
+            raise self._wrong(self._at, self._schema, "give a schema object")
+        definitions = {name: self._schema[name] for name in _DEFINITIONS if name in self._schema}
+        rest = {k: v for k, v in self._schema.items() if k not in definitions}
+        rebuilt = self._one(self._at, rest)
+        for name, value in definitions.items():
+            rebuilt[name] = self._schemas_by_name(f"{self._at}.{name}", value)
+        return rebuilt
+
+    def _wrong(self, at: str, value: Any, remedy: str) -> BadRequestError:
+        return BadRequestError(f"{at} = {value!r:.120}: {remedy}.", param=at)
+
+    def _one(self, at: str, schema: Any) -> dict[str, Any]:
+        if schema is True:
+            return {}
+        if not isinstance(schema, Mapping):
+            raise self._wrong(at, schema, "give a schema object")
+        rebuilt = {}
+        for name, value in schema.items():
+            if name in _ANNOTATIONS:
+                continue
+            if name not in self._keywords:
+                raise UnsupportedFieldError(
+                    f"{at}.{name} = {value!r:.120}: the mlc_llm runtime cannot hold to this "
+                    f"keyword; it knows {', '.join(self._keywords)}.",
+                    param=f"{at}.{name}",
+                )
+            rebuilt[name] = self._keywords[name](f"{at}.{name}", value)
+        missing = [n for n in rebuilt.get("required", ()) if n not in rebuilt.get("properties", {})]
+        if missing:
+            raise self._wrong(f"{at}.required", missing, "describe these in properties")
+        if rebuilt.get("minItems", 0) > rebuilt.get("maxItems", 2**31):
+            raise self._wrong(f"{at}.minItems", rebuilt["minItems"], "it is more than maxItems")
+        return rebuilt
+
+    def _type(self, at: str, value: Any) -> Any:
+        kinds = value if isinstance(value, list) else [value]
+        if not kinds or not all(isinstance(k, str) and k in _TYPES for k in kinds):
+            raise self._wrong(at, value, f"give one or more of {', '.join(_TYPES)}")
+        return list(dict.fromkeys(kinds)) if isinstance(value, list) else value
+
+    def _enum(self, at: str, value: Any) -> list[Any]:
+        if not isinstance(value, list) or not value:
+            raise self._wrong(at, value, "give a list that is not empty")
+        return list(value)
+
+    def _names(self, at: str, value: Any) -> list[str]:
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise self._wrong(at, value, "give a list of names")
+        return list(value)
+
+    def _count(self, at: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+            raise self._wrong(at, value, "give an integer of at least 0")
+        return value
+
+    def _schemas(self, at: str, value: Any) -> list[Any]:
+        if not isinstance(value, list) or not value:
+            raise self._wrong(at, value, "give a list of schemas")
+        return [self._one(f"{at}[{i}]", v) for i, v in enumerate(value)]
+
+    def _schemas_by_name(self, at: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self._wrong(at, value, "give an object of schemas")
+        return {str(k): self._one(f"{at}.{k}", v) for k, v in value.items()}
+
+    def _boolean_or_schema(self, at: str, value: Any) -> Any:
+        return value if isinstance(value, bool) else self._one(at, value)
+
+    def _reference(self, at: str, value: Any) -> str:
+        parts = value.split("/") if isinstance(value, str) else []
+        known = len(parts) == 3 and parts[0] == "#" and parts[1] in _DEFINITIONS
+        defined = self._schema.get(parts[1]) if known else None
+        if not isinstance(defined, Mapping) or parts[2] not in defined:
+            raise self._wrong(at, value, "refer to an entry of $defs, such as #/$defs/Item")
+        return str(value)

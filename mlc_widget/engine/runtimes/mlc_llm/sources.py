@@ -1,0 +1,80 @@
+"""The two ways to ask mlc_llm for tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from mlc_widget.engine.runtimes.base import Sampling
+from mlc_widget.engine.runtimes.mlc_llm.sampling import common_arguments, debug_config
+from mlc_widget.engine.runtimes.mlc_llm.translate import Piece
+
+
+def can_generate_exactly(engine: Any) -> bool:
+    """Whether `exact` works with this version of mlc_llm."""
+    try:
+        from mlc_llm.protocol.debug_protocol import DebugConfig  # noqa: F401
+        from mlc_llm.protocol.generation_config import GenerationConfig  # noqa: F401
+    except ImportError:
+        return False
+    return callable(getattr(engine, "_generate", None))
+
+
+async def public(
+    engine: Any, prompt: Sequence[int], sampling: Sampling, request_id: str, context_window: int
+) -> AsyncGenerator[Piece, None]:
+    """By ``completions.create``: text, and the stops of the folder's configuration."""
+    arguments = common_arguments(sampling, prompt_tokens=len(prompt), context_window=context_window)
+    debug = debug_config(sampling)
+    chunks = await engine.completions.create(
+        prompt=list(prompt),
+        stream=True,
+        stream_options={"include_usage": True},
+        request_id=request_id,
+        extra_body={"debug_config": debug} if debug else None,
+        **arguments,
+    )
+    async with contextlib.aclosing(chunks):
+        async for chunk in chunks:
+            for choice in chunk.choices:
+                yield Piece(text=choice.text, finish_reason=choice.finish_reason)
+            if chunk.usage is not None:
+                yield Piece(usage=chunk.usage.model_dump())
+
+
+async def exact(
+    engine: Any, prompt: Sequence[int], sampling: Sampling, request_id: str, context_window: int
+) -> AsyncGenerator[Piece, None]:
+    """By the generator that mlc_llm's own ``create`` is built on, which it does not document.
+
+    It is used where ``completions.create`` cannot do it: log-probabilities with the tokens' bytes
+    and more than five alternatives, and stops other than the folder's.
+    """
+    from mlc_llm.protocol.debug_protocol import DebugConfig
+    from mlc_llm.protocol.generation_config import GenerationConfig
+    from mlc_llm.protocol.openai_api_protocol import RequestResponseFormat
+
+    arguments = common_arguments(sampling, prompt_tokens=len(prompt), context_window=context_window)
+    wanted = arguments.pop("response_format", None)
+    if wanted is not None:
+        arguments["response_format"] = RequestResponseFormat.model_validate(wanted)
+    config = GenerationConfig(
+        **arguments,
+        stop_token_ids=list(sampling.stop_token_ids),
+        logprobs=sampling.logprobs,
+        top_logprobs=sampling.top_logprobs if sampling.logprobs else 0,
+        debug_config=DebugConfig.model_validate(debug_config(sampling)),
+    )
+    outputs = engine._generate(list(prompt), config, request_id)
+    async with contextlib.aclosing(outputs):
+        async for output, *_ in outputs:
+            if output.request_final_usage_json_str is not None:
+                yield Piece(usage=json.loads(output.request_final_usage_json_str))
+            else:
+                yield Piece(
+                    text=output.delta_text,
+                    logprobs=tuple(output.delta_logprob_json_strs or ()),
+                    finish_reason=output.finish_reason,
+                )

@@ -1,0 +1,162 @@
+"""One running request: mlc_llm's stream on one side, the seam's events on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+from mlc_widget.api.errors import BadRequestError, InternalEngineError, MLCEngineError
+from mlc_widget.engine.detokenizer import StopStrings
+from mlc_widget.engine.runtimes.base import (
+    FinishReason,
+    GenerationEvent,
+    GenerationStats,
+    Sampling,
+    TokenLogprob,
+)
+from mlc_widget.engine.runtimes.mlc_llm import translate
+from mlc_widget.engine.runtimes.mlc_llm.translate import Piece, TokenIds
+from mlc_widget.engine.tokenizer import Tokenizer
+
+_CLOSE_S: Final = 2.0
+
+
+class RequestStream:
+    """Reads an engine's stream on a task of its own, so that a dead engine can be left.
+
+    mlc_llm's own `abort` leaves whoever reads a stream waiting for ever; cancelling the reader
+    aborts the request in the engine and ends it.
+
+    Args:
+        source: mlc_llm's stream.
+        prompt_tokens: How many tokens the prompt has.
+        sampling: As asked.
+        tokenizer: The model's.
+        token_ids: To find the tokens of log-probabilities.
+        on_sign: Called for everything that comes.
+    """
+
+    def __init__(
+        self,
+        source: AsyncGenerator[Piece, None],
+        prompt_tokens: int,
+        sampling: Sampling,
+        tokenizer: Tokenizer,
+        token_ids: TokenIds,
+        on_sign: Callable[[], None],
+    ) -> None:
+        self._source = source
+        self._prompt_tokens = prompt_tokens
+        self._sampling = sampling
+        self._tokenizer = tokenizer
+        self._token_ids = token_ids
+        self._on_sign = on_sign
+        self._queue: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
+        self._stops = StopStrings(sampling.stop)
+        self._text = ""
+        self._tokens = 0
+        self._started = time.monotonic()
+        self._first_at: float | None = None
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            async with contextlib.aclosing(self._source) as pieces:
+                async for piece in pieces:
+                    self._on_sign()
+                    self._queue.put_nowait(piece)
+            self._queue.put_nowait(None)
+        except Exception as error:  # raised to the consumer
+            self._queue.put_nowait(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End it with an error."""
+        self._queue.put_nowait(error)
+        self._task.cancel()
+
+    def abort(self) -> None:
+        """End it with finish reason ``abort``."""
+        self._queue.put_nowait(Piece(finish_reason="abort", usage={}))
+        self._task.cancel()
+
+    async def close(self) -> None:
+        """Abort the request in the engine, if it still runs."""
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=_CLOSE_S)
+
+    async def events(self) -> AsyncGenerator[GenerationEvent, None]:
+        """The events; the last one has the finish reason and the statistics.
+
+        Raises:
+            MLCEngineError: what `fail` was given, or what went wrong in mlc_llm.
+        """
+        reason: FinishReason | None = None
+        while True:
+            piece = await self._queue.get()
+            if isinstance(piece, BaseException):
+                raise _request_error(piece) from piece
+            if piece is None or piece.usage is not None:
+                break
+            self._first_at = self._first_at or time.monotonic()
+            reason = translate.finish_reason(piece.finish_reason) if piece.finish_reason else None
+            self._text += piece.text
+            entries = translate.logprobs(piece.logprobs, self._token_ids)
+            self._tokens += len(entries)
+            if reason == "stop":
+                entries = self._without_stop_token(entries)
+            text = self._stops.push(piece.text)
+            if self._stops.stopped is not None:
+                yield self._event(text, entries)
+                yield self._last("stop", None)
+                return
+            if reason is not None:
+                text += self._stops.flush()
+            if text or entries:
+                yield self._event(text, entries)
+        usage = piece.usage if piece is not None and piece.usage else None
+        if piece is not None and piece.finish_reason == "abort":
+            reason = "abort"
+        yield self._last(reason or "stop", usage)
+
+    def _without_stop_token(self, entries: list[TokenLogprob]) -> list[TokenLogprob]:
+        """mlc_llm reports the token that ended the text, whose text it leaves out."""
+        stops = self._sampling.stop_token_ids
+        return entries[:-1] if entries and entries[-1].token_id in stops else entries
+
+    def _event(self, text: str, entries: list[TokenLogprob]) -> GenerationEvent:
+        return GenerationEvent(
+            text=text, token_ids=translate.known_ids(entries), logprobs=tuple(entries)
+        )
+
+    def _last(self, reason: FinishReason, usage: object) -> GenerationEvent:
+        if isinstance(usage, dict) and usage.get("completion_tokens"):
+            found = translate.stats(usage, prompt_tokens=self._prompt_tokens)
+        else:
+            found = self._own_stats()
+        return GenerationEvent(text="", finish_reason=reason, stats=found)
+
+    def _own_stats(self) -> GenerationStats:
+        """Of a text that was ended here: mlc_llm then gives none, so its tokens are counted."""
+        now = time.monotonic()
+        first = self._first_at or now
+        counted = self._tokens or len(self._tokenizer.encode(self._text))
+        return GenerationStats(
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=0,
+            completion_tokens=counted,
+            queue_s=0.0,
+            prefill_s=first - self._started,
+            decode_s=now - first,
+        )
+
+
+def _request_error(error: BaseException) -> MLCEngineError:
+    """The error of our tree for what a request raised in mlc_llm."""
+    if isinstance(error, MLCEngineError):
+        return error
+    if type(error).__name__ in ("BadRequestError", "ValidationError"):
+        return BadRequestError(f"mlc_llm refuses the request: {error}")
+    return InternalEngineError(f"mlc_llm failed: {type(error).__name__}: {error}")
