@@ -131,6 +131,6 @@ def main() -> None:
     app = WorkerKernelApp.instance()
     app.initialize()
     app.start()  # type: ignore[no-untyped-call]
-    app.cleanup_connection_file()
+    app.cleanup_connection_file()  # type: ignore[no-untyped-call]
     logging.shutdown()
     os._exit(0)  # a runtime's threads may hang, or not be daemons: they are not waited for
