@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
@@ -56,7 +57,13 @@ class _Face(Generic[CoreT]):
         self._core = core
         self._home = home
         self._callback: InitProgressCallback | None = None
-        core.set_init_progress_callback(self._on_progress)
+        this = weakref.ref(self)  # the core must not keep its face alive
+
+        def on_progress(report: InitProgressReport) -> None:
+            if (face := this()) is not None:
+                face._on_progress(report)
+
+        core.set_init_progress_callback(on_progress)
 
     def get_init_progress_callback(self) -> InitProgressCallback | None:
         """The callback set by `set_init_progress_callback`."""

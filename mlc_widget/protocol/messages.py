@@ -4,11 +4,16 @@ Up, from proxy to worker: ``{"kind", "uuid", "content"}``. Down: ``{"kind": "ret
 "initProgressCallback", "uuid", "content"}``. Kinds and contents are WebLLM's
 (``@mlc-ai/web-llm``, src/message.ts), so its own client can drive the worker.
 
-What is ours begins with ``hello``. A peer that said it may also send ``credit`` in a stream's init
-(then gets pushed ``chunks`` instead of pulling them), ``streamCredit`` and ``abort``, and gets an
-``error`` object beside a ``throw``'s text and more fields in progress reports. A pushed stream is
-``chunks`` with ``seq`` 0 and no content once the request is accepted, then ``chunks`` counting up,
-then one ``return`` or ``throw``, all under the init's uuid.
+What is ours begins with ``hello``. A peer that said it
+
+- gets an ``error`` object beside a ``throw``'s text, and more fields in progress reports, each of
+  which it answers with ``progressTaken``;
+- numbers its messages from 0 (``n``), and they are taken in that order;
+- may send ``credit`` in a stream's init, and then gets pushed ``chunks`` instead of pulling them:
+  with ``seq`` 0 and no content once the request is accepted, then counting up, then one ``return``
+  or ``throw``, all under the init's uuid. ``streamCredit`` lets more chunks come;
+- may send ``abort``, ``metrics``, ``listModels``, ``deviceInfo``, and ``appConfigHash`` beside
+  ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
 """
 
 from __future__ import annotations
@@ -44,9 +49,10 @@ class WorkerRequest:
     uuid: str
     content: Any
 
-    def encode(self) -> JSONDict:
-        """The message as comm data."""
-        return {"kind": self.kind, "uuid": self.uuid, "content": self.content}
+    def encode(self, number: int | None = None) -> JSONDict:
+        """The message as comm data, with its place among the numbered ones."""
+        data = {"kind": self.kind, "uuid": self.uuid, "content": self.content}
+        return data if number is None else {**data, "n": number}
 
     @classmethod
     def decode(cls, data: Any) -> WorkerRequest:

@@ -81,6 +81,7 @@ class WorkerConnection:
         self._pending: dict[str, asyncio.Future[Any]] = {}
         self._streams: dict[str, _Stream] = {}
         self._dead: MLCEngineError | None = None
+        self._sent = 0  # numbered messages
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(self._reader_ended)
@@ -129,9 +130,10 @@ class WorkerConnection:
     def _post(self, request: WorkerRequest) -> None:
         if self._dead is not None:
             raise _copy(self._dead)
-        message = self._session.msg(
-            "comm_msg", content={"comm_id": self._comm_id, "data": request.encode()}
-        )
+        # What says hello comes before the order: it is repeated until it is heard.
+        number = None if request.kind == "hello" else self._sent
+        data = request.encode(number)
+        message = self._session.msg("comm_msg", content={"comm_id": self._comm_id, "data": data})
         frames = self._session.serialize(message)
         size = sum(map(len, frames))
         if size > MAX_MESSAGE_BYTES:
@@ -139,6 +141,8 @@ class WorkerConnection:
                 f"This request is {size} bytes; the worker takes at most {MAX_MESSAGE_BYTES}."
             )
         self._shell.send_multipart(frames)
+        if number is not None:
+            self._sent += 1
 
     async def call(self, kind: str, content: Any = None) -> Any:
         """Send a message and wait for its answer.

@@ -83,7 +83,12 @@ class WorkerProcess:
             self._settings, dies_with_parent=local, runtime_dir=str(directory) if local else None
         )
         manager = self._manager = self._make_manager(directory)
-        environment = {**os.environ, **settings.to_environment(), "IPYTHONDIR": str(directory)}
+        environment = {
+            **os.environ,
+            **settings.to_environment(),
+            "IPYTHONDIR": str(directory),
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's chatter would hide last words
+        }
         options: dict[str, Any] = {"env": environment}
         write = self._open_output() if local else None
         if write is not None:

@@ -23,6 +23,7 @@ from mlc_widget.protocol.messages import (
 )
 from mlc_widget.worker.client_streams import ClientStreams
 from mlc_widget.worker.contents import content_of, integer, model_ids, optional_text, text
+from mlc_widget.worker.in_order import InOrder
 from mlc_widget.worker.progress_feed import ProgressFeed
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class KernelMLCEngineHandler:
         self._app_config = self._reloaded_with = AppConfig()
         self._app_configs = {self._app_config.digest: self._app_config}
         self._calls = self._table()
+        self._in_order = InOrder(self._begin)
 
     def _table(self) -> dict[str, _Call]:
         """What is done for each kind of message."""
@@ -88,6 +90,13 @@ class KernelMLCEngineHandler:
 
     def on_message(self, data: Any) -> None:
         """Take one message; never raises, and answers from a task."""
+        number = data.get("n") if isinstance(data, Mapping) else None
+        if type(number) is int and number >= 0:
+            self._in_order.take(number, data)
+        else:
+            self._begin(data)
+
+    def _begin(self, data: Any) -> None:
         try:
             request = WorkerRequest.decode(data)
         except ProtocolError as error:

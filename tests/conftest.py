@@ -1,0 +1,168 @@
+"""What many tests share: a tiny real model, and engines that are always ended."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
+
+DEADLINE_S = 60.0
+"""Only catches hangs: no test waits this long when the code is right."""
+
+
+def _tool(name: str) -> ModuleType:
+    path = Path(__file__).parent.parent / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_tiny_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
+    """A two-layer Llama with random weights, in MLC format: real files, no sense."""
+    import numpy as np
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    mlc_format = _tool("mlc_format")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        show_progress=False,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(["hello world how are you"] * 10, trainer)
+    hidden, vocab = 64, tokenizer.get_vocab_size()
+    random = np.random.default_rng(seed)
+    shapes = {"model.embed_tokens.weight": (vocab, hidden)}
+    norms = ["model.norm.weight"]
+    for i in range(2):
+        at = f"model.layers.{i}."
+        shapes |= {
+            f"{at}self_attn.q_proj.weight": (64, hidden),
+            f"{at}self_attn.k_proj.weight": (32, hidden),
+            f"{at}self_attn.v_proj.weight": (32, hidden),
+            f"{at}self_attn.o_proj.weight": (hidden, 64),
+            f"{at}mlp.gate_proj.weight": (128, hidden),
+            f"{at}mlp.up_proj.weight": (128, hidden),
+            f"{at}mlp.down_proj.weight": (hidden, 128),
+        }
+        norms += [f"{at}input_layernorm.weight", f"{at}post_attention_layernorm.weight"]
+    weights = {n: random.standard_normal(s).astype("float32") * 0.3 for n, s in shapes.items()}
+    weights |= {n: np.ones(hidden, "float32") for n in norms}
+    mlc_format.write_model(
+        folder,
+        params=mlc_format.llama_params(weights, "q4f32_1"),
+        config={
+            "hidden_size": hidden,
+            "intermediate_size": 128,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 32,
+            "rms_norm_eps": 1e-5,
+            "vocab_size": vocab,
+            "position_embedding_base": 10000,
+            "context_window_size": 512,
+            "prefill_chunk_size": 128,
+            "tie_word_embeddings": True,
+            **config,
+        },
+        quantization="q4f32_1",
+        tokenizer_json=tokenizer.to_str(),
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model that every runtime can load. Read only."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_model`, with other weights."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+KernelEngineFactory = Callable[..., Awaitable[AsyncKernelMLCEngine]]
+DirectEngineFactory = Callable[..., Awaitable[AsyncMLCEngine]]
+
+
+@pytest_asyncio.fixture
+async def kernel_engine(tiny_model: Path) -> AsyncIterator[KernelEngineFactory]:
+    """Makes engines on the scripted runtime in a real worker kernel, and terminates them.
+
+    ``load=False`` leaves the model to the test; what is no argument of the engine is the script's.
+    """
+    engines: list[AsyncKernelMLCEngine] = []
+
+    async def make(*, load: bool = True, **options: Any) -> AsyncKernelMLCEngine:
+        engine = AsyncKernelMLCEngine(**_with_script(options, AsyncKernelMLCEngine))
+        engines.append(engine)
+        if load:
+            await engine.reload(str(tiny_model))
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.terminate()
+
+
+@pytest_asyncio.fixture
+async def direct_engine(tiny_model: Path) -> AsyncIterator[DirectEngineFactory]:
+    """As `kernel_engine`, in this process."""
+    engines: list[AsyncMLCEngine] = []
+
+    async def make(*, load: bool = True, **options: Any) -> AsyncMLCEngine:
+        engine = AsyncMLCEngine(**_with_script(options, AsyncMLCEngine))
+        engines.append(engine)
+        if load:
+            await engine.reload(str(tiny_model))
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.terminate()
+
+
+def _with_script(options: dict[str, Any], engine: type) -> dict[str, Any]:
+    """Options of the engine, with all that are not its own made its script."""
+    import inspect
+
+    if "runtime" in options:
+        return options
+    own = inspect.signature(engine).parameters
+    script = {name: value for name, value in options.items() if name not in own}
+    kept = {name: value for name, value in options.items() if name in own}
+    return {"runtime": "scripted", "runtime_options": script, **kept}
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
+    """Waits until an awaited condition is true."""
+    import asyncio
+
+    async def wait(condition: Callable[[], Awaitable[Any]]) -> Any:
+        deadline = time.monotonic() + DEADLINE_S
+        while not (value := await condition()):
+            assert time.monotonic() < deadline, "the state never came"
+            await asyncio.sleep(0.01)
+        return value
+
+    return wait

@@ -1,0 +1,170 @@
+"""Loads in the worker: one at a time, the newest wins, and failures leave a true state."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine, InitProgressReport
+from mlc_widget.api.errors import (
+    BadRequestError,
+    LoadCancelledError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+)
+
+Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+async def loading(engine: AsyncKernelMLCEngine) -> None:
+    """Waits until a load has got as far as the runtime."""
+    while engine._core.snapshot.progress is None or engine._core.snapshot.progress.phase != "load":
+        await asyncio.sleep(0.002)
+
+
+async def loaded(engine: AsyncKernelMLCEngine) -> list[str]:
+    return [m.id for m in await engine.models.list()]
+
+
+async def test_the_newest_reload_wins(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    engine = await kernel_engine(load=False, load_s=0.5)
+    loads = [asyncio.create_task(engine.reload(str(tiny_model)))]
+    await loading(engine)
+    loads.append(asyncio.create_task(engine.reload(str(tiny_model))))
+    loads.append(asyncio.create_task(engine.reload(str(other_tiny_model))))
+    outcomes = await asyncio.gather(*loads, return_exceptions=True)
+    assert [type(o) for o in outcomes] == [LoadCancelledError, LoadCancelledError, type(None)]
+    assert await loaded(engine) == [str(other_tiny_model)]
+    assert engine.state == "ready"
+    assert engine.model_id == str(other_tiny_model)
+
+
+@pytest.mark.parametrize("how", ["unload", "cancel", "cancel_load"])
+async def test_a_load_can_be_ended(kernel_engine: Make, tiny_model: Path, how: str) -> None:
+    engine = await kernel_engine(load=False, load_hangs=True)
+    load = asyncio.create_task(engine.reload(str(tiny_model)))
+    await loading(engine)
+    with pytest.raises(ModelNotLoadedError, match="still loading"):
+        await engine.chat.completions.create(messages=HELLO)
+    if how == "cancel":
+        load.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await load
+    else:
+        if how == "unload":
+            await engine.unload()
+        else:
+            engine._core.call_soon(engine._core.cancel_load)
+        with pytest.raises(LoadCancelledError):
+            await load
+    while engine.state != "idle":
+        await asyncio.sleep(0.002)
+    assert await loaded(engine) == []
+    assert engine.model_id is None
+
+
+async def test_a_cancelled_reload_does_not_end_a_newer_one(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    engine = await kernel_engine(load=False, load_s=0.5)
+    older = asyncio.create_task(engine.reload(str(tiny_model)))
+    await loading(engine)
+    newer = asyncio.create_task(engine.reload(str(other_tiny_model)))
+    await asyncio.sleep(0)
+    older.cancel()
+    await newer
+    with pytest.raises((asyncio.CancelledError, LoadCancelledError)):
+        await older
+    assert await loaded(engine) == [str(other_tiny_model)]
+
+
+async def test_a_failed_reload_leaves_nothing_loaded_and_the_worker_usable(
+    kernel_engine: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    engine = await kernel_engine()
+    pid = engine.worker_pid
+    with pytest.raises(ModelNotFoundError, match="nowhere"):
+        await engine.reload(str(tmp_path / "nowhere"))
+    assert engine.state == "idle"
+    assert isinstance(engine._core.snapshot.error, ModelNotFoundError)
+    assert await loaded(engine) == []
+    with pytest.raises(ModelNotLoadedError):
+        await engine.chat.completions.create(messages=HELLO)
+    await engine.reload(str(tiny_model))
+    assert (await engine.chat.completions.create(messages=HELLO)).model == str(tiny_model)
+    assert engine.worker_pid == pid
+
+
+@pytest.mark.parametrize(
+    ("models", "opts"), [([], None), (["a", "a"], None), (["a"], [{}, {}]), (["a", ""], None)]
+)
+async def test_a_malformed_reload_changes_nothing(
+    kernel_engine: Make, tiny_model: Path, models: list[str], opts: list[dict[str, int]] | None
+) -> None:
+    engine = await kernel_engine()
+    with pytest.raises(BadRequestError):
+        await engine.reload(models, opts)
+    assert engine.state == "ready"
+    assert await loaded(engine) == [str(tiny_model)]
+    await engine.chat.completions.create(messages=HELLO)
+
+
+async def test_several_models_each_with_its_options(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    engine = await kernel_engine(load=False)
+    reports: list[InitProgressReport] = []
+    engine.set_init_progress_callback(reports.append)
+    await engine.reload(
+        [str(tiny_model), str(other_tiny_model)], [None, {"context_window_size": 128}]
+    )
+    assert [r.progress for r in reports] == sorted(r.progress for r in reports)
+    assert {r.model_id for r in reports} == {str(tiny_model), str(other_tiny_model)}
+    windows = [m.context_window_size for m in await engine.models.list()]  # type: ignore[attr-defined]
+    assert windows == [512, 128]
+    with pytest.raises(BadRequestError, match="several are loaded"):
+        await engine.chat.completions.create(messages=HELLO)
+    for model in (tiny_model, other_tiny_model):
+        answer = await engine.chat.completions.create(messages=HELLO, model=str(model))
+        assert answer.model == str(model)
+    with pytest.raises(ModelNotLoadedError, match="nobody"):
+        await engine.chat.completions.create(messages=HELLO, model="nobody")
+
+
+async def test_an_app_config_names_models(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    engine = await kernel_engine(load=False)
+
+    def config(model: Path, window: int) -> dict[str, object]:
+        record = {"model_id": "mine", "model": str(model)}
+        return {"model_list": [{**record, "overrides": {"context_window_size": window}}]}
+
+    with pytest.raises(BadRequestError, match=r"model_list\[0\].model"):
+        await engine.set_app_config({"model_list": [{"model_id": "mine"}]})
+    await engine.set_app_config(config(tiny_model, 100))
+    await engine.reload("mine")
+    (model,) = await engine.models.list()
+    assert (model.id, model.context_window_size) == ("mine", 100)  # type: ignore[attr-defined]
+    # What is loaded stays as it was loaded, also in a worker that takes the place of this one.
+    await engine.set_app_config(config(other_tiny_model, 200))
+    await engine.chat.completions.create(messages=HELLO)
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, signal.SIGKILL)
+    while engine.state != "dead":
+        await asyncio.sleep(0.002)
+    await engine.chat.completions.create(messages=HELLO)
+    (model,) = await engine.models.list()
+    assert model.context_window_size == 100  # type: ignore[attr-defined]
+    await engine.reload("mine", {"context_window_size": 300})
+    (model,) = await engine.models.list()
+    assert model.context_window_size == 300  # type: ignore[attr-defined]

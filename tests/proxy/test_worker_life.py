@@ -1,0 +1,251 @@
+"""The worker's start, death, restart and end, with real processes and real signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine, create_kernel_mlc_engine
+from mlc_widget.api.errors import (
+    EngineDeadError,
+    EngineTerminatedError,
+    LoadCancelledError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+    WorkerStartError,
+)
+
+Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.fixture
+def temp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory of this test's own, so that what is left behind shows."""
+    # A short path: ipc sockets may have about a hundred characters.
+    with tempfile.TemporaryDirectory(prefix="t-") as directory:
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)  # type: ignore[misc]
+
+
+def kill(engine: AsyncKernelMLCEngine) -> None:
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, signal.SIGKILL)
+
+
+async def test_death_in_a_stream_is_told_at_once_and_healed_by_the_next_request(
+    kernel_engine: Make,
+) -> None:
+    engine = await kernel_engine(repeat=1000, pace_s=0.005)
+    stream = aiter(await engine.chat.completions.create(messages=HELLO, stream=True))
+    await anext(stream)
+    whole = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
+    await asyncio.sleep(0)
+    kill(engine)
+    with pytest.raises(EngineDeadError, match=r"killed by SIGKILL \(9\)"):
+        async for _ in stream:
+            pass
+    with pytest.raises(EngineDeadError, match="next request starts a new worker"):
+        await whole
+    assert engine.state == "dead"
+    answer = await engine.chat.completions.create(messages=HELLO, max_tokens=2)
+    assert answer.choices[0].message.content == "Hello from"
+    assert engine.state == "ready"
+
+
+async def test_a_death_tells_the_workers_last_words(kernel_engine: Make) -> None:
+    engine = await kernel_engine(crash_after=2, last_words="out of cheese")
+    with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*last output:\n.*out of cheese"):
+        await engine.chat.completions.create(messages=HELLO)
+
+
+async def test_requests_after_a_death_share_one_restart_and_one_load(kernel_engine: Make) -> None:
+    engine = await kernel_engine(load_s=0.3)
+    states: list[str] = []
+    stop = engine._core.observe(lambda s: states.append(s.state))
+    kill(engine)
+    while engine.state != "dead":
+        await asyncio.sleep(0.005)
+    answers = await asyncio.gather(
+        *(engine.chat.completions.create(messages=HELLO) for _ in range(5))
+    )
+    stop()
+    assert {a.choices[0].finish_reason for a in answers} == {"stop"}
+    changes = [s for i, s in enumerate(states) if i == 0 or s != states[i - 1]]
+    assert changes == ["dead", "starting", "idle", "loading", "ready"]
+
+
+async def test_death_while_loading_fails_the_load_and_is_not_repeated(
+    kernel_engine: Make, tiny_model: Path
+) -> None:
+    engine = await kernel_engine(load=False, load_crashes=True)
+    with pytest.raises(EngineDeadError, match="SIGKILL"):
+        await engine.reload(str(tiny_model))
+    assert engine.state == "dead"
+    with pytest.raises(ModelNotLoadedError):
+        await engine.chat.completions.create(messages=HELLO)
+
+
+async def test_a_worker_that_keeps_dying_is_not_restarted_for_ever(
+    kernel_engine: Make, tiny_model: Path
+) -> None:
+    engine = await kernel_engine(crash_after=0)
+    for _ in range(3):
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            await engine.chat.completions.create(messages=HELLO)
+    with pytest.raises(EngineDeadError, match="died 3 times in a row"):
+        await engine.chat.completions.create(messages=HELLO)
+    assert engine.worker_pid is None
+    await engine.reload(str(tiny_model))
+    assert engine.state == "ready"
+
+
+async def test_a_restart_that_cannot_load_says_why(
+    kernel_engine: Make, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "gone"))
+    engine = await kernel_engine(load=False)
+    await engine.reload(str(folder))
+    kill(engine)
+    while engine.state != "dead":
+        await asyncio.sleep(0.005)
+    shutil.rmtree(folder)
+    with pytest.raises(ModelNotFoundError, match="gone"):
+        await engine.chat.completions.create(messages=HELLO)
+    assert engine.state == "idle"
+
+
+async def test_a_python_that_is_not_there(tiny_model: Path, temp_dir: Path) -> None:
+    with pytest.raises(WorkerStartError, match="/no/such/python"):
+        await create_kernel_mlc_engine(str(tiny_model), python="/no/such/python")
+    assert list(temp_dir.iterdir()) == []
+
+
+async def test_a_python_without_the_package(tiny_model: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = tmp_path / "bare" / "bin" / "python"
+    with pytest.raises(WorkerStartError, match=r"exited with code 1(.|\n)*No module named") as e:
+        await create_kernel_mlc_engine(str(tiny_model), python=str(python))
+    assert "mlc_widget" in e.value.message
+
+
+async def test_a_process_that_never_answers(tiny_model: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho I only sleep\nexec sleep 1000\n")
+    fake.chmod(0o755)
+    with pytest.raises(WorkerStartError, match=r"within 0.5 s(.|\n)*I only sleep"):
+        await create_kernel_mlc_engine(str(tiny_model), python=str(fake), start_timeout=0.5)
+
+
+async def test_terminate_ends_a_start(tiny_model: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nexec sleep 1000\n")
+    fake.chmod(0o755)
+    engine = AsyncKernelMLCEngine(python=str(fake))
+    load = asyncio.create_task(engine.reload(str(tiny_model)))
+    while engine.worker_pid is None:
+        await asyncio.sleep(0.005)
+    pid = engine.worker_pid
+    await engine.terminate()
+    with pytest.raises(EngineTerminatedError):
+        await load
+    assert not psutil.pid_exists(pid)
+
+
+async def test_unload_during_a_start_ends_the_load(tiny_model: Path, kernel_engine: Make) -> None:
+    engine = await kernel_engine(load=False)
+    load = asyncio.create_task(engine.reload(str(tiny_model)))
+    while engine.state != "starting":
+        await asyncio.sleep(0.001)
+    await engine.unload()
+    with pytest.raises(LoadCancelledError):
+        await load
+    assert engine.state == "idle"
+    assert await engine.models.list() == []
+
+
+async def test_terminate_leaves_no_process_and_no_file(kernel_engine: Make, temp_dir: Path) -> None:
+    engine = await kernel_engine()
+    pid = engine.worker_pid
+    assert pid is not None
+    (directory,) = temp_dir.glob("mlc_widget-*")
+    assert directory.stat().st_mode & 0o777 == 0o700
+    await engine.terminate()
+    assert not psutil.pid_exists(pid)
+    assert list(temp_dir.iterdir()) == []
+
+
+_NOTEBOOK = """
+import asyncio, sys
+from mlc_widget import create_kernel_mlc_engine
+async def main():
+    engine = await create_kernel_mlc_engine(
+        sys.argv[1], runtime="scripted", runtime_options={"repeat": 10**6, "pace_s": 0.01})
+    stream = await engine.chat.completions.create(
+        messages=[{"role": "user", "content": "Hi"}], stream=True)
+    print(engine.worker_pid, flush=True)
+    async for _ in stream:
+        pass
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+async def test_the_worker_ends_with_its_parent(
+    number: signal.Signals, tiny_model: Path, temp_dir: Path, eventually: Eventually
+) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _NOTEBOOK, str(tiny_model)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temp_dir)},
+    )
+    assert parent.stdout is not None
+    worker = int(await asyncio.to_thread(parent.stdout.readline))
+    assert psutil.pid_exists(worker)
+    assert list(temp_dir.glob("mlc_widget-*"))
+    parent.send_signal(number)
+
+    async def gone() -> bool:
+        dead = not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie"
+        return dead and not list(temp_dir.iterdir())
+
+    await eventually(gone)
+    await asyncio.to_thread(parent.wait)
+
+
+async def test_a_normal_exit_ends_the_worker_too(
+    tiny_model: Path, temp_dir: Path, eventually: Eventually
+) -> None:
+    code = _NOTEBOOK.replace("async for _ in stream:\n        pass", "return")
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code, str(tiny_model)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temp_dir)},
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    worker = int(ended.stdout)
+
+    async def gone() -> bool:
+        return not psutil.pid_exists(worker) and not list(temp_dir.iterdir())
+
+    await eventually(gone)
