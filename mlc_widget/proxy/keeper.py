@@ -221,6 +221,8 @@ class WorkerKeeper:
         wanted = _Expected(target, self._app_config)
         self._board.update(model_id=wanted.title, progress=None, error=None)
         try:
+            if self._worker is not None and self._worker.spent:
+                await self._retire(self._worker)
             worker = await self._up()
             if load != self._loads:
                 raise LoadCancelledError("A newer reload or unload ended this load.")
@@ -241,6 +243,7 @@ class WorkerKeeper:
             if self._worker is worker:
                 self._load_failed(load, error)
             raise
+        worker.spent = bool(info.get("fresh_process_needed"))
         if load == self._loads and self._worker is worker:
             self._expected = wanted
             worker.loaded = True
@@ -259,16 +262,27 @@ class WorkerKeeper:
         await self._load_into(worker, expected, self._loads)
 
     async def unload(self) -> None:
-        """Unload all models and end a load that runs; the worker stays."""
+        """Unload all models and end a load that runs; the worker stays, if it can load again."""
         connection = self.living()
         self._loads += 1
+        load = self._loads
         self._expected = None
-        if connection is None:
-            self._board.update(model_id=None, progress=None)
-            return
-        await connection.call("unload")
-        if self._worker is not None and self._worker.connection is connection:
+        if self._worker is not None and self._worker.spent:
+            await self._retire(self._worker)
+        elif connection is not None:
+            await connection.call("unload")
+        if load == self._loads and self._board.snapshot.state in ("ready", "loading", "idle"):
             self._board.update(state="idle", model_id=None, progress=None, error=None)
+
+    async def _retire(self, worker: Worker) -> None:
+        """End a worker whose process can load nothing more; the next load starts another."""
+        with contextlib.suppress(EngineDeadError):
+            await worker.connection.call("unload")  # what runs on it ends as after any unload
+        if self._worker is worker:
+            self._worker = self._process = None
+            if self._watcher is not None:
+                self._watcher.cancel()
+            await worker.stop()
 
     def cancel_load(self) -> None:
         """End a start or load that runs; whoever awaits it gets `LoadCancelledError`."""

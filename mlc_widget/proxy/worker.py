@@ -21,6 +21,7 @@ class Worker:
         connection: The connection to it.
         hello: What it said of itself.
         loaded: Whether the models that the engine expects are loaded in it.
+        spent: Whether its process can load nothing more, as some runtimes have it.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Worker:
         self.process = process
         self.connection = connection
         self.hello = hello
-        self.loaded = False
+        self.loaded = self.spent = False
 
     @classmethod
     async def start(

@@ -168,3 +168,19 @@ async def test_an_app_config_names_models(
     await engine.reload("mine", {"context_window_size": 300})
     (model,) = await engine.models.list()
     assert model.context_window_size == 300  # type: ignore[attr-defined]
+
+
+async def test_a_runtime_that_loads_once_gets_a_fresh_worker_each_time(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    engine = await kernel_engine(single_use=True)
+    pids = [engine.worker_pid]
+    await engine.reload(str(other_tiny_model))
+    pids.append(engine.worker_pid)
+    assert (await engine.chat.completions.create(messages=HELLO)).model == str(other_tiny_model)
+    await engine.unload()
+    assert (engine.worker_pid, engine.state) == (None, "idle")
+    await engine.reload(str(tiny_model))
+    assert await loaded(engine) == [str(tiny_model)]
+    pids.append(engine.worker_pid)
+    assert len(set(pids)) == 3

@@ -50,6 +50,7 @@ class Script:
         load_fails: The message of the error with which a load ends.
         load_hangs: Whether a load never ends.
         load_crashes: Whether a load kills the process.
+        single_use: Whether a process can load once only.
     """
 
     text: str = "Hello from the script."
@@ -64,6 +65,7 @@ class Script:
     load_fails: str | None = None
     load_hangs: bool = False
     load_crashes: bool = False
+    single_use: bool = False
 
 
 class ScriptedRuntime:
@@ -95,7 +97,11 @@ class ScriptedRuntime:
     @property
     def capabilities(self) -> RuntimeCapabilities:
         """It ignores all sampling, so the same seed gives the same text."""
-        return RuntimeCapabilities(batch_invariant=True, request_fields=frozenset({"ignore_eos"}))
+        return RuntimeCapabilities(
+            batch_invariant=True,
+            request_fields=frozenset({"ignore_eos"}),
+            fresh_process_needed=self._script.single_use,
+        )
 
     @property
     def context_window_size(self) -> int:
