@@ -15,12 +15,16 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 _OBJECT, _PROGRAM, _ENTRY = "model.o", "model.ro", "entry.json"
+
+# LLVM writes a module's code, and maps it into the process, for one thread at a time.
+_llvm = threading.Lock()
 
 
 def default_root() -> Path:
@@ -77,7 +81,8 @@ class CompileCache:
         module = tvm_ffi.get_global_func("ffi.Module.load_from_file.relax.VMExecutable")(
             str(self.path / _PROGRAM)
         )
-        module.import_module(_session().load_module(code))
+        with _llvm:
+            module.import_module(_session().load_module(code))
         return module
 
     def store(self, executable: Any) -> None:
@@ -89,8 +94,9 @@ class CompileCache:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
         try:
-            executable.mod.imports[0].write_to_file(str(aside / _OBJECT), "o")
-            executable.mod.write_to_file(str(aside / _PROGRAM), "ro")
+            with _llvm:
+                executable.mod.imports[0].write_to_file(str(aside / _OBJECT), "o")
+                executable.mod.write_to_file(str(aside / _PROGRAM), "ro")
             sums = {name: _sha256(aside / name) for name in (_OBJECT, _PROGRAM)}
             entry = json.dumps({"key": self._key, "sha256": sums}, indent=1)
             (aside / _ENTRY).write_text(entry, encoding="utf-8")

@@ -70,8 +70,8 @@ def forward_spec(shape: ModelShape) -> dict[str, Any]:
         "logit_rows": nn.spec.Tensor(["m"], "int32"),
         "cos": nn.spec.Tensor(["positions", half], "float32"),
         "sin": nn.spec.Tensor(["positions", half], "float32"),
-        "k_pages": nn.spec.Tensor([layers, "pages", heads, shape.head_dim, PAGE], "float32"),
-        "v_pages": nn.spec.Tensor([layers, "pages", heads, PAGE, shape.head_dim], "float32"),
+        "k_pages": nn.spec.Tensor(["pages", layers, heads, shape.head_dim, PAGE], "float32"),
+        "v_pages": nn.spec.Tensor(["pages", layers, heads, PAGE, shape.head_dim], "float32"),
         "logits": nn.spec.Tensor(["m", pad(shape.vocab_size)], "float32"),
         "$": {"param_mode": "packed", "effect_mode": "none"},
     }

@@ -72,10 +72,10 @@ class Executor:
         self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
         cos, sin = (_aligned(t) for t in shape.rope.table(context))
         self._k = aligned_zeros(
-            (shape.layers, pages, shape.kv_heads, shape.head_dim, page_size), np.float32
+            (pages, shape.layers, shape.kv_heads, shape.head_dim, page_size), np.float32
         )
         self._v = aligned_zeros(
-            (shape.layers, pages, shape.kv_heads, page_size, shape.head_dim), np.float32
+            (pages, shape.layers, shape.kv_heads, page_size, shape.head_dim), np.float32
         )
         self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
         max_pages = -(-context // page_size)
@@ -144,8 +144,8 @@ class Executor:
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""
-        self._k[:, target] = self._k[:, source]
-        self._v[:, target] = self._v[:, source]
+        self._k[target] = self._k[source]
+        self._v[target] = self._v[source]
 
 
 def kv_bytes_per_page(shape: ModelShape, page_size: int) -> int:

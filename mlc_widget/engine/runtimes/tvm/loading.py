@@ -53,6 +53,9 @@ def _stop_all() -> None:
         scheduler.stop()
     for _, ended in ends:
         ended.wait(timeout=5)
+    # A compilation of a cancelled load may still be under way, in LLVM.
+    if _compiling.acquire(timeout=5):
+        _compiling.release()
 
 
 class Cancelled(Exception):

@@ -2,9 +2,10 @@
 """Rotary embedding, the paged key/value cache, and attention over it.
 
 A page holds PAGE tokens of one sequence. Keys lie dimension-major within a page, values
-token-major, so that both passes of attention read whole vectors:
+token-major, so that both passes of attention read whole vectors. All layers of a page lie together,
+so that memory is touched as pages are used:
 
-    k_pages (layers, pages, kv heads, D, PAGE)      v_pages (layers, pages, kv heads, PAGE, D)
+    k_pages (pages, layers, kv heads, D, PAGE)      v_pages (pages, layers, kv heads, PAGE, D)
 
 New rows are appended first; then every row, of a prompt or of an answer, reads all its keys and
 values from the pages, position 0 first. So how a prompt was cut into chunks cannot be seen.
@@ -61,10 +62,10 @@ def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa) -> Any:
                     key.vstore([d * L], mul_add(a, c, T.float32(0) - b * s))
                     key.vstore([HALF + d * L], mul_add(b, c, a * s))
                 for d in T.serial(D):
-                    KP[layer, page, h, d, offset] = key[d]
+                    KP[page, layer, h, d, offset] = key[d]
                 for d in T.unroll(D // 16):
                     VP.vstore(
-                        [layer, page, h, offset, d * 16],
+                        [page, layer, h, offset, d * 16],
                         QKV.vload([i, (HQ + HKV + h) * D + d * 16], F32),
                     )
 
@@ -90,8 +91,8 @@ def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa) -> Any:
         SIN = T.match_buffer(sin, (C, HALF), "float32")
         POS = T.match_buffer(position, (n,), "int32")
         SLOT = T.match_buffer(slot, (n,), "int32")
-        KP = T.match_buffer(k_pages, (LAYERS, P, HKV, D, PAGE), "float32")
-        VP = T.match_buffer(v_pages, (LAYERS, P, HKV, PAGE, D), "float32")
+        KP = T.match_buffer(k_pages, (P, LAYERS, HKV, D, PAGE), "float32")
+        VP = T.match_buffer(v_pages, (P, LAYERS, HKV, PAGE, D), "float32")
         Q = T.match_buffer(q, (n, HQ * D), "float32")
         for i in T.serial(n):
             row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, i)
@@ -144,7 +145,7 @@ def make_attention(HQ: int, HKV: int, D: int, isa: Isa) -> Any:
                         dot.vstore([i, j, 0], splat(0.0))
                 for d in T.serial(D // 4):
                     for j in T.unroll(4):
-                        key: T.let = KP.vload([layer, page, h, d * 4 + j, 0], F32)
+                        key: T.let = KP.vload([page, layer, h, d * 4 + j, 0], F32)
                         for i in T.unroll(ROWS * G):
                             query: T.let = splat(Q[row + i // G, (h * G + i % G) * D + d * 4 + j])
                             dot.vstore(
@@ -177,7 +178,7 @@ def make_attention(HQ: int, HKV: int, D: int, isa: Isa) -> Any:
                 for i in T.unroll(ROWS * G):
                     out.vstore([i, 0], splat(0.0))
                 for t in T.serial(length):
-                    value: T.let = VP.vload([layer, PT[seq, t // PAGE], h, t % PAGE, d * 16], F32)
+                    value: T.let = VP.vload([PT[seq, t // PAGE], layer, h, t % PAGE, d * 16], F32)
                     for i in T.unroll(ROWS * G):
                         out.vstore(
                             [i, 0], isa.mul_add(splat(score[i, t]), value, out.vload([i, 0], F32))
@@ -186,7 +187,7 @@ def make_attention(HQ: int, HKV: int, D: int, isa: Isa) -> Any:
                 for j in T.unroll(ROWS - 1):
                     more: T.let = length + T.Cast("int64", j)
                     value: T.let = VP.vload(
-                        [layer, PT[seq, more // PAGE], h, more % PAGE, d * 16], F32
+                        [PT[seq, more // PAGE], layer, h, more % PAGE, d * 16], F32
                     )
                     for i in T.unroll(ROWS * G):
                         if i // G > j:
@@ -219,8 +220,8 @@ def make_attention(HQ: int, HKV: int, D: int, isa: Isa) -> Any:
         max_pages = T.int64()
         tiles = T.int64()
         Q = T.match_buffer(q, (n, HQ * D), "float32")
-        KP = T.match_buffer(k_pages, (LAYERS, P, HKV, D, PAGE), "float32")
-        VP = T.match_buffer(v_pages, (LAYERS, P, HKV, PAGE, D), "float32")
+        KP = T.match_buffer(k_pages, (P, LAYERS, HKV, D, PAGE), "float32")
+        VP = T.match_buffer(v_pages, (P, LAYERS, HKV, PAGE, D), "float32")
         POS = T.match_buffer(position, (n,), "int32")
         PT = T.match_buffer(page_table, (S, max_pages), "int32")
         TILE = T.match_buffer(tile, (tiles, 3), "int32")
