@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Coroutine, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.home_loop import HomeLoop
@@ -29,6 +29,9 @@ from mlc_widget.api.resources import (
     Embeddings,
     Models,
 )
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
 
 CoreT = TypeVar("CoreT", bound=EngineCore)
 
@@ -190,6 +193,16 @@ class AsyncEngine(_Face[CoreT]):
         """Counters since the engine was made, in mlc_llm's shape."""
         return EngineMetrics(await self._call(self._core.metrics()))
 
+    def openai_client(self, **options: Any) -> AsyncOpenAI:
+        """An `openai.AsyncOpenAI` that this engine answers, for what is built on OpenAI's client.
+
+        Args:
+            options: `openai.AsyncOpenAI`'s own, such as ``timeout``.
+        """
+        from mlc_widget.api.openai_client import async_openai_client
+
+        return async_openai_client(self._core, self._home, options)
+
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
         info: JSONDict = await self._call(self._core.device_info())
@@ -301,6 +314,12 @@ class Engine(_Face[CoreT]):
     def metrics(self) -> EngineMetrics:
         """As `AsyncEngine.metrics`."""
         return EngineMetrics(self._call(self._core.metrics()))
+
+    def openai_client(self, **options: Any) -> OpenAI:
+        """As `AsyncEngine.openai_client`, an `openai.OpenAI`."""
+        from mlc_widget.api.openai_client import openai_client
+
+        return openai_client(self._core, self._home, options)
 
     def device_info(self) -> JSONDict:
         """As `AsyncEngine.device_info`."""
