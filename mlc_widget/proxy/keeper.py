@@ -78,6 +78,7 @@ class WorkerKeeper:
         self._watcher: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[Worker] | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
         self._expected: _Expected | None = None
         self._loads = 0
         self._deaths = 0
@@ -219,8 +220,22 @@ class WorkerKeeper:
         self._expected = None
         self._deaths = 0
         wanted = _Expected(target, self._app_config)
+        try:
+            await self._load_into(await self._up_for(wanted, load), wanted, load)
+        except EngineDeadError as error:
+            if error.code != "fresh_process_needed" or load != self._loads:
+                raise
+            # The load that this one ended had used the process up, and nobody knew yet.
+            if self._worker is not None:
+                self._worker.spent = True
+            await self._load_into(await self._up_for(wanted, load), wanted, load)
+
+    async def _up_for(self, wanted: _Expected, load: int) -> Worker:
+        """A worker whose process can load."""
         self._board.update(model_id=wanted.title, progress=None, error=None)
         try:
+            if self._retiring is not None:
+                await asyncio.wait({self._retiring})
             if self._worker is not None and self._worker.spent:
                 await self._retire(self._worker)
             worker = await self._up()
@@ -229,7 +244,7 @@ class WorkerKeeper:
         except BaseException as error:
             self._load_failed(load, error)
             raise
-        await self._load_into(worker, wanted, load)
+        return worker
 
     async def _load_into(self, worker: Worker, wanted: _Expected, load: int) -> None:
         worker.loaded = False
@@ -242,6 +257,8 @@ class WorkerKeeper:
                 worker.connection.post("unload")
             if self._worker is worker:
                 self._load_failed(load, error)
+                if load == self._loads:
+                    self._retiring = self._background(self._retire_if_spent(worker), "_retiring")
             raise
         worker.spent = bool(info.get("fresh_process_needed"))
         if load == self._loads and self._worker is worker:
@@ -273,6 +290,14 @@ class WorkerKeeper:
             await connection.call("unload")
         if load == self._loads and self._board.snapshot.state in ("ready", "loading", "idle"):
             self._board.update(state="idle", model_id=None, progress=None, error=None)
+
+    async def _retire_if_spent(self, worker: Worker) -> None:
+        """After a load that failed: it may have left a process that holds memory for nothing."""
+        await worker.connection.call("unload")  # a cancelled one may still be ending
+        info = await worker.connection.call("deviceInfo")
+        worker.spent = bool(info.get("fresh_process_needed"))
+        if worker.spent and not worker.loaded:
+            await self._retire(worker)
 
     async def _retire(self, worker: Worker) -> None:
         """End a worker whose process can load nothing more; the next load starts another."""
