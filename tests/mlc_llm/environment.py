@@ -1,0 +1,51 @@
+"""Python environments with mlc_llm's stand-in in them, and one without ipywidgets or apache-tvm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any, Final
+
+HERE: Final = Path(__file__).parent
+STANDIN: Final = HERE / "standin"
+ROOT: Final = HERE.parent.parent
+WORKER_NEEDS: Final = ("ipykernel>=6.29.5,!=7.0.*", "tokenizers>=0.20")
+"""All that the worker's part of mlc_widget needs beside a runtime."""
+STANDIN_NEEDS: Final = ("pydantic>=2",)  # as mlc_llm does
+
+
+def faults(**what: Any) -> dict[str, str]:
+    """The environment variable that tells the stand-in what is to go wrong."""
+    return {"MLC_LLM_STANDIN": json.dumps(what)}
+
+
+def standin_environment(**what: Any) -> dict[str, str]:
+    """This environment with the stand-in first on the path."""
+    return {**os.environ, "PYTHONPATH": str(STANDIN), **faults(**what)}
+
+
+def make_worker_environment(cache: Path) -> Path:
+    """The Python of an environment with what a worker on mlc_llm needs and nothing else.
+
+    It is made once for each set of requirements, from PyPI, and kept in `cache`. The package and
+    the stand-in are in it by their paths.
+    """
+    wanted = (*WORKER_NEEDS, *STANDIN_NEEDS)
+    key = hashlib.sha256(repr((wanted, sys.version, str(ROOT))).encode()).hexdigest()[:16]
+    folder = cache / key
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    ready = folder / "ready"
+    if not ready.is_file():
+        venv.create(folder, with_pip=True, clear=True)
+        options = ["--quiet", "--disable-pip-version-check", "--no-input"]
+        subprocess.run([python, "-m", "pip", "install", *options, *wanted], check=True)
+        query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+        packages = subprocess.check_output([python, "-c", query], text=True).strip()
+        (Path(packages) / "mlc_widget_tests.pth").write_text(f"{ROOT}\n{STANDIN}\n")
+        ready.touch()
+    return python

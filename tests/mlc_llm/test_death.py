@@ -1,0 +1,78 @@
+"""What happens when mlc_llm's thread dies, hangs, or takes the process with it, and at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine
+from mlc_widget.api.errors import EngineDeadError
+
+from .conftest import EngineFactory, Package
+
+DEATHS: dict[str, tuple[dict[str, Any], str]] = {
+    "thread dies": ({"step_dies_after": 20}, "told to die"),
+    "thread hangs": ({"step_hangs_after": 20}, "has not answered"),
+    "crash": ({"crashes_after": 20}, "SIGSEGV"),
+}
+
+
+async def drain(engine: AsyncKernelMLCEngine) -> str:
+    chunks = await engine.completions.create(
+        prompt="Hello", stream=True, max_tokens=400, extra_body={"ignore_eos": True}
+    )
+    return "".join([c.choices[0].text async for c in chunks])
+
+
+@pytest.mark.parametrize("death", DEATHS)
+async def test_a_dead_engine_is_found_within_seconds_and_replaced(
+    death: str, standin: Package, make_engine: EngineFactory, tmp_path: Path
+) -> None:
+    trouble, reason = DEATHS[death]
+    engine = await make_engine(
+        standin,
+        options={"stall_timeout": 1.0},
+        trouble={**trouble, "once": str(tmp_path / "once")},
+    )
+    worker = engine._core.worker_pid
+    started = time.monotonic()
+    with pytest.raises(EngineDeadError, match=reason):
+        await drain(engine)
+    assert time.monotonic() - started < 10
+    assert await drain(engine)  # by a fresh worker, which loads the model again
+    assert engine._core.worker_pid != worker
+
+
+async def test_an_engine_that_dies_idle_is_found_too(
+    standin: Package, make_engine: EngineFactory
+) -> None:
+    engine = await make_engine(standin, trouble={"step_dies_after": 3})
+    worker = psutil.Process(engine._core.worker_pid)
+    ask = asyncio.ensure_future(engine.completions.create(prompt="Hello", max_tokens=400))
+    await asyncio.to_thread(worker.wait, 30)
+    ask.cancel()
+    await asyncio.wait({ask})
+
+
+async def test_a_long_silence_is_no_death(standin: Package, make_engine: EngineFactory) -> None:
+    """Steps that take their time are answered between."""
+    engine = await make_engine(standin, options={"stall_timeout": 1.0}, trouble={"step_s": 0.7})
+    answer = await engine.completions.create(prompt="Hello", max_tokens=4)
+    assert answer.choices[0].text
+
+
+async def test_the_worker_ends_with_a_stream_open(
+    standin: Package, make_engine: EngineFactory
+) -> None:
+    engine = await make_engine(standin, trouble={"step_s": 0.01})
+    worker = psutil.Process(engine._core.worker_pid)
+    chunks = await engine.completions.create(prompt="Hello", stream=True, max_tokens=2000)
+    await anext(aiter(chunks))
+    await engine.terminate()
+    assert not worker.is_running()
+    assert not worker.children(recursive=True) if worker.is_running() else True

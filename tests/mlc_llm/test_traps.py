@@ -1,0 +1,58 @@
+"""The stand-in has the real package's traps: without them, the runtime's tests would prove little.
+
+Every one of them ends in a hang or a crash. What the runtime makes of them is in test_runtime.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .environment import HERE, standin_environment
+from .model_folder import write_model_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp("models") / "trapped")
+
+
+def spring(trap: str, folder: Path, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(HERE / "traps.py"), trap, str(folder)],
+        env=standin_environment(step_s=0.001),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.mark.parametrize("trap", ["logit_bias", "prompt id"])
+def test_an_id_out_of_vocabulary_crashes(trap: str, folder: Path) -> None:
+    assert spring(f"{trap} out of vocabulary", folder).returncode == -signal.SIGSEGV
+
+
+def test_a_malformed_schema_makes_this_and_every_later_request_hang(folder: Path) -> None:
+    done = spring("malformed JSON schema", folder)
+    assert done.stdout.split() == ["hang", "hang"]
+    assert "Traceback" in done.stderr  # all that ever tells of it
+
+
+def test_an_unknown_mode_makes_the_constructor_hang(folder: Path) -> None:
+    done = spring("constructor with an unknown mode", folder)
+    assert done.stdout.split() == ["hang"]
+    assert "Exception in thread" in done.stderr
+
+
+def test_an_open_stream_hangs_at_terminate(folder: Path) -> None:
+    assert spring("stream open at terminate()", folder).stdout.split() == ["hang"]
+
+
+def test_without_terminate_the_process_does_not_end(folder: Path) -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as expired:
+        spring("no terminate at exit", folder, timeout=3.0)
+    assert b"leaving" in (expired.value.stdout or b"")
