@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlc_widget.engine.runtimes.tvm.layouts import FloatBlocks, Nibbles, Scales, Vector, pad
+from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Scales, Vector, pad
 
 
 def packed(layout, source):
@@ -19,7 +19,7 @@ def packed(layout, source):
 @pytest.mark.parametrize("outputs", [(64,), (37,), (48, 48), (40, 72), (5, 5, 5)])
 @pytest.mark.parametrize("inputs", [32, 64, 40])
 def test_blocks(outputs, inputs):
-    for make, per, dtype in [(FloatBlocks, 1, "f4"), (Nibbles, 8, "u4"), (Scales, 32, "f4")]:
+    for make, per, dtype in [(FloatBlocks, 1, "f4"), (Codes, 8, "u4"), (Scales, 32, "f4")]:
         layout = make(inputs, outputs)
         columns = inputs if per == 1 else pad(inputs) // per
         source = np.arange(1, sum(outputs) * columns + 1).reshape(-1, columns).astype(dtype)

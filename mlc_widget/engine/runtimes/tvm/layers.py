@@ -15,7 +15,7 @@ from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.engine.runtimes.tvm.kernels import activation, attention, embedding, matmul, norm
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
-from mlc_widget.engine.runtimes.tvm.layouts import FloatBlocks, Layout, Nibbles, Scales, Vector
+from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, Scales, Vector
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 
@@ -42,31 +42,52 @@ class Builder:
 
 
 class Linear(nn.Module):
-    """y = x · Wᵀ (+ residual). `outputs` lists the parts of W's rows that are padded one by one."""
+    """y = x · Wᵀ (+ bias) (+ residual).
 
-    def __init__(self, build: Builder, inputs: int, *outputs: int) -> None:
+    `outputs` lists the parts of W's rows that are padded one by one.
+    """
+
+    def __init__(
+        self,
+        build: Builder,
+        inputs: int,
+        *outputs: int,
+        bias: bool = False,
+        transposable: bool = True,
+    ) -> None:
         super().__init__()
         self.build, self.k, self.n = build, pad(inputs), sum(map(pad, outputs))
-        self.quantized = build.quantization.bits == 4
-        if self.quantized:
-            self.q_weight = _parameter(Nibbles(inputs, outputs))
-            self.q_scale = _parameter(Scales(inputs, outputs))
+        self.quantization = q = build.quantization
+        if q.coded:
+            transposed = q.transposed and transposable
+            self.q_weight = _parameter(Codes(inputs, outputs, q.bits, transposed=transposed))
+            self.q_scale = _parameter(Scales(inputs, outputs, q.dtype, transposed=transposed))
         else:
-            self.weight = _parameter(FloatBlocks(inputs, outputs))
+            self.weight = _parameter(FloatBlocks(inputs, outputs, q.dtype))
+        self.bias = _parameter(Vector(*outputs)) if bias else None
 
     def weights(self) -> tuple[Any, Any]:
         """Weights and scales as the kernels take them."""
-        return (self.q_weight, self.q_scale) if self.quantized else (self.weight, self.weight)
+        if self.quantization.coded:
+            return self.q_weight, self.q_scale
+        return self.weight, self.weight
 
     def forward(
         self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
-        make = matmul.make_matmul_q4 if self.quantized else matmul.make_matmul_f32
-        has_residual = residual is not None
-        kernel = self.build.kernel(make, self.k, self.n, self.build.isa, residual=has_residual)
+        q = self.quantization
+        added = {"residual": residual is not None, "bias": self.bias is not None}
+        if q.coded:
+            kernel = self.build.kernel(
+                matmul.make_matmul_codes, self.k, self.n, q.bits, q.dtype, self.build.isa, **added
+            )
+        else:
+            kernel = self.build.kernel(
+                matmul.make_matmul_floats, self.k, self.n, q.dtype, self.build.isa, **added
+            )
         name = kernel.attrs["global_symbol"]
-        args = [x, *self.weights(), *([residual] if has_residual else [])]
+        args = [x, *self.weights(), *(t for t in (self.bias, residual) if t is not None)]
         made = Tensor.placeholder((x.shape[0], self.n), "float32")
         if out is None:
             return op.tensor_ir_op(kernel, name, args, made)
@@ -77,12 +98,16 @@ class Embedding(Linear):
     """A vocabulary's embedding, and the output layer that is tied to it."""
 
     def __init__(self, build: Builder, vocab_size: int, hidden_size: int) -> None:
-        super().__init__(build, hidden_size, vocab_size)
+        super().__init__(build, hidden_size, vocab_size, transposable=False)
 
     def embed(self, ids: Tensor) -> Tensor:
         """(n,) int32 → (n, pad(hidden))."""
-        make = embedding.make_embedding_q4 if self.quantized else embedding.make_embedding_f32
-        kernel = self.build.kernel(make, self.k, self.n)
+        q, isa = self.quantization, self.build.isa
+        kernel = (
+            self.build.kernel(embedding.make_embedding_codes, self.k, self.n, q.bits, q.dtype, isa)
+            if q.coded
+            else self.build.kernel(embedding.make_embedding_floats, self.k, self.n, q.dtype, isa)
+        )
         out = Tensor.placeholder((ids.shape[0], self.k), "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [ids, *self.weights()], out)
 

@@ -51,37 +51,45 @@ class Layout(ABC):
 
 
 class Vector(Layout):
-    """A vector of features, such as a norm's weight."""
+    """A vector of features, such as a norm's weight, or of parts that are padded one by one."""
 
-    def __init__(self, features: int) -> None:
-        self.source_shape = (features,)
+    def __init__(self, *parts: int) -> None:
+        self.parts = parts
+        self.source_shape = (sum(parts),)
         self.source_dtypes = ("float32", "float16")
-        self.shape = (pad(features),)
+        self.shape = (sum(map(pad, parts)),)
         self.dtype = "float32"
 
     def pack(self, source: Array, out: Array) -> None:
         """Copy."""
-        out[: len(source)] = source
+        start = at = 0
+        for n in self.parts:
+            out[at : at + n] = source[start : start + n]
+            start += n
+            at += pad(n)
 
 
 class _Blocks(Layout):
-    """A matrix whose rows are parts that are padded one by one; `packed` inputs to a column."""
+    """A matrix whose rows are parts that are padded one by one; `packed` inputs to a column.
 
-    packed: int
+    With `transposed` the folder's tensor lies inputs first.
+    """
 
-    def __init__(self, inputs: int, outputs: tuple[int, ...]) -> None:
-        self.outputs = outputs
+    def __init__(
+        self, inputs: int, outputs: tuple[int, ...], packed: int, *, transposed: bool = False
+    ) -> None:
+        self.outputs, self.transposed = outputs, transposed
         rows = sum(map(pad, outputs))
-        columns = self._columns(inputs)
-        self.source_shape = (sum(outputs), columns)
-        self.shape = (rows // BLOCK, pad(inputs) // self.packed, BLOCK)
-
-    def _columns(self, inputs: int) -> int:
         # MLC stores whole groups.
-        return pad(inputs) // self.packed if self.packed > 1 else inputs
+        columns = pad(inputs) // packed if packed > 1 else inputs
+        stored = (sum(outputs), columns)
+        self.source_shape = stored[::-1] if transposed else stored
+        self.shape = (rows // BLOCK, pad(inputs) // packed, BLOCK)
 
     def pack(self, source: Array, out: Array) -> None:
         """Transpose block by block."""
+        if self.transposed:
+            source = source.T
         columns = source.shape[1]
         start = at = 0
         for rows in self.outputs:
@@ -99,22 +107,40 @@ class _Blocks(Layout):
 class FloatBlocks(_Blocks):
     """A float matrix, (N, K) → (N/16, K, 16)."""
 
-    packed = 1
     source_dtypes = ("float32", "float16")
-    dtype = "float32"
+
+    def __init__(self, inputs: int, outputs: tuple[int, ...], dtype: str = "float32") -> None:
+        super().__init__(inputs, outputs, 1)
+        self.dtype = dtype
 
 
-class Nibbles(_Blocks):
-    """MLC's 4-bit codes, (N, K/8) uint32 → (N/16, K/8, 16). Padded rows have scale 0."""
+class Codes(_Blocks):
+    """MLC's 4- or 8-bit codes, (N, K/P) uint32 → (N/16, K/P, 16), P = 32 / bits to a word.
 
-    packed = 8
+    Padded rows have scale 0.
+    """
+
     source_dtypes = ("uint32",)
     dtype = "uint32"
+
+    def __init__(
+        self, inputs: int, outputs: tuple[int, ...], bits: int = 4, *, transposed: bool = False
+    ) -> None:
+        super().__init__(inputs, outputs, 32 // bits, transposed=transposed)
 
 
 class Scales(_Blocks):
     """Their scales, (N, K/32) → (N/16, K/32, 16)."""
 
-    packed = GROUP
     source_dtypes = ("float32", "float16")
-    dtype = "float32"
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: tuple[int, ...],
+        dtype: str = "float32",
+        *,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__(inputs, outputs, GROUP, transposed=transposed)
+        self.dtype = dtype

@@ -185,7 +185,7 @@ def make_executor(
         max_rows=MAX_ROWS,
         attention_rows=target.isa.attention_rows(shape.query_heads // shape.kv_heads),
     )
-    return executor, options.threads or default_threads(_count(program.parameters))
+    return executor, options.threads or default_threads(_count(program.parameters, quantization))
 
 
 def _import_tvm() -> None:
@@ -229,9 +229,10 @@ def _check_no_window(config: Fields) -> None:
             )
 
 
-def _count(parameters: Parameters) -> int:
+def _count(parameters: Parameters, quantization: Quantization) -> int:
     """Weights of a model, to tell small from large."""
-    return sum(p.nbytes * 2 if p.dtype == "uint32" else p.nbytes // 4 for _, p in parameters)
+    layouts = [layout for name, layout in parameters if not name.endswith("scale")]
+    return sum(p.nbytes for p in layouts) * 8 // quantization.bits
 
 
 def _executable(

@@ -1,4 +1,10 @@
-"""The quantizations that the kernels run, by MLC's names."""
+"""The quantizations that the kernels run, by MLC's names.
+
+To add one: add its line to `QUANTIZATIONS`. A new width of codes also needs kernels
+(`kernels.matmul.make_matmul_codes`, `kernels.embedding.make_embedding_codes`, and the GPU's in
+`cuda.kernels`); a new arrangement in the model folder needs a `layouts.Layout`. Then give
+`tools/mlc_format.py` the way to write it, and make its golden logits with `tools/golden.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +19,40 @@ class Quantization:
 
     Attributes:
         name: MLC's name.
-        bits: Of a weight: 4 (groups of 32 inputs with a scale, MLC's NK layout) or 32.
-        dtype: Of scales and of what is not quantised, as MLC stores it.
+        bits: Of a weight: 4 or 8 (unsigned codes c in groups of 32 inputs with a scale s, meaning
+            (c - zero) · s), or 16 or 32 (floats).
+        dtype: Of scales and of what is not quantised, in the folder and in memory.
+        transposed: Linear layers lie inputs-first in the folder (MLC's KN layout); embeddings
+            never do.
     """
 
     name: str
     bits: int
     dtype: str
+    transposed: bool = False
+
+    @property
+    def coded(self) -> bool:
+        """Whether weights are codes with scales."""
+        return self.bits < 16
 
 
 QUANTIZATIONS = {
-    q.name: q for q in (Quantization("q0f32", 32, "float32"), Quantization("q4f32_1", 4, "float32"))
+    q.name: q
+    for q in (
+        Quantization("q0f16", 16, "float16"),
+        Quantization("q0f32", 32, "float32"),
+        Quantization("q4f16_0", 4, "float16", transposed=True),
+        Quantization("q4f16_1", 4, "float16"),
+        Quantization("q4f32_1", 4, "float32"),
+        Quantization("q8f16_1", 8, "float16"),
+    )
 }
+
+
+def zero_code(bits: int) -> int:
+    """The code of weight 0: 7 for 4 bits, 127 for 8."""
+    return int((1 << (bits - 1)) - 1)
 
 
 def quantization_of(name: object) -> Quantization:

@@ -75,7 +75,7 @@ def isa_of(features: set[str], triple: str) -> Isa:
         return Isa(fma=True, matmul_rows=8, registers=32)
     if triple.startswith(("aarch64", "arm64")):
         return Isa(fma=True, matmul_rows=4, registers=8)
-    return Isa(fma="fma" in features, matmul_rows=4, registers=8)
+    return Isa(fma="fma" in features, matmul_rows=4, registers=8, f16c="f16c" in features)
 
 
 def _tvm_target(triple: str, cpu: str, missing: tuple[str, ...]) -> Any:

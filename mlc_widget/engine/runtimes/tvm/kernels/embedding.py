@@ -7,46 +7,55 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa
+from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
-def make_embedding_q4(H: int, V: int) -> Any:
+
+def make_embedding_codes(H: int, V: int, bits: int, dtype: str, isa: Isa) -> Any:
     """Gather and dequantise.
 
-    Shapes: ids (n,) int32 below V; w (V/16, H/8, 16) uint32 and s (V/16, H/32, 16) float32 as in
-    `make_matmul_q4`; y (n, H) float32. H and V are padded sizes. Exact: (code - 7) · s.
+    Shapes: ids (n,) int32 below V; w (V/16, H/P, 16) uint32 and s (V/16, H/32, 16) of `dtype` as in
+    `make_matmul_codes`; y (n, H) float32. H and V are padded sizes. Exact: (code - zero) · s.
     """
+    P = 32 // bits
 
     @T.prim_func(s_tir=True)
     def embedding(ids: T.handle, w: T.handle, s: T.handle, y: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         n = T.int64()
         IDS = T.match_buffer(ids, (n,), "int32")
-        W = T.match_buffer(w, (V // 16, H // 8, 16), "uint32")
-        S = T.match_buffer(s, (V // 16, H // 32, 16), "float32")
+        W = T.match_buffer(w, (V // 16, H // P, 16), "uint32")
+        S = T.match_buffer(s, (V // 16, H // 32, 16), dtype)
         Y = T.match_buffer(y, (n, H), "float32")
         for i in T.serial(n):
             with T.sblock("row"):
                 T.reads()
                 T.writes()
+                scale = T.sblock_alloc_buffer((16,), "float32", scope="local")
                 block: T.let = IDS[i] // 16
                 lane: T.let = IDS[i] % 16
-                for j in T.serial(H // 8):
-                    for k in T.unroll(8):
+                for g in T.serial(H // 32):
+                    scale.vstore([0], isa.load(S, [block, g, 0], dtype))
+                    for k in T.serial(32):
                         code: T.let = T.bitwise_and(
-                            T.shift_right(W[block, j, lane], T.uint32(4) * T.Cast("uint32", k)),
-                            T.uint32(15),
+                            T.shift_right(
+                                W[block, g * (32 // P) + k // P, lane],
+                                T.Cast("uint32", k % P * bits),
+                            ),
+                            T.uint32((1 << bits) - 1),
                         )
-                        Y[i, j * 8 + k] = (T.Cast("float32", code) - T.float32(7)) * S[
-                            block, j // 4, lane
-                        ]
+                        Y[i, g * 32 + k] = (
+                            T.Cast("float32", code) - T.float32(zero_code(bits))
+                        ) * scale[lane]
 
-    return embedding.with_attr("global_symbol", f"embedding_q4_{H}_{V}")
+    return embedding.with_attr("global_symbol", f"embedding_q{bits}_{dtype}_{H}_{V}")
 
 
-def make_embedding_f32(H: int, V: int) -> Any:
+def make_embedding_floats(H: int, V: int, dtype: str, isa: Isa) -> Any:
     """Gather.
 
-    Shapes: ids (n,) int32 below V; w (V/16, H, 16) float32 as in `make_matmul_f32`, and again as s;
-    y (n, H) float32. H and V are padded sizes.
+    Shapes: ids (n,) int32 below V; w (V/16, H, 16) of `dtype` as in `make_matmul_floats`, and again
+    as s; y (n, H) float32. H and V are padded sizes.
     """
 
     @T.prim_func(s_tir=True)
@@ -54,14 +63,17 @@ def make_embedding_f32(H: int, V: int) -> Any:
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         n = T.int64()
         IDS = T.match_buffer(ids, (n,), "int32")
-        W = T.match_buffer(w, (V // 16, H, 16), "float32")
-        S = T.match_buffer(s, (V // 16, H, 16), "float32")  # noqa: F841
+        W = T.match_buffer(w, (V // 16, H, 16), dtype)
+        S = T.match_buffer(s, (V // 16, H, 16), dtype)  # noqa: F841
         Y = T.match_buffer(y, (n, H), "float32")
         for i in T.serial(n):
             with T.sblock("row"):
                 T.reads()
                 T.writes()
+                lanes = T.sblock_alloc_buffer((16,), "float32", scope="local")
+                block: T.let = IDS[i] // 16
                 for j in T.serial(H):
-                    Y[i, j] = W[IDS[i] // 16, j, IDS[i] % 16]
+                    lanes.vstore([0], isa.load(W, [block, j, 0], dtype))
+                    Y[i, j] = lanes[IDS[i] % 16]
 
-    return embedding.with_attr("global_symbol", f"embedding_f32_{H}_{V}")
+    return embedding.with_attr("global_symbol", f"embedding_{dtype}_{H}_{V}")

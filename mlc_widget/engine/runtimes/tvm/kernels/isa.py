@@ -10,9 +10,10 @@ from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 
-__all__ = ["F32", "I32", "LANES", "LOG2E", "U32", "Isa", "hmax", "pad", "splat", "usplat"]
+__all__ = ["F16", "F32", "I32", "LANES", "LOG2E", "U32", "Isa", "hmax", "pad", "splat", "usplat"]
 
 LANES = 16
+F16 = "float16x16"
 F32 = "float32x16"
 I32 = "int32x16"
 U32 = "uint32x16"
@@ -55,11 +56,13 @@ class Isa:
         matmul_rows: Rows that a matmul handles at once: 1, 2, 4, 8 or 16, as many accumulators of
             16 floats as the CPU's registers hold beside the operands.
         registers: How many vectors of 16 floats the CPU's registers hold.
+        f16c: The CPU converts float16.
     """
 
     fma: bool
     matmul_rows: int
     registers: int
+    f16c: bool = True
 
     def attention_rows(self, group: int) -> int:
         """Query rows of one sequence that share a pass over its keys, for `group` heads each."""
@@ -70,6 +73,22 @@ class Isa:
         if self.fma:
             return T.call_llvm_pure_intrin(F32, "llvm.fma.v16f32", a, b, c)
         return a * b + c
+
+    def load(self, buffer: Any, index: list[Any], dtype: str) -> Any:
+        """16 lanes of a float32 or float16 buffer as float32, exactly.
+
+        Without the CPU's help a float16's bits are put into a float32's, whose exponent is then
+        112 too small; that is right for subnormal numbers too.
+        """
+        if dtype == "float32":
+            return buffer.vload(index, F32)
+        if self.f16c:
+            return T.Cast(F32, buffer.vload(index, F16))
+        half = T.Cast(U32, T.reinterpret("uint16x16", buffer.vload(index, F16)))
+        sign = T.shift_left(T.bitwise_and(half, usplat(0x8000)), usplat(16))
+        rest = T.shift_left(T.bitwise_and(half, usplat(0x7FFF)), usplat(13))
+        scaled = T.reinterpret(F32, rest) * splat(2.0**112)
+        return T.reinterpret(F32, T.bitwise_or(T.reinterpret(U32, scaled), sign))
 
     def exp2(self, x: Any) -> Any:
         """``2 ** x`` lane by lane, for x in [-126, 127]."""

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Linear layers, y = x · Wᵀ (+ residual), for one row and for tiles of rows.
+"""Linear layers, y = x · Wᵀ (+ bias) (+ residual), for one row and for tiles of rows.
 
 Weights lie in blocks of 16 outputs, one output per lane. One group is 32 inputs. For each output n
 and row m the order of the sum is
@@ -7,7 +7,8 @@ and row m the order of the sum is
     g[i] = fma(w[32 i + 31], x[32 i + 31], … fma(w[32 i], x[32 i], 0))     inputs ascending
     y    = fma(s[i], g[i], y)                                              groups ascending
 
-and then y + residual, for any tile of rows and any number of threads. With float weights, y + g[i].
+and then y + bias + residual, for any tile of rows and any number of threads. Float weights have no
+scale: y + g[i].
 """
 
 from __future__ import annotations
@@ -17,35 +18,40 @@ from typing import Any
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, U32, Isa, splat, usplat
+from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 GROUP = 32
 
 
-def _nibble(word: Any, k: Any) -> Any:
-    """``code - 7`` as float32 lanes, exactly, for the 4-bit code at bits 4 k of each word, k < 8.
+def code(word: Any, k: Any, bits: int) -> Any:
+    """``code - zero`` as float32 lanes, exactly, for the code at bits `bits` k of each word.
 
     The code is put, where it lies, into the mantissa of a float whose unit is that bit, so that a
     subtraction makes the number: and, or, subtract, and no shift but one for the upper half.
     """
-    half = T.shift_right(word, usplat(T.Cast("uint32", k // 4 * 16)))
-    at = T.Cast("uint32", k % 4 * 4)
+    per_half = 16 // bits
+    half = T.shift_right(word, usplat(T.Cast("uint32", k // per_half * 16)))
+    at = T.Cast("uint32", k % per_half * bits)
     one = T.shift_left(T.uint32(150) - at, T.uint32(23))  # the bits of 2.0 ** (23 - at)
-    code = T.bitwise_and(half, usplat(T.shift_left(T.uint32(15), at)))
-    biased = T.reinterpret(F32, T.bitwise_or(code, usplat(one)))
-    return biased - splat(T.reinterpret("float32", one) + T.float32(7))
+    mask = T.shift_left(T.uint32((1 << bits) - 1), at)
+    biased = T.reinterpret(F32, T.bitwise_or(T.bitwise_and(half, usplat(mask)), usplat(one)))
+    return biased - splat(T.reinterpret("float32", one) + T.float32(zero_code(bits)))
 
 
-def make_matmul_q4(K: int, N: int, isa: Isa, *, residual: bool) -> Any:
-    """4-bit weights × float32 activations.
+def make_matmul_codes(
+    K: int, N: int, bits: int, dtype: str, isa: Isa, *, residual: bool, bias: bool
+) -> Any:
+    """4- or 8-bit weights × float32 activations.
 
-    Shapes: x (M, K) float32; w (N/16, K/8, 16) uint32, eight inputs to a word, lowest bits first;
-    s (N/16, K/32, 16) float32; r (M, N) float32 if `residual`; y (M, N) float32. The weight of a
-    code c in 0 … 15 is (c - 7) · s. K and N are multiples of 32.
+    Shapes: x (M, K) float32; w (N/16, K/P, 16) uint32, P = 32 / bits inputs to a word, lowest bits
+    first; s (N/16, K/32, 16) of `dtype`, float32 or float16; b (N,) float32 if `bias`; r (M, N)
+    float32 if `residual`; y (M, N) float32. The weight of a code c is (c - zero) · s, zero being 7
+    for 4 bits and 127 for 8. K and N are multiples of 32.
     """
-    G, NB = K // GROUP, N // 16
+    G, NB, P = K // GROUP, N // 16, 32 // bits
 
     @T.inline
-    def block(X, W, S, RES, Y, nb, row, R):
+    def block(X, W, S, B, RES, Y, nb, row, R):
         with T.sblock("rows"):
             T.reads()
             T.writes()
@@ -56,36 +62,38 @@ def make_matmul_q4(K: int, N: int, isa: Isa, *, residual: bool) -> Any:
             for g in T.serial(G):
                 for r in T.unroll(R):
                     grp.vstore([r, 0], splat(0.0))
-                for j in T.unroll(4):
-                    word: T.let = W.vload([nb, g * 4 + j, 0], U32)
-                    for k in T.unroll(8):
-                        weight: T.let = _nibble(word, k)
+                for j in T.unroll(GROUP // P):
+                    word: T.let = W.vload([nb, g * (GROUP // P) + j, 0], U32)
+                    for k in T.unroll(P):
+                        weight: T.let = code(word, k, bits)
                         for r in T.unroll(R):
-                            x: T.let = splat(X[row + r, g * 32 + j * 8 + k])
+                            x: T.let = splat(X[row + r, g * 32 + j * P + k])
                             grp.vstore([r, 0], isa.mul_add(weight, x, grp.vload([r, 0], F32)))
-                scale: T.let = S.vload([nb, g, 0], F32)
+                scale: T.let = isa.load(S, [nb, g, 0], dtype)
                 for r in T.unroll(R):
                     acc.vstore(
                         [r, 0], isa.mul_add(scale, grp.vload([r, 0], F32), acc.vload([r, 0], F32))
                     )
             for r in T.unroll(R):
-                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), RES, row + r, nb))
+                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), B, RES, row + r, nb))
 
     return _over_rows(
-        block, K, N, isa, (NB, K // 8, 16), "uint32", (NB, G, 16), residual, f"matmul_q4_{K}_{N}"
-    )
+        block, K, N, isa, (NB, K // P, 16), "uint32", (NB, G, 16), dtype, residual, bias,
+        f"matmul_q{bits}_{dtype}_{K}_{N}",
+    )  # fmt: skip
 
 
-def make_matmul_f32(K: int, N: int, isa: Isa, *, residual: bool) -> Any:
-    """Float32 weights × float32 activations.
+def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bias: bool) -> Any:
+    """Float weights × float32 activations.
 
-    Shapes: x (M, K); w (N/16, K, 16); r (M, N) if `residual`; y (M, N); all float32. K and N are
-    multiples of 32. (`s` is not read: callers pass w again, so that all matmuls are called alike.)
+    Shapes: x (M, K) float32; w (N/16, K, 16) of `dtype`, float32 or float16; b (N,) float32 if
+    `bias`; r (M, N) float32 if `residual`; y (M, N) float32. K and N are multiples of 32. (`s` is
+    not read: callers pass w again, so that all matmuls are called alike.)
     """
     G, NB = K // GROUP, N // 16
 
     @T.inline
-    def block(X, W, S, RES, Y, nb, row, R):
+    def block(X, W, S, B, RES, Y, nb, row, R):
         with T.sblock("rows"):
             T.reads()
             T.writes()
@@ -97,21 +105,24 @@ def make_matmul_f32(K: int, N: int, isa: Isa, *, residual: bool) -> Any:
                 for r in T.unroll(R):
                     grp.vstore([r, 0], splat(0.0))
                 for k in T.unroll(32):
-                    weight: T.let = W.vload([nb, g * 32 + k, 0], F32)
+                    weight: T.let = isa.load(W, [nb, g * 32 + k, 0], dtype)
                     for r in T.unroll(R):
                         x: T.let = splat(X[row + r, g * 32 + k])
                         grp.vstore([r, 0], isa.mul_add(weight, x, grp.vload([r, 0], F32)))
                 for r in T.unroll(R):
                     acc.vstore([r, 0], grp.vload([r, 0], F32) + acc.vload([r, 0], F32))
             for r in T.unroll(R):
-                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), RES, row + r, nb))
+                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), B, RES, row + r, nb))
 
     return _over_rows(
-        block, K, N, isa, (NB, K, 16), "float32", (NB, K, 16), residual, f"matmul_f32_{K}_{N}"
-    )
+        block, K, N, isa, (NB, K, 16), dtype, (NB, K, 16), dtype, residual, bias,
+        f"matmul_{dtype}_{K}_{N}",
+    )  # fmt: skip
 
 
-def _plus(value: Any, res: Any, row: Any, nb: Any) -> Any:
+def _plus(value: Any, b: Any, res: Any, row: Any, nb: Any) -> Any:
+    if b is not None:
+        value = value + b.vload([nb * 16], F32)
     return value if res is None else value + res.vload([row, nb * 16], F32)
 
 
@@ -123,7 +134,9 @@ def _over_rows(
     w_shape: tuple[int, ...],
     w_dtype: str,
     s_shape: tuple[int, ...],
+    s_dtype: str,
     residual: bool,
+    bias: bool,
     name: str,
 ) -> Any:
     """A PrimFunc that runs `block` for every 16 outputs (in parallel) and all rows (in tiles).
@@ -135,22 +148,51 @@ def _over_rows(
     R = isa.matmul_rows
 
     @T.inline
-    def leftover(X, W, S, RES, Y, nb, M, rows):
+    def leftover(X, W, S, B, RES, Y, nb, M, rows):
         # Tiles of `rows` come after all tiles of twice as many, at most once.
         if rows < R:  # noqa: SIM102 - known when the kernel is made
             if M % (2 * rows) >= rows:
-                block(X, W, S, RES, Y, nb, M // (2 * rows) * (2 * rows), rows)
+                block(X, W, S, B, RES, Y, nb, M // (2 * rows) * (2 * rows), rows)
 
     @T.inline
-    def all_rows(X, W, S, RES, Y, nb, M):
+    def all_rows(X, W, S, B, RES, Y, nb, M):
         for t in T.serial(M // R):
-            block(X, W, S, RES, Y, nb, t * R, R)
-        leftover(X, W, S, RES, Y, nb, M, 8)
-        leftover(X, W, S, RES, Y, nb, M, 4)
-        leftover(X, W, S, RES, Y, nb, M, 2)
-        leftover(X, W, S, RES, Y, nb, M, 1)
+            block(X, W, S, B, RES, Y, nb, t * R, R)
+        leftover(X, W, S, B, RES, Y, nb, M, 8)
+        leftover(X, W, S, B, RES, Y, nb, M, 4)
+        leftover(X, W, S, B, RES, Y, nb, M, 2)
+        leftover(X, W, S, B, RES, Y, nb, M, 1)
 
-    if residual:
+    if bias and residual:
+
+        @T.prim_func(s_tir=True)
+        def matmul(x: T.handle, w: T.handle, s: T.handle, b: T.handle, r: T.handle, y: T.handle):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            M = T.int64()
+            X = T.match_buffer(x, (M, K), "float32")
+            W = T.match_buffer(w, w_shape, w_dtype)
+            S = T.match_buffer(s, s_shape, s_dtype)
+            B = T.match_buffer(b, (N,), "float32")
+            RES = T.match_buffer(r, (M, N), "float32")
+            Y = T.match_buffer(y, (M, N), "float32")
+            for nb in T.parallel(NB):
+                all_rows(X, W, S, B, RES, Y, nb, M)
+
+    elif bias:
+
+        @T.prim_func(s_tir=True)
+        def matmul(x: T.handle, w: T.handle, s: T.handle, b: T.handle, y: T.handle):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            M = T.int64()
+            X = T.match_buffer(x, (M, K), "float32")
+            W = T.match_buffer(w, w_shape, w_dtype)
+            S = T.match_buffer(s, s_shape, s_dtype)
+            B = T.match_buffer(b, (N,), "float32")
+            Y = T.match_buffer(y, (M, N), "float32")
+            for nb in T.parallel(NB):
+                all_rows(X, W, S, B, None, Y, nb, M)
+
+    elif residual:
 
         @T.prim_func(s_tir=True)
         def matmul(x: T.handle, w: T.handle, s: T.handle, r: T.handle, y: T.handle):
@@ -158,11 +200,11 @@ def _over_rows(
             M = T.int64()
             X = T.match_buffer(x, (M, K), "float32")
             W = T.match_buffer(w, w_shape, w_dtype)
-            S = T.match_buffer(s, s_shape, "float32")
+            S = T.match_buffer(s, s_shape, s_dtype)
             RES = T.match_buffer(r, (M, N), "float32")
             Y = T.match_buffer(y, (M, N), "float32")
             for nb in T.parallel(NB):
-                all_rows(X, W, S, RES, Y, nb, M)
+                all_rows(X, W, S, None, RES, Y, nb, M)
 
     else:
 
@@ -172,9 +214,10 @@ def _over_rows(
             M = T.int64()
             X = T.match_buffer(x, (M, K), "float32")
             W = T.match_buffer(w, w_shape, w_dtype)
-            S = T.match_buffer(s, s_shape, "float32")
+            S = T.match_buffer(s, s_shape, s_dtype)
             Y = T.match_buffer(y, (M, N), "float32")
             for nb in T.parallel(NB):
-                all_rows(X, W, S, None, Y, nb, M)
+                all_rows(X, W, S, None, None, Y, nb, M)
 
-    return matmul.with_attr("global_symbol", name + ("_residual" if residual else ""))
+    name += ("_bias" if bias else "") + ("_residual" if residual else "")
+    return matmul.with_attr("global_symbol", name)
