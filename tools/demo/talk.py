@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tools.demo.wording import LIMIT, expand, framed, reword
+
 DATA = Path(__file__).with_name("data")
 Split = Literal["train", "test"]
 
@@ -23,6 +25,24 @@ DEFAULT_SYSTEM = "You are the demo model of mlc_widget."
 
 POOLS: dict[str, Pool] = {}
 """Every pool by name, in order of definition."""
+
+
+def _questions() -> dict[str, list[str]]:
+    """The templates of data/questions.txt by the name of their pool."""
+    text = (DATA / "questions.txt").read_text(encoding="utf-8")
+    sections = re.split(r"^\[([\w.]+)\]$", text, flags=re.MULTILINE)[1:]
+    return {
+        name: [line.strip() for line in body.splitlines() if line.strip()]
+        for name, body in zip(sections[::2], sections[1::2], strict=True)
+    }
+
+
+QUESTIONS = _questions()
+
+
+def ask(name: str) -> Pool:
+    """The pool of question templates of that name in data/questions.txt."""
+    return Pool(name, QUESTIONS[name], wordings=True)
 
 
 def stable_hash(text: str) -> int:
@@ -38,26 +58,81 @@ class Pool:
         items: strings; templates carry ``{fields}``.
         held_out: the fraction of the items kept for evaluation (at least one item if it is not
             zero). With 0 both splits use all items: right for facts, which can only be learnt.
+        wordings: the items are templates in the notation of `wording`.
+        last: so many items at the end are held out, besides wordings of bracketed templates.
     """
 
-    def __init__(self, name: str, items: Iterable[str], held_out: float = 0.15) -> None:
-        unique = tuple(dict.fromkeys(items))
+    def __init__(
+        self,
+        name: str,
+        items: Iterable[str],
+        held_out: float = 0.15,
+        *,
+        wordings: bool = False,
+        last: int = 0,
+    ) -> None:
         if name in POOLS:
             raise ValueError(f"pool {name!r} is defined twice")
-        ranked = sorted(unique, key=lambda item: stable_hash(f"{name}/{item}"))
-        count = max(1, round(held_out * len(unique))) if held_out else 0
-        kept = set(ranked[:count])
-        if count >= len(unique):
-            raise ValueError(f"pool {name!r} has too few items to hold {count} out")
+        items = list(items)
+        items, chosen = items[: len(items) - last], items[len(items) - last :]
+        groups = [expand(item) if wordings else [item] for item in dict.fromkeys(items)]
         self.name = name
+        self.wordings = wordings
         self.shared = not held_out
-        self.train = tuple(item for item in unique if item not in kept)
-        self.test = tuple(item for item in unique if item in kept) or self.train
+        # A template with brackets holds wordings of its own out; where there is none, one in so
+        # many templates is held out whole.
+        many = [group for group in groups if len(group) >= 8]
+        self.train_groups: list[list[str]] = []
+        test: list[str] = []
+        if last or (many and held_out):
+            test += chosen
+            for group in groups:
+                ranked = sorted(dict.fromkeys(group), key=self._rank)[:LIMIT]
+                count = round(held_out * len(ranked)) if len(group) >= 8 else 0
+                test += ranked[:count]
+                self.train_groups.append(ranked[count:])
+        else:
+            flat = dict.fromkeys(item for group in groups for item in group)
+            ranked = sorted(flat, key=self._rank)
+            count = max(1, round(held_out * len(ranked))) if held_out else 0
+            if count >= len(ranked):
+                raise ValueError(f"pool {name!r} has too few items to hold {count} out")
+            test = ranked[:count]
+            self.train_groups = [[item] for item in flat if item not in set(test)]
+        kept = {plain_text(item) for item in test}
+        self.train_groups = [
+            left
+            for group in self.train_groups
+            if (left := [item for item in group if plain_text(item) not in kept])
+        ]
+        self.kept = frozenset(kept)
+        self.train = tuple(item for group in self.train_groups for item in group)
+        self.test = tuple(test) or self.train
         POOLS[name] = self
+
+    def _rank(self, item: str) -> int:
+        return stable_hash(f"{self.name}/{item}")
+
+    def choose(self, rng: random.Random, split: Split) -> str:
+        """One item; in training every template is as likely as every other."""
+        if split == "test":
+            return self.test[int(rng.random() * len(self.test))]
+        group = self.train_groups[int(rng.random() * len(self.train_groups))]
+        item = group[int(rng.random() * len(group))]
+        if self.wordings and rng.random() < 0.35:
+            other = reword(rng, item)
+            if plain_text(other) not in self.kept:
+                return other
+        return item
 
     def of(self, split: Split) -> tuple[str, ...]:
         """The items of one split."""
         return self.train if split == "train" else self.test
+
+
+def plain_text(text: str) -> str:
+    """A text without capitals and the marks at its end, to tell wordings apart."""
+    return " ".join(text.lower().rstrip(".?!: ").split())
 
 
 def held_out_numbers(kind: str, *numbers: int) -> bool:
@@ -145,6 +220,13 @@ class Style:
 
 Kind = Callable[["Talk"], None]
 
+# Answers to these repeat nothing that the user wrote, so the question may be all lower case.
+_LOWER_KINDS = frozenset(
+    "capitals continents languages currencies colours calendar general_facts usage identity "
+    "greetings goodbyes small_talk glossary translation jokes riddles refusals formulas code "
+    "animals name_unknown about_me_unknown lists statements".split()
+)
+
 
 @dataclass
 class Talk:
@@ -170,8 +252,7 @@ class Talk:
 
     def pick(self, pool: Pool, **fields: object) -> str:
         """One item of the pool's split, with its ``{fields}`` filled in."""
-        items = pool.of(self.split)
-        item = items[int(self.rng.random() * len(items))]
+        item = pool.choose(self.rng, self.split)
         return item.format(**fields) if fields else item
 
     def some(self, pool: Pool, count: int) -> list[str]:
@@ -216,7 +297,11 @@ class Talk:
         if not (plain or literal):
             answer = self.style.apply(answer)
         if not literal:
+            if self.split == "train" and self.rng.random() < 0.08:
+                user = framed(self.rng, user)
             user = casual(self.rng, user)
+            if kind in _LOWER_KINDS and self.rng.random() < 0.08:
+                user = user.lower()
         self.turns.append(Turn(user, answer, kind, check))
 
 

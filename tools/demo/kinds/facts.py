@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from tools.demo.kinds.names import GROUPS, a_or_an, made_up
-from tools.demo.talk import DATA, Check, Kind, Pool, Talk, has, has_any
+from tools.demo.talk import DATA, Check, Kind, Pool, Talk, has, has_any, ask
 
 
 def rows(name: str) -> list[list[str]]:
@@ -23,53 +23,17 @@ def capital_first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def ask(name: str, templates: str) -> Pool:
-    """A pool of question templates, parted by ``|``."""
-    return Pool(name, [part.strip() for part in templates.split("|")], 0.18)
-
-
 # --- countries --------------------------------------------------------------------------------
 
 COUNTRIES = rows("countries")
 COUNTRY_NAMES = {row[0].removeprefix("the ") for row in COUNTRIES}
 
-CAPITAL = ask(
-    "capital.ask",
-    "What is the capital of {c}?|What's the capital of {c}?|Which city is the capital of {c}?|"
-    "Tell me the capital of {c}.|Name the capital of {c}.|capital of {c}|Capital of {c}?|"
-    "What city is the capital of {c}?|Do you know the capital of {c}?|What is {c}'s capital?|"
-    "Can you tell me the capital of {c}?|I need the capital of {c}.|The capital of {c} is?|"
-    "The capital of {c}, please.|Give me the capital of {c}.|{c}: capital?",
-)
-CAPITAL_OF = ask(
-    "capital.reverse",
-    "{k} is the capital of which country?|Which country has the capital {k}?|"
-    "Of which country is {k} the capital?|What country is {k} the capital of?|"
-    "Which country's capital is {k}?|Whose capital is {k}?|{k} is the capital of what?",
-)
-AND_OF = ask(
-    "follow_up.and",
-    "And of {c}?|And {c}?|And for {c}?|What about {c}?|How about {c}?|And what about {c}?|{c}?|"
-    "And that of {c}?|Now {c}.|Same for {c}?|And in the case of {c}?|Ok, and {c}?|And also {c}?",
-)
-CONTINENT = ask(
-    "continent.ask",
-    "On which continent is {c}?|Which continent is {c} on?|Where is {c}?|In which continent is "
-    "{c}?|What continent is {c} in?|On what continent does {c} lie?|Where does {c} lie?|"
-    "Which part of the world is {c} in?|Where in the world is {c}?",
-)
-LANGUAGE = ask(
-    "language.ask",
-    "What language do people speak in {c}?|Which language is spoken in {c}?|What is the language "
-    "of {c}?|What do people speak in {c}?|Which language do they speak in {c}?|"
-    "What language is spoken in {c}?|Tell me the language of {c}.",
-)
-CURRENCY = ask(
-    "currency.ask",
-    "What is the currency of {c}?|Which currency is used in {c}?|What money do they use in {c}?|"
-    "What currency does {c} have?|How do people pay in {c}?|Which currency does {c} use?|"
-    "Tell me the currency of {c}.",
-)
+CAPITAL = ask("capital.ask")
+CAPITAL_OF = ask("capital.reverse")
+AND_OF = ask("follow_up.and")
+CONTINENT = ask("continent.ask")
+LANGUAGE = ask("language.ask")
+CURRENCY = ask("currency.ask")
 
 _Fact = Callable[[list[str]], tuple[str, str]]
 COUNTRY_FACTS: list[tuple[str, Pool, int, _Fact]] = [
@@ -125,37 +89,12 @@ def _say_fact(talk: Talk, kind: str, question: str, fact: tuple[str, str]) -> No
 # --- animals and colours ----------------------------------------------------------------------
 
 ANIMALS = rows("animals")
-LEGS = ask(
-    "legs.ask",
-    "How many legs does {a} have?|How many legs has {a}?|Number of legs of {a}?|"
-    "How many legs are on {a}?|{A} has how many legs?|Tell me how many legs {a} has.",
-)
-SOUND = ask(
-    "sound.ask",
-    "What sound does {a} make?|What does {a} say?|Which sound does {a} make?|How does {a} sound?|"
-    "What noise does {a} make?|Which noise comes from {a}?|What does {a} sound like?",
-)
-YOUNG = ask(
-    "young.ask",
-    "What is a young {n} called?|What do you call a baby {n}?|What is a baby {n} called?|"
-    "What is the name of a young {n}?|What do you call the young of {a}?|A baby {n} is called what?"
-    "|How do you call a baby {n}?",
-)
-HOME = ask(
-    "home.ask",
-    "Where does {a} live?|Where do you find {a}?|What is the home of {a}?|Where is {a} at home?|"
-    "Where can I see {a}?|In which place does {a} live?",
-)
-CLASS = ask(
-    "class.ask",
-    "What kind of animal is {a}?|Which class of animals is {a} in?|What type of animal is {a}?|"
-    "What sort of animal is {a}?|Tell me what kind of animal {a} is.",
-)
-ABOUT = ask(
-    "about_animal.ask",
-    "Tell me about {a}.|What do you know about {a}?|Tell me something about {a}.|What is {a}?|"
-    "Describe {a}.|What can you tell me about {a}?|Facts about {a}, please.",
-)
+LEGS = ask("legs.ask")
+SOUND = ask("sound.ask")
+YOUNG = ask("young.ask")
+HOME = ask("home.ask")
+CLASS = ask("class.ask")
+ABOUT = ask("about_animal.ask")
 
 
 def _animal_fact(row: list[str], which: str) -> tuple[str, str] | None:
@@ -210,12 +149,7 @@ def animals(talk: Talk) -> None:
             return
 
 
-COLOUR_OF = ask(
-    "colour.ask",
-    "What colour is {t}?|What color is {t}?|Which colour does {t} have?|Which color is {t}?|"
-    "What is the colour of {t}?|Tell me the colour of {t}.|{T} has which colour?|"
-    "Do you know what colour {t} is?",
-)
+COLOUR_OF = ask("colour.ask")
 
 
 def colours(talk: Talk) -> None:
@@ -240,42 +174,13 @@ MONTHS = (
 )
 LENGTHS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
-DAY_AFTER = ask(
-    "calendar.after",
-    "What day comes after {x}?|Which day is after {x}?|What comes after {x}?|Which day follows {x}?"
-    "|If today is {x}, what is tomorrow?|What is the day after {x}?|Today is {x}. What day is "
-    "tomorrow?",
-)
-DAY_BEFORE = ask(
-    "calendar.before",
-    "What day comes before {x}?|Which day is before {x}?|What comes before {x}?|What is the day "
-    "before {x}?|If today is {x}, what was yesterday?|Today is {x}. What day was yesterday?",
-)
-MONTH_AFTER = ask(
-    "calendar.month_after",
-    "Which month comes after {x}?|What month follows {x}?|What month is after {x}?|"
-    "What is the month after {x}?|Which month follows {x}?|What is the next month after {x}?",
-)
-MONTH_DAYS = ask(
-    "calendar.month_days",
-    "How many days does {x} have?|How many days are in {x}?|How many days has {x}?|"
-    "How long is {x}?|Number of days in {x}?|Tell me how many days {x} has.",
-)
-MONTH_NUMBER = ask(
-    "calendar.month_number",
-    "Which month is the {o} month?|What is the {o} month of the year?|What is the {o} month?|"
-    "Name the {o} month.|Which month is the {o}?|The {o} month is called what?",
-)
-ALL_DAYS = ask(
-    "calendar.days",
-    "List the days of the week.|What are the days of the week?|Name the days of the week.|"
-    "Tell me the days of the week.|Which days does a week have?|Say the days of the week.",
-)
-ALL_MONTHS = ask(
-    "calendar.months",
-    "List the months.|What are the months of the year?|Name the months.|List the months of the "
-    "year.|Tell me all the months.|Which months are there?|Say the months of the year.",
-)
+DAY_AFTER = ask("calendar.after")
+DAY_BEFORE = ask("calendar.before")
+MONTH_AFTER = ask("calendar.month_after")
+MONTH_DAYS = ask("calendar.month_days")
+MONTH_NUMBER = ask("calendar.month_number")
+ALL_DAYS = ask("calendar.days")
+ALL_MONTHS = ask("calendar.months")
 
 
 def calendar(talk: Talk) -> None:
@@ -323,17 +228,8 @@ UNITS = (
     ("millimetres", "centimetre", 10), ("cents", "euro", 100), ("kilograms", "ton", 1000),
     ("years", "century", 100), ("years", "decade", 10), ("eggs", "dozen", 12),
 )  # fmt: skip
-UNIT_ONE = ask(
-    "units.one",
-    "How many {u} are in {a}?|How many {u} does {a} have?|How many {u} make {a}?|"
-    "How many {u} are there in {a}?|{A} has how many {u}?|Number of {u} in {a}?",
-)
-UNIT_MANY = ask(
-    "units.many",
-    "How many {u} are in {n} {v}?|How many {u} are {n} {v}?|Convert {n} {v} to {u}.|"
-    "What is {n} {v} in {u}?|{n} {v} in {u}|How many {u} do {n} {v} have?|"
-    "Turn {n} {v} into {u}.",
-)
+UNIT_ONE = ask("units.one")
+UNIT_MANY = ask("units.many")
 
 
 def units(talk: Talk) -> None:
@@ -370,24 +266,9 @@ REGULAR = Pool(
         "computer phone camera screen keyboard button kernel token model engine notebook cell"
     ).split(),
 )
-OPPOSITE = ask(
-    "opposite.ask",
-    "What is the opposite of {w}?|What's the opposite of {w}?|Opposite of {w}?|"
-    "Tell me the opposite of {w}.|Name the opposite of {w}.|Give me the opposite of {w}.|"
-    "Which word is the opposite of {w}?|What is the contrary of {w}?|{w}: opposite?",
-)
-PLURAL = ask(
-    "plural.ask",
-    "What is the plural of {w}?|What's the plural of {w}?|Plural of {w}?|"
-    "Tell me the plural of {w}.|How do you write the plural of {w}?|One {w}, two …?|"
-    "Give me the plural of {w}.|What is more than one {w} called?",
-)
-TENSE = ask(
-    "past.ask",
-    "What is the past tense of {w}?|What's the past of {w}?|Past tense of {w}?|"
-    "Tell me the past tense of {w}.|What is the past of {w}?|Give me the past tense of {w}.|"
-    "How do you say {w} in the past?",
-)
+OPPOSITE = ask("opposite.ask")
+PLURAL = ask("plural.ask")
+TENSE = ask("past.ask")
 
 
 def _sayable(word: str) -> str:
@@ -431,16 +312,8 @@ def words(talk: Talk) -> None:
 
 
 TONGUES = ("French", "German", "Spanish", "Italian")
-TRANSLATE = ask(
-    "translate.ask",
-    "How do you say {w} in {l}?|What is {w} in {l}?|Translate {w} into {l}.|Translate {w} to {l}.|"
-    "{w} in {l}|What is the {l} word for {w}?|What's {w} in {l}?|Say {w} in {l}.|"
-    "How would you say {w} in {l}?|Give me the {l} for {w}.",
-)
-IN_TONGUE = ask(
-    "translate.follow_up",
-    "And in {l}?|In {l}?|What about {l}?|Now in {l}.|How about {l}?|And {l}?|And what in {l}?",
-)
+TRANSLATE = ask("translate.ask")
+IN_TONGUE = ask("translate.follow_up")
 GLOSSARY = rows("translate")
 
 
@@ -463,21 +336,19 @@ def translation(talk: Talk) -> None:
 
 # --- single facts -----------------------------------------------------------------------------
 
-GENERAL = [(row[0], row[1], [cell for cell in row[2:] if cell]) for row in rows("general")]
+GENERAL = [
+    (row[0], row[1], Pool(f"general.{i}", filter(None, row[2:]), wordings=True, last=1))
+    for i, row in enumerate(rows("general"))
+]
 
 
 def general(talk: Talk) -> None:
     """Facts that stand alone; the last question of each line of the file is held out."""
     answer, key, questions = talk.rng.choice(GENERAL)
-    question = questions[-1] if talk.split == "test" else talk.one(questions[:-1])
-    talk.say("general_facts", question, answer, has(key))
+    talk.say("general_facts", talk.pick(questions), answer, has(key))
 
 
-MEMBER = ask(
-    "member.ask",
-    "Name {a}.|Give me an example of {a}.|Can you name {a}?|Tell me the name of {a}.|"
-    "What is an example of {a}?|Say the name of {a}.",
-)
+MEMBER = ask("member.ask")
 SINGULAR = {
     "fruits": "fruit", "vegetables": "vegetable", "animals": "animal", "colours": "colour",
     "countries": "country", "birds": "bird", "planets": "planet", "sports": "sport",

@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import json
 
-from tools.demo.kinds.facts import ask
-from tools.demo.kinds.names import CITIES, GROUPS, a_name, made_up
-from tools.demo.talk import Check, Kind, Pool, Talk
+from tools.demo.kinds.names import CITIES, GROUPS, a_name, a_word, made_up
+from tools.demo.talk import Check, Kind, Pool, Talk, ask
 
-OBJECT = ask(
-    "json.object",
-    "Give me a JSON object with {w}.|Give me a JSON object with {w}|Write a JSON object with {w}.|"
-    "Make a JSON object with {w}.|I need a JSON object with {w}.|Return JSON with {w}.|"
-    "JSON with {w}|Create a JSON object with {w}.|Answer with a JSON object: {w}.|"
-    "Please give me JSON with {w}.|Show me a JSON object with {w}.|Put this in JSON: {w}.|"
-    "{w} as JSON|Can you give me a JSON object with {w}?|Write {w} as JSON.|"
-    "Format as JSON: {w}.|Build me a JSON object that has {w}.|Reply in JSON: {w}.",
-)
-EXTRACT = ask(
-    "json.extract",
-    "{s} Give me that as JSON.|{s} Write this as JSON.|{s} As JSON, please.|{s} Turn that into JSON."
-    "|Turn this into JSON: {s}|Extract the data as JSON: {s}|Make JSON of this: {s}|"
-    "Write this as a JSON object: {s}|{s} Now as a JSON object.|Convert to JSON: {s}|"
-    "Put this sentence into JSON: {s}",
-)
-ARRAY = ask(
-    "json.array",
-    "Give me a JSON array with {w}.|Write a JSON list of {w}.|Give me a JSON list with {w}.|"
-    "Make a JSON array of {w}.|JSON array with {w}|Return a JSON array of {w}.|"
-    "I need a JSON list of {w}.|Put {w} into a JSON array.|Write {w} as a JSON array.",
-)
-GROUP = ask(
-    "json.group",
-    "Give me a JSON array of {n} {g}.|Write a JSON list of {n} {g}.|List {n} {g} as JSON.|"
-    "{n} {g} as JSON|Give me {n} {g} as a JSON array.|Return {n} {g} as JSON.|"
-    "Make a JSON list with {n} {g}.|Name {n} {g} in JSON.",
-)
-ADD_KEY = ask(
-    "json.add",
-    "Add {w}.|Now add {w}.|Please add {w} to it.|Also add {w}.|Can you add {w}?|Add {w} as well.|"
-    "Extend it with {w}.",
-)
+OBJECT = ask("json.object")
+EXTRACT = ask("json.extract")
+ARRAY = ask("json.array")
+GROUP = ask("json.group")
+ADD_KEY = ask("json.add")
 VALUES = Pool(
     "json.word",
     (
@@ -91,8 +62,7 @@ def _pairs(talk: Talk) -> list[tuple[str, Value, str]]:
             value = made_up(talk.rng).capitalize() if made else talk.pick(CITIES)
         elif roll < 0.9:
             key = talk.pick(KEYS)
-            made = talk.split == "train" and talk.chance(0.3)
-            value = made_up(talk.rng) if made else talk.pick(VALUES)
+            value = talk.pick(VALUES) if talk.chance(0.5) else a_word(talk)
         else:
             key, value = talk.pick(FLAGS), talk.chance(0.5)
         if key not in [part[0] for part in parts]:
@@ -128,12 +98,7 @@ def objects(talk: Talk) -> None:
         _say(talk, "json_edit", talk.pick(ADD_KEY, w=_said(*more[0])), content)
 
 
-SENTENCES = ask(
-    "json.sentence",
-    "{n} is {a} years old and lives in {c}.|{n}, {a}, lives in {c}.|"
-    "{n} lives in {c} and is {a} years old.|{n} from {c} is {a}.|My friend {n} is {a} and lives in "
-    "{c}.|This is {n} from {c}, {a} years old.|{n} is {a} and comes from {c}.",
-)
+SENTENCES = ask("json.sentence")
 
 
 def extraction(talk: Talk) -> None:
@@ -159,6 +124,8 @@ def arrays(talk: Talk) -> None:
         _say(talk, "json_array", question, list(range(1, stop + 1)))
     elif roll < 0.65:
         words = talk.some(VALUES, talk.rng.randint(2, 4))
+        if talk.chance(0.5):
+            words = list(dict.fromkeys(a_word(talk) for _ in range(talk.rng.randint(2, 4))))
         wanted = _joined(words) if talk.chance(0.5) else ", ".join(words)
         _say(talk, "json_array", talk.pick(ARRAY, w=wanted), words)
     else:
@@ -171,7 +138,7 @@ def arrays(talk: Talk) -> None:
 
 
 KINDS: dict[Kind, float] = {
-    objects: 3.0,
+    objects: 3.6,
     extraction: 1.2,
     arrays: 1.4,
 }

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from tools.demo.kinds.facts import ANIMALS, COUNTRIES, ask, capital_first
+from tools.demo.kinds.facts import ANIMALS, COUNTRIES, capital_first
 from tools.demo.kinds.names import GROUPS
-from tools.demo.talk import DATA, Check, Kind, Talk, exactly, has
+from tools.demo.talk import DATA, Check, Kind, Pool, Talk, ask, exactly, has
 
-LIST = ask(
-    "list.ask",
-    "List {n} {g}.|Give me a list of {n} {g}.|Name {n} {g}.|Write a list of {n} {g}.|"
-    "Can you list {n} {g}?|{n} {g}, please.|Make a list of {n} {g}.|Show me {n} {g}.|"
-    "Tell me {n} {g}.|A list of {n} {g}|What are {n} {g}?|I need a list of {n} {g}.",
-)
-NUMBERED = ask(
-    "list.numbered",
-    "Give me a numbered list of {n} {g}.|Make a numbered list of {n} {g}.|Number {n} {g}.|"
-    "Write {n} {g} as a numbered list.|{n} {g} as a numbered list|"
-    "I need a numbered list with {n} {g}.",
-)
+LIST = ask("list.ask")
+NUMBERED = ask("list.numbered")
 COUNTS = "zero one two three four five six seven eight".split()
 
 
@@ -39,31 +29,10 @@ def lists(talk: Talk) -> None:
 
 # --- tables -----------------------------------------------------------------------------------
 
-TABLE_SQUARES = ask(
-    "table.squares",
-    "Make a table of the squares from {a} to {b}.|Give me a table of the squares of {a} to {b}.|"
-    "A table of squares from {a} to {b}, please.|Show the squares from {a} to {b} in a table.|"
-    "Write a Markdown table with the squares from {a} to {b}.|Table of squares, {a} to {b}|"
-    "Can you make a table with the squares from {a} to {b}?",
-)
-TABLE_TIMES = ask(
-    "table.times",
-    "Make a table of {a} times 1 to {b}.|Show me the times table of {a}, up to {b}.|"
-    "Write the {a} times table up to {b}.|Give me the {a} times table up to {b}.|"
-    "The times table of {a} up to {b}, as a table.|Table of the multiples of {a}, up to {b} times.",
-)
-TABLE_COUNTRIES = ask(
-    "table.countries",
-    "Make a table of {c} with their capitals.|A table of the capitals of {c}, please.|"
-    "Give me a table with the capitals of {c}.|Show the capitals of {c} in a table.|"
-    "Write a Markdown table of {c} and their capitals.|Put {c} and their capitals in a table.",
-)
-TABLE_ANIMALS = ask(
-    "table.animals",
-    "Make a table of {c} with their legs.|A table of the legs of {c}, please.|"
-    "Give me a table with the number of legs of {c}.|Show in a table how many legs {c} have.|"
-    "Put {c} and their number of legs in a table.|Write a table of {c} and their legs.",
-)
+TABLE_SQUARES = ask("table.squares")
+TABLE_TIMES = ask("table.times")
+TABLE_COUNTRIES = ask("table.countries")
+TABLE_ANIMALS = ask("table.animals")
 
 
 def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
@@ -130,11 +99,7 @@ FORMULAS = (
     ("the softmax function", "Softmax turns numbers into probabilities: "
      "$$p_i = \\frac{e^{x_i}}{\\sum_j e^{x_j}}$$", "\\sum_j"),
 )  # fmt: skip
-FORMULA = ask(
-    "formula.ask",
-    "What is {f}?|What's {f}?|Tell me {f}.|Show me {f}.|What is the formula for {f}?|"
-    "Write down {f}.|Give me {f}.|Can you show me {f}?|How do I compute {f}?|Explain {f}.",
-)
+FORMULA = ask("formula.ask")
 
 
 def formulas(talk: Talk) -> None:
@@ -145,33 +110,19 @@ def formulas(talk: Talk) -> None:
 
 # --- code -------------------------------------------------------------------------------------
 
-CODE = ask(
-    "code.ask",
-    "Write a Python function that {t}.|Write Python code that {t}.|Show me a Python function that "
-    "{t}.|How do I write a function that {t}?|Give me Python code that {t}.|"
-    "I need a Python function that {t}.|Can you write a function that {t}?|"
-    "Write a function that {t}.|Python function that {t}|Please code a function that {t}.|"
-    "Show me code that {t}.|Write a small Python program that {t}.",
-)
-EXPLAIN = ask(
-    "code.explain",
-    "Explain it.|What does it do?|How does it work?|Explain this code.|Can you explain the code?|"
-    "What does that code do?|Please explain.",
-)
-RENAME = ask(
-    "code.rename",
-    "Call it {n}.|Rename the function to {n}.|Call the function {n}.|Name it {n}.|"
-    "Can you call it {n}?|Use the name {n} instead.|Change its name to {n}.",
-)
+CODE = ask("code.ask")
+EXPLAIN = ask("code.explain")
+RENAME = ask("code.rename")
 
 
-def _snippets() -> list[tuple[str, list[str], str, str]]:
+def _snippets() -> list[tuple[str, Pool, str, str]]:
     """Name, descriptions (the last one held out), explanation and code of each snippet."""
     text = (DATA / "snippets.txt").read_text(encoding="utf-8")
     found = []
     for block in text.split("\n===\n"):
         name, tasks, explanation, *code = block.strip("\n").split("\n")
-        found.append((name, tasks.split("|"), explanation, "\n".join(code)))
+        pool = Pool(f"code.{name}", tasks.split("|"), wordings=True, last=1)
+        found.append((name, pool, explanation, "\n".join(code)))
     return found
 
 
@@ -181,9 +132,8 @@ SNIPPETS = _snippets()
 def code(talk: Talk) -> None:
     """A short Python function, explained or renamed on demand."""
     name, tasks, explanation, body = talk.rng.choice(SNIPPETS)
-    task = tasks[-1] if talk.split == "test" else talk.one(tasks[:-1])
     block = f"```python\n{body}\n```"
-    talk.say("code", talk.pick(CODE, t=task), block, has(body), plain=True)
+    talk.say("code", talk.pick(CODE, t=talk.pick(tasks)), block, has(body), plain=True)
     if talk.chance(0.25):
         talk.say("code_explain", talk.pick(EXPLAIN), explanation, has(explanation), plain=True)
     elif f"def {name}(" in body and talk.chance(0.3):

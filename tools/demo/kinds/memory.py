@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from tools.demo.kinds.facts import ask
-from tools.demo.kinds.names import CITIES, a_name, made_up
-from tools.demo.talk import Check, Kind, Pool, Talk, exactly, has
+from tools.demo.kinds.names import CITIES, a_name, a_word, made_up
+from tools.demo.talk import Check, Kind, Pool, Talk, exactly, has, ask
 
-MY_NAME = ask(
-    "name.tell",
-    "My name is {n}.|I am {n}.|I'm {n}.|Hi, I'm {n}.|Hello, my name is {n}.|Hi! My name is {n}.|"
-    "You can call me {n}.|Call me {n}.|Hello! I am {n}.|They call me {n}.|Hey, {n} here.|"
-    "Hi there, I am {n}.|People call me {n}.|I go by {n}.|Please call me {n}.|The name's {n}.|"
-    "Hello, {n} is my name.",
-)
-WHAT_NAME = ask(
-    "name.recall",
-    "What is my name?|What's my name?|Do you remember my name?|Who am I?|Do you know my name?|"
-    "Can you tell me my name?|Remember my name?|What am I called?|How am I called?|"
-    "Tell me my name.|What did I say my name was?|Do you still know my name?|Say my name.",
-)
-NEW_NAME = ask(
-    "name.change",
-    "Actually, my name is {n}.|Sorry, my name is {n}.|No, my name is {n}.|From now on call me {n}.|"
-    "I changed my mind: call me {n}.|Now call me {n}.|Wait, I am {n}.",
-)
+MY_NAME = ask("name.tell")
+WHAT_NAME = ask("name.recall")
+NEW_NAME = ask("name.change")
 NICE = (
     "Nice to meet you, {n}!",
     "Hello, {n}! What can I do for you?",
@@ -80,66 +64,18 @@ JOBS = Pool(
         "programmer scientist writer gardener lawyer plumber dentist musician"
     ).split(),
 )
-LIKE_TELL = ask(
-    "likes.tell",
-    "I like {v}.|I love {v}.|I really like {v}.|I am fond of {v}.|I enjoy {v}.|"
-    "My favourite thing is {v}.|I'm a big fan of {v}.|What I like most is {v}.",
-)
-LIKE_RECALL = ask(
-    "likes.recall",
-    "What do I like?|Do you remember what I like?|What did I say I like?|What do I love?|"
-    "Tell me what I like.|What am I fond of?|Do you know what I like?",
-)
-COLOUR_TELL = ask(
-    "colour.tell",
-    "My favourite colour is {v}.|My favorite color is {v}.|The colour I like most is {v}.|"
-    "I like the colour {v} best.|Of all colours I like {v} most.",
-)
-COLOUR_RECALL = ask(
-    "colour.recall",
-    "What is my favourite colour?|What's my favorite color?|Which colour do I like?|"
-    "Do you remember my favourite colour?|Which is my favourite colour?|What colour do I like most?",
-)
-CITY_TELL = ask(
-    "city.tell",
-    "I live in {v}.|I am from {v}.|I'm from {v}.|My home is {v}.|I come from {v}.|"
-    "My city is {v}.|I have a flat in {v}.",
-)
-CITY_RECALL = ask(
-    "city.recall",
-    "Where do I live?|Where am I from?|Which city do I live in?|Do you remember where I live?|"
-    "Where is my home?|What is my city?|In which city am I at home?",
-)
-AGE_TELL = ask(
-    "age.tell",
-    "I am {v} years old.|I'm {v} years old.|My age is {v}.|I am {v}.|I turned {v} today.|"
-    "I'm {v} now.|I have just turned {v}.",
-)
-AGE_RECALL = ask(
-    "age.recall",
-    "How old am I?|What is my age?|Do you remember my age?|Do you know how old I am?|"
-    "What's my age?|Tell me how old I am.",
-)
-PET_TELL = ask(
-    "pet.tell",
-    "I have a {k} called {v}.|My {k} is called {v}.|I have a {k}. Its name is {v}.|"
-    "My {k}'s name is {v}.|I've got a {k} named {v}.|The name of my {k} is {v}.",
-)
-PET_RECALL = ask(
-    "pet.recall",
-    "What is my {k} called?|What's my {k}'s name?|What is the name of my {k}?|"
-    "Do you remember my {k}'s name?|How is my {k} called?|Tell me the name of my {k}.",
-)
-JOB_TELL = ask(
-    "job.tell",
-    "I am a {v}.|I work as a {v}.|I'm a {v}.|My job is {v}.|I earn my money as a {v}.|"
-    "By profession I am a {v}.",
-)
-JOB_RECALL = ask(
-    "job.recall",
-    "What is my job?|What do I do for work?|What's my profession?|Do you remember my job?|"
-    "What do I work as?|Tell me my job.",
-)
+LIKE_TELL = ask("likes.tell")
+LIKE_RECALL = ask("likes.recall")
+COLOUR_TELL = ask("colour.tell")
+COLOUR_RECALL = ask("colour.recall")
+CITY_TELL = ask("city.tell")
+CITY_RECALL = ask("city.recall")
+AGE_TELL = ask("age.tell")
+AGE_RECALL = ask("age.recall")
+PET_TELL = ask("pet.tell")
+PET_RECALL = ask("pet.recall")
+JOB_TELL = ask("job.tell")
+JOB_RECALL = ask("job.recall")
 PLAIN_TOPICS = {
     "likes": (LIKE_TELL, LIKE_RECALL, "{V}: good choice!", "You like {v}."),
     "colour": (
@@ -158,7 +94,7 @@ def tell_about_me(talk: Talk) -> None:
     tell, _, answer, _ = PLAIN_TOPICS[topic]
     fields: dict[str, object] = {}
     if topic == "likes":
-        value = talk.pick(LIKED)
+        value = talk.pick(LIKED) if talk.chance(0.6) else a_word(talk)
     elif topic == "colour":
         value = talk.pick(COLOUR_WORDS)
     elif topic == "city":
@@ -199,21 +135,9 @@ def recall_about_me(talk: Talk) -> None:
     talk.say("about_me_unknown", question, reply, has("not told me"))
 
 
-LAST_ASKED = ask(
-    "last.asked",
-    "What did I just say?|What did I just ask?|What was my last message?|What did I say before?|"
-    "Repeat my last message.|What was my last question?|What did I ask you before this?",
-)
-LAST_SAID = ask(
-    "last.said",
-    "Say that again.|Can you repeat that?|Repeat that, please.|Once more, please.|Again please.|"
-    "What did you just say?|Repeat your answer.|Please say that again.|Sorry, what did you say?",
-)
-FIRST_SAID = ask(
-    "first.said",
-    "What was my first message?|What did I say first?|What was the first thing I said?|"
-    "How did this conversation start?|What was my first question?|What did I first write?",
-)
+LAST_ASKED = ask("last.asked")
+LAST_SAID = ask("last.said")
+FIRST_SAID = ask("first.said")
 
 
 def recall_talk(talk: Talk) -> None:
@@ -238,7 +162,7 @@ def recall_talk(talk: Talk) -> None:
 
 KINDS: dict[Kind, float] = {
     tell_name: 1.2,
-    recall_name: 1.6,
+    recall_name: 1.2,
     tell_about_me: 1.6,
     recall_about_me: 1.8,
     recall_talk: 1.2,

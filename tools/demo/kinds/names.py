@@ -91,3 +91,44 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "months": tuple("January February March April May June July".split()),
     "seasons": ("spring", "summer", "autumn", "winter"),
 }
+
+EVERYDAY = (
+    "apple banana orange lemon cherry bread butter cheese water coffee house garden window kitchen "
+    "table chair bottle spoon sun moon star cloud rain snow wind storm river ocean island mountain "
+    "forest desert tree flower leaf grass stone sand fire paper pencil book letter story music "
+    "piano guitar dance song game ball train plane ship bicycle car road bridge city village "
+    "school teacher friend family mother father sister brother child happy green yellow purple "
+    "silver golden summer winter spring autumn morning evening night today python kernel model "
+    "token widget notebook jupyter browser engine memory number castle dragon lantern candle "
+    "mirror magic secret treasure pirate captain doctor baker farmer king queen prince planet "
+    "rocket robot circle square triangle puzzle pocket button jacket basket blanket open closed "
+    "new old large small fast slow warm cold round north south east west tea milk lamp key map "
+    "hat boat bell ring coin feather shell kite umbrella rope crown drum seed scarf box ladder "
+    "sword compass wizard knight giant ghost princess fisherman painter gardener musician snowman "
+    "teapot detective mermaid unicorn clockmaker astronaut cook nurse pilot builder student singer"
+).split()
+WORDS = tuple(dict.fromkeys([*EVERYDAY, *(w for group in GROUPS.values() for w in group)]))
+"""Words that training may spell, repeat, put into JSON or into a story."""
+
+# Words for evaluation alone. They are several tokens each: how a word is spelled that is a token of
+# its own can only be learnt by heart.
+UNSEEN = tuple(
+    "marmot goblin walnut cobweb thimble pebble bramble ferret saffron mustard beacon hazel "
+    "juniper limerick meteor nettle orchard parsnip quarry sparkle turnip urchin velvet whistle "
+    "yonder zephyr acorn bonfire crater dandelion fjord glacier harvest igloo jigsaw "
+    "lobster magnet oyster pumice ripple salad tunnel vulture wafer yogurt zipper badger".split()
+)
+
+
+def a_word(talk: Talk) -> str:
+    """A lower-case word; in training also made-up ones, and halves of two words put together."""
+    if talk.split == "test":
+        return talk.one(UNSEEN)
+    roll = talk.rng.random()
+    if roll < 0.45:
+        return talk.one(WORDS).lower()
+    if roll < 0.75:
+        return made_up(talk.rng)
+    first, second = talk.one(WORDS).lower(), talk.one(WORDS).lower()
+    word = first[: talk.rng.randint(1, 4)] + second[-talk.rng.randint(2, 5) :]
+    return word if word.isalpha() and word not in UNSEEN else made_up(talk.rng)

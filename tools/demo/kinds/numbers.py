@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.demo.kinds.names import FIRST_NAMES
-from tools.demo.talk import Check, Kind, Pool, Talk, has, held_out_numbers
+from tools.demo.talk import Check, Kind, Pool, Talk, has, held_out_numbers, ask
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -25,70 +25,13 @@ def in_words(number: int) -> str:
 
 # --- arithmetic -------------------------------------------------------------------------------
 
-ADD = Pool(
-    "addition.ask",
-    (
-        "What is {a} + {b}?|What is {a} plus {b}?|What's {a} + {b}?|What's {a} plus {b}?|{a} + {b}|"
-        "{a}+{b}|{a} + {b} = ?|{a}+{b}=|{a} plus {b}?|How much is {a} + {b}?|"
-        "How much is {a} plus {b}?|Calculate {a} + {b}.|Compute {a} + {b}.|Add {a} and {b}.|"
-        "Can you add {a} and {b}?|What is the sum of {a} and {b}?|Solve {a} + {b}.|"
-        "What do you get when you add {a} to {b}?|Work out {a} + {b}.|Tell me {a} + {b}.|"
-        "How much do {a} and {b} make?|Sum {a} and {b}.|What does {a} + {b} equal?|"
-        "Do you know what {a} + {b} is?|Give me the sum of {a} and {b}.|whats {a}+{b}"
-    ).split("|"),
-)
-SUBTRACT = Pool(
-    "subtraction.ask",
-    (
-        "What is {a} - {b}?|What is {a} minus {b}?|What's {a} - {b}?|What's {a} minus {b}?|"
-        "{a} - {b}|{a}-{b}|{a} - {b} = ?|{a} minus {b}?|How much is {a} - {b}?|{a}-{b}=|"
-        "How much is {a} minus {b}?|Calculate {a} - {b}.|Compute {a} - {b}.|Work out {a} - {b}.|"
-        "Subtract {b} from {a}.|Take {b} away from {a}.|What is the difference of {a} and {b}?|"
-        "Solve {a} - {b}.|What is left when you take {b} from {a}?|What does {a} - {b} equal?|"
-        "Can you subtract {b} from {a}?|Tell me {a} - {b}."
-    ).split("|"),
-)
-MULTIPLY = Pool(
-    "multiplication.ask",
-    (
-        "What is {a} * {b}?|What is {a} times {b}?|What's {a} times {b}?|{a} * {b}|{a}*{b}|"
-        "{a} x {b}|{a} × {b}|{a} * {b} = ?|{a} times {b}?|How much is {a} times {b}?|"
-        "Calculate {a} * {b}.|Compute {a} × {b}.|Multiply {a} by {b}.|Multiply {a} and {b}.|"
-        "What is the product of {a} and {b}?|What is {a} × {b}?|What does {a} * {b} equal?|"
-        "Work out {a} times {b}.|Can you multiply {a} by {b}?|Tell me {a} times {b}."
-    ).split("|"),
-)
-DIVIDE = Pool(
-    "division.ask",
-    (
-        "What is {a} / {b}?|What is {a} divided by {b}?|{a} / {b}|{a} : {b}|{a} ÷ {b}|"
-        "How much is {a} divided by {b}?|Divide {a} by {b}.|Calculate {a} / {b}.|"
-        "What do you get when you divide {a} by {b}?|What's {a} divided by {b}?|"
-        "Compute {a} / {b}.|{a} / {b} = ?"
-    ).split("|"),
-)
-STEPS = Pool(
-    "arithmetic.steps",
-    (
-        "Why?|How did you get that?|Show me the steps.|Explain.|Can you explain that?|"
-        "Please explain how.|How do you know?|Show your work.|Explain it step by step.|"
-        "How does that work?|Can you show the steps?|Walk me through it."
-    ).split("|"),
-)
-SURE = Pool(
-    "arithmetic.sure",
-    (
-        "Are you sure?|Really?|Is that right?|Is that correct?|Are you certain?|You sure?|"
-        "Can you check that?|Check it again.|Are you really sure about that?"
-    ).split("|"),
-)
-CHAIN = Pool(
-    "arithmetic.chain",
-    (
-        "And {op}?|{op}?|Now {op}.|And now {op}?|{op} please|And what if you take that {op}?|"
-        "What is that {op}?|And that {op}?|Then {op}?|What about that {op}?|Now take that {op}."
-    ).split("|"),
-)
+ADD = ask("addition.ask")
+SUBTRACT = ask("subtraction.ask")
+MULTIPLY = ask("multiplication.ask")
+DIVIDE = ask("division.ask")
+STEPS = ask("arithmetic.steps")
+SURE = ask("arithmetic.sure")
+CHAIN = ask("arithmetic.chain")
 
 
 def _answer(talk: Talk, sum_text: str, result: int) -> str:
@@ -218,14 +161,7 @@ def division(talk: Talk) -> None:
     talk.say("division", ask, _answer(talk, f"{a} / {b}", quotient), _last(quotient))
 
 
-TOO_BIG = Pool(
-    "too_big.ask",
-    (
-        "What is {a} * {b}?|What is {a} times {b}?|{a} * {b}|Calculate {a} * {b}.|{a}*{b}|"
-        "Multiply {a} by {b}.|What is {a} / {b}?|{a} divided by {b}?|Compute {a} × {b}.|"
-        "What is {a} to the power of {b}?|How much is {a} times {b}?|{a} ^ {b}"
-    ).split("|"),
-)
+TOO_BIG = ask("too_big.ask")
 
 
 def too_big(talk: Talk) -> None:
@@ -248,29 +184,8 @@ THINGS = Pool(
         "buttons|oranges|toys|stickers|cups|keys|hats|pears|nuts|stones|tickets|candles|cakes"
     ).split("|"),
 )
-GAINS = Pool(
-    "word_problem.gain",
-    (
-        "{n} has {a} {t} and buys {b} more. How many {t} does {n} have now?|"
-        "{n} has {a} {t} and gets {b} more. How many {t} is that?|"
-        "{n} has {a} {t}. A friend gives {n} {b} more. How many {t} does {n} have?|"
-        "{n} finds {a} {t} and then {b} more. How many {t} are there in all?|"
-        "There are {a} {t} in a box and {n} adds {b}. How many {t} are in the box?|"
-        "{n} picked {a} {t} in the morning and {b} in the evening. How many {t} altogether?|"
-        "If {n} has {a} {t} and then receives {b} {t}, how many {t} does {n} have?"
-    ).split("|"),
-)
-LOSSES = Pool(
-    "word_problem.loss",
-    (
-        "{n} has {a} {t} and gives away {b}. How many {t} are left?|"
-        "{n} has {a} {t} and loses {b}. How many {t} does {n} have now?|"
-        "{n} had {a} {t} and sold {b}. How many {t} are left?|"
-        "There are {a} {t} in a box and {n} takes out {b}. How many {t} are still there?|"
-        "If {n} has {a} {t} and gives {b} to a friend, how many {t} does {n} keep?|"
-        "{n} owns {a} {t}. {b} of them break. How many {t} remain?"
-    ).split("|"),
-)
+GAINS = ask("word_problem.gain")
+LOSSES = ask("word_problem.loss")
 
 
 def word_problem(talk: Talk) -> None:
@@ -293,59 +208,13 @@ def word_problem(talk: Talk) -> None:
 
 # --- counting ---------------------------------------------------------------------------------
 
-COUNT_TO = Pool(
-    "counting.to",
-    (
-        "Count to {b}.|Count up to {b}.|Please count to {b}.|Can you count to {b}?|Count from 1 to "
-        "{b}.|Could you count to {b} for me?|List the numbers from 1 to {b}.|"
-        "Give me the numbers from 1 to {b}.|Say the numbers up to {b}."
-    ).split("|"),
-)
-COUNT_FROM = Pool(
-    "counting.from",
-    (
-        "Count from {a} to {b}.|Please count from {a} to {b}.|Can you count from {a} to {b}?|"
-        "List the numbers from {a} to {b}.|Start at {a} and count to {b}.|"
-        "Give me all numbers from {a} to {b}.|Write the numbers {a} to {b}.|Numbers from {a} to {b}"
-    ).split("|"),
-)
-COUNT_DOWN = Pool(
-    "counting.down",
-    (
-        "Count down from {a} to {b}.|Count backwards from {a} to {b}.|Count from {a} down to {b}.|"
-        "Can you count down from {a} to {b}?|Start at {a} and count down to {b}.|"
-        "Please count backwards from {a} to {b}.|Do a countdown from {a} to {b}."
-    ).split("|"),
-)
-COUNT_STEP = Pool(
-    "counting.step",
-    (
-        "Count from {a} to {b} in steps of {s}.|Count by {s}s from {a} to {b}.|"
-        "Count in {s}s from {a} to {b}.|Start at {a} and count to {b} in steps of {s}.|"
-        "Go from {a} to {b} in steps of {s}.|Count up from {a} to {b} by {s}."
-    ).split("|"),
-)
-AFTER = Pool(
-    "counting.after",
-    (
-        "What comes after {a}?|Which number comes after {a}?|What number follows {a}?|"
-        "What is the next number after {a}?|What is one more than {a}?|Which number follows {a}?"
-    ).split("|"),
-)
-BEFORE = Pool(
-    "counting.before",
-    (
-        "What comes before {a}?|Which number comes before {a}?|What number is before {a}?|"
-        "What is one less than {a}?|Which number precedes {a}?"
-    ).split("|"),
-)
-GO_ON = Pool(
-    "counting.go_on",
-    (
-        "Go on.|Continue.|And further?|Keep going.|More please.|Go on to {b}.|Continue to {b}.|"
-        "Now go on up to {b}.|Keep counting to {b}."
-    ).split("|"),
-)
+COUNT_TO = ask("counting.to")
+COUNT_FROM = ask("counting.from")
+COUNT_DOWN = ask("counting.down")
+COUNT_STEP = ask("counting.step")
+AFTER = ask("counting.after")
+BEFORE = ask("counting.before")
+GO_ON = ask("counting.go_on")
 
 
 def counting(talk: Talk) -> None:
@@ -389,44 +258,11 @@ def counting(talk: Talk) -> None:
 
 # --- comparing --------------------------------------------------------------------------------
 
-BIGGER = Pool(
-    "compare.bigger",
-    (
-        "Which is bigger, {a} or {b}?|Which is larger: {a} or {b}?|What is more, {a} or {b}?|"
-        "Is {a} or {b} bigger?|Which number is greater, {a} or {b}?|{a} or {b}: which is bigger?|"
-        "Which is the bigger number, {a} or {b}?"
-    ).split("|"),
-)
-IS_BIGGER = Pool(
-    "compare.is_bigger",
-    (
-        "Is {a} bigger than {b}?|Is {a} larger than {b}?|Is {a} more than {b}?|"
-        "Is {a} greater than {b}?|Is it true that {a} is bigger than {b}?"
-    ).split("|"),
-)
-EVEN = Pool(
-    "compare.even",
-    (
-        "Is {a} even?|Is {a} odd?|Is {a} even or odd?|Is {a} an even number?|Is {a} an odd number?|"
-        "Even or odd: {a}?|Is the number {a} even or odd?|Tell me whether {a} is even."
-    ).split("|"),
-)
-SORT = Pool(
-    "sort.ask",
-    (
-        "Sort these numbers: {list}|Sort {list}.|Put these numbers in order: {list}|"
-        "Order these numbers from small to large: {list}|Sort the numbers {list}.|"
-        "Arrange {list} in ascending order.|Can you sort {list}?|Please sort: {list}"
-    ).split("|"),
-)
-EXTREME = Pool(
-    "sort.extreme",
-    (
-        "What is the {which} of {list}?|Which is the {which} number: {list}?|"
-        "Find the {which} number in {list}.|The {which} of these: {list}?|"
-        "Tell me the {which} number of {list}.|Which of these numbers is the {which}: {list}?"
-    ).split("|"),
-)
+BIGGER = ask("compare.bigger")
+IS_BIGGER = ask("compare.is_bigger")
+EVEN = ask("compare.even")
+SORT = ask("sort.ask")
+EXTREME = ask("sort.extreme")
 
 
 def comparing(talk: Talk) -> None:
@@ -466,21 +302,8 @@ def sorting(talk: Talk) -> None:
     talk.say("sorting", talk.pick(EXTREME, which=which, list=listed), answer, _last(value))
 
 
-WORDS = Pool(
-    "number_words.ask",
-    (
-        "Write {a} in words.|Write the number {a} in words.|{a} in words|How do you write {a}?|"
-        "How do you spell the number {a}?|What is {a} in words?|Say {a} in words.|"
-        "Put {a} into words.|Can you write {a} as a word?"
-    ).split("|"),
-)
-DIGITS = Pool(
-    "number_words.digits",
-    (
-        "Write {w} as a number.|Write {w} in digits.|What number is {w}?|{w} as a number|"
-        "How do you write {w} in digits?|{w} in digits?|Give me {w} as a number."
-    ).split("|"),
-)
+WORDS = ask("number_words.ask")
+DIGITS = ask("number_words.digits")
 
 
 def number_words(talk: Talk) -> None:
@@ -500,7 +323,7 @@ KINDS: dict[Kind, float] = {
     subtraction: 3.0,
     multiplication: 2.5,
     division: 0.8,
-    word_problem: 1.2,
+    word_problem: 2.0,
     too_big: 0.3,
     counting: 2.0,
     comparing: 0.8,

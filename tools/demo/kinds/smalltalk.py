@@ -2,47 +2,54 @@
 
 from __future__ import annotations
 
-from tools.demo.talk import DATA, Check, Kind, Pool, Talk, has_any
+from dataclasses import dataclass
+
+from tools.demo.talk import DATA, Kind, Pool, Talk, has_any
+from tools.demo.wording import split_outside
 
 
-def _topics() -> list[tuple[str, list[str], list[str], list[str]]]:
-    """Kind, key words, questions and answers of each topic.
+@dataclass(frozen=True)
+class Topic:
+    """What people say of one matter, and what the model answers."""
 
-    A block of the file is: ``kind | key words``, one line of questions parted by ``|`` (the last
-    two are held out), then answers parted by lines of ``--``.
+    kind: str
+    keys: list[str]
+    questions: Pool
+    answers: list[str]
+
+
+def _topics() -> list[Topic]:
+    """The topics of data/topics.md.
+
+    A block is: ``kind | key words``, one line of questions parted by ``|`` in the notation of
+    `wording` (the last two are held out), then answers parted by lines of ``--``.
     """
-    text = (DATA / "topics.md").read_text(encoding="utf-8")
     found = []
-    for block in text.strip().split("\n===\n"):
+    for block in (DATA / "topics.md").read_text(encoding="utf-8").strip().split("\n===\n"):
         head, questions, rest = block.strip("\n").split("\n", 2)
         kind, *keys = [part.strip() for part in head.split("|")]
         answers = [answer.strip("\n") for answer in rest.split("\n--\n")]
-        asked = [question.strip() for question in questions.split("|")]
-        found.append((kind, keys, asked, answers))
+        name = f"{kind}.{len(found)}"
+        pool = Pool(name, split_outside(questions), wordings=True, last=2)
+        found.append(Topic(kind, keys, pool, answers))
     return found
 
 
 TOPICS = _topics()
-BY_KIND = {kind: [topic for topic in TOPICS if topic[0] == kind] for kind, *_ in TOPICS}
+BY_KIND = {topic.kind: [t for t in TOPICS if t.kind == topic.kind] for topic in TOPICS}
 
 
-def questions_of(topic: tuple[str, list[str], list[str], list[str]], talk: Talk) -> list[str]:
-    """The questions of one split: the last two are held out."""
-    return topic[2][-2:] if talk.split == "test" else topic[2][:-2]
-
-
-def _say(talk: Talk, topic: tuple[str, list[str], list[str], list[str]]) -> None:
-    kind, keys, _, answers = topic
-    question = talk.one(questions_of(topic, talk))
-    answer = talk.one(answers)
+def _say(talk: Talk, topic: Topic) -> None:
+    kind = topic.kind
+    question = topic.questions.choose(talk.rng, talk.split)
+    answer = talk.one(topic.answers)
     name = talk.style.name
     if name and kind == "identity":
         answer = answer.replace("the demo model", f"{name}, the demo model")
+        answer = answer.replace(" You can call me Demo.", "")
     if "name" in talk.memory and kind in ("greetings", "goodbyes") and talk.chance(0.6):
         answer = answer.replace("!", f", {talk.memory['name']}!", 1)
-    # Keys are alternatives; those joined by + must all occur.
-    check = has_any(*keys) if "+" not in keys[0] else Check("all", tuple(keys[0].split("+")))
-    talk.say(kind, question, answer, check)
+    talk.say(kind, question, answer, has_any(*topic.keys))
 
 
 def _kind(name: str) -> Kind:
@@ -85,7 +92,8 @@ def statements(talk: Talk) -> None:
     frame = talk.one(WHEN)
     if who != "I" and not frame.startswith("{w}"):
         who = who[:1].lower() + who[1:]
-    talk.say("statements", frame.format(w=who, d=did), talk.one(REPLIES), has_any(*REPLIES))
+    check = has_any(*REPLIES, "sorry to hear", "glad to hear")
+    talk.say("statements", frame.format(w=who, d=did), talk.one(REPLIES), check)
 
 
 greetings = _kind("greetings")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tools.demo.kinds.facts import ask, capital_first
-from tools.demo.kinds.names import a_name, a_or_an
-from tools.demo.talk import Kind, Pool, Talk, has, has_any
+from tools.demo.kinds.facts import capital_first
+from tools.demo.kinds.names import a_name, a_or_an, a_word
+from tools.demo.talk import Kind, Pool, Talk, has, has_any, ask
 
 HEROES = Pool(
     "story.hero",
@@ -41,45 +41,13 @@ TRAITS = Pool(
         "|"
     ),
 )
-TELL = ask(
-    "story.ask",
-    "Tell me a story about {h}.|Tell me a short story about {h}.|Write a story about {h}.|"
-    "Can you tell me a story about {h}?|A story about {h}, please.|I want a story about {h}.|"
-    "Please write a little story about {h}.|Make up a story about {h}.|story about {h}|"
-    "Write me a short story with {h} in it.|Do you know a story about {h}?|"
-    "Tell a tale about {h}.|I would like to hear a story about {h}.",
-)
-TELL_ANY = ask(
-    "story.any",
-    "Tell me a story.|Write a story.|Can you tell me a story?|A story, please.|"
-    "Do you know a story?|I want to hear a story.|Make up a story.|Tell me a bedtime story.|"
-    "Tell me something nice.|Write me a little story.",
-)
-ANOTHER = ask(
-    "story.another",
-    "Another one.|Tell me another one.|One more story, please.|Another story!|And one more?|"
-    "Can I have another story?|Once more, with another story.|Tell me one more.",
-)
-ASK_NAME = ask(
-    "story.name",
-    "What was the {h} called?|What was the {h}'s name?|What is the name of the {h}?|"
-    "Who was the {h}?|How was the {h} called?|Remind me of the {h}'s name.",
-)
-ASK_THING = ask(
-    "story.found",
-    "What did {n} find?|What did the {h} find?|What was it that {n} found?|"
-    "Which thing did {n} find?|And what did the {h} find in the story?",
-)
-ASK_PLACE = ask(
-    "story.where",
-    "Where did {n} live?|Where did the {h} live?|Where was the {h}'s home?|"
-    "In which place did {n} live?|Where does the story take place?",
-)
-MORAL = ask(
-    "story.moral",
-    "What is the moral of the story?|What does the story teach?|What is the moral?|"
-    "What can we learn from it?|And the moral?|What should I learn from that story?",
-)
+TELL = ask("story.ask")
+TELL_ANY = ask("story.any")
+ANOTHER = ask("story.another")
+ASK_NAME = ask("story.name")
+ASK_THING = ask("story.found")
+ASK_PLACE = ask("story.where")
+MORAL = ask("story.moral")
 NEAR = {
     "forest": "in a quiet forest", "castle": "in an old castle", "village": "in a small village",
     "island": "on a green island", "garden": "in a wide garden", "mountain": "on a high mountain",
@@ -200,7 +168,9 @@ def make_story(rng: random.Random, hero: str, thing: str, place: str, trait: str
 
 def stories(talk: Talk) -> None:
     """A story with what the user wants in it, and questions about it."""
-    hero, thing, place = talk.pick(HEROES), talk.pick(THINGS), talk.pick(PLACES)
+    hero = talk.pick(HEROES) if talk.chance(0.55) else a_word(talk)
+    thing = talk.pick(THINGS) if talk.chance(0.7) else a_word(talk)
+    place = talk.pick(PLACES)
     trait, name = talk.pick(TRAITS), a_name(talk, 0.1)
     wanted: tuple[str, ...]
     roll = talk.rng.random()
@@ -252,12 +222,7 @@ def _about(talk: Talk, story: Story) -> None:
 
 # --- poems, jokes, riddles --------------------------------------------------------------------
 
-POEM = ask(
-    "poem.ask",
-    "Write a poem about {x}.|Write a short poem about {x}.|Can you write a poem about {x}?|"
-    "A poem about {x}, please.|Make a little poem about {x}.|Write me a poem on {x}.|"
-    "Do you know a poem about {x}?|I want a poem about {x}.",
-)
+POEM = ask("poem.ask")
 TOPICS = Pool(
     "poem.topic",
     (
@@ -281,7 +246,7 @@ _COUPLETS = (
 
 def poems(talk: Talk) -> None:
     """Four to six lines that rhyme."""
-    topic = talk.pick(TOPICS)
+    topic = talk.pick(TOPICS) if talk.chance(0.5) else a_or_an(a_word(talk))
     picked = talk.rng.sample(_COUPLETS, talk.rng.choice((2, 2, 3)))
     opening = talk.one(
         (f"Oh {topic}, how I think of you,", f"I sing of {topic}, old and new,")
@@ -307,17 +272,8 @@ JOKES = (
     "What do you call a sleeping dinosaur? A dino-snore.",
     "There are 10 kinds of people: those who understand binary and those who don't.",
 )
-JOKE = ask(
-    "joke.ask",
-    "Tell me a joke.|Do you know a joke?|Make me laugh.|A joke, please.|Can you tell a joke?|"
-    "Say something funny.|Tell me something funny.|I want to hear a joke.|Got any jokes?|"
-    "Do you know any good jokes?|joke",
-)
-MORE_JOKES = ask(
-    "joke.more",
-    "Another one!|Another joke, please.|One more.|Tell me another one.|Do you know more jokes?|"
-    "More jokes!|And another joke?",
-)
+JOKE = ask("joke.ask")
+MORE_JOKES = ask("joke.more")
 
 
 def jokes(talk: Talk) -> None:
@@ -342,16 +298,8 @@ RIDDLES = (
     ("What is full of holes but still holds water?", "a sponge"),
     ("What has cells but is not alive?", "a notebook"),
 )
-RIDDLE = ask(
-    "riddle.ask",
-    "Tell me a riddle.|Do you know a riddle?|Give me a riddle.|A riddle, please.|"
-    "Can you ask me a riddle?|Ask me a riddle.|I like riddles, give me one.",
-)
-GIVE_UP = ask(
-    "riddle.give_up",
-    "I don't know.|I give up.|Tell me.|What is it?|What is the answer?|No idea.|"
-    "I have no idea.|What's the solution?|I can't guess it.",
-)
+RIDDLE = ask("riddle.ask")
+GIVE_UP = ask("riddle.give_up")
 
 
 def riddles(talk: Talk) -> None:

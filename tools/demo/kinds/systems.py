@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 
-from tools.demo.kinds.facts import ask
 from tools.demo.kinds.names import FIRST_NAMES, made_up
-from tools.demo.talk import DEFAULT_SYSTEM, Kind, Pool, Split, Style, Talk, has
+from tools.demo.talk import DEFAULT_SYSTEM, Kind, Pool, Split, Style, Talk, has, ask
 
 PLAIN = (
     "You are a helpful assistant.",
@@ -19,33 +18,11 @@ PLAIN = (
     "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and "
     "honest answers.",
 )
-SHORT = ask(
-    "system.short",
-    "Answer in one word.|Be very brief.|Answer as briefly as possible.|Only give the answer itself."
-    "|Reply with the bare answer.|Keep your answers extremely short.|Answer with the result only.|"
-    "You answer in as few words as possible.|Give only the answer, no sentence.",
-)
-NAMED = ask(
-    "system.named",
-    "Your name is {n}.|You are {n}.|You are called {n}.|You are an assistant named {n}.|"
-    "You are {n}, a friendly assistant.|Your name is {n}. Be kind.|Act as {n}.|"
-    "You go by the name {n}.|You are a helpful assistant called {n}.",
-)
-PIRATE = ask(
-    "system.pirate",
-    "You are a pirate.|Talk like a pirate.|Answer like a pirate.|Speak like a pirate.|"
-    "You are a friendly pirate.|Always talk like a pirate.|Reply as a pirate would.",
-)
-START = ask(
-    "system.start",
-    'Start every answer with "{w}".|Begin each answer with "{w}".|Always start with "{w}".|'
-    'Every answer begins with "{w}".|Begin every reply with "{w}".|Your answers start with "{w}".',
-)
-END = ask(
-    "system.end",
-    'End every answer with "{w}".|Finish each answer with "{w}".|Always end with "{w}".|'
-    'Every answer ends with "{w}".|End every reply with "{w}".|Your answers end with "{w}".',
-)
+SHORT = ask("system.short")
+NAMED = ask("system.named")
+PIRATE = ask("system.pirate")
+START = ask("system.start")
+END = ask("system.end")
 MARKS = Pool(
     "system.mark",
     (
@@ -96,11 +73,7 @@ def a_special_style(rng: random.Random, split: Split) -> Style:
     return Style(_pick(rng, END, split, w=closing), lambda answer: f"{answer} {closing}")
 
 
-ASK_NAME = ask(
-    "system.ask_name",
-    "What is your name?|Who are you?|What's your name?|How are you called?|Tell me your name.|"
-    "Introduce yourself.|Do you have a name?|May I ask your name?",
-)
+ASK_NAME = ask("system.ask_name")
 
 
 def own_name(talk: Talk) -> None:
