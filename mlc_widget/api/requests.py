@@ -151,7 +151,7 @@ def _depth(value: Any) -> int:
 
 def _response_format(param: str, value: Any) -> JSONDict:
     checked = _mapping(param, value)
-    kinds = ("text", "json_object", "json_schema", "grammar", "structural_tag")
+    kinds = ("text", "json_object", "json_schema", "regex", "grammar", "structural_tag")
     if checked.get("type") not in kinds:
         raise _bad(f"{param}.type", checked.get("type"), f"give one of {', '.join(kinds)}.")
     return checked
@@ -291,6 +291,7 @@ _COMMON: Final[dict[str, Check]] = {
     "logit_bias": _logit_bias,
     "response_format": _response_format,
     "ignore_eos": _boolean,
+    "enable_latency_breakdown": _boolean,
     "request_id": _identifier,
     "user": _string,
 }
@@ -302,6 +303,7 @@ CHAT_FIELDS: Final[Mapping[str, Check]] = {
     "top_logprobs": _integer(0, 20),
     "tools": _tools,
     "tool_choice": _tool_choice,
+    "parallel_tool_calls": _boolean,
     "enable_thinking": _boolean,
 }
 COMPLETION_FIELDS: Final[Mapping[str, Check]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
 from mlc_widget.api.app_config import AppConfig
@@ -18,6 +19,7 @@ from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import set_log_level
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
+from mlc_widget.engine.chat_plan import AnswerPlan, plan
 from mlc_widget.engine.counters import Counters
 from mlc_widget.engine.device import describe_device
 from mlc_widget.engine.embedding import embed
@@ -127,8 +129,11 @@ class DirectCore:
                 await before()
             model = self._model(checked.get("model"))
             model.check_supported(checked)
-            sampling = model.sampling(checked, stop_at_template=kind == "chat")
-            prompt = await self._prompt(kind, model, checked)
+            answers = await _plan(kind, model, checked)
+            sampling = replace(
+                model.sampling(checked, stop_at_template=kind == "chat"), grammar=answers.grammar
+            )
+            prompt = await self._prompt(kind, model, checked, answers)
             if model is not self._model(model.model_id):  # reloaded while the prompt was encoded
                 raise ModelNotLoadedError("The model was unloaded before the request began.")
         finally:
@@ -138,6 +143,7 @@ class DirectCore:
             ResponseShape(kind, model.model_id, request_id),
             prompt,
             sampling,
+            answers,
             checked.get("n", 1),
             include_usage=checked.get("stream_options", {}).get("include_usage", False),
             on_end=self._ended,
@@ -148,12 +154,16 @@ class DirectCore:
         return generation
 
     async def _prompt(
-        self, kind: Literal["chat", "completion"], model: LoadedModel, checked: JSONDict
+        self,
+        kind: Literal["chat", "completion"],
+        model: LoadedModel,
+        checked: JSONDict,
+        answers: AnswerPlan,
     ) -> list[int]:
         param = "messages" if kind == "chat" else "prompt"
         ids: list[int]
         if kind == "chat":
-            text = model.template.prompt_text(checked["messages"])
+            text = model.template.prompt_text(answers.messages) + answers.suffix
             ids = [*model.template.system_prefix_token_ids, *await _encode(model, text)]
         elif isinstance(checked["prompt"], str):
             ids = await _encode(model, checked["prompt"])
@@ -268,6 +278,15 @@ class DirectCore:
         if not self._terminated:
             self._terminated = True
             await self._models.unload()
+
+
+async def _plan(
+    kind: Literal["chat", "completion"], model: LoadedModel, checked: JSONDict
+) -> AnswerPlan:
+    """A schema may take a while: it is compiled on a thread."""
+    if checked.keys() & {"response_format", "tools"}:
+        return await asyncio.to_thread(plan, kind, model, checked)
+    return plan(kind, model, checked)
 
 
 async def _encode(model: LoadedModel, text: str) -> list[int]:

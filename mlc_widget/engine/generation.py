@@ -12,6 +12,8 @@ from functools import partial
 from typing import Final
 
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.answer import AnswerParser, Delta
+from mlc_widget.engine.chat_plan import AnswerPlan
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sampling
 from mlc_widget.engine.shapes import Choice, ResponseShape, usage
@@ -24,6 +26,7 @@ _AHEAD: Final = 64
 class _Run:
     """One choice while it runs."""
 
+    parser: AnswerParser
     choice: Choice = field(default_factory=Choice)
     tokens: int = 0
     first_at: float | None = None
@@ -44,6 +47,7 @@ class Generation:
         shape: Builds the response.
         prompt: Token ids.
         sampling: For every choice; their index is filled in.
+        plan: How the answers are read.
         choices: OpenAI's `n`.
         include_usage: Whether the last chunk is the usage.
         on_end: Called once when nothing of it runs any more.
@@ -55,6 +59,7 @@ class Generation:
         shape: ResponseShape,
         prompt: Sequence[int],
         sampling: Sampling,
+        plan: AnswerPlan,
         choices: int,
         *,
         include_usage: bool,
@@ -71,7 +76,7 @@ class Generation:
         self._error: BaseException | None = None
         self._ready = asyncio.Event()
         self._space = asyncio.Event()
-        self._runs = [_Run() for _ in range(choices)]
+        self._runs = [_Run(plan.parser(shape.id, i)) for i in range(choices)]
         self._finished = self._closed = False
         self._tasks = [asyncio.create_task(self._run(i)) for i in range(choices)]
         for i, task in enumerate(self._tasks):
@@ -206,28 +211,30 @@ class Generation:
         self._space.set()
         return events
 
-    def _absorb(self, index: int, event: GenerationEvent) -> JSONDict | None:
-        """Add an event to its choice; the event's logprobs in OpenAI's shape."""
+    def _absorb(self, index: int, event: GenerationEvent) -> tuple[Delta, JSONDict | None]:
+        """Add an event to its choice; what it brings, and its logprobs in OpenAI's shape."""
         run = self._runs[index]
+        delta = run.parser.push(event.text, last=event.finish_reason is not None)
         logprobs = self._shape.logprobs(event.logprobs, run.choice.length)
-        run.choice.add(event.text, logprobs)
-        run.choice.finish_reason = event.finish_reason
+        run.choice.add(delta, len(event.text), logprobs)
+        called = event.finish_reason == "stop" and run.parser.called
+        run.choice.finish_reason = "tool_calls" if called else event.finish_reason
         run.stats = event.stats
-        return logprobs
+        return delta, logprobs
 
     def _shape_events(self, events: Sequence[tuple[int, GenerationEvent]]) -> list[JSONDict]:
         chunks = []
         for index, event in events:
             run = self._runs[index]
-            logprobs = self._absorb(index, event)
-            if not event.text and event.finish_reason is None and logprobs is None:
+            delta, logprobs = self._absorb(index, event)
+            if not delta and event.finish_reason is None and logprobs is None:
                 continue  # tokens whose text is still held back
             chunks.append(
                 self._shape.chunk(
                     index,
-                    event.text,
+                    delta,
                     first=not run.begun,
-                    finish_reason=event.finish_reason,
+                    finish_reason=run.choice.finish_reason,
                     logprobs=logprobs,
                 )
             )

@@ -31,11 +31,9 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "logprobs": False,
     "top_logprobs": 0,
     "response_format": {"type": "text"},
-    "tools": [],
-    "tool_choice": "none",
-    "enable_thinking": False,
     "echo": False,
     "ignore_eos": False,
+    "enable_latency_breakdown": False,
 }
 
 
@@ -158,6 +156,7 @@ class LoadedModel:
             top_logprobs=int(logprobs) if counted else request.get("top_logprobs", 0),
             logit_processor=self.logit_processor,
             response_format=request.get("response_format"),
+            latency_breakdown=request.get("enable_latency_breakdown", False),
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.answer import Delta
 from mlc_widget.engine.runtimes.base import GenerationStats, TokenLogprob
 
 
@@ -25,6 +26,15 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float) -> JSONDict:
     prefill_s = max(s.prefill_s for s in stats)
     decode_s = max(s.decode_s for s in stats)
     decoded = completion - len(stats)  # the first token of each comes from prefill
+    extra: JSONDict = {}
+    if any(s.grammar_init_s is not None for s in stats):
+        extra["grammar_init_s"] = sum(s.grammar_init_s or 0.0 for s in stats)
+        extra["grammar_per_token_s"] = sum(s.grammar_s for s in stats) / max(completion, 1)
+    latency = [s.latency for s in stats if s.latency is not None]
+    if latency:
+        extra["latencyBreakdown"] = {
+            stage: [t for one in latency for t in one[stage]] for stage in latency[0]
+        }
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -36,6 +46,7 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float) -> JSONDict:
             "decode_tokens_per_s": decoded / decode_s if decode_s > 0 else 0.0,
             "time_to_first_token_s": max(s.queue_s + s.prefill_s for s in stats),
             "time_per_output_token_s": decode_s / decoded if decoded > 0 else 0.0,
+            **extra,
         },
     }
 
@@ -76,7 +87,7 @@ class ResponseShape:
     def chunk(
         self,
         index: int,
-        text: str,
+        new: Delta,
         *,
         first: bool,
         finish_reason: str | None,
@@ -86,11 +97,15 @@ class ResponseShape:
         choice: JSONDict = {"index": index, "finish_reason": finish_reason, "logprobs": logprobs}
         if self.kind == "chat":
             delta: JSONDict = {"role": "assistant"} if first else {}
-            if text or first:
-                delta["content"] = text
+            if new.content or (first and not (new.reasoning or new.tool_calls)):
+                delta["content"] = new.content
+            if new.reasoning:
+                delta["reasoning_content"] = new.reasoning
+            if new.tool_calls:
+                delta["tool_calls"] = list(new.tool_calls)
             choice["delta"] = delta
         else:
-            choice["text"] = text
+            choice["text"] = new.content
         return self._envelope([choice], chunk=True)
 
     def usage_chunk(self, used: JSONDict) -> JSONDict:
@@ -108,7 +123,7 @@ class ResponseShape:
                 "logprobs": logprobs,
             }
             if self.kind == "chat":
-                one["message"] = {"role": "assistant", "content": choice.text}
+                one["message"] = choice.message()
             else:
                 one["text"] = choice.text
             shaped.append(one)
@@ -145,19 +160,41 @@ class Choice:
     """One choice of a response while it is put together."""
 
     parts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    tool_calls: list[JSONDict] = field(default_factory=list)
     length: int = 0
     finish_reason: str | None = None
     logprobs: list[JSONDict] = field(default_factory=list)
 
     @property
     def text(self) -> str:
-        """All text so far."""
+        """All content so far."""
         return "".join(self.parts)
 
-    def add(self, text: str, logprobs: JSONDict | None) -> None:
-        """Append what came."""
-        self.parts.append(text)
-        self.length += len(text)
+    def message(self) -> JSONDict:
+        """OpenAI's message."""
+        text = self.text
+        message: JSONDict = {"role": "assistant", "content": text}
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        if self.tool_calls:
+            message["content"] = text or None
+            message["tool_calls"] = self.tool_calls
+        return message
+
+    def add(self, new: Delta, length: int, logprobs: JSONDict | None) -> None:
+        """Append what came, from `length` characters of the model's text."""
+        self.parts.append(new.content)
+        if new.reasoning:
+            self.reasoning.append(new.reasoning)
+        for piece in new.tool_calls:
+            if "id" in piece:
+                whole = {k: v for k, v in piece.items() if k != "index"}
+                self.tool_calls.append({**whole, "function": dict(whole["function"])})
+            else:
+                function = self.tool_calls[piece["index"]]["function"]
+                function["arguments"] += piece["function"]["arguments"]
+        self.length += length
         if logprobs is not None:
             self.logprobs.append(logprobs)
 

@@ -42,9 +42,6 @@ _FIELDS = frozenset(
         "top_logprobs",
         "ignore_eos",
         "response_format",
-        "tools",
-        "tool_choice",
-        "enable_thinking",
         "enable_latency_breakdown",
     }
 )

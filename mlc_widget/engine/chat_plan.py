@@ -1,0 +1,130 @@
+"""What one chat request needs beyond plain generation: tools, thinking, a grammar, a parser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlc_widget.api.errors import UnsupportedFieldError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.answer import AnswerParser
+from mlc_widget.engine.grammar_text import Part, assemble, check_grammar
+from mlc_widget.engine.model import LoadedModel
+from mlc_widget.engine.reasoning import INSIDE_RULES, NO_THOUGHT, OPEN, RULES, ReasoningParser
+from mlc_widget.engine.structured_output import response_grammar, response_parts
+from mlc_widget.engine.tool_parser import ToolCallParser
+from mlc_widget.engine.tools import Tools, read_tools, render_messages
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """How a request's answers are constrained and read.
+
+    Attributes:
+        messages: A chat's, for the template: tools and calls are written into them.
+        suffix: What the prompt ends with beyond the template.
+        grammar: What the text must match.
+        tools: On offer.
+        thinks: Whether thoughts are to be parted from the answer.
+        inside: The prompt has opened the thought.
+    """
+
+    messages: tuple[JSONDict, ...] = ()
+    suffix: str = ""
+    grammar: str | None = None
+    tools: Tools | None = None
+    thinks: bool = False
+    inside: bool = False
+
+    def parser(self, request_id: str, choice: int) -> AnswerParser:
+        """Reads one choice."""
+        return AnswerParser(
+            ReasoningParser(inside=self.inside) if self.thinks else None,
+            ToolCallParser(self.tools.format, self.tools.names) if self.tools else None,
+            f"{request_id}/{choice}",
+        )
+
+
+def plan(kind: str, model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
+    """The plan of a checked request of kind ``chat`` or ``completion``."""
+    return plan_chat(model, request) if kind == "chat" else plan_completion(model, request)
+
+
+def plan_completion(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
+    """The plan of a checked text completion.
+
+    Raises:
+        BadRequestError: `response_format` is malformed.
+    """
+    if not model.runtime.capabilities.grammars:
+        return AnswerPlan()
+    return AnswerPlan(grammar=response_grammar(request.get("response_format")))
+
+
+def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
+    """The plan of a checked chat request; compiles grammars, which may take a while.
+
+    Raises:
+        BadRequestError: A schema, grammar, tool or call is malformed; `param` names it.
+        UnsupportedFieldError: The model or its runtime cannot do what is asked for.
+    """
+    template = model.template
+    tools = read_tools(request, template)
+    messages = render_messages(request["messages"], tools, template)
+    can_think = model.tokenizer.token_to_id(OPEN) is not None
+    wanted = request.get("enable_thinking")
+    if wanted and not can_think:
+        raise UnsupportedFieldError(
+            f"enable_thinking = True: {model.model_id} is no thinking model; leave it out.",
+            param="enable_thinking",
+        )
+    inside = template.prompt_text(messages).rstrip().endswith(OPEN)
+    quiet = can_think and wanted is False and not inside
+    thinks = can_think and not quiet
+    return AnswerPlan(
+        messages=tuple(messages),
+        suffix=NO_THOUGHT if quiet else "",
+        grammar=_grammar(model, request, tools, thinks=thinks, inside=inside),
+        tools=tools,
+        thinks=thinks,
+        inside=inside,
+    )
+
+
+def _grammar(
+    model: LoadedModel,
+    request: Mapping[str, Any],
+    tools: Tools | None,
+    *,
+    thinks: bool,
+    inside: bool,
+) -> str | None:
+    wanted = request.get("response_format")
+    constrained = wanted is not None and wanted.get("type") != "text"
+    if not model.runtime.capabilities.grammars:
+        if tools is not None and tools.forced:
+            raise UnsupportedFieldError(
+                f"tool_choice = {request['tool_choice']!r}: the {model.runtime.name} runtime "
+                "cannot force a call; use auto.",
+                param="tool_choice",
+            )
+        return None
+    if not (tools or (constrained and thinks)):
+        return response_grammar(wanted)
+    rules, at = "answer: @body", "tools"
+    parts: dict[str, Part] = {}
+    if constrained:
+        body, at = response_parts(request["response_format"])
+        parts.update(body)
+    if tools is not None:
+        rules, calls = tools.grammar(else_body=constrained)
+        parts.update(calls)
+    if thinks:
+        thought = "thought" if inside else "thought?"
+        start = f"start: {thought} gap answer\n{INSIDE_RULES if inside else RULES}"
+    else:
+        start = "start: answer"
+    grammar = assemble(f"{start}\n{rules}", parts)
+    check_grammar(grammar, at)
+    return grammar

@@ -1,0 +1,213 @@
+"""OpenAI's `tools` and `tool_choice`: into the prompt, and into a grammar for the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.conversation import ConversationTemplate
+from mlc_widget.engine.grammar_text import (
+    ANY_TEXT,
+    Part,
+    assemble,
+    check_grammar,
+    json_part,
+    literal,
+    regex_problem,
+)
+from mlc_widget.engine.json_schema import check_schema
+from mlc_widget.engine.reasoning import without_thoughts
+from mlc_widget.engine.tool_formats import Call, ToolFormat, tool_format_of
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools of one request.
+
+    Attributes:
+        format: How the model is told of them and calls them.
+        offered: Those that it may call, as the request gives them.
+        forced: It must call one.
+        parallel: It may call several.
+    """
+
+    format: ToolFormat
+    offered: tuple[JSONDict, ...]
+    forced: bool = False
+    parallel: bool = True
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the tools on offer."""
+        return frozenset(tool["function"]["name"] for tool in self.offered)
+
+    def grammar(self, *, else_body: bool) -> tuple[str, dict[str, Part]]:
+        """Rules for an answer, ``answer`` the first of them, and the parts that they refer to.
+
+        Args:
+            else_body: An answer without a call is not free text but ``@body``.
+
+        Raises:
+            BadRequestError: A tool's parameters are malformed, or it asks for ``strict`` and they
+                cannot be enforced.
+        """
+        f, parts, heads = self.format, {}, []
+        for i, tool in enumerate(self.offered):
+            parts[f"arguments_{i}"] = _arguments(i, tool)
+            name = json.dumps(tool["function"]["name"])
+            head = literal(f'{{"name": {name}, "{f.arguments}": ')
+            heads.append(f'({head} @arguments_{i} "}}")')
+        call = f"({' | '.join(heads)}) {literal(f.end)}"
+        begin, between = literal(f.begin), literal(f.between)
+        more = f"({between} {begin} {call})*" if self.parallel else ""
+        if self.forced:
+            return f"answer: {begin} {call} {more}", parts
+        if else_body:
+            return f"answer: {begin} {call} {more} | @body", parts
+        if not begin:  # bare calls are whole answers
+            return f"answer: TEXT | {call} {more}\nTEXT: /([^{{ \\n](.|\\n)*)?/", parts
+        rules = (
+            f"opened[lazy]: {ANY_TEXT} {literal(f.begin.strip())}\n"
+            f"called: opened {literal(f.begin[len(f.begin.rstrip()) :])} {call}\n"
+            f"tail: {ANY_TEXT}"
+        )
+        return f"answer: called{'*' if self.parallel else '?'} tail\n{rules}", parts
+
+
+def read_tools(request: Mapping[str, Any], template: ConversationTemplate) -> Tools | None:
+    """The tools of a checked chat request; None where it has none or wants none.
+
+    Raises:
+        UnsupportedFieldError: The model's template knows no tools.
+        BadRequestError: `tool_choice` names a tool that is not there, or two have one name.
+    """
+    offered = tuple(request.get("tools", ()))
+    choice = request.get("tool_choice", "auto")
+    if not offered or choice == "none":
+        return None
+    known = tool_format_of(template)
+    if known is None:
+        raise UnsupportedFieldError(
+            f"tools: this model's conversation template ({template.name or 'without a name'}) "
+            "knows no tools; leave them out, or use a model that was trained for them.",
+            param="tools",
+        )
+    names = [tool["function"]["name"] for tool in offered]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise BadRequestError(
+                f"tools[{i}].function.name = {name!r}: two tools have this name.",
+                param=f"tools[{i}].function.name",
+            )
+    parallel = request.get("parallel_tool_calls", True)
+    if isinstance(choice, Mapping):
+        wanted = choice["function"]["name"]
+        offered = tuple(t for t in offered if t["function"]["name"] == wanted)
+        if not offered:
+            raise BadRequestError(
+                f"tool_choice.function.name = {wanted!r}: not one of the tools, which are "
+                f"{', '.join(names)}.",
+                param="tool_choice.function.name",
+            )
+        return Tools(known, offered, forced=True, parallel=False)
+    return Tools(known, offered, forced=choice == "required", parallel=parallel)
+
+
+def _arguments(index: int, tool: JSONDict) -> Part:
+    """What the arguments of one tool must match."""
+    at = f"tools[{index}].function.parameters"
+    wanted, strict = tool["function"].get("parameters"), tool["function"].get("strict")
+    try:
+        schema = check_schema(
+            {"type": "object"} if wanted is None else wanted, at, is_regex=regex_problem
+        )
+        if schema is True or not isinstance(schema, Mapping):
+            schema = {"type": "object"}
+        part = json_part({"type": "object", **schema})
+        check_grammar(assemble("start: @body", {"body": part}), at)
+    except BadRequestError as error:
+        # What is well-formed but cannot be enforced is the model's to keep to, unless strict.
+        enforceable = not isinstance(error, UnsupportedFieldError)
+        if strict or (enforceable and (error.param != at or "Unsatisfiable" in str(error))):
+            raise
+        part = json_part({"type": "object"})
+    return part
+
+
+def render_messages(
+    messages: Sequence[JSONDict], tools: Tools | None, template: ConversationTemplate
+) -> list[JSONDict]:
+    """Messages with tools, calls and results in them as messages that any template can write.
+
+    Raises:
+        UnsupportedFieldError: There are calls or results, and the template knows no tools.
+        BadRequestError: A call or a result is malformed; `param` names it.
+    """
+    known = tools.format if tools else tool_format_of(template)
+    out: list[JSONDict] = []
+    results: list[str] = []
+    for i, message in enumerate(messages):
+        role = message["role"]
+        if role == "tool" or message.get("tool_calls"):
+            if known is None:
+                raise UnsupportedFieldError(
+                    f"messages[{i}]: this model's conversation template "
+                    f"({template.name or 'without a name'}) knows no tools.",
+                    param=f"messages[{i}]",
+                )
+            if role == "tool":
+                results.append(message["content"])
+                continue
+        if results and known:
+            out += known.results(results)
+            results = []
+        if role == "assistant":
+            content = without_thoughts(message["content"] or "")
+            if known and message.get("tool_calls"):
+                content = known.calls(content, _calls(f"messages[{i}]", message["tool_calls"]))
+            message = {"role": role, "content": content}
+        out.append(message)
+    if results and known:
+        out += known.results(results)
+    return _with_signatures(out, tools, template) if tools else out
+
+
+def _with_signatures(
+    messages: list[JSONDict], tools: Tools, template: ConversationTemplate
+) -> list[JSONDict]:
+    system = template.system_message
+    if messages[0]["role"] == "system":
+        system, messages = messages[0]["content"], messages[1:]
+    for i, message in enumerate(messages):
+        if message["role"] == "user":
+            told = tools.format.first_user(message["content"], tools.offered)
+            messages[i] = {**message, "content": told}
+            break
+    return [{"role": "system", "content": tools.format.system(system, tools.offered)}, *messages]
+
+
+def _calls(at: str, calls: Any) -> list[Call]:
+    read = []
+    for i, call in enumerate(calls):
+        where = f"{at}.tool_calls[{i}].function"
+        if hasattr(call, "model_dump"):
+            call = call.model_dump()
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise BadRequestError(
+                f'{where} = {function!r:.120}: give {{"name": …, "arguments": …}}.', param=where
+            )
+        arguments = function.get("arguments", "{}")
+        try:
+            value = json.loads(arguments) if isinstance(arguments, str) else dict(arguments)
+        except (ValueError, TypeError) as error:
+            raise BadRequestError(
+                f"{where}.arguments = {arguments!r:.120}: give JSON text ({error}).",
+                param=f"{where}.arguments",
+            ) from None
+        read.append(Call(function["name"], json.dumps(value, ensure_ascii=False)))
+    return read
