@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import secrets
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +64,11 @@ class Lab:
                 break
             if file.is_file() and file.stat().st_size:
                 url = str(json.loads(file.read_text())["url"])
-                with urllib.request.urlopen(f"{url}api?token={self._token}", timeout=60):
+                # The file is there shortly before the server listens.
+                with (
+                    contextlib.suppress(urllib.error.URLError),
+                    urllib.request.urlopen(f"{url}api?token={self._token}", timeout=60),
+                ):
                     return url
             time.sleep(0.05)
         self.close()
