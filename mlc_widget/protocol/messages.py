@@ -74,6 +74,15 @@ def return_message(uuid: str, content: Any) -> JSONDict:
     return {"kind": "return", "uuid": uuid, "content": content}
 
 
+def end_message(uuid: str) -> JSONDict:
+    """The answer to ``completionStreamNextChunk`` after the last chunk.
+
+    WebLLM's client ends a stream at what is no object, and JSON's null is one to JavaScript: so
+    there is no content.
+    """
+    return {"kind": "return", "uuid": uuid}
+
+
 def throw_message(uuid: str, text: str, error: JSONDict | None) -> JSONDict:
     """A failed request: a readable text, and for a peer that said hello what it was."""
     message: JSONDict = {"kind": "throw", "uuid": uuid, "content": text}

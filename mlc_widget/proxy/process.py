@@ -173,7 +173,7 @@ class WorkerProcess:
         """
         manager = self._manager
         assert manager is not None
-        shell = manager.connect_shell(identity=manager.session.bsession)
+        shell = manager.connect_shell()
         iopub = manager.connect_iopub()
         iopub.setsockopt(zmq.UNSUBSCRIBE, b"")
         return shell, iopub, manager.session

@@ -18,6 +18,7 @@ from mlc_widget.protocol.errors import encode_error
 from mlc_widget.protocol.messages import (
     PROTOCOL_VERSION,
     WorkerRequest,
+    end_message,
     return_message,
     throw_message,
 )
@@ -68,7 +69,7 @@ class KernelMLCEngineHandler:
             "embedding": lambda r: self._whole("embedding", r),
             "chatCompletionStreamInit": lambda r: self._init_stream("chat", r),
             "completionStreamInit": lambda r: self._init_stream("completion", r),
-            "completionStreamNextChunk": lambda r: self._streams.next_chunk(_stream_id(r)),
+            "completionStreamNextChunk": self._next_chunk,
             "completionStreamReturn": lambda r: self._streams.end(_stream_id(r)),
             "streamCredit": self._credit,
             "progressTaken": self._progress_taken,
@@ -83,6 +84,10 @@ class KernelMLCEngineHandler:
             "deviceInfo": lambda _: core.device_info(),
             "getGPUVendor": self._gpu_vendor,
             "getMaxStorageBufferBindingSize": self._max_buffer,
+            "listResumableSessions": self._no_sessions,
+            "resumeChatCompletion": self._not_resumable,
+            "resumeChatCompletionStreamInit": self._not_resumable,
+            "deleteResumableSession": self._not_resumable,
             "setLogLevel": self._set_log_level,
             "setAppConfig": self._set_app_config,
             "customRequest": self._custom,
@@ -221,6 +226,13 @@ class KernelMLCEngineHandler:
         opening = self.core.open_stream(kind, wanted, before=lambda: self._match(request))
         await self._streams.open(_stream_id(request), request.uuid, opening, credit)
 
+    async def _next_chunk(self, request: WorkerRequest) -> Any:
+        chunk = await self._streams.next_chunk(_stream_id(request))
+        if chunk is None:
+            self._send(end_message(request.uuid))
+            return _NO_ANSWER
+        return chunk
+
     async def _credit(self, request: WorkerRequest) -> Any:
         self._streams.grant(_stream_id(request), integer(request, "credit"))
         return _NO_ANSWER
@@ -239,6 +251,15 @@ class KernelMLCEngineHandler:
             content.get("inputIds") or [],
             bool(content.get("isPrefill", False)),
             optional_text(request, "modelId"),
+        )
+
+    async def _no_sessions(self, request: WorkerRequest) -> list[Any]:
+        return []
+
+    async def _not_resumable(self, request: WorkerRequest) -> Any:
+        raise ProtocolError(
+            f"{request.kind}: the worker keeps no resumable sessions; what a worker's death cuts "
+            "short is for its client to ask again."
         )
 
     async def _custom(self, request: WorkerRequest) -> Any:
