@@ -37,11 +37,11 @@ describe("chat", () => {
     const model = chat({ rev: 1, messages: [user, reply("", "running")] });
     model.receive({ type: "delta", reply: "a", offset: 0, text: "Hello" });
     await frame();
-    const node = query(".mlcw-assistant .mlcw-body").firstChild;
+    const node = query(".mlcw-assistant p").firstChild;
     model.receive({ type: "delta", reply: "a", offset: 5, text: ", you" });
     await frame();
     expect(query(".mlcw-assistant .mlcw-body").textContent).toBe("Hello, you");
-    expect(query(".mlcw-assistant .mlcw-body").firstChild).toBe(node);
+    expect(query(".mlcw-assistant p").firstChild).toBe(node);
   });
 
   it("shows markup as text", () => {

@@ -89,6 +89,7 @@ class Lab:
             "display_name": "Python 3",
             "language": "python",
         }
+        (self.root / name).parent.mkdir(exist_ok=True)
         nbformat.write(notebook, self.root / name)
 
     def address(self, name: str) -> str:

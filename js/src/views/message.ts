@@ -2,6 +2,7 @@
 
 import { h, setAttribute, setText, show } from "../dom.ts";
 import { formatDuration, formatRate, formatTokens, joinFacts } from "../format.ts";
+import { MarkdownView } from "../markdown/view.ts";
 import type { Message, Stats } from "../protocol.ts";
 
 export function statsText(stats: Stats | null): string {
@@ -30,8 +31,9 @@ export function stateText(message: Message, modelReady: boolean): string {
 
 export class MessageView {
   readonly node: HTMLElement;
-  readonly #text = document.createTextNode("");
-  readonly #body = h("div", { class: "mlcw-body", dir: "auto" }, this.#text);
+  readonly #body = h("div", { class: "mlcw-body" });
+  /** What the user wrote is shown as it is, what the model writes as Markdown. */
+  readonly #draw: (text: string, complete: boolean) => void;
   readonly #dots = h("div", { class: "mlcw-dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
   readonly #error = h("div", { class: "mlcw-error-text" });
   readonly #retry = h("button", { class: "mlcw-link", type: "button" }, "Try again");
@@ -42,6 +44,18 @@ export class MessageView {
 
   constructor(message: Message, onRetry: (reply: string) => void, signal: AbortSignal) {
     const mine = message.role === "user";
+    if (mine) {
+      setAttribute(this.#body, "dir", "auto");
+      this.#draw = (text) => {
+        setText(this.#body, text);
+      };
+    } else {
+      const markdown = new MarkdownView(signal);
+      this.#body.append(markdown.node);
+      this.#draw = (text, complete) => {
+        markdown.update(text, complete);
+      };
+    }
     this.node = h(
       "li",
       { class: `mlcw-message ${mine ? "mlcw-user" : "mlcw-assistant"}` },
@@ -58,9 +72,7 @@ export class MessageView {
     if (message === this.#shown && modelReady === this.#shownReady) return;
     this.#shown = message;
     this.#shownReady = modelReady;
-    const shown = this.#text.data;
-    if (message.text.startsWith(shown)) this.#text.appendData(message.text.slice(shown.length));
-    else this.#text.data = message.text;
+    this.#draw(message.text, message.status !== "running" && message.status !== "queued");
     show(this.#body, message.text !== "");
     show(this.#dots, message.status === "running" && message.text === "");
     setText(this.#error, message.error?.message ?? "");

@@ -1,0 +1,173 @@
+/**
+ * From Markdown to a tree of plain values, and nothing that the model wrote becomes more than text.
+ *
+ * Every tag, class and attribute below is one of ours; HTML in the source is shown as the text it is.
+ * Images are never fetched, and a link is only an address that a click opens (`view.ts`): no element
+ * carries a URL that the browser would act on by itself.
+ */
+
+import { Lexer, type MarkedToken, type Token, type Tokens } from "marked";
+
+export interface VElement {
+  readonly tag: "a" | "b" | "blockquote" | "br" | "button" | "code" | "del" | "div" | "em" | "h3" | "h4"
+    | "h5" | "h6" | "hr" | "li" | "ol" | "p" | "pre" | "span" | "strong" | "table" | "tbody" | "td" | "th"
+    | "thead" | "tr" | "ul";
+  readonly attributes: Readonly<Record<string, string>>;
+  readonly children: readonly VNode[];
+}
+export type VNode = VElement | string;
+
+const MAX_DEPTH = 24;
+
+/** GFM, and a line of the source is a line on the screen, as people write in chats. */
+export function lex(source: string): Token[] {
+  return new Lexer({ gfm: true, breaks: true }).lex(source);
+}
+
+function v(tag: VElement["tag"], attributes: Readonly<Record<string, string>>, ...children: readonly VNode[]): VElement {
+  return { tag, attributes, children };
+}
+
+/** One block as a node; null for what shows nothing. */
+export function blockNode(token: Token, depth = 0): VElement | null {
+  if (depth > MAX_DEPTH) return v("p", { dir: "auto" }, token.raw);
+  const known = token as MarkedToken;
+  switch (known.type) {
+    case "paragraph":
+      return v("p", { dir: "auto" }, ...inlineNodes(known.tokens));
+    case "text": // the content of a list's item
+      return v("span", { dir: "auto" }, ...inlineNodes(known.tokens ?? [known]));
+    case "heading":
+      // The notebook has its own first levels.
+      return v(HEADINGS[known.depth] ?? "h6", { dir: "auto" }, ...inlineNodes(known.tokens));
+    case "code":
+      return codeNode(known);
+    case "blockquote":
+      return v("blockquote", {}, ...blockNodes(known.tokens, depth + 1));
+    case "list":
+      return listNode(known, depth);
+    case "table":
+      return tableNode(known);
+    case "hr":
+      return v("hr", {});
+    case "html":
+      return v("p", { dir: "auto", class: "mlcw-md-raw" }, known.raw.trimEnd());
+    case "space":
+    case "def":
+    case "checkbox":
+      return null;
+    default:
+      return v("p", { dir: "auto" }, token.raw);
+  }
+}
+
+const HEADINGS: Readonly<Record<number, "h3" | "h4" | "h5" | "h6">> = { 1: "h3", 2: "h4", 3: "h5" };
+
+export function blockNodes(tokens: readonly Token[], depth = 0): VElement[] {
+  return tokens.map((token) => blockNode(token, depth)).filter((node) => node !== null);
+}
+
+function codeNode(token: Tokens.Code): VElement {
+  const language = (token.lang ?? "").trim().split(/\s/)[0] ?? "";
+  return v(
+    "div",
+    { class: "mlcw-code" },
+    v(
+      "div",
+      { class: "mlcw-code-head" },
+      v("span", {}, language),
+      v("button", { type: "button", class: "mlcw-copy" }, "Copy"),
+    ),
+    v("pre", { dir: "ltr", tabindex: "0" }, v("code", {}, token.text)),
+  );
+}
+
+function listNode(token: Tokens.List, depth: number): VElement {
+  const items = token.items.map((item) => {
+    const box = item.task ? [v("span", { class: "mlcw-task" }, item.checked === true ? "☑ " : "☐ ")] : [];
+    return v("li", { dir: "auto" }, ...box, ...blockNodes(item.tokens, depth + 1));
+  });
+  const looseness = token.loose ? { class: "mlcw-loose" } : {};
+  if (!token.ordered) return v("ul", looseness, ...items);
+  const start = typeof token.start === "number" && token.start !== 1 ? { start: String(token.start) } : {};
+  return v("ol", { ...looseness, ...start }, ...items);
+}
+
+function tableNode(token: Tokens.Table): VElement {
+  const cell = (tag: "td" | "th", of: Tokens.TableCell): VElement =>
+    v(tag, { dir: "auto", ...(of.align ? { class: `mlcw-${of.align}` } : {}) }, ...inlineNodes(of.tokens));
+  const row = (tag: "td" | "th", cells: readonly Tokens.TableCell[]): VElement =>
+    v("tr", {}, ...cells.map((of) => cell(tag, of)));
+  return v(
+    "div",
+    { class: "mlcw-table", tabindex: "0", role: "group", "aria-label": "Table" },
+    v(
+      "table",
+      {},
+      v("thead", {}, row("th", token.header)),
+      v("tbody", {}, ...token.rows.map((cells) => row("td", cells))),
+    ),
+  );
+}
+
+function inlineNodes(tokens: readonly Token[], depth = 0): VNode[] {
+  if (depth > MAX_DEPTH) return tokens.map((token) => token.raw);
+  return tokens.map((token): VNode => {
+    const known = token as MarkedToken;
+    switch (known.type) {
+      case "text":
+        return known.tokens ? v("span", {}, ...inlineNodes(known.tokens, depth + 1)) : decodeEntities(known.text);
+      case "escape":
+        return known.text;
+      case "strong":
+      case "em":
+      case "del":
+        return v(known.type, {}, ...inlineNodes(known.tokens, depth + 1));
+      case "codespan":
+        return v("code", {}, known.text);
+      case "br":
+        return v("br", {});
+      case "link":
+        return linkNode(known.href, inlineNodes(known.tokens, depth + 1), known.raw);
+      case "image": {
+        const label = known.text || "image";
+        return linkNode(known.href, [`🖼 ${label}`], known.raw);
+      }
+      case "checkbox":
+        return "";
+      default:
+        return token.raw;
+    }
+  });
+}
+
+/** A link that only a click opens; what is not a plain web or mail address is shown as its source. */
+function linkNode(href: string, children: readonly VNode[], raw: string): VNode {
+  const address = safeAddress(href);
+  if (address === null) return raw;
+  return v("a", { class: "mlcw-link", role: "link", tabindex: "0", title: address }, ...children);
+}
+
+/** The whole address if it is http, https or mailto; relative ones would point into the host's server. */
+export function safeAddress(href: string): string | null {
+  try {
+    const url = new URL(href);
+    return ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : null;
+  } catch {
+    return null;
+  }
+}
+
+const ENTITIES: Readonly<Record<string, string>> = {
+  amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", hellip: "…", ndash: "–", mdash: "—", copy: "©",
+};
+
+/** Character references in Markdown's text; the result is text, never markup. */
+export function decodeEntities(text: string): string {
+  return text.replace(/&(?:#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6})|(\w{2,8}));/g, (whole, decimal, hex, name) => {
+    if (typeof name === "string") return ENTITIES[name] ?? whole;
+    const code = typeof decimal === "string" ? Number.parseInt(decimal, 10) : Number.parseInt(String(hex), 16);
+    const valid = code > 0 && code <= 0x10ffff && !(code >= 0xd800 && code <= 0xdfff);
+    return valid ? String.fromCodePoint(code) : "\ufffd";
+  });
+}

@@ -1,0 +1,45 @@
+/** Makes the page agree with a tree of values, keeping every node that can be kept. */
+
+import type { VElement, VNode } from "./nodes.ts";
+
+/** Changes the children of `parent`, from the child at `first` on, to `wanted`. */
+export function patchChildren(parent: Element, wanted: readonly VNode[], first = 0): void {
+  wanted.forEach((node, index) => {
+    const old = parent.childNodes[first + index];
+    if (!old) parent.append(create(node));
+    else if (!patch(old, node)) old.replaceWith(create(node));
+  });
+  while (parent.childNodes.length > first + wanted.length) parent.lastChild?.remove();
+}
+
+function patch(old: ChildNode, node: VNode): boolean {
+  if (typeof node === "string") {
+    if (!(old instanceof Text)) return false;
+    // Appending leaves the reader's selection as it is.
+    if (node.startsWith(old.data)) {
+      if (node.length > old.data.length) old.appendData(node.slice(old.data.length));
+    } else old.data = node;
+    return true;
+  }
+  if (!(old instanceof Element) || old.localName !== node.tag) return false;
+  if ((old.getAttribute("class") ?? "") !== (node.attributes["class"] ?? "")) return false;
+  for (const { name } of [...old.attributes]) {
+    if (!(name in node.attributes)) old.removeAttribute(name);
+  }
+  for (const [name, value] of Object.entries(node.attributes)) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  patchChildren(old, node.children);
+  return true;
+}
+
+function create(node: VNode): ChildNode {
+  return typeof node === "string" ? document.createTextNode(node) : createElement(node);
+}
+
+function createElement(node: VElement): Element {
+  const element = document.createElement(node.tag);
+  for (const [name, value] of Object.entries(node.attributes)) element.setAttribute(name, value);
+  element.append(...node.children.map(create));
+  return element;
+}

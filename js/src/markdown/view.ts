@@ -1,0 +1,97 @@
+/** Shows Markdown that grows. Blocks that are finished are not looked at again. */
+
+import type { Token } from "marked";
+import { h } from "../dom.ts";
+import { blockNode, lex, safeAddress, type VElement } from "./nodes.ts";
+import { closeOpenMarks, withoutUndecided } from "./partial.ts";
+import { patchChildren } from "./patch.ts";
+
+const COPIED_FOR_MS = 1500;
+
+export class MarkdownView {
+  readonly node = h("div", { class: "mlcw-md" });
+  #text = "";
+  #complete = false;
+  /** How much of the text is in finished blocks, and how many nodes those have. */
+  #doneLength = 0;
+  #doneNodes = 0;
+
+  constructor(signal: AbortSignal) {
+    this.node.addEventListener("click", (event) => { this.#activate(event); }, { signal });
+    this.node.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") this.#activate(event);
+    }, { signal });
+  }
+
+  update(source: string, complete: boolean): void {
+    const text = source.replace(/\r\n?/g, "\n");
+    if (text === this.#text && complete === this.#complete) return;
+    if (!text.startsWith(this.#text.slice(0, this.#doneLength))) this.#doneLength = this.#doneNodes = 0;
+    this.#text = text;
+    this.#complete = complete;
+    const tail = text.slice(this.#doneLength);
+    const shown = complete ? tail : withoutUndecided(tail);
+    try {
+      this.#draw(shown, complete);
+    } catch {
+      // Nested beyond all reason: then it is shown as it was written.
+      patchChildren(this.node, [{ tag: "p", attributes: { class: "mlcw-md-raw" }, children: [shown] }], this.#doneNodes);
+    }
+  }
+
+  #draw(tail: string, complete: boolean): void {
+    const tokens = lex(tail);
+    const last = tokens.findLastIndex((token) => token.type !== "space");
+    const nodes: VElement[] = [];
+    let finished = 0;
+    let finishedNodes = 0;
+    tokens.forEach((token, index) => {
+      const node = blockNode(!complete && index === last ? closed(token) : token);
+      if (node) nodes.push(node);
+      if (index < last && tail.startsWith(token.raw, finished)) {
+        finished += token.raw.length;
+        finishedNodes = nodes.length;
+      }
+    });
+    patchChildren(this.node, nodes, this.#doneNodes);
+    this.#doneLength += finished;
+    this.#doneNodes += finishedNodes;
+  }
+
+  #activate(event: Event): void {
+    const target = event.target instanceof Element ? event.target : null;
+    const link = target?.closest("a");
+    if (link && this.node.contains(link)) {
+      const address = safeAddress(link.title);
+      if (address !== null) window.open(address, "_blank", "noopener,noreferrer");
+      event.preventDefault();
+      return;
+    }
+    const button = target?.closest("button");
+    if (button && event.type === "click") {
+      const code = button.closest(".mlcw-code")?.querySelector("code")?.textContent ?? "";
+      void copy(code).then((copied) => {
+        button.textContent = copied ? "Copied" : "Not copied";
+        setTimeout(() => { button.textContent = "Copy"; }, COPIED_FOR_MS);
+      });
+    }
+  }
+}
+
+/** The block with its open marks closed. */
+function closed(token: Token): Token {
+  if (token.type === "code" || token.type === "html") return token;
+  const source = closeOpenMarks(token.raw);
+  if (source === token.raw) return token;
+  const again = lex(source).filter((one) => one.type !== "space");
+  return again.length === 1 && again[0]?.type === token.type ? again[0] : token;
+}
+
+async function copy(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false; // no permission, or a page without https
+  }
+}

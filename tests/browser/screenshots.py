@@ -1,0 +1,69 @@
+"""Takes the README's screenshots of JupyterLab with the built-in demo model.
+
+``python -m tests.browser.screenshots [folder]``, from the repository's root; the folder is
+docs/images if not given. It writes light.png and dark.png.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
+
+from .conftest import FLAGS, find_chromium
+from .lab import DEADLINE_MS, Lab, Notebook
+from .test_lab import Chat
+
+CELLS = [
+    "%load_ext mlc_widget",
+    'engine = await create_kernel_mlc_engine("demo")',
+    "chat = ChatWidget(engine, temperature=0)\nchat",
+    "import time\n\ntime.sleep(30)  # the kernel is busy; the chat is not",
+]
+QUESTIONS = ["What is 17 + 25?", "How do I stop a reply?", "Tell me a story about a fox."]
+
+
+def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
+    """One screenshot, of a conversation that goes on while a cell runs."""
+    lab.set("apputils-extension", "themes", theme=theme)
+    name = f"{file.stem}/chat.ipynb"
+    lab.write(name, CELLS)
+    size = ViewportSize(width=1000, height=980)
+    page = browser.new_page(viewport=size, device_scale_factor=2)
+    notebook = Notebook(page, lab.address(name))
+    for index in (0, 1, 2):
+        notebook.run(index)
+        notebook.expect_done(index)
+    chat = Chat(notebook.output(2))
+    notebook.run(3)
+    notebook.expect_running(3)
+    for count, question in enumerate(QUESTIONS, 1):
+        chat.ask(question)
+        expect(chat.replies).to_have_count(count)
+        expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text(
+            "tok/s", timeout=DEADLINE_MS
+        )
+    notebook.expect_running(3)
+    page.screenshot(path=file)
+    notebook.close()
+    page.close()
+
+
+def main(folder: Path) -> None:
+    """Take them all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        lab = Lab(Path(home))
+        try:
+            take(browser, lab, "JupyterLab Light", folder / "light.png")
+            take(browser, lab, "JupyterLab Dark", folder / "dark.png")
+        finally:
+            lab.close()
+            browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/images"))
