@@ -30,10 +30,12 @@ OpenNotebook = Callable[..., Notebook]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark these tests, and put them last, as the slowest."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
+    items.sort(key=lambda item: here in item.path.parents)
 
 
 def find_chromium() -> str:
@@ -49,12 +51,6 @@ def find_chromium() -> str:
             pytrace=False,
         )
     return found
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put these tests last: Playwright's blocking API leaves a running loop in the main thread."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: here in item.path.parents)
 
 
 @pytest.fixture(scope="session")
