@@ -139,29 +139,29 @@ class ScriptedRuntime:
         self.active += 1
         started = time.monotonic()
         try:
-            pieces = self._pieces(prompt_token_ids)
-            limit = len(pieces) if sampling.max_tokens is None else sampling.max_tokens
-            for i, piece in enumerate(pieces[:limit]):
+            words = self._words(prompt_token_ids)
+            total = len(words) * self._script.repeat
+            count = total if sampling.max_tokens is None else min(sampling.max_tokens, total)
+            for i in range(count):
                 await self._misbehave(i)
                 await asyncio.sleep(self._script.pace_s)
-                yield GenerationEvent(text=piece, token_ids=(i,))
-            await self._misbehave(len(pieces))
-            count = min(limit, len(pieces))
+                word = words[i % len(words)]
+                yield GenerationEvent(text=f" {word}" if i else word, token_ids=(i,))
+            await self._misbehave(total)
             took = time.monotonic() - started
             yield GenerationEvent(
                 text="",
-                finish_reason="length" if limit < len(pieces) else "stop",
+                finish_reason="length" if count < total else "stop",
                 stats=GenerationStats(len(prompt_token_ids), 0, count, 0.0, 0.0, took),
             )
         finally:
             self.active -= 1
 
-    def _pieces(self, prompt: Sequence[int]) -> list[str]:
+    def _words(self, prompt: Sequence[int]) -> list[str]:
         assert self._source is not None
         script = self._script
         text = self._source.tokenizer.decode(list(prompt)) if script.echo else script.text
-        words = (text + " ").split(" ")[:-1] * script.repeat
-        return [w if i == 0 else f" {w}" for i, w in enumerate(words)]
+        return (text + " ").split(" ")[:-1]
 
     async def _misbehave(self, piece: int) -> None:
         script = self._script
