@@ -197,7 +197,7 @@ async def test_weights_of_another_quantization(copy_of, cache_dir):
     ("change", "match"),
     [
         ({"model_type": "mamba"}, "'mamba'.*llama"),
-        ({"quantization": "q3f16_9"}, "'q3f16_9'.*q0f32, q4f32_1"),
+        ({"quantization": "q3f16_9"}, "'q3f16_9'.*q4f16_1, q4f32_1"),
         ({"sliding_window_size": 128}, "sliding_window_size is 128"),
     ],
 )

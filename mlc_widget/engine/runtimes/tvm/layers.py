@@ -13,6 +13,7 @@ from typing import Any
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
+from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.kernels import activation, attention, embedding, matmul, norm
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
 from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, Scales, Vector
@@ -26,7 +27,10 @@ def _parameter(layout: Layout) -> Any:
 
 
 class Builder:
-    """Makes kernels and layers for one model and CPU; the same kernel is made once."""
+    """Makes the layers and operations of one model for a CPU.
+
+    Architectures know these methods alone; another device has another class with the same.
+    """
 
     def __init__(self, quantization: Quantization, isa: Isa) -> None:
         self.quantization = quantization
@@ -39,6 +43,39 @@ class Builder:
         if key not in self._kernels:
             self._kernels[key] = make(*args, **kwargs)
         return self._kernels[key]
+
+    def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
+        """A `Linear`."""
+        return Linear(self, inputs, *outputs, bias=bias)
+
+    def embedding(self, vocab_size: int, hidden_size: int) -> Any:
+        """An `Embedding`."""
+        return Embedding(self, vocab_size, hidden_size)
+
+    def rms_norm(self, features: int, eps: float) -> Any:
+        """An `RMSNorm`."""
+        return RMSNorm(self, features, eps)
+
+    def head_norm(self, head_dim: int, eps: float) -> Any:
+        """An `RMSNorm` whose weight `norm_heads` takes."""
+        return RMSNorm(self, head_dim, eps)
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """(M, 2 I) → (M, I): SiLU of the first half times the second."""
+        return silu_mul(self, x)
+
+    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, shape: ModelShape) -> Tensor:
+        """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
+        heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
+        kernel = self.kernel(norm.make_head_norm, *heads, q_norm.eps, self.isa)
+        args = [qkv, q_norm.weight, k_norm.weight]
+        made = Tensor.placeholder(qkv.shape, "float32")
+        return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
+
+    def attention(self, qkv: Tensor, rows: Rows, layer: int, shape: ModelShape) -> Tensor:
+        """Rotate, append to the pages, attend; see `paged_attention`."""
+        heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
+        return paged_attention(self, qkv, rows, layer, heads)
 
 
 class Linear(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -14,7 +14,6 @@ from mlc_widget.api.errors import (
     InternalEngineError,
     MLCEngineError,
     RuntimeUnavailableError,
-    UnsupportedModelError,
 )
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
@@ -152,12 +151,11 @@ def make_executor(
     """
     config = Fields(source.config, "")
     quantization = quantization_of(config.get("quantization"))
-    architecture = architecture_of(config.get("model_type"), config.get("model_config"))
-    shape = architecture.shape
-    _check_no_window(config)
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
     _import_tvm()
+    architecture = architecture_of(config.get("model_type"), _model_config(source))
+    shape = architecture.shape
     from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, make_program
     from mlc_widget.engine.runtimes.tvm.target import host_target
 
@@ -203,11 +201,28 @@ def _import_tvm() -> None:
         )
 
 
+def _model_config(source: ModelSource) -> Mapping[str, Any]:
+    """`model_config`, with what mlc-chat-config.json or the caller's overrides say above it."""
+    config = Fields(source.config, "")
+    above = ("sliding_window_size", "attention_sink_size")
+    given = {key: source.config[key] for key in above if source.config.get(key) is not None}
+    values = config.get("model_config")
+    return {**values, **given} if isinstance(values, Mapping) else values
+
+
 def _sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
-    """The context window, and the pages of the KV cache."""
+    """The context window, and the pages of the KV cache.
+
+    Models with a sliding window say -1: their context is what the KV cache holds.
+    """
     model_config = Fields(source.config.get("model_config", {}), "model_config")
-    fallback = model_config.get("context_window_size", 2048)
-    window = Fields(source.config, "").positive_int("context_window_size", fallback)
+    window = source.config.get("context_window_size")
+    if window is None:
+        window = model_config.get("context_window_size", 2048)
+    if window == -1:
+        window = options.max_total_sequence_length or DEFAULT_TOTAL
+    else:
+        window = Fields({"context_window_size": window}, "").positive_int("context_window_size")
     total = options.max_total_sequence_length or min(4 * window, DEFAULT_TOTAL)
     pages = -(-total // PAGE)
     return min(window, pages * PAGE), pages
@@ -216,17 +231,6 @@ def _sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
 def _chunk(source: ModelSource, options: TVMOptions) -> int:
     own = Fields(source.config, "").positive_int("prefill_chunk_size", options.prefill_chunk_size)
     return min(own, options.prefill_chunk_size)
-
-
-def _check_no_window(config: Fields) -> None:
-    """Refuse attention to a part of the context, which these kernels do not do."""
-    for key in ("sliding_window_size", "attention_sink_size"):
-        value = config.get(key, -1)
-        if value not in (-1, 0):
-            raise UnsupportedModelError(
-                f"{key} is {value!r}; the tvm runtime attends to the whole context. Set it to -1.",
-                param=key,
-            )
 
 
 def _count(parameters: Parameters, quantization: Quantization) -> int:

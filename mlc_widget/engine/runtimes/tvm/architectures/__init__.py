@@ -1,7 +1,13 @@
-"""The model architectures that the runtime runs, by MLC's `model_type`."""
+"""The model architectures that the runtime runs, by MLC's `model_type`.
+
+An architecture is one module with a configuration (an `Architecture`) and the layers that differ
+from what `llama` has; docs/adding-models.md tells how to add one. What is said here needs no TVM;
+the modules need it.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +27,8 @@ class ModelShape:
         head_dim: Dimensions of a head.
         vocab_size: Tokens that the model has logits for.
         rope: Its rotary embedding.
+        sliding_window: How many keys a token attends to, itself among them; 0 for all.
+        attention_sink: How many of those are the sequence's first instead of the latest.
     """
 
     layers: int
@@ -29,6 +37,8 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     rope: Rope
+    sliding_window: int = 0
+    attention_sink: int = 0
 
 
 class Architecture(Protocol):
@@ -45,6 +55,15 @@ class Architecture(Protocol):
         """The `relax.frontend.nn` module, with a method `forward` as `compile` documents."""
 
 
+ARCHITECTURES = {
+    "llama": "llama.LlamaConfig",
+    "mistral": "mistral.MistralConfig",
+    "qwen2": "qwen2.Qwen2Config",
+    "qwen3": "qwen3.Qwen3Config",
+}
+"""Module and class of each `model_type`."""
+
+
 def architecture_of(model_type: object, config: Mapping[str, Any]) -> Architecture:
     """The architecture of that name, with a model's `model_config`.
 
@@ -52,13 +71,13 @@ def architecture_of(model_type: object, config: Mapping[str, Any]) -> Architectu
         UnsupportedModelError: It is none that we run, or has a feature that we do not run.
         ModelFormatError: A field is missing or wrong.
     """
-    from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
-
-    known = {"llama": LlamaConfig.from_config}
-    if isinstance(model_type, str) and model_type in known:
-        return known[model_type](config)
+    if isinstance(model_type, str) and model_type in ARCHITECTURES:
+        module, name = ARCHITECTURES[model_type].split(".")
+        architecture = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        made: Architecture = architecture.from_config(config)
+        return made
     raise UnsupportedModelError(
         f"The tvm runtime does not run models of type {model_type!r}; it runs "
-        f"{', '.join(known)}. Choose a model of one of these.",
+        f"{', '.join(ARCHITECTURES)}. Choose a model of one of these.",
         param="model_type",
     )

@@ -1,21 +1,31 @@
-"""Llama 2 and 3, and what has their shape (TinyLlama, SmolLM2)."""
+# mypy: disable-error-code="misc"
+"""Llama 2 and 3, and what has their shape: SmolLM2 (tied embeddings), TinyLlama.
+
+Other architectures of this kind are made from these parts. Parameters carry MLC's names.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
 from mlc_widget.engine.runtimes.tvm.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
     """The fields of MLC's `model_config` that make a Llama, by their names there."""
+
+    family: ClassVar[str] = "Llama"
 
     hidden_size: int
     intermediate_size: int
@@ -27,9 +37,11 @@ class LlamaConfig:
     rms_norm_eps: float
     tie_word_embeddings: bool
     rope: Rope
+    sliding_window: int = 0
+    attention_sink: int = 0
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> LlamaConfig:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read and check `model_config`.
 
         Raises:
@@ -37,36 +49,40 @@ class LlamaConfig:
             UnsupportedModelError: The model has a feature that we do not run.
         """
         fields = Fields(config, "model_config")
+        for bias in ("attention_bias", "mlp_bias"):
+            if fields.boolean(bias, default=False):
+                raise _unsupported(fields, bias, f"runs {cls.family} without biases")
+        return cls(**cls._common(fields))
+
+    @classmethod
+    def _common(cls, fields: Fields) -> dict[str, Any]:
+        """What all models of this kind have."""
         hidden = fields.positive_int("hidden_size")
         heads = fields.positive_int("num_attention_heads")
         kv_heads = fields.positive_int("num_key_value_heads", heads)
         head_dim = fields.positive_int("head_dim", hidden // heads)
-        theta = fields.positive_float("position_embedding_base", fields.get("rope_theta", 10000))
         if heads % kv_heads:
             raise fields.wrong("num_key_value_heads", f"must divide num_attention_heads, {heads}")
         if head_dim % 16:
-            raise UnsupportedModelError(
-                f"model_config.head_dim is {head_dim}; the tvm runtime runs multiples of 16.",
-                param="model_config.head_dim",
-            )
-        for bias in ("attention_bias", "mlp_bias"):
-            if fields.boolean(bias, default=False):
-                raise UnsupportedModelError(
-                    f"model_config.{bias} is true; the tvm runtime runs Llama without biases.",
-                    param=f"model_config.{bias}",
-                )
-        return cls(
-            hidden_size=hidden,
-            intermediate_size=fields.positive_int("intermediate_size"),
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            num_hidden_layers=fields.positive_int("num_hidden_layers"),
-            head_dim=head_dim,
-            vocab_size=fields.positive_int("vocab_size"),
-            rms_norm_eps=fields.positive_float("rms_norm_eps"),
-            tie_word_embeddings=fields.boolean("tie_word_embeddings", default=False),
-            rope=Rope(theta, head_dim, fields.get("rope_scaling", None)),
-        )
+            raise _unsupported(fields, "head_dim", "runs multiples of 16", head_dim)
+        if fields.get("hidden_act", "silu") not in ("silu", "swish"):
+            raise _unsupported(fields, "hidden_act", f"runs {cls.family} with silu")
+        window = fields.get("sliding_window_size", -1)
+        if window not in (-1, 0):
+            raise _unsupported(fields, "sliding_window_size", f"runs {cls.family} without, -1")
+        theta = fields.positive_float("position_embedding_base", fields.get("rope_theta", 10000))
+        return {
+            "hidden_size": hidden,
+            "intermediate_size": fields.positive_int("intermediate_size"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "num_hidden_layers": fields.positive_int("num_hidden_layers"),
+            "head_dim": head_dim,
+            "vocab_size": fields.positive_int("vocab_size"),
+            "rms_norm_eps": fields.positive_float("rms_norm_eps"),
+            "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=False),
+            "rope": Rope(theta, head_dim, fields.get("rope_scaling", None)),
+        }
 
     @property
     def shape(self) -> ModelShape:
@@ -78,14 +94,123 @@ class LlamaConfig:
             head_dim=self.head_dim,
             vocab_size=self.vocab_size,
             rope=self.rope,
+            sliding_window=self.sliding_window,
+            attention_sink=self.attention_sink,
         )
 
     def compiled_from(self) -> Mapping[str, Any]:
         """All but the rotary embedding, whose tables are data."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "rope"}
 
-    def build(self, build: Any) -> Any:
-        """The module of this configuration; `build` is a `layers.Builder`."""
-        from mlc_widget.engine.runtimes.tvm.architectures.llama_model import LlamaForCausalLM
+    def attention(self, build: Builder) -> nn.Module:
+        """One layer's attention: forward(x, rows, layer, residual)."""
+        return LlamaAttention(self, build)
 
+    def build(self, build: Builder) -> nn.Module:
+        """The module of this configuration."""
         return LlamaForCausalLM(self, build)
+
+
+def _unsupported(
+    fields: Fields, key: str, runs: str, value: object = None
+) -> UnsupportedModelError:
+    value = fields.get(key, value)
+    return UnsupportedModelError(
+        f"model_config.{key} is {value!r}; the tvm runtime {runs}.", param=f"model_config.{key}"
+    )
+
+
+class LlamaAttention(nn.Module):
+    """Grouped-query attention with rotary embedding."""
+
+    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+        super().__init__()
+        self.build, self.shape = build, c.shape
+        q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        self.qkv_proj = build.linear(c.hidden_size, q + 2 * kv)
+        self.o_proj = build.linear(q, c.hidden_size)
+
+    def forward(self, x: Tensor, rows: Rows, layer: int, residual: Tensor) -> Tensor:
+        """Residual + attention(x)."""
+        y = self.build.attention(self.qkv_proj(x), rows, layer, self.shape)
+        return self.o_proj(y, residual)
+
+
+class LlamaMLP(nn.Module):
+    """down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+        super().__init__()
+        self.build = build
+        self.gate_up_proj = build.linear(c.hidden_size, c.intermediate_size, c.intermediate_size)
+        self.down_proj = build.linear(c.intermediate_size, c.hidden_size)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Residual + mlp(x)."""
+        return self.down_proj(self.build.silu_mul(self.gate_up_proj(x)), residual)
+
+
+class LlamaDecoderLayer(nn.Module):
+    """Attention and MLP, each on a normed input and added to it."""
+
+    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+        super().__init__()
+        self.self_attn = c.attention(build)
+        self.mlp = LlamaMLP(c, build)
+        self.input_layernorm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
+        self.post_attention_layernorm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
+
+    def forward(self, x: Tensor, rows: Rows, layer: int) -> Tensor:
+        """(n, hidden) → (n, hidden)."""
+        x = self.self_attn(self.input_layernorm(x), rows, layer, x)
+        return self.mlp(self.post_attention_layernorm(x), x)
+
+
+class LlamaModel(nn.Module):
+    """Embedding, layers, last norm."""
+
+    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+        super().__init__()
+        self.embed_tokens = build.embedding(c.vocab_size, c.hidden_size)
+        self.layers = nn.ModuleList(
+            [LlamaDecoderLayer(c, build) for _ in range(c.num_hidden_layers)]
+        )
+        self.norm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
+
+    def forward(self, ids: Tensor, rows: Rows, logit_rows: Tensor) -> Tensor:
+        """(n,) ids → (m, hidden) of the rows that logits are wanted for."""
+        x = self.embed_tokens.embed(ids)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, rows, i)
+        return self.norm(x, logit_rows)
+
+
+class LlamaForCausalLM(nn.Module):
+    """The whole model."""
+
+    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+        super().__init__()
+        self.model = LlamaModel(c, build)
+        self.tied = c.tie_word_embeddings
+        if not self.tied:
+            self.lm_head = build.linear(c.hidden_size, c.vocab_size)
+
+    def forward(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        slot: Tensor,
+        page_table: Tensor,
+        tile: Tensor,
+        logit_rows: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        logits: Tensor,
+    ) -> Tensor:
+        """One step; see `compile.forward_spec`."""
+        rows = Rows(position, slot, page_table, tile, cos, sin, k_pages, v_pages)
+        x = self.model(ids, rows, logit_rows)
+        head = self.model.embed_tokens if self.tied else self.lm_head
+        return head(x, out=logits)

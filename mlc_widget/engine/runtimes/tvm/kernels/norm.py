@@ -65,3 +65,45 @@ def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
             row(X, W, Y, m, m)
 
     return rms_norm.with_attr("global_symbol", f"rms_norm_{H}")
+
+
+def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
+    """RMSNorm of every head of queries and of keys, in place.
+
+    Shapes: x (n, pad((HQ + 2 HKV) D)) float32, queries before keys before values; wq, wk (pad(D),)
+    float32. The sum of squares has the order of `make_rms_norm`. D is a multiple of 16.
+    """
+
+    @T.inline
+    def head(X, W, m, start):
+        with T.sblock("head"):
+            T.reads()
+            T.writes()
+            squares = T.sblock_alloc_buffer((16,), "float32", scope="local")
+            inv = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            squares.vstore([0], splat(0.0))
+            for k in T.unroll(D // 16):
+                v: T.let = X.vload([m, start + k * 16], F32)
+                squares.vstore([0], isa.mul_add(v, v, squares.vload([0], F32)))
+            inv[0] = T.float32(0)
+            for k in T.unroll(16):
+                inv[0] = inv[0] + squares[k]
+            inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(D) + T.float32(eps))
+            for k in T.unroll(D // 16):
+                scaled: T.let = X.vload([m, start + k * 16], F32) * splat(inv[0])
+                X.vstore([m, start + k * 16], scaled * W.vload([k * 16], F32))
+
+    @T.prim_func(s_tir=True)
+    def head_norm(x: T.handle, wq: T.handle, wk: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, pad((HQ + 2 * HKV) * D)), "float32")
+        WQ = T.match_buffer(wq, (pad(D),), "float32")
+        WK = T.match_buffer(wk, (pad(D),), "float32")
+        for m in T.serial(M):
+            for h in T.serial(HQ):
+                head(X, WQ, m, h * D)
+            for h in T.serial(HKV):
+                head(X, WK, m, (HQ + h) * D)
+
+    return head_norm.with_attr("global_symbol", f"head_norm_{HQ}_{HKV}_{D}")

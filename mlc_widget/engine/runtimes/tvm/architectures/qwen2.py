@@ -1,0 +1,47 @@
+# mypy: disable-error-code="misc"
+"""Qwen2 and Qwen2.5: Llama with biases where queries, keys and values are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor
+
+from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
+from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen2Config(LlamaConfig):
+    """Llama's fields; MLC spells the rotary base `rope_theta` here."""
+
+    family: ClassVar[str] = "Qwen2"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read and check `model_config`; raises as `LlamaConfig.from_config`."""
+        return cls(**cls._common(Fields(config, "model_config")))
+
+    def attention(self, build: Builder) -> nn.Module:
+        """One layer's attention."""
+        return Qwen2Attention(self, build)
+
+
+class Qwen2Attention(nn.Module):
+    """Grouped-query attention with rotary embedding; `c_attn` is queries, keys and values."""
+
+    def __init__(self, c: Qwen2Config, build: Builder) -> None:
+        super().__init__()
+        self.build, self.shape = build, c.shape
+        q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        self.c_attn = build.linear(c.hidden_size, q + 2 * kv, bias=True)
+        self.o_proj = build.linear(q, c.hidden_size)
+
+    def forward(self, x: Tensor, rows: Rows, layer: int, residual: Tensor) -> Tensor:
+        """Residual + attention(x)."""
+        y = self.build.attention(self.c_attn(x), rows, layer, self.shape)
+        return self.o_proj(y, residual)

@@ -1,0 +1,54 @@
+# mypy: disable-error-code="misc"
+"""Qwen3: Llama whose queries and keys are normed head by head before they are rotated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor
+
+from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
+from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen3Config(LlamaConfig):
+    """Llama's fields and `attention_bias`; `head_dim` is free of `hidden_size`."""
+
+    family: ClassVar[str] = "Qwen3"
+
+    attention_bias: bool = False
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read and check `model_config`; raises as `LlamaConfig.from_config`."""
+        fields = Fields(config, "model_config")
+        fields.positive_int("head_dim")
+        bias = fields.boolean("attention_bias", default=False)
+        return cls(**cls._common(fields), attention_bias=bias)
+
+    def attention(self, build: Builder) -> nn.Module:
+        """One layer's attention."""
+        return Qwen3Attention(self, build)
+
+
+class Qwen3Attention(nn.Module):
+    """Grouped-query attention; `c_attn` is queries, keys and values."""
+
+    def __init__(self, c: Qwen3Config, build: Builder) -> None:
+        super().__init__()
+        self.build, self.shape = build, c.shape
+        q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        self.c_attn = build.linear(c.hidden_size, q + 2 * kv, bias=c.attention_bias)
+        self.o_proj = build.linear(q, c.hidden_size, bias=c.attention_bias)
+        self.q_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
+        self.k_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
+
+    def forward(self, x: Tensor, rows: Rows, layer: int, residual: Tensor) -> Tensor:
+        """Residual + attention(x)."""
+        qkv = self.build.norm_heads(self.c_attn(x), self.q_norm, self.k_norm, self.shape)
+        return self.o_proj(self.build.attention(qkv, rows, layer, self.shape), residual)
