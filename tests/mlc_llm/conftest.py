@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -36,6 +37,29 @@ class Package:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the real package's tests out where it is not, unless they are asked for."""
+    if "mlc_llm" in (config.getoption("markexpr") or "") or _importable(_real_python()):
+        return
+    here = Path(__file__).parent
+    left_out = [i for i in items if here in i.path.parents and i.get_closest_marker("mlc_llm")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _real_python() -> str:
+    return os.environ.get("MLC_WIDGET_TEST_MLC_PYTHON", sys.executable)
+
+
+@functools.cache
+def _importable(python: str) -> bool:
+    if python != sys.executable:
+        return subprocess.run([python, "-c", "import mlc_llm"]).returncode == 0
+    spec = importlib.util.find_spec("mlc_llm")
+    return spec is not None and spec.origin is not None
+
+
 @pytest.fixture(scope="session")
 def worker_python(request: pytest.FixtureRequest) -> Path:
     """The Python of an environment without ipywidgets or apache-tvm; the stand-in is in it."""
@@ -57,13 +81,8 @@ def standin(worker_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def real_package() -> Package:
     """The real package, or a skip that says what is missing."""
-    python = os.environ.get("MLC_WIDGET_TEST_MLC_PYTHON", sys.executable)
-    if python == sys.executable:
-        spec = importlib.util.find_spec("mlc_llm")
-        importable = spec is not None and spec.origin is not None
-    else:
-        importable = subprocess.run([python, "-c", "import mlc_llm"]).returncode == 0
-    if not importable:
+    python = _real_python()
+    if not _importable(python):
         pytest.skip(f"mlc_llm cannot be imported in {python}; set MLC_WIDGET_TEST_MLC_PYTHON")
     model = os.environ.get("MLC_WIDGET_TEST_MLC_MODEL")
     if model is None:

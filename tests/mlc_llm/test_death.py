@@ -61,8 +61,8 @@ async def test_an_engine_that_dies_idle_is_found_too(
 
 async def test_a_long_silence_is_no_death(standin: Package, make_engine: EngineFactory) -> None:
     """Steps that take their time are answered between."""
-    engine = await make_engine(standin, options={"stall_timeout": 1.0}, trouble={"step_s": 0.7})
-    answer = await engine.completions.create(prompt="Hello", max_tokens=4)
+    engine = await make_engine(standin, options={"stall_timeout": 0.8}, trouble={"step_s": 0.5})
+    answer = await engine.completions.create(prompt="Hello", max_tokens=3)
     assert answer.choices[0].text
 
 
@@ -75,4 +75,3 @@ async def test_the_worker_ends_with_a_stream_open(
     await anext(aiter(chunks))
     await engine.terminate()
     assert not worker.is_running()
-    assert not worker.children(recursive=True) if worker.is_running() else True

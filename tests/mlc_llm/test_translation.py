@@ -12,11 +12,13 @@ import pytest
 from mlc_widget.api.errors import (
     BadRequestError,
     ContextLengthExceededError,
+    InsufficientMemoryError,
     InternalEngineError,
     ModelFormatError,
 )
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling
 from mlc_widget.engine.runtimes.mlc_llm import model_view, translate
+from mlc_widget.engine.runtimes.mlc_llm.constructor import load_error
 from mlc_widget.engine.runtimes.mlc_llm.sampling import (
     check,
     common_arguments,
@@ -132,6 +134,28 @@ def test_log_probabilities_come_from_the_bytes(folder: Path) -> None:
     assert entries[0].top[0][1] == b"\xe8"
     assert translate.known_ids(entries[:1]) == (ids.find(b"k"),)
     assert translate.known_ids(entries) == ()  # " models" is no token of this vocabulary
+
+
+@pytest.mark.parametrize(
+    ("died_of", "expected"),
+    [
+        (RuntimeError("Insufficient GPU memory error: The available is 1 MB"), "memory"),
+        (RuntimeError("CUDA: out of memory"), "memory"),
+        (FileNotFoundError("params_shard_3.bin"), "format"),
+        (KeyError("x"), "internal"),
+    ],
+    ids=repr,
+)
+def test_what_a_load_died_of(died_of: Exception, expected: str) -> None:
+    error = load_error(died_of)
+    kinds = {
+        "memory": InsufficientMemoryError,
+        "format": ModelFormatError,
+        "internal": InternalEngineError,
+    }
+    assert type(error) is kinds[expected]
+    assert str(died_of.args[0]) in error.message
+    assert error.__cause__ is died_of
 
 
 def source(folder: Path, **chat_opts: Any) -> ModelSource:

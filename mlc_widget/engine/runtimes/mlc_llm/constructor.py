@@ -165,8 +165,10 @@ class Construction:
         """Find out what a hanging constructor will never say."""
         now = time.monotonic()
         died = self.deaths.first()
-        dead = [t for t in background_threads(self._engine) if t.ident and not t.is_alive()]
-        if watch.dead_for(bool(dead) or died is not None, now) > _GRACE_S:
+        dead = any(t.ident and not t.is_alive() for t in background_threads(self._engine))
+        # Without its own threads the constructor cannot end; another's death may mean nothing.
+        grace = _POLL_S if dead else _GRACE_S
+        if watch.dead_for(dead or died is not None, now) > grace:
             raise load_error(died or EngineDeadError("mlc_llm's thread ended while it loaded."))
         if now - watch.started > self._options.load_timeout:
             raise EngineDeadError(
