@@ -1,0 +1,25 @@
+"""Caps that keep one request from exhausting the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, or counts."""
+
+    prompt_bytes: int = 4 * 1024 * 1024
+    messages: int = 4096
+    stop_strings: int = 16
+    stop_bytes: int = 1024
+    choices: int = 16
+    logit_bias: int = 4096
+    embedding_inputs: int = 2048
+    schema_depth: int = 32
+    schema_bytes: int = 256 * 1024
+    tools: int = 128
+
+
+LIMITS: Final = Limits()

@@ -1,0 +1,204 @@
+"""Checks on single values of requests: each returns the value to use, or raises.
+
+A check takes the field's dotted path and the value, and raises `BadRequestError` with the path as
+`param` and the value in the message.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.limits import LIMITS
+
+JSONDict: TypeAlias = dict[str, Any]
+Check: TypeAlias = Callable[[str, Any], Any]
+
+
+def bad(param: str, value: Any, remedy: str) -> BadRequestError:
+    """An error that names the field, the value (shortened) and the remedy."""
+    shown = repr(value)
+    if len(shown) > 120:
+        shown = f"{shown[:117]}…"
+    return BadRequestError(f"{param} = {shown}: {remedy}", param=param)
+
+
+def number(low: float, high: float, *, open_low: bool = False) -> Check:
+    """A finite number between `low` and `high`; with `open_low`, greater than `low`."""
+
+    def check(param: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise bad(param, value, "give a number.")
+        if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+            span = f"greater than {low:g} and at most" if open_low else f"between {low:g} and"
+            raise bad(param, value, f"give a number {span} {high:g}.")
+        return float(value)
+
+    return check
+
+
+def integer(low: int, high: int) -> Check:
+    """An integer between `low` and `high`."""
+
+    def check(param: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise bad(param, value, "give an integer.")
+        if not low <= value <= high:
+            raise bad(param, value, f"give an integer between {low} and {high}.")
+        return value
+
+    return check
+
+
+def boolean(param: str, value: Any) -> bool:
+    """True or False, not 0 or 1."""
+    if not isinstance(value, bool):
+        raise bad(param, value, "give True or False.")
+    return value
+
+
+def string(param: str, value: Any) -> str:
+    """A text that can be encoded."""
+    if not isinstance(value, str):
+        raise bad(param, value, "give a string.")
+    encoded_size(param, value)
+    return value
+
+
+def encoded_size(param: str, value: str) -> int:
+    """Bytes of a text in UTF-8; refuses lone surrogates, which no encoding can represent."""
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError as error:
+        raise bad(param, value[:20], f"not a Unicode text ({error.reason}).") from None
+
+
+def identifier(param: str, value: Any) -> str:
+    """A short text that is not empty."""
+    if not isinstance(value, str) or not 0 < len(value) <= 512:
+        raise bad(param, value, "give a string of 1 to 512 characters.")
+    encoded_size(param, value)
+    return value
+
+
+def stop(param: str, value: Any) -> list[str]:
+    """Stop strings: one, or a list."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) for s in stops):
+        raise bad(param, value, "give a string or a list of strings.")
+    if len(stops) > LIMITS.stop_strings:
+        raise bad(param, value, f"give at most {LIMITS.stop_strings} stop strings.")
+    for i, one in enumerate(stops):
+        if not 0 < encoded_size(f"{param}[{i}]", one) <= LIMITS.stop_bytes:
+            raise bad(f"{param}[{i}]", one, f"give 1 to {LIMITS.stop_bytes} bytes.")
+    return list(stops)
+
+
+def logit_bias(param: str, value: Any) -> dict[int, float]:
+    """Biases by token id; ids may be written as strings, as JSON must."""
+    if not isinstance(value, Mapping):
+        raise bad(param, value, "give a mapping from token id to a bias.")
+    if len(value) > LIMITS.logit_bias:
+        raise bad(param, len(value), f"give at most {LIMITS.logit_bias} entries.")
+    checked: dict[int, float] = {}
+    bias = number(-100, 100)
+    for key, amount in value.items():
+        text = str(key)
+        if isinstance(key, bool) or not text.isascii() or not text.isdigit():
+            raise bad(param, key, "keys are token ids: integers, 0 or greater.")
+        checked[int(text)] = bias(f"{param}[{key}]", amount)
+    return checked
+
+
+def stream_options(param: str, value: Any) -> JSONDict:
+    """OpenAI's ``stream_options``."""
+    if not isinstance(value, Mapping):
+        raise bad(param, value, 'give a mapping such as {"include_usage": True}.')
+    known(param, value, ("include_usage", "include_obfuscation"))
+    return {k: boolean(f"{param}.{k}", v) for k, v in value.items() if v is not None}
+
+
+def mapping(param: str, value: Any) -> JSONDict:
+    """Plain JSON values, not too many and not too deep."""
+    if not isinstance(value, Mapping):
+        raise bad(param, value, "give a mapping.")
+    try:
+        text = json.dumps(value, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise bad(param, type(value).__name__, f"give plain JSON values ({error}).") from None
+    if len(text) > LIMITS.schema_bytes:
+        raise bad(param, f"{len(text)} bytes", f"give at most {LIMITS.schema_bytes} bytes.")
+    if _depth(value) > LIMITS.schema_depth:
+        raise bad(param, value, f"nest at most {LIMITS.schema_depth} levels.")
+    return dict(value)
+
+
+def _depth(value: Any) -> int:
+    deepest, stack = 0, [(value, 1)]
+    while stack:
+        node, depth = stack.pop()
+        if isinstance(node, Mapping | list | tuple):
+            deepest = max(deepest, depth)
+            children = node.values() if isinstance(node, Mapping) else node
+            stack.extend((child, depth + 1) for child in children)
+    return deepest
+
+
+def prompt(param: str, value: Any) -> str | list[int]:
+    """A text, or token ids."""
+    if isinstance(value, str):
+        if not value:
+            raise bad(param, value, "give at least one character.")
+        size = encoded_size(param, value)
+        if size > LIMITS.prompt_bytes:
+            raise bad(param, f"{size} bytes", f"give at most {LIMITS.prompt_bytes} bytes.")
+        return value
+    return token_ids(param, value)
+
+
+def token_ids(param: str, value: Any) -> list[int]:
+    """Token ids, at least one; whether the vocabulary has them is known only with the model."""
+    if not isinstance(value, list | tuple) or not value:
+        raise bad(param, value, "give a string or a list of token ids.")
+    if len(value) * 4 > LIMITS.prompt_bytes:
+        raise bad(param, f"{len(value)} ids", f"give at most {LIMITS.prompt_bytes // 4} ids.")
+    token_id = integer(0, 2**31 - 1)
+    return [token_id(f"{param}[{i}]", v) for i, v in enumerate(value)]
+
+
+def embedding_input(param: str, value: Any) -> list[str | list[int]]:
+    """One or several texts or lists of token ids, always as a list."""
+    if isinstance(value, str):
+        return [prompt(param, value)]
+    if isinstance(value, list | tuple) and value:
+        if isinstance(value[0], int):
+            return [token_ids(param, value)]
+        if len(value) > LIMITS.embedding_inputs:
+            raise bad(param, len(value), f"give at most {LIMITS.embedding_inputs} inputs.")
+        return [prompt(f"{param}[{i}]", v) for i, v in enumerate(value)]
+    raise bad(param, value, "give a string, a list of strings, or token ids.")
+
+
+def one_of(*choices: str) -> Check:
+    """One of some words."""
+
+    def check(param: str, value: Any) -> str:
+        if value not in choices:
+            raise bad(param, value, f"give one of {', '.join(choices)}.")
+        return str(value)
+
+    return check
+
+
+def known(
+    where: str, request: Mapping[str, Any], fields: Sequence[str] | Mapping[str, Any]
+) -> None:
+    """Refuse a mapping that has other fields than these."""
+    unknown = [name for name in request if name not in fields]
+    if unknown:
+        param = f"{where}.{unknown[0]}" if where else str(unknown[0])
+        raise bad(param, request[unknown[0]], f"no such field; known: {', '.join(sorted(fields))}.")
