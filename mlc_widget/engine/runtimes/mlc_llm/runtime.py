@@ -30,6 +30,7 @@ from mlc_widget.engine.runtimes.mlc_llm.compilation import model_library
 from mlc_widget.engine.runtimes.mlc_llm.constructor import (
     Construction,
     background_threads,
+    load_error,
     resolve_device,
 )
 from mlc_widget.engine.runtimes.mlc_llm.embedding import EmbeddingEngine, is_embedding_model
@@ -42,6 +43,7 @@ from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
 from mlc_widget.engine.runtimes.mlc_llm.translate import TokenIds
 from mlc_widget.engine.store.model_folder import CONFIG_FILE
 
+_POLL_S: Final = 0.1
 _TERMINATE_S: Final = 5.0
 _FIELDS: Final = frozenset(
     {"frequency_penalty", "presence_penalty", "logit_bias", "ignore_eos", "response_format"}
@@ -224,8 +226,9 @@ class MLCLLMRuntime:
             while not asked.done():
                 if self._health.error is not None:
                     raise self._health.error
-                await asyncio.wait({asked}, timeout=0.1)
-            asked.result()
+                await asyncio.wait({asked}, timeout=_POLL_S)
+            if (error := asked.exception()) is not None:
+                raise load_error(error) from error
         finally:
             asked.cancel()
             self._health.end()

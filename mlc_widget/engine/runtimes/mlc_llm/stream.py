@@ -108,14 +108,14 @@ class RequestStream:
             if reason == "stop":
                 entries = self._without_stop_token(entries)
             text = self._stops.push(piece.text)
-            if self._stops.stopped is not None:
-                yield self._event(text, entries)
-                yield self._last("stop", None)
-                return
-            if reason is not None:
+            stopped = self._stops.stopped is not None
+            if reason is not None and not stopped:
                 text += self._stops.flush()
             if text or entries:
                 yield self._event(text, entries)
+            if stopped:
+                yield self._last("stop", None)
+                return
         usage = piece.usage if piece is not None and piece.usage else None
         if piece is not None and piece.finish_reason == "abort":
             reason = "abort"
