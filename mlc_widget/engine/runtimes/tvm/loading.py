@@ -203,11 +203,11 @@ def _import_tvm() -> None:
 
 def _model_config(source: ModelSource) -> Mapping[str, Any]:
     """`model_config`, with what mlc-chat-config.json or the caller's overrides say above it."""
-    config = Fields(source.config, "")
-    above = ("sliding_window_size", "attention_sink_size")
-    given = {key: source.config[key] for key in above if source.config.get(key) is not None}
-    values = config.get("model_config")
-    return {**values, **given} if isinstance(values, Mapping) else values
+    values = Fields(source.config, "").get("model_config")
+    above = source.config.get("sliding_window_size")
+    if above is None or not isinstance(values, Mapping):
+        return values  # type: ignore[no-any-return]
+    return {**values, "sliding_window_size": above}
 
 
 def _sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:

@@ -28,7 +28,6 @@ class ModelShape:
         vocab_size: Tokens that the model has logits for.
         rope: Its rotary embedding.
         sliding_window: How many keys a token attends to, itself among them; 0 for all.
-        attention_sink: How many of those are the sequence's first instead of the latest.
     """
 
     layers: int
@@ -38,7 +37,6 @@ class ModelShape:
     vocab_size: int
     rope: Rope
     sliding_window: int = 0
-    attention_sink: int = 0
 
 
 class Architecture(Protocol):

@@ -7,6 +7,7 @@ Other architectures of this kind are made from these parts. Parameters carry MLC
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -38,7 +39,6 @@ class LlamaConfig:
     tie_word_embeddings: bool
     rope: Rope
     sliding_window: int = 0
-    attention_sink: int = 0
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -95,7 +95,6 @@ class LlamaConfig:
             vocab_size=self.vocab_size,
             rope=self.rope,
             sliding_window=self.sliding_window,
-            attention_sink=self.attention_sink,
         )
 
     def compiled_from(self) -> Mapping[str, Any]:
@@ -114,9 +113,9 @@ class LlamaConfig:
 def _unsupported(
     fields: Fields, key: str, runs: str, value: object = None
 ) -> UnsupportedModelError:
-    value = fields.get(key, value)
+    shown = json.dumps(fields.get(key, value))
     return UnsupportedModelError(
-        f"model_config.{key} is {value!r}; the tvm runtime {runs}.", param=f"model_config.{key}"
+        f"model_config.{key} is {shown}; the tvm runtime {runs}.", param=f"model_config.{key}"
     )
 
 

@@ -12,7 +12,11 @@ from mlc_widget.engine.runtimes.tvm.fields import Fields
 
 @dataclass(frozen=True, slots=True)
 class MistralConfig(LlamaConfig):
-    """Llama's fields, `sliding_window_size` (-1: none) and `attention_sink_size`."""
+    """Llama's fields and `sliding_window_size` (-1: none).
+
+    A token attends to the latest keys of the window, as the model was trained. mlc_llm's
+    `attention_sink_size`, which keeps the sequence's first tokens in sight, is not used.
+    """
 
     family: ClassVar[str] = "Mistral"
 
@@ -24,9 +28,4 @@ class MistralConfig(LlamaConfig):
         common = cls._common(Fields(rest, "model_config"))
         if fields.get("sliding_window_size", -1) == -1:
             return cls(**common)
-        window = fields.positive_int("sliding_window_size")
-        # mlc_llm's own default keeps four.
-        sink = fields.get("attention_sink_size", 4)
-        if isinstance(sink, bool) or not isinstance(sink, int) or not -1 <= sink < window:
-            raise fields.wrong("attention_sink_size", f"must be an integer below {window}")
-        return cls(**common, sliding_window=window, attention_sink=max(0, sink))
+        return cls(**common, sliding_window=fields.positive_int("sliding_window_size"))
