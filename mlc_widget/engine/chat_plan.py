@@ -121,8 +121,8 @@ def _grammar(
         rules, calls = tools.grammar(else_body=constrained)
         parts.update(calls)
     if thinks:
-        thought = "thought" if inside else "thought?"
-        start = f"start: {thought} gap answer\n{INSIDE_RULES if inside else RULES}"
+        thought = "thought gap" if inside else "(thought gap)?"
+        start = f"start: {thought} answer\n{INSIDE_RULES if inside else RULES}"
     else:
         start = "start: answer"
     grammar = assemble(f"{start}\n{rules}", parts)

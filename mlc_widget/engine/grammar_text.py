@@ -17,8 +17,8 @@ Part: TypeAlias = Mapping[str, Any]
 """One grammar: ``{"lark_grammar": text}`` or ``{"json_schema": schema}``."""
 
 ANY_TEXT: Final = r"/(.|\n)*/"
-WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,32}"
-"""Between the parts of a JSON text: enough to indent it, and an end to it."""
+WHITESPACE: Final = r"(\x20|\x0A[\x20\x09]{0,24})"
+"""Between the parts of a JSON text: a space, or a break and indentation, and no more."""
 
 
 def llguidance() -> Any:
@@ -52,8 +52,7 @@ def json_part(schema: Any) -> Part:
 def regex_part(pattern: str) -> Part:
     """Text that a regular expression matches from end to end."""
     made = json.loads(llguidance().LLMatcher.grammar_from_regex(pattern))
-    part: Part = made["grammars"][0]
-    return part
+    return {"lark_grammar": made["grammars"][0]["lark_grammar"]}
 
 
 def grammar_part(text: str, at: str) -> Part:
@@ -66,9 +65,13 @@ def grammar_part(text: str, at: str) -> Part:
         return {"lark_grammar": text}
     # llguidance's converter takes `root` only, and alternatives on new lines only after the bar.
     text = re.sub(r"\s*\n\s*\|", " |", text)
-    text, found = re.subn(r"(?m)^\s*(?:root|main)\s*::=", "grammar-root ::=", text)
+    found = re.search(r"(?m)^\s*(root|main)\s*::=", text)
     if not found:
         raise BadRequestError(f"{at}: the grammar has no rule named root.", param=at)
+    if found[1] == "main":
+        text = f"root ::= main\n{text}"
+    # A root that is one terminal is matched as such, not letter by letter.
+    text = re.sub(r"(?m)^\s*root\s*::=", "grammar-root ::=", text)
     from llguidance.gbnf_to_lark import gbnf_to_lark
 
     try:

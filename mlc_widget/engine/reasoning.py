@@ -12,7 +12,7 @@ NO_THOUGHT: Final = f"{OPEN}\n\n{CLOSE}\n\n"
 
 RULES: Final = rf'''thought[lazy]: "{OPEN}" /(.|\n)*/ "{CLOSE}"
 gap: /[ \n]{{0,4}}/'''
-"""Lark rules for ``thought? gap`` before an answer that must match a grammar."""
+"""Lark rules for ``(thought gap)?`` before an answer that must match a grammar."""
 
 INSIDE_RULES: Final = rf'''thought[lazy]: /(.|\n)*/ "{CLOSE}"
 gap: /[ \n]{{0,4}}/'''

@@ -122,12 +122,13 @@ def _arguments(index: int, tool: JSONDict) -> Part:
     at = f"tools[{index}].function.parameters"
     wanted, strict = tool["function"].get("parameters"), tool["function"].get("strict")
     try:
-        schema = check_schema(
-            {"type": "object"} if wanted is None else wanted, at, is_regex=regex_problem
-        )
-        if schema is True or not isinstance(schema, Mapping):
-            schema = {"type": "object"}
-        part = json_part({"type": "object", **schema})
+        # As in OpenAI's API, a function without parameters takes none.
+        schema = check_schema({"properties": {}} if wanted is None else wanted, at,
+                              is_regex=regex_problem)  # fmt: skip
+        schema = {"type": "object", **({} if isinstance(schema, bool) else schema)}
+        if "properties" in schema:
+            schema.setdefault("additionalProperties", False)
+        part = json_part(schema)
         check_grammar(assemble("start: @body", {"body": part}), at)
     except BadRequestError as error:
         # What is well-formed but cannot be enforced is the model's to keep to, unless strict.

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import mlc_format
 
 DEADLINE = 60.0
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
+CALL_MARKS = ("<tool_call>", "</tool_call>")
+THOUGHT_MARKS = ("<think>", "</think>")
 CORPUS = """
 the weather in Paris is mild today and the answer to the question is in the text below it
 {"name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius", "days": 3}}
@@ -32,7 +33,7 @@ the weather in Paris is mild today and the answer to the question is in the text
 """
 
 
-def tokenizer_json(size: int = 512) -> str:
+def tokenizer_json(size: int = 512, marks: Sequence[str] = CALL_MARKS) -> str:
     """A byte-level BPE tokenizer with ChatML's special tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -40,13 +41,13 @@ def tokenizer_json(size: int = 512) -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(MARKS),
+        vocab_size=size - len(marks),
         show_progress=False,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(CORPUS.splitlines() * 5, trainer)
-    tokenizer.add_tokens([AddedToken(m, special=False, normalized=False) for m in MARKS])
+    tokenizer.add_tokens([AddedToken(m, special=False, normalized=False) for m in marks])
     text: str = tokenizer.to_str()
     return text
 
@@ -60,11 +61,12 @@ def write_model(
     context: int = 2048,
     spread: float = 1.0,
     template: dict[str, Any] | None = None,
+    marks: Sequence[str] = CALL_MARKS,
 ) -> Path:
     """A Llama with random weights; `spread` is about the standard deviation of its logits."""
     random = np.random.default_rng(3)
     wide = 2 * hidden
-    text = tokenizer_json(vocab)
+    text = tokenizer_json(vocab, marks)
 
     def matrix(*shape: int) -> np.ndarray:
         return (random.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
@@ -214,9 +216,24 @@ async def engine_on(folder: Path, cache: Path, **options: Any) -> AsyncIterator[
         await engine.terminate()
 
 
+@pytest.fixture(scope="session")
+def engine_of_all(model_folder: Path, cache_dir: Path) -> Iterator[AsyncMLCEngine]:
+    engine = AsyncMLCEngine(runtime="tvm", runtime_options={"cache_dir": cache_dir, "threads": 1})
+    asyncio.run(engine.reload(str(model_folder)))
+    yield engine
+    asyncio.run(engine.terminate())
+
+
+@pytest_asyncio.fixture
+async def shared_engine(engine_of_all: AsyncMLCEngine) -> AsyncIterator[AsyncMLCEngine]:
+    """As `engine`, for tests that need not be the first to use it."""
+    yield engine_of_all
+    await assert_no_page_lost(engine_of_all)
+
+
 @pytest_asyncio.fixture
 async def engine(model_folder: Path, cache_dir: Path) -> AsyncIterator[AsyncMLCEngine]:
-    """An engine with the random model."""
+    """A fresh engine with the random model."""
     async with engine_on(model_folder, cache_dir) as made:
         yield made
 

@@ -66,7 +66,9 @@ async def test_a_conversation_through_chat_keeps_its_history(engine, steps):
         )
         if turn:
             assert count.rows[0] < 60 < answer.usage.prompt_tokens
-            assert answer.usage.prompt_tokens_details.cached_tokens > answer.usage.prompt_tokens - 60
+            assert (
+                answer.usage.prompt_tokens_details.cached_tokens > answer.usage.prompt_tokens - 60
+            )
         count.clear()
         reply = answer.choices[0].message.content
         messages = [
