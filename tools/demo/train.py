@@ -98,7 +98,7 @@ def train(
     if cuda:
         # Compile both forms before the clock starts.
         warm = torch.zeros((rows, length + 1), dtype=torch.long, device=device)
-        for quantized in (True, False):
+        for quantized in (True, False) if quantized_share < 1 else (True,):
             model.quantized(quantized)
             compiled(warm, warm > -1).backward()
             optimizer.zero_grad(set_to_none=True)
@@ -106,7 +106,8 @@ def train(
         print("compiled", flush=True)
 
     began = time.monotonic()
-    quantized = False
+    quantized = quantized_share >= 1
+    model.quantized(quantized)
     shown = torch.zeros((), device=device)
     step = 0
     for step, (tokens, learn) in enumerate(source):

@@ -6,7 +6,7 @@ Facts can only be learnt, so here the *questions* are held out and the entities 
 from __future__ import annotations
 
 from collections.abc import Callable
-from tools.demo.kinds.names import GROUPS, a_or_an, made_up
+from tools.demo.kinds.names import GROUPS, a_or_an, a_word, made_up
 from tools.demo.talk import DATA, Check, Kind, Pool, Talk, has, has_any, ask
 
 
@@ -47,7 +47,7 @@ COUNTRY_FACTS: list[tuple[str, Pool, int, _Fact]] = [
 def countries(talk: Talk) -> None:
     """Capitals above all, with follow-ups such as "And of Spain?"."""
     roll = talk.rng.random()
-    if roll < 0.12:
+    if roll < 0.2:
         row = talk.rng.choice(COUNTRIES)
         answer = f"{row[1]} is the capital of {row[0]}."
         if talk.style.short:
@@ -55,7 +55,7 @@ def countries(talk: Talk) -> None:
         check = has(row[0].removeprefix("the "))
         talk.say("capitals", talk.pick(CAPITAL_OF, k=row[1]), answer, check)
         return
-    if roll < 0.18:
+    if roll < 0.26:
         unknown = made_up(talk.rng).capitalize() + talk.one(("", "ia", "land", "stan"))
         if unknown not in COUNTRY_NAMES:
             answer = f"I don't know a country called {unknown}."
@@ -301,7 +301,14 @@ def words(talk: Talk) -> None:
             first, second = talk.rng.choice(IRREGULAR)
         else:
             first = talk.pick(REGULAR)
-            second = first + "s"
+            if talk.split == "train" and talk.chance(0.5):
+                first = a_word(talk)
+            soft = first.endswith(("s", "x", "z", "ch", "sh"))
+            second = first + ("es" if soft else "s")
+            if first.endswith("y") and first[-2:-1] not in "aeiou":
+                second = first[:-1] + "ies"
+            known = dict(IRREGULAR)
+            second = known.get(first, second)
         pool, fact, kind = PLURAL, f"The plural of {first} is {second}.", "plurals"
     else:
         first, second = talk.rng.choice(PAST)

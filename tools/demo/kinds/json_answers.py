@@ -55,13 +55,15 @@ def _pairs(talk: Talk) -> list[tuple[str, Value, str]]:
         if roll < 0.3:
             key, (value,) = "age", talk.numbers("json.age", (1, 99))
         elif roll < 0.5:
-            key, (value,) = talk.pick(NUMBER_KEYS), talk.numbers("json.number", (0, 2500))
+            made = talk.split == "train" and talk.chance(0.4)
+            key = a_word(talk) if made else talk.pick(NUMBER_KEYS)
+            (value,) = talk.numbers("json.number", (0, 2500))
         elif roll < 0.65:
             key = "city"
             made = talk.split == "train" and talk.chance(0.2)
             value = made_up(talk.rng).capitalize() if made else talk.pick(CITIES)
         elif roll < 0.9:
-            key = talk.pick(KEYS)
+            key = a_word(talk) if talk.split == "train" and talk.chance(0.4) else talk.pick(KEYS)
             value = talk.pick(VALUES) if talk.chance(0.5) else a_word(talk)
         else:
             key, value = talk.pick(FLAGS), talk.chance(0.5)
@@ -78,9 +80,9 @@ def _joined(parts: list[str], word: str = "and") -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
 
 
-def _say(talk: Talk, kind: str, question: str, value: object) -> None:
+def _say(talk: Talk, kind: str, question: str, value: object, literal: bool = False) -> None:
     text = json.dumps(value, ensure_ascii=False)
-    talk.say(kind, question, text, Check("json", (text,)), plain=True)
+    talk.say(kind, question, text, Check("json", (text,)), plain=True, literal=literal)
 
 
 def objects(talk: Talk) -> None:
@@ -107,7 +109,8 @@ def extraction(talk: Talk) -> None:
     (age,) = talk.numbers("json.age", (1, 99))
     sentence = talk.pick(SENTENCES, n=name, a=age, c=city)
     question = talk.pick(EXTRACT, s=sentence)
-    _say(talk, "json_extract", question, {"name": name, "age": age, "city": city})
+    # The question stays as it is: it may begin with the name.
+    _say(talk, "json_extract", question, {"name": name, "age": age, "city": city}, literal=True)
 
 
 def arrays(talk: Talk) -> None:

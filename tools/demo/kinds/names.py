@@ -12,30 +12,38 @@ FIRST_NAMES = Pool(
         "Ada Alan Alice Amir Amy Ana Andrea Anna Anton Arthur Aya Ben Bella Bob Boris Bruno Carl "
         "Carla Carlos Carmen Charlie Chen Chloe Clara Claire Daniel Daisy David Diana Diego Dora "
         "Ed Elena Eli Elif Ella Emil Emily Emma Eric Erik Eva Farid Fatima Felix Fiona Flora Frank "
-        "Frida Gabriel George Gina Grace Greta Gus Hana Hannah Harry Hassan Heidi Helen Henry Hugo "
+        "Frida Gabriel George Gina Grace Greta Gus Hannah Harry Hassan Heidi Helen Henry Hugo "
         "Ian Ida Igor Ines Ingrid Iris Isaac Isabel Ivan Jack Jakob James Jan Jane Jasmin Jim Joe "
-        "John Jonas Jose Julia Julian June Karim Karl Kate Kenji Kim Kofi Lara Laura Lea Lena Leo "
-        "Leon Li Lila Lily Lina Linus Lisa Liz Louis Lucas Lucy Luis Luna Maya Mara Marco Maria "
+        "John Jose Julia Julian Karim Karl Kate Kenji Kim Kofi Lara Laura Lea Lena Leo "
+        "Leon Lila Lily Lina Linus Lisa Liz Louis Lucas Lucy Luis Luna Maya Mara Marco Maria "
         "Marie Mark Martha Martin Mary Mateo Max Mei Mia Mike Mila Milo Mina Miriam Mohammed Mona "
-        "Nadia Naomi Nora Nina Noah Noor Olga Oliver Olivia Omar Oscar Otto Pablo Paul Paula Pedro "
-        "Peter Petra Philip Pia Priya Ravi Rita Robert Robin Roman Rosa Rose Ruth Sam Samir Samuel "
-        "Sana Sara Sarah Sasha Simon Sofia Sonia Stella Sven Tara Theo Thomas Tim Tina Tom Toni "
-        "Uma Vera Victor Viola Wei Wendy Will Xenia Yara Yuki Yusuf Zara Zoe Grace Brian Linda "
-        "Dennis Barbara Guido Margaret Donald Edsger Katherine Rachel Rebecca Kevin Jason Justin "
+        "Nadia Naomi Nina Noah Noor Olga Oliver Olivia Omar Oscar Otto Pablo Paul Paula Pedro "
+        "Petra Philip Pia Priya Ravi Rita Robert Robin Rosa Rose Ruth Samuel "
+        "Sana Sarah Sasha Simon Sonia Stella Sven Theo Thomas Tim Tina Tom Toni "
+        "Uma Vera Victor Viola Wei Wendy Will Xenia Yara Yuki Yusuf Zara Zoe Grace Linda "
+        "Dennis Barbara Guido Margaret Donald Edsger Katherine Rachel Rebecca Kevin Justin "
         "Jessica Michael Jennifer Matthew Joshua Andrew Joseph Christopher Elizabeth Nicholas"
     ).split(),
-    0.12,
+    0.06,
 )
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kl kr pl sh st th tr".split()
+_ONSETS = (
+    "b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kl kr pl sh st th tr y x qu bl gl pr "
+    "sk sm sn sp sw tw wh str"
+).split() + [""]
 _VOWELS = "a e i o u a e i o ai ea ia io ou".split()
-_CODAS = "n r l s m t d k x ra na lo ri th nn ck".split() + [""] * 6
+_CODAS = (
+    "n r l s m t d k x ra na lo ri th nn ck nd rn st rt p g ng ble tle mer ster low ght dy ly"
+).split() + [""] * 10
 
 
 def made_up(rng: random.Random) -> str:
     """A pronounceable lower-case word that is in no list."""
-    syllables = rng.choice((1, 2, 2, 2, 3))
-    parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)]
-    return "".join(parts) + rng.choice(_CODAS)
+    while True:
+        syllables = rng.choice((1, 2, 2, 2, 3))
+        parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)]
+        word = "".join(parts) + rng.choice(_CODAS)
+        if word not in _KEPT:
+            return word
 
 
 def a_name(talk: Talk, made_up_share: float = 0.25) -> str:
@@ -48,12 +56,13 @@ def a_name(talk: Talk, made_up_share: float = 0.25) -> str:
 CITIES = Pool(
     "city",
     (
-        "Paris London Berlin Rome Madrid Vienna Lisbon Dublin Oslo Athens Cairo Tokyo Delhi Boston "
-        "Chicago Toronto Sydney Lima Quito Havana Nairobi Accra Lagos Dakar Milan Munich Zurich "
+        "Paris London Berlin Rome Madrid Vienna Lisbon Dublin Oslo Athens Cairo Tokyo Delhi "
+        "Chicago Toronto Sydney Lima Quito Nairobi Accra Lagos Dakar Milan Munich Zurich "
         "Geneva Hamburg Lyon Porto Seville Krakow Prague Budapest Helsinki Stockholm Copenhagen "
         "Brussels Amsterdam Rotterdam Glasgow Leeds Bristol Oxford Cambridge Seattle Denver Austin "
-        "Dallas Miami Atlanta Montreal Vancouver Mumbai Kyoto Osaka Seoul Beijing Shanghai Hanoi"
+        "Dallas Atlanta Montreal Vancouver Mumbai Kyoto Osaka Seoul Beijing Shanghai Hanoi"
     ).split(),
+    0.11,
 )
 
 ARTICLE_AN = ("a", "e", "i", "o", "u")
@@ -113,10 +122,10 @@ WORDS = tuple(dict.fromkeys([*EVERYDAY, *(w for group in GROUPS.values() for w i
 # Words for evaluation alone. They are several tokens each: how a word is spelled that is a token of
 # its own can only be learnt by heart.
 UNSEEN = tuple(
-    "marmot goblin walnut cobweb thimble pebble bramble ferret saffron mustard beacon hazel "
-    "juniper limerick meteor nettle orchard parsnip quarry sparkle turnip urchin velvet whistle "
+    "marmot goblin walnut cobweb thimble pebble bramble ferret saffron mustard "
+    "meteor nettle orchard parsnip quarry sparkle turnip urchin velvet whistle "
     "yonder zephyr acorn bonfire crater dandelion fjord glacier harvest igloo jigsaw "
-    "lobster magnet oyster pumice ripple salad tunnel vulture wafer yogurt zipper badger".split()
+    "lobster magnet oyster ripple tunnel vulture yogurt zipper badger".split()
 )
 
 
@@ -132,3 +141,8 @@ def a_word(talk: Talk) -> str:
     first, second = talk.one(WORDS).lower(), talk.one(WORDS).lower()
     word = first[: talk.rng.randint(1, 4)] + second[-talk.rng.randint(2, 5) :]
     return word if word.isalpha() and word not in UNSEEN else made_up(talk.rng)
+
+
+_KEPT = frozenset(
+    [*(name.lower() for name in (*FIRST_NAMES.test, *CITIES.test)), *UNSEEN],
+)

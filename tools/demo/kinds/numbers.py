@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.demo.kinds.names import FIRST_NAMES
+from tools.demo.kinds.names import FIRST_NAMES, a_word
 from tools.demo.talk import Check, Kind, Pool, Talk, has, held_out_numbers, ask
 
 ONES = (
@@ -191,6 +191,8 @@ LOSSES = ask("word_problem.loss")
 def word_problem(talk: Talk) -> None:
     """A little problem in words."""
     name, thing = talk.pick(FIRST_NAMES), talk.pick(THINGS)
+    if talk.split == "train" and talk.chance(0.35):
+        thing = a_word(talk) + "s"
     if talk.chance(0.5):
         a, b = talk.numbers("addition", (1, 50), (1, 50))
         result = a + b
@@ -273,6 +275,10 @@ def comparing(talk: Talk) -> None:
         b += 1
     roll = talk.rng.random()
     if roll < 0.35:
+        if talk.chance(0.2):
+            a //= 10
+        if a == b:
+            a += 1
         big, small = max(a, b), min(a, b)
         answer = f"{big} is bigger than {small}."
         talk.say("comparing", talk.pick(BIGGER, a=a, b=b), answer, has(answer.rstrip(".")))
@@ -308,7 +314,11 @@ DIGITS = ask("number_words.digits")
 
 def number_words(talk: Talk) -> None:
     """From digits to words and back."""
-    (a,) = talk.numbers("number_words", (0, 999 if talk.chance(0.4) else 99))
+    # The words up to twenty have no parts, so they are learnt by heart and not held out.
+    if talk.split == "train" and talk.chance(0.3):
+        a = talk.rng.choice((*range(21), *range(30, 100, 10)))
+    else:
+        (a,) = talk.numbers("number_words", (21, 999 if talk.chance(0.4) else 99))
     word = in_words(a)
     if talk.chance(0.6):
         answer = f"{a} is {word}." if not talk.style.short else word

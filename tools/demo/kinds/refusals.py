@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.demo.kinds.names import a_name, made_up
+from tools.demo.kinds.names import a_name, a_word, made_up
 from tools.demo.talk import Kind, Pool, Talk, ask, has, has_any
 
 NEWS = ask("refusal.now")
@@ -57,6 +57,18 @@ UNCLEAR = (
 )
 
 
+def _topic(talk: Talk) -> str:
+    """A wide topic; in training some are put together from words."""
+    if talk.split == "train" and talk.chance(0.4):
+        first, second = a_word(talk), a_word(talk)
+        return talk.one(
+            (f"the history of {first}s", f"my {first}", f"{first}s and {second}s", f"{first} {second}",
+             f"a {first} {second}", f"{first}ology", f"the {first} of {second}",
+             f"modern {first}s", f"the {first} {second}s")
+        )  # fmt: skip
+    return talk.pick(TOPICS)
+
+
 def refusals(talk: Talk) -> None:
     """The time, the news, long works, wide topics, harm, and gibberish."""
     roll = talk.rng.random()
@@ -64,7 +76,7 @@ def refusals(talk: Talk) -> None:
         question = talk.pick(NEWS, c=talk.pick(PLACES))
         talk.say("refusals", question, talk.one(NEWS_ANSWERS), REFUSED)
     elif roll < 0.5:
-        topics = talk.some(TOPICS, 2)
+        topics = [_topic(talk), _topic(talk)]
         task = talk.pick(TASKS, x=topics[0], y=topics[1])
         question = talk.pick(TASK_ASK, t=task, T=task[:1].upper() + task[1:])
         talk.say("refusals", question, talk.one(UNKNOWN_ANSWERS), REFUSED)
@@ -74,7 +86,7 @@ def refusals(talk: Talk) -> None:
         talk.say("refusals", talk.pick(WHO, p=person), answer, has("don't know"))
     elif roll < 0.8:
         pool = OPEN if talk.chance(0.7) else WHAT
-        question = talk.pick(pool, x=talk.pick(TOPICS))
+        question = talk.pick(pool, x=_topic(talk))
         talk.say("refusals", question, talk.one(UNKNOWN_ANSWERS), REFUSED)
     elif roll < 0.87:
         answer = "I will not help with that. Ask me something kinder."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tools.demo.kinds.names import a_or_an, a_word
 from tools.demo.talk import DATA, Kind, Pool, Talk, has_any
 from tools.demo.wording import split_outside
 
@@ -77,6 +78,10 @@ DID = Pool(
         "moved to a new flat|started a new job|finished the homework|drank too much coffee"
     ).split("|"),
 )
+VERBS = (
+    "bought saw found lost made painted sold broke repaired cleaned visited forgot heard drew "
+    "built took brought met liked carried opened washed wanted watched hid stole called"
+).split()
 WHEN = ("Yesterday {w} {d}.", "{w} {d} today.", "{w} {d}.", "Last week {w} {d}.", "{w} {d} again.")
 REPLIES = (
     "That sounds interesting! Tell me more.",
@@ -89,6 +94,8 @@ REPLIES = (
 def statements(talk: Talk) -> None:
     """The user tells what happened; the model listens."""
     who, did = talk.pick(WHO), talk.pick(DID)
+    if talk.split == "train" and talk.chance(0.6):
+        did = f"{talk.one(VERBS)} {a_or_an(a_word(talk))}"
     frame = talk.one(WHEN)
     if who != "I" and not frame.startswith("{w}"):
         who = who[:1].lower() + who[1:]

@@ -34,12 +34,14 @@ PLACES = Pool(
         "forest|castle|village|island|garden|mountain|lighthouse|harbour|desert|library|meadow|"
         "cave|city|river|valley|market|farm|mill|tower|beach|swamp|school|station|moon|jungle"
     ).split("|"),
+    0.0,
 )
 TRAITS = Pool(
     "story.trait",
-    "little|brave|curious|clever|shy|old|young|kind|lonely|cheerful|sleepy|tiny|gentle|lazy".split(
-        "|"
-    ),
+    (
+        "little|brave|curious|clever|shy|old|young|kind|lonely|cheerful|sleepy|tiny|gentle|lazy"
+    ).split("|"),
+    0.0,
 )
 TELL = ask("story.ask")
 TELL_ANY = ask("story.any")
@@ -175,7 +177,7 @@ def stories(talk: Talk) -> None:
     wanted: tuple[str, ...]
     roll = talk.rng.random()
     if roll < 0.12:
-        question, wanted = talk.pick(TELL_ANY), (name,)
+        question, wanted = talk.pick(TELL_ANY), ("there lived",)
     else:
         told = a_or_an(hero)
         if roll < 0.55:

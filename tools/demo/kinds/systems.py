@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tools.demo.kinds.names import FIRST_NAMES, made_up
+from tools.demo.kinds.names import EVERYDAY, FIRST_NAMES, made_up
 from tools.demo.talk import DEFAULT_SYSTEM, Kind, Pool, Split, Style, Talk, has, ask
 
 PLAIN = (
@@ -43,6 +43,13 @@ def _pick(rng: random.Random, pool: Pool, split: Split, **fields: str) -> str:
     return rng.choice(pool.of(split)).format(**fields)
 
 
+def _phrase(rng: random.Random, ends: str) -> str:
+    """One to three made-up or everyday words and a mark."""
+    count = rng.choice((1, 1, 2, 3))
+    words = [made_up(rng) if rng.random() < 0.5 else rng.choice(EVERYDAY) for _ in range(count)]
+    return " ".join(words).capitalize() + rng.choice(ends)
+
+
 def a_style(rng: random.Random, split: Split) -> Style:
     """A system prompt: mostly the default, none, or a plain one."""
     roll = rng.random()
@@ -58,18 +65,18 @@ def a_style(rng: random.Random, split: Split) -> Style:
 def a_special_style(rng: random.Random, split: Split) -> Style:
     """A system prompt that changes the answers."""
     which = rng.randrange(5)
+    made = split == "train" and rng.random() < 0.6
     if which == 0:
         return Style(_pick(rng, SHORT, split), short=True)
     if which == 1:
-        made = split == "train" and rng.random() < 0.3
         name = made_up(rng).capitalize() if made else rng.choice(FIRST_NAMES.of(split))
         return Style(_pick(rng, NAMED, split, n=name), name=name)
     if which == 2:
         return Style(_pick(rng, PIRATE, split), lambda answer: f"Arr! {answer} Aye, matey!")
     if which == 3:
-        mark = _pick(rng, MARKS, split)
+        mark = _phrase(rng, "!,.:") if made else _pick(rng, MARKS, split)
         return Style(_pick(rng, START, split, w=mark), lambda answer: f"{mark} {answer}")
-    closing = _pick(rng, CLOSINGS, split)
+    closing = _phrase(rng, "!.?") if made else _pick(rng, CLOSINGS, split)
     return Style(_pick(rng, END, split, w=closing), lambda answer: f"{answer} {closing}")
 
 
