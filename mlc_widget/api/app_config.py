@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 
 # WebLLM's fields that choose a browser's cache or a WebAssembly file: nothing to us.
 _IGNORED: Final = frozenset({"cacheBackend", "useIndexedDBCache", "opfsAccessMode"})
@@ -66,45 +66,38 @@ class AppConfig:
         if config is None:
             return cls()
         if not isinstance(config, Mapping):
-            raise _bad("app_config", config, 'give {"model_list": […]}.')
+            raise bad("app_config", config, 'give {"model_list": […]}.')
         for name in config:
             if name != "model_list" and name not in _IGNORED:
-                raise _bad(f"app_config.{name}", config[name], "no such field; known: model_list.")
+                raise bad(f"app_config.{name}", config[name], "no such field; known: model_list.")
         listed = config.get("model_list")
         if not isinstance(listed, list | tuple):
-            raise _bad("app_config.model_list", listed, "give a list of records.")
+            raise bad("app_config.model_list", listed, "give a list of records.")
         models: dict[str, ModelRecord] = {}
         for i, entry in enumerate(listed):
             record = _record(f"app_config.model_list[{i}]", entry)
             if record.model_id in models:
-                raise _bad(
+                raise bad(
                     f"app_config.model_list[{i}].model_id", record.model_id, "it is there twice."
                 )
             models[record.model_id] = record
         try:
             text = json.dumps(config, sort_keys=True)
         except (TypeError, ValueError) as error:
-            raise _bad("app_config", config, f"give plain JSON values ({error}).") from None
+            raise bad("app_config", config, f"give plain JSON values ({error}).") from None
         return cls(models, hashlib.sha256(text.encode()).hexdigest(), json.loads(text))
 
 
 def _record(at: str, entry: Any) -> ModelRecord:
     if not isinstance(entry, Mapping):
-        raise _bad(at, entry, 'give {"model_id": …, "model": …}.')
+        raise bad(at, entry, 'give {"model_id": …, "model": …}.')
     for name in ("model_id", "model"):
         if not isinstance(entry.get(name), str) or not entry[name]:
-            raise _bad(f"{at}.{name}", entry.get(name), "give a string.")
+            raise bad(f"{at}.{name}", entry.get(name), "give a string.")
     overrides = entry.get("overrides") or {}
     if not isinstance(overrides, Mapping):
-        raise _bad(f"{at}.overrides", overrides, "give a mapping.")
+        raise bad(f"{at}.overrides", overrides, "give a mapping.")
     for name in entry:
         if name not in ("model_id", "model", "overrides") and name not in _RECORD_IGNORED:
-            raise _bad(f"{at}.{name}", entry[name], "known: model_id, model, overrides.")
+            raise bad(f"{at}.{name}", entry[name], "known: model_id, model, overrides.")
     return ModelRecord(entry["model_id"], entry["model"], dict(overrides))
-
-
-def _bad(param: str, value: Any, remedy: str) -> BadRequestError:
-    shown = repr(value)
-    if len(shown) > 120:
-        shown = f"{shown[:117]}…"
-    return BadRequestError(f"{param} = {shown}: {remedy}", param=param)

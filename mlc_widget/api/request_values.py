@@ -20,10 +20,13 @@ Check: TypeAlias = Callable[[str, Any], Any]
 
 def bad(param: str, value: Any, remedy: str) -> BadRequestError:
     """An error that names the field, the value (shortened) and the remedy."""
+    return BadRequestError(f"{param} = {shortened(value)}: {remedy}", param=param)
+
+
+def shortened(value: Any) -> str:
+    """A value as an error message shows it."""
     shown = repr(value)
-    if len(shown) > 120:
-        shown = f"{shown[:117]}…"
-    return BadRequestError(f"{param} = {shown}: {remedy}", param=param)
+    return shown if len(shown) <= 120 else f"{shown[:117]}…"
 
 
 def number(low: float, high: float, *, open_low: bool = False) -> Check:
@@ -183,13 +186,14 @@ def embedding_input(param: str, value: Any) -> list[str | list[int]]:
     raise bad(param, value, "give a string, a list of strings, or token ids.")
 
 
-def one_of(*choices: str) -> Check:
-    """One of some words."""
+def one_of(*choices: Any) -> Check:
+    """One of some values."""
 
-    def check(param: str, value: Any) -> str:
-        if value not in choices:
-            raise bad(param, value, f"give one of {', '.join(choices)}.")
-        return str(value)
+    def check(param: str, value: Any) -> Any:
+        for choice in choices:
+            if type(value) is type(choice) and value == choice:
+                return value
+        raise bad(param, value, f"give {' or '.join(map(repr, choices))}.")
 
     return check
 

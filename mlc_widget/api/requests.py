@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.api.limits import LIMITS
+from mlc_widget.api.request_fields import Kind, refused
 from mlc_widget.api.request_messages import messages, response_format, tool_choice, tools
 from mlc_widget.api.request_values import (
     Check,
@@ -31,6 +32,7 @@ from mlc_widget.api.request_values import (
     number,
     one_of,
     prompt,
+    shortened,
     stop,
     stream_options,
     string,
@@ -76,6 +78,12 @@ CHAT_FIELDS: Final[Mapping[str, Check]] = {
     "tool_choice": tool_choice,
     "parallel_tool_calls": boolean,
     "enable_thinking": boolean,
+    "metadata": mapping,
+    "safety_identifier": string,
+    "prompt_cache_key": string,
+    "store": one_of(False),
+    "service_tier": one_of("auto", "default"),
+    "modalities": one_of(["text"]),
 }
 COMPLETION_FIELDS: Final[Mapping[str, Check]] = {
     **_COMMON,
@@ -93,12 +101,19 @@ EMBEDDING_FIELDS: Final[Mapping[str, Check]] = {
 }
 
 
-def _check(request: Mapping[str, Any], fields: Mapping[str, Check], required: str) -> JSONDict:
+def _check(
+    kind: Kind, request: Mapping[str, Any], fields: Mapping[str, Check], required: str
+) -> JSONDict:
     flat = dict(request)
     extra = flat.pop("extra_body", None)
     if extra is not None:  # where OpenAI's client puts what is not OpenAI's
         flat.update(mapping("extra_body", extra))
     given = {name: value for name, value in flat.items() if value is not None}
+    for name, rule in refused(kind).items():
+        if name in given:
+            raise UnsupportedFieldError(
+                f"{name} = {shortened(given[name])}: {rule.note}", param=name
+            )
     known("", given, fields)
     if required not in given:
         raise BadRequestError(f"{required}: this field is required.", param=required)
@@ -111,7 +126,7 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
     Raises:
         BadRequestError: naming the field and the value.
     """
-    checked = _check(request, CHAT_FIELDS, "messages")
+    checked = _check("chat", request, CHAT_FIELDS, "messages")
     if "max_completion_tokens" in checked:
         if "max_tokens" in checked:
             raise bad("max_tokens", checked["max_tokens"], "give it or max_completion_tokens.")
@@ -138,7 +153,9 @@ def check_completion(request: Mapping[str, Any]) -> JSONDict:
     Raises:
         BadRequestError: naming the field and the value.
     """
-    checked = _check(request, COMPLETION_FIELDS, "prompt")
+    checked = _check("completion", request, COMPLETION_FIELDS, "prompt")
+    if checked.get("echo") and "logprobs" in checked:
+        raise bad("echo", True, "not together with logprobs.")
     _check_stream_options(checked)
     return checked
 
@@ -149,7 +166,7 @@ def check_embedding(request: Mapping[str, Any]) -> JSONDict:
     Raises:
         BadRequestError: naming the field and the value.
     """
-    return _check(request, EMBEDDING_FIELDS, "input")
+    return _check("embedding", request, EMBEDDING_FIELDS, "input")
 
 
 def _check_stream_options(checked: Mapping[str, Any]) -> None:

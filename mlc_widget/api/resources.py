@@ -35,6 +35,7 @@ class _Sampling(TypedDict, total=False):
     response_format: Mapping[str, Any] | None
     stream_options: Mapping[str, Any] | None
     ignore_eos: bool | None
+    enable_latency_breakdown: bool | None
     request_id: str | None
     user: str | None
     extra_body: Mapping[str, Any] | None
@@ -48,7 +49,14 @@ class ChatParams(_Sampling, total=False):
     top_logprobs: int | None
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     enable_thinking: bool | None
+    metadata: Mapping[str, Any] | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    store: Literal[False] | None
+    service_tier: Literal["auto", "default"] | None
+    modalities: Sequence[Literal["text"]] | None
 
 
 class CompletionParams(_Sampling, total=False):

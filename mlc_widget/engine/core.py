@@ -146,6 +146,7 @@ class DirectCore:
             answers,
             checked.get("n", 1),
             include_usage=checked.get("stream_options", {}).get("include_usage", False),
+            echo=_echo(model, checked) if checked.get("echo") else "",
             on_end=self._ended,
         )
         self._generations[request_id] = generation
@@ -294,6 +295,11 @@ async def _encode(model: LoadedModel, text: str) -> list[int]:
     if len(text) < _LONG_PROMPT:
         return model.tokenizer.encode(text)
     return await asyncio.to_thread(model.tokenizer.encode, text)
+
+
+def _echo(model: LoadedModel, checked: JSONDict) -> str:
+    prompt = checked["prompt"]
+    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
 
 
 def _terminated() -> EngineTerminatedError:

@@ -22,6 +22,7 @@ def describe_device(runtime: str, models: Sequence[LoadedModel]) -> JSONDict:
         "runtime": first.name if first else runtime,
         "device": first.capabilities.devices[0] if first else None,
         "batch_invariant": first.capabilities.batch_invariant if first else None,
+        "request_fields": sorted(first.capabilities.request_fields) if first else None,
         "machine": platform.machine(),
         "memory_bytes": memory,
         "mlc_widget": __version__,

@@ -50,6 +50,7 @@ class Generation:
         plan: How the answers are read.
         choices: OpenAI's `n`.
         include_usage: Whether the last chunk is the usage.
+        echo: What each answer begins with.
         on_end: Called once when nothing of it runs any more.
     """
 
@@ -63,6 +64,7 @@ class Generation:
         choices: int,
         *,
         include_usage: bool,
+        echo: str = "",
         on_end: Callable[[Generation], object],
     ) -> None:
         self._model = model
@@ -77,6 +79,8 @@ class Generation:
         self._ready = asyncio.Event()
         self._space = asyncio.Event()
         self._runs = [_Run(plan.parser(shape.id, i)) for i in range(choices)]
+        if echo:
+            self._events.extend((i, GenerationEvent(text=echo)) for i in range(choices))
         self._finished = self._closed = False
         self._tasks = [asyncio.create_task(self._run(i)) for i in range(choices)]
         for i, task in enumerate(self._tasks):

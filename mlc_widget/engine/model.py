@@ -31,7 +31,6 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "logprobs": False,
     "top_logprobs": 0,
     "response_format": {"type": "text"},
-    "echo": False,
     "ignore_eos": False,
     "enable_latency_breakdown": False,
 }
@@ -80,7 +79,8 @@ class LoadedModel:
         """
         for name, neutral in _NEUTRAL.items():
             value = request.get(name, neutral)
-            if value != neutral and name not in self.runtime.capabilities.request_fields:
+            asked = type(value) is not type(neutral) or value != neutral  # logprobs may be 0
+            if asked and name not in self.runtime.capabilities.request_fields:
                 raise UnsupportedFieldError(
                     f"{name} = {value!r}: the {self.runtime.name} runtime cannot honour this "
                     "field; leave it out.",

@@ -49,6 +49,7 @@ _FIELDS: Final = frozenset(
     {"frequency_penalty", "presence_penalty", "logit_bias", "ignore_eos", "response_format"}
 )
 _EXACT_FIELDS: Final = frozenset({"logprobs", "top_logprobs"})
+REQUEST_FIELDS: Final = _FIELDS | _EXACT_FIELDS
 _FROM_CHAT_OPTS: Final = {
     "context_window_size": "max_single_sequence_length",
     "sliding_window_size": "sliding_window_size",
@@ -103,7 +104,7 @@ class MLCLLMRuntime:
         """What it does for the loaded model."""
         return RuntimeCapabilities(
             batch_invariant=False,
-            request_fields=_FIELDS | _EXACT_FIELDS if self._exact else _FIELDS,
+            request_fields=REQUEST_FIELDS if self._exact else _FIELDS,
             embeddings=self._embedding is not None,
             devices=(self._device,),
             models_per_process=1,

@@ -7,7 +7,7 @@ import gc
 import sys
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlc_widget.api.errors import (
     BadRequestError,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.loading import Loaded
     from mlc_widget.engine.runtimes.tvm.scheduler import Delivery
 
-_FIELDS = frozenset(
+REQUEST_FIELDS: Final = frozenset(
     {
         "frequency_penalty",
         "presence_penalty",
@@ -74,7 +74,7 @@ class TVMRuntime:
     def capabilities(self) -> RuntimeCapabilities:
         """What this runtime does."""
         return RuntimeCapabilities(
-            batch_invariant=True, request_fields=_FIELDS, logit_processors=True, grammars=True
+            batch_invariant=True, request_fields=REQUEST_FIELDS, logit_processors=True, grammars=True
         )
 
     @property

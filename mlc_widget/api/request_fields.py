@@ -1,0 +1,124 @@
+"""What becomes of every request field that OpenAI, WebLLM or mlc_llm know.
+
+Each is honoured, or refused with the reason given here; nothing is ignored that would change an
+answer. ``docs/request-fields.md`` is made from this, and the tests hold it against the code, and
+against the fields that the installed `openai` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Origin: TypeAlias = Literal["OpenAI", "WebLLM", "mlc_llm", "mlc_widget"]
+Kind: TypeAlias = Literal["chat", "completion", "embedding"]
+HonouredBy: TypeAlias = Literal["engine", "runtime", "template", "label", "neutral", "nobody"]
+
+_ALL: Final[tuple[Kind, ...]] = ("chat", "completion", "embedding")
+_TEXT: Final[tuple[Kind, ...]] = ("chat", "completion")
+_CHAT: Final[tuple[Kind, ...]] = ("chat",)
+_COMPLETION: Final[tuple[Kind, ...]] = ("completion",)
+_EMBEDDING: Final[tuple[Kind, ...]] = ("embedding",)
+
+_O: Final[tuple[Origin, ...]] = ("OpenAI",)
+_OW: Final[tuple[Origin, ...]] = ("OpenAI", "WebLLM")
+_OWM: Final[tuple[Origin, ...]] = ("OpenAI", "WebLLM", "mlc_llm")
+_OM: Final[tuple[Origin, ...]] = ("OpenAI", "mlc_llm")
+_W: Final[tuple[Origin, ...]] = ("WebLLM",)
+_M: Final[tuple[Origin, ...]] = ("mlc_llm",)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """What becomes of one field.
+
+    Attributes:
+        name: The field.
+        kinds: The requests that have it.
+        origins: Who knows it.
+        by: Who honours it: the ``engine``, whatever the runtime; the ``runtime``, if it declares
+            the field among its capabilities; the model's conversation ``template``; a ``label`` is
+            taken and has no effect by its nature; of a ``neutral`` field only the value that asks
+            for nothing is taken; ``nobody`` honours a refused one.
+        note: What to know or, of a refused field, the reason and the remedy.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    origins: tuple[Origin, ...]
+    by: HonouredBy
+    note: str = ""
+
+
+RULES: Final[tuple[FieldRule, ...]] = (
+    # What to answer
+    FieldRule("messages", _CHAT, _OWM, "engine", "text only; roles the model's template has"),
+    FieldRule("prompt", _COMPLETION, _OWM, "engine", "a text, or token ids"),
+    FieldRule("input", _EMBEDDING, _OW, "engine", "texts or lists of token ids"),
+    FieldRule("model", _ALL, _OWM, "engine", "a loaded model; needed if several are"),
+    # How much, and how it comes
+    FieldRule("stream", _TEXT, _OWM, "engine"),
+    FieldRule("stream_options", _TEXT, _OWM, "engine", "include_usage"),
+    FieldRule("n", _TEXT, _OWM, "engine", "1 to 16"),
+    FieldRule("max_tokens", _TEXT, _OWM, "engine", "1 or more; else the model's, else the window"),
+    FieldRule("max_completion_tokens", _CHAT, _O, "engine", "another name of max_tokens"),
+    FieldRule("stop", _TEXT, _OWM, "engine", "at most 16, of at most 1024 bytes"),
+    FieldRule("ignore_eos", _TEXT, _W, "runtime", "mlc_llm has it in debug_config"),
+    FieldRule("echo", _COMPLETION, _OWM, "engine", "not together with logprobs"),
+    # How tokens are chosen
+    FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; 0 is greedy"),
+    FieldRule("top_p", _TEXT, _OWM, "engine", "greater than 0, at most 1"),
+    FieldRule("seed", _TEXT, _OWM, "engine", "0 or greater; one is drawn where none is given"),
+    FieldRule("frequency_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
+    FieldRule("presence_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
+    FieldRule("repetition_penalty", _TEXT, _W, "runtime", "greater than 0, at most 10"),
+    FieldRule("logit_bias", _TEXT, _OWM, "runtime", "-100 to 100, by token id"),
+    FieldRule("logprobs", _TEXT, _OWM, "runtime", "a switch for chats, a number for completions"),
+    FieldRule("top_logprobs", _CHAT, _OWM, "runtime", "0 to 20; needs logprobs"),
+    FieldRule("response_format", _CHAT, _OWM, "runtime", "also regex, grammar, structural_tag"),
+    FieldRule("response_format", _COMPLETION, _M, "runtime", "as for chats"),
+    # Tools and thoughts
+    FieldRule("tools", _CHAT, _OWM, "template"),
+    FieldRule("tool_choice", _CHAT, _OWM, "template", "none, auto, required, or a function"),
+    FieldRule("parallel_tool_calls", _CHAT, _O, "template"),
+    FieldRule("enable_thinking", _CHAT, _W, "template", "WebLLM has it in extra_body"),
+    # Embeddings
+    FieldRule("dimensions", _EMBEDDING, _O, "engine", "the leading ones, made length 1 again"),
+    FieldRule("encoding_format", _EMBEDDING, _O, "engine", "float or base64"),
+    # About the request
+    FieldRule("request_id", _ALL, _M, "engine", "the answer's id, by which abort() knows it"),
+    FieldRule("enable_latency_breakdown", _TEXT, _W, "runtime", "usage.extra.latencyBreakdown"),
+    FieldRule("user", _ALL, _OW, "label"),
+    FieldRule("metadata", _CHAT, _O, "label"),
+    FieldRule("safety_identifier", _CHAT, _O, "label"),
+    FieldRule("prompt_cache_key", _CHAT, _O, "label", "prefixes are shared without it"),
+    FieldRule("store", _CHAT, _O, "neutral", "False: nothing is stored"),
+    FieldRule("service_tier", _CHAT, _O, "neutral", "auto or default: there is one tier"),
+    FieldRule("modalities", _CHAT, _O, "neutral", '["text"]: text is all it makes'),
+    # Refused
+    FieldRule("audio", _CHAT, _O, "nobody", "the engine makes text only."),
+    FieldRule("prediction", _CHAT, _O, "nobody", "predicted outputs are not used; leave it out."),
+    FieldRule("reasoning_effort", _CHAT, _O, "nobody", "use enable_thinking."),
+    FieldRule("verbosity", _CHAT, _O, "nobody", "ask for a short answer in the messages."),
+    FieldRule("web_search_options", _CHAT, _O, "nobody", "the engine has no web; offer a tool."),
+    FieldRule("functions", _CHAT, _O, "nobody", "use tools."),
+    FieldRule("function_call", _CHAT, _O, "nobody", "use tool_choice."),
+    FieldRule("moderation", _CHAT, _O, "nobody", "the engine moderates nothing."),
+    FieldRule("prompt_cache_options", _CHAT, _O, "nobody", "the prefix cache needs no options."),
+    FieldRule("prompt_cache_retention", _CHAT, _O, "nobody", "the cache lives as the worker does."),
+    FieldRule("best_of", _COMPLETION, _OWM, "nobody", "use n, and choose."),
+    FieldRule("suffix", _COMPLETION, _OWM, "nobody", "models are not asked to fill in the middle."),
+    FieldRule("resumable", _CHAT, _W, "nobody", "sessions are not journalled."),
+    FieldRule("debug_config", _TEXT, _M, "nobody", "use ignore_eos, and response_format."),
+)
+
+
+def honoured(kind: Kind) -> Mapping[str, FieldRule]:
+    """The rules of the fields that a kind of request may have."""
+    return {r.name: r for r in RULES if kind in r.kinds and r.by != "nobody"}
+
+
+def refused(kind: Kind) -> Mapping[str, FieldRule]:
+    """The rules of the fields that are known, and refused with a reason."""
+    return {r.name: r for r in RULES if kind in r.kinds and r.by == "nobody"}
