@@ -1,14 +1,18 @@
 """Make the golden fixtures: tiny random models, and what transformers computes from them.
 
-    python tools/golden.py tests/fixtures/golden
+    python tools/golden.py tests/fixtures
 
-Needs torch and transformers beside numpy and tokenizers; the tests need neither. Each fixture is an
-MLC model folder with ``golden.npz`` beside the weights:
+Needs torch and transformers beside numpy and tokenizers; the tests need neither. Each of
+``golden/`` is an MLC model folder with ``golden.npz`` beside the weights:
 
 - ``prompt`` (n,) int32, a prompt that crosses pages and chunks;
 - ``logits`` (n, vocab) float32, transformers' logits at every position of it, in float32, from the
   very weights of the folder (dequantised, rounded to bfloat16 where the folder stores that);
 - ``greedy`` (m,) int32, the tokens that greedy decoding appends to it.
+
+``architectures/`` has one folder for each architecture, in q0f32, with ``prompt.npy`` and, for each
+quantization, ``<quantization>.npz`` with the ``logits`` of the same weights once they are quantised
+so. Tests make the other quantizations from the folder by `mlc_format.quantize_params`.
 """
 
 from __future__ import annotations
@@ -86,6 +90,50 @@ GOLDENS = [
         rope_scaling=_LLAMA3_ROPE,
     ),
 ]
+
+
+_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 67,
+    "rms_norm_eps": 1e-5,
+    "context_window_size": 256,
+    "prefill_chunk_size": 32,
+}
+_QWEN = {"hidden_act": "silu", "rope_theta": 1000000}
+
+ARCHITECTURES: dict[mlc_format.ModelType, dict[str, Any]] = {
+    "llama": {
+        **_TINY,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+        "position_embedding_base": 500000,
+        "rope_scaling": _LLAMA3_ROPE,
+    },
+    "mistral": {
+        **_TINY,
+        "head_dim": 16,
+        "tie_word_embeddings": False,
+        "position_embedding_base": 10000,
+        "sliding_window_size": 21,
+        "attention_sink_size": 4,
+    },
+    "qwen2": {**_TINY, **_QWEN, "head_dim": 16, "tie_word_embeddings": True},
+    # A head is wider than hidden_size / num_attention_heads.
+    "qwen3": {
+        **_TINY,
+        **_QWEN,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 48,
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+    },
+}
+"""MLC's `model_config` of each."""
 
 
 def tokenizer_json() -> str:
@@ -196,16 +244,105 @@ def make(g: Golden, folder: Path) -> None:
     )
 
 
+def transformers_model(model_type: str, config: dict[str, Any]) -> Any:
+    """Transformers' model of an MLC `model_config`, with random weights."""
+    rope = dict(config.get("rope_scaling") or {"rope_type": "default"})
+    theta = config.get("rope_theta") or config["position_embedding_base"]
+    extra: dict[str, Any] = {}
+    if model_type == "mistral":
+        extra["sliding_window"] = config["sliding_window_size"]
+    same = (
+        *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+        *("num_hidden_layers", "head_dim", "vocab_size", "rms_norm_eps", "tie_word_embeddings"),
+    )
+    made = transformers.AutoConfig.for_model(
+        model_type,
+        **{key: config[key] for key in same},
+        rope_parameters=rope | {"rope_theta": float(theta)},
+        max_position_embeddings=512,
+        attn_implementation="eager",
+        **extra,
+    )
+    torch.manual_seed(sum(map(ord, model_type)))
+    model = transformers.AutoModelForCausalLM.from_config(made).float().eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                p.copy_(0.5 * torch.randn_like(p))
+            elif p.ndim == 1:
+                p.copy_(1 + 0.2 * torch.randn_like(p))
+            else:
+                scale = 1.0 if "embed" in name or "lm_head" in name else 1.6
+                p.copy_(scale * torch.randn_like(p) / p.shape[1] ** 0.5)
+    return model
+
+
+def put(model: Any, params: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """Replace the model's weights by MLC's parameters: `mlc_format.fuse` undone."""
+    heads, kv, d = (config[k] for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    parts = {
+        "qkv_proj": (("q_proj", "k_proj", "v_proj"), (heads * d, kv * d, kv * d)),
+        "gate_up_proj": (("gate_proj", "up_proj"), (config["intermediate_size"],) * 2),
+    }
+    parts["c_attn"] = parts["qkv_proj"]
+    state = {}
+    for name, value in params.items():
+        stem, fused, kind = name.rpartition(".")[0].rpartition(".")[0], *name.split(".")[-2:]
+        if fused not in parts:
+            state[name] = value
+            continue
+        at = 0
+        for part, rows in zip(*parts[fused], strict=True):
+            state[f"{stem}.{part}.{kind}"] = value[at : at + rows]
+            at += rows
+    missing, unexpected = model.load_state_dict(
+        {k: torch.from_numpy(v.copy()) for k, v in state.items()}, strict=False
+    )
+    assert not unexpected, unexpected
+    assert set(missing) <= {"lm_head.weight"}, missing
+
+
+def make_architecture(model_type: mlc_format.ModelType, folder: Path) -> None:
+    """Write one architecture and its logits in all quantizations."""
+    config = ARCHITECTURES[model_type]
+    model = transformers_model(model_type, config)
+    state = {k: v.detach().numpy().copy() for k, v in model.state_dict().items()}
+    tied = config["tie_word_embeddings"]
+    fused = dict(mlc_format.fuse(state, model_type=model_type, tie_word_embeddings=tied))
+    mlc_format.write_model(
+        folder,
+        params=fused,
+        config=config,
+        quantization="q0f32",
+        model_type=model_type,
+        tokenizer_json=tokenizer_json(),
+    )
+    params = mlc_format.read_params(folder)  # rounded to bfloat16
+    prompt = np.random.default_rng(7).integers(3, config["vocab_size"], PROMPT_TOKENS)
+    np.save(folder / "prompt.npy", prompt.astype(np.int32))
+    for quantization in mlc_format.MODEL_DTYPE:
+        put(model, mlc_format.dequantized(params, quantization), config)
+        with torch.no_grad():
+            logits = model(torch.from_numpy(prompt[None])).logits[0].numpy()
+        np.savez_compressed(folder / f"{quantization}.npz", logits=logits.astype(np.float32))
+
+
 def main() -> None:
     """Write all fixtures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("--only", default="", help="fixtures whose name contains this")
+    options = parser.parse_args()
+    folder: Path = options.folder
     torch.set_num_threads(1)
     for g in GOLDENS:
-        make(g, folder / g.name)
-        size = sum(f.stat().st_size for f in (folder / g.name).iterdir())
-        print(f"{g.name}: {size:,} bytes")
+        if options.only in g.name:
+            make(g, folder / "golden" / g.name)
+    for model_type in ARCHITECTURES:
+        if options.only in model_type:
+            make_architecture(model_type, folder / "architectures" / model_type)
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    print(f"{size:,} bytes in all")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ An MLC model folder is what ``mlc_llm convert_weight`` and ``mlc_llm gen_config`
 ``params_shard_N.bin`` files, ``tokenizer.json`` and ``tokenizer_config.json``.
 
 Layouts, names and rounding follow mlc-llm (Apache-2.0), of July 2026:
-``quantization/group_quantization.py``, ``model/llama/llama_loader.py``,
+``quantization/group_quantization.py``, ``model/llama/llama_loader.py`` (and mistral, qwen2, qwen3),
 ``protocol/mlc_chat_config.py``, and ``tvm.contrib.tvmjs.dump_tensor_cache``.
 """
 
@@ -21,19 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-Quantization = Literal["q0f16", "q0f32", "q4f16_1", "q4f32_1"]
+Quantization = Literal["q0f16", "q0f32", "q4f16_0", "q4f16_1", "q4f32_1", "q8f16_1"]
+ModelType = Literal["llama", "mistral", "qwen2", "qwen3"]
 EncodeFormat = Literal["raw", "f32-to-bf16"]
 
 GROUP_SIZE = 32
-NIBBLES_PER_WORD = 8
-MAX_INT = 7
 
 MODEL_DTYPE: dict[str, type[np.floating[Any]]] = {
     "q0f16": np.float16,
     "q0f32": np.float32,
+    "q4f16_0": np.float16,
     "q4f16_1": np.float16,
     "q4f32_1": np.float32,
+    "q8f16_1": np.float16,
 }
+"""Of scales and of what is not quantised."""
+
+CODE_BITS = {"q4f16_0": 4, "q4f16_1": 4, "q4f32_1": 4, "q8f16_1": 8}
+"""Of those that quantise."""
+
+QKV_NAME = {"llama": "qkv_proj", "mistral": "qkv_proj", "qwen2": "c_attn", "qwen3": "c_attn"}
+"""MLC's name of queries, keys and values stacked, by `model_type`."""
 
 CHATML_TEMPLATE: dict[str, Any] = {
     "name": "chatml",
@@ -63,53 +71,60 @@ CHATML_TEMPLATE: dict[str, Any] = {
 
 
 def quantize_group(
-    weight: Array, *, scale_dtype: npt.DTypeLike = np.float32
+    weight: Array, *, scale_dtype: npt.DTypeLike = np.float32, bits: int = 4
 ) -> tuple[npt.NDArray[np.uint32], Array]:
-    """Quantise a matrix as mlc_llm's ``q4f16_1`` and ``q4f32_1`` do (layout NK, groups of 32 on K).
+    """Quantise a matrix as mlc_llm's group quantisation does (layout NK, groups of 32 on K).
 
     Args:
-        weight: (N, K) floating; K a multiple of 32.
+        weight: (N, K) floating. Where K is no multiple of 32, the last group is filled with code 0,
+            which nobody reads.
         scale_dtype: the model's dtype, float32 or float16. As in mlc_llm the weight is cast to it
             first and all arithmetic is done in it.
+        bits: of a code, 4 or 8.
 
     Returns:
-        q_weight: (N, K // 8) uint32. Element k of a row sits in word k // 8 at bits 4 * (k % 8);
-            its value is ``clip(rint(w / scale + 7), 0, 14)``.
-        q_scale: (N, K // 32) of scale_dtype, ``max|w| / 7`` of each group.
+        q_weight: (N, G * bits) uint32 for G groups. With P = 32 / bits codes to a word, element k
+            of a row sits in word k // P at bits ``bits * (k % P)``; its value is
+            ``clip(rint(w / scale + zero), 0, 2 zero)``, zero being 7 or 127.
+        q_scale: (N, G) of scale_dtype, ``max|w| / zero`` of each group.
 
     Raises:
-        ValueError: if the weight is no finite matrix or K is no multiple of 32.
+        ValueError: if the weight is no finite matrix.
     """
     dtype = np.dtype(scale_dtype)
-    if weight.ndim != 2 or weight.shape[1] % GROUP_SIZE:
-        raise ValueError(
-            f"weight has shape {weight.shape}: group quantisation needs (N, K) with K a multiple "
-            f"of {GROUP_SIZE}"
-        )
+    if weight.ndim != 2:
+        raise ValueError(f"weight has shape {weight.shape}: group quantisation needs (N, K)")
     if not np.isfinite(weight).all():
         raise ValueError("weight holds NaN or infinity and cannot be quantised")
     n, k = weight.shape
-    groups = weight.astype(dtype).reshape(n, k // GROUP_SIZE, GROUP_SIZE)
-    seven = dtype.type(MAX_INT)
-    scale = np.abs(groups).max(axis=2) / seven
-    # An all-zero group has scale 0; any code reproduces it, and 7 is the code of zero.
+    groups = -(-k // GROUP_SIZE)
+    padded = np.zeros((n, groups * GROUP_SIZE), dtype)
+    padded[:, :k] = weight
+    values = padded.reshape(n, groups, GROUP_SIZE)
+    zero = dtype.type((1 << (bits - 1)) - 1)
+    scale = np.abs(values).max(axis=2) / zero
+    # An all-zero group has scale 0; any code reproduces it, and `zero` is the code of zero.
     divisor = np.where(scale > 0, scale, dtype.type(1))[:, :, None]
-    codes = np.clip(np.rint(groups / divisor + seven), 0, 2 * MAX_INT).astype(np.uint32)
-    words = codes.reshape(n, k // NIBBLES_PER_WORD, NIBBLES_PER_WORD)
-    shifts = np.arange(NIBBLES_PER_WORD, dtype=np.uint32) * np.uint32(4)
-    packed = np.bitwise_or.reduce(words << shifts, axis=2).astype(np.uint32)
+    codes = np.clip(np.rint(values / divisor + zero), 0, 2 * zero).astype(np.uint32)
+    codes = codes.reshape(n, -1)
+    codes[:, k:] = 0
+    per_word = 32 // bits
+    shifts = np.arange(per_word, dtype=np.uint32) * np.uint32(bits)
+    words = codes.reshape(n, -1, per_word) << shifts
+    packed = np.bitwise_or.reduce(words, axis=2).astype(np.uint32)
     return packed, scale.astype(dtype)
 
 
-def dequantize_group(q_weight: npt.NDArray[np.uint32], q_scale: Array) -> Array:
-    """Expand what `quantize_group` returned: ``(code - 7) * scale`` in q_scale's dtype.
+def dequantize_group(q_weight: npt.NDArray[np.uint32], q_scale: Array, *, bits: int = 4) -> Array:
+    """Expand what `quantize_group` returned: ``(code - zero) * scale`` in q_scale's dtype.
 
     Args:
-        q_weight: (N, K // 8) uint32.
-        q_scale: (N, K // 32) floating.
+        q_weight: (N, G * bits) uint32.
+        q_scale: (N, G) floating.
+        bits: of a code, 4 or 8.
 
     Returns:
-        (N, K) of q_scale's dtype.
+        (N, 32 G) of q_scale's dtype.
 
     Raises:
         ValueError: if the two shapes do not belong together.
@@ -117,34 +132,92 @@ def dequantize_group(q_weight: npt.NDArray[np.uint32], q_scale: Array) -> Array:
     if (
         q_weight.ndim != 2
         or q_weight.dtype != np.uint32
-        or q_scale.shape != (q_weight.shape[0], q_weight.shape[1] * NIBBLES_PER_WORD // GROUP_SIZE)
+        or q_scale.shape != (q_weight.shape[0], q_weight.shape[1] // bits)
     ):
         raise ValueError(
             f"q_weight {q_weight.dtype}{q_weight.shape} and q_scale {q_scale.shape} do not match: "
-            "expected uint32 (N, K/8) and (N, K/32)"
+            f"expected uint32 (N, {bits} G) and (N, G)"
         )
     n = q_weight.shape[0]
-    shifts = np.arange(NIBBLES_PER_WORD, dtype=np.uint32) * np.uint32(4)
-    codes = (q_weight[:, :, None] >> shifts) & np.uint32(15)
-    groups = codes.reshape(n, -1, GROUP_SIZE).astype(q_scale.dtype) - q_scale.dtype.type(MAX_INT)
+    shifts = np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits)
+    codes = (q_weight[:, :, None] >> shifts) & np.uint32((1 << bits) - 1)
+    zero = q_scale.dtype.type((1 << (bits - 1)) - 1)
+    groups = codes.reshape(n, -1, GROUP_SIZE).astype(q_scale.dtype) - zero
     result: Array = (groups * q_scale[:, :, None]).reshape(n, -1)
+    return result
+
+
+def quantize_params(params: Mapping[str, Array], quantization: Quantization) -> dict[str, Array]:
+    """MLC's parameters in another quantization.
+
+    Args:
+        params: name → floats under MLC's names, ``X.weight`` and ``X.bias``.
+        quantization: ``q0…`` keep every parameter in the model's dtype. Others turn every matrix
+            (embedding and lm_head included) into ``X.q_weight`` uint32 and ``X.q_scale``; with
+            ``q4f16_0`` both lie inputs first (KN), but for the embedding's. Norms and biases stay.
+
+    Raises:
+        ValueError: for an unknown quantization.
+    """
+    if quantization not in MODEL_DTYPE:
+        raise ValueError(f"quantization {quantization!r} is unknown; use {sorted(MODEL_DTYPE)}")
+    dtype, bits = MODEL_DTYPE[quantization], CODE_BITS.get(quantization)
+    result: dict[str, Array] = {}
+    for name, weight in params.items():
+        if bits is None or weight.ndim != 2:
+            result[name] = np.ascontiguousarray(weight, dtype=dtype)
+            continue
+        stem = name.removesuffix(".weight")
+        q_weight, q_scale = quantize_group(weight, scale_dtype=dtype, bits=bits)
+        if _transposed(name, quantization):
+            q_weight, q_scale = q_weight.T.copy(), q_scale.T.copy()
+        result[f"{stem}.q_weight"], result[f"{stem}.q_scale"] = q_weight, q_scale
+    return result
+
+
+def _transposed(name: str, quantization: Quantization) -> bool:
+    return quantization == "q4f16_0" and not name.endswith("embed_tokens.weight")
+
+
+def dequantized(params: Mapping[str, Array], quantization: Quantization) -> dict[str, Array]:
+    """What `quantize_params` keeps of its params, in float32 and under the same names.
+
+    Codes and scales are multiplied in float32.
+    """
+    result: dict[str, Array] = {}
+    for name, weight in params.items():
+        stored = quantize_params({name: weight}, quantization)
+        if name in stored:
+            result[name] = stored[name].astype(np.float32)
+            continue
+        q_weight, q_scale = (np.asarray(v) for v in stored.values())
+        if _transposed(name, quantization):
+            q_weight, q_scale = q_weight.T, q_scale.T
+        expanded = dequantize_group(
+            q_weight, q_scale.astype(np.float32), bits=CODE_BITS[quantization]
+        )
+        result[name] = expanded[:, : weight.shape[1]]
     return result
 
 
 # --- parameter names --------------------------------------------------------------------------
 
 
-def fuse_llama(
-    hf_state: Mapping[str, Array], *, tie_word_embeddings: bool | None = None
+def fuse(
+    hf_state: Mapping[str, Array],
+    *,
+    model_type: ModelType = "llama",
+    tie_word_embeddings: bool | None = None,
 ) -> Iterator[tuple[str, Array]]:
-    """Hugging Face Llama parameters under MLC's names: q, k, v and gate, up stacked on axis 0.
+    """Hugging Face parameters under MLC's names: q, k, v and gate, up stacked on axis 0.
 
     Args:
-        hf_state: name → array as in ``LlamaForCausalLM.state_dict()``.
+        hf_state: name → array as in ``LlamaForCausalLM.state_dict()`` and its like.
+        model_type: MLC's name of the architecture.
         tie_word_embeddings: drop ``lm_head``; by default it is dropped where hf_state has none.
 
     Raises:
-        ValueError: if a parameter is missing or one is left that Llama does not have.
+        ValueError: if a parameter is missing or one is left that the architecture does not have.
     """
     left = {name for name in hf_state if not name.endswith("rotary_emb.inv_freq")}
 
@@ -154,19 +227,30 @@ def fuse_llama(
         left.discard(name)
         return hf_state[name]
 
-    def stack(prefix: str, names: tuple[str, ...]) -> Array:
-        return np.concatenate([take(f"{prefix}.{name}.weight") for name in names], axis=0)
+    def stack(prefix: str, names: tuple[str, ...], kind: str) -> Array:
+        return np.concatenate([take(f"{prefix}.{name}.{kind}") for name in names], axis=0)
 
     yield "model.embed_tokens.weight", take("model.embed_tokens.weight")
     layer = 0
     while any(name.startswith(f"model.layers.{layer}.") for name in left):
         at = f"model.layers.{layer}"
-        yield (
-            f"{at}.self_attn.qkv_proj.weight",
-            stack(f"{at}.self_attn", ("q_proj", "k_proj", "v_proj")),
-        )
+        for kind in ("weight", "bias"):
+            # Qwen2 has biases in q, k and v; Qwen3 may have them, and then in o as well.
+            if kind == "weight" or f"{at}.self_attn.q_proj.bias" in left:
+                yield (
+                    f"{at}.self_attn.{QKV_NAME[model_type]}.{kind}",
+                    stack(f"{at}.self_attn", ("q_proj", "k_proj", "v_proj"), kind),
+                )
         yield f"{at}.self_attn.o_proj.weight", take(f"{at}.self_attn.o_proj.weight")
-        yield f"{at}.mlp.gate_up_proj.weight", stack(f"{at}.mlp", ("gate_proj", "up_proj"))
+        if f"{at}.self_attn.o_proj.bias" in left:
+            yield f"{at}.self_attn.o_proj.bias", take(f"{at}.self_attn.o_proj.bias")
+        if model_type == "qwen3":
+            for name in ("q_norm", "k_norm"):
+                yield f"{at}.self_attn.{name}.weight", take(f"{at}.self_attn.{name}.weight")
+        yield (
+            f"{at}.mlp.gate_up_proj.weight",
+            stack(f"{at}.mlp", ("gate_proj", "up_proj"), "weight"),
+        )
         for name in ("mlp.down_proj", "input_layernorm", "post_attention_layernorm"):
             yield f"{at}.{name}.weight", take(f"{at}.{name}.weight")
         layer += 1
@@ -178,7 +262,7 @@ def fuse_llama(
     else:
         yield "lm_head.weight", take("lm_head.weight")
     if left:
-        raise ValueError(f"parameters that Llama does not have: {', '.join(sorted(left))}")
+        raise ValueError(f"parameters that {model_type} does not have: {', '.join(sorted(left))}")
 
 
 def llama_params(
@@ -187,30 +271,13 @@ def llama_params(
     *,
     tie_word_embeddings: bool | None = None,
 ) -> dict[str, Array]:
-    """Convert a Hugging Face Llama state to MLC's parameters.
-
-    Args:
-        hf_state: name → array as in ``LlamaForCausalLM.state_dict()``.
-        quantization: ``q0f16``/``q0f32`` keep every ``X.weight`` in the model's dtype;
-            ``q4f16_1``/``q4f32_1`` turn every matrix (embedding and lm_head included) into
-            ``X.q_weight`` uint32 (N, K/8) and ``X.q_scale`` (N, K/32); norms stay ``X.weight``.
-        tie_word_embeddings: drop ``lm_head``; by default it is dropped where hf_state has none.
+    """Convert a Hugging Face Llama state to MLC's parameters; see `fuse` and `quantize_params`.
 
     Raises:
         ValueError: for an unknown quantization, or a state that is not Llama's.
     """
-    if quantization not in MODEL_DTYPE:
-        raise ValueError(f"quantization {quantization!r} is unknown; use {sorted(MODEL_DTYPE)}")
-    dtype = MODEL_DTYPE[quantization]
-    params: dict[str, Array] = {}
-    for name, weight in fuse_llama(hf_state, tie_word_embeddings=tie_word_embeddings):
-        if quantization.startswith("q4") and weight.ndim == 2:
-            stem = name.removesuffix(".weight")
-            q_weight, q_scale = quantize_group(weight, scale_dtype=dtype)
-            params[f"{stem}.q_weight"], params[f"{stem}.q_scale"] = q_weight, q_scale
-        else:
-            params[name] = np.ascontiguousarray(weight, dtype=dtype)
-    return params
+    fused = dict(fuse(hf_state, tie_word_embeddings=tie_word_embeddings))
+    return quantize_params(fused, quantization)
 
 
 # --- the folder -------------------------------------------------------------------------------
@@ -235,6 +302,7 @@ def write_params(
     shard_bytes: int = 32 << 20,
     cache_name: str = "tensor-cache.json",
     encode_format: EncodeFormat = "f32-to-bf16",
+    codes_per_word: int = 8,
 ) -> None:
     """Write ``params_shard_N.bin`` and the JSON that lists them, as ``dump_tensor_cache`` does.
 
@@ -245,6 +313,7 @@ def write_params(
         cache_name: ``tensor-cache.json`` or ``ndarray-cache.json``.
         encode_format: ``f32-to-bf16`` stores float32 arrays rounded to bfloat16, which is what
             mlc_llm does; ``raw`` stores them as they are.
+        codes_per_word: of ``q_weight``, for the metadata.
     """
     records: list[dict[str, Any]] = []
     pending: list[dict[str, Any]] = []
@@ -288,7 +357,7 @@ def write_params(
     commit()
 
     elements = sum(
-        value.size * (NIBBLES_PER_WORD if name.endswith(".q_weight") else 1)
+        value.size * (codes_per_word if name.endswith(".q_weight") else 1)
         for name, value in params.items()
         if not name.endswith(".q_scale")
     )
@@ -335,6 +404,7 @@ def write_model(
     params: Mapping[str, Array],
     config: Mapping[str, Any],
     quantization: Quantization,
+    model_type: ModelType = "llama",
     conv_template: Mapping[str, Any] = CHATML_TEMPLATE,
     tokenizer_json: str | Mapping[str, Any],
     tokenizer_config: Mapping[str, Any] | None = None,
@@ -343,7 +413,7 @@ def write_model(
     cache_name: str = "tensor-cache.json",
     encode_format: EncodeFormat = "f32-to-bf16",
 ) -> Path:
-    """Write a complete MLC model folder for a Llama model.
+    """Write a complete MLC model folder.
 
     Args:
         folder: made if it does not exist; files in it of the same names are replaced.
@@ -352,8 +422,10 @@ def write_model(
             ``num_attention_heads``, ``num_hidden_layers``, ``rms_norm_eps``, ``vocab_size``,
             ``context_window_size``, and where they differ from the default
             ``num_key_value_heads``, ``head_dim``, ``position_embedding_base``,
-            ``prefill_chunk_size``, ``tie_word_embeddings``, ``rope_scaling``).
+            ``prefill_chunk_size``, ``tie_word_embeddings``, ``rope_scaling``). For another
+            `model_type` than llama, its own fields come beside these.
         quantization: the name that `llama_params` was called with.
+        model_type: MLC's name of the architecture.
         conv_template: an mlc_llm ``Conversation`` as JSON; its ``stop_token_ids`` must fit the
             tokenizer.
         tokenizer_json: the Hugging Face tokenizer, as the text or the content of the file.
@@ -377,6 +449,7 @@ def write_model(
         shard_bytes=shard_bytes,
         cache_name=cache_name,
         encode_format=encode_format,
+        codes_per_word=32 // CODE_BITS.get(quantization, 4),
     )
     text = tokenizer_json if isinstance(tokenizer_json, str) else json.dumps(tokenizer_json)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
@@ -406,14 +479,18 @@ def write_model(
         "max_batch_size": config.get("max_batch_size", 128),
         "disaggregation": False,
     }
+    if model_type != "llama":
+        for key in ("position_embedding_base", "rope_scaling"):
+            del model_config[key]
+        model_config |= config
     chat_config: dict[str, Any] = {
         "version": "0.1.0",
-        "model_type": "llama",
+        "model_type": model_type,
         "quantization": quantization,
         "model_config": model_config,
         "vocab_size": model_config["vocab_size"],
         "context_window_size": window,
-        "sliding_window_size": -1,
+        "sliding_window_size": config.get("sliding_window_size", -1),
         "prefill_chunk_size": model_config["prefill_chunk_size"],
         "attention_sink_size": -1,
         "tensor_parallel_shards": 1,

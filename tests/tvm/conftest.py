@@ -87,8 +87,8 @@ async def load(cache_dir: Path) -> AsyncIterator[Load]:
         await runtime.unload()
 
 
-def executor_for(name: str, cache_dir: Path, target: Any = None, **options: Any) -> Executor:
-    """The lowest part of a loaded model, to be run on this thread."""
+def executor_for(name: str | Path, cache_dir: Path, target: Any = None, **options: Any) -> Executor:
+    """The lowest part of a golden model, or of that in a folder, to be run on this thread."""
     executor, _ = make_executor(
         source_of(GOLDEN / name),
         TVMOptions.parse({"cache_dir": cache_dir, **options}),

@@ -1,0 +1,96 @@
+"""Every architecture in every quantization against transformers (tools/golden.py)."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlc_widget.engine.runtimes.tvm.architectures import ARCHITECTURES
+from mlc_widget.engine.runtimes.tvm.quantization import QUANTIZATIONS
+from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
+
+from .conftest import Stepper, executor_for, run_chunks
+
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+import mlc_format
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
+NAMES = sorted(p.name for p in FIXTURES.iterdir())
+TOLERANCE = 1e-4
+CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """The model folder of an architecture in a quantization."""
+
+    def make(name: str, quantization: str) -> Path:
+        folder = tmp_path_factory.mktemp("models") / f"{name}-{quantization}"
+        shutil.copytree(FIXTURES / name, folder)
+        if quantization != "q0f32":
+            params = mlc_format.read_params(folder)
+            for shard in folder.glob("params_shard_*.bin"):
+                shard.unlink()
+            mlc_format.write_params(
+                folder, mlc_format.quantize_params(params, quantization), encode_format="raw"
+            )
+        config = json.loads((folder / "mlc-chat-config.json").read_text())
+        config["quantization"] = quantization
+        (folder / "mlc-chat-config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+def data(name: str, quantization: str) -> tuple[list[int], np.ndarray]:
+    """Prompt, and transformers' logits at each of its positions."""
+    with np.load(FIXTURES / name / f"{quantization}.npz") as file:
+        return np.load(FIXTURES / name / "prompt.npy").tolist(), file["logits"]
+
+
+def assert_close(logits: np.ndarray, reference: np.ndarray) -> None:
+    assert logits.shape == reference.shape
+    error = np.abs(logits - reference).max() / np.abs(reference).max()
+    assert error < TOLERANCE
+
+
+def test_there_is_a_fixture_for_all_that_is_run():
+    assert sorted(ARCHITECTURES) == NAMES
+    for name in NAMES:
+        assert {p.stem for p in (FIXTURES / name).glob("q*.npz")} == set(QUANTIZATIONS)
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_alone_and_in_a_batch(name, quantization, folder_of, cache_dir):
+    prompt, reference = data(name, quantization)
+    executor = executor_for(folder_of(name, quantization), cache_dir)
+    alone = run_chunks(executor, prompt, CHUNKS)
+    assert_close(alone, reference)
+    rng = random.Random(0)
+    stepper, at = Stepper(executor), 0
+    for n in [17, 1, 1, 30, 2, 33]:
+        others = {f"o{i}": [rng.randrange(60) for _ in range(rng.choice([1, 5]))] for i in range(4)}
+        stepper.step(**others, a=prompt[at : at + n])
+        at += n
+    assert np.array_equal(stepper.all("a"), alone)
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="x86-64's tiers")
+@pytest.mark.parametrize(
+    ("cpu", "features"), [("haswell", {"avx2", "fma", "f16c"}), ("x86-64", set())]
+)
+@pytest.mark.parametrize("quantization", ["q0f16", "q4f16_1", "q8f16_1"])
+def test_float16_on_other_tiers_of_cpus(quantization, cpu, features, folder_of, cache_dir):
+    host = host_target()
+    prompt, reference = data("qwen3", quantization)
+    target = CpuTarget(host.triple, cpu, (), isa_of(features, host.triple))
+    executor = executor_for(folder_of("qwen3", quantization), cache_dir, target)
+    assert_close(run_chunks(executor, prompt, CHUNKS), reference)
