@@ -32,7 +32,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def source_of(folder: Path, **changes: Any) -> ModelSource:
     config = json.loads((folder / "mlc-chat-config.json").read_text())
-    config.update(changes)
+    config.update({"numerics": "faithful"} | changes)
     return ModelSource(folder.name, folder, config, Tokenizer.from_folder(folder))
 
 
@@ -87,10 +87,16 @@ async def load(cache_dir: Path) -> AsyncIterator[Load]:
         await runtime.unload()
 
 
-def executor_for(name: str | Path, cache_dir: Path, target: Any = None, **options: Any) -> Executor:
+def executor_for(
+    name: str | Path,
+    cache_dir: Path,
+    target: Any = None,
+    numerics: str = "faithful",
+    **options: Any,
+) -> Executor:
     """The lowest part of a golden model, or of that in a folder, to be run on this thread."""
     executor, _ = make_executor(
-        source_of(GOLDEN / name),
+        source_of(GOLDEN / name, numerics=numerics),
         TVMOptions.parse({"cache_dir": cache_dir, **options}),
         Progress(Reports(), threading.Event()),
         target,

@@ -31,6 +31,7 @@ OVERRIDABLE: Final = (
     "repetition_penalty",
     "max_tokens",
     "conv_template",
+    "numerics",
 )
 """What `chat_opts` may override in mlc-chat-config.json."""
 

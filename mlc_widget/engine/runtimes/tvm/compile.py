@@ -29,12 +29,14 @@ class Program:
         target: What it is to be compiled for.
         parameters: Name and layout of each parameter, in the order that the compiled function
             takes them.
+        kv_dtype: Of the pages of keys and values, float16 or float32.
     """
 
     module: Any
     shape: ModelShape
     target: CpuTarget
     parameters: tuple[tuple[str, Layout], ...]
+    kv_dtype: str = "float32"
 
     @property
     def widest(self) -> int:
@@ -45,15 +47,20 @@ class Program:
 
 
 def make_program(
-    architecture: Architecture, quantization: Quantization, target: CpuTarget
+    architecture: Architecture,
+    quantization: Quantization,
+    target: CpuTarget,
+    kv_dtype: str = "float32",
 ) -> Program:
     """Lay out a model."""
-    module = architecture.build(Builder(quantization, target.isa))
+    int8 = bool(target.isa.dot) and quantization.bits == 4
+    builder = Builder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)
+    module = architecture.build(builder)
     parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())
-    return Program(module, architecture.shape, target, parameters)
+    return Program(module, architecture.shape, target, parameters, kv_dtype)
 
 
-def forward_spec(shape: ModelShape) -> dict[str, Any]:
+def forward_spec(shape: ModelShape, kv_dtype: str) -> dict[str, Any]:
     """The signature of ``forward``, the one function of a compiled model.
 
     It runs n ≤ MAX_ROWS rows (tokens), of any sequences, rows of one sequence adjacent and in
@@ -70,8 +77,8 @@ def forward_spec(shape: ModelShape) -> dict[str, Any]:
         "logit_rows": nn.spec.Tensor(["m"], "int32"),
         "cos": nn.spec.Tensor(["positions", half], "float32"),
         "sin": nn.spec.Tensor(["positions", half], "float32"),
-        "k_pages": nn.spec.Tensor(["pages", layers, heads, shape.head_dim, PAGE], "float32"),
-        "v_pages": nn.spec.Tensor(["pages", layers, heads, PAGE, shape.head_dim], "float32"),
+        "k_pages": nn.spec.Tensor(["pages", layers, heads, shape.head_dim, PAGE], kv_dtype),
+        "v_pages": nn.spec.Tensor(["pages", layers, heads, PAGE, shape.head_dim], kv_dtype),
         "logits": nn.spec.Tensor(["m", pad(shape.vocab_size)], "float32"),
         "$": {"param_mode": "packed", "effect_mode": "none"},
     }
@@ -79,7 +86,9 @@ def forward_spec(shape: ModelShape) -> dict[str, Any]:
 
 def trace(program: Program) -> Any:
     """The program's IRModule."""
-    spec = nn.spec.ModuleSpec.from_raw({"forward": forward_spec(program.shape)}, program.module)
+    spec = nn.spec.ModuleSpec.from_raw(
+        {"forward": forward_spec(program.shape, program.kv_dtype)}, program.module
+    )
     module, _ = program.module.export_tvm(spec=spec)
     bounds = {"n": MAX_ROWS, "m": MAX_ROWS, "tiles": MAX_ROWS}
     module["forward"] = module["forward"].with_attr("tir_var_upper_bound", bounds)

@@ -48,6 +48,7 @@ class Executor:
         vocab: int,
         max_rows: int,
         attention_rows: int,
+        kv_dtype: str = "float32",
     ) -> None:
         """Take a model's parts.
 
@@ -61,6 +62,7 @@ class Executor:
             vocab: Tokens to give logits for, the first of the model's.
             max_rows: Tokens of a step at most.
             attention_rows: Rows of a full attention tile.
+            kv_dtype: Of keys and values in the cache.
         """
         import tvm_ffi
 
@@ -72,10 +74,10 @@ class Executor:
         self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
         cos, sin = (_aligned(t) for t in shape.rope.table(context))
         self._k = aligned_zeros(
-            (pages, shape.layers, shape.kv_heads, shape.head_dim, page_size), np.float32
+            (pages, shape.layers, shape.kv_heads, shape.head_dim, page_size), kv_dtype
         )
         self._v = aligned_zeros(
-            (pages, shape.layers, shape.kv_heads, page_size, shape.head_dim), np.float32
+            (pages, shape.layers, shape.kv_heads, page_size, shape.head_dim), kv_dtype
         )
         self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
         max_pages = -(-context // page_size)
@@ -148,9 +150,11 @@ class Executor:
         self._v[target] = self._v[source]
 
 
-def kv_bytes_per_page(shape: ModelShape, page_size: int) -> int:
+def kv_bytes_per_page(shape: ModelShape, page_size: int, kv_dtype: str) -> int:
     """Bytes of one page in all layers."""
-    return 2 * 4 * shape.layers * shape.kv_heads * shape.head_dim * page_size
+    return (
+        2 * np.dtype(kv_dtype).itemsize * shape.layers * shape.kv_heads * shape.head_dim * page_size
+    )
 
 
 def _aligned(array: Array) -> Array:

@@ -8,13 +8,23 @@ MLC's names; each knows as a `Layout` how MLC's tensor of that name becomes the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
-from mlc_widget.engine.runtimes.tvm.kernels import activation, attention, embedding, matmul, norm
+from mlc_widget.engine.runtimes.tvm.kernels import (
+    activation,
+    attention,
+    embedding,
+    matmul,
+    matmul_int8,
+    norm,
+    quantize,
+    rope,
+)
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
 from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, Scales, Vector
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
@@ -26,15 +36,39 @@ def _parameter(layout: Layout) -> Any:
     return parameter
 
 
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """Rows of 8-bit activations, as `kernels.quantize` lays them out.
+
+    Attributes:
+        q: (M, K/4) int32, four int8 to a word.
+        scale: (M, K/32) float32.
+        offset: (M, K/32) int32.
+    """
+
+    q: Tensor
+    scale: Tensor
+    offset: Tensor
+
+
 class Builder:
     """Makes the layers and operations of one model for a CPU.
 
     Architectures know these methods alone; another device has another class with the same.
     """
 
-    def __init__(self, quantization: Quantization, isa: Isa) -> None:
+    def __init__(
+        self,
+        quantization: Quantization,
+        isa: Isa,
+        *,
+        int8: bool = False,
+        kv_dtype: str = "float32",
+    ) -> None:
         self.quantization = quantization
         self.isa = isa
+        self.int8 = int8
+        self.kv_dtype = kv_dtype
         self._kernels: dict[tuple[Any, ...], Any] = {}
 
     def kernel(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -43,6 +77,15 @@ class Builder:
         if key not in self._kernels:
             self._kernels[key] = make(*args, **kwargs)
         return self._kernels[key]
+
+    def quantized(self, kernel: Any, args: list[Tensor], rows: Any, features: int) -> Quantized:
+        """Call a kernel that makes 8-bit activations."""
+        out = [
+            Tensor.placeholder((rows, features // 4), "int32"),
+            Tensor.placeholder((rows, features // 32), "float32"),
+            Tensor.placeholder((rows, features // 32), "int32"),
+        ]
+        return Quantized(*op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out))
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
         """A `Linear`."""
@@ -60,7 +103,7 @@ class Builder:
         """An `RMSNorm` whose weight `norm_heads` takes."""
         return RMSNorm(self, head_dim, eps)
 
-    def silu_mul(self, x: Tensor) -> Tensor:
+    def silu_mul(self, x: Tensor) -> Tensor | Quantized:
         """(M, 2 I) → (M, I): SiLU of the first half times the second."""
         return silu_mul(self, x)
 
@@ -75,7 +118,7 @@ class Builder:
     def attention(self, qkv: Tensor, rows: Rows, layer: int, shape: ModelShape) -> Tensor:
         """Rotate, append to the pages, attend; see `paged_attention`."""
         heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
-        return paged_attention(self, qkv, rows, layer, heads)
+        return paged_attention(self, qkv, rows, layer, heads, shape.sliding_window or None)
 
 
 class Linear(nn.Module):
@@ -110,25 +153,44 @@ class Linear(nn.Module):
         return self.weight, self.weight
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
+        self, x: Tensor | Quantized, residual: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
-        q = self.quantization
-        added = {"residual": residual is not None, "bias": self.bias is not None}
-        if q.coded:
-            kernel = self.build.kernel(
-                matmul.make_matmul_codes, self.k, self.n, q.bits, q.dtype, self.build.isa, **added
-            )
-        else:
-            kernel = self.build.kernel(
-                matmul.make_matmul_floats, self.k, self.n, q.dtype, self.build.isa, **added
-            )
+        kernel, args, rows = self._call(x, residual)
         name = kernel.attrs["global_symbol"]
-        args = [x, *self.weights(), *(t for t in (self.bias, residual) if t is not None)]
-        made = Tensor.placeholder((x.shape[0], self.n), "float32")
+        made = Tensor.placeholder((rows, self.n), "float32")
         if out is None:
             return op.tensor_ir_op(kernel, name, args, made)
         return op.tensor_ir_inplace_op(kernel, name, [*args, out], [len(args)], made)
+
+    def _call(
+        self, x: Tensor | Quantized, residual: Tensor | None
+    ) -> tuple[Any, list[Tensor], Any]:
+        """The kernel, what it reads, and the number of rows."""
+        q, build = self.quantization, self.build
+        added = {"residual": residual is not None, "bias": self.bias is not None}
+        if build.int8:
+            if isinstance(x, Tensor):
+                to_int8 = build.kernel(quantize.make_quantize, self.k, build.isa)
+                x = build.quantized(to_int8, [x], x.shape[0], self.k)
+            kernel = build.kernel(
+                matmul_int8.make_matmul_int8, self.k, self.n, q.dtype, build.isa, **added
+            )
+            # The kernel does not look at the scales in the place of what there is not.
+            bias = x.scale if self.bias is None else self.bias
+            addend = x.scale if residual is None else residual
+            return kernel, [x.q, x.scale, x.offset, *self.weights(), bias, addend], x.q.shape[0]
+        assert isinstance(x, Tensor)
+        args = [x, *self.weights(), *(t for t in (self.bias, residual) if t is not None)]
+        if q.coded:
+            kernel = build.kernel(
+                matmul.make_matmul_codes, self.k, self.n, q.bits, q.dtype, build.isa, **added
+            )
+        else:
+            kernel = build.kernel(
+                matmul.make_matmul_floats, self.k, self.n, q.dtype, build.isa, **added
+            )
+        return kernel, args, x.shape[0]
 
 
 class Embedding(Linear):
@@ -157,20 +219,28 @@ class RMSNorm(nn.Module):
         self.build, self.hidden_size, self.eps = build, hidden_size, eps
         self.weight = _parameter(Vector(hidden_size))
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`."""
-        some = rows is not None
-        kernel = self.build.kernel(
-            norm.make_rms_norm, self.hidden_size, self.eps, self.build.isa, rows=some
-        )
-        args = [x, *([rows] if some else []), self.weight]
-        out = Tensor.placeholder(((rows or x).shape[0], pad(self.hidden_size)), "float32")
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor | Quantized:
+        """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`.
+
+        What comes is for linear layers alone: 8-bit where they take that.
+        """
+        build, hidden = self.build, pad(self.hidden_size)
+        make = quantize.make_rms_norm_quantize if build.int8 else norm.make_rms_norm
+        kernel = build.kernel(make, self.hidden_size, self.eps, build.isa, rows=rows is not None)
+        args = [x, *([] if rows is None else [rows]), self.weight]
+        count = (x if rows is None else rows).shape[0]
+        if build.int8:
+            return build.quantized(kernel, args, count, hidden)
+        out = Tensor.placeholder((count, hidden), "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
 
 
-def silu_mul(build: Builder, x: Tensor) -> Tensor:
-    """(M, 2 I) → (M, I): SiLU of the first half times the second."""
+def silu_mul(build: Builder, x: Tensor) -> Tensor | Quantized:
+    """(M, 2 I) → (M, I): SiLU of the first half times the second, for linear layers as RMSNorm."""
     features = int(x.shape[1]) // 2
+    if build.int8:
+        kernel = build.kernel(quantize.make_silu_mul_quantize, features, build.isa)
+        return build.quantized(kernel, [x], x.shape[0], features)
     kernel = build.kernel(activation.make_silu_mul, features, build.isa)
     out = Tensor.placeholder((x.shape[0], features), "float32")
     return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [x], out)
@@ -198,7 +268,12 @@ class Rows:
 
 
 def paged_attention(
-    build: Builder, qkv: Tensor, rows: Rows, layer: int, heads: tuple[int, int, int]
+    build: Builder,
+    qkv: Tensor,
+    rows: Rows,
+    layer: int,
+    heads: tuple[int, int, int],
+    window: int | None = None,
 ) -> Tensor:
     """Rotate, append to the pages, attend.
 
@@ -208,13 +283,14 @@ def paged_attention(
         rows: The step's rows and pages.
         layer: Which layer's pages.
         heads: (HQ, HKV, D).
+        window: Keys that a row sees at most, its own among them; None for all before it.
 
     Returns:
         (n, pad(HQ D)).
     """
     hq, _, d = heads
     n = qkv.shape[0]
-    append = build.kernel(attention.make_rope_append, *heads, build.isa)
+    append = build.kernel(rope.make_rope_append, *heads, build.isa, build.kv_dtype)
     q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
         append,
         append.attrs["global_symbol"],
@@ -225,11 +301,11 @@ def paged_attention(
         inplace_indices=[-1, 5, 6],
         out=[
             Tensor.placeholder((n, hq * d), "float32"),
-            Tensor.placeholder(rows.k_pages.shape, "float32"),
-            Tensor.placeholder(rows.v_pages.shape, "float32"),
+            Tensor.placeholder(rows.k_pages.shape, build.kv_dtype),
+            Tensor.placeholder(rows.v_pages.shape, build.kv_dtype),
         ],
     )  # fmt: skip
-    attend = build.kernel(attention.make_attention, *heads, build.isa)
+    attend = build.kernel(attention.make_attention, *heads, build.isa, build.kv_dtype, window)
     return op.tensor_ir_op(
         attend,
         attend.attrs["global_symbol"],

@@ -22,6 +22,7 @@ from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require
+from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
@@ -151,6 +152,7 @@ def make_executor(
     """
     config = Fields(source.config, "")
     quantization = quantization_of(config.get("quantization"))
+    numerics = numerics_of(source.config, options.kv_cache_dtype)
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
     _import_tvm()
@@ -159,13 +161,14 @@ def make_executor(
     from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, make_program
     from mlc_widget.engine.runtimes.tvm.target import host_target
 
-    target = target or host_target()
-    program = make_program(architecture, quantization, target)
+    target = target or host_target(options.cpu)
+    target = dataclasses.replace(target, isa=numerics.isa(target.isa))
+    program = make_program(architecture, quantization, target, numerics.kv_dtype)
     check_weights(program.parameters, weights)
     context, pages = _sizes(source, options)
     require(
         weight_bytes(program.parameters),
-        pages * kv_bytes_per_page(shape, PAGE),
+        pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
         4 * (4 * MAX_ROWS * program.widest + options.max_num_sequence * shape.vocab_size),
     )
     if options.verify:
@@ -182,6 +185,7 @@ def make_executor(
         vocab=min(shape.vocab_size, config.positive_int("active_vocab_size", shape.vocab_size)),
         max_rows=MAX_ROWS,
         attention_rows=target.isa.attention_rows(shape.query_heads // shape.kv_heads),
+        kv_dtype=numerics.kv_dtype,
     )
     return executor, options.threads or default_threads(_count(program.parameters, quantization))
 
@@ -252,6 +256,7 @@ def _executable(
     cache = CompileCache(
         {
             "target": dataclasses.asdict(program.target),
+            "kv_dtype": program.kv_dtype,
             "quantization": quantization.name,
             "architecture": [type(architecture).__name__, architecture.compiled_from()],
         },

@@ -12,6 +12,9 @@ from mlc_widget.api.errors import BadRequestError
 
 MAX_CHUNK = 256
 
+CPUS = ("portable", "avx2", "avxvnni", "avx512", "avx512vnni")
+"""Kinds of x86-64 CPUs, each with what the ones before it have (but avx512 has no avxvnni)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TVMOptions:
@@ -27,6 +30,9 @@ class TVMOptions:
         prefix_cache_mode: ``radix`` reuses what sequences have in common, ``disable`` does not.
         cache_dir: Where compiled code is kept; None for ``$MLC_WIDGET_HOME`` or
             ``~/.cache/mlc_widget``.
+        kv_cache_dtype: ``float16`` or ``float32``, of keys and values in the cache; None for what the
+            model's numerics say.
+        cpu: The kind of CPU to compile for (one of `CPUS`); None for the CPU at hand.
         verify: Compare the weights with their MD5 sums at each load.
     """
 
@@ -37,6 +43,8 @@ class TVMOptions:
     prefill_chunk_size: int = 128
     prefix_cache_mode: str = "radix"
     cache_dir: Path | None = None
+    kv_cache_dtype: str | None = None
+    cpu: str | None = None
     verify: bool = False
 
     @classmethod
@@ -62,6 +70,8 @@ class TVMOptions:
             _check_int(values, "max_num_sequence", 1, MAX_CHUNK)
         _check_choice(values, "device", ("cpu", "auto"))
         _check_choice(values, "prefix_cache_mode", ("radix", "disable"))
+        _check_choice(values, "kv_cache_dtype", ("float16", "float32"))
+        _check_choice(values, "cpu", CPUS)
         if not isinstance(values.get("verify", False), bool):
             raise BadRequestError(
                 f"verify is {values['verify']!r}; it must be true or false.", param="verify"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa
 
 # LLVM's features that matter to our kernels, with their names in Linux's /proc/cpuinfo.
@@ -43,20 +44,55 @@ class CpuTarget:
         missing: Features that the CPU's name implies and that are not there, as in some virtual
             machines.
         isa: What the kernels adapt to.
+        extra: Features that the CPU's name does not imply.
     """
 
     triple: str
     cpu: str
     missing: tuple[str, ...]
     isa: Isa
+    extra: tuple[str, ...] = ()
 
     def tvm_target(self) -> Any:
         """The `tvm.target.Target`."""
-        return _tvm_target(self.triple, self.cpu, self.missing)
+        return _tvm_target(self.triple, self.cpu, self.missing, self.extra)
 
 
-def host_target() -> CpuTarget:
-    """The target of the CPU that this process runs on."""
+# LLVM's names of CPUs that are nothing but these kinds, and features beside theirs.
+_KINDS = {
+    "portable": ("x86-64", ()),
+    "avx2": ("x86-64-v3", ()),
+    "avxvnni": ("x86-64-v3", ("avxvnni",)),
+    "avx512": ("x86-64-v4", ()),
+    "avx512vnni": ("x86-64-v4", ("avx512vnni",)),
+}
+
+
+def host_target(kind: str | None = None) -> CpuTarget:
+    """The target of the CPU that this process runs on, or of a kind (`options.CPUS`) that it has.
+
+    Raises:
+        BadRequestError: It is not of that kind.
+    """
+    host = _host_target()
+    if kind is None:
+        return host
+    cpu, extra = _KINDS[kind]
+    x86 = host.triple.startswith("x86_64")
+    has = _features(host.tvm_target()) if x86 else set()
+    needs = _features(_tvm_target(host.triple, cpu, (), extra)) if x86 else {"x86-64"}
+    # These say how LLVM should schedule, not what it may use.
+    absent = {f for f in needs - has if f in _X86_FLAGS}
+    if absent or not x86:
+        raise BadRequestError(
+            f"cpu is {kind!r}, and this machine's has no {', '.join(sorted(absent)) or 'x86-64'}. "
+            "Leave the option out.",
+            param="cpu",
+        )
+    return CpuTarget(host.triple, cpu, (), isa_of(needs, host.triple), extra)
+
+
+def _host_target() -> CpuTarget:
     from tvm.target import codegen
 
     triple, cpu = str(codegen.llvm_get_system_triple()), str(codegen.llvm_get_system_cpu())
@@ -71,19 +107,29 @@ def host_target() -> CpuTarget:
 
 def isa_of(features: set[str], triple: str) -> Isa:
     """How the kernels adapt to LLVM's feature names."""
+    dot = next((d for d in ("avx512vnni", "avxvnni", "avx2") if d in features), "")
     if "avx512f" in features:
-        return Isa(fma=True, matmul_rows=8, registers=32)
+        return Isa(fma=True, matmul_rows=8, registers=32, dot=dot, int8_rows=8)
     if triple.startswith(("aarch64", "arm64")):
         return Isa(fma=True, matmul_rows=4, registers=8)
-    return Isa(fma="fma" in features, matmul_rows=4, registers=8, f16c="f16c" in features)
+    return Isa(
+        fma="fma" in features,
+        matmul_rows=4,
+        registers=8,
+        f16c="f16c" in features,
+        dot=dot if "fma" in features else "",
+        int8_rows=4,
+    )
 
 
-def _tvm_target(triple: str, cpu: str, missing: tuple[str, ...]) -> Any:
+def _tvm_target(
+    triple: str, cpu: str, missing: tuple[str, ...], extra: tuple[str, ...] = ()
+) -> Any:
     import tvm
 
     config: dict[str, Any] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
-    if missing:
-        config["mattr"] = [f"-{feature}" for feature in missing]
+    if missing or extra:
+        config["mattr"] = [f"-{f}" for f in missing] + [f"+{f}" for f in extra]
     return tvm.target.Target(config)
 
 

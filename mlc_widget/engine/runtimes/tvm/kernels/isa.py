@@ -57,21 +57,30 @@ class Isa:
             16 floats as the CPU's registers hold beside the operands.
         registers: How many vectors of 16 floats the CPU's registers hold.
         f16c: The CPU converts float16.
+        dot: The integer dot product that the CPU has (a name of `dot.DOTS`), or nothing.
+        int8_rows: Rows that a matmul of 8-bit activations handles at once.
     """
 
     fma: bool
     matmul_rows: int
     registers: int
     f16c: bool = True
+    dot: str = ""
+    int8_rows: int = 8
+
+    @property
+    def sums(self) -> int:
+        """How many vectors of 16 floats a kernel should sum into at once."""
+        return self.registers * 3 // 4
 
     def attention_rows(self, group: int) -> int:
         """Query rows of one sequence that share a pass over its keys, for `group` heads each."""
-        return max(1, min(8, self.registers * 3 // 4 // (4 * group)))
+        return max(1, min(8, self.sums // group))
 
-    def mul_add(self, a: Any, b: Any, c: Any) -> Any:
+    def mul_add(self, a: Any, b: Any, c: Any, lanes: int = LANES) -> Any:
         """``a * b + c``, rounded once where the CPU can."""
         if self.fma:
-            return T.call_llvm_pure_intrin(F32, "llvm.fma.v16f32", a, b, c)
+            return T.call_llvm_pure_intrin(f"float32x{lanes}", f"llvm.fma.v{lanes}f32", a, b, c)
         return a * b + c
 
     def load(self, buffer: Any, index: list[Any], dtype: str) -> Any:
@@ -89,6 +98,10 @@ class Isa:
         rest = T.shift_left(T.bitwise_and(half, usplat(0x7FFF)), usplat(13))
         scaled = T.reinterpret(F32, rest) * splat(2.0**112)
         return T.reinterpret(F32, T.bitwise_or(T.reinterpret(U32, scaled), sign))
+
+    def store(self, buffer: Any, index: list[Any], value: Any, dtype: str) -> Any:
+        """The statement that writes 16 float32 lanes to a float32 or float16 buffer, rounded."""
+        return buffer.vstore(index, T.Cast(F16, value) if dtype == "float16" else value)
 
     def exp2(self, x: Any) -> Any:
         """``2 ** x`` lane by lane, for x in [-126, 127]."""

@@ -1,0 +1,72 @@
+"""Integer dot products of the CPUs that have them: unsigned codes × signed 8-bit activations.
+
+All are exact: the largest sum of a group is 32 · 15 · 127, and where 16-bit sums occur
+(`Dot` "avx2") the largest is 8 · 2 · 15 · 127 = 30480. So every CPU computes the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A sum over one group of 32 inputs, for `lanes` outputs at once.
+
+    Attributes:
+        name: ``avx512vnni``, ``avxvnni`` or ``avx2``.
+        lanes: Outputs in a vector, 16 or 8; a word of four codes for each.
+        partial: Dtype of the sum while it runs.
+    """
+
+    name: str
+    lanes: int
+    partial: str
+
+    def start(self, offset: Any) -> Any:
+        """The sum before the first product; `offset` is an int32 that all lanes begin with."""
+        if self.name == "avx2":
+            return T.broadcast(T.int16(0), 16)
+        return T.broadcast(offset, self.lanes)
+
+    def add(self, total: Any, codes: Any, x: Any) -> Any:
+        """Total + the four products of each lane.
+
+        `codes` is a vector of uint32 words, four codes below 16 to a word; `x` is one int32 word of
+        four int8.
+        """
+        words = T.broadcast(x, self.lanes)
+        u8, s8 = f"uint8x{4 * self.lanes}", f"int8x{4 * self.lanes}"
+        if self.name == "avx2":
+            pairs = T.call_llvm_pure_intrin(
+                "int16x16", "llvm.x86.avx2.pmadd.ub.sw",
+                T.reinterpret(u8, codes), T.reinterpret(s8, words),
+            )  # fmt: skip
+            return total + pairs
+        bits = 32 * self.lanes
+        return T.call_llvm_pure_intrin(
+            f"int32x{self.lanes}", f"llvm.x86.avx512.vpdpbusd.{bits}",
+            total, T.reinterpret(u8, codes), T.reinterpret(s8, words),
+        )  # fmt: skip
+
+    def finish(self, total: Any, offset: Any) -> Any:
+        """The sum, `offset` included, as int32 lanes."""
+        if self.name == "avx2":
+            pairs = T.call_llvm_pure_intrin(
+                "int32x8", "llvm.x86.avx2.pmadd.wd", total, T.broadcast(T.int16(1), 16)
+            )
+            return pairs + T.broadcast(offset, self.lanes)
+        return total
+
+
+DOTS = {
+    d.name: d
+    for d in (
+        Dot("avx512vnni", 16, "int32x16"),
+        Dot("avxvnni", 8, "int32x8"),
+        Dot("avx2", 8, "int16x16"),
+    )
+}

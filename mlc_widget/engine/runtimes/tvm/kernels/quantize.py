@@ -1,0 +1,203 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
+"""Activations as 8-bit integers, alone or fused with what makes them.
+
+A group of 32 features of a row becomes 32 int8 and a scale:
+
+    scale = max |x| / 127,   q = round_half_even(x · (127 / max |x|)),   all 0 where max |x| is 0
+
+The integers lie as `matmul_int8` reads them against MLC's 4-bit codes, eight to a word, of which
+masks take the even and the odd ones: two int32 words for eight features, whose bytes are features
+0 2 4 6 and 1 3 5 7. `offset` is -zero · Σ q, with which the products of codes begin.
+
+    q (M, K/4) int32      scale (M, K/32) float32      offset (M, K/32) int32
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, I32, LOG2E, Isa, hmax, pad, splat
+from mlc_widget.engine.runtimes.tvm.quantization import zero_code
+
+_EVEN_ODD = [8 * word + 2 * i + odd for word in range(4) for odd in range(2) for i in range(4)]
+
+
+def _abs(v: Any) -> Any:
+    return T.call_llvm_pure_intrin(F32, "llvm.fabs.v16f32", v)
+
+
+def _round(v: Any) -> Any:
+    return T.Cast(I32, T.call_llvm_pure_intrin(F32, "llvm.rint.v16f32", v))
+
+
+def _words(a: Any, b: Any) -> Any:
+    """32 integers (two vectors of 16) as eight words of int8, in the order above."""
+    both = [T.Cast("int8x16", a), T.Cast("int8x16", b)]
+    return T.reinterpret("int32x8", tirx.Shuffle(both, _EVEN_ODD))
+
+
+def _sum(v: Any) -> Any:
+    return T.call_llvm_pure_intrin("int32", "llvm.vector.reduce.add.v16i32", v)
+
+
+@T.inline
+def _group(a, b, Q, SCALE, OFFSET, m, g):
+    """Quantise group g of row m from its two vectors."""
+    most: T.let = hmax(T.max(_abs(a), _abs(b)))
+    inverse: T.let = T.Select(most > T.float32(0), T.float32(127) / most, T.float32(0))
+    qa: T.let = _round(a * splat(inverse))
+    qb: T.let = _round(b * splat(inverse))
+    Q.vstore([m, g * 8], _words(qa, qb))
+    SCALE[m, g] = most / T.float32(127)
+    OFFSET[m, g] = T.int32(-zero_code(4)) * _sum(qa + qb)
+
+
+def make_quantize(K: int, isa: Isa) -> Any:
+    """Quantise rows.
+
+    Shapes: x (M, K) float32; q, scale, offset as above. K is a padded size.
+    """
+
+    @T.inline
+    def row(X, Q, SCALE, OFFSET, m):
+        with T.sblock("row"):
+            T.reads()
+            T.writes()
+            for g in T.serial(K // 32):
+                a: T.let = X.vload([m, g * 32], F32)
+                b: T.let = X.vload([m, g * 32 + 16], F32)
+                _group(a, b, Q, SCALE, OFFSET, m, g)
+
+    @T.prim_func(s_tir=True)
+    def quantize(x: T.handle, q: T.handle, scale: T.handle, offset: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, K), "float32")
+        Q = T.match_buffer(q, (M, K // 4), "int32")
+        SCALE = T.match_buffer(scale, (M, K // 32), "float32")
+        OFFSET = T.match_buffer(offset, (M, K // 32), "int32")
+        if M > 8:
+            for m in T.parallel(M):
+                row(X, Q, SCALE, OFFSET, m)
+        else:
+            for m in T.serial(M):
+                row(X, Q, SCALE, OFFSET, m)
+
+    return quantize.with_attr("global_symbol", f"quantize_{K}")
+
+
+def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
+    """SiLU · mul of `activation.make_silu_mul`, quantised.
+
+    Shapes: x (M, 2 IP) float32, the gate's IP features before the other's; q, scale, offset as
+    above for K = IP. IP is a padded size.
+    """
+
+    def gated(X: Any, m: Any, k: Any) -> Any:
+        a = X.vload([m, k], F32)
+        power = T.min(T.max(a * splat(-LOG2E), splat(-126.0)), splat(126.0))
+        return a / (splat(1.0) + isa.exp2(power)) * X.vload([m, IP + k], F32)
+
+    @T.inline
+    def row(X, Q, SCALE, OFFSET, m):
+        with T.sblock("row"):
+            T.reads()
+            T.writes()
+            for g in T.serial(IP // 32):
+                a: T.let = gated(X, m, g * 32)
+                b: T.let = gated(X, m, g * 32 + 16)
+                _group(a, b, Q, SCALE, OFFSET, m, g)
+
+    @T.prim_func(s_tir=True)
+    def silu_mul_quantize(x: T.handle, q: T.handle, scale: T.handle, offset: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, 2 * IP), "float32")
+        Q = T.match_buffer(q, (M, IP // 4), "int32")
+        SCALE = T.match_buffer(scale, (M, IP // 32), "float32")
+        OFFSET = T.match_buffer(offset, (M, IP // 32), "int32")
+        if M > 8:
+            for m in T.parallel(M):
+                row(X, Q, SCALE, OFFSET, m)
+        else:
+            for m in T.serial(M):
+                row(X, Q, SCALE, OFFSET, m)
+
+    return silu_mul_quantize.with_attr("global_symbol", f"silu_mul_quantize_{IP}")
+
+
+def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
+    """RMSNorm of `norm.make_rms_norm`, with its order of the sum of squares, quantised.
+
+    Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
+    q, scale, offset as above for K = HP and m rows.
+    """
+    HP = pad(H)
+
+    @T.inline
+    def row(X, W, Q, SCALE, OFFSET, source, m):
+        with T.sblock("row"):
+            T.reads()
+            T.writes()
+            squares = T.sblock_alloc_buffer((16,), "float32", scope="local")
+            inv = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            squares.vstore([0], splat(0.0))
+            for k in T.serial(HP // 16):
+                v: T.let = X.vload([source, k * 16], F32)
+                squares.vstore([0], isa.mul_add(v, v, squares.vload([0], F32)))
+            inv[0] = T.float32(0)
+            for k in T.unroll(16):
+                inv[0] = inv[0] + squares[k]
+            inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(H) + T.float32(eps))
+            for g in T.serial(HP // 32):
+                left: T.let = X.vload([source, g * 32], F32) * splat(inv[0])
+                right: T.let = X.vload([source, g * 32 + 16], F32) * splat(inv[0])
+                a: T.let = left * W.vload([g * 32], F32)
+                b: T.let = right * W.vload([g * 32 + 16], F32)
+                _group(a, b, Q, SCALE, OFFSET, m, g)
+
+    if rows:
+
+        @T.prim_func(s_tir=True)
+        def rms_norm_quantize(
+            x: T.handle,
+            ids: T.handle,
+            w: T.handle,
+            q: T.handle,
+            scale: T.handle,
+            offset: T.handle,
+        ):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            N = T.int64()
+            M = T.int64()
+            X = T.match_buffer(x, (N, HP), "float32")
+            IDS = T.match_buffer(ids, (M,), "int32")
+            W = T.match_buffer(w, (HP,), "float32")
+            Q = T.match_buffer(q, (M, HP // 4), "int32")
+            SCALE = T.match_buffer(scale, (M, HP // 32), "float32")
+            OFFSET = T.match_buffer(offset, (M, HP // 32), "int32")
+            for m in T.serial(M):
+                row(X, W, Q, SCALE, OFFSET, IDS[m], m)
+
+        return rms_norm_quantize.with_attr("global_symbol", f"rms_norm_quantize_rows_{H}")
+
+    @T.prim_func(s_tir=True)
+    def rms_norm_quantize(x: T.handle, w: T.handle, q: T.handle, scale: T.handle, offset: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, HP), "float32")
+        W = T.match_buffer(w, (HP,), "float32")
+        Q = T.match_buffer(q, (M, HP // 4), "int32")
+        SCALE = T.match_buffer(scale, (M, HP // 32), "float32")
+        OFFSET = T.match_buffer(offset, (M, HP // 32), "int32")
+        if M > 8:
+            for m in T.parallel(M):
+                row(X, W, Q, SCALE, OFFSET, m, m)
+        else:
+            for m in T.serial(M):
+                row(X, W, Q, SCALE, OFFSET, m, m)
+
+    return rms_norm_quantize.with_attr("global_symbol", f"rms_norm_quantize_{H}")

@@ -1,0 +1,70 @@
+"""The fast mode: how far from the model, and the same bits however it is run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.runtimes.tvm.options import CPUS
+from mlc_widget.engine.runtimes.tvm.target import host_target
+
+from .conftest import executor_for, golden_data, run_chunks
+
+CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
+NAMES = ["gqa-tied-q4f32_1", "mha-untied-q4f32_1"]
+
+
+def cpus() -> list[str]:
+    """The kinds of CPUs that this machine can be."""
+    can = []
+    for cpu in CPUS:
+        try:
+            host_target(cpu)
+        except BadRequestError:
+            continue
+        can.append(cpu)
+    return can
+
+
+def error(logits: np.ndarray, reference: np.ndarray) -> float:
+    """Root mean square, relative to the largest logit."""
+    return float(np.sqrt(np.mean((logits - reference) ** 2)) / np.abs(reference).max())
+
+
+@pytest.mark.parametrize("cpu", cpus())
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_cpu(name, cpu, cache_dir):
+    golden = golden_data(name)
+    prompt, reference = golden["prompt"].tolist(), golden["logits"]
+    executor = executor_for(name, cache_dir, numerics="fast", cpu=cpu)
+    one = run_chunks(executor, prompt, CHUNKS)
+    assert error(one, reference) < 0.03
+    for chunks in ([84], [1] * 84, [17, 15, 1, 1, 50], [7] * 12):
+        assert np.array_equal(one, run_chunks(executor, prompt, chunks))
+
+
+def test_integer_dot_products_give_the_same_bits_on_every_cpu(cache_dir):
+    name, prompt = NAMES[0], golden_data(NAMES[0])["prompt"].tolist()
+    kinds = [cpu for cpu in cpus() if host_target(cpu).isa.dot]
+    results = [
+        run_chunks(executor_for(name, cache_dir, numerics="fast", cpu=cpu), prompt, CHUNKS)
+        for cpu in kinds
+    ]
+    for result in results[1:]:
+        assert np.array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("name", [*NAMES, "odd-sizes-q0f32"])
+def test_keys_and_values_in_float16(name, cache_dir):
+    golden = golden_data(name)
+    executor = executor_for(name, cache_dir, kv_cache_dtype="float16")
+    logits = run_chunks(executor, golden["prompt"].tolist(), CHUNKS)
+    assert np.abs(logits - golden["logits"]).max() / np.abs(golden["logits"]).max() < 3e-3
+    assert (logits.argmax(axis=1) == golden["logits"].argmax(axis=1)).all()
+
+
+def test_an_unknown_mode_is_refused(cache_dir):
+    with pytest.raises(BadRequestError, match="fast and faithful") as e:
+        executor_for(NAMES[0], cache_dir, numerics="exact")
+    assert e.value.param == "numerics"
