@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from mlc_widget import AsyncKernelMLCEngine
 
-from .environment import faults, make_worker_environment
+from .environment import faults, kernel_engine_arguments
 from .model_folder import write_model_folder
 
 
@@ -29,11 +29,14 @@ class Package:
         engine: Arguments of the kernel engines that run on it.
         model: A model folder.
         real: Whether it is MLC's.
+        library: The model's, where it need not be compiled.
+        environment: Variables for its workers.
     """
 
     engine: dict[str, Any]
     model: Path
     real: bool = False
+    library: Path | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -61,22 +64,16 @@ def _importable(python: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def worker_python(request: pytest.FixtureRequest) -> Path:
-    """The Python of an environment without ipywidgets or apache-tvm; the stand-in is in it."""
-    return make_worker_environment(request.config.cache.mkdir("mlc_llm-environment"))
-
-
-@pytest.fixture(scope="session")
-def standin(worker_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """The stand-in: what it is to do wrong goes through `mlc_engine`."""
+def standin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """The stand-in: what it is to do wrong goes through `make_engine`."""
     home = tmp_path_factory.mktemp("mlc_llm_home")
-    engine = {
-        "runtime": "mlc_llm",
-        "python": str(worker_python),
-        "runtime_options": {"device": "cpu"},
-    }
+    cache: Path = request.config.cache.mkdir("mlc_llm-environment")
+    engine = kernel_engine_arguments(cache)
     model = write_model_folder(tmp_path_factory.mktemp("models") / "standin")
-    return Package(engine, model, environment={"MLC_LLM_HOME": str(home), **faults()})
+    library = home / "model.so"
+    library.write_bytes(b"library")
+    environment = {"MLC_LLM_HOME": str(home), **faults()}
+    return Package(engine, model, library=library, environment=environment)
 
 
 def real_package() -> Package:
@@ -110,13 +107,17 @@ EngineFactory = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 @pytest_asyncio.fixture
 async def make_engine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EngineFactory]:
-    """Makes engines on a package and terminates them; `trouble` is the stand-in's."""
+    """Makes engines on a package and terminates them.
+
+    `trouble` is the stand-in's; with `compiled=False` it has to compile the model.
+    """
     engines: list[AsyncKernelMLCEngine] = []
 
     async def make(
         package: Package,
         *,
         load: bool = True,
+        compiled: bool = True,
         options: dict[str, Any] | None = None,
         trouble: dict[str, Any] | None = None,
         **more: Any,
@@ -124,7 +125,10 @@ async def make_engine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EngineFa
         for name, value in {**package.environment, **faults(**(trouble or {}))}.items():
             monkeypatch.setenv(name, value)
         arguments = {**package.engine, **more}
-        arguments["runtime_options"] = {**arguments["runtime_options"], **(options or {})}
+        options = {**arguments["runtime_options"], **(options or {})}
+        if compiled and package.library is not None:
+            options.setdefault("model_lib", str(package.library))
+        arguments["runtime_options"] = options
         engine = AsyncKernelMLCEngine(**arguments)
         engines.append(engine)
         if load:

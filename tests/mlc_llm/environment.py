@@ -29,6 +29,18 @@ def standin_environment(**what: Any) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(STANDIN), **faults(**what)}
 
 
+def kernel_engine_arguments(cache: Path) -> dict[str, Any]:
+    """Arguments of kernel engines that run on the stand-in, in an environment of its own.
+
+    Any model folder will do. `cache` keeps the environment.
+    """
+    return {
+        "runtime": "mlc_llm",
+        "python": str(make_worker_environment(cache)),
+        "runtime_options": {"device": "cpu"},
+    }
+
+
 def make_worker_environment(cache: Path) -> Path:
     """The Python of an environment with what a worker on mlc_llm needs and nothing else.
 

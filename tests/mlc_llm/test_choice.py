@@ -14,7 +14,6 @@ from mlc_widget.engine.runtimes import registry
 from mlc_widget.engine.runtimes.mlc_llm import devices
 
 from .conftest import EngineFactory, Package
-from .environment import faults
 
 PACKAGE = Path(mlc_widget.__file__).parent
 RUNTIMES = Path("engine/runtimes")
@@ -91,7 +90,7 @@ def test_a_missing_mlc_llm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
         registry.create_runtime("mlc_llm", {})
 
 
-def test_the_worker_needs_little(worker_python: Path) -> None:
+def test_the_worker_needs_little(standin: Package) -> None:
     """The environment of the other tests has neither the notebook's packages nor our TVM."""
     names = ("ipywidgets", "anywidget", "openai", "numpy", "llguidance", "tvm_ffi")
     code = (
@@ -100,7 +99,9 @@ def test_the_worker_needs_little(worker_python: Path) -> None:
         "print([d.name for d in m.distributions() if d.name == 'apache-tvm'])\n"
         "print('tvm' in sys.modules and sys.modules['tvm'].__file__)"
     )
-    done = subprocess.run([worker_python, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [standin.engine["python"], "-c", code], capture_output=True, text=True, check=True
+    )
     there, tvm, file = done.stdout.splitlines()
     assert there == tvm == "[]"
     assert "standin" in file
@@ -117,8 +118,8 @@ async def test_auto_in_the_worker(
     with pytest.raises(RuntimeUnavailableError, match="finds no GPU"):
         await engine.reload(str(standin.model))
     await engine.terminate()
-    trouble = {"devices": ["cuda:0"]}
-    assert faults(**trouble)
-    engine = await make_engine(standin, runtime="auto", options={"device": "cuda"}, trouble=trouble)
+    engine = await make_engine(
+        standin, runtime="auto", options={"device": "cuda"}, trouble={"devices": ["cuda:0"]}
+    )
     info = await engine.device_info()
     assert (info["runtime"], info["device"]) == ("mlc_llm", "cuda:0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ async def test_a_load_reports_its_phases(
     engine = await make_engine(
         package,
         load=False,
+        compiled=False,
         trouble={"compile_s": 0.8, "load_s": 0.4},
         init_progress_callback=reports.append,
     )
@@ -60,7 +62,10 @@ async def test_a_compiled_library_is_used_again(
     for expected in ("Compiled", "Compiled before"):
         texts: list[str] = []
         engine = await make_engine(
-            standin, load=False, init_progress_callback=lambda r, t=texts: t.append(r.text)
+            standin,
+            load=False,
+            compiled=False,
+            init_progress_callback=lambda r, t=texts: t.append(r.text),
         )
         monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
         await engine.reload(str(standin.model))
@@ -87,7 +92,7 @@ async def test_mock_echo(
 
     package = real_package() if real_echo else request.getfixturevalue("standin")
     engine = await make_engine(
-        package, load=False, options={"model_lib": "mock://echo", "device": "cpu"}
+        package, load=False, compiled=False, options={"model_lib": "mock://echo", "device": "cpu"}
     )
     await engine.reload(str(package.model))
     answer = await engine.completions.create(prompt="Hello echo", max_tokens=100)
@@ -114,7 +119,13 @@ async def test_a_load_that_fails_says_why_and_the_next_one_works(
 ) -> None:
     trouble, error, message = FAILURES[case]
     options = {"stall_timeout": 1.0, **({"device": "cuda:7"} if case == "no device" else {})}
-    engine = await make_engine(standin, load=False, options=options, trouble=trouble)
+    engine = await make_engine(
+        standin,
+        load=False,
+        compiled=case != "compiler fails",
+        options=options,
+        trouble=trouble,
+    )
     monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
     with pytest.raises(error, match=message):
         await engine.reload(str(standin.model))
@@ -144,10 +155,10 @@ async def test_missing_weights_are_found_before_mlc_llm_is(
 async def test_cancelling_a_load_ends_the_compiler(
     standin: Package, make_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = await make_engine(standin, load=False, trouble={"compile_hangs": True})
+    engine = await make_engine(standin, load=False, compiled=False, trouble={"compile_hangs": True})
     monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
     load = asyncio.ensure_future(engine.reload(str(standin.model)))
-    compilers = await _until(lambda: _compilers(tmp_path, engine))
+    compilers = await _until(lambda: _compilers(engine))
     load.cancel()
     with pytest.raises((asyncio.CancelledError, LoadCancelledError)):
         await load
@@ -158,10 +169,10 @@ async def test_cancelling_a_load_ends_the_compiler(
 async def test_a_killed_worker_takes_its_compiler_with_it(
     standin: Package, make_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = await make_engine(standin, load=False, trouble={"compile_hangs": True})
+    engine = await make_engine(standin, load=False, compiled=False, trouble={"compile_hangs": True})
     monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
     load = asyncio.ensure_future(engine.reload(str(standin.model)))
-    compilers = await _until(lambda: _compilers(tmp_path, engine))
+    compilers = await _until(lambda: _compilers(engine))
     worker = engine._core.worker_pid
     assert worker is not None
     psutil.Process(worker).kill()
@@ -179,14 +190,18 @@ async def _until(condition: Any) -> Any:
     return value
 
 
-def _compilers(home: Path, engine: AsyncKernelMLCEngine) -> list[psutil.Process]:
+def _compilers(engine: AsyncKernelMLCEngine) -> list[psutil.Process]:
     """The processes of a compilation, once the compiler itself runs."""
     worker = engine._core.worker_pid
     if worker is None:
         return []
-    children = psutil.Process(worker).children(recursive=True)
-    running = [c for c in children if "compile" in " ".join(c.cmdline())]
-    return running if any("mlc_llm" in c.cmdline() for c in running) else []
+    compilers = []
+    for child in psutil.Process(worker).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            command = child.cmdline()
+            if "mlc_llm" in command or any("compilation_child" in word for word in command):
+                compilers.append(child)
+    return compilers if len(compilers) == 2 else []
 
 
 async def test_a_cancelled_load_gives_its_process_up(

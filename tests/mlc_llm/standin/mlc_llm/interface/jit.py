@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class JITResult:
 
 
 def _cache() -> Path:
-    home = Path(os.environ.get("MLC_LLM_HOME") or Path.home() / ".cache" / "mlc_llm")
+    home = Path(os.environ.get("MLC_LLM_HOME") or Path(tempfile.gettempdir()) / "mlc_llm-standin")
     folder = home / "model_lib"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
