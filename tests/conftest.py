@@ -77,7 +77,7 @@ def write_tiny_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
             "rms_norm_eps": 1e-5,
             "vocab_size": vocab,
             "position_embedding_base": 10000,
-            "context_window_size": 512,
+            "context_window_size": 4096,
             "prefill_chunk_size": 128,
             "tie_word_embeddings": True,
             **config,
@@ -166,3 +166,14 @@ def eventually() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
         return value
 
     return wait
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("conformance", "which engines tests/conformance runs on")
+    group.addoption("--runtime", default="tvm", help="the runtime")
+    group.addoption("--runtime-options", default="{}", help="its options, in JSON")
+    group.addoption("--model-folder", default="", help="a model; a tiny one is made otherwise")
+    group.addoption("--worker-python", default="", help="the interpreter of the workers")
+    group.addoption(
+        "--engines", default="", help="direct, kernel, direct-async or kernel-async; all otherwise"
+    )

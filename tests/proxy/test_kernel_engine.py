@@ -262,7 +262,7 @@ async def test_a_bad_request_is_refused_before_anything_starts(
         await slow_engine.chat.completions.create(messages=HELLO, temperature=5)
     assert caught.value.param == "temperature"
     with pytest.raises(BadRequestError, match="messages") as caught:
-        await slow_engine.chat.completions.create(messages=HELLO * 400, stream=True)
+        await slow_engine.chat.completions.create(messages=HELLO * 2000, stream=True)
     assert caught.value.code == "context_length_exceeded"
     assert (await slow_engine.metrics())["finished_requests"] == before
 

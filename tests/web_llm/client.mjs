@@ -105,7 +105,7 @@ const scenarios = {
   },
   async "interrupt ends a stream"() {
     const stream = await engine.chat.completions.create({
-      messages: HELLO, ...GREEDY, max_tokens: 400, stream: true,
+      messages: HELLO, ...GREEDY, max_tokens: 4000, stream: true,
     });
     let reason, chunks = 0;
     for await (const chunk of stream) {
@@ -119,12 +119,12 @@ const scenarios = {
   async "an early break frees the model"() {
     for (let i = 0; i < 3; i++) {
       const stream = await engine.chat.completions.create({
-        messages: HELLO, ...GREEDY, max_tokens: 400, stream: true,
+        messages: HELLO, ...GREEDY, max_tokens: 4000, stream: true,
       });
       for await (const _ of stream) break;
     }
     const unread = await engine.chat.completions.create({
-      messages: HELLO, ...GREEDY, max_tokens: 400, stream: true,
+      messages: HELLO, ...GREEDY, max_tokens: 4000, stream: true,
     });
     await unread.return();
     await engine.chat.completions.create({ messages: HELLO, ...GREEDY });
