@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,11 +33,13 @@ class ChatSink:
         on_change: Messages came, went or ended.
         on_delta: A reply grew (`ReplyStream`).
         on_mirror: The growing reply's whole text should be synced.
+        on_end: A reply ended, in whatever way; called before whoever awaits it wakes.
     """
 
     on_change: Callable[[], object]
     on_delta: Callable[[JSONDict], object]
     on_mirror: Callable[[], object]
+    on_end: Callable[[Reply], object] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,20 @@ class ChatSession:
     to the I/O thread. Replies are made one at a time, in the order in which they were asked for.
     """
 
-    def __init__(self, link: EngineLink, sink: ChatSink, options: ChatOptions) -> None:
+    def __init__(
+        self,
+        link: EngineLink,
+        sink: ChatSink,
+        options: ChatOptions,
+        history: Sequence[Message] = (),
+    ) -> None:
         self.options = options
         self._link = link
         self._sink = sink
         self._state = ChatState()
+        if history:
+            self._state = self._state.put(*history, head=history[-1].id)
+        self._reply_options: dict[str, ChatOptions] = {}
         self._stream: ReplyStream | None = None
         self._queue: deque[str] = deque()
         self._task: asyncio.Task[_Outcome] | None = None
@@ -113,8 +124,12 @@ class ChatSession:
         """One message as it is now."""
         return self.state.messages[message_id]
 
-    def send(self, text: str) -> Reply:
+    def send(self, text: str, options: ChatOptions | None = None) -> Reply:
         """Add a message and ask for its reply, which is made when its turn comes.
+
+        Args:
+            text: What to say.
+            options: How this reply is made, if not as the session's others.
 
         Raises:
             BadRequestError: if there is nothing in it.
@@ -124,7 +139,7 @@ class ChatSession:
             raise BadRequestError(f"text = {text!r}: write a message first.", param="text")
         self._check_alive()
         user = Message(uuid.uuid4().hex, "user", text, parent=self._state.head)
-        return self._ask(user)
+        return self._ask(user, options)
 
     def retry(self, reply_id: str) -> Reply:
         """Make a reply anew, in a branch beside the old one.
@@ -137,7 +152,7 @@ class ChatSession:
             raise BadRequestError(f"reply = {reply_id!r}: no reply that has ended.", param="reply")
         self._check_alive()
         assert old.parent is not None, "a reply follows a message"
-        return self._ask(self._state.messages[old.parent])
+        return self._ask(self._state.messages[old.parent], self._reply_options.get(reply_id))
 
     def stop(self, reply_id: str | None = None) -> None:
         """End one reply, or the running one and all that wait."""
@@ -149,12 +164,14 @@ class ChatSession:
         if self._task is not None and stream is not None and reply_id in (None, stream.reply):
             self._task.cancel()
 
-    def _ask(self, user: Message) -> Reply:
+    def _ask(self, user: Message, options: ChatOptions | None = None) -> Reply:
         answer = Message(uuid.uuid4().hex, "assistant", "", parent=user.id, status="queued")
         reply = Reply(
             answer.id, self.message, lambda reply_id: self._link.call_soon(self.stop, reply_id)
         )
         self._replies[answer.id] = reply
+        if options is not None:
+            self._reply_options[answer.id] = options
         self._state = self._state.put(user, answer, head=answer.id)
         self._queue.append(answer.id)
         self._pump()
@@ -193,7 +210,7 @@ class ChatSession:
     async def _generate(self, stream: ReplyStream) -> _Outcome:
         """Have the engine answer; cancelling it stops the engine."""
         history = self._state.path(self._state.messages[stream.reply].parent)
-        request = self.options.request(history)
+        request = self._reply_options.get(stream.reply, self.options).request(history)
         finish = ""
         usage: JSONDict = {}
         async with contextlib.aclosing(await self._link.open_stream("chat", request)) as batches:
@@ -225,4 +242,6 @@ class ChatSession:
         message = replace(self._state.messages[reply_id], status=status, **fields)
         self._state = self._state.put(message)
         self._sink.on_change()
-        self._replies.pop(reply_id)._settle(message)
+        reply = self._replies.pop(reply_id)
+        self._sink.on_end(reply)
+        reply._settle(message)
