@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ from mlc_widget.engine.runtimes.mlc_llm.stream import RequestStream
 from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
 from mlc_widget.engine.runtimes.mlc_llm.translate import TokenIds
 from mlc_widget.engine.store.model_folder import CONFIG_FILE
+
+logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.1
 _TERMINATE_S: Final = 5.0
@@ -307,9 +310,10 @@ class MLCLLMRuntime:
             await stream.close()
         if engine is not None:
             # It waits for its threads, which may not end.
-            await asyncio.wait(
-                {call_in_daemon(engine.terminate, "mlc_llm-terminate")}, timeout=_TERMINATE_S
-            )
+            ended = call_in_daemon(engine.terminate, "mlc_llm-terminate")
+            await asyncio.wait({ended}, timeout=_TERMINATE_S)
+            if ended.done() and (error := ended.exception()) is not None:
+                logger.warning("mlc_llm failed to terminate: %s", error)
 
 
 def _vocab_size(source: ModelSource) -> int:

@@ -28,8 +28,10 @@ def call_in_daemon(function: Callable[[], _T], name: str) -> asyncio.Future[_T]:
         outcome: Any
         try:
             outcome = function()
-        except BaseException as error:
+        except Exception as error:
             set_outcome, outcome = future.set_exception, error
+        except BaseException as error:  # an exit is not for the loop to take
+            set_outcome, outcome = future.set_exception, RuntimeError(repr(error))
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, set_outcome, outcome)
 
