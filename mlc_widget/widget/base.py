@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
+from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget import control
 from mlc_widget.widget.intents import Handler, IntentDesk
@@ -31,6 +33,24 @@ def _bundle(name: str) -> Path | str:
     return path if path.is_file() else ""
 
 
+def inert(value: Any) -> Any:
+    """JSON without a single ``<``, which the page turns back.
+
+    The state of a widget is saved in the notebook and from there written into the script tags of
+    exported pages, by programs that have not always kept ``</script>`` from ending the tag.
+    U+E03C marks: followed by 1 it is ``<``, by 0 itself.
+    """
+    if isinstance(value, str):
+        if "<" not in value and "\ue03c" not in value:
+            return value
+        return value.replace("\ue03c", "\ue03c0").replace("<", "\ue03c1")
+    if isinstance(value, Mapping):
+        return {key: inert(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [inert(item) for item in value]
+    return value
+
+
 def mirror(name: str) -> Any:
     """A synced trait that shows `EngineWidget._mirrors[name]` whenever it is read for the page.
 
@@ -39,7 +59,8 @@ def mirror(name: str) -> Any:
     """
 
     def read(_value: object, widget: EngineWidget) -> JSONDict:
-        return widget._mirrors[name]()
+        shown: JSONDict = inert(widget._mirrors[name]())
+        return shown
 
     return traitlets.Dict(read_only=True).tag(sync=True, to_json=read)
 
@@ -51,14 +72,15 @@ class EngineWidget(anywidget.AnyWidget):
         _view: Which view to draw.
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
-        _engine: ``{"rev", "state", "model", "device", "progress", "error"}``.
+        _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes", "runtime",
+            "progress", "error"}``.
     """
 
     _esm = _bundle("widget.js")
     _css = _bundle("widget.css")
     _view = traitlets.Unicode(read_only=True).tag(sync=True)
     _comm_id = traitlets.Unicode(read_only=True).tag(sync=True)
-    _control = traitlets.Bool(False, read_only=True).tag(sync=True)  # noqa: FBT003
+    _control = traitlets.Bool(False, read_only=True).tag(sync=True)
     _engine = mirror("_engine")
 
     def __init__(self, engine: object) -> None:
@@ -75,6 +97,7 @@ class EngineWidget(anywidget.AnyWidget):
         self._desk = IntentDesk(self._intents(), self.send)
         self._push_engine = Throttle(lambda: self.send_state("_engine"), _PROGRESS_INTERVAL_S)
         self._unobserve: Callable[[], object] | None = None
+        self._tasks: set[asyncio.Future[Any]] = set()
         comm_id = uuid.uuid4().hex
         self.set_trait("_comm_id", comm_id)
         self.set_trait("_control", control.listen(comm_id, self._take))
@@ -92,18 +115,57 @@ class EngineWidget(anywidget.AnyWidget):
 
     def _intents(self) -> Mapping[str, Handler]:
         """What the page may ask for."""
-        return {"cancel_load": lambda _: self._link.cancel_load(), "resync": lambda _: None}
+        return {
+            "cancel_load": lambda _: self._link.cancel_load(),
+            "load": lambda intent: self._load(intent.get("model")),
+            "resync": lambda _: None,
+        }
+
+    def _load(self, model: Any) -> None:
+        """Load a model in place of what is loaded, or, given None, the last one again."""
+        if model is None:
+            models = self._view_of.models
+        elif isinstance(model, str) and model.strip():
+            models = (model,)
+        else:
+            raise BadRequestError(f"model = {model!r}: must be a model's name.", param="model")
+        if not models:
+            raise BadRequestError("model: none was loaded yet; choose one.", param="model")
+        self._background(self._link.reload(models))
+
+    def _background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run a task on the I/O thread whose failure shows in the engine's own state."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Future[Any]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.debug("in the background of a widget: %r", error)
+
+        task.add_done_callback(done)
 
     def _attach(self) -> None:
         """Begin to follow the engine. On the I/O thread."""
         self._unobserve = self._link.observe(self._on_engine)
         self._on_engine(self._link.snapshot)
+        if self._link.snapshot.state == "ready":
+            self._background(self._describe())
 
     def _on_engine(self, snapshot: Snapshot) -> None:
         phase_changed = self._view_of.follow(snapshot)
         self._push_engine.poke()
         if phase_changed:
             self._push_engine.flush()
+            if snapshot.state == "ready":
+                self._background(self._describe())
+
+    async def _describe(self) -> None:
+        """Ask the worker what else is to know of the loaded model. On the I/O thread."""
+        models = await self._link.list_models()
+        info = await self._link.device_info()
+        self._view_of.describe(models, info)
+        self._push_engine.poke()
 
     def _take(self, content: Any) -> None:
         """Hand a message from the page to the I/O thread. On any thread."""
@@ -140,6 +202,22 @@ class EngineMirror:
         self._rev = 0
         self._model = snapshot.model_id or ""
         self._snapshot = snapshot
+        self._details: JSONDict = {}
+        self._json = self._shape()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What was loaded last, or should have been."""
+        return tuple(self._model.split(", ")) if self._model else ()
+
+    def describe(self, models: Sequence[JSONDict], info: JSONDict) -> None:
+        """Add what the worker tells of itself."""
+        self._details = {
+            "window": models[0].get("context_window_size") if models else None,
+            "memory_bytes": info.get("memory_bytes"),
+            "runtime": info.get("runtime"),
+        }
+        self._rev += 1
         self._json = self._shape()
 
     def follow(self, snapshot: Snapshot) -> bool:
@@ -167,6 +245,9 @@ class EngineMirror:
             "state": snapshot.state,
             "model": self._model,
             "device": snapshot.device or "",
+            "window": self._details.get("window"),
+            "memory_bytes": self._details.get("memory_bytes"),
+            "runtime": self._details.get("runtime") or "",
             "error": error_json(snapshot.error),
             "progress": report
             and {

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import traitlets
 
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.store.model_folder import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.link import link_of
+from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession, ChatSink
-from mlc_widget.widget.state import ChatOptions, openai_messages
+from mlc_widget.widget.state import openai_messages
 
 
 class ChatWidget(EngineWidget):
@@ -26,23 +28,31 @@ class ChatWidget(EngineWidget):
         top_p: See there.
         max_tokens: See there.
         seed: See there.
+        schema: A JSON schema, as an object or as text, that every answer must meet.
+        tools: OpenAI's tools that the model may call; calls are shown, and not made.
 
     Raises:
         TypeError: for another kind of engine.
+        BadRequestError: for a setting that no engine would take.
 
     Traits, beside those of `EngineWidget` (all for the page; none is meant to be set):
         _chat: ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error",
-            "stats"}]}``, the shown conversation.
-        _live: ``{"reply", "offset": 0, "text"}``, the growing reply, synced now and then.
+            "stats", "reasoning", "tool_calls", "json", "branches"}]}``, the shown conversation.
+        _live: ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
+        _options: The settings by their names (`options_json`), and ``models``, the names of those
+            that are built in.
 
-    Messages to the page: ``{"type": "delta", "reply", "offset", "text"}``, where `offset` counts
-    UTF-16 code units, and acknowledgements (`IntentDesk`). From the page: intents of the kinds
-    ``send {text}``, ``stop``, ``retry {reply}``, ``resync`` and ``cancel_load``.
+    Messages to the page: ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
+    counts UTF-16 code units, and acknowledgements (`IntentDesk`). From the page: intents of the
+    kinds ``send {text}``, ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``,
+    ``select {message}``, ``delete {message}``, ``set {name, value}``, ``load {model?}``,
+    ``resync`` and ``cancel_load``.
     """
 
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
     _chat = mirror("_chat")
     _live = mirror("_live")
+    _options = mirror("_options")
 
     def __init__(
         self,
@@ -53,13 +63,24 @@ class ChatWidget(EngineWidget):
         top_p: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
+        schema: Mapping[str, Any] | str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         sink = ChatSink(
             on_change=lambda: self.send_state(["_chat", "_live"]),
             on_delta=self.send,
             on_mirror=lambda: self.send_state("_live"),
+            on_options=lambda: self.send_state("_options"),
         )
-        options = ChatOptions(system, temperature, top_p, max_tokens, seed)
+        options = checked_options(
+            system=system,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            seed=seed,
+            schema=schema,
+            tools=None if tools is None else list(tools),
+        )
         self._session = ChatSession(link_of(engine), sink, options)
         self._owner = engine  # an engine that nobody holds ends
         super().__init__(engine)
@@ -68,6 +89,10 @@ class ChatWidget(EngineWidget):
         return {
             "_chat": lambda: self._session.state.to_json(),
             "_live": lambda: self._session.live,
+            "_options": lambda: {
+                **options_json(self._session.options),
+                "models": list(builtin_models()),
+            },
         }
 
     def _intents(self) -> Mapping[str, Handler]:
@@ -75,8 +100,12 @@ class ChatWidget(EngineWidget):
         return {
             **super()._intents(),
             "send": lambda intent: session.send(intent.get("text")),
-            "stop": lambda _: session.stop(),
+            "stop": lambda intent: session.stop(intent.get("reply")),
             "retry": lambda intent: session.retry(intent.get("reply")),
+            "edit": lambda intent: session.edit(intent.get("message"), intent.get("text")),
+            "select": lambda intent: session.select(intent.get("message")),
+            "delete": lambda intent: session.delete(intent.get("message")),
+            "set": lambda intent: session.set_option(intent.get("name"), intent.get("value")),
             "resync": lambda _: self.send_state(["_chat"]),
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from mlc_widget.api.core import RequestKind
@@ -62,8 +62,20 @@ class EngineLink(Protocol):
     def cancel_load(self) -> object:
         """End the load that is running, if one is."""
 
+    async def reload(self, model_ids: Sequence[str]) -> object:
+        """Load these models in place of what is loaded; on the I/O thread."""
 
-_NEEDED = ("snapshot", "observe", "submit", "call_soon", "open_stream", "cancel_load")
+    async def list_models(self) -> list[JSONDict]:
+        """The loaded models, with their `context_window_size`; on the I/O thread."""
+
+    async def device_info(self) -> JSONDict:
+        """Of the worker: `runtime`, `memory_bytes` and more; on the I/O thread."""
+
+
+_NEEDED = (
+    *("snapshot", "observe", "submit", "call_soon", "open_stream", "cancel_load"),
+    *("reload", "list_models", "device_info"),
+)
 
 
 def link_of(engine: object) -> EngineLink:

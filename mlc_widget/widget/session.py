@@ -18,6 +18,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.link import EngineLink, Snapshot
+from mlc_widget.widget.options import with_options
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.state import ChatOptions, ChatState, Message, ReplyStats, Status
 from mlc_widget.widget.stream import ReplyStream
@@ -33,12 +34,14 @@ class ChatSink:
         on_change: Messages came, went or ended.
         on_delta: A reply grew (`ReplyStream`).
         on_mirror: The growing reply's whole text should be synced.
+        on_options: The settings changed.
         on_end: A reply ended, in whatever way; called before whoever awaits it wakes.
     """
 
     on_change: Callable[[], object]
     on_delta: Callable[[JSONDict], object]
     on_mirror: Callable[[], object]
+    on_options: Callable[[], object] = lambda: None
     on_end: Callable[[Reply], object] = lambda _: None
 
 
@@ -67,8 +70,8 @@ def _outcome_of(task: asyncio.Task[_Outcome]) -> _Outcome:
 class ChatSession:
     """The owner of a conversation's state.
 
-    `state`, `live` and `options` may be read on any thread, and `options` set; all methods belong
-    to the I/O thread. Replies are made one at a time, in the order in which they were asked for.
+    `state`, `live` and `options` may be read on any thread; all methods belong to the I/O thread.
+    Replies are made one at a time, in the order in which they were asked for.
     """
 
     def __init__(
@@ -107,22 +110,36 @@ class ChatSession:
         """The conversation now, with the growing reply's text so far."""
         stream = self._stream  # before the state: whoever ends a stream changes the state first
         state = self._state
-        if stream is None or state.messages[stream.reply].status != "running":
+        running = None if stream is None else state.messages.get(stream.reply)
+        if stream is None or running is None or running.status != "running":
             return state
-        message = replace(state.messages[stream.reply], text=stream.text)
+        message = _grown(running, stream)
         return replace(state, messages={**state.messages, message.id: message})
 
     @property
     def live(self) -> JSONDict:
-        """The growing reply's whole text, as a delta from offset 0; empty if nothing grows."""
+        """The growing reply's whole text and thoughts; empty if nothing grows on the shown path."""
         stream = self._stream
-        if stream is None or self._state.messages[stream.reply].status != "running":
+        if stream is None or not self._shows(stream.reply):
             return {}
-        return {"reply": stream.reply, "offset": 0, "text": stream.text}
+        return {"reply": stream.reply, "text": stream.text, "reasoning": stream.reasoning}
+
+    def _shows(self, reply_id: str) -> bool:
+        """Whether a running reply is on the shown path."""
+        state = self._state
+        running = state.messages.get(reply_id)
+        if running is None or running.status != "running":
+            return False
+        return state.head == reply_id or any(m.id == reply_id for m in state.path())
+
+    def _on_delta(self, delta: JSONDict) -> None:
+        # Of a reply in another branch the page learns when that branch is shown.
+        if self._shows(delta["reply"]):
+            self._sink.on_delta(delta)
 
     def message(self, message_id: str) -> Message:
         """One message as it is now."""
-        return self.state.messages[message_id]
+        return self.state.messages.get(message_id) or Message(message_id, "assistant", "")
 
     def send(self, text: str, options: ChatOptions | None = None) -> Reply:
         """Add a message and ask for its reply, which is made when its turn comes.
@@ -135,24 +152,78 @@ class ChatSession:
             BadRequestError: if there is nothing in it.
             EngineTerminatedError: after `terminate`.
         """
-        if not isinstance(text, str) or not text.strip():
-            raise BadRequestError(f"text = {text!r}: write a message first.", param="text")
+        _check_text(text)
         self._check_alive()
         user = Message(uuid.uuid4().hex, "user", text, parent=self._state.head)
         return self._ask(user, options)
 
-    def retry(self, reply_id: str) -> Reply:
-        """Make a reply anew, in a branch beside the old one.
+    def retry(self, message_id: str) -> Reply:
+        """Make a reply anew, in a branch beside the old one; or the first one to a message.
 
         Raises:
-            BadRequestError: if there is no such reply, or it has not ended.
+            BadRequestError: if there is no such message, or its reply has not ended.
+            EngineTerminatedError: after `terminate`.
         """
-        old = self._state.messages.get(reply_id)
-        if old is None or old.role != "assistant" or old.status in ("queued", "running"):
-            raise BadRequestError(f"reply = {reply_id!r}: no reply that has ended.", param="reply")
+        old = self._find(message_id)
+        if old.status in ("queued", "running"):
+            raise BadRequestError(f"reply = {message_id!r}: it has not ended yet.", param="reply")
         self._check_alive()
+        if old.role == "user":
+            return self._ask(old)
         assert old.parent is not None, "a reply follows a message"
-        return self._ask(self._state.messages[old.parent], self._reply_options.get(reply_id))
+        return self._ask(self._state.messages[old.parent], self._reply_options.get(message_id))
+
+    def edit(self, message_id: str, text: str) -> Reply:
+        """Say something else in a message's place, in a branch beside it, and ask for its reply.
+
+        Raises:
+            BadRequestError: if there is no such message of the user's, or nothing in `text`.
+            EngineTerminatedError: after `terminate`.
+        """
+        old = self._find(message_id)
+        if old.role != "user":
+            raise BadRequestError(
+                f"message = {message_id!r}: only what the user wrote can be edited.",
+                param="message",
+            )
+        _check_text(text)
+        self._check_alive()
+        return self._ask(Message(uuid.uuid4().hex, "user", text, parent=old.parent))
+
+    def select(self, message_id: str) -> None:
+        """Show the branch that this message is in.
+
+        Raises:
+            BadRequestError: if there is no such message.
+        """
+        self._state = self._state.select(self._find(message_id).id)
+        self._sink.on_change()
+
+    def delete(self, message_id: str) -> None:
+        """Take a message away, and all that follows it; replies that are being made there end.
+
+        Raises:
+            BadRequestError: if there is no such message.
+        """
+        for gone in self._state.subtree(self._find(message_id).id):
+            self.stop(gone)
+        self._state = self._state.without(message_id)
+        self._sink.on_change()
+
+    def set_option(self, name: str, value: Any) -> None:
+        """Change one setting, for the replies that begin from now on.
+
+        Raises:
+            BadRequestError: naming the setting, the value and what it may be.
+        """
+        self.options = with_options(self.options, **{name: value})
+        self._sink.on_options()
+
+    def _find(self, message_id: Any) -> Message:
+        message = self._state.messages.get(message_id) if isinstance(message_id, str) else None
+        if message is None:
+            raise BadRequestError(f"message = {message_id!r}: there is none.", param="message")
+        return message
 
     def stop(self, reply_id: str | None = None) -> None:
         """End one reply, or the running one and all that wait."""
@@ -199,18 +270,19 @@ class ChatSession:
             self._end(reply_id, "error", error=snapshot.error)
             self._pump()
             return
-        stream = ReplyStream(reply_id, on_delta=self._sink.on_delta, on_mirror=self._sink.on_mirror)
+        stream = ReplyStream(reply_id, on_delta=self._on_delta, on_mirror=self._sink.on_mirror)
         self._stream = stream
-        running = replace(self._state.messages[reply_id], status="running")
+        options = self._reply_options.get(reply_id, self.options)
+        as_json = options.schema is not None
+        running = replace(self._state.messages[reply_id], status="running", json=as_json)
         self._state = self._state.put(running)
-        self._task = asyncio.create_task(self._generate(stream))
+        request = options.request(self._state.path(running.parent))
+        self._task = asyncio.create_task(self._generate(stream, request))
         self._task.add_done_callback(lambda task: self._on_generated(stream, task))
         self._sink.on_change()
 
-    async def _generate(self, stream: ReplyStream) -> _Outcome:
+    async def _generate(self, stream: ReplyStream, request: JSONDict) -> _Outcome:
         """Have the engine answer; cancelling it stops the engine."""
-        history = self._state.path(self._state.messages[stream.reply].parent)
-        request = self._reply_options.get(stream.reply, self.options).request(history)
         finish = ""
         usage: JSONDict = {}
         async with contextlib.aclosing(await self._link.open_stream("chat", request)) as batches:
@@ -218,9 +290,17 @@ class ChatSession:
                 for chunk in batch:
                     usage = chunk.get("usage") or usage
                     for choice in chunk["choices"]:
-                        stream.append(choice["delta"].get("content") or "")
+                        self._take(stream, choice["delta"])
                         finish = choice.get("finish_reason") or finish
         return _Outcome("stopped" if finish == "abort" else "done", finish, usage)
+
+    def _take(self, stream: ReplyStream, delta: JSONDict) -> None:
+        stream.append(delta.get("reasoning_content") or "", "reasoning")
+        stream.append(delta.get("content") or "")
+        for piece in delta.get("tool_calls") or ():
+            stream.call(piece)
+            if (piece.get("function") or {}).get("name"):
+                self._sink.on_change()  # its arguments come with the next change
 
     def _on_generated(self, stream: ReplyStream, task: asyncio.Task[_Outcome]) -> None:
         """Record how a reply ended. A callback, as a task that is cancelled early never runs."""
@@ -231,6 +311,8 @@ class ChatSession:
             stream.reply,
             outcome.status,
             text=stream.text,
+            reasoning=stream.reasoning,
+            tool_calls=stream.tool_calls,
             finish=outcome.finish,
             error=outcome.error,
             stats=ReplyStats.of_usage(outcome.usage, stream.ttft_s) if known else None,
@@ -239,9 +321,23 @@ class ChatSession:
         self._pump()
 
     def _end(self, reply_id: str, status: Status, **fields: Any) -> None:
-        message = replace(self._state.messages[reply_id], status=status, **fields)
-        self._state = self._state.put(message)
-        self._sink.on_change()
         reply = self._replies.pop(reply_id)
-        self._sink.on_end(reply)
+        known = self._state.messages.get(reply_id)
+        # It may have been deleted while it ran; who awaits it gets what there was.
+        message = replace(known or Message(reply_id, "assistant", ""), status=status, **fields)
+        if known is not None:
+            self._state = self._state.put(message)
+            self._sink.on_change()
+            self._sink.on_end(reply)
         reply._settle(message)
+
+
+def _grown(message: Message, stream: ReplyStream) -> Message:
+    return replace(
+        message, text=stream.text, reasoning=stream.reasoning, tool_calls=stream.tool_calls
+    )
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise BadRequestError(f"text = {text!r}: write a message first.", param="text")

@@ -71,6 +71,9 @@ class Message:
         id: Unique in its chat.
         role: OpenAI's role.
         text: What it says so far.
+        reasoning: What a reply thought before, where the engine parts thoughts from answers.
+        tool_calls: OpenAI's calls that a reply makes.
+        json: Whether a reply was asked for as JSON.
         parent: The message before it, or None for the first.
         status: `done` for all but replies.
         finish: OpenAI's finish reason, once there is one.
@@ -82,6 +85,9 @@ class Message:
     role: Role
     text: str
     parent: str | None = None
+    reasoning: str = ""
+    tool_calls: tuple[JSONDict, ...] = ()
+    json: bool = False
     status: Status = "done"
     finish: str = ""
     error: BaseException | None = None
@@ -93,6 +99,12 @@ class Message:
             "id": self.id,
             "role": self.role,
             "text": self.text,
+            "reasoning": self.reasoning,
+            "tool_calls": [
+                {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
+                for call in self.tool_calls
+            ],
+            "json": self.json,
             "status": self.status,
             "finish": self.finish,
             "error": error_json(self.error),
@@ -108,21 +120,66 @@ class ChatState:
         rev: Grows with each change.
         messages: The whole tree, by id, oldest first.
         head: The last message of the shown path.
+        chosen: Of each message with several after it, and of None for the first ones, which of
+            these was shown last.
     """
 
     rev: int = 0
     messages: Mapping[str, Message] = field(default_factory=lambda: MappingProxyType({}))
     head: str | None = None
+    chosen: Mapping[str | None, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def put(self, *messages: Message, head: str | None = None) -> ChatState:
         """The state with these messages added or replaced, and the path's end moved to `head`."""
         merged = {**self.messages, **{message.id: message for message in messages}}
-        return replace(
+        state = replace(self, rev=self.rev + 1, messages=MappingProxyType(merged))
+        return state if head is None else state._at(head)
+
+    def select(self, message_id: str) -> ChatState:
+        """The state with the path through this message, down to where it was left."""
+        head = message_id
+        children = self._children()
+        while below := children.get(head):
+            head = self.chosen.get(head, below[-1])
+        return replace(self, rev=self.rev + 1)._at(head)
+
+    def without(self, message_id: str) -> ChatState:
+        """The state without this message and all that follows it."""
+        gone = self.subtree(message_id)
+        parent = self.messages[message_id].parent
+        kept = {key: value for key, value in self.messages.items() if key not in gone}
+        chosen = {key: value for key, value in self.chosen.items() if value not in gone}
+        state = replace(
             self,
             rev=self.rev + 1,
-            messages=MappingProxyType(merged),
-            head=self.head if head is None else head,
+            messages=MappingProxyType(kept),
+            chosen=MappingProxyType(chosen),
         )
+        if self.head not in gone:
+            return state
+        beside = state._children().get(parent)
+        if beside:
+            return state.select(beside[-1])
+        return replace(state, head=parent)
+
+    def subtree(self, message_id: str) -> frozenset[str]:
+        """This message and all that follows it, in all branches."""
+        found = {message_id}
+        for message in self.messages.values():  # oldest first, so a parent comes before
+            if message.parent in found:
+                found.add(message.id)
+        return frozenset(found)
+
+    def _at(self, head: str) -> ChatState:
+        path = replace(self, head=head).path()
+        chosen = {**self.chosen, **{message.parent: message.id for message in path}}
+        return replace(self, head=head, chosen=MappingProxyType(chosen))
+
+    def _children(self) -> dict[str | None, list[str]]:
+        children: dict[str | None, list[str]] = {}
+        for message in self.messages.values():
+            children.setdefault(message.parent, []).append(message.id)
+        return children
 
     def path(self, end: str | None = None) -> tuple[Message, ...]:
         """The messages from the first to `end`, or to the head."""
@@ -134,19 +191,33 @@ class ChatState:
         return tuple(reversed(found))
 
     def to_json(self) -> JSONDict:
-        """The shown path, as the page reads it."""
-        return {"rev": self.rev, "messages": [message.to_json() for message in self.path()]}
+        """The shown path, as the page reads it; `branches` are a message's ids and its rivals'."""
+        children = self._children()
+        messages = []
+        for message in self.path():
+            beside = children[message.parent]
+            messages.append({**message.to_json(), "branches": beside if len(beside) > 1 else []})
+        return {"rev": self.rev, "messages": messages}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How replies are made; None leaves it to the model's own configuration."""
+    """How replies are made; None leaves it to the model's own configuration.
+
+    Attributes:
+        system: The system prompt.
+        temperature: As in OpenAI's requests, like `top_p`, `max_tokens` and `seed`.
+        schema: A JSON schema that answers must meet.
+        tools: OpenAI's tools that the model may call; the calls are shown, not made.
+    """
 
     system: str | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    schema: JSONDict | None = None
+    tools: list[JSONDict] | None = None
 
     def request(self, history: tuple[Message, ...]) -> JSONDict:
         """A streaming request in OpenAI's shape for the reply that follows `history`."""
@@ -159,29 +230,47 @@ class ChatOptions:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        for name in ("temperature", "top_p", "max_tokens", "seed"):
+        for name in ("temperature", "top_p", "max_tokens", "seed", "tools"):
             value = getattr(self, name)
             if value is not None:
                 request[name] = value
+        if self.schema is not None:
+            request["response_format"] = json_answer(self.schema)
         return request
+
+
+def json_answer(schema: JSONDict) -> JSONDict:
+    """OpenAI's `response_format` for answers that meet a schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def answered(history: tuple[Message, ...]) -> tuple[Message, ...]:
     """Without the questions that got no answer: the model never spoke to them."""
     kept: list[Message] = []
-    for message in history:
-        if message.role == "assistant" and not message.text:
+    last = len(history) - 1
+    for index, message in enumerate(history):
+        if message.role == "assistant" and not message.text and not message.tool_calls:
             if kept and kept[-1].role == "user":
                 kept.pop()
+        elif message.role == "user" and index < last and history[index + 1].role == "user":
+            continue  # its reply was deleted
         else:
             kept.append(message)
     return tuple(kept)
 
 
+def openai_message(message: Message) -> JSONDict:
+    """A message in OpenAI's shape."""
+    shaped: JSONDict = {"role": message.role, "content": message.text}
+    if message.tool_calls:
+        shaped["tool_calls"] = list(message.tool_calls)
+    return shaped
+
+
 def openai_messages(messages: tuple[Message, ...]) -> list[JSONDict]:
     """Messages in OpenAI's shape; replies that have no text yet are left out."""
     return [
-        {"role": message.role, "content": message.text}
+        openai_message(message)
         for message in messages
-        if message.text or message.role != "assistant"
+        if message.text or message.tool_calls or message.role != "assistant"
     ]

@@ -31,15 +31,28 @@ def well_formed(text: str) -> str:
     )
 
 
-class ReplyStream:
-    """Collects the text of one reply and gives it out as deltas, in order and without gaps.
+class _Part:
+    """One text that only grows: the answer, or the thoughts before it."""
 
-    `append` belongs to the I/O thread; `text` may be read on any.
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.sent_pieces = 0
+        self.sent_units = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+class ReplyStream:
+    """Collects what one reply says and gives it out as deltas, in order and without gaps.
+
+    `append` and `call` belong to the I/O thread; the rest may be read on any.
 
     Args:
         reply: The reply's id.
-        on_delta: Gets ``{"type": "delta", "reply", "offset", "text"}`` at most 30 times per second;
-            `offset` counts UTF-16 code units.
+        on_delta: Gets ``{"type": "delta", "reply", "part", "offset", "text"}`` at most 30 times
+            per second; `part` is ``text`` or ``reasoning``, `offset` counts UTF-16 code units.
         on_mirror: Called when the whole text should be synced.
     """
 
@@ -53,9 +66,8 @@ class ReplyStream:
         self.reply = reply
         self.begun_at = time.monotonic()
         self.first_at: float | None = None
-        self._parts: list[str] = []
-        self._sent_parts = 0
-        self._sent_units = 0
+        self._parts = {"reasoning": _Part(), "text": _Part()}
+        self._calls: list[JSONDict] = []
         self._on_delta = on_delta
         self._on_mirror = on_mirror
         self._mirrored_units = 0
@@ -65,34 +77,70 @@ class ReplyStream:
     @property
     def text(self) -> str:
         """All text so far."""
-        return "".join(self._parts)
+        return self._parts["text"].text
+
+    @property
+    def reasoning(self) -> str:
+        """All thoughts so far."""
+        return self._parts["reasoning"].text
+
+    @property
+    def tool_calls(self) -> tuple[JSONDict, ...]:
+        """The calls so far, in OpenAI's shape of a message."""
+        return tuple({**call, "function": dict(call["function"])} for call in self._calls)
 
     @property
     def ttft_s(self) -> float | None:
         """Seconds until the first text, as seen from here."""
         return None if self.first_at is None else self.first_at - self.begun_at
 
-    def append(self, text: str) -> None:
+    def append(self, text: str, part: str = "text") -> None:
         """Add text from the engine."""
         if not text:
             return
         if self.first_at is None:
             self.first_at = time.monotonic()
-        self._parts.append(well_formed(text))
+        self._parts[part].pieces.append(well_formed(text))
         self._throttle.poke()
+
+    def call(self, piece: JSONDict) -> None:
+        """Add a piece of a tool call, in OpenAI's shape of a stream."""
+        if self.first_at is None:
+            self.first_at = time.monotonic()
+        function = piece.get("function") or {}
+        index = piece["index"]
+        while len(self._calls) <= index:
+            blank = {"name": "", "arguments": ""}
+            self._calls.append({"id": "", "type": "function", "function": blank})
+        known = self._calls[index]
+        known["id"] = piece.get("id") or known["id"]
+        known["function"]["name"] += well_formed(function.get("name") or "")
+        known["function"]["arguments"] += well_formed(function.get("arguments") or "")
 
     def close(self) -> None:
         """Give out what is left."""
         self._throttle.flush()
 
     def _flush(self) -> None:
-        text = "".join(self._parts[self._sent_parts :])
-        offset = self._sent_units
-        self._sent_parts = len(self._parts)
-        self._sent_units += utf16_length(text)
-        self._on_delta({"type": "delta", "reply": self.reply, "offset": offset, "text": text})
+        for name, part in self._parts.items():
+            if len(part.pieces) == part.sent_pieces:
+                continue
+            text = "".join(part.pieces[part.sent_pieces :])
+            offset = part.sent_units
+            part.sent_pieces = len(part.pieces)
+            part.sent_units += utf16_length(text)
+            self._on_delta(
+                {
+                    "type": "delta",
+                    "reply": self.reply,
+                    "part": name,
+                    "offset": offset,
+                    "text": text,
+                }
+            )
         now = time.monotonic()
-        due = self._sent_units >= MIRROR_GROWTH * self._mirrored_units
+        units = sum(part.sent_units for part in self._parts.values())
+        due = units >= MIRROR_GROWTH * self._mirrored_units
         if due and now - self._mirrored_at >= MIRROR_INTERVAL_S:
-            self._mirrored_units, self._mirrored_at = self._sent_units, now
+            self._mirrored_units, self._mirrored_at = units, now
             self._on_mirror()

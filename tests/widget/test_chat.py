@@ -245,7 +245,7 @@ def test_intents_are_taken_once_and_acknowledged_each_time(
     [
         ("send", {"text": "  "}, "write a message"),
         ("send", {"text": 4}, "write a message"),
-        ("retry", {"reply": "nobody"}, "no reply"),
+        ("retry", {"reply": "nobody"}, "there is none"),
         ("format_disk", {}, "no such intent"),
     ],
 )

@@ -1,0 +1,76 @@
+"""A chat's settings: what each may be, and how the page reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
+from mlc_widget.widget.state import ChatOptions, json_answer
+
+OPTION_NAMES = ("system", "temperature", "top_p", "max_tokens", "seed", "schema", "tools")
+
+
+def check_option(name: str, value: Any) -> Any:
+    """One setting's value, as it is kept: None, or what the engine would take.
+
+    Raises:
+        BadRequestError: naming the setting, the value and what it may be.
+    """
+    if name not in OPTION_NAMES:
+        known = ", ".join(OPTION_NAMES)
+        raise BadRequestError(f"{name} = {value!r}: no such setting; known: {known}.", param=name)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if name == "system":
+        if not isinstance(value, str):
+            raise BadRequestError(f"system = {value!r}: must be a text.", param=name)
+        return value
+    if name == "schema":
+        return _check_schema(value)
+    return CHAT_FIELDS[name](name, value)
+
+
+def _check_schema(value: Any) -> JSONDict:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise BadRequestError(f"schema: not valid JSON: {error}.", param="schema") from None
+    if not isinstance(value, Mapping):
+        raise BadRequestError(
+            f'schema = {value!r}: must be an object, such as {{"type": "object"}}.', param="schema"
+        )
+    schema: JSONDict = dict(value)
+    CHAT_FIELDS["response_format"]("schema", json_answer(schema))
+    return schema
+
+
+def checked_options(**values: Any) -> ChatOptions:
+    """Options from unchecked values.
+
+    Raises:
+        BadRequestError: naming the setting and the value.
+    """
+    return with_options(ChatOptions(), **values)
+
+
+def with_options(options: ChatOptions, **values: Any) -> ChatOptions:
+    """Options with some changed.
+
+    Raises:
+        BadRequestError: naming the setting and the value.
+    """
+    return replace(options, **{name: check_option(name, value) for name, value in values.items()})
+
+
+def options_json(options: ChatOptions) -> JSONDict:
+    """As the page reads them: the schema as indented text, of the tools their names."""
+    return {
+        **{name: getattr(options, name) for name in OPTION_NAMES},
+        "schema": None if options.schema is None else json.dumps(options.schema, indent=2),
+        "tools": [tool["function"]["name"] for tool in options.tools or ()],
+    }
