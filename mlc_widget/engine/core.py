@@ -113,7 +113,11 @@ class DirectCore:
         return self._models.get(model_id)
 
     async def _generation(
-        self, kind: Literal["chat", "completion"], request: Mapping[str, Any], before: _Before
+        self,
+        kind: Literal["chat", "completion"],
+        request: Mapping[str, Any],
+        before: _Before,
+        gather_s: float = 0.0,
     ) -> Generation:
         """Check a request, prepare for it, and start it."""
         checked = check_chat(request) if kind == "chat" else check_completion(request)
@@ -147,6 +151,7 @@ class DirectCore:
             checked.get("n", 1),
             include_usage=checked.get("stream_options", {}).get("include_usage", False),
             echo=_echo(model, checked) if checked.get("echo") else "",
+            gather_s=gather_s,
             on_end=self._ended,
         )
         self._generations[request_id] = generation
@@ -197,12 +202,23 @@ class DirectCore:
         return await (await self._generation(kind, whole, before)).whole()
 
     async def open_stream(
-        self, kind: RequestKind, request: JSONDict, before: _Before = None
+        self,
+        kind: RequestKind,
+        request: JSONDict,
+        before: _Before = None,
+        gather_s: float = 0.0,
     ) -> Generation:
-        """Accept one streaming request, which runs from now until it has ended or is closed."""
+        """Accept one streaming request, which runs from now until it has ended or is closed.
+
+        Args:
+            kind: Which of OpenAI's.
+            request: In OpenAI's shape.
+            before: As for `request`.
+            gather_s: See `Generation`.
+        """
         if kind == "embedding":
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
-        return await self._generation(kind, {**request, "stream": True}, before)
+        return await self._generation(kind, {**request, "stream": True}, before, gather_s)
 
     def _end_all(self) -> None:
         """Before models are unloaded: nothing may run on them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from mlc_widget.engine.shapes import Choice, ResponseShape, usage
 
 _AHEAD: Final = 64
 """Events that the choices may be ahead of the consumer; then they wait for it."""
+_MANY: Final = 32
+"""Events that are worth a batch of their own, however soon after the last."""
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class Generation:
         choices: OpenAI's `n`.
         include_usage: Whether the last chunk is the usage.
         echo: What each answer begins with.
+        gather_s: Seconds that at least lie between two batches, unless one is large or the last:
+            for a consumer to whom a batch costs much more than a chunk. The first does not wait.
         on_end: Called once when nothing of it runs any more.
     """
 
@@ -65,6 +70,7 @@ class Generation:
         *,
         include_usage: bool,
         echo: str = "",
+        gather_s: float = 0.0,
         on_end: Callable[[Generation], object],
     ) -> None:
         self._model = model
@@ -78,6 +84,9 @@ class Generation:
         self._error: BaseException | None = None
         self._ready = asyncio.Event()
         self._space = asyncio.Event()
+        self._gather_s = gather_s
+        self._taken_at = -math.inf
+        self._enough = asyncio.Event()  # there is no more reason to gather
         self._runs = [_Run(plan.parser(shape.id, i)) for i in range(choices)]
         if echo:
             self._events.extend((i, GenerationEvent(text=echo)) for i in range(choices))
@@ -116,6 +125,7 @@ class Generation:
         self._error = self._error or error
         self.abort()
         self._ready.set()
+        self._enough.set()
 
     # The choices' side
 
@@ -142,6 +152,8 @@ class Generation:
         self._runs[index].ended = event.finish_reason is not None
         self._events.append((index, event))
         self._ready.set()
+        if event.finish_reason is not None or len(self._events) >= _MANY:
+            self._enough.set()
 
     def _done(self, index: int, task: asyncio.Task[None]) -> None:
         """However a choice ended, also before it began: the consumer hears of it."""
@@ -210,10 +222,25 @@ class Generation:
                 raise self._error
             self._ready.clear()
             await self._ready.wait()
+        if self._gather_s:
+            await self._gather()
         events = list(self._events)
         self._events.clear()
         self._space.set()
         return events
+
+    async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait = self._taken_at + self._gather_s - loop.time()
+        ending = any(event.finish_reason is not None for _, event in self._events)
+        if wait > 0 and len(self._events) < _MANY and not ending:
+            self._enough.clear()
+            timer = loop.call_later(wait, self._enough.set)
+            try:
+                await self._enough.wait()
+            finally:
+                timer.cancel()
+        self._taken_at = loop.time()
 
     def _absorb(self, index: int, event: GenerationEvent) -> tuple[Delta, JSONDict | None]:
         """Add an event to its choice; what it brings, and its logprobs in OpenAI's shape."""

@@ -30,6 +30,8 @@ from mlc_widget.worker.progress_feed import ProgressFeed
 logger = logging.getLogger(__name__)
 
 _NO_ANSWER: Final = object()
+_GATHER_S: Final = 0.008
+"""Seconds between two messages of a pushed stream: a message costs as much as some tokens."""
 _Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 
@@ -223,7 +225,12 @@ class KernelMLCEngineHandler:
         credit = None
         if self._extended and content.get("credit") is not None:
             credit = integer(request, "credit")
-        opening = self.core.open_stream(kind, wanted, before=lambda: self._match(request))
+        opening = self.core.open_stream(
+            kind,
+            wanted,
+            before=lambda: self._match(request),
+            gather_s=0.0 if credit is None else _GATHER_S,
+        )
         await self._streams.open(_stream_id(request), request.uuid, opening, credit)
 
     async def _next_chunk(self, request: WorkerRequest) -> Any:
