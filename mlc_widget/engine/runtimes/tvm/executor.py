@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.layouts import pad
-from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor
+from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor, huge_zeros
 
 Logits = npt.NDArray[np.float32]
 
@@ -71,12 +71,13 @@ class Executor:
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows = max_rows, attention_rows
+        self.weight_bytes = sum(w.nbytes for w in weights)
         self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
         cos, sin = (_aligned(t) for t in shape.rope.table(context))
-        self._k = aligned_zeros(
+        self._k = huge_zeros(
             (pages, shape.layers, shape.kv_heads, shape.head_dim, page_size), kv_dtype
         )
-        self._v = aligned_zeros(
+        self._v = huge_zeros(
             (pages, shape.layers, shape.kv_heads, page_size, shape.head_dim), kv_dtype
         )
         self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
@@ -89,6 +90,11 @@ class Executor:
         # Only the rows that are ever used are taken from the system.
         self._logits = aligned_zeros((max_rows, pad(shape.vocab_size)), np.float32)
         self.steps = 0
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache, touched or not."""
+        return self._k.nbytes + self._v.nbytes
 
     def prepare(self) -> None:
         """Make the virtual machine and run one row, on the thread that will run the steps."""

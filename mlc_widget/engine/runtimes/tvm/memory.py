@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,16 @@ def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def huge_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """As `aligned_zeros`, on huge pages where the system has them (Linux): faster to read."""
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, max(nbytes, 1))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8, nbytes).view(dtype).reshape(shape)
 
 
 def as_tensor(array: Array) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.tvm.layouts import Layout
-from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros
+from mlc_widget.engine.runtimes.tvm.memory import Array, huge_zeros
 from mlc_widget.engine.store.tensor_cache import TensorCache, TensorRecord
 
 Parameters = Sequence[tuple[str, Layout]]
@@ -58,12 +60,22 @@ def load_weights(
     index = {name: i for i, (name, _) in enumerate(parameters)}
     records: list[TensorRecord] = [r for r in cache.records.values() if r.name in index]
     total, done = sum(r.nbytes for r in records), 0
-    loaded: dict[int, Array] = {}
+    loaded = _arrays([layout for _, layout in parameters])
     for record, source in cache.read_many(records):
         i = index[record.name]
         layout = parameters[i][1]
-        loaded[i] = aligned_zeros(layout.shape, layout.dtype)
         layout.pack(source, loaded[i])
         done += record.nbytes
         progress(done, total)
-    return [loaded[i] for i in range(len(parameters))]
+    return loaded
+
+
+def _arrays(layouts: Sequence[Layout]) -> list[Array]:
+    """Zeroed arrays for all layouts, one behind the other at 64-byte boundaries."""
+    sizes = [-(-layout.nbytes // 64) * 64 for layout in layouts]
+    memory, at, arrays = huge_zeros((sum(sizes),), np.uint8), 0, []
+    for layout, size in zip(layouts, sizes, strict=True):
+        part = memory[at : at + layout.nbytes]
+        arrays.append(part.view(layout.dtype).reshape(layout.shape))
+        at += size
+    return arrays

@@ -20,11 +20,13 @@ class Dot:
         name: ``avx512vnni``, ``avxvnni`` or ``avx2``.
         lanes: Outputs in a vector, 16 or 8; a word of four codes for each.
         partial: Dtype of the sum while it runs.
+        partial_lanes: Lanes of the sum while it runs.
     """
 
     name: str
     lanes: int
     partial: str
+    partial_lanes: int
 
     def start(self, offset: Any) -> Any:
         """The sum before the first product; `offset` is an int32 that all lanes begin with."""
@@ -65,8 +67,8 @@ class Dot:
 DOTS = {
     d.name: d
     for d in (
-        Dot("avx512vnni", 16, "int32x16"),
-        Dot("avxvnni", 8, "int32x8"),
-        Dot("avx2", 8, "int16x16"),
+        Dot("avx512vnni", 16, "int32", 16),
+        Dot("avxvnni", 8, "int32", 8),
+        Dot("avx2", 8, "int16", 16),
     )
 }

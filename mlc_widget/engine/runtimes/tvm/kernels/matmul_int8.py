@@ -20,6 +20,8 @@ from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa
 
 _MASK = 0x0F0F0F0F
+_AHEAD = 192
+"""How many rows of 16 words (cache lines) of weights a single row asks for in advance."""
 
 
 def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bias: bool) -> Any:
@@ -31,9 +33,9 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
     dimensions, which is not read; r (M, N) float32 if `residual`, else as b; y (M, N) float32.
     K and N are multiples of 32.
 
-    Work is dealt to threads by strips of outputs; a strip's weights stay in the cache while all
-    tiles of rows pass over them. One row takes two blocks of outputs at once, so that there is
-    enough to do while sums wait.
+    Work is dealt to threads by blocks of outputs; a block's weights stay in the cache while all
+    tiles of rows pass over them. A single row lives by the memory's speed: it reads the weights as
+    one stream, and asks for them 12 KiB ahead, across the ends of blocks.
     """
     G, NB, R = K // 32, N // 16, isa.int8_rows
     dot = DOTS[isa.dot]
@@ -41,11 +43,12 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
     PARTS = 16 // L
     U, F = f"uint32x{L}", f"float32x{L}"
 
-    def partial(buffer: Any, i: Any) -> Any:
-        return buffer.vload([i, 0], dot.partial)
+    def partial(buffer: Any, r: Any) -> Any:
+        return buffer.vload([r, 0], f"{dot.partial}x{dot.partial_lanes}")
 
-    def scales(S: Any, nb: Any, g: Any, part: Any) -> Any:
-        return T.Cast(F, S.vload([nb, g, part * L], f"{dtype}x{L}"))
+    def prefetch(W: Any, nb: Any, line: Any) -> Any:
+        where = T.address_of(W[nb, line, 0])
+        return T.evaluate(T.call_intrin("void", "tirx.prefetch", where, 0, 3, 1))
 
     def added(value: Any, B: Any, RES: Any, m: Any, n: Any) -> Any:
         if bias:
@@ -53,52 +56,41 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
         return value + RES.vload([m, n], F) if residual else value
 
     @T.inline
-    def tile(Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, row, ROWS, BLOCKS):
-        """Rows row … row + ROWS - 1 of lanes part · L … of blocks nb … nb + BLOCKS - 1."""
+    def tile(Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, row, ROWS):
+        """Rows row … row + ROWS - 1 of lanes part · L … of block nb."""
         with T.sblock("tile"):
             T.reads()
             T.writes()
-            acc = T.sblock_alloc_buffer((ROWS * BLOCKS, L), "float32", scope="local")
-            total = T.sblock_alloc_buffer(
-                (ROWS * BLOCKS, int(dot.partial.split("x")[1])),
-                dot.partial.split("x")[0],
-                scope="local",
-            )
-            for i in T.unroll(ROWS * BLOCKS):
-                acc.vstore([i, 0], T.broadcast(T.float32(0), L))
+            acc = T.sblock_alloc_buffer((ROWS, L), "float32", scope="local")
+            total = T.sblock_alloc_buffer((ROWS, dot.partial_lanes), dot.partial, scope="local")
+            for r in T.unroll(ROWS):
+                acc.vstore([r, 0], T.broadcast(T.float32(0), L))
             for g in T.serial(G):
-                for i in T.unroll(ROWS * BLOCKS):
-                    total.vstore([i, 0], dot.start(OFFSET[row + i % ROWS, g]))
-                for j in T.unroll(4):
-                    for b in T.unroll(BLOCKS):
-                        word: T.let = W.vload([nb + b, g * 4 + j, part * L], U)
-                        even: T.let = T.bitwise_and(word, T.broadcast(T.uint32(_MASK), L))
-                        odd: T.let = T.bitwise_and(
-                            T.shift_right(word, T.broadcast(T.uint32(4), L)),
-                            T.broadcast(T.uint32(_MASK), L),
-                        )
-                        for r in T.unroll(ROWS):
-                            i: T.let = b * ROWS + r
-                            total.vstore(
-                                [i, 0],
-                                dot.add(partial(total, i), even, Q[row + r, g * 8 + j * 2]),
-                            )
-                            total.vstore(
-                                [i, 0],
-                                dot.add(partial(total, i), odd, Q[row + r, g * 8 + j * 2 + 1]),
-                            )
-                for b in T.unroll(BLOCKS):
-                    s: T.let = scales(S, nb + b, g, part)
-                    for r in T.unroll(ROWS):
-                        i: T.let = b * ROWS + r
-                        d: T.let = T.Cast(F, dot.finish(partial(total, i), OFFSET[row + r, g]))
-                        x: T.let = T.broadcast(SCALE[row + r, g], L)
-                        acc.vstore([i, 0], isa.mul_add(d, s * x, acc.vload([i, 0], F), L))
-            for b in T.unroll(BLOCKS):
+                if ROWS == 1:
+                    for j in T.unroll(4):
+                        prefetch(W, nb, g * 4 + j + _AHEAD)
                 for r in T.unroll(ROWS):
-                    n: T.let = (nb + b) * 16 + part * L
-                    value: T.let = acc.vload([b * ROWS + r, 0], F)
-                    Y.vstore([row + r, n], added(value, B, RES, row + r, n))
+                    total.vstore([r, 0], dot.start(OFFSET[row + r, g]))
+                for j in T.unroll(4):
+                    word: T.let = W.vload([nb, g * 4 + j, part * L], U)
+                    even: T.let = T.bitwise_and(word, T.broadcast(T.uint32(_MASK), L))
+                    odd: T.let = T.bitwise_and(
+                        T.shift_right(word, T.broadcast(T.uint32(4), L)),
+                        T.broadcast(T.uint32(_MASK), L),
+                    )
+                    for r in T.unroll(ROWS):
+                        with_even: T.let = dot.add(
+                            partial(total, r), even, Q[row + r, g * 8 + j * 2]
+                        )
+                        total.vstore([r, 0], dot.add(with_even, odd, Q[row + r, g * 8 + j * 2 + 1]))
+                s: T.let = T.Cast(F, S.vload([nb, g, part * L], f"{dtype}x{L}"))
+                for r in T.unroll(ROWS):
+                    d: T.let = T.Cast(F, dot.finish(partial(total, r), OFFSET[row + r, g]))
+                    x: T.let = T.broadcast(SCALE[row + r, g], L)
+                    acc.vstore([r, 0], isa.mul_add(d, s * x, acc.vload([r, 0], F), L))
+            for r in T.unroll(ROWS):
+                n: T.let = nb * 16 + part * L
+                Y.vstore([row + r, n], added(acc.vload([r, 0], F), B, RES, row + r, n))
 
     @T.prim_func(s_tir=True)
     def matmul(
@@ -125,17 +117,15 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
         B = T.match_buffer(b, (N,) if bias else (b0, b1), "float32")
         RES = T.match_buffer(r, (M, N) if residual else (r0, r1), "float32")
         Y = T.match_buffer(y, (M, N), "float32")
-        for strip in T.parallel(NB // 2):
-            for t in T.serial(M // R):
-                for half in T.serial(2):
-                    for part in T.serial(PARTS):
-                        tile(
-                            Q, SCALE, OFFSET, W, S, B, RES, Y, strip * 2 + half, part, t * R, R, 1
-                        )  # fmt: skip
-            for t in T.serial(M % R):
-                for part in T.serial(PARTS):
+        for nb in T.parallel(NB):
+            for part in T.serial(PARTS):
+                for t in T.serial(M // R):
+                    tile(Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, t * R, R)
+                if M % R >= R // 2:
+                    tile(Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, M // R * R, R // 2)
+                for t in T.serial(M % (R // 2)):
                     tile(
-                        Q, SCALE, OFFSET, W, S, B, RES, Y, strip * 2, part, M // R * R + t, 1, 2
+                        Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, M // (R // 2) * (R // 2) + t, 1
                     )  # fmt: skip
 
     name = f"matmul_int8_{dtype}_{K}_{N}" + ("_bias" if bias else "")

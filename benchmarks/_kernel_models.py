@@ -1,0 +1,149 @@
+"""Random-weight models of published shapes, as an MLC folder (q4f16_1) and as GGUF (Q4_0).
+
+The MLC folder is written here; the GGUF by this file run as a script in llama.cpp's environment:
+``python _kernel_models.py NAME FILE``, which needs nothing but gguf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTEXT = 2560
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "SmolLM2-135M": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+        "num_hidden_layers": 30, "vocab_size": 49152, "rms_norm_eps": 1e-5, "rope_theta": 1e5,
+    },
+    "Qwen2.5-0.5B": {
+        "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 64,
+        "num_hidden_layers": 24, "vocab_size": 151936, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    },
+    "Llama-3.2-1B": {
+        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+        "num_hidden_layers": 16, "vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
+    },
+}  # fmt: skip
+"""By name; all tie their embeddings."""
+
+
+def mlc_config(name: str) -> dict[str, Any]:
+    """mlc-chat-config.json of that shape."""
+    shape = dict(SHAPES[name])
+    model_type = shape.pop("model_type")
+    model_config = {
+        **shape,
+        "position_embedding_base": shape["rope_theta"],
+        "tie_word_embeddings": True,
+        "context_window_size": CONTEXT,
+    }
+    return {
+        "model_type": model_type,
+        "quantization": "q4f16_1",
+        "model_config": model_config,
+        "vocab_size": shape["vocab_size"],
+        "context_window_size": CONTEXT,
+    }
+
+
+def write_mlc(name: str, folder: Path) -> None:
+    """The model's MLC folder, but for its tokenizer, which nothing here reads."""
+    from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+    from mlc_widget.engine.runtimes.tvm.compile import make_program
+    from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
+    from mlc_widget.engine.runtimes.tvm.target import host_target
+
+    config = mlc_config(name)
+    architecture = architecture_of(config["model_type"], config["model_config"])
+    program = make_program(architecture, quantization_of("q4f16_1"), host_target())
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    shards = []
+    for i, (parameter, layout) in enumerate(program.parameters):
+        if layout.dtype == "uint32":
+            values = rng.integers(0, 1 << 32, layout.source_shape, dtype=np.uint32)
+        elif "q_scale" in parameter:
+            values = rng.uniform(0.002, 0.006, layout.source_shape).astype(np.float16)
+        else:
+            values = np.ones(layout.source_shape, np.float16)
+        data = values.tobytes()
+        (folder / f"params_shard_{i}.bin").write_bytes(data)
+        record = {
+            "name": parameter, "shape": list(values.shape), "dtype": str(values.dtype),
+            "format": "raw", "nbytes": len(data), "byteOffset": 0,
+        }  # fmt: skip
+        shards.append(
+            {
+                "dataPath": f"params_shard_{i}.bin", "format": "raw-shard", "nbytes": len(data),
+                "records": [record], "md5sum": hashlib.md5(data).hexdigest(),
+            }
+        )  # fmt: skip
+    (folder / "tensor-cache.json").write_text(json.dumps({"metadata": {}, "records": shards}))
+    (folder / "mlc-chat-config.json").write_text(json.dumps(config))
+
+
+def write_gguf(name: str, file: Path) -> None:
+    """The same shape as GGUF, every matrix Q4_0."""
+    import gguf
+
+    s = SHAPES[name]
+    arch = s["model_type"]
+    hidden, inner, d = s["hidden_size"], s["intermediate_size"], s["head_dim"]
+    q, kv = s["num_attention_heads"] * d, s["num_key_value_heads"] * d
+    w = gguf.GGUFWriter(str(file), arch)
+    w.add_context_length(CONTEXT)
+    w.add_embedding_length(hidden)
+    w.add_block_count(s["num_hidden_layers"])
+    w.add_feed_forward_length(inner)
+    w.add_head_count(s["num_attention_heads"])
+    w.add_head_count_kv(s["num_key_value_heads"])
+    w.add_layer_norm_rms_eps(s["rms_norm_eps"])
+    w.add_rope_freq_base(s["rope_theta"])
+    w.add_rope_dimension_count(d)
+    w.add_vocab_size(s["vocab_size"])
+    w.add_file_type(2)
+    w.add_tokenizer_model("no_vocab")
+    rng = np.random.default_rng(0)
+
+    def matrix(tensor: str, rows: int, columns: int) -> None:
+        blocks = np.empty((rows, columns // 32, 18), np.uint8)
+        scales = rng.uniform(0.002, 0.006, (rows, columns // 32, 1)).astype(np.float16)
+        blocks[..., :2] = scales.view(np.uint8)
+        blocks[..., 2:] = rng.integers(0, 256, (rows, columns // 32, 16), dtype=np.uint8)
+        q4_0 = gguf.GGMLQuantizationType.Q4_0
+        w.add_tensor(tensor, blocks.reshape(rows, -1), raw_dtype=q4_0)
+
+    def vector(tensor: str, features: int) -> None:
+        w.add_tensor(tensor, np.ones(features, np.float32))
+
+    matrix("token_embd.weight", s["vocab_size"], hidden)
+    vector("output_norm.weight", hidden)
+    for i in range(s["num_hidden_layers"]):
+        block = f"blk.{i}."
+        vector(block + "attn_norm.weight", hidden)
+        vector(block + "ffn_norm.weight", hidden)
+        for part, rows in (("q", q), ("k", kv), ("v", kv)):
+            matrix(f"{block}attn_{part}.weight", rows, hidden)
+            if arch == "qwen2":
+                vector(f"{block}attn_{part}.bias", rows)
+        matrix(block + "attn_output.weight", hidden, q)
+        matrix(block + "ffn_gate.weight", inner, hidden)
+        matrix(block + "ffn_up.weight", inner, hidden)
+        matrix(block + "ffn_down.weight", hidden, inner)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+if __name__ == "__main__":
+    write_gguf(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,187 @@
+"""The TVM runtime's kernels against llama.cpp, and against the machine's memory bandwidth.
+
+    python benchmarks/kernels.py [--quick] [--models …] [--threads 1 2] [--llama-python PYTHON]
+
+One interleaved run: both engines take turns at every figure, so that a machine that slows down
+slows both. Models have published shapes and random weights, made on the fly in ``.make/bench``:
+q4f16_1 for us, Q4_0 for llama.cpp, both with float16 keys and values. Printed are medians of
+process CPU time and of wall time, and the median of the paired ratios (llama.cpp's time over ours,
+more than 1 is faster) with a 95 % bootstrap interval. llama.cpp runs with and without flash
+attention; each figure is compared with the better of the two. Without ``--llama-python`` an
+environment is made once in ``.make/bench`` and llama-cpp-python built there for this CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from benchmarks._kernel_models import SHAPES, write_mlc  # noqa: E402
+
+BUILD = HERE.parent / ".make" / "bench"
+LLAMA_CPP = "0.3.36"
+"""The version of llama-cpp-python that is measured against."""
+
+FIGURES = ["decode 32", "decode 1000", "prefill 128", "prefill 512", "prefill 2000"]
+
+
+class Worker:
+    """One process with one engine and one model; see `_kernel_worker`."""
+
+    def __init__(self, python: str, *args: str) -> None:
+        self._process = subprocess.Popen(
+            [python, str(HERE / "_kernel_worker.py"), *args],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent,
+            env=_environment(),
+        )  # fmt: skip
+        self.started = self._read()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Send a line, and wait for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker ended with exit status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(HERE.parent)}
+
+
+def llama_environment() -> str:
+    """The Python of an environment with llama-cpp-python, built from source for this CPU."""
+    python = BUILD / "llama" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
+        packages = [f"llama-cpp-python=={LLAMA_CPP}", "gguf"]
+        pip = [str(python), "-m", "pip", "install", "--no-binary", "llama-cpp-python"]
+        subprocess.run([*pip, *packages], check=True)
+    return str(python)
+
+
+def models(name: str, llama_python: str) -> tuple[str, str]:
+    """The MLC folder and the GGUF file of that name, made where they are not there."""
+    folder, file = BUILD / name, BUILD / f"{name}.gguf"
+    if not (folder / "mlc-chat-config.json").exists():
+        write_mlc(name, folder)
+    if not file.exists():
+        aside = file.with_suffix(".part")
+        script = [llama_python, str(HERE / "_kernel_models.py"), name, str(aside)]
+        subprocess.run(script, check=True)
+        aside.rename(file)
+    return str(folder), str(file)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, and the 2.5 % and 97.5 % points of the medians of 1000 resamples."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(1000))
+    return statistics.median(values), medians[25], medians[974]
+
+
+def measure(name: str, threads: int, rounds: int, llama_python: str) -> None:
+    """Run and print all figures of one model at one number of threads."""
+    folder, file = models(name, llama_python)
+    Worker(sys.executable, "tvm", folder, str(threads)).close()  # fills the compile cache
+    workers = {
+        "tvm": Worker(sys.executable, "tvm", folder, str(threads)),
+        "llama.cpp": Worker(llama_python, "llama.cpp", file, str(threads), "0"),
+        "llama.cpp fa": Worker(llama_python, "llama.cpp", file, str(threads), "1"),
+    }
+    ours = workers["tvm"]
+    print(f"\n## {name}, {threads} thread{'s' if threads > 1 else ''}")
+    for w, worker in workers.items():
+        print(f"load, warm caches: {w} {worker.started['load']['wall']:.2f} s")
+    rate = _bandwidth(folder, threads)
+    print(f"bandwidth {rate / 1e9:.1f} GB/s; weights {ours.started['weights'] / 1e6:.0f} MB")
+    for figure in FIGURES:
+        kind, size = figure.split()
+        steps = 16 if kind == "decode" else 1
+        command = f"decode {size} {steps}" if kind == "decode" else f"prefill {size}"
+        times: dict[str, list[dict[str, float]]] = {w: [] for w in workers}
+        for w in workers.values():
+            w.ask(command)
+        for i in range(rounds):
+            order = list(workers) if i % 2 else list(workers)[::-1]
+            for w in order:
+                times[w].append(workers[w].ask(command))
+        tokens = steps if kind == "decode" else int(size)
+        for clock in ("cpu", "wall"):
+            median = {w: statistics.median(t[clock] for t in times[w]) for w in workers}
+            best = min((w for w in workers if w != "tvm"), key=lambda w: median[w])
+            pairs = [b[clock] / a[clock] for a, b in zip(times["tvm"], times[best], strict=True)]
+            ratio, low, high = interval(pairs)
+            line = (
+                f"{figure:>12} {clock:>4}: tvm {tokens / median['tvm']:8.1f} tok/s, "
+                f"{best} {tokens / median[best]:8.1f}, ratio {ratio:.2f} ({low:.2f} to {high:.2f})"
+            )
+            if kind == "decode" and clock == "wall":
+                read = ours.started["weights"] + int(size) * ours.started["kv_per_token"]
+                line += f", {read / rate / (median['tvm'] / tokens):.0%} of the bandwidth bound"
+            print(line, flush=True)
+    resident = ours.ask("memory")["resident"]
+    base, held = ours.started["resident_before"], ours.started["weights"] + ours.started["kv"]
+    print(
+        f"resident {resident / 1e6:.0f} MB, {base / 1e6:.0f} of them before the model; "
+        f"{resident / held:.2f} × (weights + KV); without the base {(resident - base) / held:.2f}"
+    )
+    for worker in workers.values():
+        worker.close()
+
+
+def _bandwidth(folder: str, threads: int) -> float:
+    """Bytes per second that so many threads read; in a process of its own for its memory."""
+    worker = Worker(sys.executable, "tvm", folder, str(threads))
+    rate = worker.ask("bandwidth")["bytes_per_s"]
+    worker.close()
+    return float(rate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The TVM runtime's kernels against llama.cpp.")
+    parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
+    parser.add_argument("--quick", action="store_true", help="the smallest model, few rounds")
+    parser.add_argument("--llama-python", help="Python of an environment with llama-cpp-python")
+    args = parser.parse_args()
+    if args.quick:
+        args.models, args.rounds = args.models[:1], 3
+    BUILD.mkdir(parents=True, exist_ok=True)
+    llama_python = args.llama_python or llama_environment()
+    info = "import llama_cpp as l; print(l.__version__, l.llama_print_system_info().decode())"
+    system = subprocess.run([llama_python, "-c", info], capture_output=True, text=True, check=True)
+    print("llama-cpp-python", system.stdout.strip())
+    for name in args.models:
+        for threads in args.threads:
+            measure(name, threads, args.rounds, llama_python)
+
+
+if __name__ == "__main__":
+    main()
