@@ -206,8 +206,13 @@ class EngineMirror:
         self._json = self._shape()
 
     @property
+    def model(self) -> str:
+        """What was loaded last, or should have been; several are joined by commas."""
+        return self._model
+
+    @property
     def models(self) -> tuple[str, ...]:
-        """What was loaded last, or should have been."""
+        """The same, one by one."""
         return tuple(self._model.split(", ")) if self._model else ()
 
     def describe(self, models: Sequence[JSONDict], info: JSONDict) -> None:

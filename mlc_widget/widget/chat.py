@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import traitlets
@@ -10,16 +13,24 @@ import traitlets
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.store.model_folder import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
+from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
+from mlc_widget.widget.lasting import LastingOutput, in_notebook
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession, ChatSink
-from mlc_widget.widget.state import openai_messages
+from mlc_widget.widget.settings import ChatSettings
+from mlc_widget.widget.state import Message, openai_messages
+from mlc_widget.widget.transcript import CHAT_MIME, conversation, export, markdown
+from mlc_widget.widget.user_side import UserSide
 
 
-class ChatWidget(EngineWidget):
+class ChatWidget(EngineWidget, ChatSettings):
     """A chat with an engine. The cell that shows it returns at once, and so does `send`.
+
+    The settings (`ChatSettings`) are traits: set them, or observe them. Below the widget the cell
+    keeps the transcript as Markdown, for whoever reads the notebook without its kernel.
 
     Args:
         engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`; its model may still be loading.
@@ -30,10 +41,13 @@ class ChatWidget(EngineWidget):
         seed: See there.
         schema: A JSON schema, as an object or as text, that every answer must meet.
         tools: OpenAI's tools that the model may call; calls are shown, and not made.
+        history: What was said before: messages in OpenAI's shape, what ``export("json")`` gave, or
+            the path of such a file or of a notebook that shows a chat (its last one). A system
+            message in it is the system prompt, unless `system` is given.
 
     Raises:
         TypeError: for another kind of engine.
-        BadRequestError: for a setting that no engine would take.
+        BadRequestError: for a setting or a history that no engine would take.
 
     Traits, beside those of `EngineWidget` (all for the page; none is meant to be set):
         _chat: ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error",
@@ -65,15 +79,18 @@ class ChatWidget(EngineWidget):
         seed: int | None = None,
         schema: Mapping[str, Any] | str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        history: History = (),
     ) -> None:
         sink = ChatSink(
-            on_change=lambda: self.send_state(["_chat", "_live"]),
+            on_change=self._on_change,
             on_delta=self.send,
             on_mirror=lambda: self.send_state("_live"),
-            on_options=lambda: self.send_state("_options"),
+            on_options=self._on_options,
+            on_end=self._on_end,
         )
+        told, messages = read_history(history)
         options = checked_options(
-            system=system,
+            system=told if system is None else system,
             temperature=temperature,
             top_p=top_p,
             max_tokens=max_tokens,
@@ -81,9 +98,14 @@ class ChatWidget(EngineWidget):
             schema=schema,
             tools=None if tools is None else list(tools),
         )
-        self._session = ChatSession(link_of(engine), sink, options)
+        self._user = UserSide()
+        self._on_reply: list[Callable[[Reply], object]] = []
+        self._lasting = LastingOutput(self._lasting_bundle)
+        self._session = ChatSession(link_of(engine), sink, options, messages)
+        self._kept_rev = self._session.state.rev
         self._owner = engine  # an engine that nobody holds ends
         super().__init__(engine)
+        self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
 
     def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
         return {
@@ -143,6 +165,92 @@ class ChatWidget(EngineWidget):
     def messages(self) -> tuple[dict[str, Any], ...]:
         """The conversation in OpenAI's shape, with the running reply's text so far."""
         return tuple(openai_messages(self._session.state.path()))
+
+    def on_reply(self, callback: Callable[[Reply], object]) -> Callable[[], None]:
+        """Have a function called with each `Reply` that ends, in whatever way.
+
+        It is called on the loop that ran when this chat was made (a notebook's own, between its
+        cells), or else on a thread of its own; it may be a coroutine function. It cannot hold up
+        the engine, and what it raises is logged.
+
+        Returns:
+            What ends that.
+        """
+        context = contextvars.copy_context()  # what it prints belongs to this cell
+
+        def call(reply: Reply) -> None:
+            self._user.call(callback, reply, context=context)
+
+        self._on_reply.append(call)
+
+        def stop() -> None:
+            if call in self._on_reply:
+                self._on_reply.remove(call)
+
+        return stop
+
+    def export(self, format: str = "md", path: str | Path | None = None) -> str:
+        """The shown conversation as a text.
+
+        Args:
+            format: ``md``, ``json`` (which `history` takes) or ``ipynb``.
+            path: Where to write it, too.
+
+        Raises:
+            BadRequestError: no such format.
+            OSError: the file cannot be written.
+        """
+        return export(*self._told(), as_format=format, path=path)
+
+    def _told(self) -> tuple[Sequence[Message], str | None, str]:
+        """The shown messages, the system prompt and the model."""
+        session = self._session
+        return session.state.path(), session.options.system, self._view_of.model
+
+    def _lasting_bundle(self) -> JSONDict:
+        told = self._told()
+        return {
+            "text/markdown": markdown(*told),
+            "text/plain": f"A chat of {len(told[0])} messages",
+            CHAT_MIME: conversation(*told),
+        }
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, and below it what lasts."""
+        if not in_notebook():
+            print(repr(self))
+            return
+        from IPython.display import display
+
+        bundle = self._repr_mimebundle_() or ({}, {})
+        display(bundle[0], raw=True, metadata=bundle[1])  # type: ignore[no-untyped-call]
+        self._lasting.show()
+
+    def _set_option(self, name: str, value: Any) -> None:
+        self._session.set_option(name, value)
+
+    def _on_options(self) -> None:
+        self.send_state("_options")
+        # Read when it is called: the latest wins.
+        self._user.call(lambda: self._adopt_settings(self._session.options))
+
+    def _on_change(self) -> None:
+        self.send_state(["_chat", "_live"])
+        path = self._session.state.path()
+        if not any(message.status in ("queued", "running") for message in path):
+            self._keep()
+
+    def _on_end(self, reply: Reply) -> None:
+        self._keep()
+        for call in list(self._on_reply):
+            call(reply)
+
+    def _keep(self) -> None:
+        """Bring what lasts up to date."""
+        rev = self._session.state.rev
+        if rev != self._kept_rev:
+            self._kept_rev = rev
+            self._lasting.update()
 
     def _attach(self) -> None:
         super()._attach()

@@ -1,0 +1,105 @@
+"""What a chat begins with: messages, an export, or a saved notebook that shows a transcript."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
+from mlc_widget.widget.state import Message
+from mlc_widget.widget.transcript import CHAT_MIME
+
+History: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[str, Any] | str | Path
+"""Messages in OpenAI's shape, what ``chat.export("json")`` gave, or the path of an exported
+``.json`` or of a notebook."""
+
+_REMEDY = (
+    'give messages ([{"role": "user", "content": …}, …]), what chat.export("json") gave, or the '
+    "path of a .json or .ipynb file"
+)
+
+
+def read_history(history: History) -> tuple[str | None, tuple[Message, ...]]:
+    """The system prompt, where there is one, and the messages after it.
+
+    Raises:
+        BadRequestError: naming the message, or the file, and what it should be.
+    """
+    given = CHAT_FIELDS["messages"]("history", _messages(history)) if history else []
+    system = None
+    if given and given[0]["role"] == "system":
+        system = _text("history[0]", given.pop(0))
+    found: list[Message] = []
+    for number, message in enumerate(given):
+        found.append(
+            Message(
+                id=uuid.uuid4().hex,
+                role=message["role"],
+                text=_text(f"history[{number}]", message),
+                parent=found[-1].id if found else None,
+                tool_calls=tuple(message.get("tool_calls") or ()),
+            )
+        )
+    return system, tuple(found)
+
+
+def _messages(history: History) -> list[Any]:
+    if isinstance(history, str | Path):
+        history = _read_text(history)
+    if isinstance(history, Mapping):
+        history = history.get("messages", ())
+    if isinstance(history, str) or not isinstance(history, Sequence):
+        raise BadRequestError(f"history = {history!r}: {_REMEDY}.", param="history")
+    return list(history)
+
+
+def _read_text(given: str | Path) -> JSONDict:
+    """An export's text, or the text of a file."""
+    name = "history"
+    text = str(given)
+    if isinstance(given, Path) or not text.lstrip().startswith(("{", "[")):
+        path = Path(given).expanduser()
+        name = str(path)
+        if not path.is_file():
+            raise BadRequestError(f"history = {text!r}: no such file; {_REMEDY}.", param="history")
+        text = path.read_text(encoding="utf-8")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise BadRequestError(f"{name}: not JSON ({error}); {_REMEDY}.", param="history") from None
+    if isinstance(found, list):
+        return {"messages": found}
+    if not isinstance(found, dict):
+        raise BadRequestError(f"{name}: no conversation in it; {_REMEDY}.", param="history")
+    if "cells" in found:
+        chats = [chat for chat in _chats_in(found) if chat.get("messages")]
+        if not chats:
+            raise BadRequestError(f"{name}: this notebook shows no chat.", param="history")
+        return chats[-1]
+    return found
+
+
+def _chats_in(notebook: JSONDict) -> Iterator[JSONDict]:
+    """The conversations in a notebook, as they follow each other."""
+    exported = notebook.get("metadata", {}).get(CHAT_MIME)
+    if isinstance(exported, dict):
+        yield exported
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            chat = output.get("data", {}).get(CHAT_MIME)
+            if isinstance(chat, dict):
+                yield chat
+
+
+def _text(param: str, message: JSONDict) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if part.get("type") == "text"]
+        if len(parts) != len(content):
+            raise BadRequestError(f"{param}: a chat shows text parts only.", param=param)
+        return "".join(parts)
+    return content or ""

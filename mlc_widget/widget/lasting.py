@@ -1,0 +1,108 @@
+"""What stays of a widget in the saved notebook: a second output with its transcript as Markdown.
+
+Updating the widget's own output would make the host draw the widget anew, so the transcript is an
+output of its own, directly below and updated by its display id after each reply. The widget's style
+sheet hides it wherever the widget itself is drawn; where it is not (GitHub, nbconvert's HTML,
+JupyterLab without a kernel) the transcript is what one reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from mlc_widget.api.requests import JSONDict
+
+_log = logging.getLogger(__name__)
+_shown: weakref.WeakSet[LastingOutput] = weakref.WeakSet()
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def in_notebook() -> bool:
+    """Whether there is a Jupyter kernel here, and so perhaps a page."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+class LastingOutput:
+    """An output that is shown below a widget and replaced when the widget's content changes.
+
+    Args:
+        read: Makes the output's MIME bundle; called on any thread.
+    """
+
+    def __init__(self, read: Callable[[], JSONDict]) -> None:
+        self._read = read
+        self._id = uuid.uuid4().hex
+        self._visible = False
+        self._stale = False
+
+    def show(self) -> None:
+        """Display it below the running cell."""
+        from IPython.display import display
+
+        display(  # type: ignore[no-untyped-call]
+            self._read(), raw=True, display_id=self._id, metadata={"mlc_widget": "transcript"}
+        )
+        self._visible = True
+        _shown.add(self)
+        _watch_cells()
+
+    def update(self) -> None:
+        """Replace what is shown, from any thread."""
+        if not self._visible:
+            return
+        # A client that only heeds the running cell's messages, such as nbclient, hears of it when
+        # the next cell ends.
+        self._stale = True
+        try:
+            self._send()
+        except Exception:  # the engine must not miss a beat for it
+            _log.exception("a transcript could not be updated")
+
+    def refresh(self) -> None:
+        """Replace what is shown if it changed outside a cell; in a cell."""
+        if self._stale:
+            self._stale = False
+            self._send()
+
+    def _send(self) -> None:
+        from IPython import get_ipython
+
+        publisher = get_ipython().display_pub
+        content = {
+            "data": self._read(),
+            "metadata": {"mlc_widget": "transcript"},
+            "transient": {"display_id": self._id},
+        }
+        # Not by `publish`, which waits for the user's stdout first.
+        publisher.session.send(
+            publisher.pub_socket,
+            "update_display_data",
+            content,
+            parent=publisher.parent_header,
+            ident=publisher.topic,
+        )
+
+
+def _watch_cells() -> None:
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None and shell not in _watched:
+        _watched.add(shell)
+        shell.events.register("post_run_cell", _after_cell)
+
+
+def _after_cell(*_: object) -> None:
+    for output in list(_shown):
+        try:
+            output.refresh()
+        except Exception:
+            _log.exception("a transcript could not be updated")

@@ -1,0 +1,110 @@
+"""Markdown from a model, made fit to be shown by readers whose sanitising is not ours to trust.
+
+The transcript of a chat is saved as Markdown, and GitHub, nbconvert and JupyterLab each parse that
+in their own way. So nothing here depends on how a reader parses: whatever survives is harmless
+wherever it lands. There is no ``<`` outside code blocks, no image, no link but to http, https and
+mailto, no fence but those written here, and no MathJax command that makes links or attributes.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+_FENCE: Final = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^`\n]*)$")
+_LANGUAGE: Final = re.compile(r"[\w+#.-]{1,30}")
+_DRAWN: Final = frozenset({"mermaid", "geojson", "topojson", "stl", "math"})
+"""Fenced languages that readers draw instead of showing them."""
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_SPAN: Final = re.compile(
+    r"(?P<ticks>(?<!`)`{1,2}(?!`))(?P<code>[^\n]+?)(?<!`)(?P=ticks)(?!`)"
+    r"|(?P<math>\$\$.+?\$\$|(?<![\\\w$])\$(?=\S)[^$\n]+?(?<=\S)\$(?!\d))",
+    re.DOTALL,
+)
+_TEX: Final = re.compile(
+    r"\\(?=(?:href|url|class|cssId|style|data|require|unicode|mmlToken|includegraphics|html\w*|"
+    r"(?:re)?newcommand|(?:re)?newenvironment|[gx]?def|let|bbox|texttip|tooltip|action|toggle)"
+    r"(?![A-Za-z]))"
+)
+_LINK: Final = re.compile(r"\](?=\()\((?!https?://|mailto:|#)", re.IGNORECASE)
+_RUN: Final = re.compile(r"`{3,}|~{3,}")
+_MARKS: Final = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$])")
+
+
+@lru_cache(maxsize=1024)  # a transcript is written anew after each reply
+def safe_markdown(text: str) -> str:
+    """A model's Markdown with its structure kept and everything active made plain text."""
+    lines = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+    done: list[str] = []
+    prose: list[str] = []
+    at = 0
+    while at < len(lines):
+        opening = _FENCE.match(lines[at])
+        at += 1
+        if opening is None:
+            prose.append(lines[at - 1])
+            continue
+        indent, fence, info = opening.groups()
+        closing = re.compile(rf"^[ \t]*{re.escape(fence[0])}{{{len(fence)},}}[ \t]*$")
+        end = next((i for i in range(at, len(lines)) if closing.match(lines[i])), len(lines))
+        done += [_prose("\n".join(prose)), _code(lines[at:end], indent, info)]
+        prose = []
+        at = end + 1
+    done.append(_prose("\n".join(prose)))
+    return "\n\n".join(part for part in done if part.strip())
+
+
+def quoted(markdown: str) -> str:
+    """Markdown as a block quotation."""
+    return "\n".join(f"> {line}".rstrip() for line in markdown.split("\n"))
+
+
+def plain(text: str) -> str:
+    """Text without any Markdown in it, on one line."""
+    return _MARKS.sub(r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def code_block(text: str, language: str = "") -> str:
+    """Text as a code block of its own."""
+    return _code(_CONTROL.sub("", text).split("\n"), "", language)
+
+
+def _code(lines: list[str], indent: str, info: str) -> str:
+    """A block at the left margin, whose fence is longer than any run of backticks in it."""
+    body = "\n".join(line.removeprefix(indent) for line in lines)
+    longest = max(map(len, re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    language = _LANGUAGE.match(info.strip())
+    named = language.group() if language else ""
+    return f"{fence}{'text' if named.lower() in _DRAWN else named}\n{body}\n{fence}"
+
+
+def _prose(text: str) -> str:
+    done: list[str] = []
+    at = 0
+    for span in _SPAN.finditer(text):
+        done.append(_inert(text[at : span.start()]))
+        done.append(_inline_code(span) if span["code"] else _math(span["math"]))
+        at = span.end()
+    done.append(_inert(text[at:]))
+    # Once more over the whole: an escape must not depend on where a span was thought to end.
+    return _inert("".join(done)).strip("\n")
+
+
+def _inline_code(span: re.Match[str]) -> str:
+    code = span["code"]
+    # An entity in a code span would be shown as it is written: such code becomes plain text.
+    return span.group() if _inert(code) == code else plain(code)
+
+
+def _math(math: str) -> str:
+    return _inert(re.sub(r"<", r"\\lt ", math))
+
+
+def _inert(text: str) -> str:
+    """Idempotent, and each rule holds wherever the text is put."""
+    text = text.replace("<", "&lt;").replace("![", "&#33;[").replace("]:", "]&#58;")
+    text = _LINK.sub("]&#40;", text)
+    text = _RUN.sub(lambda run: f"&#{ord(run.group()[0])};" * len(run.group()), text)
+    return _TEX.sub("\\\\\N{ZERO WIDTH NON-JOINER}", text)

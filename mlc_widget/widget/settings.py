@@ -1,0 +1,65 @@
+"""A chat's settings as traits, for Python; the page changes them by intents."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import traitlets
+
+from mlc_widget.widget.options import OPTION_NAMES, check_option
+from mlc_widget.widget.state import ChatOptions
+
+
+def _setting(text: str) -> Any:
+    return traitlets.Any(None, allow_none=True, help=text)
+
+
+class ChatSettings(traitlets.HasTraits):
+    """The settings of a chat; None leaves one to the model.
+
+    A value that no engine would take raises `BadRequestError` when it is set. What the page
+    changes is changed here, too; observers are called on the user's own loop or thread.
+    """
+
+    system = _setting("The system prompt.")
+    temperature = _setting("0 to 2; 0 takes the likeliest token each time.")
+    top_p = _setting("Greater than 0 and at most 1.")
+    max_tokens = _setting("Tokens after which a reply ends.")
+    seed = _setting("The same seed, settings and messages give the same reply.")
+    schema = _setting("A JSON schema, as an object or as text, that every answer must meet.")
+    tools = _setting("OpenAI's tools that the model may call; calls are shown, and not made.")
+
+    _owner_of_settings: Callable[[str, Any], object] | None = None
+    _quiet: threading.local
+
+    @traitlets.validate(*OPTION_NAMES)
+    def _check_setting(self, proposal: Any) -> Any:
+        return check_option(proposal.trait.name, proposal.value)
+
+    @traitlets.observe(*OPTION_NAMES)
+    def _tell_setting(self, change: Any) -> None:
+        if self._owner_of_settings is not None and not getattr(self._quiet, "on", False):
+            self._owner_of_settings(change.name, change.new)
+
+    def _follow_settings(self, options: ChatOptions, tell: Callable[[str, Any], object]) -> None:
+        """Show these settings, and tell of each that the user changes from now on."""
+        self._quiet = threading.local()
+        self._adopt_settings(options)
+        self._owner_of_settings = tell
+
+    def _adopt_settings(self, options: ChatOptions) -> None:
+        """Show settings that were changed elsewhere; on the user's side."""
+        with self._silently(), self.hold_trait_notifications():
+            for name in OPTION_NAMES:
+                self.set_trait(name, getattr(options, name))
+
+    @contextmanager
+    def _silently(self) -> Iterator[None]:
+        self._quiet.on = True
+        try:
+            yield
+        finally:
+            self._quiet.on = False

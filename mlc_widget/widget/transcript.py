@@ -1,0 +1,105 @@
+"""A conversation as a document: Markdown for readers, JSON for programs, a notebook for both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.safe_markdown import code_block, plain, quoted, safe_markdown
+from mlc_widget.widget.state import Message, openai_message
+
+ExportFormat: TypeAlias = Literal["md", "json", "ipynb"]
+CHAT_MIME: Final = "application/vnd.mlc-widget.chat+json"
+"""The conversation beside its Markdown, for `history.read_history`."""
+
+
+def conversation(messages: Sequence[Message], system: str | None, model: str) -> JSONDict:
+    """A conversation as JSON: ``{"version", "model", "messages"}``, these in OpenAI's shape."""
+    shaped = [openai_message(message) for message in messages if _says(message)]
+    if system:
+        shaped.insert(0, {"role": "system", "content": system})
+    return {"version": 1, "model": model, "messages": shaped}
+
+
+def markdown(messages: Sequence[Message], system: str | None, model: str) -> str:
+    """A conversation as Markdown that no reader can take for anything active."""
+    parts = [] if not system else [f"**System:** {plain(system)}"]
+    for message in messages:
+        if message.role == "user":
+            parts += ["**You**", quoted(safe_markdown(message.text))]
+        elif message.role == "assistant":
+            parts += [f"**{plain(_short(model)) or 'Model'}**", *_reply(message)]
+        elif message.role == "tool":
+            parts += ["**Tool**", code_block(message.text)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def export(
+    messages: Sequence[Message],
+    system: str | None,
+    model: str,
+    *,
+    as_format: str,
+    path: str | Path | None,
+) -> str:
+    """A conversation in a format; written to a file, too, where `path` is given.
+
+    Raises:
+        BadRequestError: no such format.
+    """
+    if as_format not in get_args(ExportFormat):
+        known = ", ".join(get_args(ExportFormat))
+        raise BadRequestError(f"format = {as_format!r}: give one of {known}.", param="format")
+    if as_format == "md":
+        text = markdown(messages, system, model) + "\n"
+    elif as_format == "json":
+        text = (
+            json.dumps(conversation(messages, system, model), indent=2, ensure_ascii=False) + "\n"
+        )
+    else:
+        text = json.dumps(_notebook(messages, system, model), indent=1, ensure_ascii=False) + "\n"
+    if path is not None:
+        Path(path).expanduser().write_text(text, encoding="utf-8")
+    return text
+
+
+def _notebook(messages: Sequence[Message], system: str | None, model: str) -> JSONDict:
+    """A notebook with a Markdown cell per message, and the conversation in its metadata."""
+    cells: list[JSONDict] = []
+    for number, message in enumerate(messages):
+        told = system if number == 0 else None
+        source = markdown([message], told, model).splitlines(keepends=True)
+        cells.append(
+            {"cell_type": "markdown", "id": f"message-{number}", "metadata": {}, "source": source}
+        )
+    chat = conversation(messages, system, model)
+    return {"cells": cells, "metadata": {CHAT_MIME: chat}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _reply(message: Message) -> list[str]:
+    parts = [safe_markdown(message.text)]
+    parts += [_call(call) for call in message.tool_calls]
+    if message.status == "stopped":
+        parts.append("*Stopped.*")
+    elif message.status == "error" and message.error is not None:
+        parts.append(f"*{plain(type(message.error).__name__)}: {plain(str(message.error))}*")
+    elif message.status in ("queued", "running"):
+        parts.append("*…*")
+    return parts
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    function = call["function"]
+    return code_block(f"{function['name']}({function['arguments']})", "text")
+
+
+def _short(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2]
+
+
+def _says(message: Message) -> bool:
+    return bool(message.text or message.tool_calls) or message.role != "assistant"
