@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tools.demo.card import write_card
 from tools.demo.evaluate import evaluate, write_json, write_scores
 from tools.demo.model import Config, Llama
 from tools.demo.talk import DEFAULT_SYSTEM
@@ -24,6 +25,7 @@ from tools.demo.tokenizer import (
 from tools.demo.train import add_arguments, train_as_asked
 from tools.mlc_format import CHATML_TEMPLATE, llama_params, write_model
 
+RECORDED = ("steps", "rows", "length", "peak", "quantized_share", "seed")
 FOLDER = Path(__file__).parents[2] / "mlc_widget" / "models" / "demo"
 
 
@@ -53,12 +55,21 @@ def convert(model: Llama, tokenizer_json: str, folder: Path, config: Config) -> 
     )
 
 
+def _command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """What to type for the same training, whatever the paths."""
+    words = ["python -m tools.demo.build"]
+    for name in RECORDED:
+        value = getattr(arguments, name)
+        if value != parser.get_default(name):
+            words.append(f"--{name.replace('_', '-')} {value}")
+    return " ".join(words)
+
+
 def main() -> None:
     """Train, convert and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--out", type=Path, default=FOLDER, help="the model folder")
-    parser.add_argument("--scores", type=Path, help="default: scores.json in the model folder")
     parser.add_argument("--wrong", type=Path, help="where to write wrong answers")
     parser.add_argument("--checkpoint", type=Path, help="where to keep the float weights")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json to keep")
@@ -74,8 +85,9 @@ def main() -> None:
     print(f"tokenizer {time.monotonic() - began:.0f} s", flush=True)
     model = train_as_asked(tokenizer_json, arguments)
     if arguments.checkpoint:
-        torch.save({k: v.bfloat16().cpu() for k, v in model.state_dict().items()},
-                   arguments.checkpoint)
+        torch.save(
+            {k: v.bfloat16().cpu() for k, v in model.state_dict().items()}, arguments.checkpoint
+        )
     convert(model, tokenizer_json, arguments.out, model.config)
     print(f"trained and converted {time.monotonic() - began:.0f} s", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -85,7 +97,14 @@ def main() -> None:
         batch=arguments.batch or (1024 if device == "cuda" else 64),
         device=device,
     )
-    write_scores(scores, arguments.scores or arguments.out / "scores.json")
+    scores["training"] = [
+        {
+            **{name: getattr(arguments, name) for name in RECORDED},
+            "command": _command(parser, arguments),
+        }
+    ]
+    write_scores(scores, arguments.out / "scores.json")
+    write_card(arguments.out)
     if arguments.wrong:
         write_json(wrong, arguments.wrong)
     print(f"all {time.monotonic() - began:.0f} s", flush=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from tools.demo.kinds import (
     facts,
     json_answers,
+    language,
     letters,
     markdown,
     memory,
@@ -27,6 +28,7 @@ KINDS: dict[Kind, float] = {
     **smalltalk.KINDS,
     **numbers.KINDS,
     **facts.KINDS,
+    **language.KINDS,
     **letters.KINDS,
     **memory.KINDS,
     **stories.KINDS,
@@ -44,9 +46,9 @@ _STYLED = (
     numbers.subtraction,
     facts.countries,
     facts.colours,
-    facts.words,
+    language.words,
     facts.general,
-    facts.translation,
+    language.translation,
     smalltalk.greetings,
     smalltalk.small_talk,
     smalltalk.identity,
@@ -176,4 +178,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

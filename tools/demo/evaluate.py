@@ -220,15 +220,15 @@ def evaluate(folder: Path, *, per_kind: int, batch: int, device: str) -> tuple[A
                 if name == "system_prompt" and not _obeyed(talk, number, answer):
                     answer = f"(form) {answer}\0"
                 many.add(name, talk, number, answer)
-    first = []
+    first: list[dict[str, str | bool]] = []
     for question, wanted in FIRST_QUESTIONS:
         prompt = (
             f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n"
             f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
         )
         answer = tokenizer.decode(complete(model, [tokenizer.encode(prompt).ids])[0])
-        right = any(part.lower() in answer.lower() for part in wanted)
-        first.append({"question": question, "answer": answer, "right": right})
+        good = any(part.lower() in answer.lower() for part in wanted)
+        first.append({"question": question, "answer": answer, "right": good})
     right = sum(single.right.values())
     asked = sum(single.asked.values())
     scores = {

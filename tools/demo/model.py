@@ -212,9 +212,7 @@ class Llama(nn.Module):
             caches.append(cache)
         return F.linear(self.model.norm(x), matrix), caches
 
-    def step(
-        self, tokens: Tensor, at: Tensor, caches: list[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def step(self, tokens: Tensor, at: Tensor, caches: list[tuple[Tensor, Tensor]]) -> Tensor:
         """One token per row at its own position: (batch,), (batch,) → (batch, vocab) logits."""
         matrix = self._matrix()
         x = F.embedding(tokens, matrix)[:, None]

@@ -60,6 +60,7 @@ class Pool:
             zero). With 0 both splits use all items: right for facts, which can only be learnt.
         wordings: the items are templates in the notation of `wording`.
         last: so many items at the end are held out, besides wordings of bracketed templates.
+        sentences: False for templates that are a part of a sentence.
     """
 
     def __init__(
@@ -70,12 +71,16 @@ class Pool:
         *,
         wordings: bool = False,
         last: int = 0,
+        sentences: bool = True,
     ) -> None:
         if name in POOLS:
             raise ValueError(f"pool {name!r} is defined twice")
         items = list(items)
         items, chosen = items[: len(items) - last], items[len(items) - last :]
-        groups = [expand(item) if wordings else [item] for item in dict.fromkeys(items)]
+        groups = [
+            expand(item, sentence=sentences) if wordings else [item]
+            for item in dict.fromkeys(items)
+        ]
         self.name = name
         self.wordings = wordings
         self.shared = not held_out

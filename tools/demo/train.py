@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tools.demo.dataset import stream_rows
 from tools.demo.model import Config, Llama, parameters_of
@@ -31,7 +32,8 @@ def learning_rate(progress: float, peak: float) -> float:
 
 def groups_of(model: Llama) -> list[dict[str, object]]:
     """Weight decay for matrices, none for norms and the embedding."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and "embed" not in name else others).append(parameter)
     return [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
@@ -47,7 +49,6 @@ def train(
     peak: float,
     quantized_share: float,
     seed: int,
-    seconds: float | None = None,
     start_from: Path | None = None,
 ) -> Llama:
     """Train and return the model, its weights meant to be rounded to 4 bits.
@@ -61,7 +62,6 @@ def train(
         peak: the highest learning rate.
         quantized_share: the part of the steps, at the end, that sees 4-bit weights.
         seed: of the initial weights and of the corpus.
-        seconds: end the schedule when this much time has passed, instead of after ``steps``.
         start_from: a checkpoint to go on from.
     """
     cuda = torch.cuda.is_available()
@@ -89,7 +89,7 @@ def train(
         seed=seed * 10**7,
         count=rows,
         length=length,
-        blocks=steps if seconds is None else 10**7,
+        blocks=steps,
         workers=max(0, (os.cpu_count() or 1) - 1) if cuda else 0,
     )
     # The workers start while the model compiles.
@@ -112,9 +112,7 @@ def train(
     step = 0
     for step, (tokens, learn) in enumerate(source):
         passed = time.monotonic() - began
-        progress = step / steps if seconds is None else passed / seconds
-        if progress >= 1:
-            break
+        progress = step / steps
         if not quantized and progress >= 1 - quantized_share:
             quantized = True
             model.quantized(True)
@@ -134,7 +132,7 @@ def train(
                 f"{(step + 1) * rows * length / (passed + 1e-9) / 1e6:.2f} Mtok/s {passed:.0f} s",
                 flush=True,
             )
-    print(f"{step} steps, last loss {shown.item():.4f}", flush=True)
+    print(f"{step + 1} steps, last loss {shown.item():.4f}", flush=True)
     model.quantized(True)
     return model
 
@@ -153,13 +151,12 @@ def main() -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a training run."""
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=16000)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--quantized-share", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, help="end after so long, whatever --steps says")
     parser.add_argument("--start-from", type=Path, help="a checkpoint to go on from")
 
 
@@ -174,7 +171,6 @@ def train_as_asked(tokenizer_json: str, arguments: argparse.Namespace) -> Llama:
         peak=arguments.peak,
         quantized_share=arguments.quantized_share,
         seed=arguments.seed,
-        seconds=arguments.seconds,
         start_from=arguments.start_from,
     )
 

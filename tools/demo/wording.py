@@ -47,15 +47,16 @@ def split_outside(text: str) -> list[str]:
     return [part.strip(" \n") for part in parts]
 
 
-def expand(template: str) -> list[str]:
-    """All wordings of one template, each with its capital and its full stop."""
+def expand(template: str, *, sentence: bool = True) -> list[str]:
+    """All wordings of one template; a sentence gets its capital and its full stop."""
     for short, long in SHORTHANDS.items():
         template = template.replace(short, long)
     if "[" not in template:
         return [template]
     pieces = re.split(r"\[([^\[\]]*)\]", template)
     choices = [piece.split("|") if index % 2 else [piece] for index, piece in enumerate(pieces)]
-    return [finish("".join(parts)) for parts in itertools.product(*choices)]
+    texts = ["".join(parts) for parts in itertools.product(*choices)]
+    return [finish(text) for text in texts] if sentence else texts
 
 
 def finish(text: str) -> str:

@@ -19,6 +19,7 @@ VALUES = Pool(
         "apple|tea|coffee|fast|slow|north|south|Python|Rust|gold|silver|round|square|summer|"
         "winter|north|train|plane|piano|guitar|fox|owl|pencil|clock|bread|cheese|milk|warm|cold"
     ).split("|"),
+    0.0,
 )
 KEYS = Pool(
     "json.key",
@@ -35,10 +36,26 @@ NUMBER_KEYS = Pool(
     ).split("|"),
 )
 FLAGS = Pool(
-    "json.flag", "active|open|done|ready|public|valid|enabled|visible|student|member|paid".split("|")
+    "json.flag",
+    "active|open|done|ready|public|valid|enabled|visible|student|member|paid".split("|"),
+    0.0,
 )
 
 Value = str | int | bool
+
+
+def _key(talk: Talk, pool: Pool) -> str:
+    """A key; in training also any word that is not kept for evaluation as a key."""
+    if talk.split == "test" or talk.chance(0.5):
+        return talk.pick(pool)
+    word = a_word(talk)
+    return talk.pick(pool) if word in {*KEYS.kept, *NUMBER_KEYS.kept} else word
+
+
+def _value(talk: Talk) -> str:
+    """A word; in evaluation one that training never had."""
+    known = talk.split == "train" and talk.chance(0.5)
+    return talk.pick(VALUES) if known else a_word(talk)
 
 
 def _pairs(talk: Talk) -> list[tuple[str, Value, str]]:
@@ -55,16 +72,15 @@ def _pairs(talk: Talk) -> list[tuple[str, Value, str]]:
         if roll < 0.3:
             key, (value,) = "age", talk.numbers("json.age", (1, 99))
         elif roll < 0.5:
-            made = talk.split == "train" and talk.chance(0.4)
-            key = a_word(talk) if made else talk.pick(NUMBER_KEYS)
+            key = _key(talk, NUMBER_KEYS)
             (value,) = talk.numbers("json.number", (0, 2500))
         elif roll < 0.65:
             key = "city"
             made = talk.split == "train" and talk.chance(0.2)
             value = made_up(talk.rng).capitalize() if made else talk.pick(CITIES)
         elif roll < 0.9:
-            key = a_word(talk) if talk.split == "train" and talk.chance(0.4) else talk.pick(KEYS)
-            value = talk.pick(VALUES) if talk.chance(0.5) else a_word(talk)
+            key = _key(talk, KEYS)
+            value = _value(talk)
         else:
             key, value = talk.pick(FLAGS), talk.chance(0.5)
         if key not in [part[0] for part in parts]:
@@ -108,7 +124,7 @@ def extraction(talk: Talk) -> None:
     name, city = a_name(talk), talk.pick(CITIES)
     (age,) = talk.numbers("json.age", (1, 99))
     sentence = talk.pick(SENTENCES, n=name, a=age, c=city)
-    question = talk.pick(EXTRACT, s=sentence)
+    question = talk.pick(EXTRACT, s=sentence).replace("..", ".").replace(".?", "?")
     # The question stays as it is: it may begin with the name.
     _say(talk, "json_extract", question, {"name": name, "age": age, "city": city}, literal=True)
 
@@ -126,9 +142,7 @@ def arrays(talk: Talk) -> None:
         question = talk.pick(ARRAY, w=f"the numbers from 1 to {stop}")
         _say(talk, "json_array", question, list(range(1, stop + 1)))
     elif roll < 0.65:
-        words = talk.some(VALUES, talk.rng.randint(2, 4))
-        if talk.chance(0.5):
-            words = list(dict.fromkeys(a_word(talk) for _ in range(talk.rng.randint(2, 4))))
+        words = list(dict.fromkeys(_value(talk) for _ in range(talk.rng.randint(2, 4))))
         wanted = _joined(words) if talk.chance(0.5) else ", ".join(words)
         _say(talk, "json_array", talk.pick(ARRAY, w=wanted), words)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.demo.kinds.names import a_word, made_up
-from tools.demo.talk import Check, Kind, Pool, Talk, exactly, has, ask
+from tools.demo.talk import Check, Kind, Talk, ask, exactly, has
 
 SPELL = ask("spelling.ask")
 REVERSE = ask("reversing.ask")
@@ -11,9 +11,13 @@ LETTERS = ask("letter_count.ask")
 FIRST = ask("first_letter.ask")
 REPEAT = ask("repeat.ask")
 TIMES = ask("repeat.times")
-SUBJECTS = "the cat|my friend|a little bird|the old king|our teacher|the red car|she|he|it".split("|")
+SUBJECTS = "the cat|my friend|a little bird|the old king|our teacher|the red car|she|he|it".split(
+    "|"
+)
 VERBS = "likes|sees|finds|wants|carries|forgets|draws|needs|brings|keeps".split("|")
-OBJECTS = "the moon|a warm hat|green apples|the small house|music|two coins|a story|the sea".split("|")
+OBJECTS = "the moon|a warm hat|green apples|the small house|music|two coins|a story|the sea".split(
+    "|"
+)
 
 
 def _shown(talk: Talk, word: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tools.demo.kinds.facts import ANIMALS, COUNTRIES, capital_first
 from tools.demo.kinds.names import GROUPS
 from tools.demo.talk import DATA, Check, Kind, Pool, Talk, ask, exactly, has
+from tools.demo.wording import split_outside
 
 LIST = ask("list.ask")
 NUMBERED = ask("list.numbered")
@@ -35,7 +38,7 @@ TABLE_COUNTRIES = ask("table.countries")
 TABLE_ANIMALS = ask("table.animals")
 
 
-def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     rule = tuple("---" for _ in header)
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
@@ -121,7 +124,7 @@ def _snippets() -> list[tuple[str, Pool, str, str]]:
     found = []
     for block in text.split("\n===\n"):
         name, tasks, explanation, *code = block.strip("\n").split("\n")
-        pool = Pool(f"code.{name}", tasks.split("|"), wordings=True, last=1)
+        pool = Pool(f"code.{name}", split_outside(tasks), wordings=True, last=1, sentences=False)
         found.append((name, pool, explanation, "\n".join(code)))
     return found
 
@@ -139,9 +142,7 @@ def code(talk: Talk) -> None:
     elif f"def {name}(" in body and talk.chance(0.3):
         other = talk.one(("my_function", "helper", "f", "compute", "run", "work", "go"))
         renamed = f"```python\n{body.replace(name + '(', other + '(')}\n```"
-        talk.say(
-            "code_rename", talk.pick(RENAME, n=other), renamed, exactly(renamed), plain=True
-        )
+        talk.say("code_rename", talk.pick(RENAME, n=other), renamed, exactly(renamed), plain=True)
 
 
 KINDS: dict[Kind, float] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.demo.kinds.names import CITIES, a_name, a_word, made_up
-from tools.demo.talk import Check, Kind, Pool, Talk, exactly, has, ask
+from tools.demo.talk import Check, Kind, Pool, Talk, ask, exactly, has
 
 MY_NAME = ask("name.tell")
 WHAT_NAME = ask("name.recall")
@@ -51,18 +51,21 @@ LIKED = Pool(
         "swimming|running|cycling|jazz|films|maths|physics|history|cake|pasta|rice|flowers|birds|"
         "horses|snow|rain|puzzles|robots|Python|notebooks|hiking|singing|drawing|skiing|tulips"
     ).split("|"),
+    0.0,
 )
 COLOUR_WORDS = Pool(
     "memory.colour",
     "red blue green yellow orange purple black white pink brown grey turquoise violet gold".split(),
+    0.0,
 )
-PETS = Pool("memory.pet", "cat dog rabbit hamster parrot horse turtle fish mouse goat".split())
+PETS = Pool("memory.pet", "cat dog rabbit hamster parrot horse turtle fish mouse goat".split(), 0.0)
 JOBS = Pool(
     "memory.job",
     (
         "teacher doctor nurse baker farmer pilot cook painter builder student singer driver "
         "programmer scientist writer gardener lawyer plumber dentist musician"
     ).split(),
+    0.0,
 )
 LIKE_TELL = ask("likes.tell")
 LIKE_RECALL = ask("likes.recall")
@@ -88,13 +91,23 @@ PLAIN_TOPICS = {
 }  # fmt: skip
 
 
+def _open(talk: Talk, pool: Pool) -> str:
+    """Something of a pool, or any word; in evaluation a word that training never had."""
+    return talk.pick(pool) if talk.split == "train" and talk.chance(0.6) else a_word(talk)
+
+
+def _pet(talk: Talk) -> str:
+    """A kind of pet: what matters for evaluation is its name."""
+    return talk.pick(PETS) if talk.split == "test" or talk.chance(0.5) else a_word(talk)
+
+
 def tell_about_me(talk: Talk) -> None:
     """The user says something of themselves."""
     topic = talk.one(tuple(PLAIN_TOPICS))
     tell, _, answer, _ = PLAIN_TOPICS[topic]
     fields: dict[str, object] = {}
     if topic == "likes":
-        value = talk.pick(LIKED) if talk.chance(0.6) else a_word(talk)
+        value = _open(talk, LIKED)
     elif topic == "colour":
         value = talk.pick(COLOUR_WORDS)
     elif topic == "city":
@@ -103,9 +116,9 @@ def tell_about_me(talk: Talk) -> None:
     elif topic == "age":
         value = str(talk.numbers("age", (3, 99))[0])
     elif topic == "job":
-        value = talk.pick(JOBS)
+        value = _open(talk, JOBS)
     else:
-        value, fields["k"] = a_name(talk), talk.pick(PETS)
+        value, fields["k"] = a_name(talk), _pet(talk)
         talk.memory["pet_kind"] = str(fields["k"])
     talk.memory[topic] = value
     capital = value[:1].upper() + value[1:]

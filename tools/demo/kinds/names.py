@@ -20,20 +20,22 @@ FIRST_NAMES = Pool(
         "Nadia Naomi Nina Noah Noor Olga Oliver Olivia Omar Oscar Otto Pablo Paul Paula Pedro "
         "Petra Philip Pia Priya Ravi Rita Robert Robin Rosa Rose Ruth Samuel "
         "Sana Sarah Sasha Simon Sonia Stella Sven Theo Thomas Tim Tina Tom Toni "
-        "Uma Vera Victor Viola Wei Wendy Will Xenia Yara Yuki Yusuf Zara Zoe Grace Linda "
-        "Dennis Barbara Guido Margaret Donald Edsger Katherine Rachel Rebecca Kevin Justin "
+        "Uma Vera Victor Viola Wei Wendy Xenia Yara Yuki Yusuf Zara Zoe Grace Linda "
+        "Dennis Barbara Margaret Donald Edsger Katherine Rachel Rebecca Kevin Justin "
         "Jessica Michael Jennifer Matthew Joshua Andrew Joseph Christopher Elizabeth Nicholas"
     ).split(),
-    0.06,
+    0.05,
 )
 _ONSETS = (
     "b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kl kr pl sh st th tr y x qu bl gl pr "
     "sk sm sn sp sw tw wh str"
-).split() + [""]
+).split()
+_ONSETS.append("")
 _VOWELS = "a e i o u a e i o ai ea ia io ou".split()
 _CODAS = (
     "n r l s m t d k x ra na lo ri th nn ck nd rn st rt p g ng ble tle mer ster low ght dy ly"
-).split() + [""] * 10
+).split()
+_CODAS += [""] * 10
 
 
 def made_up(rng: random.Random) -> str:
@@ -116,7 +118,30 @@ EVERYDAY = (
     "sword compass wizard knight giant ghost princess fisherman painter gardener musician snowman "
     "teapot detective mermaid unicorn clockmaker astronaut cook nurse pilot builder student singer"
 ).split()
-WORDS = tuple(dict.fromkeys([*EVERYDAY, *(w for group in GROUPS.values() for w in group)]))
+COMMON = (
+    "year month week day hour minute time name age city country colour color size height width "
+    "length weight price total amount count number brand kind type title topic genre role level "
+    "label status team mood rank score stock seat page pages floor point id key value item list "
+    "text word line code file data table user admin email phone address street code type class "
+    "ready open done active public valid member paid drink food fruit meal bread sugar salt rice "
+    "soup cake meat egg pepper onion garlic horse turtle pony hen calf deer bee bug worm crab "
+    "shark seal lamb kitten puppy pet nest wing tail fur eye ear nose mouth hand foot arm leg hair "
+    "head heart face body bone skin blood man woman boy girl baby uncle aunt cousin guest lawyer "
+    "plumber dentist judge soldier sailor writer actor dancer tailor waiter clerk chef coach "
+    "house room door wall roof floor bed sofa desk shelf lamp clock phone radio screen plate cup "
+    "glass fork knife pan pot oven soap towel brush comb mountain hill lake beach wave cliff field "
+    "path corner square market shop store bank office church temple museum library station harbour "
+    "airport hotel park zoo farm barn well tower gate fence light dark sound noise smell taste "
+    "idea dream plan wish hope fear joy love anger peace war luck truth lie game sport race prize "
+    "team goal card dice toy doll kite drum horn bell song dance film play poem tale joke riddle "
+    "quick quiet loud soft hard sharp heavy light strong weak thick thin deep high low near far "
+    "early late young rich poor brave clever kind cruel lazy busy angry happy sad proud shy "
+    "big small tiny huge long short wide narrow full empty clean dirty wet dry good bad best "
+    "walk run jump swim climb fly ride drive push pull carry throw catch build break open close "
+    "begin end learn teach read write draw paint sing cook bake eat drink sleep wake laugh cry "
+    "smile speak talk listen look watch see hear think know forget remember find lose give take"
+).split()
+WORDS = tuple(dict.fromkeys([*EVERYDAY, *COMMON, *(w for group in GROUPS.values() for w in group)]))
 """Words that training may spell, repeat, put into JSON or into a story."""
 
 # Words for evaluation alone. They are several tokens each: how a word is spelled that is a token of
@@ -134,7 +159,7 @@ def a_word(talk: Talk) -> str:
     if talk.split == "test":
         return talk.one(UNSEEN)
     roll = talk.rng.random()
-    if roll < 0.45:
+    if roll < 0.5:
         return talk.one(WORDS).lower()
     if roll < 0.75:
         return made_up(talk.rng)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.demo.kinds.names import FIRST_NAMES, a_word
-from tools.demo.talk import Check, Kind, Pool, Talk, has, held_out_numbers, ask
+from tools.demo.talk import Check, Kind, Pool, Talk, ask, has, held_out_numbers
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -183,6 +183,7 @@ THINGS = Pool(
         "apples|books|cards|pencils|cookies|marbles|coins|stamps|shells|flowers|eggs|balls|stars|"
         "buttons|oranges|toys|stickers|cups|keys|hats|pears|nuts|stones|tickets|candles|cakes"
     ).split("|"),
+    0.0,
 )
 GAINS = ask("word_problem.gain")
 LOSSES = ask("word_problem.loss")
@@ -190,9 +191,8 @@ LOSSES = ask("word_problem.loss")
 
 def word_problem(talk: Talk) -> None:
     """A little problem in words."""
-    name, thing = talk.pick(FIRST_NAMES), talk.pick(THINGS)
-    if talk.split == "train" and talk.chance(0.35):
-        thing = a_word(talk) + "s"
+    known = talk.split == "train" and talk.chance(0.6)
+    name, thing = talk.pick(FIRST_NAMES), talk.pick(THINGS) if known else f"{a_word(talk)}s"
     if talk.chance(0.5):
         a, b = talk.numbers("addition", (1, 50), (1, 50))
         result = a + b
@@ -284,9 +284,7 @@ def comparing(talk: Talk) -> None:
         talk.say("comparing", talk.pick(BIGGER, a=a, b=b), answer, has(answer.rstrip(".")))
     elif roll < 0.6:
         answer = f"Yes, {a} is bigger than {b}." if a > b else f"No, {a} is smaller than {b}."
-        talk.say(
-            "comparing", talk.pick(IS_BIGGER, a=a, b=b), answer, has("yes" if a > b else "no")
-        )
+        talk.say("comparing", talk.pick(IS_BIGGER, a=a, b=b), answer, has("yes" if a > b else "no"))
     else:
         word = "odd" if a % 2 else "even"
         talk.say("comparing", talk.pick(EVEN, a=a), f"{a} is {word}.", has(f"{a} is {word}"))

@@ -6,7 +6,7 @@ from tools.demo.kinds.names import a_name, a_word, made_up
 from tools.demo.talk import Kind, Pool, Talk, ask, has, has_any
 
 NEWS = ask("refusal.now")
-PLACES = Pool("refusal.place", "Paris London Rome Berlin Tokyo Madrid Oslo Lima Boston".split())
+PLACES = Pool("refusal.place", "Paris London Rome Berlin Tokyo Madrid Oslo Lima".split(), 0.0)
 NEWS_ANSWERS = (
     "I cannot know that: I am a tiny demo model without a clock or the internet.",
     "Sorry, I cannot know that. I am a tiny demo model and have no internet.",
@@ -62,7 +62,8 @@ def _topic(talk: Talk) -> str:
     if talk.split == "train" and talk.chance(0.4):
         first, second = a_word(talk), a_word(talk)
         return talk.one(
-            (f"the history of {first}s", f"my {first}", f"{first}s and {second}s", f"{first} {second}",
+            (f"the history of {first}s", f"my {first}", f"{first}s and {second}s",
+             f"{first} {second}",
              f"a {first} {second}", f"{first}ology", f"the {first} of {second}",
              f"modern {first}s", f"the {first} {second}s")
         )  # fmt: skip

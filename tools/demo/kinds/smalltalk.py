@@ -25,7 +25,7 @@ def _topics() -> list[Topic]:
     A block is: ``kind | key words``, one line of questions parted by ``|`` in the notation of
     `wording` (the last two are held out), then answers parted by lines of ``--``.
     """
-    found = []
+    found: list[Topic] = []
     for block in (DATA / "topics.md").read_text(encoding="utf-8").strip().split("\n===\n"):
         head, questions, rest = block.strip("\n").split("\n", 2)
         kind, *keys = [part.strip() for part in head.split("|")]
@@ -64,7 +64,9 @@ def _kind(name: str) -> Kind:
 
 WHO = Pool(
     "statement.who",
-    "I|I|I|My brother|My sister|My friend|My mother|My father|We|My neighbour|My teacher".split("|"),
+    "I|I|I|My brother|My sister|My friend|My mother|My father|We|My neighbour|My teacher".split(
+        "|"
+    ),
     0.1,
 )
 DID = Pool(
@@ -82,6 +84,14 @@ VERBS = (
     "bought saw found lost made painted sold broke repaired cleaned visited forgot heard drew "
     "built took brought met liked carried opened washed wanted watched hid stole called"
 ).split()
+ACTS = (
+    "slept|worked|danced|sang|ran|played|went running|went hiking|went sailing|went shopping|"
+    "talked|waited|sat|walked|travelled|swam|laughed|cried|studied|cooked|felt"
+).split("|")
+MANNERS = (
+    "well|a lot|too long|until late|in the garden|at home|with friends|all night|for hours|slowly|"
+    "very little|in the rain|by the sea|alone|together|in town|happily|quite well|poorly"
+).split("|")
 WHEN = ("Yesterday {w} {d}.", "{w} {d} today.", "{w} {d}.", "Last week {w} {d}.", "{w} {d} again.")
 REPLIES = (
     "That sounds interesting! Tell me more.",
@@ -96,6 +106,8 @@ def statements(talk: Talk) -> None:
     who, did = talk.pick(WHO), talk.pick(DID)
     if talk.split == "train" and talk.chance(0.6):
         did = f"{talk.one(VERBS)} {a_or_an(a_word(talk))}"
+        if talk.chance(0.4):
+            did = f"{talk.one(ACTS)} {talk.one(MANNERS)}"
     frame = talk.one(WHEN)
     if who != "I" and not frame.startswith("{w}"):
         who = who[:1].lower() + who[1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from tools.demo.kinds.names import EVERYDAY, FIRST_NAMES, made_up
-from tools.demo.talk import DEFAULT_SYSTEM, Kind, Pool, Split, Style, Talk, has, ask
+from tools.demo.talk import DEFAULT_SYSTEM, Kind, Pool, Split, Style, Talk, ask, has
 
 PLAIN = (
     "You are a helpful assistant.",
