@@ -30,7 +30,11 @@ async def forward_and_sample(model: LoadedModel, input_ids: Sequence[int]) -> in
         context = [*model.forwarded, *input_ids]
         model.check_context("input_ids", len(context))
         sampling = replace(
-            model.sampling({}, stop_at_template=False), max_tokens=1, ignore_eos=True
+            model.sampling({}, stop_at_template=False),
+            max_tokens=1,
+            ignore_eos=True,
+            # With them, runtimes name the token that otherwise give its text alone.
+            logprobs="logprobs" in model.runtime.capabilities.request_fields,
         )
         events = model.runtime.generate(context, sampling, request_id=f"forward-{id(context)}")
         sampled: list[int] = []

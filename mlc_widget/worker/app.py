@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from typing import Any, Final
 
@@ -126,6 +127,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("Comm").setLevel(logging.ERROR)  # a hello before the comm is no surprise
     settings = WorkerSettings.from_environment()
+    if settings.runtime_dir is not None:  # so that temporary files go however the worker ends
+        tempfile.tempdir = settings.runtime_dir
     if settings.dies_with_parent:
         _die_with_parent(settings.runtime_dir)
     app = WorkerKernelApp.instance()

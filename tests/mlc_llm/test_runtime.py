@@ -222,10 +222,9 @@ async def test_a_json_schema_is_held_to(engine: AsyncKernelMLCEngine) -> None:
         schema_format({"type": "object", "properties": []}),
         schema_format({"type": "string", "pattern": "("}),
         schema_format({"$ref": "#/$defs/missing"}),
-        {"type": "json_object"},
         {"type": "grammar", "grammar": "root ::= 'a'"},
     ],
-    ids=["type", "properties", "pattern", "$ref", "json_object", "grammar"],
+    ids=["type", "properties", "pattern", "$ref", "grammar"],
 )
 async def test_a_schema_that_would_kill_its_thread_is_refused(
     engine: AsyncKernelMLCEngine, wanted: dict[str, Any]

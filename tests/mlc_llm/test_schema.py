@@ -118,7 +118,13 @@ def test_keywords_that_it_would_not_hold_to_are_refused(schema: dict[str, Any]) 
     assert str(raised.value.param).endswith(list(schema)[-1])
 
 
-@pytest.mark.parametrize("kind", ["json_object", "grammar", "structural_tag"])
+def test_any_object() -> None:
+    made = response_format({"type": "json_object"})
+    assert made is not None
+    assert json.loads(made["schema"]) == {"type": "object", "additionalProperties": True}
+
+
+@pytest.mark.parametrize("kind", ["grammar", "structural_tag"])
 def test_other_kinds_are_refused(kind: str) -> None:
     with pytest.raises(UnsupportedFieldError, match=kind):
         response_format({"type": kind})

@@ -18,6 +18,7 @@ _ANNOTATIONS: Final = frozenset(
 )
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _DEFINITIONS: Final = ("$defs", "definitions")
+_ANY_OBJECT: Final = {"type": "object", "additionalProperties": True}
 
 
 def response_format(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -38,8 +39,10 @@ def response_format(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
                 param="response_format.json_schema.schema",
             )
         at, schema = "response_format.json_schema.schema", outer["schema"]
-    elif kind == "json_object" and wanted.get("schema") is not None:
-        at, schema = "response_format.schema", wanted["schema"]
+    elif kind == "json_object":
+        at, schema = "response_format.schema", wanted.get("schema")
+        if schema is None:  # mlc_llm's own JSON grammar did not hold reliably
+            schema = _ANY_OBJECT
     else:
         raise UnsupportedFieldError(
             f"response_format.type = {kind!r}: the mlc_llm runtime holds to JSON schemas only; "

@@ -159,9 +159,7 @@ class Backend:
                 tokens = language.json_tokens(self.tokenizer, form.json_schema, stops or [0])
                 tokens = iter([next(tokens), *_first(tokens, 4096)])  # a bad schema raises here
             else:
-                tokens = language.tokens(
-                    self.tokenizer, request.prompt, seed, config.temperature or 0.0, stops
-                )
+                tokens = language.tokens(self.tokenizer, request.prompt, config, seed)
             request.tokens.append(tokens)
             request.streamers.append(TextStreamer(self.tokenizer))
         request.counts = [0] * config.n
@@ -225,8 +223,7 @@ class Backend:
         token = next(request.tokens[i], None)
         if token is None:  # the mock engine has said everything
             return Output(streamer.finish(), None, "stop")
-        favoured = [t for t, bias in (config.logit_bias or {}).items() if bias >= 50]
-        token = favoured[0] if favoured else token
+        token = language.biased(token, config.logit_bias, self.vocab_size)
         request.counts[i] += 1
         logprobs = [self._logprob(token, config.top_logprobs)] if config.logprobs else None
         if token in stops:
@@ -245,7 +242,9 @@ class Backend:
         return json.dumps(
             {
                 **self._token(token, -0.25),
-                "top_logprobs": [self._token(t, -0.25 - k) for k, t in enumerate(ids)],
+                "top_logprobs": [
+                    self._token(t, -2.0 - k if k else -0.25) for k, t in enumerate(ids)
+                ],
             }
         )
 

@@ -23,17 +23,30 @@ def number(*parts: object) -> int:
     return int.from_bytes(digest)
 
 
-def tokens(
-    tokenizer: Any, prompt: Sequence[int], seed: int, temperature: float, stop_ids: Sequence[int]
-) -> Iterator[int]:
+def tokens(tokenizer: Any, prompt: Sequence[int], config: Any, seed: int) -> Iterator[int]:
     """Token after token without end, now and then one that ends a text."""
-    key = seed if temperature > 1e-5 else 0
+    greedy = (config.temperature or 0) < 1e-5 or (config.top_p or 1) < 1e-3
+    key = (0 if greedy else seed, config.frequency_penalty or 0, config.presence_penalty or 0)
+    stop_ids = config.stop_token_ids or ()
     for i in range(10**9):
         draw = number(tuple(prompt), key, i)
-        text = SENTENCES[draw % len(SENTENCES)]
+        text = f"{draw % 9973}. {SENTENCES[draw % len(SENTENCES)]}"
         yield from tokenizer.encode(text, add_special_tokens=False).ids
-        if stop_ids and draw // 7 % 3 == 0:
+        ignore_eos = config.debug_config is not None and config.debug_config.ignore_eos
+        if stop_ids and not ignore_eos and draw // 7 % 3 == 0:
             yield stop_ids[0]
+
+
+def biased(token: int, bias: dict[int, float] | None, size: int) -> int:
+    """The token, unless the bias favours another or bans it."""
+    if not bias:
+        return token
+    favoured = max(bias, key=lambda i: bias[i])
+    if bias[favoured] >= 50:
+        return favoured
+    while bias.get(token, 0) <= -50:
+        token = (token + 1) % size
+    return token
 
 
 def instance(schema: Any, root: Any, seed: int = 0) -> Any:
