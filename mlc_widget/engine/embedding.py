@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import struct
@@ -25,11 +26,7 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
             f"{model.model_id} has no embeddings under the {model.runtime.name} runtime: load an "
             "embedding model."
         )
-    inputs = []
-    for text in request["input"]:
-        ids = model.tokenizer.encode(text) if isinstance(text, str) else text
-        model.check_ids("input", ids)
-        inputs.append(ids)
+    inputs = await asyncio.to_thread(_encode, model, request["input"])
     vectors = await model.runtime.embed(inputs)
     size = request.get("dimensions")
     if size is not None:
@@ -45,6 +42,19 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+
+
+def _encode(model: LoadedModel, inputs: list[str | list[int]]) -> list[list[int]]:
+    """Token ids of all inputs; texts get what the tokenizer puts around them."""
+    encoded = []
+    for text in inputs:
+        if isinstance(text, str):
+            ids = model.tokenizer.encode(text, add_special_tokens=True)
+        else:
+            ids = text
+            model.check_ids("input", ids)
+        encoded.append(ids)
+    return encoded
 
 
 def _shorten(vector: list[float], size: int) -> list[float]:

@@ -96,16 +96,19 @@ class Tokenizer:
         """One more than the largest token id; a model's logits may be padded beyond it."""
         return self._vocab_size
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`.
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of `text`; the text of a special token becomes that token.
 
-        Nothing is added (no BOS); the text of a special token becomes that token.
+        Args:
+            text: The text.
+            add_special_tokens: Add what tokenizer.json puts around a text, such as ``[CLS]`` and
+                ``[SEP]``.
 
         Raises:
             BadRequestError: The text has lone surrogates, which no encoding can represent.
         """
         try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (TypeError, UnicodeEncodeError) as e:
             raise BadRequestError(f"The text cannot be encoded as UTF-8: {e}.") from e
         return ids

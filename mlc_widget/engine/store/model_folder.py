@@ -31,6 +31,8 @@ OVERRIDABLE: Final = (
     "repetition_penalty",
     "max_tokens",
     "conv_template",
+    "model_task",
+    "embedding_metadata",
     "numerics",
 )
 """What `chat_opts` may override in mlc-chat-config.json."""

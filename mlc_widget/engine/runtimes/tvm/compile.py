@@ -39,6 +39,15 @@ class Program:
     kv_dtype: str = "float32"
 
     @property
+    def max_rows(self) -> int:
+        """Rows that memory is planned for."""
+        return MAX_ROWS
+
+    def signature(self) -> dict[str, Any]:
+        """Of ``forward``, the one function of the compiled model."""
+        return forward_spec(self.shape, self.kv_dtype)
+
+    @property
     def widest(self) -> int:
         """Features of the widest activation."""
         names = ("lm_head", "embed_tokens")
@@ -86,11 +95,9 @@ def forward_spec(shape: ModelShape, kv_dtype: str) -> dict[str, Any]:
 
 def trace(program: Program) -> Any:
     """The program's IRModule."""
-    spec = nn.spec.ModuleSpec.from_raw(
-        {"forward": forward_spec(program.shape, program.kv_dtype)}, program.module
-    )
+    spec = nn.spec.ModuleSpec.from_raw({"forward": program.signature()}, program.module)
     module, _ = program.module.export_tvm(spec=spec)
-    bounds = {"n": MAX_ROWS, "m": MAX_ROWS, "tiles": MAX_ROWS}
+    bounds = dict.fromkeys(("n", "m", "tiles"), program.max_rows)
     module["forward"] = module["forward"].with_attr("tir_var_upper_bound", bounds)
     return module
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DEFAULT_TOTAL = 8192
 
 _compiling = threading.Lock()
-_running: WeakKeyDictionary[Scheduler, threading.Event] = WeakKeyDictionary()
+_running: WeakKeyDictionary[Any, threading.Event] = WeakKeyDictionary()
 
 
 @atexit.register
@@ -99,6 +99,10 @@ class Loaded:
     context_window: int
     ended: threading.Event
 
+    def stop(self) -> None:
+        """End everything that runs, and the thread."""
+        self.scheduler.stop()
+
 
 def load(
     source: ModelSource,
@@ -121,8 +125,7 @@ def load(
         post=post,
     )
     progress("warm up", 0.0, "Warming up")
-    ended = _start(scheduler, executor, threads)
-    _running[scheduler] = ended
+    ended = start(scheduler, executor, threads)
     try:
         progress("warm up", 1.0, "Ready")
     except Cancelled:
@@ -155,8 +158,8 @@ def make_executor(
     numerics = numerics_of(source.config, options.kv_cache_dtype)
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
-    _import_tvm()
-    architecture = architecture_of(config.get("model_type"), _model_config(source))
+    import_tvm()
+    architecture = architecture_of(config.get("model_type"), model_config(source))
     shape = architecture.shape
     from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, make_program
     from mlc_widget.engine.runtimes.tvm.target import host_target
@@ -165,7 +168,7 @@ def make_executor(
     target = dataclasses.replace(target, isa=numerics.isa(target.isa))
     program = make_program(architecture, quantization, target, numerics.kv_dtype)
     check_weights(program.parameters, weights)
-    context, pages = _sizes(source, options)
+    context, pages = sizes(source, options)
     require(
         weight_bytes(program.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
@@ -173,7 +176,7 @@ def make_executor(
     )
     if options.verify:
         weights.verify(progress.bytes("verify", "Verifying weights"))
-    executable = _executable(program, quantization, architecture, options, progress)
+    executable = executable_of(program, quantization, architecture, options, progress)
     arrays = load_weights(program.parameters, weights, progress.bytes("load", "Loading weights"))
     executor = Executor(
         executable,
@@ -187,10 +190,15 @@ def make_executor(
         attention_rows=target.isa.attention_rows(shape.query_heads // shape.kv_heads),
         kv_dtype=numerics.kv_dtype,
     )
-    return executor, options.threads or default_threads(_count(program.parameters, quantization))
+    return executor, options.threads or default_threads(count(program.parameters, quantization))
 
 
-def _import_tvm() -> None:
+def import_tvm() -> None:
+    """Import TVM, or say what is missing.
+
+    Raises:
+        RuntimeUnavailableError: It is not there, or of another version.
+    """
     try:
         import tvm
         import tvm_ffi_orcjit  # noqa: F401
@@ -205,7 +213,7 @@ def _import_tvm() -> None:
         )
 
 
-def _model_config(source: ModelSource) -> Mapping[str, Any]:
+def model_config(source: ModelSource) -> Mapping[str, Any]:
     """`model_config`, with what mlc-chat-config.json or the caller's overrides say above it."""
     values = Fields(source.config, "").get("model_config")
     above = source.config.get("sliding_window_size")
@@ -214,7 +222,7 @@ def _model_config(source: ModelSource) -> Mapping[str, Any]:
     return {**values, "sliding_window_size": above}
 
 
-def _sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
+def sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
     """The context window, and the pages of the KV cache.
 
     Models with a sliding window say -1: their context is what the KV cache holds.
@@ -237,13 +245,13 @@ def _chunk(source: ModelSource, options: TVMOptions) -> int:
     return min(own, options.prefill_chunk_size)
 
 
-def _count(parameters: Parameters, quantization: Quantization) -> int:
+def count(parameters: Parameters, quantization: Quantization) -> int:
     """Weights of a model, to tell small from large."""
     layouts = [layout for name, layout in parameters if not name.endswith("scale")]
     return sum(p.nbytes for p in layouts) * 8 // quantization.bits
 
 
-def _executable(
+def executable_of(
     program: Any,
     quantization: Quantization,
     architecture: Architecture,
@@ -289,8 +297,17 @@ def _executable(
     return executable if executable is not None else compiled
 
 
-def _start(scheduler: Scheduler, executor: Executor, threads: int) -> threading.Event:
-    """Prepare the executor on a compute thread and leave the scheduler running there."""
+def start(scheduler: Any, executor: Any, threads: int) -> threading.Event:
+    """Prepare the executor on a compute thread and leave the scheduler running there.
+
+    Args:
+        scheduler: Has ``run()`` and ``stop()``: a `Scheduler`, or an embedding model's `Embedder`.
+        executor: Has ``prepare()``.
+        threads: CPU threads.
+
+    Returns:
+        Set when the thread has left the model's code for good.
+    """
     ready, ended = threading.Event(), threading.Event()
     failure: list[BaseException] = []
 
@@ -312,4 +329,5 @@ def _start(scheduler: Scheduler, executor: Executor, threads: int) -> threading.
         if isinstance(failure[0], MLCEngineError):
             raise failure[0]
         raise InternalEngineError(f"The model's first step failed: {failure[0]}") from failure[0]
+    _running[scheduler] = ended
     return ended

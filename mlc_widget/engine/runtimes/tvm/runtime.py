@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard, cast
 
 from mlc_widget.api.errors import (
     BadRequestError,
@@ -28,6 +29,7 @@ from mlc_widget.engine.runtimes.base import (
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 
 if TYPE_CHECKING:
+    from mlc_widget.engine.runtimes.tvm.embedder import Embedder, Vector
     from mlc_widget.engine.runtimes.tvm.grammar import Grammar, GrammarCompiler
     from mlc_widget.engine.runtimes.tvm.loading import Loaded
     from mlc_widget.engine.runtimes.tvm.scheduler import Delivery
@@ -65,7 +67,7 @@ class TVMRuntime:
             BadRequestError: An option is unknown or wrong.
         """
         self._options = TVMOptions.parse(options)
-        self._loaded: Loaded | None = None
+        self._loaded: Loaded | Embedder | None = None
         self._source: ModelSource | None = None
         self._grammars: GrammarCompiler | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,33 +76,37 @@ class TVMRuntime:
     def capabilities(self) -> RuntimeCapabilities:
         """What this runtime does."""
         return RuntimeCapabilities(
-            batch_invariant=True, request_fields=REQUEST_FIELDS, logit_processors=True, grammars=True
+            batch_invariant=True,
+            request_fields=REQUEST_FIELDS,
+            embeddings=self._loaded is not None and not _generates(self._loaded),
+            logit_processors=True,
+            grammars=True,
         )
 
     @property
     def context_window_size(self) -> int:
         """Tokens of prompt and answer together: the model's window, or the KV cache if less."""
-        return self._model().context_window
+        return self._running().context_window
 
     async def load(self, source: ModelSource, report: LoadReporter) -> None:
         """Make the model ready; see `ModelRuntime.load`."""
         if self._loaded is not None:
             await self.unload()
         loop = self._loop = asyncio.get_running_loop()
-        done: asyncio.Future[Loaded] = loop.create_future()
+        done: asyncio.Future[Loaded | Embedder] = loop.create_future()
         cancelled = threading.Event()
 
-        def settle(loaded: Loaded | None, error: BaseException | None) -> None:
+        def settle(loaded: Loaded | Embedder | None, error: BaseException | None) -> None:
             if done.done():  # cancelled meanwhile
                 if loaded is not None:
-                    loaded.scheduler.stop()
+                    loaded.stop()
             elif loaded is not None:
                 done.set_result(loaded)
             elif error is not None:
                 done.set_exception(error)
 
         def work() -> None:
-            loaded: Loaded | None = None
+            loaded: Loaded | Embedder | None = None
             error: BaseException | None = None
             try:
                 loaded = self._load(source, report, cancelled)
@@ -113,7 +119,7 @@ class TVMRuntime:
                 loop.call_soon_threadsafe(settle, loaded, error)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 if loaded is not None:
-                    loaded.scheduler.stop()
+                    loaded.stop()
 
         # Not the loop's executor: a compilation in LLVM cannot be ended, and must not keep the
         # process from ending.
@@ -123,7 +129,7 @@ class TVMRuntime:
         except asyncio.CancelledError:
             cancelled.set()
             if done.done() and not done.cancelled() and done.exception() is None:
-                done.result().scheduler.stop()
+                done.result().stop()
             raise
         from mlc_widget.engine.runtimes.tvm.grammar import GrammarCompiler
 
@@ -164,12 +170,40 @@ class TVMRuntime:
             model.scheduler.cancel(sequence)
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
-        """Not supported by the models that this runtime runs."""
-        raise UnsupportedModelError("The tvm runtime has no embeddings for this model.")
+        """Embed each token sequence as one vector; see `ModelRuntime.embed`."""
+        model = self._running()
+        if _generates(model):
+            raise UnsupportedModelError(
+                "The loaded model is for text. Load an embedding model, or this one with chat_opts "
+                '{"model_task": "embedding"}.'
+            )
+        for tokens in inputs:
+            self._check_prompt(list(tokens), model, param="input")
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Vector]] = loop.create_future()
+
+        def settle(result: list[Vector] | BaseException) -> None:
+            if done.done():
+                return
+            if isinstance(result, BaseException):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+        def deliver(result: list[Vector] | BaseException) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, result)
+
+        embedder = cast("Embedder", model)
+        job = embedder.submit(inputs, deliver)
+        try:
+            return [vector.tolist() for vector in await done]
+        finally:
+            embedder.cancel(job)
 
     def interrupt(self) -> None:
         """End everything that runs now with finish reason ``abort``, within one step."""
-        if self._loaded is not None:
+        if self._loaded is not None and _generates(self._loaded):
             self._loaded.scheduler.interrupt()
 
     async def unload(self) -> None:
@@ -178,7 +212,7 @@ class TVMRuntime:
         self._grammars = None
         if loaded is None:
             return
-        loaded.scheduler.stop()
+        loaded.stop()
         ended = loaded.ended
         del loaded
         await asyncio.get_running_loop().run_in_executor(None, ended.wait)
@@ -194,19 +228,20 @@ class TVMRuntime:
 
     def _load(
         self, source: ModelSource, report: LoadReporter, cancelled: threading.Event
-    ) -> Loaded | None:
+    ) -> Loaded | Embedder | None:
         """Load on this thread; None if it was cancelled."""
         try:
-            from mlc_widget.engine.runtimes.tvm import loading
+            from mlc_widget.engine.runtimes.tvm import embedding_loading, loading
         except ImportError as e:
             raise RuntimeUnavailableError(
                 f"The tvm runtime cannot start: {e}. Install it with `pip install "
                 '"mlc-widget[tvm]"`.'
             ) from e
         try:
-            return loading.load(
-                source, self._options, loading.Progress(report, cancelled), self._post
-            )
+            progress = loading.Progress(report, cancelled)
+            if embedding_loading.is_embedding_model(source.config):
+                return embedding_loading.load(source, self._options, progress)
+            return loading.load(source, self._options, progress, self._post)
         except loading.Cancelled:
             return None
 
@@ -218,17 +253,31 @@ class TVMRuntime:
             loop.call_soon_threadsafe(_deliver, deliveries)
         except RuntimeError:  # the loop is closed: nobody listens any more
             if self._loaded is not None:
-                self._loaded.scheduler.stop()
+                self._loaded.stop()
 
-    def _model(self) -> Loaded:
+    def _running(self) -> Loaded | Embedder:
         if self._loaded is None:
             raise ModelNotLoadedError("The tvm runtime has no model; load one first.")
         return self._loaded
 
-    def _check_prompt(self, prompt: list[int], model: Loaded) -> None:
+    def _model(self) -> Loaded:
+        model = self._running()
+        if not _generates(model):
+            raise UnsupportedModelError("The loaded model is for embeddings, not for text.")
+        return model
+
+    def _check_prompt(
+        self, prompt: list[int], model: Loaded | Embedder, param: str = "prompt"
+    ) -> None:
         if not prompt:
-            raise BadRequestError("The prompt has no tokens; give at least one.", param="prompt")
-        if len(prompt) >= model.context_window:
+            raise BadRequestError(f"{param} has no tokens; give at least one.", param=param)
+        if param == "input" and len(prompt) > model.context_window:
+            raise ContextLengthExceededError(
+                f"input: a text has {len(prompt)} tokens, and the model takes "
+                f"{model.context_window} at most. Split it.",
+                param=param,
+            )
+        if param == "prompt" and len(prompt) >= model.context_window:
             raise ContextLengthExceededError(
                 f"The prompt has {len(prompt)} tokens, and the context window is "
                 f"{model.context_window} with at least one for the answer. Shorten the "
@@ -240,8 +289,12 @@ class TVMRuntime:
         if wrong is not None:
             raise BadRequestError(
                 f"Token {wrong} is not in the model's vocabulary of {model.vocab_size}.",
-                param="prompt",
+                param=param,
             )
+
+
+def _generates(model: Loaded | Embedder) -> TypeGuard[Loaded]:
+    return hasattr(model, "scheduler")
 
 
 def _end_ids(config: Mapping[str, Any]) -> list[int]:

@@ -58,6 +58,7 @@ ARCHITECTURES = {
     "mistral": "mistral.MistralConfig",
     "qwen2": "qwen2.Qwen2Config",
     "qwen3": "qwen3.Qwen3Config",
+    "bert": "bert.BertConfig",
 }
 """Module and class of each `model_type`."""
 

@@ -1,0 +1,259 @@
+# mypy: disable-error-code="misc"
+"""BERT encoders, such as snowflake-arctic-embed: every token attends to all of its text.
+
+Attention is the decoders' own, on one page-wise store that all layers use in turn: keys of a layer
+are written, then read, then written over. Its rotation is by angle zero, and every row takes the
+place of its text's last token, so that it sees the whole text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor, op
+
+from mlc_widget.api.errors import UnsupportedModelError
+from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
+from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.kernels import encoder
+from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
+from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows, _parameter
+from mlc_widget.engine.runtimes.tvm.layouts import Vector
+from mlc_widget.engine.runtimes.tvm.rope import Rope
+
+
+class _Unrotated(Rope):
+    """A rotary embedding that leaves everything as it is."""
+
+    def table(self, positions: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Cosines of zero, sines of zero."""
+        shape = (positions, self.head_dim // 2)
+        return np.ones(shape, np.float32), np.zeros(shape, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class BertConfig:
+    """The fields of MLC's `model_config` that make a BERT, by their names there."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_hidden_layers: int
+    vocab_size: int
+    type_vocab_size: int
+    context_window_size: int
+    layer_norm_eps: float
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> BertConfig:
+        """Read and check `model_config`.
+
+        Raises:
+            ModelFormatError: A field is missing or wrong.
+            UnsupportedModelError: The model has a feature that we do not run.
+        """
+        fields = Fields(config, "model_config")
+        hidden = fields.positive_int("hidden_size")
+        heads = fields.positive_int("num_attention_heads")
+        if hidden % heads or hidden // heads % 16:
+            raise UnsupportedModelError(
+                f"model_config: {heads} heads of hidden_size {hidden}; the tvm runtime runs heads "
+                "of a multiple of 16 dimensions.",
+                param="model_config.num_attention_heads",
+            )
+        if (act := fields.get("hidden_act", "gelu")) != "gelu":
+            raise UnsupportedModelError(
+                f"model_config.hidden_act is {act!r}; the tvm runtime runs BERT with gelu.",
+                param="model_config.hidden_act",
+            )
+        if (offset := fields.get("position_offset", 0)) != 0:
+            raise UnsupportedModelError(
+                f"model_config.position_offset is {offset!r}; the tvm runtime runs BERT with 0.",
+                param="model_config.position_offset",
+            )
+        return cls(
+            hidden_size=hidden,
+            intermediate_size=fields.positive_int("intermediate_size", 4 * hidden),
+            num_attention_heads=heads,
+            num_hidden_layers=fields.positive_int("num_hidden_layers"),
+            vocab_size=fields.positive_int("vocab_size"),
+            type_vocab_size=fields.positive_int("type_vocab_size", 2),
+            context_window_size=fields.positive_int("context_window_size"),
+            layer_norm_eps=fields.positive_float("layer_norm_eps", 1e-12),
+        )
+
+    @property
+    def shape(self) -> ModelShape:
+        """What the runtime must know; a "layer" is a layer's share of the cache: all have one."""
+        head_dim = self.hidden_size // self.num_attention_heads
+        return ModelShape(
+            layers=1,
+            query_heads=self.num_attention_heads,
+            kv_heads=self.num_attention_heads,
+            head_dim=head_dim,
+            vocab_size=self.vocab_size,
+            rope=_Unrotated(1.0, head_dim),
+        )
+
+    def compiled_from(self) -> Mapping[str, Any]:
+        """All of it."""
+        return dataclasses.asdict(self)
+
+    def build(self, build: Builder) -> nn.Module:
+        """The module of this configuration."""
+        return BertModel(self, build)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm of one tensor, or of the sum of three."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.build, self.features, self.eps = build, c.hidden_size, c.layer_norm_eps
+        self.weight = _parameter(Vector(c.hidden_size))
+        self.bias = _parameter(Vector(c.hidden_size))
+
+    def forward(self, *x: Tensor) -> Tensor:
+        """(n, pad(hidden)) → the same."""
+        kernel = self.build.kernel(
+            encoder.make_layer_norm, self.features, self.eps, self.build.isa, terms=len(x)
+        )
+        out = Tensor.placeholder((x[0].shape[0], pad(self.features)), "float32")
+        args = [*x, self.weight, self.bias]
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+
+
+class BertEmbeddings(nn.Module):
+    """Word, position and token type, added and normed."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.word_embeddings = build.embedding(c.vocab_size, c.hidden_size)
+        self.position_embeddings = build.embedding(c.context_window_size, c.hidden_size)
+        self.token_type_embeddings = build.embedding(c.type_vocab_size, c.hidden_size)
+        self.LayerNorm = LayerNorm(c, build)
+
+    def forward(self, ids: Tensor, position: Tensor, kind: Tensor) -> Tensor:
+        """(n,) int32 each → (n, pad(hidden))."""
+        return self.LayerNorm(
+            self.word_embeddings.embed(ids),
+            self.token_type_embeddings.embed(kind),
+            self.position_embeddings.embed(position),
+        )
+
+
+class BertSelfAttention(nn.Module):
+    """Queries, keys and values, and attention over them."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.build, self.shape = build, c.shape
+        self.qkv = build.linear(c.hidden_size, 3 * c.hidden_size, bias=True)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(n, pad(hidden)) → the same."""
+        return self.build.attention(self.qkv(x), rows, 0, self.shape)
+
+
+class BertOutput(nn.Module):
+    """LayerNorm(residual + dense(x)), after attention and after the MLP."""
+
+    def __init__(self, c: BertConfig, build: Builder, inputs: int) -> None:
+        super().__init__()
+        self.dense = build.linear(inputs, c.hidden_size, bias=True)
+        self.LayerNorm = LayerNorm(c, build)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(n, pad(inputs)), (n, pad(hidden)) → (n, pad(hidden))."""
+        return self.LayerNorm(self.dense(x, residual))
+
+
+class BertAttention(nn.Module):
+    """Self-attention with its output."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.self = BertSelfAttention(c, build)
+        self.output = BertOutput(c, build, c.hidden_size)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(n, pad(hidden)) → the same."""
+        return self.output(self.self(x, rows), x)
+
+
+class BertIntermediate(nn.Module):
+    """GELU(dense(x))."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.build = build
+        self.dense = build.linear(c.hidden_size, c.intermediate_size, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, pad(hidden)) → (n, pad(intermediate))."""
+        x = self.dense(x)
+        kernel = self.build.kernel(encoder.make_gelu, int(x.shape[1]), self.build.isa)
+        out = Tensor.placeholder(x.shape, "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [x], out)
+
+
+class BertLayer(nn.Module):
+    """One layer."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.attention = BertAttention(c, build)
+        self.intermediate = BertIntermediate(c, build)
+        self.output = BertOutput(c, build, c.intermediate_size)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(n, pad(hidden)) → the same."""
+        x = self.attention(x, rows)
+        return self.output(self.intermediate(x), x)
+
+
+class BertEncoder(nn.Module):
+    """All layers."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([BertLayer(c, build) for _ in range(c.num_hidden_layers)])
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(n, pad(hidden)) → the same."""
+        for layer in self.layer:
+            x = layer(x, rows)
+        return x
+
+
+class BertModel(nn.Module):
+    """The whole model; parameters carry MLC's names."""
+
+    def __init__(self, c: BertConfig, build: Builder) -> None:
+        super().__init__()
+        self.embeddings = BertEmbeddings(c, build)
+        self.encoder = BertEncoder(c, build)
+
+    def forward(
+        self,
+        ids: Tensor,
+        kind: Tensor,
+        position: Tensor,
+        last: Tensor,
+        slot: Tensor,
+        page_table: Tensor,
+        tile: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+    ) -> Tensor:
+        """One batch; see `embedding_model.EncoderProgram`."""
+        rows = Rows(last, slot, page_table, tile, cos, sin, k_pages, v_pages)
+        return self.encoder(self.embeddings(ids, position, kind), rows)

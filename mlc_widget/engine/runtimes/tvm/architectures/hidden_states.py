@@ -1,0 +1,73 @@
+# mypy: disable-error-code="misc"
+"""A decoder that gives its last hidden states, normed, in the place of logits: for embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor, op
+
+from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
+from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig, LlamaModel
+from mlc_widget.engine.runtimes.tvm.kernels import norm
+from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
+from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenStates:
+    """An `Architecture`: a decoder's without its output layer."""
+
+    decoder: LlamaConfig
+
+    @property
+    def shape(self) -> ModelShape:
+        """The decoder's; its "logits" are the hidden features."""
+        return dataclasses.replace(self.decoder.shape, vocab_size=self.decoder.hidden_size)
+
+    def compiled_from(self) -> Mapping[str, Any]:
+        """What the decoder is compiled from, and which it is."""
+        return {"decoder": type(self.decoder).__name__, **self.decoder.compiled_from()}
+
+    def build(self, build: Builder) -> nn.Module:
+        """The module of this configuration."""
+        return HiddenStatesModel(self.decoder, build)
+
+
+class HiddenStatesModel(nn.Module):
+    """The whole model, without an output layer."""
+
+    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+        super().__init__()
+        self.build, self.features, self.eps = build, c.hidden_size, c.rms_norm_eps
+        self.model = LlamaModel(c, build)
+
+    def forward(
+        self,
+        ids: Tensor,
+        position: Tensor,
+        slot: Tensor,
+        page_table: Tensor,
+        tile: Tensor,
+        logit_rows: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        k_pages: Tensor,
+        v_pages: Tensor,
+        logits: Tensor,
+    ) -> Tensor:
+        """One step; see `compile.forward_spec`. `logits` gets (m, pad(hidden))."""
+        rows = Rows(position, slot, page_table, tile, cos, sin, k_pages, v_pages)
+        x = self.model.embed_tokens.embed(ids)
+        for i, layer in enumerate(self.model.layers):
+            x = layer(x, rows, i)
+        kernel = self.build.kernel(
+            norm.make_rms_norm, self.features, self.eps, self.build.isa, rows=True
+        )
+        out = Tensor.placeholder((logit_rows.shape[0], pad(self.features)), "float32")
+        args = [x, logit_rows, self.model.norm.weight, logits]
+        return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [3], out)
