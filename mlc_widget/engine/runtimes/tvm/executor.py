@@ -64,23 +64,11 @@ class Executor:
             attention_rows: Rows of a full attention tile.
             kv_dtype: Of keys and values in the cache.
         """
-        import tvm_ffi
-
         self._executable = executable
         self._forward: Any = None
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows = max_rows, attention_rows
-        self.weight_bytes = sum(w.nbytes for w in weights)
-        self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
-        cos, sin = (_aligned(t) for t in shape.rope.table(context))
-        self._k = huge_zeros(
-            (pages, shape.layers, shape.kv_heads, shape.head_dim, page_size), kv_dtype
-        )
-        self._v = huge_zeros(
-            (pages, shape.layers, shape.kv_heads, page_size, shape.head_dim), kv_dtype
-        )
-        self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
         max_pages = -(-context // page_size)
         self._ids, self._position, self._slot, self._logit_rows = (
             aligned_zeros((max_rows,), np.int32) for _ in range(4)
@@ -90,6 +78,21 @@ class Executor:
         # Only the rows that are ever used are taken from the system.
         self._logits = aligned_zeros((max_rows, pad(shape.vocab_size)), np.float32)
         self.steps = 0
+        self.weight_bytes = sum(w.nbytes for w in weights)
+        cos, sin = (_aligned(t) for t in shape.rope.table(context))
+        self._allocate(weights, cos, sin, kv_dtype)
+
+    def _allocate(self, weights: list[Array], cos: Array, sin: Array, kv_dtype: str) -> None:
+        """Put the weights where the kernels read them, and make the pages."""
+        import tvm_ffi
+
+        self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
+        pages, shape = self.pages, self.shape
+        self._k, self._v = (
+            huge_zeros((pages, shape.layers, shape.kv_heads, *last), kv_dtype)
+            for last in ((shape.head_dim, self.page_size), (self.page_size, shape.head_dim))
+        )
+        self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
 
     @property
     def kv_bytes(self) -> int:
@@ -112,6 +115,16 @@ class Executor:
             (rows, vocab) float32, the logits that the spans asked for, in their order. A view
             of memory that the next step overwrites.
         """
+        inputs, count = self._fill(spans)
+        m = max(1, count)
+        self._forward(
+            *map(as_tensor, inputs), *self._static, as_tensor(self._logits[:m]), self._weights
+        )
+        self.steps += 1
+        return self._logits[:count, : self.vocab]
+
+    def _fill(self, spans: Sequence[Span]) -> tuple[list[Array], int]:
+        """The first inputs of a step, up to `logit_rows`, and how many logits are asked for."""
         n = tiles = 0
         wanted: list[int] = []
         width = max(len(span.pages) for span in spans)
@@ -136,19 +149,11 @@ class Executor:
         m = max(1, len(wanted))
         self._logit_rows[0] = 0
         self._logit_rows[: len(wanted)] = wanted
-        self._forward(
-            as_tensor(self._ids[:n]),
-            as_tensor(self._position[:n]),
-            as_tensor(self._slot[:n]),
-            as_tensor(table),
-            as_tensor(self._tile[:tiles]),
-            as_tensor(self._logit_rows[:m]),
-            *self._static,
-            as_tensor(self._logits[:m]),
-            self._weights,
-        )
-        self.steps += 1
-        return self._logits[: len(wanted), : self.vocab]
+        inputs = [
+            self._ids[:n], self._position[:n], self._slot[:n], table, self._tile[:tiles],
+            self._logit_rows[:m],
+        ]  # fmt: skip
+        return inputs, len(wanted)
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""
