@@ -1,0 +1,285 @@
+"""The handler answers everything once: what is right, what is wrong, and what is nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlc_widget.api.progress import InitProgressReport
+from mlc_widget.engine.core import DirectCore
+from mlc_widget.worker.handler import KernelMLCEngineHandler
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+async def test_an_unknown_kind_is_answered(client: Any) -> None:
+    answer = await client.call("nonsense")
+    assert answer["kind"] == "throw"
+    assert "unknown message kind 'nonsense'; known: " in answer["content"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, 5, "reload", [], {}, {"kind": "reload"}, {"uuid": "x"}, {"kind": 5, "uuid": "x"},
+     {"kind": "", "uuid": "x"}, {"kind": "reload", "uuid": 5}],
+)  # fmt: skip
+async def test_a_malformed_message_is_answered(client: Any, data: Any) -> None:
+    client.handler.on_message(data)
+    (answer,) = client.down
+    assert answer["kind"] == "throw"
+    uuid = data.get("uuid") if isinstance(data, dict) else ""
+    assert answer["uuid"] == (uuid if isinstance(uuid, str) else "")
+
+
+_KINDS = sorted(
+    {
+        "hello", "keepAlive", "reload", "unload", "chatCompletionNonStreaming", "embedding",
+        "completionNonStreaming", "chatCompletionStreamInit", "completionStreamInit",
+        "completionStreamNextChunk", "completionStreamReturn", "streamCredit", "progressTaken",
+        "interruptGenerate", "abort", "resetChat", "getMessage", "runtimeStatsText",
+        "forwardTokensAndSample", "metrics", "listModels", "deviceInfo", "getGPUVendor",
+        "getMaxStorageBufferBindingSize", "setLogLevel", "setAppConfig", "customRequest",
+        "listResumableSessions", "resumeChatCompletion", "nonsense",
+    }
+)  # fmt: skip
+_SILENT = {"keepAlive", "setLogLevel", "setAppConfig", "progressTaken"}
+
+
+async def test_a_thousand_random_messages_are_each_answered_once(
+    connect: Callable[..., Any], tiny_model: Path
+) -> None:
+    draw = random.Random(4)
+    values = [None, 0, -1, 2**70, 1.5, True, "", "x", [], [1, "x"], {}, {"a": 1}, str(tiny_model)]
+    names = [
+        "request", "modelId", "chatOpts", "streamId", "credit", "requestId", "keepStats",
+        "inputIds", "isPrefill", "requestName", "requestMessage", "protocol", "selectedModelId",
+        "appConfigHash", "model_list",
+    ]  # fmt: skip
+    requests = [
+        {"messages": HELLO, "max_tokens": 3},
+        {"prompt": "x", "max_tokens": 3},
+        {"input": "x"},
+    ]
+    client = connect()
+    sent: dict[str, str] = {}
+    for _ in range(1000):
+        content: Any = draw.choice(values)
+        if draw.random() < 0.8:
+            content = {n: draw.choice([*values, *requests]) for n in draw.sample(names, 5)}
+        kind = draw.choice(_KINDS)
+        sent[client.post(kind, content)] = kind
+    awaited = {uuid for uuid, kind in sent.items() if kind not in _SILENT}
+    answered: list[str] = []
+    async with asyncio.timeout(60):
+        while not awaited <= set(answered):
+            await asyncio.sleep(0.01)
+            answered = [m["uuid"] for m in client.down if m["kind"] in ("return", "throw")]
+            # A stream that was begun under credit is answered once it has ended.
+            for uuid in awaited - set(answered):
+                if sent[uuid].endswith("StreamInit"):
+                    client.post("interruptGenerate")
+                    client.post("streamCredit", {"streamId": "x", "credit": 100})
+    times = [answered.count(uuid) for uuid in awaited]
+    assert set(times) == {1}
+    silent = {uuid for uuid, kind in sent.items() if kind in _SILENT - {"keepAlive"}}
+    assert not [m for m in client.down if m["uuid"] in silent and m["kind"] == "return"]
+
+
+async def test_only_a_peer_that_said_hello_gets_the_error_object(
+    connect: Callable[..., Any],
+) -> None:
+    plain, ours = connect(), connect()
+    await ours.hello()
+    request = {"request": {"messages": HELLO, "temperature": 5}}
+    thrown = await plain.call("chatCompletionNonStreaming", request)
+    assert sorted(thrown) == ["content", "kind", "uuid"]
+    thrown = await ours.call("chatCompletionNonStreaming", request)
+    assert thrown["error"]["type"] == "BadRequestError"
+    assert thrown["error"]["param"] == "temperature"
+    assert thrown["error"]["message"] == thrown["content"]
+    assert "check_chat" in thrown["error"]["traceback"]
+
+
+async def test_another_version_is_refused_clearly(client: Any) -> None:
+    answer = await client.call("hello", {"protocol": 999})
+    assert answer["kind"] == "throw"
+    assert "speaks protocol 999" in answer["content"]
+    assert "install the same version" in answer["content"]
+
+
+async def test_credit_without_hello_means_nothing(client: Any) -> None:
+    init = {"request": {"messages": HELLO}, "streamId": "s", "credit": 10}
+    assert (await client.call("chatCompletionStreamInit", init))["content"] is None
+    chunk = await client.call("completionStreamNextChunk", {"streamId": "s"})
+    assert chunk["content"]["object"] == "chat.completion.chunk"
+    assert {m["kind"] for m in client.down} == {"return"}
+
+
+async def test_a_pulled_stream_ends_without_content(client: Any) -> None:
+    init = {"request": {"messages": HELLO, "max_tokens": 2}, "streamId": "s"}
+    await client.call("chatCompletionStreamInit", init)
+    answers = []
+    while "content" in (
+        answer := await client.call("completionStreamNextChunk", {"streamId": "s"})
+    ):
+        answers.append(answer["content"]["choices"][0]["finish_reason"])
+    assert answers == [None, None, "length"]
+    again = await client.call("completionStreamNextChunk", {"streamId": "s"})
+    assert again["kind"] == "throw"
+
+
+async def test_a_pushed_stream_never_exceeds_its_credit(client: Any) -> None:
+    await client.hello()
+    init = {"request": {"messages": HELLO, "max_tokens": 50}, "streamId": "s", "credit": 7}
+    uuid = client.post("chatCompletionStreamInit", init)
+
+    def chunks() -> int:
+        return sum(len(m["content"]) for m in client.down if m["kind"] == "chunks")
+
+    await client.until(lambda m: chunks() == 7)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert chunks() == 7
+    client.post("streamCredit", {"streamId": "s", "credit": 100})
+    await client.until(lambda m: m["kind"] == "return" and m["uuid"] == uuid)
+    assert chunks() == 51
+    seqs = [m["seq"] for m in client.down if m["kind"] == "chunks"]
+    assert seqs == list(range(len(seqs)))
+
+
+async def test_leaving_a_stream_while_it_opens(client: Any, core: DirectCore) -> None:
+    await client.hello()
+    init = {"request": {"messages": HELLO}, "streamId": "s", "credit": 7}
+    client.post("chatCompletionStreamInit", init)
+    await client.call("completionStreamReturn", {"streamId": "s"})
+    assert (await core.metrics())["running_requests"] == 0
+    # The id is free again.
+    client.post("chatCompletionStreamInit", init)
+    await client.until(lambda m: m["kind"] == "chunks" and m["seq"] == 1)
+
+
+async def test_messages_of_a_stream_may_not_share_an_id(client: Any) -> None:
+    init = {"request": {"messages": HELLO}, "streamId": "s"}
+    await client.call("chatCompletionStreamInit", init)
+    assert "exists already" in (await client.call("chatCompletionStreamInit", init))["content"]
+
+
+async def test_too_many_streams_are_refused(client: Any, core: DirectCore) -> None:
+    for i in range(256):
+        init = {"request": {"messages": HELLO}, "streamId": f"s{i}"}
+        client.post("chatCompletionStreamInit", init)
+    answer = await client.call("chatCompletionStreamInit", {**init, "streamId": "one more"})
+    assert "at most 256 streams" in answer["content"]
+    await client.handler.close()
+    assert (await core.metrics())["running_requests"] == 0
+
+
+async def test_a_client_that_goes_takes_its_work_along(
+    connect: Callable[..., Any], core: DirectCore
+) -> None:
+    gone, stays = connect(), connect()
+    await gone.hello()
+    gone.post(
+        "chatCompletionStreamInit", {"request": {"messages": HELLO}, "streamId": "a", "credit": 5}
+    )
+    await gone.call("chatCompletionStreamInit", {"request": {"messages": HELLO}, "streamId": "b"})
+    await gone.until(lambda m: m["kind"] == "chunks" and m["seq"] == 1)
+    await stays.call("chatCompletionStreamInit", {"request": {"messages": HELLO}, "streamId": "a"})
+    assert (await core.metrics())["running_requests"] == 3
+    await gone.handler.close()
+    assert (await core.metrics())["running_requests"] == 1
+
+
+async def test_numbered_messages_are_taken_in_their_order(
+    client: Any, core: DirectCore, tiny_model: Path
+) -> None:
+    await client.hello()
+    config = {"model_list": [{"model_id": "named", "model": str(tiny_model)}]}
+    reload = client.post("reload", {"modelId": ["named"]}, n=1)
+    client.post("setAppConfig", config, n=0)
+    answer = await client.until(lambda m: m["uuid"] == reload)
+    assert answer["kind"] == "return"
+    assert [m["id"] for m in await core.list_models()] == ["named"]
+
+
+async def test_progress_waits_for_a_client_that_takes_none(
+    client: Any, core: DirectCore, tiny_model: Path
+) -> None:
+    await client.hello()
+
+    def report(i: int) -> InitProgressReport:
+        return InitProgressReport(progress=i / 1000, time_elapsed=i, text=f"{i}")
+
+    def on_the_way() -> list[str]:
+        return [m["content"]["text"] for m in client.down if m["kind"] == "initProgressCallback"]
+
+    client.handler.report_progress(report(0))
+    assert on_the_way() == [], "it waits for no load"
+    load = client.post("reload", {"modelId": [str(tiny_model)]})
+    await asyncio.sleep(0)
+    for i in range(1000):
+        client.handler.report_progress(report(i))
+    assert len(on_the_way()) == 16
+    client.post("progressTaken")
+    await client.until(
+        lambda m: m["kind"] == "initProgressCallback" and m["content"]["text"] == "999"
+    )
+    assert on_the_way()[-1] == "999"
+    await client.until(lambda m: m["uuid"] == load)
+    assert len(on_the_way()) <= 20
+
+
+async def test_requests_that_find_another_model_share_one_reload(
+    client: Any, core: DirectCore, other_tiny_model: Path
+) -> None:
+    content = {"request": {"messages": HELLO, "max_tokens": 2}, "modelId": [str(other_tiny_model)]}
+    answers = await asyncio.gather(
+        *(client.call("chatCompletionNonStreaming", content) for _ in range(5))
+    )
+    assert {a["kind"] for a in answers} == {"return"}
+    assert {a["content"]["model"] for a in answers} == {str(other_tiny_model)}
+    # chatOpts are compared, too.
+    opts = {**content, "chatOpts": [{"context_window_size": 99}]}
+    await client.call("chatCompletionNonStreaming", opts)
+    assert (await core.list_models())[0]["context_window_size"] == 99
+
+
+async def test_a_request_that_is_aborted_before_it_begins(
+    client: Any, core: DirectCore, other_tiny_model: Path
+) -> None:
+    await client.hello()
+    content = {
+        "request": {"messages": HELLO, "request_id": "early"},
+        "modelId": [str(other_tiny_model)],
+    }
+    uuid = client.post("chatCompletionNonStreaming", content)
+    await asyncio.sleep(0)
+    await client.call("abort", {"requestId": "early"})
+    answer = await client.until(lambda m: m["uuid"] == uuid)
+    assert answer["content"]["choices"][0]["finish_reason"] == "abort"
+    assert (await core.metrics())["running_requests"] == 0
+
+
+class Custom(KernelMLCEngineHandler):
+    async def custom_request(self, name: str, message: Any) -> Any:
+        if name == "double":
+            return message * 2
+        return await super().custom_request(name, message)
+
+
+async def test_a_subclass_answers_its_own_requests(connect: Callable[..., Any]) -> None:
+    client = connect(Custom)
+    double = {"requestName": "double", "requestMessage": 21}
+    assert (await client.call("customRequest", double))["content"] == 42
+    unknown = {"requestName": "triple", "requestMessage": 21}
+    assert (
+        "unknown custom request 'triple'"
+        in (await client.call("customRequest", unknown))["content"]
+    )
+    broken = {"requestName": "double", "requestMessage": {}}
+    assert (await client.call("customRequest", broken))["content"].startswith("TypeError")
