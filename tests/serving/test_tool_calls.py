@@ -110,13 +110,12 @@ async def test_several_calls_unless_they_must_not_be_parallel(engine):
 
 
 async def test_a_stream_of_calls_says_the_same(caller):
-    whole = (await ask(caller, tool_choice="required", seed=5, request_id="one")).choices[0]
+    request = {"tool_choice": "required", "parallel_tool_calls": False, "request_id": "one"}
+    whole = (await ask(caller, **request)).choices[0]
     calls: list[dict[str, str]] = []
     reasons = []
     pieces = 0
-    async for chunk in await ask(
-        caller, tool_choice="required", seed=5, request_id="one", stream=True
-    ):
+    async for chunk in await ask(caller, **request, stream=True):
         [choice] = chunk.choices
         reasons.append(choice.finish_reason)
         assert not choice.delta.content
