@@ -60,6 +60,17 @@ export function formatTokens(tokens: number | null): string {
   return tokens === 1 ? "1 token" : `${tokens.toLocaleString("en-US")} tokens`;
 }
 
+/** 950, 1,234, 12.3k. */
+export function formatCount(count: number): string {
+  return count < 10_000 ? count.toLocaleString("en-US") : `${(count / 1000).toFixed(count < 99_950 ? 1 : 0)}k`;
+}
+
+/** A share of 0 to 1: "<1 %", "12 %". */
+export function formatPercent(share: number): string {
+  if (share > 0 && share < 0.01) return "<1 %";
+  return `${Math.round(Math.min(1, Math.max(0, share)) * 100)} %`;
+}
+
 /** Joins the parts that are known. */
 export function joinFacts(...parts: readonly string[]): string {
   return parts.filter((part) => part !== "").join(" · ");

@@ -57,6 +57,11 @@ async function hostModelOf(model: Model, commId: string): Promise<HostModel | nu
   }
 }
 
+/** Has the host a way to the kernel's control channel? */
+export function hasControl(model: Model): boolean {
+  return kernelOf(model) !== null;
+}
+
 /**
  * Sends a custom message on the control channel, which the kernel serves while a cell runs.
  * Returns false where the host has no such way.

@@ -1,8 +1,8 @@
 /**
  * What the kernel's side and the page say to each other.
  *
- * Kernel to page: the synced traits `_engine`, `_chat` and `_live` mirror snapshots, each with a
- * growing `rev`; custom messages carry what streams (`delta`) and what answers an intent (`ack`).
+ * Kernel to page: the synced traits `_engine`, `_chat`, `_live` and `_options` mirror snapshots, the
+ * first two with a growing `rev`, all without a single `<` (`readTrait`); custom messages carry what streams (`delta`) and what answers an intent (`ack`).
  * Page to kernel: intents, as custom messages `{type: "intent", id, intent}`. The page holds no truth.
  *
  * Everything that arrives is checked here: saved notebooks may hold any state at all.
@@ -31,6 +31,11 @@ export interface Engine {
   readonly state: EngineState;
   readonly model: string;
   readonly device: string;
+  readonly runtime: string;
+  /** Tokens of the context window; null is "not known". */
+  readonly window: number | null;
+  /** Of the worker's machine. */
+  readonly memoryBytes: number | null;
   readonly progress: Progress | null;
   readonly error: ErrorInfo | null;
 }
@@ -46,10 +51,21 @@ export interface Stats {
 export type Role = "system" | "user" | "assistant" | "tool";
 export type Status = "queued" | "running" | "done" | "stopped" | "error";
 
+export interface ToolCall {
+  readonly name: string;
+  readonly arguments: string;
+}
+
 export interface Message {
   readonly id: string;
   readonly role: Role;
   readonly text: string;
+  readonly reasoning: string;
+  readonly toolCalls: readonly ToolCall[];
+  /** Was the reply asked for as JSON? */
+  readonly json: boolean;
+  /** This message's id among those in its place, oldest first; empty if it is alone. */
+  readonly branches: readonly string[];
   readonly status: Status;
   readonly finish: string;
   readonly error: ErrorInfo | null;
@@ -69,9 +85,26 @@ export interface ChatSnapshot {
  */
 export interface Delta {
   readonly reply: string;
+  readonly part: Part;
   readonly offset: number;
   readonly text: string;
 }
+
+export type Part = "text" | "reasoning";
+
+/** The chat's settings; null leaves one to the model. */
+export interface Options {
+  readonly system: string | null;
+  readonly temperature: number | null;
+  readonly top_p: number | null;
+  readonly max_tokens: number | null;
+  readonly seed: number | null;
+  readonly schema: string | null;
+  readonly tools: readonly string[];
+  /** Names of the models that are built in. */
+  readonly models: readonly string[];
+}
+export type OptionName = Exclude<keyof Options, "tools" | "models">;
 
 /** An intent was taken over; `error` says why it was refused. */
 export interface Ack {
@@ -81,8 +114,13 @@ export interface Ack {
 
 export type Intent =
   | { readonly kind: "send"; readonly text: string }
-  | { readonly kind: "stop" }
+  | { readonly kind: "stop"; readonly reply?: string }
   | { readonly kind: "retry"; readonly reply: string }
+  | { readonly kind: "edit"; readonly message: string; readonly text: string }
+  | { readonly kind: "select"; readonly message: string }
+  | { readonly kind: "delete"; readonly message: string }
+  | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | null }
+  | { readonly kind: "load"; readonly model: string | null }
   | { readonly kind: "resync" }
   | { readonly kind: "cancel_load" };
 
@@ -94,6 +132,25 @@ const text = (value: unknown): string => (typeof value === "string" ? value : ""
 const number = (value: unknown): number | null =>
   typeof value === "number" && Number.isFinite(value) ? value : null;
 const count = (value: unknown): number => Math.max(0, number(value) ?? 0);
+
+const texts = (value: unknown): string[] =>
+  Array.isArray(value) ? value.filter((item) => typeof item === "string") : [];
+
+/**
+ * A synced trait's value as it was meant. Saved state holds no `<`, which might end the script tag
+ * that an exported page keeps it in: U+E03C and 1 stand for it, U+E03C and 0 for U+E03C.
+ */
+export function readTrait(value: unknown): unknown {
+  if (typeof value === "string") {
+    return value.includes(MARK) ? value.replace(MARKED, (_, which) => (which === "1" ? "<" : MARK)) : value;
+  }
+  if (Array.isArray(value)) return value.map(readTrait);
+  if (!isObject(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, readTrait(item)]));
+}
+
+const MARK = "\ue03c";
+const MARKED = /\ue03c([01])/g;
 
 function oneOf<T extends string>(allowed: readonly T[], value: unknown, otherwise: T): T {
   return allowed.find((item) => item === value) ?? otherwise;
@@ -129,6 +186,9 @@ export function parseEngine(value: unknown): Engine {
     state: oneOf(ENGINE_STATES, engine["state"], "idle"),
     model: text(engine["model"]),
     device: text(engine["device"]),
+    runtime: text(engine["runtime"]),
+    window: number(engine["window"]),
+    memoryBytes: number(engine["memory_bytes"]),
     progress: parseProgress(engine["progress"]),
     error: parseError(engine["error"]),
   };
@@ -144,12 +204,21 @@ function parseStats(value: unknown): Stats | null {
   };
 }
 
+function parseCalls(value: unknown): ToolCall[] {
+  const calls: readonly unknown[] = Array.isArray(value) ? value : [];
+  return calls.filter(isObject).map((call) => ({ name: text(call["name"]), arguments: text(call["arguments"]) }));
+}
+
 function parseMessage(value: unknown): Message | null {
   if (!isObject(value) || typeof value["id"] !== "string") return null;
   return {
     id: value["id"],
     role: oneOf(ROLES, value["role"], "assistant"),
     text: text(value["text"]),
+    reasoning: text(value["reasoning"]),
+    toolCalls: parseCalls(value["tool_calls"]),
+    json: value["json"] === true,
+    branches: texts(value["branches"]),
     status: oneOf(STATUSES, value["status"], "done"),
     finish: text(value["finish"]),
     error: parseError(value["error"]),
@@ -164,11 +233,35 @@ export function parseChat(value: unknown): ChatSnapshot {
   return { rev: count(chat["rev"]), messages };
 }
 
-/** Reads a `delta` message, or the `_live` trait, which is a delta from offset 0. */
+/** Reads a `delta` message. */
 export function parseDelta(value: unknown): Delta | null {
   if (!isObject(value) || typeof value["reply"] !== "string") return null;
   if (typeof value["text"] !== "string") return null;
-  return { reply: value["reply"], offset: count(value["offset"]), text: value["text"] };
+  const part = oneOf(["text", "reasoning"] as const, value["part"], "text");
+  return { reply: value["reply"], part, offset: count(value["offset"]), text: value["text"] };
+}
+
+/** Reads the `_live` trait: all that the growing reply says so far. */
+export function parseLive(value: unknown): Delta[] {
+  if (!isObject(value)) return [];
+  const { reply } = value;
+  return (["reasoning", "text"] as const)
+    .map((part) => parseDelta({ reply, part, offset: 0, text: value[part] }))
+    .filter((delta) => delta !== null);
+}
+
+export function parseOptions(value: unknown): Options {
+  const options = isObject(value) ? value : {};
+  return {
+    system: text(options["system"]) || null,
+    temperature: number(options["temperature"]),
+    top_p: number(options["top_p"]),
+    max_tokens: number(options["max_tokens"]),
+    seed: number(options["seed"]),
+    schema: text(options["schema"]) || null,
+    tools: texts(options["tools"]),
+    models: texts(options["models"]),
+  };
 }
 
 export function parseAck(value: unknown): Ack | null {

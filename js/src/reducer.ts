@@ -23,15 +23,17 @@ const MAX_WAITING = 512;
 const grows = (message: Message): boolean =>
   message.status === "running" || message.status === "queued";
 
+const longer = (one: string, other: string): string => (one.length > other.length ? one : other);
+
 /** Takes a snapshot, unless a newer one was taken already. */
 export function applySnapshot(state: ChatState, snapshot: ChatSnapshot): ChatState {
   if (snapshot.rev < state.rev) return state;
   const shown = new Map(state.messages.map((message) => [message.id, message]));
   const messages = snapshot.messages.map((message) => {
     const old = shown.get(message.id);
+    if (!old || !grows(message)) return message;
     // Deltas run ahead of the snapshots: what is on the screen already stays there.
-    const ahead = old && grows(message) && old.text.length > message.text.length;
-    return ahead ? { ...message, text: old.text } : message;
+    return { ...message, text: longer(old.text, message.text), reasoning: longer(old.reasoning, message.reasoning) };
   });
   const alive = new Set(messages.filter(grows).map((message) => message.id));
   const known = new Set(messages.map((message) => message.id));
@@ -48,7 +50,7 @@ export function applySnapshot(state: ChatState, snapshot: ChatSnapshot): ChatSta
 export function applyDelta(state: ChatState, delta: Delta): ChatState {
   const message = state.messages.find((item) => item.id === delta.reply);
   if (message && !grows(message)) return state; // the final text has come
-  const have = message ? message.text.length : 0;
+  const have = message ? message[delta.part].length : 0;
   if (message && delta.offset + delta.text.length <= have) return state;
   const waiting = new Map(state.waiting);
   waiting.set(delta.reply, [...(waiting.get(delta.reply) ?? []), delta].slice(-MAX_WAITING));
@@ -66,15 +68,16 @@ function settle(state: ChatState, reply: string): ChatState {
   const message = state.messages[index];
   const queued = state.waiting.get(reply);
   if (!message || !queued) return state;
-  let text = message.text;
+  const grown = { text: message.text, reasoning: message.reasoning };
   const rest: Delta[] = [];
   for (const delta of queued.toSorted((a, b) => a.offset - b.offset)) {
-    if (delta.offset > text.length) rest.push(delta);
-    else text += delta.text.slice(text.length - delta.offset);
+    const have = grown[delta.part].length;
+    if (delta.offset > have) rest.push(delta);
+    else grown[delta.part] += delta.text.slice(have - delta.offset);
   }
   const waiting = new Map(state.waiting);
   if (rest.length > 0) waiting.set(reply, rest);
   else waiting.delete(reply);
-  if (text === message.text) return { ...state, waiting };
-  return { ...state, waiting, messages: state.messages.with(index, { ...message, text }) };
+  if (grown.text === message.text && grown.reasoning === message.reasoning) return { ...state, waiting };
+  return { ...state, waiting, messages: state.messages.with(index, { ...message, ...grown }) };
 }

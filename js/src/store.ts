@@ -4,7 +4,7 @@
  * Listens to the model, runs the reducer, and tells the views at most once per animation frame.
  */
 
-import { watchConnection, type Model } from "./host.ts";
+import { hasControl, watchConnection, type Model } from "./host.ts";
 import { Courier } from "./intents.ts";
 import {
   messageType,
@@ -12,7 +12,11 @@ import {
   parseChat,
   parseDelta,
   parseEngine,
+  parseLive,
+  parseOptions,
+  readTrait,
   type Engine,
+  type Options,
 } from "./protocol.ts";
 import { applyDelta, applySnapshot, emptyChat, hasGap, type ChatState } from "./reducer.ts";
 
@@ -22,6 +26,7 @@ const GAP_PATIENCE = 300;
 export interface View {
   readonly engine: Engine;
   readonly chat: ChatState;
+  readonly options: Options;
   /** False for a saved widget without its kernel. */
   readonly connected: boolean;
 }
@@ -38,13 +43,19 @@ export class Store {
     const commId = String(model.get("_comm_id"));
     this.#model = model;
     this.courier = new Courier(model, commId);
-    this.#view = { engine: parseEngine(model.get("_engine")), chat: emptyChat, connected: true };
+    this.#view = {
+      engine: parseEngine(this.#read("_engine")),
+      chat: emptyChat,
+      options: parseOptions(this.#read("_options")),
+      connected: true,
+    };
     this.#onChat();
     this.#onLive();
     const events: Readonly<Record<string, (...args: never[]) => void>> = {
       "change:_engine": this.#onEngine,
       "change:_chat": this.#onChat,
       "change:_live": this.#onLive,
+      "change:_options": this.#onOptions,
       "msg:custom": this.#onMessage,
     };
     for (const [event, callback] of Object.entries(events)) model.on(event, callback);
@@ -59,6 +70,11 @@ export class Store {
     });
   }
 
+  /** Do intents reach the kernel's side while a cell runs, whatever the cell does? */
+  get direct(): boolean {
+    return this.#model.get("_control") === true && hasControl(this.#model);
+  }
+
   get view(): View {
     return this.#view;
   }
@@ -71,18 +87,27 @@ export class Store {
   }
 
   readonly #onEngine = (): void => {
-    const engine = parseEngine(this.#model.get("_engine"));
+    const engine = parseEngine(this.#read("_engine"));
     if (engine.rev >= this.#view.engine.rev) this.#update({ engine });
   };
 
   readonly #onChat = (): void => {
-    this.#setChat(applySnapshot(this.#view.chat, parseChat(this.#model.get("_chat"))));
+    this.#setChat(applySnapshot(this.#view.chat, parseChat(this.#read("_chat"))));
   };
 
   readonly #onLive = (): void => {
-    const delta = parseDelta(this.#model.get("_live"));
-    if (delta) this.#setChat(applyDelta(this.#view.chat, delta));
+    for (const delta of parseLive(this.#read("_live"))) {
+      this.#setChat(applyDelta(this.#view.chat, delta));
+    }
   };
+
+  readonly #onOptions = (): void => {
+    this.#update({ options: parseOptions(this.#read("_options")) });
+  };
+
+  #read(trait: string): unknown {
+    return readTrait(this.#model.get(trait));
+  }
 
   readonly #onMessage = (content: unknown): void => {
     const type = messageType(content);

@@ -107,9 +107,9 @@ describe("documents that grow", () => {
 
   it("grow a code block in one text node", () => {
     const view = new MarkdownView(page.signal);
-    view.update("```py\na = 1", false);
+    view.update("```\na = 1", false);
     const text = view.node.querySelector("code")?.firstChild;
-    view.update("```py\na = 1\nb = 2\n``", false);
+    view.update("```\na = 1\nb = 2\n``", false);
     expect(view.node.querySelector("code")?.firstChild).toBe(text);
     expect(text?.textContent).toBe("a = 1\nb = 2");
   });
@@ -147,7 +147,7 @@ describe("what the model writes", () => {
     "<object data=x>", "[x](https://u:p@evil.example)", "[<img src=x onerror=alert(1)>](https://a.example)", "\u202Eevil",
   ];
   const TAGS = "a blockquote br button code del div em h3 h4 h5 h6 hr li ol p pre span strong table tbody td th thead tr ul".split(" ");
-  const ATTRIBUTES = "class dir title role tabindex start type aria-label".split(" ");
+  const ATTRIBUTES = "class dir title role tabindex start type aria-label display".split(" ");
 
   it.each(payloads)("%j stays text", (payload) => {
     const view = new MarkdownView(page.signal);

@@ -17,7 +17,7 @@ describe("what arrives is checked", () => {
     const chat = parseChat({ rev: 2, messages: [{}, { id: "a", role: "root", status: "?", text: 5 }] });
     expect(chat).toEqual({
       rev: 2,
-      messages: [{ id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null }],
+      messages: [{ id: "a", role: "assistant", status: "done", text: "", reasoning: "", toolCalls: [], json: false, branches: [], finish: "", error: null, stats: null }],
     });
   });
 
@@ -30,4 +30,10 @@ describe("what arrives is checked", () => {
     expect(engine.progress).toMatchObject({ progress: 1, bytesDone: 5, bytesTotal: 9, bytesPerS: null });
     expect(engine.error?.message).toBe("no");
   });
+});
+
+describe("saved state", () => {
+  it.each([
+    ["\ue03c1/script>", "</script>"], ["a \ue03c1 b \ue03c0 c", "a < b \ue03c c"], ["\ue03c01", "\ue03c1"], ["plain", "plain"],
+  ])("%j is read as it was meant", (saved, meant) => { expect(readTrait({ deep: [saved] })).toEqual({ deep: [meant] }); });
 });

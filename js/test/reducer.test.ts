@@ -5,9 +5,10 @@ import { applyDelta, applySnapshot, emptyChat, hasGap, type ChatState } from "..
 
 const message = (id: string, text: string, status: Status): Message => ({
   id, role: "assistant", text, status, finish: "", error: null, stats: null,
+  reasoning: "", toolCalls: [], json: false, branches: [],
 });
 const snapshot = (rev: number, ...messages: Message[]): ChatSnapshot => ({ rev, messages });
-const delta = (reply: string, offset: number, text: string): Delta => ({ reply, offset, text });
+const delta = (reply: string, offset: number, text: string): Delta => ({ reply, part: "text", offset, text });
 const textOf = (state: ChatState, id: string): string | undefined =>
   state.messages.find((item) => item.id === id)?.text;
 

@@ -30,7 +30,7 @@ const query = (selector: string): HTMLElement => {
   if (!found) throw new Error(`nothing matches ${selector}`);
   return found;
 };
-const composer = (): HTMLTextAreaElement => query("textarea") as HTMLTextAreaElement;
+const composer = (): HTMLTextAreaElement => query(".mlcw-composer textarea") as HTMLTextAreaElement;
 
 describe("chat", () => {
   it("streams into the same text node", async () => {
@@ -75,7 +75,7 @@ describe("chat", () => {
     const model = chat({ rev: 1, messages: [] });
     const input = composer();
     input.value = "Hello";
-    (query("form") as HTMLFormElement).requestSubmit();
+    (query(".mlcw-composer") as HTMLFormElement).requestSubmit();
     await vi.waitFor(() => { expect(model.sent).toHaveLength(1); });
     model.receive({ type: "ack", intent: (model.sent[0] as { id: string }).id, error: "Terminated." });
     await vi.waitFor(() => { expect(query(".mlcw-note").textContent).toBe("Terminated."); });
@@ -85,7 +85,7 @@ describe("chat", () => {
   it("stops by the button and by Escape while an answer runs", async () => {
     const model = chat({ rev: 1, messages: [user, reply("On and on", "running")] });
     expect(query(".mlcw-stop").hidden).toBe(false);
-    query("textarea").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+    composer().dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
     await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "stop" } }]); });
     model.change("_chat", { rev: 2, messages: [user, reply("On and on", "stopped")] });
     await frame();
@@ -97,7 +97,7 @@ describe("chat", () => {
     const failed = { ...reply("", "error"), error: { type: "EngineDeadError", message: "The worker died." } };
     const model = chat({ rev: 1, messages: [user, failed] });
     expect(query(".mlcw-assistant .mlcw-error-text").textContent).toBe("The worker died.");
-    query(".mlcw-assistant button").click();
+    query(".mlcw-assistant .mlcw-problem button").click();
     await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "retry", reply: "a" } }]); });
   });
 
@@ -105,7 +105,7 @@ describe("chat", () => {
     const model = chat({ rev: 1, messages: [user, reply("", "running")] });
     model.receive({ type: "delta", reply: "a", offset: 7, text: "late" });
     await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "resync" } }]); });
-    model.change("_live", { reply: "a", text: "Before " });
+    model.change("_live", { reply: "a", text: "Before ", reasoning: "" });
     await frame();
     expect(query(".mlcw-assistant .mlcw-body").textContent).toBe("Before late");
   });
@@ -157,7 +157,7 @@ describe("load panel", () => {
 
   it("cancels", async () => {
     const model = load({ ...ready, state: "loading", progress });
-    query(".mlcw-load button").click();
+    query(".mlcw-load .mlcw-link").click();
     await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "cancel_load" } }]); });
   });
 

@@ -6,12 +6,13 @@
  * carries a URL that the browser would act on by itself.
  */
 
-import { Lexer, type MarkedToken, type Token, type Tokens } from "marked";
+import { Marked, type MarkedToken, type Token, type Tokens } from "marked";
+import { highlight } from "./highlight.ts";
+import { mathExtensions, mathNode, type MathToken } from "./math.ts";
 
 export interface VElement {
-  readonly tag: "a" | "b" | "blockquote" | "br" | "button" | "code" | "del" | "div" | "em" | "h3" | "h4"
-    | "h5" | "h6" | "hr" | "li" | "ol" | "p" | "pre" | "span" | "strong" | "table" | "tbody" | "td" | "th"
-    | "thead" | "tr" | "ul";
+  /** Of those in `allowed.ts`; anything else becomes a `span`. */
+  readonly tag: string;
   readonly attributes: Readonly<Record<string, string>>;
   readonly children: readonly VNode[];
 }
@@ -20,17 +21,21 @@ export type VNode = VElement | string;
 const MAX_DEPTH = 24;
 
 /** GFM, and a line of the source is a line on the screen, as people write in chats. */
-export function lex(source: string): Token[] {
-  return new Lexer({ gfm: true, breaks: true }).lex(source);
+export function lex(source: string, growing = false): Token[] {
+  return (growing ? GROWING : WHOLE).lexer(source);
 }
+
+const WHOLE = new Marked({ gfm: true, breaks: true, extensions: mathExtensions(false) });
+const GROWING = new Marked({ gfm: true, breaks: true, extensions: mathExtensions(true) });
 
 function v(tag: VElement["tag"], attributes: Readonly<Record<string, string>>, ...children: readonly VNode[]): VElement {
   return { tag, attributes, children };
 }
 
 /** One block as a node; null for what shows nothing. */
-export function blockNode(token: Token, depth = 0): VElement | null {
+export function blockNode(token: Token, growing = false, depth = 0): VElement | null {
   if (depth > MAX_DEPTH) return v("p", { dir: "auto" }, token.raw);
+  if (isMath(token)) return token.open ? null : mathNode(token);
   const known = token as MarkedToken;
   switch (known.type) {
     case "paragraph":
@@ -41,11 +46,11 @@ export function blockNode(token: Token, depth = 0): VElement | null {
       // The notebook has its own first levels.
       return v(HEADINGS[known.depth] ?? "h6", { dir: "auto" }, ...inlineNodes(known.tokens));
     case "code":
-      return codeNode(known);
+      return codeNode(known.text, (known.lang ?? "").trim().split(/\s/)[0] ?? "", growing);
     case "blockquote":
-      return v("blockquote", {}, ...blockNodes(known.tokens, depth + 1));
+      return v("blockquote", {}, ...blockNodes(known.tokens, growing, depth + 1));
     case "list":
-      return listNode(known, depth);
+      return listNode(known, growing, depth);
     case "table":
       return tableNode(known);
     case "hr":
@@ -63,12 +68,14 @@ export function blockNode(token: Token, depth = 0): VElement | null {
 
 const HEADINGS: Readonly<Record<number, "h3" | "h4" | "h5" | "h6">> = { 1: "h3", 2: "h4", 3: "h5" };
 
-export function blockNodes(tokens: readonly Token[], depth = 0): VElement[] {
-  return tokens.map((token) => blockNode(token, depth)).filter((node) => node !== null);
+export function blockNodes(tokens: readonly Token[], growing = false, depth = 0): VElement[] {
+  return tokens.map((token) => blockNode(token, growing, depth)).filter((node) => node !== null);
 }
 
-function codeNode(token: Tokens.Code): VElement {
-  const language = (token.lang ?? "").trim().split(/\s/)[0] ?? "";
+const isMath = (token: Token): token is MathToken => token.type === "math";
+
+/** A block of code with its language's name and a button that copies it. */
+export function codeNode(code: string, language: string, growing: boolean): VElement {
   return v(
     "div",
     { class: "mlcw-code" },
@@ -76,16 +83,20 @@ function codeNode(token: Tokens.Code): VElement {
       "div",
       { class: "mlcw-code-head" },
       v("span", {}, language),
-      v("button", { type: "button", class: "mlcw-copy" }, "Copy"),
+      v("button", { type: "button", class: "mlcw-copy", title: "Copy code" }, "Copy"),
     ),
-    v("pre", { dir: "ltr", tabindex: "0" }, v("code", {}, token.text)),
+    v(
+      "pre",
+      { dir: "ltr", tabindex: "0", role: "group", "aria-label": "Code" },
+      v("code", {}, ...highlight(code, language, growing)),
+    ),
   );
 }
 
-function listNode(token: Tokens.List, depth: number): VElement {
+function listNode(token: Tokens.List, growing: boolean, depth: number): VElement {
   const items = token.items.map((item) => {
     const box = item.task ? [v("span", { class: "mlcw-task" }, item.checked === true ? "☑ " : "☐ ")] : [];
-    return v("li", { dir: "auto" }, ...box, ...blockNodes(item.tokens, depth + 1));
+    return v("li", { dir: "auto" }, ...box, ...blockNodes(item.tokens, growing, depth + 1));
   });
   const looseness = token.loose ? { class: "mlcw-loose" } : {};
   if (!token.ordered) return v("ul", looseness, ...items);
@@ -113,6 +124,7 @@ function tableNode(token: Tokens.Table): VElement {
 function inlineNodes(tokens: readonly Token[], depth = 0): VNode[] {
   if (depth > MAX_DEPTH) return tokens.map((token) => token.raw);
   return tokens.map((token): VNode => {
+    if (isMath(token)) return mathNode(token);
     const known = token as MarkedToken;
     switch (known.type) {
       case "text":

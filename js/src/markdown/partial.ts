@@ -5,6 +5,8 @@
  * it is, it would flicker between marks and formatting. These functions only ever look at the end.
  */
 
+import { mathLength } from "./math.ts";
+
 /** A last line that may become anything: a bullet, a heading's underline, a fence, a number. */
 const UNDECIDED_LINE = /(^|\n)[ \t]*(?:[-=*+#>]+|\d{1,9}[.)]?|`{1,2}|~{1,2})[ \t]*$/;
 
@@ -33,17 +35,35 @@ export function closeOpenMarks(source: string): string {
   return source.slice(0, start) + closeInline(linked);
 }
 
+/** Where a mark may begin that `closeInline` looks at. */
+const MARKS = "`*_~$";
+
 function closeInline(text: string): string {
   const open: string[] = [];
   let code = "";
   let end = text.length;
   for (let at = 0; at < text.length; ) {
     const char = text.charAt(at);
+    if (!code && (char === "$" || char === "\\")) {
+      const length = mathLength(text, at);
+      if (length === null) {
+        end = at;
+        break;
+      }
+      if (length > 0) {
+        at += length;
+        continue;
+      }
+    }
     if (char === "\\" && !code) {
       at += 2;
       continue;
     }
-    if (!"`*_~".includes(char) || (code && char !== "`")) {
+    if (char === "$") {
+      at += 1;
+      continue;
+    }
+    if (!MARKS.includes(char) || (code && char !== "`")) {
       at += 1;
       continue;
     }

@@ -1,5 +1,6 @@
 /** Makes the page agree with a tree of values, keeping every node that can be kept. */
 
+import { makeElement, setAttributes } from "./allowed.ts";
 import type { VElement, VNode } from "./nodes.ts";
 
 /** Changes the children of `parent`, from the child at `first` on, to `wanted`. */
@@ -23,12 +24,7 @@ function patch(old: ChildNode, node: VNode): boolean {
   }
   if (!(old instanceof Element) || old.localName !== node.tag) return false;
   if ((old.getAttribute("class") ?? "") !== (node.attributes["class"] ?? "")) return false;
-  for (const { name } of [...old.attributes]) {
-    if (!(name in node.attributes)) old.removeAttribute(name);
-  }
-  for (const [name, value] of Object.entries(node.attributes)) {
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  }
+  setAttributes(old, node.attributes);
   patchChildren(old, node.children);
   return true;
 }
@@ -38,8 +34,8 @@ function create(node: VNode): ChildNode {
 }
 
 function createElement(node: VElement): Element {
-  const element = document.createElement(node.tag);
-  for (const [name, value] of Object.entries(node.attributes)) element.setAttribute(name, value);
+  const element = makeElement(node.tag);
+  setAttributes(element, node.attributes);
   element.append(...node.children.map(create));
   return element;
 }

@@ -1,6 +1,7 @@
 /** Shows Markdown that grows. Blocks that are finished are not looked at again. */
 
 import type { Token } from "marked";
+import { copyText } from "../copy.ts";
 import { h } from "../dom.ts";
 import { blockNode, lex, safeAddress, type VElement } from "./nodes.ts";
 import { closeOpenMarks, withoutUndecided } from "./partial.ts";
@@ -40,13 +41,14 @@ export class MarkdownView {
   }
 
   #draw(tail: string, complete: boolean): void {
-    const tokens = lex(tail);
+    const tokens = lex(tail, !complete);
     const last = tokens.findLastIndex((token) => token.type !== "space");
     const nodes: VElement[] = [];
     let finished = 0;
     let finishedNodes = 0;
     tokens.forEach((token, index) => {
-      const node = blockNode(!complete && index === last ? closed(token) : token);
+      const growing = !complete && index === last;
+      const node = blockNode(growing ? closed(token) : token, growing);
       if (node) nodes.push(node);
       if (index < last && tail.startsWith(token.raw, finished)) {
         finished += token.raw.length;
@@ -70,7 +72,7 @@ export class MarkdownView {
     const button = target?.closest("button");
     if (button && event.type === "click") {
       const code = button.closest(".mlcw-code")?.querySelector("code")?.textContent ?? "";
-      void copy(code).then((copied) => {
+      void copyText(code).then((copied) => {
         button.textContent = copied ? "Copied" : "Not copied";
         setTimeout(() => { button.textContent = "Copy"; }, COPIED_FOR_MS);
       });
@@ -80,18 +82,9 @@ export class MarkdownView {
 
 /** The block with its open marks closed. */
 function closed(token: Token): Token {
-  if (token.type === "code" || token.type === "html") return token;
+  if (token.type === "code" || token.type === "html" || token.type === "math") return token;
   const source = closeOpenMarks(token.raw);
   if (source === token.raw) return token;
   const again = lex(source).filter((one) => one.type !== "space");
   return again.length === 1 && again[0]?.type === token.type ? again[0] : token;
-}
-
-async function copy(text: string): Promise<boolean> {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    return false; // no permission, or a page without https
-  }
 }

@@ -2,16 +2,18 @@
 
 import { Announcer } from "../announce.ts";
 import { h, icon, setAttribute, setText, show } from "../dom.ts";
-import { modelName } from "../format.ts";
+import { formatBytes, formatCount, formatPercent, joinFacts, modelName } from "../format.ts";
 import type { Engine, Intent, Message } from "../protocol.ts";
 import { StickyScroll } from "../scroll.ts";
 import type { View } from "../store.ts";
+import { iconButton, ICONS } from "./buttons.ts";
 import { Composer } from "./composer.ts";
 import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./load.ts";
 import { MessageView } from "./message.ts";
+import { SettingsPanel } from "./settings.ts";
 
-const ARROW_DOWN = "M8 3v9.5M3.8 8.5 8 12.7l4.2-4.2";
 const BUSY = "The kernel is busy with a cell; this will be done when it has finished.";
+const INDIRECT = "This notebook gives the chat no way around a running cell: Stop takes effect when the cell has ended.";
 
 export function renderChat({ store, el, signal }: RenderProps): void {
   const send = (intent: Intent): Promise<void> =>
@@ -21,16 +23,29 @@ export function renderChat({ store, el, signal }: RenderProps): void {
         composer.note(BUSY);
       },
     });
-  const retry = (reply: string): void => {
-    send({ kind: "retry", reply }).catch((error: unknown) => {
+  /** Sends, and says below the composer why something was refused. */
+  const sendAloud = async (intent: Intent): Promise<void> => {
+    try {
+      if (intent.kind === "retry" || intent.kind === "edit") scroll.toEnd();
+      await send(intent);
+      composer.note("");
+    } catch (error) {
       composer.note(error instanceof Error ? error.message : String(error), "error");
-    });
+      throw error;
+    }
   };
 
   const dot = h("span", { class: "mlcw-dot", "aria-hidden": "true" });
   const name = h("span", { class: "mlcw-name" });
   const state = h("span", { class: "mlcw-state" });
-  const load = new LoadPanel(signal, () => void send({ kind: "cancel_load" }).catch(() => undefined));
+  const context = h("span", { class: "mlcw-context" });
+  const settings = new SettingsPanel(send, signal);
+  const toggle = iconButton(ICONS.settings, "Settings", () => {
+    settings.toggle();
+    setAttribute(toggle, "aria-expanded", String(settings.visible));
+  }, signal);
+  setAttribute(toggle, "aria-expanded", "false");
+  const load = new LoadPanel(signal, send);
   const list = h("ol", { class: "mlcw-list" });
   const welcome = h("div", { class: "mlcw-welcome" });
   const log = h(
@@ -41,8 +56,9 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   );
   const jump = h(
     "button",
-    { class: "mlcw-round mlcw-jump", type: "button", "aria-label": "To the latest message", hidden: true },
-    icon(ARROW_DOWN),
+    { class: "mlcw-jump", type: "button", "aria-label": "Jump to latest", title: "Jump to latest", hidden: true },
+    icon(ICONS.down),
+    h("span", {}, "Latest"),
   );
   const announcements = h("div", { class: "mlcw-sr", role: "status", "aria-live": "polite" });
   const composer = new Composer(
@@ -63,7 +79,8 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       // Keys pressed here are ours, not the notebook's shortcuts (JupyterLab heeds this).
       "data-lm-suppress-shortcuts": "true",
     },
-    h("div", { class: "mlcw-head" }, dot, name, state),
+    h("div", { class: "mlcw-head" }, dot, name, state, context, toggle),
+    settings.node,
     load.node,
     h("div", { class: "mlcw-scroll" }, log, jump),
     composer.node,
@@ -78,8 +95,12 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     composer.input.focus();
   }, { signal });
   root.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !event.isComposing) void composer.stop();
     event.stopPropagation();
+    if (event.key !== "Escape" || event.isComposing) return;
+    if (settings.visible && event.target instanceof Node && settings.node.contains(event.target)) {
+      toggle.click();
+      toggle.focus();
+    } else void composer.stop();
   }, { signal });
   el.append(root);
   // The end of the log stays in sight when the panel or its window is resized, too.
@@ -94,21 +115,26 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   const views = new Map<string, MessageView>();
   let first = true;
 
-  const drawMessages = (messages: readonly Message[], ready: boolean): void => {
+  const say = (text: string): void => { announcer.say(text); };
+
+  const drawMessages = (messages: readonly Message[], { engine, connected }: View): void => {
+    const modelReady = engine.state === "ready";
     const wanted = new Set(messages.map((message) => message.id));
     for (const [id, view] of views) {
       if (wanted.has(id)) continue;
+      if (view.node.contains(document.activeElement)) log.focus(); // or the page would have it
       view.node.remove();
       views.delete(id);
     }
     messages.forEach((message, index) => {
       let view = views.get(message.id);
       if (!view) {
-        view = new MessageView(message, retry, signal);
+        view = new MessageView(message, { send: sendAloud, say }, signal);
         views.set(message.id, view);
       }
       if (list.children[index] !== view.node) list.insertBefore(view.node, list.children[index] ?? null);
-      view.update(message, ready);
+      const last = index === messages.length - 1;
+      view.update(message, { modelReady, connected, window: engine.window, last });
     });
     scroll.grown();
   };
@@ -121,7 +147,8 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     else announcer.follow(last.id, last.text, last.status === "done" || last.status === "stopped");
   };
 
-  const update = ({ engine, chat, connected }: View): void => {
+  const update = (view: View): void => {
+    const { engine, chat, connected, options } = view;
     const short = modelName(engine.model);
     const model = short || "the model";
     setAttribute(root, "aria-label", `Chat with ${model}`);
@@ -131,7 +158,8 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     setText(state, connected ? engineText(engine) : "No kernel");
     show(load.node, connected && (isLoading(engine) || hasFailed(engine)));
     load.update(engine, connected);
-    const ready = engine.state === "ready";
+    drawContext(context, chat.messages, engine);
+    settings.update(options, engine, connected, connected && !store.direct ? INDIRECT : "");
     show(welcome, chat.messages.length === 0);
     setText(
       welcome,
@@ -139,7 +167,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
         ? "Messages are answered in a background kernel; this notebook stays free."
         : "This chat has no kernel. Run its cell to start it.",
     );
-    drawMessages(chat.messages, ready);
+    drawMessages(chat.messages, view);
     announce(chat.messages);
     const running = chat.messages.some((item) => item.status === "running" || item.status === "queued");
     composer.update({
@@ -152,10 +180,21 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   store.subscribe(update, signal);
 }
 
+/** How full the context window was after the last reply. */
+function drawContext(node: HTMLElement, messages: readonly Message[], { window }: Engine): void {
+  const stats = messages.findLast((message) => message.stats !== null)?.stats;
+  const used = (stats?.promptTokens ?? 0) + (stats?.completionTokens ?? 0);
+  show(node, window !== null && used > 0);
+  if (window === null || used === 0) return;
+  setText(node, `Context ${formatPercent(used / window)}`);
+  setAttribute(node, "title", `${formatCount(used)} of ${formatCount(window)} tokens`);
+  node.classList.toggle("mlcw-full", used / window > 0.9);
+}
+
 function engineText(engine: Engine): string {
   switch (engine.state) {
     case "ready":
-      return engine.device;
+      return joinFacts(engine.device, formatBytes(engine.memoryBytes));
     case "starting":
     case "loading":
       return `${phaseText(engine)} …`;

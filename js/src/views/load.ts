@@ -9,7 +9,7 @@ import {
   joinFacts,
   modelName,
 } from "../format.ts";
-import type { Engine } from "../protocol.ts";
+import type { Engine, Intent } from "../protocol.ts";
 import type { Store } from "../store.ts";
 
 const CHECK = "M3 8.5 6.5 12 13 4.5";
@@ -46,9 +46,7 @@ export function phaseText(engine: Engine): string {
 }
 
 export function renderLoadProgress({ store, el, signal }: RenderProps): void {
-  const panel = new LoadPanel(signal, () => {
-    void store.courier.send({ kind: "cancel_load" }, { signal }).catch(() => undefined);
-  });
+  const panel = new LoadPanel(signal, (intent) => store.courier.send(intent, { signal }));
   panel.node.classList.add("mlcw");
   el.append(panel.node);
   store.subscribe(({ engine, connected }) => {
@@ -69,13 +67,14 @@ export class LoadPanel {
   readonly #cancel = h("button", { class: "mlcw-link", type: "button" }, "Cancel");
   readonly #below = h("div", { class: "mlcw-load-below" }, this.#facts, this.#clock, this.#cancel);
   readonly #error = h("div", { class: "mlcw-error-text" });
+  readonly #retry = h("button", { class: "mlcw-button", type: "button" }, "Try again");
   readonly #live = h("div", { class: "mlcw-sr", role: "status" });
   #engine: Engine | null = null;
   #connected = true;
   /** When the latest report came, to let the clock run on between reports. */
   #reportedAt = 0;
 
-  constructor(signal: AbortSignal, onCancel: () => void) {
+  constructor(signal: AbortSignal, send: (intent: Intent) => Promise<void>) {
     const head = h(
       "div",
       { class: "mlcw-load-head" },
@@ -91,11 +90,24 @@ export class LoadPanel {
       this.#bar,
       this.#below,
       this.#error,
+      this.#retry,
       this.#live,
     );
     setAttribute(this.#bar, "aria-valuemin", "0");
     setAttribute(this.#bar, "aria-valuemax", "100");
-    this.#cancel.addEventListener("click", onCancel, { signal });
+    const act = (button: HTMLButtonElement, intent: Intent): void => {
+      button.addEventListener("click", () => {
+        button.disabled = true;
+        send(intent)
+          .catch((error: unknown) => {
+            setText(this.#error, error instanceof Error ? error.message : String(error));
+            show(this.#error, true);
+          })
+          .finally(() => { button.disabled = false; });
+      }, { signal });
+    };
+    act(this.#cancel, { kind: "cancel_load" });
+    act(this.#retry, { kind: "load", model: null });
     const ticker = setInterval(() => {
       this.#tick();
     }, 500);
@@ -126,6 +138,7 @@ export class LoadPanel {
     this.#drawBelow(engine, kind);
     setText(this.#error, failed ? (engine.error?.message ?? "") : "");
     show(this.#error, failed);
+    show(this.#retry, failed && connected && engine.model !== "");
     show(this.#cancel, loading && connected && engine.state === "loading");
     // One announcement per phase; the bar itself carries the figures.
     setText(this.#live, loading ? `${name}: ${phaseText(engine)}` : sentence);

@@ -1,17 +1,44 @@
 /** One message of the conversation; nodes stay, only what changed is touched. */
 
-import { h, setAttribute, setText, show } from "../dom.ts";
-import { formatDuration, formatRate, formatTokens, joinFacts } from "../format.ts";
+import { indentJson, isJson, partThoughts } from "../answer.ts";
+import { copyText } from "../copy.ts";
+import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import { formatCount, formatDuration, formatPercent, formatRate, joinFacts } from "../format.ts";
+import { codeNode } from "../markdown/nodes.ts";
+import { patchChildren } from "../markdown/patch.ts";
 import { MarkdownView } from "../markdown/view.ts";
-import type { Message, Stats } from "../protocol.ts";
+import type { Intent, Message, Stats } from "../protocol.ts";
+import { iconButton, ICONS, relabel } from "./buttons.ts";
+import { Editor } from "./editor.ts";
 
-export function statsText(stats: Stats | null): string {
+/** Milliseconds that a button shows what it did, or waits to be pressed again. */
+const MOMENT = 2500;
+
+/** What a message's look depends on, beside itself. */
+export interface Surroundings {
+  readonly modelReady: boolean;
+  readonly connected: boolean;
+  /** Tokens of the context window. */
+  readonly window: number | null;
+  /** Is it the last one? */
+  readonly last: boolean;
+}
+
+export interface MessageActions {
+  readonly send: (intent: Intent) => Promise<void>;
+  /** Says something for screen readers. */
+  readonly say: (text: string) => void;
+}
+
+export function statsText(stats: Stats | null, window: number | null): string {
   if (!stats) return "";
   const first = formatDuration(stats.ttftS);
+  const { promptTokens: put, completionTokens: got } = stats;
   return joinFacts(
     first && `first token ${first}`,
     formatRate(stats.tokensPerS),
-    formatTokens(stats.completionTokens),
+    put === null || got === null ? "" : `${formatCount(put)} in, ${formatCount(got)} out`,
+    put === null || got === null || !window ? "" : `context ${formatPercent((put + got) / window)}`,
   );
 }
 
@@ -32,55 +59,241 @@ export function stateText(message: Message, modelReady: boolean): string {
 export class MessageView {
   readonly node: HTMLElement;
   readonly #body = h("div", { class: "mlcw-body" });
-  /** What the user wrote is shown as it is, what the model writes as Markdown. */
-  readonly #draw: (text: string, complete: boolean) => void;
+  readonly #content: UserContent | ReplyContent;
   readonly #dots = h("div", { class: "mlcw-dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
   readonly #error = h("div", { class: "mlcw-error-text" });
   readonly #retry = h("button", { class: "mlcw-link", type: "button" }, "Try again");
   readonly #problem = h("div", { class: "mlcw-problem" }, this.#error, this.#retry);
-  readonly #facts = h("div", { class: "mlcw-facts" });
+  readonly #facts = h("span", { class: "mlcw-facts" });
+  readonly #cancel = h("button", { class: "mlcw-link", type: "button" }, "Cancel");
+  readonly #place = h("span", { class: "mlcw-place" });
+  readonly #branches: HTMLElement;
+  readonly #tools: HTMLElement;
+  readonly #foot: HTMLElement;
+  readonly #again: HTMLButtonElement;
+  readonly #edit: HTMLButtonElement;
+  readonly #back: HTMLButtonElement;
+  readonly #forward: HTMLButtonElement;
+  readonly #actions: MessageActions;
+  readonly #signal: AbortSignal;
+  #editor: Editor | null = null;
+  #message: Message;
   #shown: Message | null = null;
-  #shownReady = false;
+  #around: Surroundings | null = null;
 
-  constructor(message: Message, onRetry: (reply: string) => void, signal: AbortSignal) {
+  constructor(message: Message, actions: MessageActions, signal: AbortSignal) {
+    this.#message = message;
+    this.#actions = actions;
+    this.#signal = signal;
     const mine = message.role === "user";
-    if (mine) {
-      setAttribute(this.#body, "dir", "auto");
-      this.#draw = (text) => {
-        setText(this.#body, text);
-      };
-    } else {
-      const markdown = new MarkdownView(signal);
-      this.#body.append(markdown.node);
-      this.#draw = (text, complete) => {
-        markdown.update(text, complete);
-      };
-    }
+    this.#content = mine ? new UserContent(this.#body) : new ReplyContent(this.#body, signal);
+    const tool = (path: string, label: string, onClick: () => void): HTMLButtonElement =>
+      iconButton(path, label, onClick, signal);
+    const copy = tool(ICONS.copy, mine ? "Copy message" : "Copy reply", () => void this.#copy(copy));
+    this.#again = tool(ICONS.again, mine ? "Answer this" : "Regenerate", () => {
+      this.#send({ kind: "retry", reply: this.#message.id });
+    });
+    this.#edit = tool(ICONS.edit, "Edit message", () => { this.#beginEdit(); });
+    const remove = tool(ICONS.remove, "Delete", () => { this.#remove(remove); });
+    this.#back = tool(ICONS.back, "Previous version", () => { this.#step(-1); });
+    this.#forward = tool(ICONS.forward, "Next version", () => { this.#step(1); });
+    this.#branches = h("span", { class: "mlcw-branches", role: "group", "aria-label": "Versions" },
+      this.#back, this.#place, this.#forward);
+    this.#tools = h("span", { class: "mlcw-tools" }, copy, this.#again, this.#edit, remove);
+    this.#foot = h("div", { class: "mlcw-foot" }, this.#branches, this.#facts, this.#cancel, this.#tools);
     this.node = h(
       "li",
       { class: `mlcw-message ${mine ? "mlcw-user" : "mlcw-assistant"}` },
       h("span", { class: "mlcw-sr" }, mine ? "You: " : "Model: "),
+      ...(this.#content instanceof ReplyContent ? [this.#content.thoughts] : []),
       this.#body,
       this.#dots,
       this.#problem,
-      this.#facts,
+      this.#foot,
     );
-    this.#retry.addEventListener("click", () => { onRetry(message.id); }, { signal });
+    show(this.#edit, mine);
+    this.#retry.addEventListener("click", () => { this.#send({ kind: "retry", reply: this.#message.id }); }, { signal });
+    this.#cancel.addEventListener("click", () => { this.#send({ kind: "stop", reply: this.#message.id }); }, { signal });
   }
 
-  update(message: Message, modelReady: boolean): void {
-    if (message === this.#shown && modelReady === this.#shownReady) return;
-    this.#shown = message;
-    this.#shownReady = modelReady;
-    this.#draw(message.text, message.status !== "running" && message.status !== "queued");
-    show(this.#body, message.text !== "");
-    show(this.#dots, message.status === "running" && message.text === "");
+  update(message: Message, around: Surroundings): void {
+    if (message === this.#shown && same(around, this.#around)) return;
+    this.#shown = this.#message = message;
+    this.#around = around;
+    const { status } = message;
+    const ended = status !== "running" && status !== "queued";
+    const empty = this.#content.update(message, !ended);
+    show(this.#body, !empty && !this.#editor);
+    show(this.#dots, status === "running" && empty && message.reasoning === "" && message.text === "");
     setText(this.#error, message.error?.message ?? "");
-    show(this.#problem, message.status === "error");
-    const facts = joinFacts(stateText(message, modelReady), statsText(message.stats));
-    setText(this.#facts, facts);
-    show(this.#facts, facts !== "");
-    setAttribute(this.node, "data-mlcw-status", message.status);
-    setAttribute(this.node, "aria-busy", message.status === "running" ? "true" : null);
+    show(this.#problem, status === "error");
+    show(this.#retry, around.connected);
+    setText(this.#facts, joinFacts(stateText(message, around.modelReady), statsText(message.stats, around.window)));
+    show(this.#cancel, status === "queued" && around.connected);
+    show(this.#again, message.role === "user" ? around.last : status !== "error");
+    show(this.#tools, ended);
+    for (const button of this.#tools.querySelectorAll("button")) {
+      if (button.title.startsWith("Copy")) continue;
+      button.disabled = !around.connected;
+    }
+    this.#drawBranches(message, around.connected);
+    show(this.#foot, ended || status === "queued" || message.branches.length > 1);
+    setAttribute(this.node, "data-mlcw-status", status);
+    setAttribute(this.node, "data-mlcw-last", around.last ? "" : null);
+    setAttribute(this.node, "aria-busy", status === "running" ? "true" : null);
+  }
+
+  #drawBranches({ branches, id }: Message, connected: boolean): void {
+    show(this.#branches, branches.length > 1);
+    const at = branches.indexOf(id);
+    setText(this.#place, `${at + 1}/${branches.length}`);
+    this.#back.disabled = !connected || at <= 0;
+    this.#forward.disabled = !connected || at >= branches.length - 1;
+  }
+
+  #send(intent: Intent): void {
+    void this.#actions.send(intent).catch(() => undefined); // the composer says why not
+  }
+
+  #step(by: number): void {
+    const { branches, id } = this.#message;
+    const message = branches[branches.indexOf(id) + by];
+    if (message === undefined) return;
+    this.#actions.say(`Version ${branches.indexOf(message) + 1} of ${branches.length}`);
+    this.#send({ kind: "select", message });
+  }
+
+  async #copy(button: HTMLButtonElement): Promise<void> {
+    const { label } = { label: button.title };
+    const copied = await copyText(this.#content.plain(this.#message));
+    relabel(button, copied ? ICONS.check : ICONS.alert, copied ? "Copied" : "Not copied: the page may not");
+    this.#actions.say(copied ? "Copied" : "Not copied");
+    setTimeout(() => { relabel(button, ICONS.copy, label); }, MOMENT);
+  }
+
+  /** Deletes at the second press, as all that follows goes too. */
+  #remove(button: HTMLButtonElement): void {
+    if (button.classList.contains("mlcw-sure")) {
+      this.#send({ kind: "delete", message: this.#message.id });
+      return;
+    }
+    const question = this.#around?.last === true ? "Delete?" : "Delete this and all that follows?";
+    button.classList.add("mlcw-sure");
+    relabel(button, ICONS.remove, question);
+    button.append(h("span", { "aria-hidden": "true" }, question));
+    this.#actions.say(`${question} Press again to delete.`);
+    setTimeout(() => {
+      button.classList.remove("mlcw-sure");
+      relabel(button, ICONS.remove, "Delete");
+    }, 2 * MOMENT);
+  }
+
+  #beginEdit(): void {
+    if (this.#editor) return;
+    const end = (): void => {
+      this.#editor?.node.remove();
+      this.#editor = null;
+      show(this.#body, true);
+      show(this.#foot, true);
+      this.node.classList.remove("mlcw-editing");
+      this.#edit.focus();
+    };
+    this.#editor = new Editor(this.#message.text, {
+      save: async (text) => {
+        await this.#actions.send({ kind: "edit", message: this.#message.id, text });
+        end();
+      },
+      cancel: end,
+    }, this.#signal);
+    this.#body.after(this.#editor.node);
+    this.node.classList.add("mlcw-editing");
+    show(this.#body, false);
+    show(this.#foot, false);
+    this.#editor.begin();
   }
 }
+
+function same(one: Surroundings, other: Surroundings | null): boolean {
+  return other !== null && one.connected === other.connected && one.last === other.last
+    && one.modelReady === other.modelReady && one.window === other.window;
+}
+
+/** What the user wrote is shown as it is. */
+class UserContent {
+  readonly #body: HTMLElement;
+
+  constructor(body: HTMLElement) {
+    this.#body = body;
+    setAttribute(body, "dir", "auto");
+  }
+
+  update(message: Message): boolean {
+    setText(this.#body, message.text);
+    return false;
+  }
+
+  plain(message: Message): string {
+    return message.text;
+  }
+}
+
+/** What the model writes: thoughts, folded; Markdown or JSON; calls of tools. */
+class ReplyContent {
+  readonly #summary = h("summary", {});
+  readonly #thoughts = h("div", { class: "mlcw-thoughts", dir: "auto" });
+  readonly thoughts = h("details", { class: "mlcw-think" }, this.#summary, this.#thoughts);
+  readonly #markdown: MarkdownView;
+  readonly #json = h("div", { class: "mlcw-md mlcw-json" });
+  readonly #calls = h("div", { class: "mlcw-calls" });
+
+  constructor(body: HTMLElement, signal: AbortSignal) {
+    this.#markdown = new MarkdownView(signal);
+    this.#json.addEventListener("click", (event) => {
+      const button = event.target instanceof Element ? event.target.closest("button") : null;
+      if (!button) return;
+      void copyText(this.#json.querySelector("code")?.textContent ?? "").then((copied) => {
+        button.textContent = copied ? "Copied" : "Not copied";
+        setTimeout(() => { button.textContent = "Copy"; }, MOMENT);
+      });
+    }, { signal });
+    body.append(this.#markdown.node, this.#json, this.#calls);
+  }
+
+  /** Returns whether there is nothing to see in the body. */
+  update(message: Message, growing: boolean): boolean {
+    const { thoughts, text, thinking } = partThoughts(message.text, message.reasoning, growing);
+    show(this.thoughts, thoughts.trim() !== "" || thinking);
+    setText(this.#summary, thinking ? "Thinking …" : "Thoughts");
+    this.#summary.classList.toggle("mlcw-thinking", thinking);
+    setText(this.#thoughts, thoughts.trim());
+    const json = isJson(text, message.json, growing);
+    show(this.#json, json);
+    show(this.#markdown.node, !json);
+    if (json) patchChildren(this.#json, [codeNode(indentJson(text), "json", growing)]);
+    else this.#markdown.update(text, !growing);
+    this.#drawCalls(message);
+    return text.trim() === "" && message.toolCalls.length === 0;
+  }
+
+  #drawCalls({ toolCalls }: Message): void {
+    show(this.#calls, toolCalls.length > 0);
+    while (this.#calls.children.length > toolCalls.length) this.#calls.lastChild?.remove();
+    toolCalls.forEach((call, index) => {
+      let node = this.#calls.children[index];
+      if (!node) {
+        node = h("div", { class: "mlcw-call" }, h("div", { class: "mlcw-call-name" }, icon(CALL), h("span")), h("div"));
+        this.#calls.append(node);
+      }
+      const name = node.querySelector("span");
+      if (name) setText(name, `Calls ${call.name || "a tool"}`);
+      const code = node.lastElementChild;
+      if (code) patchChildren(code, call.arguments ? [codeNode(indentJson(call.arguments), "json", false)] : []);
+    });
+  }
+
+  plain(message: Message): string {
+    return partThoughts(message.text, message.reasoning, false).text;
+  }
+}
+
+const CALL = "M6 3.5 2.5 8 6 12.5M10 3.5 13.5 8 10 12.5";

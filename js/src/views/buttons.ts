@@ -1,0 +1,29 @@
+/** Small buttons with an icon, a name for screen readers and a tip. */
+
+import { h, icon, setAttribute } from "../dom.ts";
+
+export const ICONS = {
+  copy: "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",
+  check: "M3 8.5 6.5 12 13 4.5",
+  again: "M13 8a5 5 0 1 1-1.6-3.7M13 2v3h-3",
+  edit: "M2.8 13.2l.6-3 7.3-7.3 2.4 2.4-7.3 7.3z",
+  remove: "M2.5 4.5h11M6 4V2.5h4V4M4 4.5l.6 9h6.8l.6-9",
+  back: "M10 3.5 5.5 8l4.5 4.5",
+  forward: "M6 3.5 10.5 8 6 12.5",
+  settings: "M2 4.5h7M12.5 4.5H14M2 11.5h1.5M7 11.5h7M9 4.5a1.75 1.75 0 1 0 3.5 0 1.75 1.75 0 1 0-3.5 0M3.5 11.5a1.75 1.75 0 1 0 3.5 0 1.75 1.75 0 1 0-3.5 0",
+  alert: "M8 4.5v4.2M8 11.4v.1",
+  down: "M8 3v9.5M3.8 8.5 8 12.7l4.2-4.2",
+} as const;
+
+export function iconButton(path: string, label: string, onClick: () => void, signal: AbortSignal): HTMLButtonElement {
+  const button = h("button", { class: "mlcw-tool", type: "button", "aria-label": label, title: label }, icon(path));
+  button.addEventListener("click", onClick, { signal });
+  return button;
+}
+
+/** Changes a button's look and name for a moment, or for good. */
+export function relabel(button: HTMLButtonElement, path: string, label: string): void {
+  setAttribute(button, "aria-label", label);
+  setAttribute(button, "title", label);
+  button.replaceChildren(icon(path));
+}

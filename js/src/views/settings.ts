@@ -1,0 +1,162 @@
+/** How replies are made, and by which model. The kernel's side checks each value and says what is wrong. */
+
+import { h, setAttribute, setText, show } from "../dom.ts";
+import { modelName } from "../format.ts";
+import type { Engine, Intent, OptionName, Options } from "../protocol.ts";
+
+let instances = 0;
+const OTHER = "\u0000other";
+
+interface Field {
+  readonly name: OptionName;
+  readonly label: string;
+  readonly hint: string;
+  readonly kind: "number" | "text" | "code";
+  readonly range?: Readonly<Record<string, string>>;
+}
+
+const FIELDS: readonly Field[] = [
+  { name: "system", label: "System prompt", hint: "The model's own", kind: "text" },
+  { name: "temperature", label: "Temperature", hint: "Default", kind: "number", range: { min: "0", max: "2", step: "0.1" } },
+  { name: "top_p", label: "Top p", hint: "Default", kind: "number", range: { min: "0", max: "1", step: "0.05" } },
+  { name: "max_tokens", label: "Max tokens", hint: "No limit", kind: "number", range: { min: "1", step: "1" } },
+  { name: "seed", label: "Seed", hint: "Random", kind: "number", range: { min: "0", step: "1" } },
+  { name: "schema", label: "JSON schema", hint: '{"type": "object", …}', kind: "code" },
+];
+
+export class SettingsPanel {
+  readonly node: HTMLElement;
+  readonly #send: (intent: Intent) => Promise<void>;
+  readonly #inputs = new Map<OptionName, FieldView>();
+  readonly #model = h("select", { class: "mlcw-field" });
+  readonly #other = h("input", { class: "mlcw-field", type: "text", placeholder: "A model's folder", "aria-label": "A model's folder", dir: "ltr" });
+  readonly #load = h("button", { class: "mlcw-button", type: "button" }, "Load");
+  readonly #loadError = h("div", { class: "mlcw-field-error", role: "alert", hidden: true });
+  readonly #tools = h("div", { class: "mlcw-settings-note" });
+  readonly #note = h("div", { class: "mlcw-settings-note" });
+  #models = "";
+  #loaded = "";
+
+  constructor(send: (intent: Intent) => Promise<void>, signal: AbortSignal) {
+    this.#send = send;
+    instances += 1;
+    const fields = FIELDS.map((field) => {
+      const view = new FieldView(field, `mlcw-${instances}-${field.name}`, (value) => this.#set(field.name, value), signal);
+      this.#inputs.set(field.name, view);
+      return view.node;
+    });
+    const model = h("div", { class: "mlcw-setting mlcw-wide" },
+      h("label", {}, "Model", this.#model),
+      h("div", { class: "mlcw-row" }, this.#other, this.#load),
+      this.#loadError);
+    this.node = h("div", { class: "mlcw-settings", role: "group", "aria-label": "Settings", hidden: true },
+      model, ...fields, this.#tools, this.#note);
+    this.#model.addEventListener("change", () => { this.#drawModel(); }, { signal });
+    this.#other.addEventListener("input", () => { this.#drawModel(); }, { signal });
+    this.#load.addEventListener("click", () => void this.#loadModel(), { signal });
+    this.#other.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.isComposing) void this.#loadModel();
+    }, { signal });
+  }
+
+  get visible(): boolean {
+    return !this.node.hidden;
+  }
+
+  toggle(): void {
+    show(this.node, !this.visible);
+    if (this.visible) this.#model.focus();
+  }
+
+  update(options: Options, engine: Engine, connected: boolean, note: string): void {
+    for (const [name, view] of this.#inputs) view.update(options[name], connected);
+    const names = [...new Set([...options.models, ...(engine.model ? [engine.model] : [])])];
+    if (names.join("\n") !== this.#models || engine.model !== this.#loaded) {
+      this.#models = names.join("\n");
+      this.#loaded = engine.model;
+      this.#model.replaceChildren(
+        ...names.map((name) => h("option", { value: name }, modelName(name))),
+        h("option", { value: OTHER }, "Another …"),
+      );
+      this.#model.value = engine.model || (names[0] ?? OTHER);
+    }
+    this.#model.disabled = this.#other.disabled = !connected;
+    this.#drawModel();
+    setText(this.#tools, options.tools.length > 0 ? `Tools: ${options.tools.join(", ")}` : "");
+    show(this.#tools, options.tools.length > 0);
+    setText(this.#note, note);
+    show(this.#note, note !== "");
+  }
+
+  #drawModel(): void {
+    const other = this.#model.value === OTHER;
+    show(this.#other, other);
+    show(this.#load, other || this.#model.value !== this.#loaded);
+    this.#load.disabled = this.#model.disabled || (other && this.#other.value.trim() === "");
+  }
+
+  async #loadModel(): Promise<void> {
+    const model = this.#model.value === OTHER ? this.#other.value.trim() : this.#model.value;
+    if (model === "") return;
+    const error = await this.#try({ kind: "load", model });
+    setText(this.#loadError, error);
+    show(this.#loadError, error !== "");
+  }
+
+  #set(name: OptionName, value: string | number | null): Promise<string> {
+    return this.#try({ kind: "set", name, value });
+  }
+
+  async #try(intent: Intent): Promise<string> {
+    try {
+      await this.#send(intent);
+      return "";
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error);
+    }
+  }
+}
+
+class FieldView {
+  readonly node: HTMLElement;
+  readonly #input: HTMLInputElement | HTMLTextAreaElement;
+  readonly #error: HTMLElement;
+  #known = "";
+  #invalid = false;
+
+  constructor(
+    field: Field,
+    id: string,
+    change: (value: string | number | null) => Promise<string>,
+    signal: AbortSignal,
+  ) {
+    const attributes = { class: `mlcw-field mlcw-field-${field.kind}`, placeholder: field.hint };
+    this.#input = field.kind === "number"
+      ? h("input", { ...attributes, type: "number", inputmode: "decimal", ...field.range })
+      : h("textarea", { ...attributes, rows: "2", dir: field.kind === "code" ? "ltr" : "auto", spellcheck: field.kind === "code" ? "false" : "true" });
+    this.#error = h("div", { class: "mlcw-field-error", role: "alert", id, hidden: true });
+    this.node = h("div", { class: `mlcw-setting${field.kind === "number" ? "" : " mlcw-wide"}` },
+      h("label", {}, field.label, this.#input), this.#error);
+    this.#input.addEventListener("change", () => {
+      const raw = this.#input.value.trim();
+      const number = Number(raw);
+      const value = raw === "" ? null : field.kind === "number" && Number.isFinite(number) ? number : this.#input.value;
+      void change(value).then((error) => {
+        this.#invalid = error !== "";
+        setText(this.#error, error);
+        show(this.#error, this.#invalid);
+        setAttribute(this.#input, "aria-invalid", this.#invalid ? "true" : null);
+        setAttribute(this.#input, "aria-describedby", this.#invalid ? id : null);
+      });
+    }, { signal });
+  }
+
+  update(value: string | number | null, connected: boolean): void {
+    this.#input.disabled = !connected;
+    const text = value === null ? "" : String(value);
+    if (text === this.#known) return;
+    this.#known = text;
+    // What is being typed, or was refused, stays.
+    if (!this.#invalid && document.activeElement !== this.#input) this.#input.value = text;
+  }
+}
