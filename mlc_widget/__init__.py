@@ -13,7 +13,7 @@ from mlc_widget._version import __version__
 if TYPE_CHECKING:
     from mlc_widget.api.progress import InitProgressReport
     from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine, create_mlc_engine
-    from mlc_widget.magics import load_ipython_extension
+    from mlc_widget.magics import load_ipython_extension, unload_ipython_extension
     from mlc_widget.proxy.engines import (
         AsyncKernelMLCEngine,
         KernelMLCEngine,
@@ -32,6 +32,7 @@ _HOMES = {
     "create_kernel_mlc_engine": "mlc_widget.proxy.engines",
     "create_mlc_engine": "mlc_widget.engine.engines",
     "load_ipython_extension": "mlc_widget.magics",
+    "unload_ipython_extension": "mlc_widget.magics",
 }
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "create_kernel_mlc_engine",
     "create_mlc_engine",
     "load_ipython_extension",
+    "unload_ipython_extension",
 ]
 
 

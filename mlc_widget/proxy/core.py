@@ -93,6 +93,10 @@ class KernelCore:
         """Unload all models; the worker stays."""
         await self._worker.unload()
 
+    async def restart(self) -> None:
+        """End the worker, whatever it does, and load the same models in another."""
+        await self._worker.restart()
+
     async def terminate(self) -> None:
         """End the worker for good."""
         await self._worker.terminate()

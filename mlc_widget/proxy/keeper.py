@@ -80,6 +80,7 @@ class WorkerKeeper:
         self._restoring: asyncio.Task[None] | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._expected: _Expected | None = None
+        self._last_target: LoadTarget | None = None
         self._loads = 0
         self._deaths = 0
         self._owner_pid = os.getpid()
@@ -218,6 +219,7 @@ class WorkerKeeper:
         self._loads += 1
         load = self._loads
         self._expected = None
+        self._last_target = target
         self._deaths = 0
         wanted = _Expected(target, self._app_config)
         try:
@@ -308,6 +310,31 @@ class WorkerKeeper:
             if self._watcher is not None:
                 self._watcher.cancel()
             await worker.stop()
+
+    async def restart(self) -> None:
+        """End the worker, whatever it does, and load in another what was last asked for.
+
+        Raises:
+            ModelNotLoadedError: no load was ever asked for.
+            MLCEngineError: why it could not be loaded.
+        """
+        self._check_alive()
+        if self._last_target is None:
+            raise ModelNotLoadedError("No model was loaded yet: call reload(model_id).")
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
+        worker = self._worker
+        if worker is not None:
+            self._worker = self._process = None
+            if self._watcher is not None:
+                self._watcher.cancel()
+            worker.connection.fail(EngineDeadError("The worker was restarted."))
+            await worker.stop()
+        self._deaths = 0
+        if self._expected is not None:
+            await self.serving()  # requests that come meanwhile wait for the same load
+        else:
+            await self.load(self._last_target)
 
     def cancel_load(self) -> None:
         """End a start or load that runs; whoever awaits it gets `LoadCancelledError`."""

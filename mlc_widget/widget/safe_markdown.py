@@ -29,7 +29,7 @@ _TEX: Final = re.compile(
 )
 _LINK: Final = re.compile(r"\](?=\()\((?!https?://|mailto:|#)", re.IGNORECASE)
 _RUN: Final = re.compile(r"`{3,}|~{3,}")
-_MARKS: Final = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$])")
+_MARKS: Final = re.compile(r"([\\`*_\[\]#!|~$])")
 
 
 @lru_cache(maxsize=1024)  # a transcript is written anew after each reply

@@ -23,8 +23,6 @@ from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.state import ChatOptions, ChatState, Message, ReplyStats, Status
 from mlc_widget.widget.stream import ReplyStream
 
-_WAIT_FOR_ENGINE = ("starting", "loading")
-
 
 @dataclass(frozen=True, slots=True)
 class ChatSink:
@@ -263,7 +261,7 @@ class ChatSession:
     def _pump(self) -> None:
         """Start the next reply if none runs and the engine is not busy with a load."""
         snapshot = self._link.snapshot
-        if self._task is not None or not self._queue or snapshot.state in _WAIT_FOR_ENGINE:
+        if self._task is not None or not self._queue or _is_loading(snapshot):
             return
         reply_id = self._queue.popleft()
         if snapshot.state == "idle" and snapshot.error is not None:
@@ -336,6 +334,13 @@ def _grown(message: Message, stream: ReplyStream) -> Message:
     return replace(
         message, text=stream.text, reasoning=stream.reasoning, tool_calls=stream.tool_calls
     )
+
+
+def _is_loading(snapshot: Snapshot) -> bool:
+    # An engine is `idle` for a moment before it starts, and between `starting` and `loading`; only
+    # then does it have a model.
+    pending = snapshot.state == "idle" and snapshot.model_id is not None
+    return pending or snapshot.state in ("starting", "loading")
 
 
 def _check_text(text: Any) -> None:

@@ -1,0 +1,48 @@
+"""`%load_ext mlc_widget`: the public names in the notebook, `%mlc` and `%%chat`.
+
+Loading is cheap: what a magic needs is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from mlc_widget.magics.commands import MLCMagics
+from mlc_widget.magics.completion import complete_chat, complete_mlc
+
+_NAMES = (
+    "AsyncKernelMLCEngine",
+    "ChatWidget",
+    "KernelMLCEngine",
+    "create_kernel_mlc_engine",
+    "create_mlc_engine",
+)
+_HOOK = "complete_command"
+_loaded: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+"""By shell, the names that were put into it."""
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magics, and the public names where the notebook has none of its own."""
+    import mlc_widget
+
+    fresh = {n: getattr(mlc_widget, n) for n in _NAMES if n not in shell.user_ns}
+    shell.push(fresh, interactive=False)
+    _loaded.setdefault(shell, {}).update(fresh)
+    magics = MLCMagics(shell)
+    shell.register_magics(magics)
+    shell.set_hook(_HOOK, lambda _, event: complete_mlc(magics.shelf, event), str_key="%mlc")
+    shell.set_hook(_HOOK, lambda _, event: complete_chat(magics.shelf, event), str_key="%%chat")
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take back what `load_ipython_extension` put there; engines that run go on."""
+    for name, value in _loaded.pop(shell, {}).items():
+        if shell.user_ns.get(name) is value:
+            shell.drop_by_id({name: value})
+    shell.magics_manager.magics["line"].pop("mlc", None)
+    shell.magics_manager.magics["cell"].pop("chat", None)
+    shell.magics_manager.registry.pop(MLCMagics.__name__, None)
+    for key in ("%mlc", "%%chat"):
+        shell.strdispatchers[_HOOK].strs.pop(key, None)

@@ -1,0 +1,176 @@
+"""What the commands of `%mlc` do; each is named as its command."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import logging
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from IPython.core.error import UsageError
+
+from mlc_widget.magics.describe import LIMIT, describe_error, shortened
+from mlc_widget.magics.shelf import EngineShelf, models_of
+
+if TYPE_CHECKING:
+    from mlc_widget.magics.shelf import KernelEngine
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_PATIENCE_S: Final = 10.0
+
+
+def load(shelf: EngineShelf, given: argparse.Namespace) -> None:
+    """Begin a load, and show how far it is."""
+    from mlc_widget.widget import display_load_progress
+
+    options = _engine_options(given)
+    known = shelf.engines()
+    engine = shelf.find(given.to) if given.to is None or given.to in known else None
+    if engine is not None and options:
+        raise UsageError(
+            f"--{next(iter(options)).partition('_')[0]} is for a new engine: give it a name with "
+            "--to, or end this one with `terminate()`."
+        )
+    if engine is None:
+        engine = shelf.make(given.to, **options)
+    begin_load(engine, given.model)
+    display_load_progress(engine._core)
+
+
+def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
+    """Load models in the background; who watches the engine sees how it goes."""
+    core = engine._core
+    core.submit(_quietly(core.reload(list(models))))
+
+
+def unload(shelf: EngineShelf, given: argparse.Namespace) -> None:
+    """Unload all models."""
+    engine = shelf.need(given.to)
+    names = ", ".join(models_of(engine))
+    if not names:
+        print("No model is loaded.")
+    elif _wait(engine, engine._core.unload()) is not _NOT_YET:
+        print(f"{names} is unloaded; its memory is free.")
+    else:
+        print(f"{names} is being unloaded.")
+
+
+def models(shelf: EngineShelf, given: argparse.Namespace) -> None:
+    """List models and engines."""
+    from mlc_widget.engine.store.model_folder import builtin_models
+
+    print(f"Built in: {', '.join(builtin_models()) or 'none'}")
+    for name, engine in shelf.engines().items():
+        snapshot = engine._core.snapshot
+        facts = [snapshot.model_id or "no model", snapshot.state, snapshot.device or ""]
+        print(f"{name}: {', '.join(fact for fact in facts if fact)}")
+
+
+def stop(shelf: EngineShelf, given: argparse.Namespace) -> None:
+    """End all that the engine generates."""
+    engine = shelf.need(given.to)
+    talk = shelf.spoken(engine)
+    if talk is not None:
+        talk.stop()
+    engine._core.submit(_quietly(engine._core.interrupt_generate()))
+
+
+def reset(shelf: EngineShelf, given: argparse.Namespace) -> None:
+    """Begin a new conversation."""
+    engine = shelf.need(given.to)
+    shelf.conversation(engine, new=True)
+    engine._core.submit(_quietly(engine._core.reset_chat()))
+    print("The next %%chat begins a new conversation.")
+
+
+def stats(shelf: EngineShelf, given: argparse.Namespace) -> None:
+    """Print what is known of the engine."""
+    engine = shelf.need(given.to)
+    core = engine._core
+    if core.snapshot.state != "ready":
+        print(f"{core.snapshot.model_id or 'No model'}: {core.snapshot.state}")
+        return
+    told = _wait(engine, _facts(core))
+    if told is _NOT_YET:
+        print(f"The engine has not answered for {_PATIENCE_S:.0f} s; it may be busy.")
+    else:
+        print("\n".join(told))
+
+
+async def _facts(core: Any) -> list[str]:
+    info, metrics, speed = await asyncio.gather(
+        core.device_info(), core.metrics(), core.runtime_stats_text()
+    )
+    lines = [f"{core.snapshot.model_id} on {core.snapshot.device or 'an unknown device'}"]
+    if (memory := info.get("memory_bytes")) is not None:
+        lines.append(f"memory: {memory / 2**20:,.0f} MiB")
+    lines.append(speed)
+    lines.append(
+        f"tokens so far: {metrics['prompt_tokens_sum']:,.0f} in, "
+        f"{metrics['completion_tokens_sum']:,.0f} out, "
+        f"in {metrics['finished_requests']:,.0f} requests"
+    )
+    return lines
+
+
+def restart(shelf: EngineShelf, given: argparse.Namespace) -> None:
+    """End the worker and begin to load the same models in another."""
+    from mlc_widget.widget import display_load_progress
+
+    engine = shelf.need(given.to)
+    core = engine._core
+    core.submit(_quietly(core.restart()))
+    display_load_progress(core)
+
+
+def explanation_wanted() -> str:
+    """The question about the last error.
+
+    Raises:
+        UsageError: there was none.
+    """
+    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    if error is None:
+        raise UsageError("%mlc explain: no cell has failed yet.")
+    told = shortened(describe_error(error), LIMIT)
+    return f"Explain this Python error in plain words, and say how to fix it.\n\n```\n{told}\n```"
+
+
+def _engine_options(given: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if given.runtime:
+        options["runtime"] = given.runtime
+    if given.device:
+        options["runtime_options"] = {"device": given.device}
+    if given.python:
+        options["python"] = given.python
+    if given.kernel:
+        options["kernel_name"] = given.kernel
+    return options
+
+
+async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
+    """Errors show in the engine's state, and so in what displays it."""
+    try:
+        await work
+    except Exception as error:
+        _log.debug("in the background of a magic: %r", error)
+
+
+class _NotYet:
+    pass
+
+
+_NOT_YET: Final = _NotYet()
+
+
+def _wait(engine: KernelEngine, work: Coroutine[Any, Any, _T]) -> _T | Any:
+    """A short piece of the engine's work; it goes on if it is not that short."""
+    try:
+        return engine._core.submit(work).result(_PATIENCE_S)
+    except concurrent.futures.TimeoutError:
+        return _NOT_YET

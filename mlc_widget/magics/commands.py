@@ -1,0 +1,162 @@
+"""`%mlc` and `%%chat`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+
+from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
+from mlc_widget.magics.shelf import EngineShelf
+
+if TYPE_CHECKING:
+    from mlc_widget.magics.shelf import KernelEngine
+    from mlc_widget.widget.reply import Reply
+    from mlc_widget.widget.state import ChatOptions
+
+
+@magics_class
+class MLCMagics(Magics):
+    """The magics of one notebook."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self._variables: dict[str, Any] = shell.user_ns
+        self.shelf = EngineShelf(self._variables)
+
+    @no_var_expand
+    @line_magic
+    def mlc(self, line: str) -> None:
+        """Load models and rule the engines they run in.
+
+        ::
+
+            %mlc load MODEL [--to NAME]   load a model; returns at once, a bar shows how far it is
+            %mlc unload                   unload it and free its memory; the worker stays
+            %mlc models                   the built-in models, and the engines with theirs
+            %mlc stop                     end the replies that run or wait
+            %mlc reset                    begin a new conversation with %%chat
+            %mlc stats                    speed, tokens and memory
+            %mlc restart                  end the worker, load the same model in a new one
+            %mlc explain                  have the model explain the last error
+
+        A model is a built-in name such as demo, HF://user/repo, or a folder in MLC format. The
+        engine is the variable `_engine`, or what `--to` names; several can be up at once.
+        `%mlc COMMAND --help` shows the flags of a command.
+        """
+        from mlc_widget.magics import actions
+
+        with _help_printed():
+            given = mlc_parser().read(line)
+            if given.command is None:
+                print(mlc_parser().format_help())
+            elif given.command == "explain":
+                self._ask(actions.explanation_wanted(), given)
+            else:
+                with _refusals():
+                    getattr(actions, given.command)(self.shelf, given)
+
+    @cell_magic
+    def chat(self, line: str, cell: str) -> None:
+        """Ask the model what the cell says; the reply streams below the cell.
+
+        ::
+
+            %%chat [--model MODEL] [--to NAME] [--new] [--system TEXT] [--schema SCHEMA]
+                   [--temperature T] [--top-p P] [--max-tokens N] [--seed N]
+            Why does this fail, and how do I mend it? {error}
+
+        The cell returns at once. The reply is the variable `_chat`: `await _chat` gives the
+        message, `_chat.stop()` ends it. Cells go on with one conversation, until `--new` or
+        `%mlc reset`.
+
+        `{name}` becomes the variable of that name as a text that a model can read, of at most 8,000
+        characters: a data frame its columns and first rows, an exception its traceback, a function
+        its source. `{{name}}` stays `{name}`. `--schema` takes a JSON schema, or a variable that
+        holds one. `%%chat --help` tells what each flag takes.
+        """
+        from mlc_widget.magics.prompt import fill_in
+
+        with _help_printed():
+            given = chat_parser().read(line)
+            if not cell.strip():
+                raise UsageError("%%chat: write the message below this line.")
+            self._ask(fill_in(cell.strip("\n"), self._variables), given)
+
+    def _ask(self, text: str, given: argparse.Namespace) -> None:
+        """Ask for a reply and show it."""
+        from mlc_widget.magics.reply_widget import ReplyWidget
+
+        with _refusals():
+            options = self._options(given)
+            engine = self._engine_for(given)
+            talk = self.shelf.conversation(engine, new=getattr(given, "new", False))
+            reply = talk.ask(text, options)
+            self._variables["_chat"] = reply
+            self._show(ReplyWidget(talk, reply), reply)
+
+    def _show(self, view: Any, reply: Reply) -> None:
+        from mlc_widget.widget.lasting import in_notebook
+
+        if in_notebook():
+            view._ipython_display_()
+        else:  # a terminal shows nothing that goes on by itself
+            view.close()
+            print(reply.result()["content"])
+
+    def _options(self, given: argparse.Namespace) -> ChatOptions:
+        from mlc_widget.widget.options import OPTION_NAMES, checked_options
+
+        values = {n: getattr(given, n) for n in OPTION_NAMES if getattr(given, n, None) is not None}
+        schema = values.get("schema")
+        if isinstance(schema, str) and not schema.lstrip().startswith("{"):
+            if schema not in self._variables:
+                raise UsageError(
+                    f"--schema {schema}: neither a variable nor a JSON schema such as "
+                    '\'{"type": "object"}\'.'
+                )
+            values["schema"] = _schema_of(self._variables[schema])
+        return checked_options(**values)
+
+    def _engine_for(self, given: argparse.Namespace) -> KernelEngine:
+        """The engine to ask, with the model that was named on its way."""
+        from mlc_widget.magics import actions
+        from mlc_widget.magics.shelf import models_of
+
+        if given.model is None:
+            return self.shelf.need(given.to)
+        named = given.to is not None and given.to in self._variables
+        engine = self.shelf.find(given.to) if given.to is None or named else None
+        if engine is None:
+            engine = self.shelf.make(given.to)
+        if given.model not in models_of(engine):
+            actions.begin_load(engine, [given.model])
+        return engine
+
+
+def _schema_of(value: Any) -> Any:
+    """A JSON schema, from itself or from a Pydantic model."""
+    make = getattr(value, "model_json_schema", None)
+    return make() if callable(make) else value
+
+
+@contextlib.contextmanager
+def _help_printed() -> Any:
+    try:
+        yield
+    except HelpAsked as asked:
+        print(asked)
+
+
+@contextlib.contextmanager
+def _refusals() -> Any:
+    """What the engine refuses is a usage error here: one sentence, no traceback."""
+    from mlc_widget.api.errors import MLCEngineError
+
+    try:
+        yield
+    except MLCEngineError as error:
+        raise UsageError(error.message) from error

@@ -1,0 +1,57 @@
+"""Tab completion of the magics: commands, flags, models, engines and variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from mlc_widget.magics.parsing import chat_parser, flags, mlc_parser, subcommands
+
+if TYPE_CHECKING:
+    from mlc_widget.magics.shelf import EngineShelf
+
+
+def complete_mlc(shelf: EngineShelf, event: Any) -> list[str]:
+    """What may follow in a line of `%mlc`."""
+    words, current = _words(event)
+    commands = subcommands(mlc_parser())
+    if not words:
+        return _starting(current, commands)
+    command = commands.get(words[0])
+    if command is None:
+        return []
+    if current.startswith("-"):
+        return _starting(current, flags(command))
+    after = words[-1]
+    if after == "--to":
+        return _starting(current, shelf.names())
+    if words[0] == "load" and not after.startswith("--"):
+        return _starting(current, shelf.model_names())
+    return _starting(current, shelf.model_names()) if after == "--model" else []
+
+
+def complete_chat(shelf: EngineShelf, event: Any) -> list[str]:
+    """What may follow in the line of `%%chat`."""
+    words, current = _words(event)
+    if "\n" in event.line:
+        return []
+    after = words[-1] if words else ""
+    if after == "--model":
+        return _starting(current, shelf.model_names())
+    if after == "--to":
+        return _starting(current, shelf.names())
+    if after == "--schema":
+        return _starting(current, shelf.schema_names())
+    return _starting(current, flags(chat_parser()))
+
+
+def _words(event: Any) -> tuple[list[str], str]:
+    """The whole words after the magic, and the one that is being typed."""
+    typed = event.text_until_cursor.split()[1:]
+    if typed and not event.text_until_cursor[-1].isspace():
+        return typed[:-1], typed[-1]
+    return typed, ""
+
+
+def _starting(start: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(start)]

@@ -1,0 +1,67 @@
+"""What `%%chat` has said to an engine: one conversation, of which each cell shows its own reply."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlc_widget.widget.link import link_of
+from mlc_widget.widget.reply import Reply
+from mlc_widget.widget.session import ChatSession, ChatSink
+from mlc_widget.widget.state import ChatOptions
+
+if TYPE_CHECKING:
+    from mlc_widget.magics.reply_widget import ReplyWidget
+    from mlc_widget.magics.shelf import KernelEngine
+
+
+class Conversation:
+    """A session that several widgets show; they hear of it what a chat's own widget would.
+
+    Args:
+        engine: Who answers.
+    """
+
+    def __init__(self, engine: KernelEngine) -> None:
+        self.engine = engine
+        self._views: weakref.WeakSet[ReplyWidget] = weakref.WeakSet()
+        self._link = link_of(engine)
+        self.session = ChatSession(
+            self._link,
+            ChatSink(
+                on_change=lambda: self._each(lambda view: view.on_change()),
+                on_delta=lambda delta: self._each(lambda view: view.on_delta(delta)),
+                on_mirror=lambda: self._each(lambda view: view.on_mirror()),
+            ),
+            ChatOptions(),
+        )
+        self._link.call_soon(self.session.start)
+
+    def ask(self, text: str, options: ChatOptions) -> Reply:
+        """Add a message; its reply is made when those before it are.
+
+        Raises:
+            EngineTerminatedError: after the engine's `terminate`.
+        """
+
+        async def take() -> Reply:
+            return self.session.send(text, options)
+
+        return self._link.submit(take()).result()
+
+    def add(self, view: ReplyWidget) -> None:
+        """Have a widget hear of the conversation."""
+        self._views.add(view)
+
+    def stop(self) -> None:
+        """End the reply that runs, and those that wait."""
+        self._link.call_soon(self.session.stop)
+
+    def leave(self) -> None:
+        """End it: the engine is let go of, and what was said stays where it is shown."""
+        self._link.call_soon(self.session.close)
+
+    def _each(self, tell: Callable[[ReplyWidget], object]) -> None:
+        for view in list(self._views):
+            tell(view)

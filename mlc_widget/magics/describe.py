@@ -1,0 +1,108 @@
+"""Values of the notebook as text that a model can read, never longer than it should be."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping
+from types import FunctionType, MethodType
+from typing import Any, Final
+
+LIMIT: Final = 8_000
+"""Characters that one value may take in a prompt."""
+_ROWS: Final = 20
+_COLUMNS: Final = 20
+_CELL: Final = 60
+
+
+def describe(value: Any, limit: int = LIMIT) -> str:
+    """A value as text of at most about `limit` characters.
+
+    Text stays as it is; an exception becomes its traceback, a data frame its columns, types and
+    first rows, a function its source, and anything else its `repr`. Of what is longer, the middle
+    is left out, and the text says so.
+    """
+    return shortened(_text(value), limit)
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text without so much of its middle that it fits."""
+    if len(text) <= limit:
+        return text
+    kept = max(limit // 2, 1)
+    left_out = len(text) - 2 * kept
+    return f"{text[:kept]}\n… ({left_out:,} characters left out) …\n{text[-kept:]}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, BaseException):
+        return describe_error(value)
+    frame = _frame(value)
+    if frame is not None:
+        return frame
+    if isinstance(value, FunctionType | MethodType | type):
+        try:
+            return inspect.getsource(value)
+        except (OSError, TypeError):
+            pass
+    reply = getattr(value, "text", None)
+    if type(value).__module__.startswith("mlc_widget.") and isinstance(reply, str):
+        return reply
+    return repr(value)
+
+
+def describe_error(error: BaseException) -> str:
+    """A traceback, from the frames of the notebook on."""
+    shown = traceback.TracebackException.from_exception(error, limit=30)
+    for part in _chain(shown):
+        own = [i for i, frame in enumerate(part.stack) if _is_shell(frame.filename)]
+        if own and own[-1] + 1 < len(part.stack):
+            del part.stack[: own[-1] + 1]
+    return "".join(shown.format()).strip()
+
+
+def _chain(shown: traceback.TracebackException) -> list[traceback.TracebackException]:
+    found: list[traceback.TracebackException] = []
+    at: traceback.TracebackException | None = shown
+    while at is not None and at not in found:
+        found.append(at)
+        at = at.__cause__ or at.__context__
+    return found
+
+
+def _is_shell(filename: str) -> bool:
+    return filename.replace("\\", "/").endswith("IPython/core/interactiveshell.py")
+
+
+def _frame(value: Any) -> str | None:
+    """A data frame or a series, if it is one; nothing is imported to find out."""
+    kind = type(value).__module__.partition(".")[0]
+    library = sys.modules.get(kind)
+    if kind == "pandas" and library is not None:
+        if isinstance(value, library.DataFrame):
+            return _pandas(value)
+        if isinstance(value, library.Series):
+            shown = value.head(_ROWS).to_string()
+            return f"Series {value.name!r}: {len(value):,} values ({value.dtype})\n{shown}"
+    if kind == "polars" and library is not None and isinstance(value, library.DataFrame):
+        rows, columns = value.shape
+        types = {str(name): str(dtype) for name, dtype in value.schema.items()}
+        return f"{_head(rows, columns, types)}\n{value.head(_ROWS).write_csv()}"
+    return None
+
+
+def _pandas(frame: Any) -> str:
+    rows, columns = frame.shape
+    types = {str(name): str(dtype) for name, dtype in frame.dtypes.items()}
+    part = frame.iloc[:_ROWS, :_COLUMNS]
+    shown = part.to_string(max_colwidth=_CELL)
+    more = f"\n… ({rows - _ROWS:,} more rows)" if rows > _ROWS else ""
+    return f"{_head(rows, columns, types)}\n{shown}{more}"
+
+
+def _head(rows: int, columns: int, types: Mapping[str, str]) -> str:
+    named = ", ".join(f"{name} ({dtype})" for name, dtype in list(types.items())[: 5 * _COLUMNS])
+    return f"Data frame: {rows:,} rows, {columns:,} columns: {named}"

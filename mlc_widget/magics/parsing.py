@@ -1,0 +1,117 @@
+"""Arguments of the magics: argparse, whose complaints are IPython's usage errors."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from IPython.core.error import UsageError
+
+
+class HelpAsked(Exception):
+    """``--help`` was among the arguments; the text is the exception's."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises instead of ending the process."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, and how it goes."""
+        usage = " ".join(self.format_usage().split())
+        raise UsageError(f"{message}\n{usage}")
+
+    def print_help(self, file: Any = None) -> None:
+        """Raise the help text: who parses prints it."""
+        raise HelpAsked(self.format_help())
+
+    def read(self, line: str) -> argparse.Namespace:
+        """Parse a magic's line.
+
+        Raises:
+            UsageError: what is wrong, and how it goes.
+            HelpAsked: with the help text.
+        """
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"{self.prog}: {error}; is a quotation mark missing?") from None
+        return self.parse_args(words)
+
+
+_TO: Final = "the engine: its name, or a variable that holds one; the current one by default"
+
+
+def mlc_parser() -> Parser:
+    """`%mlc`."""
+    parser = Parser(prog="%mlc", description="Load models and rule the engines they run in.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--to", metavar="NAME", help=_TO)
+        return command
+
+    load = add("load", "Load a model; the cell returns at once, and a bar shows how far it is.")
+    load.add_argument("model", nargs="+", help="a built-in name, HF://user/repo or a folder")
+    load.add_argument("--runtime", help="tvm, mlc_llm or auto, for a new engine")
+    load.add_argument("--device", help="such as cpu or cuda, for a new engine")
+    load.add_argument("--python", help="the interpreter to run the worker in, for a new engine")
+    load.add_argument("--kernel", help="an installed kernelspec to run in, for a new engine")
+    add("unload", "Unload the model and free its memory; the worker stays.")
+    add("models", "List the built-in models, and the engines with what they have loaded.")
+    add("stop", "End the replies that run or wait; their text so far stays.")
+    add("reset", "Begin a new conversation with %%%%chat.")
+    add("stats", "Show speed, tokens and memory.")
+    add("restart", "End the worker and load the same model in a new one.")
+    explain = add("explain", "Have the model explain the last error.")
+    _add_sampling(explain)
+    return parser
+
+
+def chat_parser() -> Parser:
+    """`%%chat`."""
+    parser = Parser(
+        prog="%%chat",
+        description="Ask the model what the cell says; the reply streams below the cell.",
+        epilog=(
+            "{name} in the cell is replaced by that variable, as a text that a model can read:\n"
+            "a data frame, an exception, a function, or anything else; {{ is a brace.\n"
+            "The reply is `_chat`: `await _chat` gives the message."
+        ),
+    )
+    parser.add_argument("--to", metavar="NAME", help=_TO)
+    parser.add_argument("--new", action="store_true", help="begin a new conversation")
+    parser.add_argument("--system", help="the system prompt")
+    parser.add_argument(
+        "--schema", help="what the answer must meet: a JSON schema, or a variable that holds one"
+    )
+    _add_sampling(parser)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="load this model first, if it is not")
+    parser.add_argument("--temperature", type=float, help="0 to 2")
+    parser.add_argument("--top-p", type=float, help="greater than 0 and at most 1")
+    parser.add_argument("--max-tokens", type=int, help="tokens after which the reply ends")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
+
+
+def subcommands(parser: Parser) -> dict[str, argparse.ArgumentParser]:
+    """A parser's commands by their names."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def flags(parser: argparse.ArgumentParser) -> Sequence[str]:
+    """A parser's long flags."""
+    return [f for action in parser._actions for f in action.option_strings if f.startswith("--")]

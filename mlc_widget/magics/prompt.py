@@ -1,0 +1,70 @@
+"""Variables in prompts: ``{name}`` becomes the value, as a text that a model can read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from IPython.core.error import UsageError
+
+from mlc_widget.magics.describe import describe
+
+_FIELD: Final = re.compile(
+    r"\{(?P<name>[^\W\d]\w*)(?P<path>(?:\.[^\W\d]\w*|\[[^\[\]{}]+\])*)(?::(?P<spec>[^\s{}][^{}]*))?\}"
+)
+_STEP: Final = re.compile(r"\.(?P<attribute>\w+)|\[(?P<item>[^\]]+)\]")
+
+
+def fill_in(text: str, namespace: Mapping[str, Any]) -> str:
+    """Replace each ``{name}``, ``{name.attribute}``, ``{name[key]}`` and ``{name:format}``.
+
+    Other braces, as in JSON and in code, stay as they are; ``{{`` and the ``}}`` that ends it are
+    single braces.
+
+    Raises:
+        UsageError: naming the variable that there is not, and how to write a brace.
+    """
+    done: list[str] = []
+    at = opened = 0
+    while at < len(text):
+        if text.startswith("{{", at):
+            done.append("{")
+            opened += 1
+            at += 2
+        elif opened and text.startswith("}}", at):
+            done.append("}")
+            opened -= 1
+            at += 2
+        elif field := _FIELD.match(text, at):
+            done.append(_value(field, namespace))
+            at = field.end()
+        else:
+            done.append(text[at])
+            at += 1
+    return "".join(done)
+
+
+def _value(field: re.Match[str], namespace: Mapping[str, Any]) -> str:
+    name = field["name"]
+    if name not in namespace:
+        raise UsageError(
+            f"{field.group()}: there is no variable {name!r} in this notebook. Define it, or write "
+            f"{{{field.group()}}} for the braces themselves."
+        )
+    value = namespace[name]
+    try:
+        for step in _STEP.finditer(field["path"]):
+            value = _step(value, step)
+        return describe(value) if field["spec"] is None else format(value, field["spec"])
+    except Exception as error:  # the user's own attributes and formats may raise anything
+        raise UsageError(f"{field.group()}: {type(error).__name__}: {error}") from error
+
+
+def _step(value: Any, step: re.Match[str]) -> Any:
+    if step["attribute"] is not None:
+        return getattr(value, step["attribute"])
+    key = step["item"].strip()
+    if re.fullmatch(r"-?\d+", key):
+        return value[int(key)]
+    return value[key.strip("'\"")]

@@ -1,0 +1,134 @@
+"""What `%%chat` shows below its cell: one reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import traitlets
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.magics.conversation import Conversation
+from mlc_widget.widget.base import EngineWidget, mirror
+from mlc_widget.widget.intents import Handler
+from mlc_widget.widget.lasting import LastingOutput, in_notebook
+from mlc_widget.widget.options import options_json
+from mlc_widget.widget.reply import Reply
+from mlc_widget.widget.state import ChatOptions, Message
+from mlc_widget.widget.transcript import CHAT_MIME, conversation, markdown
+
+
+class ReplyWidget(EngineWidget):
+    """One reply of a conversation; the page may stop it, and make it anew.
+
+    Args:
+        talk: The conversation.
+        reply: The reply.
+
+    Traits: as `ChatWidget`'s, with the one reply as `_chat`'s only message.
+    """
+
+    _view = traitlets.Unicode("reply", read_only=True).tag(sync=True)
+    _chat = mirror("_chat")
+    _live = mirror("_live")
+    _options = mirror("_options")
+
+    def __init__(self, talk: Conversation, reply: Reply) -> None:
+        self._talk = talk
+        question = talk.session.message(reply.id).parent
+        assert question is not None, "a reply follows a message"
+        self._question = question
+        self._kept: tuple[str, str] | None = None
+        self._lasting = LastingOutput(self._lasting_bundle)
+        super().__init__(talk.engine)
+        self._link.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._talk.add(self)
+        self.on_change()
+
+    @property
+    def _shown(self) -> Message:
+        """The reply in the branch that was chosen last."""
+        state = self._talk.session.state
+        return state.messages[state.chosen[self._question]]
+
+    def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
+        return {
+            "_chat": self._chat_json,
+            "_live": self._live_json,
+            "_options": lambda: {**options_json(ChatOptions()), "models": []},
+        }
+
+    def _chat_json(self) -> JSONDict:
+        state = self._talk.session.state
+        shown = state.messages[state.chosen[self._question]]
+        replies = [m.id for m in state.messages.values() if m.parent == self._question]
+        branches = replies if len(replies) > 1 else []
+        return {"rev": state.rev, "messages": [{**shown.to_json(), "branches": branches}]}
+
+    def _live_json(self) -> JSONDict:
+        live = self._talk.session.live
+        return live if live.get("reply") == self._shown.id else {}
+
+    def _intents(self) -> Mapping[str, Handler]:
+        session = self._talk.session
+        return {
+            **super()._intents(),
+            "stop": lambda _: session.stop(self._shown.id),
+            "retry": lambda intent: session.retry(self._mine(intent, "reply")),
+            "select": lambda intent: session.select(self._mine(intent, "message")),
+            "resync": lambda _: self.send_state(["_chat"]),
+        }
+
+    def _mine(self, intent: JSONDict, name: str) -> str:
+        message = self._talk.session.message(str(intent.get(name)))
+        if message.parent != self._question:
+            raise BadRequestError(f"{name} = {message.id!r}: this cell shows no such reply.")
+        return message.id
+
+    def on_change(self) -> None:
+        """Messages came, went or ended. On the I/O thread, as the two that follow."""
+        shown = self._shown
+        if self._kept == (shown.id, shown.status):
+            return
+        self._kept = (shown.id, shown.status)
+        self.send_state(["_chat", "_live"])
+        if shown.status not in ("queued", "running"):
+            self._lasting.update()
+
+    def on_delta(self, delta: JSONDict) -> None:
+        """A reply of the conversation grew."""
+        if delta["reply"] == self._shown.id:
+            self.send(delta)
+
+    def on_mirror(self) -> None:
+        """The growing reply should be synced."""
+        if self._live_json():
+            self.send_state("_live")
+
+    def _lasting_bundle(self) -> JSONDict:
+        shown = self._shown
+        session = self._talk.session
+        told = (session.state.path(shown.id), None, self._view_of.model)
+        return {
+            "text/markdown": "" if shown.status == "queued" else markdown([shown], None, told[2]),
+            "text/plain": repr(self),
+            CHAT_MIME: conversation(*told),
+        }
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, and below it what lasts."""
+        if not in_notebook():
+            print(repr(self))
+            return
+        from IPython.display import display
+
+        bundle: Any = self._repr_mimebundle_() or ({}, {})
+        display(bundle[0], raw=True, metadata=bundle[1])  # type: ignore[no-untyped-call]
+        self._lasting.show()
+
+    def __repr__(self) -> str:
+        shown = self._shown
+        return f"<reply: {shown.status}, {len(shown.text)} characters>"

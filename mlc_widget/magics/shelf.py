@@ -1,0 +1,161 @@
+"""The engines of a notebook by their names, one of them the current one."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from IPython.core.error import UsageError
+
+if TYPE_CHECKING:
+    from mlc_widget.magics.conversation import Conversation
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
+
+    KernelEngine: TypeAlias = AsyncKernelMLCEngine | KernelMLCEngine
+
+DEFAULT: Final = "_engine"
+"""The name of the engine that is made when none is named."""
+
+
+class EngineShelf:
+    """Names are variables of the notebook, so that an engine is at hand there, too.
+
+    The current engine is the one that a magic used last; before that, the notebook's only one.
+
+    Args:
+        namespace: The notebook's variables.
+    """
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+        self._current: str | None = None
+        self._conversations: dict[int, Conversation] = {}
+
+    def engines(self) -> dict[str, KernelEngine]:
+        """The engines that were not terminated, each by one name."""
+        found: dict[int, tuple[str, Any]] = {}
+        for name, value in list(self._namespace.items()):
+            if not _is_engine(value) or value.state == "terminated":
+                continue
+            # `_` and `_12` are what cells gave back: any other name is better.
+            known = found.get(id(value))
+            if known is None or _is_output(known[0]):
+                found[id(value)] = (name, value)
+        return {name: value for name, value in found.values() if not _is_output(name)}
+
+    def names(self) -> list[str]:
+        """The names of the engines."""
+        return sorted(self.engines())
+
+    def find(self, name: str | None) -> KernelEngine | None:
+        """The engine of that name, or the current one; it becomes the current one.
+
+        Raises:
+            UsageError: for a name that is no engine's, or where it is not clear which is meant.
+        """
+        engines = self.engines()
+        if name is None:
+            if self._current in engines:
+                name = self._current
+            elif len(engines) > 1:
+                known = ", ".join(sorted(engines))
+                raise UsageError(f"There are several engines: choose one with --to ({known}).")
+            else:
+                name = next(iter(engines), None)
+            if name is None:
+                return None
+        elif name not in engines:
+            value = self._namespace.get(name)
+            for other, engine in engines.items():  # an engine with several names
+                if engine is value:
+                    name = other
+                    break
+            else:
+                raise self._unknown(name, engines)
+        self._current = name
+        return engines[name]
+
+    @staticmethod
+    def _unknown(name: str, engines: Mapping[str, Any]) -> UsageError:
+        known = f"there are {', '.join(sorted(engines))}" if engines else "there is none"
+        return UsageError(f"--to {name}: no engine of that name; {known}. {_LOAD}")
+
+    def need(self, name: str | None) -> KernelEngine:
+        """As `find`, where there must be one.
+
+        Raises:
+            UsageError: with how to load a model.
+        """
+        engine = self.find(name)
+        if engine is None:
+            raise UsageError(f"No model is loaded. {_LOAD}")
+        return engine
+
+    def make(self, name: str | None, **options: Any) -> AsyncKernelMLCEngine:
+        """Make an engine, under a name, the current one from now on.
+
+        Raises:
+            UsageError: the name is no variable's, or is another variable's already.
+        """
+        from mlc_widget.proxy.engines import AsyncKernelMLCEngine
+
+        name = name or DEFAULT
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise UsageError(f"--to {name}: give a name that a variable can have.")
+        if name in self._namespace and not _is_engine(self._namespace[name]):
+            kind = type(self._namespace[name]).__name__
+            raise UsageError(f"--to {name}: this is a variable already ({kind}); give another.")
+        engine = AsyncKernelMLCEngine(**options)
+        self._namespace[name] = engine
+        self._current = name
+        return engine
+
+    def conversation(self, engine: KernelEngine, *, new: bool = False) -> Conversation:
+        """The conversation that `%%chat` has with an engine."""
+        from mlc_widget.magics.conversation import Conversation
+
+        known = self._conversations.get(id(engine))
+        if known is None or known.engine is not engine or new:
+            if known is not None:
+                known.leave()
+            known = self._conversations[id(engine)] = Conversation(engine)
+        return known
+
+    def spoken(self, engine: KernelEngine) -> Conversation | None:
+        """The conversation with an engine, if there is one."""
+        known = self._conversations.get(id(engine))
+        return known if known is not None and known.engine is engine else None
+
+    def model_names(self) -> list[str]:
+        """Models that can be named: the built-in ones, and those that are loaded."""
+        from mlc_widget.engine.store.model_folder import builtin_models
+
+        loaded = [m for engine in self.engines().values() for m in models_of(engine)]
+        return sorted({*builtin_models(), *loaded})
+
+    def schema_names(self) -> list[str]:
+        """Variables that hold a mapping."""
+        return sorted(
+            name
+            for name, value in self._namespace.items()
+            if isinstance(value, Mapping) and not name.startswith("_")
+        )
+
+
+_LOAD: Final = "Load a model first, such as with `%mlc load demo`."
+
+
+def models_of(engine: KernelEngine) -> Sequence[str]:
+    """The models that are loaded or loading in an engine."""
+    return engine.model_id.split(", ") if engine.model_id else []
+
+
+def _is_engine(value: Any) -> bool:
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
+
+    return isinstance(value, AsyncKernelMLCEngine | KernelMLCEngine)
+
+
+def _is_output(name: str) -> bool:
+    return name.strip("_") == "" or (name.startswith("_") and name[1:].isdigit())
