@@ -81,6 +81,7 @@ class WorkerConnection:
         self._pending: dict[str, asyncio.Future[Any]] = {}
         self._streams: dict[str, _Stream] = {}
         self._dead: MLCEngineError | None = None
+        self._heard = False  # the worker has said hello
         self._sent = 0  # numbered messages
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
         self._reader = asyncio.create_task(self._read())
@@ -110,6 +111,7 @@ class WorkerConnection:
                 )
                 for answer in done:
                     hello: JSONDict = answer.result()
+                    self._heard = True
                     return hello
         finally:
             for answer in answers:
@@ -215,9 +217,17 @@ class WorkerConnection:
                 if message["msg_type"] == "comm_msg":
                     self._on_message(message["content"]["data"])
                 elif message["msg_type"] == "comm_close":
-                    self.fail(EngineDeadError("The worker closed the connection."))
+                    self.fail(self._closed_by_worker())
             except Exception:  # one bad message must not stop the reader
                 logger.exception("a message from the worker could not be read")
+
+    def _closed_by_worker(self) -> EngineDeadError:
+        if self._heard:
+            return EngineDeadError("The worker closed the connection.")
+        return WorkerStartError(
+            "The kernel is no mlc_widget worker: it must run `python -m mlc_widget.worker -f "
+            "{connection_file}`."
+        )
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
         if not reader.cancelled():

@@ -11,7 +11,7 @@ from mlc_widget.api.facade import AsyncEngine, Engine
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.proxy.core import KernelCore
-from mlc_widget.proxy.process import WorkerProcess
+from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
 from mlc_widget.proxy.state import EngineState
 from mlc_widget.worker.settings import WorkerSettings
 
@@ -22,6 +22,7 @@ def _make_core(
     runtime_options: Mapping[str, Any] | None,
     python: str | None,
     kernel_name: str | None,
+    transport_encryption: TransportEncryption,
     handler: str | None,
     logit_processors: Mapping[str, str] | None,
     start_timeout: float,
@@ -34,7 +35,12 @@ def _make_core(
     )
 
     def make_process() -> WorkerProcess:
-        return WorkerProcess(settings, python=python, kernel_name=kernel_name)
+        return WorkerProcess(
+            settings,
+            python=python,
+            kernel_name=kernel_name,
+            transport_encryption=transport_encryption,
+        )
 
     return KernelCore(HomeLoop.shared(), make_process, start_timeout=start_timeout)
 
@@ -81,7 +87,10 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
         runtime: The worker's runtime: ``tvm``, or ``auto`` for the best that is installed there.
         runtime_options: What the runtime takes, such as ``device`` and ``threads``.
         python: The Python interpreter to run the worker in; this one by default.
-        kernel_name: An installed kernelspec to run the worker in instead.
+        kernel_name: An installed kernelspec to run the worker in instead, as its kernel
+            provisioner places it. Its argv is ``python -m mlc_widget.worker -f {connection_file}``.
+        transport_encryption: CurveZMQ to that kernel: ``auto`` where its kernelspec declares it,
+            ``required``, or ``disabled``.
         handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
         logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
         start_timeout: Seconds that the worker may take to start.
@@ -95,6 +104,7 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
         runtime_options: Mapping[str, Any] | None = None,
         python: str | None = None,
         kernel_name: str | None = None,
+        transport_encryption: TransportEncryption = "auto",
         handler: str | None = None,
         logit_processors: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
@@ -105,6 +115,7 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
             runtime_options=runtime_options,
             python=python,
             kernel_name=kernel_name,
+            transport_encryption=transport_encryption,
             handler=handler,
             logit_processors=logit_processors,
             start_timeout=start_timeout,
@@ -132,6 +143,7 @@ class KernelMLCEngine(_Worker, Engine[KernelCore]):
         runtime_options: Mapping[str, Any] | None = None,
         python: str | None = None,
         kernel_name: str | None = None,
+        transport_encryption: TransportEncryption = "auto",
         handler: str | None = None,
         logit_processors: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
@@ -142,6 +154,7 @@ class KernelMLCEngine(_Worker, Engine[KernelCore]):
             runtime_options=runtime_options,
             python=python,
             kernel_name=kernel_name,
+            transport_encryption=transport_encryption,
             handler=handler,
             logit_processors=logit_processors,
             start_timeout=start_timeout,
@@ -163,6 +176,7 @@ async def create_kernel_mlc_engine(
     runtime_options: Mapping[str, Any] | None = None,
     python: str | None = None,
     kernel_name: str | None = None,
+    transport_encryption: TransportEncryption = "auto",
     handler: str | None = None,
     logit_processors: Mapping[str, str] | None = None,
     start_timeout: float = 60.0,
@@ -180,6 +194,7 @@ async def create_kernel_mlc_engine(
         runtime_options: See there.
         python: See there.
         kernel_name: See there.
+        transport_encryption: See there.
         handler: See there.
         logit_processors: See there.
         start_timeout: See there.
@@ -195,6 +210,7 @@ async def create_kernel_mlc_engine(
         runtime_options=runtime_options,
         python=python,
         kernel_name=kernel_name,
+        transport_encryption=transport_encryption,
         handler=handler,
         logit_processors=logit_processors,
         start_timeout=start_timeout,

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -19,6 +19,8 @@ from jupyter_client.manager import AsyncKernelManager
 
 from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.worker.settings import WorkerSettings
+
+TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
 
 _POLL_S: Final = 0.05
 _SHUTDOWN_S: Final = 2.0
@@ -45,6 +47,9 @@ class WorkerProcess:
         settings: What the worker is to run.
         python: The Python to run it in; this one by default.
         kernel_name: An installed kernelspec to use instead.
+        transport_encryption: CurveZMQ between here and that kernel: ``auto`` where its kernelspec
+            declares it, ``required``, or ``disabled``. A worker that is started here needs none:
+            it speaks over sockets in a directory that only this user can enter.
     """
 
     def __init__(
@@ -53,8 +58,10 @@ class WorkerProcess:
         *,
         python: str | None = None,
         kernel_name: str | None = None,
+        transport_encryption: TransportEncryption = "auto",
     ) -> None:
         self._settings = settings
+        self._transport_encryption = transport_encryption
         self._python = python or sys.executable
         self._kernel_name = kernel_name
         self._manager: AsyncKernelManager | None = None
@@ -97,8 +104,9 @@ class WorkerProcess:
             await manager.start_kernel(**options)
         except Exception as error:
             self._clean_up()
+            how = self._kernel_name or self._python
             raise WorkerStartError(
-                f"The worker could not be started with {self._python}: {error}"
+                f"The worker could not be started with {how}: {error}"
             ) from error
         finally:
             if write is not None:
@@ -120,10 +128,16 @@ class WorkerProcess:
             "connection_file": str(directory / "connection.json"),
             "shutdown_wait_time": _SHUTDOWN_S,
         }
+        if self._kernel_name is not None:  # it may be on another machine: tcp
+            if AsyncKernelManager.class_traits().get("transport_encryption") is not None:
+                options["transport_encryption"] = self._transport_encryption
+            elif self._transport_encryption == "required":
+                raise WorkerStartError(
+                    "transport_encryption = 'required' needs jupyter_client 8.10 or newer."
+                )
+            return AsyncKernelManager(kernel_name=self._kernel_name, **options)
         if sys.platform != "win32":
             options |= {"transport": "ipc", "ip": str(directory / "socket")}
-        if self._kernel_name is not None:
-            return AsyncKernelManager(kernel_name=self._kernel_name, **options)
         specs = _WorkerSpecs(self._python)
         return AsyncKernelManager(
             kernel_name="mlc_widget_worker", kernel_spec_manager=specs, **options

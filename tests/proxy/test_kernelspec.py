@@ -1,0 +1,86 @@
+"""A worker from an installed kernelspec, as a kernel provisioner would place it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine
+from mlc_widget.api.errors import WorkerStartError
+
+Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Installs a kernelspec of the worker, for this test."""
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+
+    def make(metadata: dict[str, Any], argv: list[str] | None = None) -> str:
+        folder = tmp_path / "kernels" / "remote"
+        folder.mkdir(parents=True)
+        own = [sys.executable, "-m", "mlc_widget.worker", "-f", "{connection_file}"]
+        spec = {"argv": argv or own, "display_name": "remote", "language": "python"}
+        (folder / "kernel.json").write_text(json.dumps({**spec, "metadata": metadata}))
+        return "remote"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"kernel_provisioner": {"provisioner_name": "local-provisioner"}},
+        {"supported_encryption": ["curve"]},
+    ],
+    ids=["plain", "provisioner", "encrypted"],
+)
+async def test_a_worker_from_a_kernelspec(
+    kernel_engine: Make, install: Callable[..., str], metadata: dict[str, Any]
+) -> None:
+    engine = await kernel_engine(kernel_name=install(metadata))
+    process = engine._core._worker._process
+    assert process is not None
+    connection = json.loads(Path(process._manager.connection_file).read_text())  # type: ignore[union-attr]
+    assert connection["transport"] == "tcp"
+    assert ("curve_publickey" in connection) == ("supported_encryption" in metadata)
+    answer = await engine.chat.completions.create(messages=HELLO)
+    assert answer.choices[0].message.content == "Hello from the script."
+    pid = engine.worker_pid
+    assert pid is not None
+    await engine.terminate()
+    assert not psutil.pid_exists(pid)
+
+
+async def test_required_encryption_that_the_kernel_does_not_have(
+    kernel_engine: Make, install: Callable[..., str], tiny_model: Path
+) -> None:
+    engine = await kernel_engine(
+        load=False, kernel_name=install({}), transport_encryption="required"
+    )
+    with pytest.raises(WorkerStartError, match="encryption"):
+        await engine.reload(str(tiny_model))
+
+
+async def test_a_kernelspec_that_is_not_there(kernel_engine: Make, tiny_model: Path) -> None:
+    engine = await kernel_engine(load=False, kernel_name="no such kernel")
+    with pytest.raises(WorkerStartError, match="no such kernel"):
+        await engine.reload(str(tiny_model))
+
+
+async def test_a_kernel_that_is_no_worker(
+    kernel_engine: Make, install: Callable[..., str], tiny_model: Path
+) -> None:
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    engine = await kernel_engine(load=False, kernel_name=install({}, argv))
+    with pytest.raises(WorkerStartError, match="The kernel is no mlc_widget worker"):
+        await engine.reload(str(tiny_model))
