@@ -40,8 +40,11 @@ function render({ model, signal, el }: Props & { readonly el: HTMLElement }): ()
   const controller = lifetime(signal);
   const store =
     stores.get(String(model.get("_comm_id"))) ?? new Store(model, controller.signal);
-  const draw = model.get("_view") === "load" ? renderLoadProgress : renderChat;
+  const view = model.get("_view");
+  const draw = view === "load" ? renderLoadProgress : renderChat;
   draw({ store, el, signal: controller.signal });
+  // One reply below its %%chat cell: styles/reply.css takes away what a whole chat has.
+  if (view === "reply") el.querySelector(".mlcw-chat")?.classList.add("mlcw-reply");
   return () => {
     controller.abort();
   };
