@@ -66,6 +66,7 @@ class Executor:
         """
         self._executable = executable
         self._forward: Any = None
+        self._forward_one: Any = None
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows = max_rows, attention_rows
@@ -104,7 +105,8 @@ class Executor:
         import tvm
         from tvm import relax
 
-        self._forward = relax.VirtualMachine(self._executable, tvm.cpu())["forward"]
+        machine = relax.VirtualMachine(self._executable, tvm.cpu())
+        self._forward, self._forward_one = machine["forward"], machine["forward_one"]
         self.run([Span([0], 0, [0], [0])])
         self.steps = 0
 
@@ -117,7 +119,8 @@ class Executor:
         """
         inputs, count = self._fill(spans)
         m = max(1, count)
-        self._forward(
+        one = len(inputs[0]) == len(inputs[3]) == m == 1
+        (self._forward_one if one else self._forward)(
             *map(as_tensor, inputs), *self._static, as_tensor(self._logits[:m]), self._weights
         )
         self.steps += 1

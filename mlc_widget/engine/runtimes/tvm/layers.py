@@ -38,17 +38,9 @@ def _parameter(layout: Layout) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Rows of 8-bit activations, as `kernels.quantize` lays them out.
-
-    Attributes:
-        q: (M, K/4) int32, four int8 to a word.
-        scale: (M, K/32) float32.
-        offset: (M, K/32) int32.
-    """
+    """Rows of 8-bit activations, (M, `quantized_words(K)`) int32 as `kernels.quantize` has them."""
 
     q: Tensor
-    scale: Tensor
-    offset: Tensor
 
 
 class Builder:
@@ -80,12 +72,8 @@ class Builder:
 
     def quantized(self, kernel: Any, args: list[Tensor], rows: Any, features: int) -> Quantized:
         """Call a kernel that makes 8-bit activations."""
-        out = [
-            Tensor.placeholder((rows, features // 4), "int32"),
-            Tensor.placeholder((rows, features // 32), "float32"),
-            Tensor.placeholder((rows, features // 32), "int32"),
-        ]
-        return Quantized(*op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out))
+        out = Tensor.placeholder((rows, quantize.quantized_words(features)), "int32")
+        return Quantized(op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out))
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
         """A `Linear`."""
@@ -176,10 +164,10 @@ class Linear(nn.Module):
             kernel = build.kernel(
                 matmul_int8.make_matmul_int8, self.k, self.n, q.dtype, build.isa, **added
             )
-            # The kernel does not look at the scales in the place of what there is not.
-            bias = x.scale if self.bias is None else self.bias
-            addend = x.scale if residual is None else residual
-            return kernel, [x.q, x.scale, x.offset, *self.weights(), bias, addend], x.q.shape[0]
+            # The kernel does not look at q in the place of what there is not.
+            bias = x.q if self.bias is None else self.bias
+            addend = x.q if residual is None else residual
+            return kernel, [x.q, *self.weights(), bias, addend], x.q.shape[0]
         assert isinstance(x, Tensor)
         args = [x, *self.weights(), *(t for t in (self.bias, residual) if t is not None)]
         if q.coded:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, hmax, pad, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, hmax, pad, prefetch, splat
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
@@ -63,7 +63,7 @@ def make_attention(
         return at_once(count, 4, D // 16)
 
     @T.inline
-    def scores(Q, KP, PT, score, top, layer, row, seq, h, p, start, end, COUNT, PAGES):
+    def scores(Q, KP, PT, score, top, layer, row, seq, h, p, pages, start, end, COUNT, PAGES):
         """The scores of pages p … p + PAGES - 1. Row i sees positions start + i … end + i - 1."""
         with T.sblock("scores"):
             T.reads()
@@ -72,6 +72,9 @@ def make_attention(
             for i in T.unroll(PAGES * COUNT):
                 dot.vstore([i, 0], splat(0.0))
             for d in T.serial(D):
+                if COUNT == G:  # a single row waits for memory
+                    for k in T.unroll(PAGES):
+                        prefetch(KP, [PT[seq, T.min(p + PAGES + k, pages - 1)], layer, h, d, 0])
                 for k in T.unroll(PAGES):
                     key: T.let = isa.load(KP, [PT[seq, p + k], layer, h, d, 0], dtype)
                     for i in T.unroll(COUNT):
@@ -160,7 +163,11 @@ def make_attention(
                 page: T.let = PT[seq, shared // PAGE + p]
                 low: T.let = T.max(shared - (shared // PAGE + p) * PAGE, T.int64(0))
                 high: T.let = T.min(end - (shared // PAGE + p) * PAGE, T.int64(PAGE))
+                after: T.let = PT[seq, T.min(shared // PAGE + p + 2, (end + PAGE - 1) // PAGE - 1)]
                 for t in T.serial(high - low):
+                    if ROWS == 1:
+                        for j in T.unroll((DIMS + 1) // 2):
+                            prefetch(VP, [after, layer, h, low + t, d + j * 32])
                     add(
                         out, score, VP, page, shared // PAGE + p, low + t, layer, h, d,
                         ROWS * G, DIMS,
@@ -197,14 +204,14 @@ def make_attention(
             for p in T.serial(whole):
                 scores(
                     Q, KP, PT, score, top, layer, row, seq, h,
-                    first + p * pages_at_once(ROWS * G), start, end,
+                    first + p * pages_at_once(ROWS * G), pages, start, end,
                     ROWS * G, pages_at_once(ROWS * G),
                 )  # fmt: skip
             if pages_at_once(ROWS * G) > 1:  # noqa: SIM102 - known when the kernel is made
                 for p in T.serial((pages - first) % pages_at_once(ROWS * G)):
                     scores(
                         Q, KP, PT, score, top, layer, row, seq, h,
-                        first + whole * pages_at_once(ROWS * G) + p, start, end, ROWS * G, 1,
+                        first + whole * pages_at_once(ROWS * G) + p, pages, start, end, ROWS * G, 1,
                     )  # fmt: skip
             softmax(score, top, norm, first, pages, ROWS * G)
             for d in T.serial(D // 16 // dims_at_once(ROWS * G)):

@@ -10,7 +10,20 @@ from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 
-__all__ = ["F16", "F32", "I32", "LANES", "LOG2E", "U32", "Isa", "hmax", "pad", "splat", "usplat"]
+__all__ = [
+    "F16",
+    "F32",
+    "I32",
+    "LANES",
+    "LOG2E",
+    "U32",
+    "Isa",
+    "hmax",
+    "pad",
+    "prefetch",
+    "splat",
+    "usplat",
+]
 
 LANES = 16
 F16 = "float16x16"
@@ -40,6 +53,12 @@ def splat(value: Any) -> Any:
 def usplat(value: Any) -> Any:
     """A uint32 scalar (expression or number) in all lanes."""
     return T.broadcast(T.uint32(value) if isinstance(value, int) else value, LANES)
+
+
+def prefetch(buffer: Any, index: list[Any]) -> Any:
+    """The statement that asks for the cache line of an element; it may lie outside the buffer."""
+    where = T.address_of(buffer[tuple(index)])
+    return T.evaluate(T.call_intrin("void", "tirx.prefetch", where, 0, 3, 1))
 
 
 def hmax(v: Any) -> Any:

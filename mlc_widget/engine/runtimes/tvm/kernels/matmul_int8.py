@@ -17,7 +17,8 @@ from typing import Any
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS
-from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, prefetch
+from mlc_widget.engine.runtimes.tvm.kernels.quantize import quantized_words
 
 _MASK = 0x0F0F0F0F
 _AHEAD = 192
@@ -27,10 +28,9 @@ _AHEAD = 192
 def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bias: bool) -> Any:
     """4-bit weights × 8-bit activations.
 
-    Shapes: q (M, K/4) int32, scale (M, K/32) float32, offset (M, K/32) int32 as `quantize` makes
-    them; w (N/16, K/8, 16) uint32 and s (N/16, K/32, 16) of `dtype`, float32 or float16, as in
-    `matmul.make_matmul_codes`; b (N,) float32 if `bias`, else anything of float32 with two
-    dimensions, which is not read; r (M, N) float32 if `residual`, else as b; y (M, N) float32.
+    Shapes: q (M, `quantized_words(K)`) int32 as `quantize` makes it; w (N/16, K/8, 16) uint32 and s (N/16, K/32, 16) of `dtype`, float32 or float16, as in
+    `matmul.make_matmul_codes`; b (N,) float32 if `bias`, else q again, which is not
+    read for it; r (M, N) float32 if `residual`, else as b; y (M, N) float32.
     K and N are multiples of 32.
 
     Work is dealt to threads by blocks of outputs; a block's weights stay in the cache while all
@@ -46,17 +46,13 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
     def partial(buffer: Any, r: Any) -> Any:
         return buffer.vload([r, 0], f"{dot.partial}x{dot.partial_lanes}")
 
-    def prefetch(W: Any, nb: Any, line: Any) -> Any:
-        where = T.address_of(W[nb, line, 0])
-        return T.evaluate(T.call_intrin("void", "tirx.prefetch", where, 0, 3, 1))
-
     def added(value: Any, B: Any, RES: Any, m: Any, n: Any) -> Any:
         if bias:
             value = value + B.vload([n], F)
         return value + RES.vload([m, n], F) if residual else value
 
     @T.inline
-    def tile(Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, row, ROWS):
+    def tile(Q, W, S, B, RES, Y, nb, part, row, ROWS):
         """Rows row … row + ROWS - 1 of lanes part · L … of block nb."""
         with T.sblock("tile"):
             T.reads()
@@ -68,9 +64,9 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
             for g in T.serial(G):
                 if ROWS == 1:
                     for j in T.unroll(4):
-                        prefetch(W, nb, g * 4 + j + _AHEAD)
+                        prefetch(W, [nb, g * 4 + j + _AHEAD, 0])
                 for r in T.unroll(ROWS):
-                    total.vstore([r, 0], dot.start(OFFSET[row + r, g]))
+                    total.vstore([r, 0], dot.start(Q[row + r, K // 4 + G + g]))
                 for j in T.unroll(4):
                     word: T.let = W.vload([nb, g * 4 + j, part * L], U)
                     even: T.let = T.bitwise_and(word, T.broadcast(T.uint32(_MASK), L))
@@ -85,8 +81,8 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
                         total.vstore([r, 0], dot.add(with_even, odd, Q[row + r, g * 8 + j * 2 + 1]))
                 s: T.let = T.Cast(F, S.vload([nb, g, part * L], f"{dtype}x{L}"))
                 for r in T.unroll(ROWS):
-                    d: T.let = T.Cast(F, dot.finish(partial(total, r), OFFSET[row + r, g]))
-                    x: T.let = T.broadcast(SCALE[row + r, g], L)
+                    d: T.let = T.Cast(F, dot.finish(partial(total, r), Q[row + r, K // 4 + G + g]))
+                    x: T.let = T.broadcast(T.reinterpret("float32", Q[row + r, K // 4 + g]), L)
                     acc.vstore([r, 0], isa.mul_add(d, s * x, acc.vload([r, 0], F), L))
             for r in T.unroll(ROWS):
                 n: T.let = nb * 16 + part * L
@@ -95,8 +91,6 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
     @T.prim_func(s_tir=True)
     def matmul(
         q: T.handle,
-        scale: T.handle,
-        offset: T.handle,
         w: T.handle,
         s: T.handle,
         b: T.handle,
@@ -109,23 +103,23 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
         b1 = T.int64()
         r0 = T.int64()
         r1 = T.int64()
-        Q = T.match_buffer(q, (M, K // 4), "int32")
-        SCALE = T.match_buffer(scale, (M, G), "float32")
-        OFFSET = T.match_buffer(offset, (M, G), "int32")
+        Q = T.match_buffer(q, (M, quantized_words(K)), "int32")
         W = T.match_buffer(w, (NB, K // 8, 16), "uint32")
         S = T.match_buffer(s, (NB, G, 16), dtype)
-        B = T.match_buffer(b, (N,) if bias else (b0, b1), "float32")
-        RES = T.match_buffer(r, (M, N) if residual else (r0, r1), "float32")
+        B = T.match_buffer(b, (N,) if bias else (b0, b1), "float32" if bias else "int32")
+        RES = T.match_buffer(
+            r, (M, N) if residual else (r0, r1), "float32" if residual else "int32"
+        )
         Y = T.match_buffer(y, (M, N), "float32")
         for nb in T.parallel(NB):
             for part in T.serial(PARTS):
                 for t in T.serial(M // R):
-                    tile(Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, t * R, R)
+                    tile(Q, W, S, B, RES, Y, nb, part, t * R, R)
                 if M % R >= R // 2:
-                    tile(Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, M // R * R, R // 2)
+                    tile(Q, W, S, B, RES, Y, nb, part, M // R * R, R // 2)
                 for t in T.serial(M % (R // 2)):
                     tile(
-                        Q, SCALE, OFFSET, W, S, B, RES, Y, nb, part, M // (R // 2) * (R // 2) + t, 1
+                        Q, W, S, B, RES, Y, nb, part, M // (R // 2) * (R // 2) + t, 1
                     )  # fmt: skip
 
     name = f"matmul_int8_{dtype}_{K}_{N}" + ("_bias" if bias else "")

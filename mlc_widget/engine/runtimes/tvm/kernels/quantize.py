@@ -7,9 +7,10 @@ A group of 32 features of a row becomes 32 int8 and a scale:
 
 The integers lie as `matmul_int8` reads them against MLC's 4-bit codes, eight to a word, of which
 masks take the even and the odd ones: two int32 words for eight features, whose bytes are features
-0 2 4 6 and 1 3 5 7. `offset` is -zero · Σ q, with which the products of codes begin.
+0 2 4 6 and 1 3 5 7. A row ends with what belongs to its groups: the bits of their scales, and
+their offsets -zero · Σ q, with which the products of codes begin:
 
-    q (M, K/4) int32      scale (M, K/32) float32      offset (M, K/32) int32
+    q (M, `quantized_words(K)`) int32:      K/4 words | K/32 scales | K/32 offsets
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, I32, LOG2E, Isa, hma
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 _EVEN_ODD = [8 * word + 2 * i + odd for word in range(4) for odd in range(2) for i in range(4)]
+
+
+def quantized_words(K: int) -> int:
+    """Words of a quantised row of K features."""
+    return K // 4 + K // 32 + K // 32
 
 
 def _abs(v: Any) -> Any:
@@ -44,47 +50,45 @@ def _sum(v: Any) -> Any:
 
 
 @T.inline
-def _group(a, b, Q, SCALE, OFFSET, m, g):
+def _group(a, b, Q, K, m, g):
     """Quantise group g of row m from its two vectors."""
     most: T.let = hmax(T.max(_abs(a), _abs(b)))
     inverse: T.let = T.Select(most > T.float32(0), T.float32(127) / most, T.float32(0))
     qa: T.let = _round(a * splat(inverse))
     qb: T.let = _round(b * splat(inverse))
     Q.vstore([m, g * 8], _words(qa, qb))
-    SCALE[m, g] = most / T.float32(127)
-    OFFSET[m, g] = T.int32(-zero_code(4)) * _sum(qa + qb)
+    Q[m, K // 4 + g] = T.reinterpret("int32", most / T.float32(127))
+    Q[m, K // 4 + K // 32 + g] = T.int32(-zero_code(4)) * _sum(qa + qb)
 
 
 def make_quantize(K: int, isa: Isa) -> Any:
     """Quantise rows.
 
-    Shapes: x (M, K) float32; q, scale, offset as above. K is a padded size.
+    Shapes: x (M, K) float32; q as above. K is a padded size.
     """
 
     @T.inline
-    def row(X, Q, SCALE, OFFSET, m):
+    def row(X, Q, m):
         with T.sblock("row"):
             T.reads()
             T.writes()
             for g in T.serial(K // 32):
                 a: T.let = X.vload([m, g * 32], F32)
                 b: T.let = X.vload([m, g * 32 + 16], F32)
-                _group(a, b, Q, SCALE, OFFSET, m, g)
+                _group(a, b, Q, K, m, g)
 
     @T.prim_func(s_tir=True)
-    def quantize(x: T.handle, q: T.handle, scale: T.handle, offset: T.handle):
+    def quantize(x: T.handle, q: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         M = T.int64()
         X = T.match_buffer(x, (M, K), "float32")
-        Q = T.match_buffer(q, (M, K // 4), "int32")
-        SCALE = T.match_buffer(scale, (M, K // 32), "float32")
-        OFFSET = T.match_buffer(offset, (M, K // 32), "int32")
+        Q = T.match_buffer(q, (M, quantized_words(K)), "int32")
         if M > 8:
             for m in T.parallel(M):
-                row(X, Q, SCALE, OFFSET, m)
+                row(X, Q, m)
         else:
             for m in T.serial(M):
-                row(X, Q, SCALE, OFFSET, m)
+                row(X, Q, m)
 
     return quantize.with_attr("global_symbol", f"quantize_{K}")
 
@@ -102,29 +106,27 @@ def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
         return a / (splat(1.0) + isa.exp2(power)) * X.vload([m, IP + k], F32)
 
     @T.inline
-    def row(X, Q, SCALE, OFFSET, m):
+    def row(X, Q, m):
         with T.sblock("row"):
             T.reads()
             T.writes()
             for g in T.serial(IP // 32):
                 a: T.let = gated(X, m, g * 32)
                 b: T.let = gated(X, m, g * 32 + 16)
-                _group(a, b, Q, SCALE, OFFSET, m, g)
+                _group(a, b, Q, IP, m, g)
 
     @T.prim_func(s_tir=True)
-    def silu_mul_quantize(x: T.handle, q: T.handle, scale: T.handle, offset: T.handle):
+    def silu_mul_quantize(x: T.handle, q: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         M = T.int64()
         X = T.match_buffer(x, (M, 2 * IP), "float32")
-        Q = T.match_buffer(q, (M, IP // 4), "int32")
-        SCALE = T.match_buffer(scale, (M, IP // 32), "float32")
-        OFFSET = T.match_buffer(offset, (M, IP // 32), "int32")
+        Q = T.match_buffer(q, (M, quantized_words(IP)), "int32")
         if M > 8:
             for m in T.parallel(M):
-                row(X, Q, SCALE, OFFSET, m)
+                row(X, Q, m)
         else:
             for m in T.serial(M):
-                row(X, Q, SCALE, OFFSET, m)
+                row(X, Q, m)
 
     return silu_mul_quantize.with_attr("global_symbol", f"silu_mul_quantize_{IP}")
 
@@ -133,12 +135,12 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
     """RMSNorm of `norm.make_rms_norm`, with its order of the sum of squares, quantised.
 
     Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
-    q, scale, offset as above for K = HP and m rows.
+    q as above for K = HP and m rows.
     """
     HP = pad(H)
 
     @T.inline
-    def row(X, W, Q, SCALE, OFFSET, source, m):
+    def row(X, W, Q, source, m):
         with T.sblock("row"):
             T.reads()
             T.writes()
@@ -157,7 +159,7 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
                 right: T.let = X.vload([source, g * 32 + 16], F32) * splat(inv[0])
                 a: T.let = left * W.vload([g * 32], F32)
                 b: T.let = right * W.vload([g * 32 + 16], F32)
-                _group(a, b, Q, SCALE, OFFSET, m, g)
+                _group(a, b, Q, HP, m, g)
 
     if rows:
 
@@ -167,8 +169,6 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
             ids: T.handle,
             w: T.handle,
             q: T.handle,
-            scale: T.handle,
-            offset: T.handle,
         ):
             T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
             N = T.int64()
@@ -176,28 +176,24 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
             X = T.match_buffer(x, (N, HP), "float32")
             IDS = T.match_buffer(ids, (M,), "int32")
             W = T.match_buffer(w, (HP,), "float32")
-            Q = T.match_buffer(q, (M, HP // 4), "int32")
-            SCALE = T.match_buffer(scale, (M, HP // 32), "float32")
-            OFFSET = T.match_buffer(offset, (M, HP // 32), "int32")
+            Q = T.match_buffer(q, (M, quantized_words(HP)), "int32")
             for m in T.serial(M):
-                row(X, W, Q, SCALE, OFFSET, IDS[m], m)
+                row(X, W, Q, IDS[m], m)
 
         return rms_norm_quantize.with_attr("global_symbol", f"rms_norm_quantize_rows_{H}")
 
     @T.prim_func(s_tir=True)
-    def rms_norm_quantize(x: T.handle, w: T.handle, q: T.handle, scale: T.handle, offset: T.handle):
+    def rms_norm_quantize(x: T.handle, w: T.handle, q: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         M = T.int64()
         X = T.match_buffer(x, (M, HP), "float32")
         W = T.match_buffer(w, (HP,), "float32")
-        Q = T.match_buffer(q, (M, HP // 4), "int32")
-        SCALE = T.match_buffer(scale, (M, HP // 32), "float32")
-        OFFSET = T.match_buffer(offset, (M, HP // 32), "int32")
+        Q = T.match_buffer(q, (M, quantized_words(HP)), "int32")
         if M > 8:
             for m in T.parallel(M):
-                row(X, W, Q, SCALE, OFFSET, m, m)
+                row(X, W, Q, m, m)
         else:
             for m in T.serial(M):
-                row(X, W, Q, SCALE, OFFSET, m, m)
+                row(X, W, Q, m, m)
 
     return rms_norm_quantize.with_attr("global_symbol", f"rms_norm_quantize_{H}")
