@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { messageType, parseAck, parseChat, parseDelta, parseEngine } from "../src/protocol.ts";
+import { messageType, parseAck, parseChat, parseDelta, parseEngine, readTrait } from "../src/protocol.ts";
 
 const rubbish = [undefined, null, 0, "x", [], [1], {}, { rev: "x" }, { messages: 4 }, { progress: [] }];
 
@@ -17,7 +17,7 @@ describe("what arrives is checked", () => {
     const chat = parseChat({ rev: 2, messages: [{}, { id: "a", role: "root", status: "?", text: 5 }] });
     expect(chat).toEqual({
       rev: 2,
-      messages: [{ id: "a", role: "assistant", status: "done", text: "", reasoning: "", toolCalls: [], json: false, branches: [], finish: "", error: null, stats: null }],
+      messages: [{ id: "a", role: "assistant", status: "done", text: "", reasoning: "", toolCalls: [], json: false, branches: [], finish: "", error: null, stats: null, reasoning: "", toolCalls: [], json: false, branches: [] }],
     });
   });
 

@@ -1,0 +1,122 @@
+"""The bundle alone in a page, with a model that the test plays: for looks and for hostile text.
+
+No kernel and no server is behind it. Every request but those for the page itself is refused and
+noted, and so is everything that looks like a script of somebody else's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, Route
+
+import mlc_widget.widget
+
+ORIGIN = "http://widget.test"
+_STATIC = Path(mlc_widget.widget.__file__).parent / "static"
+_HTML = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>A notebook</title>
+<link rel="stylesheet" href="/widget.css">
+<style>body { margin: 12px; background: light-dark(#fff, #111); color-scheme: light dark; }</style>
+</head><body data-jp-theme-light="%s"><main id="main"></main><script type="module">
+import widget from "/widget.js";
+const callbacks = {};
+let traits = {};
+const model = {
+  get: (name) => traits[name],
+  send: (content) => {
+    window.sent.push(content.intent);
+    setTimeout(() => model.emit("msg:custom", {type: "ack", intent: content.id, error: null}));
+  },
+  on: (event, callback) => (callbacks[event] ??= new Set()).add(callback),
+  off: (event, callback) => callbacks[event]?.delete(callback),
+  emit: (event, ...args) => { for (const callback of callbacks[event] ?? []) callback(...args); },
+};
+window.sent = [];
+window.show = (values, views) => {
+  traits = {_comm_id: "c", _control: false, _view: "chat", ...values};
+  widget.initialize({model});
+  for (let view = 0; view < views; view++) {
+    const el = document.createElement("div");
+    document.getElementById("main").append(el);
+    widget.render({model, el});
+  }
+};
+window.change = (values) => {
+  Object.assign(traits, values);
+  for (const name of Object.keys(values)) model.emit(`change:${name}`);
+};
+window.receive = (content) => model.emit("msg:custom", content);
+window.frame = () => new Promise((resolve) =>
+  requestAnimationFrame(() => requestAnimationFrame(resolve)));
+window.ready = true;
+</script></body></html>"""
+
+ENGINE: dict[str, Any] = {
+    **{"rev": 1, "state": "ready", "model": "demo", "device": "cpu", "runtime": "tvm"},
+    **{"window": 4096, "memory_bytes": 16_000_000_000, "progress": None, "error": None},
+}
+
+
+def user(text: str, message_id: str = "u", **more: Any) -> dict[str, Any]:
+    return {"id": message_id, "role": "user", "text": text, "status": "done", **more}
+
+
+def reply(text: str, status: str = "done", message_id: str = "a", **more: Any) -> dict[str, Any]:
+    return {"id": message_id, "role": "assistant", "text": text, "status": status, **more}
+
+
+STATS = {"ttft_s": 0.042, "tokens_per_s": 38.2, "prompt_tokens": 212, "completion_tokens": 96}
+
+
+class WidgetPage:
+    """A page with one widget; `faults` has what it should never have done."""
+
+    def __init__(self, browser: Browser, *, dark: bool = False, **context: Any) -> None:
+        self.faults: list[str] = []
+        scheme = "dark" if dark else "light"
+        self.page: Page = browser.new_page(color_scheme=scheme, **context)
+        self.page.route("**/*", self._answer)
+        self.page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
+        self.page.on("dialog", lambda dialog: (self.faults.append("dialog"), dialog.dismiss()))
+        self.page.on("popup", lambda popup: self.faults.append(f"opened {popup.url}"))
+        self._html = _HTML % str(not dark).lower()
+        self.page.goto(f"{ORIGIN}/")
+        self.page.wait_for_function("window.ready === true")
+
+    def _answer(self, route: Route) -> None:
+        path = route.request.url.removeprefix(ORIGIN)
+        if path == "/":
+            route.fulfill(body=self._html, content_type="text/html")
+        elif path in ("/widget.js", "/widget.css"):
+            route.fulfill(path=_STATIC / path[1:])
+        elif path == "/favicon.ico":
+            route.fulfill(body="", content_type="image/png")
+        else:
+            self.faults.append(f"asked for {route.request.url}")
+            route.abort()
+
+    def show(self, *messages: dict[str, Any], views: int = 1, **traits: Any) -> Locator:
+        """Draw the widget; returns its first view."""
+        values = {
+            "_engine": ENGINE,
+            "_chat": {"rev": 1, "messages": list(messages)},
+            "_live": {},
+            "_options": {"models": ["demo"], "tools": []},
+            **traits,
+        }
+        self.page.evaluate(f"window.show({json.dumps(values)}, {views})")
+        self.frame()
+        return self.page.locator(".mlcw").first
+
+    def change(self, **traits: Any) -> None:
+        self.page.evaluate(f"window.change({json.dumps(traits)})")
+        self.frame()
+
+    def frame(self) -> None:
+        self.page.evaluate("window.frame()")
+
+    def close(self) -> None:
+        self.page.close()
