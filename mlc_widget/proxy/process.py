@@ -18,6 +18,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from mlc_widget.api.errors import WorkerStartError
+from mlc_widget.proxy.janitor import Janitor
 from mlc_widget.worker.settings import WorkerSettings
 
 TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
@@ -69,6 +70,7 @@ class WorkerProcess:
         self._output = bytearray()
         self._output_fd: int | None = None
         self._pid_fd: int | None = None
+        self._janitor: Janitor | None = None
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -112,6 +114,8 @@ class WorkerProcess:
             if write is not None:
                 os.close(write)
         self._watch()
+        if local and os.name == "posix" and self.pid is not None:
+            self._janitor = Janitor(self.pid, directory)
 
     def _open_output(self) -> int:
         """A pipe that is read as the process writes; returns the end to write to."""
@@ -247,6 +251,9 @@ class WorkerProcess:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
+        janitor, self._janitor = self._janitor, None
+        if janitor is not None:
+            janitor.dismiss()
 
 
 def _signal_name(number: int) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -183,10 +184,12 @@ async def test_terminate_leaves_no_process_and_no_file(kernel_engine: Make, temp
     engine = await kernel_engine()
     pid = engine.worker_pid
     assert pid is not None
+    children = psutil.Process().children(recursive=True)
     (directory,) = temp_dir.glob("mlc_widget-*")
     assert directory.stat().st_mode & 0o777 == 0o700
     await engine.terminate()
     assert not psutil.pid_exists(pid)
+    assert not [c for c in children if c.is_running()]
     assert list(temp_dir.iterdir()) == []
 
 
@@ -227,6 +230,74 @@ async def test_the_worker_ends_with_its_parent(
 
     await eventually(gone)
     await asyncio.to_thread(parent.wait)
+    parent.stdout.close()
+
+
+_STUCK = """
+import ctypes
+from mlc_widget.worker.handler import KernelMLCEngineHandler
+
+class Stuck(KernelMLCEngineHandler):
+    async def custom_request(self, name, message):
+        if name == "hold the lock":
+            ctypes.PyDLL(None).sleep(1000)  # native code that never gives the interpreter back
+"""
+
+
+@pytest.fixture
+def stuck_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A handler class that, when asked, holds the worker's interpreter for ever."""
+    (tmp_path / "stuck_worker.py").write_text(_STUCK)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return "stuck_worker:Stuck"
+
+
+async def test_terminate_ends_a_worker_that_hangs(kernel_engine: Make, stuck_worker: str) -> None:
+    engine = await kernel_engine(handler=stuck_worker)
+    pid = engine.worker_pid
+    assert pid is not None
+    request = asyncio.create_task(engine.custom_request("hold the lock"))
+    probe = asyncio.create_task(engine.custom_request("anything"))
+    await asyncio.sleep(0.2)
+    assert not request.done()
+    assert not probe.done()
+    started = time.monotonic()
+    await engine.terminate()
+    assert time.monotonic() - started < 10
+    assert not psutil.pid_exists(pid)
+    for task in (request, probe):
+        with pytest.raises(EngineTerminatedError):
+            await task
+
+
+async def test_a_worker_that_hangs_ends_with_its_parent(
+    tiny_model: Path, temp_dir: Path, eventually: Eventually, stuck_worker: str
+) -> None:
+    code = _NOTEBOOK.replace(
+        'runtime="scripted",', f'runtime="scripted", handler="{stuck_worker}",'
+    )
+    code = code.replace(
+        "print(engine.worker_pid, flush=True)",
+        'asyncio.ensure_future(engine.custom_request("hold the lock"))\n'
+        "    await asyncio.sleep(0.3)\n    print(engine.worker_pid, flush=True)",
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tiny_model)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(temp_dir)},
+    )
+    assert parent.stdout is not None
+    worker = int(await asyncio.to_thread(parent.stdout.readline))
+    parent.kill()
+    await asyncio.to_thread(parent.wait)
+
+    async def gone() -> bool:
+        dead = not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie"
+        return dead and not list(temp_dir.iterdir())
+
+    await eventually(gone)
+    parent.stdout.close()
 
 
 async def test_a_normal_exit_ends_the_worker_too(

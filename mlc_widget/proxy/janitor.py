@@ -1,0 +1,49 @@
+"""What ends a worker whose notebook was killed, however the worker itself is stuck."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+# `read` fails at the end of the pipe, which comes when the last process that holds it is gone.
+_SCRIPT: Final = 'read -r line || { kill -9 "$1"; rm -rf -- "$2"; } 2>/dev/null'
+
+
+class Janitor:
+    """A shell that waits for this process to end and then kills a worker and removes its files.
+
+    The worker watches its parent, too, but cannot do so while native code holds the interpreter's
+    lock, and nothing of it is left to clean up if both are killed at once. POSIX only.
+
+    Args:
+        pid: The worker's process.
+        directory: Its files.
+    """
+
+    def __init__(self, pid: int, directory: Path) -> None:
+        read, self._write = os.pipe()  # not inherited by other children
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT, "mlc_widget-janitor", str(pid), str(directory)],
+                stdin=read,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # the terminal's Ctrl-C is not for it
+                cwd="/",
+            )
+        except BaseException:
+            os.close(self._write)
+            raise
+        finally:
+            os.close(read)
+
+    def dismiss(self) -> None:
+        """There is nothing left to do: end it."""
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"done\n")
+        os.close(self._write)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1.0)
