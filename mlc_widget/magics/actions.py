@@ -14,6 +14,7 @@ from IPython.core.error import UsageError
 
 from mlc_widget.magics.describe import LIMIT, describe_error, shortened
 from mlc_widget.magics.shelf import EngineShelf, models_of
+from mlc_widget.widget.lasting import in_notebook
 
 if TYPE_CHECKING:
     from mlc_widget.magics.shelf import KernelEngine
@@ -37,14 +38,20 @@ def load(shelf: EngineShelf, given: argparse.Namespace) -> None:
         )
     if engine is None:
         engine = shelf.make(given.to, **options)
-    begin_load(engine, given.model)
     display_load_progress(engine._core)
+    begin_load(engine, given.model)
 
 
 def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
-    """Load models in the background; who watches the engine sees how it goes."""
+    """Load models in the background; who watches the engine sees how it goes.
+
+    In a terminal nothing can be shown beside the prompt, so there it waits.
+    """
     core = engine._core
-    core.submit(_quietly(core.reload(list(models))))
+    if in_notebook():
+        core.submit(_quietly(core.reload(list(models))))
+    else:
+        core.submit(core.reload(list(models))).result()
 
 
 def unload(shelf: EngineShelf, given: argparse.Namespace) -> None:
@@ -121,10 +128,12 @@ def restart(shelf: EngineShelf, given: argparse.Namespace) -> None:
     """End the worker and begin to load the same models in another."""
     from mlc_widget.widget import display_load_progress
 
-    engine = shelf.need(given.to)
-    core = engine._core
-    core.submit(_quietly(core.restart()))
+    core = shelf.need(given.to)._core
     display_load_progress(core)
+    if in_notebook():
+        core.submit(_quietly(core.restart()))
+    else:
+        core.submit(core.restart()).result()
 
 
 def explanation_wanted() -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import traitlets
 
 from mlc_widget.widget.base import EngineWidget
+from mlc_widget.widget.lasting import in_notebook
+from mlc_widget.widget.link import link_of
+from mlc_widget.widget.terminal import TerminalProgress
 
 
 class LoadProgress(EngineWidget):
@@ -30,14 +35,13 @@ class LoadProgress(EngineWidget):
 
 
 def display_load_progress(core: object) -> None:
-    """Show a `LoadProgress` of an engine, or of its core, below the current cell.
+    """Show how far a load is: a `LoadProgress` below the current cell, or a line in a terminal.
 
-    Does nothing outside a Jupyter kernel, where there is no page to show it.
+    Does nothing where there is neither.
     """
-    try:
-        from IPython import get_ipython
+    if in_notebook():
         from IPython.display import display
-    except ImportError:
-        return
-    if getattr(get_ipython(), "kernel", None) is not None:
+
         display(LoadProgress(core))  # type: ignore[no-untyped-call]
+    elif sys.stderr is not None and sys.stderr.isatty():
+        TerminalProgress(link_of(core), sys.stderr)
