@@ -1,4 +1,8 @@
-"""How exactly a model is computed: fast or faithful."""
+"""How exactly a model is computed: fast or faithful.
+
+docs/numerics.md has what fast costs: on the built-in model 0.13 % of the largest logit (root mean
+square), and nothing of the perplexity. So fast is the default.
+"""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ class TVMOptions:
         prefix_cache_mode: ``radix`` reuses what sequences have in common, ``disable`` does not.
         cache_dir: Where compiled code is kept; None for ``$MLC_WIDGET_HOME`` or
             ``~/.cache/mlc_widget``.
-        kv_cache_dtype: ``float16`` or ``float32``, of keys and values in the cache; None for what the
-            model's numerics say.
+        kv_cache_dtype: ``float16`` or ``float32``, of keys and values in the cache; None for what
+            the model's numerics say.
         cpu: The kind of CPU to compile for (one of `CPUS`); None for the CPU at hand.
         verify: Compare the weights with their MD5 sums at each load.
     """

@@ -131,7 +131,7 @@ def make_attention(
                 VP, [PT[seq, at // PAGE], layer, h, at % PAGE, d + j * 16], dtype
             )
             for r in T.unroll(ROWS):
-                if low <= r:
+                if low <= r:  # noqa: SIM102 - TIR has no chained conditions
                     if r < high:
                         for g in T.unroll(G):
                             i: T.let = r * G + g
@@ -207,7 +207,7 @@ def make_attention(
                     first + p * pages_at_once(ROWS * G), pages, start, end,
                     ROWS * G, pages_at_once(ROWS * G),
                 )  # fmt: skip
-            if pages_at_once(ROWS * G) > 1:  # noqa: SIM102 - known when the kernel is made
+            if pages_at_once(ROWS * G) > 1:
                 for p in T.serial((pages - first) % pages_at_once(ROWS * G)):
                     scores(
                         Q, KP, PT, score, top, layer, row, seq, h,

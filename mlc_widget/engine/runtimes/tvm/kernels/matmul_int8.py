@@ -28,10 +28,10 @@ _AHEAD = 192
 def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bias: bool) -> Any:
     """4-bit weights × 8-bit activations.
 
-    Shapes: q (M, `quantized_words(K)`) int32 as `quantize` makes it; w (N/16, K/8, 16) uint32 and s (N/16, K/32, 16) of `dtype`, float32 or float16, as in
-    `matmul.make_matmul_codes`; b (N,) float32 if `bias`, else q again, which is not
-    read for it; r (M, N) float32 if `residual`, else as b; y (M, N) float32.
-    K and N are multiples of 32.
+    Shapes: q (M, `quantized_words(K)`) int32 as `quantize` makes it; w (N/16, K/8, 16) uint32 and
+    s (N/16, K/32, 16) of `dtype`, float32 or float16, as in `matmul.make_matmul_codes`; b (N,)
+    float32 if `bias`, else q again, which is not read for it; r (M, N) float32 if `residual`, else
+    q again; y (M, N) float32. K and N are multiples of 32.
 
     Work is dealt to threads by blocks of outputs; a block's weights stay in the cache while all
     tiles of rows pass over them. A single row lives by the memory's speed: it reads the weights as
