@@ -17,7 +17,10 @@ describe("what arrives is checked", () => {
     const chat = parseChat({ rev: 2, messages: [{}, { id: "a", role: "root", status: "?", text: 5 }] });
     expect(chat).toEqual({
       rev: 2,
-      messages: [{ id: "a", role: "assistant", status: "done", text: "", reasoning: "", toolCalls: [], json: false, branches: [], finish: "", error: null, stats: null, reasoning: "", toolCalls: [], json: false, branches: [] }],
+      messages: [{
+        id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null,
+        reasoning: "", toolCalls: [], json: false, branches: [],
+      }],
     });
   });
 

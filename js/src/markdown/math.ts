@@ -126,6 +126,7 @@ function convert(value: unknown, depth: number): VNode[] {
     if (typeof content === "string" || typeof content === "number") attributes[name] = String(content);
   }
   delete attributes["class"];
+  if (node.type === "math") attributes["dir"] = "ltr";
   const align = (node.classes ?? []).map((name) => ALIGN[String(name)]).find((name) => name !== undefined);
   if (align !== undefined) attributes["class"] = align;
   return [{ tag: node.type, attributes, children }];

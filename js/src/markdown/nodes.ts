@@ -37,18 +37,20 @@ export function blockNode(token: Token, growing = false, depth = 0): VElement | 
   if (depth > MAX_DEPTH) return v("p", { dir: "auto" }, token.raw);
   if (isMath(token)) return token.open ? null : mathNode(token);
   const known = token as MarkedToken;
+  // A list or a quotation finds its direction in its first letters, so none is set inside it.
+  const direction: Readonly<Record<string, string>> = depth === 0 ? { dir: "auto" } : {};
   switch (known.type) {
     case "paragraph":
-      return v("p", { dir: "auto" }, ...inlineNodes(known.tokens));
+      return v("p", direction, ...inlineNodes(known.tokens));
     case "text": // the content of a list's item
-      return v("span", { dir: "auto" }, ...inlineNodes(known.tokens ?? [known]));
+      return v("span", {}, ...inlineNodes(known.tokens ?? [known]));
     case "heading":
       // The notebook has its own first levels.
-      return v(HEADINGS[known.depth] ?? "h6", { dir: "auto" }, ...inlineNodes(known.tokens));
+      return v(HEADINGS[known.depth] ?? "h6", direction, ...inlineNodes(known.tokens));
     case "code":
       return codeNode(known.text, (known.lang ?? "").trim().split(/\s/)[0] ?? "", growing);
     case "blockquote":
-      return v("blockquote", {}, ...blockNodes(known.tokens, growing, depth + 1));
+      return v("blockquote", direction, ...blockNodes(known.tokens, growing, depth + 1));
     case "list":
       return listNode(known, growing, depth);
     case "table":
@@ -96,9 +98,9 @@ export function codeNode(code: string, language: string, growing: boolean): VEle
 function listNode(token: Tokens.List, growing: boolean, depth: number): VElement {
   const items = token.items.map((item) => {
     const box = item.task ? [v("span", { class: "mlcw-task" }, item.checked === true ? "☑ " : "☐ ")] : [];
-    return v("li", { dir: "auto" }, ...box, ...blockNodes(item.tokens, growing, depth + 1));
+    return v("li", {}, ...box, ...blockNodes(item.tokens, growing, depth + 1));
   });
-  const looseness = token.loose ? { class: "mlcw-loose" } : {};
+  const looseness = { ...(depth === 0 ? { dir: "auto" } : {}), ...(token.loose ? { class: "mlcw-loose" } : {}) };
   if (!token.ordered) return v("ul", looseness, ...items);
   const start = typeof token.start === "number" && token.start !== 1 ? { start: String(token.start) } : {};
   return v("ol", { ...looseness, ...start }, ...items);
@@ -106,7 +108,7 @@ function listNode(token: Tokens.List, growing: boolean, depth: number): VElement
 
 function tableNode(token: Tokens.Table): VElement {
   const cell = (tag: "td" | "th", of: Tokens.TableCell): VElement =>
-    v(tag, { dir: "auto", ...(of.align ? { class: `mlcw-${of.align}` } : {}) }, ...inlineNodes(of.tokens));
+    v(tag, of.align ? { class: `mlcw-${of.align}` } : {}, ...inlineNodes(of.tokens));
   const row = (tag: "td" | "th", cells: readonly Tokens.TableCell[]): VElement =>
     v("tr", {}, ...cells.map((of) => cell(tag, of)));
   return v(
@@ -114,7 +116,7 @@ function tableNode(token: Tokens.Table): VElement {
     { class: "mlcw-table", tabindex: "0", role: "group", "aria-label": "Table" },
     v(
       "table",
-      {},
+      { dir: "auto" },
       v("thead", {}, row("th", token.header)),
       v("tbody", {}, ...token.rows.map((cells) => row("td", cells))),
     ),
@@ -136,7 +138,7 @@ function inlineNodes(tokens: readonly Token[], depth = 0): VNode[] {
       case "del":
         return v(known.type, {}, ...inlineNodes(known.tokens, depth + 1));
       case "codespan":
-        return v("code", {}, known.text);
+        return v("code", { dir: "ltr" }, known.text);
       case "br":
         return v("br", {});
       case "link":

@@ -85,6 +85,7 @@ function closed(token: Token): Token {
   if (token.type === "code" || token.type === "html" || token.type === "math") return token;
   const source = closeOpenMarks(token.raw);
   if (source === token.raw) return token;
+  if (source.trim() === "") return { type: "space", raw: token.raw };
   const again = lex(source).filter((one) => one.type !== "space");
   return again.length === 1 && again[0]?.type === token.type ? again[0] : token;
 }

@@ -156,6 +156,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     setText(name, short || "Chat");
     setAttribute(name, "title", engine.model || null);
     setText(state, connected ? engineText(engine) : "No kernel");
+    setAttribute(state, "title", engine.memoryBytes === null ? null : "What computes, and its machine's memory");
     show(load.node, connected && (isLoading(engine) || hasFailed(engine)));
     load.update(engine, connected);
     drawContext(context, chat.messages, engine);

@@ -36,7 +36,7 @@ export class Composer {
     { class: "mlcw-round mlcw-stop", type: "button", "aria-label": "Stop", title: "Stop (Esc)" },
     icon(SQUARE, "fill"),
   );
-  readonly #note = h("div", { class: "mlcw-note", role: "status" });
+  readonly #note = h("div", { class: "mlcw-note", role: "status", hidden: true });
   readonly #actions: ComposerActions;
   #state: ComposerState = { enabled: true, running: false, placeholder: "" };
   #sending = false;

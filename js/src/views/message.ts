@@ -281,7 +281,7 @@ class ReplyContent {
     toolCalls.forEach((call, index) => {
       let node = this.#calls.children[index];
       if (!node) {
-        node = h("div", { class: "mlcw-call" }, h("div", { class: "mlcw-call-name" }, icon(CALL), h("span")), h("div"));
+        node = h("div", { class: "mlcw-call" }, h("div", { class: "mlcw-call-name" }, icon(CALL), h("span")), h("div", { class: "mlcw-md" }));
         this.#calls.append(node);
       }
       const name = node.querySelector("span");
