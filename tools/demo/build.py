@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tools.demo.card import write_card
+from tools.demo.card import FOLDER, SCORES, write_card
 from tools.demo.evaluate import evaluate, write_json, write_scores
 from tools.demo.model import Config, Llama
 from tools.demo.talk import DEFAULT_SYSTEM
@@ -26,7 +26,6 @@ from tools.demo.train import add_arguments, train_as_asked
 from tools.mlc_format import CHATML_TEMPLATE, llama_params, write_model
 
 RECORDED = ("steps", "rows", "length", "peak", "quantized_share", "seed")
-FOLDER = Path(__file__).parents[2] / "mlc_widget" / "models" / "demo"
 
 
 def convert(model: Llama, tokenizer_json: str, folder: Path, config: Config) -> None:
@@ -70,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument("--out", type=Path, default=FOLDER, help="the model folder")
+    parser.add_argument("--scores", type=Path, default=SCORES, help="what the card is made of")
     parser.add_argument("--wrong", type=Path, help="where to write wrong answers")
     parser.add_argument("--checkpoint", type=Path, help="where to keep the float weights")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json to keep")
@@ -103,8 +103,8 @@ def main() -> None:
             "command": _command(parser, arguments),
         }
     ]
-    write_scores(scores, arguments.out / "scores.json")
-    write_card(arguments.out)
+    write_scores(scores, arguments.scores)
+    write_card(arguments.out, arguments.scores)
     if arguments.wrong:
         write_json(wrong, arguments.wrong)
     print(f"all {time.monotonic() - began:.0f} s", flush=True)

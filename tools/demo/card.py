@@ -1,6 +1,6 @@
 """The model card, with every number read from the scores.
 
-``python -m tools.demo.card mlc_widget/models/demo`` writes its README.md anew.
+``python -m tools.demo.card`` writes the README.md of the demo model's folder anew.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ import argparse
 import json
 from pathlib import Path
 from typing import Any
+
+FOLDER = Path(__file__).parents[2] / "mlc_widget" / "models" / "demo"
+SCORES = Path(__file__).with_name("scores.json")
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Talk", ("greetings", "goodbyes", "small_talk", "statements", "identity", "refusals",
@@ -53,7 +56,7 @@ other model, went into it. Loss on the answers alone; the last part of the train
 as they are shipped, rounded to 4 bits.
 
 {training}
-
+{note}
 ## How it scored
 
 Measured on the folder as it is shipped (4-bit weights, float32 arithmetic), greedy, each answer
@@ -115,9 +118,9 @@ def _training(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def render(folder: Path) -> str:
-    """The card of a model folder that has its scores beside it."""
-    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+def render(folder: Path, scores_file: Path) -> str:
+    """The card of a model folder with these scores."""
+    scores = json.loads(scores_file.read_text(encoding="utf-8"))
     config = json.loads((folder / "mlc-chat-config.json").read_text(encoding="utf-8"))
     cache = json.loads((folder / "tensor-cache.json").read_text(encoding="utf-8"))
     kinds = scores["kinds"]
@@ -149,8 +152,9 @@ def render(folder: Path) -> str:
         quantization=config["quantization"],
         system_message=config["conv_template"]["system_message"],
         parameters=parameters,
-        megabytes=sum(path.stat().st_size for path in folder.iterdir()) / 1e6,
+        megabytes=sum(path.stat().st_size for path in folder.glob("[!R]*")) / 1e6,
         training=_training(scores["training"]),
+        note=f"\n{scores['note']}\n" if "note" in scores else "",
         rows="\n".join(_line(name, rows) for name, rows in groups if rows),
         kinds="\n".join(f"| {left} | | {right} |" for left, right in pairs),
         talks="\n".join(_line(TALKS[name], [row]) for name, row in scores["conversations"].items()),
@@ -166,16 +170,18 @@ def _size(shape: list[int]) -> int:
     return size
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, scores_file: Path) -> None:
     """Write README.md of a model folder."""
-    (folder / "README.md").write_text(render(folder), encoding="utf-8")
+    (folder / "README.md").write_text(render(folder, scores_file), encoding="utf-8")
 
 
 def main() -> None:
-    """Write the card of the folder named on the command line."""
+    """Write the card of the demo model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    write_card(parser.parse_args().folder)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--scores", type=Path, default=SCORES)
+    arguments = parser.parse_args()
+    write_card(arguments.folder, arguments.scores)
 
 
 if __name__ == "__main__":
