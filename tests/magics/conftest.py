@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from nbclient import NotebookClient
+
+from ..widget.script_folder import write_script_folder
+
+Execute = Callable[..., nbformat.NotebookNode]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder for the scripted runtime."""
+    return write_script_folder(tmp_path_factory.mktemp("models") / "script")
+
+
+@pytest.fixture
+def execute() -> Execute:
+    """Runs cells in a real kernel, and gives the notebook with their outputs."""
+
+    def run(*cells: str, errors: bool = False) -> nbformat.NotebookNode:
+        notebook = nbformat.v4.new_notebook()
+        notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+        NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=errors).execute()
+        return notebook
+
+    return run
+
+
+@pytest.fixture
+def shell() -> Iterator[InteractiveShell]:
+    """A shell with the extension loaded, in this process."""
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "mlc_widget")
+    yield shell
+    for value in list(shell.user_ns.values()):
+        if hasattr(value, "worker_pid") and hasattr(value, "_core"):
+            value._core.submit(value._core.terminate()).result(30)
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def said(shell: InteractiveShell) -> Callable[[str], str]:
+    """What a cell prints."""
+
+    def run(cell: str) -> str:
+        with capture_output() as captured:
+            shell.run_cell(cell)
+        return str(captured.stdout + captured.stderr)
+
+    return run

@@ -1,0 +1,122 @@
+"""Loading and unloading the extension, help, and tab completion."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from mlc_widget.magics.commands import MLCMagics
+
+LOAD = """
+import json, sys
+import ipywidgets
+from IPython.core.interactiveshell import InteractiveShell
+before = set(sys.modules)
+shell = InteractiveShell.instance()
+shell.run_line_magic("load_ext", "mlc_widget")
+print(json.dumps(sorted({m.partition(".")[0] for m in set(sys.modules) - before})))
+"""
+
+
+def test_loading_imports_nothing_heavy() -> None:
+    ran = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True)
+    imported = set(json.loads(ran.stdout))
+    assert "mlc_widget" in imported
+    heavy = {"tvm", "openai", "numpy", "pandas", "tokenizers", "torch", "nbconvert", "pydantic"}
+    assert not imported & heavy
+
+
+def test_unloading_takes_back_what_loading_put_there(shell: InteractiveShell) -> None:
+    shell.user_ns["ChatWidget"] = mine = object()
+    assert "create_kernel_mlc_engine" in shell.user_ns
+    assert shell.find_line_magic("mlc") is not None
+    shell.run_line_magic("unload_ext", "mlc_widget")
+    assert "create_kernel_mlc_engine" not in shell.user_ns
+    assert shell.user_ns["ChatWidget"] is mine
+    assert shell.find_line_magic("mlc") is None
+    assert shell.find_cell_magic("chat") is None
+    assert shell.complete("%mlc lo")[1] == []
+    shell.run_line_magic("load_ext", "mlc_widget")
+    assert shell.find_line_magic("mlc") is not None
+
+
+def test_the_notebook_s_own_names_are_left_alone() -> None:
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance()
+    shell.user_ns["ChatWidget"] = "mine"
+    shell.run_line_magic("load_ext", "mlc_widget")
+    assert shell.user_ns["ChatWidget"] == "mine"
+    InteractiveShell.clear_instance()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("%mlc ", {"load", "unload", "models", "stop", "reset", "stats", "restart", "explain"}),
+        ("%mlc re", {"reset", "restart"}),
+        ("%mlc load d", {"demo"}),
+        ("%mlc load demo --", {"--to", "--runtime", "--device", "--python", "--kernel", "--help"}),
+        ("%mlc stats --to ", set()),
+        ("%mlc explain --model ", {"demo"}),
+        ("%%chat --te", {"--temperature"}),
+        ("%%chat --model d", {"demo"}),
+        ("%%chat --schema ", {"person"}),
+        ("%mlc nonsense ", set()),
+    ],
+)
+def test_completion(shell: InteractiveShell, line: str, offered: set[str]) -> None:
+    shell.user_ns["person"] = {"type": "object"}
+    shell.Completer.use_jedi = False
+    assert set(shell.complete("", line, len(line))[1]) >= offered
+    if not offered:
+        assert not {"load", "demo"} & set(shell.complete("", line, len(line))[1])
+
+
+def test_help_is_in_the_docstrings_and_behind_the_flag(said: Callable[[str], str]) -> None:
+    for magic in (MLCMagics.mlc, MLCMagics.chat):
+        assert len(magic.__doc__ or "") > 400
+    assert "restart" in said("%mlc")
+    assert "%%chat" in said("%mlc --help")
+    assert "--device" in said("%mlc load --help")
+    assert "--schema" in said("%%chat --help\nx")
+    assert "{name}" in said("%%chat -h\nx")
+
+
+@pytest.mark.parametrize(
+    ("cell", "complaint"),
+    [
+        ("%mlc lod demo", "invalid choice: 'lod'"),
+        ("%mlc load", "arguments are required: model"),
+        ("%mlc load 'demo", "quotation mark"),
+        ("%mlc load demo --to 1x", "a name that a variable can have"),
+        ("%mlc load demo --to sys", "a variable already \\(module\\)"),
+        ("%mlc stats --to big", "--to big: no engine of that name; there is none"),
+        ("%mlc unload", "%mlc load demo"),
+        ("%mlc explain", "no cell has failed yet"),
+        ("%%chat\nHello", "%mlc load demo"),
+        ("%%chat\n  ", "write the message below"),
+        ("%%chat --temperature warm\nHello", "invalid float value: 'warm'"),
+        ("%%chat --temperature 3\nHello", "temperature = 3.0"),
+        ("%%chat --schema nothing\nHello", "--schema nothing: neither a variable nor a JSON"),
+        ("%%chat --schema '{'\nHello", "not valid JSON"),
+        ("%%chat\nHello {nobody}", "no variable 'nobody'"),
+    ],
+)
+def test_mistakes_are_explained_in_a_sentence(
+    shell: InteractiveShell, said: Callable[[str], str], cell: str, complaint: str
+) -> None:
+    import re
+
+    shell.user_ns["sys"] = sys
+    for name in ("last_exc", "last_value"):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    text = said(cell)
+    assert re.search(complaint, text), text
+    assert "UsageError" in text
+    assert "Traceback" not in text
