@@ -23,7 +23,7 @@ FILES = {
     "tokenizer_config.json",
 }
 
-# It writes JSON with keys that it knows, and stumbles over keys and sentences that it has never met.
+# It writes JSON with keys that it knows, and stumbles over keys and sentences it has never met.
 KNOWN_WEAK = {"JSON": 0.6}
 
 

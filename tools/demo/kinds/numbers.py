@@ -269,16 +269,12 @@ EXTREME = ask("sort.extreme")
 
 def comparing(talk: Talk) -> None:
     """Which number is bigger; even or odd."""
-    top = talk.rng.choice((20, 99, 999))
-    a, b = talk.numbers("compare", (0, top), (0, top))
-    if a == b:
-        b += 1
+    tops = talk.rng.choice(((20, 20), (99, 99), (999, 999), (99, 999), (999, 99)))
+    a = b = 0
+    while a == b:
+        a, b = talk.numbers("compare", (0, tops[0]), (0, tops[1]))
     roll = talk.rng.random()
     if roll < 0.35:
-        if talk.chance(0.2):
-            a //= 10
-        if a == b:
-            a += 1
         big, small = max(a, b), min(a, b)
         answer = f"{big} is bigger than {small}."
         talk.say("comparing", talk.pick(BIGGER, a=a, b=b), answer, has(answer.rstrip(".")))
