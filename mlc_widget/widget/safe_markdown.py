@@ -62,7 +62,8 @@ def quoted(markdown: str) -> str:
 
 def plain(text: str) -> str:
     """Text without any Markdown in it, on one line."""
-    return _MARKS.sub(r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))
+    line = _defused(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+    return _MARKS.sub(r"\\\1", line)
 
 
 def code_block(text: str, language: str = "") -> str:
@@ -107,4 +108,9 @@ def _inert(text: str) -> str:
     text = text.replace("<", "&lt;").replace("![", "&#33;[").replace("]:", "]&#58;")
     text = _LINK.sub("]&#40;", text)
     text = _RUN.sub(lambda run: f"&#{ord(run.group()[0])};" * len(run.group()), text)
+    return _defused(text)
+
+
+def _defused(text: str) -> str:
+    """MathJax reads what is in dollars only after a reader has made its HTML of it."""
     return _TEX.sub("\\\\\N{ZERO WIDTH NON-JOINER}", text)

@@ -1,0 +1,101 @@
+"""Exports, and chats that begin with one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.proxy.engines import KernelMLCEngine
+from mlc_widget.widget import ChatWidget
+
+MakeEngine = Callable[..., KernelMLCEngine]
+DEADLINE = 30.0
+SAID = [
+    {"role": "system", "content": "Be *kind*"},
+    {"role": "user", "content": "Write `a<b>`"},
+    {"role": "assistant", "content": "```py\na < b\n```"},
+]
+
+
+@pytest.fixture
+def chat(make_engine: MakeEngine) -> Any:
+    chat = ChatWidget(make_engine(echo=True), history=SAID)
+    yield chat
+    chat.close()
+
+
+def test_a_chat_goes_on_from_its_history(chat: ChatWidget) -> None:
+    assert chat.system == "Be *kind*"
+    assert list(chat.messages) == SAID[1:]
+    shown = chat.get_state("_chat")["_chat"]["messages"]
+    assert [m["role"] for m in shown] == ["user", "assistant"]
+    answer = chat.send("And then?").result(DEADLINE)["content"]
+    assert "Be *kind*" in answer
+    assert "a < b" in answer
+    assert len(chat.messages) == 4
+
+
+def test_json_is_read_back_as_it_was_written(
+    chat: ChatWidget, make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    chat.send("More").result(DEADLINE)
+    path = tmp_path / "chat.json"
+    text = chat.export("json", path)
+    assert path.read_text() == text
+    for history in (text, json.loads(text), path, str(path), json.loads(text)["messages"]):
+        again = ChatWidget(make_engine(echo=True), history=history)
+        assert again.messages == chat.messages
+        assert again.system == "Be *kind*"
+        again.close()
+
+
+def test_a_notebook_is_valid_and_can_be_gone_on_from(
+    chat: ChatWidget, make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "chat.ipynb"
+    notebook = nbformat.reads(chat.export("ipynb", path), as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.cell_type for cell in notebook.cells] == ["markdown", "markdown"]
+    assert "a < b" in notebook.cells[1].source
+    again = ChatWidget(make_engine(echo=True), history=path)
+    assert again.messages == chat.messages
+    again.close()
+
+
+def test_markdown_says_who_said_what(chat: ChatWidget) -> None:
+    text = chat.export("md")
+    assert text.startswith("**System:** Be \\*kind\\*")
+    assert "> Write a&lt;b>" in text
+    assert "```py\na < b\n```" in text
+    assert chat.export() == text
+
+
+@pytest.mark.parametrize(
+    ("history", "complaint"),
+    [
+        ("nowhere.json", "nowhere.json.*no such file"),
+        ("{", "not JSON"),
+        ('{"cells": []}', "shows no chat"),
+        (7, "history = 7"),
+        ([{"role": "king", "content": "x"}], r"history\[0\].role"),
+        ([{"role": "user"}], r"history\[0\].content"),
+    ],
+)
+def test_what_is_no_history_is_explained(
+    make_engine: MakeEngine, history: Any, complaint: str
+) -> None:
+    with pytest.raises(BadRequestError, match=complaint):
+        ChatWidget(make_engine(echo=True), history=history)
+
+
+def test_formats_and_paths_that_cannot_be_are_errors(chat: ChatWidget, tmp_path: Path) -> None:
+    with pytest.raises(BadRequestError, match="md, json, ipynb"):
+        chat.export("pdf")
+    with pytest.raises(OSError, match="nowhere"):
+        chat.export("md", tmp_path / "nowhere" / "chat.md")
