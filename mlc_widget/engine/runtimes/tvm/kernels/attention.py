@@ -131,8 +131,8 @@ def make_attention(
                 VP, [PT[seq, at // PAGE], layer, h, at % PAGE, d + j * 16], dtype
             )
             for r in T.unroll(ROWS):
-                if low <= r:  # noqa: SIM102 - TIR has no chained conditions
-                    if r < high:
+                if low <= T.Cast("int64", r):  # noqa: SIM102 - TIR has no chained conditions
+                    if T.Cast("int64", r) < high:
                         for g in T.unroll(G):
                             i: T.let = r * G + g
                             e: T.let = splat(score[at // PAGE, i, at % PAGE])
@@ -157,8 +157,9 @@ def make_attention(
                 for k in T.serial(shared - first):
                     at: T.let = first + k
                     add_some(
-                        out, score, VP, PT, at, layer, seq, h, d, 0, at - start + 1, ROWS, DIMS
-                    )
+                        out, score, VP, PT, at, layer, seq, h, d, T.int64(0),
+                        at - start + 1, ROWS, DIMS,
+                    )  # fmt: skip
             for p in T.serial((end + PAGE - 1) // PAGE - shared // PAGE):
                 page: T.let = PT[seq, shared // PAGE + p]
                 low: T.let = T.max(shared - (shared // PAGE + p) * PAGE, T.int64(0))
@@ -175,8 +176,8 @@ def make_attention(
             for k in T.serial(ROWS - 1):
                 at: T.let = end + k
                 add_some(
-                    out, score, VP, PT, at, layer, seq, h, d, T.max(k + 1, 0),
-                    at - start + 1 if windowed else ROWS, ROWS, DIMS,
+                    out, score, VP, PT, at, layer, seq, h, d, T.Cast("int64", k) + 1,
+                    at - start + 1 if windowed else T.int64(ROWS), ROWS, DIMS,
                 )  # fmt: skip
             for j in T.unroll(DIMS):
                 for i in T.unroll(ROWS * G):
