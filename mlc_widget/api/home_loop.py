@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -76,11 +77,13 @@ class HomeLoop:
         Cancelling the caller (■ in Jupyter, too) cancels the coroutine; where that comes too late,
         `abandoned` gets the result that nobody will.
         """
-        future = self.submit(coroutine)
+        handover = _Handover(abandoned)
+        future = self.submit(handover.run(coroutine))
         try:
             return await wait_ticking(asyncio.wrap_future(future))
         except BaseException:
-            _abandon(future, abandoned)
+            handover.give_up(future)
+            self.call_soon(_close_unstarted, coroutine)
             raise
 
     def wait_blocking(
@@ -97,25 +100,58 @@ class HomeLoop:
         if self.is_current:
             coroutine.close()
             raise RuntimeError("a blocking call on the engine's own thread would never end")
-        future = self.submit(coroutine)
+        handover = _Handover(abandoned)
+        future = self.submit(handover.run(coroutine))
         try:
             return future.result()
         except BaseException:  # KeyboardInterrupt most of all
-            _abandon(future, abandoned)
+            handover.give_up(future)
+            self.call_soon(_close_unstarted, coroutine)
             raise
 
 
-def _abandon(
-    future: concurrent.futures.Future[_T], abandoned: Callable[[_T], object] | None
-) -> None:
-    if future.cancel() or abandoned is None:
-        return
+def _close_unstarted(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """What was cancelled before its first step is never awaited, and Python would complain."""
+    if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+        coroutine.close()
 
-    def give_up(done: concurrent.futures.Future[_T]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            abandoned(done.result())
 
-    future.add_done_callback(give_up)
+class _Handover(Generic[_T]):
+    """A result on its way to another thread: it arrives, or whoever abandons it gets it.
+
+    The future between the threads cannot say so: cancelled at the wrong moment, it drops a result
+    that the coroutine has already given.
+    """
+
+    def __init__(self, abandoned: Callable[[_T], object] | None) -> None:
+        self._abandoned = abandoned
+        self._lock = threading.Lock()
+        self._results: list[_T] = []
+        self._given_up = False
+
+    async def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """The coroutine, on the home loop."""
+        result = await coroutine
+        with self._lock:
+            self._results.append(result)
+            given_up = self._given_up
+        if given_up:
+            self._drop()
+        return result
+
+    def give_up(self, future: concurrent.futures.Future[_T]) -> None:
+        """Nobody waits any more: cancel what still runs."""
+        future.cancel()
+        with self._lock:
+            self._given_up = True
+        self._drop()
+
+    def _drop(self) -> None:
+        with self._lock:
+            results, self._results = self._results, []
+        for result in results:
+            if self._abandoned is not None:
+                self._abandoned(result)
 
 
 async def wait_ticking(waiter: asyncio.Future[_T]) -> _T:

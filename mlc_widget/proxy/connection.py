@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import zmq
@@ -25,34 +23,11 @@ from mlc_widget.protocol.messages import (
     WorkerRequest,
     read_progress,
 )
+from mlc_widget.proxy.pushed_stream import STREAM_CREDIT, PushedStream
 
 logger = logging.getLogger(__name__)
 
-STREAM_CREDIT: Final = 256
 _HELLO_INTERVAL_S: Final = 0.1
-
-
-@dataclass(slots=True)
-class _Stream:
-    """The receiving end of one pushed stream."""
-
-    accepted: asyncio.Future[None]
-    batches: deque[list[JSONDict]] = field(default_factory=deque)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: bool = False
-    error: MLCEngineError | None = None
-    next_seq: int = 0
-
-    def end(self, error: MLCEngineError | None) -> None:
-        if self.ended:
-            return
-        self.ended, self.error = True, error
-        if not self.accepted.done():
-            if error is None:
-                self.accepted.set_result(None)
-            else:
-                self.accepted.set_exception(error)
-        self.changed.set()
 
 
 class WorkerConnection:
@@ -79,7 +54,7 @@ class WorkerConnection:
         self._on_progress = on_progress
         self._comm_id = uuid.uuid4().hex
         self._pending: dict[str, asyncio.Future[Any]] = {}
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, PushedStream] = {}
         self._dead: MLCEngineError | None = None
         self._heard = False  # the worker has said hello
         self._sent = 0  # numbered messages
@@ -159,52 +134,30 @@ class WorkerConnection:
         with contextlib.suppress(MLCEngineError):
             self._post(WorkerRequest(kind, uuid.uuid4().hex, content))
 
-    async def open_stream(
-        self, kind: str, content: Mapping[str, Any]
-    ) -> AsyncGenerator[list[JSONDict], None]:
+    async def open_stream(self, kind: str, content: Mapping[str, Any]) -> PushedStream:
         """Begin a pushed stream; returns once the worker has accepted the request.
 
         Raises:
             MLCEngineError: what is wrong with the request, or how the worker died.
         """
         init_uuid = uuid.uuid4().hex
-        stream = _Stream(asyncio.get_running_loop().create_future())
-        self._streams[init_uuid] = stream
+
+        def grant(credit: int) -> None:
+            self.post("streamCredit", {"streamId": init_uuid, "credit": credit})
+
+        def leave(running: bool) -> None:
+            self._streams.pop(init_uuid, None)
+            if running:
+                self.post("completionStreamReturn", {"streamId": init_uuid})
+
+        stream = self._streams[init_uuid] = PushedStream(grant, leave)
         content = {**content, "streamId": init_uuid, "credit": STREAM_CREDIT}
         try:
             self._post(WorkerRequest(kind, init_uuid, content))
-            await stream.accepted
-        except BaseException:
-            self._leave(init_uuid)
-            raise
-        return self._batches(init_uuid, stream)
-
-    async def _batches(
-        self, init_uuid: str, stream: _Stream
-    ) -> AsyncGenerator[list[JSONDict], None]:
-        owed = 0
-        try:
-            while True:
-                while stream.batches:
-                    batch = stream.batches.popleft()
-                    yield batch
-                    owed += len(batch)
-                    if owed >= STREAM_CREDIT // 4 and not stream.ended:
-                        self.post("streamCredit", {"streamId": init_uuid, "credit": owed})
-                        owed = 0
-                if stream.ended:
-                    break
-                stream.changed.clear()
-                await stream.changed.wait()
-            if stream.error is not None:
-                raise stream.error
-        finally:
-            self._leave(init_uuid)
-
-    def _leave(self, init_uuid: str) -> None:
-        stream = self._streams.pop(init_uuid, None)
-        if stream is not None and not stream.ended:
-            self.post("completionStreamReturn", {"streamId": init_uuid})
+        except MLCEngineError as error:
+            stream.end(error)
+        await stream.accepted()
+        return stream
 
     # What comes down
 
@@ -239,7 +192,7 @@ class WorkerConnection:
             self._on_progress(read_progress(data["content"]))
             self.post("progressTaken")
         elif message_uuid in self._streams:
-            self._on_stream_message(message_uuid, self._streams[message_uuid], data)
+            self._streams[message_uuid].take(data)
         elif message_uuid in self._pending:
             answer = self._pending[message_uuid]
             if answer.done():
@@ -250,28 +203,6 @@ class WorkerConnection:
                 answer.set_exception(decode_error(str(data.get("content")), data.get("error")))
         # Otherwise it is a late answer to something that nobody waits for any more.
 
-    def _on_stream_message(self, init_uuid: str, stream: _Stream, data: Mapping[str, Any]) -> None:
-        kind = data.get("kind")
-        if kind == "chunks":
-            if data.get("seq") != stream.next_seq:
-                stream.end(
-                    ProtocolError(
-                        f"Chunks {stream.next_seq} to {data.get('seq')} of a stream were lost."
-                    )
-                )
-                self.post("completionStreamReturn", {"streamId": init_uuid})
-                return
-            stream.next_seq += 1
-            if not stream.accepted.done():
-                stream.accepted.set_result(None)
-            if data["content"]:
-                stream.batches.append(data["content"])
-                stream.changed.set()
-        elif kind == "return":
-            stream.end(None)
-        elif kind == "throw":
-            stream.end(decode_error(str(data.get("content")), data.get("error")))
-
     def fail(self, error: MLCEngineError) -> None:
         """The worker is gone: everything that waits for it raises `error`."""
         if self._dead is None:
@@ -279,7 +210,7 @@ class WorkerConnection:
         for answer in list(self._pending.values()):
             if not answer.done():
                 answer.set_exception(_copy(error))
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             stream.end(_copy(error))
 
     async def close(self) -> None:

@@ -18,8 +18,9 @@ from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import STREAM_INITS, WHOLE_REQUESTS
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.keeper import WorkerKeeper
+from mlc_widget.proxy.expected_models import ExpectedModels
 from mlc_widget.proxy.process import WorkerProcess
+from mlc_widget.proxy.pushed_stream import PushedStream
 from mlc_widget.proxy.state import EngineSnapshot, Observer, SnapshotBoard
 
 _T = TypeVar("_T")
@@ -43,7 +44,8 @@ class KernelCore:
     ) -> None:
         self._home = home
         self._board = SnapshotBoard()
-        self._worker = WorkerKeeper(make_process, self._board, start_timeout)
+        self._models = ExpectedModels(make_process, self._board, start_timeout)
+        self._keeper = self._models.keeper
 
     # For widgets: from any thread
 
@@ -66,50 +68,50 @@ class KernelCore:
 
     def cancel_load(self) -> None:
         """End a load that runs; whoever awaits it gets `LoadCancelledError`. On the home loop."""
-        self._worker.cancel_load()
+        self._models.cancel_load()
 
     @property
     def worker_pid(self) -> int | None:
         """The worker's process id, while there is one on this machine."""
-        return self._worker.pid
+        return self._keeper.pid
 
     # EngineCore: models
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
         """Set who hears of load progress, on the home loop."""
-        self._worker.on_progress = callback
+        self._models.on_progress = callback
 
     async def set_app_config(self, config: Mapping[str, Any] | None) -> None:
         """Set the names that `reload` knows; a worker that restarts gets them again."""
-        await self._worker.set_app_config(AppConfig.read(config))
+        await self._models.set_app_config(AppConfig.read(config))
 
     async def reload(
         self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
     ) -> None:
         """Make exactly these models loaded in the worker."""
-        await self._worker.load(LoadTarget.read(model_ids, chat_opts))
+        await self._models.load(LoadTarget.read(model_ids, chat_opts))
 
     async def unload(self) -> None:
         """Unload all models; the worker stays."""
-        await self._worker.unload()
+        await self._models.unload()
 
     async def restart(self) -> None:
         """End the worker, whatever it does, and load the same models in another."""
-        await self._worker.restart()
+        await self._models.restart()
 
     async def terminate(self) -> None:
         """End the worker for good."""
-        await self._worker.terminate()
+        await self._keeper.terminate()
 
     def kill(self) -> None:
         """End the worker at once: for the interpreter's exit."""
-        self._worker.kill()
+        self._keeper.kill()
 
     # EngineCore: requests
 
     async def _addressed(self, request: JSONDict) -> tuple[WorkerConnection, JSONDict]:
         """Where a request goes, and its content: with what this side believes to be loaded."""
-        connection, expected = await self._worker.serving()
+        connection, expected = await self._models.serving()
         return connection, {
             "request": request,
             "selectedModelId": request.get("model"),
@@ -130,9 +132,7 @@ class KernelCore:
             if not answered:  # cancelled; after an error the worker ignores this
                 connection.post("abort", {"requestId": request_id})
 
-    async def open_stream(
-        self, kind: RequestKind, request: JSONDict
-    ) -> AsyncGenerator[list[JSONDict], None]:
+    async def open_stream(self, kind: RequestKind, request: JSONDict) -> PushedStream:
         """Accept one streaming request."""
         if kind not in STREAM_INITS:
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
@@ -156,23 +156,23 @@ class KernelCore:
     async def custom_request(self, name: str, message: Any) -> Any:
         """Send a request of the worker's own handler class; starts the worker if need be."""
         content = {"requestName": name, "requestMessage": message}
-        return await (await self._worker.connected()).call("customRequest", content)
+        return await (await self._keeper.up()).connection.call("customRequest", content)
 
     async def interrupt_generate(self) -> None:
         """End everything that generates now."""
-        if (connection := self._worker.living()) is not None:
+        if (connection := self._keeper.living()) is not None:
             await connection.call("interruptGenerate")
 
     async def abort(self, request_id: str) -> None:
         """End one request."""
-        if (connection := self._worker.living()) is not None:
+        if (connection := self._keeper.living()) is not None:
             await connection.call("abort", {"requestId": request_id})
 
     # EngineCore: state and statistics
 
     async def _ask(self, kind: str, content: Any = None) -> Any:
         """Ask the worker, if there is one: it has nothing to say before the first load."""
-        connection = self._worker.living()
+        connection = self._keeper.living()
         if connection is None:
             raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
         return await connection.call(kind, content)
@@ -191,20 +191,20 @@ class KernelCore:
 
     async def metrics(self) -> JSONDict:
         """Counters since the worker started."""
-        metrics: JSONDict = await (await self._worker.connected()).call("metrics")
+        metrics: JSONDict = await (await self._keeper.up()).connection.call("metrics")
         return metrics
 
     async def set_log_level(self, level: str) -> None:
         """Set how much the worker logs; a worker that restarts gets it again."""
-        await self._worker.set_log_level(check_log_level(level))
+        await self._models.set_log_level(check_log_level(level))
 
     async def list_models(self) -> list[JSONDict]:
         """The loaded models."""
-        connection = self._worker.living()
+        connection = self._keeper.living()
         models: list[JSONDict] = [] if connection is None else await connection.call("listModels")
         return models
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions, of the worker."""
-        info: JSONDict = await (await self._worker.connected()).call("deviceInfo")
+        info: JSONDict = await (await self._keeper.up()).connection.call("deviceInfo")
         return info

@@ -148,6 +148,7 @@ class KernelMLCEngineHandler:
     # Kinds: the engine
 
     async def _hello(self, request: WorkerRequest) -> JSONDict:
+        self._extended = self._progress.extended = True
         version = content_of(request).get("protocol")
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
@@ -155,7 +156,6 @@ class KernelMLCEngineHandler:
                 f"the same version of mlc-widget on both sides (the worker has {__version__}).",
                 code="version_mismatch",
             )
-        self._extended = self._progress.extended = True
         info = await self.core.device_info()
         return {"protocol": PROTOCOL_VERSION, "version": __version__, **info}
 

@@ -1,0 +1,268 @@
+"""The models that the worker is expected to have loaded, also after it was replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlc_widget.api.app_config import AppConfig
+from mlc_widget.api.errors import (
+    EngineDeadError,
+    LoadCancelledError,
+    MLCEngineError,
+    ModelNotLoadedError,
+)
+from mlc_widget.api.load_request import LoadTarget
+from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.keeper import WorkerKeeper, shared_task
+from mlc_widget.proxy.process import WorkerProcess
+from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What the worker is to have loaded, and the app config by whose names."""
+
+    target: LoadTarget
+    app_config: AppConfig
+
+    @property
+    def title(self) -> str:
+        return ", ".join(self.target.model_ids)
+
+    def content(self) -> JSONDict:
+        """As messages carry it."""
+        return {
+            "modelId": list(self.target.model_ids),
+            "chatOpts": [dict(o) for o in self.target.chat_opts],
+            "appConfigHash": self.app_config.digest,
+        }
+
+
+class ExpectedModels:
+    """Loads and unloads in the worker, and gives requests a worker that has what they expect.
+
+    On the home loop.
+
+    Args:
+        make_process: Makes a worker's process, not yet started.
+        board: Where the engine's state is shown.
+        start_timeout: Seconds that a worker may take to answer.
+    """
+
+    def __init__(
+        self,
+        make_process: Callable[[], WorkerProcess],
+        board: SnapshotBoard,
+        start_timeout: float,
+    ) -> None:
+        self.on_progress: InitProgressCallback | None = None
+        self.keeper = WorkerKeeper(
+            make_process,
+            board,
+            start_timeout,
+            on_start=self._configure,
+            on_progress=self._progress,
+            on_death=self._died,
+        )
+        self._board = board
+        self._expected: _Expected | None = None
+        self._last_target: LoadTarget | None = None
+        self._restoring: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
+        self._loads = 0  # loads and unloads so far: the newest counts
+        self._app_config = AppConfig()
+        self._log_level: str | None = None
+
+    async def serving(self) -> tuple[WorkerConnection, JSONDict]:
+        """The connection to a worker with the expected models loaded, and these as content.
+
+        A worker that died since they were loaded is replaced, and loads them first.
+
+        Raises:
+            ModelNotLoadedError: no models are expected.
+            EngineDeadError: the worker died too often.
+        """
+        while True:
+            expected = self._expect()
+            worker = await self.keeper.up()
+            if self._expect() is not expected:
+                continue  # a reload came between
+            if worker.loaded:
+                return worker.connection, expected.content()
+            if self._restoring is None or self._restoring.done():
+                self._restoring = shared_task(self._restore(worker, expected))
+            await asyncio.shield(self._restoring)
+
+    def _expect(self) -> _Expected:
+        self.keeper.check_alive()
+        if self._expected is not None:
+            return self._expected
+        now = self._board.snapshot
+        if now.state in ("starting", "loading") and now.model_id:
+            raise ModelNotLoadedError(f"{now.model_id} is still loading: await reload.")
+        raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+
+    # Loading
+
+    async def load(self, target: LoadTarget) -> None:
+        """Have the worker load `target`; a newer load or unload ends it.
+
+        Raises:
+            MLCEngineError: why it could not.
+        """
+        self.keeper.check_alive()
+        self.keeper.forgive()
+        self._loads += 1
+        load = self._loads
+        self._expected = None
+        self._last_target = target
+        wanted = _Expected(target, self._app_config)
+        try:
+            await self._load_into(await self._worker_for(wanted, load), wanted, load)
+        except EngineDeadError as error:
+            if error.code != "fresh_process_needed" or load != self._loads:
+                raise
+            # The load that this one ended had used the process up, and nobody knew yet.
+            if self.keeper.worker is not None:
+                self.keeper.worker.spent = True
+            await self._load_into(await self._worker_for(wanted, load), wanted, load)
+
+    async def _worker_for(self, wanted: _Expected, load: int) -> Worker:
+        """A worker whose process can load."""
+        self._board.update(model_id=wanted.title, progress=None, error=None)
+        try:
+            if self._retiring is not None:
+                await asyncio.wait({self._retiring})
+            if self.keeper.worker is not None and self.keeper.worker.spent:
+                await self.keeper.retire(self.keeper.worker)
+            worker = await self.keeper.up()
+            if load != self._loads:
+                raise LoadCancelledError("A newer reload or unload ended this load.")
+        except BaseException as error:
+            self._load_failed(load, error)
+            raise
+        return worker
+
+    async def _restore(self, worker: Worker, expected: _Expected) -> None:
+        """Load the expected models into a worker that took another's place."""
+        self._loads += 1
+        await self._load_into(worker, expected, self._loads)
+
+    async def _load_into(self, worker: Worker, wanted: _Expected, load: int) -> None:
+        worker.loaded = False
+        self._board.update(state="loading", model_id=wanted.title, progress=None, error=None)
+        try:
+            await worker.connection.call("reload", wanted.content())
+            info = await worker.connection.call("deviceInfo")
+        except BaseException as error:
+            if load == self._loads and isinstance(error, asyncio.CancelledError):
+                worker.connection.post("unload")
+            if self.keeper.worker is worker:
+                self._load_failed(load, error)
+                if load == self._loads:
+                    self._retiring = shared_task(self._retire_if_spent(worker))
+            raise
+        worker.spent = bool(info.get("fresh_process_needed"))
+        if load == self._loads and self.keeper.worker is worker:
+            self._expected = wanted
+            worker.loaded = True
+            self._board.update(state="ready", error=None, device=info.get("device"))
+
+    def _load_failed(self, load: int, error: BaseException) -> None:
+        if load == self._loads and not self.keeper.terminated:
+            self._expected = None
+            known = error if isinstance(error, MLCEngineError) else None
+            state = "idle" if self.keeper.worker is not None else "dead"
+            self._board.update(state=state, model_id=None, error=known)
+
+    async def unload(self) -> None:
+        """Unload all models and end a load that runs; the worker stays, if it can load again."""
+        connection = self.keeper.living()
+        self._loads += 1
+        load = self._loads
+        self._expected = None
+        if self.keeper.worker is not None and self.keeper.worker.spent:
+            await self.keeper.retire(self.keeper.worker)
+        elif connection is not None:
+            await connection.call("unload")
+        if load == self._loads and self._board.snapshot.state in ("ready", "loading", "idle"):
+            self._board.update(state="idle", model_id=None, progress=None, error=None)
+
+    async def _retire_if_spent(self, worker: Worker) -> None:
+        """After a load that failed: it may have left a process that holds memory for nothing."""
+        await worker.connection.call("unload")  # a cancelled one may still be ending
+        info = await worker.connection.call("deviceInfo")
+        worker.spent = bool(info.get("fresh_process_needed"))
+        if worker.spent and not worker.loaded:
+            await self.keeper.retire(worker)
+
+    async def restart(self) -> None:
+        """End the worker, whatever it does, and load in another what was last asked for.
+
+        Raises:
+            ModelNotLoadedError: no load was ever asked for.
+            MLCEngineError: why it could not be loaded.
+        """
+        self.keeper.check_alive()
+        if self._last_target is None:
+            raise ModelNotLoadedError("No model was loaded yet: call reload(model_id).")
+        await self.keeper.restart()
+        if self._expected is not None:
+            await self.serving()  # requests that come meanwhile wait for the same load
+        else:
+            await self.load(self._last_target)
+
+    def cancel_load(self) -> None:
+        """End a start or load that runs; whoever awaits it gets `LoadCancelledError`."""
+        if self._board.snapshot.state == "starting":
+            self._loads += 1  # the load finds itself superseded once the worker is up
+            self._board.update(model_id=None)
+        elif self._board.snapshot.state == "loading" and self.keeper.worker is not None:
+            self.keeper.worker.connection.post("unload")
+
+    # What the keeper tells
+
+    def _progress(self, report: InitProgressReport) -> None:
+        if self._board.snapshot.state == "loading":
+            self._board.update(progress=report)
+        if self.on_progress is not None:
+            self.on_progress(report)
+
+    def _died(self, error: EngineDeadError) -> None:
+        if self._board.snapshot.state == "loading":
+            # Whatever killed it may do so again: do not load it unasked.
+            self._expected = None
+        title = self._expected.title if self._expected else None
+        self._board.update(state="dead", error=error, model_id=title)
+
+    def _configure(self, worker: Worker) -> None:
+        """Tell a new worker what was set in those before it."""
+        configs = [self._app_config]
+        if self._expected is not None:
+            configs.insert(0, self._expected.app_config)
+        for config in configs:
+            if config.source is not None:
+                worker.connection.post("setAppConfig", config.source)
+        if self._log_level is not None:
+            worker.connection.post("setLogLevel", self._log_level)
+
+    # Settings that outlive a worker
+
+    async def set_app_config(self, config: AppConfig) -> None:
+        """Set the names for the next load, here and in the worker."""
+        connection = self.keeper.living()
+        self._app_config = config
+        if connection is not None:
+            connection.post("setAppConfig", config.source)
+
+    async def set_log_level(self, level: str) -> None:
+        """Set the worker's log level."""
+        connection = self.keeper.living()
+        self._log_level = level
+        if connection is not None:
+            connection.post("setLogLevel", level)

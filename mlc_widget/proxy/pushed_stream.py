@@ -1,0 +1,118 @@
+"""The receiving end of a stream that the worker pushes under credit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from mlc_widget.api.errors import MLCEngineError, ProtocolError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.protocol.errors import decode_error
+
+STREAM_CREDIT: Final = 256
+"""Chunks that may be on the way; credit is returned by the quarter."""
+
+
+class PushedStream:
+    """A `ChunkSource`: the connection puts messages in, one consumer takes batches out.
+
+    Args:
+        grant: Lets the worker send this many chunks more.
+        leave: Called once when the consumer is done with it, with whether the worker still runs it.
+    """
+
+    def __init__(self, grant: Callable[[int], object], leave: Callable[[bool], object]) -> None:
+        self._grant = grant
+        self._leave = leave
+        self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._batches: deque[list[JSONDict]] = deque()
+        self._changed = asyncio.Event()
+        self._ended = self._left = False
+        self._error: MLCEngineError | None = None
+        self._next_seq = 0
+        self._owed = 0
+
+    # The connection's side
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        """A message under the stream's uuid has come."""
+        kind = message.get("kind")
+        if kind == "return":
+            self.end(None)
+        elif kind == "throw":
+            self.end(decode_error(str(message.get("content")), message.get("error")))
+        elif kind == "chunks" and not self._ended:
+            self._take_chunks(message)
+
+    def _take_chunks(self, message: Mapping[str, Any]) -> None:
+        if message.get("seq") != self._next_seq:
+            lost = f"Chunks {self._next_seq} to {message.get('seq')} of a stream were lost."
+            self.end(ProtocolError(lost), running=True)
+            return
+        self._next_seq += 1
+        if not self._accepted.done():
+            self._accepted.set_result(None)
+        if message["content"]:
+            self._batches.append(message["content"])
+            self._changed.set()
+
+    def end(self, error: MLCEngineError | None, *, running: bool = False) -> None:
+        """No more will come; the consumer gets what is there, then the error if there is one."""
+        if self._ended:
+            return
+        self._ended, self._error = True, error
+        self._changed.set()
+        if not self._accepted.done():
+            if error is None:
+                self._accepted.set_result(None)
+            else:
+                self._accepted.set_exception(error)
+        self._go(running=running)
+
+    def _go(self, *, running: bool) -> None:
+        if not self._left:
+            self._left = True
+            self._leave(running)
+
+    # The consumer's side
+
+    async def accepted(self) -> None:
+        """Wait until the worker has taken the request.
+
+        Raises:
+            MLCEngineError: what is wrong with the request, or how the worker died.
+        """
+        try:
+            await self._accepted
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def __aiter__(self) -> PushedStream:
+        return self
+
+    async def __anext__(self) -> list[JSONDict]:
+        if self._owed >= STREAM_CREDIT // 4 and not self._ended:
+            self._grant(self._owed)
+            self._owed = 0
+        while not self._batches:
+            if self._ended:
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        batch = self._batches.popleft()
+        self._owed += len(batch)
+        return batch
+
+    async def aclose(self) -> None:
+        """Tell the worker to stop, if it has not ended. Idempotent."""
+        running = not self._ended
+        self._ended = True
+        self._batches.clear()
+        self._changed.set()
+        self._go(running=running)
