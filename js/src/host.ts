@@ -4,6 +4,8 @@
  * intents go by the ordinary comm.
  */
 
+import { uniqueId } from "./ids.ts";
+
 /** The part of anywidget's model that we use. */
 export interface Model {
   get(name: string): unknown;
@@ -73,7 +75,7 @@ export function sendOnControl(model: Model, commId: string, content: unknown): b
     const message = {
       channel: "control",
       header: {
-        msg_id: crypto.randomUUID(),
+        msg_id: uniqueId(),
         msg_type: "comm_msg",
         session: kernel.clientId,
         username: kernel.username,

@@ -7,6 +7,7 @@
  * busy with a cell, and `onWaiting` says so; the intent is taken over when the cell ends.
  */
 
+import { uniqueId } from "./ids.ts";
 import { sendOnControl, useOwnSubshell, type Model } from "./host.ts";
 import type { Ack, Intent } from "./protocol.ts";
 
@@ -40,7 +41,7 @@ export class Courier {
    * @throws if it was refused, with the reason, or if the signal aborts first.
    */
   async send(intent: Intent, { onWaiting, signal }: Delivery = {}): Promise<void> {
-    const id = crypto.randomUUID();
+    const id = uniqueId();
     const content = { type: "intent", id, intent };
     const acknowledged = new Promise<Ack>((resolve, reject) => {
       this.#waiting.set(id, resolve);

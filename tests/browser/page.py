@@ -55,8 +55,15 @@ window.ready = true;
 </script></body></html>"""
 
 ENGINE: dict[str, Any] = {
-    **{"rev": 1, "state": "ready", "model": "demo", "device": "cpu", "runtime": "tvm"},
-    **{"window": 4096, "memory_bytes": 16_000_000_000, "progress": None, "error": None},
+    "rev": 1,
+    "state": "ready",
+    "model": "demo",
+    "device": "cpu",
+    "runtime": "tvm",
+    "window": 4096,
+    "memory_bytes": 16_000_000_000,
+    "progress": None,
+    "error": None,
 }
 
 

@@ -73,7 +73,7 @@ export function mathLength(text: string, at: number): number | null {
     const match = rule.exec(rest);
     if (match) return match[0].length;
   }
-  if (/^\\[([]/.test(rest) || rest === "$" || rest.startsWith("$$")) return null;
+  if (/^\\[([]/.test(rest) || rest === "$" || rest === "\\" || rest.startsWith("$$")) return null;
   if (!rest.startsWith("$")) return 0;
   // A price, a variable of the shell, or a formula? Held back only while it may be the last.
   const maybe = /^\$[^\s$][^$\n]{0,200}$/.test(rest) && !/^\$\d[\d.,]*(?:[\s)!?;:]|[a-z]+\b)/i.test(rest);

@@ -1,0 +1,369 @@
+"""The bundle in Chromium without a kernel: hostile text, nodes that stay, accessibility, fit."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from .page import ENGINE, STATS, WidgetPage, reply, user
+
+OpenPage = Callable[..., WidgetPage]
+JS = Path(__file__).parents[2] / "js"
+AXE = JS / "node_modules" / "axe-core" / "axe.min.js"
+HOSTILE: dict[str, list[str]] = json.loads((JS / "test" / "hostile.json").read_text("utf-8"))
+
+ANSWER = r"""# Gradient descent
+
+To minimise $f(x)$ we step against the gradient, with a rate $\eta$; it costs $5, not $10.
+
+$$x_{t+1} = x_t - \eta \, \nabla f(x_t)$$
+
+```python
+def descend(f, x, rate=0.1):
+    for _ in range(100):
+        x = x - rate * f(x)  # the step
+    return x
+```
+
+| method | rate | note |
+|:-------|-----:|:-----|
+| plain | 0.10 | see [the docs](https://numpy.org) |
+| momentum | 0.05 | **faster** |
+
+1. Choose a rate
+2. Iterate:
+   - compute `grad`
+   - update
+
+> Mind the step size.
+
+\[ A = \begin{pmatrix} 2 & 1 \\ 1 & 3 \end{pmatrix} \]
+
+The end.
+"""
+DIED = {"type": "EngineDeadError", "message": "The worker died (signal 9). Send it again."}
+BROKEN = {"type": "ModelFormatError", "message": "params_shard_0.bin is cut off.\nDownload it."}
+PROGRESS = {
+    "progress": 0.42,
+    "text": "",
+    "phase": "download",
+    "elapsed": 12,
+    "eta_s": 7.2,
+    "bytes_done": 42_000_000,
+    "bytes_total": 100_000_000,
+    "bytes_per_s": 8_100_000,
+}
+CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+
+
+def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """What the widget can look like: messages and other traits, by name."""
+    question = user("How does gradient descent work?")
+    return {
+        "empty": ([], {}),
+        "loading": ([], {"_engine": {**ENGINE, "state": "loading", "progress": PROGRESS}}),
+        "load error": ([], {"_engine": {**ENGINE, "state": "idle", "error": BROKEN}}),
+        "streaming": ([question, reply(ANSWER[:420], "running")], {}),
+        "long": ([question, reply(ANSWER, stats=STATS)], {}),
+        "error": ([question, reply("It be", "error", error=DIED)], {}),
+        "stopped": (
+            [
+                *(question, reply("Once upon a time", "stopped", stats=STATS)),
+                *(user("And then?", "u2"), reply("", "queued", "a2")),
+            ],
+            {},
+        ),
+        "branches": (
+            [
+                user("How does it work?", branches=["t", "u", "v"]),
+                reply("Step by step.", branches=["z", "a"], stats=STATS),
+            ],
+            {},
+        ),
+        "thoughts, tools, JSON": (
+            [
+                *(user("Weather?"), reply("<think>Look it up.</think>", tool_calls=[CALL])),
+                *(user("As JSON", "u2"), reply('{"sun": [1, 2]}', message_id="a2", json=True)),
+            ],
+            {},
+        ),
+    }
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    opened: list[WidgetPage] = []
+
+    def open_(**context: Any) -> WidgetPage:
+        opened.append(WidgetPage(browser, **context))
+        return opened[-1]
+
+    yield open_
+    for page in opened:
+        page.close()
+    assert not [fault for page in opened for fault in page.faults]
+
+
+STREAM = """async ([id, pieces]) => {
+    const log = document.querySelector('.mlcw-chat');
+    const before = [...document.querySelectorAll('*')].length;
+    window.change({_chat: {rev: ++window.rev, messages: [
+        {id: 'u' + id, role: 'user', text: pieces.join(''), status: 'done'},
+        {id, role: 'assistant', text: '', status: 'running'}]}});
+    let offset = 0;
+    for (const text of pieces) {
+        window.receive({type: 'delta', reply: id, offset, text});
+        offset += text.length;
+        await new Promise(requestAnimationFrame);
+    }
+    window.change({_chat: {rev: ++window.rev, messages: [
+        {id: 'u' + id, role: 'user', text: pieces.join(''), status: 'done'},
+        {id, role: 'assistant', text: pieces.join(''), status: 'done'}]}});
+    await new Promise(requestAnimationFrame);
+    const bad = 'script,img,iframe,object,embed,svg:not(.mlcw-icon),style,link,form:not(.mlcw-composer)'
+        + ',input:not(.mlcw-field),base,meta,video,audio,[onerror],[onload],[onclick],[style]'
+        + ',a[href],[src],[srcset],[id],[name],[ping],[background],[data-commandlinker-command]';
+    const body = [...log.querySelectorAll('.mlcw-message')].flatMap(
+        (node) => [...node.querySelectorAll(bad)].map((found) => found.outerHTML.slice(0, 200)));
+    return {body, pwned: [window.pwned, self.pwned, document.cookie].filter(Boolean)};
+}"""
+
+
+def test_hostile_text_runs_nothing_and_fetches_nothing(open_page: OpenPage) -> None:
+    page = open_page()
+    page.show()
+    page.page.evaluate("window.rev = 1")
+    cut = random.Random(7)
+    payloads = [payload for group in HOSTILE.values() for payload in group]
+    assert len(set(payloads)) >= 150
+    for index, payload in enumerate(payloads):
+        edges = sorted(cut.sample(range(len(payload) + 1), min(3, len(payload))))
+        pieces = [payload[a:b] for a, b in zip([0, *edges], [*edges, len(payload)], strict=True)]
+        found = page.page.evaluate(STREAM, [f"r{index}", [piece for piece in pieces if piece]])
+        assert found == {"body": [], "pwned": []}, payload
+    page.page.locator(".mlcw-assistant .mlcw-body").first.click()
+    # A link opens only what it shows, and only when it is clicked.
+    page.change(_chat={"rev": 10_000, "messages": [reply("[x](https://a.test/b)", message_id="z")]})
+    opened = page.page.evaluate(
+        """() => {
+            const calls = [];
+            window.open = (...args) => calls.push(args);
+            document.querySelector('.mlcw-assistant a').click();
+            return calls;
+        }"""
+    )
+    assert opened == [["https://a.test/b", "_blank", "noopener,noreferrer"]]
+
+
+def test_finished_blocks_keep_their_nodes_and_nothing_jumps(open_page: OpenPage) -> None:
+    page = open_page(viewport={"width": 700, "height": 900})
+    page.show(user("Go"), reply("", "running"))
+    found = page.page.evaluate(
+        """async (text) => {
+            const body = document.querySelector('.mlcw-assistant .mlcw-md');
+            const removed = [];
+            let finished = new Set();
+            new MutationObserver((records) => {
+                for (const record of records) for (const node of record.removedNodes)
+                    for (const block of finished)
+                        if (block === node || block.contains(record.target))
+                            removed.push(block.outerHTML.slice(0, 80));
+            }).observe(body, {subtree: true, childList: true});
+            const heights = [];
+            for (let at = 0; at < text.length; at += 3) {
+                window.receive({type: 'delta', reply: 'a', offset: at, text: text.slice(at, at + 3)});
+                await new Promise(requestAnimationFrame);
+                await new Promise((resolve) => setTimeout(resolve));
+                finished = new Set([...body.children].slice(0, -1));
+                heights.push(body.getBoundingClientRect().height);
+            }
+            const shrunk = heights.filter((height, i) => i && height < heights[i - 1] - 1);
+            return {removed, shrunk, blocks: body.children.length};
+        }""",
+        ANSWER,
+    )
+    assert found["removed"] == []
+    assert found["shrunk"] == []
+    assert found["blocks"] >= 8
+    before = page.page.evaluate(
+        "window.kept = [...document.querySelector('.mlcw-assistant .mlcw-md').children], true"
+    )
+    assert before
+    page.change(_chat={"rev": 2, "messages": [user("Go"), reply(ANSWER, stats=STATS)]})
+    assert page.page.evaluate(
+        "window.kept.every((node, i) => document.querySelector('.mlcw-md').children[i] === node)"
+    )
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"dark": True},
+    "narrow": {"viewport": {"width": 320, "height": 800}},
+    "high contrast": {"forced_colors": "active"},
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> None:
+    page = open_page(**LOOKS[look])
+    page.page.add_script_tag(content=AXE.read_text("utf-8"))
+    for name, (messages, traits) in states().items():
+        page.page.evaluate("document.getElementById('main').replaceChildren()")
+        chat = page.show(*messages, **traits)
+        if name in ("empty", "branches"):
+            chat.get_by_role("button", name="Settings").click()
+        for summary in chat.locator("summary").all():
+            if summary.is_visible():
+                summary.click()
+        faults = page.page.evaluate(
+            """async () => {
+                const {violations} = await axe.run('#main', {resultTypes: ['violations']});
+                return violations
+                    .filter(({impact}) => impact === 'serious' || impact === 'critical')
+                    .map(({id, nodes}) => [id, nodes.map((node) => node.html.slice(0, 160))]);
+            }"""
+        )
+        assert faults == [], name
+        overflow = chat.evaluate(
+            """root => [...root.querySelectorAll('*')]
+                .filter(node => !node.closest('.mlcw-sr, math, pre, .mlcw-table, .mlcw-math'))
+                .filter(node => node.getClientRects().length)
+                .filter(node => node.getBoundingClientRect().right
+                    > root.getBoundingClientRect().right + 0.5)
+                .map(node => node.outerHTML.slice(0, 120))"""
+        )
+        assert overflow == [], name
+
+
+def test_all_of_it_works_by_keys(open_page: OpenPage) -> None:
+    page = open_page()
+    chat = page.show(
+        user("One", branches=["t", "u"]), reply("Answer", stats=STATS, branches=["a", "b"])
+    )
+    keyboard = page.page.keyboard
+    chat.get_by_role("button", name="Settings").focus()
+    reached = []
+    for _ in range(14):
+        keyboard.press("Tab")
+        reached.append(
+            page.page.evaluate(
+                "document.activeElement.ariaLabel ?? document.activeElement.textContent"
+            )
+        )
+    wanted = [
+        *("Conversation", "Previous version", "Copy message", "Edit message", "Delete"),
+        *("Next version", "Copy reply", "Regenerate", "Message"),
+    ]
+    assert [name for name in wanted if name not in reached] == []
+    focus_ring = chat.get_by_role("button", name="Regenerate")
+    focus_ring.focus()
+    assert focus_ring.evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
+    chat.get_by_role("button", name="Edit message").focus()
+    keyboard.press("Enter")
+    editor = chat.get_by_role("textbox", name="Edit message")
+    expect(editor).to_be_focused()
+    editor.fill("Two")
+    keyboard.press("Escape")
+    expect(editor).to_have_count(0)
+    expect(chat.get_by_role("button", name="Edit message")).to_be_focused()
+    keyboard.press("Enter")
+    editor.fill("Two")
+    keyboard.press("Enter")
+    expect(editor).to_have_count(0)
+    chat.get_by_role("button", name="Previous version").first.press("Enter")
+    remove = chat.get_by_role("button", name="Delete").last
+    remove.press("Enter")
+    chat.get_by_role("button", name="Delete?").press("Enter")
+    page.page.wait_for_function("window.sent.length === 3")
+    assert page.page.evaluate("window.sent") == [
+        {"kind": "edit", "message": "u", "text": "Two"},
+        {"kind": "select", "message": "t"},
+        {"kind": "delete", "message": "a"},
+    ]
+
+
+def test_a_screen_reader_hears_sentences_and_nothing_moves_where_it_should_not(
+    open_page: OpenPage,
+) -> None:
+    page = open_page(reduced_motion="reduce")
+    page.show(user("Go"), reply("", "running"))
+    heard = page.page.evaluate(
+        """async () => {
+            const region = [...document.querySelectorAll('.mlcw-chat > .mlcw-sr')].at(-1);
+            const heard = [];
+            new MutationObserver(() => heard.push(region.textContent))
+                .observe(region, {childList: true, characterData: true, subtree: true});
+            const text = 'The first sentence. The second one is here. And a third';
+            for (let at = 0; at < text.length; at++) {
+                window.receive({type: 'delta', reply: 'a', offset: at, text: text[at]});
+                if (at % 4 === 0) await new Promise(requestAnimationFrame);
+            }
+            await new Promise((resolve) => setTimeout(resolve, 100));
+            return heard;
+        }"""
+    )
+    assert heard == ["The first sentence.", "The second one is here."]
+    moving = page.page.evaluate(
+        "document.getAnimations().filter((a) => a.playState === 'running').length"
+    )
+    assert moving == 0
+
+
+def test_it_follows_the_end_until_the_reader_scrolls_away(open_page: OpenPage) -> None:
+    page = open_page()
+    chat = page.show(user("Go"), reply("line\n\n" * 60, "running"))
+    log = chat.get_by_role("log")
+    distance = "node => node.scrollHeight - node.scrollTop - node.clientHeight"
+    assert log.evaluate(distance) <= 2
+    jump = chat.get_by_role("button", name="Jump to latest")
+    expect(jump).to_be_hidden()
+    log.evaluate("node => node.scrollTo(0, 100)")
+    expect(jump).to_be_visible()
+    page.page.evaluate(
+        "window.receive({type: 'delta', reply: 'a', offset: 360, text: 'more\\n\\n'.repeat(20)})"
+    )
+    page.frame()
+    assert log.evaluate("node => node.scrollTop") == 100
+    jump.click()
+    assert log.evaluate(distance) <= 2
+    expect(jump).to_be_hidden()
+
+
+def test_two_views_show_the_same(open_page: OpenPage) -> None:
+    page = open_page()
+    page.show(user("Go"), reply("", "running"), views=2)
+    page.page.evaluate(
+        "window.receive({type: 'delta', reply: 'a', offset: 0, text: 'Both **see**'})"
+    )
+    page.frame()
+    expect(page.page.locator(".mlcw-assistant .mlcw-body")).to_have_text(["Both see"] * 2)
+
+
+def test_settings_are_sent_when_they_change(open_page: OpenPage) -> None:
+    page = open_page()
+    chat = page.show()
+    chat.get_by_role("button", name="Settings").click()
+    chat.get_by_label("Temperature").fill("0.5")
+    chat.get_by_label("System prompt").fill("Be brief.")
+    chat.get_by_label("Seed").fill("7")
+    chat.get_by_label("Temperature").fill("")
+    chat.locator("select").select_option(label="Another …")
+    chat.get_by_label("A model's folder").fill("/models/tiny")
+    chat.get_by_role("button", name="Load").click()
+    page.page.wait_for_function("window.sent.length === 5")
+    assert page.page.evaluate("window.sent") == [
+        {"kind": "set", "name": "temperature", "value": 0.5},
+        {"kind": "set", "name": "system", "value": "Be brief."},
+        {"kind": "set", "name": "seed", "value": 7},
+        {"kind": "set", "name": "temperature", "value": None},
+        {"kind": "load", "model": "/models/tiny"},
+    ]
+    page.change(_options={"system": "Be kind.", "temperature": 1, "models": ["demo"], "tools": []})
+    expect(chat.get_by_label("System prompt")).to_have_value("Be kind.")
+    expect(chat.get_by_label("Temperature")).to_have_value("1")
