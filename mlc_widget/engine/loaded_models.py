@@ -21,6 +21,7 @@ from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.engine.load_monitor import LoadMonitor
 from mlc_widget.engine.load_sequence import LoadSequence, uncancelled
 from mlc_widget.engine.logit_processors import LogitProcessorFactory, find_logit_processor
+from mlc_widget.engine.memory import give_back_memory
 from mlc_widget.engine.model import LoadedModel, load_model
 from mlc_widget.engine.runtimes.base import ModelRuntime
 from mlc_widget.engine.runtimes.registry import create_runtime
@@ -194,8 +195,12 @@ class LoadedModels:
         models, self._models = self._models, {}
         self._loaded = None
         self._before_unload()
-        for model in models.values():
+        while models:
+            _, model = models.popitem()
             await uncancelled(model.runtime.unload())
+            del model
+            # What the runtime could not: tokenizer and template are gone only now.
+            await uncancelled(asyncio.to_thread(give_back_memory))
 
     def _emit(self, report: InitProgressReport) -> None:
         if self.on_progress is not None:

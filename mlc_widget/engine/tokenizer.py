@@ -43,8 +43,10 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        spec = json.loads(backend.to_str())
-        self._kind, self._strips_leading_space = _kind_of(spec)
+        decoder = backend.decoder
+        self._kind, self._strips_leading_space = _kind_of(
+            {} if decoder is None else json.loads(decoder.__getstate__())
+        )
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._added = {i: str(token.content) for i, token in added.items()}
@@ -163,9 +165,8 @@ class Tokenizer:
                 return name.encode()
 
 
-def _kind_of(spec: dict[str, Any]) -> tuple[TokenKind, bool]:
+def _kind_of(decoder: dict[str, Any]) -> tuple[TokenKind, bool]:
     """What a tokenizer.json's decoder does: the kind, and whether it drops a leading space."""
-    decoder = spec.get("decoder") or {}
     steps: list[dict[str, Any]] = decoder.get("decoders", [decoder])
     types = {step.get("type"): step for step in steps}
     if "ByteLevel" in types:

@@ -133,19 +133,22 @@ class Steps:
 
     def __init__(self, engine: AsyncMLCEngine) -> None:
         executor = scheduler_of(engine).executor
-        forward = executor._forward
+        forwards = {name: getattr(executor, name) for name in ("_forward", "_forward_one")}
         self.rows: list[int] = []
         self._scheduler = scheduler_of(engine)
         self._open = threading.Event()
         self._open.set()
-        self._restore = lambda: setattr(executor, "_forward", forward)
+        self._restore = lambda: vars(executor).update(forwards)
 
-        def counted(*args: Any) -> Any:
-            self._open.wait(DEADLINE)
-            self.rows.append(int(args[0].shape[0]))
-            return forward(*args)
+        def counted(forward: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any) -> Any:
+                self._open.wait(DEADLINE)
+                self.rows.append(int(args[0].shape[0]))
+                return forward(*args)
 
-        executor._forward = counted
+            return call
+
+        vars(executor).update({name: counted(f) for name, f in forwards.items()})
 
     def __len__(self) -> int:
         return len(self.rows)

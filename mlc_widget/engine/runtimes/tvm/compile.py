@@ -39,6 +39,11 @@ class Program:
     kv_dtype: str = "float32"
 
     @property
+    def decodes(self) -> bool:
+        """Whether steps of one row are common, and get code of their own."""
+        return True
+
+    @property
     def max_rows(self) -> int:
         """Rows that memory is planned for."""
         return MAX_ROWS
@@ -99,7 +104,7 @@ def trace(program: Program) -> Any:
     module, _ = program.module.export_tvm(spec=spec)
     bounds = dict.fromkeys(("n", "m", "tiles"), program.max_rows)
     module["forward"] = module["forward"].with_attr("tir_var_upper_bound", bounds)
-    if isinstance(program.target, CpuTarget):
+    if program.decodes and isinstance(program.target, CpuTarget):
         # The same kernels in the same order: with known shapes, a step of one row costs less.
         ones = dict.fromkeys(("n", "m", "tiles", "sequences"), 1)
         one = module["forward"].bind_symbolic_vars(ones)

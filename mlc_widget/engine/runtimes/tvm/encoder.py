@@ -41,6 +41,11 @@ class EncoderProgram(Program):
     rows: int = 512
 
     @property
+    def decodes(self) -> bool:
+        """Texts go through whole."""
+        return False
+
+    @property
     def max_rows(self) -> int:
         """Rows that memory is planned for."""
         return self.rows

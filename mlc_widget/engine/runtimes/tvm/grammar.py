@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mlc_widget.api.errors import BadRequestError, InternalEngineError, RuntimeUnavailableError
 from mlc_widget.engine.tokenizer import Tokenizer
 
-Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 _KEPT: Final = 32
 """Compiled grammars that are kept for the next request with the same."""
@@ -36,24 +36,27 @@ class Grammar:
         self.init_s = init_s
         self.seconds = 0.0
 
-    def allowed(self, vocab_size: int) -> Ids:
-        """Ids of the tokens that may come next, in order; at least one.
+    def allowed(self, vocab_size: int) -> Mask:
+        """Which tokens may come next, (vocab_size,); at least one.
 
         Raises:
             InternalEngineError: llguidance gave up, as for a grammar that is too complex.
         """
         started = time.perf_counter()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        ids = np.flatnonzero(np.unpackbits(bits, bitorder="little")[:vocab_size])
-        if self._ignore_eos and len(ids) > 1:
-            text = ids[~np.isin(ids, list(self._end_ids))]
-            ids = text if len(text) else ids
+        mask = np.zeros(vocab_size, np.uint8)
+        known = np.unpackbits(bits, bitorder="little")[:vocab_size]
+        mask[: len(known)] = known
+        if self._ignore_eos:
+            ends = [i for i in self._end_ids if i < vocab_size and mask[i]]
+            if np.count_nonzero(mask) > len(ends):
+                mask[ends] = 0
         self.seconds += time.perf_counter() - started
-        if self._matcher.is_error() or not len(ids):
+        if self._matcher.is_error() or not mask.any():
             raise InternalEngineError(
                 f"The grammar cannot go on: {self._matcher.get_error() or 'no token fits'}"
             )
-        return ids
+        return mask.view(np.bool_)
 
     def accept(self, token_id: int) -> bool:
         """Follow the text by one token; whether it is complete with it.

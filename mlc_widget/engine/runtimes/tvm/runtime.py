@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import sys
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard, cast
@@ -19,6 +18,7 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
     UnsupportedModelError,
 )
+from mlc_widget.engine.memory import give_back_memory
 from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     LoadReporter,
@@ -216,7 +216,7 @@ class TVMRuntime:
         ended = loaded.ended
         del loaded
         await asyncio.get_running_loop().run_in_executor(None, ended.wait)
-        _release_memory()
+        await asyncio.to_thread(_release_memory)
 
     async def _grammar(self, sampling: Sampling) -> Grammar | None:
         if sampling.grammar is None or self._grammars is None:
@@ -313,15 +313,10 @@ def _deliver(deliveries: list[Delivery]) -> None:
 
 def _release_memory() -> None:
     """Give freed memory back to the system, as far as the allocators let us."""
-    gc.collect()
     import tvm_ffi
 
+    gc.collect()
     clear = tvm_ffi.get_global_func("vm.builtin.memory_manager.clear", allow_missing=True)
     if clear is not None:
         clear()
-    if sys.platform == "linux":
-        import ctypes
-
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    give_back_memory()

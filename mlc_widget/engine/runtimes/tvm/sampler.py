@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,11 @@ from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 
 Logits = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_BLOCK: Final = 256
+_MANY: Final = 4096
+"""With more allowed tokens than this, it is quicker to leave the others in, at zero."""
 
 STAGES = (
     "logitProcessorTime",
@@ -84,7 +90,7 @@ class Sampler:
         with self._timed("totalTime"):
             adjusted = self._adjust(logits)
             best = int(np.argmax(adjusted))
-            if not np.isfinite(adjusted[best]):
+            if not math.isfinite(adjusted[best]):
                 raise InternalEngineError(
                     "The logits are not finite. The model's weights are damaged or of another "
                     "model, or its logit processor is wrong."
@@ -98,15 +104,20 @@ class Sampler:
             return token, None
         return token, _logprob(adjusted, token, s.top_logprobs, token_bytes)
 
-    def _choose(self, logits: Logits, best: int, allowed: Ids | None, position: int) -> int:
+    def _choose(self, logits: Logits, best: int, allowed: Mask | None, position: int) -> int:
         if allowed is None:
-            return best if self._s.temperature == 0 else self._draw(logits, position)
-        if len(allowed) == 1:
-            return int(allowed[0])
-        few = logits[allowed]
-        if self._s.temperature == 0 or few.max() == -np.inf:
-            return int(allowed[np.argmax(few)])
-        return int(allowed[self._draw(few, position)])
+            return self._pick(logits, best, position)
+        if np.count_nonzero(allowed) > _MANY:
+            logits = np.where(allowed, logits, np.float32(-np.inf))
+            return self._pick(logits, int(np.argmax(logits)), position)
+        ids = np.flatnonzero(allowed)
+        few = logits[ids]
+        return int(ids[self._pick(few, int(np.argmax(few)), position)])
+
+    def _pick(self, logits: Logits, best: int, position: int) -> int:
+        """The index of the chosen one; `best` is the largest."""
+        greedy = self._s.temperature == 0 or len(logits) == 1
+        return best if greedy or logits[best] == -np.inf else self._draw(logits, best, position)
 
     def _remember(self, token: int) -> None:
         self._answer[token] += 1
@@ -155,9 +166,11 @@ class Sampler:
             )
         return changed
 
-    def _draw(self, logits: Logits, position: int) -> int:
+    def _draw(self, logits: Logits, best: int, position: int) -> int:
         s = self._s
-        mass = np.exp((logits - logits.max()) * np.float32(1 / s.temperature))
+        mass = logits - logits[best]
+        mass *= np.float32(1 / s.temperature)
+        np.exp(mass, out=mass)
         u = uniform(s.seed, s.choice, position)
         if s.top_p >= 1.0:
             return _invert(mass, u)
@@ -185,10 +198,22 @@ def _make_processor(sampling: Sampling) -> LogitProcessor | None:
 
 
 def _invert(mass: Logits, u: float) -> int:
-    """The first index at which the cumulative mass exceeds the share `u` of it all."""
-    cumulative = np.cumsum(mass, dtype=np.float64)
-    index = int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
-    return index if index < len(mass) else int(np.flatnonzero(mass)[-1])
+    """The first index at which the cumulative mass exceeds the share `u` of it all.
+
+    Blocks are summed first: a running sum over a whole vocabulary would take longer than all else.
+    """
+    whole = len(mass) // _BLOCK * _BLOCK
+    sums = mass[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    before = np.concatenate(([0.0], sums, [mass[whole:].sum(dtype=np.float64)])).cumsum()
+    target = u * before[-1]
+    block = min(int(np.searchsorted(before, target, side="right")) - 1, len(before) - 2)
+    start = block * _BLOCK
+    cumulative = np.cumsum(mass[start : start + _BLOCK], dtype=np.float64)
+    index = start + int(np.searchsorted(cumulative, target - before[block], side="right"))
+    # Rounding may lead to the end of a block, where what follows has no mass.
+    if index >= min(start + _BLOCK, len(mass)) or not mass[index]:
+        index = int(np.flatnonzero(mass[: index + 1] if index < len(mass) else mass)[-1])
+    return index
 
 
 def _nucleus(mass: Logits, top_p: float) -> Ids:
@@ -211,12 +236,11 @@ def _nucleus(mass: Logits, top_p: float) -> Ids:
 def _logprob(
     logits: Logits, token: int, top: int, token_bytes: Callable[[int], bytes]
 ) -> TokenLogprob:
-    wide = logits.astype(np.float64)
-    peak = wide.max()
-    log_p = wide - (peak + np.log(np.exp(wide - peak).sum()))
+    peak = logits.max()
+    total = float(peak) + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
     best: list[tuple[int, bytes, float]] = []
     if top:
-        part = np.argpartition(-log_p, min(top, len(log_p)) - 1)[:top]
-        order = part[np.lexsort((part, -log_p[part]))]
-        best = [(int(i), token_bytes(int(i)), float(log_p[i])) for i in order]
-    return TokenLogprob(token, token_bytes(token), float(log_p[token]), tuple(best))
+        part = np.argpartition(-logits, min(top, len(logits)) - 1)[:top]
+        order = part[np.lexsort((part, -logits[part]))]
+        best = [(int(i), token_bytes(int(i)), float(logits[i]) - total) for i in order]
+    return TokenLogprob(token, token_bytes(token), float(logits[token]) - total, tuple(best))
