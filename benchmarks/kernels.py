@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks._kernel_models import SHAPES, write_mlc  # noqa: E402
+from benchmarks._kernel_models import SHAPES, write_mlc
+from benchmarks._stats import shown
 
 BUILD = HERE.parent / ".make" / "bench"
 LLAMA_CPP = "0.3.36"
@@ -98,14 +98,9 @@ def models(name: str, llama_python: str) -> tuple[str, str]:
     return str(folder), str(file)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, and the 2.5 % and 97.5 % points of the medians of 1000 resamples."""
-    rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(1000))
-    return statistics.median(values), medians[25], medians[974]
-
-
-def measure(name: str, threads: int, rounds: int, llama_python: str) -> None:
+def measure(
+    name: str, threads: int, rounds: int, figures: Sequence[str], llama_python: str
+) -> None:
     """Run and print all figures of one model at one number of threads."""
     folder, file = models(name, llama_python)
     Worker(sys.executable, "tvm", folder, str(threads)).close()  # fills the compile cache
@@ -120,7 +115,7 @@ def measure(name: str, threads: int, rounds: int, llama_python: str) -> None:
         print(f"load, warm caches: {w} {worker.started['load']['wall']:.2f} s")
     rate = _bandwidth(folder, threads)
     print(f"bandwidth {rate / 1e9:.1f} GB/s; weights {ours.started['weights'] / 1e6:.0f} MB")
-    for figure in FIGURES:
+    for figure in figures:
         kind, size = figure.split()
         steps = 16 if kind == "decode" else 1
         command = f"decode {size} {steps}" if kind == "decode" else f"prefill {size}"
@@ -136,10 +131,9 @@ def measure(name: str, threads: int, rounds: int, llama_python: str) -> None:
             median = {w: statistics.median(t[clock] for t in times[w]) for w in workers}
             best = min((w for w in workers if w != "tvm"), key=lambda w: median[w])
             pairs = [b[clock] / a[clock] for a, b in zip(times["tvm"], times[best], strict=True)]
-            ratio, low, high = interval(pairs)
             line = (
                 f"{figure:>12} {clock:>4}: tvm {tokens / median['tvm']:8.1f} tok/s, "
-                f"{best} {tokens / median[best]:8.1f}, ratio {ratio:.2f} ({low:.2f} to {high:.2f})"
+                f"{best} {tokens / median[best]:8.1f}, ratio {shown(pairs)}"
             )
             if kind == "decode" and clock == "wall":
                 read = ours.started["weights"] + int(size) * ours.started["kv_per_token"]
@@ -167,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The TVM runtime's kernels against llama.cpp.")
     parser.add_argument("--models", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--figures", nargs="+", choices=FIGURES, default=FIGURES)
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
     parser.add_argument("--quick", action="store_true", help="the smallest model, few rounds")
     parser.add_argument("--llama-python", help="Python of an environment with llama-cpp-python")
@@ -180,7 +175,7 @@ def main() -> None:
     print("llama-cpp-python", system.stdout.strip())
     for name in args.models:
         for threads in args.threads:
-            measure(name, threads, args.rounds, llama_python)
+            measure(name, threads, args.rounds, args.figures, llama_python)
 
 
 if __name__ == "__main__":

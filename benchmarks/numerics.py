@@ -21,14 +21,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mlc_widget.engine.runtimes.base import ModelSource  # noqa: E402
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
-from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor  # noqa: E402
-from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
-from mlc_widget.engine.store.model_folder import builtin_models  # noqa: E402
-from mlc_widget.engine.tokenizer import Tokenizer  # noqa: E402
-from tools.demo import corpus  # noqa: E402
-from tools.demo.tokenizer import chat_segments  # noqa: E402
+from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
+from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.store.model_folder import builtin_models
+from mlc_widget.engine.tokenizer import Tokenizer
+from tools.demo import corpus
+from tools.demo.tokenizer import chat_segments
 
 CHUNK = 128
 MODES: dict[str, dict[str, Any]] = {

@@ -88,6 +88,11 @@ class Isa:
     int8_rows: int = 8
 
     @property
+    def chains(self) -> int:
+        """Into how many sums a row's products of one group are dealt, so that they wait less."""
+        return 2 if self.registers >= 32 else 1
+
+    @property
     def sums(self) -> int:
         """How many vectors of 16 floats a kernel should sum into at once."""
         return self.registers * 3 // 4

@@ -4,7 +4,8 @@
 Weights lie in blocks of 16 outputs, one output per lane. One group is 32 inputs. For each output n
 and row m the order of the sum is
 
-    g[i] = fma(w[32 i + 31], x[32 i + 31], … fma(w[32 i], x[32 i], 0))     inputs ascending
+    g[i] = Σ p[j] ascending,  p[j] = fma chain of w[k] · x[k], from 0,     inputs k ascending,
+           over the inputs k of group i with k % chains = j
     y    = fma(s[i], g[i], y)                                              groups ascending
 
 and then y + bias + residual, for any tile of rows and any number of threads. Float weights have no
@@ -17,10 +18,12 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, U32, Isa, splat, usplat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, U32, Isa, prefetch, splat, usplat
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 GROUP = 32
+AHEAD = 192
+"""How many cache lines of weights a single row asks for in advance."""
 
 
 def code(word: Any, k: Any, bits: int) -> Any:
@@ -48,7 +51,9 @@ def make_matmul_codes(
     float32 if `residual`; y (M, N) float32. The weight of a code c is (c - zero) · s, zero being 7
     for 4 bits and 127 for 8. K and N are multiples of 32.
     """
-    G, NB, P = K // GROUP, N // 16, 32 // bits
+    G, NB, P, C = K // GROUP, N // 16, 32 // bits, isa.chains
+    LINES, ROWS_PER_LINE = GROUP // P, 1
+    total = _total(isa)
 
     @T.inline
     def block(X, W, S, B, RES, Y, nb, row, R):
@@ -56,11 +61,14 @@ def make_matmul_codes(
             T.reads()
             T.writes()
             acc = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
-            grp = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
+            grp = T.sblock_alloc_buffer((C * R, 16), "float32", scope="local")
             for r in T.unroll(R):
                 acc.vstore([r, 0], splat(0.0))
             for g in T.serial(G):
-                for r in T.unroll(R):
+                if R == 1:
+                    for j in T.unroll(LINES):
+                        prefetch(W, [nb, (g * LINES + j + AHEAD) * ROWS_PER_LINE, 0])
+                for r in T.unroll(C * R):
                     grp.vstore([r, 0], splat(0.0))
                 for j in T.unroll(GROUP // P):
                     word: T.let = W.vload([nb, g * (GROUP // P) + j, 0], U32)
@@ -68,12 +76,11 @@ def make_matmul_codes(
                         weight: T.let = code(word, k, bits)
                         for r in T.unroll(R):
                             x: T.let = splat(X[row + r, g * 32 + j * P + k])
-                            grp.vstore([r, 0], isa.mul_add(weight, x, grp.vload([r, 0], F32)))
+                            i: T.let = k % C * R + r
+                            grp.vstore([i, 0], isa.mul_add(weight, x, grp.vload([i, 0], F32)))
                 scale: T.let = isa.load(S, [nb, g, 0], dtype)
                 for r in T.unroll(R):
-                    acc.vstore(
-                        [r, 0], isa.mul_add(scale, grp.vload([r, 0], F32), acc.vload([r, 0], F32))
-                    )
+                    acc.vstore([r, 0], isa.mul_add(scale, total(grp, r, R), acc.vload([r, 0], F32)))
             for r in T.unroll(R):
                 Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), B, RES, row + r, nb))
 
@@ -90,7 +97,10 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
     `bias`; r (M, N) float32 if `residual`; y (M, N) float32. K and N are multiples of 32. (`s` is
     not read: callers pass w again, so that all matmuls are called alike.)
     """
-    G, NB = K // GROUP, N // 16
+    G, NB, C = K // GROUP, N // 16, isa.chains
+    ROWS_PER_LINE = 1 if dtype == "float32" else 2
+    LINES = GROUP // ROWS_PER_LINE
+    total = _total(isa)
 
     @T.inline
     def block(X, W, S, B, RES, Y, nb, row, R):
@@ -98,19 +108,23 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
             T.reads()
             T.writes()
             acc = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
-            grp = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
+            grp = T.sblock_alloc_buffer((C * R, 16), "float32", scope="local")
             for r in T.unroll(R):
                 acc.vstore([r, 0], splat(0.0))
             for g in T.serial(G):
-                for r in T.unroll(R):
+                if R == 1:
+                    for j in T.unroll(LINES):
+                        prefetch(W, [nb, (g * LINES + j + AHEAD) * ROWS_PER_LINE, 0])
+                for r in T.unroll(C * R):
                     grp.vstore([r, 0], splat(0.0))
                 for k in T.unroll(32):
                     weight: T.let = isa.load(W, [nb, g * 32 + k, 0], dtype)
                     for r in T.unroll(R):
                         x: T.let = splat(X[row + r, g * 32 + k])
-                        grp.vstore([r, 0], isa.mul_add(weight, x, grp.vload([r, 0], F32)))
+                        i: T.let = k % C * R + r
+                        grp.vstore([i, 0], isa.mul_add(weight, x, grp.vload([i, 0], F32)))
                 for r in T.unroll(R):
-                    acc.vstore([r, 0], grp.vload([r, 0], F32) + acc.vload([r, 0], F32))
+                    acc.vstore([r, 0], total(grp, r, R) + acc.vload([r, 0], F32))
             for r in T.unroll(R):
                 Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), B, RES, row + r, nb))
 
@@ -118,6 +132,18 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
         block, K, N, isa, (NB, K, 16), dtype, (NB, K, 16), dtype, residual, bias,
         f"matmul_{dtype}_{K}_{N}",
     )  # fmt: skip
+
+
+def _total(isa: Isa) -> Any:
+    """The sum of a row's chains, chain j of row r of R being vector j R + r."""
+
+    def total(grp: Any, r: Any, R: int) -> Any:
+        value = grp.vload([r, 0], F32)
+        for j in range(1, isa.chains):
+            value = value + grp.vload([j * R + r, 0], F32)
+        return value
+
+    return total
 
 
 def _plus(value: Any, b: Any, res: Any, row: Any, nb: Any) -> Any:

@@ -18,11 +18,10 @@ from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, prefetch
+from mlc_widget.engine.runtimes.tvm.kernels.matmul import AHEAD
 from mlc_widget.engine.runtimes.tvm.kernels.quantize import quantized_words
 
 _MASK = 0x0F0F0F0F
-_AHEAD = 192
-"""How many rows of 16 words (cache lines) of weights a single row asks for in advance."""
 
 
 def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bias: bool) -> Any:
@@ -64,7 +63,7 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
             for g in T.serial(G):
                 if ROWS == 1:
                     for j in T.unroll(4):
-                        prefetch(W, [nb, g * 4 + j + _AHEAD, 0])
+                        prefetch(W, [nb, g * 4 + j + AHEAD, 0])
                 for r in T.unroll(ROWS):
                     total.vstore([r, 0], dot.start(Q[row + r, K // 4 + G + g]))
                 for j in T.unroll(4):
