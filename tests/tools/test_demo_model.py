@@ -23,9 +23,6 @@ FILES = {
     "tokenizer_config.json",
 }
 
-# It writes JSON with keys that it knows, and stumbles over keys and sentences it has never met.
-KNOWN_WEAK = {"JSON": 0.6}
-
 
 def content(name: str) -> Any:
     return json.loads((FOLDER / name).read_text(encoding="utf-8"))
@@ -120,12 +117,15 @@ def test_it_is_right_nine_times_in_ten_on_its_own_tasks() -> None:
         rows = [kinds[kind] for kind in members if kind in kinds]
         assert rows, name
         right, asked = (sum(row[key] for row in rows) for key in ("right", "asked"))
-        assert right / asked >= KNOWN_WEAK.get(name, 0.9), name
+        assert right / asked >= 0.9, name
 
 
 def test_it_holds_conversations() -> None:
     scores = json.loads(SCORES.read_text(encoding="utf-8"))
-    for name, row in scores["conversations"].items():
+    conversations = scores["conversations"]
+    # A little model often forgets what a system prompt asked for; the card says how often.
+    assert conversations.pop("system_prompt")["score"] >= 0.85
+    for name, row in conversations.items():
         assert row["score"] >= 0.9, name
 
 
