@@ -32,3 +32,22 @@ def _lines(prefix: str, values: Mapping[str, Any], lines: list[str]) -> None:
         elif isinstance(value, int | float):
             kind = "gauge" if prefix or name in _GAUGES else "counter"
             lines += [f"# TYPE {prefix}{name} {kind}", f"{prefix}{name} {value}"]
+
+
+def no_metrics() -> dict[str, Any]:
+    """The counters of an engine that has done nothing yet."""
+    return {
+        "running_requests": 0,
+        "finished_requests": 0,
+        "engine_prefill_time_sum": 0.0,
+        "engine_decode_time_sum": 0.0,
+        "engine_jump_forward_time_sum": 0.0,
+        "prompt_tokens_sum": 0,
+        "completion_tokens_sum": 0,
+        "prefill_tokens_sum": 0,
+        "decode_tokens_sum": 0,
+        "jump_forward_tokens_sum": 0,
+        "prefill_tokens_per_s": 0.0,
+        "decode_tokens_per_s": 0.0,
+        "last_finished_request": {},
+    }

@@ -14,6 +14,7 @@ from mlc_widget.api.errors import BadRequestError, ModelNotLoadedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import check_log_level
+from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import STREAM_INITS, WHOLE_REQUESTS
@@ -190,8 +191,9 @@ class KernelCore:
         return str(await self._ask("runtimeStatsText", {"modelId": model_id}))
 
     async def metrics(self) -> JSONDict:
-        """Counters since the worker started."""
-        metrics: JSONDict = await (await self._keeper.up()).connection.call("metrics")
+        """Counters since the worker started; none is started for this."""
+        connection = self._keeper.living()
+        metrics: JSONDict = no_metrics() if connection is None else await connection.call("metrics")
         return metrics
 
     async def set_log_level(self, level: str) -> None:

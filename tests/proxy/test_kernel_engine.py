@@ -273,7 +273,10 @@ async def test_before_reload_and_after_unload_there_is_no_model(
     engine = await kernel_engine(load=False)
     with pytest.raises(ModelNotLoadedError, match="reload"):
         await engine.chat.completions.create(messages=HELLO)
+    nothing = await engine.metrics()
+    assert engine.worker_pid is None, "a worker was started for nothing"
     await engine.reload(str(tiny_model))
+    assert await engine.metrics() == nothing
     await engine.unload()
     assert engine.state == "idle"
     assert await engine.models.list() == []
