@@ -97,13 +97,22 @@ def open_notebook(
         )
 
     def open_(
-        cells: list[str], *, width: int = 1100, height: int = 900, **context: Any
+        cells: list[str] | str,
+        *,
+        width: int = 1100,
+        height: int = 900,
+        classic: bool = False,
+        **context: Any,
     ) -> Notebook:
+        """Opens a new notebook with these cells, or one of that name that is there."""
         name = f"{request.node.name.partition('[')[0]}-{len(opened)}.ipynb"
-        lab.write(name, cells)
+        if isinstance(cells, str):
+            name = cells
+        else:
+            lab.write(name, cells)
         page = browser.new_page(viewport=ViewportSize(width=width, height=height), **context)
         watch(page)
-        notebook = Notebook(page, lab.address(name))
+        notebook = Notebook(page, lab.address(name, classic=classic))
         opened.append(notebook)
         return notebook
 

@@ -49,6 +49,7 @@ class Lab:
                 *(sys.executable, "-m", "jupyterlab", "--no-browser", "--expose-app-in-browser"),
                 *("--ServerApp.port=0", "--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True"),
                 *(f"--IdentityProvider.token={self._token}", f"--ServerApp.root_dir={self.root}"),
+                "--JupyterNotebookApp.expose_app_in_browser=True",
             ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -76,7 +77,7 @@ class Lab:
 
     def set(self, extension: str, plugin: str, **settings: Any) -> None:
         """Change a setting of JupyterLab; pages opened from then on have it."""
-        folder = self._settings / "@jupyterlab" / extension
+        folder = self._settings / (extension if "/" in extension else f"@jupyterlab/{extension}")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{plugin}.jupyterlab-settings").write_text(json.dumps(settings))
 
@@ -92,8 +93,15 @@ class Lab:
         (self.root / name).parent.mkdir(exist_ok=True)
         nbformat.write(notebook, self.root / name)
 
-    def address(self, name: str) -> str:
-        """Where a notebook opens, alone and in a workspace of its own."""
+    def address(self, name: str, *, classic: bool = False) -> str:
+        """Where a notebook opens: alone in JupyterLab, in a workspace of its own, or in Notebook 7.
+
+        Args:
+            name: The notebook's path.
+            classic: Open it in Notebook 7, which the same server serves.
+        """
+        if classic:
+            return f"{self.url}notebooks/{name}?token={self._token}"
         return f"{self.url}doc/workspaces/{Path(name).stem}/tree/{name}?token={self._token}&reset"
 
     def close(self) -> None:
@@ -125,15 +133,21 @@ class Notebook:
                 await context.session.kernel.info;
             }"""
         )
-        idle = self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        expect(idle).to_be_attached(timeout=DEADLINE_MS)
+        self.page.wait_for_function(
+            "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'",
+            timeout=DEADLINE_MS,
+        )
 
     def reload(self) -> None:
         """Save the notebook and load the page again; the kernel goes on."""
-        self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        self.save()
         self.page.goto("about:blank")
         self.page.goto(self._address.replace("&reset", ""))
         expect(self.cell(0)).to_be_visible(timeout=DEADLINE_MS)
+
+    def save(self) -> None:
+        """Save the notebook."""
+        self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
 
     def cell(self, index: int) -> Locator:
         return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)

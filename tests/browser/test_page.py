@@ -126,8 +126,9 @@ STREAM = """async ([id, pieces]) => {
         {id: 'u' + id, role: 'user', text: pieces.join(''), status: 'done'},
         {id, role: 'assistant', text: pieces.join(''), status: 'done'}]}});
     await new Promise(requestAnimationFrame);
-    const bad = 'script,img,iframe,object,embed,svg:not(.mlcw-icon),style,link,form:not(.mlcw-composer)'
-        + ',input:not(.mlcw-field),base,meta,video,audio,[onerror],[onload],[onclick],[style]'
+    const bad = 'script,img,iframe,object,embed,svg:not(.mlcw-icon),style,link'
+        + ',form:not(.mlcw-composer),input:not(.mlcw-field),base,meta,video,audio'
+        + ',[onerror],[onload],[onclick],[style]'
         + ',a[href],[src],[srcset],[id],[name],[ping],[background],[data-commandlinker-command]';
     const body = [...log.querySelectorAll('.mlcw-message')].flatMap(
         (node) => [...node.querySelectorAll(bad)].map((found) => found.outerHTML.slice(0, 200)));
@@ -177,7 +178,8 @@ def test_finished_blocks_keep_their_nodes_and_nothing_jumps(open_page: OpenPage)
             }).observe(body, {subtree: true, childList: true});
             const heights = [];
             for (let at = 0; at < text.length; at += 3) {
-                window.receive({type: 'delta', reply: 'a', offset: at, text: text.slice(at, at + 3)});
+                const piece = text.slice(at, at + 3);
+                window.receive({type: 'delta', reply: 'a', offset: at, text: piece});
                 await new Promise(requestAnimationFrame);
                 await new Promise((resolve) => setTimeout(resolve));
                 finished = new Set([...body.children].slice(0, -1));

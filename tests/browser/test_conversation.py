@@ -1,0 +1,211 @@
+"""A conversation in JupyterLab and Notebook 7: what a user does to it, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, expect
+
+from .lab import DEADLINE_MS, Lab, Notebook
+from .test_lab import CHAT, LONG, SLEEP, Chat, create, expect_growing, start_chat
+
+OpenNotebook = Callable[..., Notebook]
+
+
+def bodies(chat: Chat) -> list[str]:
+    """What is said, in order."""
+    return [text.strip() for text in chat.root.locator(".mlcw-body").all_inner_texts()]
+
+
+def tool(message: Locator, name: str) -> Locator:
+    return message.get_by_role("button", name=name, exact=True)
+
+
+def expect_bodies(chat: Chat, *texts: str) -> None:
+    expect(chat.root.locator(".mlcw-body")).to_have_text(list(texts), timeout=DEADLINE_MS)
+
+
+def test_messages_are_edited_deleted_and_kept_in_branches_in_all_views(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    settings = "print(chat._session.options.temperature, chat._session.options.system)"
+    notebook = open_notebook(
+        [create(model_folder, text="Fine."), CHAT, "chat", settings], height=1400
+    )
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    notebook.run(2)
+    notebook.expect_done(2)
+    other = Chat(notebook.output(2))
+
+    chat.ask("One")
+    expect_bodies(chat, "One", "Fine.")
+    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("out · context")
+    chat.ask("Two")
+    expect_bodies(other, "One", "Fine.", "Two", "Fine.")
+
+    # Edit the first message in the one view; go back in the other.
+    first = chat.root.locator(".mlcw-user").first
+    first.hover()
+    tool(first, "Edit message").click()
+    editor = chat.root.get_by_role("textbox", name="Edit message")
+    editor.fill("Another one")
+    editor.press("Enter")
+    for view in (chat, other):
+        expect_bodies(view, "Another one", "Fine.")
+    there = other.root.locator(".mlcw-user").first
+    expect(there.get_by_role("group", name="Versions")).to_contain_text("2/2")
+    tool(there, "Previous version").click()
+    for view in (chat, other):
+        expect_bodies(view, "One", "Fine.", "Two", "Fine.")
+    tool(there, "Next version").click()
+    expect_bodies(chat, "Another one", "Fine.")
+
+    # Regenerate, then delete what was made.
+    tool(chat.replies.last, "Regenerate").click()
+    expect(chat.replies.last.get_by_role("group", name="Versions")).to_contain_text("2/2")
+    expect(chat.replies.last).to_have_attribute("data-mlcw-status", "done")
+    tool(chat.replies.last, "Delete").click()
+    tool(chat.replies.last, "Delete?").click()
+    expect(chat.replies.last.get_by_role("group", name="Versions")).to_be_hidden()
+    expect_bodies(other, "Another one", "Fine.")
+
+    # The kernel's side checks the settings, and has the last word.
+    chat.root.get_by_role("button", name="Settings").click()
+    chat.root.get_by_label("Temperature").fill("7")
+    chat.root.get_by_label("System prompt").fill("Be brief.")
+    error = chat.root.get_by_role("alert").filter(has_text="temperature = 7")
+    expect(error).to_be_visible()
+    chat.root.get_by_label("Temperature").fill("0.5")
+    chat.root.get_by_label("Seed").focus()
+    expect(error).to_be_hidden()
+    chat.root.get_by_label("JSON schema").fill("{nonsense")
+    chat.root.get_by_label("Seed").focus()
+    expect(chat.root.get_by_role("alert").filter(has_text="not valid JSON")).to_be_visible()
+    notebook.run(3)
+    notebook.expect_done(3)
+    expect(notebook.output(3)).to_contain_text("0.5 Be brief.")
+    other.root.get_by_role("button", name="Settings").click()
+    expect(other.root.get_by_label("Temperature")).to_have_value("0.5")
+
+
+def test_questions_wait_in_line_while_one_is_answered(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    notebook = open_notebook([create(model_folder, **LONG), CHAT])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    chat.ask("First")
+    expect_growing(Chat(notebook.output(1)))
+    chat.ask("Second")
+    chat.ask("Third")
+    queued = chat.root.locator('[data-mlcw-status="queued"]')
+    expect(queued).to_have_count(2)
+    expect(queued.first).to_contain_text("Queued")
+    queued.first.get_by_role("button", name="Cancel").click()
+    expect(queued).to_have_count(1)
+    chat.input.fill("half a thought")
+    chat.stop.click()
+    expect(chat.stop).to_be_hidden()
+    expect(queued).to_have_count(0)
+    expect(chat.input).to_have_value("half a thought")
+    # Away from a running reply and back: its branch has gone on meanwhile.
+    chat.ask("half a thought")
+    expect_growing(chat)
+    last = chat.root.locator(".mlcw-user").last
+    last.hover()
+    tool(last, "Edit message").click()
+    chat.root.get_by_role("textbox", name="Edit message").fill("a whole one")
+    chat.root.get_by_role("button", name="Send", exact=True).first.click()
+    expect(queued).to_have_count(1)
+    tool(chat.root.locator(".mlcw-user").last, "Previous version").click()
+    expect_growing(chat)
+    assert set(chat.replies.last.locator(".mlcw-body").inner_text().split()) == {"word"}
+
+
+def test_failures_offer_a_way_on(open_notebook: OpenNotebook, model_folder: Path) -> None:
+    dies: dict[str, Any] = {"text": "word", "repeat": 400, "pace_s": 0.01, "crash_after": 60}
+    notebook = open_notebook([create(model_folder, **dies, load_s=2.0), CHAT])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    load = chat.root.locator(".mlcw-load")
+    chat.ask("Go on")
+    problem = chat.replies.last.locator(".mlcw-problem")
+    expect(problem).to_be_visible(timeout=DEADLINE_MS)
+    chat.input.fill("typed meanwhile")
+    # What comes next loads the model again, which shows; a load that is cancelled can be repeated.
+    load.get_by_role("button", name="Try again").click()
+    expect(load.get_by_role("progressbar")).to_be_visible()
+    load.get_by_role("button", name="Cancel").click()
+    expect(load).to_contain_text("was cancelled", timeout=DEADLINE_MS)
+    load.get_by_role("button", name="Try again").click()
+    expect(load).to_be_hidden(timeout=DEADLINE_MS)
+    expect(chat.root.locator(".mlcw-state")).to_contain_text("GB")
+    problem.get_by_role("button", name="Try again").click()
+    expect_growing(chat)
+    expect(chat.input).to_have_value("typed meanwhile")
+
+
+def test_in_notebook_7_it_streams_and_stops_while_a_cell_runs(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    notebook = open_notebook([create(model_folder, **LONG), CHAT, SLEEP], classic=True)
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    notebook.run(2)
+    notebook.expect_running(2)
+    chat.ask("Go on")
+    expect_growing(chat)
+    chat.stop.click()
+    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
+    notebook.expect_running(2)
+    chat.root.get_by_role("log").focus()
+    for key in "ddab":
+        notebook.page.keyboard.press(key)
+    expect(notebook.page.locator(".jp-Notebook .jp-Cell")).to_have_count(3)
+
+
+def test_saved_with_its_state_it_is_read_without_a_kernel(
+    open_notebook: OpenNotebook, model_folder: Path, lab: Lab
+) -> None:
+    lab.set("@jupyter-widgets/jupyterlab-manager", "plugin", saveState=True)
+    hostile = "</script><script>window.pwned=1</script> **bold** $x^2$ <!--"
+    notebook = open_notebook([create(model_folder, text=hostile), CHAT])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    chat.ask("<b>Hi</b></script>")
+    expect(chat.replies.last.locator("math")).to_be_visible()
+    notebook.save()
+    file = next(lab.root.glob("test_saved_with_its_state*.ipynb"))
+
+    def states() -> dict[str, Any]:
+        widgets = json.loads(file.read_text("utf-8"))["metadata"].get("widgets", {})
+        saved = widgets.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+        return {
+            model: entry["state"]
+            for model, entry in saved.items()
+            if entry["state"].get("_view") == "chat"
+        }
+
+    (state,) = states().values()
+    for trait in ("_engine", "_chat", "_live", "_options"):
+        assert "<" not in json.dumps(state[trait])
+    notebook.close()
+
+    again = open_notebook(file.name)
+    chat = Chat(again.output(1))
+    expect(chat.root).to_be_visible(timeout=DEADLINE_MS)
+    expect(chat.root.locator(".mlcw-user .mlcw-body")).to_have_text("<b>Hi</b></script>")
+    expect(chat.replies.last.locator("math")).to_be_visible()
+    expect(chat.replies.last.locator(".mlcw-body")).to_contain_text("</script><script>")
+    expect(chat.root.locator(".mlcw-state")).to_have_text("No kernel")
+    expect(chat.input).to_be_disabled()
+    assert again.page.evaluate("window.pwned") is None
