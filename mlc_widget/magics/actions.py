@@ -38,8 +38,12 @@ def load(shelf: EngineShelf, given: argparse.Namespace) -> None:
         )
     if engine is None:
         engine = shelf.make(given.to, **options)
-    display_load_progress(engine._core)
-    begin_load(engine, given.model)
+    if in_notebook():
+        begin_load(engine, given.model)
+        display_load_progress(engine._core)
+    else:
+        display_load_progress(engine._core)
+        begin_load(engine, given.model)
 
 
 def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
@@ -114,7 +118,7 @@ async def _facts(core: Any) -> list[str]:
     )
     lines = [f"{core.snapshot.model_id} on {core.snapshot.device or 'an unknown device'}"]
     if (memory := info.get("memory_bytes")) is not None:
-        lines.append(f"memory: {memory / 2**20:,.0f} MiB")
+        lines.append(f"memory of the device: {memory / 2**20:,.0f} MiB")
     lines.append(speed)
     lines.append(
         f"tokens so far: {metrics['prompt_tokens_sum']:,.0f} in, "

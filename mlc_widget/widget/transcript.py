@@ -81,7 +81,7 @@ def _notebook(messages: Sequence[Message], system: str | None, model: str) -> JS
 
 
 def _reply(message: Message) -> list[str]:
-    parts = [safe_markdown(message.text)]
+    parts = [code_block(message.text, "json") if message.json else safe_markdown(message.text)]
     parts += [_call(call) for call in message.tool_calls]
     if message.status == "stopped":
         parts.append("*Stopped.*")
