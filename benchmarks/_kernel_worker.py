@@ -1,3 +1,4 @@
+# ruff: noqa: N806, N812 - TVMScript
 """One engine with one model, asked for timings on standard input and answering in JSON.
 
 ``python _kernel_worker.py tvm FOLDER THREADS`` or ``… llama.cpp FILE THREADS FLASH``, the latter in
@@ -24,10 +25,13 @@ class Engine(Protocol):
 
     info: dict[str, Any]
 
-    def run(self, tokens: list[int], start: int) -> None: ...
+    def run(self, tokens: list[int], start: int) -> None:
+        """Run `tokens` at positions `start` and on, to the logits of the last."""
 
 
 class LlamaCpp:
+    """llama.cpp through llama-cpp-python."""
+
     def __init__(self, model: str, threads: int, flash: bool) -> None:
         import llama_cpp
 
@@ -39,6 +43,7 @@ class LlamaCpp:
         self.info = {"version": llama_cpp.__version__, "system_info": info}
 
     def run(self, tokens: list[int], start: int) -> None:
+        """As `Engine.run`."""
         self._llama.n_tokens = start  # eval forgets what lies beyond
         self._llama.eval(tokens)
         self._llama._ctx.get_logits()
@@ -69,6 +74,7 @@ class Tvm:
         self.info = {"weights": weights, "kv": kv, "kv_per_token": kv // CONTEXT}
 
     def run(self, tokens: list[int], start: int) -> None:
+        """As `Engine.run`."""
         self._call(lambda: self._steps(tokens, start))
 
     def _steps(self, tokens: list[int], start: int) -> None:

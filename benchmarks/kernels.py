@@ -22,11 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+from _kernel_models import SHAPES, write_mlc
+from _stats import shown
 
-from benchmarks._kernel_models import SHAPES, write_mlc
-from benchmarks._stats import shown
+HERE = Path(__file__).resolve().parent
 
 BUILD = HERE.parent / ".make" / "bench"
 LLAMA_CPP = "0.3.36"
