@@ -61,8 +61,8 @@ def assert_close(logits: np.ndarray, reference: np.ndarray) -> None:
     assert error < TOLERANCE
 
 
-def test_there_is_a_fixture_for_all_that_is_run():
-    assert sorted(ARCHITECTURES) == NAMES
+def test_there_is_a_fixture_for_all_that_generate_text():
+    assert sorted(ARCHITECTURES.keys() - {"bert"}) == NAMES
     for name in NAMES:
         assert {p.stem for p in (FIXTURES / name).glob("q*.npz")} == set(QUANTIZATIONS)
 

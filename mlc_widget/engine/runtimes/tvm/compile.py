@@ -10,6 +10,7 @@ from tvm import relax
 from tvm.relax.frontend import nn
 
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, ModelShape
+from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.layers import Builder
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
@@ -34,7 +35,7 @@ class Program:
 
     module: Any
     shape: ModelShape
-    target: CpuTarget
+    target: CpuTarget | CudaTarget
     parameters: tuple[tuple[str, Layout], ...]
     kv_dtype: str = "float32"
 
@@ -63,12 +64,18 @@ class Program:
 def make_program(
     architecture: Architecture,
     quantization: Quantization,
-    target: CpuTarget,
+    target: CpuTarget | CudaTarget,
     kv_dtype: str = "float32",
 ) -> Program:
     """Lay out a model."""
-    int8 = bool(target.isa.dot) and quantization.bits == 4
-    builder = Builder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)
+    builder: Builder
+    if isinstance(target, CudaTarget):
+        from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
+
+        builder = CudaBuilder(quantization, kv_dtype=kv_dtype)
+    else:
+        int8 = bool(target.isa.dot) and quantization.bits == 4
+        builder = Builder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)
     module = architecture.build(builder)
     parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())
     return Program(module, architecture.shape, target, parameters, kv_dtype)
@@ -112,7 +119,7 @@ def trace(program: Program) -> Any:
     return module
 
 
-def compile_module(module: Any, target: CpuTarget) -> Any:
+def compile_module(module: Any, target: CpuTarget | CudaTarget) -> Any:
     """Compile a traced program to a `relax.VMExecutable`.
 
     The kernels are scheduled by hand, so what is left is to plan memory and lower calls.

@@ -16,8 +16,12 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
-from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
-from mlc_widget.engine.runtimes.tvm.cache import CompileCache
+from mlc_widget.engine.runtimes.tvm.architectures import (
+    Architecture,
+    ModelShape,
+    architecture_of,
+)
+from mlc_widget.engine.runtimes.tvm.cache import CompileCache, default_root
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
@@ -37,7 +41,10 @@ from mlc_widget.engine.runtimes.tvm.weights import (
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
+    from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
     from mlc_widget.engine.runtimes.tvm.target import CpuTarget
+
+    Target = CpuTarget | CudaTarget
 
 DEFAULT_TOTAL = 8192
 
@@ -135,7 +142,7 @@ def load(
 
 
 def make_executor(
-    source: ModelSource, options: TVMOptions, progress: Progress, target: CpuTarget | None = None
+    source: ModelSource, options: TVMOptions, progress: Progress, target: Target | None = None
 ) -> tuple[Executor, int]:
     """Everything but the scheduler: checks, code, weights.
 
@@ -143,7 +150,7 @@ def make_executor(
         source: The model.
         options: The caller's.
         progress: Hears of it.
-        target: What to compile for, if not for this CPU.
+        target: What to compile for, if not for what `options` and this machine say.
 
     Returns:
         The executor, to be prepared on the thread that will run it, and how many CPU threads it is
@@ -158,14 +165,16 @@ def make_executor(
     numerics = numerics_of(source.config, options.kv_cache_dtype)
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
+    device = _device(options)
     import_tvm()
     architecture = architecture_of(config.get("model_type"), model_config(source))
     shape = architecture.shape
     from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, make_program
-    from mlc_widget.engine.runtimes.tvm.target import host_target
+    from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
-    target = target or host_target(options.cpu)
-    target = dataclasses.replace(target, isa=numerics.isa(target.isa))
+    target = target or _target(device, options)
+    if isinstance(target, CpuTarget):
+        target = dataclasses.replace(target, isa=numerics.isa(target.isa))
     program = make_program(architecture, quantization, target, numerics.kv_dtype)
     check_weights(program.parameters, weights)
     context, pages = sizes(source, options)
@@ -178,7 +187,7 @@ def make_executor(
         weights.verify(progress.bytes("verify", "Verifying weights"))
     executable = executable_of(program, quantization, architecture, options, progress)
     arrays = load_weights(program.parameters, weights, progress.bytes("load", "Loading weights"))
-    executor = Executor(
+    executor = executor_class(target)(
         executable,
         shape,
         arrays,
@@ -187,10 +196,65 @@ def make_executor(
         context=context,
         vocab=min(shape.vocab_size, config.positive_int("active_vocab_size", shape.vocab_size)),
         max_rows=MAX_ROWS,
-        attention_rows=target.isa.attention_rows(shape.query_heads // shape.kv_heads),
+        attention_rows=_attention_rows(target, shape),
         kv_dtype=numerics.kv_dtype,
     )
     return executor, options.threads or default_threads(count(program.parameters, quantization))
+
+
+def _device(options: TVMOptions) -> str:
+    """``cpu`` or ``cuda``; to be asked before TVM is imported.
+
+    Raises:
+        RuntimeUnavailableError: The GPU was asked for and something is missing.
+    """
+    from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
+
+    if options.device == "cpu" or (options.device == "auto" and not cuda.is_there()):
+        return "cpu"
+    try:
+        cuda.prepare()
+    except RuntimeUnavailableError:
+        if options.device == "cuda":
+            raise
+        return "cpu"
+    return options.device
+
+
+def _target(device: str, options: TVMOptions) -> Target:
+    """What this machine compiles for."""
+    from mlc_widget.engine.runtimes.tvm.target import host_target
+
+    if device != "cpu":
+        from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
+        from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
+
+        try:
+            found = local_target()
+        except RuntimeUnavailableError:
+            if device == "cuda":
+                raise
+        else:
+            install(found.arch, (options.cache_dir or default_root()) / "cuda")
+            return found
+    return host_target(options.cpu)
+
+
+def executor_class(target: Target) -> type[Executor]:
+    """What runs code of a target."""
+    from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
+    from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
+
+    return CudaExecutor if isinstance(target, CudaTarget) else Executor
+
+
+def _attention_rows(target: Target, shape: ModelShape) -> int:
+    """Rows of a full attention tile; a GPU's are single."""
+    from mlc_widget.engine.runtimes.tvm.target import CpuTarget
+
+    if isinstance(target, CpuTarget):
+        return target.isa.attention_rows(shape.query_heads // shape.kv_heads)
+    return 1
 
 
 def import_tvm() -> None:
@@ -271,20 +335,24 @@ def executable_of(
         options.cache_dir,
     )
     progress("compile", 0.0, "Looking for compiled code")
-    executable = cache.load()
+    # A GPU's code is kept kernel by kernel, by `cuda.compiler`.
+    cached = executor_class(program.target) is Executor
+    executable = cache.load() if cached else None
     if executable is not None:
         return executable
     # TVM's graph builder is one for the process. Who waits here may find the code made meanwhile.
     while not _compiling.acquire(timeout=0.1):
         progress("compile", 0.0, "Waiting for another compilation")
     try:
-        executable = cache.load()
+        executable = cache.load() if cached else None
         if executable is not None:
             return executable
         progress("compile", 0.1, "Compiling: building the graph")
         module = trace(program)
-        progress("compile", 0.4, "Compiling: generating code for this CPU")
+        progress("compile", 0.4, "Compiling: generating code for this machine")
         compiled = compile_module(module, program.target)
+        if not cached:
+            return compiled
         progress("compile", 0.95, "Compiling: writing to the cache")
         try:
             cache.store(compiled)

@@ -21,7 +21,7 @@ class TVMOptions:
     """Options by mlc_llm's names where it has them.
 
     Attributes:
-        device: ``cpu`` or ``auto``.
+        device: ``cpu``, ``cuda``, or ``auto``: cuda where it can be used, else cpu.
         threads: CPU threads; None leaves one core free, and takes one thread for small models.
         max_num_sequence: Generations that share steps; more wait their turn.
         max_total_sequence_length: Tokens that the KV cache holds, all sequences together; None for
@@ -68,7 +68,7 @@ class TVMOptions:
             _check_int(values, "threads", 1, 256)
         if "max_num_sequence" in values:
             _check_int(values, "max_num_sequence", 1, MAX_CHUNK)
-        _check_choice(values, "device", ("cpu", "auto"))
+        _check_choice(values, "device", ("cpu", "cuda", "auto"))
         _check_choice(values, "prefix_cache_mode", ("radix", "disable"))
         _check_choice(values, "kv_cache_dtype", ("float16", "float32"))
         _check_choice(values, "cpu", CPUS)

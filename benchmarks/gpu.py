@@ -1,0 +1,323 @@
+"""Right, and how fast, on an NVIDIA GPU.
+
+    python benchmarks/gpu.py                 # all
+    python benchmarks/gpu.py --only golden   # or speed, or transformers
+
+- golden: logits of the tiny fixtures at every position, over chunks that cross pages, alone and in
+  a batch, against transformers' in float32: relative L2 below 3e-3, the same bits in a batch.
+- speed: Llama-3.2-1B's shapes with random weights, float16 and 4-bit: decode at batch 1 and 8, and
+  prefill, each with its share of the bound that memory bandwidth sets (weights and keys and values
+  read once a step).
+- transformers: the same shapes in float16 with torch.compile and a static cache, greedy, batch 1,
+  in the same run. Needs torch and transformers.
+
+Every step is counted from token ids on the host to the greedy token on the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tools")]
+import mlc_format  # noqa: E402
+
+from mlc_widget.engine.runtimes.base import ModelSource  # noqa: E402
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
+from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
+
+LLAMA_1B: dict[str, Any] = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 16,
+    "head_dim": 64,
+    "vocab_size": 128256,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "position_embedding_base": 500000,
+}
+KV_BYTES = 2 * 2 * 16 * 8 * 64  # of a token
+FIXTURES = REPOSITORY / "tests" / "fixtures" / "architectures"
+CASES = [
+    ("llama", "q0f16"), ("llama", "q4f16_1"), ("mistral", "q4f16_1"), ("qwen2", "q8f16_1"),
+    ("qwen2", "q4f16_0"), ("qwen3", "q0f16"), ("qwen3", "q4f16_1"), ("llama", "q4f32_1"),
+]  # fmt: skip
+LIMIT = 3e-3
+
+
+def executor_of(folder: Path, **options: Any) -> Executor:
+    """A model folder's executor on the GPU."""
+    from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
+
+    config = json.loads((folder / "mlc-chat-config.json").read_text())
+    source = ModelSource(folder.name, folder, config, None)  # type: ignore[arg-type]
+    progress = Progress(lambda *a, **k: None, threading.Event())
+    executor, _ = make_executor(source, TVMOptions.parse({"device": "cuda", **options}), progress)
+    executor.prepare()
+    return executor
+
+
+def quantized_folder(name: str, quantization: str, folder: Path) -> Path:
+    """A fixture in another quantization."""
+    shutil.copytree(FIXTURES / name, folder)
+    params = mlc_format.read_params(folder)
+    for shard in folder.glob("params_shard_*.bin"):
+        shard.unlink()
+    mlc_format.write_params(
+        folder, mlc_format.quantize_params(params, quantization), encode_format="raw"
+    )
+    file = folder / "mlc-chat-config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization": quantization}))
+    return folder
+
+
+def logits_of(executor: Executor, steps: list[dict[str, list[int]]]) -> dict[str, np.ndarray]:
+    """Logits of every position of sequences that take `steps`."""
+    free = list(range(executor.pages))
+    pages: dict[str, list[int]] = {}
+    length: dict[str, int] = {}
+    out: dict[str, list[np.ndarray]] = {}
+    for step in steps:
+        spans = []
+        for name, tokens in step.items():
+            start = length.get(name, 0)
+            held = pages.setdefault(name, [])
+            while len(held) * executor.page_size < start + len(tokens):
+                held.append(free.pop(0))
+            spans.append(Span(tokens, start, held, range(len(tokens))))
+            length[name] = start + len(tokens)
+        rows = executor.run(spans).copy()
+        for name, tokens in step.items():
+            out.setdefault(name, []).append(rows[: len(tokens)])
+            rows = rows[len(tokens) :]
+    return {name: np.concatenate(rows) for name, rows in out.items()}
+
+
+def golden() -> bool:
+    """Compare the fixtures; True if all hold."""
+    good = True
+    with tempfile.TemporaryDirectory() as root:
+        for name, quantization in CASES:
+            began = time.perf_counter()
+            folder = quantized_folder(name, quantization, Path(root) / f"{name}-{quantization}")
+            executor = executor_of(folder)
+            took = time.perf_counter() - began
+            prompt = np.load(FIXTURES / name / "prompt.npy").tolist()
+            reference = np.load(FIXTURES / name / f"{quantization}.npz")["logits"]
+            alone = logits_of(
+                executor, [{"a": prompt[:30]}, {"a": prompt[30:60]}, {"a": prompt[60:]}]
+            )
+            company: list[dict[str, list[int]]] = []
+            at = 0
+            for count in [17, 1, 1, 1, 30, 2, 32]:
+                company.append({"b": [5], "c": [7, 9], "a": prompt[at : at + count], "d": [3]})
+                at += count
+            together = logits_of(executor, company)["a"]
+            error = np.linalg.norm(alone["a"] - reference) / np.linalg.norm(reference)
+            same = np.array_equal(alone["a"], together)
+            agree = (alone["a"].argmax(1) == reference.argmax(1)).mean()
+            good = good and bool(error < LIMIT) and same
+            print(
+                f"{name:8} {quantization:8} relative L2 {error:.1e}  argmax equal {agree:.0%}  "
+                f"bitwise in a batch: {same}  ready in {took:.1f} s",
+                flush=True,
+            )
+    return good
+
+
+def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
+    """Llama-3.2-1B's shapes with random weights on the GPU, and the bytes of its weights."""
+    from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+    from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, compile_module, make_program, trace
+    from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
+    from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
+    from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+    from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
+
+    architecture = architecture_of("llama", LLAMA_1B)
+    program = make_program(architecture, quantization_of(quantization), local_target(), "float16")
+    compiled = compile_module(trace(program), program.target)
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal(1 << 22).astype(np.float32)
+    words = rng.integers(0, 1 << 32, 1 << 22, dtype=np.uint32)
+    arrays = []
+    for name, layout in program.parameters:
+        if layout.dtype == "uint32":
+            arrays.append(np.resize(words, layout.shape))
+        elif name.endswith("q_scale"):
+            arrays.append(np.full(layout.shape, 0.005, layout.dtype))
+        elif len(layout.shape) == 1:
+            arrays.append(np.ones(layout.shape, layout.dtype))
+        else:
+            arrays.append(np.resize((0.02 * normal).astype(layout.dtype), layout.shape))
+    nbytes = sum(a.nbytes for a in arrays)
+    executor = CudaExecutor(
+        compiled, architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
+        context=tokens, vocab=LLAMA_1B["vocab_size"], max_rows=MAX_ROWS, attention_rows=1,
+        kv_dtype="float16",
+    )  # fmt: skip
+    executor.prepare()
+    return executor, nbytes
+
+
+def bandwidth() -> float:
+    """Bytes per second that a copy on the GPU reads and writes."""
+    import tvm
+
+    device = tvm.cuda(0)
+    source, target = (tvm.runtime.empty((1 << 30,), "float32", device) for _ in range(2))
+    times = []
+    for _ in range(12):
+        device.sync()
+        began = time.perf_counter()
+        source.copyto(target)
+        device.sync()
+        times.append(time.perf_counter() - began)
+    return 2 * 4 * (1 << 30) / statistics.median(times[2:])
+
+
+def median_of(step: Callable[[], None], repeat: int) -> float:
+    """Median seconds of a step."""
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def decode(executor: Any, batch: int, nbytes: int, peak: float, name: str) -> float:
+    """Tokens per second of greedy decoding from 128 tokens on, all sequences together."""
+    pages = [list(range(64 * b, 64 * (b + 1))) for b in range(batch)]
+    for held in pages:
+        executor.run([Span([7] * 128, 0, held)])
+    length, tokens = 128, [5] * batch
+
+    def spans() -> list[Span]:
+        return [Span([t], length, held, [0]) for t, held in zip(tokens, pages, strict=True)]
+
+    def step() -> None:
+        nonlocal length, tokens
+        tokens = executor.run(spans()).argmax(axis=1).tolist()
+        length += 1
+
+    def step_on_the_gpu() -> None:
+        executor.launch(spans())
+        executor._device.sync()
+
+    median_of(step, 10)
+    seconds = median_of(step, 100)
+    alone = median_of(step_on_the_gpu, 50)
+    bound = (nbytes + batch * KV_BYTES * length) / peak
+    print(
+        f"{name} decode batch {batch}: {batch / seconds:8.0f} tok/s, {seconds * 1e3:.3f} ms a step "
+        f"({alone * 1e3:.3f} without logits on the host), {bound / seconds:.0%} of the bound",
+        flush=True,
+    )
+    return batch / seconds
+
+
+def prefill(executor: Executor, prompt: int, name: str) -> None:
+    """Time a prompt in chunks of 256."""
+    pages = list(range(64))
+
+    def run() -> None:
+        for at in range(0, prompt, 256):
+            count = min(256, prompt - at)
+            last = [count - 1] if at + count == prompt else []
+            executor.run([Span([9] * count, at, pages, last)])
+
+    run()
+    print(f"{name} prefill {prompt}: {prompt / median_of(run, 5):8.0f} tok/s", flush=True)
+
+
+def speed() -> dict[str, float]:
+    """Decode and prefill; tokens per second by name."""
+    peak = bandwidth()
+    print(f"a copy on the GPU moves {peak / 1e12:.2f} TB/s", flush=True)
+    result: dict[str, float] = {}
+    for quantization in ("q0f16", "q4f16_1"):
+        executor, nbytes = random_model(quantization, 8192)
+        for batch in (1, 2, 4, 8):
+            key = f"{quantization} batch {batch}"
+            result[key] = decode(executor, batch, nbytes, peak, quantization)
+        for prompt in (128, 1024):
+            prefill(executor, prompt, quantization)
+        del executor
+    return result
+
+
+def transformers_decode() -> float:
+    """Tokens per second of transformers with torch.compile and a static cache, batch 1."""
+    import torch
+    import transformers
+
+    same = {k: v for k, v in LLAMA_1B.items() if k != "position_embedding_base"}
+    config = transformers.LlamaConfig(
+        **same, max_position_embeddings=4096, rope_parameters={"rope_type": "default",
+        "rope_theta": 500000.0},
+    )  # fmt: skip
+    torch.set_grad_enabled(False)
+    with torch.device("cuda"):
+        torch.set_default_dtype(torch.float16)
+        model = transformers.LlamaForCausalLM(config).eval()
+    cache = transformers.StaticCache(config=config, max_cache_len=1024)
+    step = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
+    ids = torch.full((1, 128), 7, device="cuda")
+    model(ids, past_key_values=cache, cache_position=torch.arange(128, device="cuda"))
+    token = torch.full((1, 1), 5, device="cuda")
+    at = [128]
+
+    def decode() -> None:
+        nonlocal token
+        position = torch.tensor([at[0]], device="cuda")
+        logits = step(
+            token, past_key_values=cache, cache_position=position, position_ids=position[None]
+        ).logits
+        token = logits[:, -1:].argmax(-1).clone()
+        token.item()
+        at[0] += 1
+
+    median_of(decode, 20)
+    seconds = median_of(decode, 100)
+    print(
+        f"transformers {transformers.__version__}, torch {torch.__version__}, float16, "
+        f"torch.compile, static cache: {1 / seconds:.0f} tok/s, {seconds * 1e3:.3f} ms a step",
+        flush=True,
+    )
+    return 1 / seconds
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=("golden", "speed", "transformers"))
+    only = parser.parse_args().only
+    from mlc_widget.engine.runtimes.tvm.cuda.target import prepare
+
+    prepare()
+    good = golden() if only in (None, "golden") else True
+    ours = speed() if only in (None, "speed") else {}
+    theirs = transformers_decode() if only in (None, "transformers") else 0.0
+    if ours and theirs:
+        print(f"decode at batch 1, float16: {ours['q0f16 batch 1'] / theirs:.2f} × transformers")
+    if not good:
+        raise SystemExit("the logits are not within the limit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""One loaded model on a GPU; runs one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
+from mlc_widget.engine.runtimes.tvm.layouts import pad
+from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
+
+
+class CudaExecutor(Executor):
+    """As `Executor`, with weights, pages and logits in the GPU's memory."""
+
+    def _allocate(self, weights: list[Array], cos: Array, sin: Array, kv_dtype: str) -> None:
+        import tvm
+        import tvm_ffi
+
+        self._device = tvm.cuda(0)
+        on_device = []
+        while weights:  # given back one by one, so that they are not held twice
+            on_device.append(tvm.runtime.tensor(weights.pop(0), self._device))
+        self._weights = tvm_ffi.convert(on_device)
+        pages, shape = self.pages, self.shape
+        self._k, self._v = (
+            self._zeros((pages, shape.layers, shape.kv_heads, *last), kv_dtype)
+            for last in ((shape.head_dim, self.page_size), (self.page_size, shape.head_dim))
+        )
+        self._static = (
+            tvm.runtime.tensor(cos, self._device),
+            tvm.runtime.tensor(sin, self._device),
+            self._k,
+            self._v,
+        )
+        self._logits_there = self._empty((self.max_rows, pad(shape.vocab_size)), "float32")
+        self._inputs_there = [
+            self._empty((a.size,), "int32")
+            for a in (
+                self._ids, self._position, self._slot, self._page_table, self._tile,
+                self._logit_rows,
+            )
+        ]  # fmt: skip
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of the KV cache."""
+        both: tuple[Any, Any] = (self._k, self._v)
+        return sum(int(np.prod(p.shape)) * np.dtype(str(p.dtype)).itemsize for p in both)
+
+    def prepare(self) -> None:
+        """Make the virtual machine and run one row, on the thread that will run the steps."""
+        from tvm import relax
+
+        self._forward = relax.VirtualMachine(self._executable, self._device)["forward"]
+        self.run([Span([0], 0, [0], [0])])
+        self.steps = 0
+
+    def run(self, spans: Sequence[Span]) -> Logits:
+        """Run the tokens of all spans in one step; as `Executor.run`."""
+        count = self.launch(spans)
+        m = max(1, count)
+        there = self._logits_there._create_view((m, self._logits.shape[1]))
+        there.copyto(as_tensor(self._logits[:m]))
+        self._device.sync()
+        return self._logits[:count, : self.vocab]
+
+    def launch(self, spans: Sequence[Span]) -> int:
+        """Start a step without waiting for its end.
+
+        Returns:
+            How many rows of logits it leaves in the GPU's memory.
+        """
+        inputs, count = self._fill(spans)
+        there = []
+        for array, memory in zip(inputs, self._inputs_there, strict=True):
+            tensor = memory._create_view(array.shape)
+            as_tensor(array).copyto(tensor)
+            there.append(tensor)
+        logits = self._logits_there._create_view((max(1, count), self._logits.shape[1]))
+        self._forward(*there, *self._static, logits, self._weights)
+        self.steps += 1
+        return count
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy a page's keys and values in all layers."""
+        both: tuple[Any, Any] = (self._k, self._v)
+        for pages in both:
+            shape = tuple(pages.shape)[1:]
+            nbytes = int(np.prod(shape)) * np.dtype(str(pages.dtype)).itemsize
+            page = pages._create_view(shape, relative_byte_offset=source * nbytes)
+            page.copyto(pages._create_view(shape, relative_byte_offset=target * nbytes))
+
+    def _empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        import tvm
+
+        return tvm.runtime.empty(shape, dtype, self._device)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
+        return self._empty(shape, dtype).copyfrom(np.zeros(shape, dtype))

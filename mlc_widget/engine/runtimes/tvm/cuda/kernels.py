@@ -1,0 +1,425 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
+"""CUDA kernels in TIR, on the CPU's layouts (`tvm.layouts`) and padded float32 activations.
+
+They keep the CPU kernels' promise that a row's bits depend on that row alone: the threads of a
+block share one row's reduction in one way, whatever the number of rows. Products are added by
+fused multiply-add (NVRTC contracts them).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+from mlc_widget.engine.runtimes.tvm.quantization import zero_code
+
+WARP = 32
+THREADS = 256
+WARPS = THREADS // WARP
+
+
+def shuffle_xor(value: Any, mask: Any) -> Any:
+    """The value of the lane whose number differs by `mask`."""
+    return T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), value, mask, WARP, WARP)
+
+
+def shuffle(value: Any, lane: Any) -> Any:
+    """The value of a lane."""
+    return T.tvm_warp_shuffle(T.uint32(0xFFFFFFFF), value, lane, WARP, WARP)
+
+
+def f32(value: Any) -> Any:
+    """As float32."""
+    return T.Cast("float32", value)
+
+
+def make_embedding_codes(H: int, V: int, bits: int, dtype: str) -> Any:
+    """As the CPU's `make_embedding_codes`; a block for a row."""
+    P = 32 // bits
+
+    @T.prim_func(s_tir=True)
+    def embedding(ids: T.handle, w: T.handle, s: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        IDS = T.match_buffer(ids, (n,), "int32")
+        W = T.match_buffer(w, (V // 16, H // P, 16), "uint32")
+        S = T.match_buffer(s, (V // 16, H // 32, 16), dtype)
+        Y = T.match_buffer(y, (n, H), "float32")
+        for i in T.thread_binding(n, thread="blockIdx.x"):
+            for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                with T.sblock("row"):
+                    T.reads()
+                    T.writes()
+                    block: T.let = IDS[i] // 16
+                    lane: T.let = IDS[i] % 16
+                    for j in T.serial(-(-H // THREADS)):
+                        k: T.let = j * THREADS + tx
+                        if k < H:
+                            code: T.let = T.bitwise_and(
+                                T.shift_right(
+                                    W[block, k // P, lane], T.Cast("uint32", k % P * bits)
+                                ),
+                                T.uint32((1 << bits) - 1),
+                            )
+                            Y[i, k] = (f32(code) - T.float32(zero_code(bits))) * f32(
+                                S[block, k // 32, lane]
+                            )
+
+    return embedding.with_attr("global_symbol", f"embedding_q{bits}_{dtype}_{H}_{V}")
+
+
+def make_embedding_floats(H: int, V: int, dtype: str) -> Any:
+    """As the CPU's `make_embedding_floats`, without `s`; a block for a row."""
+
+    @T.prim_func(s_tir=True)
+    def embedding(ids: T.handle, w: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        IDS = T.match_buffer(ids, (n,), "int32")
+        W = T.match_buffer(w, (V // 16, H, 16), dtype)
+        Y = T.match_buffer(y, (n, H), "float32")
+        for i in T.thread_binding(n, thread="blockIdx.x"):
+            for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                with T.sblock("row"):
+                    T.reads()
+                    T.writes()
+                    for j in T.serial(-(-H // THREADS)):
+                        if j * THREADS + tx < H:
+                            Y[i, j * THREADS + tx] = f32(
+                                W[IDS[i] // 16, j * THREADS + tx, IDS[i] % 16]
+                            )
+
+    return embedding.with_attr("global_symbol", f"embedding_{dtype}_{H}_{V}")
+
+
+def make_silu_mul(IP: int) -> Any:
+    """As the CPU's `make_silu_mul`; a thread for a feature."""
+
+    @T.prim_func(s_tir=True)
+    def silu_mul(x: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, 2 * IP), "float32")
+        Y = T.match_buffer(y, (M, IP), "float32")
+        for m in T.thread_binding(M, thread="blockIdx.y"):
+            for bx in T.thread_binding(-(-IP // THREADS), thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock("feature"):
+                        T.reads()
+                        T.writes()
+                        k: T.let = bx * THREADS + tx
+                        if k < IP:
+                            a: T.let = X[m, k]
+                            Y[m, k] = a / (T.float32(1) + T.exp(T.float32(0) - a)) * X[m, IP + k]
+
+    return silu_mul.with_attr("global_symbol", f"silu_mul_{IP}")
+
+
+def make_rms_norm(H: int, eps: float, *, rows: bool) -> Any:
+    """As the CPU's `make_rms_norm`; a block for a row.
+
+    Order of the sum of squares: thread t sums features t, t + 256, … ascending; the lanes of a warp
+    are summed in a tree (distances 16 … 1), then warps ascending.
+    """
+    HP = pad(H)
+
+    @T.inline
+    def row(X, W, Y, source, m, tx):
+        with T.sblock("row"):
+            T.reads()
+            T.writes()
+            part = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            sums = T.sblock_alloc_buffer((WARPS,), "float32", scope="shared")
+            part[0] = T.float32(0)
+            for j in T.serial(-(-HP // THREADS)):
+                if j * THREADS + tx < HP:
+                    v: T.let = X[source, j * THREADS + tx]
+                    part[0] = part[0] + v * v
+            part[0] = part[0] + shuffle_xor(part[0], 16)
+            part[0] = part[0] + shuffle_xor(part[0], 8)
+            part[0] = part[0] + shuffle_xor(part[0], 4)
+            part[0] = part[0] + shuffle_xor(part[0], 2)
+            part[0] = part[0] + shuffle_xor(part[0], 1)
+            if tx % WARP == 0:
+                sums[tx // WARP] = part[0]
+            T.evaluate(T.tvm_storage_sync("shared"))
+            part[0] = T.float32(0)
+            for j in T.unroll(WARPS):
+                part[0] = part[0] + sums[j]
+            inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(H) + T.float32(eps))
+            for j in T.serial(-(-HP // THREADS)):
+                if j * THREADS + tx < HP:
+                    Y[m, j * THREADS + tx] = X[source, j * THREADS + tx] * inv * W[j * THREADS + tx]
+
+    if rows:
+
+        @T.prim_func(s_tir=True)
+        def rms_norm(x: T.handle, ids: T.handle, w: T.handle, y: T.handle):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            N = T.int64()
+            M = T.int64()
+            X = T.match_buffer(x, (N, HP), "float32")
+            IDS = T.match_buffer(ids, (M,), "int32")
+            W = T.match_buffer(w, (HP,), "float32")
+            Y = T.match_buffer(y, (M, HP), "float32")
+            for m in T.thread_binding(M, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    row(X, W, Y, IDS[m], m, tx)
+
+        return rms_norm.with_attr("global_symbol", f"rms_norm_rows_{H}")
+
+    @T.prim_func(s_tir=True)
+    def rms_norm(x: T.handle, w: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, HP), "float32")
+        W = T.match_buffer(w, (HP,), "float32")
+        Y = T.match_buffer(y, (M, HP), "float32")
+        for m in T.thread_binding(M, thread="blockIdx.x"):
+            for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                row(X, W, Y, m, m, tx)
+
+    return rms_norm.with_attr("global_symbol", f"rms_norm_{H}")
+
+
+def make_head_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:
+    """As the CPU's `make_head_norm`; a warp for a head.
+
+    Order of the sum of squares: lane l sums l, l + 32, … ascending, then a tree over the lanes.
+    """
+
+    @T.prim_func(s_tir=True)
+    def head_norm(x: T.handle, wq: T.handle, wk: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, pad((HQ + 2 * HKV) * D)), "float32")
+        WQ = T.match_buffer(wq, (pad(D),), "float32")
+        WK = T.match_buffer(wk, (pad(D),), "float32")
+        for m in T.thread_binding(M, thread="blockIdx.x"):
+            for h in T.thread_binding(HQ + HKV, thread="blockIdx.y"):
+                for tx in T.thread_binding(WARP, thread="threadIdx.x"):
+                    with T.sblock("head"):
+                        T.reads()
+                        T.writes()
+                        part = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        part[0] = T.float32(0)
+                        for j in T.unroll(-(-D // WARP)):
+                            if j * WARP + tx < D:
+                                v: T.let = X[m, h * D + j * WARP + tx]
+                                part[0] = part[0] + v * v
+                        part[0] = part[0] + shuffle_xor(part[0], 16)
+                        part[0] = part[0] + shuffle_xor(part[0], 8)
+                        part[0] = part[0] + shuffle_xor(part[0], 4)
+                        part[0] = part[0] + shuffle_xor(part[0], 2)
+                        part[0] = part[0] + shuffle_xor(part[0], 1)
+                        inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(D) + T.float32(eps))
+                        for j in T.unroll(-(-D // WARP)):
+                            if j * WARP + tx < D:
+                                X[m, h * D + j * WARP + tx] = (
+                                    X[m, h * D + j * WARP + tx]
+                                    * inv
+                                    * T.if_then_else(h < HQ, WQ[j * WARP + tx], WK[j * WARP + tx])
+                                )
+
+    return head_norm.with_attr("global_symbol", f"head_norm_{HQ}_{HKV}_{D}")
+
+
+def make_rope_append(HQ: int, HKV: int, D: int, dtype: str) -> Any:
+    """As the CPU's `make_rope_append`; a block for a row, a thread for a pair or a value."""
+    HALF = D // 2
+    PAIRS = (HQ + HKV) * HALF
+    TOTAL = PAIRS + HKV * D
+
+    @T.prim_func(s_tir=True)
+    def rope_append(
+        qkv: T.handle,
+        cos: T.handle,
+        sin: T.handle,
+        position: T.handle,
+        slot: T.handle,
+        k_pages: T.handle,
+        v_pages: T.handle,
+        layer: T.int64,
+        q: T.handle,
+    ):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        C = T.int64()
+        LAYERS = T.int64()
+        PAGES = T.int64()
+        QKV = T.match_buffer(qkv, (n, pad((HQ + 2 * HKV) * D)), "float32")
+        COS = T.match_buffer(cos, (C, HALF), "float32")
+        SIN = T.match_buffer(sin, (C, HALF), "float32")
+        POS = T.match_buffer(position, (n,), "int32")
+        SLOT = T.match_buffer(slot, (n,), "int32")
+        KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), dtype)
+        VP = T.match_buffer(v_pages, (PAGES, LAYERS, HKV, PAGE, D), dtype)
+        Q = T.match_buffer(q, (n, HQ * D), "float32")
+        for i in T.thread_binding(n, thread="blockIdx.y"):
+            for bx in T.thread_binding(-(-TOTAL // THREADS), thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock("pair"):
+                        T.reads()
+                        T.writes()
+                        at: T.let = bx * THREADS + tx
+                        page: T.let = SLOT[i] // PAGE
+                        offset: T.let = SLOT[i] % PAGE
+                        if at < PAIRS:
+                            h: T.let = at // HALF
+                            d: T.let = at % HALF
+                            a: T.let = QKV[i, h * D + d]
+                            b: T.let = QKV[i, h * D + HALF + d]
+                            c: T.let = COS[POS[i], d]
+                            s: T.let = SIN[POS[i], d]
+                            if h < HQ:
+                                Q[i, h * D + d] = a * c - b * s
+                                Q[i, h * D + HALF + d] = b * c + a * s
+                            else:
+                                KP[page, layer, h - HQ, d, offset] = T.Cast(dtype, a * c - b * s)
+                                KP[page, layer, h - HQ, HALF + d, offset] = T.Cast(
+                                    dtype, b * c + a * s
+                                )
+                        elif at < TOTAL:
+                            v: T.let = at - PAIRS
+                            VP[page, layer, v // D, offset, v % D] = T.Cast(
+                                dtype, QKV[i, (HQ + HKV) * D + v]
+                            )
+
+    return rope_append.with_attr("global_symbol", f"rope_append_{HQ}_{HKV}_{D}")
+
+
+def make_attention(HQ: int, HKV: int, D: int, dtype: str, window: int | None) -> Any:
+    """As the CPU's `make_attention`, one row to a tile; a block for a row and query head.
+
+    Warp w takes pages w, w + 8, … of those that the row sees, ascending, and keeps the running
+    maximum m, the sum l of 2 ^ (score - m) lane by lane, and the output for them; then the lanes'
+    sums are added in a tree and the warps' results ascending. In a page, lane t and lane t + 16
+    share key t's dot product by halves of the dimensions.
+    """
+    G, HALF, DV = HQ // HKV, D // 2, -(-D // WARP)
+    PADDING = pad(HQ * D) - HQ * D
+    scale = D**-0.5 * LOG2E
+
+    @T.prim_func(s_tir=True)
+    def attention(
+        q: T.handle,
+        k_pages: T.handle,
+        v_pages: T.handle,
+        position: T.handle,
+        page_table: T.handle,
+        tile: T.handle,
+        layer: T.int64,
+        y: T.handle,
+    ):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        LAYERS = T.int64()
+        PAGES = T.int64()
+        SEQUENCES = T.int64()
+        max_pages = T.int64()
+        tiles = T.int64()
+        Q = T.match_buffer(q, (n, HQ * D), "float32")
+        KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), dtype)
+        VP = T.match_buffer(v_pages, (PAGES, LAYERS, HKV, PAGE, D), dtype)
+        POS = T.match_buffer(position, (n,), "int32")
+        PT = T.match_buffer(page_table, (SEQUENCES, max_pages), "int32")
+        TILE = T.match_buffer(tile, (tiles, 3), "int32")
+        Y = T.match_buffer(y, (n, pad(HQ * D)), "float32")
+        for bt in T.thread_binding(tiles, thread="blockIdx.x"):
+            for h in T.thread_binding(HQ, thread="blockIdx.y"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock("attention"):
+                        T.reads()
+                        T.writes()
+                        query = T.sblock_alloc_buffer((D,), "float32", scope="shared")
+                        outs = T.sblock_alloc_buffer((WARPS, D), "float32", scope="shared")
+                        tops = T.sblock_alloc_buffer((WARPS,), "float32", scope="shared")
+                        sums = T.sblock_alloc_buffer((WARPS,), "float32", scope="shared")
+                        out = T.sblock_alloc_buffer((DV,), "float32", scope="local")
+                        score = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        most = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        top = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        total = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        row: T.let = TILE[bt, 0]
+                        seq: T.let = TILE[bt, 2]
+                        pos: T.let = POS[row]
+                        first: T.let = (
+                            T.max(pos + 1 - window, 0) if window is not None else T.int32(0)
+                        )
+                        lane: T.let = tx % WARP
+                        warp: T.let = tx // WARP
+                        key: T.let = lane % PAGE
+                        half: T.let = lane // PAGE
+                        pages: T.let = pos // PAGE + 1
+                        begin: T.let = first // PAGE
+                        for j in T.unroll(-(-D // THREADS)):
+                            if j * THREADS + tx < D:
+                                query[j * THREADS + tx] = Q[
+                                    row, h * D + j * THREADS + tx
+                                ] * T.float32(scale)
+                        T.evaluate(T.tvm_storage_sync("shared"))
+                        top[0] = T.float32(-1e30)
+                        total[0] = T.float32(0)
+                        for j in T.unroll(DV):
+                            out[j] = T.float32(0)
+                        for i in T.serial((pages - begin + (WARPS - 1)) // WARPS):
+                            p: T.let = begin + i * WARPS + T.Cast("int32", warp)
+                            if p < pages:
+                                page: T.let = PT[seq, p]
+                                at: T.let = p * PAGE + T.Cast("int32", key)
+                                score[0] = T.float32(0)
+                                for d in T.unroll(HALF):
+                                    score[0] = score[0] + query[half * HALF + d] * f32(
+                                        KP[page, layer, h // G, half * HALF + d, key]
+                                    )
+                                score[0] = score[0] + shuffle_xor(score[0], 16)
+                                if at > pos or at < first:
+                                    score[0] = T.float32(-1e30)
+                                most[0] = T.max(score[0], shuffle_xor(score[0], 8))
+                                most[0] = T.max(most[0], shuffle_xor(most[0], 4))
+                                most[0] = T.max(most[0], shuffle_xor(most[0], 2))
+                                most[0] = T.max(most[0], shuffle_xor(most[0], 1))
+                                most[0] = T.max(most[0], top[0])
+                                shrink: T.let = T.exp2(top[0] - most[0])
+                                top[0] = most[0]
+                                score[0] = T.exp2(score[0] - most[0])
+                                total[0] = total[0] * shrink + score[0]
+                                for j in T.unroll(DV):
+                                    out[j] = out[j] * shrink
+                                for t in T.unroll(PAGE):
+                                    share: T.let = shuffle(score[0], t)
+                                    for j in T.unroll(DV):
+                                        if j * WARP + lane < D and p * PAGE + t <= pos:
+                                            out[j] = out[j] + share * f32(
+                                                VP[page, layer, h // G, t, j * WARP + lane]
+                                            )
+                        total[0] = total[0] + shuffle_xor(total[0], 8)
+                        total[0] = total[0] + shuffle_xor(total[0], 4)
+                        total[0] = total[0] + shuffle_xor(total[0], 2)
+                        total[0] = total[0] + shuffle_xor(total[0], 1)
+                        if lane == 0:
+                            tops[warp] = top[0]
+                            sums[warp] = total[0]
+                        for j in T.unroll(DV):
+                            if j * WARP + lane < D:
+                                outs[warp, j * WARP + lane] = out[j]
+                        T.evaluate(T.tvm_storage_sync("shared"))
+                        most[0] = tops[0]
+                        for w in T.unroll(WARPS - 1):
+                            most[0] = T.max(most[0], tops[w + 1])
+                        for j in T.unroll(-(-D // THREADS)):
+                            if j * THREADS + tx < D:
+                                score[0] = T.float32(0)
+                                total[0] = T.float32(0)
+                                for w in T.unroll(WARPS):
+                                    weight: T.let = T.exp2(tops[w] - most[0])
+                                    total[0] = total[0] + sums[w] * weight
+                                    score[0] = score[0] + outs[w, j * THREADS + tx] * weight
+                                Y[row, h * D + j * THREADS + tx] = score[0] / total[0]
+                        if h == HQ - 1 and tx < PADDING:
+                            Y[row, HQ * D + tx] = T.float32(0)
+
+    return attention.with_attr("global_symbol", f"attention_{HQ}_{HKV}_{D}_{window or 0}")

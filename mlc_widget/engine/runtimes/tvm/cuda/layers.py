@@ -1,0 +1,127 @@
+# mypy: disable-error-code="misc"
+"""The layers of `tvm.layers` on the kernels of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.relax.frontend.nn import Tensor, op
+
+from mlc_widget.engine.runtimes.tvm import layers
+from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
+from mlc_widget.engine.runtimes.tvm.cuda import kernels, matmul
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
+from mlc_widget.engine.runtimes.tvm.layers import Rows
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+
+
+class CudaBuilder(layers.Builder):
+    """Makes the layers and operations of one model for a GPU."""
+
+    def __init__(self, quantization: Quantization, *, kv_dtype: str = "float16") -> None:
+        # The CPU's traits, which nothing here reads.
+        super().__init__(quantization, Isa(fma=True, matmul_rows=1, registers=1), kv_dtype=kv_dtype)
+
+    def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
+        """A `CudaLinear`."""
+        return CudaLinear(self, inputs, *outputs, bias=bias)
+
+    def embedding(self, vocab_size: int, hidden_size: int) -> Any:
+        """A `CudaEmbedding`."""
+        return CudaEmbedding(self, vocab_size, hidden_size)
+
+    def rms_norm(self, features: int, eps: float) -> Any:
+        """A `CudaRMSNorm`."""
+        return CudaRMSNorm(self, features, eps)
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """(M, 2 I) → (M, I): SiLU of the first half times the second."""
+        features = int(x.shape[1]) // 2
+        kernel = self.kernel(kernels.make_silu_mul, features)
+        return self._call(kernel, [x], (x.shape[0], features))
+
+    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, shape: ModelShape) -> Tensor:
+        """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
+        heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
+        kernel = self.kernel(kernels.make_head_norm, *heads, q_norm.eps)
+        args = [qkv, q_norm.weight, k_norm.weight]
+        made = Tensor.placeholder(qkv.shape, "float32")
+        return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
+
+    def attention(self, qkv: Tensor, rows: Rows, layer: int, shape: ModelShape) -> Tensor:
+        """Rotate, append to the pages, attend; as `layers.paged_attention`."""
+        hq, hkv, d = shape.query_heads, shape.kv_heads, shape.head_dim
+        n, at = qkv.shape[0], tirx.IntImm("int64", layer)
+        append = self.kernel(kernels.make_rope_append, hq, hkv, d, self.kv_dtype)
+        q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
+            append,
+            append.attrs["global_symbol"],
+            [
+                qkv, rows.cos, rows.sin, rows.position, rows.slot, rows.k_pages, rows.v_pages, at,
+            ],
+            inplace_indices=[-1, 5, 6],
+            out=[
+                Tensor.placeholder((n, hq * d), "float32"),
+                Tensor.placeholder(rows.k_pages.shape, self.kv_dtype),
+                Tensor.placeholder(rows.v_pages.shape, self.kv_dtype),
+            ],
+        )  # fmt: skip
+        window = shape.sliding_window or None
+        attend = self.kernel(kernels.make_attention, hq, hkv, d, self.kv_dtype, window)
+        args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
+        return self._call(attend, args, (n, pad(hq * d)))
+
+    def _call(self, kernel: Any, args: list[Any], shape: tuple[Any, ...]) -> Tensor:
+        out = Tensor.placeholder(shape, "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+
+
+class CudaLinear(layers.Linear):
+    """y = x · Wᵀ (+ bias) (+ residual)."""
+
+    def _call(self, x: Any, residual: Tensor | None) -> tuple[Any, list[Tensor], Any]:
+        """The kernel, what it reads, and the number of rows."""
+        q, build = self.quantization, self.build
+        added = {"residual": residual is not None, "bias": self.bias is not None}
+        if q.coded:
+            make, bits = matmul.make_matmul_codes, (q.bits,)
+        else:
+            make, bits = matmul.make_matmul_floats, ()  # type: ignore[assignment]
+        kernel = build.kernel(make, self.k, self.n, *bits, q.dtype, **added)
+        # The kernel does not look at x in the place of what there is not.
+        bias = x if self.bias is None else self.bias
+        addend = x if residual is None else residual
+        return kernel, [x, *self.weights(), bias, addend], x.shape[0]
+
+
+class CudaEmbedding(CudaLinear):
+    """A vocabulary's embedding, and the output layer that is tied to it."""
+
+    def __init__(self, build: CudaBuilder, vocab_size: int, hidden_size: int) -> None:
+        super().__init__(build, hidden_size, vocab_size, transposable=False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(n,) int32 → (n, pad(hidden))."""
+        q, build = self.quantization, self.build
+        if q.coded:
+            kernel = build.kernel(kernels.make_embedding_codes, self.k, self.n, q.bits, q.dtype)
+            args = [ids, self.q_weight, self.q_scale]
+        else:
+            kernel = build.kernel(kernels.make_embedding_floats, self.k, self.n, q.dtype)
+            args = [ids, self.weight]
+        out = Tensor.placeholder((ids.shape[0], self.k), "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+
+
+class CudaRMSNorm(layers.RMSNorm):
+    """RMSNorm of all rows, or of some."""
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`."""
+        make = kernels.make_rms_norm
+        kernel = self.build.kernel(make, self.hidden_size, self.eps, rows=rows is not None)
+        args = [x, *([] if rows is None else [rows]), self.weight]
+        count = (x if rows is None else rows).shape[0]
+        out = Tensor.placeholder((count, pad(self.hidden_size)), "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
