@@ -142,14 +142,18 @@ def golden() -> bool:
 def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     """Llama-3.2-1B's shapes with random weights on the GPU, and the bytes of its weights."""
     from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+    from mlc_widget.engine.runtimes.tvm.cache import default_root
     from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, compile_module, make_program, trace
+    from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
     from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
     from mlc_widget.engine.runtimes.tvm.layouts import PAGE
     from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 
     architecture = architecture_of("llama", LLAMA_1B)
-    program = make_program(architecture, quantization_of(quantization), local_target(), "float16")
+    target = local_target()
+    install(target.arch, default_root() / "cuda")
+    program = make_program(architecture, quantization_of(quantization), target, "float16")
     compiled = compile_module(trace(program), program.target)
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(1 << 22).astype(np.float32)

@@ -46,6 +46,11 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
         MLCEngineError: As `ModelRuntime.load`.
         Cancelled: The load was cancelled.
     """
+    if options.device == "cuda":
+        raise UnsupportedModelError(
+            "device is 'cuda'; embedding models run on the CPU alone. Choose 'cpu' or 'auto'.",
+            param="device",
+        )
     config = Fields(source.config, "")
     encoder = config.get("model_type") in ENCODERS
     settings = EmbeddingSettings.read(config, encoder=encoder)
