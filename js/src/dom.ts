@@ -48,3 +48,17 @@ export function setAttribute(node: Element, name: string, value: string | null):
 export function show(node: HTMLElement, visible: boolean): void {
   if (node.hidden === visible) node.hidden = !visible;
 }
+
+/** Jupyter's mark for "keys pressed here are no shortcuts of the notebook's". */
+export const OWN_KEYS = "data-lm-suppress-shortcuts";
+
+/**
+ * Keeps keys pressed inside from being the notebook's shortcuts. Notebook 7 looks at the focused
+ * element first and only then at its ancestors' marks, so whatever gets the focus is marked.
+ */
+export function keepKeys(root: HTMLElement, signal: AbortSignal): void {
+  root.setAttribute(OWN_KEYS, "true");
+  root.addEventListener("focusin", (event) => {
+    if (event.target instanceof Element) event.target.setAttribute(OWN_KEYS, "true");
+  }, { signal });
+}

@@ -5,6 +5,8 @@
  * `id`, `name`, `style`, `href`, `src`, `data-*` or event attribute can come of it.
  */
 
+import { OWN_KEYS } from "../dom.ts";
+
 const MATHML = "http://www.w3.org/1998/Math/MathML";
 
 const HTML_TAGS: ReadonlySet<string> = new Set(
@@ -51,7 +53,7 @@ export function makeElement(tag: string): Element {
 export function setAttributes(element: Element, wanted: Readonly<Record<string, string>>): void {
   const tag = element.localName;
   for (const { name } of [...element.attributes]) {
-    if (!(name in wanted)) element.removeAttribute(name);
+    if (!(name in wanted) && name !== OWN_KEYS) element.removeAttribute(name);
   }
   for (const [name, value] of Object.entries(wanted)) {
     if (!isAllowedAttribute(tag, name, value)) element.removeAttribute(name);

@@ -1,7 +1,7 @@
 /** The chat: what the engine does, the conversation, and where to write. */
 
 import { Announcer } from "../announce.ts";
-import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import { h, icon, keepKeys, setAttribute, setText, show } from "../dom.ts";
 import { formatBytes, formatCount, formatPercent, joinFacts, modelName } from "../format.ts";
 import type { Engine, Intent, Message } from "../protocol.ts";
 import { StickyScroll } from "../scroll.ts";
@@ -76,8 +76,6 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     {
       class: "mlcw mlcw-chat",
       "aria-label": "Chat",
-      // Keys pressed here are ours, not the notebook's shortcuts (JupyterLab heeds this).
-      "data-lm-suppress-shortcuts": "true",
     },
     h("div", { class: "mlcw-head" }, dot, name, state, context, toggle),
     settings.node,
@@ -102,6 +100,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       toggle.focus();
     } else void composer.stop();
   }, { signal });
+  keepKeys(root, signal);
   el.append(root);
   // The end of the log stays in sight when the panel or its window is resized, too.
   const resized = new ResizeObserver(() => {

@@ -1,6 +1,6 @@
 /** The load panel: alone in `LoadProgress`, and inside the chat while its model loads. */
 
-import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import { h, icon, keepKeys, setAttribute, setText, show } from "../dom.ts";
 import {
   formatBytesOf,
   formatClock,
@@ -85,7 +85,7 @@ export class LoadPanel {
     );
     this.node = h(
       "div",
-      { class: "mlcw-load", "data-lm-suppress-shortcuts": "true" },
+      { class: "mlcw-load" },
       head,
       this.#bar,
       this.#below,
@@ -93,6 +93,7 @@ export class LoadPanel {
       this.#retry,
       this.#live,
     );
+    keepKeys(this.node, signal);
     setAttribute(this.#bar, "aria-valuemin", "0");
     setAttribute(this.#bar, "aria-valuemax", "100");
     const act = (button: HTMLButtonElement, intent: Intent): void => {

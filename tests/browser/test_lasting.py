@@ -1,0 +1,77 @@
+"""What stays in the notebook: read back from the file that JupyterLab saves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import expect
+
+from .lab import DEADLINE_MS, Lab, Notebook
+from .test_lab import CHAT, create, start_chat
+
+OpenNotebook = Callable[..., Notebook]
+SAVE = "window.jupyterapp.commands.execute('docmanager:save')"
+
+
+def wait_for_saved(lab: Lab, notebook: Notebook, cell: int, text: str) -> str:
+    """Save until the transcript below a cell has a text; gives the whole transcript."""
+    path = lab.root / urlsplit(notebook.page.url).path.rpartition("/tree/")[2]
+    deadline = time.monotonic() + DEADLINE_MS / 1000
+    while True:
+        notebook.page.evaluate(SAVE)
+        outputs: list[dict[str, Any]] = json.loads(path.read_text())["cells"][cell]["outputs"]
+        found = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o["data"]]
+        transcript = "".join("".join(part) for part in found)
+        if text in transcript:
+            assert len(found) == 1
+            return transcript
+        assert time.monotonic() < deadline, outputs
+        notebook.page.wait_for_timeout(100)
+
+
+def test_the_saved_notebook_has_the_transcript_and_the_page_shows_it_once(
+    open_notebook: OpenNotebook, lab: Lab, model_folder: Path
+) -> None:
+    cells = [create(model_folder, text="Fine, **thanks**."), CHAT, "%load_ext mlc_widget"]
+    notebook = open_notebook([*cells, "%%chat\nHow are you?"])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    node = chat.root.element_handle()
+    chat.ask("How are you?")
+    expect(chat.replies.last.locator(".mlcw-facts")).to_be_visible()
+    transcript = wait_for_saved(lab, notebook, 1, "Fine")
+    assert "> How are you?" in transcript
+    assert "Fine, **thanks**." in transcript
+    # In the page, the chat is there once, and it is the one that was there before.
+    expect(notebook.output(1).get_by_text("How are you?")).to_have_count(2)
+    visible = [n for n in notebook.output(1).get_by_text("How are you?").all() if n.is_visible()]
+    assert len(visible) == 1
+    assert node is not None
+    assert node.evaluate("node => node.isConnected")
+
+    # A page that is loaded again keeps it up to date, too.
+    notebook.reload()
+    expect(chat.root).to_be_visible(timeout=DEADLINE_MS)
+    chat.ask("And after a reload?")
+    wait_for_saved(lab, notebook, 1, "And after a reload?")
+
+    # A magic's cell keeps its reply.
+    for index in (2, 3):
+        notebook.run(index)
+        notebook.expect_done(index)
+    assert "You" not in wait_for_saved(lab, notebook, 3, "Fine, **thanks**.")
+    reply = notebook.output(3).locator(".mlcw-reply")
+    expect(reply).to_contain_text("Fine, thanks.")
+    expect(reply.get_by_role("textbox")).to_be_hidden()
+
+    # Without the kernel, the transcript is what one sees.
+    notebook.close()
+    notebook.reload()
+    expect(notebook.output(1).get_by_text("And after a reload?")).to_be_visible(timeout=DEADLINE_MS)
+    expect(notebook.output(3).locator("strong", has_text="thanks")).to_be_visible()
