@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,11 @@ from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.logit_processors import LogitProcessorFactory
+
+
+def _end(core: DirectCore) -> None:
+    """An engine that is dropped gives its models' memory back."""
+    HomeLoop.shared().submit(core.terminate())
 
 
 class AsyncMLCEngine(AsyncEngine[DirectCore]):
@@ -38,6 +44,8 @@ class AsyncMLCEngine(AsyncEngine[DirectCore]):
         )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
+        self._finalizer = weakref.finalize(self, _end, core)
+        self._finalizer.atexit = False
 
 
 class MLCEngine(Engine[DirectCore]):
@@ -56,6 +64,8 @@ class MLCEngine(Engine[DirectCore]):
         )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
+        self._finalizer = weakref.finalize(self, _end, core)
+        self._finalizer.atexit = False
 
 
 async def create_mlc_engine(

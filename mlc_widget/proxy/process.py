@@ -19,14 +19,16 @@ from jupyter_client.manager import AsyncKernelManager
 
 from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.proxy.janitor import Janitor
+from mlc_widget.proxy.output_tail import OutputTail
 from mlc_widget.worker.settings import WorkerSettings
 
 TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
 
 _POLL_S: Final = 0.05
 _SHUTDOWN_S: Final = 2.0
-_OUTPUT_BYTES: Final = 64 * 1024
-_TAIL_LINES: Final = 12
+_LAST_WORDS_S: Final = 0.5
+_LONGEST_SOCKET: Final = 100
+"""Bytes that the path of an ipc socket may have on every system."""
 
 
 class _WorkerSpecs(KernelSpecManager):
@@ -67,8 +69,7 @@ class WorkerProcess:
         self._kernel_name = kernel_name
         self._manager: AsyncKernelManager | None = None
         self._directory: Path | None = None
-        self._output = bytearray()
-        self._output_fd: int | None = None
+        self._output: OutputTail | None = None
         self._pid_fd: int | None = None
         self._janitor: Janitor | None = None
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -86,7 +87,7 @@ class WorkerProcess:
             WorkerStartError: it could not be started.
         """
         # Absolute and 0700: with transport="ipc" whoever can open the socket can connect.
-        directory = self._directory = Path(tempfile.mkdtemp(prefix="mlc_widget-"))
+        directory = self._directory = _private_directory()
         local = self._kernel_name is None
         settings = replace(
             self._settings, dies_with_parent=local, runtime_dir=str(directory) if local else None
@@ -99,9 +100,9 @@ class WorkerProcess:
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's chatter would hide last words
         }
         options: dict[str, Any] = {"env": environment}
-        write = self._open_output() if local else None
-        if write is not None:
-            options |= {"stdout": write, "stderr": write}
+        output = self._output = OutputTail() if local else None
+        if output is not None:
+            options |= {"stdout": output.write_fd, "stderr": output.write_fd}
         try:
             await manager.start_kernel(**options)
         except Exception as error:
@@ -111,19 +112,11 @@ class WorkerProcess:
                 f"The worker could not be started with {how}: {error}"
             ) from error
         finally:
-            if write is not None:
-                os.close(write)
+            if output is not None:
+                output.close_writer()
         self._watch()
         if local and os.name == "posix" and self.pid is not None:
             self._janitor = Janitor(self.pid, directory)
-
-    def _open_output(self) -> int:
-        """A pipe that is read as the process writes; returns the end to write to."""
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        self._output_fd = read
-        asyncio.get_running_loop().add_reader(read, self._read_output)
-        return write
 
     def _make_manager(self, directory: Path) -> AsyncKernelManager:
         context = zmq.asyncio.Context()
@@ -171,19 +164,6 @@ class WorkerProcess:
         if not self.died.done():
             self.died.set_result(None)
 
-    def _read_output(self) -> None:
-        assert self._output_fd is not None
-        try:
-            data = os.read(self._output_fd, 65536)
-        except BlockingIOError:
-            return
-        if not data:
-            asyncio.get_running_loop().remove_reader(self._output_fd)
-            os.close(self._output_fd)
-            self._output_fd = None
-        self._output += data
-        del self._output[:-_OUTPUT_BYTES]
-
     def connect(self) -> tuple[Any, Any, Any]:
         """Sockets to the kernel's shell and iopub channels, and the session that signs for them.
 
@@ -202,8 +182,8 @@ class WorkerProcess:
         code: int | None = None
         if manager is not None and manager.provisioner is not None:
             code = await manager.provisioner.poll()
-        if self._output_fd is not None:
-            self._read_output()
+        if self._output is not None:
+            await asyncio.to_thread(self._output.wait, _LAST_WORDS_S)
         if code is None:
             how = "ended"
         elif code < 0:
@@ -214,10 +194,7 @@ class WorkerProcess:
 
     def output_tail(self) -> str:
         """The last lines that the worker printed, as an addition to an error message."""
-        lines = self._output.decode("utf-8", "replace").rstrip().splitlines()
-        if not lines:
-            return ""
-        return "\nIts last output:\n" + "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
+        return "" if self._output is None else self._output.text()
 
     async def stop(self) -> None:
         """End the process, gracefully if it answers, and remove its files. Idempotent."""
@@ -240,20 +217,24 @@ class WorkerProcess:
 
     def _clean_up(self, *, close: bool = True) -> None:
         manager, self._manager = self._manager, None
-        if close:
-            if self._output_fd is not None:
-                asyncio.get_running_loop().remove_reader(self._output_fd)
-                os.close(self._output_fd)
-                self._output_fd = None
-            if manager is not None:
-                manager.cleanup_connection_file()
-                manager.context.destroy(linger=0)
+        if close and manager is not None:
+            manager.cleanup_connection_file()
+            manager.context.destroy(linger=0)
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
         janitor, self._janitor = self._janitor, None
         if janitor is not None:
             janitor.dismiss()
+
+
+def _private_directory() -> Path:
+    """A fresh directory that only this user can enter, short enough for sockets in it."""
+    directory = Path(tempfile.mkdtemp(prefix="mlc_widget-"))
+    if os.name == "posix" and len(os.fsencode(directory / "socket-00000")) > _LONGEST_SOCKET:
+        directory.rmdir()
+        directory = Path(tempfile.mkdtemp(prefix="mlc_widget-", dir="/tmp"))
+    return directory
 
 
 def _signal_name(number: int) -> str:

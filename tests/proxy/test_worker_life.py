@@ -193,6 +193,27 @@ async def test_terminate_leaves_no_process_and_no_file(kernel_engine: Make, temp
     assert list(temp_dir.iterdir()) == []
 
 
+async def test_a_long_temporary_path_does_not_matter(
+    kernel_engine: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    engine = await kernel_engine()
+    assert (await engine.chat.completions.create(messages=HELLO)).choices
+    assert list(long.iterdir()) == []
+
+
+async def test_a_worker_that_floods_its_output_is_not_held_up(
+    kernel_engine: Make,
+) -> None:
+    engine = await kernel_engine(crash_after=0, last_words="x" * 79 + "\n" + "y" * 100_000)
+    with pytest.raises(EngineDeadError) as caught:
+        await engine.chat.completions.create(messages=HELLO)
+    assert len(caught.value.message) < 100_000
+    assert caught.value.message.count("y") > 1000
+
+
 _NOTEBOOK = """
 import asyncio, sys
 from mlc_widget import create_kernel_mlc_engine

@@ -1,0 +1,51 @@
+"""The end of what a worker prints, for error messages."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Final
+
+_KEPT_BYTES: Final = 64 * 1024
+_SHOWN_LINES: Final = 12
+
+
+class OutputTail:
+    """A pipe that is read as the worker writes, keeping the last 64 KiB.
+
+    Give `write_fd` to the process, then `close_writer`. The thread ends when the last process that
+    holds the pipe does.
+    """
+
+    def __init__(self) -> None:
+        read, self.write_fd = os.pipe()
+        self._kept = bytearray()
+        self._lock = threading.Lock()
+        # A thread, not the loop: event loops cannot watch pipes on every system.
+        self._thread = threading.Thread(
+            target=self._read, args=(read,), name="mlc_widget-output", daemon=True
+        )
+        self._thread.start()
+
+    def _read(self, read: int) -> None:
+        with open(read, "rb", buffering=0) as pipe:
+            while data := pipe.read(65536):
+                with self._lock:
+                    self._kept += data
+                    del self._kept[:-_KEPT_BYTES]
+
+    def close_writer(self) -> None:
+        """The process has its own end by now."""
+        os.close(self.write_fd)
+
+    def wait(self, timeout: float) -> None:
+        """Wait until all is read, at most `timeout` seconds; blocks the calling thread."""
+        self._thread.join(timeout)
+
+    def text(self) -> str:
+        """The last lines, as an addition to an error message; empty if there are none."""
+        with self._lock:
+            lines = self._kept.decode("utf-8", "replace").rstrip().splitlines()
+        if not lines:
+            return ""
+        return "\nIts last output:\n" + "\n".join(f"  {line}" for line in lines[-_SHOWN_LINES:])
