@@ -1,6 +1,7 @@
 /** The anywidget module: one bundle, two views, chosen by the trait `_view`. */
 
 import type { Model } from "./host.ts";
+import { keepTranscript } from "./lasting.ts";
 import { Store } from "./store.ts";
 import { renderChat } from "./views/chat.ts";
 import { renderLoadProgress } from "./views/load.ts";
@@ -28,6 +29,7 @@ function initialize({ model, signal }: Props): () => void {
   const id = String(model.get("_comm_id"));
   const store = new Store(model, controller.signal);
   stores.set(id, store);
+  if (model.get("_view") !== "load") keepTranscript(model, store.courier, controller.signal);
   controller.signal.addEventListener("abort", () => {
     if (stores.get(id) === store) stores.delete(id);
   });

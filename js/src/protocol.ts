@@ -122,6 +122,8 @@ export type Intent =
   | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | null }
   | { readonly kind: "load"; readonly model: string | null }
   | { readonly kind: "resync" }
+  | { readonly kind: "kept" }
+  | { readonly kind: "transcript" }
   | { readonly kind: "cancel_load" };
 
 type Json = Readonly<Record<string, unknown>>;

@@ -40,7 +40,7 @@ class ReplyWidget(EngineWidget):
         assert question is not None, "a reply follows a message"
         self._question = question
         self._kept: tuple[str, str] | None = None
-        self._lasting = LastingOutput(self._lasting_bundle)
+        self._lasting = LastingOutput(self._lasting_bundle, self.send)
         super().__init__(talk.engine)
         self._link.call_soon(self._begin)
 
@@ -76,6 +76,7 @@ class ReplyWidget(EngineWidget):
         session = self._talk.session
         return {
             **super()._intents(),
+            **self._lasting.intents(),
             "stop": lambda _: session.stop(self._shown.id),
             "retry": lambda intent: session.retry(self._mine(intent, "reply")),
             "select": lambda intent: session.select(self._mine(intent, "message")),

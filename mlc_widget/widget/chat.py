@@ -60,7 +60,7 @@ class ChatWidget(EngineWidget, ChatSettings):
     counts UTF-16 code units, and acknowledgements (`IntentDesk`). From the page: intents of the
     kinds ``send {text}``, ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``,
     ``select {message}``, ``delete {message}``, ``set {name, value}``, ``load {model?}``,
-    ``resync`` and ``cancel_load``.
+    ``resync``, ``cancel_load``, ``kept`` and ``transcript`` (`LastingOutput`).
     """
 
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
@@ -100,7 +100,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         )
         self._user = UserSide()
         self._on_reply: list[Callable[[Reply], object]] = []
-        self._lasting = LastingOutput(self._lasting_bundle)
+        self._lasting = LastingOutput(self._lasting_bundle, self.send)
         self._session = ChatSession(link_of(engine), sink, options, messages)
         self._kept_rev = self._session.state.rev
         self._owner = engine  # an engine that nobody holds ends
@@ -121,6 +121,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         session = self._session
         return {
             **super()._intents(),
+            **self._lasting.intents(),
             "send": lambda intent: session.send(intent.get("text")),
             "stop": lambda intent: session.stop(intent.get("reply")),
             "retry": lambda intent: session.retry(intent.get("reply")),

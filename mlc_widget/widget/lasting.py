@@ -33,22 +33,44 @@ def in_notebook() -> bool:
 class LastingOutput:
     """An output that is shown below a widget and replaced when the widget's content changes.
 
+    A page that was loaded again does not know the display id any more (js/src/lasting.ts): it is
+    told of each change, asks for the output if it has not got it, and puts it in its place.
+
     Args:
         read: Makes the output's MIME bundle; called on any thread.
+        tell: Sends a message to the page.
     """
 
-    def __init__(self, read: Callable[[], JSONDict]) -> None:
+    def __init__(self, read: Callable[[], JSONDict], tell: Callable[[JSONDict], object]) -> None:
         self._read = read
+        self._tell = tell
         self._id = uuid.uuid4().hex
+        self._rev = 0
         self._visible = False
         self._stale = False
+
+    def intents(self) -> dict[str, Callable[[JSONDict], object]]:
+        """What the page may ask for."""
+        return {"kept": lambda _: self._tell_rev(), "transcript": lambda _: self._tell_output()}
+
+    def _tell_rev(self) -> None:
+        if self._visible:
+            self._tell({"type": "kept", "id": self._id, "rev": self._rev})
+
+    def _tell_output(self) -> None:
+        output = {"output_type": "display_data", "data": self._read(), "metadata": self._mark}
+        self._tell({"type": "transcript", "id": self._id, "rev": self._rev, "output": output})
+
+    @property
+    def _mark(self) -> JSONDict:
+        return {"mlc_widget": {"transcript": self._id, "rev": self._rev}}
 
     def show(self) -> None:
         """Display it below the running cell."""
         from IPython.display import display
 
         display(  # type: ignore[no-untyped-call]
-            self._read(), raw=True, display_id=self._id, metadata={"mlc_widget": "transcript"}
+            self._read(), raw=True, display_id=self._id, metadata=self._mark
         )
         self._visible = True
         _shown.add(self)
@@ -61,8 +83,10 @@ class LastingOutput:
         # A client that only heeds the running cell's messages, such as nbclient, hears of it when
         # the next cell ends.
         self._stale = True
+        self._rev += 1
         try:
             self._send()
+            self._tell_rev()
         except Exception:  # the engine must not miss a beat for it
             _log.exception("a transcript could not be updated")
 
@@ -78,7 +102,7 @@ class LastingOutput:
         publisher = get_ipython().display_pub
         content = {
             "data": self._read(),
-            "metadata": {"mlc_widget": "transcript"},
+            "metadata": self._mark,
             "transient": {"display_id": self._id},
         }
         # Not by `publish`, which waits for the user's stdout first.
