@@ -44,9 +44,7 @@ class Grammar:
         """
         started = time.perf_counter()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        mask = np.zeros(vocab_size, np.uint8)
-        known = np.unpackbits(bits, bitorder="little")[:vocab_size]
-        mask[: len(known)] = known
+        mask = np.unpackbits(bits, count=vocab_size, bitorder="little")
         if self._ignore_eos:
             ends = [i for i in self._end_ids if i < vocab_size and mask[i]]
             if np.count_nonzero(mask) > len(ends):

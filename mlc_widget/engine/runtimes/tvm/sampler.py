@@ -89,35 +89,32 @@ class Sampler:
         s = self._s
         with self._timed("totalTime"):
             adjusted = self._adjust(logits)
-            best = int(np.argmax(adjusted))
-            if not math.isfinite(adjusted[best]):
-                raise InternalEngineError(
-                    "The logits are not finite. The model's weights are damaged or of another "
-                    "model, or its logit processor is wrong."
-                )
             with self._timed("grammarBitmaskTime"):
                 allowed = None if self._grammar is None else self._grammar.allowed(len(logits))
             with self._timed("sampleTime"):
-                token = self._choose(adjusted, best, allowed, position)
+                token = self._choose(adjusted, allowed, position)
             self._remember(token)
         if not s.logprobs:
             return token, None
         return token, _logprob(adjusted, token, s.top_logprobs, token_bytes)
 
-    def _choose(self, logits: Logits, best: int, allowed: Mask | None, position: int) -> int:
+    def _choose(self, logits: Logits, allowed: Mask | None, position: int) -> int:
         if allowed is None:
-            return self._pick(logits, best, position)
+            return self._pick(logits, position)
         if np.count_nonzero(allowed) > _MANY:
-            logits = np.where(allowed, logits, np.float32(-np.inf))
-            return self._pick(logits, int(np.argmax(logits)), position)
+            return self._pick(np.where(allowed, logits, np.float32(-np.inf)), position)
         ids = np.flatnonzero(allowed)
-        few = logits[ids]
-        return int(ids[self._pick(few, int(np.argmax(few)), position)])
+        return int(ids[0 if len(ids) == 1 else self._pick(logits[ids], position)])
 
-    def _pick(self, logits: Logits, best: int, position: int) -> int:
-        """The index of the chosen one; `best` is the largest."""
-        greedy = self._s.temperature == 0 or len(logits) == 1
-        return best if greedy or logits[best] == -np.inf else self._draw(logits, best, position)
+    def _pick(self, logits: Logits, position: int) -> int:
+        """The index of the chosen one."""
+        best = int(np.argmax(logits))
+        if not math.isfinite(logits[best]):
+            raise InternalEngineError(
+                "The logits are not finite. The model's weights are damaged or of another model, "
+                "or its logit processor is wrong."
+            )
+        return best if self._s.temperature == 0 else self._draw(logits, best, position)
 
     def _remember(self, token: int) -> None:
         self._answer[token] += 1
