@@ -55,6 +55,7 @@ function eachOutput(
 }
 
 export function keepTranscript(model: Model, courier: Courier, signal: AbortSignal): void {
+  if (!isJson(model.widget_manager) || !isJson(model.widget_manager["context"])) return;
   const timers = new Set<ReturnType<typeof setTimeout>>();
 
   const check = (id: string, rev: number): void => {
