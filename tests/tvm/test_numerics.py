@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.tvm.options import CPUS
 from mlc_widget.engine.runtimes.tvm.target import host_target
 
-from .conftest import executor_for, golden_data, run_chunks
+from .conftest import Stepper, executor_for, golden_data, run_chunks
 
 CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
 NAMES = ["gqa-tied-q4f32_1", "mha-untied-q4f32_1"]
@@ -42,6 +44,28 @@ def test_every_kind_of_cpu(name, cpu, cache_dir):
     assert error(one, reference) < 0.03
     for chunks in ([84], [1] * 84, [17, 15, 1, 1, 50], [7] * 12):
         assert np.array_equal(one, run_chunks(executor, prompt, chunks))
+
+
+def test_any_batch_gives_the_same_bits(cache_dir):
+    golden = golden_data(NAMES[0])
+    prompt, vocab = golden["prompt"].tolist(), golden["logits"].shape[1]
+    executor = executor_for(NAMES[0], cache_dir, numerics="fast")
+    alone = run_chunks(executor, prompt, [len(prompt)])
+    for size in range(2, 9):
+        rng = random.Random(size)
+        stepper, at = Stepper(executor), 0
+        while at < len(prompt):
+            # A new company and cut at every step, decoding and prefilling mixed.
+            n = min(rng.choice([1, 1, 2, 5, 19]), len(prompt) - at)
+            tokens = {
+                f"o{i}": [rng.randrange(vocab) for _ in range(rng.choice([1, 1, 3]))]
+                for i in range(size - 1)
+            }
+            tokens["a"] = prompt[at : at + n]
+            order = sorted(tokens, key=lambda _: rng.random())
+            stepper.step(**{name: tokens[name] for name in order})
+            at += n
+        assert np.array_equal(stepper.all("a"), alone)
 
 
 def test_integer_dot_products_give_the_same_bits_on_every_cpu(cache_dir):
