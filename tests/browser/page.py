@@ -7,6 +7,7 @@ noted, and so is everything that looks like a script of somebody else's.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,20 @@ class WidgetPage:
     def change(self, **traits: Any) -> None:
         self.page.evaluate(f"window.change({json.dumps(traits)})")
         self.frame()
+
+    def sent(self) -> list[dict[str, Any]]:
+        """The intents of the user's, in order."""
+        kinds = ["edit", "select", "delete", "set", "load"]
+        found: list[dict[str, Any]] = self.page.evaluate(
+            "kinds => window.sent.filter((intent) => kinds.includes(intent?.kind))", kinds
+        )
+        return found
+
+    def wait_for_sent(self, count: int) -> None:
+        """Wait until so many have come."""
+        deadline = time.monotonic() + 30
+        while len(self.sent()) < count and time.monotonic() < deadline:
+            self.frame()
 
     def frame(self) -> None:
         self.page.evaluate("window.frame()")

@@ -46,6 +46,7 @@ def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
             "tok/s", timeout=DEADLINE_MS
         )
     notebook.expect_running(3)
+    page.mouse.move(0, 0)
     page.screenshot(path=file)
     notebook.close()
     page.close()

@@ -282,8 +282,8 @@ def test_all_of_it_works_by_keys(open_page: OpenPage) -> None:
     remove = chat.get_by_role("button", name="Delete").last
     remove.press("Enter")
     chat.get_by_role("button", name="Delete?").press("Enter")
-    page.page.wait_for_function("window.sent.length === 3")
-    assert page.page.evaluate("window.sent") == [
+    page.wait_for_sent(3)
+    assert page.sent() == [
         {"kind": "edit", "message": "u", "text": "Two"},
         {"kind": "select", "message": "t"},
         {"kind": "delete", "message": "a"},
@@ -358,8 +358,8 @@ def test_settings_are_sent_when_they_change(open_page: OpenPage) -> None:
     chat.locator("select").select_option(label="Another …")
     chat.get_by_label("A model's folder").fill("/models/tiny")
     chat.get_by_role("button", name="Load").click()
-    page.page.wait_for_function("window.sent.length === 5")
-    assert page.page.evaluate("window.sent") == [
+    page.wait_for_sent(5)
+    assert page.sent() == [
         {"kind": "set", "name": "temperature", "value": 0.5},
         {"kind": "set", "name": "system", "value": "Be brief."},
         {"kind": "set", "name": "seed", "value": 7},

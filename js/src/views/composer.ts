@@ -40,6 +40,7 @@ export class Composer {
   readonly #actions: ComposerActions;
   #state: ComposerState = { enabled: true, running: false, placeholder: "" };
   #sending = false;
+  #again = false;
   #stopping = false;
 
   constructor(actions: ComposerActions, signal: AbortSignal) {
@@ -98,6 +99,7 @@ export class Composer {
 
   async #submit(): Promise<void> {
     const text = this.input.value;
+    this.#again = this.#sending; // what was entered while one is on its way follows it
     if (this.#sending || !this.#state.enabled || text.trim() === "") return;
     this.#sending = true;
     this.#draw();
@@ -109,6 +111,7 @@ export class Composer {
     this.#sending = false;
     this.#fit();
     this.#draw();
+    if (taken && this.#again) void this.#submit();
   }
 
   async #guard(action: () => Promise<void>): Promise<boolean> {
