@@ -51,6 +51,11 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
             "device is 'cuda'; embedding models run on the CPU alone. Choose 'cpu' or 'auto'.",
             param="device",
         )
+    if options.device not in ("cpu", "auto"):
+        raise UnsupportedModelError(
+            f"device is {options.device!r}: the tvm runtime embeds on the CPU. Set it to cpu.",
+            param="device",
+        )
     config = Fields(source.config, "")
     encoder = config.get("model_type") in ENCODERS
     settings = EmbeddingSettings.read(config, encoder=encoder)
