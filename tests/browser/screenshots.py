@@ -31,7 +31,7 @@ def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
     name = f"{file.stem}/chat.ipynb"
     lab.write(name, CELLS)
     size = ViewportSize(width=1000, height=980)
-    page = browser.new_page(viewport=size, device_scale_factor=2)
+    page = browser.new_page(viewport=size, device_scale_factor=2, reduced_motion="reduce")
     notebook = Notebook(page, lab.address(name))
     for index in (0, 1, 2):
         notebook.run(index)
