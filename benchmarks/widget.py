@@ -175,6 +175,7 @@ def stream(notebook: Notebook, traffic: Traffic, seconds: float, figures: Figure
     figures.add("bytes of the second half to the first's", growth, "", goal=1.3)
     print(f"{'bytes in all':<52}{(first_half + second_half) / 1e6:>10.1f} MB")
     figures.add("JS heap after to before", size / before, "", goal=1.2)
+    print(f"{'JS heap before and after':<52}{before / 1e6:>10.1f} MB   {size / 1e6:.1f} MB")
     control = f"{percentile(idle, 0.99):.1f} ms"
     figures.add(
         "frame time, 99th percentile", percentile(whole, 0.99), "ms", goal=50, control=control
