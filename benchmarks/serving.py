@@ -262,6 +262,9 @@ def report(found: dict[str, list[float]], llamas: int) -> None:
               )  # fmt: skip
     growth = ratios(found[f"second turn {HISTORIES[-1]}"], found[f"second turn {HISTORIES[0]}"])
     print(f"second turn, longest history over shortest {shown(growth)}")
+    longest = HISTORIES[-1]
+    share = ratios(found[f"second turn {longest}"], found[f"first turn {longest}"])
+    print(f"second turn over first, longest history {shown(share, digits=3)}")
 
 
 MEMORY = """
