@@ -67,8 +67,20 @@ def test_there_is_a_fixture_for_all_that_generate_text():
         assert {p.stem for p in (FIXTURES / name).glob("q*.npz")} == set(QUANTIZATIONS)
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
-@pytest.mark.parametrize("name", NAMES)
+def _combinations():
+    """Every architecture with every quantization.
+
+    Each combination is compiled, so `make test` takes all quantizations of one architecture and one
+    quantization of each; `make soak` takes the rest.
+    """
+    for name in NAMES:
+        for quantization in QUANTIZATIONS:
+            quick = name == "qwen2" or quantization == "q4f16_1"
+            marks = () if quick else pytest.mark.soak
+            yield pytest.param(name, quantization, marks=marks, id=f"{name}-{quantization}")
+
+
+@pytest.mark.parametrize(("name", "quantization"), list(_combinations()))
 def test_logits_alone_and_in_a_batch(name, quantization, folder_of, cache_dir):
     prompt, reference = data(name, quantization)
     executor = executor_for(folder_of(name, quantization), cache_dir)
