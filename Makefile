@@ -39,7 +39,7 @@ demo: install
 	$(BIN)/python tools/run_demo.py
 
 lab: install
-	$(BIN)/jupyter lab notebooks/quickstart.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
 check: install
 	$(BIN)/ruff check .
