@@ -34,6 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tools")]
 import mlc_format  # noqa: E402
 
+from mlc_widget.api.errors import RuntimeUnavailableError  # noqa: E402
 from mlc_widget.engine.runtimes.base import ModelSource  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
@@ -313,7 +314,11 @@ def main() -> None:
     only = parser.parse_args().only
     from mlc_widget.engine.runtimes.tvm.cuda.target import prepare
 
-    prepare()
+    try:
+        prepare()
+    except RuntimeUnavailableError as error:
+        print(f"Nothing to measure here: {error}")
+        return
     good = golden() if only in (None, "golden") else True
     ours = speed() if only in (None, "speed") else {}
     theirs = transformers_decode() if only in (None, "transformers") else 0.0
