@@ -29,6 +29,7 @@ from mlc_widget.api.resources import (
     Embeddings,
     Models,
 )
+from mlc_widget.api.responses import warm_up
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -126,6 +127,7 @@ class AsyncEngine(_Face[CoreT]):
         """
         if self._callback_loop is None or self._callback_loop.is_closed():
             self._callback_loop = _running_loop()
+        warm_up()
         await self._call(self._core.reload(_model_list(model_id), _opts_list(chat_opts)))
 
     async def unload(self) -> None:
@@ -270,6 +272,7 @@ class Engine(_Face[CoreT]):
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
         """As `AsyncEngine.reload`; what the progress callback raises ends the load."""
+        warm_up()
         self._call_reporting(self._core.reload(_model_list(model_id), _opts_list(chat_opts)))
 
     def unload(self) -> None:

@@ -1,11 +1,15 @@
 """From dicts in OpenAI's shape to OpenAI's types.
 
-`openai` is imported at the first response, not with the package: it costs most of a second.
+`openai` is not imported with the package, it costs most of a second: while a model loads, on a
+thread (`warm_up`), or else at the first response.
 Fields beyond OpenAI's (``usage.extra``) stay as attributes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +24,29 @@ if TYPE_CHECKING:
 @cache
 def _type(module: str, name: str) -> Any:
     return getattr(import_module(module), name)
+
+
+_SAMPLE: Final = {
+    "id": "",
+    "object": "chat.completion.chunk",
+    "created": 0,
+    "model": "",
+    "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None, "delta": {}}],
+}
+
+
+def warm_up() -> None:
+    """Import openai's types on a thread, so that the first response does not hold up a loop."""
+
+    def work() -> None:
+        with contextlib.suppress(Exception):  # whoever needs them will hear of it
+            chat_completion_chunk(_SAMPLE)
+            _type("openai.types.chat", "ChatCompletion").model_validate(
+                {**_SAMPLE, "object": "chat.completion", "choices": []}
+            )
+
+    if "openai.types.chat" not in sys.modules:
+        threading.Thread(target=work, name="mlc_widget-warm-up", daemon=True).start()
 
 
 def _make(module: str, name: str, response: JSONDict) -> Any:

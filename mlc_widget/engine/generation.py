@@ -19,9 +19,9 @@ from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sampling
 from mlc_widget.engine.shapes import Choice, ResponseShape, usage
 
-_AHEAD: Final = 64
+_AHEAD: Final = 256
 """Events that the choices may be ahead of the consumer; then they wait for it."""
-_MANY: Final = 32
+_MANY: Final = 128
 """Events that are worth a batch of their own, however soon after the last."""
 
 

@@ -11,7 +11,7 @@ from mlc_widget.api.errors import MLCEngineError, ProtocolError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.errors import decode_error
 
-STREAM_CREDIT: Final = 256
+STREAM_CREDIT: Final = 1024
 """Chunks that may be on the way; credit is returned by the quarter."""
 
 

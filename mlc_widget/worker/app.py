@@ -26,7 +26,7 @@ from mlc_widget.worker.settings import WorkerSettings
 logger = logging.getLogger(__name__)
 _PARENT_POLL_S: Final = 0.2
 _ENGINE_DEAD: Final = 70  # EX_SOFTWARE of sysexits.h
-_IOPUB_QUEUE: Final = 100_000
+_IOPUB_QUEUE: Final = 300_000
 """Messages for one client: more than `MAX_CREDIT` of all the streams it may have."""
 
 

@@ -30,8 +30,9 @@ from mlc_widget.worker.progress_feed import ProgressFeed
 logger = logging.getLogger(__name__)
 
 _NO_ANSWER: Final = object()
-_GATHER_S: Final = 0.008
-"""Seconds between two messages of a pushed stream: a message costs as much as some tokens."""
+_GATHER_S: Final = 0.03
+"""Seconds between two messages of a pushed stream, after its first: about what a page can show. A
+message costs the worker as much as a token of a small model."""
 _Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 

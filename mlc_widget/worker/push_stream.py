@@ -11,7 +11,7 @@ from mlc_widget.api.core import ChunkSource
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import chunks_message
 
-MAX_CREDIT: Final = 256
+MAX_CREDIT: Final = 1024
 """Chunks that one stream may have on the way."""
 
 

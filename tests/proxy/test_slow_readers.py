@@ -33,11 +33,11 @@ async def test_a_generation_waits_for_its_reader(tiny_model: Path) -> None:
     core = DirectCore(runtime="scripted", runtime_options={"repeat": 10_000})
     await core.reload([str(tiny_model)])
     generation = await core.open_stream("chat", {"messages": HELLO})
-    while generation.completion_tokens < 32:
+    while generation.completion_tokens < 100:
         await asyncio.sleep(0)
     for _ in range(1000):  # time enough for thousands of words
         await asyncio.sleep(0)
-    assert generation.completion_tokens <= 64
+    assert generation.completion_tokens <= 256
     before = generation.completion_tokens
     await anext(generation)
     while generation.completion_tokens == before:
@@ -70,7 +70,7 @@ async def test_an_unread_stream_costs_bounded_memory(
         relay = stream._relay
 
         async def full(relay: Any = relay) -> bool:
-            return len(relay._buffer) >= STREAM_CREDIT
+            return len(relay._buffer) >= STREAM_CREDIT // 4
 
         await eventually(full)
     # Beside them the engine answers others at once.
@@ -111,7 +111,7 @@ async def drain(stream):
     seen = 0
     async for batch in stream:
         seen += len(batch)
-        if seen > 1000:
+        if seen > 5000:
             print("reading", flush=True)
             seen = 0
 
@@ -141,7 +141,7 @@ async def test_a_stopped_client_does_not_stall_another(
                 seen += 1
             assert seen == 5001
             assert time.monotonic() - started < 30
-        # Its credit bounds what waits for it: eight streams of at most 256 chunks.
+        # Its credit bounds what waits for it: eight streams of at most 1024 chunks.
         assert rss(engine) - before < 60
         metrics = await engine.metrics()
         assert metrics["running_requests"] == 8
