@@ -212,6 +212,8 @@ class Generation:
         await asyncio.wait(self._tasks)
         if not self._closed:
             self._closed = True
+            for run in self._runs:  # what was cut short counts as far as it got
+                run.stats = run.stats or self._aborted(run).stats
             self._on_end(self)
 
     async def _take(self) -> list[tuple[int, GenerationEvent]]:
