@@ -127,19 +127,29 @@ async def test_an_id_in_use_is_refused_and_free_again_after(driver: Any) -> None
 
 
 async def test_two_streams_advance_together(driver: Any) -> None:
-    order: list[int] = []
-
-    async def read(number: int) -> str:
-        text = ""
-        async for chunk in await driver.stream(**MEDIUM):
-            order.append(number)
-            text += chunk.choices[0].delta.content or ""
-        return text
-
-    first, second = await asyncio.gather(read(1), read(2))
+    first, second = await driver.stream(**LONG), await driver.stream(**LONG)
+    texts = ["", ""]
+    for _ in range(20):  # neither has ended, and neither waits for the other to be read
+        for i, stream in enumerate((second, first)):
+            chunk = await stream.next()
+            assert chunk.choices[0].finish_reason is None
+            texts[i] += chunk.choices[0].delta.content or ""
     if driver.batch_invariant:
-        assert first == second
-    assert order != sorted(order)
+        assert texts[0] == texts[1]
+    await first.close()
+    await second.close()
+
+
+async def test_streams_read_at_once_do_not_mix(driver: Any) -> None:
+    async def read() -> tuple[str, str]:
+        chunks = await (await driver.stream(**MEDIUM)).all()
+        assert len({c.id for c in chunks}) == 1
+        return chunks[0].id, "".join(c.choices[0].delta.content or "" for c in chunks)
+
+    (one, first), (two, second) = await asyncio.gather(read(), read())
+    assert one != two
+    if driver.batch_invariant:
+        assert first == second == await driver.text(**MEDIUM)
 
 
 async def test_eight_at_once_are_each_answered(driver: Any) -> None:
