@@ -28,6 +28,7 @@ from mlc_widget.proxy.pushed_stream import STREAM_CREDIT, PushedStream
 logger = logging.getLogger(__name__)
 
 _HELLO_INTERVAL_S: Final = 0.1
+_WORKER_COMMAND: Final = "`python -m mlc_widget.worker -f {connection_file}`"
 
 
 class WorkerConnection:
@@ -91,7 +92,10 @@ class WorkerConnection:
         finally:
             for answer in answers:
                 answer.cancel()
-        raise WorkerStartError(f"The worker did not answer within {timeout:g} s.")
+        raise WorkerStartError(
+            f"The worker did not answer within {timeout:g} s. A kernel of your own must run "
+            f"{_WORKER_COMMAND}."
+        )
 
     def _send(self, kind: str, content: Any) -> asyncio.Future[Any]:
         request_uuid = uuid.uuid4().hex
@@ -178,8 +182,7 @@ class WorkerConnection:
         if self._heard:
             return EngineDeadError("The worker closed the connection.")
         return WorkerStartError(
-            "The kernel is no mlc_widget worker: it must run `python -m mlc_widget.worker -f "
-            "{connection_file}`."
+            f"The kernel is no mlc_widget worker: it must run {_WORKER_COMMAND}."
         )
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
