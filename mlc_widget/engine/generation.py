@@ -32,6 +32,7 @@ class _Run:
     parser: AnswerParser
     choice: Choice = field(default_factory=Choice)
     tokens: int = 0
+    unnumbered: list[str] = field(default_factory=list)  # text whose tokens the runtime keeps
     first_at: float | None = None
     begun: bool = False  # a chunk of it was given
     ended: bool = False  # its last event is in the queue, or was taken
@@ -108,7 +109,7 @@ class Generation:
     @property
     def completion_tokens(self) -> int:
         """Tokens generated so far, over all choices."""
-        return sum(r.stats.completion_tokens if r.stats else r.tokens for r in self._runs)
+        return sum(r.stats.completion_tokens if r.stats else self._counted(r) for r in self._runs)
 
     @property
     def stats(self) -> list[GenerationStats]:
@@ -138,6 +139,8 @@ class Generation:
             async for event in events:
                 run.first_at = run.first_at or time.monotonic()
                 run.tokens += len(event.token_ids)
+                if event.text and not event.token_ids:
+                    run.unnumbered.append(event.text)
                 self._put(index, event)
                 if event.finish_reason is not None:
                     if event.stats is None:
@@ -162,13 +165,16 @@ class Generation:
         elif not self._runs[index].ended and self._error is None:
             self._put(index, self._aborted(self._runs[index]))
 
+    def _counted(self, run: _Run) -> int:
+        return run.tokens + len(self._model.tokenizer.encode("".join(run.unnumbered)))
+
     def _aborted(self, run: _Run) -> GenerationEvent:
         now = time.monotonic()
         first = run.first_at or now
         stats = GenerationStats(
             prompt_tokens=len(self._prompt),
             cached_tokens=0,
-            completion_tokens=run.tokens,
+            completion_tokens=self._counted(run),
             queue_s=0.0,
             prefill_s=first - self._started,
             decode_s=now - first,

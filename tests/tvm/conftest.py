@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,26 @@ def executor_for(
     )
     executor.prepare()
     return executor
+
+
+@contextlib.contextmanager
+def held_after(runtime: TVMRuntime, steps: int) -> Iterator[Callable[[], None]]:
+    """Hold a model before any step beyond the next few; yields what lets it go on."""
+    executor = scheduler_of(runtime).executor
+    run, left, going = executor.run, steps, threading.Event()
+
+    def step(spans: Sequence[Span]) -> Any:
+        nonlocal left
+        left -= 1
+        assert left >= 0 or going.wait(DEADLINE)
+        return run(spans)
+
+    executor.run = step  # type: ignore[method-assign]
+    try:
+        yield going.set
+    finally:
+        going.set()
+        vars(executor).pop("run")
 
 
 class Stepper:

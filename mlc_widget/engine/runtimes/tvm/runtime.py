@@ -163,6 +163,9 @@ class TVMRuntime:
                 event = await events.get()
                 if isinstance(event, BaseException):
                     raise event
+                sequence.taken += 1
+                if sequence.parked:
+                    model.scheduler.wake(sequence)
                 yield event
                 if event.finish_reason is not None:
                     return

@@ -3,6 +3,8 @@
 A step takes one token of every sequence that is decoding, and prompt tokens of those that are not
 yet, up to a budget that keeps a step short. Results do not depend on who shares a step, so a
 sequence can be interrupted for want of pages and computed again without a trace in its text.
+One whose reader is far behind is parked: it holds no pages and no place until the reader has
+caught up.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Scheduler:
         self._idle = True
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
+        self._parked: list[Sequence] = []
         self._out: list[Delivery] = []
 
     def submit(self, sequence: Sequence) -> None:
@@ -80,6 +83,12 @@ class Scheduler:
         with self._changed:
             if not sequence.finished:
                 self._cancelled.add(sequence)
+                self._changed.notify_all()
+
+    def wake(self, sequence: Sequence) -> None:
+        """Go on with a parked sequence if its reader has caught up."""
+        if sequence.caught_up:
+            with self._changed:
                 self._changed.notify_all()
 
     def interrupt(self) -> None:
@@ -123,7 +132,7 @@ class Scheduler:
     def _next_commands(self) -> bool:
         """Wait for work and carry out what was asked; False to end."""
         with self._changed:
-            self._idle = not (self._waiting or self._running)
+            self._idle = not (self._waiting or self._running or self._parked)
             if self._idle:
                 self._changed.notify_all()
             self._changed.wait_for(
@@ -134,15 +143,17 @@ class Scheduler:
                     or self._cancelled
                     or self._interrupted
                     or self._stopping
+                    or any(s.caught_up for s in self._parked)
                 )
             )
             self._idle = False
+            self._unpark()
             self._waiting.extend(self._submitted)
             self._submitted.clear()
             cancelled, self._cancelled = self._cancelled, set()
             self._interrupted = False
             epoch, stopping = self._epoch, self._stopping
-        for sequence in [*self._running, *self._waiting]:
+        for sequence in [*self._running, *self._waiting, *self._parked]:
             if sequence in cancelled:
                 sequence.finished = True
             elif stopping or sequence.epoch < epoch:
@@ -151,6 +162,22 @@ class Scheduler:
         self._sweep()
         self._flush()
         return not stopping
+
+    def _unpark(self) -> None:
+        """Let parked sequences wait again, before those that never ran."""
+        ready = [s for s in self._parked if s.caught_up]
+        self._parked = [s for s in self._parked if s not in ready]
+        self._waiting.extendleft(reversed(ready))
+        for sequence in ready:
+            sequence.parked = False
+
+    def _park(self) -> None:
+        """Put aside what is far ahead of its reader."""
+        for sequence in [s for s in self._running if s.far_ahead]:
+            self._running.remove(sequence)
+            self._give_back(sequence)
+            self._parked.append(sequence)
+            sequence.parked = True
 
     def _admit(self) -> None:
         """Let waiting sequences in, oldest first, while there is room for their prompts."""
@@ -273,7 +300,9 @@ class Scheduler:
             except Exception as e:
                 sequence.finished = True
                 self._out.append((sequence, e))
+            sequence.posted += 1
         self._sweep()
+        self._park()
 
     def _sweep(self) -> None:
         """Let go of what has finished."""
@@ -282,6 +311,7 @@ class Scheduler:
                 self._give_back(sequence)
         self._running = [s for s in self._running if not s.finished]
         self._waiting = deque(s for s in self._waiting if not s.finished)
+        self._parked = [s for s in self._parked if not s.finished]
 
     def _publish(self, sequence: Sequence) -> None:
         """Let others find the pages that became full, and the beginning of a prompt's last page."""
@@ -319,8 +349,8 @@ class Scheduler:
     def _die(self, error: BaseException) -> None:
         with self._changed:
             self._dead = error
-            everybody = [*self._running, *self._waiting, *self._submitted]
-            self._running, self._waiting, self._submitted = [], deque(), []
+            everybody = [*self._running, *self._waiting, *self._parked, *self._submitted]
+            self._running, self._waiting, self._parked, self._submitted = [], deque(), [], []
             self._changed.notify_all()
         failed = _dead(error)
         self._out += [(s, failed) for s in everybody if not s.finished]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from mlc_widget.engine.detokenizer import Detokenizer
 from mlc_widget.engine.runtimes.base import (
@@ -18,6 +19,9 @@ from mlc_widget.engine.runtimes.tvm.executor import Logits
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
 from mlc_widget.engine.tokenizer import Tokenizer
+
+MAX_UNREAD: Final = 256
+"""Events that a sequence may be ahead of its reader; half of it, and it goes on."""
 
 
 @dataclass(eq=False, slots=True)
@@ -38,6 +42,9 @@ class Sequence:
         epoch: How many interrupts there were before it came.
         cached: Tokens of the prompt that the cache had when it was first admitted.
         finished: Set once an event with a finish reason, or an error, went out.
+        posted: Events that the scheduler made of it.
+        taken: How many of them its reader took; written by the reader's thread alone.
+        parked: Whether it is put aside until the reader has caught up.
     """
 
     request_id: str
@@ -57,6 +64,9 @@ class Sequence:
     epoch: int = 0
     cached: int | None = None
     finished: bool = False
+    posted: int = 0
+    taken: int = 0
+    parked: bool = False
     submitted_at: float = field(default_factory=time.monotonic)
     admitted_at: float | None = None
     first_token_at: float | None = None
@@ -65,6 +75,16 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens without keys and values; 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    @property
+    def far_ahead(self) -> bool:
+        """Whether it should wait for its reader."""
+        return self.posted - self.taken >= MAX_UNREAD
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether it need not wait for its reader any more."""
+        return self.posted - self.taken <= MAX_UNREAD // 2
 
     def accept(self, logits: Logits) -> GenerationEvent:
         """Choose the next token from (vocab_size,) logits, and say what it means for the text."""
