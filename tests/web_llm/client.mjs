@@ -2,13 +2,13 @@
 // stdout, what the worker answers comes in on stdin, one JSON object a line. Runs every scenario
 // and reports each as {"scenario", "error"}.
 //
-//   node client.mjs MODEL_FOLDER OTHER_MODEL_FOLDER
+//   node client.mjs MODEL_FOLDER OTHER_MODEL_FOLDER EMBEDDING_MODEL_FOLDER
 
 import assert from "node:assert/strict";
 import { createInterface } from "node:readline";
 import * as webllm from "@mlc-ai/web-llm";
 
-const [MODEL, OTHER] = process.argv.slice(2);
+const [MODEL, OTHER, ENCODER] = process.argv.slice(2);
 const HELLO = [{ role: "user", content: "Hello!" }];
 const GREEDY = { temperature: 0, max_tokens: 24, ignore_eos: true };
 const DEADLINE_MS = 30_000;
@@ -102,6 +102,46 @@ const scenarios = {
   },
   async "embeddings of a model without them are refused"() {
     await rejects(engine.embeddings.create({ input: "hello" }), /no embeddings/);
+  },
+  async "embeddings of an encoder"() {
+    await engine.reload(ENCODER);
+    const input = ["rain", "a cold day in the rain", "hello"];
+    const made = await engine.embeddings.create({ input });
+    assert.equal(made.object, "list");
+    assert.equal(made.model, ENCODER);
+    assert.deepEqual(made.data.map((d) => [d.object, d.index]), [0, 1, 2].map((i) => ["embedding", i]));
+    const vectors = made.data.map((d) => d.embedding);
+    for (const vector of vectors) assert.ok(Math.abs(Math.hypot(...vector) - 1) < 1e-4);
+    // One by one, in another order: each text has its own vector, at its own place.
+    let tokens = 0;
+    for (const i of [2, 0, 1]) {
+      const one = await engine.embeddings.create({ input: input[i], encoding_format: "float" });
+      assert.deepEqual(one.data.map((d) => d.embedding), [vectors[i]]);
+      assert.ok(one.usage.prompt_tokens > 2, "the text, and what the tokenizer puts around it");
+      tokens += one.usage.prompt_tokens;
+    }
+    assert.deepEqual({ ...made.usage, extra: null },
+      { prompt_tokens: tokens, total_tokens: tokens, extra: null });
+    const ids = await engine.embeddings.create({ input: [[5, 6, 7], [8, 9]] });
+    assert.deepEqual([ids.data.length, ids.usage.prompt_tokens], [2, 5]);
+    await rejects(engine.embeddings.create({ input: [] }), /input = \[\]: /);
+    await rejects(engine.embeddings.create({ input: ["fine", ""] }), /input\[1\] = ''/);
+    await rejects(engine.chat.completions.create({ messages: HELLO }), /for embeddings/);
+  },
+  async "a model for text beside one for embeddings"() {
+    await engine.reload([MODEL, ENCODER]);
+    const request = { input: "hello world", model: ENCODER };
+    const [answer, made] = await Promise.all([
+      engine.chat.completions.create({ messages: HELLO, ...GREEDY, model: MODEL }),
+      engine.embeddings.create(request),
+    ]);
+    assert.equal(answer.usage.completion_tokens, 24);
+    const again = await engine.embeddings.create(request);
+    assert.deepEqual(again.data, made.data);
+    await engine.reload(MODEL, { model_task: "embedding" }); // a model for text can embed, too
+    const decoded = await engine.embeddings.create({ input: "hello world" });
+    assert.notEqual(decoded.data[0].embedding.length, made.data[0].embedding.length);
+    await engine.reload(MODEL);
   },
   async "interrupt ends a stream"() {
     const stream = await engine.chat.completions.create({

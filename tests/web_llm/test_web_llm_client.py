@@ -22,6 +22,7 @@ from mlc_widget.worker.settings import WorkerSettings
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 HERE = Path(__file__).parent
+ENCODER = HERE.parent / "fixtures" / "embeddings" / "bert"
 SCENARIOS = re.findall(r'^  async "(.+)"\(', (HERE / "client.mjs").read_text(), re.MULTILINE)
 DEADLINE_S = 120.0
 
@@ -90,6 +91,7 @@ async def drive(node: str, model: Path, other: Path) -> tuple[dict[str, str | No
             str(HERE / "client.mjs"),
             str(model),
             str(other),
+            str(ENCODER),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
