@@ -8,6 +8,7 @@
     │   └── ContextLengthExceededError    the prompt does not fit the context window
     ├── ModelError
     │   ├── ModelNotFoundError            no such folder, built-in name or file
+    │   ├── ModelDownloadError            no network, no access, or no space
     │   ├── ModelFormatError              a file of the model is missing, malformed or truncated
     │   ├── UnsupportedModelError         an architecture, quantization or template we do not run
     │   └── ModelNotLoadedError           a request before `reload`, or for another model
@@ -84,6 +85,12 @@ class ModelNotFoundError(ModelError):
     """No folder, built-in model or file of that name."""
 
     default_code = "model_not_found"
+
+
+class ModelDownloadError(ModelError):
+    """The model could not be downloaded: no network, no access, no space. Trying again goes on."""
+
+    default_code = "download_failed"
 
 
 class ModelFormatError(ModelError):

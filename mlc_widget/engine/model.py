@@ -19,7 +19,7 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import ConversationTemplate
 from mlc_widget.engine.logit_processors import LogitProcessorFactory
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelRuntime, ModelSource, Sampling
-from mlc_widget.engine.store.model_folder import read_config, resolve
+from mlc_widget.engine.store.model_folder import fetch, read_config
 from mlc_widget.engine.tokenizer import Tokenizer
 
 # What means nothing by itself, and so asks nothing of a runtime.
@@ -186,7 +186,7 @@ async def load_model(
         BadRequestError: `chat_opts` has a field that cannot be overridden.
     """
     report("resolve", 0.0, f"Looking for {model_id}")
-    folder = resolve(location or model_id)
+    folder = await fetch(location or model_id, report)
     config = read_config(folder, {**(overrides or {}), **(chat_opts or {})})
     template = ConversationTemplate.from_config(config)
     report("resolve", 0.5, "Reading the tokenizer")

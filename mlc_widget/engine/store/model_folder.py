@@ -1,4 +1,4 @@
-"""From a model_id to a folder on disk with a readable mlc-chat-config.json."""
+"""From a model_id to a folder on this machine with a readable mlc-chat-config.json."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import (
     BadRequestError,
-    ModelError,
     ModelFormatError,
     ModelNotFoundError,
 )
+from mlc_widget.engine.runtimes.base import LoadReporter
+from mlc_widget.engine.store import hub
+from mlc_widget.engine.store.hub import HUB_PREFIX
 
 CONFIG_FILE: Final = "mlc-chat-config.json"
-HUB_PREFIX: Final = "HF://"
 
 OVERRIDABLE: Final = (
     "context_window_size",
@@ -46,29 +47,36 @@ def builtin_models() -> dict[str, Path]:
     return {p.name: p for p in sorted(root.iterdir()) if (p / CONFIG_FILE).is_file()}
 
 
-def resolve(model_id: str) -> Path:
-    """The folder of a model.
+async def fetch(model_id: str, report: LoadReporter) -> Path:
+    """The folder of a model, downloaded first if it is on the Hub.
 
     Raises:
-        ModelNotFoundError: neither a built-in name nor a folder with an mlc-chat-config.json.
-        ModelError: `model_id` names a hub repository, which this version cannot download.
+        ModelNotFoundError: neither a built-in name, nor a folder, nor a repository.
+        ModelFormatError: it has no mlc-chat-config.json.
+        ModelDownloadError: it could not be downloaded.
+        BadRequestError: a malformed ``HF://`` id.
+    """
+    if model_id.startswith(HUB_PREFIX):
+        return await hub.download(model_id, report)
+    return resolve(model_id)
+
+
+def resolve(model_id: str) -> Path:
+    """The folder of a model that is on this machine.
+
+    Raises:
+        ModelNotFoundError: neither a built-in name nor a folder.
+        ModelFormatError: the folder has no mlc-chat-config.json.
     """
     builtin = builtin_models()
     if model_id in builtin:
         return builtin[model_id]
-    if model_id.startswith(HUB_PREFIX):
-        raise ModelError(
-            f"{model_id}: this version does not download models. Download the repository with "
-            f"`huggingface-cli download {model_id.removeprefix(HUB_PREFIX)}` and give its folder.",
-            code="download_unsupported",
-            param="model_id",
-        )
     folder = Path(model_id).expanduser()
     if not folder.is_dir():
         known = ", ".join(builtin) or "none"
         raise ModelNotFoundError(
             f"{model_id!r} is neither a folder here nor a built-in model ({known}). "
-            "Give the path of a folder in MLC format.",
+            "Give the path of a folder in MLC format, or HF://user/repo to download one.",
             param="model_id",
         )
     if not (folder / CONFIG_FILE).is_file():

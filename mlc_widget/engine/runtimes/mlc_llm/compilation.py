@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +14,7 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
     UnsupportedModelError,
 )
+from mlc_widget.engine.child_process import run_child
 from mlc_widget.engine.runtimes.mlc_llm import compilation_child
 
 _TAIL_LINES: Final = 15
@@ -60,59 +54,21 @@ async def model_library(
         "device": device,
         "overrides": {name: engine_config.get(field) for name, field in _OVERRIDES.items()},
     }
-    # Not asyncio's, which needs a loop that can watch children; output is read on a thread.
-    process = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", compilation_child.__name__, json.dumps(wanted)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": tempfile.gettempdir()},
-    )
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[str | None] = asyncio.Queue()
-    reader = threading.Thread(target=_read, args=(process, loop, lines), daemon=True)
-    reader.start()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     library: str | None = None
-    try:
-        while (line := await lines.get()) is not None:
-            if line.startswith(compilation_child.RESULT):
-                library = json.loads(line.removeprefix(compilation_child.RESULT))
-            elif line:
-                tail.append(line)
-                on_line(line)
-    finally:
-        _end(process)
+
+    def take(line: str) -> None:
+        nonlocal library
+        if line.startswith(compilation_child.RESULT):
+            library = json.loads(line.removeprefix(compilation_child.RESULT))
+        elif line:
+            tail.append(line)
+            on_line(line)
+
+    await run_child(compilation_child.__name__, wanted, take)
     if library is None:
         raise _failure(folder, list(tail))
     return library
-
-
-def _read(
-    process: subprocess.Popen[str],
-    loop: asyncio.AbstractEventLoop,
-    lines: asyncio.Queue[str | None],
-) -> None:
-    assert process.stdout is not None
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        for line in process.stdout:
-            loop.call_soon_threadsafe(lines.put_nowait, line.rstrip())
-        loop.call_soon_threadsafe(lines.put_nowait, None)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the process and the compiler that it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    if process.stdin is not None:
-        process.stdin.close()
-    process.wait()
 
 
 def _failure(folder: Path, tail: list[str]) -> Exception:

@@ -10,27 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any, Final
 
+from mlc_widget.engine.child_process import end_with_parent
+
 RESULT: Final = "mlc_widget-library:"
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 4096):
-        pass
-    if hasattr(os, "killpg"):
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
 
 
 def main() -> None:
     """Run mlc_llm's just-in-time compiler, whose cache and whose policies hold."""
     wanted: dict[str, Any] = json.loads(sys.argv[1])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     import tvm
     from mlc_llm.interface import jit

@@ -1,0 +1,95 @@
+"""Work in a Python process of its own: it can be ended at any moment, and ends with its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+_CLEAN_UP_S: Final = 1.0
+
+
+async def run_child(
+    module: str, argument: Mapping[str, Any], on_line: Callable[[str], object]
+) -> None:
+    """Run ``python -m module JSON`` to its end; cancelling this ends it and all that it started.
+
+    Args:
+        module: Its name; its `main` calls `end_with_parent` first.
+        argument: Its only argument, as JSON.
+        on_line: Gets each line of its output and of its errors, on this loop.
+    """
+    # Not asyncio's, which needs a loop that can watch children; output is read on a thread.
+    process = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-m", module, json.dumps(argument)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": tempfile.gettempdir()},
+    )
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[str | None] = asyncio.Queue()
+    reader = threading.Thread(target=_read, args=(process, loop, lines), daemon=True)
+    reader.start()
+    try:
+        while (line := await lines.get()) is not None:
+            on_line(line)
+    finally:
+        _end(process)
+
+
+def end_with_parent(clean_up: Callable[[], object] = lambda: None) -> None:
+    """In the child: end, with what it started, when the parent does or wants it.
+
+    Args:
+        clean_up: Called before; it has less than a second.
+    """
+    threading.Thread(target=_wait_for_the_end, args=(clean_up,), daemon=True).start()
+
+
+def _wait_for_the_end(clean_up: Callable[[], object]) -> None:
+    while os.read(0, 4096):
+        pass
+    try:
+        clean_up()
+    finally:
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+
+def _read(
+    process: subprocess.Popen[str],
+    loop: asyncio.AbstractEventLoop,
+    lines: asyncio.Queue[str | None],
+) -> None:
+    assert process.stdout is not None
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        for line in process.stdout:
+            loop.call_soon_threadsafe(lines.put_nowait, line.rstrip())
+        loop.call_soon_threadsafe(lines.put_nowait, None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process and what it started."""
+    if process.stdin is not None:
+        process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_CLEAN_UP_S)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
