@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mlc_widget.api.chat_opts import check_chat_opts
 from mlc_widget.api.request_values import bad
 
 # WebLLM's fields that choose a browser's cache or a WebAssembly file: nothing to us.
@@ -82,8 +83,8 @@ class AppConfig:
                 )
             models[record.model_id] = record
         try:
-            text = json.dumps(config, sort_keys=True)
-        except (TypeError, ValueError) as error:
+            text = json.dumps(config, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             raise bad("app_config", config, f"give plain JSON values ({error}).") from None
         return cls(models, hashlib.sha256(text.encode()).hexdigest(), json.loads(text))
 
@@ -94,10 +95,8 @@ def _record(at: str, entry: Any) -> ModelRecord:
     for name in ("model_id", "model"):
         if not isinstance(entry.get(name), str) or not entry[name]:
             raise bad(f"{at}.{name}", entry.get(name), "give a string.")
-    overrides = entry.get("overrides") or {}
-    if not isinstance(overrides, Mapping):
-        raise bad(f"{at}.overrides", overrides, "give a mapping.")
+    overrides = check_chat_opts(f"{at}.overrides", entry.get("overrides"))
     for name in entry:
         if name not in ("model_id", "model", "overrides") and name not in _RECORD_IGNORED:
             raise bad(f"{at}.{name}", entry[name], "known: model_id, model, overrides.")
-    return ModelRecord(entry["model_id"], entry["model"], dict(overrides))
+    return ModelRecord(entry["model_id"], entry["model"], overrides)

@@ -18,7 +18,7 @@ from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.metrics import EngineMetrics
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
-from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.request_values import JSONDict, identifier, model, token_ids
 from mlc_widget.api.resources import (
     AsyncChat,
     AsyncCompletions,
@@ -38,7 +38,8 @@ CoreT = TypeVar("CoreT", bound=EngineCore)
 
 
 def _model_list(model_id: str | Sequence[str]) -> list[str]:
-    return [model_id] if isinstance(model_id, str) else list(model_id)
+    several = isinstance(model_id, Sequence) and not isinstance(model_id, str | bytes)
+    return list(model_id) if several else [model_id]  # type: ignore[list-item]
 
 
 def _opts_list(
@@ -47,6 +48,11 @@ def _opts_list(
     if chat_opts is None:
         return None
     return list(chat_opts) if isinstance(chat_opts, Sequence) else [chat_opts]
+
+
+def _named(model_id: str | None) -> str | None:
+    """The name of a model, if one is named."""
+    return None if model_id is None else model("model_id", model_id)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -140,19 +146,19 @@ class AsyncEngine(_Face[CoreT]):
 
     async def abort(self, request_id: str) -> None:
         """End the request with this ``request_id``; an unknown id is ignored."""
-        await self._call(self._core.abort(request_id))
+        await self._call(self._core.abort(identifier("request_id", request_id)))
 
     async def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
         """Forget the last message and, unless `keep_stats`, the statistics."""
-        await self._call(self._core.reset_chat(keep_stats, model_id))
+        await self._call(self._core.reset_chat(keep_stats, _named(model_id)))
 
     async def get_message(self, model_id: str | None = None) -> str:
         """The message generated last."""
-        return str(await self._call(self._core.get_message(model_id)))
+        return str(await self._call(self._core.get_message(_named(model_id))))
 
     async def runtime_stats_text(self, model_id: str | None = None) -> str:
         """Prefill and decode speed of the last answer, in WebLLM's words."""
-        return str(await self._call(self._core.runtime_stats_text(model_id)))
+        return str(await self._call(self._core.runtime_stats_text(_named(model_id))))
 
     async def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
@@ -168,7 +174,8 @@ class AsyncEngine(_Face[CoreT]):
             BadRequestError: an id outside the vocabulary.
             UnsupportedFieldError: the runtime does not tell which tokens it samples.
         """
-        call = self._core.forward_tokens_and_sample(list(input_ids), is_prefill, model_id)
+        ids = token_ids("input_ids", input_ids)
+        call = self._core.forward_tokens_and_sample(ids, is_prefill, _named(model_id))
         return int(await self._call(call))
 
     async def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
@@ -285,25 +292,26 @@ class Engine(_Face[CoreT]):
 
     def abort(self, request_id: str) -> None:
         """As `AsyncEngine.abort`."""
-        self._call(self._core.abort(request_id))
+        self._call(self._core.abort(identifier("request_id", request_id)))
 
     def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
         """As `AsyncEngine.reset_chat`."""
-        self._call(self._core.reset_chat(keep_stats, model_id))
+        self._call(self._core.reset_chat(keep_stats, _named(model_id)))
 
     def get_message(self, model_id: str | None = None) -> str:
         """As `AsyncEngine.get_message`."""
-        return str(self._call(self._core.get_message(model_id)))
+        return str(self._call(self._core.get_message(_named(model_id))))
 
     def runtime_stats_text(self, model_id: str | None = None) -> str:
         """As `AsyncEngine.runtime_stats_text`."""
-        return str(self._call(self._core.runtime_stats_text(model_id)))
+        return str(self._call(self._core.runtime_stats_text(_named(model_id))))
 
     def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
     ) -> int:
         """As `AsyncEngine.forward_tokens_and_sample`."""
-        call = self._core.forward_tokens_and_sample(list(input_ids), is_prefill, model_id)
+        ids = token_ids("input_ids", input_ids)
+        call = self._core.forward_tokens_and_sample(ids, is_prefill, _named(model_id))
         return int(self._call(call))
 
     def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:

@@ -17,6 +17,7 @@ class Limits:
     choices: int = 16
     logit_bias: int = 4096
     embedding_inputs: int = 2048
+    embedding_bytes: int = 8 * 1024 * 1024
     schema_depth: int = 32
     schema_bytes: int = 256 * 1024
     tools: int = 128

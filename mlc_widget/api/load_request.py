@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlc_widget.api.chat_opts import check_chat_opts
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad, model
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +28,16 @@ class LoadTarget:
             BadRequestError: naming the argument and the value.
         """
         ids = tuple(model_ids)
-        if not ids or not all(isinstance(m, str) and m for m in ids):
-            raise BadRequestError(
-                f"model_id = {list(ids)!r}: give at least one model id, each a string.",
-                param="model_id",
-            )
+        if not ids:
+            raise bad("model_id", [], "give at least one model id.")
+        for one in ids:
+            model("model_id", one)
         if len(set(ids)) != len(ids):
-            raise BadRequestError(f"model_id = {list(ids)!r}: give each once.", param="model_id")
+            raise bad("model_id", list(ids), "give each once.")
         opts = tuple(chat_opts or [None] * len(ids))
         if len(opts) != len(ids):
             raise BadRequestError(
                 f"chat_opts has {len(opts)} entries for {len(ids)} models: give one each.",
                 param="chat_opts",
             )
-        for one in opts:
-            if one is not None and not isinstance(one, Mapping):
-                raise BadRequestError(f"chat_opts = {one!r}: give a mapping.", param="chat_opts")
-        return cls(ids, tuple(dict(o or {}) for o in opts))
+        return cls(ids, tuple(check_chat_opts("chat_opts", one) for one in opts))

@@ -25,7 +25,7 @@ def check_log_level(level: str) -> str:
     Raises:
         BadRequestError: no such level.
     """
-    name = level.upper() if isinstance(level, str) else level
+    name = level.upper() if isinstance(level, str) else ""
     if name not in _LEVELS:
         raise BadRequestError(
             f"log_level = {level!r}: give one of {', '.join(_LEVELS)}.", param="log_level"

@@ -22,7 +22,7 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
 )
 from mlc_widget.api.home_loop import HomeLoop
-from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
 from mlc_widget.api.streams import StreamRelay
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ _KINDS: Final[dict[str, RequestKind]] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/embeddings": "embedding",
+}
+_CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
+    "chat": check_chat,
+    "completion": check_completion,
+    "embedding": check_embedding,
 }
 _MODELS: Final = "/v1/models"
 
@@ -79,7 +84,7 @@ async def _answer(core: EngineCore, home: HomeLoop, request: _Request) -> JSONDi
     kind = _KINDS.get(request.path)
     if kind is None:
         raise _NoSuchRoute(f"{request.path}: the engine answers {', '.join([*_KINDS, _MODELS])}.")
-    body = request.body()
+    body = _CHECKS[kind](request.body())
     if kind != "embedding" and body.get("stream"):
         return StreamRelay(home, await core.open_stream(kind, body))
     return await core.request(kind, body)
@@ -99,7 +104,7 @@ class _Request:
     def body(self) -> JSONDict:
         try:
             body = json.loads(self._content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadRequestError(f"the request's body is not JSON: {error}") from None
         if not isinstance(body, dict):
             raise BadRequestError("the request's body is not an object.")

@@ -2,37 +2,86 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.limits import LIMITS
-from mlc_widget.api.request_values import JSONDict, bad, encoded_size, identifier, mapping, string
+from mlc_widget.api.request_values import (
+    JSONDict,
+    bad,
+    boolean,
+    encoded_size,
+    identifier,
+    known,
+    mapping,
+    string,
+)
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+_MESSAGE: Final = ("role", "content", "name", "tool_calls", "tool_call_id")
+_GIVEN_BACK: Final = ("refusal", "annotations", "reasoning_content", "reasoning")
+"""What answers carry beside these, here or elsewhere: it says nothing to a model."""
+_FORMATS: Final[Mapping[str, tuple[str, ...] | None]] = {
+    "text": (),
+    "json_object": ("schema",),
+    "json_schema": ("json_schema",),
+    "regex": ("regex",),
+    "grammar": ("grammar",),
+    "structural_tag": None,  # of several forms: checked when it is compiled
+}
 
 
 def response_format(param: str, value: Any) -> JSONDict:
     """OpenAI's and WebLLM's ``response_format``; its schema or grammar is compiled later."""
     checked = mapping(param, value)
-    kinds = ("text", "json_object", "json_schema", "regex", "grammar", "structural_tag")
-    if checked.get("type") not in kinds:
-        raise bad(f"{param}.type", checked.get("type"), f"give one of {', '.join(kinds)}.")
+    kind = checked.get("type")
+    if not isinstance(kind, str) or kind not in _FORMATS:
+        raise bad(f"{param}.type", kind, f"give one of {', '.join(_FORMATS)}.")
+    fields = _FORMATS[kind]
+    if fields is not None:
+        given = {name: v for name, v in checked.items() if v is not None}
+        known(param, given, ("type", *fields))
     return checked
 
 
 def tools(param: str, value: Any) -> list[JSONDict]:
-    """OpenAI's ``tools``."""
+    """OpenAI's ``tools``; what their parameters allow is compiled later."""
     if not isinstance(value, list | tuple) or len(value) > LIMITS.tools:
         raise bad(param, value, f"give a list of at most {LIMITS.tools} tools.")
-    tools = []
-    for i, tool in enumerate(value):
-        at = f"{param}[{i}]"
-        checked = mapping(at, tool)
-        if checked.get("type") != "function" or not isinstance(checked.get("function"), Mapping):
-            raise bad(at, tool, 'give {"type": "function", "function": {"name": …}}.')
-        identifier(f"{at}.function.name", checked["function"].get("name"))
-        tools.append(checked)
-    return tools
+    checked: list[JSONDict] = []
+    names: set[str] = set()
+    for i, one in enumerate(value):
+        checked.append(_tool(f"{param}[{i}]", one))
+        name = checked[-1]["function"]["name"]
+        if name in names:
+            raise bad(f"{param}[{i}].function.name", name, "two tools have this name.")
+        names.add(name)
+    return checked
+
+
+def _tool(param: str, value: Any) -> JSONDict:
+    tool = mapping(param, value)
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, Mapping):
+        raise bad(param, value, 'give {"type": "function", "function": {"name": …}}.')
+    known(param, tool, ("type", "function"))
+    at = f"{param}.function"
+    known(at, function, ("name", "description", "parameters", "strict"))
+    name = function.get("name")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w./:-]{1,128}", name):
+        raise bad(f"{at}.name", name, "give 1 to 128 letters, digits and any of _ . / : -")
+    if function.get("description") is not None:
+        string(f"{at}.description", function["description"])
+    if function.get("strict") is not None:
+        boolean(f"{at}.strict", function["strict"])
+    parameters = function.get("parameters")
+    if parameters is not None:
+        if not isinstance(parameters, Mapping):
+            raise bad(f"{at}.parameters", parameters, "give a JSON schema of an object.")
+        if parameters.get("type", "object") != "object":
+            raise bad(f"{at}.parameters.type", parameters["type"], "arguments are an object.")
+    return tool
 
 
 def tool_choice(param: str, value: Any) -> Any:
@@ -40,9 +89,23 @@ def tool_choice(param: str, value: Any) -> Any:
     if value in ("none", "auto", "required"):
         return value
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
+        if value.get("type", "function") != "function":
+            raise bad(f"{param}.type", value["type"], "give function.")
         identifier(f"{param}.function.name", value["function"].get("name"))
         return dict(value)
     raise bad(param, value, "give none, auto, required, or a function by name.")
+
+
+def check_choice(choice: Any, offered: Sequence[JSONDict]) -> None:
+    """Refuse a checked ``tool_choice`` that the checked ``tools`` cannot meet."""
+    if choice in (None, "none", "auto"):
+        return
+    if not offered:
+        raise bad("tool_choice", choice, "it needs tools.")
+    names = [tool["function"]["name"] for tool in offered]
+    if isinstance(choice, Mapping) and choice["function"]["name"] not in names:
+        wanted = choice["function"]["name"]
+        raise bad("tool_choice.function.name", wanted, f"not one of the tools: {', '.join(names)}.")
 
 
 def content(param: str, value: Any) -> str:
@@ -50,6 +113,8 @@ def content(param: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
+        if not value:
+            raise bad(param, value, "give at least one text part.")
         texts = []
         for i, part in enumerate(value):
             if not isinstance(part, Mapping) or part.get("type") != "text":
@@ -69,9 +134,14 @@ def messages(param: str, value: Any) -> list[JSONDict]:
     if len(value) > LIMITS.messages:
         raise bad(param, len(value), f"give at most {LIMITS.messages} messages.")
     checked: list[JSONDict] = []
+    called: set[str] = set()
     size = 0
     for i, message in enumerate(value):
         one = _message(f"{param}[{i}]", message)
+        called.update(call["id"] for call in one.get("tool_calls", ()))
+        if one["role"] == "tool" and one["tool_call_id"] not in called:
+            at = f"{param}[{i}].tool_call_id"
+            raise bad(at, one["tool_call_id"], "no tool_calls before it have this id.")
         size += encoded_size(f"{param}[{i}].content", one.get("content") or "")
         checked.append(one)
     if size > LIMITS.prompt_bytes:
@@ -87,6 +157,7 @@ def _message(param: str, message: Any) -> JSONDict:
     role = message.get("role")
     if role not in _ROLES:
         raise bad(f"{param}.role", role, f"give one of {', '.join(_ROLES)}.")
+    _check_fields(param, role, message)
     one: JSONDict = {"role": "system" if role == "developer" else role}
     if role == "assistant" and message.get("tool_calls"):
         one["tool_calls"] = _tool_calls(f"{param}.tool_calls", message["tool_calls"])
@@ -101,14 +172,32 @@ def _message(param: str, message: Any) -> JSONDict:
     return one
 
 
+def _check_fields(param: str, role: str, message: Mapping[str, Any]) -> None:
+    """Refuse what would be passed over: fields of other roles, and what is misspelt."""
+    given = {name: value for name, value in message.items() if value is not None}
+    if "audio" in given:
+        raise bad(f"{param}.audio", given["audio"], "the engine takes text only.")
+    if "function_call" in given:
+        raise bad(f"{param}.function_call", given["function_call"], "give tool_calls.")
+    for name, owner in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+        if given.get(name) and role != owner:
+            raise bad(f"{param}.{name}", given[name], f"only messages of role {owner} have it.")
+    told = {name: value for name, value in given.items() if name not in _GIVEN_BACK}
+    known(param, told, _MESSAGE)
+
+
 def _tool_calls(param: str, value: Any) -> list[JSONDict]:
     if not isinstance(value, list | tuple) or len(value) > LIMITS.tools:
         raise bad(param, value, f"give a list of at most {LIMITS.tools} calls.")
-    calls = []
+    calls: list[JSONDict] = []
     for i, call in enumerate(value):
-        checked = mapping(f"{param}[{i}]", call)
+        at = f"{param}[{i}]"
+        checked = mapping(at, call.model_dump() if hasattr(call, "model_dump") else call)
         function = checked.get("function")
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise bad(f"{param}[{i}]", call, 'give {"id": …, "function": {"name", "arguments"}}.')
+            raise bad(at, call, 'give {"id": …, "function": {"name", "arguments"}}.')
+        call_id = identifier(f"{at}.id", checked.get("id"))
+        if any(other["id"] == call_id for other in calls):
+            raise bad(f"{at}.id", call_id, "two calls have this id.")
         calls.append(checked)
     return calls

@@ -7,7 +7,6 @@ A check takes the field's dotted path and the value, and raises `BadRequestError
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -25,7 +24,10 @@ def bad(param: str, value: Any, remedy: str) -> BadRequestError:
 
 def shortened(value: Any) -> str:
     """A value as an error message shows it."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except Exception:  # an integer of many thousand digits, a dict too deep, a class's own fault
+        shown = f"<{type(value).__name__}>"
     return shown if len(shown) <= 120 else f"{shown[:117]}…"
 
 
@@ -35,7 +37,8 @@ def number(low: float, high: float, *, open_low: bool = False) -> Check:
     def check(param: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise bad(param, value, "give a number.")
-        if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
+        # NaN is not between any two numbers; an integer may be too large for a float.
+        if not low <= value <= high or (open_low and value == low):
             span = f"greater than {low:g} and at most" if open_low else f"between {low:g} and"
             raise bad(param, value, f"give a number {span} {high:g}.")
         return float(value)
@@ -79,12 +82,17 @@ def encoded_size(param: str, value: str) -> int:
         raise bad(param, value[:20], f"not a Unicode text ({error.reason}).") from None
 
 
-def identifier(param: str, value: Any) -> str:
+def identifier(param: str, value: Any, longest: int = 512) -> str:
     """A short text that is not empty."""
-    if not isinstance(value, str) or not 0 < len(value) <= 512:
-        raise bad(param, value, "give a string of 1 to 512 characters.")
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise bad(param, value, f"give a string of 1 to {longest} characters.")
     encoded_size(param, value)
     return value
+
+
+def model(param: str, value: Any) -> str:
+    """A model's id, which may be the path of a folder."""
+    return identifier(param, value, longest=4096)
 
 
 def stop(param: str, value: Any) -> list[str]:
@@ -109,11 +117,21 @@ def logit_bias(param: str, value: Any) -> dict[int, float]:
     checked: dict[int, float] = {}
     bias = number(-100, 100)
     for key, amount in value.items():
-        text = str(key)
-        if isinstance(key, bool) or not text.isascii() or not text.isdigit():
+        token_id = _token_id(key)
+        if token_id is None:
             raise bad(param, key, "keys are token ids: integers, 0 or greater.")
-        checked[int(text)] = bias(f"{param}[{key}]", amount)
+        if token_id in checked:
+            raise bad(param, key, "this token id is there twice.")
+        checked[token_id] = bias(f"{param}[{token_id}]", amount)
     return checked
+
+
+def _token_id(key: Any) -> int | None:
+    """The token id that a key stands for; None if it is none."""
+    if isinstance(key, str) and len(key) <= 10 and key.isascii() and key.isdigit():
+        return int(key)
+    whole = isinstance(key, int) and not isinstance(key, bool)
+    return key if whole and 0 <= key < 2**31 else None
 
 
 def stream_options(param: str, value: Any) -> JSONDict:
@@ -125,19 +143,31 @@ def stream_options(param: str, value: Any) -> JSONDict:
 
 
 def mapping(param: str, value: Any) -> JSONDict:
-    """Plain JSON values, not too many and not too deep."""
+    """Plain JSON values, not too many and not too deep; as they are once they crossed a wire."""
     if not isinstance(value, Mapping):
         raise bad(param, value, "give a mapping.")
-    try:
-        text = json.dumps(value, allow_nan=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise bad(param, type(value).__name__, f"give plain JSON values ({error}).") from None
-    if len(text) > LIMITS.schema_bytes:
-        raise bad(param, f"{len(text)} bytes", f"give at most {LIMITS.schema_bytes} bytes.")
+    text = _json(param, value)
+    size = len(text.encode())
+    if size > LIMITS.schema_bytes:
+        raise bad(param, f"{size} bytes", f"give at most {LIMITS.schema_bytes} bytes.")
     if _depth(value) > LIMITS.schema_depth:
         raise bad(param, value, f"nest at most {LIMITS.schema_depth} levels.")
-    return dict(value)
+    made: JSONDict = json.loads(text)
+    return made
+
+
+def plain(param: str, value: Any) -> Any:
+    """Whatever JSON can say."""
+    return json.loads(_json(param, value))
+
+
+def _json(param: str, value: Any) -> str:
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise bad(param, value, f"give plain JSON values ({error}).") from None
+    return text
 
 
 def _depth(value: Any) -> int:
@@ -160,13 +190,15 @@ def prompt(param: str, value: Any) -> str | list[int]:
         if size > LIMITS.prompt_bytes:
             raise bad(param, f"{size} bytes", f"give at most {LIMITS.prompt_bytes} bytes.")
         return value
+    if not isinstance(value, list | tuple) or not value:
+        raise bad(param, value, "give a string or a list of token ids.")
     return token_ids(param, value)
 
 
 def token_ids(param: str, value: Any) -> list[int]:
     """Token ids, at least one; whether the vocabulary has them is known only with the model."""
     if not isinstance(value, list | tuple) or not value:
-        raise bad(param, value, "give a string or a list of token ids.")
+        raise bad(param, value, "give a list of token ids.")
     if len(value) * 4 > LIMITS.prompt_bytes:
         raise bad(param, f"{len(value)} ids", f"give at most {LIMITS.prompt_bytes // 4} ids.")
     token_id = integer(0, 2**31 - 1)
@@ -182,7 +214,11 @@ def embedding_input(param: str, value: Any) -> list[str | list[int]]:
             return [token_ids(param, value)]
         if len(value) > LIMITS.embedding_inputs:
             raise bad(param, len(value), f"give at most {LIMITS.embedding_inputs} inputs.")
-        return [prompt(f"{param}[{i}]", v) for i, v in enumerate(value)]
+        inputs = [prompt(f"{param}[{i}]", v) for i, v in enumerate(value)]
+        size = sum(len(v.encode()) if isinstance(v, str) else 4 * len(v) for v in inputs)
+        if size > LIMITS.embedding_bytes:
+            raise bad(param, f"{size} bytes", f"give at most {LIMITS.embedding_bytes} bytes.")
+        return inputs
     raise bad(param, value, "give a string, a list of strings, or token ids.")
 
 

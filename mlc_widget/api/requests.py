@@ -17,7 +17,13 @@ from typing import Any, Final
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.request_fields import Kind, refused
-from mlc_widget.api.request_messages import messages, response_format, tool_choice, tools
+from mlc_widget.api.request_messages import (
+    check_choice,
+    messages,
+    response_format,
+    tool_choice,
+    tools,
+)
 from mlc_widget.api.request_values import (
     Check,
     JSONDict,
@@ -29,6 +35,7 @@ from mlc_widget.api.request_values import (
     known,
     logit_bias,
     mapping,
+    model,
     number,
     one_of,
     prompt,
@@ -49,7 +56,7 @@ __all__ = [
 ]
 
 _COMMON: Final[dict[str, Check]] = {
-    "model": identifier,
+    "model": model,
     "stream": boolean,
     "stream_options": stream_options,
     "n": integer(1, LIMITS.choices),
@@ -93,7 +100,7 @@ COMPLETION_FIELDS: Final[Mapping[str, Check]] = {
 }
 EMBEDDING_FIELDS: Final[Mapping[str, Check]] = {
     "input": embedding_input,
-    "model": identifier,
+    "model": model,
     "dimensions": integer(1, 2**20),
     "encoding_format": one_of("float", "base64"),
     "request_id": identifier,
@@ -136,13 +143,14 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
     roles = [m["role"] for m in checked["messages"]]
     for i, role in enumerate(roles[1:], 1):
         if role == "system":
-            raise bad(f"messages[{i}].role", role, "a system message must be the first message.")
+            raise bad(
+                f"messages[{i}].role", role, "a system or developer message must be the first one."
+            )
     if roles[-1] == "system":
         raise bad("messages", roles, "give a user message after the system message.")
     if roles[-1] == "assistant":
         raise bad("messages", roles, "the last message must be from the user or a tool.")
-    if checked.get("tool_choice") not in (None, "none", "auto") and not checked.get("tools"):
-        raise bad("tool_choice", checked["tool_choice"], "it needs tools.")
+    check_choice(checked.get("tool_choice"), checked.get("tools", ()))
     _check_stream_options(checked)
     return checked
 

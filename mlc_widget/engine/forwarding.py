@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.api.errors import UnsupportedFieldError
+from mlc_widget.api.request_values import token_ids
 from mlc_widget.engine.model import LoadedModel
 
 
@@ -21,11 +22,8 @@ async def forward_and_sample(model: LoadedModel, input_ids: Sequence[int]) -> in
         ContextLengthExceededError: the context is full.
         UnsupportedFieldError: the runtime does not tell which tokens it samples.
     """
-    if isinstance(input_ids, str) or not input_ids or not all(type(i) is int for i in input_ids):
-        raise BadRequestError(
-            f"input_ids = {input_ids!r}: give a list of token ids.", param="input_ids"
-        )
-    model.check_ids("input_ids", list(input_ids))
+    input_ids = token_ids("input_ids", input_ids)
+    model.check_ids("input_ids", input_ids)
     async with model.forward_lock:
         context = [*model.forwarded, *input_ids]
         model.check_context("input_ids", len(context))

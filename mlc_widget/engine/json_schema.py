@@ -41,6 +41,8 @@ _UNENFORCEABLE: Final = {
     "$dynamicRef": "use $ref",
     "$recursiveRef": "use $ref",
 }
+_LOOKS: Final = 10_000
+"""Schemas after which a search for endless ones gives up."""
 _HARMLESS: Final = {"uniqueItems": False, "unevaluatedItems": True, "unevaluatedProperties": True}
 """Values with which an unenforceable keyword asks for nothing."""
 
@@ -64,7 +66,11 @@ def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any
             raise BadRequestError(f"{at}: not valid JSON ({error}).", param=at) from None
     if not isinstance(schema, Mapping | bool):
         raise _wrong(at, schema, "give a schema: an object, or true")
-    return _Checker(schema, is_regex).schema(at, schema)
+    checker = _Checker(schema, is_regex)
+    checked = checker.schema(at, schema)
+    if not checker.has_end(schema, frozenset()):
+        raise _wrong(at, schema, "it requires itself within itself, so that no value can meet it")
+    return checked
 
 
 def _wrong(at: str, value: Any, remedy: str) -> BadRequestError:
@@ -77,6 +83,8 @@ class _Checker:
     def __init__(self, root: Any, is_regex: Callable[[str], str]) -> None:
         self._root = root
         self._is_regex = is_regex
+        self._ending: set[str] = set()  # references of which `has_end` is true
+        self._looked = 0
         self._keywords: dict[str, Callable[[str, Any], Any]] = {
             "type": self._type,
             "enum": self._enum,
@@ -130,6 +138,31 @@ class _Checker:
             rebuilt["anyOf"] = rebuilt.pop("oneOf")
         self._check_ranges(at, rebuilt)
         return rebuilt
+
+    def has_end(self, schema: Any, within: frozenset[str]) -> bool:
+        """Whether some finite value can meet a schema, as far as references go.
+
+        Args:
+            schema: As it was given.
+            within: The references that led here.
+        """
+        self._looked += 1
+        if not isinstance(schema, Mapping) or self._looked > _LOOKS:
+            return True
+        reference = schema.get("$ref")
+        if reference is not None and reference not in self._ending:
+            ends = reference not in within
+            if not (ends and self.has_end(self._target(reference), within | {reference})):
+                return False
+            self._ending.add(reference)
+        needed = list(schema.get("allOf", ()))
+        if schema.get("type", "object") == "object":
+            properties = schema.get("properties", {})
+            needed += [properties[n] for n in schema.get("required", ()) if n in properties]
+        choices = [schema[k] for k in ("anyOf", "oneOf") if k in schema]
+        return all(self.has_end(s, within) for s in needed) and all(
+            any(self.has_end(s, within) for s in one) for one in choices
+        )
 
     def _are_told_apart(self, schemas: Sequence[Any]) -> bool:
         """Whether a property with another constant in each tells them apart, as in tagged unions.

@@ -83,7 +83,6 @@ def read_tools(request: Mapping[str, Any], template: ConversationTemplate) -> To
 
     Raises:
         UnsupportedFieldError: The model's template knows no tools.
-        BadRequestError: `tool_choice` names a tool that is not there, or two have one name.
     """
     offered = tuple(request.get("tools", ()))
     choice = request.get("tool_choice", "auto")
@@ -96,23 +95,10 @@ def read_tools(request: Mapping[str, Any], template: ConversationTemplate) -> To
             "knows no tools; leave them out, or use a model that was trained for them.",
             param="tools",
         )
-    names = [tool["function"]["name"] for tool in offered]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise BadRequestError(
-                f"tools[{i}].function.name = {name!r}: two tools have this name.",
-                param=f"tools[{i}].function.name",
-            )
     parallel = request.get("parallel_tool_calls", True)
     if isinstance(choice, Mapping):
         wanted = choice["function"]["name"]
         offered = tuple(t for t in offered if t["function"]["name"] == wanted)
-        if not offered:
-            raise BadRequestError(
-                f"tool_choice.function.name = {wanted!r}: not one of the tools, which are "
-                f"{', '.join(names)}.",
-                param="tool_choice.function.name",
-            )
         return Tools(known, offered, forced=True, parallel=False)
     return Tools(known, offered, forced=choice == "required", parallel=parallel)
 

@@ -109,6 +109,27 @@ async def test_errors_are_openais(demo: AsyncKernelMLCEngine) -> None:
         await client.embeddings.create(model="demo", input="hello")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "[]",
+        "{",
+        '{"messages": ' + "[" * 5000 + "]" * 5000 + "}",
+        '{"messages": [{"role": "user", "content": "\\ud83d"}]}',
+        '{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+        '{"messages": [{"role": "user", "content": "x"}], "stream": 1}',
+        '{"messages": [{"role": "user", "content": "x"}], "seed": ' + "9" * 5000 + "}",
+    ],
+    ids=["empty", "list", "open", "deep", "half a character", "NaN", "stream 1", "seed"],
+)
+async def test_any_body_is_answered(demo: AsyncKernelMLCEngine, body: str) -> None:
+    url = "http://mlc-widget.invalid/v1/chat/completions"
+    answer = await demo.openai_client()._client.post(url, content=body.encode())
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "BadRequestError"
+
+
 async def test_a_dead_worker_is_a_server_error() -> None:
     engine = AsyncKernelMLCEngine(runtime="scripted", runtime_options={"crash_after": 0})
     await engine.reload("demo")

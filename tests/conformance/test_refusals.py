@@ -171,6 +171,25 @@ async def test_a_malformed_schema(driver: Any) -> None:
     assert (caught.value.param or "").startswith("response_format")
 
 
+async def test_a_schema_without_an_end(driver: Any) -> None:
+    if "response_format" not in driver.fields:
+        pytest.skip("refused as a whole by this runtime")
+    for schema in ({"$ref": "#"}, {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}):
+        wanted = {"type": "json_object", "schema": schema}
+        await refused(driver, driver.chat(response_format=wanted), "response_format.schema")
+
+
+async def test_calls_that_are_no_requests(driver: Any) -> None:
+    await refused(driver, driver.call("get_message", 5), "model_id")
+    await refused(driver, driver.call("reset_chat", model_id=["a"]), "model_id")
+    await refused(driver, driver.call("abort", None), "request_id")
+    await refused(driver, driver.call("forward_tokens_and_sample", "abc"), "input_ids")
+    await refused(driver, driver.call("reload", None), "model_id")
+    await refused(driver, driver.call("reload", driver.model, {"top_p": 0}), "chat_opts.top_p")
+    await refused(driver, driver.call("set_log_level", []), "log_level")
+    assert [m.id for m in await driver.call("models.list")] == [driver.model]
+
+
 async def test_an_error_is_a_value_error_too(driver: Any) -> None:
     with pytest.raises(ValueError, match="temperature"):
         await driver.chat(temperature=-1)

@@ -198,6 +198,7 @@ async def test_chat_options(driver: Any) -> None:
 async def test_an_unknown_chat_option(driver: Any) -> None:
     with pytest.raises(BadRequestError, match=r"chat_opts.nonsense = 1"):
         await driver.call("reload", driver.model, {"nonsense": 1})
+    assert [m.id for m in await driver.call("models.list")] == [driver.model]
 
 
 async def test_a_model_that_is_not_there(driver: Any, tmp_path: Any) -> None:

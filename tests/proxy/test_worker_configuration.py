@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
-from mlc_widget.api.errors import ProtocolError, RuntimeUnavailableError, WorkerStartError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ProtocolError,
+    RuntimeUnavailableError,
+    WorkerStartError,
+)
 
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
@@ -58,6 +63,9 @@ async def test_a_handler_class_answers_custom_requests(kernel_engine: Make, site
     assert answer == {"models": 1, "message": {"of": "mine"}}
     with pytest.raises(ProtocolError, match="unknown custom request 'nonsense'"):
         await engine.custom_request("nonsense")
+    for message in (object(), float("nan"), "\ud83d", 10**5000):
+        with pytest.raises(BadRequestError, match=r"message = .*give plain JSON values"):
+            await engine.custom_request("count models", message)
 
 
 async def test_a_handler_that_cannot_be_imported(kernel_engine: Make, tiny_model: Path) -> None:

@@ -8,35 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from mlc_widget.api.errors import (
-    BadRequestError,
-    ModelFormatError,
-    ModelNotFoundError,
-)
+from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
 from mlc_widget.engine.runtimes.base import LoadReporter
 from mlc_widget.engine.store import hub
 from mlc_widget.engine.store.hub import HUB_PREFIX
 
 CONFIG_FILE: Final = "mlc-chat-config.json"
-
-OVERRIDABLE: Final = (
-    "context_window_size",
-    "sliding_window_size",
-    "prefill_chunk_size",
-    "attention_sink_size",
-    "max_batch_size",
-    "temperature",
-    "top_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "max_tokens",
-    "conv_template",
-    "model_task",
-    "embedding_metadata",
-    "numerics",
-)
-"""What `chat_opts` may override in mlc-chat-config.json."""
 
 
 def builtin_models() -> dict[str, Path]:
@@ -89,11 +66,10 @@ def resolve(model_id: str) -> Path:
 
 
 def read_config(folder: Path, chat_opts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """mlc-chat-config.json with `chat_opts` applied.
+    """mlc-chat-config.json with `chat_opts` (`api.chat_opts` has checked them) applied.
 
     Raises:
         ModelFormatError: the file is not JSON, or not an object.
-        BadRequestError: `chat_opts` has a field that cannot be overridden.
     """
     path = folder / CONFIG_FILE
     try:
@@ -110,11 +86,4 @@ def read_config(folder: Path, chat_opts: Mapping[str, Any] | None) -> dict[str, 
             "`mlc_llm gen_config`.",
             param=str(path),
         )
-    for name, value in (chat_opts or {}).items():
-        if name not in OVERRIDABLE:
-            raise BadRequestError(
-                f"chat_opts.{name} = {value!r}: no such option; known: {', '.join(OVERRIDABLE)}.",
-                param=f"chat_opts.{name}",
-            )
-        config[name] = value
-    return config
+    return {**config, **(chat_opts or {})}

@@ -1,0 +1,53 @@
+"""`chat_opts`: what `reload`, or an app config, may override in a model's mlc-chat-config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mlc_widget.api.request_values import Check, JSONDict, bad, integer, mapping
+from mlc_widget.api.requests import CHAT_FIELDS
+
+_SIZE: Final = integer(1, 2**31 - 1)
+_SIZE_OR_NONE: Final = integer(-1, 2**31 - 1)  # MLC writes -1 where there is none
+
+
+def _any(param: str, value: Any) -> Any:
+    """What only the runtime, or the conversation template's reader, can check."""
+    return value
+
+
+CHAT_OPTS: Final[Mapping[str, Check]] = {
+    "context_window_size": _SIZE_OR_NONE,
+    "sliding_window_size": _SIZE_OR_NONE,
+    "attention_sink_size": _SIZE_OR_NONE,
+    "prefill_chunk_size": _SIZE,
+    "max_batch_size": _SIZE,
+    "temperature": CHAT_FIELDS["temperature"],
+    "top_p": CHAT_FIELDS["top_p"],
+    "presence_penalty": CHAT_FIELDS["presence_penalty"],
+    "frequency_penalty": CHAT_FIELDS["frequency_penalty"],
+    "repetition_penalty": CHAT_FIELDS["repetition_penalty"],
+    "max_tokens": CHAT_FIELDS["max_tokens"],
+    "conv_template": _any,
+    "model_task": _any,
+    "embedding_metadata": _any,
+    "numerics": _any,
+}
+
+
+def check_chat_opts(param: str, value: Any) -> JSONDict:
+    """One model's overrides; None is none, and None for an option means that it is not given.
+
+    Raises:
+        BadRequestError: naming the option and the value.
+    """
+    if value is None:
+        return {}
+    given = {name: v for name, v in mapping(param, value).items() if v is not None}
+    for name, option in given.items():
+        if name not in CHAT_OPTS:
+            known = ", ".join(CHAT_OPTS)
+            raise bad(f"{param}.{name}", option, f"no such option; known: {known}.")
+        CHAT_OPTS[name](f"{param}.{name}", option)
+    return given
