@@ -10,6 +10,7 @@ from mlc_widget.api.core import ChatOpts
 from mlc_widget.api.facade import AsyncEngine, Engine
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
+from mlc_widget.api.request_values import identifier, plain
 from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
 from mlc_widget.proxy.state import EngineState
@@ -128,8 +129,10 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
         """Ask what the worker's own handler class answers (`handler`); plain JSON both ways.
 
         Raises:
+            BadRequestError: the message is not plain JSON.
             ProtocolError: the handler knows no such request.
         """
+        name, message = identifier("name", name), plain("message", message)
         return await self._call(self._core.custom_request(name, message))
 
 
@@ -165,6 +168,7 @@ class KernelMLCEngine(_Worker, Engine[KernelCore]):
 
     def custom_request(self, name: str, message: Any = None) -> Any:
         """As `AsyncKernelMLCEngine.custom_request`."""
+        name, message = identifier("name", name), plain("message", message)
         return self._call(self._core.custom_request(name, message))
 
 
