@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, in_registers
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 
@@ -31,7 +31,7 @@ def make_embedding_codes(H: int, V: int, bits: int, dtype: str, isa: Isa) -> Any
             with T.sblock("row"):
                 T.reads()
                 T.writes()
-                scale = T.sblock_alloc_buffer((16,), "float32", scope="local")
+                scale = in_registers((16,))
                 block: T.let = IDS[i] // 16
                 lane: T.let = IDS[i] % 16
                 for g in T.serial(H // 32):
@@ -70,7 +70,7 @@ def make_embedding_floats(H: int, V: int, dtype: str, isa: Isa) -> Any:
             with T.sblock("row"):
                 T.reads()
                 T.writes()
-                lanes = T.sblock_alloc_buffer((16,), "float32", scope="local")
+                lanes = in_registers((16,))
                 block: T.let = IDS[i] // 16
                 for j in T.serial(H):
                     lanes.vstore([0], isa.load(W, [block, j, 0], dtype))

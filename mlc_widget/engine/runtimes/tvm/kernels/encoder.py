@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, pad, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, in_registers, pad, splat
 
 # erf(z) = 1 - t (a1 + t (a2 + …)) e^(-z²), t = 1 / (1 + p z), z ≥ 0; error below 1.5e-7.
 # Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
@@ -44,9 +44,9 @@ def make_layer_norm(H: int, eps: float, isa: Isa, *, terms: int = 1) -> Any:
         with T.sblock("row"):
             T.reads()
             T.writes()
-            sums = T.sblock_alloc_buffer((16,), "float32", scope="local")
-            mean = T.sblock_alloc_buffer((1,), "float32", scope="local")
-            inv = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            sums = in_registers((16,))
+            mean = in_registers((1,))
+            inv = in_registers((1,))
             sums.vstore([0], splat(0.0))
             for k in T.serial(HP // 16):
                 x: T.let = X0.vload([i, k * 16], F32)

@@ -19,6 +19,7 @@ __all__ = [
     "U32",
     "Isa",
     "hmax",
+    "in_registers",
     "pad",
     "prefetch",
     "splat",
@@ -43,6 +44,16 @@ _EXP2 = (
     6.931472028550421e-1,
     1.0,
 )
+
+
+def in_registers(shape: tuple[int, ...], dtype: str = "float32") -> Any:
+    """A small buffer of a kernel's own, on the stack.
+
+    LLVM keeps it in registers where all its indices are constants once loops are unrolled. TVM
+    would put a buffer of scope "local", or of 1 KiB and more, on the heap instead, and every use
+    of it would be one of memory.
+    """
+    return T.alloc_buffer(shape, dtype, annotations={"disable_lower_builtin": True})
 
 
 def splat(value: Any) -> Any:
@@ -98,8 +109,11 @@ class Isa:
         return self.registers * 3 // 4
 
     def attention_rows(self, group: int) -> int:
-        """Query rows of one sequence that share a pass over its keys, for `group` heads each."""
-        return max(1, min(8, self.sums // group))
+        """Query rows of one sequence that share a pass over its keys, for `group` heads each.
+
+        Their queries and one block of keys fit into the first-level cache.
+        """
+        return max(1, 60 // group)
 
     def mul_add(self, a: Any, b: Any, c: Any, lanes: int = LANES) -> Any:
         """``a * b + c``, rounded once where the CPU can."""

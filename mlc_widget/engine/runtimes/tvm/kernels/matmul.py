@@ -18,7 +18,15 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, U32, Isa, prefetch, splat, usplat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import (
+    F32,
+    U32,
+    Isa,
+    in_registers,
+    prefetch,
+    splat,
+    usplat,
+)
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 GROUP = 32
@@ -60,8 +68,8 @@ def make_matmul_codes(
         with T.sblock("rows"):
             T.reads()
             T.writes()
-            acc = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
-            grp = T.sblock_alloc_buffer((C * R, 16), "float32", scope="local")
+            acc = in_registers((R, 16))
+            grp = in_registers((C * R, 16))
             for r in T.unroll(R):
                 acc.vstore([r, 0], splat(0.0))
             for g in T.serial(G):
@@ -107,8 +115,8 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
         with T.sblock("rows"):
             T.reads()
             T.writes()
-            acc = T.sblock_alloc_buffer((R, 16), "float32", scope="local")
-            grp = T.sblock_alloc_buffer((C * R, 16), "float32", scope="local")
+            acc = in_registers((R, 16))
+            grp = in_registers((C * R, 16))
             for r in T.unroll(R):
                 acc.vstore([r, 0], splat(0.0))
             for g in T.serial(G):

@@ -17,7 +17,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS
-from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, prefetch
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, in_registers, prefetch
 from mlc_widget.engine.runtimes.tvm.kernels.matmul import AHEAD
 from mlc_widget.engine.runtimes.tvm.kernels.quantize import quantized_words
 
@@ -56,8 +56,8 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
         with T.sblock("tile"):
             T.reads()
             T.writes()
-            acc = T.sblock_alloc_buffer((ROWS, L), "float32", scope="local")
-            total = T.sblock_alloc_buffer((ROWS, dot.partial_lanes), dot.partial, scope="local")
+            acc = in_registers((ROWS, L))
+            total = in_registers((ROWS, dot.partial_lanes), dot.partial)
             for r in T.unroll(ROWS):
                 acc.vstore([r, 0], T.broadcast(T.float32(0), L))
             for g in T.serial(G):

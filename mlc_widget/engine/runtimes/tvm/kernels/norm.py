@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, pad, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, in_registers, pad, splat
 
 
 def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
@@ -24,8 +24,8 @@ def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
         with T.sblock("row"):
             T.reads()
             T.writes()
-            squares = T.sblock_alloc_buffer((16,), "float32", scope="local")
-            inv = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            squares = in_registers((16,))
+            inv = in_registers((1,))
             squares.vstore([0], splat(0.0))
             for k in T.serial(HP // 16):
                 v: T.let = X.vload([source, k * 16], F32)
@@ -79,8 +79,8 @@ def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
         with T.sblock("head"):
             T.reads()
             T.writes()
-            squares = T.sblock_alloc_buffer((16,), "float32", scope="local")
-            inv = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            squares = in_registers((16,))
+            inv = in_registers((1,))
             squares.vstore([0], splat(0.0))
             for k in T.unroll(D // 16):
                 v: T.let = X.vload([m, start + k * 16], F32)

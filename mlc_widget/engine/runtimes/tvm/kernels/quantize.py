@@ -20,7 +20,16 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, I32, LOG2E, Isa, hmax, pad, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import (
+    F32,
+    I32,
+    LOG2E,
+    Isa,
+    hmax,
+    in_registers,
+    pad,
+    splat,
+)
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 _EVEN_ODD = [8 * word + 2 * i + odd for word in range(4) for odd in range(2) for i in range(4)]
@@ -144,8 +153,8 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
         with T.sblock("row"):
             T.reads()
             T.writes()
-            squares = T.sblock_alloc_buffer((16,), "float32", scope="local")
-            inv = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            squares = in_registers((16,))
+            inv = in_registers((1,))
             squares.vstore([0], splat(0.0))
             for k in T.serial(HP // 16):
                 v: T.let = X.vload([source, k * 16], F32)

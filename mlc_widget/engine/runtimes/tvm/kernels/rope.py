@@ -17,7 +17,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, pad
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, in_registers, pad
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
@@ -54,8 +54,7 @@ def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32"
                     Q.vstore([i, h * D + d * L], mul_add(a, c, T.float32(0) - b * s))
                     Q.vstore([i, h * D + HALF + d * L], mul_add(b, c, a * s))
             for h in T.serial(HKV):
-                key = T.sblock_alloc_buffer((D,), "float32", scope="local")
-                rounded = T.sblock_alloc_buffer((D,), dtype, scope="local")
+                key = in_registers((D,))
                 for d in T.unroll(HALF // L):
                     a: T.let = QKV.vload([i, (HQ + h) * D + d * L], VEC)
                     b: T.let = QKV.vload([i, (HQ + h) * D + HALF + d * L], VEC)
@@ -63,10 +62,8 @@ def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32"
                     s: T.let = SIN.vload([POS[i], d * L], VEC)
                     key.vstore([d * L], mul_add(a, c, T.float32(0) - b * s))
                     key.vstore([HALF + d * L], mul_add(b, c, a * s))
-                for d in T.unroll(D // 16):
-                    isa.store(rounded, [d * 16], key.vload([d * 16], F32), dtype)
                 for d in T.serial(D):
-                    KP[page, layer, h, d, offset] = rounded[d]
+                    KP[page, layer, h, d, offset] = T.Cast(dtype, key[d])
                 for d in T.unroll(D // 16):
                     isa.store(
                         VP,
