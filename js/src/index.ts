@@ -2,6 +2,7 @@
 
 import type { Model } from "./host.ts";
 import { keepTranscript } from "./lasting.ts";
+import { drawTranscriptsLazily } from "./lazy.ts";
 import { Store } from "./store.ts";
 import { renderChat } from "./views/chat.ts";
 import { renderLoadProgress } from "./views/load.ts";
@@ -29,6 +30,7 @@ function initialize({ model, signal }: Props): () => void {
   const id = String(model.get("_comm_id"));
   const store = new Store(model, controller.signal);
   stores.set(id, store);
+  drawTranscriptsLazily(model);
   if (model.get("_view") !== "load") keepTranscript(model, store.courier, controller.signal);
   controller.signal.addEventListener("abort", () => {
     if (stores.get(id) === store) stores.delete(id);

@@ -113,8 +113,9 @@ class ReplyWidget(EngineWidget):
         shown = self._shown
         session = self._talk.session
         told = (session.state.path(shown.id), None, self._view_of.model)
+        text = markdown([shown], None, told[2], headings=False)
         return {
-            "text/markdown": "" if shown.status == "queued" else markdown([shown], None, told[2]),
+            "text/markdown": "" if shown.status == "queued" else text,
             "text/plain": repr(self),
             CHAT_MIME: conversation(*told),
         }

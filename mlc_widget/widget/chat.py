@@ -211,7 +211,7 @@ class ChatWidget(EngineWidget, ChatSettings):
     def _lasting_bundle(self) -> JSONDict:
         told = self._told()
         return {
-            "text/markdown": markdown(*told),
+            "text/markdown": markdown(*told, headings=False),
             "text/plain": f"A chat of {len(told[0])} messages",
             CHAT_MIME: conversation(*told),
         }

@@ -30,6 +30,10 @@ _TEX: Final = re.compile(
 _LINK: Final = re.compile(r"\](?=\()\((?!https?://|mailto:|#)", re.IGNORECASE)
 _RUN: Final = re.compile(r"`{3,}|~{3,}")
 _MARKS: Final = re.compile(r"([\\`*_\[\]#!|~$])")
+_OUR_FENCE: Final = re.compile(r"`{3,}")
+_HEADING: Final = re.compile(r"^ {0,3}#{1,6}(?:[ \t]+(?P<text>.*?))??(?:[ \t]+#+)?[ \t]*$")
+_UNDERLINE: Final = re.compile(r"^ {0,3}(?:=+|-{2,})[ \t]*$")
+_PARAGRAPH: Final = re.compile(r"^ {0,3}(?=\S)(?![>|#]|[-*+][ \t]|\d+[.)][ \t])")
 
 
 @lru_cache(maxsize=1024)  # a transcript is written anew after each reply
@@ -53,6 +57,36 @@ def safe_markdown(text: str) -> str:
         at = end + 1
     done.append(_prose("\n".join(prose)))
     return "\n\n".join(part for part in done if part.strip())
+
+
+@lru_cache(maxsize=1024)
+def without_headings(markdown: str) -> str:
+    """`safe_markdown`'s text with bold lines for headings.
+
+    A notebook's table of contents lists the headings of its outputs, too; what a model says is
+    none of the notebook's chapters (and in JupyterLab each entry costs the page some 40 kB).
+    """
+    done: list[str] = []
+    fence = ""
+    for line in markdown.split("\n"):
+        if fence:
+            fence = "" if line == fence else fence
+        elif opened := _OUR_FENCE.match(line):
+            fence = opened.group()
+        elif heading := _HEADING.match(line):
+            done += _bold(heading["text"] or "")
+            continue
+        elif _UNDERLINE.match(line) and done and _PARAGRAPH.match(done[-1]):
+            done += _bold(done.pop())
+            continue
+        if fence or line or not done or done[-1]:  # a bold line has brought its own blank one
+            done.append(line)
+    return "\n".join(done)
+
+
+def _bold(text: str) -> list[str]:
+    bare = text.replace("**", "").strip()
+    return [f"**{bare}**", ""] if bare else []
 
 
 def quoted(markdown: str) -> str:

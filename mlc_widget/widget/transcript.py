@@ -9,7 +9,13 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.widget.safe_markdown import code_block, plain, quoted, safe_markdown
+from mlc_widget.widget.safe_markdown import (
+    code_block,
+    plain,
+    quoted,
+    safe_markdown,
+    without_headings,
+)
 from mlc_widget.widget.state import Message, openai_message
 
 ExportFormat: TypeAlias = Literal["md", "json", "ipynb"]
@@ -25,14 +31,19 @@ def conversation(messages: Sequence[Message], system: str | None, model: str) ->
     return {"version": 1, "model": model, "messages": shaped}
 
 
-def markdown(messages: Sequence[Message], system: str | None, model: str) -> str:
-    """A conversation as Markdown that no reader can take for anything active."""
+def markdown(
+    messages: Sequence[Message], system: str | None, model: str, *, headings: bool = True
+) -> str:
+    """A conversation as Markdown that no reader can take for anything active.
+
+    Without `headings`, those of the replies become bold lines, as in a notebook's output.
+    """
     parts = [] if not system else [f"**System:** {plain(system)}"]
     for message in messages:
         if message.role == "user":
             parts += ["**You**", quoted(safe_markdown(message.text))]
         elif message.role == "assistant":
-            parts += [f"**{plain(_short(model)) or 'Model'}**", *_reply(message)]
+            parts += [f"**{plain(_short(model)) or 'Model'}**", *_reply(message, headings)]
         elif message.role == "tool":
             parts += ["**Tool**", code_block(message.text)]
     return "\n\n".join(part for part in parts if part)
@@ -80,8 +91,9 @@ def _notebook(messages: Sequence[Message], system: str | None, model: str) -> JS
     return {"cells": cells, "metadata": {CHAT_MIME: chat}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def _reply(message: Message) -> list[str]:
-    parts = [code_block(message.text, "json") if message.json else safe_markdown(message.text)]
+def _reply(message: Message, headings: bool) -> list[str]:
+    text = code_block(message.text, "json") if message.json else safe_markdown(message.text)
+    parts = [text if headings else without_headings(text)]
     parts += [_call(call) for call in message.tool_calls]
     if message.status == "stopped":
         parts.append("*Stopped.*")

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-from mlc_widget.widget.safe_markdown import plain, quoted, safe_markdown
+from mlc_widget.widget.safe_markdown import plain, quoted, safe_markdown, without_headings
 
 CHAT = """
 from mlc_widget import ChatWidget, KernelMLCEngine
@@ -127,6 +127,15 @@ def test_what_is_harmless_keeps_its_structure() -> None:
     assert shown == text
     assert {"h1", "em", "code", "a", "ul", "table", "pre"} <= rendered(shown).tags
     assert safe_markdown(shown) == shown
+
+
+def test_in_a_notebook_s_output_a_reply_s_headings_are_bold_lines() -> None:
+    text = "# One\nsome\n\n## **Two** ##\n\nThree\n===\n- a\n---\n\n```sh\n# no\n\n\nx\n```\n# "
+    shown = without_headings(safe_markdown(text))
+    assert shown == (
+        "**One**\n\nsome\n\n**Two**\n\n**Three**\n\n- a\n---\n\n```sh\n# no\n\n\nx\n```\n"
+    )
+    assert not rendered(shown).tags & {"h1", "h2", "h3", "h4", "h5", "h6"}
 
 
 def test_code_in_lists_and_unclosed_code_is_kept() -> None:

@@ -52,7 +52,7 @@ export function makeElement(tag: string): Element {
 /** Makes an element's attributes those of `wanted` that may be. */
 export function setAttributes(element: Element, wanted: Readonly<Record<string, string>>): void {
   const tag = element.localName;
-  for (const { name } of [...element.attributes]) {
+  for (const name of element.getAttributeNames()) {
     if (!(name in wanted) && name !== OWN_KEYS) element.removeAttribute(name);
   }
   for (const [name, value] of Object.entries(wanted)) {

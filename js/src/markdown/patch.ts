@@ -5,12 +5,19 @@ import type { VElement, VNode } from "./nodes.ts";
 
 /** Changes the children of `parent`, from the child at `first` on, to `wanted`. */
 export function patchChildren(parent: Element, wanted: readonly VNode[], first = 0): void {
-  wanted.forEach((node, index) => {
-    const old = parent.childNodes[first + index];
+  // By siblings: a list of its child nodes would stay in memory with each element.
+  let old = first === 0 ? parent.firstChild : (parent.childNodes[first] ?? null);
+  for (const node of wanted) {
+    const next = old?.nextSibling ?? null;
     if (!old) parent.append(create(node));
     else if (!patch(old, node)) old.replaceWith(create(node));
-  });
-  while (parent.childNodes.length > first + wanted.length) parent.lastChild?.remove();
+    old = next;
+  }
+  while (old) {
+    const next: ChildNode | null = old.nextSibling;
+    old.remove();
+    old = next;
+  }
 }
 
 function patch(old: ChildNode, node: VNode): boolean {
