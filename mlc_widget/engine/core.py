@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, TypeAlias
 
@@ -22,12 +22,13 @@ from mlc_widget.api.requests import JSONDict, check_chat, check_completion, chec
 from mlc_widget.engine.chat_plan import AnswerPlan, plan
 from mlc_widget.engine.counters import Counters
 from mlc_widget.engine.device import describe_device
-from mlc_widget.engine.embedding import embed
+from mlc_widget.engine.embedding import RunningEmbeddings, embed
 from mlc_widget.engine.forwarding import forward_and_sample
 from mlc_widget.engine.generation import Generation
 from mlc_widget.engine.loaded_models import LoadedModels
 from mlc_widget.engine.logit_processors import LogitProcessorFactory
 from mlc_widget.engine.model import LoadedModel
+from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.shapes import ResponseShape, new_request_id
 
 _LONG_PROMPT: Final = 32 * 1024
@@ -55,6 +56,7 @@ class DirectCore:
         self._app_config = AppConfig()
         self._generations: dict[str, Generation] = {}
         self._opening: dict[str, asyncio.Event] = {}  # set if aborted before they began
+        self._embeddings = RunningEmbeddings()
         self._counters = Counters()
         self._terminated = False
 
@@ -112,21 +114,31 @@ class DirectCore:
         self._check_alive()
         return self._models.get(model_id)
 
+    def _id_of(self, kind: RequestKind, checked: JSONDict) -> str:
+        request_id: str = checked.get("request_id") or new_request_id(kind)
+        if any(request_id in those for those in self._running()):
+            raise BadRequestError(
+                f"request_id = {request_id!r}: a request with this id is running.",
+                param="request_id",
+            )
+        return request_id
+
+    def _running(self) -> Sequence[Collection[str]]:
+        """The ids of all requests, by how far they are."""
+        return self._opening, self._generations, self._embeddings
+
     async def _generation(
         self,
         kind: Literal["chat", "completion"],
         request: Mapping[str, Any],
         before: _Before,
         gather_s: float = 0.0,
+        journal: bool = False,
+        resumption: Resumption | None = None,
     ) -> Generation:
         """Check a request, prepare for it, and start it."""
         checked = check_chat(request) if kind == "chat" else check_completion(request)
-        request_id = checked.get("request_id") or new_request_id(kind)
-        if request_id in self._generations or request_id in self._opening:
-            raise BadRequestError(
-                f"request_id = {request_id!r}: a request with this id is running.",
-                param="request_id",
-            )
+        request_id = self._id_of(kind, checked)
         self._opening[request_id] = aborted = asyncio.Event()
         try:
             if before is not None:
@@ -138,20 +150,28 @@ class DirectCore:
                 model.sampling(checked, stop_at_template=kind == "chat"), grammar=answers.grammar
             )
             prompt = await self._prompt(kind, model, checked, answers)
+            choices = checked.get("n", 1)
+            if resumption is not None:
+                resumption.check(model, sampling, choices)
             if model is not self._model(model.model_id):  # reloaded while the prompt was encoded
                 raise ModelNotLoadedError("The model was unloaded before the request began.")
         finally:
             del self._opening[request_id]
+        shape = ResponseShape(kind, model.model_id, request_id)
+        if resumption is not None:
+            shape = replace(shape, created=resumption.created)
         generation = Generation(
             model,
-            ResponseShape(kind, model.model_id, request_id),
+            shape,
             prompt,
             sampling,
             answers,
-            checked.get("n", 1),
+            choices,
             include_usage=checked.get("stream_options", {}).get("include_usage", False),
             echo=_echo(model, checked) if checked.get("echo") else "",
             gather_s=gather_s,
+            journal=journal,
+            resumption=resumption,
             on_end=self._ended,
         )
         self._generations[request_id] = generation
@@ -195,11 +215,15 @@ class DirectCore:
         """
         if kind == "embedding":
             checked = check_embedding(request)
-            if before is not None:
-                await before()
-            return await embed(self._model(checked.get("model")), checked)
+            work = self._embedding(checked, before)
+            return await self._embeddings.run(self._id_of(kind, checked), work)
         whole = {**request, "stream": None, "stream_options": None}
         return await (await self._generation(kind, whole, before)).whole()
+
+    async def _embedding(self, checked: JSONDict, before: _Before) -> JSONDict:
+        if before is not None:
+            await before()
+        return await embed(self._model(checked.get("model")), checked)
 
     async def open_stream(
         self,
@@ -207,6 +231,8 @@ class DirectCore:
         request: JSONDict,
         before: _Before = None,
         gather_s: float = 0.0,
+        journal: bool = False,
+        resumption: Resumption | None = None,
     ) -> Generation:
         """Accept one streaming request, which runs from now until it has ended or is closed.
 
@@ -214,11 +240,17 @@ class DirectCore:
             kind: Which of OpenAI's.
             request: In OpenAI's shape.
             before: As for `request`.
-            gather_s: See `Generation`.
+            gather_s: See `Generation`, as for the arguments that follow.
+            journal: See there.
+            resumption: See there.
+
+        Raises:
+            EngineDeadError: the runtime cannot continue what `resumption` tells of.
         """
         if kind == "embedding":
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
-        return await self._generation(kind, {**request, "stream": True}, before, gather_s)
+        streamed = {**request, "stream": True}
+        return await self._generation(kind, streamed, before, gather_s, journal, resumption)
 
     def _end_all(self) -> None:
         """Before models are unloaded: nothing may run on them."""
@@ -227,11 +259,12 @@ class DirectCore:
                 generation.fail(_terminated())
             else:
                 generation.abort()
+        self._embeddings.end_all(_terminated() if self._terminated else None)
 
     async def interrupt_generate(self) -> None:
         """End everything that generates now."""
         self._check_alive()
-        for request_id in [*self._opening, *self._generations]:
+        for request_id in [i for those in self._running() for i in those]:
             await self.abort(request_id)
 
     async def abort(self, request_id: str) -> None:
@@ -241,6 +274,8 @@ class DirectCore:
             self._opening[request_id].set()
         elif request_id in self._generations:
             self._generations[request_id].abort()
+        else:
+            self._embeddings.end(request_id)
 
     async def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool, model_id: str | None
@@ -272,7 +307,7 @@ class DirectCore:
     async def metrics(self) -> JSONDict:
         """Counters since this engine was made."""
         self._check_alive()
-        return self._counters.read(len(self._generations))
+        return self._counters.read(len(self._generations) + len(self._embeddings))
 
     async def set_log_level(self, level: str) -> None:
         """Set the level of this process's loggers."""

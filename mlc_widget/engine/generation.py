@@ -8,35 +8,23 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.answer import AnswerParser, Delta
+from mlc_widget.engine.answer import Delta
 from mlc_widget.engine.chat_plan import AnswerPlan
+from mlc_widget.engine.choice_run import ChoiceRun
 from mlc_widget.engine.model import LoadedModel
+from mlc_widget.engine.resumption import Beginning, Delivered, Resumption, begin, is_exact
 from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sampling
-from mlc_widget.engine.shapes import Choice, ResponseShape, usage
+from mlc_widget.engine.shapes import ResponseShape, usage
 
 _AHEAD: Final = 256
 """Events that the choices may be ahead of the consumer; then they wait for it."""
 _MANY: Final = 128
 """Events that are worth a batch of their own, however soon after the last."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """One choice while it runs."""
-
-    parser: AnswerParser
-    choice: Choice = field(default_factory=Choice)
-    tokens: int = 0
-    unnumbered: list[str] = field(default_factory=list)  # text whose tokens the runtime keeps
-    first_at: float | None = None
-    begun: bool = False  # a chunk of it was given
-    ended: bool = False  # its last event is in the queue, or was taken
-    stats: GenerationStats | None = None
 
 
 class Generation:
@@ -57,6 +45,9 @@ class Generation:
         echo: What each answer begins with.
         gather_s: Seconds that at least lie between two batches, unless one is large or the last:
             for a consumer to whom a batch costs much more than a chunk. The first does not wait.
+        journal: Whether each chunk has, as ``journal``, what `Delivered` is made of: the token ids
+            since its choice's last chunk or, of a runtime that is not batch-invariant, the text.
+        resumption: What of it was delivered already. The first chunk says so as ``resumed``.
         on_end: Called once when nothing of it runs any more.
     """
 
@@ -72,12 +63,13 @@ class Generation:
         include_usage: bool,
         echo: str = "",
         gather_s: float = 0.0,
+        journal: bool = False,
+        resumption: Resumption | None = None,
         on_end: Callable[[Generation], object],
     ) -> None:
         self._model = model
         self._shape = shape
         self._prompt = prompt
-        self._sampling = sampling
         self._include_usage = include_usage
         self._on_end = on_end
         self._started = time.monotonic()
@@ -88,9 +80,19 @@ class Generation:
         self._gather_s = gather_s
         self._taken_at = -math.inf
         self._enough = asyncio.Event()  # there is no more reason to gather
-        self._runs = [_Run(plan.parser(shape.id, i)) for i in range(choices)]
-        if echo:
-            self._events.extend((i, GenerationEvent(text=echo)) for i in range(choices))
+        self._journal = journal
+        exact = is_exact(model)
+        self._marker = resumption.marker(model) if resumption is not None else None
+        self._echo = GenerationEvent(text=echo)
+        self._runs: list[ChoiceRun] = []
+        for i in range(choices):
+            delivered = resumption.choices[i] if resumption is not None else None
+            beginning = begin(model, prompt, replace(sampling, choice=i), delivered)
+            self._runs.append(ChoiceRun(plan.parser(shape.id, i), beginning, exact))
+            if delivered is not None:
+                self._go_on(i, delivered)
+            elif echo:
+                self._events.append((i, self._echo))
         self._finished = self._closed = False
         self._tasks = [asyncio.create_task(self._run(i)) for i in range(choices)]
         for i, task in enumerate(self._tasks):
@@ -130,21 +132,36 @@ class Generation:
 
     # The choices' side
 
+    def _go_on(self, index: int, delivered: Delivered) -> None:
+        """Begin a choice where its reader is."""
+        run = self._runs[index]
+        run.begun, run.told = True, delivered.finish_reason is not None
+        run.tokens = run.again = len(delivered.tokens)
+        for known in (self._echo, GenerationEvent(text=delivered.text)):
+            if known.text:
+                self._absorb(index, known)
+        run.unnumbered.append(delivered.text)
+
     async def _run(self, index: int) -> None:
         run = self._runs[index]
-        sampling = replace(self._sampling, choice=index)
+        start = run.beginning
+        if start.finish_reason is not None:
+            stats = self._aborted(run).stats
+            self._put(index, GenerationEvent("", finish_reason=start.finish_reason, stats=stats))
+            return
+        again = run.again
         request_id = f"{self._shape.id}-{index}"
-        events = self._model.runtime.generate(self._prompt, sampling, request_id=request_id)
+        events = self._model.runtime.generate(start.prompt, start.sampling, request_id=request_id)
         async with contextlib.aclosing(events):
             async for event in events:
                 run.first_at = run.first_at or time.monotonic()
-                run.tokens += len(event.token_ids)
+                known = min(again, len(event.token_ids))
+                again -= known
+                run.tokens += len(event.token_ids) - known
                 if event.text and not event.token_ids:
                     run.unnumbered.append(event.text)
-                self._put(index, event)
+                self._put(index, self._counting_all(event, start))
                 if event.finish_reason is not None:
-                    if event.stats is None:
-                        raise RuntimeError("the runtime ended a generation without its stats")
                     return
                 while len(self._events) >= _AHEAD:
                     self._space.clear()
@@ -158,6 +175,22 @@ class Generation:
         if event.finish_reason is not None or len(self._events) >= _MANY:
             self._enough.set()
 
+    def _counting_all(self, event: GenerationEvent, start: Beginning) -> GenerationEvent:
+        """The event; a last one counts what was delivered as answer, though it was prompted."""
+        if event.finish_reason is None:
+            return event
+        if event.stats is None:
+            raise RuntimeError("the runtime ended a generation without its stats")
+        if not start.delivered:
+            return event
+        stats = replace(
+            event.stats,
+            prompt_tokens=len(self._prompt),
+            cached_tokens=min(event.stats.cached_tokens, len(self._prompt)),
+            completion_tokens=event.stats.completion_tokens + start.delivered,
+        )
+        return replace(event, stats=stats)
+
     def _done(self, index: int, task: asyncio.Task[None]) -> None:
         """However a choice ended, also before it began: the consumer hears of it."""
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -165,10 +198,10 @@ class Generation:
         elif not self._runs[index].ended and self._error is None:
             self._put(index, self._aborted(self._runs[index]))
 
-    def _counted(self, run: _Run) -> int:
+    def _counted(self, run: ChoiceRun) -> int:
         return run.tokens + len(self._model.tokenizer.encode("".join(run.unnumbered)))
 
-    def _aborted(self, run: _Run) -> GenerationEvent:
+    def _aborted(self, run: ChoiceRun) -> GenerationEvent:
         now = time.monotonic()
         first = run.first_at or now
         stats = GenerationStats(
@@ -197,7 +230,7 @@ class Generation:
         used = self._finish()
         await self.aclose()
         if self._include_usage:
-            return [self._shape.usage_chunk(used)]
+            return [self._marked(self._shape.usage_chunk(used))]
         raise StopAsyncIteration
 
     async def whole(self) -> JSONDict:
@@ -266,19 +299,32 @@ class Generation:
         for index, event in events:
             run = self._runs[index]
             delta, logprobs = self._absorb(index, event)
-            if not delta and event.finish_reason is None and logprobs is None:
+            last = event.finish_reason is not None
+            if run.told or (run.again > 0 and not last):
+                run.again -= len(event.token_ids)
+                continue  # the reader has it
+            if self._journal and event is not self._echo:
+                run.note(event)
+            if not delta and not last and logprobs is None:
                 continue  # tokens whose text is still held back
-            chunks.append(
-                self._shape.chunk(
-                    index,
-                    delta,
-                    first=not run.begun,
-                    finish_reason=run.choice.finish_reason,
-                    logprobs=logprobs,
-                )
+            chunk = self._shape.chunk(
+                index,
+                delta,
+                first=not run.begun,
+                finish_reason=run.choice.finish_reason,
+                logprobs=logprobs,
             )
+            if self._journal:
+                chunk["journal"] = run.take_journal()
+            chunks.append(self._marked(chunk))
             run.begun = True
         return chunks
+
+    def _marked(self, chunk: JSONDict) -> JSONDict:
+        """The chunk; the first after a resumption says so."""
+        if self._marker is not None:
+            chunk["resumed"], self._marker = self._marker, None
+        return chunk
 
     def _finish(self) -> JSONDict:
         used = usage(self.stats, time.monotonic() - self._started)

@@ -12,6 +12,14 @@ What is ours begins with ``hello``. A peer that said it
 - may send ``credit`` in a stream's init, and then gets pushed ``chunks`` instead of pulling them:
   with ``seq`` 0 and no content once the request is accepted, then counting up, then one ``return``
   or ``throw``, all under the init's uuid. ``streamCredit`` lets more chunks come;
+- may send ``journal: true`` beside ``credit``; each chunk of a choice then has a ``journal``: the
+  token ids that it and what was held back before it came from (of a choice's last chunk, without
+  the last token) or, where the runtime is not batch-invariant, the text that the model wrote;
+- may send ``resume`` beside ``credit``, to have a stream continued that another worker began:
+  ``{"created", "choices"}``, the chunks' ``created`` and for each choice null if it has not begun,
+  else ``{"journal", "finish_reason"}``, its chunks' journals joined and its finish reason if it has
+  one. The first chunk then has ``resumed``: ``{"exact", "tokens"}``, whether the answer is the one
+  that would have come without the interruption, and how many tokens of it came before;
 - may send ``abort``, ``metrics``, ``listModels``, ``deviceInfo``, and ``appConfigHash`` beside
   ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
 """

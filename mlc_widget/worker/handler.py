@@ -14,6 +14,7 @@ from mlc_widget.api.errors import MLCEngineError, ProtocolError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.core import DirectCore
+from mlc_widget.engine.resumption import Resumption
 from mlc_widget.protocol.errors import encode_error
 from mlc_widget.protocol.messages import (
     PROTOCOL_VERSION,
@@ -223,14 +224,18 @@ class KernelMLCEngineHandler:
         wanted = _request(request)
         if not wanted.get("model") and isinstance(content.get("selectedModelId"), str):
             wanted["model"] = content["selectedModelId"]
-        credit = None
+        credit = resumption = None
         if self._extended and content.get("credit") is not None:
             credit = integer(request, "credit")
+        if credit is not None and content.get("resume") is not None:
+            resumption = Resumption.read(content["resume"])
         opening = self.core.open_stream(
             kind,
             wanted,
             before=lambda: self._match(request),
             gather_s=0.0 if credit is None else _GATHER_S,
+            journal=credit is not None and content.get("journal") is True,
+            resumption=resumption,
         )
         await self._streams.open(_stream_id(request), request.uuid, opening, credit)
 

@@ -56,7 +56,8 @@ class RuntimeCapabilities:
     """What a runtime truly does, beyond plain generation.
 
     Attributes:
-        batch_invariant: The same seed gives the same text alone, in a batch, and resumed.
+        batch_invariant: The same seed gives the same text alone, in a batch, and resumed; so it
+            honours `Sampling.resume`.
         request_fields: Optional request fields (OpenAI's names) that it honours.
         embeddings: Whether `embed` works for this model.
         devices: Devices that it can use here, best first, such as ``("cpu",)``.
@@ -103,6 +104,9 @@ class Sampling:
             it from `response_format` and tools); for a runtime that declares
             `RuntimeCapabilities.grammars`.
         latency_breakdown: Whether to measure what each token's sampling takes.
+        resume: Tokens that this generation made already, in another process. Its events give them
+            again, one each, without log-probabilities; then it goes on as if it had just made
+            them. For a runtime that is `RuntimeCapabilities.batch_invariant`.
     """
 
     max_tokens: int | None
@@ -123,6 +127,7 @@ class Sampling:
     response_format: Mapping[str, Any] | None = None
     grammar: str | None = None
     latency_breakdown: bool = False
+    resume: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,8 +143,9 @@ class ScriptedRuntime:
             total = len(words) * self._script.repeat
             count = total if sampling.max_tokens is None else min(sampling.max_tokens, total)
             for i in range(count):
-                await self._misbehave(i)
-                await asyncio.sleep(self._script.pace_s)
+                if i >= len(sampling.resume):
+                    await self._misbehave(i)
+                    await asyncio.sleep(self._script.pace_s)
                 word = words[i % len(words)]
                 yield GenerationEvent(text=f" {word}" if i else word, token_ids=(i,))
             await self._misbehave(total)

@@ -145,7 +145,7 @@ class TVMRuntime:
         model, source = self._model(), self._source
         assert source is not None
         prompt = list(prompt_token_ids)
-        self._check_prompt(prompt, model)
+        self._check_prompt([*prompt, *sampling.resume], model)
         grammar = await self._grammar(sampling)
         events: asyncio.Queue[GenerationEvent | BaseException] = asyncio.Queue()
         sequence = make_sequence(
@@ -157,8 +157,13 @@ class TVMRuntime:
             events.put_nowait,
             grammar,
         )
+        again: list[GenerationEvent] = []
+        if sampling.resume:  # a grammar may take a while
+            again = await asyncio.to_thread(lambda: [sequence.follow(t) for t in sampling.resume])
         model.scheduler.submit(sequence)
         try:
+            for known in again:
+                yield known
             while True:
                 event = await events.get()
                 if isinstance(event, BaseException):

@@ -93,7 +93,7 @@ class Sampler:
                 allowed = None if self._grammar is None else self._grammar.allowed(len(logits))
             with self._timed("sampleTime"):
                 token = self._choose(adjusted, allowed, position)
-            self._remember(token)
+            self.remember(token)
         if not s.logprobs:
             return token, None
         return token, _logprob(adjusted, token, s.top_logprobs, token_bytes)
@@ -116,7 +116,8 @@ class Sampler:
             )
         return best if self._s.temperature == 0 else self._draw(logits, best, position)
 
-    def _remember(self, token: int) -> None:
+    def remember(self, token: int) -> None:
+        """A token was chosen, here or before this generation was resumed."""
         self._answer[token] += 1
         if self._s.repetition_penalty != 1.0:
             self._seen.add(token)

@@ -86,6 +86,20 @@ class Sequence:
         """Whether it need not wait for its reader any more."""
         return self.posted - self.taken <= MAX_UNREAD // 2
 
+    def follow(self, token: int) -> GenerationEvent:
+        """Take a token that was chosen in another process, before the sequence was submitted.
+
+        What comes next is then as if it had been chosen here.
+
+        Raises:
+            InternalEngineError: The grammar does not allow it.
+        """
+        self.sampler.remember(token)
+        self.tokens.append(token)
+        if self.grammar is not None:
+            self.grammar.accept(token)
+        return GenerationEvent(self.detokenizer.push(token), (token,))
+
     def accept(self, logits: Logits) -> GenerationEvent:
         """Choose the next token from (vocab_size,) logits, and say what it means for the text."""
         s = self.sampling
@@ -121,7 +135,7 @@ class Sequence:
         first = self.first_token_at or now
         stats = GenerationStats(
             prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached or 0,
+            cached_tokens=min(self.cached or 0, self.prompt_tokens),
             completion_tokens=len(self.tokens) - self.prompt_tokens,
             queue_s=admitted - self.submitted_at,
             prefill_s=first - admitted,
