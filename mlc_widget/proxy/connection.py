@@ -57,6 +57,8 @@ class WorkerConnection:
         self._pending: dict[str, asyncio.Future[Any]] = {}
         self._streams: dict[str, PushedStream] = {}
         self._dead: MLCEngineError | None = None
+        self.died = False
+        """Whether the worker's process ended by itself."""
         self._heard = False  # the worker has said hello
         self._sent = 0  # numbered messages
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
@@ -81,7 +83,7 @@ class WorkerConnection:
         try:
             while asyncio.get_running_loop().time() < deadline:
                 # Again until it is answered: our subscription may come after the first answer.
-                answers.add(self._send("hello", content))
+                answers.add(self.send("hello", content))
                 done, _ = await asyncio.wait(
                     answers, timeout=_HELLO_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -97,7 +99,8 @@ class WorkerConnection:
             f"{_WORKER_COMMAND}."
         )
 
-    def _send(self, kind: str, content: Any) -> asyncio.Future[Any]:
+    def send(self, kind: str, content: Any = None) -> asyncio.Future[Any]:
+        """Send a message; the future is its answer, or what the worker threw, or how it died."""
         request_uuid = uuid.uuid4().hex
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[request_uuid] = answer
@@ -131,7 +134,7 @@ class WorkerConnection:
         Raises:
             MLCEngineError: what the worker threw, or how it died.
         """
-        return await self._send(kind, content)
+        return await self.send(kind, content)
 
     def post(self, kind: str, content: Any = None) -> None:
         """Send a message whose answer nobody waits for; never raises."""
@@ -206,10 +209,15 @@ class WorkerConnection:
                 answer.set_exception(decode_error(str(data.get("content")), data.get("error")))
         # Otherwise it is a late answer to something that nobody waits for any more.
 
-    def fail(self, error: MLCEngineError) -> None:
-        """The worker is gone: everything that waits for it raises `error`."""
+    def fail(self, error: MLCEngineError, *, died: bool = False) -> None:
+        """The worker is gone: everything that waits for it raises `error`.
+
+        Args:
+            error: What to raise.
+            died: Whether its process ended by itself.
+        """
         if self._dead is None:
-            self._dead = error
+            self._dead, self.died = error, died
         for answer in list(self._pending.values()):
             if not answer.done():
                 answer.set_exception(_copy(error))

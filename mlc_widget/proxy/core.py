@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import ChatOpts, RequestKind
-from mlc_widget.api.errors import BadRequestError, ModelNotLoadedError
+from mlc_widget.api.errors import EngineDeadError, ModelNotLoadedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import check_log_level
 from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.protocol.messages import STREAM_INITS, WHOLE_REQUESTS
-from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.protocol.messages import WHOLE_REQUESTS
 from mlc_widget.proxy.expected_models import ExpectedModels
+from mlc_widget.proxy.flights import Flights, Recovery
 from mlc_widget.proxy.process import WorkerProcess
-from mlc_widget.proxy.pushed_stream import PushedStream
+from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.state import EngineSnapshot, Observer, SnapshotBoard
 
 _T = TypeVar("_T")
@@ -34,6 +34,7 @@ class KernelCore:
         home: The loop that owns it.
         make_process: Makes a worker's process, not yet started.
         start_timeout: Seconds that a worker may take to answer.
+        recovery: What becomes of the requests of a worker that dies.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class KernelCore:
         make_process: Callable[[], WorkerProcess],
         *,
         start_timeout: float = 60.0,
+        recovery: Recovery = "resume",
     ) -> None:
         self._home = home
         self._board = SnapshotBoard()
         self._models = ExpectedModels(make_process, self._board, start_timeout)
         self._keeper = self._models.keeper
+        self._flights = Flights(self._models, recovery)
 
     # For widgets: from any thread
 
@@ -97,7 +100,11 @@ class KernelCore:
         await self._models.unload()
 
     async def restart(self) -> None:
-        """End the worker, whatever it does, and load the same models in another."""
+        """End the worker, whatever it does, and load the same models in another.
+
+        What it works on fails.
+        """
+        self._flights.give_up()
         await self._models.restart()
 
     async def terminate(self) -> None:
@@ -110,35 +117,28 @@ class KernelCore:
 
     # EngineCore: requests
 
-    async def _addressed(self, request: JSONDict) -> tuple[WorkerConnection, JSONDict]:
-        """Where a request goes, and its content: with what this side believes to be loaded."""
-        connection, expected = await self._models.serving()
-        return connection, {
-            "request": request,
-            "selectedModelId": request.get("model"),
-            **expected,
-        }
-
     async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
-        """Answer one request with the whole response."""
-        prefix = "chatcmpl" if kind == "chat" else "cmpl"
-        request_id = request.get("request_id") or f"{prefix}-{uuid.uuid4().hex}"
-        connection, content = await self._addressed({**request, "request_id": request_id})
-        answered = False
+        """Answer one request with the whole response; a worker that dies is replaced once."""
+        flight = self._flights.begin(kind, request)
         try:
-            response: JSONDict = await connection.call(WHOLE_REQUESTS[kind], content)
-            answered = True
-            return response
+            while True:
+                connection, content = await flight.address()
+                answer = connection.send(WHOLE_REQUESTS[kind], content)
+                flight.sent()
+                try:
+                    response: JSONDict = await answer
+                    return response
+                except EngineDeadError as error:
+                    flight.outlive(error)
+                except asyncio.CancelledError:
+                    flight.left()
+                    raise
         finally:
-            if not answered:  # cancelled; after an error the worker ignores this
-                connection.post("abort", {"requestId": request_id})
+            self._flights.end(flight)
 
-    async def open_stream(self, kind: RequestKind, request: JSONDict) -> PushedStream:
-        """Accept one streaming request."""
-        if kind not in STREAM_INITS:
-            raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
-        connection, content = await self._addressed(dict(request))
-        return await connection.open_stream(STREAM_INITS[kind], content)
+    async def open_stream(self, kind: RequestKind, request: JSONDict) -> ResumableStream:
+        """Accept one streaming request; it goes on in another worker when its own dies."""
+        return await ResumableStream.open(kind, request, self._flights)
 
     async def stream(self, kind: RequestKind, request: JSONDict) -> AsyncGenerator[JSONDict, None]:
         """Chunks of one answer, singly; closing it stops the engine's work. On the home loop."""
@@ -161,11 +161,13 @@ class KernelCore:
 
     async def interrupt_generate(self) -> None:
         """End everything that generates now."""
+        self._flights.abort()
         if (connection := self._keeper.living()) is not None:
             await connection.call("interruptGenerate")
 
     async def abort(self, request_id: str) -> None:
         """End one request."""
+        self._flights.abort(request_id)
         if (connection := self._keeper.living()) is not None:
             await connection.call("abort", {"requestId": request_id})
 

@@ -12,6 +12,7 @@ from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
 from mlc_widget.proxy.core import KernelCore
+from mlc_widget.proxy.flights import Recovery, check_recovery
 from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
 from mlc_widget.proxy.state import EngineState
 from mlc_widget.worker.settings import WorkerSettings
@@ -27,6 +28,7 @@ def _make_core(
     handler: str | None,
     logit_processors: Mapping[str, str] | None,
     start_timeout: float,
+    recovery: Recovery,
 ) -> KernelCore:
     settings = WorkerSettings(
         runtime=runtime,
@@ -43,7 +45,12 @@ def _make_core(
             transport_encryption=transport_encryption,
         )
 
-    return KernelCore(HomeLoop.shared(), make_process, start_timeout=start_timeout)
+    return KernelCore(
+        HomeLoop.shared(),
+        make_process,
+        start_timeout=start_timeout,
+        recovery=check_recovery(recovery),
+    )
 
 
 def _end(core: KernelCore) -> None:
@@ -95,6 +102,10 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
         handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
         logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
         start_timeout: Seconds that the worker may take to start.
+        recovery: What becomes of the requests of a worker that dies. With ``resume`` another
+            worker loads the same models and goes on where each was, in the same ``await`` or
+            ``async for``; one that is under way at a second death fails with `EngineDeadError`.
+            With ``error`` they fail at once. See ``docs/answers.md``.
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 
@@ -109,6 +120,7 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
         handler: str | None = None,
         logit_processors: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
+        recovery: Recovery = "resume",
         init_progress_callback: InitProgressCallback | None = None,
     ) -> None:
         core = _make_core(
@@ -120,6 +132,7 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
             handler=handler,
             logit_processors=logit_processors,
             start_timeout=start_timeout,
+            recovery=recovery,
         )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
@@ -150,6 +163,7 @@ class KernelMLCEngine(_Worker, Engine[KernelCore]):
         handler: str | None = None,
         logit_processors: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
+        recovery: Recovery = "resume",
         init_progress_callback: InitProgressCallback | None = None,
     ) -> None:
         core = _make_core(
@@ -161,6 +175,7 @@ class KernelMLCEngine(_Worker, Engine[KernelCore]):
             handler=handler,
             logit_processors=logit_processors,
             start_timeout=start_timeout,
+            recovery=recovery,
         )
         super().__init__(core, HomeLoop.shared())
         self.set_init_progress_callback(init_progress_callback)
@@ -184,6 +199,7 @@ async def create_kernel_mlc_engine(
     handler: str | None = None,
     logit_processors: Mapping[str, str] | None = None,
     start_timeout: float = 60.0,
+    recovery: Recovery = "resume",
     init_progress_callback: InitProgressCallback | None = None,
     show_progress: bool = True,
 ) -> AsyncKernelMLCEngine:
@@ -202,6 +218,7 @@ async def create_kernel_mlc_engine(
         handler: See there.
         logit_processors: See there.
         start_timeout: See there.
+        recovery: See there.
         init_progress_callback: See there.
         show_progress: Whether to show the progress bar in a notebook.
 
@@ -218,6 +235,7 @@ async def create_kernel_mlc_engine(
         handler=handler,
         logit_processors=logit_processors,
         start_timeout=start_timeout,
+        recovery=recovery,
         init_progress_callback=init_progress_callback,
     )
     if show_progress:

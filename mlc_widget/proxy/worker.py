@@ -65,7 +65,7 @@ class Worker:
         error = EngineDeadError(
             f"The worker {how}\nThe notebook is unharmed; the next request starts a new worker."
         )
-        self.connection.fail(error)
+        self.connection.fail(error, died=True)
         return error
 
     async def stop(self) -> None:

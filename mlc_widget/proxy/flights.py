@@ -1,0 +1,168 @@
+"""The requests that are under way: each survives one death of the worker, and not a second."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+import weakref
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
+
+from mlc_widget.api.core import RequestKind
+from mlc_widget.api.errors import (
+    BadRequestError,
+    EngineDeadError,
+    EngineTerminatedError,
+    MLCEngineError,
+)
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.expected_models import ExpectedModels
+
+Recovery: TypeAlias = Literal["resume", "error"]
+
+_ID_PREFIX: Final = {"chat": "chatcmpl", "completion": "cmpl", "embedding": "embd"}
+
+
+def check_recovery(recovery: str) -> Recovery:
+    """Read the engines' `recovery` argument.
+
+    Raises:
+        BadRequestError: it is neither ``resume`` nor ``error``.
+    """
+    if recovery not in get_args(Recovery):
+        raise BadRequestError(
+            f"recovery = {recovery!r}: it must be 'resume' (go on in a new worker) or 'error'.",
+            param="recovery",
+        )
+    return cast("Recovery", recovery)
+
+
+class Flight:
+    """One request from its submission to its end. `Flights.begin` makes it.
+
+    Args:
+        models: Gives it a worker.
+        kind: Which of OpenAI's.
+        request: In OpenAI's shape. It gets an id and a seed where it has none, so that it is the
+            same request, with the same answer, when it is sent again.
+        resumable: Whether it is to survive a death.
+    """
+
+    def __init__(
+        self,
+        models: ExpectedModels,
+        kind: RequestKind,
+        request: Mapping[str, Any],
+        *,
+        resumable: bool,
+    ) -> None:
+        self.request = dict(request)
+        self.request_id = request.get("request_id") or f"{_ID_PREFIX[kind]}-{uuid.uuid4().hex}"
+        self.request["request_id"] = self.request_id
+        if kind != "embedding" and request.get("seed") is None:
+            self.request["seed"] = secrets.randbits(63)
+        self.resumable = resumable
+        self.aborted = False
+        """Whether it is to end with finish reason ``abort``, wherever it is."""
+        self._models = models
+        self._connection: WorkerConnection | None = None
+        self._expected: JSONDict | None = None
+        self._death: EngineDeadError | None = None
+
+    @property
+    def began(self) -> bool:
+        """Whether it was given to a worker, dead or alive."""
+        return self._connection is not None
+
+    async def address(self) -> tuple[WorkerConnection, JSONDict]:
+        """Where to send it, and its content: with what this side believes to be loaded.
+
+        Raises:
+            EngineDeadError: it is to be sent again, and there is no worker like the first.
+            MLCEngineError: there is none for the first time.
+        """
+        try:
+            connection, expected = await self._models.serving()
+        except EngineTerminatedError:
+            raise
+        except MLCEngineError as error:
+            if self._death is None:
+                raise
+            raise self._lost(error.message) from error
+        if self._death is not None:
+            if not self.resumable:
+                raise self._lost("The worker was restarted.")
+            if expected != self._expected:
+                raise self._lost("Other models were loaded meanwhile.")
+        self._connection, self._expected = connection, expected
+        selected = {"request": self.request, "selectedModelId": self.request.get("model")}
+        return connection, {**selected, **expected}
+
+    def _lost(self, why: str) -> EngineDeadError:
+        return EngineDeadError(
+            f"The worker died while it worked on this request, which could not be resumed: {why}",
+            request_id=self.request_id,
+        )
+
+    def sent(self) -> None:
+        """It was sent; if it was aborted while there was no worker, it ends there at once."""
+        if self.aborted and self._connection is not None:
+            self._connection.post("abort", {"requestId": self.request_id})
+
+    def left(self) -> None:
+        """Nobody waits for its answer any more."""
+        if self._connection is not None:
+            self._connection.post("abort", {"requestId": self.request_id})
+
+    def outlive(self, error: EngineDeadError) -> None:
+        """Go on after `error` if the worker died of it, for the first time.
+
+        Raises:
+            EngineDeadError: `error`, in all other cases.
+        """
+        died = self._connection is not None and self._connection.died
+        if not (died and self.resumable):
+            raise error
+        if self._death is not None:
+            raise EngineDeadError(
+                f"{error.message}\nTwo workers died while they worked on this request: it is not "
+                "tried again.",
+                request_id=self.request_id,
+            ) from error
+        self._death = error
+
+
+class Flights:
+    """All of an engine's requests. On the home loop.
+
+    Args:
+        models: Gives them workers.
+        recovery: What becomes of those whose worker dies.
+    """
+
+    def __init__(self, models: ExpectedModels, recovery: Recovery) -> None:
+        self._models = models
+        self._recovery = recovery
+        self._active: weakref.WeakSet[Flight] = weakref.WeakSet()
+
+    def begin(self, kind: RequestKind, request: Mapping[str, Any]) -> Flight:
+        """A request that was just submitted; see to it that `end` is called."""
+        flight = Flight(self._models, kind, request, resumable=self._recovery == "resume")
+        self._active.add(flight)
+        return flight
+
+    def end(self, flight: Flight) -> None:
+        """It was answered, or nobody waits for it any more. Idempotent."""
+        self._active.discard(flight)
+
+    def abort(self, request_id: str | None = None) -> None:
+        """End one, or all, also where they wait for a new worker."""
+        for flight in self._active:
+            if request_id in (None, flight.request_id):
+                flight.aborted = True
+
+    def give_up(self) -> None:
+        """What has begun is not resumed: the worker goes at the user's word."""
+        for flight in self._active:
+            flight.resumable = flight.resumable and not flight.began

@@ -1,0 +1,103 @@
+"""A stream that goes on in another worker when its own dies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mlc_widget.api.core import RequestKind
+from mlc_widget.api.errors import BadRequestError, EngineDeadError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.protocol.messages import STREAM_INITS
+from mlc_widget.proxy.flights import Flight, Flights
+from mlc_widget.proxy.journal import Journal
+from mlc_widget.proxy.pushed_stream import PushedStream
+
+
+class ResumableStream:
+    """A `ChunkSource`; use `open`.
+
+    A new worker is asked only when the consumer has read what the dead one had sent and wants more,
+    so nothing is resumed for a consumer who has left.
+    """
+
+    def __init__(self, kind: RequestKind, flight: Flight, flights: Flights) -> None:
+        self._init: Final = STREAM_INITS[kind]
+        self._flight = flight
+        self._flights = flights
+        self._journal = Journal(flight.request)
+        self._stream: PushedStream | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, kind: RequestKind, request: Mapping[str, Any], flights: Flights
+    ) -> ResumableStream:
+        """Begin; returns once a worker has accepted the request.
+
+        Raises:
+            BadRequestError: what is wrong with the request.
+            MLCEngineError: what else keeps it from being answered.
+        """
+        if kind not in STREAM_INITS:
+            raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
+        stream = cls(kind, flights.begin(kind, request), flights)
+        await stream._send()
+        return stream
+
+    async def _send(self) -> PushedStream:
+        """Begin or go on in a worker that is up."""
+        flight = self._flight
+        try:
+            while True:
+                connection, content = await flight.address()
+                if flight.resumable:
+                    content |= {"journal": True, "resume": self._journal.content()}
+                try:
+                    stream = await connection.open_stream(self._init, content)
+                except EngineDeadError as error:
+                    flight.outlive(error)
+                    continue
+                flight.sent()
+                self._stream = stream
+                if self._closed:
+                    await stream.aclose()
+                return stream
+        except BaseException:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        self._flights.end(self._flight)
+
+    def __aiter__(self) -> ResumableStream:
+        return self
+
+    async def __anext__(self) -> list[JSONDict]:
+        stream = self._stream
+        assert stream is not None
+        try:
+            while not self._closed:
+                try:
+                    batch = await anext(stream)
+                except EngineDeadError as error:
+                    if self._journal.complete:  # only its end was lost
+                        break
+                    self._flight.aborted = self._flight.aborted or self._journal.aborted
+                    self._flight.outlive(error)
+                    stream = await self._send()
+                    continue
+                for chunk in batch:
+                    self._journal.take(chunk)
+                return batch
+            raise StopAsyncIteration
+        except Exception:
+            self._end()
+            raise
+
+    async def aclose(self) -> None:
+        """Tell the worker to stop, if there is one at it. Idempotent."""
+        self._closed = True
+        self._end()
+        if self._stream is not None:
+            await self._stream.aclose()
