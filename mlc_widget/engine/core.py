@@ -215,8 +215,8 @@ class DirectCore:
         """
         if kind == "embedding":
             checked = check_embedding(request)
-            work = self._embedding(checked, before)
-            return await self._embeddings.run(self._id_of(kind, checked), work)
+            request_id = self._id_of(kind, checked)
+            return await self._embeddings.run(request_id, self._embedding(checked, before))
         whole = {**request, "stream": None, "stream_options": None}
         return await (await self._generation(kind, whole, before)).whole()
 

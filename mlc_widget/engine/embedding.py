@@ -6,10 +6,59 @@ import asyncio
 import base64
 import math
 import struct
+from collections.abc import Collection, Coroutine, Iterator
+from typing import Any
 
-from mlc_widget.api.errors import BadRequestError, UnsupportedModelError
+from mlc_widget.api.errors import BadRequestError, MLCEngineError, UnsupportedModelError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.model import LoadedModel
+
+
+class RunningEmbeddings(Collection[str]):
+    """Embedding requests under way, by their ids, so that they can be ended."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[JSONDict]] = {}
+        self._errors: dict[str, MLCEngineError] = {}
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._tasks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def run(self, request_id: str, work: Coroutine[Any, Any, JSONDict]) -> JSONDict:
+        """Do one request's work; cancelling the caller cancels it.
+
+        Raises:
+            MLCEngineError: with the code ``aborted``, or what `end_all` was given.
+        """
+        task = self._tasks[request_id] = asyncio.create_task(work)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            error = self._errors.get(request_id)
+            if error is None:
+                raise
+            raise error from None
+        finally:
+            self._errors.pop(request_id, None)
+            del self._tasks[request_id]
+
+    def end(self, request_id: str, error: MLCEngineError | None = None) -> None:
+        """End one request; whoever waits for it gets the error. An unknown id is ignored."""
+        if request_id in self._tasks:
+            aborted = MLCEngineError("The request was aborted.", code="aborted")
+            self._errors[request_id] = error or aborted
+            self._tasks[request_id].cancel()
+
+    def end_all(self, error: MLCEngineError | None) -> None:
+        """End all of them."""
+        for request_id in list(self._tasks):
+            self.end(request_id, error)
 
 
 async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:

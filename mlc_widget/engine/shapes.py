@@ -51,9 +51,10 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float) -> JSONDict:
     }
 
 
-def new_request_id(kind: Literal["chat", "completion"]) -> str:
+def new_request_id(kind: Literal["chat", "completion", "embedding"]) -> str:
     """An id for a request that came without one, as OpenAI's look."""
-    return f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{uuid.uuid4().hex}"
+    prefix = {"chat": "chatcmpl", "completion": "cmpl", "embedding": "embd"}[kind]
+    return f"{prefix}-{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from mlc_widget.api.errors import (
     BadRequestError,
     ContextLengthExceededError,
     EngineDeadError,
+    EngineTerminatedError,
+    MLCEngineError,
     UnsupportedModelError,
 )
 
@@ -131,6 +133,41 @@ async def test_a_short_request_does_not_wait_for_a_long_one(bert):
     long.cancel()
     await asyncio.wait([long])
     assert_close(await vectors(bert, TEXTS), expected("cls"))
+
+
+@pytest.mark.parametrize("how", ["abort", "interrupt", "unload", "terminate", "cancel"])
+async def test_a_request_is_ended(bert, how):
+    held = asyncio.Event()
+
+    async def hold(inputs):
+        await held.wait()
+
+    runtime_of(bert).embed = hold  # a long one
+    waiting = asyncio.create_task(vectors(bert, TEXTS[0], request_id="mine"))
+    while (await bert.metrics())["running_requests"] == 0:
+        await asyncio.sleep(0)
+    with pytest.raises(BadRequestError, match="request_id = 'mine'"):
+        await vectors(bert, TEXTS[0], request_id="mine")
+    await bert.abort("another")
+    error = MLCEngineError
+    if how == "abort":
+        await bert.abort("mine")
+    elif how == "interrupt":
+        await bert.interrupt_generate()
+    elif how == "unload":
+        await bert.unload()
+    elif how == "terminate":
+        await bert.terminate()
+        error = EngineTerminatedError
+    else:
+        waiting.cancel()
+        error = asyncio.CancelledError
+    with pytest.raises(error) as caught:
+        await waiting
+    if error is MLCEngineError:
+        assert caught.value.code == "aborted"
+    while how != "terminate" and (await bert.metrics())["running_requests"]:
+        await asyncio.sleep(0)  # a cancelled caller does not wait for the engine
 
 
 async def test_texts_that_are_too_long_or_empty(bert):
