@@ -7,8 +7,9 @@ from typing import Any
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.base import ModelSource
-from mlc_widget.engine.runtimes.tvm import loading
+from mlc_widget.engine.runtimes.tvm import loading, machine
 from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+from mlc_widget.engine.runtimes.tvm.compiled import code_key, executable_of
 from mlc_widget.engine.runtimes.tvm.embedder import (
     DecoderTexts,
     Embedder,
@@ -63,7 +64,7 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     numerics = numerics_of({"numerics": "faithful", **source.config}, options.kv_cache_dtype)
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
-    loading.import_tvm()
+    machine.start()
     from mlc_widget.engine.runtimes.tvm.compile import make_program
     from mlc_widget.engine.runtimes.tvm.encoder import EncoderExecutor, EncoderProgram, batch_rows
     from mlc_widget.engine.runtimes.tvm.target import host_target
@@ -88,8 +89,10 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     )
     if options.verify:
         weights.verify(progress.bytes("verify", "Verifying weights"))
-    executable = loading.executable_of(program, quantization, architecture, options, progress)
+    key = code_key(program, quantization, architecture)
+    executable = executable_of(key, lambda: program, options, progress)
     arrays = load_weights(program.parameters, weights, progress.bytes("load", "Loading weights"))
+    threads = options.threads or default_threads(loading.count(program.parameters, quantization))
     model: TextModel
     if encoder:
         runner = EncoderExecutor(executable, architecture, arrays, numerics.kv_dtype)
@@ -105,12 +108,12 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
             vocab=shape.vocab_size,
             max_rows=program.max_rows,
             attention_rows=target.isa.attention_rows(shape.query_heads // shape.kv_heads),
+            threads=threads,
             kv_dtype=numerics.kv_dtype,
         )
         model = DecoderTexts(executor, MAX_TEXTS)
     known = min(vocab, config.positive_int("active_vocab_size", vocab))
     embedder = Embedder(model, settings, vocab_size=known, context_window=context)
-    threads = options.threads or default_threads(loading.count(program.parameters, quantization))
     progress("warm up", 0.0, "Warming up")
     embedder.ended = loading.start(embedder, embedder, threads)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,11 @@ import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.layouts import pad
+from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor, huge_zeros
+
+MIN_TILE_ROWS = 4
+"""Attention tiles of fewer rows are not made for the sake of threads."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -48,6 +53,7 @@ class Executor:
         vocab: int,
         max_rows: int,
         attention_rows: int,
+        threads: int = 1,
         kv_dtype: str = "float32",
     ) -> None:
         """Take a model's parts.
@@ -61,7 +67,8 @@ class Executor:
             context: Positions that the rotary table must have.
             vocab: Tokens to give logits for, the first of the model's.
             max_rows: Tokens of a step at most.
-            attention_rows: Rows of a full attention tile.
+            attention_rows: Rows of an attention tile at most.
+            threads: CPU threads that the steps will run on.
             kv_dtype: Of keys and values in the cache.
         """
         self._executable = executable
@@ -69,7 +76,7 @@ class Executor:
         self._forward_one: Any = None
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
-        self.max_rows, self._attention_rows = max_rows, attention_rows
+        self.max_rows, self._attention_rows, self._threads = max_rows, attention_rows, threads
         max_pages = -(-context // page_size)
         self._ids, self._position, self._slot, self._logit_rows = (
             aligned_zeros((max_rows,), np.int32) for _ in range(4)
@@ -102,10 +109,7 @@ class Executor:
 
     def prepare(self) -> None:
         """Make the virtual machine and run one row, on the thread that will run the steps."""
-        import tvm
-        from tvm import relax
-
-        machine = relax.VirtualMachine(self._executable, tvm.cpu())
+        machine = virtual_machine(self._executable)
         self._forward, self._forward_one = machine["forward"], machine["forward_one"]
         self.run([Span([0], 0, [0], [0])])
         self.steps = 0
@@ -143,8 +147,10 @@ class Executor:
             self._slot[n:end] = (
                 table[s, positions // self.page_size] * self.page_size + positions % self.page_size
             )
-            for first in range(n, end, self._attention_rows):
-                self._tile[tiles] = first, min(self._attention_rows, end - first), s
+            parts = self._parts(count)
+            for i in range(parts):
+                first, after = i * count // parts, (i + 1) * count // parts
+                self._tile[tiles] = n + first, after - first, s
                 tiles += 1
             wanted.extend(n + i for i in span.logits)
             n = end
@@ -157,6 +163,16 @@ class Executor:
             self._logit_rows[:m],
         ]  # fmt: skip
         return inputs, len(wanted)
+
+    def _parts(self, rows: int) -> int:
+        """Into how many tiles to cut successive rows, so that all threads have as much to do.
+
+        Work is dealt by tiles and heads of keys; tiles of a few rows are not worth their reading.
+        """
+        fewest = -(-rows // self._attention_rows)
+        unit = self._threads // math.gcd(self._threads, self.shape.kv_heads)
+        even = -(-fewest // unit) * unit
+        return even if even * MIN_TILE_ROWS <= rows else fewest
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""

@@ -16,19 +16,18 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
-from mlc_widget.engine.runtimes.tvm.architectures import (
-    Architecture,
-    ModelShape,
-    architecture_of,
-)
-from mlc_widget.engine.runtimes.tvm.cache import CompileCache, default_root
+from mlc_widget.engine.runtimes.tvm import machine
+from mlc_widget.engine.runtimes.tvm.architectures import ModelShape, architecture_of
+from mlc_widget.engine.runtimes.tvm.cache import default_root
+from mlc_widget.engine.runtimes.tvm.compiled import code_key, compiling, executable_of
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.fields import Fields
-from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
+from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
 from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
 from mlc_widget.engine.runtimes.tvm.threads import ComputeThread, default_threads
@@ -41,6 +40,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
+    from mlc_widget.engine.runtimes.tvm.compile import Program
     from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
     from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TOTAL = 8192
 
-_compiling = threading.Lock()
 _running: WeakKeyDictionary[Any, threading.Event] = WeakKeyDictionary()
 
 
@@ -61,8 +60,8 @@ def _stop_all() -> None:
     for _, ended in ends:
         ended.wait(timeout=5)
     # A compilation of a cancelled load may still be under way, in LLVM.
-    if _compiling.acquire(timeout=5):
-        _compiling.release()
+    if compiling.acquire(timeout=5):
+        compiling.release()
 
 
 class Cancelled(Exception):
@@ -166,28 +165,25 @@ def make_executor(
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
     device = _device(options)
-    import_tvm()
-    architecture = architecture_of(config.get("model_type"), model_config(source))
-    shape = architecture.shape
-    from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, make_program
-    from mlc_widget.engine.runtimes.tvm.target import CpuTarget
-
-    target = target or _target(device, options)
-    if isinstance(target, CpuTarget):
-        target = dataclasses.replace(target, isa=numerics.isa(target.isa))
-    program = make_program(architecture, quantization, target, numerics.kv_dtype)
-    check_weights(program.parameters, weights)
+    machine.start()
+    drawing = _Drawing(source, options, device, target)
+    plan = drawing.plan()
+    shape = plan.shape
+    check_weights(plan.parameters, weights)
     context, pages = sizes(source, options)
     require(
-        weight_bytes(program.parameters),
+        weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
-        4 * (4 * MAX_ROWS * program.widest + options.max_num_sequence * shape.vocab_size),
+        4 * (4 * MAX_ROWS * plan.widest + options.max_num_sequence * shape.vocab_size),
     )
     if options.verify:
         weights.verify(progress.bytes("verify", "Verifying weights"))
-    executable = executable_of(program, quantization, architecture, options, progress)
-    arrays = load_weights(program.parameters, weights, progress.bytes("load", "Loading weights"))
-    executor = executor_class(target)(
+    executable = executable_of(
+        plan.code, drawing.program, options, progress, cached=drawing.executor is Executor
+    )
+    arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
+    threads = options.threads or default_threads(count(plan.parameters, quantization))
+    executor = drawing.executor(
         executable,
         shape,
         arrays,
@@ -196,10 +192,76 @@ def make_executor(
         context=context,
         vocab=min(shape.vocab_size, config.positive_int("active_vocab_size", shape.vocab_size)),
         max_rows=MAX_ROWS,
-        attention_rows=_attention_rows(target, shape),
+        attention_rows=plan.attention_rows,
+        threads=threads,
         kv_dtype=numerics.kv_dtype,
     )
-    return executor, options.threads or default_threads(count(program.parameters, quantization))
+    return executor, threads
+
+
+class _Drawing:
+    """The plan of a model, and its program where that is needed, which takes TVM's compiler."""
+
+    def __init__(
+        self, source: ModelSource, options: TVMOptions, device: str, target: Target | None
+    ) -> None:
+        self._source, self._options, self._device, self._target = source, options, device, target
+        self._made: Program | None = None
+        self.executor: type[Executor] = Executor
+
+    def plan(self) -> Plan:
+        """From the cache, or of the program.
+
+        Raises:
+            MLCEngineError: The model is none that we run.
+        """
+        source, options = self._source, self._options
+        if self._device != "cpu" or self._target is not None:
+            return self._draw()
+        cache = PlanCache(
+            {
+                "model_type": source.config.get("model_type"),
+                "model_config": model_config(source),
+                "quantization": source.config.get("quantization"),
+                "numerics": source.config.get("numerics"),
+                "kv_dtype": options.kv_cache_dtype,
+                "cpu": options.cpu,
+            },
+            options.cache_dir,
+        )
+        plan = cache.load()
+        if plan is None:
+            plan = self._draw()
+            cache.store(plan)
+        return plan
+
+    def program(self) -> Program:
+        """To be compiled."""
+        if self._made is None:
+            self._draw()
+        assert self._made is not None
+        return self._made
+
+    def _draw(self) -> Plan:
+        from mlc_widget.engine.runtimes.tvm.compile import make_program
+        from mlc_widget.engine.runtimes.tvm.target import CpuTarget
+
+        config = Fields(self._source.config, "")
+        quantization = quantization_of(config.get("quantization"))
+        numerics = numerics_of(self._source.config, self._options.kv_cache_dtype)
+        architecture = architecture_of(config.get("model_type"), model_config(self._source))
+        target = self._target or _target(self._device, self._options)
+        if isinstance(target, CpuTarget):
+            target = dataclasses.replace(target, isa=numerics.isa(target.isa))
+        self.executor = executor_class(target)
+        self._made = program = make_program(architecture, quantization, target, numerics.kv_dtype)
+        return Plan(
+            architecture.shape,
+            program.parameters,
+            _attention_rows(target, architecture.shape),
+            program.widest,
+            code_key(program, quantization, architecture),
+        )
 
 
 def _device(options: TVMOptions) -> str:
@@ -249,32 +311,12 @@ def executor_class(target: Target) -> type[Executor]:
 
 
 def _attention_rows(target: Target, shape: ModelShape) -> int:
-    """Rows of a full attention tile; a GPU's are single."""
+    """Rows of an attention tile at most; a GPU's are single."""
     from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
     if isinstance(target, CpuTarget):
         return target.isa.attention_rows(shape.query_heads // shape.kv_heads)
     return 1
-
-
-def import_tvm() -> None:
-    """Import TVM, or say what is missing.
-
-    Raises:
-        RuntimeUnavailableError: It is not there, or of another version.
-    """
-    try:
-        import tvm
-        import tvm_ffi_orcjit  # noqa: F401
-    except (ImportError, OSError) as e:
-        raise RuntimeUnavailableError(
-            f'The tvm runtime cannot start: {e}. Install it with `pip install "mlc-widget[tvm]"`.'
-        ) from e
-    if not str(tvm.__version__).startswith("0.27."):
-        raise RuntimeUnavailableError(
-            f"The tvm runtime needs apache-tvm 0.27, and {tvm.__version__} is installed. Install "
-            'it with `pip install "mlc-widget[tvm]"`.'
-        )
 
 
 def model_config(source: ModelSource) -> Mapping[str, Any]:
@@ -313,56 +355,6 @@ def count(parameters: Parameters, quantization: Quantization) -> int:
     """Weights of a model, to tell small from large."""
     layouts = [layout for name, layout in parameters if not name.endswith("scale")]
     return sum(p.nbytes for p in layouts) * 8 // quantization.bits
-
-
-def executable_of(
-    program: Any,
-    quantization: Quantization,
-    architecture: Architecture,
-    options: TVMOptions,
-    progress: Progress,
-) -> Any:
-    """Compiled code for a program: from the cache, or made and put there."""
-    from mlc_widget.engine.runtimes.tvm.compile import compile_module, trace
-
-    cache = CompileCache(
-        {
-            "target": dataclasses.asdict(program.target),
-            "kv_dtype": program.kv_dtype,
-            "quantization": quantization.name,
-            "architecture": [type(architecture).__name__, architecture.compiled_from()],
-        },
-        options.cache_dir,
-    )
-    progress("compile", 0.0, "Looking for compiled code")
-    # A GPU's code is kept kernel by kernel, by `cuda.compiler`.
-    cached = executor_class(program.target) is Executor
-    executable = cache.load() if cached else None
-    if executable is not None:
-        return executable
-    # TVM's graph builder is one for the process. Who waits here may find the code made meanwhile.
-    while not _compiling.acquire(timeout=0.1):
-        progress("compile", 0.0, "Waiting for another compilation")
-    try:
-        executable = cache.load() if cached else None
-        if executable is not None:
-            return executable
-        progress("compile", 0.1, "Compiling: building the graph")
-        module = trace(program)
-        progress("compile", 0.4, "Compiling: generating code for this machine")
-        compiled = compile_module(module, program.target)
-        if not cached:
-            return compiled
-        progress("compile", 0.95, "Compiling: writing to the cache")
-        try:
-            cache.store(compiled)
-            executable = cache.load()
-        except OSError:  # a cache that cannot be written costs time, not the model
-            executable = None
-    finally:
-        _compiling.release()
-    progress("compile", 1.0, "Compiled")
-    return executable if executable is not None else compiled
 
 
 def start(scheduler: Any, executor: Any, threads: int) -> threading.Event:
