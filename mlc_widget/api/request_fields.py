@@ -74,8 +74,15 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("presence_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
     FieldRule("repetition_penalty", _TEXT, _W, "runtime", "greater than 0, at most 10"),
     FieldRule("logit_bias", _TEXT, _OWM, "runtime", "-100 to 100, by token id"),
-    FieldRule("logprobs", _TEXT, _OWM, "runtime", "a switch for chats, a number for completions"),
+    FieldRule(
+        "logprobs",
+        _TEXT,
+        _OWM,
+        "runtime",
+        "chats: a switch; completions: a number, as OpenAI has it",
+    ),
     FieldRule("top_logprobs", _CHAT, _OWM, "runtime", "0 to 20; needs logprobs"),
+    FieldRule("top_logprobs", _COMPLETION, _W, "nobody", "here logprobs is their number."),
     FieldRule("response_format", _CHAT, _OWM, "runtime", "also regex, grammar, structural_tag"),
     FieldRule("response_format", _COMPLETION, _M, "runtime", "as for chats"),
     # Tools and thoughts
@@ -84,8 +91,8 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("parallel_tool_calls", _CHAT, _O, "template"),
     FieldRule("enable_thinking", _CHAT, _W, "template", "WebLLM has it in extra_body"),
     # Embeddings
-    FieldRule("dimensions", _EMBEDDING, _O, "engine", "the leading ones, made length 1 again"),
-    FieldRule("encoding_format", _EMBEDDING, _O, "engine", "float or base64"),
+    FieldRule("dimensions", _EMBEDDING, _OW, "engine", "the leading ones, made length 1 again"),
+    FieldRule("encoding_format", _EMBEDDING, _OW, "engine", "float or base64"),
     # About the request
     FieldRule("request_id", _ALL, _M, "engine", "the answer's id, by which abort() knows it"),
     FieldRule("enable_latency_breakdown", _TEXT, _W, "runtime", "usage.extra.latencyBreakdown"),

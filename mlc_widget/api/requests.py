@@ -29,6 +29,7 @@ from mlc_widget.api.request_values import (
     JSONDict,
     bad,
     boolean,
+    completion_logprobs,
     embedding_input,
     identifier,
     integer,
@@ -95,7 +96,7 @@ CHAT_FIELDS: Final[Mapping[str, Check]] = {
 COMPLETION_FIELDS: Final[Mapping[str, Check]] = {
     **_COMMON,
     "prompt": prompt,
-    "logprobs": integer(0, 20),
+    "logprobs": completion_logprobs,
     "echo": boolean,
 }
 EMBEDDING_FIELDS: Final[Mapping[str, Check]] = {

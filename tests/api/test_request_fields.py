@@ -54,9 +54,82 @@ WEBLLM: dict[Kind, str] = {
     "enable_latency_breakdown resumable",
     "completion": "prompt echo frequency_penalty logit_bias logprobs max_tokens n "
     "presence_penalty repetition_penalty seed stop stream stream_options temperature top_p "
-    "ignore_eos model suffix user best_of enable_latency_breakdown",
-    "embedding": "input model",
+    "top_logprobs ignore_eos model suffix user best_of enable_latency_breakdown",
+    "embedding": "input model encoding_format dimensions user",
 }
+
+# Where each honoured field is seen to do what it says: a test, by its folder or file and name.
+_ANSWERS, _REFUSALS = "conformance/test_answers", "conformance/test_refusals"
+_SAMPLING, _CALLS = "serving/test_sampling", "serving/test_tool_calls"
+_TEXT_SHOWN: dict[str, tuple[str, str]] = {
+    "model": ("conformance/test_state", "test_two_models"),
+    "stream": (_ANSWERS, "test_a_stream_says_what_the_whole_answer_says"),
+    "stream_options": (_ANSWERS, "test_usage_comes_last_if_asked_for"),
+    "n": (_ANSWERS, "test_several_choices"),
+    "max_tokens": (_ANSWERS, "test_one_token"),
+    "temperature": (_SAMPLING, "test_frequencies_are_the_softmax_of_the_temperature"),
+    "top_p": (_SAMPLING, "test_top_p_draws_from_the_smallest_set_that_reaches_it"),
+    "seed": (_ANSWERS, "test_a_seed_repeats"),
+    "stop": (_ANSWERS, "test_a_stop_string_ends_the_text_before_it"),
+    "frequency_penalty": (_SAMPLING, "test_penalties_change_the_logits_by_their_definition"),
+    "presence_penalty": (_SAMPLING, "test_penalties_change_the_logits_by_their_definition"),
+    "repetition_penalty": (_SAMPLING, "test_repetition_penalty_counts_the_prompt_too"),
+    "logit_bias": (_ANSWERS, "test_logit_bias_forces_a_token"),
+    "logprobs": (_ANSWERS, "test_logprobs_of_an_answer"),
+    "response_format": (_ANSWERS, "test_a_schema_holds"),
+    "ignore_eos": (_SAMPLING, "test_stop_ids_end_a_text_unless_they_are_ignored"),
+    "enable_latency_breakdown": (_SAMPLING, "test_latency_is_told_when_asked_for"),
+    "request_id": ("conformance/test_control", "test_abort_ends_one_stream_by_its_id"),
+    "user": (_ANSWERS, "test_labels_and_neutral_values_change_nothing"),
+}
+_LABELS = ("metadata", "safety_identifier", "prompt_cache_key", "store", "service_tier",
+           "modalities")  # fmt: skip
+SHOWN: dict[Kind, dict[str, tuple[str, str]]] = {
+    "chat": {
+        **_TEXT_SHOWN,
+        **dict.fromkeys(_LABELS, _TEXT_SHOWN["user"]),
+        "messages": (_ANSWERS, "test_history_counts"),
+        "max_completion_tokens": (_ANSWERS, "test_max_completion_tokens_is_max_tokens"),
+        "top_logprobs": (_ANSWERS, "test_top_logprobs"),
+        "tools": (_CALLS, "test_auto_may_answer_in_words_and_calls_are_valid"),
+        "tool_choice": (_CALLS, "test_a_named_tool_is_called_once"),
+        "parallel_tool_calls": (_CALLS, "test_several_calls_unless_they_must_not_be_parallel"),
+        "enable_thinking": (_CALLS, "test_thoughts_are_parted_from_the_answer"),
+    },
+    "completion": {
+        **_TEXT_SHOWN,
+        "prompt": (_ANSWERS, "test_a_completion_of_token_ids"),
+        "stream": (_ANSWERS, "test_a_streamed_completion"),
+        "n": (_ANSWERS, "test_several_choices_of_a_completion"),
+        "logprobs": (_ANSWERS, "test_the_logprobs_of_a_completion"),
+        "response_format": (
+            "serving/test_structured_output",
+            "test_a_completion_can_be_constrained_too",
+        ),
+        "echo": (_ANSWERS, "test_a_completion_may_echo_its_prompt"),
+    },
+    "embedding": {
+        "input": ("serving/test_embeddings", "test_an_encoder_gives_transformers_vectors"),
+        "model": ("web_llm/client.mjs", "a model for text beside one for embeddings"),
+        "dimensions": (
+            "serving/test_embeddings",
+            "test_dimensions_keep_the_first_and_normalise_them",
+        ),
+        "encoding_format": ("serving/test_embeddings", "test_base64_is_float32_little_endian"),
+        "request_id": ("serving/test_embeddings", "test_a_request_is_ended"),
+        "user": ("serving/test_embeddings", "test_a_label_changes_nothing"),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", CHECKS)
+def test_what_is_honoured_is_seen_to_be_by_a_test(kind: Kind) -> None:
+    assert set(SHOWN[kind]) == set(honoured(kind))
+    for field, (where, name) in SHOWN[kind].items():
+        script = "." in where
+        text = (ROOT / "tests" / (where if script else f"{where}.py")).read_text(encoding="utf-8")
+        assert (f'"{name}"(' if script else f"def {name}(") in text, f"{where}: no {name}"
+        assert field in text, f"{where} never gives {field}"
 
 
 @pytest.mark.parametrize("kind", CHECKS)

@@ -282,6 +282,20 @@ async def test_values_that_ask_for_nothing_are_taken_everywhere(driver: Any) -> 
     assert await driver.text(**params, **nothing) == await driver.text(**params)
 
 
+async def test_labels_and_neutral_values_change_nothing(driver: Any) -> None:
+    labels = {
+        "user": "me",
+        "metadata": {"of": "mine"},
+        "safety_identifier": "x",
+        "prompt_cache_key": "x",
+        "store": False,
+        "service_tier": "auto",
+        "modalities": ["text"],
+    }
+    params = {k: v for k, v in GREEDY.items() if k != "ignore_eos"}
+    assert await driver.text(**params, **labels) == await driver.text(**params)
+
+
 async def test_a_schema_holds(driver: Any) -> None:
     needs(driver, "response_format")
     schema = {

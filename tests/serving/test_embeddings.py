@@ -135,6 +135,10 @@ async def test_a_short_request_does_not_wait_for_a_long_one(bert):
     assert_close(await vectors(bert, TEXTS), expected("cls"))
 
 
+async def test_a_label_changes_nothing(bert):
+    assert np.array_equal(await vectors(bert, TEXTS[0], user="me"), await vectors(bert, TEXTS[0]))
+
+
 @pytest.mark.parametrize("how", ["abort", "interrupt", "unload", "terminate", "cancel"])
 async def test_a_request_is_ended(bert, how):
     held = asyncio.Event()
