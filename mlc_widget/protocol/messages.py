@@ -11,7 +11,9 @@ What is ours begins with ``hello``. A peer that said it
 - numbers its messages from 0 (``n``), and they are taken in that order;
 - may send ``credit`` in a stream's init, and then gets pushed ``chunks`` instead of pulling them:
   with ``seq`` 0 and no content once the request is accepted, then counting up, then one ``return``
-  or ``throw``, all under the init's uuid. ``streamCredit`` lets more chunks come;
+  or ``throw``, all under the init's uuid. ``streamCredit`` lets more chunks come. A stream that
+  has been without credit for long gets a message without chunks now and then, which is answered
+  by a ``streamCredit`` of 0: the stream of a client that was killed ends;
 - may send ``journal: true`` beside ``credit``; each chunk of a choice then has a ``journal``: the
   token ids that it and what was held back before it came from (of a choice's last chunk, without
   the last token) or, where the runtime is not batch-invariant, the text that the model wrote;

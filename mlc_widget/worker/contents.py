@@ -43,15 +43,15 @@ def optional_text(request: WorkerRequest, name: str) -> str | None:
     return None if content_of(request).get(name) is None else text(request, name)
 
 
-def integer(request: WorkerRequest, name: str) -> int:
-    """A positive integer.
+def integer(request: WorkerRequest, name: str, at_least: int) -> int:
+    """An integer, not too small.
 
     Raises:
         ProtocolError: it is something else.
     """
     value = content_of(request).get(name)
-    if type(value) is not int or value < 1:
-        raise _wrong(request, name, "a positive integer", value)
+    if type(value) is not int or value < at_least:
+        raise _wrong(request, name, f"an integer of at least {at_least}", value)
     return value
 
 

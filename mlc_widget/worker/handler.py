@@ -226,7 +226,7 @@ class KernelMLCEngineHandler:
             wanted["model"] = content["selectedModelId"]
         credit = resumption = None
         if self._extended and content.get("credit") is not None:
-            credit = integer(request, "credit")
+            credit = integer(request, "credit", 1)
         if credit is not None and content.get("resume") is not None:
             resumption = Resumption.read(content["resume"])
         opening = self.core.open_stream(
@@ -247,7 +247,7 @@ class KernelMLCEngineHandler:
         return chunk
 
     async def _credit(self, request: WorkerRequest) -> Any:
-        self._streams.grant(_stream_id(request), integer(request, "credit"))
+        self._streams.grant(_stream_id(request), integer(request, "credit", 0))
         return _NO_ANSWER
 
     async def _progress_taken(self, request: WorkerRequest) -> Any:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from mlc_widget.api.core import ChunkSource
+from mlc_widget.api.errors import ProtocolError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import chunks_message
 
 MAX_CREDIT: Final = 1024
 """Chunks that one stream may have on the way."""
+PROBE_S: Final = 60.0
+"""Seconds without credit after which a client is asked whether it is still there."""
+PROBES: Final = 10
+"""Questions without an answer after which it is not."""
 
 
 class PushStream:
     """Sends a source's chunks as they come, never more than the client has given credit for.
 
     Without credit the source is not read, so a slow client holds its own stream back and nothing
-    else.
+    else. A client that was killed cannot say so, and ZMQ does not tell: one that answers no probe
+    loses the stream.
 
     Args:
         uuid: The init's uuid, under which chunks go.
@@ -44,7 +50,7 @@ class PushStream:
         self._task: asyncio.Task[None] | None = None
 
     def grant(self, credit: int) -> None:
-        """The client takes this many chunks more."""
+        """The client takes this many chunks more; none is its answer to a probe."""
         self._credit = min(self._credit + credit, MAX_CREDIT)
         self._granted.set()
 
@@ -63,13 +69,31 @@ class PushStream:
             async for batch in self._source:
                 rest = batch
                 while rest:
-                    while self._credit <= 0:
-                        self._granted.clear()
-                        await self._granted.wait()
+                    await self._wait_for_credit()
                     now, rest = rest[: self._credit], rest[self._credit :]
                     self._credit -= len(now)
-                    self._seq += 1
-                    self._send(chunks_message(self._uuid, self._seq, now))
+                    self._send_chunks(now)
+
+    def _send_chunks(self, chunks: Sequence[JSONDict]) -> None:
+        self._seq += 1
+        self._send(chunks_message(self._uuid, self._seq, chunks))
+
+    async def _wait_for_credit(self) -> None:
+        unanswered = 0
+        while self._credit <= 0:
+            self._granted.clear()
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    await self._granted.wait()
+                unanswered = 0
+            except TimeoutError:
+                if unanswered == PROBES:
+                    raise ProtocolError(
+                        f"Nothing was heard from this stream's client for {PROBES * PROBE_S:g} s.",
+                        code="client_silent",
+                    ) from None
+                unanswered += 1
+                self._send_chunks([])
 
     async def close(self) -> None:
         """Stop the source and the stream; wait until they have stopped."""

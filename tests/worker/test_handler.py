@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine.core import DirectCore
+from mlc_widget.proxy.pushed_stream import PushedStream
+from mlc_widget.worker import push_stream
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -283,3 +286,47 @@ async def test_a_subclass_answers_its_own_requests(connect: Callable[..., Any]) 
     )
     broken = {"requestName": "double", "requestMessage": {}}
     assert (await client.call("customRequest", broken))["content"].startswith("TypeError")
+
+
+async def test_a_stalled_stream_ends_once_its_client_answers_nothing(
+    connect: Callable[..., Any], core: DirectCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_stream, "PROBE_S", 0.01)
+    slow, killed = connect(), connect()
+    inits = {}
+    for client in (slow, killed):
+        await client.hello()
+        init = {"request": {"messages": HELLO}, "streamId": "s", "credit": 5}
+        inits[client] = client.post("chatCompletionStreamInit", init)
+
+    def probes(client: Any) -> int:
+        empty = [m for m in client.down if m["kind"] == "chunks" and not m["content"]]
+        return len(empty) - 1  # the first says that the request was accepted
+
+    async def answer() -> None:
+        for answered in itertools.count():
+            await slow.until(lambda _, before=answered: probes(slow) > before)
+            slow.post("streamCredit", {"streamId": "s", "credit": 0})
+
+    answering = asyncio.create_task(answer())
+    thrown = await killed.until(lambda m: m["kind"] == "throw")
+    assert thrown["uuid"] == inits[killed]
+    assert thrown["error"]["code"] == "client_silent"
+    assert probes(killed) == push_stream.PROBES
+    await slow.until(lambda _: probes(slow) > 2 * push_stream.PROBES)
+    assert (await core.metrics())["running_requests"] == 1
+    answering.cancel()
+    slow.post("streamCredit", {"streamId": "s", "credit": 5})
+    await slow.until(lambda m: m["kind"] == "chunks" and len(m["content"]) == 5)
+    seqs = [m["seq"] for m in slow.down if m["kind"] == "chunks"]
+    assert seqs == list(range(len(seqs)))
+
+
+async def test_a_proxys_stream_answers_probes_while_nobody_reads() -> None:
+    granted: list[int] = []
+    stream = PushedStream(granted.append, lambda running: None)
+    for seq, chunks in enumerate([[], [{}], [], []]):
+        stream.take({"kind": "chunks", "seq": seq, "content": chunks})
+    await stream.accepted()
+    assert granted == [0, 0]
+    assert await anext(stream) == [{}]
