@@ -160,18 +160,19 @@ def _timed(work: Callable[[], object]) -> dict[str, float]:
 
 
 def main() -> None:
-    kind, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    kind, model, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
     if kind == "tvm":
-        import tvm  # noqa: F401 - the import is no part of loading a model
-        import tvm_ffi_orcjit  # noqa: F401
+        from mlc_widget.engine.runtimes.tvm import loading, machine, threads  # noqa: F401
+
+        machine.start()
     else:
-        import llama_cpp  # noqa: F401
+        import llama_cpp  # noqa: F401 - imports are no part of loading a model
     before = _resident()
     engines: list[Engine] = []
 
     def load() -> None:
         flash = kind != "tvm" and sys.argv[4] == "1"
-        engines.append(Tvm(model, threads) if kind == "tvm" else LlamaCpp(model, threads, flash))
+        engines.append(Tvm(model, workers) if kind == "tvm" else LlamaCpp(model, workers, flash))
 
     loaded = _timed(load)
     engine = engines[0]

@@ -144,11 +144,11 @@ def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     """Llama-3.2-1B's shapes with random weights on the GPU, and the bytes of its weights."""
     from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
     from mlc_widget.engine.runtimes.tvm.cache import default_root
-    from mlc_widget.engine.runtimes.tvm.compile import MAX_ROWS, compile_module, make_program, trace
+    from mlc_widget.engine.runtimes.tvm.compile import compile_module, make_program, trace
     from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
     from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
-    from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+    from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
     from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 
     architecture = architecture_of("llama", LLAMA_1B)

@@ -46,6 +46,16 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
+def versions() -> dict[str, str]:
+    """Those of all that compiled code comes from."""
+    return {
+        "sources": sources_digest(),
+        "tvm": version("apache-tvm"),
+        "tvm_ffi": version("apache-tvm-ffi"),
+        "orcjit": version("apache-tvm-ffi-orcjit"),
+    }
+
+
 class CompileCache:
     """The entry of one key.
 
@@ -56,17 +66,7 @@ class CompileCache:
     """
 
     def __init__(self, key: Mapping[str, Any], root: Path | None = None) -> None:
-        self._key = json.loads(
-            json.dumps(
-                {
-                    "model": key,
-                    "sources": sources_digest(),
-                    "tvm": version("apache-tvm"),
-                    "tvm_ffi": version("apache-tvm-ffi"),
-                    "orcjit": version("apache-tvm-ffi-orcjit"),
-                }
-            )
-        )
+        self._key = json.loads(json.dumps({"model": key, **versions()}))
         text = json.dumps(self._key, sort_keys=True).encode()
         self._root = (root or default_root()) / "tvm"
         self.path = self._root / hashlib.sha256(text).hexdigest()[:32]
@@ -124,7 +124,7 @@ class CompileCache:
     def _verified(self) -> bytes | None:
         """The machine code, if the entry is whole, ours, and made for this key."""
         try:
-            if not (_private(self._root) and _private(self.path)):
+            if not (private(self._root) and private(self.path)):
                 return None
             entry = json.loads((self.path / _ENTRY).read_bytes())
             sums = entry["sha256"]
@@ -139,13 +139,13 @@ class CompileCache:
         return code if good else None
 
 
-def _private(folder: Path) -> bool:
-    """Whether nobody but us can have written there (POSIX)."""
+def private(path: Path) -> bool:
+    """Whether it is ours and nobody else can have written to that file or folder (POSIX)."""
     if os.name != "posix":
         return True
-    info = folder.lstat()
+    info = path.lstat()
     return (
-        stat.S_ISDIR(info.st_mode)
+        not stat.S_ISLNK(info.st_mode)
         and info.st_uid == os.getuid()
         and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     )

@@ -12,12 +12,9 @@ from tvm.relax.frontend import nn
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, ModelShape
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.layers import Builder
-from mlc_widget.engine.runtimes.tvm.layouts import PAGE, Layout, pad
+from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget
-
-MAX_ROWS = 256
-"""Rows of one step at most; memory for activations is planned for it."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tvm.relax.frontend import nn
 from mlc_widget.engine.runtimes.tvm.architectures.bert import BertConfig
 from mlc_widget.engine.runtimes.tvm.compile import Program
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor
 
 Rows = npt.NDArray[np.float32]
@@ -98,10 +99,7 @@ class EncoderExecutor:
 
     def prepare(self) -> None:
         """Make the virtual machine and run one row, on the thread that will run the batches."""
-        import tvm
-        from tvm import relax
-
-        self._forward = relax.VirtualMachine(self._executable, tvm.cpu())["forward"]
+        self._forward = virtual_machine(self._executable)["forward"]
         self.run([[0]])
 
     def run(self, texts: Sequence[Sequence[int]]) -> list[Rows]:

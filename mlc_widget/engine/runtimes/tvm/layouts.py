@@ -7,6 +7,7 @@ Every dimension is padded with zeros to a multiple of 32.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ GROUP = 32
 BLOCK = 16
 PAGE = 16
 """Tokens to a page of the KV cache."""
+MAX_ROWS = 256
+"""Rows of one step at most; memory for activations is planned for it."""
 
 
 def pad(features: int) -> int:
@@ -49,6 +52,10 @@ class Layout(ABC):
     def pack(self, source: Array, out: Array) -> None:
         """Write a tensor of `source_shape` into one of `shape` and `dtype` that is all zeros."""
 
+    @abstractmethod
+    def record(self) -> list[Any]:
+        """Its class's name and arguments, as JSON values, from which `layout_of` makes it."""
+
 
 class Vector(Layout):
     """A vector of features, such as a norm's weight, or of parts that are padded one by one."""
@@ -68,6 +75,10 @@ class Vector(Layout):
             start += n
             at += pad(n)
 
+    def record(self) -> list[Any]:
+        """As `Layout.record`."""
+        return ["Vector", *self.parts]
+
 
 class _Blocks(Layout):
     """A matrix whose rows are parts that are padded one by one; `packed` inputs to a column.
@@ -78,7 +89,7 @@ class _Blocks(Layout):
     def __init__(
         self, inputs: int, outputs: tuple[int, ...], packed: int, *, transposed: bool = False
     ) -> None:
-        self.outputs, self.transposed = outputs, transposed
+        self.inputs, self.outputs, self.transposed = inputs, outputs, transposed
         rows = sum(map(pad, outputs))
         # MLC stores whole groups.
         columns = pad(inputs) // packed if packed > 1 else inputs
@@ -113,6 +124,10 @@ class FloatBlocks(_Blocks):
         super().__init__(inputs, outputs, 1)
         self.dtype = dtype
 
+    def record(self) -> list[Any]:
+        """As `Layout.record`."""
+        return ["FloatBlocks", self.inputs, list(self.outputs), self.dtype]
+
 
 class Codes(_Blocks):
     """MLC's 4- or 8-bit codes, (N, K/P) uint32 → (N/16, K/P, 16), P = 32 / bits to a word.
@@ -127,6 +142,11 @@ class Codes(_Blocks):
         self, inputs: int, outputs: tuple[int, ...], bits: int = 4, *, transposed: bool = False
     ) -> None:
         super().__init__(inputs, outputs, 32 // bits, transposed=transposed)
+        self.bits = bits
+
+    def record(self) -> list[Any]:
+        """As `Layout.record`."""
+        return ["Codes", self.inputs, list(self.outputs), self.bits, self.transposed]
 
 
 class Scales(_Blocks):
@@ -144,3 +164,25 @@ class Scales(_Blocks):
     ) -> None:
         super().__init__(inputs, outputs, GROUP, transposed=transposed)
         self.dtype = dtype
+
+    def record(self) -> list[Any]:
+        """As `Layout.record`."""
+        return ["Scales", self.inputs, list(self.outputs), self.dtype, self.transposed]
+
+
+def layout_of(record: Sequence[Any]) -> Layout:
+    """The layout that gave this record.
+
+    Raises:
+        ValueError: None gives such a one.
+    """
+    match record:
+        case ["Vector", *parts]:
+            return Vector(*parts)
+        case ["FloatBlocks", inputs, outputs, dtype]:
+            return FloatBlocks(inputs, tuple(outputs), dtype)
+        case ["Codes", inputs, outputs, bits, transposed]:
+            return Codes(inputs, tuple(outputs), bits, transposed=transposed)
+        case ["Scales", inputs, outputs, dtype, transposed]:
+            return Scales(inputs, tuple(outputs), dtype, transposed=transposed)
+    raise ValueError(f"no layout has the record {record!r}")

@@ -1,0 +1,61 @@
+"""TVM's runtime without its compiler: code that is there already needs 3 MB of library, not 260."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mlc_widget.api.errors import RuntimeUnavailableError
+
+TVM = "0.27"
+"""The version of apache-tvm, up to its last part, whose interfaces we use."""
+
+_CPU, _POOLED = 1, 2
+_INSTALL = 'Install it with `pip install "mlc-widget[tvm]"`.'
+
+
+def start() -> None:
+    """Load the runtime's libraries into this process.
+
+    `import tvm` loads them too, beside the compiler; either may come first.
+
+    Raises:
+        RuntimeUnavailableError: They are not there, or of another version.
+    """
+    try:
+        import tvm_ffi_orcjit  # noqa: F401
+
+        _load()
+    except (ImportError, OSError, RuntimeError, PackageNotFoundError) as e:
+        raise RuntimeUnavailableError(f"The tvm runtime cannot start: {e}. {_INSTALL}") from e
+    if not (found := version("apache-tvm")).startswith(f"{TVM}."):
+        raise RuntimeUnavailableError(
+            f"The tvm runtime needs apache-tvm {TVM}, and {found} is installed. {_INSTALL}"
+        )
+
+
+def virtual_machine(executable: Any) -> Any:
+    """A `relax.VMExecutable` module's functions by name, ready to run on this thread and the CPU.
+
+    What `tvm.relax.VirtualMachine` does, which needs the compiler.
+    """
+    machine = executable["vm_load_executable"]()
+    machine["vm_initialization"](_CPU, 0, _POOLED)
+    return machine
+
+
+@functools.cache
+def _load() -> Any:
+    from tvm_ffi.libinfo import load_lib_ctypes
+
+    spec = importlib.util.find_spec("tvm")
+    if spec is None or spec.origin is None:
+        raise ImportError("there is no package tvm")
+    if "tvm" in sys.modules:
+        return None
+    folder = Path(spec.origin).parent / "lib"
+    return load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[folder])
