@@ -166,19 +166,26 @@ async def test_a_bad_app_config(driver: Any, config: Any, param: str) -> None:
     assert caught.value.param == param
 
 
-async def test_progress_is_reported(driver: Any) -> None:
-    progress: list[float] = []
+async def test_progress_is_reported(driver: Any, pytestconfig: Any) -> None:
+    reports: list[Any] = []
 
     def on_progress(report: Any) -> None:
-        progress.append(report.progress)
+        reports.append(report)
 
     driver.engine.set_init_progress_callback(on_progress)
     try:
         assert driver.engine.get_init_progress_callback() is on_progress
         await driver.call("reload", driver.model)
+        progress = [report.progress for report in reports]
         assert progress[0] < 1
         assert progress[-1] == 1
         assert progress == sorted(progress)
+        assert all(report.text and report.model_id == driver.model for report in reports)
+        if pytestconfig.getoption("runtime") == "tvm":  # all is on disk: it counts bytes, too
+            done = [r.bytes_done for r in reports if r.phase == "load" and r.bytes_total]
+            totals = {r.bytes_total for r in reports if r.phase == "load" and r.bytes_total}
+            assert done == sorted(done)
+            assert {done[-1]} == totals
     finally:
         driver.engine.set_init_progress_callback(None)
     assert driver.engine.get_init_progress_callback() is None

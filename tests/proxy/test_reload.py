@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlc_widget import AsyncKernelMLCEngine, InitProgressReport
+from mlc_widget import AsyncKernelMLCEngine, InitProgressReport, create_kernel_mlc_engine
 from mlc_widget.api.errors import (
     BadRequestError,
     LoadCancelledError,
@@ -184,3 +184,21 @@ async def test_a_runtime_that_loads_once_gets_a_fresh_worker_each_time(
     assert await loaded(engine) == [str(tiny_model)]
     pids.append(engine.worker_pid)
     assert len(set(pids)) == 3
+
+
+async def test_two_engines_made_at_once_both_answer(
+    tiny_model: Path, other_tiny_model: Path
+) -> None:
+    models = [str(tiny_model), str(other_tiny_model)]
+    engines = await asyncio.gather(
+        *(create_kernel_mlc_engine(m, runtime="scripted", show_progress=False) for m in models)
+    )
+    try:
+        create = [engine.chat.completions.create for engine in engines]
+        answers = await asyncio.gather(*(c(messages=HELLO) for c in create))
+        assert [a.model for a in answers] == models
+        assert {a.choices[0].message.content for a in answers} == {"Hello from the script."}
+        assert len({engine.worker_pid for engine in engines}) == 2
+    finally:
+        for engine in engines:
+            await engine.terminate()

@@ -330,3 +330,27 @@ async def test_a_proxys_stream_answers_probes_while_nobody_reads() -> None:
     await stream.accepted()
     assert granted == [0, 0]
     assert await anext(stream) == [{}]
+
+
+async def test_a_reload_for_a_request_is_remembered_and_a_failed_one_is_not(
+    client: Any, core: DirectCore, tiny_model: Path, other_tiny_model: Path, tmp_path: Path
+) -> None:
+    request = {"messages": HELLO, "max_tokens": 1}
+    other = {"request": request, "modelId": [str(other_tiny_model)], "chatOpts": [None]}
+    assert (await client.call("chatCompletionNonStreaming", other))["kind"] == "return"
+    model = next(iter(core._models))
+    assert (await client.call("chatCompletionNonStreaming", other))["kind"] == "return"
+    assert next(iter(core._models)) is model, "it was loaded for the second request, too"
+    gone = {"request": request, "modelId": [str(tmp_path / "gone")]}
+    for _ in range(2):  # the second finds nothing loaded either, and says the same
+        answer = await client.call("chatCompletionNonStreaming", gone)
+        assert "neither a folder here" in answer["content"]
+        assert await core.list_models() == []
+    # What a newer message ended is not taken for loaded either.
+    load = client.post("reload", {"modelId": [str(tiny_model)]})
+    await client.call("unload")
+    assert (await client.until(lambda m: m["uuid"] == load))["kind"] == "throw"
+    assert await core.list_models() == []
+    wanted = {"request": request, "modelId": [str(tiny_model)]}
+    answer = await client.call("chatCompletionNonStreaming", wanted)
+    assert answer["content"]["model"] == str(tiny_model)
