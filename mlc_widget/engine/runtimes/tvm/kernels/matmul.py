@@ -76,6 +76,9 @@ def make_matmul_codes(
                 if R == 1:
                     for j in T.unroll(LINES):
                         prefetch(W, [nb, (g * LINES + j + AHEAD) * ROWS_PER_LINE, 0])
+                elif row == 0:
+                    for j in T.unroll(LINES):
+                        prefetch(W, [nb + 1, (g * LINES + j) * ROWS_PER_LINE, 0])
                 for r in T.unroll(C * R):
                     grp.vstore([r, 0], splat(0.0))
                 for j in T.unroll(GROUP // P):
@@ -123,6 +126,9 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
                 if R == 1:
                     for j in T.unroll(LINES):
                         prefetch(W, [nb, (g * LINES + j + AHEAD) * ROWS_PER_LINE, 0])
+                elif row == 0:
+                    for j in T.unroll(LINES):
+                        prefetch(W, [nb + 1, (g * LINES + j) * ROWS_PER_LINE, 0])
                 for r in T.unroll(C * R):
                     grp.vstore([r, 0], splat(0.0))
                 for k in T.unroll(32):
@@ -176,7 +182,7 @@ def _over_rows(
     """A PrimFunc that runs `block` for every 16 outputs (in parallel) and all rows (in tiles).
 
     The rows are dealt to the largest tiles first; a block's weights stay in the cache while its
-    tiles pass.
+    tiles pass, and with the first tile the next block is asked for.
     """
     NB = N // 16
     R = isa.matmul_rows

@@ -33,8 +33,9 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
     q again; y (M, N) float32. K and N are multiples of 32.
 
     Work is dealt to threads by blocks of outputs; a block's weights stay in the cache while all
-    tiles of rows pass over them. A single row lives by the memory's speed: it reads the weights as
-    one stream, and asks for them 12 KiB ahead, across the ends of blocks.
+    tiles of rows pass over them, and with the first tile the next block is asked for. A single row
+    lives by the memory's speed: it reads the weights as one stream, and asks for them 12 KiB ahead,
+    across the ends of blocks.
     """
     G, NB, R = K // 32, N // 16, isa.int8_rows
     dot = DOTS[isa.dot]
@@ -64,6 +65,10 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
                 if ROWS == 1:
                     for j in T.unroll(4):
                         prefetch(W, [nb, g * 4 + j + AHEAD, 0])
+                elif row == 0:
+                    for j in T.unroll(4):
+                        prefetch(W, [nb + 1, g * 4 + j, 0])
+                    prefetch(S, [nb + 1, g, 0])
                 for r in T.unroll(ROWS):
                     total.vstore([r, 0], dot.start(Q[row + r, K // 4 + G + g]))
                 for j in T.unroll(4):
