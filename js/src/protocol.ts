@@ -34,8 +34,9 @@ export interface Engine {
   readonly runtime: string;
   /** Tokens of the context window; null is "not known". */
   readonly window: number | null;
-  /** Of the worker's machine. */
+  /** Of the worker's machine, and what of it the worker holds. */
   readonly memoryBytes: number | null;
+  readonly memoryUsedBytes: number | null;
   readonly progress: Progress | null;
   readonly error: ErrorInfo | null;
 }
@@ -62,6 +63,10 @@ export interface Message {
   readonly text: string;
   readonly reasoning: string;
   readonly toolCalls: readonly ToolCall[];
+  /** Are the notebook's functions at these calls? */
+  readonly calling: boolean;
+  /** Of a tool's result: the tool. */
+  readonly name: string;
   /** Was the reply asked for as JSON? */
   readonly json: boolean;
   /** This message's id among those in its place, oldest first; empty if it is alone. */
@@ -70,6 +75,8 @@ export interface Message {
   readonly finish: string;
   readonly error: ErrorInfo | null;
   readonly stats: Stats | null;
+  /** null, or another worker went on with it: is the text the one that it would have been? */
+  readonly resumed: boolean | null;
 }
 
 /** The conversation as the kernel's side saw it at `rev`. */
@@ -114,6 +121,7 @@ export interface Ack {
 
 export type Intent =
   | { readonly kind: "send"; readonly text: string }
+  | { readonly kind: "results"; readonly reply: string; readonly results: readonly string[] }
   | { readonly kind: "stop"; readonly reply?: string }
   | { readonly kind: "retry"; readonly reply: string }
   | { readonly kind: "edit"; readonly message: string; readonly text: string }
@@ -191,6 +199,7 @@ export function parseEngine(value: unknown): Engine {
     runtime: text(engine["runtime"]),
     window: number(engine["window"]),
     memoryBytes: number(engine["memory_bytes"]),
+    memoryUsedBytes: number(engine["memory_used_bytes"]),
     progress: parseProgress(engine["progress"]),
     error: parseError(engine["error"]),
   };
@@ -219,12 +228,15 @@ function parseMessage(value: unknown): Message | null {
     text: text(value["text"]),
     reasoning: text(value["reasoning"]),
     toolCalls: parseCalls(value["tool_calls"]),
+    calling: value["calling"] === true,
+    name: text(value["name"]),
     json: value["json"] === true,
     branches: texts(value["branches"]),
     status: oneOf(STATUSES, value["status"], "done"),
     finish: text(value["finish"]),
     error: parseError(value["error"]),
     stats: parseStats(value["stats"]),
+    resumed: typeof value["resumed"] === "boolean" ? value["resumed"] : null,
   };
 }
 

@@ -11,8 +11,25 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.model import LoadedModel
 
 
+def resident_bytes() -> int | None:
+    """The memory that this process holds now, in bytes, where the system tells."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:  # Linux
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return int(psutil.Process().memory_info().rss)
+
+
 def describe_device(runtime: str, models: Sequence[LoadedModel]) -> JSONDict:
-    """Runtime, device, versions, and the machine's memory in bytes where it can be asked for."""
+    """Runtime, device, versions; the machine's memory and what of it this process holds, in bytes.
+
+    What cannot be asked for is None.
+    """
     first = models[0].runtime if models else None
     try:
         memory: int | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -25,6 +42,7 @@ def describe_device(runtime: str, models: Sequence[LoadedModel]) -> JSONDict:
         "request_fields": sorted(first.capabilities.request_fields) if first else None,
         "machine": platform.machine(),
         "memory_bytes": memory,
+        "memory_used_bytes": resident_bytes(),
         "mlc_widget": __version__,
         "python": platform.python_version(),
     }

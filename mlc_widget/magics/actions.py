@@ -117,8 +117,12 @@ async def _facts(core: Any) -> list[str]:
         core.device_info(), core.metrics(), core.runtime_stats_text()
     )
     lines = [f"{core.snapshot.model_id} on {core.snapshot.device or 'an unknown device'}"]
-    if (memory := info.get("memory_bytes")) is not None:
-        lines.append(f"memory of the device: {memory / 2**20:,.0f} MiB")
+    used, memory = info.get("memory_used_bytes"), info.get("memory_bytes")
+    if used is not None and memory is not None:
+        lines.append(
+            f"memory: {used / 2**20:,.0f} MiB in the worker, "
+            f"of {memory / 2**20:,.0f} MiB in its machine"
+        )
     lines.append(speed)
     lines.append(
         f"tokens so far: {metrics['prompt_tokens_sum']:,.0f} in, "

@@ -72,8 +72,9 @@ class EngineWidget(anywidget.AnyWidget):
         _view: Which view to draw.
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
-        _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes", "runtime",
-            "progress", "error"}``.
+        _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
+            "memory_used_bytes", "runtime", "progress", "error"}``; the worker's machine's memory
+            and what of it the worker holds.
     """
 
     _esm = _bundle("widget.js")
@@ -220,6 +221,7 @@ class EngineMirror:
         self._details = {
             "window": models[0].get("context_window_size") if models else None,
             "memory_bytes": info.get("memory_bytes"),
+            "memory_used_bytes": info.get("memory_used_bytes"),
             "runtime": info.get("runtime"),
         }
         self._rev += 1
@@ -252,6 +254,7 @@ class EngineMirror:
             "device": snapshot.device or "",
             "window": self._details.get("window"),
             "memory_bytes": self._details.get("memory_bytes"),
+            "memory_used_bytes": self._details.get("memory_used_bytes"),
             "runtime": self._details.get("runtime") or "",
             "error": error_json(snapshot.error),
             "progress": report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,11 @@ from typing import Any
 
 import traitlets
 
+from mlc_widget.api.errors import BadRequestError, MLCEngineError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.store.model_folder import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
+from mlc_widget.widget.functions import Tools, call_function, functions_of
 from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.lasting import LastingOutput, in_notebook
@@ -40,7 +43,10 @@ class ChatWidget(EngineWidget, ChatSettings):
         max_tokens: See there.
         seed: See there.
         schema: A JSON schema, as an object or as text, that every answer must meet.
-        tools: OpenAI's tools that the model may call; calls are shown, and not made.
+        tools: What the model may call: functions, also as ``{name: function}``, or OpenAI's tools.
+            Functions are called where `on_reply`'s callbacks are, with the arguments that their
+            annotations and docstring tell the model of, and their results are sent to it. The
+            results of other tools are entered in the page or given to `send_results`.
         history: What was said before: messages in OpenAI's shape, what ``export("json")`` gave, or
             the path of such a file or of a notebook that shows a chat (its last one). A system
             message in it is the system prompt, unless `system` is given.
@@ -51,16 +57,17 @@ class ChatWidget(EngineWidget, ChatSettings):
 
     Traits, beside those of `EngineWidget` (all for the page; none is meant to be set):
         _chat: ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error",
-            "stats", "reasoning", "tool_calls", "json", "branches"}]}``, the shown conversation.
+            "stats", "reasoning", "tool_calls", "calling", "name", "json", "resumed",
+            "branches"}]}``, the shown conversation.
         _live: ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
         _options: The settings by their names (`options_json`), and ``models``, the names of those
             that are built in.
 
     Messages to the page: ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
     counts UTF-16 code units, and acknowledgements (`IntentDesk`). From the page: intents of the
-    kinds ``send {text}``, ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``,
-    ``select {message}``, ``delete {message}``, ``set {name, value}``, ``load {model?}``,
-    ``resync``, ``cancel_load``, ``kept`` and ``transcript`` (`LastingOutput`).
+    kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``,
+    ``edit {message, text}``, ``select {message}``, ``delete {message}``, ``set {name, value}``,
+    ``load {model?}``, ``resync``, ``cancel_load``, ``kept`` and ``transcript`` (`LastingOutput`).
     """
 
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
@@ -78,7 +85,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         max_tokens: int | None = None,
         seed: int | None = None,
         schema: Mapping[str, Any] | str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         history: History = (),
     ) -> None:
         sink = ChatSink(
@@ -96,9 +103,10 @@ class ChatWidget(EngineWidget, ChatSettings):
             max_tokens=max_tokens,
             seed=seed,
             schema=schema,
-            tools=None if tools is None else list(tools),
+            tools=tools,
         )
         self._user = UserSide()
+        self._cell = contextvars.copy_context()
         self._on_reply: list[Callable[[Reply], object]] = []
         self._lasting = LastingOutput(self._lasting_bundle, self.send)
         self._session = ChatSession(link_of(engine), sink, options, messages)
@@ -123,6 +131,9 @@ class ChatWidget(EngineWidget, ChatSettings):
             **super()._intents(),
             **self._lasting.intents(),
             "send": lambda intent: session.send(intent.get("text")),
+            "results": lambda intent: session.give_results(
+                intent.get("reply"), intent.get("results")
+            ),
             "stop": lambda intent: session.stop(intent.get("reply")),
             "retry": lambda intent: session.retry(intent.get("reply")),
             "edit": lambda intent: session.edit(intent.get("message"), intent.get("text")),
@@ -156,6 +167,26 @@ class ChatWidget(EngineWidget, ChatSettings):
             return self._session.send(content)
 
         # Waits for the I/O thread to take it, which is quick: `messages` has it then.
+        return self._link.submit(take()).result()
+
+    def send_results(self, results: Mapping[str, Any] | Sequence[Any]) -> Reply:
+        """Send the results of the calls that the last reply makes; returns at once.
+
+        Args:
+            results: A result for each call, in their order, or by the calls' ids or names. What is
+                no text is sent as JSON.
+
+        Raises:
+            BadRequestError: if the last reply calls nothing, or results are missing.
+            EngineTerminatedError: after the engine's `terminate`.
+        """
+
+        async def take() -> Reply:
+            head = self._session.state.head
+            if head is None:
+                raise BadRequestError("results: nothing was said yet.", param="results")
+            return self._session.give_results(head, results)
+
         return self._link.submit(take()).result()
 
     def stop(self) -> None:
@@ -243,8 +274,34 @@ class ChatWidget(EngineWidget, ChatSettings):
 
     def _on_end(self, reply: Reply) -> None:
         self._keep()
+        if self._link.snapshot.state == "ready":
+            self._background(self._describe())  # its memory has changed
+        self._call_functions(reply)
         for call in list(self._on_reply):
             call(reply)
+
+    def _call_functions(self, reply: Reply) -> None:
+        """Have the notebook's functions make a reply's calls, if they can make all."""
+        message = self._session.message(reply.id)
+        functions = functions_of(self._session.options.tools)
+        names = {call["function"]["name"] for call in message.tool_calls}
+        if message.status != "done" or not names or not names <= functions.keys():
+            return
+        if not self._session.begin_calls(message.id):
+            return
+        reply._expect_next()
+
+        async def make() -> None:
+            results = [await call_function(functions, call) for call in message.tool_calls]
+            self._link.call_soon(self._take_results, reply, results)
+
+        self._user.call(make, context=self._cell)
+
+    def _take_results(self, reply: Reply, results: list[str]) -> None:
+        following = None
+        with contextlib.suppress(MLCEngineError):  # it was deleted, or the engine has ended
+            following = self._session.give_results(reply.id, results)
+        reply._followed_by(following)
 
     def _keep(self) -> None:
         """Bring what lasts up to date."""

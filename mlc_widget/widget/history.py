@@ -33,6 +33,11 @@ def read_history(history: History) -> tuple[str | None, tuple[Message, ...]]:
     system = None
     if given and given[0]["role"] == "system":
         system = _text("history[0]", given.pop(0))
+    called = {
+        call["id"]: call["function"]["name"]
+        for message in given
+        for call in message.get("tool_calls") or ()
+    }
     found: list[Message] = []
     for number, message in enumerate(given):
         found.append(
@@ -42,6 +47,8 @@ def read_history(history: History) -> tuple[str | None, tuple[Message, ...]]:
                 text=_text(f"history[{number}]", message),
                 parent=found[-1].id if found else None,
                 tool_calls=tuple(message.get("tool_calls") or ()),
+                tool_call_id=message.get("tool_call_id") or "",
+                name=called.get(message.get("tool_call_id") or "", ""),
             )
         )
     return system, tuple(found)

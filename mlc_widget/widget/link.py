@@ -69,7 +69,7 @@ class EngineLink(Protocol):
         """The loaded models, with their `context_window_size`; on the I/O thread."""
 
     async def device_info(self) -> JSONDict:
-        """Of the worker: `runtime`, `memory_bytes` and more; on the I/O thread."""
+        """Of the worker: `runtime`, `memory_used_bytes` and more; on the I/O thread."""
 
 
 _NEEDED = (

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
+from mlc_widget.widget.functions import read_tools
 from mlc_widget.widget.state import ChatOptions, json_answer
 
 OPTION_NAMES = ("system", "temperature", "top_p", "max_tokens", "seed", "schema", "tools")
@@ -31,6 +32,8 @@ def check_option(name: str, value: Any) -> Any:
         return value
     if name == "schema":
         return _check_schema(value)
+    if name == "tools":
+        return read_tools(value)
     return CHAT_FIELDS[name](name, value)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from mlc_widget.api.home_loop import wait_ticking
-from mlc_widget.widget.state import Message
+from mlc_widget.widget.state import Message, openai_message
 
 
 class Reply:
     """A reply on its way; ``await reply`` gives the message, as ``{"role", "content"}``.
 
+    Where the chat's own functions answer the reply's calls, `await` gives the reply to that.
     An interrupt of that `await` stops the reply. A stopped reply gives the text it got to; a failed
     one raises its error.
     """
@@ -26,6 +27,7 @@ class Reply:
         self._read = read
         self._stop = stop
         self._done: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+        self._next: concurrent.futures.Future[Reply | None] | None = None
 
     @property
     def text(self) -> str:
@@ -52,7 +54,7 @@ class Reply:
         self._stop(self.id)
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Block the calling thread until it ends, and give the message.
+        """Block the calling thread until it ends, and give the message, with the calls it makes.
 
         Raises:
             TimeoutError: after `timeout` seconds; the reply goes on.
@@ -64,19 +66,15 @@ class Reply:
         return self._wait().__await__()
 
     async def _wait(self) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-
-        def wake(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(_wake, waiter)
-
-        self._done.add_done_callback(wake)
         try:
-            await wait_ticking(waiter)
+            await _ended(self._done)
         except asyncio.CancelledError:
             self.stop()
             raise
+        if self._next is not None:
+            await _ended(self._next)
+            if (following := self._next.result()) is not None:
+                return await following
         return self._done.result()
 
     def __repr__(self) -> str:
@@ -88,7 +86,28 @@ class Reply:
         if message.error is not None:
             self._done.set_exception(message.error)
         else:
-            self._done.set_result({"role": message.role, "content": message.text})
+            self._done.set_result(openai_message(message))
+
+    def _expect_next(self) -> None:
+        """Have whoever awaits this wait for the reply to its calls; on the I/O thread."""
+        self._next = concurrent.futures.Future()
+
+    def _followed_by(self, reply: Reply | None) -> None:
+        """It came, or never will; on the I/O thread."""
+        if self._next is not None:
+            self._next.set_result(reply)
+
+
+async def _ended(future: concurrent.futures.Future[Any]) -> None:
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def wake(_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(_wake, waiter)
+
+    future.add_done_callback(wake)
+    await wait_ticking(waiter)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

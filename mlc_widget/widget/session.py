@@ -17,11 +17,15 @@ from mlc_widget.api.errors import (
     MLCEngineError,
 )
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.functions import results_in_order
 from mlc_widget.widget.link import EngineLink, Snapshot
 from mlc_widget.widget.options import with_options
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.state import ChatOptions, ChatState, Message, ReplyStats, Status
 from mlc_widget.widget.stream import ReplyStream
+
+MAX_CALL_TURNS = 8
+"""Replies in a row whose calls the notebook's functions answer by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class ChatSession:
         _check_text(text)
         self._check_alive()
         user = Message(uuid.uuid4().hex, "user", text, parent=self._state.head)
-        return self._ask(user, options)
+        return self._ask(user, options=options)
 
     def retry(self, message_id: str) -> Reply:
         """Make a reply anew, in a branch beside the old one; or the first one to a message.
@@ -166,10 +170,11 @@ class ChatSession:
         if old.status in ("queued", "running"):
             raise BadRequestError(f"reply = {message_id!r}: it has not ended yet.", param="reply")
         self._check_alive()
-        if old.role == "user":
+        if old.role != "assistant":
             return self._ask(old)
         assert old.parent is not None, "a reply follows a message"
-        return self._ask(self._state.messages[old.parent], self._reply_options.get(message_id))
+        options = self._reply_options.get(message_id)
+        return self._ask(self._state.messages[old.parent], options=options)
 
     def edit(self, message_id: str, text: str) -> Reply:
         """Say something else in a message's place, in a branch beside it, and ask for its reply.
@@ -187,6 +192,44 @@ class ChatSession:
         _check_text(text)
         self._check_alive()
         return self._ask(Message(uuid.uuid4().hex, "user", text, parent=old.parent))
+
+    def give_results(self, message_id: str, results: Any) -> Reply:
+        """Answer a reply's calls, one text for each, and ask for the reply to that.
+
+        Raises:
+            BadRequestError: if there is no such reply, it calls nothing, or results are missing.
+            EngineTerminatedError: after `terminate`.
+        """
+        old = self._find(message_id)
+        if not old.tool_calls or old.status != "done":
+            raise BadRequestError(f"reply = {message_id!r}: it calls no tools.", param="reply")
+        texts = results_in_order(old.tool_calls, results)
+        self._check_alive()
+        turn = [replace(old, calling=False)]
+        for call, text in zip(old.tool_calls, texts, strict=True):
+            result = Message(
+                uuid.uuid4().hex,
+                "tool",
+                text,
+                parent=turn[-1].id,
+                tool_call_id=call["id"],
+                name=call["function"]["name"],
+            )
+            turn.append(result)
+        return self._ask(*turn)
+
+    def begin_calls(self, message_id: str) -> bool:
+        """Note that the notebook's functions are at a reply's calls; False after too many turns."""
+        turns = 0
+        for message in reversed(self._state.path(message_id)):
+            if message.role == "user":
+                break
+            turns += message.role == "assistant"
+        if turns > MAX_CALL_TURNS:
+            return False
+        self._state = self._state.put(replace(self._state.messages[message_id], calling=True))
+        self._sink.on_change()
+        return True
 
     def select(self, message_id: str) -> None:
         """Show the branch that this message is in.
@@ -233,15 +276,16 @@ class ChatSession:
         if self._task is not None and stream is not None and reply_id in (None, stream.reply):
             self._task.cancel()
 
-    def _ask(self, user: Message, options: ChatOptions | None = None) -> Reply:
-        answer = Message(uuid.uuid4().hex, "assistant", "", parent=user.id, status="queued")
+    def _ask(self, *turn: Message, options: ChatOptions | None = None) -> Reply:
+        """Add messages and ask for the reply to the last of them."""
+        answer = Message(uuid.uuid4().hex, "assistant", "", parent=turn[-1].id, status="queued")
         reply = Reply(
             answer.id, self.message, lambda reply_id: self._link.call_soon(self.stop, reply_id)
         )
         self._replies[answer.id] = reply
         if options is not None:
             self._reply_options[answer.id] = options
-        self._state = self._state.put(user, answer, head=answer.id)
+        self._state = self._state.put(*turn, answer, head=answer.id)
         self._queue.append(answer.id)
         self._pump()
         self._sink.on_change()
@@ -287,10 +331,19 @@ class ChatSession:
             async for batch in batches:
                 for chunk in batch:
                     usage = chunk.get("usage") or usage
+                    if resumed := chunk.get("resumed"):
+                        self._note_resumed(stream.reply, resumed.get("exact") is True)
                     for choice in chunk["choices"]:
                         self._take(stream, choice["delta"])
                         finish = choice.get("finish_reason") or finish
         return _Outcome("stopped" if finish == "abort" else "done", finish, usage)
+
+    def _note_resumed(self, reply_id: str, exact: bool) -> None:
+        message = self._state.messages.get(reply_id)
+        if message is not None:  # it may have been deleted
+            exact = exact and message.resumed is not False
+            self._state = self._state.put(replace(message, resumed=exact))
+            self._sink.on_change()
 
     def _take(self, stream: ReplyStream, delta: JSONDict) -> None:
         stream.append(delta.get("reasoning_content") or "", "reasoning")

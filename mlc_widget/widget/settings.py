@@ -30,7 +30,7 @@ class ChatSettings(traitlets.HasTraits):
     max_tokens = _setting("Tokens after which a reply ends.")
     seed = _setting("The same seed, settings and messages give the same reply.")
     schema = _setting("A JSON schema, as an object or as text, that every answer must meet.")
-    tools = _setting("OpenAI's tools that the model may call; calls are shown, and not made.")
+    tools = _setting("What the model may call: functions of the notebook, or OpenAI's tools.")
 
     _owner_of_settings: Callable[[str, Any], object] | None = None
     _quiet: threading.local

@@ -73,12 +73,17 @@ class Message:
         text: What it says so far.
         reasoning: What a reply thought before, where the engine parts thoughts from answers.
         tool_calls: OpenAI's calls that a reply makes.
+        calling: Whether the notebook's functions are at these calls.
+        tool_call_id: Of a tool's result: the call that it answers.
+        name: Of a tool's result: the tool.
         json: Whether a reply was asked for as JSON.
         parent: The message before it, or None for the first.
         status: `done` for all but replies.
         finish: OpenAI's finish reason, once there is one.
         error: Why a reply failed.
         stats: Figures of a finished reply.
+        resumed: None, or that the worker died meanwhile and another went on: whether the text is
+            the one that it would have been.
     """
 
     id: str
@@ -87,11 +92,15 @@ class Message:
     parent: str | None = None
     reasoning: str = ""
     tool_calls: tuple[JSONDict, ...] = ()
+    calling: bool = False
+    tool_call_id: str = ""
+    name: str = ""
     json: bool = False
     status: Status = "done"
     finish: str = ""
     error: BaseException | None = None
     stats: ReplyStats | None = None
+    resumed: bool | None = None
 
     def to_json(self) -> JSONDict:
         """As the page reads it."""
@@ -104,11 +113,14 @@ class Message:
                 {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
                 for call in self.tool_calls
             ],
+            "calling": self.calling,
+            "name": self.name,
             "json": self.json,
             "status": self.status,
             "finish": self.finish,
             "error": error_json(self.error),
             "stats": self.stats.to_json() if self.stats else None,
+            "resumed": self.resumed,
         }
 
 
@@ -208,7 +220,8 @@ class ChatOptions:
         system: The system prompt.
         temperature: As in OpenAI's requests, like `top_p`, `max_tokens` and `seed`.
         schema: A JSON schema that answers must meet.
-        tools: OpenAI's tools that the model may call; the calls are shown, not made.
+        tools: OpenAI's tools that the model may call (`functions.FunctionTool` where a function
+            makes the calls).
     """
 
     system: str | None = None
@@ -264,6 +277,8 @@ def openai_message(message: Message) -> JSONDict:
     shaped: JSONDict = {"role": message.role, "content": message.text}
     if message.tool_calls:
         shaped["tool_calls"] = list(message.tool_calls)
+    if message.role == "tool":
+        shaped["tool_call_id"] = message.tool_call_id
     return shaped
 
 

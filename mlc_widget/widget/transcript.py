@@ -45,7 +45,7 @@ def markdown(
         elif message.role == "assistant":
             parts += [f"**{plain(_short(model)) or 'Model'}**", *_reply(message, headings)]
         elif message.role == "tool":
-            parts += ["**Tool**", code_block(message.text)]
+            parts += [f"**{plain(message.name) or 'Tool'}**", code_block(message.text)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -58,13 +58,15 @@ class UserSide:
 
     def _carry_out(self, call: _Call) -> None:
         context, function, args = call
+        context = context.copy()
         try:
-            result = context.copy().run(function, *args)
+            result = context.run(function, *args)
         except Exception:
             _log.exception("a callback failed: %r", function)
             return
         if inspect.isawaitable(result):
-            task = asyncio.ensure_future(_guarded(result, function))
+            guarded = _guarded(result, function)
+            task = asyncio.get_running_loop().create_task(guarded, context=context)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

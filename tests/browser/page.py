@@ -63,6 +63,7 @@ ENGINE: dict[str, Any] = {
     "runtime": "tvm",
     "window": 4096,
     "memory_bytes": 16_000_000_000,
+    "memory_used_bytes": 312_000_000,
     "progress": None,
     "error": None,
 }

@@ -146,7 +146,7 @@ def test_failures_offer_a_way_on(open_notebook: OpenNotebook, model_folder: Path
     expect(load).to_contain_text("was cancelled", timeout=DEADLINE_MS)
     load.get_by_role("button", name="Try again").click()
     expect(load).to_be_hidden(timeout=DEADLINE_MS)
-    expect(chat.root.locator(".mlcw-state")).to_contain_text("GB")
+    expect(chat.root.locator(".mlcw-state")).to_contain_text(" MB")
     problem.get_by_role("button", name="Try again").click()
     expect(chat.replies.last.get_by_role("group", name="Versions")).to_contain_text("2/2")
     expect(chat.input).to_have_value("typed meanwhile")

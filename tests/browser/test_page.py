@@ -59,6 +59,7 @@ PROGRESS = {
     "bytes_total": 100_000_000,
     "bytes_per_s": 8_100_000,
 }
+RESULT = {"id": "r", "role": "tool", "name": "get_weather", "text": '{"sky": "clear"}'}
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 
 
@@ -83,6 +84,14 @@ def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
             [
                 user("How does it work?", branches=["t", "u", "v"]),
                 reply("Step by step.", branches=["z", "a"], stats=STATS),
+            ],
+            {},
+        ),
+        "calls": ([question, reply("Let me see.", tool_calls=[CALL, CALL])], {}),
+        "results": (
+            [
+                *(question, reply("", tool_calls=[CALL])),
+                *(RESULT, reply("Sunny.", message_id="b", resumed=False, stats=STATS)),
             ],
             {},
         ),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 
-def write_script_folder(folder: Path) -> Path:
-    """Make the folder, and return it."""
+def write_script_folder(folder: Path, *, tools: bool = False) -> Path:
+    """Make the folder, and return it; with `tools`, its template is one that knows them."""
     folder.mkdir(parents=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
+    config: dict[str, Any] = {
         "model_type": "llama",
         "context_window_size": 4096,
         "conv_template": {
@@ -33,5 +34,14 @@ def write_script_folder(folder: Path) -> Path:
             "stop_token_ids": [],
         },
     }
+    if tools:
+        config["conv_template"] |= {
+            "name": "chatml",
+            "system_template": "<|im_start|>system\n{system_message}<|im_end|>\n",
+            "roles": {"user": "<|im_start|>user", "assistant": "<|im_start|>assistant"},
+            "seps": ["<|im_end|>\n"],
+            "role_content_sep": "\n",
+            "role_empty_sep": "\n",
+        }
     (folder / "mlc-chat-config.json").write_text(json.dumps(config))
     return folder

@@ -2,6 +2,9 @@
 
 import { h, icon, setAttribute } from "../dom.ts";
 
+/** Milliseconds that a button shows what it did, or waits to be pressed again. */
+export const MOMENT = 2500;
+
 export const ICONS = {
   copy: "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",
   check: "M3 8.5 6.5 12 13 4.5",

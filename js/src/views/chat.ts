@@ -155,7 +155,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     setText(name, short || "Chat");
     setAttribute(name, "title", engine.model || null);
     setText(state, connected ? engineText(engine) : "No kernel");
-    setAttribute(state, "title", engine.memoryBytes === null ? null : "What computes, and its machine's memory");
+    setAttribute(state, "title", connected ? memoryText(engine) : null);
     show(load.node, connected && (isLoading(engine) || hasFailed(engine)));
     load.update(engine, connected);
     drawContext(context, chat.messages, engine);
@@ -191,10 +191,17 @@ function drawContext(node: HTMLElement, messages: readonly Message[], { window }
   node.classList.toggle("mlcw-full", used / window > 0.9);
 }
 
+/** What the figure in the head means. */
+function memoryText({ state, memoryBytes, memoryUsedBytes }: Engine): string | null {
+  if (state !== "ready" || memoryUsedBytes === null) return null;
+  const machine = memoryBytes === null ? "" : `, of ${formatBytes(memoryBytes)} in its machine`;
+  return `Memory of the worker: ${formatBytes(memoryUsedBytes)}${machine}`;
+}
+
 function engineText(engine: Engine): string {
   switch (engine.state) {
     case "ready":
-      return joinFacts(engine.device, formatBytes(engine.memoryBytes));
+      return joinFacts(engine.device, formatBytes(engine.memoryUsedBytes));
     case "starting":
     case "loading":
       return `${phaseText(engine)} …`;

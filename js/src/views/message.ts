@@ -1,18 +1,13 @@
 /** One message of the conversation; nodes stay, only what changed is touched. */
 
-import { indentJson, isJson, partThoughts } from "../answer.ts";
 import { copyText } from "../copy.ts";
-import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import { h, setAttribute, setText, show } from "../dom.ts";
 import { formatCount, formatDuration, formatPercent, formatRate, joinFacts } from "../format.ts";
-import { codeNode } from "../markdown/nodes.ts";
-import { patchChildren } from "../markdown/patch.ts";
-import { MarkdownView } from "../markdown/view.ts";
 import type { Intent, Message, Stats } from "../protocol.ts";
-import { iconButton, ICONS, relabel } from "./buttons.ts";
+import { iconButton, ICONS, MOMENT, relabel } from "./buttons.ts";
+import { ReplyContent, ResultContent, UserContent } from "./content.ts";
 import { Editor } from "./editor.ts";
-
-/** Milliseconds that a button shows what it did, or waits to be pressed again. */
-const MOMENT = 2500;
+import { CallForm } from "./results.ts";
 
 /** What a message's look depends on, beside itself. */
 export interface Surroundings {
@@ -48,18 +43,25 @@ export function stateText(message: Message, modelReady: boolean): string {
     case "queued":
       return modelReady ? "Queued" : "Waits for the model";
     case "stopped":
-      return "Stopped";
+      return joinFacts("Stopped", resumedText(message));
     case "done":
-      return message.finish === "length" ? "Cut off at the token limit" : "";
+      return joinFacts(message.finish === "length" ? "Cut off at the token limit" : "", resumedText(message));
     default:
-      return "";
+      return resumedText(message);
   }
+}
+
+function resumedText({ resumed }: Message): string {
+  if (resumed === null) return "";
+  return resumed
+    ? "The worker died and was restarted; the reply went on"
+    : "The worker died and was restarted; continued, not word for word the same";
 }
 
 export class MessageView {
   readonly node: HTMLElement;
   readonly #body = h("div", { class: "mlcw-body" });
-  readonly #content: UserContent | ReplyContent;
+  readonly #content: UserContent | ReplyContent | ResultContent;
   readonly #dots = h("div", { class: "mlcw-dots", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
   readonly #error = h("div", { class: "mlcw-error-text" });
   readonly #retry = h("button", { class: "mlcw-link", type: "button" }, "Try again");
@@ -77,6 +79,7 @@ export class MessageView {
   readonly #actions: MessageActions;
   readonly #signal: AbortSignal;
   #editor: Editor | null = null;
+  #calls: CallForm | null = null;
   #message: Message;
   #shown: Message | null = null;
   #around: Surroundings | null = null;
@@ -86,11 +89,13 @@ export class MessageView {
     this.#actions = actions;
     this.#signal = signal;
     const mine = message.role === "user";
-    this.#content = mine ? new UserContent(this.#body) : new ReplyContent(this.#body, signal);
+    const result = message.role === "tool";
+    this.#content = mine ? new UserContent(this.#body)
+      : result ? new ResultContent(this.#body) : new ReplyContent(this.#body, signal);
     const tool = (path: string, label: string, onClick: () => void): HTMLButtonElement =>
       iconButton(path, label, onClick, signal);
-    const copy = tool(ICONS.copy, mine ? "Copy message" : "Copy reply", () => void this.#copy(copy));
-    this.#again = tool(ICONS.again, mine ? "Answer this" : "Regenerate", () => {
+    const copy = tool(ICONS.copy, mine ? "Copy message" : result ? "Copy result" : "Copy reply", () => void this.#copy(copy));
+    this.#again = tool(ICONS.again, mine || result ? "Answer this" : "Regenerate", () => {
       this.#send({ kind: "retry", reply: this.#message.id });
     });
     this.#edit = tool(ICONS.edit, "Edit message", () => { this.#beginEdit(); });
@@ -103,8 +108,8 @@ export class MessageView {
     this.#foot = h("div", { class: "mlcw-foot" }, this.#branches, this.#facts, this.#cancel, this.#tools);
     this.node = h(
       "li",
-      { class: `mlcw-message ${mine ? "mlcw-user" : "mlcw-assistant"}` },
-      h("span", { class: "mlcw-sr" }, mine ? "You: " : "Model: "),
+      { class: `mlcw-message ${mine ? "mlcw-user" : result ? "mlcw-tool-result" : "mlcw-assistant"}` },
+      h("span", { class: "mlcw-sr" }, mine ? "You: " : result ? "Tool: " : "Model: "),
       ...(this.#content instanceof ReplyContent ? [this.#content.thoughts] : []),
       this.#body,
       this.#dots,
@@ -130,17 +135,33 @@ export class MessageView {
     show(this.#retry, around.connected);
     setText(this.#facts, joinFacts(stateText(message, around.modelReady), statsText(message.stats, around.window)));
     show(this.#cancel, status === "queued" && around.connected);
-    show(this.#again, message.role === "user" ? around.last : status !== "error");
+    show(this.#again, message.role === "assistant" ? status !== "error" : around.last);
     show(this.#tools, ended);
     for (const button of this.#tools.querySelectorAll("button")) {
       if (button.title.startsWith("Copy")) continue;
       button.disabled = !around.connected;
     }
     this.#drawBranches(message, around.connected);
-    show(this.#foot, ended || status === "queued" || message.branches.length > 1);
+    show(this.#foot, ended || status === "queued" || message.branches.length > 1 || message.resumed !== null);
+    this.#drawCalls(message, ended && around.last && around.connected);
     setAttribute(this.node, "data-mlcw-status", status);
     setAttribute(this.node, "data-mlcw-last", around.last ? "" : null);
     setAttribute(this.node, "aria-busy", status === "running" ? "true" : null);
+  }
+
+  /** A form for the results of a last reply's calls. */
+  #drawCalls(message: Message, open: boolean): void {
+    if (!open || message.toolCalls.length === 0 || message.status !== "done") {
+      this.#calls?.node.remove();
+      this.#calls = null;
+      return;
+    }
+    if (!this.#calls) {
+      this.#calls = new CallForm((results) =>
+        this.#actions.send({ kind: "results", reply: this.#message.id, results }), this.#signal);
+      this.#body.after(this.#calls.node);
+    }
+    this.#calls.update(message);
   }
 
   #drawBranches({ branches, id }: Message, connected: boolean): void {
@@ -217,83 +238,3 @@ function same(one: Surroundings, other: Surroundings | null): boolean {
   return other !== null && one.connected === other.connected && one.last === other.last
     && one.modelReady === other.modelReady && one.window === other.window;
 }
-
-/** What the user wrote is shown as it is. */
-class UserContent {
-  readonly #body: HTMLElement;
-
-  constructor(body: HTMLElement) {
-    this.#body = body;
-    setAttribute(body, "dir", "auto");
-  }
-
-  update(message: Message): boolean {
-    setText(this.#body, message.text);
-    return false;
-  }
-
-  plain(message: Message): string {
-    return message.text;
-  }
-}
-
-/** What the model writes: thoughts, folded; Markdown or JSON; calls of tools. */
-class ReplyContent {
-  readonly #summary = h("summary", {});
-  readonly #thoughts = h("div", { class: "mlcw-thoughts", dir: "auto" });
-  readonly thoughts = h("details", { class: "mlcw-think" }, this.#summary, this.#thoughts);
-  readonly #markdown: MarkdownView;
-  readonly #json = h("div", { class: "mlcw-md mlcw-json" });
-  readonly #calls = h("div", { class: "mlcw-calls" });
-
-  constructor(body: HTMLElement, signal: AbortSignal) {
-    this.#markdown = new MarkdownView(signal);
-    this.#json.addEventListener("click", (event) => {
-      const button = event.target instanceof Element ? event.target.closest("button") : null;
-      if (!button) return;
-      void copyText(this.#json.querySelector("code")?.textContent ?? "").then((copied) => {
-        button.textContent = copied ? "Copied" : "Not copied";
-        setTimeout(() => { button.textContent = "Copy"; }, MOMENT);
-      });
-    }, { signal });
-    body.append(this.#markdown.node, this.#json, this.#calls);
-  }
-
-  /** Returns whether there is nothing to see in the body. */
-  update(message: Message, growing: boolean): boolean {
-    const { thoughts, text, thinking } = partThoughts(message.text, message.reasoning, growing);
-    show(this.thoughts, thoughts.trim() !== "" || thinking);
-    setText(this.#summary, thinking ? "Thinking …" : "Thoughts");
-    this.#summary.classList.toggle("mlcw-thinking", thinking);
-    setText(this.#thoughts, thoughts.trim());
-    const json = isJson(text, message.json, growing);
-    show(this.#json, json);
-    show(this.#markdown.node, !json);
-    if (json) patchChildren(this.#json, [codeNode(indentJson(text), "json", growing)]);
-    else this.#markdown.update(text, !growing);
-    this.#drawCalls(message);
-    return text.trim() === "" && message.toolCalls.length === 0;
-  }
-
-  #drawCalls({ toolCalls }: Message): void {
-    show(this.#calls, toolCalls.length > 0);
-    while (this.#calls.children.length > toolCalls.length) this.#calls.lastChild?.remove();
-    toolCalls.forEach((call, index) => {
-      let node = this.#calls.children[index];
-      if (!node) {
-        node = h("div", { class: "mlcw-call" }, h("div", { class: "mlcw-call-name" }, icon(CALL), h("span")), h("div", { class: "mlcw-md" }));
-        this.#calls.append(node);
-      }
-      const name = node.querySelector("span");
-      if (name) setText(name, `Calls ${call.name || "a tool"}`);
-      const code = node.lastElementChild;
-      if (code) patchChildren(code, call.arguments ? [codeNode(indentJson(call.arguments), "json", false)] : []);
-    });
-  }
-
-  plain(message: Message): string {
-    return partThoughts(message.text, message.reasoning, false).text;
-  }
-}
-
-const CALL = "M6 3.5 2.5 8 6 12.5M10 3.5 13.5 8 10 12.5";

@@ -1,0 +1,111 @@
+/** What a message says, by who says it; nodes stay, only what changed is touched. */
+
+import { indentJson, isJson, partThoughts } from "../answer.ts";
+import { copyText } from "../copy.ts";
+import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import { codeNode } from "../markdown/nodes.ts";
+import { patchChildren } from "../markdown/patch.ts";
+import { MarkdownView } from "../markdown/view.ts";
+import type { Message } from "../protocol.ts";
+import { MOMENT } from "./buttons.ts";
+
+/** What the user wrote is shown as it is. */
+export class UserContent {
+  readonly #body: HTMLElement;
+
+  constructor(body: HTMLElement) {
+    this.#body = body;
+    setAttribute(body, "dir", "auto");
+  }
+
+  update(message: Message): boolean {
+    setText(this.#body, message.text);
+    return false;
+  }
+
+  plain(message: Message): string {
+    return message.text;
+  }
+}
+
+/** What a tool gave, folded. */
+export class ResultContent {
+  readonly #summary = h("summary", {});
+  readonly #code = h("div", { class: "mlcw-md" });
+
+  constructor(body: HTMLElement) {
+    body.append(h("details", { class: "mlcw-think" }, this.#summary, this.#code));
+  }
+
+  update({ name, text }: Message): boolean {
+    setText(this.#summary, `Result of ${name || "a tool"}`);
+    const json = isJson(text, false, false);
+    patchChildren(this.#code, [codeNode(json ? indentJson(text) : text, json ? "json" : "", false)]);
+    return false;
+  }
+
+  plain(message: Message): string {
+    return message.text;
+  }
+}
+
+/** What the model writes: thoughts, folded; Markdown or JSON; calls of tools. */
+export class ReplyContent {
+  readonly #summary = h("summary", {});
+  readonly #thoughts = h("div", { class: "mlcw-thoughts", dir: "auto" });
+  readonly thoughts = h("details", { class: "mlcw-think" }, this.#summary, this.#thoughts);
+  readonly #markdown: MarkdownView;
+  readonly #json = h("div", { class: "mlcw-md mlcw-json" });
+  readonly #calls = h("div", { class: "mlcw-calls" });
+
+  constructor(body: HTMLElement, signal: AbortSignal) {
+    this.#markdown = new MarkdownView(signal);
+    this.#json.addEventListener("click", (event) => {
+      const button = event.target instanceof Element ? event.target.closest("button") : null;
+      if (!button) return;
+      void copyText(this.#json.querySelector("code")?.textContent ?? "").then((copied) => {
+        button.textContent = copied ? "Copied" : "Not copied";
+        setTimeout(() => { button.textContent = "Copy"; }, MOMENT);
+      });
+    }, { signal });
+    body.append(this.#markdown.node, this.#json, this.#calls);
+  }
+
+  /** Returns whether there is nothing to see in the body. */
+  update(message: Message, growing: boolean): boolean {
+    const { thoughts, text, thinking } = partThoughts(message.text, message.reasoning, growing);
+    show(this.thoughts, thoughts.trim() !== "" || thinking);
+    setText(this.#summary, thinking ? "Thinking …" : "Thoughts");
+    this.#summary.classList.toggle("mlcw-thinking", thinking);
+    setText(this.#thoughts, thoughts.trim());
+    const json = isJson(text, message.json, growing);
+    show(this.#json, json);
+    show(this.#markdown.node, !json);
+    if (json) patchChildren(this.#json, [codeNode(indentJson(text), "json", growing)]);
+    else this.#markdown.update(text, !growing);
+    this.#drawCalls(message);
+    return text.trim() === "" && message.toolCalls.length === 0;
+  }
+
+  #drawCalls({ toolCalls }: Message): void {
+    show(this.#calls, toolCalls.length > 0);
+    while (this.#calls.children.length > toolCalls.length) this.#calls.lastChild?.remove();
+    toolCalls.forEach((call, index) => {
+      let node = this.#calls.children[index];
+      if (!node) {
+        node = h("div", { class: "mlcw-call" }, h("div", { class: "mlcw-call-name" }, icon(CALL), h("span")), h("div", { class: "mlcw-md" }));
+        this.#calls.append(node);
+      }
+      const name = node.querySelector("span");
+      if (name) setText(name, `Calls ${call.name || "a tool"}`);
+      const code = node.lastElementChild;
+      if (code) patchChildren(code, call.arguments ? [codeNode(indentJson(call.arguments), "json", false)] : []);
+    });
+  }
+
+  plain(message: Message): string {
+    return partThoughts(message.text, message.reasoning, false).text;
+  }
+}
+
+const CALL = "M6 3.5 2.5 8 6 12.5M10 3.5 13.5 8 10 12.5";

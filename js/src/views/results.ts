@@ -1,0 +1,45 @@
+/** A form for what a reply's calls gave. */
+
+import { h, show } from "../dom.ts";
+import type { Message } from "../protocol.ts";
+
+/** Where the results of a reply's calls are entered, if no function of the notebook makes them. */
+export class CallForm {
+  readonly node: HTMLFormElement;
+  readonly #fields = h("div", { class: "mlcw-results-fields" });
+  readonly #send = h("button", { class: "mlcw-button mlcw-primary", type: "submit" }, "Send results");
+  readonly #row = h("div", { class: "mlcw-row" }, this.#send);
+  readonly #note = h("div", { class: "mlcw-results-note" }, "The notebook's functions are being called …");
+
+  constructor(send: (results: readonly string[]) => Promise<void>, signal: AbortSignal) {
+    this.node = h("form", { class: "mlcw-results" }, this.#note, this.#fields, this.#row);
+    this.node.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.#send.disabled) return;
+      this.#send.disabled = true;
+      void send(this.#inputs().map((input) => input.value))
+        .catch(() => undefined) // the composer says why not
+        .finally(() => { this.#send.disabled = false; });
+    }, { signal });
+    this.node.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.node.requestSubmit();
+    }, { signal });
+  }
+
+  update({ toolCalls, calling }: Message): void {
+    show(this.#note, calling);
+    show(this.#fields, !calling);
+    show(this.#row, !calling);
+    while (this.#fields.children.length > toolCalls.length) this.#fields.lastChild?.remove();
+    toolCalls.forEach(({ name }, index) => {
+      const label = `Result of ${name || "the tool"}`;
+      if (this.#fields.children[index]) return;
+      const input = h("textarea", { class: "mlcw-field", rows: "2", dir: "auto", spellcheck: "false" });
+      this.#fields.append(h("label", {}, label, input));
+    });
+  }
+
+  #inputs(): HTMLTextAreaElement[] {
+    return [...this.#fields.querySelectorAll("textarea")];
+  }
+}

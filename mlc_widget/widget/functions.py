@@ -1,0 +1,157 @@
+"""The notebook's functions as tools: what a model is told of them, and calling them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, Union
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
+
+Tools: TypeAlias = Sequence[Mapping[str, Any] | Callable[..., Any]] | Mapping[str, Any]
+"""OpenAI's tools, functions, or functions by their names."""
+
+_TYPES: Final[dict[Any, str]] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    dict: "object",
+    list: "array",
+    tuple: "array",
+    type(None): "null",
+}
+_ARGUMENT: Final = re.compile(r"^\s*(\w+)(?:\s*\([^)]*\))?:\s+(\S.*)$", re.MULTILINE)
+
+
+class FunctionTool(dict[str, Any]):
+    """OpenAI's shape of a tool, and the function that it stands for."""
+
+    def __init__(self, tool: Mapping[str, Any], function: Callable[..., Any]) -> None:
+        super().__init__(tool)
+        self.call = function
+
+
+def read_tools(tools: Any) -> list[JSONDict] | None:
+    """OpenAI's tools, checked; those made of functions are `FunctionTool`.
+
+    Raises:
+        BadRequestError: naming the tool, and what is wrong with it.
+    """
+    if isinstance(tools, Mapping):
+        tools = [_as_tool(function, name) for name, function in tools.items()]
+    elif isinstance(tools, Sequence) and not isinstance(tools, str):
+        tools = [_as_tool(one, "") if callable(one) else one for one in tools]
+    checked: list[JSONDict] | None = CHAT_FIELDS["tools"]("tools", tools)
+    return checked and [
+        FunctionTool(tool, given.call) if isinstance(given, FunctionTool) else tool
+        for tool, given in zip(checked, tools, strict=True)
+    ]
+
+
+def functions_of(tools: Sequence[JSONDict] | None) -> dict[str, Callable[..., Any]]:
+    """The functions among the tools, by name."""
+    return {t["function"]["name"]: t.call for t in tools or () if isinstance(t, FunctionTool)}
+
+
+async def call_function(functions: Mapping[str, Callable[..., Any]], call: JSONDict) -> str:
+    """Make one call as the model wrote it; what it raises is told to the model as a text."""
+    function = call["function"]
+    try:
+        result = functions[function["name"]](**json.loads(function["arguments"] or "{}"))
+        if inspect.isawaitable(result):
+            result = await result
+        return result_text(result)
+    except Exception as error:
+        return f"Error: {type(error).__name__}: {error}"
+
+
+def result_text(result: Any) -> str:
+    """A result as the model reads it: a text as it is, anything else as JSON or by its `str`."""
+    return (
+        result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
+    )
+
+
+def results_in_order(calls: Sequence[JSONDict], results: Any) -> list[str]:
+    """A text for each call, of results in their order or by the calls' ids or names.
+
+    Raises:
+        BadRequestError: one is missing, or too many are there.
+    """
+    names = [call["function"]["name"] for call in calls]
+    if isinstance(results, Mapping):
+        keys = [
+            call["id"] if call["id"] in results else name
+            for call, name in zip(calls, names, strict=True)
+        ]
+        missing = [name for key, name in zip(keys, names, strict=True) if key not in results]
+        if missing:
+            raise BadRequestError(f"results: none for {', '.join(missing)}.", param="results")
+        return [result_text(results[key]) for key in keys]
+    if isinstance(results, str) or not isinstance(results, Sequence) or len(results) != len(calls):
+        raise BadRequestError(
+            f"results = {results!r}: give a list with a result for each call: {', '.join(names)}.",
+            param="results",
+        )
+    return [result_text(result) for result in results]
+
+
+def _as_tool(function: Any, name: str) -> FunctionTool:
+    if not callable(function):
+        raise BadRequestError(f"tools[{name!r}] = {function!r}: not a function.", param="tools")
+    name = name or getattr(function, "__name__", "")
+    text = inspect.getdoc(function) or ""
+    told: JSONDict = {"name": name, "parameters": _parameters(function, name, text)}
+    if summary := " ".join(text.partition("\n\n")[0].split()):
+        told["description"] = summary
+    return FunctionTool({"type": "function", "function": told}, function)
+
+
+def _parameters(function: Callable[..., Any], name: str, text: str) -> JSONDict:
+    """A JSON schema of a function's arguments, of its annotations and docstring."""
+    described = dict(_ARGUMENT.findall(text.partition("Args:")[2]))
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):
+        hints = {}
+    properties: JSONDict = {}
+    required: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise BadRequestError(
+                f"tools: {name}({parameter}): a model gives arguments by name only; "
+                "wrap the function in one that takes named arguments.",
+                param="tools",
+            )
+        schema = _schema(hints.get(parameter.name))
+        if parameter.name in described:
+            schema["description"] = described[parameter.name]
+        properties[parameter.name] = schema
+        if parameter.default is parameter.empty:
+            required.append(parameter.name)
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def _schema(hint: Any) -> JSONDict:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _schema(inner[0])
+    if origin is Literal:
+        return {"enum": list(inner)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_schema(one) for one in inner]}
+    plain = origin or hint
+    if plain in (list, Sequence, tuple) and len(inner) == 1:
+        return {"type": "array", "items": _schema(inner[0])}
+    return {"type": _TYPES[plain]} if plain in _TYPES else {}

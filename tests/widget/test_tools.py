@@ -1,0 +1,164 @@
+"""A chat's tools: the notebook's functions, and results that are given by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.proxy.engines import KernelMLCEngine
+from mlc_widget.widget import ChatWidget
+from mlc_widget.widget.functions import call_function, read_tools
+from mlc_widget.widget.session import MAX_CALL_TURNS
+
+from .script_folder import write_script_folder
+
+DEADLINE = 30.0
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelMLCEngine]:
+    """One that answers everything with the same call."""
+    folder = write_script_folder(tmp_path_factory.mktemp("models") / "tools", tools=True)
+    with KernelMLCEngine(runtime="scripted", runtime_options={"text": CALL}) as made:
+        made.reload(str(folder))
+        yield made
+
+
+def test_a_function_is_told_to_the_model_by_its_signature_and_docstring() -> None:
+    def weather(
+        city: str, days: int = 1, units: Literal["C", "F"] = "C", at: list[float] | None = None
+    ) -> str:
+        """Forecast the weather
+        of a city.
+
+        Args:
+            city: Where.
+            days: How far ahead.
+        """
+        return city
+
+    found = read_tools([weather, ADD])
+    assert found is not None
+    assert [dict(tool) for tool in found] == [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "description": "Forecast the weather of a city.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "city": {"type": "string", "description": "Where."},
+                        "days": {"type": "integer", "description": "How far ahead."},
+                        "units": {"enum": ["C", "F"]},
+                        "at": {
+                            "anyOf": [
+                                {"type": "array", "items": {"type": "number"}},
+                                {"type": "null"},
+                            ]
+                        },
+                    },
+                    "required": ["city"],
+                    "additionalProperties": False,
+                },
+            },
+        },
+        ADD,
+    ]
+
+
+@pytest.mark.parametrize("tools", [[lambda *all: 0], {"add": 3}, {"a b": len}, "add"])
+def test_what_is_no_tool_is_refused(tools: Any) -> None:
+    with pytest.raises(BadRequestError, match="tools"):
+        read_tools(tools)
+
+
+async def test_what_a_function_raises_is_told_to_the_model() -> None:
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    def call(arguments: str) -> dict[str, Any]:
+        return {"id": "c", "function": {"name": "add", "arguments": arguments}}
+
+    assert await call_function({"add": add}, call('{"a": 2, "b": 3}')) == "5"
+    assert "TypeError" in await call_function({"add": add}, call('{"a": 2, "c": 3}'))
+    assert "JSONDecodeError" in await call_function({"add": add}, call('{"a": 2'))
+
+
+async def test_functions_answer_on_the_user_s_loop_but_not_for_ever(
+    engine: KernelMLCEngine,
+) -> None:
+    threads: list[threading.Thread] = []
+
+    async def add(a: int, b: int) -> int:
+        await asyncio.sleep(0)
+        threads.append(threading.current_thread())
+        return a + b
+
+    chat = ChatWidget(engine, tools={"add": add})
+    try:
+        last = await chat.send("2 + 3?")
+    finally:
+        chat.close()
+    assert threads == [threading.current_thread()] * MAX_CALL_TURNS
+    assert last["tool_calls"][0]["function"]["name"] == "add"
+    roles = [message["role"] for message in chat.messages]
+    assert roles == ["user", *["assistant", "tool"] * MAX_CALL_TURNS, "assistant"]
+    answer = chat.messages[2]
+    assert answer["content"] == "5"
+    assert answer["tool_call_id"] == chat.messages[1]["tool_calls"][0]["id"]
+    assert "**add**" in chat.export("md")
+    # It can be gone on with.
+    again = ChatWidget(engine, tools=[ADD], history=json.loads(chat.export("json")))
+    assert again.send_results({"add": 5}).result(DEADLINE)["tool_calls"]
+    again.close()
+
+
+def test_results_are_given_by_hand(engine: KernelMLCEngine) -> None:
+    chat = ChatWidget(engine, tools=[ADD])
+    with pytest.raises(BadRequestError, match="nothing was said"):
+        chat.send_results(["5"])
+    reply = chat.send("2 + 3?")
+    assert json.loads(reply.result(DEADLINE)["tool_calls"][0]["function"]["arguments"])["a"] == 2
+    for wrong in ([], ["5", "6"], "5", {"subtract": 1}):
+        with pytest.raises(BadRequestError, match="results"):
+            chat.send_results(wrong)
+    chat.send_results([{"sum": 5}]).result(DEADLINE)
+    assert chat.messages[2]["content"] == '{"sum": 5}'
+    # A result, too, can be answered anew, and taken away.
+    session = chat._session
+    chat._link.submit(_soon(session.retry, session.state.path()[2].id)).result(DEADLINE).result(30)
+    assert session.state.path()[3].id in session.state.to_json()["messages"][3]["branches"]
+    chat._link.submit(_soon(session.delete, session.state.path()[2].id)).result(DEADLINE)
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"]
+    chat.close()
+
+
+async def _soon(function: Any, *args: Any) -> Any:
+    return function(*args)
+
+
+def test_a_page_s_form_sends_them_too(engine: KernelMLCEngine, tmp_path: Path) -> None:
+    chat = ChatWidget(engine, tools=[ADD])
+    reply = chat.send("2 + 3?")
+    reply.result(DEADLINE)
+    ended = threading.Event()
+    chat.on_reply(lambda _: ended.set())
+    intent = {"kind": "results", "reply": reply.id, "results": ["5"]}
+    chat._take({"type": "intent", "id": "1", "intent": intent})
+    assert ended.wait(DEADLINE)
+    assert [message["role"] for message in chat.messages] == [
+        "user",
+        *["assistant", "tool"],
+        "assistant",
+    ]
+    chat.close()
