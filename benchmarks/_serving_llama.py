@@ -1,9 +1,11 @@
 """llama.cpp with one model, decoding several sequences at once through its low-level batch API.
 
-``python _serving_llama.py FILE THREADS FLASH``, in llama.cpp's environment. A line ``SEQUENCES
-PROMPT TOKENS`` fills as many sequences with prompts of that length, then decodes that many tokens
-of each, all in one batch a step, each the most probable. It answers with a JSON object: wall
-seconds of the prompts and of the decode steps, and CPU seconds of both.
+``python _serving_llama.py FILE THREADS FLASH``, in llama.cpp's environment. A line ``batch
+SEQUENCES PROMPT TOKENS`` fills as many sequences with prompts of that length, then decodes that
+many tokens of each, all in one batch a step, each the most probable. It answers with a JSON object:
+wall seconds of the prompts and of the decode steps, and CPU seconds of both. ``turns HISTORY NEW``
+runs a prompt of that length, and, its keys and values kept, so many tokens after it; the answer is
+the wall seconds to the first token of each.
 """
 
 from __future__ import annotations
@@ -57,17 +59,30 @@ class Batched:
         logits = llama_cpp.llama_get_logits_ith(self.context, row)
         return int(np.argmax(np.ctypeslib.as_array(logits, (self.vocab,))))
 
+    def fill(self, sequence: int, start: int, tokens: int) -> int:
+        """Run tokens at positions from `start` on; the most probable token after them."""
+        ids = [(7 * sequence + 3 * (start + i)) % 1000 for i in range(tokens)]
+        for at in range(0, tokens, BATCH):
+            part = ids[at : at + BATCH]
+            self.step(
+                [(t, start + at + i, sequence, at + i == tokens - 1) for i, t in enumerate(part)]
+            )
+        return self.best(len(part) - 1)
+
+    def turns(self, history: int, new: int) -> dict[str, float]:
+        """See the module's text."""
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+        started = time.perf_counter()
+        self.fill(0, 0, history)
+        between = time.perf_counter()
+        self.fill(0, history, new)
+        return {"first": between - started, "second": time.perf_counter() - between}
+
     def measure(self, sequences: int, prompt: int, tokens: int) -> dict[str, float]:
         """See the module's text."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
         started, cpu = time.perf_counter(), time.process_time()
-        last = []
-        for s in range(sequences):
-            ids = [(7 * s + 3 * i) % 1000 for i in range(prompt)]
-            for at in range(0, prompt, BATCH):
-                part = ids[at : at + BATCH]
-                self.step([(t, at + i, s, at + i == prompt - 1) for i, t in enumerate(part)])
-            last.append(self.best(len(part) - 1))
+        last = [self.fill(s, 0, prompt) for s in range(sequences)]
         filled = time.perf_counter()
         for i in range(tokens - 1):
             self.step([(last[s], prompt + i, s, True) for s in range(sequences)])
@@ -87,7 +102,9 @@ def main() -> None:
     }
     print(json.dumps(info), flush=True)
     for line in sys.stdin:
-        print(json.dumps(engine.measure(*map(int, line.split()))), flush=True)
+        command, *numbers = line.split()
+        work = {"batch": engine.measure, "turns": engine.turns}[command]
+        print(json.dumps(work(*map(int, numbers))), flush=True)
 
 
 if __name__ == "__main__":

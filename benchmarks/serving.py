@@ -9,7 +9,9 @@ bootstrap intervals, and of ratios the medians of the pairs:
 - tokens per second of one request, and of eight at once in all;
 - the same eight sequences on llama.cpp's low-level batch API, with the better of its flash
   attention settings (left out where it cannot be imported; ``--llama-python ""`` leaves it out);
-- time to the first token of a conversation's second turn, by the length of its history;
+- time to the first token of a conversation's second turn, by the length of its history, beside
+  llama.cpp's with its cache kept, and beside a decode step's: new tokens attend to the history, and
+  that is all that may grow with it;
 - speed under a JSON schema, over free text's;
 - resident memory before a load, loaded, and after unload, in a process of its own.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import subprocess
@@ -39,6 +42,8 @@ PROMPT = 32
 TOKENS = 64
 CROWD = 8
 HISTORIES = (100, 400, 1600)
+NEW = 20
+"""Tokens of a second turn."""
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -81,17 +86,25 @@ class LlamaCpp:
 
     def ask(self, sequences: int, prompt: int, tokens: int) -> tuple[float, float]:
         """Tokens per second of the decode steps, and per CPU second of all, prompts included."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{sequences} {prompt} {tokens}\n")
-        self._process.stdin.flush()
-        took = self._read()
+        took = self._do(f"batch {sequences} {prompt} {tokens}")
         return sequences * (tokens - 1) / took["decode"], sequences * tokens / took["cpu"]
+
+    def turns(self, history: int) -> tuple[float, float]:
+        """As `Bench.turns`, but for the last: seconds of the computation alone."""
+        took = self._do(f"turns {history} {NEW}")
+        return took["first"], took["second"]
 
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
+
+    def _do(self, command: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -162,19 +175,22 @@ class Bench:
         tokens = sum(a.usage.completion_tokens for a in answers)
         return tokens / (time.perf_counter() - started), tokens / (time.process_time() - cpu)
 
-    async def second_turn(self, history: int) -> tuple[float, float]:
-        """Seconds to the first token of a first turn of that length, and of a short second one."""
+    async def turns(self, history: int) -> tuple[float, float, float]:
+        """Seconds to the first token of a first turn of that length, and of a short second one.
+
+        And seconds from one token of the second answer to the next.
+        """
         first = self.prompt(history)
-        times = []
-        for prompt in (first, first + self.prompt(20)):
+        waits, steps = [], 0.0
+        for prompt in (first, first + self.prompt(NEW)):
             started = time.perf_counter()
             stream = await self.engine.completions.create(
-                prompt=prompt, max_tokens=2, stream=True, ignore_eos=True, seed=1
+                prompt=prompt, max_tokens=16, stream=True, ignore_eos=True, seed=1
             )
-            await anext(aiter(stream))
-            times.append(time.perf_counter() - started)
-            await stream.close()
-        return times[0], times[1]
+            at = [time.perf_counter() async for _ in stream]
+            waits.append(at[0] - started)
+            steps = statistics.median(b - a for a, b in itertools.pairwise(at))
+        return waits[0], waits[1], steps
 
 
 async def run(options: argparse.Namespace) -> None:
@@ -218,9 +234,14 @@ async def run(options: argparse.Namespace) -> None:
                 await bench.decode(n, **free, response_format=constrained),
             )
         for history in HISTORIES:
-            first, second = await bench.second_turn(history)
+            first, second, step = await bench.turns(history)
             note(f"first turn {history}", first * 1e3)
             note(f"second turn {history}", second * 1e3)
+            note(f"step {history}", step * 1e3)
+            for i, llama in enumerate(llamas):
+                first, second = await asyncio.to_thread(llama.turns, history)
+                note(f"llama first turn {history} {i}", first * 1e3)
+                note(f"llama second turn {history} {i}", second * 1e3)
     await engine.terminate()
     for llama in llamas:
         llama.close()
@@ -255,16 +276,49 @@ def report(found: dict[str, list[float]], llamas: int) -> None:
     for label in ("one", "eight"):
         pairs = ratios(found[f"schema, {label}"], found[f"free, {label}"])
         print(f"{label:26} {shown(pairs)}")
-    print("\n## Time to the first token, ms, by the tokens of history")
+    report_turns(found, llamas)
+
+
+def report_turns(found: dict[str, list[float]], llamas: int) -> None:
+    """Print how the second turn's first token depends on the history."""
+    shortest, longest = HISTORIES[0], HISTORIES[-1]
+    print(f"\n## Time to the first token, ms: a first turn, and a second of {NEW} new tokens")
     for history in HISTORIES:
-        print(f"{history:5}  first turn {shown(found[f'first turn {history}'], digits=1)}"
-              f"   second turn, 20 new tokens {shown(found[f'second turn {history}'], digits=1)}"
-              )  # fmt: skip
-    growth = ratios(found[f"second turn {HISTORIES[-1]}"], found[f"second turn {HISTORIES[0]}"])
-    print(f"second turn, longest history over shortest {shown(growth)}")
-    longest = HISTORIES[-1]
+        print(f"{history:5} tokens of history: first turn "
+              f"{shown(found[f'first turn {history}'], digits=1)}, second "
+              f"{shown(found[f'second turn {history}'], digits=1)}, a decode step "
+              f"{shown(found[f'step {history}'])}")  # fmt: skip
     share = ratios(found[f"second turn {longest}"], found[f"first turn {longest}"])
-    print(f"second turn over first, longest history {shown(share, digits=3)}")
+    print(f"second turn over first, longest history    {shown(share, digits=3)}"
+          "   (1: the history computed again)")  # fmt: skip
+
+    def growth(name: str) -> list[float]:
+        """Per 1,000 tokens of history."""
+        pairs = zip(found[name.format(longest)], found[name.format(shortest)], strict=True)
+        return [1000 * (b - a) / (longest - shortest) for b, a in pairs]
+
+    def line(label: str, values: Sequence[float]) -> None:
+        print(f"{label:42} {shown(values)}")
+
+    line("second turn, longest over shortest",
+         ratios(found[f"second turn {longest}"], found[f"second turn {shortest}"]))  # fmt: skip
+    line("growth of it per 1,000 tokens, ms", growth("second turn {}"))
+    line(f"the same of each of its {NEW} tokens", [g / NEW for g in growth("second turn {}")])
+    line("the same of a decode step (of one token)", growth("step {}"))
+    if not llamas:
+        return
+    best = min(
+        range(llamas), key=lambda i: statistics.median(found[f"llama second turn {longest} {i}"])
+    )
+    print(f"llama.cpp, computation alone, flash attention {'on' if best else 'off'}")
+    for history in HISTORIES:
+        print(f"{history:5} tokens of history: first turn "
+              f"{shown(found[f'llama first turn {history} {best}'], digits=1)}, second "
+              f"{shown(found[f'llama second turn {history} {best}'], digits=1)}")  # fmt: skip
+        line("   its second turn over ours",
+             ratios(found[f"llama second turn {history} {best}"],
+                    found[f"second turn {history}"]))  # fmt: skip
+    line("its growth per 1,000 tokens, ms", growth(f"llama second turn {{}} {best}"))
 
 
 MEMORY = """
