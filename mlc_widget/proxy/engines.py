@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlc_widget.api.core import ChatOpts
@@ -238,13 +239,17 @@ async def create_kernel_mlc_engine(
         recovery=recovery,
         init_progress_callback=init_progress_callback,
     )
+    shown: Callable[[], object] | None = None
     if show_progress:
         from mlc_widget.widget import display_load_progress
 
-        display_load_progress(engine._core)
+        shown = display_load_progress(engine._core)
     try:
         await engine.reload(model, chat_opts)
     except BaseException:
         await engine.terminate()
         raise
+    finally:
+        if shown is not None:
+            await asyncio.to_thread(shown)
     return engine

@@ -69,21 +69,24 @@ class LastingOutput:
         """Display it below the running cell."""
         from IPython.display import display
 
+        rev = self._rev
         display(  # type: ignore[no-untyped-call]
             self._read(), raw=True, display_id=self._id, metadata=self._mark
         )
         self._visible = True
+        if self._rev != rev:  # it changed meanwhile, and nobody could be told
+            self._send()
         _shown.add(self)
         _watch_cells()
 
     def update(self) -> None:
         """Replace what is shown, from any thread."""
+        self._rev += 1
         if not self._visible:
             return
         # A client that only heeds the running cell's messages, such as nbclient, hears of it when
         # the next cell ends.
         self._stale = True
-        self._rev += 1
         try:
             self._send()
             self._tell_rev()

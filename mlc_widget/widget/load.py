@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import traitlets
 
@@ -10,6 +13,8 @@ from mlc_widget.widget.base import EngineWidget
 from mlc_widget.widget.lasting import in_notebook
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.terminal import TerminalProgress
+
+_LAST_LINE_S: Final = 1.0
 
 
 class LoadProgress(EngineWidget):
@@ -34,14 +39,19 @@ class LoadProgress(EngineWidget):
         return f"<LoadProgress {snapshot.model_id or 'no model'}: {snapshot.state}>"
 
 
-def display_load_progress(core: object) -> None:
+def display_load_progress(core: object) -> Callable[[], object]:
     """Show how far a load is: a `LoadProgress` below the current cell, or a line in a terminal.
 
     Does nothing where there is neither.
+
+    Returns:
+        What to call, on a thread that may wait, once the load has ended: what is printed next
+        then comes after the line.
     """
     if in_notebook():
         from IPython.display import display
 
         display(LoadProgress(core))  # type: ignore[no-untyped-call]
     elif sys.stderr is not None and sys.stderr.isatty():
-        TerminalProgress(link_of(core), sys.stderr)
+        return partial(TerminalProgress(link_of(core), sys.stderr).join, _LAST_LINE_S)
+    return lambda: None

@@ -64,6 +64,19 @@ HOSTILE = [
     "~~~mermaid\ngraph TD; A-->B; click A javascript:alert(1)\n~~~",
 ]
 
+HASTY = """
+from mlc_widget.widget.lasting import LastingOutput
+texts = ["running"]
+def read():
+    now = texts[-1]
+    if now == "running":  # it ends just while it is being displayed
+        texts.append("ended")
+        output.update()
+    return {"text/markdown": now}
+output = LastingOutput(read, lambda message: None)
+output.show()
+"""
+
 
 class Found(HTMLParser):
     """The tags and attributes of the transcript's own part of a page."""
@@ -170,6 +183,13 @@ def markdown_of(cell: nbformat.NotebookNode) -> str:
     found = [o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.data]
     assert len(found) == 1
     return str(found[0])
+
+
+def test_what_changes_while_it_is_being_shown_is_shown() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(HASTY)])
+    NotebookClient(notebook, timeout=60).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output["data"]["text/markdown"] == "ended"
 
 
 def test_the_saved_notebook_holds_the_transcript(saved: nbformat.NotebookNode) -> None:
