@@ -62,7 +62,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-class _Face(Generic[CoreT]):
+class Face(Generic[CoreT]):
+    """What is the same for both: what is underneath, and who hears of load progress."""
+
     def __init__(self, core: CoreT, home: HomeLoop) -> None:
         self._core = core
         self._home = home
@@ -79,11 +81,15 @@ class _Face(Generic[CoreT]):
         """The callback set by `set_init_progress_callback`."""
         return self._callback
 
+    def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
+        """Set who hears of load progress."""
+        raise NotImplementedError
+
     def _on_progress(self, report: InitProgressReport) -> None:
         raise NotImplementedError
 
 
-class AsyncEngine(_Face[CoreT]):
+class AsyncEngine(Face[CoreT]):
     """`MLCEngineInterface`, awaited."""
 
     def __init__(self, core: CoreT, home: HomeLoop) -> None:
@@ -233,7 +239,7 @@ class AsyncEngine(_Face[CoreT]):
         await self.terminate()
 
 
-class Engine(_Face[CoreT]):
+class Engine(Face[CoreT]):
     """`MLCEngineInterface`, blocking the calling thread."""
 
     def __init__(self, core: CoreT, home: HomeLoop) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlc_widget.api.core import ChatOpts
-from mlc_widget.api.facade import AsyncEngine, Engine
+from mlc_widget.api.facade import AsyncEngine, Engine, Face
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.engine.core import DirectCore
@@ -19,7 +19,27 @@ def _end(core: DirectCore) -> None:
     HomeLoop.shared().submit(core.terminate())
 
 
-class AsyncMLCEngine(AsyncEngine[DirectCore]):
+class _DirectEngine(Face[DirectCore]):
+    """What both direct engines are made of."""
+
+    def __init__(
+        self,
+        *,
+        runtime: str = "auto",
+        runtime_options: Mapping[str, Any] | None = None,
+        logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
+        init_progress_callback: InitProgressCallback | None = None,
+    ) -> None:
+        core = DirectCore(
+            runtime=runtime, runtime_options=runtime_options, logit_processors=logit_processors
+        )
+        super().__init__(core, HomeLoop.shared())
+        self.set_init_progress_callback(init_progress_callback)
+        self._finalizer = weakref.finalize(self, _end, core)
+        self._finalizer.atexit = False
+
+
+class AsyncMLCEngine(_DirectEngine, AsyncEngine[DirectCore]):
     """Runs models in this process; every method is awaited.
 
     It may be used from any event loop, and from several.
@@ -31,41 +51,9 @@ class AsyncMLCEngine(AsyncEngine[DirectCore]):
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 
-    def __init__(
-        self,
-        *,
-        runtime: str = "auto",
-        runtime_options: Mapping[str, Any] | None = None,
-        logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
-        init_progress_callback: InitProgressCallback | None = None,
-    ) -> None:
-        core = DirectCore(
-            runtime=runtime, runtime_options=runtime_options, logit_processors=logit_processors
-        )
-        super().__init__(core, HomeLoop.shared())
-        self.set_init_progress_callback(init_progress_callback)
-        self._finalizer = weakref.finalize(self, _end, core)
-        self._finalizer.atexit = False
 
-
-class MLCEngine(Engine[DirectCore]):
+class MLCEngine(_DirectEngine, Engine[DirectCore]):
     """`AsyncMLCEngine`, blocking the calling thread."""
-
-    def __init__(
-        self,
-        *,
-        runtime: str = "auto",
-        runtime_options: Mapping[str, Any] | None = None,
-        logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
-        init_progress_callback: InitProgressCallback | None = None,
-    ) -> None:
-        core = DirectCore(
-            runtime=runtime, runtime_options=runtime_options, logit_processors=logit_processors
-        )
-        super().__init__(core, HomeLoop.shared())
-        self.set_init_progress_callback(init_progress_callback)
-        self._finalizer = weakref.finalize(self, _end, core)
-        self._finalizer.atexit = False
 
 
 async def create_mlc_engine(

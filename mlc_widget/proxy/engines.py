@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlc_widget.api.core import ChatOpts
-from mlc_widget.api.facade import AsyncEngine, Engine
+from mlc_widget.api.facade import AsyncEngine, Engine, Face
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
@@ -19,52 +19,49 @@ from mlc_widget.proxy.state import EngineState
 from mlc_widget.worker.settings import WorkerSettings
 
 
-def _make_core(
-    *,
-    runtime: str,
-    runtime_options: Mapping[str, Any] | None,
-    python: str | None,
-    kernel_name: str | None,
-    transport_encryption: TransportEncryption,
-    handler: str | None,
-    logit_processors: Mapping[str, str] | None,
-    start_timeout: float,
-    recovery: Recovery,
-) -> KernelCore:
-    settings = WorkerSettings(
-        runtime=runtime,
-        runtime_options=dict(runtime_options or {}),
-        handler=handler,
-        logit_processors=dict(logit_processors or {}),
-    )
-
-    def make_process() -> WorkerProcess:
-        return WorkerProcess(
-            settings,
-            python=python,
-            kernel_name=kernel_name,
-            transport_encryption=transport_encryption,
-        )
-
-    return KernelCore(
-        HomeLoop.shared(),
-        make_process,
-        start_timeout=start_timeout,
-        recovery=check_recovery(recovery),
-    )
-
-
 def _end(core: KernelCore) -> None:
     core.submit(core.terminate())
 
 
-class _Worker:
-    """What both kernel engines tell of their worker."""
+class _KernelEngine(Face[KernelCore]):
+    """What both kernel engines are made of, and tell of their worker."""
 
-    _core: KernelCore
+    def __init__(
+        self,
+        *,
+        runtime: str = "auto",
+        runtime_options: Mapping[str, Any] | None = None,
+        python: str | None = None,
+        kernel_name: str | None = None,
+        transport_encryption: TransportEncryption = "auto",
+        handler: str | None = None,
+        logit_processors: Mapping[str, str] | None = None,
+        start_timeout: float = 60.0,
+        recovery: Recovery = "resume",
+        init_progress_callback: InitProgressCallback | None = None,
+    ) -> None:
+        settings = WorkerSettings(
+            runtime=runtime,
+            runtime_options=dict(runtime_options or {}),
+            handler=handler,
+            logit_processors=dict(logit_processors or {}),
+        )
 
-    def _end_with_me(self) -> None:
-        self._finalizer = weakref.finalize(self, _end, self._core)
+        def make_process() -> WorkerProcess:
+            return WorkerProcess(
+                settings,
+                python=python,
+                kernel_name=kernel_name,
+                transport_encryption=transport_encryption,
+            )
+
+        home = HomeLoop.shared()
+        core = KernelCore(
+            home, make_process, start_timeout=start_timeout, recovery=check_recovery(recovery)
+        )
+        super().__init__(core, home)
+        self.set_init_progress_callback(init_progress_callback)
+        self._finalizer = weakref.finalize(self, _end, core)
         self._finalizer.atexit = False  # at exit the worker's keeper kills it
 
     @property
@@ -86,7 +83,7 @@ class _Worker:
         return f"<{type(self).__name__} {self.model_id or 'no model'}: {self.state}>"
 
 
-class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
+class AsyncKernelMLCEngine(_KernelEngine, AsyncEngine[KernelCore]):
     """A proxy with `AsyncMLCEngine`'s interface; models run in a background kernel.
 
     The worker starts with the first `reload` and ends with `terminate`, with this object, or with
@@ -110,35 +107,6 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 
-    def __init__(
-        self,
-        *,
-        runtime: str = "auto",
-        runtime_options: Mapping[str, Any] | None = None,
-        python: str | None = None,
-        kernel_name: str | None = None,
-        transport_encryption: TransportEncryption = "auto",
-        handler: str | None = None,
-        logit_processors: Mapping[str, str] | None = None,
-        start_timeout: float = 60.0,
-        recovery: Recovery = "resume",
-        init_progress_callback: InitProgressCallback | None = None,
-    ) -> None:
-        core = _make_core(
-            runtime=runtime,
-            runtime_options=runtime_options,
-            python=python,
-            kernel_name=kernel_name,
-            transport_encryption=transport_encryption,
-            handler=handler,
-            logit_processors=logit_processors,
-            start_timeout=start_timeout,
-            recovery=recovery,
-        )
-        super().__init__(core, HomeLoop.shared())
-        self.set_init_progress_callback(init_progress_callback)
-        self._end_with_me()
-
     async def custom_request(self, name: str, message: Any = None) -> Any:
         """Ask what the worker's own handler class answers (`handler`); plain JSON both ways.
 
@@ -150,37 +118,8 @@ class AsyncKernelMLCEngine(_Worker, AsyncEngine[KernelCore]):
         return await self._call(self._core.custom_request(name, message))
 
 
-class KernelMLCEngine(_Worker, Engine[KernelCore]):
+class KernelMLCEngine(_KernelEngine, Engine[KernelCore]):
     """`AsyncKernelMLCEngine`, blocking the calling thread."""
-
-    def __init__(
-        self,
-        *,
-        runtime: str = "auto",
-        runtime_options: Mapping[str, Any] | None = None,
-        python: str | None = None,
-        kernel_name: str | None = None,
-        transport_encryption: TransportEncryption = "auto",
-        handler: str | None = None,
-        logit_processors: Mapping[str, str] | None = None,
-        start_timeout: float = 60.0,
-        recovery: Recovery = "resume",
-        init_progress_callback: InitProgressCallback | None = None,
-    ) -> None:
-        core = _make_core(
-            runtime=runtime,
-            runtime_options=runtime_options,
-            python=python,
-            kernel_name=kernel_name,
-            transport_encryption=transport_encryption,
-            handler=handler,
-            logit_processors=logit_processors,
-            start_timeout=start_timeout,
-            recovery=recovery,
-        )
-        super().__init__(core, HomeLoop.shared())
-        self.set_init_progress_callback(init_progress_callback)
-        self._end_with_me()
 
     def custom_request(self, name: str, message: Any = None) -> Any:
         """As `AsyncKernelMLCEngine.custom_request`."""
