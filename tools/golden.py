@@ -13,6 +13,9 @@ Needs torch and transformers beside numpy and tokenizers; the tests need neither
 ``architectures/`` has one folder for each architecture, in q0f32, with ``prompt.npy`` and, for each
 quantization, ``<quantization>.npz`` with the ``logits`` of the same weights once they are quantised
 so. Tests make the other quantizations from the folder by `mlc_format.quantize_params`.
+
+``wide/`` has one ``<architecture>.npz`` with such logits, by quantization, of each model of `wide`,
+whose weights are made from a seed where they are needed.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+import wide
 from tokenizers import decoders, models, pre_tokenizers
 
 PROMPT_TOKENS = 84
@@ -327,6 +331,19 @@ def make_architecture(model_type: mlc_format.ModelType, folder: Path) -> None:
         np.savez_compressed(folder / f"{quantization}.npz", logits=logits.astype(np.float32))
 
 
+def make_wide(model_type: mlc_format.ModelType, file: Path) -> None:
+    """Write the logits of one wide model."""
+    config, params = wide.WIDE[model_type], wide.params(model_type)
+    model = transformers_model(model_type, config)
+    ids = torch.tensor([wide.prompt(model_type, PROMPT_TOKENS)])
+    logits = {}
+    for quantization in wide.QUANTIZATIONS:
+        put(model, mlc_format.dequantized(params, quantization), config)
+        with torch.no_grad():
+            logits[quantization] = model(ids).logits[0].numpy().astype(np.float32)
+    np.savez_compressed(file, **logits)
+
+
 def main() -> None:
     """Write all fixtures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -341,6 +358,10 @@ def main() -> None:
     for model_type in ARCHITECTURES:
         if options.only in model_type:
             make_architecture(model_type, folder / "architectures" / model_type)
+    (folder / "wide").mkdir(parents=True, exist_ok=True)
+    for model_type in wide.WIDE:
+        if options.only in f"wide-{model_type}":
+            make_wide(model_type, folder / "wide" / f"{model_type}.npz")
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     print(f"{size:,} bytes in all")
 

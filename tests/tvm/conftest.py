@@ -13,11 +13,13 @@ import pytest
 
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
+from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.base import GenerationEvent, ModelSource, Sampling
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
-from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.options import CPUS, TVMOptions
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
+from mlc_widget.engine.runtimes.tvm.target import host_target
 from mlc_widget.engine.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
@@ -86,6 +88,18 @@ async def load(cache_dir: Path) -> AsyncIterator[Load]:
     yield loader
     for runtime in runtimes:
         await runtime.unload()
+
+
+def cpus() -> list[str]:
+    """The kinds of CPUs that this machine can be."""
+    can = []
+    for cpu in CPUS:
+        try:
+            host_target(cpu)
+        except BadRequestError:
+            continue
+        can.append(cpu)
+    return can
 
 
 def executor_for(

@@ -16,7 +16,7 @@ from mlc_widget.engine.runtimes.tvm.architectures import ARCHITECTURES
 from mlc_widget.engine.runtimes.tvm.quantization import QUANTIZATIONS
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
 
-from .conftest import Stepper, executor_for, run_chunks
+from .conftest import Stepper, cpus, executor_for, run_chunks
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import mlc_format
@@ -68,22 +68,25 @@ def test_there_is_a_fixture_for_all_that_generate_text():
 
 
 def _combinations():
-    """Every architecture with every quantization.
+    """Every architecture with every quantization, on this CPU and on every kind that it can be.
 
     Each combination is compiled, so `make test` takes all quantizations of one architecture and one
-    quantization of each; `make soak` takes the rest.
+    quantization of each, on this CPU; `make soak` takes the rest.
     """
     for name in NAMES:
         for quantization in QUANTIZATIONS:
-            quick = name == "qwen2" or quantization == "q4f16_1"
-            marks = () if quick else pytest.mark.soak
-            yield pytest.param(name, quantization, marks=marks, id=f"{name}-{quantization}")
+            for cpu in (None, *cpus()):
+                quick = cpu is None and (name == "qwen2" or quantization == "q4f16_1")
+                marks = () if quick else pytest.mark.soak
+                id_ = f"{name}-{quantization}-{cpu or 'host'}"
+                yield pytest.param(name, quantization, cpu, marks=marks, id=id_)
 
 
-@pytest.mark.parametrize(("name", "quantization"), list(_combinations()))
-def test_logits_alone_and_in_a_batch(name, quantization, folder_of, cache_dir):
+@pytest.mark.parametrize(("name", "quantization", "cpu"), list(_combinations()))
+def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_dir):
     prompt, reference = data(name, quantization)
-    executor = executor_for(folder_of(name, quantization), cache_dir)
+    options = {} if cpu is None else {"cpu": cpu}
+    executor = executor_for(folder_of(name, quantization), cache_dir, **options)
     alone = run_chunks(executor, prompt, CHUNKS)
     assert_close(alone, reference)
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""The fast mode: how far from the model, and the same bits however it is run."""
+"""The fast mode: the same bits however it is run. How far from the model it is: `test_fast`."""
 
 from __future__ import annotations
 
@@ -8,40 +8,19 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import BadRequestError
-from mlc_widget.engine.runtimes.tvm.options import CPUS
 from mlc_widget.engine.runtimes.tvm.target import host_target
 
-from .conftest import Stepper, executor_for, golden_data, run_chunks
+from .conftest import Stepper, cpus, executor_for, golden_data, run_chunks
 
 CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
 NAMES = ["gqa-tied-q4f32_1", "mha-untied-q4f32_1"]
 
 
-def cpus() -> list[str]:
-    """The kinds of CPUs that this machine can be."""
-    can = []
-    for cpu in CPUS:
-        try:
-            host_target(cpu)
-        except BadRequestError:
-            continue
-        can.append(cpu)
-    return can
-
-
-def error(logits: np.ndarray, reference: np.ndarray) -> float:
-    """Root mean square, relative to the largest logit."""
-    return float(np.sqrt(np.mean((logits - reference) ** 2)) / np.abs(reference).max())
-
-
 @pytest.mark.parametrize("cpu", cpus())
-@pytest.mark.parametrize("name", NAMES)
-def test_every_kind_of_cpu(name, cpu, cache_dir):
-    golden = golden_data(name)
-    prompt, reference = golden["prompt"].tolist(), golden["logits"]
-    executor = executor_for(name, cache_dir, numerics="fast", cpu=cpu)
+def test_any_cut_gives_the_same_bits_on_every_kind_of_cpu(cpu, cache_dir):
+    prompt = golden_data(NAMES[0])["prompt"].tolist()
+    executor = executor_for(NAMES[0], cache_dir, numerics="fast", cpu=cpu)
     one = run_chunks(executor, prompt, CHUNKS)
-    assert error(one, reference) < 0.03
     for chunks in ([84], [1] * 84, [17, 15, 1, 1, 50], [7] * 12):
         assert np.array_equal(one, run_chunks(executor, prompt, chunks))
 

@@ -1,0 +1,173 @@
+"""The fast mode against transformers, on every kind of CPU, and against its own definition."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlc_widget.engine.runtimes.tvm.kernels import matmul_int8, quantize
+from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor
+from mlc_widget.engine.runtimes.tvm.target import host_target
+
+from .conftest import GOLDEN, Stepper, cpus, executor_for, run_chunks
+from .emulation import Decoder, quantised
+
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+import mlc_format
+import wide
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "wide"
+TOLERANCE = 0.03
+CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
+TOKENS = 84
+INTEGER = [cpu for cpu in cpus() if host_target(cpu).isa.dot]
+
+
+def reference(model_type: str, quantization: str) -> np.ndarray:
+    """Transformers' logits at each position of the prompt."""
+    with np.load(FIXTURES / f"{model_type}.npz") as file:
+        return file["q4f16_1" if quantization == "q4f16_0" else quantization]
+
+
+def error(logits: np.ndarray, expected: np.ndarray) -> float:
+    """The largest, relative to the largest logit."""
+    assert logits.shape == expected.shape
+    return float(np.abs(logits - expected).max() / np.abs(expected).max())
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory):
+    """The folder of a wide model in a quantization."""
+    tokenizer = (GOLDEN / "gqa-tied-q0f32" / "tokenizer.json").read_text()
+
+    def make(model_type: str, quantization: Any) -> Path:
+        folder = tmp_path_factory.mktemp("wide") / f"{model_type}-{quantization}"
+        mlc_format.write_model(
+            folder,
+            params=mlc_format.quantize_params(wide.params(model_type), quantization),
+            config=wide.WIDE[model_type],
+            quantization=quantization,
+            model_type=model_type,
+            tokenizer_json=tokenizer,
+            encode_format="raw",
+        )
+        return folder
+
+    return make
+
+
+def combinations() -> Iterator[Any]:
+    """Every architecture, 4-bit quantization and kind of CPU.
+
+    Each is compiled, so `make test` takes each architecture and each CPU with integer dot products
+    once; `make soak` takes the rest.
+    """
+    for model_type in wide.WIDE:
+        for quantization in ("q4f16_0", "q4f16_1", "q4f32_1"):
+            for cpu in (None, *cpus()):
+                quick = cpu is None or (model_type == "llama" and cpu in INTEGER)
+                marks = () if quick and quantization == "q4f16_1" else pytest.mark.soak
+                name = f"{model_type}-{quantization}-{cpu or 'host'}"
+                yield pytest.param(model_type, quantization, cpu, marks=marks, id=name)
+
+
+@pytest.mark.parametrize(("model_type", "quantization", "cpu"), list(combinations()))
+def test_logits_alone_and_in_a_batch(model_type, quantization, cpu, folder_of, cache_dir):
+    expected, prompt = reference(model_type, quantization), wide.prompt(model_type, TOKENS)
+    options = {} if cpu is None else {"cpu": cpu}
+    folder = folder_of(model_type, quantization)
+    executor = executor_for(folder, cache_dir, numerics="fast", **options)
+    alone = run_chunks(executor, prompt, CHUNKS)
+    assert error(alone, expected) < TOLERANCE
+    assert (alone.argmax(axis=1) == expected.argmax(axis=1)).all()
+    rng = random.Random(0)
+    stepper, at = Stepper(executor), 0
+    for n in [17, 1, 1, 30, 2, 33]:
+        others = {f"o{i}": [rng.randrange(60) for _ in range(rng.choice([1, 5]))] for i in range(4)}
+        stepper.step(**others, a=prompt[at : at + n])
+        at += n
+    assert np.array_equal(stepper.all("a"), alone)
+
+
+# --- what it is defined to be ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", list(wide.WIDE))
+def test_the_definition_is_the_model(model_type):
+    params = mlc_format.dequantized(wide.params(model_type), "q4f16_1")
+    logits = Decoder(params, wide.WIDE[model_type]).logits(wide.prompt(model_type, TOKENS))
+    assert error(logits, reference(model_type, "q4f16_1")) < 1e-6
+
+
+@pytest.mark.skipif(not INTEGER, reason="this CPU has no integer dot product")
+def test_nothing_is_rounded_but_what_linear_layers_read(folder_of, cache_dir):
+    """Equal to the last digits, up to where a number lies on the border between two integers.
+
+    There, float32 and float64 may round to different ones; that token differs by a rounding from
+    then on, and what attends to it follows.
+    """
+    params = mlc_format.dequantized(wide.params("llama"), "q4f16_1")
+    prompt = wide.prompt("llama", TOKENS)
+    expected = Decoder(params, wide.WIDE["llama"], fast=True).logits(prompt)
+    folder = folder_of("llama", "q4f16_1")
+    executor = executor_for(folder, cache_dir, numerics="fast", kv_cache_dtype="float32")
+    difference = np.abs(run_chunks(executor, prompt, CHUNKS) - expected) / np.abs(expected).max()
+    assert np.median(difference) < 1e-6
+    assert difference.max() < 0.01
+
+
+def call(kernel: Any, target: Any, *arrays: np.ndarray) -> np.ndarray:
+    """Run a kernel on copies at the borders that it wants; the last array is what it writes."""
+    import tvm
+
+    function = tvm.tirx.build(kernel, target=target.tvm_target())[kernel.attrs["global_symbol"]]
+    copies = [aligned_zeros(a.shape, a.dtype) for a in arrays]
+    for copy, array in zip(copies, arrays, strict=True):
+        copy[...] = array
+    function(*map(as_tensor, copies))
+    return copies[-1]
+
+
+@pytest.mark.parametrize("cpu", INTEGER)
+@pytest.mark.parametrize("rows", [1, 3, 21])
+def test_kernels_compute_what_they_document(cpu, rows):
+    target, rng = host_target(cpu), np.random.default_rng(rows)
+    features, outputs = 160, 96
+    x = (rng.standard_normal((rows, features)) * 10.0 ** rng.integers(-3, 3)).astype(np.float32)
+    x[0, 32:64] = 0
+    words = quantize.quantized_words(features)
+    q = call(
+        quantize.make_quantize(features, target.isa), target, x, np.zeros((rows, words), np.int32)
+    )
+    # Integers and scales, taken apart as `kernels.quantize` describes them.
+    eights = q[:, : features // 4].copy().view(np.int8).reshape(rows, -1, 2, 4)
+    integers = eights.transpose(0, 1, 3, 2).reshape(rows, -1, 32)
+    scales = q[:, features // 4 :].copy().view(np.float32)[:, : features // 32, None]
+    read = (integers.astype(np.float64) * scales).reshape(rows, features)
+    step = np.repeat(scales[:, :, 0], 32, axis=1)
+    exact = quantised(x.astype(np.float64))
+    assert np.abs(read - exact).max() <= 1.001 * step.max()  # the border between two integers …
+    assert (np.abs(read - exact) < 1e-5 * np.abs(x).max()).mean() > 0.99  # … is a rare place
+    assert np.abs(read - x).max() <= 0.501 * step.max()
+
+    weights = (rng.standard_normal((outputs, features)) / features**0.5).astype(np.float32)
+    q_weight, q_scale = mlc_format.quantize_group(weights, scale_dtype=np.float16)
+    dense = mlc_format.dequantize_group(q_weight, q_scale.astype(np.float64))
+
+    def blocks(a: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(a.reshape(outputs // 16, 16, -1).transpose(0, 2, 1))
+
+    bias = rng.standard_normal(outputs).astype(np.float32)
+    residual = rng.standard_normal((rows, outputs)).astype(np.float32)
+    kernel = matmul_int8.make_matmul_int8(
+        features, outputs, "float16", target.isa, residual=True, bias=True
+    )
+    args = (q, blocks(q_weight), blocks(q_scale), bias, residual, np.zeros_like(residual))
+    y = call(kernel, target, *args)
+    assert error(y, read @ dense.T + bias + residual) < 1e-6
