@@ -36,14 +36,14 @@ async def test_a_dead_engine_is_found_within_seconds_and_replaced(
     trouble, reason = DEATHS[death]
     engine = await make_engine(
         standin,
-        options={"stall_timeout": 1.0},
+        options={"stall_timeout": 2.0},
         trouble={**trouble, "once": str(tmp_path / "once")},
     )
     worker = engine._core.worker_pid
     started = time.monotonic()
     with pytest.raises(EngineDeadError, match=reason):
         await drain(engine)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert await drain(engine)  # by a fresh worker, which loads the model again
     assert engine._core.worker_pid != worker
 
@@ -61,7 +61,7 @@ async def test_an_engine_that_dies_idle_is_found_too(
 
 async def test_a_long_silence_is_no_death(standin: Package, make_engine: EngineFactory) -> None:
     """Steps that take their time are answered between."""
-    engine = await make_engine(standin, options={"stall_timeout": 0.8}, trouble={"step_s": 0.5})
+    engine = await make_engine(standin, options={"stall_timeout": 1.6}, trouble={"step_s": 0.8})
     answer = await engine.completions.create(prompt="Hello", max_tokens=3)
     assert answer.choices[0].text
 

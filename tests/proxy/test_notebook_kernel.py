@@ -107,7 +107,7 @@ while len(received) < 10:
     reply, _ = notebook.end(cell)
     assert reply["status"] == "error"
     assert reply["ename"] in ("CancelledError", "KeyboardInterrupt")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < DEADLINE_S / 2
     running = notebook.run("""
 for _ in range(1000):
     if (await engine.metrics())["running_requests"] == 1:
@@ -133,12 +133,12 @@ print((await engine.metrics())["running_requests"])
 def test_the_worker_goes_on_while_a_cell_blocks_the_kernel(notebook: Notebook) -> None:
     answer = notebook.run("""
 stream = await engine.chat.completions.create(messages=hello, stream=True, max_tokens=60)
-time.sleep(1.0)  # the kernel's own loop does not turn meanwhile
-started = time.monotonic()
+while len(stream._relay._buffer) < 61:  # the kernel's own loop does not turn meanwhile
+    time.sleep(0.01)
 pieces = [c.choices[0].delta.content or "" async for c in stream]
-print("".join(pieces) == " ".join(["one two"] * 30), time.monotonic() - started < 0.3)
+print("".join(pieces) == " ".join(["one two"] * 30))
 """)
-    assert answer == "True True"
+    assert answer == "True"
 
 
 def test_a_progress_callback_runs_on_the_users_loop(notebook: Notebook) -> None:
