@@ -7,8 +7,19 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, hmax, prefetch, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import (
+    F32,
+    LOG2E,
+    Isa,
+    hmax,
+    in_registers,
+    prefetch,
+    splat,
+)
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+
+SMALL = 15
+"""Vectors of 16 floats that TVM leaves on the stack, from where LLVM takes them into registers."""
 
 
 def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None) -> Any:
@@ -25,7 +36,7 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
 
     def at_once(of: int) -> int:
         """How many vectors of `of` to sum for all heads at once; divides `of`."""
-        room = max(1, min(4, isa.sums // G))
+        room = max(1, min(4, isa.sums // G, SMALL // G))
         return max(k for k in range(1, of + 1) if of % k == 0 and k <= room)
 
     PAGES, DIMS = at_once(4), at_once(D // 16)
@@ -43,7 +54,7 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
         with T.sblock("scores"):
             T.reads()
             T.writes()
-            dot = T.sblock_alloc_buffer((COUNT * G, 16), "float32")
+            dot = in_registers((COUNT * G, 16))
             for i in T.unroll(COUNT * G):
                 dot.vstore([i, 0], splat(0.0))
             for d in T.serial(D):
@@ -71,7 +82,7 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
         with T.sblock("softmax"):
             T.reads()
             T.writes()
-            total = T.sblock_alloc_buffer((16,), "float32")
+            total = in_registers((16,))
             for g in T.serial(G):
                 most: T.let = hmax(top.vload([g, 0], F32))
                 total.vstore([0], splat(0.0))
@@ -91,7 +102,7 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
         with T.sblock("values"):
             T.reads()
             T.writes()
-            out = T.sblock_alloc_buffer((DIMS * G, 16), "float32")
+            out = in_registers((DIMS * G, 16))
             last: T.let = (end - 1) // PAGE
             for i in T.unroll(DIMS * G):
                 out.vstore([i, 0], splat(0.0))
@@ -125,8 +136,8 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
             T.reads()
             T.writes()
             score = T.sblock_alloc_buffer((max_pages, G, 16), "float32")
-            top = T.sblock_alloc_buffer((G, 16), "float32")
-            norm = T.sblock_alloc_buffer((G,), "float32")
+            top = in_registers((G, 16))
+            norm = in_registers((G,))
             end: T.let = T.Cast("int64", POS[row]) + 1
             start: T.let = end - T.int64(window or (1 << 40))
             first: T.let = T.max(start, T.int64(0))

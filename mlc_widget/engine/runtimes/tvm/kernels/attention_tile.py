@@ -7,7 +7,15 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, hmax, prefetch, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import (
+    F32,
+    LOG2E,
+    Isa,
+    hmax,
+    in_registers,
+    prefetch,
+    splat,
+)
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 STRIP = 6
@@ -102,9 +110,9 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
         with T.sblock("scores"):
             T.reads()
             T.writes()
-            # In halves: TVM puts what has 1 KiB and more into memory.
-            upper = T.sblock_alloc_buffer((HALF * KV, 16), "float32")
-            lower = T.sblock_alloc_buffer((HALF * KV, 16), "float32")
+            # In halves: TVM puts what has 1 KiB and more on the heap.
+            upper = in_registers((HALF * KV, 16))
+            lower = in_registers((HALF * KV, 16))
             for i in T.unroll(HALF * KV):
                 upper.vstore([i, 0], splat(0.0))
                 lower.vstore([i, 0], splat(0.0))
@@ -184,8 +192,8 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
         with T.sblock("values"):
             T.reads()
             T.writes()
-            upper = T.sblock_alloc_buffer((HALF * DV, 16), "float32")
-            lower = T.sblock_alloc_buffer((HALF * DV, 16), "float32")
+            upper = in_registers((HALF * DV, 16))
+            lower = in_registers((HALF * DV, 16))
             for i in T.unroll(HALF):
                 for j in T.unroll(DV):
                     upper.vstore([i * DV + j, 0], out.vload([c + i, d * 16 + j * 16], F32))
@@ -270,7 +278,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
             top = T.sblock_alloc_buffer((PAIRS, 16), "float32")
             total = T.sblock_alloc_buffer((PAIRS, 16), "float32")
             score = T.sblock_alloc_buffer((max_pages + BLOCK, PAIRS, 16), "float32")
-            norm = T.sblock_alloc_buffer((1,), "float32")
+            norm = in_registers((1,))
             last: T.let = T.Cast("int64", n) - 1
             end: T.let = T.Cast("int64", POS[row]) + 1
             start: T.let = end - T.int64(window or (1 << 40))
