@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 import time
@@ -110,35 +111,33 @@ async def kernel_engine(tiny_model: Path) -> AsyncIterator[KernelEngineFactory]:
 
     ``load=False`` leaves the model to the test; what is no argument of the engine is the script's.
     """
-    engines: list[AsyncKernelMLCEngine] = []
-
-    async def make(*, load: bool = True, **options: Any) -> AsyncKernelMLCEngine:
-        engine = AsyncKernelMLCEngine(**_with_script(options, AsyncKernelMLCEngine))
-        engines.append(engine)
-        if load:
-            await engine.reload(str(tiny_model))
-        return engine
-
-    yield make
-    for engine in engines:
-        await engine.terminate()
+    async with _engines(AsyncKernelMLCEngine, tiny_model) as make:
+        yield make
 
 
 @pytest_asyncio.fixture
 async def direct_engine(tiny_model: Path) -> AsyncIterator[DirectEngineFactory]:
     """As `kernel_engine`, in this process."""
-    engines: list[AsyncMLCEngine] = []
+    async with _engines(AsyncMLCEngine, tiny_model) as make:
+        yield make
 
-    async def make(*, load: bool = True, **options: Any) -> AsyncMLCEngine:
-        engine = AsyncMLCEngine(**_with_script(options, AsyncMLCEngine))
+
+@contextlib.asynccontextmanager
+async def _engines(engine_class: type[Any], model: Path) -> AsyncIterator[Callable[..., Any]]:
+    engines: list[Any] = []
+
+    async def make(*, load: bool = True, **options: Any) -> Any:
+        engine = engine_class(**_with_script(options, engine_class))
         engines.append(engine)
         if load:
-            await engine.reload(str(tiny_model))
+            await engine.reload(str(model))
         return engine
 
-    yield make
-    for engine in engines:
-        await engine.terminate()
+    try:
+        yield make
+    finally:
+        for engine in engines:
+            await engine.terminate()
 
 
 def _with_script(options: dict[str, Any], engine: type) -> dict[str, Any]:
