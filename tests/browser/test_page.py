@@ -344,6 +344,23 @@ def test_it_follows_the_end_until_the_reader_scrolls_away(open_page: OpenPage) -
     jump.click()
     assert log.evaluate(distance) <= 2
     expect(jump).to_be_hidden()
+    # Of a long conversation, only what is near is laid out; the reader does not notice.
+    page.page.evaluate("document.getElementById('main').replaceChildren()")
+    many = [reply(f"Reply {n}.\n\n{ANSWER}", message_id=f"r{n}") for n in range(150)]
+    log = page.show(*many, user("Go"), reply("", "running")).get_by_role("log")
+    laid_out = "node => node.checkVisibility({contentVisibilityAuto: true})"
+    first = page.page.locator(".mlcw-assistant .mlcw-md p").first
+    assert not first.evaluate(laid_out)
+    assert log.evaluate(distance) <= 2
+    page.page.evaluate(
+        "window.receive({type: 'delta', reply: 'a', offset: 0, text: 'more\\n\\n'.repeat(20)})"
+    )
+    page.frame()
+    assert log.evaluate(distance) <= 2
+    log.evaluate("node => node.scrollTo(0, 0)")
+    page.frame()
+    expect(first).to_have_text("Reply 0.")
+    assert first.evaluate(laid_out)
 
 
 def test_two_views_show_the_same(open_page: OpenPage) -> None:

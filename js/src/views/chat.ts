@@ -201,7 +201,7 @@ function memoryText({ state, memoryBytes, memoryUsedBytes }: Engine): string | n
 function engineText(engine: Engine): string {
   switch (engine.state) {
     case "ready":
-      return joinFacts(engine.device, formatBytes(engine.memoryUsedBytes));
+      return joinFacts(engine.device, engine.memoryUsedBytes === null ? "" : `${formatBytes(engine.memoryUsedBytes)} memory`);
     case "starting":
     case "loading":
       return `${phaseText(engine)} …`;

@@ -32,7 +32,8 @@ export class CallForm {
     show(this.#row, !calling);
     while (this.#fields.children.length > toolCalls.length) this.#fields.lastChild?.remove();
     toolCalls.forEach(({ name }, index) => {
-      const label = `Result of ${name || "the tool"}`;
+      const number = toolCalls.length > 1 ? ` (${index + 1} of ${toolCalls.length})` : "";
+      const label = `Result of ${name || "the tool"}${number}`;
       if (this.#fields.children[index]) return;
       const input = h("textarea", { class: "mlcw-field", rows: "2", dir: "auto", spellcheck: "false" });
       this.#fields.append(h("label", {}, label, input));
