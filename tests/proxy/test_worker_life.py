@@ -52,7 +52,7 @@ def kill(engine: AsyncKernelMLCEngine) -> None:
 async def test_death_in_a_stream_is_told_at_once_and_healed_by_the_next_request(
     kernel_engine: Make,
 ) -> None:
-    engine = await kernel_engine(repeat=1000, pace_s=0.005)
+    engine = await kernel_engine(recovery="error", repeat=1000, pace_s=0.005)
     stream = aiter(await engine.chat.completions.create(messages=HELLO, stream=True))
     await anext(stream)
     whole = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
@@ -105,7 +105,7 @@ async def test_death_while_loading_fails_the_load_and_is_not_repeated(
 async def test_a_worker_that_keeps_dying_is_not_restarted_for_ever(
     kernel_engine: Make, tiny_model: Path
 ) -> None:
-    engine = await kernel_engine(crash_after=0)
+    engine = await kernel_engine(recovery="error", crash_after=0)
     for _ in range(3):
         with pytest.raises(EngineDeadError, match="SIGKILL"):
             await engine.chat.completions.create(messages=HELLO)

@@ -1,0 +1,419 @@
+"""What a worker was working on when it died goes on in another, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine, create_kernel_mlc_engine
+from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
+
+pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
+
+Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
+Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+DEADLINE_S = 60.0
+HELLO = [{"role": "user", "content": "Hello!"}]
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Oslo"]}, "days": {"enum": [1, 2, 3]}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": CITY}}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "choices": {"n": 2, "max_tokens": 40},
+    "penalties": {"max_tokens": 40, "frequency_penalty": 1.5, "logit_bias": {70: 4, 71: 4}},
+    "schema": {"max_tokens": 60, "response_format": {"type": "json_object", "schema": CITY}},
+    "tools": {"max_tokens": 90, "tools": [TOOL], "tool_choice": "required"},
+    "stop": {"max_tokens": 90, "logit_bias": {70: 40, 71: 40, 72: 40}, "stop": "edd"},
+    "logprobs": {"max_tokens": 40, "logprobs": True, "top_logprobs": 2},
+    "completion": {"prompt": "hello world", "max_tokens": 40, "echo": True},
+}
+
+
+class GatedModel:
+    """Holds the model of the engines that it makes; see `gate`."""
+
+    def __init__(self, folder: Path, make: Make, model: str) -> None:
+        self.folder, self._make, self._model = folder, make, model
+        self.release()
+
+    async def engine(self, **options: Any) -> AsyncKernelMLCEngine:
+        engine = await self._make(load=False, runtime="tvm", **self.arguments, **options)
+        await engine.reload(self._model)
+        return engine
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"logit_processors": {"*": "gate:Gate"}, "runtime_options": {"threads": 1}}
+
+    def hold(self, at: int) -> None:
+        """From now on the model is held after `at` tokens of each generation."""
+        (self.folder / "at").write_text(str(at))
+        for name in ("open", "held"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        (self.folder / "open").touch()
+        (self.folder / "at").write_text("0")
+
+    @property
+    def held(self) -> bool:
+        return (self.folder / "held").exists()
+
+    async def until_held(self) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.held:
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def gated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_engine: Make, tiny_model: Path
+) -> GatedModel:
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("RECOVERY_GATE", str(tmp_path))
+    return GatedModel(tmp_path, kernel_engine, str(tiny_model))
+
+
+def kill(engine: AsyncKernelMLCEngine | KernelMLCEngine) -> None:
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, signal.SIGKILL)
+
+
+async def kill_and_see(engine: AsyncKernelMLCEngine) -> None:
+    """Until the engine knows; another worker may be starting then."""
+    pid = engine.worker_pid
+    kill(engine)
+    async with asyncio.timeout(DEADLINE_S):
+        while engine.worker_pid == pid:
+            await asyncio.sleep(0.005)
+
+
+def seeded(request: dict[str, Any]) -> dict[str, Any]:
+    return {"seed": 7, "ignore_eos": True, **request}
+
+
+def ask(engine: Any, request: dict[str, Any]) -> Any:
+    """`create` for the request."""
+    if "prompt" in request:
+        return engine.completions.create(**seeded(request))
+    return engine.chat.completions.create(**seeded({"messages": HELLO, **request}))
+
+
+class Told:
+    """What the reader of a stream gets."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.created: set[int] = set()
+        self.choices: dict[int, list[Any]] = {}
+        self.usage: Any = None
+        self.resumed: list[Any] = []
+        self.chunks = 0
+
+    def take(self, chunk: Any) -> None:
+        self.chunks += 1
+        self.ids.add(chunk.id)
+        self.created.add(chunk.created)
+        assert not hasattr(chunk, "journal")
+        if hasattr(chunk, "resumed"):
+            self.resumed.append(chunk.resumed)
+        for choice in chunk.choices:
+            self.choices.setdefault(choice.index, []).append(choice.model_dump())
+        if chunk.usage is not None:
+            self.usage = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
+
+
+async def read(engine: AsyncKernelMLCEngine, request: dict[str, Any]) -> Told:
+    told = Told()
+    wanted = {**request, "stream": True, "stream_options": {"include_usage": True}}
+    async for chunk in await ask(engine, wanted):
+        told.take(chunk)
+    assert len(told.ids) == len(told.created) == 1
+    return told
+
+
+def same(told: Told, other: Told) -> None:
+    assert told.choices == other.choices
+    assert told.usage == other.usage
+
+
+@pytest.mark.parametrize("at", [0, 13])
+async def test_everything_in_flight_goes_on(gated: GatedModel, at: int) -> None:
+    engine = await gated.engine()
+    requests = {name: {**r, "request_id": name} for name, r in REQUESTS.items()}
+    expected = {name: await read(engine, r) for name, r in requests.items()}
+    answer = await ask(engine, REQUESTS["choices"])
+    pid = engine.worker_pid
+
+    gated.hold(at)
+    whole = asyncio.create_task(ask(engine, REQUESTS["choices"]))
+    streams = {name: asyncio.create_task(read(engine, r)) for name, r in requests.items()}
+    await gated.until_held()
+    kill(engine)
+    gated.release()
+    for name, stream in streams.items():
+        told = await stream
+        same(told, expected[name])
+        assert len(told.resumed) <= 1
+        assert all(r["exact"] and r["tokens"] <= 2 * at for r in told.resumed)
+    again = await whole
+    assert again.choices == answer.choices
+    assert again.usage.completion_tokens == answer.usage.completion_tokens
+    assert engine.worker_pid != pid
+    assert engine.state == "ready"
+
+
+async def test_what_was_sent_is_read_before_what_comes_from_the_new_worker(
+    gated: GatedModel, eventually: Eventually
+) -> None:
+    """Two readers, of which one is slow: its text is there, and goes on when it reads."""
+    engine = await gated.engine()
+    request = {"max_tokens": 700}
+    expected = await read(engine, request)
+    request |= {"stream": True, "stream_options": {"include_usage": True}}
+    gated.hold(600)
+    slow, quick = await ask(engine, request), await ask(engine, request)
+    await gated.until_held()
+
+    async def sent() -> bool:  # more than fits into what the reader reads from
+        return all(s._relay._source._stream._batches for s in (slow, quick))
+
+    await eventually(sent)
+    await kill_and_see(engine)
+    assert engine.state == "dead"  # nobody needs a worker yet
+    gated.release()
+    for stream in (quick, slow):
+        told = Told()
+        async for chunk in stream:
+            told.take(chunk)
+        same(told, expected)
+        [marker] = told.resumed
+        assert 256 < marker["tokens"] <= 600
+
+
+async def test_without_a_seed_it_is_one_text(gated: GatedModel) -> None:
+    """Its beginning, which the reader has, and its end come from the same numbers."""
+    engine = await gated.engine()
+    gated.hold(12)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40, "seed": None}))
+    await gated.until_held()
+    [flight] = engine._core._flights._active
+    kill(engine)
+    gated.release()
+    told = await reading
+    same(told, await read(engine, {"max_tokens": 40, "seed": flight.request["seed"]}))
+    another = await read(engine, {"max_tokens": 40, "seed": None})
+    assert another.choices != told.choices
+
+
+def test_a_blocking_reader_goes_on_too(gated: GatedModel, tiny_model: Path) -> None:
+    with KernelMLCEngine(runtime="tvm", **gated.arguments) as engine:
+        engine.reload(str(tiny_model))
+        expected = [
+            c.choices[0].delta.content for c in ask(engine, {"max_tokens": 30, "stream": True})
+        ]
+        gated.hold(10)
+
+        def murder() -> None:
+            while not gated.held:
+                time.sleep(0.005)
+            kill(engine)
+            gated.release()
+
+        murderer = threading.Thread(target=murder)
+        murderer.start()
+        text = [c.choices[0].delta.content for c in ask(engine, {"max_tokens": 30, "stream": True})]
+        murderer.join()
+        assert text == expected
+
+
+async def test_a_second_death_ends_it(gated: GatedModel) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    stream = await ask(engine, {"max_tokens": 40, "stream": True})
+    whole = asyncio.create_task(ask(engine, {"max_tokens": 40}))
+    reading = asyncio.create_task(anext_until_the_end(stream))
+    await gated.until_held()
+    await kill_and_see(engine)
+    gated.hold(5)
+    await gated.until_held()
+    kill(engine)
+    for task in (whole, reading):
+        with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*Two workers died"):
+            await task
+    gated.release()
+    answer = await ask(engine, {"max_tokens": 2})  # others are served
+    assert answer.usage.completion_tokens == 2
+
+
+async def anext_until_the_end(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_a_request_that_kills_cannot_kill_for_ever(kernel_engine: Make) -> None:
+    engine = await kernel_engine(crash_after=3)
+    pids = {engine.worker_pid}
+    stop = engine._core.observe(lambda _: pids.add(engine.worker_pid))
+    text = ""
+    with pytest.raises(EngineDeadError, match="Two workers died"):
+        async for chunk in await engine.chat.completions.create(messages=HELLO, stream=True):
+            text += chunk.choices[0].delta.content or ""
+    stop()
+    assert "Hello from the".startswith(text)
+    assert len(pids - {None}) == 2
+
+
+async def test_a_death_while_restoring_is_the_second(gated: GatedModel, tmp_path: Path) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    await gated.until_held()
+    seen: list[str] = []
+
+    def kill_the_next(snapshot: Any) -> None:
+        seen.append(snapshot.state)
+        if snapshot.state == "loading":
+            kill(engine)
+
+    stop = engine._core.observe(kill_the_next)
+    kill(engine)
+    with pytest.raises(EngineDeadError, match=r"could not be resumed: (.|\n)*SIGKILL"):
+        await reading
+    stop()
+    assert seen.count("loading") >= 1
+    assert engine.state == "dead"
+
+
+async def test_a_model_that_is_gone_says_so(
+    gated: GatedModel, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "gone"))
+    engine = await gated.engine()
+    await engine.reload(str(folder))
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    await gated.until_held()
+    shutil.rmtree(folder)
+    kill(engine)
+    with pytest.raises(EngineDeadError, match=r"could not be resumed: (.|\n)*gone"):
+        await reading
+
+
+async def test_a_raw_context_is_not_taken_up(gated: GatedModel) -> None:
+    engine = await gated.engine()
+    gated.hold(0)
+    forward = asyncio.create_task(engine.forward_tokens_and_sample([70, 71]))
+    await gated.until_held()
+    kill(engine)
+    with pytest.raises(EngineDeadError, match="SIGKILL"):
+        await forward
+    assert engine.state == "dead"
+
+
+async def test_who_leaves_in_the_gap_is_not_served(gated: GatedModel) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    stream = await ask(engine, {"max_tokens": 40, "stream": True})
+    reading = asyncio.create_task(anext_until_the_end(stream))
+    whole = asyncio.create_task(ask(engine, {"max_tokens": 40}))
+    unread = await ask(engine, {"max_tokens": 40, "stream": True})
+    await gated.until_held()
+    await kill_and_see(engine)
+    gated.hold(0)
+    await stream.aclose()
+    await unread.aclose()
+    whole.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await whole
+    await reading
+    other = asyncio.create_task(ask(engine, {"max_tokens": 2}))
+    await gated.until_held()  # by the only request that there is
+    assert (await engine.metrics())["running_requests"] == 1
+    gated.release()
+    assert (await other).usage.completion_tokens == 2
+    assert not engine._core._flights._active
+
+
+async def test_an_abort_in_the_gap_ends_it_in_the_new_worker(gated: GatedModel) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 500, "n": 2}))
+    whole = asyncio.create_task(ask(engine, {"max_tokens": 500, "request_id": "mine"}))
+    await gated.until_held()
+    await kill_and_see(engine)
+    await engine.abort("mine")
+    await engine.interrupt_generate()
+    gated.release()
+    told, answer = await reading, await whole
+    assert {chunks[-1]["finish_reason"] for chunks in told.choices.values()} == {"abort"}
+    assert told.usage[1] < 500
+    assert answer.choices[0].finish_reason == "abort"
+
+
+async def test_what_the_user_restarts_is_not_resumed(gated: GatedModel) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    await gated.until_held()
+    gated.release()
+    restarting = engine._core.submit(engine._core.restart())
+    with pytest.raises(EngineDeadError, match="restarted"):
+        await reading
+    await asyncio.wrap_future(restarting)
+    # Nor what waits for a new worker at that time.
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    await gated.until_held()
+    await kill_and_see(engine)
+    await asyncio.wrap_future(engine._core.submit(engine._core.restart()))
+    with pytest.raises(EngineDeadError, match="restarted"):
+        await reading
+
+
+async def test_terminate_in_the_gap(gated: GatedModel) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    await gated.until_held()
+    await kill_and_see(engine)
+    await engine.terminate()
+    with pytest.raises(EngineTerminatedError):
+        await reading
+
+
+async def test_another_model_does_not_go_on_with_it(
+    gated: GatedModel, other_tiny_model: Path
+) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    stream = await ask(engine, {"max_tokens": 400, "stream": True})
+    await gated.until_held()
+    await kill_and_see(engine)
+    gated.release()
+    await engine.reload(str(other_tiny_model))
+    with pytest.raises(EngineDeadError, match="could not be resumed"):
+        await anext_until_the_end(stream)
+
+
+async def test_recovery_is_checked(tiny_model: Path) -> None:
+    for make in (AsyncKernelMLCEngine, KernelMLCEngine):
+        with pytest.raises(BadRequestError, match="recovery = 'maybe'") as caught:
+            make(recovery="maybe")  # type: ignore[arg-type]
+        assert caught.value.param == "recovery"
+    with pytest.raises(BadRequestError, match="recovery = None"):
+        await create_kernel_mlc_engine(str(tiny_model), recovery=None)  # type: ignore[arg-type]
