@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlc_widget.api.chat_opts import check_chat_opts
-from mlc_widget.api.request_values import bad
+from mlc_widget.api.request_values import bad, plain
 
 # WebLLM's fields that choose a browser's cache or a WebAssembly file: nothing to us.
 _IGNORED: Final = frozenset({"cacheBackend", "useIndexedDBCache", "opfsAccessMode"})
@@ -82,11 +82,9 @@ class AppConfig:
                     f"app_config.model_list[{i}].model_id", record.model_id, "it is there twice."
                 )
             models[record.model_id] = record
-        try:
-            text = json.dumps(config, sort_keys=True, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise bad("app_config", config, f"give plain JSON values ({error}).") from None
-        return cls(models, hashlib.sha256(text.encode()).hexdigest(), json.loads(text))
+        source = plain("app_config", config)
+        digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
+        return cls(models, digest, source)
 
 
 def _record(at: str, entry: Any) -> ModelRecord:

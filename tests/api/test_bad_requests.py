@@ -332,6 +332,13 @@ def test_overrides_of_an_app_config_are_chat_opts() -> None:
     assert caught.value.param == "app_config.model_list[0].overrides.temperature"
 
 
+@pytest.mark.parametrize("name", [HALF, math.nan, Mute()])
+def test_an_app_config_is_plain_json(name: Any) -> None:
+    record = {"model_id": "x", "model": "y", "required_features": name}
+    with pytest.raises(BadRequestError, match="give plain JSON values"):
+        AppConfig.read({"model_list": [record]})
+
+
 @pytest.mark.parametrize("level", [None, 5, [], "LOUD", ""])
 def test_a_bad_log_level(level: Any) -> None:
     with pytest.raises(BadRequestError, match="log_level = "):

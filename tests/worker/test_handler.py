@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.proxy.pushed_stream import PushedStream
@@ -354,3 +355,31 @@ async def test_a_reload_for_a_request_is_remembered_and_a_failed_one_is_not(
     wanted = {"request": request, "modelId": [str(tiny_model)]}
     answer = await client.call("chatCompletionNonStreaming", wanted)
     assert answer["content"]["model"] == str(tiny_model)
+
+
+async def test_app_configs_are_compared(
+    client: Any, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    await client.hello()
+
+    def named(model: Path) -> dict[str, Any]:
+        return {"model_list": [{"model_id": "mine", "model": str(model)}]}
+
+    async def asked(config: dict[str, Any]) -> dict[str, Any]:
+        content = {
+            "request": {"messages": HELLO, "max_tokens": 1},
+            "modelId": ["mine"],
+            "appConfigHash": AppConfig.read(config).digest,
+        }
+        return dict(await client.call("chatCompletionNonStreaming", content))
+
+    first, second = named(tiny_model), named(other_tiny_model)
+    for config in (first, second):
+        client.post("setAppConfig", config)
+    places = []
+    for config in (first, second, second, first):
+        assert (await asked(config))["kind"] == "return"
+        places.append(next(iter(client.handler.core._models)).source.path)
+    assert places == [tiny_model, other_tiny_model, other_tiny_model, tiny_model]
+    answer = await asked(named(tiny_model / "elsewhere"))
+    assert "send setAppConfig first" in answer["content"]
