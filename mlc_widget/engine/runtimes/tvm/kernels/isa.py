@@ -73,8 +73,25 @@ def prefetch(buffer: Any, index: list[Any]) -> Any:
 
 
 def hmax(v: Any) -> Any:
-    """The largest lane; exact, so its order does not matter."""
-    return T.call_llvm_pure_intrin("float32", "llvm.vector.reduce.fmax.v16f32", v)
+    """The largest lane; exact, so its order does not matter.
+
+    It is found among integers that are in the order of the floats, -0 below 0: of floats LLVM makes
+    a chain of sixteen comparisons, of integers a tree.
+    """
+    largest = T.call_llvm_pure_intrin(
+        "int32", "llvm.vector.reduce.smax.v16i32", _ordered(T.reinterpret(I32, v), LANES)
+    )
+    return T.reinterpret("float32", _ordered(largest, 1))
+
+
+def _ordered(bits: Any, lanes: int) -> Any:
+    """A float's bits as an integer in the floats' order, and back: negative ones are turned."""
+
+    def constant(value: int) -> Any:
+        return T.broadcast(T.int32(value), lanes) if lanes > 1 else T.int32(value)
+
+    turned = T.bitwise_and(T.shift_right(bits, constant(31)), constant(0x7FFFFFFF))
+    return T.bitwise_xor(bits, turned)
 
 
 @dataclass(frozen=True)
