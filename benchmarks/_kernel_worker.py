@@ -4,7 +4,8 @@
 ``python _kernel_worker.py tvm FOLDER THREADS`` or ``… llama.cpp FILE THREADS FLASH``, the latter in
 llama.cpp's environment. A line ``prefill N`` runs a prompt of N tokens from nothing; ``decode C N``
 runs N tokens, one by one, each after C others. Both give wall and process CPU seconds.
-``memory`` gives the resident bytes; ``bandwidth`` the bytes read per second (tvm alone).
+``memory`` gives the resident bytes. ``python _kernel_worker.py memory - THREADS`` has no engine,
+and answers ``bandwidth`` by the bytes per second that so many threads read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 CONTEXT = 2560
 
@@ -69,13 +70,13 @@ class Tvm:
         )
         self._thread = ComputeThread.take(threads)
         self._span, self._chunk = Span, chunk
-        self._call(self._executor.prepare)
+        _call(self._thread, self._executor.prepare)
         weights, kv = self._executor.weight_bytes, self._executor.kv_bytes
         self.info = {"weights": weights, "kv": kv, "kv_per_token": kv // CONTEXT}
 
     def run(self, tokens: list[int], start: int) -> None:
         """As `Engine.run`."""
-        self._call(lambda: self._steps(tokens, start))
+        _call(self._thread, lambda: self._steps(tokens, start))
 
     def _steps(self, tokens: list[int], start: int) -> None:
         pages = range(-(-(start + len(tokens)) // self._executor.page_size))
@@ -84,30 +85,39 @@ class Tvm:
             last = [len(part) - 1] if at + len(part) == len(tokens) else []
             self._executor.run([self._span(part, start + at, list(pages), last)])
 
-    def _call(self, work: Callable[[], object]) -> None:
-        done = threading.Event()
-        failure: list[BaseException] = []
 
-        def body() -> None:
-            try:
-                work()
-            except BaseException as e:
-                failure.append(e)
-            done.set()
+def _call(thread: Any, work: Callable[[], object]) -> None:
+    """Run `work` on a compute thread, and wait for it."""
+    done = threading.Event()
+    failure: list[BaseException] = []
 
-        self._thread.run(body)
-        done.wait()
-        if failure:
-            raise failure[0]
+    def body() -> None:
+        try:
+            work()
+        except BaseException as e:
+            failure.append(e)
+        done.set()
 
-    def bandwidth(self, nbytes: int = 1 << 29) -> float:
-        """Bytes per second that as many threads read from memory, summing vectors; best of 5."""
+    thread.run(body)
+    done.wait()
+    if failure:
+        raise failure[0]
+
+
+class Memory:
+    """Reads memory as fast as it can: 512 MB on huge pages, summed as vectors."""
+
+    info: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, threads: int) -> None:
         import numpy as np
         import tvm
         from tvm.script import tirx as T
 
-        from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor
+        from mlc_widget.engine.runtimes.tvm.kernels.isa import in_registers, prefetch
+        from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor, huge_zeros
         from mlc_widget.engine.runtimes.tvm.target import host_target
+        from mlc_widget.engine.runtimes.tvm.threads import ComputeThread
 
         @T.prim_func(s_tir=True)
         def read(x: T.handle, y: T.handle):
@@ -119,31 +129,43 @@ class Tvm:
                 with T.sblock("part"):
                     T.reads()
                     T.writes()
-                    total = T.sblock_alloc_buffer((8, 16), "int32", scope="local")
-                    for j in T.unroll(8):
+                    total = in_registers((4, 16), "int32")
+                    for j in T.unroll(4):
                         total.vstore([j, 0], T.broadcast(T.int32(0), 16))
-                    for k in T.serial(32):
-                        for j in T.unroll(8):
+                    for k in T.serial(64):
+                        for j in T.unroll(4):
+                            prefetch(X, [i, k * 64 + j * 16 + 1024])
+                        for j in T.unroll(4):
                             total.vstore(
                                 [j, 0],
                                 total.vload([j, 0], "int32x16")
-                                + X.vload([i, k * 128 + j * 16], "int32x16"),
+                                + X.vload([i, k * 64 + j * 16], "int32x16"),
                             )
-                    for j in T.unroll(8):
+                    for j in T.unroll(4):
                         Y.vstore(
                             [i, 0], Y.vload([i, 0], "int32x16") + total.vload([j, 0], "int32x16")
                         )
 
-        x = aligned_zeros((nbytes // 16384, 4096), np.int32)
+        self._nbytes = 1 << 29
+        x = huge_zeros((self._nbytes // 16384, 4096), np.int32)
         x.fill(1)
-        y = aligned_zeros((nbytes // 16384, 16), np.int32)
-        function = tvm.tirx.build(read, target=host_target().tvm_target())["read"]
+        y = aligned_zeros((self._nbytes // 16384, 16), np.int32)
+        self._read = tvm.tirx.build(read, target=host_target().tvm_target())["read"]
+        self._args = as_tensor(x), as_tensor(y)
+        self._thread = ComputeThread.take(threads)
+
+    def bandwidth(self) -> float:
+        """Bytes per second; the best of 3."""
         best = 0.0
-        for _ in range(5):
+        for _ in range(3):
             start = time.perf_counter()
-            self._call(lambda: function(as_tensor(x), as_tensor(y)))
-            best = max(best, nbytes / (time.perf_counter() - start))
+            _call(self._thread, lambda: self._read(*self._args))
+            best = max(best, self._nbytes / (time.perf_counter() - start))
         return best
+
+    def run(self, tokens: list[int], start: int) -> None:
+        """As `Engine.run`, which it is not."""
+        raise NotImplementedError
 
 
 def _resident() -> int:
@@ -161,7 +183,7 @@ def _timed(work: Callable[[], object]) -> dict[str, float]:
 
 def main() -> None:
     kind, model, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    if kind == "tvm":
+    if kind != "llama.cpp":
         from mlc_widget.engine.runtimes.tvm import loading, machine, threads  # noqa: F401
 
         machine.start()
@@ -171,8 +193,12 @@ def main() -> None:
     engines: list[Engine] = []
 
     def load() -> None:
-        flash = kind != "tvm" and sys.argv[4] == "1"
-        engines.append(Tvm(model, workers) if kind == "tvm" else LlamaCpp(model, workers, flash))
+        if kind == "tvm":
+            engines.append(Tvm(model, workers))
+        elif kind == "memory":
+            engines.append(Memory(workers))
+        else:
+            engines.append(LlamaCpp(model, workers, sys.argv[4] == "1"))
 
     loaded = _timed(load)
     engine = engines[0]
@@ -199,7 +225,7 @@ def main() -> None:
         elif command == "memory":
             reply = {"resident": _resident()}
         elif command == "bandwidth":
-            assert isinstance(engine, Tvm)
+            assert isinstance(engine, Memory)
             reply = {"bytes_per_s": engine.bandwidth()}
         print(json.dumps(reply), flush=True)
 

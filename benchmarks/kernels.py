@@ -108,23 +108,27 @@ def measure(
         "llama.cpp": Worker(llama_python, "llama.cpp", file, str(threads), "0"),
         "llama.cpp fa": Worker(llama_python, "llama.cpp", file, str(threads), "1"),
     }
+    memory = Worker(sys.executable, "memory", "-", str(threads))
     ours = workers["tvm"]
     print(f"\n## {name}, {threads} thread{'s' if threads > 1 else ''}")
     for w, worker in workers.items():
         print(f"load, warm caches: {w} {worker.started['load']['wall']:.2f} s")
-    rate = _bandwidth(folder, threads)
-    print(f"bandwidth {rate / 1e9:.1f} GB/s; weights {ours.started['weights'] / 1e6:.0f} MB")
+    weights, kv = ours.started["weights"], ours.started["kv"]
+    print(f"weights {weights / 1e6:.0f} MB, KV cache {kv / 1e6:.0f} MB")
     for figure in figures:
         kind, size = figure.split()
         steps = 16 if kind == "decode" else 1
         command = f"decode {size} {steps}" if kind == "decode" else f"prefill {size}"
         times: dict[str, list[dict[str, float]]] = {w: [] for w in workers}
+        rates: list[float] = []
         for w in workers.values():
             w.ask(command)
         for i in range(rounds):
             order = list(workers) if i % 2 else list(workers)[::-1]
             for w in order:
                 times[w].append(workers[w].ask(command))
+            if kind == "decode":
+                rates.append(memory.ask("bandwidth")["bytes_per_s"])
         tokens = steps if kind == "decode" else int(size)
         for clock in ("cpu", "wall"):
             median = {w: statistics.median(t[clock] for t in times[w]) for w in workers}
@@ -134,26 +138,36 @@ def measure(
                 f"{figure:>12} {clock:>4}: tvm {tokens / median['tvm']:8.1f} tok/s, "
                 f"{best} {tokens / median[best]:8.1f}, ratio {shown(pairs)}"
             )
-            if kind == "decode" and clock == "wall":
-                read = ours.started["weights"] + int(size) * ours.started["kv_per_token"]
-                line += f", {read / rate / (median['tvm'] / tokens):.0%} of the bandwidth bound"
             print(line, flush=True)
-    resident = ours.ask("memory")["resident"]
-    base, held = ours.started["resident_before"], ours.started["weights"] + ours.started["kv"]
+            if kind == "decode" and clock == "wall":
+                read = (weights + int(size) * ours.started["kv_per_token"]) * tokens
+                _bound(read, rates, [t["wall"] for t in times["tvm"]], median[best])
+    resident, base = ours.ask("memory")["resident"], ours.started["resident_before"]
     print(
-        f"resident {resident / 1e6:.0f} MB, {base / 1e6:.0f} of them before the model; "
-        f"{resident / held:.2f} × (weights + KV); without the base {(resident - base) / held:.2f}"
+        f"resident {resident / 1e6:.0f} MB, {resident / (weights + kv):.2f} × (weights + KV): "
+        f"{base / 1e6:.0f} MB of Python, numpy and TVM's runtime, "
+        f"{(resident - base) / (weights + kv):.2f} × since"
     )
-    for worker in workers.values():
+    for worker in (*workers.values(), memory):
         worker.close()
 
 
-def _bandwidth(folder: str, threads: int) -> float:
-    """Bytes per second that so many threads read; in a process of its own for its memory."""
-    worker = Worker(sys.executable, "tvm", folder, str(threads))
-    rate = worker.ask("bandwidth")["bytes_per_s"]
-    worker.close()
-    return float(rate)
+def _bound(read: float, rates: list[float], ours: list[float], theirs: float) -> None:
+    """Print how near decoding comes to reading its bytes once, and what that leaves to win.
+
+    Args:
+        read: Bytes of weights, keys and values.
+        rates: Bytes per second that as many threads read, measured after each of `ours`.
+        ours: Seconds of our steps.
+        theirs: Median seconds of llama.cpp's.
+    """
+    shares = [100 * read / rate / took for rate, took in zip(rates, ours, strict=True)]
+    rate = statistics.median(rates)
+    print(
+        f"{'':>18}{shown(shares, digits=0)} % of the bandwidth bound at {rate / 1e9:.1f} GB/s, "
+        f"where the ratio would be {theirs / (read / rate):.2f}",
+        flush=True,
+    )
 
 
 def main() -> None:
