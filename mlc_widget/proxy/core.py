@@ -95,6 +95,10 @@ class KernelCore:
         """Make exactly these models loaded in the worker."""
         await self._models.load(LoadTarget.read(model_ids, chat_opts))
 
+    async def reload_last(self) -> None:
+        """Load again what `reload` was last asked for, with its `chat_opts`."""
+        await self._models.load_again()
+
     async def unload(self) -> None:
         """Unload all models; the worker stays."""
         await self._models.unload()

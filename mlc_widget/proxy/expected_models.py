@@ -209,13 +209,26 @@ class ExpectedModels:
             MLCEngineError: why it could not be loaded.
         """
         self.keeper.check_alive()
-        if self._last_target is None:
-            raise ModelNotLoadedError("No model was loaded yet: call reload(model_id).")
+        last = self._last()
         await self.keeper.restart()
         if self._expected is not None:
             await self.serving()  # requests that come meanwhile wait for the same load
         else:
-            await self.load(self._last_target)
+            await self.load(last)
+
+    async def load_again(self) -> None:
+        """Load what was last asked for, with its `chat_opts`.
+
+        Raises:
+            ModelNotLoadedError: no load was ever asked for.
+            MLCEngineError: why it could not be loaded.
+        """
+        await self.load(self._last())
+
+    def _last(self) -> LoadTarget:
+        if self._last_target is None:
+            raise ModelNotLoadedError("No model was loaded yet: call reload(model_id).")
+        return self._last_target
 
     def cancel_load(self) -> None:
         """End a start or load that runs; whoever awaits it gets `LoadCancelledError`."""

@@ -124,15 +124,14 @@ class EngineWidget(anywidget.AnyWidget):
 
     def _load(self, model: Any) -> None:
         """Load a model in place of what is loaded, or, given None, the last one again."""
+        if model is None and not self._view_of.model:
+            raise BadRequestError("model: none was loaded yet; choose one.", param="model")
         if model is None:
-            models = self._view_of.models
+            self._background(self._link.reload_last())
         elif isinstance(model, str) and model.strip():
-            models = (model,)
+            self._background(self._link.reload((model,)))
         else:
             raise BadRequestError(f"model = {model!r}: must be a model's name.", param="model")
-        if not models:
-            raise BadRequestError("model: none was loaded yet; choose one.", param="model")
-        self._background(self._link.reload(models))
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run a task on the I/O thread whose failure shows in the engine's own state."""
@@ -210,11 +209,6 @@ class EngineMirror:
     def model(self) -> str:
         """What was loaded last, or should have been; several are joined by commas."""
         return self._model
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The same, one by one."""
-        return tuple(self._model.split(", ")) if self._model else ()
 
     def describe(self, models: Sequence[JSONDict], info: JSONDict) -> None:
         """Add what the worker tells of itself."""

@@ -65,6 +65,9 @@ class EngineLink(Protocol):
     async def reload(self, model_ids: Sequence[str]) -> object:
         """Load these models in place of what is loaded; on the I/O thread."""
 
+    async def reload_last(self) -> object:
+        """Load again what was last asked for, with its `chat_opts`; on the I/O thread."""
+
     async def list_models(self) -> list[JSONDict]:
         """The loaded models, with their `context_window_size`; on the I/O thread."""
 
@@ -74,7 +77,7 @@ class EngineLink(Protocol):
 
 _NEEDED = (
     *("snapshot", "observe", "submit", "call_soon", "open_stream", "cancel_load"),
-    *("reload", "list_models", "device_info"),
+    *("reload", "reload_last", "list_models", "device_info"),
 )
 
 

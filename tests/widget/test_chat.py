@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -273,6 +275,29 @@ def test_rubbish_from_the_page_is_ignored(
     page.intent("b", "resync")
     page.wait_for_ack("b")
     assert len(page.customs("ack")) == 1
+
+
+def test_a_reply_whose_worker_dies_goes_on_and_says_so(
+    model_folder: Path, open_page: OpenPage
+) -> None:
+    with KernelMLCEngine(
+        runtime="scripted", runtime_options={"text": "word ", "repeat": 20_000, "pace_s": 0.01}
+    ) as engine:
+        engine.reload(str(model_folder))
+        page = open_page(engine)
+        reply = page.chat.send("Go on")
+        page.wait_for(lambda msg: msg.get("content", {}).get("type") == "delta")
+        assert engine.worker_pid is not None
+        os.kill(engine.worker_pid, signal.SIGKILL)
+        page.wait_for(
+            lambda msg: any(
+                message["resumed"] is True
+                for message in msg.get("state", {}).get("_chat", {}).get("messages", ())
+            )
+        )
+        assert reply.status == "running"
+        page.chat.stop()
+        assert set(reply.result(DEADLINE)["content"].split()) == {"word"}
 
 
 def test_a_message_waits_for_the_model_that_loads(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +92,24 @@ def test_the_page_cancels_a_load(model_folder: Path, make_engine: MakeEngine) ->
     loading.join(30)
     assert len(errors) == 1
     widget.wait_for(lambda e: bool(e["error"]) and e["error"]["type"] == "LoadCancelledError")
+    widget.close()
+
+
+def test_trying_again_keeps_how_the_model_was_loaded(
+    model_folder: Path, make_engine: MakeEngine
+) -> None:
+    engine = make_engine(load=False, text="Tried again.")
+    engine.reload(str(model_folder), chat_opts={"context_window_size": 1234})
+    widget = Recorded(engine)
+    widget.wait_for(lambda e: e["window"] == 1234 and e["memory_used_bytes"] > 1_000_000)
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, signal.SIGKILL)
+    widget.wait_for(lambda e: e["state"] == "dead")
+    widget.engines.clear()
+    content = {"type": "intent", "id": "a", "intent": {"kind": "load", "model": None}}
+    widget._handle_custom_msg(content, [])
+    widget.wait_for(lambda e: e["state"] == "ready")
+    assert engine.models.list()[0].model_dump()["context_window_size"] == 1234
     widget.close()
 
 
