@@ -38,6 +38,7 @@ async def test_a_dead_engine_is_found_within_seconds_and_replaced(
         standin,
         options={"stall_timeout": 2.0},
         trouble={**trouble, "once": str(tmp_path / "once")},
+        recovery="error",
     )
     worker = engine._core.worker_pid
     started = time.monotonic()
