@@ -119,6 +119,39 @@ describe("chat", () => {
     for (const view of [box, second]) expect(view.querySelector(".mlcw-assistant .mlcw-body")?.textContent).toBe("Both");
   });
 
+  it("takes the results of a last reply's calls, unless the notebook's functions make them", async () => {
+    const calls = { tool_calls: [{ name: "add", arguments: "{}" }, { name: "now", arguments: "{}" }] };
+    const snapshot = (rev: number, more: object): object =>
+      ({ rev, messages: [user, { ...reply("", "done"), ...calls, ...more }] });
+    const model = chat(snapshot(1, { calling: true }));
+    expect(query(".mlcw-results-note").hidden).toBe(false);
+    expect(query(".mlcw-results .mlcw-row").hidden).toBe(true);
+    model.change("_chat", snapshot(2, {}));
+    await frame();
+    expect(query(".mlcw-results-note").hidden).toBe(true);
+    const fields = [...box.querySelectorAll<HTMLTextAreaElement>(".mlcw-results textarea")];
+    expect(fields.map((field) => field.labels[0]?.textContent)).toEqual(["Result of add (1 of 2)", "Result of now (2 of 2)"]);
+    fields.forEach((field, index) => { field.value = String(index); });
+    model.change("_chat", snapshot(3, {}));
+    await frame();
+    query(".mlcw-results button").click();
+    await vi.waitFor(() => {
+      expect(model.sent).toMatchObject([{ intent: { kind: "results", reply: "a", results: ["0", "1"] } }]);
+    });
+    const result = { id: "r", role: "tool", name: "add", text: '{"sum":5}', status: "done" };
+    model.change("_chat", { rev: 4, messages: [user, { ...reply("", "done"), ...calls }, result, { ...reply("Five", "done"), id: "b" }] });
+    await frame();
+    expect(box.querySelector(".mlcw-results")).toBeNull();
+    expect(query(".mlcw-tool-result summary").textContent).toBe("Result of add");
+    expect(query(".mlcw-tool-result code").textContent).toContain('"sum": 5');
+  });
+
+  it.each([[true, "the reply went on"], [false, "not word for word the same"]])("says that a reply was resumed: %s", (resumed, text) => {
+    chat({ rev: 1, messages: [user, { ...reply("Hi", "running"), resumed }] });
+    expect(query(".mlcw-assistant .mlcw-facts").textContent).toContain(text);
+    expect(query(".mlcw-assistant .mlcw-foot").hidden).toBe(false);
+  });
+
   it("leaves nothing behind when it ends", () => {
     const model = chat({ rev: 1, messages: [] });
     expect(model.listeners()).toBeGreaterThan(0);

@@ -373,6 +373,29 @@ def test_two_views_show_the_same(open_page: OpenPage) -> None:
     expect(page.page.locator(".mlcw-assistant .mlcw-body")).to_have_text(["Both see"] * 2)
 
 
+def test_text_runs_in_its_own_direction(open_page: OpenPage) -> None:
+    page = open_page()
+    chat = page.show(
+        user("\u0645\u0631\u062d\u0628\u0627"),
+        reply("\u05e9\u05dc\u05d5\u05dd\n\n- \u05d0\u05d7\u05ea\n\nEnglish\n\n```\ncode\n```"),
+    )
+    ways = {".mlcw-user .mlcw-body": "rtl", "ul": "rtl", "pre": "ltr", "p >> nth=1": "ltr"}
+    for part, way in {**ways, "p >> nth=0": "rtl"}.items():
+        found = chat.locator(part).first.evaluate("node => getComputedStyle(node).direction")
+        assert found == way, part
+    box = chat.get_by_role("textbox", name="Message")
+    box.fill("\u0645\u0631\u062d\u0628\u0627")
+    assert box.evaluate("node => getComputedStyle(node).direction") == "rtl"
+    # In a page that runs the other way, Send is at the other end, and nothing sticks out.
+    page.page.evaluate("document.documentElement.dir = 'rtl'")
+    send, text = chat.get_by_role("button", name="Send").bounding_box(), box.bounding_box()
+    assert send
+    assert text
+    assert send["x"] < text["x"]
+    inner = "node => node.scrollWidth <= node.clientWidth"
+    assert chat.get_by_role("log").evaluate(inner)
+
+
 def test_settings_are_sent_when_they_change(open_page: OpenPage) -> None:
     page = open_page()
     chat = page.show()
