@@ -79,10 +79,10 @@ RULES: Final[tuple[FieldRule, ...]] = (
         _TEXT,
         _OWM,
         "runtime",
-        "chats: a switch; completions: a number, as OpenAI has it",
+        "a switch; of completions also OpenAI's number",
     ),
     FieldRule("top_logprobs", _CHAT, _OWM, "runtime", "0 to 20; needs logprobs"),
-    FieldRule("top_logprobs", _COMPLETION, _W, "nobody", "here logprobs is their number."),
+    FieldRule("top_logprobs", _COMPLETION, _W, "runtime", "0 to 20; needs logprobs=True"),
     FieldRule("response_format", _CHAT, _OWM, "runtime", "also regex, grammar, structural_tag"),
     FieldRule("response_format", _COMPLETION, _M, "runtime", "as for chats"),
     # Tools and thoughts

@@ -134,11 +134,9 @@ def _token_id(key: Any) -> int | None:
     return key if whole and 0 <= key < 2**31 else None
 
 
-def completion_logprobs(param: str, value: Any) -> int:
-    """How many alternatives to tell with each token; chats have a switch instead."""
-    if isinstance(value, bool):
-        raise bad(param, value, "give a number: 0, or how many alternatives to tell with each.")
-    return int(integer(0, 20)(param, value))
+def completion_logprobs(param: str, value: Any) -> int | bool:
+    """OpenAI's number of alternatives to tell with each token, or WebLLM's switch, as of chats."""
+    return value if isinstance(value, bool) else int(integer(0, 20)(param, value))
 
 
 def stream_options(param: str, value: Any) -> JSONDict:

@@ -97,6 +97,7 @@ COMPLETION_FIELDS: Final[Mapping[str, Check]] = {
     **_COMMON,
     "prompt": prompt,
     "logprobs": completion_logprobs,
+    "top_logprobs": integer(0, 20),
     "echo": boolean,
 }
 EMBEDDING_FIELDS: Final[Mapping[str, Check]] = {
@@ -139,8 +140,7 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
         if "max_tokens" in checked:
             raise bad("max_tokens", checked["max_tokens"], "give it or max_completion_tokens.")
         checked["max_tokens"] = checked.pop("max_completion_tokens")
-    if checked.get("top_logprobs") and not checked.get("logprobs"):
-        raise bad("top_logprobs", checked["top_logprobs"], "it needs logprobs=True.")
+    _check_top_logprobs(checked)
     roles = [m["role"] for m in checked["messages"]]
     for i, role in enumerate(roles[1:], 1):
         if role == "system":
@@ -163,8 +163,9 @@ def check_completion(request: Mapping[str, Any]) -> JSONDict:
         BadRequestError: naming the field and the value.
     """
     checked = _check("completion", request, COMPLETION_FIELDS, "prompt")
-    if checked.get("echo") and "logprobs" in checked:
+    if checked.get("echo") and checked.get("logprobs", False) is not False:
         raise bad("echo", True, "not together with logprobs.")
+    _check_top_logprobs(checked)
     _check_stream_options(checked)
     return checked
 
@@ -176,6 +177,11 @@ def check_embedding(request: Mapping[str, Any]) -> JSONDict:
         BadRequestError: naming the field and the value.
     """
     return _check("embedding", request, EMBEDDING_FIELDS, "input")
+
+
+def _check_top_logprobs(checked: Mapping[str, Any]) -> None:
+    if checked.get("top_logprobs") and checked.get("logprobs") is not True:
+        raise bad("top_logprobs", checked["top_logprobs"], "it needs logprobs=True.")
 
 
 def _check_stream_options(checked: Mapping[str, Any]) -> None:

@@ -62,7 +62,8 @@ class ChatParams(_Sampling, total=False):
 class CompletionParams(_Sampling, total=False):
     """Fields of `completions.create`, beside ``prompt`` and ``stream``."""
 
-    logprobs: int | None
+    logprobs: int | bool | None
+    top_logprobs: int | None
     echo: bool | None
 
 

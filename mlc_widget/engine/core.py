@@ -157,7 +157,8 @@ class DirectCore:
                 raise ModelNotLoadedError("The model was unloaded before the request began.")
         finally:
             del self._opening[request_id]
-        shape = ResponseShape(kind, model.model_id, request_id)
+        switched = checked.get("logprobs") is True
+        shape = ResponseShape(kind, model.model_id, request_id, chat_logprobs=switched)
         if resumption is not None:
             shape = replace(shape, created=resumption.created)
         generation = Generation(

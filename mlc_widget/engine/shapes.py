@@ -65,12 +65,14 @@ class ResponseShape:
         kind: Which of OpenAI's two shapes.
         model: The model's id, as the user knows it.
         id: The request's id.
+        chat_logprobs: Whether log-probabilities have the shape of a chat's also in a completion.
     """
 
     kind: Literal["chat", "completion"]
     model: str
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
+    chat_logprobs: bool = False
 
     def _envelope(self, choices: list[JSONDict], *, chunk: bool) -> JSONDict:
         if self.kind == "chat":
@@ -134,7 +136,7 @@ class ResponseShape:
         """Log-probabilities of some tokens, the first of them at `offset` of the text."""
         if not tokens:
             return None
-        if self.kind == "chat":
+        if self.kind == "chat" or self.chat_logprobs:
             return {
                 "content": [
                     {

@@ -106,6 +106,7 @@ SHOWN: dict[Kind, dict[str, tuple[str, str]]] = {
             "serving/test_structured_output",
             "test_a_completion_can_be_constrained_too",
         ),
+        "top_logprobs": (_ANSWERS, "test_web_llms_logprobs_of_a_completion"),
         "echo": (_ANSWERS, "test_a_completion_may_echo_its_prompt"),
     },
     "embedding": {

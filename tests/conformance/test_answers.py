@@ -408,6 +408,18 @@ async def test_the_logprobs_of_a_completion(driver: Any) -> None:
     assert logprobs.text_offset == sorted(logprobs.text_offset)
 
 
+async def test_web_llms_logprobs_of_a_completion(driver: Any) -> None:
+    needs(driver, "logprobs", "top_logprobs")
+    params = {**GREEDY, "logprobs": True, "top_logprobs": 2}
+    whole = (await driver.complete(**params)).choices[0].logprobs.content
+    assert len(whole) == 24
+    assert all(len(t["top_logprobs"]) == 2 for t in whole)
+    chunks = await (await driver.stream_completion(**params)).all()
+    streamed = [t for c in chunks if c.choices[0].logprobs for t in c.choices[0].logprobs.content]
+    assert [t["bytes"] for t in streamed] == [t["bytes"] for t in whole]
+    assert (await driver.complete(**GREEDY, logprobs=False)).choices[0].logprobs is None
+
+
 async def test_a_model_without_embeddings_says_so(driver: Any) -> None:
     with pytest.raises(UnsupportedModelError, match="no embeddings"):
         await driver.call("embeddings.create", input="hello")

@@ -99,6 +99,9 @@ const scenarios = {
     let text = "";
     for await (const chunk of stream) text += chunk.choices[0].text;
     assert.equal(text, whole.choices[0].text);
+    const told = await engine.completions.create({ ...request, logprobs: true, top_logprobs: 2 });
+    assert.equal(told.choices[0].logprobs.content.length, 24);
+    assert.equal(told.choices[0].logprobs.content[0].top_logprobs.length, 2);
   },
   async "embeddings of a model without them are refused"() {
     await rejects(engine.embeddings.create({ input: "hello" }), /no embeddings/);
