@@ -59,20 +59,16 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
     # Vectors of keys, and of dimensions of values, that a strip sums at once.
     KV = max(k for k in range(1, BLOCK + 1) if BLOCK % k == 0 and k <= SUMS)
     DV = max(k for k in range(1, D // 16 + 1) if (D // 16) % k == 0 and k <= SUMS)
-    nbytes = 2 if dtype == "float16" else 4
-    LINES = D * PAGE * nbytes // 64  # of the cache, to a page of one head
+    # How often a strip goes over a block's keys, its values; each time it asks for a page or two.
+    KEY_TURNS, VALUE_TURNS = BLOCK // KV, D // 16 // DV
     lanes = T.ramp(T.int32(0), T.int32(1), 16)
 
     def spread(value: Any) -> Any:
         return T.broadcast(T.Cast("int32", value), 16)
 
-    @T.inline
-    def ahead(P, PT, layer, seq, h, p, pages, step):
-        """Ask for a step's share of the block that follows; the steps of one strip ask for all."""
-        for j in T.unroll(nbytes):
-            line: T.let = T.min(step * nbytes + j, T.int64(BLOCK * LINES - 1))
-            page: T.let = PT[seq, T.min(p + BLOCK + line // LINES, pages - 1)]
-            prefetch(P, [page, layer, h, 0, line % LINES * (64 // nbytes)])
+    def next_page(PT: Any, seq: Any, p: Any, pages: Any, turn: Any) -> Any:
+        """The page of the block after page p's that a strip asks for in its `turn`."""
+        return PT[seq, T.min(p + BLOCK + turn % BLOCK, pages - 1)]
 
     @T.inline
     def convert_keys(KP, PT, keys, layer, seq, h, p, pages):
@@ -116,11 +112,13 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
             for i in T.unroll(HALF * KV):
                 upper.vstore([i, 0], splat(0.0))
                 lower.vstore([i, 0], splat(0.0))
+            turn: T.let = c // STRIP * KEY_TURNS + k // KV
+            near: T.let = next_page(PT, seq, p, pages, turn)
+            far: T.let = next_page(PT, seq, p, pages, turn + 2)
             for d in T.serial(D):
-                ahead(
-                    KP, PT, layer, seq, h, p, pages,
-                    (c // STRIP * (BLOCK // KV) + k // KV) * D + d,
-                )  # fmt: skip
+                prefetch(KP, [near, layer, h, d, 0])
+                if KEY_TURNS == 1:
+                    prefetch(KP, [far, layer, h, d, 0])
                 multiply_keys(upper, query, keys, c, d, k)
                 multiply_keys(lower, query, keys, c + HALF, d, k)
             for i in T.unroll(HALF):
@@ -198,11 +196,13 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
                 for j in T.unroll(DV):
                     upper.vstore([i * DV + j, 0], out.vload([c + i, d * 16 + j * 16], F32))
                     lower.vstore([i * DV + j, 0], out.vload([c + HALF + i, d * 16 + j * 16], F32))
+            turn: T.let = c // STRIP * VALUE_TURNS + d // DV
+            near: T.let = next_page(PT, seq, p, pages, turn)
+            far: T.let = next_page(PT, seq, p, pages, turn + 2)
             for t in T.serial(high - low):
-                ahead(
-                    VP, PT, layer, seq, h, p, pages,
-                    (c // STRIP * (D // 16 // DV) + d // DV) * KEYS + t,
-                )  # fmt: skip
+                prefetch(VP, [near, layer, h, 0, (low + t) * (D // BLOCK)])
+                if VALUE_TURNS == 1:
+                    prefetch(VP, [far, layer, h, 0, (low + t) * (D // BLOCK)])
                 multiply_values(upper, score, value, p, c, d, low + t)
                 multiply_values(lower, score, value, p, c + HALF, d, low + t)
             for i in T.unroll(HALF):
@@ -234,7 +234,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
         """The first pass of a strip over a block. Row r sees positions start + r … end + r - 1."""
         upper: T.let = T.min((c + STRIP - 1) // G, last)
         if p * PAGE < end + upper:
-            for k in T.serial(BLOCK // KV):
+            for k in T.serial(KEY_TURNS):
                 scores(query, keys, score, KP, PT, layer, seq, h, p, pages, c, k * KV)
             # How many keys the first row does not see yet, or the last no more.
             ragged: T.let = (p + BLOCK) * PAGE - (end + c // G)
@@ -260,7 +260,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
                     score, value, out, p, c, T.max(start + first - p * PAGE, T.int64(0)), low,
                     start, end, last,
                 )  # fmt: skip
-            for d in T.serial(D // 16 // DV):
+            for d in T.serial(VALUE_TURNS):
                 values(
                     score, value, out, VP, PT, layer, seq, h, p, pages, c, d * DV, low, high
                 )  # fmt: skip
