@@ -175,8 +175,9 @@ async def test_a_schema_without_an_end(driver: Any) -> None:
     if "response_format" not in driver.fields:
         pytest.skip("refused as a whole by this runtime")
     for schema in ({"$ref": "#"}, {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}):
-        wanted = {"type": "json_object", "schema": schema}
-        await refused(driver, driver.chat(response_format=wanted), "response_format.schema")
+        with pytest.raises(BadRequestError) as caught:
+            await driver.chat(response_format={"type": "json_object", "schema": schema})
+        assert (caught.value.param or "").startswith("response_format.schema")
 
 
 async def test_calls_that_are_no_requests(driver: Any) -> None:

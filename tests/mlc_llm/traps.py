@@ -33,8 +33,18 @@ async def _hangs(awaitable: Awaitable[Any]) -> None:
 
 
 def _say_if_hanging(function: Callable[[], Any]) -> None:
+    """Whether it hangs once a thread of its own has died, however long that takes to happen."""
+    died = threading.Event()
+    tell = threading.excepthook
+
+    def hook(how: Any) -> None:
+        tell(how)
+        died.set()
+
+    threading.excepthook = hook
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
+    died.wait(30)
     thread.join(HANG_S)
     print("hang" if thread.is_alive() else "ended")
 
