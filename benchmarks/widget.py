@@ -106,8 +106,10 @@ class Figures:
         self.missed += not met
         beside = f"   idle: {control}" if control else ""
         verdict = "" if met else "   MISSED"
+        digits = 1 if unit else 2
         print(
-            f"{what:<52}{value:>10.1f} {unit:<4} goal {goal:g} {unit}{beside}{verdict}", flush=True
+            f"{what:<52}{value:>10.{digits}f} {unit:<4} goal {goal:g} {unit}{beside}{verdict}",
+            flush=True,
         )
 
 
