@@ -43,6 +43,37 @@ async def test_closing_a_stream_stops_the_engine(driver: Any) -> None:
     assert 0 < tokens < 4000
 
 
+async def test_leaving_a_loop_early_stops_the_engine(driver: Any) -> None:
+    if driver.awaited:
+        async for _ in await driver.chat(**LONG, stream=True):
+            break
+    else:
+
+        def leave() -> None:
+            create = driver.engine.chat.completions.create
+            for _ in create(messages=[{"role": "user", "content": "Hello!"}], **LONG, stream=True):
+                break
+
+        await asyncio.to_thread(leave)
+    await comes_to_rest(driver)
+
+
+async def test_cancelling_who_waits_stops_the_engine(driver: Any) -> None:
+    if not driver.awaited:
+        pytest.skip("what blocks cannot be cancelled, but interrupted (tests/proxy/test_ctrl_c)")
+
+    async def read() -> None:
+        await (await driver.stream(**WHOLE)).all()
+
+    for waiting in (driver.chat(**WHOLE), read()):
+        task = asyncio.create_task(waiting)
+        await running(driver, 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await comes_to_rest(driver)
+
+
 async def test_dropping_a_stream_stops_the_engine(driver: Any) -> None:
     stream = await driver.stream(**LONG)
     await stream.next()
