@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,8 +233,14 @@ def _check_size(shard: _Shard) -> None:
         )
 
 
+def _own_map(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array in memory that goes back to the system with it, as the C library's may not."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    return np.frombuffer(mmap.mmap(-1, max(nbytes, 1)), np.uint8, nbytes).view(dtype).reshape(shape)
+
+
 def _read(f: Any, record: TensorRecord) -> Array:
-    stored: Array = np.empty(record.shape, np.uint16 if record.bf16 else record.dtype)
+    stored = _own_map(record.shape, np.dtype(np.uint16 if record.bf16 else record.dtype))
     f.seek(record.offset)
     view: memoryview = stored.reshape(-1).view(np.uint8).data
     while len(view):
