@@ -118,7 +118,10 @@ class WorkerConnection:
         number = None if request.kind == "hello" else self._sent
         data = request.encode(number)
         message = self._session.msg("comm_msg", content={"comm_id": self._comm_id, "data": data})
-        frames = self._session.serialize(message)
+        try:
+            frames = self._session.serialize(message)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ProtocolError(f"{request.kind}: not plain JSON ({error}).") from error
         size = sum(map(len, frames))
         if size > MAX_MESSAGE_BYTES:
             raise ProtocolError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -81,8 +82,11 @@ async def test_nonsense_from_a_worker_is_passed_over(
     assert "could not be read" in caplog.text
 
 
-async def test_a_request_too_large_for_the_wire(kernel_engine: Make) -> None:
+async def test_what_the_wire_cannot_carry(kernel_engine: Make) -> None:
     engine = await kernel_engine()
+    core = engine._core
+    with pytest.raises(ProtocolError, match="customRequest: not plain JSON"):
+        await asyncio.wrap_future(core.submit(core.custom_request("x", object())))
     # Three megabytes of text, but six times as many as JSON.
     with pytest.raises(ProtocolError, match=r"This request is \d+ bytes; the worker takes at most"):
         await engine.completions.create(prompt="\x00" * 3_000_000)
