@@ -117,7 +117,8 @@ class AsyncChatCompletions(_Resource):
         Raises:
             BadRequestError: naming the field and the value, before any work.
             ModelNotLoadedError: no model is loaded, or not the one that ``model`` names.
-            EngineDeadError: the engine died while it worked on this request.
+            EngineDeadError: the engine died while it worked on this request, and no other could
+                go on with it.
             EngineTerminatedError: after `terminate`.
         """
         request = check_chat({"messages": messages, "stream": stream, **params})
