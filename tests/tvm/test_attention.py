@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlc_widget.engine.runtimes.tvm.executor import MIN_TILE_ROWS, attention_tiles
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE, pad
 from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
@@ -130,3 +131,19 @@ def test_rows_and_tiles(
     for size in {2, 3, 5, most - 1, most}:
         tiles = sequence.run(kernel, list(range(size, LENGTH, size)))
         assert np.array_equal(tiles.view(np.uint32), rows.view(np.uint32)), size
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 3, 8])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_threads_get_equally_much_to_do(kv_heads: int, threads: int) -> None:
+    for rows in range(1, 257):
+        tiles = attention_tiles(rows, 20, kv_heads, threads)
+        assert -(-rows // tiles) <= 20
+        if rows >= 16 * threads:
+            assert tiles * kv_heads % threads == 0
+            assert rows // tiles >= MIN_TILE_ROWS
+
+
+def test_one_thread_gets_as_few_tiles_as_there_can_be() -> None:
+    assert [attention_tiles(n, 20, 3, 1) for n in (1, 20, 21, 256)] == [1, 1, 2, 13]
+    assert [attention_tiles(n, 20, 3, 2) for n in (1, 7, 8, 20, 41)] == [1, 1, 2, 2, 4]

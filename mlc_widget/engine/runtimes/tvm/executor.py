@@ -147,7 +147,7 @@ class Executor:
             self._slot[n:end] = (
                 table[s, positions // self.page_size] * self.page_size + positions % self.page_size
             )
-            parts = self._parts(count)
+            parts = attention_tiles(count, self._attention_rows, self.shape.kv_heads, self._threads)
             for i in range(parts):
                 first, after = i * count // parts, (i + 1) * count // parts
                 self._tile[tiles] = n + first, after - first, s
@@ -164,20 +164,22 @@ class Executor:
         ]  # fmt: skip
         return inputs, len(wanted)
 
-    def _parts(self, rows: int) -> int:
-        """Into how many tiles to cut successive rows, so that all threads have as much to do.
-
-        Work is dealt by tiles and heads of keys; tiles of a few rows are not worth their reading.
-        """
-        fewest = -(-rows // self._attention_rows)
-        unit = self._threads // math.gcd(self._threads, self.shape.kv_heads)
-        even = -(-fewest // unit) * unit
-        return even if even * MIN_TILE_ROWS <= rows else fewest
-
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""
         self._k[target] = self._k[source]
         self._v[target] = self._v[source]
+
+
+def attention_tiles(rows: int, most: int, kv_heads: int, threads: int) -> int:
+    """Into how many tiles of `most` rows at most to cut successive rows of a sequence.
+
+    Work is dealt to threads by tiles and heads of keys, so there are as many tiles as give all of
+    them equally much to do, if that leaves `MIN_TILE_ROWS` rows to a tile.
+    """
+    fewest = -(-rows // most)
+    unit = threads // math.gcd(threads, kv_heads)
+    even = -(-fewest // unit) * unit
+    return even if even * MIN_TILE_ROWS <= rows else fewest
 
 
 def kv_bytes_per_page(shape: ModelShape, page_size: int, kv_dtype: str) -> int:
