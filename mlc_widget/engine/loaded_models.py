@@ -162,7 +162,6 @@ class LoadedModels:
         return runtime
 
     def _died(self, error: EngineDeadError) -> None:
-        self.fresh_process_needed = True
         if self.on_dead is not None:
             self.on_dead(error)
 

@@ -1,7 +1,8 @@
 """A logit processor that holds the worker's model at a token, imported by the worker.
 
 ``RECOVERY_GATE`` names a folder. The file ``at`` in it says after how many tokens of a generation
-the model is held, until there is a file ``open``; ``held`` says that it is.
+the model is held, until there is a file ``open``; ``held`` says that it is. A file ``die`` ends the
+engine's thread, once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ class Gate:
             while not (self.folder / "open").exists():
                 (self.folder / "held").touch()
                 time.sleep(0.002)
+            if (self.folder / "die").exists():
+                (self.folder / "die").unlink()
+                raise SystemExit("the gate fell")
         return logits
 
     def process_sampled_token(self, token_id: int) -> None:

@@ -206,6 +206,21 @@ async def test_what_was_sent_is_read_before_what_comes_from_the_new_worker(
         assert 256 < marker["tokens"] <= 600
 
 
+async def test_the_death_of_the_engines_thread_is_one_of_the_worker(gated: GatedModel) -> None:
+    engine = await gated.engine()
+    expected = await read(engine, {"max_tokens": 40})
+    errors: list[str] = []
+    stop = engine._core.observe(lambda s: errors.append(str(s.error)))
+    gated.hold(12)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    await gated.until_held()
+    (gated.folder / "die").touch()
+    gated.release()
+    same(await reading, expected)
+    stop()
+    assert any("engine's thread died: SystemExit: the gate fell" in e for e in errors)
+
+
 async def test_without_a_seed_it_is_one_text(gated: GatedModel) -> None:
     """Its beginning, which the reader has, and its end come from the same numbers."""
     engine = await gated.engine()

@@ -199,8 +199,8 @@ class ModelRuntime(Protocol):
     Attributes:
         name: What `runtime=` calls it.
         on_dead: Set by the engine. To be called once, on the event loop, when what the runtime
-            lives on (its own thread, most of all) has died or hangs, so that only a fresh process
-            can go on; before the requests that run hear of it.
+            lives on (its own thread, most of all) has died or hangs; before the requests that run
+            hear of it. A worker ends then, and another takes its place.
     """
 
     name: str

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import gc
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard, cast
 
 from mlc_widget.api.errors import (
     BadRequestError,
     ContextLengthExceededError,
+    EngineDeadError,
     InternalEngineError,
     MLCEngineError,
     ModelNotLoadedError,
@@ -67,6 +68,7 @@ class TVMRuntime:
             BadRequestError: An option is unknown or wrong.
         """
         self._options = TVMOptions.parse(options)
+        self.on_dead: Callable[[EngineDeadError], None] | None = None
         self._loaded: Loaded | Embedder | None = None
         self._source: ModelSource | None = None
         self._grammars: GrammarCompiler | None = None
@@ -258,10 +260,18 @@ class TVMRuntime:
         loop = self._loop
         assert loop is not None
         try:
-            loop.call_soon_threadsafe(_deliver, deliveries)
+            loop.call_soon_threadsafe(self._deliver, deliveries)
         except RuntimeError:  # the loop is closed: nobody listens any more
             if self._loaded is not None:
                 self._loaded.stop()
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        for _, event in deliveries:
+            if isinstance(event, EngineDeadError) and self.on_dead is not None:
+                self.on_dead(event)
+                break
+        for sequence, event in deliveries:
+            sequence.deliver(event)
 
     def _running(self) -> Loaded | Embedder:
         if self._loaded is None:
@@ -312,11 +322,6 @@ def _end_ids(config: Mapping[str, Any]) -> list[int]:
     if isinstance(template, Mapping):
         ids += template.get("stop_token_ids") or ()
     return ids
-
-
-def _deliver(deliveries: list[Delivery]) -> None:
-    for sequence, event in deliveries:
-        sequence.deliver(event)
 
 
 def _release_memory() -> None:
