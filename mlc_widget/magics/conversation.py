@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.reply import Reply
-from mlc_widget.widget.session import ChatSession, ChatSink
+from mlc_widget.widget.session import ChatSession
+from mlc_widget.widget.sink import ChatSink
 from mlc_widget.widget.state import ChatOptions
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from mlc_widget.widget.lasting import LastingOutput, in_notebook
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.reply import Reply
-from mlc_widget.widget.session import ChatSession, ChatSink
+from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.settings import ChatSettings
+from mlc_widget.widget.sink import ChatSink
 from mlc_widget.widget.state import Message, openai_messages
 from mlc_widget.widget.transcript import CHAT_MIME, conversation, export, markdown
 from mlc_widget.widget.user_side import UserSide

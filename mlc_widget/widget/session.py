@@ -7,66 +7,25 @@ import contextlib
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from mlc_widget.api.errors import (
     BadRequestError,
     EngineTerminatedError,
-    InternalEngineError,
-    MLCEngineError,
 )
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.functions import results_in_order
 from mlc_widget.widget.link import EngineLink, Snapshot
 from mlc_widget.widget.options import with_options
+from mlc_widget.widget.outcome import Outcome, outcome_of
 from mlc_widget.widget.reply import Reply
+from mlc_widget.widget.sink import ChatSink
 from mlc_widget.widget.state import ChatOptions, ChatState, Message, ReplyStats, Status
 from mlc_widget.widget.stream import ReplyStream
 
 MAX_CALL_TURNS = 8
 """Replies in a row whose calls the notebook's functions answer by themselves."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatSink:
-    """Who hears of a session; everything is called on the I/O thread.
-
-    Attributes:
-        on_change: Messages came, went or ended.
-        on_delta: A reply grew (`ReplyStream`).
-        on_mirror: The growing reply's whole text should be synced.
-        on_options: The settings changed.
-        on_end: A reply ended, in whatever way; called before whoever awaits it wakes.
-    """
-
-    on_change: Callable[[], object]
-    on_delta: Callable[[JSONDict], object]
-    on_mirror: Callable[[], object]
-    on_options: Callable[[], object] = lambda: None
-    on_end: Callable[[Reply], object] = lambda _: None
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """How a reply ended."""
-
-    status: Status
-    finish: str = ""
-    usage: JSONDict = field(default_factory=dict)
-    error: MLCEngineError | None = None
-
-
-def _outcome_of(task: asyncio.Task[_Outcome]) -> _Outcome:
-    error = task.exception()
-    if error is None:
-        return task.result()
-    if isinstance(error, MLCEngineError):
-        return _Outcome("error", error=error)
-    # A bug here or below; it must not leave the chat waiting for ever.
-    internal = InternalEngineError(f"{type(error).__name__}: {error}")
-    internal.__cause__ = error
-    return _Outcome("error", error=internal)
 
 
 class ChatSession:
@@ -92,7 +51,7 @@ class ChatSession:
         self._reply_options: dict[str, ChatOptions] = {}
         self._stream: ReplyStream | None = None
         self._queue: deque[str] = deque()
-        self._task: asyncio.Task[_Outcome] | None = None
+        self._task: asyncio.Task[Outcome] | None = None
         self._replies: dict[str, Reply] = {}
         self._unobserve: Callable[[], object] | None = None
 
@@ -323,7 +282,7 @@ class ChatSession:
         self._task.add_done_callback(lambda task: self._on_generated(stream, task))
         self._sink.on_change()
 
-    async def _generate(self, stream: ReplyStream, request: JSONDict) -> _Outcome:
+    async def _generate(self, stream: ReplyStream, request: JSONDict) -> Outcome:
         """Have the engine answer; cancelling it stops the engine."""
         finish = ""
         usage: JSONDict = {}
@@ -336,7 +295,7 @@ class ChatSession:
                     for choice in chunk["choices"]:
                         self._take(stream, choice["delta"])
                         finish = choice.get("finish_reason") or finish
-        return _Outcome("stopped" if finish == "abort" else "done", finish, usage)
+        return Outcome("stopped" if finish == "abort" else "done", finish, usage)
 
     def _note_resumed(self, reply_id: str, exact: bool) -> None:
         message = self._state.messages.get(reply_id)
@@ -353,9 +312,9 @@ class ChatSession:
             if (piece.get("function") or {}).get("name"):
                 self._sink.on_change()  # its arguments come with the next change
 
-    def _on_generated(self, stream: ReplyStream, task: asyncio.Task[_Outcome]) -> None:
+    def _on_generated(self, stream: ReplyStream, task: asyncio.Task[Outcome]) -> None:
         """Record how a reply ended. A callback, as a task that is cancelled early never runs."""
-        outcome = _Outcome("stopped") if task.cancelled() else _outcome_of(task)
+        outcome = Outcome("stopped") if task.cancelled() else outcome_of(task)
         stream.close()
         known = outcome.usage or stream.ttft_s is not None
         self._end(
