@@ -293,15 +293,21 @@ class ChatWidget(EngineWidget, ChatSettings):
         reply._expect_next()
 
         async def make() -> None:
-            results = [await call_function(functions, call) for call in message.tool_calls]
-            self._link.call_soon(self._take_results, reply, results)
+            results: list[str] | None = None
+            try:
+                results = [await call_function(functions, call) for call in message.tool_calls]
+            finally:  # an interrupt of the kernel ends them: then the page asks for the results
+                with contextlib.suppress(RuntimeError):  # the I/O thread has ended
+                    self._link.call_soon(self._take_results, reply, results)
 
         self._user.call(make, context=self._cell)
 
-    def _take_results(self, reply: Reply, results: list[str]) -> None:
+    def _take_results(self, reply: Reply, results: list[str] | None) -> None:
         following = None
-        with contextlib.suppress(MLCEngineError):  # it was deleted, or the engine has ended
-            following = self._session.give_results(reply.id, results)
+        self._session.end_calls(reply.id)
+        if results is not None:
+            with contextlib.suppress(MLCEngineError):  # it was deleted, or the engine has ended
+                following = self._session.give_results(reply.id, results)
         reply._followed_by(following)
 
     def _keep(self) -> None:

@@ -164,7 +164,7 @@ class ChatSession:
             raise BadRequestError(f"reply = {message_id!r}: it calls no tools.", param="reply")
         texts = results_in_order(old.tool_calls, results)
         self._check_alive()
-        turn = [replace(old, calling=False)]
+        turn = [old]
         for call, text in zip(old.tool_calls, texts, strict=True):
             result = Message(
                 uuid.uuid4().hex,
@@ -189,6 +189,13 @@ class ChatSession:
         self._state = self._state.put(replace(self._state.messages[message_id], calling=True))
         self._sink.on_change()
         return True
+
+    def end_calls(self, message_id: str) -> None:
+        """Note that they are no longer at it; a reply that was deleted is ignored."""
+        message = self._state.messages.get(message_id)
+        if message is not None:
+            self._state = self._state.put(replace(message, calling=False))
+            self._sink.on_change()
 
     def select(self, message_id: str) -> None:
         """Show the branch that this message is in.

@@ -123,6 +123,18 @@ async def test_functions_answer_on_the_user_s_loop_but_not_for_ever(
     again.close()
 
 
+async def test_calls_that_are_interrupted_are_left_to_the_user(engine: KernelMLCEngine) -> None:
+    async def add(a: int, b: int) -> int:
+        raise asyncio.CancelledError
+
+    chat = ChatWidget(engine, tools=[add])
+    last = await chat.send("2 + 3?")
+    assert last["tool_calls"]
+    assert [message.calling for message in chat._session.state.path()] == [False, False]
+    assert (await chat.send_results(["5"]))["tool_calls"]
+    chat.close()
+
+
 def test_results_are_given_by_hand(engine: KernelMLCEngine) -> None:
     chat = ChatWidget(engine, tools=[ADD])
     with pytest.raises(BadRequestError, match="nothing was said"):
