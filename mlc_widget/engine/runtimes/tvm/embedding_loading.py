@@ -10,6 +10,7 @@ from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm import loading, machine
 from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
 from mlc_widget.engine.runtimes.tvm.compiled import code_key, executable_of
+from mlc_widget.engine.runtimes.tvm.drawing import model_config
 from mlc_widget.engine.runtimes.tvm.embedder import (
     DecoderTexts,
     Embedder,
@@ -69,7 +70,7 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     from mlc_widget.engine.runtimes.tvm.encoder import EncoderExecutor, EncoderProgram, batch_rows
     from mlc_widget.engine.runtimes.tvm.target import host_target
 
-    architecture: Any = architecture_of(config.get("model_type"), loading.model_config(source))
+    architecture: Any = architecture_of(config.get("model_type"), model_config(source))
     vocab = architecture.shape.vocab_size
     if not encoder:
         architecture = _hidden_states(architecture)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -13,13 +12,11 @@ from weakref import WeakKeyDictionary
 from mlc_widget.api.errors import (
     InternalEngineError,
     MLCEngineError,
-    RuntimeUnavailableError,
 )
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
 from mlc_widget.engine.runtimes.tvm import machine
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape, architecture_of
-from mlc_widget.engine.runtimes.tvm.cache import default_root
-from mlc_widget.engine.runtimes.tvm.compiled import code_key, compiling, executable_of
+from mlc_widget.engine.runtimes.tvm.compiled import compiling, executable_of
+from mlc_widget.engine.runtimes.tvm.drawing import Drawing, device_of
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
@@ -27,7 +24,6 @@ from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
-from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
 from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
 from mlc_widget.engine.runtimes.tvm.threads import ComputeThread, default_threads
@@ -40,11 +36,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
-    from mlc_widget.engine.runtimes.tvm.compile import Program
-    from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
-    from mlc_widget.engine.runtimes.tvm.target import CpuTarget
-
-    Target = CpuTarget | CudaTarget
+    from mlc_widget.engine.runtimes.tvm.drawing import Target
 
 DEFAULT_TOTAL = 8192
 
@@ -164,9 +156,9 @@ def make_executor(
     numerics = numerics_of(source.config, options.kv_cache_dtype)
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
-    device = _device(options)
+    device = device_of(options)
     machine.start()
-    drawing = _Drawing(source, options, device, target)
+    drawing = Drawing(source, options, device, target)
     plan = drawing.plan()
     shape = plan.shape
     check_weights(plan.parameters, weights)
@@ -197,135 +189,6 @@ def make_executor(
         kv_dtype=numerics.kv_dtype,
     )
     return executor, threads
-
-
-class _Drawing:
-    """The plan of a model, and its program where that is needed, which takes TVM's compiler."""
-
-    def __init__(
-        self, source: ModelSource, options: TVMOptions, device: str, target: Target | None
-    ) -> None:
-        self._source, self._options, self._device, self._target = source, options, device, target
-        self._made: Program | None = None
-        self.executor: type[Executor] = Executor
-
-    def plan(self) -> Plan:
-        """From the cache, or of the program.
-
-        Raises:
-            MLCEngineError: The model is none that we run.
-        """
-        source, options = self._source, self._options
-        if self._device != "cpu" or self._target is not None:
-            return self._draw()
-        cache = PlanCache(
-            {
-                "model_type": source.config.get("model_type"),
-                "model_config": model_config(source),
-                "quantization": source.config.get("quantization"),
-                "numerics": source.config.get("numerics"),
-                "kv_dtype": options.kv_cache_dtype,
-                "cpu": options.cpu,
-            },
-            options.cache_dir,
-        )
-        plan = cache.load()
-        if plan is None:
-            plan = self._draw()
-            cache.store(plan)
-        return plan
-
-    def program(self) -> Program:
-        """To be compiled."""
-        if self._made is None:
-            self._draw()
-        assert self._made is not None
-        return self._made
-
-    def _draw(self) -> Plan:
-        from mlc_widget.engine.runtimes.tvm.compile import make_program
-        from mlc_widget.engine.runtimes.tvm.target import CpuTarget
-
-        config = Fields(self._source.config, "")
-        quantization = quantization_of(config.get("quantization"))
-        numerics = numerics_of(self._source.config, self._options.kv_cache_dtype)
-        architecture = architecture_of(config.get("model_type"), model_config(self._source))
-        target = self._target or _target(self._device, self._options)
-        if isinstance(target, CpuTarget):
-            target = dataclasses.replace(target, isa=numerics.isa(target.isa))
-        self.executor = executor_class(target)
-        self._made = program = make_program(architecture, quantization, target, numerics.kv_dtype)
-        return Plan(
-            architecture.shape,
-            program.parameters,
-            _attention_rows(target, architecture.shape),
-            program.widest,
-            code_key(program, quantization, architecture),
-        )
-
-
-def _device(options: TVMOptions) -> str:
-    """``cpu`` or ``cuda``; to be asked before TVM is imported.
-
-    Raises:
-        RuntimeUnavailableError: The GPU was asked for and something is missing.
-    """
-    from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
-
-    if options.device == "cpu" or (options.device == "auto" and not cuda.is_there()):
-        return "cpu"
-    try:
-        cuda.prepare()
-    except RuntimeUnavailableError:
-        if options.device == "cuda":
-            raise
-        return "cpu"
-    return options.device
-
-
-def _target(device: str, options: TVMOptions) -> Target:
-    """What this machine compiles for."""
-    from mlc_widget.engine.runtimes.tvm.target import host_target
-
-    if device != "cpu":
-        from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
-        from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
-
-        try:
-            found = local_target()
-        except RuntimeUnavailableError:
-            if device == "cuda":
-                raise
-        else:
-            install(found.arch, (options.cache_dir or default_root()) / "cuda")
-            return found
-    return host_target(options.cpu)
-
-
-def executor_class(target: Target) -> type[Executor]:
-    """What runs code of a target."""
-    from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
-    from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
-
-    return CudaExecutor if isinstance(target, CudaTarget) else Executor
-
-
-def _attention_rows(target: Target, shape: ModelShape) -> int:
-    """Rows of an attention tile at most; a GPU's are single."""
-    from mlc_widget.engine.runtimes.tvm.target import CpuTarget
-
-    if isinstance(target, CpuTarget):
-        return target.isa.attention_rows(shape.query_heads // shape.kv_heads)
-    return 1
-
-
-def model_config(source: ModelSource) -> Mapping[str, Any]:
-    """`model_config`, with what mlc-chat-config.json or the caller's overrides say above it."""
-    values = Fields(source.config, "").get("model_config")
-    above = source.config.get("sliding_window_size")
-    if above is None or not isinstance(values, Mapping):
-        return values  # type: ignore[no-any-return]
-    return {**values, "sliding_window_size": above}
 
 
 def sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
