@@ -1,6 +1,6 @@
 """How exactly a model is computed: fast or faithful.
 
-docs/numerics.md has what fast costs: on the built-in model 0.13 % of the largest logit (root mean
+docs/numerics.md has what fast costs: on the built-in model 0.14 % of the largest logit (root mean
 square), and nothing of the perplexity. So fast is the default.
 """
 
