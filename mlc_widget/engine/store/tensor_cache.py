@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import mmap
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -109,32 +110,26 @@ class TensorCache:
         return sum(s.nbytes for s in self._shards)
 
     def read(self, record: TensorRecord) -> Array:
-        """A parameter as a new array of its `shape` and `dtype`.
+        """A parameter as an array of its `shape` and `dtype`, not to be written to.
+
+        It may lie in the file itself, which the system reads as the array is.
 
         Raises:
             ModelFormatError: The shard became unreadable or shorter.
         """
-        return next(self.read_many([record]))[1]
+        return self.reader()(record)
 
-    def read_many(self, records: list[TensorRecord]) -> Iterator[tuple[TensorRecord, Array]]:
-        """Parameters one after another; each file is opened once if `records` are in order.
+    def reader(self) -> Callable[[TensorRecord], Array]:
+        """`read` for many parameters, from any threads: each file is opened once."""
+        files: dict[Path, mmap.mmap] = {}
+        opening = threading.Lock()
 
-        Raises:
-            ModelFormatError: A shard became unreadable or shorter.
-        """
-        at = 0
-        while at < len(records):
-            path = records[at].shard
-            try:
-                with path.open("rb", buffering=0) as f:
-                    while at < len(records) and records[at].shard == path:
-                        yield records[at], _read(f, records[at])
-                        at += 1
-            except OSError as e:
-                raise ModelFormatError(
-                    f"{path} cannot be read: {e}. Check the file, or download it again.",
-                    param=str(path),
-                ) from e
+        def read(record: TensorRecord) -> Array:
+            with opening:
+                file = files.get(record.shard) or files.setdefault(record.shard, _map(record.shard))
+            return _read(file, record)
+
+        return read
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compare every shard with its MD5 sum, where the list has one.
@@ -233,23 +228,36 @@ def _check_size(shard: _Shard) -> None:
         )
 
 
-def _own_map(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An array in memory that goes back to the system with it, as the C library's may not."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    return np.frombuffer(mmap.mmap(-1, max(nbytes, 1)), np.uint8, nbytes).view(dtype).reshape(shape)
+def _map(path: Path) -> mmap.mmap:
+    """A file's bytes, read by the system as they are looked at."""
+    try:
+        with path.open("rb") as f:
+            file = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as e:  # ValueError: it is empty
+        raise ModelFormatError(
+            f"{path} cannot be read: {e}. Check the file, or download it again.", param=str(path)
+        ) from e
+    if hasattr(mmap, "MADV_WILLNEED"):
+        file.madvise(mmap.MADV_WILLNEED)
+    return file
 
 
-def _read(f: Any, record: TensorRecord) -> Array:
-    stored = _own_map(record.shape, np.dtype(np.uint16 if record.bf16 else record.dtype))
-    f.seek(record.offset)
-    view: memoryview = stored.reshape(-1).view(np.uint8).data
-    while len(view):
-        n = f.readinto(view)
-        if not n:
-            raise OSError(f"it ends before {record.name} does")
-        view = view[n:]
+def _read(file: mmap.mmap, record: TensorRecord) -> Array:
+    if record.offset + record.nbytes > len(file):
+        raise ModelFormatError(
+            f"{record.shard} cannot be read: it ends before {record.name} does. Check the file, or "
+            "download it again.",
+            param=str(record.shard),
+        )
+    dtype = np.dtype(np.uint16 if record.bf16 else record.dtype)
+    count = math.prod(record.shape)
+    stored = np.frombuffer(file, np.uint8, record.nbytes, record.offset) if count else np.empty(0)
+    if stored.ctypes.data % dtype.itemsize:  # a file whose parameters lie anyhow
+        stored = stored.copy()
+    stored = stored.view(dtype).reshape(record.shape)
     if not record.bf16:
         return stored
-    wide: Array = stored.astype(np.uint32)
-    wide <<= np.uint32(16)
+    # In memory that goes back to the system with the array, as the C library's may not.
+    wide = np.frombuffer(mmap.mmap(-1, max(4 * count, 1)), np.uint32, count).reshape(record.shape)
+    np.left_shift(stored, 16, out=wide, dtype=np.uint32)
     return wide.view(np.float32)

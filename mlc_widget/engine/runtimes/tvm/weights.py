@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +15,9 @@ from mlc_widget.engine.runtimes.tvm.memory import Array, huge_zeros
 from mlc_widget.engine.store.tensor_cache import TensorCache, TensorRecord
 
 Parameters = Sequence[tuple[str, Layout]]
+
+_THREADS: Final = 4
+"""Enough for the memory to be what limits it."""
 
 
 def weight_bytes(parameters: Parameters) -> int:
@@ -47,7 +53,7 @@ def check_weights(parameters: Parameters, cache: TensorCache) -> None:
 def load_weights(
     parameters: Parameters, cache: TensorCache, progress: Callable[[int, int], None]
 ) -> list[Array]:
-    """Read and re-lay all parameters, holding one tensor of the folder at a time beside them.
+    """Read and re-lay all parameters, several at a time, as numpy leaves the interpreter free.
 
     Args:
         parameters: The model's, already checked.
@@ -61,12 +67,22 @@ def load_weights(
     records: list[TensorRecord] = [r for r in cache.records.values() if r.name in index]
     total, done = sum(r.nbytes for r in records), 0
     loaded = _arrays([layout for _, layout in parameters])
-    for record, source in cache.read_many(records):
+
+    read = cache.reader()
+
+    def pack(record: TensorRecord) -> int:
         i = index[record.name]
-        layout = parameters[i][1]
-        layout.pack(source, loaded[i])
-        done += record.nbytes
-        progress(done, total)
+        parameters[i][1].pack(read(record), loaded[i])
+        return record.nbytes
+
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "mlc_widget-weights")
+    try:
+        tasks = [pool.submit(pack, record) for record in records]
+        for task in as_completed(tasks):
+            done += task.result()
+            progress(done, total)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return loaded
 
 
