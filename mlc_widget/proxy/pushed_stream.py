@@ -11,8 +11,8 @@ from mlc_widget.api.errors import MLCEngineError, ProtocolError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.errors import decode_error
 
-STREAM_CREDIT: Final = 1024
-"""Chunks that may be on the way; credit is returned by the quarter."""
+STREAM_CREDIT: Final = 2048
+"""Chunks that may be on the way; credit is returned by the half."""
 
 
 class PushedStream:
@@ -96,7 +96,7 @@ class PushedStream:
         return self
 
     async def __anext__(self) -> list[JSONDict]:
-        if self._owed >= STREAM_CREDIT // 4 and not self._ended:
+        if self._owed >= STREAM_CREDIT // 2 and not self._ended:
             self._grant(self._owed)
             self._owed = 0
         while not self._batches:

@@ -12,7 +12,7 @@ from mlc_widget.api.errors import ProtocolError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import chunks_message
 
-MAX_CREDIT: Final = 1024
+MAX_CREDIT: Final = 2048
 """Chunks that one stream may have on the way."""
 PROBE_S: Final = 60.0
 """Seconds without credit after which a client is asked whether it is still there."""

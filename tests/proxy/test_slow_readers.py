@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from mlc_widget import AsyncKernelMLCEngine
+from mlc_widget.api.streams import _CAPACITY
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.proxy.pushed_stream import STREAM_CREDIT
 
@@ -70,7 +71,7 @@ async def test_an_unread_stream_costs_bounded_memory(
         relay = stream._relay
 
         async def full(relay: Any = relay) -> bool:
-            return len(relay._buffer) >= STREAM_CREDIT // 4
+            return len(relay._buffer) >= _CAPACITY
 
         await eventually(full)
     # Beside them the engine answers others at once.
@@ -141,7 +142,7 @@ async def test_a_stopped_client_does_not_stall_another(
                 seen += 1
             assert seen == 5001
             assert time.monotonic() - started < 30
-        # Its credit bounds what waits for it: eight streams of at most 1024 chunks.
+        # Its credit bounds what waits for it: eight streams of as many chunks.
         assert rss(engine) - before < 60
         metrics = await engine.metrics()
         assert metrics["running_requests"] == 8

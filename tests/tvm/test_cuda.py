@@ -78,10 +78,14 @@ def test_headers_are_found_with_cccl_or_not_at_all(monkeypatch, tmp_path):
     assert not found_elsewhere or cuda.Path("/usr/local/cuda").is_dir()
 
 
-@pytest.mark.parametrize(
-    ("name", "quantization"),
-    zip(NAMES, ["q0f16", "q0f32", "q4f16_1", "q8f16_1"], strict=True),
-)
+def traced():
+    """One quantization for each architecture; `make test` takes a float and a 4-bit one."""
+    for name, quantization in zip(NAMES, ["q0f16", "q0f32", "q4f16_1", "q8f16_1"], strict=True):
+        marks = () if quantization in ("q0f16", "q4f16_1") else pytest.mark.soak
+        yield pytest.param(name, quantization, marks=marks, id=f"{name}-{quantization}")
+
+
+@pytest.mark.parametrize(("name", "quantization"), list(traced()))
 def test_every_architecture_is_traced(name, quantization):
     from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
     from mlc_widget.engine.runtimes.tvm.compile import make_program, trace

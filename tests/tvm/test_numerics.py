@@ -58,7 +58,7 @@ def test_integer_dot_products_give_the_same_bits_on_every_cpu(cache_dir):
         assert np.array_equal(result, results[0])
 
 
-@pytest.mark.parametrize("name", [*NAMES, "odd-sizes-q0f32"])
+@pytest.mark.parametrize("name", [NAMES[0], "odd-sizes-q0f32"])
 def test_keys_and_values_in_float16(name, cache_dir):
     golden = golden_data(name)
     executor = executor_for(name, cache_dir, kv_cache_dtype="float16")
