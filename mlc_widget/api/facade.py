@@ -260,7 +260,7 @@ class Engine(Face[CoreT]):
             reports.put(report)
 
     def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self._home.wait_blocking(coroutine)
+        return self._home.wait_blocking(lambda: coroutine)
 
     def _call_reporting(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         reports: SimpleQueue[InitProgressReport | None] = SimpleQueue()

@@ -78,36 +78,42 @@ class HomeLoop:
         `abandoned` gets the result that nobody will.
         """
         handover = _Handover(abandoned)
-        future = self.submit(handover.run(coroutine))
         try:
-            return await wait_ticking(asyncio.wrap_future(future))
+            self.call_soon(handover.start, lambda: coroutine)
+            return await wait_ticking(asyncio.wrap_future(handover.future))
         except BaseException:
-            handover.give_up(future)
+            self._give_up(handover)
             self.call_soon(_close_unstarted, coroutine)
             raise
 
     def wait_blocking(
         self,
-        coroutine: Coroutine[Any, Any, _T],
+        work: Callable[[], Coroutine[Any, Any, _T]],
         *,
         abandoned: Callable[[_T], object] | None = None,
     ) -> _T:
-        """Run a coroutine here and block the calling thread until it is done.
+        """Make a coroutine and run it here, and block the calling thread until it is done.
+
+        It is made here, too: Ctrl-C may end the caller at any moment, and one that was made but
+        never awaited makes Python complain.
 
         Raises:
             RuntimeError: on the home thread itself, which would wait for itself for ever.
         """
         if self.is_current:
-            coroutine.close()
             raise RuntimeError("a blocking call on the engine's own thread would never end")
         handover = _Handover(abandoned)
-        future = self.submit(handover.run(coroutine))
         try:
-            return future.result()
+            # The interrupt may come in here, too: then nobody knows whether it has begun.
+            self.call_soon(handover.start, work)
+            return handover.future.result()
         except BaseException:  # KeyboardInterrupt most of all
-            handover.give_up(future)
-            self.call_soon(_close_unstarted, coroutine)
+            self._give_up(handover)
             raise
+
+    def _give_up(self, handover: _Handover[_T]) -> None:
+        handover.give_up()
+        self.call_soon(handover.cancel)
 
 
 def _close_unstarted(coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -124,14 +130,38 @@ class _Handover(Generic[_T]):
     """
 
     def __init__(self, abandoned: Callable[[_T], object] | None) -> None:
+        self.future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+        """The result for the thread that waits."""
         self._abandoned = abandoned
+        self._task: asyncio.Task[_T] | None = None
         self._lock = threading.Lock()
         self._results: list[_T] = []
         self._given_up = False
 
-    async def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """The coroutine, on the home loop."""
-        result = await coroutine
+    def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        """Begin, on the home loop, unless it was given up."""
+        if not self._given_up:
+            self._task = asyncio.get_running_loop().create_task(self._run(work))
+            self._task.add_done_callback(self._done)
+
+    def cancel(self) -> None:
+        """End it, on the home loop."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def _done(self, task: asyncio.Task[_T]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            self.future.cancel()
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(task.result())
+
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        result = await work()
         with self._lock:
             self._results.append(result)
             given_up = self._given_up
@@ -139,9 +169,8 @@ class _Handover(Generic[_T]):
             self._drop()
         return result
 
-    def give_up(self, future: concurrent.futures.Future[_T]) -> None:
-        """Nobody waits any more: cancel what still runs."""
-        future.cancel()
+    def give_up(self) -> None:
+        """Nobody waits any more, from any thread."""
         with self._lock:
             self._given_up = True
         self._drop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -210,7 +210,7 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
             wanted = _Request(request.url.path, request.read())
             try:
                 body = self._home.wait_blocking(
-                    _answer(self._core, self._home, wanted), abandoned=_abandon
+                    partial(_answer, self._core, self._home, wanted), abandoned=_abandon
                 )
             except MLCEngineError as error:
                 return refuse(error)

@@ -7,6 +7,7 @@ checked by `api.requests` before anything starts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from mlc_widget.api import responses
@@ -158,11 +159,11 @@ class ChatCompletions(_Resource):
         """As `AsyncChatCompletions.create`, blocking the calling thread."""
         request = check_chat({"messages": messages, "stream": stream, **params})
         if request.get("stream"):
-            opening = self._open("chat", request)
+            opening = partial(self._open, "chat", request)
             relay = self._home.wait_blocking(opening, abandoned=StreamRelay.close)
             return Stream(relay, responses.chat_completion_chunk)
         return responses.chat_completion(
-            self._home.wait_blocking(self._core.request("chat", request))
+            self._home.wait_blocking(partial(self._core.request, "chat", request))
         )
 
 
@@ -237,11 +238,11 @@ class Completions(_Resource):
         """As `AsyncCompletions.create`, blocking the calling thread."""
         request = check_completion({"prompt": prompt, "stream": stream, **params})
         if request.get("stream"):
-            opening = self._open("completion", request)
+            opening = partial(self._open, "completion", request)
             relay = self._home.wait_blocking(opening, abandoned=StreamRelay.close)
             return Stream(relay, responses.completion)
         return responses.completion(
-            self._home.wait_blocking(self._core.request("completion", request))
+            self._home.wait_blocking(partial(self._core.request, "completion", request))
         )
 
 
@@ -278,7 +279,7 @@ class Embeddings(_Resource):
         """As `AsyncEmbeddings.create`, blocking the calling thread."""
         request = check_embedding({"input": input, **params})
         return responses.embedding_response(
-            self._home.wait_blocking(self._core.request("embedding", request))
+            self._home.wait_blocking(partial(self._core.request, "embedding", request))
         )
 
 
@@ -295,7 +296,7 @@ class Models(_Resource):
 
     def list(self) -> list[Model]:
         """The models that are loaded now."""
-        return [responses.model(m) for m in self._home.wait_blocking(self._core.list_models())]
+        return [responses.model(m) for m in self._home.wait_blocking(self._core.list_models)]
 
 
 class AsyncChat:

@@ -92,13 +92,13 @@ async def test_errors_arrive_and_none_goes_unretrieved(home: HomeLoop) -> None:
 
 
 def test_blocking_waits(home: HomeLoop) -> None:
-    assert home.wait_blocking(make([], 5)) == 5
+    assert home.wait_blocking(lambda: make([], 5)) == 5
 
     async def on_the_home_thread() -> None:
-        home.wait_blocking(make([], 5))
+        home.wait_blocking(lambda: make([], 5))
 
     with pytest.raises(RuntimeError, match="own thread would never end"):
-        home.wait_blocking(on_the_home_thread())
+        home.wait_blocking(on_the_home_thread)
 
 
 async def test_work_does_not_inherit_the_callers_context(home: HomeLoop) -> None:

@@ -11,15 +11,19 @@ from pathlib import Path
 import pytest
 
 _PROGRAM = """
-import sys, time
+import sys, threading, time
 from mlc_widget import KernelMLCEngine
 hello = [{"role": "user", "content": "Hello!"}]
 with KernelMLCEngine(
     runtime="scripted", runtime_options={"text": "one two", "repeat": 10**6, "pace_s": 0.005}
 ) as engine:
     engine.reload(sys.argv[1])
-    try:
+    def tell():  # not before: what is imported meanwhile may swallow an interrupt
+        while not engine.metrics()["running_requests"]:
+            time.sleep(0.01)
         print("begun", flush=True)
+    threading.Thread(target=tell, daemon=True).start()
+    try:
         CALL
     except KeyboardInterrupt:
         print("interrupted", flush=True)
