@@ -35,7 +35,9 @@ def test_logits_at_every_position_over_chunks_that_cross_pages(name, cache_dir):
     ("cpu", "features"),
     [("haswell", {"avx2", "fma"}), ("x86-64", set()), ("x86-64-v4", {"avx512f"})],
 )
-@pytest.mark.parametrize("name", ["gqa-tied-q4f32_1", "odd-sizes-q0f32"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("gqa-tied-q4f32_1", marks=pytest.mark.soak), "odd-sizes-q0f32"]
+)
 def test_other_tiers_of_cpus(name, cpu, features, cache_dir):
     host = host_target()
     if "avx512f" in features and host.isa.registers < 32:

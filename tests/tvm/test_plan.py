@@ -70,7 +70,15 @@ asyncio.run(main())
 
 
 @needs_cpuinfo
-@pytest.mark.parametrize("damage", ["empty", "other key", "unknown layout", "others may write"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "other key",
+        "others may write",
+        pytest.param("empty", marks=pytest.mark.soak),
+        pytest.param("unknown layout", marks=pytest.mark.soak),
+    ],
+)
 def test_a_plan_that_is_not_good_is_made_anew(tmp_path, damage):
     expected = logits(tmp_path)
     (file,) = (tmp_path / "plans").iterdir()
