@@ -73,6 +73,6 @@ async def test_the_worker_ends_with_a_stream_open(
     engine = await make_engine(standin, trouble={"step_s": 0.01})
     worker = psutil.Process(engine._core.worker_pid)
     chunks = await engine.completions.create(prompt="Hello", stream=True, max_tokens=2000)
-    await anext(aiter(chunks))
+    await anext(chunks)
     await engine.terminate()
     assert not worker.is_running()

@@ -122,7 +122,7 @@ async def test_aclose_returns_when_the_stream_is_over(
     slow_engine: AsyncKernelMLCEngine, comes_to_rest: Rest
 ) -> None:
     stream = await slow_engine.chat.completions.create(messages=HELLO, stream=True)
-    await anext(aiter(stream))
+    await anext(stream)
     await stream.aclose()
     await stream.aclose()
     with pytest.raises(StopAsyncIteration):
@@ -281,7 +281,7 @@ async def test_after_terminate_every_call_says_so(kernel_engine: Make) -> None:
     engine = await kernel_engine(repeat=1000, pace_s=0.01)
     stream = await engine.chat.completions.create(messages=HELLO, stream=True)
     whole = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
-    await anext(aiter(stream))
+    await anext(stream)
     await engine.terminate()
     await engine.terminate()
     assert engine.state == "terminated"

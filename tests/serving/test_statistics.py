@@ -72,7 +72,7 @@ async def test_metrics_are_sums_under_mlc_llms_names(model_folder, cache_dir):
         assert (await engine.metrics())["finished_requests"] == 0
         made = await asyncio.gather(*(chat(engine, f"{i} {LONG}", max_tokens=7) for i in range(4)))
         stream = await chat(engine, "left", max_tokens=1500, stream=True)  # waits for us
-        await anext(aiter(stream))
+        await anext(stream)
         assert (await engine.metrics())["running_requests"] == 1
         await stream.close()
         async with asyncio.timeout(DEADLINE):
