@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 _OBJECT, _PROGRAM, _ENTRY = "model.o", "model.ro", "entry.json"
@@ -46,14 +47,17 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Those of all that compiled code comes from."""
-    return {
-        "sources": sources_digest(),
-        "tvm": version("apache-tvm"),
-        "tvm_ffi": version("apache-tvm-ffi"),
-        "orcjit": version("apache-tvm-ffi-orcjit"),
-    }
+    return MappingProxyType(
+        {
+            "sources": sources_digest(),
+            "tvm": version("apache-tvm"),
+            "tvm_ffi": version("apache-tvm-ffi"),
+            "orcjit": version("apache-tvm-ffi-orcjit"),
+        }
+    )
 
 
 class CompileCache:
@@ -82,7 +86,8 @@ class CompileCache:
             str(self.path / _PROGRAM)
         )
         with _llvm:
-            module.import_module(_session().load_module(code))
+            # It would ask $CXX for a C++ library, which our code does not need.
+            module.import_module(_session().load_module(code, cxx=os.devnull))
         return module
 
     def store(self, executable: Any) -> None:
@@ -158,7 +163,11 @@ def _sha256(file: Path) -> str:
 
 @functools.cache
 def _session() -> Any:
-    """The JIT that maps machine code into this process."""
+    """The JIT that maps machine code into this process.
+
+    TVM's objects call C functions only and have no constructors, so they need none of ORC's own
+    runtime; and one object is too little for the pools that many would share.
+    """
     import tvm_ffi_orcjit
 
-    return tvm_ffi_orcjit.ExecutionSession()
+    return tvm_ffi_orcjit.ExecutionSession(orc_rt=None, slab_size=-1)
