@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mlc_widget.engine.runtimes.tvm.layouts import (
 
 from .conftest import DEADLINE, GOLDEN, executor_for, golden_data, run_chunks
 
+FIXTURES = GOLDEN.parent
 NAME = "gqa-tied-q4f32_1"
 
 needs_cpuinfo = pytest.mark.skipif(plan.host() is None, reason="no /proc/cpuinfo")
@@ -67,6 +69,43 @@ asyncio.run(main())
     )
     assert json.loads(done.stdout) == golden_data(NAME)["greedy"].tolist()[:8]
     assert np.array_equal(logits(tmp_path), expected)
+
+
+def embedded(folder: str, cache_dir: Path, *, compiled: bool) -> list[list[float]]:
+    """Vectors of a model that another process loads; it says whether it needed the compiler."""
+    code = f"""
+import asyncio, json
+from pathlib import Path
+from mlc_widget import AsyncMLCEngine
+
+async def main():
+    engine = AsyncMLCEngine(runtime="tvm", runtime_options={{"cache_dir": {str(cache_dir)!r}}})
+    await engine.reload({str(FIXTURES / folder)!r}, chat_opts={{"model_task": "embedding"}})
+    made = await engine.embeddings.create(input=[[7, 9, 12], [30]], encoding_format="float")
+    loaded = "libtvm_compiler" in Path("/proc/self/maps").read_text()
+    await engine.terminate()
+    print(json.dumps([loaded, [d.embedding for d in made.data]]))
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=FIXTURES.parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=DEADLINE,
+    )
+    loaded, vectors = json.loads(done.stdout)
+    assert loaded == compiled
+    return vectors
+
+
+@needs_cpuinfo
+@pytest.mark.parametrize("folder", ["embeddings/bert", "architectures/llama"])
+def test_a_second_load_of_an_embedding_model_starts_no_compiler(tmp_path, folder):
+    first = embedded(folder, tmp_path, compiled=True)
+    assert embedded(folder, tmp_path, compiled=False) == first
 
 
 @needs_cpuinfo

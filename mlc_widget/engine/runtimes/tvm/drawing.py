@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.base import ModelSource
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape, architecture_of
+from mlc_widget.engine.runtimes.tvm.architectures import Architecture, ModelShape, architecture_of
 from mlc_widget.engine.runtimes.tvm.cache import default_root
 from mlc_widget.engine.runtimes.tvm.compiled import code_key
 from mlc_widget.engine.runtimes.tvm.executor import Executor
@@ -16,7 +16,7 @@ from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
-from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.compile import Program
@@ -39,6 +39,9 @@ class Drawing:
         executor: What runs the model's code; known once there is a plan.
     """
 
+    task: ClassVar[str] = "text"
+    """What sets its programs apart from those that others draw of the same model."""
+
     def __init__(
         self, source: ModelSource, options: TVMOptions, device: str, target: Target | None
     ) -> None:
@@ -57,6 +60,7 @@ class Drawing:
             return self._draw()
         cache = PlanCache(
             {
+                "task": self.task,
                 "model_type": source.config.get("model_type"),
                 "model_config": model_config(source),
                 "quantization": source.config.get("quantization"),
@@ -79,23 +83,34 @@ class Drawing:
         assert self._made is not None
         return self._made
 
-    def _draw(self) -> Plan:
+    def _architecture(self) -> Architecture:
+        return architecture_of(self._source.config.get("model_type"), model_config(self._source))
+
+    def _program(
+        self, architecture: Any, quantization: Quantization, target: Target, kv_dtype: str
+    ) -> Program:
         from mlc_widget.engine.runtimes.tvm.compile import make_program
+
+        return make_program(architecture, quantization, target, kv_dtype)
+
+    def _draw(self) -> Plan:
         from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
         config = Fields(self._source.config, "")
         quantization = quantization_of(config.get("quantization"))
         numerics = numerics_of(self._source.config, self._options.kv_cache_dtype)
-        architecture = architecture_of(config.get("model_type"), model_config(self._source))
+        architecture = self._architecture()
         target = self._target or _target(self._device, self._options)
         if isinstance(target, CpuTarget):
             target = dataclasses.replace(target, isa=numerics.isa(target.isa))
         self.executor = _executor_class(target)
-        self._made = program = make_program(architecture, quantization, target, numerics.kv_dtype)
+        program = self._program(architecture, quantization, target, numerics.kv_dtype)
+        self._made = program
         return Plan(
             architecture.shape,
             program.parameters,
             _attention_rows(target, architecture.shape),
+            program.max_rows,
             program.widest,
             code_key(program, quantization, architecture),
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm import loading, machine
-from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
-from mlc_widget.engine.runtimes.tvm.compiled import code_key, executable_of
-from mlc_widget.engine.runtimes.tvm.drawing import model_config
+from mlc_widget.engine.runtimes.tvm.architectures import Architecture
+from mlc_widget.engine.runtimes.tvm.compiled import executable_of
+from mlc_widget.engine.runtimes.tvm.drawing import Drawing, model_config
 from mlc_widget.engine.runtimes.tvm.embedder import (
     DecoderTexts,
     Embedder,
@@ -18,6 +18,7 @@ from mlc_widget.engine.runtimes.tvm.embedder import (
     EncoderTexts,
     TextModel,
 )
+from mlc_widget.engine.runtimes.tvm.encoder_executor import MAX_TEXTS, EncoderExecutor
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
@@ -29,8 +30,10 @@ from mlc_widget.engine.runtimes.tvm.threads import default_threads
 from mlc_widget.engine.runtimes.tvm.weights import check_weights, load_weights, weight_bytes
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
+if TYPE_CHECKING:
+    from mlc_widget.engine.runtimes.tvm.compile import Program
+
 ENCODERS = ("bert",)
-MAX_TEXTS = 64
 
 
 def is_embedding_model(config: Any) -> bool:
@@ -58,45 +61,42 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
             f"device is {options.device!r}: the tvm runtime embeds on the CPU. Set it to cpu.",
             param="device",
         )
+    source = dataclasses.replace(source, config={"numerics": "faithful", **source.config})
     config = Fields(source.config, "")
     encoder = config.get("model_type") in ENCODERS
     settings = EmbeddingSettings.read(config, encoder=encoder)
     quantization = quantization_of(config.get("quantization"))
-    numerics = numerics_of({"numerics": "faithful", **source.config}, options.kv_cache_dtype)
+    numerics = numerics_of(source.config, options.kv_cache_dtype)
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
     machine.start()
-    from mlc_widget.engine.runtimes.tvm.compile import make_program
-    from mlc_widget.engine.runtimes.tvm.encoder import EncoderExecutor, EncoderProgram, batch_rows
-    from mlc_widget.engine.runtimes.tvm.target import host_target
-
-    architecture: Any = architecture_of(config.get("model_type"), model_config(source))
-    vocab = architecture.shape.vocab_size
-    if not encoder:
-        architecture = _hidden_states(architecture)
-    shape = architecture.shape
-    target = host_target(options.cpu)
-    target = dataclasses.replace(target, isa=numerics.isa(target.isa))
-    program = make_program(architecture, quantization, target, numerics.kv_dtype)
-    if encoder:
-        fields = {f.name: getattr(program, f.name) for f in dataclasses.fields(program)}
-        program = EncoderProgram(**fields, rows=batch_rows(architecture))
-    check_weights(program.parameters, weights)
-    context, pages = _sizes(source, options, architecture, program.max_rows, encoder=encoder)
+    drawing = (_EncoderDrawing if encoder else _DecoderDrawing)(source, options, "cpu", None)
+    plan = drawing.plan()
+    shape = plan.shape
+    check_weights(plan.parameters, weights)
+    context, pages = _sizes(source, options, plan.max_rows, encoder=encoder)
     require(
-        weight_bytes(program.parameters),
+        weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
-        4 * 4 * program.max_rows * program.widest,
+        4 * 4 * plan.max_rows * plan.widest,
     )
     if options.verify:
         weights.verify(progress.bytes("verify", "Verifying weights"))
-    key = code_key(program, quantization, architecture)
-    executable = executable_of(key, lambda: program, options, progress)
-    arrays = load_weights(program.parameters, weights, progress.bytes("load", "Loading weights"))
-    threads = options.threads or default_threads(loading.count(program.parameters, quantization))
+    executable = executable_of(plan.code, drawing.program, options, progress)
+    arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
+    threads = options.threads or default_threads(loading.count(plan.parameters, quantization))
+    model_fields = Fields(model_config(source), "model_config")
     model: TextModel
     if encoder:
-        runner = EncoderExecutor(executable, architecture, arrays, numerics.kv_dtype)
+        runner = EncoderExecutor(
+            executable,
+            shape,
+            arrays,
+            context=context,
+            features=model_fields.positive_int("hidden_size"),
+            max_rows=plan.max_rows,
+            kv_dtype=numerics.kv_dtype,
+        )
         model = EncoderTexts(runner, MAX_TEXTS)
     else:
         executor = Executor(
@@ -107,12 +107,13 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
             pages=pages,
             context=context,
             vocab=shape.vocab_size,
-            max_rows=program.max_rows,
-            attention_rows=target.isa.attention_rows(shape.query_heads // shape.kv_heads),
+            max_rows=plan.max_rows,
+            attention_rows=plan.attention_rows,
             threads=threads,
             kv_dtype=numerics.kv_dtype,
         )
         model = DecoderTexts(executor, MAX_TEXTS)
+    vocab = model_fields.positive_int("vocab_size")
     known = min(vocab, config.positive_int("active_vocab_size", vocab))
     embedder = Embedder(model, settings, vocab_size=known, context_window=context)
     progress("warm up", 0.0, "Warming up")
@@ -125,24 +126,43 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     return embedder
 
 
-def _hidden_states(architecture: Any) -> Any:
-    """A decoder without its output layer."""
-    from mlc_widget.engine.runtimes.tvm.architectures.hidden_states import HiddenStates
-    from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
+class _DecoderDrawing(Drawing):
+    """Of a decoder without its output layer."""
 
-    if not isinstance(architecture, LlamaConfig):
-        raise UnsupportedModelError(
-            "The tvm runtime has no embeddings from models of this type.", param="model_type"
-        )
-    return HiddenStates(architecture)
+    task = "embeddings"
+
+    def _architecture(self) -> Architecture:
+        from mlc_widget.engine.runtimes.tvm.architectures.hidden_states import HiddenStates
+        from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
+
+        decoder = super()._architecture()
+        if not isinstance(decoder, LlamaConfig):
+            raise UnsupportedModelError(
+                "The tvm runtime has no embeddings from models of this type.", param="model_type"
+            )
+        return HiddenStates(decoder)
+
+
+class _EncoderDrawing(Drawing):
+    """Of an encoder, through which texts go whole."""
+
+    task = "embeddings"
+
+    def _program(self, architecture: Any, *others: Any) -> Program:
+        from mlc_widget.engine.runtimes.tvm.encoder import EncoderProgram, batch_rows
+
+        program = super()._program(architecture, *others)
+        fields = {f.name: getattr(program, f.name) for f in dataclasses.fields(program)}
+        return EncoderProgram(**fields, rows=batch_rows(architecture))
 
 
 def _sizes(
-    source: ModelSource, options: TVMOptions, architecture: Any, rows: int, *, encoder: bool
+    source: ModelSource, options: TVMOptions, rows: int, *, encoder: bool
 ) -> tuple[int, int]:
     """The longest text, and the pages for it or for a batch of short ones."""
     batch = rows // PAGE + MAX_TEXTS
     if encoder:
-        return int(architecture.context_window_size), batch
+        fields = Fields(model_config(source), "model_config")
+        return fields.positive_int("context_window_size"), batch
     window, _ = loading.sizes(source, options)
     return window, max(batch, -(-window // PAGE))

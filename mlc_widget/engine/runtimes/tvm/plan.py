@@ -28,12 +28,13 @@ from mlc_widget.engine.runtimes.tvm.rope import Rope
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A model as the CPU's executor takes it.
+    """A model as the CPU's executors take it.
 
     Attributes:
         shape: Of the model.
         parameters: Name and layout of each parameter, in the order of the compiled function.
         attention_rows: Rows of a full attention tile.
+        max_rows: Rows of a step at most.
         widest: Features of the widest activation.
         code: The key of the compiled code in the `CompileCache`.
     """
@@ -41,6 +42,7 @@ class Plan:
     shape: ModelShape
     parameters: tuple[tuple[str, Layout], ...]
     attention_rows: int
+    max_rows: int
     widest: int
     code: Mapping[str, Any]
 
@@ -50,6 +52,7 @@ class Plan:
             "shape": dataclasses.asdict(self.shape),
             "parameters": [[name, layout.record()] for name, layout in self.parameters],
             "attention_rows": self.attention_rows,
+            "max_rows": self.max_rows,
             "widest": self.widest,
             "code": self.code,
         }

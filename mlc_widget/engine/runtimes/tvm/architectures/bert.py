@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
@@ -26,15 +24,6 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows, _parameter
 from mlc_widget.engine.runtimes.tvm.layouts import Vector
 from mlc_widget.engine.runtimes.tvm.rope import Rope
-
-
-class _Unrotated(Rope):
-    """A rotary embedding that leaves everything as it is."""
-
-    def table(self, positions: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Cosines of zero, sines of zero."""
-        shape = (positions, self.head_dim // 2)
-        return np.ones(shape, np.float32), np.zeros(shape, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +87,7 @@ class BertConfig:
             kv_heads=self.num_attention_heads,
             head_dim=head_dim,
             vocab_size=self.vocab_size,
-            rope=_Unrotated(1.0, head_dim),
+            rope=Rope(1.0, head_dim),
         )
 
     def compiled_from(self) -> Mapping[str, Any]:
@@ -254,6 +243,6 @@ class BertModel(nn.Module):
         k_pages: Tensor,
         v_pages: Tensor,
     ) -> Tensor:
-        """One batch; see `embedding_model.EncoderProgram`."""
+        """One batch; see `encoder.EncoderProgram`."""
         rows = Rows(last, slot, page_table, tile, cos, sin, k_pages, v_pages)
         return self.encoder(self.embeddings(ids, position, kind), rows)
