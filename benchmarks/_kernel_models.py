@@ -1,13 +1,16 @@
 """Random-weight models of published shapes, as an MLC folder (q4f16_1) and as GGUF (Q4_0).
 
-The MLC folder is written here; the GGUF by this file run as a script in llama.cpp's environment:
-``python _kernel_models.py NAME FILE``, which needs nothing but gguf.
+The MLC folder is written here; the GGUF by this file run as a script in llama.cpp's environment,
+``python _kernel_models.py NAME FILE [pure]``: float16, then what llama.cpp's own quantizer makes of
+it. As in the files that people download, that keeps an output layer that is tied to the embedding
+in Q6_K or Q8_0, where MLC's q4f16_1 has 4 bits; ``pure`` makes it Q4_0, too.
 """
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,9 @@ def mlc_config(name: str) -> dict[str, Any]:
 
 def write_mlc(name: str, folder: Path) -> None:
     """The model's MLC folder, but for its tokenizer, which nothing here reads."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+    import mlc_format
+
     from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
     from mlc_widget.engine.runtimes.tvm.compile import make_program
     from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
@@ -65,34 +71,55 @@ def write_mlc(name: str, folder: Path) -> None:
     config = mlc_config(name)
     architecture = architecture_of(config["model_type"], config["model_config"])
     program = make_program(architecture, quantization_of("q4f16_1"), host_target())
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    shards = []
-    for i, (parameter, layout) in enumerate(program.parameters):
+    params: dict[str, np.ndarray] = {}
+    for parameter, layout in program.parameters:
         if layout.dtype == "uint32":
             values = rng.integers(0, 1 << 32, layout.source_shape, dtype=np.uint32)
         elif "q_scale" in parameter:
             values = rng.uniform(0.002, 0.006, layout.source_shape).astype(np.float16)
         else:
             values = np.ones(layout.source_shape, np.float16)
-        data = values.tobytes()
-        (folder / f"params_shard_{i}.bin").write_bytes(data)
-        record = {
-            "name": parameter, "shape": list(values.shape), "dtype": str(values.dtype),
-            "format": "raw", "nbytes": len(data), "byteOffset": 0,
-        }  # fmt: skip
-        shards.append(
-            {
-                "dataPath": f"params_shard_{i}.bin", "format": "raw-shard", "nbytes": len(data),
-                "records": [record], "md5sum": hashlib.md5(data).hexdigest(),
-            }
-        )  # fmt: skip
-    (folder / "tensor-cache.json").write_text(json.dumps({"metadata": {}, "records": shards}))
+        params[parameter] = values
+    folder.mkdir(parents=True, exist_ok=True)
+    mlc_format.write_params(folder, params, encode_format="raw")
     (folder / "mlc-chat-config.json").write_text(json.dumps(config))
 
 
-def write_gguf(name: str, file: Path) -> None:
-    """The same shape as GGUF, every matrix Q4_0."""
+def write_gguf(name: str, file: Path, *, pure: bool = False) -> None:
+    """The same shape as GGUF, in Q4_0 as llama.cpp quantizes it.
+
+    Raises:
+        RuntimeError: llama.cpp could not.
+    """
+    import llama_cpp
+
+    floats = file.with_suffix(".float16")
+    _write_float16(name, floats)
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.pure = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, pure
+    quiet = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(quiet, None)
+    status = llama_cpp.llama_model_quantize(
+        str(floats).encode(), str(file).encode(), ctypes.byref(params)
+    )
+    floats.unlink()
+    if status:
+        raise RuntimeError(f"llama_model_quantize gave {status} for {name}")
+
+
+def gguf_file(name: str, folder: Path, python: str, *, pure: bool = False) -> Path:
+    """The GGUF file of that name in a folder, made by the Python of llama.cpp's environment."""
+    file = folder / f"{name}.q4_0{'-pure' if pure else ''}.gguf"
+    if not file.exists():
+        aside = file.with_suffix(".part")
+        script = [python, __file__, name, str(aside), *(["pure"] if pure else [])]
+        subprocess.run(script, check=True)
+        aside.rename(file)
+    return file
+
+
+def _write_float16(name: str, file: Path) -> None:
     import gguf
 
     s = SHAPES[name]
@@ -110,17 +137,12 @@ def write_gguf(name: str, file: Path) -> None:
     w.add_rope_freq_base(s["rope_theta"])
     w.add_rope_dimension_count(d)
     w.add_vocab_size(s["vocab_size"])
-    w.add_file_type(2)
+    w.add_file_type(1)
     w.add_tokenizer_model("no_vocab")
-    rng = np.random.default_rng(0)
+    normal = (0.02 * np.random.default_rng(0).standard_normal(1 << 22)).astype(np.float16)
 
     def matrix(tensor: str, rows: int, columns: int) -> None:
-        blocks = np.empty((rows, columns // 32, 18), np.uint8)
-        scales = rng.uniform(0.002, 0.006, (rows, columns // 32, 1)).astype(np.float16)
-        blocks[..., :2] = scales.view(np.uint8)
-        blocks[..., 2:] = rng.integers(0, 256, (rows, columns // 32, 16), dtype=np.uint8)
-        q4_0 = gguf.GGMLQuantizationType.Q4_0
-        w.add_tensor(tensor, blocks.reshape(rows, -1), raw_dtype=q4_0)
+        w.add_tensor(tensor, np.resize(normal, (rows, columns)))
 
     def vector(tensor: str, features: int) -> None:
         w.add_tensor(tensor, np.ones(features, np.float32))
@@ -146,4 +168,4 @@ def write_gguf(name: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_gguf(sys.argv[1], Path(sys.argv[2]))
+    write_gguf(sys.argv[1], Path(sys.argv[2]), pure=sys.argv[3:] == ["pure"])

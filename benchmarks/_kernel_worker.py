@@ -3,9 +3,11 @@
 
 ``python _kernel_worker.py tvm FOLDER THREADS`` or ``… llama.cpp FILE THREADS FLASH``, the latter in
 llama.cpp's environment. A line ``prefill N`` runs a prompt of N tokens from nothing; ``decode C N``
-runs N tokens, one by one, each after C others. Both give wall and process CPU seconds.
-``memory`` gives the resident bytes. ``python _kernel_worker.py memory - THREADS`` has no engine,
-and answers ``bandwidth`` by the bytes per second that so many threads read.
+runs N tokens, one by one, each after C others; ``turn C N`` runs them together after C others that
+were run before. All give wall and process CPU seconds.
+``memory`` fills the KV cache and gives the resident bytes. ``python _kernel_worker.py memory -
+THREADS`` has no engine, and answers ``bandwidth`` by the bytes per second that so many threads
+read.
 """
 
 from __future__ import annotations
@@ -222,7 +224,13 @@ def main() -> None:
 
             steps([n[0], 1])
             reply = _timed(steps)
+        elif command == "turn":
+            engine.run([i % 1000 for i in range(n[0])], 0)
+            new = [7 * i % 1000 for i in range(n[1])]
+            reply = _timed(lambda n=n, new=new: engine.run(new, n[0]))
+            filled = sum(n)
         elif command == "memory":
+            engine.run([i % 1000 for i in range(CONTEXT)], 0)  # the KV cache is full
             reply = {"resident": _resident()}
         elif command == "bandwidth":
             assert isinstance(engine, Memory)

@@ -4,25 +4,27 @@
 
 One interleaved run: both engines take turns at every figure, so that a machine that slows down
 slows both. Models have published shapes and random weights, made on the fly in ``.make/bench``:
-q4f16_1 for us, Q4_0 for llama.cpp, both with float16 keys and values. Printed are medians of
-process CPU time and of wall time, and the median of the paired ratios (llama.cpp's time over ours,
-more than 1 is faster) with a 95 % bootstrap interval. llama.cpp runs with and without flash
-attention; each figure is compared with the better of the two. Without ``--llama-python`` an
-environment is made once in ``.make/bench`` and llama-cpp-python built there for this CPU.
+q4f16_1 for us, for llama.cpp Q4_0 as its own quantizer writes it (``--pure``: with the output layer
+in Q4_0, too, so that both engines read as many bytes), both with float16 keys and values. Printed
+are medians of process CPU time and of wall time, and the median of the paired ratios (llama.cpp's
+time over ours, more than 1 is faster) with a 95 % bootstrap interval. llama.cpp runs with and
+without flash attention; each figure is compared with the better of the two. Resident memory is
+ours with the KV cache full. Without ``--llama-python`` an environment is made once in
+``.make/bench`` and llama-cpp-python built there for this CPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from _kernel_models import SHAPES, write_mlc
+from _kernel_models import SHAPES, gguf_file, write_mlc
+from _process import Process
 from _stats import shown
 
 HERE = Path(__file__).resolve().parent
@@ -31,46 +33,10 @@ BUILD = HERE.parent / ".make" / "bench"
 LLAMA_CPP = "0.3.36"
 """The version of llama-cpp-python that is measured against."""
 
+LOADS = 7
+"""Processes that are started to measure a load."""
+
 FIGURES = ["decode 32", "decode 1000", "prefill 128", "prefill 512", "prefill 2000"]
-
-
-class Worker:
-    """One process with one engine and one model; see `_kernel_worker`."""
-
-    def __init__(self, python: str, *args: str) -> None:
-        self._process = subprocess.Popen(
-            [python, str(HERE / "_kernel_worker.py"), *args],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent,
-            env=_environment(),
-        )  # fmt: skip
-        self.started = self._read()
-
-    def ask(self, command: str) -> dict[str, Any]:
-        """Send a line, and wait for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a worker ended with exit status {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(HERE.parent)}
 
 
 def llama_environment() -> str:
@@ -84,37 +50,61 @@ def llama_environment() -> str:
     return str(python)
 
 
-def models(name: str, llama_python: str) -> tuple[str, str]:
-    """The MLC folder and the GGUF file of that name, made where they are not there."""
-    folder, file = BUILD / name, BUILD / f"{name}.gguf"
+def mlc_folder(name: str) -> Path:
+    """The MLC folder of that name, made where it is not there."""
+    folder = BUILD / name
     if not (folder / "mlc-chat-config.json").exists():
         write_mlc(name, folder)
-    if not file.exists():
-        aside = file.with_suffix(".part")
-        script = [llama_python, str(HERE / "_kernel_models.py"), name, str(aside)]
-        subprocess.run(script, check=True)
-        aside.rename(file)
-    return str(folder), str(file)
+    return folder
+
+
+def loads(starts: dict[str, Callable[[], Process]]) -> None:
+    """Print how long each engine takes to load, in fresh processes that take turns.
+
+    Args:
+        starts: Start a process with an engine; "tvm" first.
+    """
+    times: dict[str, list[float]] = {name: [] for name in starts}
+    for _ in range(LOADS):
+        for name, start in starts.items():
+            worker = start()
+            times[name].append(worker.started["load"]["wall"])
+            worker.close()
+    ours, *others = times
+    best = min(others, key=lambda name: statistics.median(times[name]))
+    pairs = [b / a for a, b in zip(times[ours], times[best], strict=True)]
+    print(
+        f"load, warm caches: {ours} {statistics.median(times[ours]):.3f} s, "
+        f"{best} {statistics.median(times[best]):.3f} s, ratio {shown(pairs)}"
+    )
 
 
 def measure(
-    name: str, threads: int, rounds: int, figures: Sequence[str], llama_python: str
+    name: str, threads: int, rounds: int, figures: Sequence[str], llama_python: str, *, pure: bool
 ) -> None:
     """Run and print all figures of one model at one number of threads."""
-    folder, file = models(name, llama_python)
-    Worker(sys.executable, "tvm", folder, str(threads)).close()  # fills the compile cache
-    workers = {
-        "tvm": Worker(sys.executable, "tvm", folder, str(threads)),
-        "llama.cpp": Worker(llama_python, "llama.cpp", file, str(threads), "0"),
-        "llama.cpp fa": Worker(llama_python, "llama.cpp", file, str(threads), "1"),
+    folder, file = str(mlc_folder(name)), gguf_file(name, BUILD, llama_python, pure=pure)
+
+    def start(python: str, *args: str) -> Process:
+        return Process(python, "_kernel_worker.py", *args)
+
+    theirs = partial(start, llama_python, "llama.cpp", str(file), str(threads))
+    starts = {
+        "tvm": partial(start, sys.executable, "tvm", folder, str(threads)),
+        "llama.cpp": partial(theirs, "0"),
+        "llama.cpp fa": partial(theirs, "1"),
     }
-    memory = Worker(sys.executable, "memory", "-", str(threads))
-    ours = workers["tvm"]
+    starts["tvm"]().close()  # fills the compile cache
     print(f"\n## {name}, {threads} thread{'s' if threads > 1 else ''}")
-    for w, worker in workers.items():
-        print(f"load, warm caches: {w} {worker.started['load']['wall']:.2f} s")
+    loads(starts)
+    workers = {engine: begin() for engine, begin in starts.items()}
+    memory = start(sys.executable, "memory", "-", str(threads))
+    ours = workers["tvm"]
     weights, kv = ours.started["weights"], ours.started["kv"]
-    print(f"weights {weights / 1e6:.0f} MB, KV cache {kv / 1e6:.0f} MB")
+    print(
+        f"weights {weights / 1e6:.0f} MB (llama.cpp: {file.stat().st_size / 1e6:.0f} MB), "
+        f"KV cache {kv / 1e6:.0f} MB"
+    )
     for figure in figures:
         kind, size = figure.split()
         steps = 16 if kind == "decode" else 1
@@ -176,6 +166,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=FIGURES)
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
+    parser.add_argument("--pure", action="store_true", help="llama.cpp's output layer in Q4_0, too")
     parser.add_argument("--quick", action="store_true", help="the smallest model, few rounds")
     parser.add_argument("--llama-python", help="Python of an environment with llama-cpp-python")
     args = parser.parse_args()
@@ -188,7 +179,7 @@ def main() -> None:
     print("llama-cpp-python", system.stdout.strip())
     for name in args.models:
         for threads in args.threads:
-            measure(name, threads, args.rounds, args.figures, llama_python)
+            measure(name, threads, args.rounds, args.figures, llama_python, pure=args.pure)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ bootstrap intervals, and of ratios the medians of the pairs:
 - tokens per second of one request, and of eight at once in all;
 - the same eight sequences on llama.cpp's low-level batch API, with the better of its flash
   attention settings (left out where it cannot be imported; ``--llama-python ""`` leaves it out);
-- time to the first token of a conversation's second turn, by the length of its history, beside
-  llama.cpp's with its cache kept, and beside a decode step's: new tokens attend to the history, and
-  that is all that may grow with it;
+- time to the first token of a conversation's second turn, by the length of its history; what of it
+  serving adds to the model's own step of the new tokens, which attend to the history: that must not
+  grow; and the same of llama.cpp with its cache kept;
 - speed under a JSON schema, over free text's;
 - resident memory before a load, loaded, and after unload, in a process of its own.
 """
@@ -33,7 +33,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from benchmarks._kernel_models import SHAPES, write_mlc  # noqa: E402
+from benchmarks._kernel_models import SHAPES, gguf_file, write_mlc  # noqa: E402
+from benchmarks._process import Process  # noqa: E402
 from benchmarks._serving_model import complete  # noqa: E402
 from benchmarks._stats import shown  # noqa: E402
 
@@ -72,47 +73,21 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-class LlamaCpp:
+class LlamaCpp(Process):
     """llama.cpp in a process of its own; see `_serving_llama`."""
 
     def __init__(self, python: str, file: Path, threads: int, flash: str) -> None:
-        self._process = subprocess.Popen(
-            [python, str(HERE / "_serving_llama.py"), str(file), str(threads), flash],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.info = self._read()
+        super().__init__(python, "_serving_llama.py", str(file), str(threads), flash)
 
-    def ask(self, sequences: int, prompt: int, tokens: int) -> tuple[float, float]:
+    def batch(self, sequences: int, prompt: int, tokens: int) -> tuple[float, float]:
         """Tokens per second of the decode steps, and per CPU second of all, prompts included."""
-        took = self._do(f"batch {sequences} {prompt} {tokens}")
+        took = self.ask(f"batch {sequences} {prompt} {tokens}")
         return sequences * (tokens - 1) / took["decode"], sequences * tokens / took["cpu"]
 
     def turns(self, history: int) -> tuple[float, float]:
         """As `Bench.turns`, but for the last: seconds of the computation alone."""
-        took = self._do(f"turns {history} {NEW}")
+        took = self.ask(f"turns {history} {NEW}")
         return took["first"], took["second"]
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
-
-    def _do(self, command: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"llama.cpp ended with exit status {self._process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 def llama_processes(python: str, name: str, threads: int) -> list[LlamaCpp]:
@@ -123,12 +98,7 @@ def llama_processes(python: str, name: str, threads: int) -> list[LlamaCpp]:
     if probe.returncode:
         print(f"llama.cpp is left out: {python} cannot import llama_cpp and gguf")
         return []
-    file = BUILD / f"{name}.gguf"
-    if not file.exists():
-        aside = file.with_suffix(".part")
-        script = [python, str(HERE / "_kernel_models.py"), name, str(aside)]
-        subprocess.run(script, check=True)
-        aside.rename(file)
+    file = gguf_file(name, BUILD, python)
     return [LlamaCpp(python, file, threads, flash) for flash in "01"]
 
 
@@ -203,9 +173,10 @@ async def run(options: argparse.Namespace) -> None:
     await engine.reload(str(folder))
     print(f"# {options.model} shapes, {options.threads} thread(s), "
           f"loaded in {time.perf_counter() - started:.1f} s")  # fmt: skip
+    bare = Process(sys.executable, "_kernel_worker.py", "tvm", str(folder), str(options.threads))
     llamas = llama_processes(options.llama_python, options.model, options.threads)
     for llama in llamas[:1]:
-        print(f"llama-cpp-python {llama.info['version']}: {llama.info['system_info']}")
+        print(f"llama-cpp-python {llama.started['version']}: {llama.started['system_info']}")
     bench = Bench(engine)
     constrained = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
     found: dict[str, list[float]] = {}
@@ -223,7 +194,7 @@ async def run(options: argparse.Namespace) -> None:
             note(f"{label}, whole", wall)
             note(f"{label}, CPU", cpu)
             for i, llama in enumerate(llamas):
-                wall, cpu = await asyncio.to_thread(llama.ask, n, PROMPT, TOKENS)
+                wall, cpu = await asyncio.to_thread(llama.batch, n, PROMPT, TOKENS)
                 note(f"llama {label} {i}", wall)
                 note(f"llama {label} {i}, CPU", cpu)
         for n, label in ((1, "one"), (CROWD, "eight")):
@@ -238,13 +209,15 @@ async def run(options: argparse.Namespace) -> None:
             note(f"first turn {history}", first * 1e3)
             note(f"second turn {history}", second * 1e3)
             note(f"step {history}", step * 1e3)
+            alone = await asyncio.to_thread(bare.ask, f"turn {history} {NEW}")
+            note(f"added {history}", (second - alone["wall"]) * 1e3)
             for i, llama in enumerate(llamas):
                 first, second = await asyncio.to_thread(llama.turns, history)
                 note(f"llama first turn {history} {i}", first * 1e3)
                 note(f"llama second turn {history} {i}", second * 1e3)
     await engine.terminate()
-    for llama in llamas:
-        llama.close()
+    for process in (bare, *llamas):
+        process.close()
     report(found, len(llamas))
 
 
@@ -286,8 +259,8 @@ def report_turns(found: dict[str, list[float]], llamas: int) -> None:
     for history in HISTORIES:
         print(f"{history:5} tokens of history: first turn "
               f"{shown(found[f'first turn {history}'], digits=1)}, second "
-              f"{shown(found[f'second turn {history}'], digits=1)}, a decode step "
-              f"{shown(found[f'step {history}'])}")  # fmt: skip
+              f"{shown(found[f'second turn {history}'], digits=1)}, of which serving adds "
+              f"{shown(found[f'added {history}'])}")  # fmt: skip
     share = ratios(found[f"second turn {longest}"], found[f"first turn {longest}"])
     print(f"second turn over first, longest history    {shown(share, digits=3)}"
           "   (1: the history computed again)")  # fmt: skip
@@ -300,6 +273,7 @@ def report_turns(found: dict[str, list[float]], llamas: int) -> None:
     def line(label: str, values: Sequence[float]) -> None:
         print(f"{label:42} {shown(values)}")
 
+    line("growth of what serving adds, per 1,000, ms", growth("added {}"))
     line("second turn, longest over shortest",
          ratios(found[f"second turn {longest}"], found[f"second turn {shortest}"]))  # fmt: skip
     line("growth of it per 1,000 tokens, ms", growth("second turn {}"))
