@@ -206,6 +206,9 @@ def token_ids(param: str, value: Any) -> list[int]:
         raise bad(param, value, "give a list of token ids.")
     if len(value) * 4 > LIMITS.prompt_bytes:
         raise bad(param, f"{len(value)} ids", f"give at most {LIMITS.prompt_bytes // 4} ids.")
+    # A conversation's ids come again at each turn: one by one only to name the one that is wrong.
+    if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < 2**31:
+        return list(value)
     token_id = integer(0, 2**31 - 1)
     return [token_id(f"{param}[{i}]", v) for i, v in enumerate(value)]
 
