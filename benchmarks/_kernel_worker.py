@@ -3,8 +3,9 @@
 
 ``python _kernel_worker.py tvm FOLDER THREADS`` or ``… llama.cpp FILE THREADS FLASH``, the latter in
 llama.cpp's environment. A line ``prefill N`` runs a prompt of N tokens from nothing; ``decode C N``
-runs N tokens, one by one, each after C others; ``turn C N`` runs them together after C others that
-were run before. All give wall and process CPU seconds.
+runs N tokens, one by one, each after C others; ``turn C A N`` runs C tokens, A one by one after them
+for an answer, and then, which is timed, N together in the answer's place. All give wall and process
+CPU seconds.
 ``memory`` fills the KV cache and gives the resident bytes. ``python _kernel_worker.py memory -
 THREADS`` has no engine, and answers ``bandwidth`` by the bytes per second that so many threads
 read.
@@ -226,9 +227,11 @@ def main() -> None:
             reply = _timed(steps)
         elif command == "turn":
             engine.run([i % 1000 for i in range(n[0])], 0)
-            new = [7 * i % 1000 for i in range(n[1])]
+            for i in range(n[1]):
+                engine.run([5], n[0] + i)
+            new = [7 * i % 1000 for i in range(n[2])]
             reply = _timed(lambda n=n, new=new: engine.run(new, n[0]))
-            filled = sum(n)
+            filled = n[0] + n[2]
         elif command == "memory":
             engine.run([i % 1000 for i in range(CONTEXT)], 0)  # the KV cache is full
             reply = {"resident": _resident()}

@@ -45,6 +45,8 @@ CROWD = 8
 HISTORIES = (100, 400, 1600)
 NEW = 20
 """Tokens of a second turn."""
+ANSWER = 16
+"""Tokens of an answer."""
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -155,7 +157,7 @@ class Bench:
         for prompt in (first, first + self.prompt(NEW)):
             started = time.perf_counter()
             stream = await self.engine.completions.create(
-                prompt=prompt, max_tokens=16, stream=True, ignore_eos=True, seed=1
+                prompt=prompt, max_tokens=ANSWER, stream=True, ignore_eos=True, seed=1
             )
             at = [time.perf_counter() async for _ in stream]
             waits.append(at[0] - started)
@@ -209,7 +211,7 @@ async def run(options: argparse.Namespace) -> None:
             note(f"first turn {history}", first * 1e3)
             note(f"second turn {history}", second * 1e3)
             note(f"step {history}", step * 1e3)
-            alone = await asyncio.to_thread(bare.ask, f"turn {history} {NEW}")
+            alone = await asyncio.to_thread(bare.ask, f"turn {history} {ANSWER} {NEW}")
             note(f"added {history}", (second - alone["wall"]) * 1e3)
             for i, llama in enumerate(llamas):
                 first, second = await asyncio.to_thread(llama.turns, history)
