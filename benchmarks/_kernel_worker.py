@@ -3,12 +3,11 @@
 
 ``python _kernel_worker.py tvm FOLDER THREADS`` or ``… llama.cpp FILE THREADS FLASH``, the latter in
 llama.cpp's environment. A line ``prefill N`` runs a prompt of N tokens from nothing; ``decode C N``
-runs N tokens, one by one, each after C others; ``turn C A N`` runs C tokens, A one by one after them
-for an answer, and then, which is timed, N together in the answer's place. All give wall and process
-CPU seconds.
-``memory`` fills the KV cache and gives the resident bytes. ``python _kernel_worker.py memory -
-THREADS`` has no engine, and answers ``bandwidth`` by the bytes per second that so many threads
-read.
+runs N tokens, one by one, each after C others; ``turn C A N`` runs C tokens, A one by one after
+them for an answer, and then, which is timed, N together in the place of the answer. All give wall
+and process CPU seconds. ``memory`` fills the KV cache and gives the resident bytes. ``python
+_kernel_worker.py memory - THREADS`` has no engine, and answers ``bandwidth`` by the bytes per
+second that so many threads read.
 """
 
 from __future__ import annotations
