@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Error, Page, ViewportSize, sync_playwright
 
 from ..widget.script_folder import write_script_folder
-from .lab import Lab, Notebook
+from .lab import BusyCell, Lab, Notebook
 
 FLAGS = [
     "--headless",
@@ -30,12 +30,12 @@ OpenNotebook = Callable[..., Notebook]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark these tests, and put them last, as the slowest."""
+    """Mark these tests, and put them first, as the slowest."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
-    items.sort(key=lambda item: here in item.path.parents)
+    items.sort(key=lambda item: here not in item.path.parents)
 
 
 def find_chromium() -> str:
@@ -74,6 +74,13 @@ def browser() -> Iterator[Browser]:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder for the scripted runtime."""
     return write_script_folder(tmp_path_factory.mktemp("models") / "script")
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[BusyCell]:
+    cell = BusyCell(tmp_path)
+    yield cell
+    cell.end()
 
 
 @pytest.fixture

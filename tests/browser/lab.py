@@ -20,6 +20,7 @@ import nbformat
 from playwright.sync_api import Locator, Page, expect
 
 DEADLINE_MS = 60_000
+expect.set_options(timeout=DEADLINE_MS / 2)  # a page may be slow on a machine that is busy
 
 
 class Lab:
@@ -177,3 +178,18 @@ class Notebook:
         self.page.evaluate(
             "window.jupyterapp.serviceManager.sessions.shutdownAll().catch(() => undefined)"
         )
+
+
+class BusyCell:
+    """A cell that keeps the kernel busy until it is told to end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._told = folder / "told"
+        self.code = (
+            "import pathlib, time\n"
+            f"while not pathlib.Path({str(self._told)!r}).exists(): time.sleep(0.01)"
+        )
+
+    def end(self) -> None:
+        """Let the cell end."""
+        self._told.touch()

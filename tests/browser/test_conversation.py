@@ -9,8 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Locator, expect
 
-from .lab import DEADLINE_MS, Lab, Notebook
-from .test_lab import CHAT, LONG, SLEEP, Chat, create, expect_growing, start_chat
+from .lab import DEADLINE_MS, BusyCell, Lab, Notebook
+from .test_lab import CHAT, LONG, Chat, create, expect_growing, start_chat
 
 OpenNotebook = Callable[..., Notebook]
 
@@ -128,9 +128,13 @@ def test_questions_wait_in_line_while_one_is_answered(
     assert set(chat.replies.last.locator(".mlcw-body").inner_text().split()) == {"word"}
 
 
-def test_failures_offer_a_way_on(open_notebook: OpenNotebook, model_folder: Path) -> None:
+def test_failures_offer_a_way_on(
+    open_notebook: OpenNotebook, model_folder: Path, tmp_path: Path
+) -> None:
     dies: dict[str, Any] = {"text": "word", "repeat": 400, "pace_s": 0.01, "crash_after": 60}
-    notebook = open_notebook([create(model_folder, **dies, load_s=2.0), CHAT])
+    may_load = tmp_path / "may load"
+    may_load.touch()
+    notebook = open_notebook([create(model_folder, **dies, load_waits_for=str(may_load)), CHAT])
     notebook.run(0)
     notebook.expect_done(0)
     chat = start_chat(notebook)
@@ -140,10 +144,12 @@ def test_failures_offer_a_way_on(open_notebook: OpenNotebook, model_folder: Path
     expect(problem).to_be_visible(timeout=DEADLINE_MS)
     chat.input.fill("typed meanwhile")
     # What comes next loads the model again, which shows; a load that is cancelled can be repeated.
+    may_load.unlink()
     load.get_by_role("button", name="Try again").click()
     expect(load.get_by_role("progressbar")).to_be_visible()
     load.get_by_role("button", name="Cancel").click()
     expect(load).to_contain_text("was cancelled", timeout=DEADLINE_MS)
+    may_load.touch()
     load.get_by_role("button", name="Try again").click()
     expect(load).to_be_hidden(timeout=DEADLINE_MS)
     expect(chat.root.locator(".mlcw-state")).to_contain_text(" MB")
@@ -153,9 +159,9 @@ def test_failures_offer_a_way_on(open_notebook: OpenNotebook, model_folder: Path
 
 
 def test_in_notebook_7_it_streams_and_stops_while_a_cell_runs(
-    open_notebook: OpenNotebook, model_folder: Path
+    open_notebook: OpenNotebook, model_folder: Path, busy: BusyCell
 ) -> None:
-    notebook = open_notebook([create(model_folder, **LONG), CHAT, SLEEP], classic=True)
+    notebook = open_notebook([create(model_folder, **LONG), CHAT, busy.code], classic=True)
     notebook.run(0)
     notebook.expect_done(0)
     chat = start_chat(notebook)

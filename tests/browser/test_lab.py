@@ -11,7 +11,7 @@ import pytest
 from jupyterlab import __version__
 from playwright.sync_api import Locator, expect
 
-from .lab import DEADLINE_MS, Notebook
+from .lab import DEADLINE_MS, BusyCell, Notebook
 
 LAB = tuple(map(int, __version__.split(".")[:2]))
 OpenNotebook = Callable[..., Notebook]
@@ -27,7 +27,6 @@ def create(folder: Path, **script: Any) -> str:
 
 
 CHAT = "chat = ChatWidget(engine)\nchat"
-SLEEP = "import time\ntime.sleep(5)"
 
 
 class Chat:
@@ -89,9 +88,9 @@ def test_the_bar_fills_while_the_model_loads(
 
 
 def test_a_chat_streams_and_stops_while_cells_run(
-    open_notebook: OpenNotebook, model_folder: Path
+    open_notebook: OpenNotebook, model_folder: Path, busy: BusyCell
 ) -> None:
-    notebook = open_notebook([create(model_folder, **LONG), CHAT, "chat.send('More')", SLEEP])
+    notebook = open_notebook([create(model_folder, **LONG), CHAT, "chat.send('More')", busy.code])
     notebook.run(0)
     notebook.expect_done(0)
     chat = start_chat(notebook)
@@ -119,6 +118,7 @@ def test_a_chat_streams_and_stops_while_cells_run(
     expect(chat.input).to_have_value("")
     expect_growing(chat)
     notebook.expect_running(3)
+    busy.end()
     notebook.expect_done(3)
     expect_growing(chat)
     chat.input.press("Escape")
@@ -127,10 +127,10 @@ def test_a_chat_streams_and_stops_while_cells_run(
 
 @pytest.mark.skipif(LAB < (4, 4), reason="JupyterLab has subshells since 4.4")
 def test_stop_without_the_control_channel_goes_by_a_subshell(
-    open_notebook: OpenNotebook, model_folder: Path
+    open_notebook: OpenNotebook, model_folder: Path, busy: BusyCell
 ) -> None:
     without = "get_ipython().kernel.control_handlers.pop('comm_msg')"
-    notebook = open_notebook([create(model_folder, **LONG), f"{CHAT}\n", without, SLEEP])
+    notebook = open_notebook([create(model_folder, **LONG), f"{CHAT}\n", without, busy.code])
     for index in (0, 1, 2):
         notebook.run(index)
         notebook.expect_done(index)
@@ -145,7 +145,7 @@ def test_stop_without_the_control_channel_goes_by_a_subshell(
 
 
 def test_where_nothing_gets_through_it_says_that_it_waits(
-    open_notebook: OpenNotebook, model_folder: Path
+    open_notebook: OpenNotebook, model_folder: Path, busy: BusyCell
 ) -> None:
     without = (
         "kernel = get_ipython().kernel\n"
@@ -153,7 +153,7 @@ def test_where_nothing_gets_through_it_says_that_it_waits(
         # As on a kernel without subshells: every message to this comm goes to the main shell.
         "chat.comm._reply_subshell_for = lambda data, default: None"
     )
-    notebook = open_notebook([create(model_folder, **LONG), CHAT, without, SLEEP])
+    notebook = open_notebook([create(model_folder, **LONG), CHAT, without, busy.code])
     for index in (0, 1, 2):
         notebook.run(index)
         notebook.expect_done(index)
@@ -164,6 +164,7 @@ def test_where_nothing_gets_through_it_says_that_it_waits(
     expect(chat.root.locator(".mlcw-note")).to_contain_text("busy with a cell")
     expect(chat.input).to_have_value("Go on")
     notebook.expect_running(3)
+    busy.end()
     notebook.expect_done(3)
     expect_growing(chat)
     expect(chat.input).to_have_value("")

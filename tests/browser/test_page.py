@@ -119,30 +119,39 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
     assert not [fault for page in opened for fault in page.faults]
 
 
-STREAM = """async ([id, pieces]) => {
-    const log = document.querySelector('.mlcw-chat');
-    const before = [...document.querySelectorAll('*')].length;
-    window.change({_chat: {rev: ++window.rev, messages: [
-        {id: 'u' + id, role: 'user', text: pieces.join(''), status: 'done'},
-        {id, role: 'assistant', text: '', status: 'running'}]}});
-    let offset = 0;
-    for (const text of pieces) {
-        window.receive({type: 'delta', reply: id, offset, text});
-        offset += text.length;
+STREAM = """async (payloads) => {
+    const snapshot = (status) => window.change({_chat: {rev: ++window.rev, messages:
+        payloads.flatMap(([id, pieces]) => [
+            {id: 'u' + id, role: 'user', text: pieces.join(''), status: 'done'},
+            {id, role: 'assistant', text: status === 'done' ? pieces.join('') : '', status}])}});
+    snapshot('running');
+    const offsets = new Map();
+    for (let step = 0; step < Math.max(...payloads.map(([, pieces]) => pieces.length)); step++) {
+        for (const [reply, pieces] of payloads) {
+            const text = pieces[step], offset = offsets.get(reply) ?? 0;
+            if (text === undefined) continue;
+            window.receive({type: 'delta', reply, offset, text});
+            offsets.set(reply, offset + text.length);
+        }
         await new Promise(requestAnimationFrame);
     }
-    window.change({_chat: {rev: ++window.rev, messages: [
-        {id: 'u' + id, role: 'user', text: pieces.join(''), status: 'done'},
-        {id, role: 'assistant', text: pieces.join(''), status: 'done'}]}});
+    snapshot('done');
     await new Promise(requestAnimationFrame);
     const bad = 'script,img,iframe,object,embed,svg:not(.mlcw-icon),style,link'
         + ',form:not(.mlcw-composer),input:not(.mlcw-field),base,meta,video,audio'
         + ',[onerror],[onload],[onclick],[style]'
         + ',a[href],[src],[srcset],[id],[name],[ping],[background],[data-commandlinker-command]';
-    const body = [...log.querySelectorAll('.mlcw-message')].flatMap(
+    const messages = [...document.querySelectorAll('.mlcw-chat .mlcw-message')];
+    const body = messages.flatMap(
         (node) => [...node.querySelectorAll(bad)].map((found) => found.outerHTML.slice(0, 200)));
-    return {body, pwned: [window.pwned, self.pwned, document.cookie].filter(Boolean)};
+    const drawn = messages.filter((node) => node.checkVisibility({contentVisibilityAuto: true}));
+    return {
+        body, drawn: drawn.length,
+        pwned: [window.pwned, self.pwned, document.cookie].filter(Boolean),
+    };
 }"""
+TOGETHER = 8
+"""Payloads that stream at a time: few enough that all of them are drawn at once."""
 
 
 def test_hostile_text_runs_nothing_and_fetches_nothing(open_page: OpenPage) -> None:
@@ -152,11 +161,14 @@ def test_hostile_text_runs_nothing_and_fetches_nothing(open_page: OpenPage) -> N
     cut = random.Random(7)
     payloads = [payload for group in HOSTILE.values() for payload in group]
     assert len(set(payloads)) >= 150
-    for index, payload in enumerate(payloads):
-        edges = sorted(cut.sample(range(len(payload) + 1), min(3, len(payload))))
-        pieces = [payload[a:b] for a, b in zip([0, *edges], [*edges, len(payload)], strict=True)]
-        found = page.page.evaluate(STREAM, [f"r{index}", [piece for piece in pieces if piece]])
-        assert found == {"body": [], "pwned": []}, payload
+    for first in range(0, len(payloads), TOGETHER):
+        batch = []
+        for index, payload in enumerate(payloads[first : first + TOGETHER], first):
+            edges = sorted(cut.sample(range(len(payload) + 1), min(3, len(payload))))
+            cuts = zip([0, *edges], [*edges, len(payload)], strict=True)
+            batch.append([f"r{index}", [payload[a:b] for a, b in cuts if a < b]])
+        found = page.page.evaluate(STREAM, batch)
+        assert found == {"body": [], "drawn": 2 * len(batch), "pwned": []}, batch
     page.page.locator(".mlcw-assistant .mlcw-body").first.click()
     # A link opens only what it shows, and only when it is clicked.
     page.change(_chat={"rev": 10_000, "messages": [reply("[x](https://a.test/b)", message_id="z")]})

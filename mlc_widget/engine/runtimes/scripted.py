@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from mlc_widget.api.errors import (
@@ -47,6 +48,7 @@ class Script:
         crash_after: Kill the process after this many pieces.
         last_words: What to print before that.
         load_s: Seconds that a load takes, reported in twenty steps.
+        load_waits_for: A file; loads go on only while it is there.
         load_fails: The message of the error with which a load ends.
         load_hangs: Whether a load never ends.
         load_crashes: Whether a load kills the process.
@@ -62,6 +64,7 @@ class Script:
     crash_after: int | None = None
     last_words: str = ""
     load_s: float = 0.0
+    load_waits_for: str | None = None
     load_fails: str | None = None
     load_hangs: bool = False
     load_crashes: bool = False
@@ -117,6 +120,8 @@ class ScriptedRuntime:
             done = total * step // 20
             report("load", step / 20, "Loading", bytes_done=done, bytes_total=total)
             await asyncio.sleep(script.load_s / 20)
+            while not self._may_load():  # noqa: ASYNC110 - a file has no event
+                await asyncio.sleep(0.01)
         if script.load_crashes:
             os.kill(os.getpid(), signal.SIGKILL)
         if script.load_hangs:
@@ -124,6 +129,10 @@ class ScriptedRuntime:
         if script.load_fails is not None:
             raise ModelFormatError(script.load_fails)
         self._source = source
+
+    def _may_load(self) -> bool:
+        gate = self._script.load_waits_for
+        return gate is None or Path(gate).exists()
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str
