@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -90,6 +92,15 @@ def write_tiny_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for this run of all tests, in however many processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model that every runtime can load. Read only."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
@@ -165,6 +176,28 @@ def eventually() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
         return value
 
     return wait
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `make test` (`--dist loadfile`), keep together what shares something costly.
+
+    That is a file, by its module's fixtures; all of the browser's tests, by JupyterLab; and
+    tests/conformance on one engine, by that engine.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, name = nodeid.partition("::")
+            if file.startswith("tests/browser/"):
+                return "browser"
+            engine = re.search(r"\[((?:direct|kernel)(?:-async)?)\b", name)
+            return engine[1] if file.startswith("tests/conformance/") and engine else file
+
+    return Scheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -81,7 +81,7 @@ async def test_a_kernel_that_is_no_worker(
     kernel_engine: Make, install: Callable[..., str], tiny_model: Path
 ) -> None:
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    engine = await kernel_engine(load=False, kernel_name=install({}, argv), start_timeout=20)
+    engine = await kernel_engine(load=False, kernel_name=install({}, argv), start_timeout=4)
     # It refuses the comm; where that comes before our subscription, it stays silent.
     with pytest.raises(WorkerStartError, match=r"must run `python -m mlc_widget\.worker"):
         await engine.reload(str(tiny_model))

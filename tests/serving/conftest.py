@@ -114,9 +114,9 @@ def write_model(
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled code, shared by all tests of a session."""
-    return tmp_path_factory.mktemp("compiled")
+def cache_dir(shared_folder: Path) -> Path:
+    """Compiled code, shared by all tests of a run."""
+    return shared_folder / "compiled"
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +128,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Steps:
     """Counts the calls of the compiled model, and the rows that each computed.
 
-    `held` keeps the model from its next step until all that is awaited has come.
+    `held` keeps the model from its next step until all that is awaited has come, `pause_after` from
+    the one after some steps until `go_on`.
     """
 
     def __init__(self, engine: AsyncMLCEngine) -> None:
@@ -137,12 +138,13 @@ class Steps:
         self.rows: list[int] = []
         self._scheduler = scheduler_of(engine)
         self._open = threading.Event()
-        self._open.set()
+        self._pause_at = sys.maxsize
         self._restore = lambda: vars(executor).update(forwards)
 
         def counted(forward: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
-                self._open.wait(DEADLINE)
+                if len(self.rows) >= self._pause_at:
+                    self._open.wait(DEADLINE)
                 self.rows.append(int(args[0].shape[0]))
                 return forward(*args)
 
@@ -162,17 +164,25 @@ class Steps:
 
     async def held(self, *requests: Awaitable[Any]) -> list[Any]:
         """The answers of requests that the scheduler got before it ran a second step."""
-        self._open.clear()
+        self.pause_after(0)
         tasks = [asyncio.ensure_future(r) for r in requests]
         s = self._scheduler
         while len(s._submitted) + len(s._waiting) + len(s._running) < len(requests):
             assert not any(t.done() for t in tasks)
             await asyncio.sleep(0.001)
-        self._open.set()
+        self.go_on()
         return await asyncio.gather(*tasks)
 
-    def close(self) -> None:
+    def pause_after(self, steps: int) -> None:
+        self._open.clear()
+        self._pause_at = len(self.rows) + steps
+
+    def go_on(self) -> None:
+        self._pause_at = sys.maxsize
         self._open.set()
+
+    def close(self) -> None:
+        self.go_on()
         self._restore()
 
 

@@ -167,9 +167,11 @@ async def test_a_thousand_requests(model_folder, cache_dir, options):
         assert (await chat(fresh, "after all")).choices[0].message.content == alone
 
 
-async def test_interrupts_among_many(engine):
+async def test_interrupts_among_many(engine, steps):
     """Interrupts end what runs and touch nothing that comes later."""
+    count = steps(engine)
     for round_ in range(20):
+        count.pause_after(round_)
         running = [
             asyncio.create_task(chat(engine, f"{round_} {i}", max_tokens=1500)) for i in range(6)
         ]
@@ -177,27 +179,36 @@ async def test_interrupts_among_many(engine):
             await asyncio.sleep(0)
         await engine.interrupt_generate()
         later = asyncio.create_task(chat(engine, "later", max_tokens=5))
+        count.go_on()
         ended = await asyncio.gather(*running)
         assert {a.choices[0].finish_reason for a in ended} == {"abort"}
         assert (await later).choices[0].finish_reason == "length"
     await assert_no_page_lost(engine)
 
 
-async def test_a_load_that_ends_what_runs(model_folder, cache_dir):
+async def test_a_load_that_ends_what_runs(model_folder, cache_dir, steps):
     """Unloading under load: everybody hears of it, and the threads end."""
     async with engine_on(model_folder, cache_dir) as engine:
+        count = steps(engine)
+        count.pause_after(20)
         tasks = [asyncio.create_task(chat(engine, f"{i}", max_tokens=1500)) for i in range(12)]
         while len(engine._core._generations) < 12:
             await asyncio.sleep(0)
-        await engine.reload(str(model_folder))
+        load = asyncio.create_task(engine.reload(str(model_folder)))
+        while list(engine._core._models):  # until the old model is given up
+            await asyncio.sleep(0)
+        count.go_on()
+        await load
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, BaseException):
                 assert isinstance(result, MLCEngineError)
             else:
                 assert result.choices[0].finish_reason == "abort"
         assert (await chat(engine, "after")).choices[0].finish_reason == "length"
-        busy = [t for t in threading.enumerate() if t.name.startswith("mlc_widget-tvm-load")]
-        assert not busy
+        for thread in threading.enumerate():
+            if thread.name.startswith("mlc_widget-tvm-load"):
+                await asyncio.to_thread(thread.join, DEADLINE)
+                assert not thread.is_alive()
 
 
 async def test_the_context_window_is_told_with_numbers(engine):

@@ -28,9 +28,9 @@ DEADLINE = 60.0
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled code, shared by all tests of a session."""
-    return tmp_path_factory.mktemp("compiled")
+def cache_dir(shared_folder: Path) -> Path:
+    """Compiled code, shared by all tests of a run."""
+    return shared_folder / "compiled"
 
 
 def source_of(folder: Path, **changes: Any) -> ModelSource:
