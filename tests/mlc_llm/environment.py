@@ -11,6 +11,8 @@ import venv
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock
+
 HERE: Final = Path(__file__).parent
 STANDIN: Final = HERE / "standin"
 ROOT: Final = HERE.parent.parent
@@ -44,20 +46,21 @@ def kernel_engine_arguments(cache: Path) -> dict[str, Any]:
 def make_worker_environment(cache: Path) -> Path:
     """The Python of an environment with what a worker on mlc_llm needs and nothing else.
 
-    It is made once for each set of requirements, from PyPI, and kept in `cache`. The package and
-    the stand-in are in it by their paths.
+    It is made once for each set of requirements, from PyPI, and kept in `cache`, by one of the
+    processes that ask for it. The package and the stand-in are in it by their paths.
     """
     wanted = (*WORKER_NEEDS, *STANDIN_NEEDS)
     key = hashlib.sha256(repr((wanted, sys.version, str(ROOT))).encode()).hexdigest()[:16]
     folder = cache / key
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     ready = folder / "ready"
-    if not ready.is_file():
-        venv.create(folder, with_pip=True, clear=True)
-        options = ["--quiet", "--disable-pip-version-check", "--no-input"]
-        subprocess.run([python, "-m", "pip", "install", *options, *wanted], check=True)
-        query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-        packages = subprocess.check_output([python, "-c", query], text=True).strip()
-        (Path(packages) / "mlc_widget_tests.pth").write_text(f"{ROOT}\n{STANDIN}\n")
-        ready.touch()
+    with FileLock(cache / f"{key}.lock"):
+        if not ready.is_file():
+            venv.create(folder, with_pip=False, clear=True)
+            pip = [sys.executable, "-m", "pip", "--python", str(python), "--no-input", "--quiet"]
+            subprocess.run([*pip, "install", "--disable-pip-version-check", *wanted], check=True)
+            query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+            packages = subprocess.check_output([python, "-c", query], text=True).strip()
+            (Path(packages) / "mlc_widget_tests.pth").write_text(f"{ROOT}\n{STANDIN}\n")
+            ready.touch()
     return python
