@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from queue import SimpleQueue
 from types import TracebackType
@@ -62,7 +63,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-class Face(Generic[CoreT]):
+class Face(ABC, Generic[CoreT]):
     """What is the same for both: what is underneath, and who hears of load progress."""
 
     def __init__(self, core: CoreT, home: HomeLoop) -> None:
@@ -81,12 +82,13 @@ class Face(Generic[CoreT]):
         """The callback set by `set_init_progress_callback`."""
         return self._callback
 
+    @abstractmethod
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
         """Set who hears of load progress."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _on_progress(self, report: InitProgressReport) -> None:
-        raise NotImplementedError
+        """Tell who wants to hear of it."""
 
 
 class AsyncEngine(Face[CoreT]):
