@@ -10,12 +10,29 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, in_registers, pad, splat
 
 
+@T.inline
+def inverse_rms(X, m, start, H, eps, isa, inv):
+    """``inv[0]`` = rsqrt(mean(x²) + eps) of row m's H features from `start` on.
+
+    Order of the sum of squares: lane l sums x[l], x[16 + l], … ascending; then the lanes 0 … 15
+    ascending. What pads the features is zero.
+    """
+    squares = in_registers((16,))
+    squares.vstore([0], splat(0.0))
+    for k in T.serial(-(-H // 16)):
+        v: T.let = X.vload([m, start + k * 16], F32)
+        squares.vstore([0], isa.mul_add(v, v, squares.vload([0], F32)))
+    inv[0] = T.float32(0)
+    for k in T.unroll(16):
+        inv[0] = inv[0] + squares[k]
+    inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(H) + T.float32(eps))
+
+
 def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
     """RMSNorm of all rows, or with `rows` of those that `ids` names, in its order.
 
     Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
-    y (m, HP) float32. Order of the sum of squares: lane l sums x[l], x[16 + l], … ascending; then
-    the lanes 0 … 15 ascending. Padding of w and x is zero, and so is that of y.
+    y (m, HP) float32. Padding of w and x is zero, and so is that of y.
     """
     HP = pad(H)
 
@@ -24,16 +41,8 @@ def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
         with T.sblock("row"):
             T.reads()
             T.writes()
-            squares = in_registers((16,))
             inv = in_registers((1,))
-            squares.vstore([0], splat(0.0))
-            for k in T.serial(HP // 16):
-                v: T.let = X.vload([source, k * 16], F32)
-                squares.vstore([0], isa.mul_add(v, v, squares.vload([0], F32)))
-            inv[0] = T.float32(0)
-            for k in T.unroll(16):
-                inv[0] = inv[0] + squares[k]
-            inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(H) + T.float32(eps))
+            inverse_rms(X, source, 0, H, eps, isa, inv)
             for k in T.serial(HP // 16):
                 scaled: T.let = X.vload([source, k * 16], F32) * splat(inv[0])
                 Y.vstore([m, k * 16], scaled * W.vload([k * 16], F32))
@@ -71,7 +80,7 @@ def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
     """RMSNorm of every head of queries and of keys, in place.
 
     Shapes: x (n, pad((HQ + 2 HKV) D)) float32, queries before keys before values; wq, wk (pad(D),)
-    float32. The sum of squares has the order of `make_rms_norm`. D is a multiple of 16.
+    float32. D is a multiple of 16.
     """
 
     @T.inline
@@ -79,16 +88,8 @@ def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
         with T.sblock("head"):
             T.reads()
             T.writes()
-            squares = in_registers((16,))
             inv = in_registers((1,))
-            squares.vstore([0], splat(0.0))
-            for k in T.unroll(D // 16):
-                v: T.let = X.vload([m, start + k * 16], F32)
-                squares.vstore([0], isa.mul_add(v, v, squares.vload([0], F32)))
-            inv[0] = T.float32(0)
-            for k in T.unroll(16):
-                inv[0] = inv[0] + squares[k]
-            inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(D) + T.float32(eps))
+            inverse_rms(X, m, start, D, eps, isa, inv)
             for k in T.unroll(D // 16):
                 scaled: T.let = X.vload([m, start + k * 16], F32) * splat(inv[0])
                 X.vstore([m, start + k * 16], scaled * W.vload([k * 16], F32))

@@ -30,6 +30,7 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import (
     pad,
     splat,
 )
+from mlc_widget.engine.runtimes.tvm.kernels.norm import inverse_rms
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 _EVEN_ODD = [8 * word + 2 * i + odd for word in range(4) for odd in range(2) for i in range(4)]
@@ -141,7 +142,7 @@ def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
 
 
 def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
-    """RMSNorm of `norm.make_rms_norm`, with its order of the sum of squares, quantised.
+    """RMSNorm of `norm.make_rms_norm`, quantised.
 
     Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
     q as above for K = HP and m rows.
@@ -153,16 +154,8 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
         with T.sblock("row"):
             T.reads()
             T.writes()
-            squares = in_registers((16,))
             inv = in_registers((1,))
-            squares.vstore([0], splat(0.0))
-            for k in T.serial(HP // 16):
-                v: T.let = X.vload([source, k * 16], F32)
-                squares.vstore([0], isa.mul_add(v, v, squares.vload([0], F32)))
-            inv[0] = T.float32(0)
-            for k in T.unroll(16):
-                inv[0] = inv[0] + squares[k]
-            inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(H) + T.float32(eps))
+            inverse_rms(X, source, 0, H, eps, isa, inv)
             for g in T.serial(HP // 32):
                 left: T.let = X.vload([source, g * 32], F32) * splat(inv[0])
                 right: T.let = X.vload([source, g * 32 + 16], F32) * splat(inv[0])
