@@ -287,7 +287,7 @@ async def test_terminate_ends_a_worker_that_hangs(kernel_engine: Make, stuck_wor
     assert not probe.done()
     started = time.monotonic()
     await engine.terminate()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert not psutil.pid_exists(pid)
     for task in (request, probe):
         with pytest.raises(EngineTerminatedError):
