@@ -148,13 +148,15 @@ def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
     from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import attention_rows
     from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
     from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 
     architecture = architecture_of("llama", LLAMA_1B)
     target = local_target()
     install(target.arch, default_root() / "cuda")
-    program = make_program(architecture, quantization_of(quantization), target, "float16")
+    weights = quantization_of(quantization)
+    program = make_program(architecture, weights, target, "float16")
     compiled = compile_module(trace(program), program.target)
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(1 << 22).astype(np.float32)
@@ -172,8 +174,8 @@ def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     nbytes = sum(a.nbytes for a in arrays)
     executor = CudaExecutor(
         compiled, architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
-        context=tokens, vocab=LLAMA_1B["vocab_size"], max_rows=MAX_ROWS, attention_rows=1,
-        kv_dtype="float16",
+        context=tokens, vocab=LLAMA_1B["vocab_size"], max_rows=MAX_ROWS,
+        attention_rows=attention_rows(weights, "float16", architecture.shape), kv_dtype="float16",
     )  # fmt: skip
     executor.prepare()
     return executor, nbytes

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import RuntimeUnavailableError
+from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
-from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
+from mlc_widget.engine.runtimes.tvm.quantization import quantization_of, zero_code
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 
 from .conftest import GOLDEN, Reports, collect, executor_for, greedy, run_chunks, source_of
@@ -97,7 +98,7 @@ def test_every_architecture_is_traced(name, quantization):
     module = trace(program)
     names = {v.name_hint for v in module.get_global_vars()}
     assert "forward" in names
-    assert any(n.startswith("matmul") for n in names)
+    assert any("matmul" in n for n in names)
 
 
 def test_a_damaged_file_of_the_compile_cache_is_made_again(tmp_path):
@@ -107,6 +108,68 @@ def test_a_damaged_file_of_the_compile_cache_is_made_again(tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert _cached(file, lambda: b"third") == b"third"
     assert _cached(file, lambda: b"fourth") == b"third"
+
+
+def operand(words, scales, bits):
+    """A tile and step, (16, 64), as `intrinsics.mma` and the decoders understand it."""
+    a = np.zeros((16, 64), np.float32)
+    for lane in range(32):
+        g, j = divmod(lane, 4)
+        for h in range(2):
+            for q in range(2):
+                for place in range(8):  # of the 8 values of a lane's 4 words
+                    word, second = divmod(place, 2)
+                    row, k = g + word % 2 * 8, 32 * h + 8 * j + 4 * q + word // 2 * 2 + second
+                    if bits == 16:
+                        a[row, k] = words[2 * h + q, lane, place]
+                        continue
+                    if bits == 4:
+                        code = int(words[0, lane, 2 * h + q]) >> 4 * (word + 4 * second) & 15
+                    else:
+                        pair = int(words[h, lane, 2 * q + word % 2])
+                        code = pair >> 8 * (word // 2 * 2 + second) & 255
+                    a[row, k] = (code - zero_code(bits)) * float(scales[g, 2 * h + word % 2])
+    return a
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_lie_as_tensor_cores_take_them(bits, transposed):
+    if bits == 16 and transposed:
+        pytest.skip("float weights are never transposed")
+    inputs, outputs, steps = 96, (40, 24), 2
+    rng = np.random.default_rng(bits)
+    places = np.r_[0:40, 64:88]  # of the outputs, each part padded to 32
+    wanted = np.zeros((96, 64 * steps), np.float32)
+
+    def pack(layout, source):
+        assert source.shape == (layout.source_shape[::-1] if transposed else layout.source_shape)
+        out = np.zeros(layout.shape, layout.dtype)
+        layout.pack(source.T if transposed else source, out)
+        return out
+
+    if bits == 16:
+        source = rng.standard_normal((64, inputs)).astype(np.float16)
+        wanted[places, :inputs] = source
+        words = pack(fragments.Floats(inputs, outputs), source)
+        scales = np.zeros((6, steps, 8, 4))
+    else:
+        codes = rng.integers(0, 1 << bits, (64, inputs), dtype=np.uint32)
+        scale = rng.standard_normal((64, inputs // 32)).astype(np.float16)
+        wanted[places, :inputs] = (codes.astype(np.float32) - zero_code(bits)) * np.repeat(
+            scale, 32, axis=1
+        )
+        each = 32 // bits
+        shifts = np.arange(each, dtype=np.uint32) * np.uint32(bits)
+        packed = (codes.reshape(64, -1, each) << shifts).sum(axis=2, dtype=np.uint32)
+        kind = fragments.Codes4 if bits == 4 else fragments.Codes8
+        words = pack(kind(inputs, outputs, transposed=transposed), packed)
+        scales = pack(fragments.Scales(inputs, outputs, transposed=transposed), scale)
+    for tile in range(6):
+        for step in range(steps):
+            got = operand(words[tile, step], scales[tile, step], bits)
+            rows, columns = slice(16 * tile, 16 * tile + 16), slice(64 * step, 64 * step + 64)
+            np.testing.assert_array_equal(got, wanted[rows, columns])
 
 
 def test_the_option_is_known():

@@ -67,9 +67,9 @@ def make_program(
     """Lay out a model."""
     builder: Builder
     if isinstance(target, CudaTarget):
-        from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
+        from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import builder_for
 
-        builder = CudaBuilder(quantization, kv_dtype=kv_dtype)
+        builder = builder_for(quantization, kv_dtype)
     else:
         int8 = bool(target.isa.dot) and quantization.bits == 4
         builder = Builder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.base import ModelSource
-from mlc_widget.engine.runtimes.tvm.architectures import Architecture, ModelShape, architecture_of
+from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
 from mlc_widget.engine.runtimes.tvm.cache import default_root
 from mlc_widget.engine.runtimes.tvm.compiled import code_key
 from mlc_widget.engine.runtimes.tvm.executor import Executor
@@ -109,7 +109,7 @@ class Drawing:
         return Plan(
             architecture.shape,
             program.parameters,
-            _attention_rows(target, architecture.shape),
+            _attention_rows(program, quantization),
             program.max_rows,
             program.widest,
             code_key(program, quantization, architecture),
@@ -162,13 +162,16 @@ def _executor_class(target: Target) -> type[Executor]:
     return CudaExecutor if isinstance(target, CudaTarget) else Executor
 
 
-def _attention_rows(target: Target, shape: ModelShape) -> int:
-    """Rows of an attention tile at most; a GPU's are single."""
+def _attention_rows(program: Program, quantization: Quantization) -> int:
+    """Rows of an attention tile at most."""
     from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
-    if isinstance(target, CpuTarget):
-        return target.isa.attention_rows(shape.query_heads // shape.kv_heads)
-    return 1
+    shape = program.shape
+    if isinstance(program.target, CpuTarget):
+        return program.target.isa.attention_rows(shape.query_heads // shape.kv_heads)
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import attention_rows
+
+    return attention_rows(quantization, program.kv_dtype, shape)
 
 
 def model_config(source: ModelSource) -> Mapping[str, Any]:

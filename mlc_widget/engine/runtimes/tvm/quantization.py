@@ -1,8 +1,8 @@
 """The quantizations that the kernels run, by MLC's names.
 
 To add one: add its line to `QUANTIZATIONS`. A new width of codes also needs kernels
-(`kernels.matmul.make_matmul_codes`, `kernels.embedding.make_embedding_codes`, and the GPU's in
-`cuda.kernels`); a new arrangement in the model folder needs a `layouts.Layout`. Then give
+(`kernels.matmul.make_matmul_codes`, `kernels.embedding.make_embedding_codes`, and the GPU's of
+these names and in `cuda.fragments`); a new arrangement in the model folder needs a `layouts.Layout`. Then give
 `tools/mlc_format.py` the way to write it, and make its golden logits with `tools/golden.py`.
 """
 

@@ -1,5 +1,8 @@
 # mypy: disable-error-code="misc"
-"""The layers of `tvm.layers` on the kernels of this package."""
+"""The layers of `tvm.layers` on float32 kernels of a GPU, and which layers a model gets.
+
+Activations are float32 everywhere here; `tensor_layers` has those for tensor cores.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,13 @@ from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.engine.runtimes.tvm import layers
 from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
-from mlc_widget.engine.runtimes.tvm.cuda import kernels, matmul
+from mlc_widget.engine.runtimes.tvm.cuda.attention import make_attention, make_rope_append
+from mlc_widget.engine.runtimes.tvm.cuda.embedding import (
+    make_embedding_codes,
+    make_embedding_floats,
+)
+from mlc_widget.engine.runtimes.tvm.cuda.matmul import make_matmul_codes, make_matmul_floats
+from mlc_widget.engine.runtimes.tvm.cuda.rows import make_head_norm, make_rms_norm, make_silu_mul
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
 from mlc_widget.engine.runtimes.tvm.layers import Rows
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
@@ -38,13 +47,13 @@ class CudaBuilder(layers.Builder):
     def silu_mul(self, x: Tensor) -> Tensor:
         """(M, 2 I) → (M, I): SiLU of the first half times the second."""
         features = int(x.shape[1]) // 2
-        kernel = self.kernel(kernels.make_silu_mul, features)
+        kernel = self.kernel(make_silu_mul, features)
         return self._call(kernel, [x], (x.shape[0], features))
 
     def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, shape: ModelShape) -> Tensor:
         """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
         heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
-        kernel = self.kernel(kernels.make_head_norm, *heads, q_norm.eps)
+        kernel = self.kernel(make_head_norm, *heads, q_norm.eps)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
@@ -53,7 +62,7 @@ class CudaBuilder(layers.Builder):
         """Rotate, append to the pages, attend; as `layers.paged_attention`."""
         hq, hkv, d = shape.query_heads, shape.kv_heads, shape.head_dim
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
-        append = self.kernel(kernels.make_rope_append, hq, hkv, d, self.kv_dtype)
+        append = self.kernel(make_rope_append, hq, hkv, d, self.kv_dtype)
         q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
             append,
             append.attrs["global_symbol"],
@@ -68,7 +77,7 @@ class CudaBuilder(layers.Builder):
             ],
         )  # fmt: skip
         window = shape.sliding_window or None
-        attend = self.kernel(kernels.make_attention, hq, hkv, d, self.kv_dtype, window)
+        attend = self.kernel(make_attention, hq, hkv, d, self.kv_dtype, window)
         args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
         return self._call(attend, args, (n, pad(hq * d)))
 
@@ -85,9 +94,9 @@ class CudaLinear(layers.Linear):
         q, build = self.quantization, self.build
         added = {"residual": residual is not None, "bias": self.bias is not None}
         if q.coded:
-            make, bits = matmul.make_matmul_codes, (q.bits,)
+            make, bits = make_matmul_codes, (q.bits,)
         else:
-            make, bits = matmul.make_matmul_floats, ()  # type: ignore[assignment]
+            make, bits = make_matmul_floats, ()  # type: ignore[assignment]
         kernel = build.kernel(make, self.k, self.n, *bits, q.dtype, **added)
         # The kernel does not look at x in the place of what there is not.
         bias = x if self.bias is None else self.bias
@@ -105,23 +114,26 @@ class CudaEmbedding(CudaLinear):
         """(n,) int32 → (n, pad(hidden))."""
         q, build = self.quantization, self.build
         if q.coded:
-            kernel = build.kernel(kernels.make_embedding_codes, self.k, self.n, q.bits, q.dtype)
+            kernel = build.kernel(make_embedding_codes, self.k, self.n, q.bits, q.dtype)
             args = [ids, self.q_weight, self.q_scale]
         else:
-            kernel = build.kernel(kernels.make_embedding_floats, self.k, self.n, q.dtype)
+            kernel = build.kernel(make_embedding_floats, self.k, self.n, q.dtype)
             args = [ids, self.weight]
         out = Tensor.placeholder((ids.shape[0], self.k), "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
 
 
 class CudaRMSNorm(layers.RMSNorm):
-    """RMSNorm of all rows, or of some."""
+    """RMSNorm of all rows, or of some, to a dtype."""
+
+    dtype = "float32"
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`."""
-        make = kernels.make_rms_norm
-        kernel = self.build.kernel(make, self.hidden_size, self.eps, rows=rows is not None)
+        kernel = self.build.kernel(
+            make_rms_norm, self.hidden_size, self.eps, rows=rows is not None, dtype=self.dtype
+        )
         args = [x, *([] if rows is None else [rows]), self.weight]
         count = (x if rows is None else rows).shape[0]
-        out = Tensor.placeholder((count, pad(self.hidden_size)), "float32")
+        out = Tensor.placeholder((count, pad(self.hidden_size)), self.dtype)
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)

@@ -18,8 +18,11 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.cuda.kernels import THREADS, WARP, WARPS, f32, shuffle_xor
+from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, f32, shuffle_xor
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
+
+THREADS = 256
+WARPS = THREADS // WARP
 
 
 def _code(word: Any, k: int, bits: int) -> Any:

@@ -1,0 +1,158 @@
+"""What the kernels take from CUDA beyond TIR: shuffles, wide loads, tensor cores.
+
+Functions that a kernel calls get the elements that they write as references: TVM shrinks arrays to
+the elements that it sees, and sees none behind a pointer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+WARP = 32
+
+
+def shuffle_xor(value: Any, mask: Any) -> Any:
+    """The value of the lane whose number differs by `mask`."""
+    return T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), value, mask, WARP, WARP)
+
+
+def shuffle(value: Any, lane: Any) -> Any:
+    """The value of a lane."""
+    return T.tvm_warp_shuffle(T.uint32(0xFFFFFFFF), value, lane, WARP, WARP)
+
+
+def f32(value: Any) -> Any:
+    """As float32."""
+    return T.Cast("float32", value)
+
+
+def silu(value: Any) -> Any:
+    """SiLU: x / (1 + e^-x)."""
+    return value / (T.float32(1) + T.exp(T.float32(0) - value))
+
+
+def saturated(value: Any) -> Any:
+    """As float16, at most its largest number."""
+    return T.Cast("float16", T.min(T.max(value, T.float32(-65504)), T.float32(65504)))
+
+
+_WORDS16 = "unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* p"
+_LOAD16 = f"""
+__device__ __forceinline__ void load16({_WORDS16}) {{
+  uint4 v = __ldg((const uint4*)p); a = v.x; b = v.y; c = v.z; d = v.w;
+}}
+"""
+_STREAM16 = f"""
+__device__ __forceinline__ void stream16({_WORDS16}) {{
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {{%0, %1, %2, %3}}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "l"(p));
+}}
+"""
+_LOAD8 = """
+__device__ __forceinline__ void load8(unsigned& a, unsigned& b, const void* p) {
+  uint2 v = __ldg((const uint2*)p); a = v.x; b = v.y;
+}
+"""
+_MMA = """
+__device__ __forceinline__ void mma_16_8_16(
+    float& c0, float& c1, float& c2, float& c3, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+    unsigned b0, unsigned b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c0), "+f"(c1), "+f"(c2), "+f"(c3)
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+"""
+_PACK2 = """
+__device__ __forceinline__ unsigned pack2(float low, float high) {
+  __half2 both = __floats2half2_rn(low, high);
+  return *(unsigned*)&both;
+}
+"""
+# 0x6400 | c is 1024 + c in float16, and 0x6400 | c << 4 is 1024 + 16 c.
+_DECODE4 = """
+__device__ __forceinline__ void decode4(unsigned& a0, unsigned& a1, unsigned& a2, unsigned& a3,
+                                        unsigned word, unsigned scales) {
+  unsigned s0 = __byte_perm(scales, 0, 0x1010), s1 = __byte_perm(scales, 0, 0x3232);
+  unsigned h0 = (word & 0x000f000f) | 0x64006400, h1 = (word & 0x00f000f0) | 0x64006400;
+  word >>= 8;
+  unsigned h2 = (word & 0x000f000f) | 0x64006400, h3 = (word & 0x00f000f0) | 0x64006400;
+  const __half2 low = __floats2half2_rn(-1031.f, -1031.f);
+  const __half2 high = __floats2half2_rn(-71.f, -71.f), part = __floats2half2_rn(.0625f, .0625f);
+  __half2 r0 = __hmul2(__hadd2(*(__half2*)&h0, low), *(__half2*)&s0);
+  __half2 r1 = __hmul2(__hfma2(*(__half2*)&h1, part, high), *(__half2*)&s1);
+  __half2 r2 = __hmul2(__hadd2(*(__half2*)&h2, low), *(__half2*)&s0);
+  __half2 r3 = __hmul2(__hfma2(*(__half2*)&h3, part, high), *(__half2*)&s1);
+  a0 = *(unsigned*)&r0; a1 = *(unsigned*)&r1; a2 = *(unsigned*)&r2; a3 = *(unsigned*)&r3;
+}
+"""
+_DECODE8 = """
+__device__ __forceinline__ void decode8(unsigned& a0, unsigned& a1, unsigned& a2, unsigned& a3,
+                                        unsigned upper, unsigned lower, unsigned scales) {
+  unsigned s0 = __byte_perm(scales, 0, 0x1010), s1 = __byte_perm(scales, 0, 0x3232);
+  unsigned h0 = __byte_perm(upper, 0x64646464, 0x4140), h1 = __byte_perm(lower, 0x64646464, 0x4140);
+  unsigned h2 = __byte_perm(upper, 0x64646464, 0x4342), h3 = __byte_perm(lower, 0x64646464, 0x4342);
+  const __half2 zero = __floats2half2_rn(-1151.f, -1151.f);
+  __half2 r0 = __hmul2(__hadd2(*(__half2*)&h0, zero), *(__half2*)&s0);
+  __half2 r1 = __hmul2(__hadd2(*(__half2*)&h1, zero), *(__half2*)&s1);
+  __half2 r2 = __hmul2(__hadd2(*(__half2*)&h2, zero), *(__half2*)&s0);
+  __half2 r3 = __hmul2(__hadd2(*(__half2*)&h3, zero), *(__half2*)&s1);
+  a0 = *(unsigned*)&r0; a1 = *(unsigned*)&r1; a2 = *(unsigned*)&r2; a3 = *(unsigned*)&r3;
+}
+"""
+
+
+def _call(name: str, source: str, *args: Any) -> Any:
+    return T.cuda.func_call(name, *args, source_code=source)
+
+
+def _four(buffer: Any, at: Any) -> tuple[Any, ...]:
+    return buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]
+
+
+def load16(to: Any, at: Any, address: Any) -> Any:
+    """16 bytes that no kernel writes meanwhile, to 4 words from ``to[at]`` on."""
+    return _call("load16", _LOAD16, *_four(to, at), address)
+
+
+def stream16(to: Any, at: Any, address: Any) -> Any:
+    """As `load16`, of what is read once: it does not stay in the first cache."""
+    return _call("stream16", _STREAM16, *_four(to, at), address)
+
+
+def load8(to: Any, at: Any, address: Any) -> Any:
+    """8 bytes that no kernel writes meanwhile, to 2 words from ``to[at]`` on."""
+    return _call("load8", _LOAD8, to[at], to[at + 1], address)
+
+
+def mma(c: Any, i: Any, a: Any, j: Any, b: Any, k: Any) -> Any:
+    """C (16, 8) += A (16, 16) · B (16, 8) on tensor cores, float32 += float16 · float16.
+
+    The lanes of a warp hold parts; with g = lane // 4 and j = lane % 4:
+
+    - C: 4 floats of rows g, g, g + 8, g + 8 and columns 2j, 2j + 1, 2j, 2j + 1.
+    - A: 4 words of 2 values, in rows g, g + 8, g, g + 8 and columns 2j, 2j + 1 (words 0 and 1) and
+      2j + 8, 2j + 9 (words 2 and 3).
+    - B: 2 words, in column g and rows 2j, 2j + 1 and 2j + 8, 2j + 9.
+
+    Which inputs are A's columns and B's rows does not matter as long as both agree, so the kernels
+    give lane j four successive ones: 4j … 4j + 3 (or, of 32, 8j … 8j + 7 to two calls).
+    """
+    return _call("mma_16_8_16", _MMA, *_four(c, i), *_four(a, j), b[k], b[k + 1])
+
+
+def pack2(low: Any, high: Any) -> Any:
+    """Two float32 as float16 in a word."""
+    return T.cuda.func_call("pack2", low, high, source_code=_PACK2, return_type="uint32")
+
+
+def decode4(to: Any, word: Any, scales: Any) -> Any:
+    """A's 4 words of `fragments.Codes4` to ``to[0:4]``: (code - 7) · scale in float16."""
+    return _call("decode4", _DECODE4, *_four(to, 0), word, scales)
+
+
+def decode8(to: Any, upper: Any, lower: Any, scales: Any) -> Any:
+    """A's 4 words of `fragments.Codes8` to ``to[0:4]``: (code - 127) · scale in float16."""
+    return _call("decode8", _DECODE8, *_four(to, 0), upper, lower, scales)

@@ -1,0 +1,349 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
+"""Paged attention on tensor cores, on pages of float16 keys and values.
+
+A page holds 16 tokens of each head, arranged as tensor cores take them (B of `intrinsics.mma`;
+lane 4 g + j), so that the CPU's shape (heads, D, 16) or (heads, 16, D) says its size alone:
+
+    keys      (D / 16, 32 lanes, 2, 4): of 16 dimensions, 4 j … 4 j + 3 of tokens g and g + 8
+    values    (D / 16, 32 lanes, 2, 2, 2): of 8 and 8 dimensions, the g-th of tokens 2 j, 2 j + 1,
+              2 j + 8 and 2 j + 9
+
+Queries come rotated and scaled by log2(e) / sqrt(D), rounded to float16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
+    WARP,
+    load8,
+    load16,
+    mma,
+    pack2,
+    shuffle_xor,
+)
+from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+
+THREADS = 256
+SLOTS = 16
+"""Pairs of a row and a query head that a block attends for, the rows of A."""
+
+
+def heads_of(group: int) -> int:
+    """Query heads of one key head that share a block, of `group`."""
+    return min(group, SLOTS)
+
+
+def rows_of(group: int) -> int:
+    """Rows that share a block: a full tile."""
+    return SLOTS // heads_of(group)
+
+
+def warps_of(D: int) -> int:
+    """Warps of a block: as many as what half of them hand on fits in its memory."""
+    return 16 if D <= 64 else 8 if D <= 128 else 4
+
+
+def make_tensor_rope_append(HQ: int, HKV: int, D: int) -> Any:
+    """As `attention.make_rope_append`, to pages and queries for `make_tensor_attention`."""
+    HALF = D // 2
+    PAIRS = (HQ + HKV) * HALF
+    TOTAL = PAIRS + HKV * D
+    scale = D**-0.5 * LOG2E
+
+    def key_at(token: Any, d: Any) -> Any:
+        lane = token % 8 * 4 + d % 16 // 4
+        return (d // 16 * WARP + lane) * 8 + token // 8 * 4 + d % 4
+
+    def value_at(token: Any, d: Any) -> Any:
+        lane = d % 8 * 4 + token % 8 // 2
+        return (d // 16 * WARP + lane) * 8 + d % 16 // 8 * 4 + token // 8 * 2 + token % 2
+
+    @T.prim_func(s_tir=True)
+    def rope_append(
+        qkv: T.handle,
+        cos: T.handle,
+        sin: T.handle,
+        position: T.handle,
+        slot: T.handle,
+        k_pages: T.handle,
+        v_pages: T.handle,
+        layer: T.int64,
+        q: T.handle,
+    ):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        C = T.int64()
+        LAYERS = T.int64()
+        PAGES = T.int64()
+        QKV = T.match_buffer(qkv, (n, pad((HQ + 2 * HKV) * D)), "float32")
+        COS = T.match_buffer(cos, (C, HALF), "float32")
+        SIN = T.match_buffer(sin, (C, HALF), "float32")
+        POS = T.match_buffer(position, (n,), "int32")
+        SLOT = T.match_buffer(slot, (n,), "int32")
+        KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), "float16")
+        VP = T.match_buffer(v_pages, (PAGES, LAYERS, HKV, PAGE, D), "float16")
+        Q = T.match_buffer(q, (n, HQ * D), "float16")
+        for i in T.thread_binding(n, thread="blockIdx.y"):
+            for bx in T.thread_binding(-(-TOTAL // THREADS), thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock("pair"):
+                        T.reads()
+                        T.writes()
+                        at: T.let = bx * THREADS + tx
+                        page: T.let = SLOT[i] // PAGE
+                        token: T.let = SLOT[i] % PAGE
+                        if at < PAIRS:
+                            h: T.let = at // HALF
+                            d: T.let = at % HALF
+                            a: T.let = QKV[i, h * D + d]
+                            b: T.let = QKV[i, h * D + HALF + d]
+                            c: T.let = COS[POS[i], d]
+                            s: T.let = SIN[POS[i], d]
+                            if h < HQ:
+                                Q[i, h * D + d] = T.Cast(
+                                    "float16", (a * c - b * s) * T.float32(scale)
+                                )
+                                Q[i, h * D + HALF + d] = T.Cast(
+                                    "float16", (b * c + a * s) * T.float32(scale)
+                                )
+                            else:
+                                low: T.let = key_at(token, d)
+                                high: T.let = key_at(token, HALF + d)
+                                KP[page, layer, h - HQ, low // PAGE, low % PAGE] = T.Cast(
+                                    "float16", a * c - b * s
+                                )
+                                KP[page, layer, h - HQ, high // PAGE, high % PAGE] = T.Cast(
+                                    "float16", b * c + a * s
+                                )
+                        elif at < TOTAL:
+                            v: T.let = at - PAIRS
+                            to: T.let = value_at(token, v % D)
+                            VP[page, layer, v // D, to // D, to % D] = T.Cast(
+                                "float16", QKV[i, (HQ + HKV) * D + v]
+                            )
+
+    return rope_append.with_attr("global_symbol", f"tensor_rope_append_{HQ}_{HKV}_{D}")
+
+
+def make_tensor_attention(HQ: int, HKV: int, D: int, window: int | None) -> Any:
+    """Attention of rows over pages; a block for a tile and a key head (or 16 of its query heads).
+
+    A tile's rows and heads are 16 slots s = row · heads + head. Warp w takes pages w, w + WARPS, …
+    ascending and keeps of each slot the running maximum m, the sum l of 2 ^ (score - m) and the
+    output o for them:
+
+        score   over dimensions by 16 ascending, one mma after the other, from 0
+        l       of 2 ^ (score - m) lane by lane, 4 tokens of a page each; at the end a tree over the
+                four lanes of a slot
+        o       + weights (rounded to float16) · values, a page's 16 tokens in one mma
+
+    A page that has none of a slot's tokens changes nothing of it, so slots do not depend on each
+    other. At the end the upper half of the warps hands m, l and o on to the lower half, and so on.
+
+    Shapes as the CPU's `make_attention`: q (n, HQ D) float16, y (n, pad(HQ D)) float16, tile
+    (tiles, 3) of first row, count ≤ `rows_of` and sequence.
+    """
+    G = HQ // HKV
+    HEADS = heads_of(G)
+    PARTS = -(-G // HEADS)
+    WARPS = warps_of(D)
+    LEVELS = WARPS.bit_length() - 1
+    CHUNKS = D // 16
+    OUT = D // 2  # values of the output that a lane holds
+    PADDING = pad(HQ * D) - HQ * D
+
+    def visible(key: Any, pos: Any) -> Any:
+        if window is None:
+            return key <= pos
+        return T.And(key <= pos, key > pos - window)
+
+    @T.inline
+    def queries(Q, q, both, kt, half, row, head, j, valid):
+        """A's words of 16 dimensions of a slot."""
+        both[0] = T.uint32(0)
+        both[1] = T.uint32(0)
+        if valid:
+            T.evaluate(load8(both, 0, T.address_of(Q[row, head * D + kt * 16 + j * 4])))
+        q[kt * 4 + half] = both[0]
+        q[kt * 4 + half + 2] = both[1]
+
+    @T.inline
+    def soften(s, o, top, most, total, half, key, pos):
+        """Scores of a page to weights of a slot, and what is there so far to the new maximum."""
+        most[0] = top[half]
+        for i in T.unroll(4):
+            if visible(key + i // 2 * 8 + i % 2, pos):
+                most[0] = T.max(most[0], s[i // 2 * 4 + half * 2 + i % 2])
+        most[0] = T.max(most[0], shuffle_xor(most[0], 1))
+        most[0] = T.max(most[0], shuffle_xor(most[0], 2))
+        shrink: T.let = T.exp2(top[half] - most[0])
+        top[half] = most[0]
+        for i in T.unroll(4):
+            if visible(key + i // 2 * 8 + i % 2, pos):
+                s[i // 2 * 4 + half * 2 + i % 2] = T.exp2(
+                    s[i // 2 * 4 + half * 2 + i % 2] - most[0]
+                )
+            else:
+                s[i // 2 * 4 + half * 2 + i % 2] = T.float32(0)
+        total[half] = total[half] * shrink + (
+            (s[half * 2] + s[half * 2 + 1]) + (s[4 + half * 2] + s[4 + half * 2 + 1])
+        )
+        for d in T.unroll(OUT // 2):
+            o[d // 2 * 4 + half * 2 + d % 2] = o[d // 2 * 4 + half * 2 + d % 2] * shrink
+
+    @T.inline
+    def page_of(KP, VP, q, k, v, s, a, o, top, most, total, layer, h, page, lane, key, pos):
+        for c in T.unroll(CHUNKS):
+            at: T.let = (c * WARP + lane) * 8
+            T.evaluate(load16(k, c * 4, T.address_of(KP[page, layer, h, at // PAGE, at % PAGE])))
+        for c in T.unroll(CHUNKS):
+            at: T.let = (c * WARP + lane) * 8
+            T.evaluate(load16(v, c * 4, T.address_of(VP[page, layer, h, at // D, at % D])))
+        for i in T.unroll(8):
+            s[i] = T.float32(0)
+        for c in T.unroll(CHUNKS):
+            T.evaluate(mma(s, 0, q, c * 4, k, c * 4))
+            T.evaluate(mma(s, 4, q, c * 4, k, c * 4 + 2))
+        soften(s, o, top, most, total, 0, key, pos[0])
+        soften(s, o, top, most, total, 1, key, pos[1])
+        for i in T.unroll(4):
+            a[i] = pack2(s[i * 2], s[i * 2 + 1])
+        for c in T.unroll(CHUNKS):
+            T.evaluate(mma(o, c * 8, a, 0, v, c * 4))
+            T.evaluate(mma(o, c * 8 + 4, a, 0, v, c * 4 + 2))
+
+    @T.inline
+    def hand_on(handed, o, top, most, total, warp, lane, half):
+        """Warps half … 2 half - 1 give what they have to warps 0 … half - 1."""
+        T.evaluate(T.tvm_storage_sync("shared"))
+        if warp >= half and warp < half * 2:
+            for d in T.unroll(OUT):
+                handed[warp - half, d, lane] = o[d]
+            for i in T.unroll(2):
+                handed[warp - half, OUT + i, lane] = top[i]
+                handed[warp - half, OUT + 2 + i, lane] = total[i]
+        T.evaluate(T.tvm_storage_sync("shared"))
+        if warp < half:
+            for i in T.unroll(2):
+                most[0] = T.max(top[i], handed[warp, OUT + i, lane])
+                mine: T.let = T.exp2(top[i] - most[0])
+                other: T.let = T.exp2(handed[warp, OUT + i, lane] - most[0])
+                top[i] = most[0]
+                total[i] = total[i] * mine + handed[warp, OUT + 2 + i, lane] * other
+                for d in T.unroll(OUT // 2):
+                    o[d // 2 * 4 + i * 2 + d % 2] = (
+                        o[d // 2 * 4 + i * 2 + d % 2] * mine
+                        + handed[warp, d // 2 * 4 + i * 2 + d % 2, lane] * other
+                    )
+
+    @T.prim_func(s_tir=True)
+    def attention(
+        q: T.handle,
+        k_pages: T.handle,
+        v_pages: T.handle,
+        position: T.handle,
+        page_table: T.handle,
+        tile: T.handle,
+        layer: T.int64,
+        y: T.handle,
+    ):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        LAYERS = T.int64()
+        PAGES = T.int64()
+        SEQUENCES = T.int64()
+        max_pages = T.int64()
+        tiles = T.int64()
+        Q = T.match_buffer(q, (n, HQ * D), "float16")
+        KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), "float16")
+        VP = T.match_buffer(v_pages, (PAGES, LAYERS, HKV, PAGE, D), "float16")
+        POS = T.match_buffer(position, (n,), "int32")
+        PT = T.match_buffer(page_table, (SEQUENCES, max_pages), "int32")
+        TILE = T.match_buffer(tile, (tiles, 3), "int32")
+        Y = T.match_buffer(y, (n, pad(HQ * D)), "float16")
+        for bt in T.thread_binding(tiles, thread="blockIdx.x"):
+            for by in T.thread_binding(HKV * PARTS, thread="blockIdx.y"):
+                for tx in T.thread_binding(WARPS * WARP, thread="threadIdx.x"):
+                    with T.sblock("attention"):
+                        T.reads()
+                        T.writes()
+                        words = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
+                        keys = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
+                        values = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
+                        both = T.sblock_alloc_buffer((2,), "uint32", scope="local")
+                        a = T.sblock_alloc_buffer((4,), "uint32", scope="local")
+                        s = T.sblock_alloc_buffer((8,), "float32", scope="local")
+                        o = T.sblock_alloc_buffer((OUT,), "float32", scope="local")
+                        top = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                        total = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                        most = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        pos = T.sblock_alloc_buffer((2,), "int32", scope="local")
+                        handed = T.sblock_alloc_buffer(
+                            (WARPS // 2, OUT + 4, WARP), "float32", scope="shared"
+                        )
+                        first: T.let = TILE[bt, 0]
+                        count: T.let = TILE[bt, 1]
+                        seq: T.let = TILE[bt, 2]
+                        lane: T.let = T.Cast("int32", tx % WARP)
+                        warp: T.let = T.Cast("int32", tx // WARP)
+                        g: T.let = lane // 4
+                        j: T.let = lane % 4
+                        h: T.let = by // PARTS
+                        for i in T.unroll(2):
+                            row: T.let = (g + 8 * i) // HEADS
+                            head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
+                            valid: T.let = T.And(row < count, head < G)
+                            pos[i] = T.int32(-1)
+                            if valid:
+                                pos[i] = POS[first + row]
+                            for c in T.unroll(CHUNKS):
+                                queries(Q, words, both, c, i, first + row, h * G + head, j, valid)
+                            top[i] = T.float32(-1e30)
+                            total[i] = T.float32(0)
+                        for d in T.unroll(OUT):
+                            o[d] = T.float32(0)
+                        pages: T.let = POS[first + count - 1] // PAGE + 1
+                        begin: T.let = (
+                            T.max(POS[first] + 1 - window, 0) // PAGE
+                            if window is not None
+                            else T.int32(0)
+                        )
+                        start: T.let = begin // WARPS * WARPS
+                        for i in T.serial((pages - start + (WARPS - 1)) // WARPS):
+                            p: T.let = start + i * WARPS + warp
+                            if p >= begin and p < pages:
+                                page_of(
+                                    KP, VP, words, keys, values, s, a, o, top, most, total, layer,
+                                    h, PT[seq, p], lane, p * PAGE + 2 * j, pos,
+                                )  # fmt: skip
+                        for i in T.unroll(2):
+                            total[i] = total[i] + shuffle_xor(total[i], 1)
+                            total[i] = total[i] + shuffle_xor(total[i], 2)
+                        for level in T.unroll(LEVELS):
+                            hand_on(
+                                handed, o, top, most, total, warp, lane,
+                                T.shift_right(WARPS // 2, level),
+                            )  # fmt: skip
+                        if warp == 0:
+                            for i in T.unroll(2):
+                                row: T.let = (g + 8 * i) // HEADS
+                                head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
+                                if row < count and head < G:
+                                    for d in T.unroll(OUT // 2):
+                                        Y[
+                                            first + row,
+                                            (h * G + head) * D + d // 2 * 8 + 2 * j + d % 2,
+                                        ] = T.Cast(
+                                            "float16",
+                                            o[d // 2 * 4 + i * 2 + d % 2] / total[i],
+                                        )
+                        if by == 0 and tx < PADDING:
+                            for i in T.serial(count):
+                                Y[first + i, HQ * D + tx] = T.float16(0)
+
+    return attention.with_attr("global_symbol", f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}")

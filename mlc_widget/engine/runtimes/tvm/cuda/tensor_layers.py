@@ -1,0 +1,189 @@
+# mypy: disable-error-code="misc"
+"""The layers of `tvm.layers` on tensor cores: what linear layers and attention take is float16.
+
+The residual stream, sums of products and logits stay float32. Models whose weights and pages are
+float16 get these layers, the others those of `layers`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor, op
+
+from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
+from mlc_widget.engine.runtimes.tvm.cuda import fragments
+from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
+from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import (
+    make_tensor_attention,
+    make_tensor_rope_append,
+    rows_of,
+)
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import make_tensor_matmul
+from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
+from mlc_widget.engine.runtimes.tvm.layers import Rows
+from mlc_widget.engine.runtimes.tvm.layouts import Layout, Vector
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+
+
+def builder_for(quantization: Quantization, kv_dtype: str) -> CudaBuilder:
+    """The builder of a model's layers on a GPU.
+
+    Args:
+        quantization: Of its weights.
+        kv_dtype: Of its pages; float32 pages ask for float32 activations, too.
+    """
+    if quantization.dtype == kv_dtype == "float16":
+        return TensorBuilder(quantization, kv_dtype=kv_dtype)
+    return CudaBuilder(quantization, kv_dtype=kv_dtype)
+
+
+def attention_rows(quantization: Quantization, kv_dtype: str, shape: ModelShape) -> int:
+    """Rows of an attention tile at most, as the kernels of such a model take them."""
+    if quantization.dtype == kv_dtype == "float16":
+        return rows_of(shape.query_heads // shape.kv_heads)
+    return 1
+
+
+class TensorBuilder(CudaBuilder):
+    """Makes the layers and operations of one model for tensor cores."""
+
+    def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
+        """A `TensorLinear`; of two outputs, gates and ups, a `TensorGates`."""
+        made = TensorLinear if len(outputs) == 1 else TensorGates
+        return made(self, inputs, *outputs, bias=bias)
+
+    def embedding(self, vocab_size: int, hidden_size: int) -> Any:
+        """A `TensorEmbedding`."""
+        return TensorEmbedding(self, vocab_size, hidden_size)
+
+    def rms_norm(self, features: int, eps: float) -> Any:
+        """A `TensorRMSNorm`."""
+        return TensorRMSNorm(self, features, eps)
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """What `TensorGates` gave, which is it already."""
+        return x
+
+    def attention(self, qkv: Tensor, rows: Rows, layer: int, shape: ModelShape) -> Tensor:
+        """Rotate, append to the pages, attend; as `layers.paged_attention`, to float16."""
+        hq, hkv, d = shape.query_heads, shape.kv_heads, shape.head_dim
+        n, at = qkv.shape[0], tirx.IntImm("int64", layer)
+        append = self.kernel(make_tensor_rope_append, hq, hkv, d)
+        q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
+            append,
+            append.attrs["global_symbol"],
+            [
+                qkv, rows.cos, rows.sin, rows.position, rows.slot, rows.k_pages, rows.v_pages, at,
+            ],
+            inplace_indices=[-1, 5, 6],
+            out=[
+                Tensor.placeholder((n, hq * d), "float16"),
+                Tensor.placeholder(rows.k_pages.shape, "float16"),
+                Tensor.placeholder(rows.v_pages.shape, "float16"),
+            ],
+        )  # fmt: skip
+        attend = self.kernel(make_tensor_attention, hq, hkv, d, shape.sliding_window or None)
+        args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
+        out = Tensor.placeholder((n, pad(hq * d)), "float16")
+        return op.tensor_ir_op(attend, attend.attrs["global_symbol"], args, out)
+
+
+class TensorLinear(nn.Module):
+    """y = x · Wᵀ (+ bias) (+ residual) in float32, of float16 rows."""
+
+    gated = False
+
+    def __init__(
+        self,
+        build: TensorBuilder,
+        inputs: int,
+        *outputs: int,
+        bias: bool = False,
+        transposable: bool = True,
+    ) -> None:
+        super().__init__()
+        self.build, self.k, self.n = build, pad(inputs), sum(map(pad, outputs))
+        self.quantization = q = build.quantization
+        transposed = q.transposed and transposable
+        if q.coded:
+            codes = fragments.Codes4 if q.bits == 4 else fragments.Codes8
+            self.q_weight = _parameter(codes(inputs, outputs, transposed=transposed))
+            self.q_scale = _parameter(fragments.Scales(inputs, outputs, transposed=transposed))
+        else:
+            self.weight = _parameter(fragments.Floats(inputs, outputs))
+        self.bias = _parameter(Vector(*outputs)) if bias else None
+
+    def weights(self) -> tuple[Any, Any]:
+        """Weights and scales as the kernels take them."""
+        if self.quantization.coded:
+            return self.q_weight, self.q_scale
+        return self.weight, self.weight
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
+        kernel = self.build.kernel(
+            make_tensor_matmul,
+            self.k,
+            self.n,
+            self.quantization.bits,
+            residual=residual is not None,
+            bias=self.bias is not None,
+            gated=self.gated,
+        )
+        name = kernel.attrs["global_symbol"]
+        # The kernel does not look at x in the place of what there is not.
+        args = [
+            x,
+            *self.weights(),
+            x if self.bias is None else self.bias,
+            x if residual is None else residual,
+        ]
+        made = self._made(x.shape[0])
+        if out is None:
+            return op.tensor_ir_op(kernel, name, args, made)
+        return op.tensor_ir_inplace_op(kernel, name, [*args, out], [len(args)], made)
+
+    def _made(self, rows: Any) -> Tensor:
+        return Tensor.placeholder((rows, self.n), "float32")
+
+
+class TensorGates(TensorLinear):
+    """silu(gate) · up in float16: gates are the first output, ups the second, of the same size."""
+
+    gated = True
+
+    def _made(self, rows: Any) -> Tensor:
+        return Tensor.placeholder((rows, self.n // 2), "float16")
+
+
+class TensorEmbedding(TensorLinear):
+    """A vocabulary's embedding, and the output layer that is tied to it."""
+
+    def __init__(self, build: TensorBuilder, vocab_size: int, hidden_size: int) -> None:
+        super().__init__(build, hidden_size, vocab_size, transposable=False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(n,) int32 → (n, pad(hidden)) float32."""
+        q = self.quantization
+        kernel = self.build.kernel(make_tensor_embedding, self.k, self.n, q.bits)
+        args = [ids, *(self.weights() if q.coded else (self.weight,))]
+        out = Tensor.placeholder((ids.shape[0], self.k), "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+
+
+class TensorRMSNorm(CudaRMSNorm):
+    """RMSNorm of all rows, or of some, to float16."""
+
+    dtype = "float16"
+
+
+def _parameter(layout: Layout) -> Any:
+    parameter = nn.Parameter(layout.shape, layout.dtype)
+    parameter.attrs["layout"] = layout
+    return parameter

@@ -1,0 +1,305 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
+"""Linear layers on tensor cores: y = x · Wᵀ (+ bias) (+ residual), or silu(gate) · up of both.
+
+x is (M, K) float16, W lies as `fragments` has it and is taken as float16 (codes: (code - zero) ·
+scale, rounded to it), products are added in float32, and y is float32 (silu · up: float16). W's
+rows are A's of `intrinsics.mma`, eight rows of x are B's columns.
+
+Two kernels, by the number of rows, give a row the same bits, whatever the others are. Its inputs
+are cut into `SLICES` runs of whole steps:
+
+    slice        from 0, step by step, inputs by 16 ascending: one mma after the other
+    output       from 0, slices ascending; then + bias, + residual
+
+`few`, up to `FEW` rows: a block makes 16 outputs (or 16 gates and their ups) of 8 rows, a warp a
+slice. The weights of a step are read once, with nothing between them and the tensor cores.
+
+`many`: a warp makes 64 outputs of 32 rows, so that what it reads serves often. Either 2 × 2 warps
+share a block, each all slices; or, where there are few outputs, 2 by rows and `GROUPS` by slices:
+group z makes slice GROUPS r + z in round r, and then adds up 8 of the 32 rows for all groups, in
+the slices' order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.cuda.fragments import STEP, steps_of
+from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
+    WARP,
+    decode4,
+    decode8,
+    load8,
+    load16,
+    mma,
+    saturated,
+    silu,
+    stream16,
+)
+
+SLICES = 16
+FEW = 32
+GROUPS = 4
+WIDE = 8192
+"""From so many outputs on, `many` has blocks enough without parting the inputs."""
+_TILES, _COLUMNS = 4, 4  # of a warp of `many`: 16 outputs, 8 rows
+
+
+def make_tensor_matmul(
+    K: int, N: int, bits: int, *, residual: bool, bias: bool, gated: bool = False
+) -> Any:
+    """A PrimFunc (x, w, s, b, r, y) for weights of 4, 8 or 16 bits.
+
+    Args:
+        K: Inputs, a multiple of 32.
+        N: Outputs, a multiple of 32; with `gated`, gates before ups, each padded by itself.
+        bits: Of a weight; 16 is float16.
+        residual: r, (M, N) float32, is added; else x is given as r and not read.
+        bias: b, (N,) float32, is added; else x is given as b and not read.
+        gated: y is (M, N / 2) float16, silu(gate) · up; else (M, N) float32.
+    """
+    STEPS = steps_of(K)
+    PER = -(-STEPS // SLICES)
+    LOADS = bits // 4
+    CODED = bits < 16
+    TILES = 2 if gated else 1
+    AHEAD = 1 if LOADS == 4 else min(4 // TILES, PER)
+    OUT = N // 2 if gated else N
+    GROUPED = N < WIDE
+    Z = GROUPS if GROUPED else 1
+    ACROSS = 1 if GROUPED else 2
+    BLOCK = 2 * ACROSS * Z * WARP
+    VALUES = _TILES * _COLUMNS * 4
+    OWN = VALUES // Z
+    w_shape = (N // 16, STEPS, LOADS, WARP, 8 if bits == 16 else 4)
+    w_dtype = "uint32" if CODED else "float16"
+
+    def tile_of(first: Any, t: Any) -> Any:
+        """The t-th tile of `few`'s block."""
+        return first + t * (N // 32) if gated else first
+
+    def tile_of_warp(first: Any, t: Any) -> Any:
+        """The t-th tile of a warp of `many`; with `gated`, two of gates and two of ups."""
+        if gated:
+            return T.min(first * 2 + t % 2, N // 32 - 1) + t // 2 * (N // 32)
+        return T.min(first * _TILES + t, N // 16 - 1)
+
+    def weight(f: Any, w: Any, at: Any, s: Any, scale: Any, h: Any, q: Any) -> Any:
+        """Put A's words of product q of half h, of a step's words from ``w[at]`` on, into f."""
+        if bits == 4:
+            return decode4(f, w[at + 2 * h + q], s[scale + h])
+        return decode8(f, w[at + 4 * h + 2 * q], w[at + 4 * h + 2 * q + 1], s[scale + h])
+
+    @T.inline
+    def rows_of(X, b, at, row, inside, k):
+        """Eight inputs from k on of a row, four words, 0 where there is none."""
+        for v in T.unroll(4):
+            b[at + v] = T.uint32(0)
+        if inside and k < K:
+            T.evaluate(load16(b, at, T.address_of(X[row, k])))
+
+    @T.inline
+    def few(X, W, S, B, RES, Y, M, bx, row, tx):
+        with T.sblock("few"):
+            T.reads()
+            T.writes()
+            acc = T.sblock_alloc_buffer((TILES * 4,), "float32", scope="local")
+            w = T.sblock_alloc_buffer((AHEAD * TILES * LOADS * 4,), "uint32", scope="local")
+            s = T.sblock_alloc_buffer((AHEAD * TILES * 2,), "uint32", scope="local")
+            f = T.sblock_alloc_buffer((4,), "uint32", scope="local")
+            b = T.sblock_alloc_buffer((4,), "uint32", scope="local")
+            sums = T.sblock_alloc_buffer((SLICES, TILES * 16, 9), "float32", scope="shared")
+            total = T.sblock_alloc_buffer((TILES,), "float32", scope="local")
+            lane: T.let = tx % WARP
+            warp: T.let = tx // WARP
+            g: T.let = lane // 4
+            j: T.let = lane % 4
+            for i in T.unroll(TILES * 4):
+                acc[i] = T.float32(0)
+            for i in T.serial(-(-PER // AHEAD)):
+                for u in T.unroll(AHEAD):
+                    step: T.let = warp * PER + i * AHEAD + u
+                    if i * AHEAD + u < PER and step < STEPS:
+                        for t in T.unroll(TILES):
+                            for part in T.unroll(LOADS):
+                                T.evaluate(
+                                    stream16(
+                                        w,
+                                        ((u * TILES + t) * LOADS + part) * 4,
+                                        T.address_of(W[tile_of(bx, t), step, part, lane, 0]),
+                                    )
+                                )
+                            if CODED:
+                                T.evaluate(
+                                    load8(
+                                        s,
+                                        (u * TILES + t) * 2,
+                                        T.address_of(S[tile_of(bx, t), step, g, 0]),
+                                    )
+                                )
+                for u in T.unroll(AHEAD):
+                    step: T.let = warp * PER + i * AHEAD + u
+                    if i * AHEAD + u < PER and step < STEPS:
+                        for h in T.unroll(2):
+                            rows_of(X, b, 0, row + g, row + g < M, step * STEP + h * 32 + j * 8)
+                            for t in T.unroll(TILES):
+                                for q in T.unroll(2):
+                                    at: T.let = (u * TILES + t) * LOADS * 4
+                                    if CODED:
+                                        T.evaluate(weight(f, w, at, s, (u * TILES + t) * 2, h, q))
+                                        T.evaluate(mma(acc, t * 4, f, 0, b, 2 * q))
+                                    else:
+                                        T.evaluate(mma(acc, t * 4, w, at + 8 * h + 4 * q, b, 2 * q))
+            for t in T.unroll(TILES):
+                for v in T.unroll(4):
+                    sums[warp, t * 16 + g + v // 2 * 8, 2 * j + v % 2] = acc[t * 4 + v]
+            T.evaluate(T.tvm_storage_sync("shared"))
+            if tx < 128:  # noqa: SIM102 - TIR has no short-circuit
+                if row + tx // 16 < M:
+                    m: T.let = row + tx // 16
+                    n: T.let = bx * 16 + tx % 16
+                    for t in T.unroll(TILES):
+                        total[t] = T.float32(0)
+                        for i in T.unroll(SLICES):
+                            total[t] = total[t] + sums[i, t * 16 + tx % 16, tx // 16]
+                        if bias:
+                            total[t] = total[t] + B[n + t * OUT]
+                    if residual:
+                        total[0] = total[0] + RES[m, n]
+                    if gated:
+                        Y[m, n] = saturated(silu(total[0]) * total[TILES - 1])
+                    else:
+                        Y[m, n] = total[0]
+
+    @T.inline
+    def multiply(X, W, S, M, first, row, step, g, j, lane, acc):
+        """A step of a warp of `many`."""
+        w = T.sblock_alloc_buffer((_TILES * 4 * max(1, LOADS % 4),), "uint32", scope="local")
+        s = T.sblock_alloc_buffer((_TILES * 2,), "uint32", scope="local")
+        f = T.sblock_alloc_buffer((4,), "uint32", scope="local")
+        b = T.sblock_alloc_buffer((_COLUMNS * 4,), "uint32", scope="local")
+        if CODED:
+            for t in T.unroll(_TILES):
+                for part in T.unroll(LOADS):
+                    T.evaluate(
+                        load16(
+                            w,
+                            (t * LOADS + part) * 4,
+                            T.address_of(W[tile_of_warp(first, t), step, part, lane, 0]),
+                        )
+                    )
+                T.evaluate(load8(s, t * 2, T.address_of(S[tile_of_warp(first, t), step, g, 0])))
+        for h in T.unroll(2):
+            for c in T.unroll(_COLUMNS):
+                near: T.let = T.min(row + c * 8 + g, M - 1)
+                rows_of(X, b, c * 4, near, True, step * STEP + h * 32 + j * 8)
+            for t in T.unroll(_TILES):
+                for q in T.unroll(2):
+                    if CODED:
+                        T.evaluate(weight(f, w, t * LOADS * 4, s, t * 2, h, q))
+                    else:
+                        T.evaluate(
+                            load16(
+                                f,
+                                0,
+                                T.address_of(W[tile_of_warp(first, t), step, 2 * h + q, lane, 0]),
+                            )
+                        )
+                    for c in T.unroll(_COLUMNS):
+                        T.evaluate(mma(acc, (t * _COLUMNS + c) * 4, f, 0, b, c * 4 + 2 * q))
+
+    @T.inline
+    def write(Y, B, RES, M, total, t, v, up, m, n):
+        """Value v of tile t, whose gates' ups are `up` values after it."""
+        if m < M and n < OUT:
+            if bias:
+                total[v] = total[v] + B[n]
+                if gated:
+                    total[v + up] = total[v + up] + B[OUT + n]
+            if residual:
+                total[v] = total[v] + RES[m, n]
+            if gated:
+                Y[m, n] = saturated(silu(total[v]) * total[v + up])
+            else:
+                Y[m, n] = total[v]
+
+    @T.inline
+    def many(X, W, S, B, RES, Y, M, bx, by, tx):
+        with T.sblock("many"):
+            T.reads()
+            T.writes()
+            acc = T.sblock_alloc_buffer((VALUES,), "float32", scope="local")
+            total = T.sblock_alloc_buffer((OWN,), "float32", scope="local")
+            lane: T.let = tx % WARP
+            g: T.let = lane // 4
+            j: T.let = lane % 4
+            pair: T.let = tx // WARP % 2
+            z: T.let = tx // WARP // 2 % Z
+            first: T.let = bx * ACROSS + tx // WARP // 2 // Z
+            row: T.let = by * 64 + pair * 32
+            for i in T.unroll(OWN):
+                total[i] = T.float32(0)
+            for r in T.serial(SLICES // Z):
+                for i in T.unroll(VALUES):
+                    acc[i] = T.float32(0)
+                for i in T.serial(PER):
+                    step: T.let = (r * Z + z) * PER + i
+                    if step < STEPS:
+                        multiply(X, W, S, M, first, row, step, g, j, lane, acc)
+                if GROUPED:
+                    shared = T.sblock_alloc_buffer(
+                        (Z, VALUES, 2 * WARP), "float32", scope="shared.dyn"
+                    )
+                    T.evaluate(T.tvm_storage_sync("shared.dyn"))
+                    for i in T.unroll(VALUES):
+                        shared[z, i, tx % (2 * WARP)] = acc[i]
+                    T.evaluate(T.tvm_storage_sync("shared.dyn"))
+                    for t in T.unroll(_TILES):
+                        for v in T.unroll(4):
+                            for i in T.unroll(Z):
+                                total[t * 4 + v] = (
+                                    total[t * 4 + v]
+                                    + shared[i, (t * _COLUMNS + z) * 4 + v, tx % (2 * WARP)]
+                                )
+                else:
+                    for i in T.unroll(VALUES):
+                        total[i] = total[i] + acc[i]
+            for t in T.unroll(_TILES // TILES):
+                for c in T.unroll(OWN // _TILES // 4):
+                    for v in T.unroll(4):
+                        m: T.let = row + (c + z) * 8 + 2 * j + v % 2
+                        n: T.let = (first * (_TILES // TILES) + t) * 16 + g + v // 2 * 8
+                        at: T.let = (t * (OWN // _TILES // 4) + c) * 4 + v
+                        write(Y, B, RES, M, total, t, at, OWN // 2, m, n)
+
+    @T.prim_func(s_tir=True)
+    def matmul(x: T.handle, w: T.handle, s: T.handle, b: T.handle, r: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        b0 = T.int64()
+        b1 = T.int64()
+        r1 = T.int64()
+        X = T.match_buffer(x, (M, K), "float16")
+        W = T.match_buffer(w, w_shape, w_dtype)
+        S = T.match_buffer(s, (N // 16, STEPS, 8, 4) if CODED else w_shape, "float16")
+        B = T.match_buffer(b, (N,) if bias else (b0, b1), "float32" if bias else "float16")
+        RES = T.match_buffer(
+            r, (M, N) if residual else (M, r1), "float32" if residual else "float16"
+        )
+        Y = T.match_buffer(y, (M, OUT), "float16" if gated else "float32")
+        if M <= FEW:
+            for by in T.thread_binding((M + 7) // 8, thread="blockIdx.y"):
+                for bx in T.thread_binding(OUT // 16, thread="blockIdx.x"):
+                    for tx in T.thread_binding(SLICES * WARP, thread="threadIdx.x"):
+                        few(X, W, S, B, RES, Y, M, bx, by * 8, tx)
+        else:
+            for by in T.thread_binding((M + 63) // 64, thread="blockIdx.y"):
+                for bx in T.thread_binding(-(-OUT // (64 // TILES * ACROSS)), thread="blockIdx.x"):
+                    for tx in T.thread_binding(BLOCK, thread="threadIdx.x"):
+                        many(X, W, S, B, RES, Y, M, bx, by, tx)
+
+    name = f"tensor_matmul_{bits}_{K}_{N}" + ("_gated" if gated else "")
+    name += ("_bias" if bias else "") + ("_residual" if residual else "")
+    return matmul.with_attr("global_symbol", name)
