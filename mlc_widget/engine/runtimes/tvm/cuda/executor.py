@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mlc_widget.engine.runtimes.tvm.cuda import cudart
+from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
@@ -19,7 +21,9 @@ class CudaExecutor(Executor):
         import tvm
         import tvm_ffi
 
+        self._threads = 1  # a GPU's tiles need not be even
         self._device = tvm.cuda(0)
+        self._decode_steps: dict[int, DecodeStep] = {}
         on_device = []
         while weights:  # given back one by one, so that they are not held twice
             on_device.append(tvm.runtime.tensor(weights.pop(0), self._device))
@@ -36,6 +40,7 @@ class CudaExecutor(Executor):
             self._v,
         )
         self._logits_there = self._empty((self.max_rows, pad(shape.vocab_size)), "float32")
+        self._logits_pinned = cudart.Pinned((MOST_ROWS, pad(shape.vocab_size)), np.float32)
         self._inputs_there = [
             self._empty((a.size,), "int32")
             for a in (
@@ -62,27 +67,50 @@ class CudaExecutor(Executor):
         """Run the tokens of all spans in one step; as `Executor.run`."""
         count = self.launch(spans)
         m = max(1, count)
-        there = self._logits_there._create_view((m, self._logits.shape[1]))
-        there.copyto(as_tensor(self._logits[:m]))
-        self._device.sync()
-        return self._logits[:count, : self.vocab]
+        if m > MOST_ROWS:
+            self._logits_of(m).copyto(as_tensor(self._logits[:m]))
+            self._device.sync()
+            return self._logits[:count, : self.vocab]
+        here = self._logits_pinned.array[:m]
+        cudart.copy(here.ctypes.data, self._logits_there.data_ptr(), here.nbytes, cudart.TO_HOST)
+        cudart.synchronize()
+        return here[:count, : self.vocab]
 
     def launch(self, spans: Sequence[Span]) -> int:
-        """Start a step without waiting for its end.
+        """Start a step; the next may be started when it is done.
 
         Returns:
             How many rows of logits it leaves in the GPU's memory.
         """
+        self.steps += 1
+        if is_decode(spans):
+            self._decode_step(len(spans)).start(spans)
+            return len(spans)
         inputs, count = self._fill(spans)
         there = []
         for array, memory in zip(inputs, self._inputs_there, strict=True):
             tensor = memory._create_view(array.shape)
             as_tensor(array).copyto(tensor)
             there.append(tensor)
-        logits = self._logits_there._create_view((max(1, count), self._logits.shape[1]))
-        self._forward(*there, *self._static, logits, self._weights)
-        self.steps += 1
+        self._start(there, max(1, count))
         return count
+
+    def _decode_step(self, rows: int) -> DecodeStep:
+        if rows not in self._decode_steps:
+            self._decode_steps[rows] = DecodeStep(
+                rows,
+                self.page_size,
+                -(-self.context // self.page_size),
+                self._device,
+                lambda inputs: self._start(inputs, rows),
+            )
+        return self._decode_steps[rows]
+
+    def _start(self, inputs: Sequence[Any], logits: int) -> None:
+        self._forward(*inputs, *self._static, self._logits_of(logits), self._weights)
+
+    def _logits_of(self, rows: int) -> Any:
+        return self._logits_there._create_view((rows, self._logits.shape[1]))
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""

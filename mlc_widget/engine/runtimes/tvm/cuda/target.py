@@ -60,7 +60,7 @@ def prepare() -> None:
             "device='cuda' needs an NVIDIA GPU and its driver, and there is no libcuda here. "
             "Install the driver (580 or later), or choose device='cpu'."
         )
-    if _load("libcudart.so.13", _toolkit() / "lib" / "libcudart.so.13") is None:
+    if cudart() is None:
         raise _missing("the CUDA 13 runtime, libcudart.so.13")
     if not _has("cuda.bindings.nvrtc"):
         raise _missing("NVIDIA's run-time compiler for Python, cuda.bindings.nvrtc")
@@ -99,6 +99,11 @@ def _missing(what: str) -> RuntimeUnavailableError:
 
 def _driver() -> ctypes.CDLL | None:
     return _load("libcuda.so.1")
+
+
+def cudart() -> ctypes.CDLL | None:
+    """CUDA 13's runtime, by the system's search or from NVIDIA's packages; None without."""
+    return _load("libcudart.so.13", _toolkit() / "lib" / "libcudart.so.13")
 
 
 def _load(name: str, *others: Path) -> ctypes.CDLL | None:
