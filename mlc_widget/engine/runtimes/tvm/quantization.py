@@ -2,8 +2,9 @@
 
 To add one: add its line to `QUANTIZATIONS`. A new width of codes also needs kernels
 (`kernels.matmul.make_matmul_codes`, `kernels.embedding.make_embedding_codes`, and the GPU's of
-these names and in `cuda.fragments`); a new arrangement in the model folder needs a `layouts.Layout`. Then give
-`tools/mlc_format.py` the way to write it, and make its golden logits with `tools/golden.py`.
+these names and in `cuda.fragments`); a new arrangement in the model folder needs a
+`layouts.Layout`. Then give `tools/mlc_format.py` the way to write it, and make its golden logits
+with `tools/golden.py`.
 """
 
 from __future__ import annotations
