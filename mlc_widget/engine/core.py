@@ -310,6 +310,10 @@ class DirectCore:
         self._check_alive()
         return self._counters.read(len(self._generations) + len(self._embeddings))
 
+    async def running_steps(self) -> list[JSONDict]:
+        """What the models' threads are at; see `LoadedModels.running_steps`."""
+        return self._models.running_steps()
+
     async def set_log_level(self, level: str) -> None:
         """Set the level of this process's loggers."""
         self._check_alive()

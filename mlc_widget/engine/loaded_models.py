@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
+from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.load_monitor import LoadMonitor
 from mlc_widget.engine.load_sequence import LoadSequence, uncancelled
 from mlc_widget.engine.logit_processors import LogitProcessorFactory, find_logit_processor
@@ -55,6 +57,7 @@ class LoadedModels:
         self._logit_processors = logit_processors
         self._before_unload = before_unload
         self._models: dict[str, LoadedModel] = {}
+        self._leaving: LoadedModel | None = None
         self._loads = LoadSequence()
         self._loaded: _Target | None = None
         self._loading: _Target | None = None
@@ -62,6 +65,16 @@ class LoadedModels:
 
     def __iter__(self) -> Iterator[LoadedModel]:
         return iter(self._models.values())
+
+    def running_steps(self) -> list[JSONDict]:
+        """The steps that models are at, a model that is being unloaded included.
+
+        Each is a `RunningStep` with its ``model``; a model that is at none, or whose runtime
+        cannot tell, is left out.
+        """
+        models = [*self, *([] if self._leaving is None else [self._leaving])]
+        steps = [(model.model_id, model.runtime.running_step()) for model in models]
+        return [{"model": name, **asdict(step)} for name, step in steps if step is not None]
 
     def get(self, model_id: str | None) -> LoadedModel:
         """The model of this id, or the only one.
@@ -196,7 +209,11 @@ class LoadedModels:
         self._before_unload()
         while models:
             _, model = models.popitem()
-            await uncancelled(model.runtime.unload())
+            self._leaving = model
+            try:
+                await uncancelled(model.runtime.unload())
+            finally:
+                self._leaving = None
             del model
             # What the runtime could not: tokenizer and template are gone only now.
             await uncancelled(asyncio.to_thread(give_back_memory))

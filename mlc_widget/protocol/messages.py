@@ -22,6 +22,9 @@ What is ours begins with ``hello``. A peer that said it
   else ``{"journal", "finish_reason"}``, its chunks' journals joined and its finish reason if it has
   one. The first chunk then has ``resumed``: ``{"exact", "tokens"}``, whether the answer is the one
   that would have come without the interruption, and how many tokens of it came before;
+- may send ``health`` to learn whether the worker hangs: the answer lists the steps that its models
+  are at, each as ``{"model", "number", "seconds", "usual_s"}``: which step, for how long, and the
+  longest before it (null for the first);
 - may send ``abort``, ``metrics``, ``listModels``, ``deviceInfo``, and ``appConfigHash`` beside
   ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
 """

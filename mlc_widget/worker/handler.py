@@ -84,6 +84,7 @@ class KernelMLCEngineHandler:
             "runtimeStatsText": lambda r: core.runtime_stats_text(optional_text(r, "modelId")),
             "forwardTokensAndSample": self._forward,
             "metrics": lambda _: core.metrics(),
+            "health": lambda _: core.running_steps(),
             "listModels": lambda _: core.list_models(),
             "deviceInfo": lambda _: core.device_info(),
             "getGPUVendor": self._gpu_vendor,

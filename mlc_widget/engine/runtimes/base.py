@@ -193,6 +193,21 @@ class GenerationEvent:
     stats: GenerationStats | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunningStep:
+    """The step that a runtime's thread is at.
+
+    Attributes:
+        number: Tells one step from the next.
+        seconds: How long it has run.
+        usual_s: The longest step before it; None for the first.
+    """
+
+    number: int
+    seconds: float
+    usual_s: float | None
+
+
 class ModelRuntime(Protocol):
     """Executes one model. All methods are called on one event loop and never block it.
 
@@ -244,6 +259,12 @@ class ModelRuntime(Protocol):
 
         Raises:
             UnsupportedModelError: The loaded model has no embeddings.
+        """
+
+    def running_step(self) -> RunningStep | None:
+        """What its thread is at; None while nothing runs, and where it cannot tell.
+
+        Called while that thread may hang: waits for nothing.
         """
 
     def interrupt(self) -> None:

@@ -29,6 +29,7 @@ from mlc_widget.engine.runtimes.base import (
     GenerationStats,
     LoadReporter,
     ModelSource,
+    RunningStep,
     RuntimeCapabilities,
     Sampling,
 )
@@ -186,6 +187,10 @@ class ScriptedRuntime:
     async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
         """Not part of any script."""
         raise UnsupportedModelError("The scripted runtime has no embeddings.")
+
+    def running_step(self) -> RunningStep | None:
+        """It has no thread."""
+        return None
 
     def interrupt(self) -> None:
         """Nothing to do: the engine cancels what it runs."""

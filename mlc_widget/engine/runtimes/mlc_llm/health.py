@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import EngineDeadError
+from mlc_widget.engine.runtimes.base import RunningStep
 from mlc_widget.engine.runtimes.mlc_llm.threads import ThreadDeaths
 
 _POLL_S: Final = 0.2
@@ -46,6 +47,8 @@ class EngineHealth:
         self._on_dead = on_dead
         self._running = 0
         self._last_sign = 0.0
+        self._signs = 0
+        self._longest_quiet: float | None = None
         self._question: asyncio.Future[Any] | None = None
         self.error: EngineDeadError | None = None
         """What it died of."""
@@ -63,7 +66,18 @@ class EngineHealth:
 
     def sign(self) -> None:
         """The engine did something."""
-        self._last_sign = time.monotonic()
+        now = time.monotonic()
+        if self._running:
+            self._longest_quiet = max(now - self._last_sign, self._longest_quiet or 0.0)
+        self._last_sign = now
+        self._signs += 1
+
+    def running_step(self) -> RunningStep | None:
+        """Its steps are not seen from here: what lies between two signs of life counts as one."""
+        if not self._running:
+            return None
+        quiet = time.monotonic() - self._last_sign
+        return RunningStep(self._signs, quiet, self._longest_quiet)
 
     async def close(self) -> None:
         """Stop watching."""

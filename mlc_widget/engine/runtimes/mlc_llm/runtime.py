@@ -23,6 +23,7 @@ from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     LoadReporter,
     ModelSource,
+    RunningStep,
     RuntimeCapabilities,
     Sampling,
 )
@@ -283,6 +284,10 @@ class MLCLLMRuntime:
                 '(its mlc-chat-config.json says "model_task": "embedding").'
             )
         return await self._embedding.embed(inputs)
+
+    def running_step(self) -> RunningStep | None:
+        """How long mlc_llm has given no sign of life; see `ModelRuntime.running_step`."""
+        return None if self._health is None else self._health.running_step()
 
     def interrupt(self) -> None:
         """End everything that runs now with finish reason ``abort``."""

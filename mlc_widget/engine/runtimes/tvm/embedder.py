@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import EngineDeadError, ModelFormatError
+from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 
@@ -171,6 +172,7 @@ class Embedder:
         self._model, self._settings = model, settings
         self.vocab_size, self.context_window = vocab_size, context_window
         self.ended = threading.Event()
+        self.clock = StepClock()
         self._changed = threading.Condition()
         self._submitted: list[_Job] = []
         self._stopping = False
@@ -220,8 +222,9 @@ class Embedder:
                     self._submitted.clear()
                     if self._stopping:
                         break
-                if not (jobs[0].cancelled or self._advance(jobs[0])):
-                    jobs.append(jobs[0])
+                with self.clock:
+                    if not (jobs[0].cancelled or self._advance(jobs[0])):
+                        jobs.append(jobs[0])
                 jobs.popleft()
         except BaseException as e:  # whatever it is, nobody may be left waiting
             error = e

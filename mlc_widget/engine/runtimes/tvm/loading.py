@@ -14,6 +14,7 @@ from mlc_widget.api.errors import (
     MLCEngineError,
 )
 from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
+from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.compiled import compiling, executable_of
 from mlc_widget.engine.runtimes.tvm.drawing import Drawing, device_of
@@ -96,6 +97,11 @@ class Loaded:
     vocab_size: int
     context_window: int
     ended: threading.Event
+
+    @property
+    def clock(self) -> StepClock:
+        """Of its thread's steps."""
+        return self.scheduler.clock
 
     def stop(self) -> None:
         """End everything that runs, and the thread."""

@@ -24,12 +24,14 @@ from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     LoadReporter,
     ModelSource,
+    RunningStep,
     RuntimeCapabilities,
     Sampling,
 )
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 
 if TYPE_CHECKING:
+    from mlc_widget.engine.runtimes.step_clock import StepClock
     from mlc_widget.engine.runtimes.tvm.embedder import Embedder, Vector
     from mlc_widget.engine.runtimes.tvm.grammar import Grammar, GrammarCompiler
     from mlc_widget.engine.runtimes.tvm.loading import Loaded
@@ -70,6 +72,7 @@ class TVMRuntime:
         self._options = TVMOptions.parse(options)
         self.on_dead: Callable[[EngineDeadError], None] | None = None
         self._loaded: Loaded | Embedder | None = None
+        self._clock: StepClock | None = None  # until the model's thread has ended
         self._source: ModelSource | None = None
         self._grammars: GrammarCompiler | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -127,7 +130,7 @@ class TVMRuntime:
         # process from ending.
         threading.Thread(target=work, name="mlc_widget-tvm-load", daemon=True).start()
         try:
-            self._loaded = await done
+            self._loaded = loaded = await done
         except asyncio.CancelledError:
             cancelled.set()
             if done.done() and not done.cancelled() and done.exception() is None:
@@ -135,6 +138,7 @@ class TVMRuntime:
             raise
         from mlc_widget.engine.runtimes.tvm.grammar import GrammarCompiler
 
+        self._clock = loaded.clock
         self._source = source
         self._grammars = GrammarCompiler(source.tokenizer, _end_ids(source.config))
 
@@ -211,6 +215,10 @@ class TVMRuntime:
         finally:
             embedder.cancel(job)
 
+    def running_step(self) -> RunningStep | None:
+        """The step of the model's thread; see `ModelRuntime.running_step`."""
+        return None if self._clock is None else self._clock.running()
+
     def interrupt(self) -> None:
         """End everything that runs now with finish reason ``abort``, within one step."""
         if self._loaded is not None and _generates(self._loaded):
@@ -226,6 +234,7 @@ class TVMRuntime:
         ended = loaded.ended
         del loaded
         await asyncio.get_running_loop().run_in_executor(None, ended.wait)
+        self._clock = None
         await asyncio.to_thread(_release_memory)
 
     async def _grammar(self, sampling: Sampling) -> Grammar | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from mlc_widget.api.errors import EngineDeadError, InternalEngineError
 from mlc_widget.engine.runtimes.base import GenerationEvent
+from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.sequence import Sequence
@@ -49,6 +50,7 @@ class Scheduler:
             post: Called from the scheduler's thread with what a step brought.
         """
         self.executor, self.pool = executor, pool
+        self.clock = StepClock()
         self._max_sequences, self._chunk, self._post = max_sequences, chunk, post
         self._changed = threading.Condition()
         self._submitted: list[Sequence] = []
@@ -119,11 +121,12 @@ class Scheduler:
         """Run until `stop`. Whatever goes wrong, everybody who waits hears of it."""
         try:
             while self._next_commands():
-                self._admit()
-                spans = self._plan()
-                if spans:
-                    self._step(spans)
-                self._flush()
+                with self.clock:
+                    self._admit()
+                    spans = self._plan()
+                    if spans:
+                        self._step(spans)
+                    self._flush()
         except BaseException as e:  # whatever it is, nobody may be left waiting
             self._die(e)
 
