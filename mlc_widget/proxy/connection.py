@@ -58,8 +58,12 @@ class WorkerConnection:
         self._streams: dict[str, PushedStream] = {}
         self._dead: MLCEngineError | None = None
         self.died = False
-        """Whether the worker's process ended by itself."""
-        self._heard = False  # the worker has said hello
+        """Whether another worker is to take this one's place."""
+        self.asked = asyncio.Event()
+        """Set when something is sent that has an answer; who waits for that clears it."""
+        self.heard = 0
+        """Messages that have come."""
+        self._greeted = False  # the worker has said hello
         self._sent = 0  # numbered messages
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
         self._reader = asyncio.create_task(self._read())
@@ -89,7 +93,7 @@ class WorkerConnection:
                 )
                 for answer in done:
                     hello: JSONDict = answer.result()
-                    self._heard = True
+                    self._greeted = True
                     return hello
         finally:
             for answer in answers:
@@ -99,11 +103,17 @@ class WorkerConnection:
             f"{_WORKER_COMMAND}."
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits for the worker."""
+        return bool(self._pending or self._streams)
+
     def send(self, kind: str, content: Any = None) -> asyncio.Future[Any]:
         """Send a message; the future is its answer, or what the worker threw, or how it died."""
         request_uuid = uuid.uuid4().hex
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[request_uuid] = answer
+        self.asked.set()
         answer.add_done_callback(lambda _: self._pending.pop(request_uuid, None))
         try:
             self._post(WorkerRequest(kind, request_uuid, content))
@@ -161,6 +171,7 @@ class WorkerConnection:
                 self.post("completionStreamReturn", {"streamId": init_uuid})
 
         stream = self._streams[init_uuid] = PushedStream(grant, leave)
+        self.asked.set()
         content = {**content, "streamId": init_uuid, "credit": STREAM_CREDIT}
         try:
             self._post(WorkerRequest(kind, init_uuid, content))
@@ -174,6 +185,7 @@ class WorkerConnection:
     async def _read(self) -> None:
         while True:
             frames = await self._iopub.recv_multipart()
+            self.heard += 1
             try:
                 _, frames = self._session.feed_identities(frames)
                 message = self._session.deserialize(frames)
@@ -185,7 +197,7 @@ class WorkerConnection:
                 logger.exception("a message from the worker could not be read")
 
     def _closed_by_worker(self) -> EngineDeadError:
-        if self._heard:
+        if self._greeted:
             return EngineDeadError("The worker closed the connection.")
         return WorkerStartError(
             f"The kernel is no mlc_widget worker: it must run {_WORKER_COMMAND}."
@@ -217,7 +229,7 @@ class WorkerConnection:
 
         Args:
             error: What to raise.
-            died: Whether its process ended by itself.
+            died: Whether another is to take its place; what can be resumed goes on there.
         """
         if self._dead is None:
             self._dead, self.died = error, died

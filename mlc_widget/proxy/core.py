@@ -34,6 +34,7 @@ class KernelCore:
         home: The loop that owns it.
         make_process: Makes a worker's process, not yet started.
         start_timeout: Seconds that a worker may take to answer.
+        hang_timeout: See `HangWatch`.
         recovery: What becomes of the requests of a worker that dies.
     """
 
@@ -43,11 +44,12 @@ class KernelCore:
         make_process: Callable[[], WorkerProcess],
         *,
         start_timeout: float = 60.0,
+        hang_timeout: float = 30.0,
         recovery: Recovery = "resume",
     ) -> None:
         self._home = home
         self._board = SnapshotBoard()
-        self._models = ExpectedModels(make_process, self._board, start_timeout)
+        self._models = ExpectedModels(make_process, self._board, start_timeout, hang_timeout)
         self._keeper = self._models.keeper
         self._flights = Flights(self._models, recovery)
 
@@ -106,9 +108,8 @@ class KernelCore:
     async def restart(self) -> None:
         """End the worker, whatever it does, and load the same models in another.
 
-        What it works on fails.
+        What it works on goes on there, as after a death; under ``recovery="error"`` it fails.
         """
-        self._flights.give_up()
         await self._models.restart()
 
     async def terminate(self) -> None:

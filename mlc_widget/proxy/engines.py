@@ -14,8 +14,9 @@ from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
 from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.flights import Recovery, check_recovery
+from mlc_widget.proxy.hangs import check_hang_timeout
 from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
-from mlc_widget.proxy.state import EngineState
+from mlc_widget.proxy.state import EngineState, Hang
 from mlc_widget.worker.settings import WorkerSettings
 
 
@@ -37,6 +38,7 @@ class _KernelEngine(Face[KernelCore]):
         handler: str | None = None,
         logit_processors: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
+        hang_timeout: float = 30.0,
         recovery: Recovery = "resume",
         init_progress_callback: InitProgressCallback | None = None,
     ) -> None:
@@ -57,7 +59,11 @@ class _KernelEngine(Face[KernelCore]):
 
         home = HomeLoop.shared()
         core = KernelCore(
-            home, make_process, start_timeout=start_timeout, recovery=check_recovery(recovery)
+            home,
+            make_process,
+            start_timeout=start_timeout,
+            hang_timeout=check_hang_timeout(hang_timeout),
+            recovery=check_recovery(recovery),
         )
         super().__init__(core, home)
         self.set_init_progress_callback(init_progress_callback)
@@ -68,6 +74,14 @@ class _KernelEngine(Face[KernelCore]):
     def state(self) -> EngineState:
         """``idle``, ``starting``, ``loading``, ``ready``, ``dead`` or ``terminated``."""
         return self._core.snapshot.state
+
+    @property
+    def hang(self) -> Hang | None:
+        """None, or that the worker, or its engine, has given no sign of life for long.
+
+        It may pass. `terminate` and a restart (``%mlc restart``) work all the same.
+        """
+        return self._core.snapshot.hang
 
     @property
     def model_id(self) -> str | None:
@@ -100,6 +114,9 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncEngine[KernelCore]):
         handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
         logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
         start_timeout: Seconds that the worker may take to start.
+        hang_timeout: Seconds without a sign of life from the worker, while something waits for it,
+            after which `hang` and a warning tell of it. A load, a model's first step, and steps
+            of a model whose steps are long, may take longer. `math.inf` turns it off.
         recovery: What becomes of the requests of a worker that dies. With ``resume`` another
             worker loads the same models and goes on where each was, in the same ``await`` or
             ``async for``; one that is under way at a second death fails with `EngineDeadError`.
@@ -139,6 +156,7 @@ async def create_kernel_mlc_engine(
     handler: str | None = None,
     logit_processors: Mapping[str, str] | None = None,
     start_timeout: float = 60.0,
+    hang_timeout: float = 30.0,
     recovery: Recovery = "resume",
     init_progress_callback: InitProgressCallback | None = None,
     show_progress: bool = True,
@@ -158,6 +176,7 @@ async def create_kernel_mlc_engine(
         handler: See there.
         logit_processors: See there.
         start_timeout: See there.
+        hang_timeout: See there.
         recovery: See there.
         init_progress_callback: See there.
         show_progress: Whether to show the progress bar in a notebook.
@@ -175,6 +194,7 @@ async def create_kernel_mlc_engine(
         handler=handler,
         logit_processors=logit_processors,
         start_timeout=start_timeout,
+        hang_timeout=hang_timeout,
         recovery=recovery,
         init_progress_callback=init_progress_callback,
     )

@@ -52,6 +52,7 @@ class ExpectedModels:
         make_process: Makes a worker's process, not yet started.
         board: Where the engine's state is shown.
         start_timeout: Seconds that a worker may take to answer.
+        hang_timeout: See `HangWatch`.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class ExpectedModels:
         make_process: Callable[[], WorkerProcess],
         board: SnapshotBoard,
         start_timeout: float,
+        hang_timeout: float,
     ) -> None:
         self.on_progress: InitProgressCallback | None = None
         self.keeper = WorkerKeeper(
             make_process,
             board,
             start_timeout,
+            hang_timeout,
             on_start=self._configure,
             on_progress=self._progress,
             on_death=self._died,

@@ -90,11 +90,8 @@ class Flight:
             if self._death is None:
                 raise
             raise self._lost(error.message) from error
-        if self._death is not None:
-            if not self.resumable:
-                raise self._lost("The worker was restarted.")
-            if expected != self._expected:
-                raise self._lost("Other models were loaded meanwhile.")
+        if self._death is not None and expected != self._expected:
+            raise self._lost("Other models were loaded meanwhile.")
         self._connection, self._expected = connection, expected
         selected = {"request": self.request, "selectedModelId": self.request.get("model")}
         return connection, {**selected, **expected}
@@ -116,7 +113,7 @@ class Flight:
             self._connection.post("abort", {"requestId": self.request_id})
 
     def outlive(self, error: EngineDeadError) -> None:
-        """Go on after `error` if the worker died of it, for the first time.
+        """Go on after `error` if that ended the worker, for the first time.
 
         Raises:
             EngineDeadError: `error`, in all other cases.
@@ -126,7 +123,7 @@ class Flight:
             raise error
         if self._death is not None:
             raise EngineDeadError(
-                f"{error.message}\nTwo workers died while they worked on this request: it is not "
+                f"{error.message}\nTwo workers ended while they worked on this request: it is not "
                 "tried again.",
                 request_id=self.request_id,
             ) from error
@@ -161,8 +158,3 @@ class Flights:
         for flight in self._active:
             if request_id in (None, flight.request_id):
                 flight.aborted = True
-
-    def give_up(self) -> None:
-        """What has begun is not resumed: the worker goes at the user's word."""
-        for flight in self._active:
-            flight.resumable = flight.resumable and not flight.began

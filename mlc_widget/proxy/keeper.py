@@ -30,6 +30,7 @@ class WorkerKeeper:
         make_process: Makes a worker's process, not yet started.
         board: Where the engine's state is shown.
         start_timeout: Seconds that a worker may take to answer.
+        hang_timeout: See `HangWatch`.
         on_start: Called with each worker once it is up.
         on_progress: Gets the workers' load reports.
         on_death: Called with how a worker died, after it failed everything that waited for it.
@@ -40,6 +41,7 @@ class WorkerKeeper:
         make_process: Callable[[], WorkerProcess],
         board: SnapshotBoard,
         start_timeout: float,
+        hang_timeout: float,
         *,
         on_start: Callable[[Worker], None],
         on_progress: Callable[[InitProgressReport], None],
@@ -48,12 +50,14 @@ class WorkerKeeper:
         self._make_process = make_process
         self._board = board
         self._start_timeout = start_timeout
+        self._hang_timeout = hang_timeout
         self._on_start = on_start
         self._on_progress = on_progress
         self._on_death = on_death
         self._process: WorkerProcess | None = None  # from the moment that it is started
         self._watcher: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[Worker] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._deaths = 0
         self._last_death: EngineDeadError | None = None
         self._owner_pid = os.getpid()
@@ -100,7 +104,7 @@ class WorkerKeeper:
                 f"The worker died {self._deaths} times in a row and is not restarted by itself "
                 f"any more: call reload() to try again. The last time: {self._last_death}"
             )
-        if self._starting is None:
+        if self._starting is None or self._starting.done():
             self._starting = shared_task(self._start())
         starting = self._starting
         try:
@@ -116,9 +120,13 @@ class WorkerKeeper:
 
     async def _start(self) -> Worker:
         self._board.update(state="starting", error=None, progress=None)
-        self._process = process = self._make_process()
         try:
-            worker = await Worker.start(process, self._start_timeout, self._on_progress)
+            if self._ending is not None:  # two at once may want more memory than there is
+                await asyncio.wait({self._ending})
+            self._process = process = self._make_process()
+            worker = await Worker.start(
+                process, self._start_timeout, self._on_progress, self._board, self._hang_timeout
+            )
         except BaseException as error:
             self._process = None
             known = error if isinstance(error, MLCEngineError) else None
@@ -143,24 +151,27 @@ class WorkerKeeper:
         """End a worker whose process is of no more use; the next call starts another."""
         with contextlib.suppress(EngineDeadError):
             await worker.connection.call("unload")  # what runs on it ends as after any unload
-        await self._replace(worker)
+        if self.worker is worker:
+            await asyncio.shield(self._end(worker))
 
     async def restart(self) -> None:
-        """End the worker, whatever it does, failing what waits for it. The next call starts one."""
+        """End the worker, whatever it does; another takes its place, as after a death.
+
+        One that is just being started is that other.
+        """
         self.check_alive()
-        if self._starting is not None:
-            await asyncio.wait({self._starting})
         if (worker := self.worker) is not None:
-            worker.connection.fail(EngineDeadError("The worker was restarted."))
-            await self._replace(worker)
+            worker.connection.fail(EngineDeadError("The worker was restarted."), died=True)
+            self._end(worker)
         self.forgive()
 
-    async def _replace(self, worker: Worker) -> None:
-        if self.worker is worker:
-            self.worker = self._process = None
-            if self._watcher is not None:
-                self._watcher.cancel()
-            await worker.stop()
+    def _end(self, worker: Worker) -> asyncio.Task[None]:
+        """Let go of the worker and end it in the background."""
+        self.worker = self._process = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+        self._ending = shared_task(worker.stop())
+        return self._ending
 
     async def terminate(self) -> None:
         """End the worker for good; what waits for it gets `EngineTerminatedError`. Idempotent."""
@@ -168,6 +179,8 @@ class WorkerKeeper:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
         worker, self.worker, self._process = self.worker, None, None
         if worker is not None:
             worker.connection.fail(EngineTerminatedError("This engine was terminated."))

@@ -196,14 +196,18 @@ class WorkerProcess:
         """The last lines that the worker printed, as an addition to an error message."""
         return "" if self._output is None else self._output.text()
 
-    async def stop(self) -> None:
-        """End the process, gracefully if it answers, and remove its files. Idempotent."""
+    async def stop(self, *, now: bool = False) -> None:
+        """End the process, gracefully if it answers, and remove its files. Idempotent.
+
+        Args:
+            now: Do not ask it first.
+        """
         manager = self._manager
         if manager is None:
             return
         try:
             if manager.has_kernel:
-                await manager.shutdown_kernel(now=self.died.done())
+                await manager.shutdown_kernel(now=now or self.died.done())
         finally:
             self._set_died()
             self._clean_up()

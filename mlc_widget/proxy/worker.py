@@ -10,7 +10,9 @@ from mlc_widget.api.errors import EngineDeadError, WorkerStartError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.hangs import HangWatch
 from mlc_widget.proxy.process import WorkerProcess
+from mlc_widget.proxy.state import SnapshotBoard
 
 
 class Worker:
@@ -20,16 +22,22 @@ class Worker:
         process: The worker's process.
         connection: The connection to it.
         hello: What it said of itself.
+        hangs: Watches for hangs.
         loaded: Whether the models that the engine expects are loaded in it.
         spent: Whether its process can load nothing more, as some runtimes have it.
     """
 
     def __init__(
-        self, process: WorkerProcess, connection: WorkerConnection, hello: JSONDict
+        self,
+        process: WorkerProcess,
+        connection: WorkerConnection,
+        hello: JSONDict,
+        hangs: HangWatch,
     ) -> None:
         self.process = process
         self.connection = connection
         self.hello = hello
+        self.hangs = hangs
         self.loaded = self.spent = False
 
     @classmethod
@@ -38,6 +46,8 @@ class Worker:
         process: WorkerProcess,
         timeout: float,
         on_progress: Callable[[InitProgressReport], None],
+        board: SnapshotBoard,
+        hang_timeout: float,
     ) -> Worker:
         """Start the process, connect, and say hello. Failing or cancelled, it leaves nothing.
 
@@ -56,11 +66,12 @@ class Worker:
                 await connection.close()
             await process.stop()
             raise
-        return cls(process, connection, hello)
+        return cls(process, connection, hello, HangWatch(connection, board, hang_timeout))
 
     async def died(self) -> EngineDeadError:
         """Wait until the process has ended; everything that waits for it fails. Says how."""
         await asyncio.shield(self.process.died)
+        self.hangs.close()
         how = await self.process.describe_death()
         error = EngineDeadError(
             f"The worker {how}\nThe notebook is unharmed; the next request starts a new worker."
@@ -69,9 +80,10 @@ class Worker:
         return error
 
     async def stop(self) -> None:
-        """End it and free everything. Idempotent."""
+        """End it and free everything, at once if it hangs. Idempotent."""
+        self.hangs.close()
         await self.connection.close()
-        await self.process.stop()
+        await self.process.stop(now=self.hangs.hang is not None)
 
 
 async def _hello(process: WorkerProcess, connection: WorkerConnection, timeout: float) -> JSONDict:

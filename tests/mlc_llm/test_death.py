@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine
-from mlc_widget.api.errors import EngineDeadError
+from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError
 
 from .conftest import EngineFactory, Package
 
@@ -65,6 +65,24 @@ async def test_a_long_silence_is_no_death(standin: Package, make_engine: EngineF
     engine = await make_engine(standin, options={"stall_timeout": 1.6}, trouble={"step_s": 0.8})
     answer = await engine.completions.create(prompt="Hello", max_tokens=3)
     assert answer.choices[0].text
+
+
+async def test_a_hang_is_reported_long_before_it_counts_as_a_death(
+    standin: Package, make_engine: EngineFactory
+) -> None:
+    engine = await make_engine(
+        standin,
+        options={"stall_timeout": 600.0},
+        trouble={"step_hangs_after": 20},
+        hang_timeout=0.5,
+    )
+    draining = asyncio.create_task(drain(engine))
+    async with asyncio.timeout(60):
+        while engine.hang is None or engine.hang.part != "engine":
+            await asyncio.sleep(0.01)
+    await engine.terminate()
+    with pytest.raises(EngineTerminatedError):
+        await draining
 
 
 async def test_the_worker_ends_with_a_stream_open(

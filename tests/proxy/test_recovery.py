@@ -17,6 +17,8 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine, create_kernel_mlc_engine
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
 
+from .conftest import GatedModel
+
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
@@ -43,52 +45,6 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
-class GatedModel:
-    """Holds the model of the engines that it makes; see `gate`."""
-
-    def __init__(self, folder: Path, make: Make, model: str) -> None:
-        self.folder, self._make, self._model = folder, make, model
-        self.release()
-
-    async def engine(self, **options: Any) -> AsyncKernelMLCEngine:
-        engine = await self._make(load=False, runtime="tvm", **self.arguments, **options)
-        await engine.reload(self._model)
-        return engine
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return {"logit_processors": {"*": "gate:Gate"}, "runtime_options": {"threads": 1}}
-
-    def hold(self, at: int) -> None:
-        """From now on the model is held after `at` tokens of each generation."""
-        (self.folder / "at").write_text(str(at))
-        for name in ("open", "held"):
-            (self.folder / name).unlink(missing_ok=True)
-
-    def release(self) -> None:
-        (self.folder / "open").touch()
-        (self.folder / "at").write_text("0")
-
-    @property
-    def held(self) -> bool:
-        return (self.folder / "held").exists()
-
-    async def until_held(self) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while not self.held:
-                await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-def gated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_engine: Make, tiny_model: Path
-) -> GatedModel:
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("RECOVERY_GATE", str(tmp_path))
-    return GatedModel(tmp_path, kernel_engine, str(tiny_model))
-
-
 def kill(engine: AsyncKernelMLCEngine | KernelMLCEngine) -> None:
     assert engine.worker_pid is not None
     os.kill(engine.worker_pid, signal.SIGKILL)
@@ -101,6 +57,10 @@ async def kill_and_see(engine: AsyncKernelMLCEngine) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while engine.worker_pid == pid:
             await asyncio.sleep(0.005)
+
+
+async def restart(engine: AsyncKernelMLCEngine) -> None:
+    await asyncio.wrap_future(engine._core.submit(engine._core.restart()))
 
 
 def seeded(request: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +229,7 @@ async def test_a_second_death_ends_it(gated: GatedModel) -> None:
     await gated.until_held()
     kill(engine)
     for task in (whole, reading):
-        with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*Two workers died"):
+        with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*Two workers ended"):
             await task
     gated.release()
     answer = await ask(engine, {"max_tokens": 2})  # others are served
@@ -286,7 +246,7 @@ async def test_a_request_that_kills_cannot_kill_for_ever(kernel_engine: Make) ->
     pids = {engine.worker_pid}
     stop = engine._core.observe(lambda _: pids.add(engine.worker_pid))
     text = ""
-    with pytest.raises(EngineDeadError, match="Two workers died"):
+    with pytest.raises(EngineDeadError, match="Two workers ended"):
         async for chunk in await engine.chat.completions.create(messages=HELLO, stream=True):
             text += chunk.choices[0].delta.content or ""
     stop()
@@ -397,22 +357,33 @@ async def test_an_abort_in_the_gap_ends_it_in_the_new_worker(gated: GatedModel) 
     assert answer.choices[0].finish_reason == "abort"
 
 
-async def test_what_the_user_restarts_is_not_resumed(gated: GatedModel) -> None:
+async def test_what_the_user_restarts_goes_on_once(gated: GatedModel) -> None:
     engine = await gated.engine()
+    expected = await read(engine, {"max_tokens": 40})
     gated.hold(5)
     reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
     await gated.until_held()
     gated.release()
-    restarting = engine._core.submit(engine._core.restart())
-    with pytest.raises(EngineDeadError, match="restarted"):
-        await reading
-    await asyncio.wrap_future(restarting)
-    # Nor what waits for a new worker at that time.
+    await restart(engine)
+    same(await reading, expected)
     gated.hold(5)
     reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
     await gated.until_held()
-    await kill_and_see(engine)
-    await asyncio.wrap_future(engine._core.submit(engine._core.restart()))
+    gated.hold(5)
+    await restart(engine)
+    await gated.until_held()
+    await restart(engine)
+    with pytest.raises(EngineDeadError, match=r"restarted(.|\n)*Two workers ended"):
+        await reading
+
+
+async def test_with_recovery_error_a_restart_ends_what_runs(gated: GatedModel) -> None:
+    engine = await gated.engine(recovery="error")
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    await gated.until_held()
+    gated.release()
+    await restart(engine)
     with pytest.raises(EngineDeadError, match="restarted"):
         await reading
 

@@ -1,0 +1,166 @@
+"""Tells a worker that hangs from one that works, by asking it while something is in flight.
+
+Two things hang: the worker's event loop, which then answers nothing, or a model's thread, which is
+then at one step for very long. Neither ends by itself, and neither is ended from here: whoever
+waits may go on waiting, restart the worker or terminate the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any, Final
+
+from mlc_widget.api.errors import BadRequestError, MLCEngineError, ProtocolError
+from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.state import Hang, HangingPart, SnapshotBoard
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_S: Final = 5.0
+_LOOKS: Final = 6
+"""Looks at the least, one an interval, before silence is a hang."""
+_LONGER: Final = 10
+"""How much longer than others a load may be silent, as a compiler is, and a model's first step."""
+_USUAL_STEPS: Final = 20
+"""A step may take as long as this many of the longest before it."""
+
+
+def check_hang_timeout(seconds: float) -> float:
+    """Read the engines' `hang_timeout` argument.
+
+    Raises:
+        BadRequestError: it is no positive number.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise BadRequestError(
+            f"hang_timeout = {seconds!r}: it must be a positive number of seconds; math.inf "
+            "turns the watch off.",
+            param="hang_timeout",
+        )
+    return float(seconds)
+
+
+class HangWatch:
+    """Watches one worker, on the home loop, and shows on the board whether it hangs.
+
+    It asks nothing while nothing is in flight. How long something lasts is counted in looks, each
+    worth an interval at the most: after this process, or the machine, has stood still, what comes
+    late has not hung.
+
+    Args:
+        connection: To the worker.
+        board: Where hangs are shown.
+        timeout: Seconds without an answer, or of one step, that are no hang yet.
+    """
+
+    def __init__(self, connection: WorkerConnection, board: SnapshotBoard, timeout: float) -> None:
+        self._connection = connection
+        self._board = board
+        self._timeout = timeout
+        self._interval = min(_INTERVAL_S, timeout / _LOOKS)
+        self._late: frozenset[tuple[Any, Any]] = frozenset()
+        self.hang: Hang | None = None
+        """How it hangs now, or hung when the watch ended."""
+        self.silence = 0.0
+        """Seconds, as counted, for which the worker has owed an answer."""
+        self._task = asyncio.create_task(self._watch())
+
+    def close(self) -> None:
+        """The worker is being ended, or has ended: watch no more. Idempotent."""
+        self._task.cancel()
+        if self.hang is not None and self._board.snapshot.hang is self.hang:
+            self._board.update(hang=None)
+
+    async def _watch(self) -> None:
+        with contextlib.suppress(MLCEngineError):  # the worker is gone
+            while True:
+                await self._connection.asked.wait()
+                await self._attend()
+
+    async def _attend(self) -> None:
+        """Ask now and then until nothing is in flight and nothing hangs."""
+        while True:
+            await asyncio.sleep(self._interval)
+            if not self._connection.busy and self.hang is None:
+                break
+            self._judge(await self._ask())
+        self._connection.asked.clear()
+
+    async def _ask(self) -> list[tuple[str, int, float, float | None]]:
+        """Wait for the worker's word on its models' steps, however long that takes."""
+        answer = self._connection.send("health")
+        heard = self._connection.heard
+        since = last = time.monotonic()
+        try:
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=self._interval)
+                now = time.monotonic()
+                if self._connection.heard != heard:  # as good as the answer, which comes behind it
+                    heard, since, self.silence = self._connection.heard, now, 0.0
+                else:
+                    self.silence += min(now - last, self._interval)
+                last = now
+                if self.silence >= self._patience() and not answer.done():
+                    self._report("worker", since)
+            return _read_steps(answer.result())
+        except ProtocolError:  # it cannot tell, but it speaks
+            return []
+        finally:
+            self.silence = 0.0
+            answer.cancel()
+
+    def _patience(self) -> float:
+        return self._timeout * (_LONGER if self._board.snapshot.state == "loading" else 1)
+
+    def _judge(self, steps: list[tuple[str, int, float, float | None]]) -> None:
+        late = {
+            (model, number): seconds
+            for model, number, seconds, usual in steps
+            if seconds > self._allowed(usual)
+        }
+        hung = [seconds for step, seconds in late.items() if step in self._late]
+        self._late = frozenset(late)
+        if hung:
+            self._report("engine", time.monotonic() - max(hung))
+        elif not late or (self.hang is not None and self.hang.part == "worker"):
+            self._withdraw()
+
+    def _allowed(self, usual: float | None) -> float:
+        if usual is None:
+            return _LONGER * self._timeout
+        return max(self._timeout, _USUAL_STEPS * usual)
+
+    def _report(self, part: HangingPart, since: float) -> None:
+        if self.hang is not None and self.hang.part == part:
+            return
+        self.hang = hang = Hang(part, since)
+        logger.warning(
+            "%s What is running waits on: a restart (`%%mlc restart`, or the button in a chat) has "
+            "another worker go on with it, terminate() ends it.",
+            hang.message,
+        )
+        self._board.update(hang=hang)
+
+    def _withdraw(self) -> None:
+        hang, self.hang = self.hang, None
+        if hang is not None:
+            logger.warning("The worker goes on, after %.0f s.", hang.seconds)
+            self._board.update(hang=None)
+
+
+def _read_steps(answer: Any) -> list[tuple[str, int, float, float | None]]:
+    try:
+        return [
+            (
+                step["model"],
+                step["number"],
+                float(step["seconds"]),
+                None if step["usual_s"] is None else float(step["usual_s"]),
+            )
+            for step in answer
+        ]
+    except (TypeError, ValueError, KeyError) as error:
+        raise ProtocolError(f"health was answered by {answer!r:.200}") from error

@@ -1,0 +1,63 @@
+"""A model that can be held at a token."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine
+
+Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
+
+DEADLINE_S = 60.0
+
+
+class GatedModel:
+    """Holds the model of the engines that it makes; see `gate`."""
+
+    def __init__(self, folder: Path, make: Make, model: str) -> None:
+        self.folder, self._make, self._model = folder, make, model
+        self.release()
+
+    async def engine(self, **options: Any) -> AsyncKernelMLCEngine:
+        engine = await self._make(load=False, runtime="tvm", **self.arguments, **options)
+        await engine.reload(self._model)
+        return engine
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"logit_processors": {"*": "gate:Gate"}, "runtime_options": {"threads": 1}}
+
+    def hold(self, at: int) -> None:
+        """From now on the model is held after `at` tokens of each generation."""
+        (self.folder / "at").write_text(str(at))
+        for name in ("open", "held"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        (self.folder / "open").touch()
+        (self.folder / "at").write_text("0")
+
+    @property
+    def held(self) -> bool:
+        return (self.folder / "held").exists()
+
+    async def until_held(self) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not self.held:
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def gated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_engine: Make, tiny_model: Path
+) -> GatedModel:
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("RECOVERY_GATE", str(tmp_path))
+    return GatedModel(tmp_path, kernel_engine, str(tiny_model))

@@ -1,0 +1,367 @@
+"""Hangs are told from work, reported, and ended only by whoever asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine
+from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
+from mlc_widget.proxy.hangs import HangWatch
+
+from .conftest import DEADLINE_S, GatedModel, Make
+
+pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
+
+Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+SOON = 0.3
+"""A `hang_timeout` for what does hang."""
+_HANDLERS = """
+import ctypes
+from mlc_widget.worker.handler import KernelMLCEngineHandler
+
+class Stuck(KernelMLCEngineHandler):
+    async def custom_request(self, name, message):
+        ctypes.PyDLL(None).sleep(1000)  # native code that never gives the interpreter back
+
+class Odd(KernelMLCEngineHandler):
+    def _table(self):
+        async def odd(request):
+            return [{"model": "demo"}]
+        return {**super()._table(), "health": odd}
+"""
+
+
+@pytest.fixture
+def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The module of the worker's handlers."""
+    (tmp_path / "hanging_handlers.py").write_text(_HANDLERS)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return "hanging_handlers"
+
+
+class Reports:
+    """All that an engine reports from now on."""
+
+    def __init__(self, engine: AsyncKernelMLCEngine) -> None:
+        self.parts: list[str | None] = []
+        engine._core.observe(lambda snapshot: self._take(snapshot.hang and snapshot.hang.part))
+
+    def _take(self, part: str | None) -> None:
+        if part != (self.parts[-1] if self.parts else None):
+            self.parts.append(part)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def until_hung(engine: AsyncKernelMLCEngine, part: str) -> None:
+    await until(lambda: engine.hang is not None and engine.hang.part == part)
+
+
+def send(engine: AsyncKernelMLCEngine, number: signal.Signals) -> None:
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, number)
+
+
+def watch(engine: AsyncKernelMLCEngine) -> HangWatch:
+    worker = engine._core._keeper.worker
+    assert worker is not None
+    return worker.hangs
+
+
+async def health(engine: AsyncKernelMLCEngine) -> list[dict[str, Any]]:
+    """The worker's own word on its models' steps."""
+    worker = engine._core._keeper.worker
+    assert worker is not None
+    asked = engine._core.submit(worker.connection.call("health"))
+    steps: list[dict[str, Any]] = await asyncio.wrap_future(asked)
+    return steps
+
+
+async def until_a_step_takes(engine: AsyncKernelMLCEngine, seconds: float) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not any(step["seconds"] > seconds for step in await health(engine)):
+            await asyncio.sleep(0.01)
+
+
+def stream(engine: AsyncKernelMLCEngine, **request: Any) -> AsyncIterator[Any]:
+    async def chunks() -> AsyncIterator[Any]:
+        wanted = {"messages": HELLO, "seed": 7, "ignore_eos": True, "max_tokens": 40, **request}
+        async for chunk in await engine.chat.completions.create(**wanted, stream=True):
+            yield chunk
+
+    return chunks()
+
+
+async def read(engine: AsyncKernelMLCEngine, **request: Any) -> str:
+    chunks = [c.choices[0].delta.content or "" async for c in stream(engine, **request)]
+    return "".join(chunks)
+
+
+async def restart(engine: AsyncKernelMLCEngine) -> None:
+    await asyncio.wrap_future(engine._core.submit(engine._core.restart()))
+
+
+# The worker answers nothing
+
+
+async def test_a_stopped_worker_is_reported_until_it_goes_on(
+    gated: GatedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = await gated.engine(hang_timeout=SOON)
+    expected = await read(engine)
+    reports = Reports(engine)
+    gated.hold(12)
+    reading = asyncio.create_task(read(engine))
+    await gated.until_held()
+    with caplog.at_level(logging.WARNING, logger="mlc_widget.proxy.hangs"):
+        send(engine, signal.SIGSTOP)
+        gated.release()
+        await until_hung(engine, "worker")
+        assert engine.state == "ready"
+        assert engine.hang is not None
+        assert engine.hang.seconds >= SOON
+        assert not reading.done()
+        send(engine, signal.SIGCONT)
+        assert await reading == expected
+        await until(lambda: engine.hang is None)
+    assert reports.parts[0] == "worker"
+    assert reports.parts[-1] is None
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(reports.parts)  # once each
+    assert told[0].startswith("The worker has not answered for ")
+    assert "%mlc restart" in told[0]
+    assert told[-1].startswith("The worker goes on")
+    connection = engine._core._keeper.living()
+    assert connection is not None
+    await until(lambda: not connection.asked.is_set())  # nothing is asked while nothing runs
+
+
+@pytest.mark.parametrize("timeout", [SOON, math.inf])
+async def test_terminate_ends_a_stopped_worker(kernel_engine: Make, timeout: float) -> None:
+    engine = await kernel_engine(hang_timeout=timeout, hang_after=2)
+    pid = engine.worker_pid
+    assert pid is not None
+    chunks = stream(engine)
+    await anext(chunks)
+    send(engine, signal.SIGSTOP)
+    if timeout == SOON:
+        await until_hung(engine, "worker")
+    started = time.monotonic()
+    await engine.terminate()
+    assert time.monotonic() - started < 10
+    assert not psutil.pid_exists(pid)
+    assert engine.hang is None
+    with pytest.raises(EngineTerminatedError):
+        async for _ in chunks:
+            pass
+
+
+async def test_a_restart_ends_native_code_that_holds_the_interpreter(
+    kernel_engine: Make, handlers: str
+) -> None:
+    engine = await kernel_engine(hang_timeout=SOON, handler=f"{handlers}:Stuck")
+    pid = engine.worker_pid
+    assert pid is not None
+    stuck = asyncio.create_task(engine.custom_request("hold"))
+    await until_hung(engine, "worker")
+    await restart(engine)
+    assert not psutil.pid_exists(pid)
+    with pytest.raises(EngineDeadError, match="restarted"):
+        await stuck
+    assert engine.hang is None
+    assert await read(engine) == "Hello from the script."
+
+
+async def test_a_restart_goes_on_with_what_a_stopped_worker_was_at(gated: GatedModel) -> None:
+    engine = await gated.engine(hang_timeout=SOON)
+    expected = await read(engine)
+    pid = engine.worker_pid
+    assert pid is not None
+    gated.hold(12)
+    reading = asyncio.create_task(read(engine))
+    await gated.until_held()
+    send(engine, signal.SIGSTOP)
+    await until_hung(engine, "worker")
+    gated.release()
+    await restart(engine)
+    assert await reading == expected
+    assert engine.worker_pid != pid
+    assert not psutil.pid_exists(pid)
+    assert engine.hang is None
+
+
+# A model's thread is at one step
+
+
+async def test_a_step_that_hangs_is_reported_and_then_allowed_for(gated: GatedModel) -> None:
+    engine = await gated.engine(hang_timeout=SOON)
+    expected = await read(engine)
+    reports = Reports(engine)
+    gated.hold(12)
+    reading = asyncio.create_task(read(engine))
+    await gated.until_held()
+    await until_hung(engine, "engine")
+    assert engine.hang is not None
+    assert "engine has made no step" in engine.hang.message
+    gated.release()
+    assert await reading == expected
+    await until(lambda: engine.hang is None)
+    assert "engine" in reports.parts
+    # This model's steps are known to be long by now.
+    reports.parts.clear()
+    gated.hold(12)
+    reading = asyncio.create_task(read(engine))
+    await gated.until_held()
+    await until_a_step_takes(engine, 2 * SOON)
+    assert "engine" not in reports.parts
+    gated.release()
+    assert await reading == expected
+
+
+async def test_the_hang_of_a_step_outlasts_its_reader_and_an_unload(gated: GatedModel) -> None:
+    engine = await gated.engine(hang_timeout=SOON)
+    await read(engine)
+    gated.hold(12)
+    reading = asyncio.create_task(read(engine))
+    await gated.until_held()
+    await until_hung(engine, "engine")
+    reports = Reports(engine)
+    reading.cancel()
+    unloading = asyncio.create_task(engine.unload())
+    numbers = {step["number"] for step in await health(engine)}
+    await until_a_step_takes(engine, 3 * SOON)
+    assert numbers == {step["number"] for step in await health(engine)}
+    assert None not in reports.parts
+    gated.release()
+    await unloading
+    await until(lambda: engine.hang is None)
+
+
+async def test_first_steps_may_be_long(gated: GatedModel) -> None:
+    engine = await gated.engine(hang_timeout=SOON)
+    reports = Reports(engine)
+    gated.hold(0)
+    reading = asyncio.create_task(read(engine))
+    await gated.until_held()
+    await until_a_step_takes(engine, 2 * SOON)
+    assert "engine" not in reports.parts
+    gated.release()
+    await reading
+
+
+async def test_a_long_prompt_is_many_steps(gated: GatedModel) -> None:
+    engine = await gated.engine(hang_timeout=0.01)
+    await read(engine)
+    reports = Reports(engine)
+    long = [{"role": "user", "content": "hello world how are you " * 500}]
+    await read(engine, messages=long, max_tokens=1)
+    assert "engine" not in reports.parts
+
+
+async def test_who_waits_for_a_slow_reader_is_at_no_step(
+    kernel_engine: Make, tiny_model: Path
+) -> None:
+    engine = await kernel_engine(load=False, runtime="tvm", runtime_options={"threads": 1})
+    await engine.reload(str(tiny_model))
+    unread = await engine.chat.completions.create(
+        messages=HELLO, stream=True, ignore_eos=True, max_tokens=4000
+    )
+
+    async def parked() -> bool:
+        running = (await engine.metrics())["running_requests"]
+        assert running == 1
+        return await health(engine) == []
+
+    async with asyncio.timeout(DEADLINE_S):
+        while not await parked():
+            await asyncio.sleep(0.01)
+    await unread.close()
+
+
+# What is no hang
+
+
+async def test_a_silent_stretch_of_a_load_is_allowed_for(
+    kernel_engine: Make, tiny_model: Path
+) -> None:
+    engine = await kernel_engine(load=False, hang_timeout=SOON, load_hangs=True)
+    reports = Reports(engine)
+    loading = asyncio.create_task(engine.reload(str(tiny_model)))
+    await until(lambda: engine.state == "loading")
+    send(engine, signal.SIGSTOP)
+    await until(lambda: watch(engine).silence > 2 * SOON)
+    send(engine, signal.SIGCONT)
+    await until(lambda: watch(engine).silence == 0)
+    assert reports.parts == []
+    await engine.terminate()
+    with pytest.raises(EngineTerminatedError):
+        await loading
+
+
+@pytest.mark.soak
+async def test_a_compile_is_no_hang(kernel_engine: Make, tiny_model: Path, tmp_path: Path) -> None:
+    options = {"threads": 1, "cache_dir": str(tmp_path)}
+    engine = await kernel_engine(
+        load=False, hang_timeout=1.0, runtime="tvm", runtime_options=options
+    )
+    reports = Reports(engine)
+    await engine.reload(str(tiny_model))
+    assert reports.parts == []
+
+
+async def test_after_a_standstill_a_late_answer_is_no_hang(kernel_engine: Make) -> None:
+    """As after a laptop's sleep, or when a debugger held this process."""
+    engine = await kernel_engine(hang_timeout=SOON, hang_after=2)
+    reports = Reports(engine)
+    chunks = stream(engine)
+    await anext(chunks)
+    await until(lambda: watch(engine)._connection.asked.is_set())
+    go_on = threading.Event()
+    engine._core.call_soon(go_on.wait, DEADLINE_S)
+    send(engine, signal.SIGSTOP)
+    still = time.monotonic()
+    await until(lambda: time.monotonic() > still + 3 * SOON)
+    send(engine, signal.SIGCONT)
+    go_on.set()
+    connection = watch(engine)._connection
+    heard = connection.heard
+    await until(lambda: connection.heard > heard + 1)
+    assert reports.parts == []
+
+
+async def test_a_peer_that_answers_oddly_speaks(kernel_engine: Make, handlers: str) -> None:
+    engine = await kernel_engine(hang_timeout=SOON, hang_after=2, handler=f"{handlers}:Odd")
+    reports = Reports(engine)
+    chunks = stream(engine)
+    await anext(chunks)
+    connection = watch(engine)._connection
+    heard = connection.heard
+    await until(lambda: connection.heard > heard + 3)
+    assert reports.parts == []
+    assert not watch(engine)._task.done()
+
+
+def test_the_timeout_is_checked() -> None:
+    for wrong in (0, -1.0, math.nan, True, "30"):
+        with pytest.raises(BadRequestError, match="hang_timeout") as caught:
+            KernelMLCEngine(hang_timeout=wrong)  # type: ignore[arg-type]
+        assert caught.value.param == "hang_timeout"
