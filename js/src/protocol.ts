@@ -26,6 +26,12 @@ export interface ErrorInfo {
   readonly message: string;
 }
 
+/** No sign of life for longer than is usual: of the worker at all, or of a model's step. */
+export interface Hang {
+  readonly part: "worker" | "engine";
+  readonly seconds: number;
+}
+
 export interface Engine {
   readonly rev: number;
   readonly state: EngineState;
@@ -39,6 +45,7 @@ export interface Engine {
   readonly memoryUsedBytes: number | null;
   readonly progress: Progress | null;
   readonly error: ErrorInfo | null;
+  readonly hang: Hang | null;
 }
 
 /** Figures of one reply; null is "not known". */
@@ -129,6 +136,7 @@ export type Intent =
   | { readonly kind: "delete"; readonly message: string }
   | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | null }
   | { readonly kind: "load"; readonly model: string | null }
+  | { readonly kind: "restart" }
   | { readonly kind: "resync" }
   | { readonly kind: "kept" }
   | { readonly kind: "transcript" }
@@ -189,6 +197,11 @@ function parseProgress(value: unknown): Progress | null {
   };
 }
 
+function parseHang(value: unknown): Hang | null {
+  if (!isObject(value)) return null;
+  return { part: oneOf(["worker", "engine"] as const, value["part"], "worker"), seconds: count(value["seconds"]) };
+}
+
 export function parseEngine(value: unknown): Engine {
   const engine = isObject(value) ? value : {};
   return {
@@ -202,6 +215,7 @@ export function parseEngine(value: unknown): Engine {
     memoryUsedBytes: number(engine["memory_used_bytes"]),
     progress: parseProgress(engine["progress"]),
     error: parseError(engine["error"]),
+    hang: parseHang(engine["hang"]),
   };
 }
 

@@ -29,7 +29,10 @@ describe("what arrives is checked", () => {
       rev: 3, state: "loading", model: "demo", device: "cpu",
       progress: { progress: 1.5, phase: "load", elapsed: 2, bytes_done: 5, bytes_total: 9, text: "t" },
       error: { type: "ModelFormatError", message: "no" },
+      hang: { part: "everything", seconds: -1 },
     });
+    expect(engine.hang).toEqual({ part: "worker", seconds: 0 });
+    expect(parseEngine({ hang: true }).hang).toBeNull();
     expect(engine.progress).toMatchObject({ progress: 1, bytesDone: 5, bytesTotal: 9, bytesPerS: null });
     expect(engine.error?.message).toBe("no");
   });

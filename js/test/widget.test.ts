@@ -170,6 +170,45 @@ describe("chat", () => {
   });
 });
 
+describe.each(["chat", "load"])("a hang, in the view %s", (view) => {
+  const hung = { ...ready, rev: 2, hang: { part: "worker", seconds: 40.2 } };
+  afterEach(() => { vi.useRealTimers(); });
+
+  it("is told once, counts on, and goes when it passes", async () => {
+    vi.useFakeTimers();
+    const model = open({ _view: view, _engine: ready, _chat: {}, _live: {} });
+    const line = query(".mlcw-hang-line");
+    expect(line.hidden).toBe(true);
+    model.change("_engine", hung);
+    await vi.advanceTimersByTimeAsync(50);
+    expect(line.hidden).toBe(false);
+    expect(query(".mlcw-hang-text").textContent).toBe("The worker has not answered for 40 s; it may be hung.");
+    const said = query(".mlcw-hang [role=status]");
+    const saidFirst = said.firstChild;
+    await vi.advanceTimersByTimeAsync(3000);
+    expect(query(".mlcw-hang-text").textContent).toContain("for 43 s");
+    expect(said.firstChild).toBe(saidFirst);
+    model.change("_engine", { ...hung, rev: 3, hang: { part: "engine", seconds: 70 } });
+    await vi.advanceTimersByTimeAsync(50);
+    expect(query(".mlcw-hang-text").textContent).toBe("The engine has made no step for 1 min 10 s; it may be hung.");
+    model.change("_engine", { ...ready, rev: 4 });
+    await vi.advanceTimersByTimeAsync(50);
+    expect(line.hidden).toBe(true);
+    expect(said.textContent).toBe("");
+  });
+
+  it("offers to restart the worker, and says why that was refused", async () => {
+    const model = open({ _view: view, _engine: hung, _chat: {}, _live: {} });
+    const button = query(".mlcw-hang button") as HTMLButtonElement;
+    button.click();
+    await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "restart" } }]); });
+    expect(button.disabled).toBe(true);
+    model.receive({ type: "ack", intent: (model.sent[0] as { id: string }).id, error: "Terminated." });
+    await vi.waitFor(() => { expect(query(".mlcw-hang .mlcw-error-text").textContent).toBe("Terminated."); });
+    expect(button.disabled).toBe(false);
+  });
+});
+
 describe("load panel", () => {
   const load = (engine: unknown): FakeModel => open({ _view: "load", _engine: engine });
   const progress = { progress: 0.42, text: "", phase: "download", elapsed: 3, bytes_done: 1e6, bytes_total: 4e6, bytes_per_s: 2e6, eta_s: 1.5 };

@@ -73,8 +73,8 @@ class EngineWidget(anywidget.AnyWidget):
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
         _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
-            "memory_used_bytes", "runtime", "progress", "error"}``; the worker's machine's memory
-            and what of it the worker holds.
+            "memory_used_bytes", "runtime", "progress", "error", "hang"}``; the worker's machine's
+            memory and what of it the worker holds; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
     _esm = _bundle("widget.js")
@@ -119,6 +119,7 @@ class EngineWidget(anywidget.AnyWidget):
         return {
             "cancel_load": lambda _: self._link.cancel_load(),
             "load": lambda intent: self._load(intent.get("model")),
+            "restart": lambda _: self._background(self._link.restart()),
             "resync": lambda _: None,
         }
 
@@ -228,15 +229,18 @@ class EngineMirror:
         # A load that failed has no model any more, but it is still that model's load.
         self._model = snapshot.model_id or self._model
         self._json = self._shape()
-        return (old.state, old.model_id, old.error) != (
+        return (old.state, old.model_id, old.error, old.hang) != (
             snapshot.state,
             snapshot.model_id,
             snapshot.error,
+            snapshot.hang,
         )
 
     def to_json(self) -> JSONDict:
         """The latest, as the page reads it."""
-        return self._json
+        hang = self._snapshot.hang
+        shown = None if hang is None else {"part": hang.part, "seconds": hang.seconds}
+        return {**self._json, "hang": shown}
 
     def _shape(self) -> JSONDict:
         snapshot = self._snapshot

@@ -68,7 +68,8 @@ class ChatWidget(EngineWidget, ChatSettings):
     counts UTF-16 code units, and acknowledgements (`IntentDesk`). From the page: intents of the
     kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``,
     ``edit {message, text}``, ``select {message}``, ``delete {message}``, ``set {name, value}``,
-    ``load {model?}``, ``resync``, ``cancel_load``, ``kept`` and ``transcript`` (`LastingOutput`).
+    ``load {model?}``, ``restart``, ``resync``, ``cancel_load``, ``kept`` and ``transcript``
+    (`LastingOutput`).
     """
 
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)

@@ -14,6 +14,18 @@ from mlc_widget.api.requests import JSONDict
 _T = TypeVar("_T")
 
 
+class Hang(Protocol):
+    """That something has given no sign of life for long."""
+
+    @property
+    def part(self) -> str:
+        """``worker`` or ``engine``."""
+
+    @property
+    def seconds(self) -> float:
+        """For how long, by now."""
+
+
 class Snapshot(Protocol):
     """An engine at one moment."""
 
@@ -36,6 +48,10 @@ class Snapshot(Protocol):
     @property
     def device(self) -> str | None:
         """What computes."""
+
+    @property
+    def hang(self) -> Hang | None:
+        """How the worker seems to hang, if it does."""
 
 
 class EngineLink(Protocol):
@@ -68,6 +84,9 @@ class EngineLink(Protocol):
     async def reload_last(self) -> object:
         """Load again what was last asked for, with its `chat_opts`; on the I/O thread."""
 
+    async def restart(self) -> object:
+        """End the worker and load the same models in another; on the I/O thread."""
+
     async def list_models(self) -> list[JSONDict]:
         """The loaded models, with their `context_window_size`; on the I/O thread."""
 
@@ -77,7 +96,7 @@ class EngineLink(Protocol):
 
 _NEEDED = (
     *("snapshot", "observe", "submit", "call_soon", "open_stream", "cancel_load"),
-    *("reload", "reload_last", "list_models", "device_info"),
+    *("reload", "reload_last", "restart", "list_models", "device_info"),
 )
 
 

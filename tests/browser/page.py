@@ -66,6 +66,7 @@ ENGINE: dict[str, Any] = {
     "memory_used_bytes": 312_000_000,
     "progress": None,
     "error": None,
+    "hang": None,
 }
 
 

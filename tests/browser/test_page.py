@@ -59,6 +59,7 @@ PROGRESS = {
     "bytes_total": 100_000_000,
     "bytes_per_s": 8_100_000,
 }
+HANG = {"part": "worker", "seconds": 40.2}
 RESULT = {"id": "r", "role": "tool", "name": "get_weather", "text": '{"sky": "clear"}'}
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 
@@ -71,6 +72,7 @@ def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
         "loading": ([], {"_engine": {**ENGINE, "state": "loading", "progress": PROGRESS}}),
         "load error": ([], {"_engine": {**ENGINE, "state": "idle", "error": BROKEN}}),
         "streaming": ([question, reply(ANSWER[:420], "running")], {}),
+        "hung": ([question, reply("Step by", "running")], {"_engine": {**ENGINE, "hang": HANG}}),
         "long": ([question, reply(ANSWER, stats=STATS)], {}),
         "error": ([question, reply("It be", "error", error=DIED)], {}),
         "stopped": (

@@ -13,7 +13,7 @@ import pytest
 
 from mlc_widget.api.errors import LoadCancelledError, ModelFormatError
 from mlc_widget.proxy.engines import KernelMLCEngine
-from mlc_widget.widget import LoadProgress, display_load_progress
+from mlc_widget.widget import ChatWidget, LoadProgress, display_load_progress
 
 MakeEngine = Callable[..., KernelMLCEngine]
 
@@ -111,6 +111,29 @@ def test_trying_again_keeps_how_the_model_was_loaded(
     widget.wait_for(lambda e: e["state"] == "ready")
     assert engine.models.list()[0].model_dump()["context_window_size"] == 1234
     widget.close()
+
+
+def test_a_hang_is_shown_and_the_page_restarts_the_worker(model_folder: Path) -> None:
+    with KernelMLCEngine(runtime="scripted", hang_timeout=0.3) as engine:
+        engine.reload(str(model_folder))
+        widget = Recorded(engine)
+        chat = ChatWidget(engine)
+        assert engine.worker_pid is not None
+        os.kill(engine.worker_pid, signal.SIGSTOP)
+        reply = chat.send("Hi")
+        hung = widget.wait_for(lambda e: e["hang"] is not None)
+        assert hung["hang"]["part"] == "worker"
+        assert hung["hang"]["seconds"] >= 0.3
+        assert hung["state"] == "ready"
+        assert widget._view_of.to_json()["hang"]["seconds"] > hung["hang"]["seconds"]
+        widget.engines.clear()
+        content = {"type": "intent", "id": "a", "intent": {"kind": "restart"}}
+        widget._handle_custom_msg(content, [])
+        ready = widget.wait_for(lambda e: e["state"] == "ready" and e["hang"] is None)
+        assert ready["error"] is None
+        assert reply.result(30)["content"] == "Hello from the script."
+        chat.close()
+        widget.close()
 
 
 def test_nothing_is_displayed_outside_a_kernel(

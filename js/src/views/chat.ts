@@ -8,6 +8,7 @@ import { StickyScroll } from "../scroll.ts";
 import type { View } from "../store.ts";
 import { iconButton, ICONS } from "./buttons.ts";
 import { Composer } from "./composer.ts";
+import { HangNotice } from "./hang.ts";
 import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./load.ts";
 import { MessageView } from "./message.ts";
 import { SettingsPanel } from "./settings.ts";
@@ -46,6 +47,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   }, signal);
   setAttribute(toggle, "aria-expanded", "false");
   const load = new LoadPanel(signal, send);
+  const hang = new HangNotice(signal, send);
   const list = h("ol", { class: "mlcw-list" });
   const welcome = h("div", { class: "mlcw-welcome" });
   const log = h(
@@ -80,6 +82,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     h("div", { class: "mlcw-head" }, dot, name, state, context, toggle),
     settings.node,
     load.node,
+    hang.node,
     h("div", { class: "mlcw-scroll" }, log, jump),
     composer.node,
     announcements,
@@ -151,13 +154,14 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     const short = modelName(engine.model);
     const model = short || "the model";
     setAttribute(root, "aria-label", `Chat with ${model}`);
-    setAttribute(dot, "data-mlcw-state", connected ? engine.state : "offline");
+    setAttribute(dot, "data-mlcw-state", !connected ? "offline" : engine.hang ? "hung" : engine.state);
     setText(name, short || "Chat");
     setAttribute(name, "title", engine.model || null);
     setText(state, connected ? engineText(engine) : "No kernel");
     setAttribute(state, "title", connected ? memoryText(engine) : null);
     show(load.node, connected && (isLoading(engine) || hasFailed(engine)));
     load.update(engine, connected);
+    hang.update(engine, connected);
     drawContext(context, chat.messages, engine);
     settings.update(options, engine, connected, connected && !store.direct ? INDIRECT : "");
     show(welcome, chat.messages.length === 0);

@@ -11,6 +11,7 @@ import {
 } from "../format.ts";
 import type { Engine, Intent } from "../protocol.ts";
 import type { Store } from "../store.ts";
+import { HangNotice } from "./hang.ts";
 
 const CHECK = "M3 8.5 6.5 12 13 4.5";
 const CROSS = "M8 4.5v4.2M8 11.4v.1";
@@ -47,10 +48,13 @@ export function phaseText(engine: Engine): string {
 
 export function renderLoadProgress({ store, el, signal }: RenderProps): void {
   const panel = new LoadPanel(signal, (intent) => store.courier.send(intent, { signal }));
+  const hang = new HangNotice(signal, (intent) => store.courier.send(intent, { signal }));
   panel.node.classList.add("mlcw");
+  panel.node.append(hang.node);
   el.append(panel.node);
   store.subscribe(({ engine, connected }) => {
     panel.update(engine, connected);
+    hang.update(engine, connected);
   }, signal);
 }
 

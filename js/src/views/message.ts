@@ -54,8 +54,8 @@ export function stateText(message: Message, modelReady: boolean): string {
 function resumedText({ resumed }: Message): string {
   if (resumed === null) return "";
   return resumed
-    ? "The worker died and was restarted; the reply went on"
-    : "The worker died and was restarted; continued, not word for word the same";
+    ? "The worker was restarted; the reply went on"
+    : "The worker was restarted; continued, not word for word the same";
 }
 
 export class MessageView {
