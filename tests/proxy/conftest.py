@@ -35,13 +35,19 @@ class GatedModel:
 
     def hold(self, at: int) -> None:
         """From now on the model is held after `at` tokens of each generation."""
-        (self.folder / "at").write_text(str(at))
+        self._hold_at(at)
         for name in ("open", "held"):
             (self.folder / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         (self.folder / "open").touch()
-        (self.folder / "at").write_text("0")
+        self._hold_at(0)
+
+    def _hold_at(self, at: int) -> None:
+        """At once: the worker may be reading it."""
+        new = self.folder / "at.new"
+        new.write_text(str(at))
+        new.replace(self.folder / "at")
 
     @property
     def held(self) -> bool:
