@@ -116,6 +116,7 @@ class HangWatch:
         return self._timeout * (_LONGER if self._board.snapshot.state == "loading" else 1)
 
     def _judge(self, steps: list[tuple[str, int, float, float | None]]) -> None:
+        """A step that is late twice hangs: its clock may have run while all stood still."""
         late = {
             (model, number): seconds
             for model, number, seconds, usual in steps
@@ -125,7 +126,7 @@ class HangWatch:
         self._late = frozenset(late)
         if hung:
             self._report("engine", time.monotonic() - max(hung))
-        elif not late or (self.hang is not None and self.hang.part == "worker"):
+        else:
             self._withdraw()
 
     def _allowed(self, usual: float | None) -> float:

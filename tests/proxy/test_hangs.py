@@ -87,6 +87,13 @@ def watch(engine: AsyncKernelMLCEngine) -> HangWatch:
     return worker.hangs
 
 
+async def until_more_is_heard(engine: AsyncKernelMLCEngine, messages: int) -> None:
+    """Until so many messages have come from the worker: answers to the watch's questions."""
+    connection = watch(engine)._connection
+    heard = connection.heard
+    await until(lambda: connection.heard >= heard + messages)
+
+
 async def health(engine: AsyncKernelMLCEngine) -> list[dict[str, Any]]:
     """The worker's own word on its models' steps."""
     worker = engine._core._keeper.worker
@@ -237,6 +244,31 @@ async def test_a_step_that_hangs_is_reported_and_then_allowed_for(gated: GatedMo
     assert await reading == expected
 
 
+async def test_a_step_hangs_if_it_is_seen_to_be_late_twice(kernel_engine: Make) -> None:
+    engine = await kernel_engine(hang_timeout=30.0)
+    looks: list[tuple[int, float, float | None, str | None]] = [
+        (1, 299.0, None, None),  # the first step of all
+        (1, 301.0, None, None),
+        (1, 306.0, None, "engine"),
+        (2, 31.0, 1.0, None),  # late, but another one
+        (2, 36.0, 1.0, "engine"),
+        (3, 36.0, 2.0, None),  # 20 times as long as a step may take here
+        (3, 40.5, 2.0, None),
+        (3, 45.5, 2.0, "engine"),
+        (4, 0.1, 45.0, None),
+    ]
+
+    async def look() -> list[str | None]:
+        parts = []
+        for number, seconds, usual, _ in looks:
+            watch(engine)._judge([("demo", number, seconds, usual)])
+            parts.append(engine.hang and engine.hang.part)
+        return parts
+
+    found = await asyncio.wrap_future(engine._core.submit(look()))
+    assert found == [part for *_, part in looks]
+
+
 async def test_the_hang_of_a_step_outlasts_its_reader_and_an_unload(gated: GatedModel) -> None:
     engine = await gated.engine(hang_timeout=SOON)
     await read(engine)
@@ -246,6 +278,7 @@ async def test_the_hang_of_a_step_outlasts_its_reader_and_an_unload(gated: Gated
     await until_hung(engine, "engine")
     reports = Reports(engine)
     reading.cancel()
+    await until_more_is_heard(engine, 4)
     unloading = asyncio.create_task(engine.unload())
     numbers = {step["number"] for step in await health(engine)}
     await until_a_step_takes(engine, 3 * SOON)
@@ -330,21 +363,22 @@ async def test_a_compile_is_no_hang(kernel_engine: Make, tiny_model: Path, tmp_p
 
 async def test_after_a_standstill_a_late_answer_is_no_hang(kernel_engine: Make) -> None:
     """As after a laptop's sleep, or when a debugger held this process."""
-    engine = await kernel_engine(hang_timeout=SOON, hang_after=2)
+    engine = await kernel_engine(hang_timeout=1.0, hang_after=2)
     reports = Reports(engine)
     chunks = stream(engine)
     await anext(chunks)
-    await until(lambda: watch(engine)._connection.asked.is_set())
+    send(engine, signal.SIGSTOP)
+    await until(lambda: watch(engine).silence > 0)
+    before = watch(engine).silence
     go_on = threading.Event()
     engine._core.call_soon(go_on.wait, DEADLINE_S)
-    send(engine, signal.SIGSTOP)
     still = time.monotonic()
-    await until(lambda: time.monotonic() > still + 3 * SOON)
-    send(engine, signal.SIGCONT)
+    await until(lambda: time.monotonic() > still + 1.2)
     go_on.set()
-    connection = watch(engine)._connection
-    heard = connection.heard
-    await until(lambda: connection.heard > heard + 1)
+    await until(lambda: watch(engine).silence > before)
+    assert reports.parts == []
+    send(engine, signal.SIGCONT)
+    await until_more_is_heard(engine, 2)
     assert reports.parts == []
 
 
@@ -353,9 +387,7 @@ async def test_a_peer_that_answers_oddly_speaks(kernel_engine: Make, handlers: s
     reports = Reports(engine)
     chunks = stream(engine)
     await anext(chunks)
-    connection = watch(engine)._connection
-    heard = connection.heard
-    await until(lambda: connection.heard > heard + 3)
+    await until_more_is_heard(engine, 4)
     assert reports.parts == []
     assert not watch(engine)._task.done()
 
