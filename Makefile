@@ -6,7 +6,6 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 # Processes that `make test` and `make soak` run tests in; 0 runs them one after another in one.
 JOBS ?= 2
-PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo lab test check format js bench soak clean chromium install
 
@@ -55,7 +54,7 @@ format: install
 	$(BIN)/ruff format .
 
 test: check chromium
-	$(PYTEST) $(PARALLEL) --durations 30 -m "not soak"
+	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 -m "not soak"
 
 # The browser tests drive Debian's Chromium; anything else in CHROMIUM= is used as it is.
 chromium:
@@ -65,7 +64,7 @@ bench: install
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 soak: install
-	$(PYTEST) $(PARALLEL) --durations 30 -m soak --timeout 3600
+	$(PYTEST) -n $(JOBS) --dist load --maxschedchunk 1 --durations 30 -m soak --timeout 3600
 
 clean:
 	rm -rf build dist out test-results mlc_widget/widget/static js/node_modules .pytest_cache .mypy_cache .ruff_cache
