@@ -175,7 +175,8 @@ def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     executor = CudaExecutor(
         compiled, architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
         context=tokens, vocab=LLAMA_1B["vocab_size"], max_rows=MAX_ROWS,
-        attention_rows=attention_rows(weights, "float16", architecture.shape), kv_dtype="float16",
+        attention_rows=attention_rows(weights, "float16", target, architecture.shape),
+        kv_dtype="float16",
     )  # fmt: skip
     executor.prepare()
     return executor, nbytes

@@ -69,7 +69,7 @@ def make_program(
     if isinstance(target, CudaTarget):
         from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import builder_for
 
-        builder = builder_for(quantization, kv_dtype)
+        builder = builder_for(quantization, kv_dtype, target)
     else:
         int8 = bool(target.isa.dot) and quantization.bits == 4
         builder = Builder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)

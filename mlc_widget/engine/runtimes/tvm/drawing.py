@@ -171,7 +171,7 @@ def _attention_rows(program: Program, quantization: Quantization) -> int:
         return program.target.isa.attention_rows(shape.query_heads // shape.kv_heads)
     from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import attention_rows
 
-    return attention_rows(quantization, program.kv_dtype, shape)
+    return attention_rows(quantization, program.kv_dtype, program.target, shape)
 
 
 def model_config(source: ModelSource) -> Mapping[str, Any]:

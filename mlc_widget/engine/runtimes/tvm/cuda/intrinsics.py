@@ -11,6 +11,12 @@ from typing import Any
 from tvm.script import tirx as T
 
 WARP = 32
+_OVERLAPPED = {"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]}
+
+
+def named(function: Any, name: str, *, overlapped: bool) -> Any:
+    """A PrimFunc by its name; if `overlapped`, its kernels may start before the last is done."""
+    return function.with_attr({"global_symbol": name} | (_OVERLAPPED if overlapped else {}))
 
 
 def shuffle_xor(value: Any, mask: Any) -> Any:
@@ -50,6 +56,24 @@ __device__ __forceinline__ void stream16({_WORDS16}) {{
                : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "l"(p));
 }}
 """
+_FETCH16 = f"""
+__device__ __forceinline__ void fetch16({_WORDS16}) {{
+  asm volatile("ld.global.v4.u32 {{%0, %1, %2, %3}}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "l"(p) : "memory");
+}}
+"""
+_FETCH8 = """
+__device__ __forceinline__ void fetch8(unsigned& a, unsigned& b, const void* p) {
+  asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "l"(p) : "memory");
+}
+"""
+_FETCH4 = """
+__device__ __forceinline__ float fetch4(const float* p) {
+  float v;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(p) : "memory");
+  return v;
+}
+"""
 _LOAD8 = """
 __device__ __forceinline__ void load8(unsigned& a, unsigned& b, const void* p) {
   uint2 v = __ldg((const uint2*)p); a = v.x; b = v.y;
@@ -65,42 +89,60 @@ __device__ __forceinline__ void mma_16_8_16(
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 """
+_AWAIT_INPUTS = """
+__device__ __forceinline__ void await_inputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+"""
+_START_NEXT = """
+__device__ __forceinline__ void start_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+"""
+_OPAQUE = """
+__device__ __forceinline__ int opaque(int value) { return value * (int)gridDim.z; }
+"""
 _PACK2 = """
 __device__ __forceinline__ unsigned pack2(float low, float high) {
   __half2 both = __floats2half2_rn(low, high);
   return *(unsigned*)&both;
 }
 """
-# 0x6400 | c is 1024 + c in float16, and 0x6400 | c << 4 is 1024 + 16 c.
-_DECODE4 = """
+# 0x6400 | c is 1024 + c in float16, and 0x6400 | c << 4 is 1024 + 16 c. To multiply by a half of
+# `scales` takes no instruction to part it.
+_HALVES = """
+  const __half2 s = *(const __half2*)&scales, s0 = __low2half2(s), s1 = __high2half2(s);
+  __half2 r0 = __hmul2(v0, s0), r1 = __hmul2(v1, s1), r2 = __hmul2(v2, s0), r3 = __hmul2(v3, s1);
+  a0 = *(unsigned*)&r0; a1 = *(unsigned*)&r1; a2 = *(unsigned*)&r2; a3 = *(unsigned*)&r3;
+"""
+_DECODE4 = f"""
 __device__ __forceinline__ void decode4(unsigned& a0, unsigned& a1, unsigned& a2, unsigned& a3,
-                                        unsigned word, unsigned scales) {
-  unsigned s0 = __byte_perm(scales, 0, 0x1010), s1 = __byte_perm(scales, 0, 0x3232);
+                                        unsigned word, unsigned scales) {{
   unsigned h0 = (word & 0x000f000f) | 0x64006400, h1 = (word & 0x00f000f0) | 0x64006400;
   word >>= 8;
   unsigned h2 = (word & 0x000f000f) | 0x64006400, h3 = (word & 0x00f000f0) | 0x64006400;
-  const __half2 low = __floats2half2_rn(-1031.f, -1031.f);
-  const __half2 high = __floats2half2_rn(-71.f, -71.f), part = __floats2half2_rn(.0625f, .0625f);
-  __half2 r0 = __hmul2(__hadd2(*(__half2*)&h0, low), *(__half2*)&s0);
-  __half2 r1 = __hmul2(__hfma2(*(__half2*)&h1, part, high), *(__half2*)&s1);
-  __half2 r2 = __hmul2(__hadd2(*(__half2*)&h2, low), *(__half2*)&s0);
-  __half2 r3 = __hmul2(__hfma2(*(__half2*)&h3, part, high), *(__half2*)&s1);
-  a0 = *(unsigned*)&r0; a1 = *(unsigned*)&r1; a2 = *(unsigned*)&r2; a3 = *(unsigned*)&r3;
-}
+  const unsigned low = 0xe407e407, high = 0xd470d470, part = 0x2c002c00;  // -1031, -71, 1/16
+  __half2 v0 = __hadd2(*(__half2*)&h0, *(const __half2*)&low);
+  __half2 v1 = __hfma2(*(__half2*)&h1, *(const __half2*)&part, *(const __half2*)&high);
+  __half2 v2 = __hadd2(*(__half2*)&h2, *(const __half2*)&low);
+  __half2 v3 = __hfma2(*(__half2*)&h3, *(const __half2*)&part, *(const __half2*)&high);
+{_HALVES}}}
 """
-_DECODE8 = """
+_DECODE8 = f"""
 __device__ __forceinline__ void decode8(unsigned& a0, unsigned& a1, unsigned& a2, unsigned& a3,
-                                        unsigned upper, unsigned lower, unsigned scales) {
-  unsigned s0 = __byte_perm(scales, 0, 0x1010), s1 = __byte_perm(scales, 0, 0x3232);
+                                        unsigned upper, unsigned lower, unsigned scales) {{
   unsigned h0 = __byte_perm(upper, 0x64646464, 0x4140), h1 = __byte_perm(lower, 0x64646464, 0x4140);
   unsigned h2 = __byte_perm(upper, 0x64646464, 0x4342), h3 = __byte_perm(lower, 0x64646464, 0x4342);
-  const __half2 zero = __floats2half2_rn(-1151.f, -1151.f);
-  __half2 r0 = __hmul2(__hadd2(*(__half2*)&h0, zero), *(__half2*)&s0);
-  __half2 r1 = __hmul2(__hadd2(*(__half2*)&h1, zero), *(__half2*)&s1);
-  __half2 r2 = __hmul2(__hadd2(*(__half2*)&h2, zero), *(__half2*)&s0);
-  __half2 r3 = __hmul2(__hadd2(*(__half2*)&h3, zero), *(__half2*)&s1);
-  a0 = *(unsigned*)&r0; a1 = *(unsigned*)&r1; a2 = *(unsigned*)&r2; a3 = *(unsigned*)&r3;
-}
+  const unsigned zero = 0xe47fe47f;  // -1151
+  __half2 v0 = __hadd2(*(__half2*)&h0, *(const __half2*)&zero);
+  __half2 v1 = __hadd2(*(__half2*)&h1, *(const __half2*)&zero);
+  __half2 v2 = __hadd2(*(__half2*)&h2, *(const __half2*)&zero);
+  __half2 v3 = __hadd2(*(__half2*)&h3, *(const __half2*)&zero);
+{_HALVES}}}
 """
 
 
@@ -120,6 +162,37 @@ def load16(to: Any, at: Any, address: Any) -> Any:
 def stream16(to: Any, at: Any, address: Any) -> Any:
     """As `load16`, of what is read once: it does not stay in the first cache."""
     return _call("stream16", _STREAM16, *_four(to, at), address)
+
+
+def fetch16(to: Any, at: Any, address: Any) -> Any:
+    """As `load16`, of what the kernel before may write until `await_inputs`."""
+    return _call("fetch16", _FETCH16, *_four(to, at), address)
+
+
+def fetch8(to: Any, at: Any, address: Any) -> Any:
+    """8 bytes as `fetch16`."""
+    return _call("fetch8", _FETCH8, to[at], to[at + 1], address)
+
+
+def fetch4(address: Any) -> Any:
+    """A float32 as `fetch16`."""
+    return T.cuda.func_call("fetch4", address, source_code=_FETCH4, return_type="float32")
+
+
+def await_inputs() -> Any:
+    """Wait for the kernel before, in one that is `overlapped` and may start while it runs.
+
+    What that kernel writes must be read by `fetch16` and its like: other loads may come earlier.
+    """
+    return _call("await_inputs", _AWAIT_INPUTS)
+
+
+def start_next() -> Any:
+    """Let the next kernel start, if it is `overlapped`, as soon as there is room for it.
+
+    It follows `await_inputs`, so that no kernel starts before the last but one is done.
+    """
+    return _call("start_next", _START_NEXT)
 
 
 def load8(to: Any, at: Any, address: Any) -> Any:
@@ -146,6 +219,13 @@ def mma(c: Any, i: Any, a: Any, j: Any, b: Any, k: Any) -> Any:
 def pack2(low: Any, high: Any) -> Any:
     """Two float32 as float16 in a word."""
     return T.cuda.func_call("pack2", low, high, source_code=_PACK2, return_type="uint32")
+
+
+def opaque(value: Any) -> Any:
+    """An int32 that the compiler does not know: times the blocks in z, of which there is one."""
+    return T.cuda.func_call(
+        "opaque", T.Cast("int32", value), source_code=_OPAQUE, return_type="int32"
+    )
 
 
 def decode4(to: Any, word: Any, scales: Any) -> Any:

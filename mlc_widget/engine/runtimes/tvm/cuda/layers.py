@@ -26,7 +26,13 @@ from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 
 class CudaBuilder(layers.Builder):
-    """Makes the layers and operations of one model for a GPU."""
+    """Makes the layers and operations of one model for a GPU.
+
+    Attributes:
+        overlapped: A kernel may start while the one before still runs.
+    """
+
+    overlapped = False
 
     def __init__(self, quantization: Quantization, *, kv_dtype: str = "float16") -> None:
         # The CPU's traits, which nothing here reads.
@@ -126,12 +132,18 @@ class CudaEmbedding(CudaLinear):
 class CudaRMSNorm(layers.RMSNorm):
     """RMSNorm of all rows, or of some, to a dtype."""
 
+    build: CudaBuilder
     dtype = "float32"
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`."""
         kernel = self.build.kernel(
-            make_rms_norm, self.hidden_size, self.eps, rows=rows is not None, dtype=self.dtype
+            make_rms_norm,
+            self.hidden_size,
+            self.eps,
+            rows=rows is not None,
+            dtype=self.dtype,
+            overlapped=self.build.overlapped,
         )
         args = [x, *([] if rows is None else [rows]), self.weight]
         count = (x if rows is None else rows).shape[0]

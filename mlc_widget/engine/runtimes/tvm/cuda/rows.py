@@ -11,7 +11,15 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, shuffle_xor, silu
+from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
+    WARP,
+    await_inputs,
+    fetch4,
+    named,
+    shuffle_xor,
+    silu,
+    start_next,
+)
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 
 THREADS = 256
@@ -40,7 +48,9 @@ def make_silu_mul(IP: int) -> Any:
     return silu_mul.with_attr("global_symbol", f"silu_mul_{IP}")
 
 
-def make_rms_norm(H: int, eps: float, *, rows: bool, dtype: str = "float32") -> Any:
+def make_rms_norm(
+    H: int, eps: float, *, rows: bool, dtype: str = "float32", overlapped: bool = False
+) -> Any:
     """As the CPU's `make_rms_norm`, to a dtype; a block for a row.
 
     Order of the sum of squares: thread t sums features t, t + 256, … ascending; the lanes of a warp
@@ -57,9 +67,11 @@ def make_rms_norm(H: int, eps: float, *, rows: bool, dtype: str = "float32") -> 
             part = T.sblock_alloc_buffer((1,), "float32", scope="local")
             sums = T.sblock_alloc_buffer((WARPS,), "float32", scope="shared")
             held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
+            T.evaluate(await_inputs())
+            T.evaluate(start_next())
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
-                    held[j] = X[source, j * THREADS + tx]
+                    held[j] = fetch4(T.address_of(X[source, j * THREADS + tx]))
             part[0] = T.float32(0)
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
@@ -95,7 +107,7 @@ def make_rms_norm(H: int, eps: float, *, rows: bool, dtype: str = "float32") -> 
                 for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
                     row(X, W, Y, IDS[m], m, tx)
 
-        return rms_norm.with_attr("global_symbol", f"rms_norm_rows_{H}_{dtype}")
+        return named(rms_norm, f"rms_norm_rows_{H}_{dtype}", overlapped=overlapped)
 
     @T.prim_func(s_tir=True)
     def rms_norm(x: T.handle, w: T.handle, y: T.handle):
@@ -108,7 +120,7 @@ def make_rms_norm(H: int, eps: float, *, rows: bool, dtype: str = "float32") -> 
             for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
                 row(X, W, Y, m, m, tx)
 
-    return rms_norm.with_attr("global_symbol", f"rms_norm_{H}_{dtype}")
+    return named(rms_norm, f"rms_norm_{H}_{dtype}", overlapped=overlapped)
 
 
 def make_head_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:

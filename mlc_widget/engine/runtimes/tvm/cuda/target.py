@@ -33,6 +33,11 @@ class CudaTarget:
     triple: str
     cpu: str
 
+    @property
+    def capability(self) -> int:
+        """The kind as a number: 90 for ``sm_90``."""
+        return int(self.arch.removeprefix("sm_").rstrip("af"))
+
     def tvm_target(self) -> Any:
         """The `tvm.target.Target`."""
         import tvm

@@ -19,11 +19,15 @@ from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     WARP,
-    load8,
-    load16,
+    await_inputs,
+    fetch4,
+    fetch8,
+    fetch16,
     mma,
+    named,
     pack2,
     shuffle_xor,
+    start_next,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
@@ -48,7 +52,7 @@ def warps_of(D: int) -> int:
     return 16 if D <= 64 else 8 if D <= 128 else 4
 
 
-def make_tensor_rope_append(HQ: int, HKV: int, D: int) -> Any:
+def make_tensor_rope_append(HQ: int, HKV: int, D: int, *, overlapped: bool = False) -> Any:
     """As `attention.make_rope_append`, to pages and queries for `make_tensor_attention`."""
     HALF = D // 2
     PAIRS = (HQ + HKV) * HALF
@@ -94,14 +98,16 @@ def make_tensor_rope_append(HQ: int, HKV: int, D: int) -> Any:
                     with T.sblock("pair"):
                         T.reads()
                         T.writes()
+                        T.evaluate(await_inputs())
+                        T.evaluate(start_next())
                         at: T.let = bx * THREADS + tx
                         page: T.let = SLOT[i] // PAGE
                         token: T.let = SLOT[i] % PAGE
                         if at < PAIRS:
                             h: T.let = at // HALF
                             d: T.let = at % HALF
-                            a: T.let = QKV[i, h * D + d]
-                            b: T.let = QKV[i, h * D + HALF + d]
+                            a: T.let = fetch4(T.address_of(QKV[i, h * D + d]))
+                            b: T.let = fetch4(T.address_of(QKV[i, h * D + HALF + d]))
                             c: T.let = COS[POS[i], d]
                             s: T.let = SIN[POS[i], d]
                             if h < HQ:
@@ -124,13 +130,16 @@ def make_tensor_rope_append(HQ: int, HKV: int, D: int) -> Any:
                             v: T.let = at - PAIRS
                             to: T.let = value_at(token, v % D)
                             VP[page, layer, v // D, to // D, to % D] = T.Cast(
-                                "float16", QKV[i, (HQ + HKV) * D + v]
+                                "float16", fetch4(T.address_of(QKV[i, (HQ + HKV) * D + v]))
                             )
 
-    return rope_append.with_attr("global_symbol", f"tensor_rope_append_{HQ}_{HKV}_{D}")
+    name = f"tensor_rope_append_{HQ}_{HKV}_{D}"
+    return named(rope_append, name, overlapped=overlapped)
 
 
-def make_tensor_attention(HQ: int, HKV: int, D: int, window: int | None) -> Any:
+def make_tensor_attention(
+    HQ: int, HKV: int, D: int, window: int | None, *, overlapped: bool = False
+) -> Any:
     """Attention of rows over pages; a block for a tile and a key head (or 16 of its query heads).
 
     A tile's rows and heads are 16 slots s = row · heads + head. Warp w takes pages w, w + WARPS, …
@@ -168,7 +177,7 @@ def make_tensor_attention(HQ: int, HKV: int, D: int, window: int | None) -> Any:
         both[0] = T.uint32(0)
         both[1] = T.uint32(0)
         if valid:
-            T.evaluate(load8(both, 0, T.address_of(Q[row, head * D + kt * 16 + j * 4])))
+            T.evaluate(fetch8(both, 0, T.address_of(Q[row, head * D + kt * 16 + j * 4])))
         q[kt * 4 + half] = both[0]
         q[kt * 4 + half + 2] = both[1]
 
@@ -200,10 +209,10 @@ def make_tensor_attention(HQ: int, HKV: int, D: int, window: int | None) -> Any:
     def page_of(KP, VP, q, k, v, s, a, o, top, most, total, layer, h, page, lane, key, pos):
         for c in T.unroll(CHUNKS):
             at: T.let = (c * WARP + lane) * 8
-            T.evaluate(load16(k, c * 4, T.address_of(KP[page, layer, h, at // PAGE, at % PAGE])))
+            T.evaluate(fetch16(k, c * 4, T.address_of(KP[page, layer, h, at // PAGE, at % PAGE])))
         for c in T.unroll(CHUNKS):
             at: T.let = (c * WARP + lane) * 8
-            T.evaluate(load16(v, c * 4, T.address_of(VP[page, layer, h, at // D, at % D])))
+            T.evaluate(fetch16(v, c * 4, T.address_of(VP[page, layer, h, at // D, at % D])))
         for i in T.unroll(8):
             s[i] = T.float32(0)
         for c in T.unroll(CHUNKS):
@@ -286,6 +295,8 @@ def make_tensor_attention(HQ: int, HKV: int, D: int, window: int | None) -> Any:
                         handed = T.sblock_alloc_buffer(
                             (WARPS // 2, OUT + 4, WARP), "float32", scope="shared"
                         )
+                        T.evaluate(await_inputs())
+                        T.evaluate(start_next())
                         first: T.let = TILE[bt, 0]
                         count: T.let = TILE[bt, 1]
                         seq: T.let = TILE[bt, 2]
@@ -346,4 +357,5 @@ def make_tensor_attention(HQ: int, HKV: int, D: int, window: int | None) -> Any:
                             for i in T.serial(count):
                                 Y[first + i, HQ * D + tx] = T.float16(0)
 
-    return attention.with_attr("global_symbol", f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}")
+    name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}"
+    return named(attention, name, overlapped=overlapped)

@@ -17,6 +17,7 @@ from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
+from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import (
     make_tensor_attention,
     make_tensor_rope_append,
@@ -29,27 +30,39 @@ from mlc_widget.engine.runtimes.tvm.layouts import Layout, Vector
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 
-def builder_for(quantization: Quantization, kv_dtype: str) -> CudaBuilder:
-    """The builder of a model's layers on a GPU.
+def has_tensor_cores(quantization: Quantization, kv_dtype: str, target: CudaTarget) -> bool:
+    """Whether a model's layers run on tensor cores.
 
     Args:
         quantization: Of its weights.
         kv_dtype: Of its pages; float32 pages ask for float32 activations, too.
+        target: The GPU; `intrinsics.mma` is there from Ampere on.
     """
-    if quantization.dtype == kv_dtype == "float16":
-        return TensorBuilder(quantization, kv_dtype=kv_dtype)
+    return quantization.dtype == kv_dtype == "float16" and target.capability >= 80
+
+
+def builder_for(quantization: Quantization, kv_dtype: str, target: CudaTarget) -> CudaBuilder:
+    """The builder of a model's layers on a GPU."""
+    if has_tensor_cores(quantization, kv_dtype, target):
+        return TensorBuilder(quantization, overlapped=target.capability >= 90)
     return CudaBuilder(quantization, kv_dtype=kv_dtype)
 
 
-def attention_rows(quantization: Quantization, kv_dtype: str, shape: ModelShape) -> int:
+def attention_rows(
+    quantization: Quantization, kv_dtype: str, target: CudaTarget, shape: ModelShape
+) -> int:
     """Rows of an attention tile at most, as the kernels of such a model take them."""
-    if quantization.dtype == kv_dtype == "float16":
+    if has_tensor_cores(quantization, kv_dtype, target):
         return rows_of(shape.query_heads // shape.kv_heads)
     return 1
 
 
 class TensorBuilder(CudaBuilder):
     """Makes the layers and operations of one model for tensor cores."""
+
+    def __init__(self, quantization: Quantization, *, overlapped: bool = False) -> None:
+        super().__init__(quantization, kv_dtype="float16")
+        self.overlapped = overlapped
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
         """A `TensorLinear`; of two outputs, gates and ups, a `TensorGates`."""
@@ -72,7 +85,8 @@ class TensorBuilder(CudaBuilder):
         """Rotate, append to the pages, attend; as `layers.paged_attention`, to float16."""
         hq, hkv, d = shape.query_heads, shape.kv_heads, shape.head_dim
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
-        append = self.kernel(make_tensor_rope_append, hq, hkv, d)
+        added = {"overlapped": self.overlapped}
+        append = self.kernel(make_tensor_rope_append, hq, hkv, d, **added)
         q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
             append,
             append.attrs["global_symbol"],
@@ -86,7 +100,8 @@ class TensorBuilder(CudaBuilder):
                 Tensor.placeholder(rows.v_pages.shape, "float16"),
             ],
         )  # fmt: skip
-        attend = self.kernel(make_tensor_attention, hq, hkv, d, shape.sliding_window or None)
+        window = shape.sliding_window or None
+        attend = self.kernel(make_tensor_attention, hq, hkv, d, window, **added)
         args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
         out = Tensor.placeholder((n, pad(hq * d)), "float16")
         return op.tensor_ir_op(attend, attend.attrs["global_symbol"], args, out)
@@ -135,6 +150,7 @@ class TensorLinear(nn.Module):
             residual=residual is not None,
             bias=self.bias is not None,
             gated=self.gated,
+            overlapped=self.build.overlapped,
         )
         name = kernel.attrs["global_symbol"]
         # The kernel does not look at x in the place of what there is not.

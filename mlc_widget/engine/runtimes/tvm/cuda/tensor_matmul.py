@@ -29,13 +29,18 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.cuda.fragments import STEP, steps_of
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     WARP,
+    await_inputs,
     decode4,
     decode8,
+    fetch16,
     load8,
     load16,
     mma,
+    named,
+    opaque,
     saturated,
     silu,
+    start_next,
     stream16,
 )
 
@@ -44,11 +49,19 @@ FEW = 32
 GROUPS = 4
 WIDE = 8192
 """From so many outputs on, `many` has blocks enough without parting the inputs."""
+THOUSANDS = 2048
 _TILES, _COLUMNS = 4, 4  # of a warp of `many`: 16 outputs, 8 rows
 
 
 def make_tensor_matmul(
-    K: int, N: int, bits: int, *, residual: bool, bias: bool, gated: bool = False
+    K: int,
+    N: int,
+    bits: int,
+    *,
+    residual: bool,
+    bias: bool,
+    gated: bool = False,
+    overlapped: bool = False,
 ) -> Any:
     """A PrimFunc (x, w, s, b, r, y) for weights of 4, 8 or 16 bits.
 
@@ -59,13 +72,15 @@ def make_tensor_matmul(
         residual: r, (M, N) float32, is added; else x is given as r and not read.
         bias: b, (N,) float32, is added; else x is given as b and not read.
         gated: y is (M, N / 2) float16, silu(gate) · up; else (M, N) float32.
+        overlapped: `few` reads its first weights while the kernel before still runs.
     """
     STEPS = steps_of(K)
     PER = -(-STEPS // SLICES)
     LOADS = bits // 4
     CODED = bits < 16
     TILES = 2 if gated else 1
-    AHEAD = 1 if LOADS == 4 else min(4 // TILES, PER)
+    AHEAD = min(4 if CODED else 2, PER * TILES) // TILES
+    RAGGED = K % STEP != 0
     OUT = N // 2 if gated else N
     GROUPED = N < WIDE
     Z = GROUPS if GROUPED else 1
@@ -86,6 +101,14 @@ def make_tensor_matmul(
             return T.min(first * 2 + t % 2, N // 32 - 1) + t // 2 * (N // 32)
         return T.min(first * _TILES + t, N // 16 - 1)
 
+    def known(value: Any) -> Any:
+        """A bound of a loop of `few`.
+
+        Could the compiler count, it would put loads off to where their words are needed. Where
+        there are thousands of blocks, it had better: more of them then share a multiprocessor.
+        """
+        return value if OUT >= THOUSANDS * 16 else opaque(value)
+
     def weight(f: Any, w: Any, at: Any, s: Any, scale: Any, h: Any, q: Any) -> Any:
         """Put A's words of product q of half h, of a step's words from ``w[at]`` on, into f."""
         if bits == 4:
@@ -93,12 +116,63 @@ def make_tensor_matmul(
         return decode8(f, w[at + 4 * h + 2 * q], w[at + 4 * h + 2 * q + 1], s[scale + h])
 
     @T.inline
-    def rows_of(X, b, at, row, inside, k):
-        """Eight inputs from k on of a row, four words, 0 where there is none."""
-        for v in T.unroll(4):
-            b[at + v] = T.uint32(0)
-        if inside and k < K:
-            T.evaluate(load16(b, at, T.address_of(X[row, k])))
+    def rows_of(X, b, at, row, k):
+        """Eight inputs from k on of a row, four words; 0 behind the last."""
+        if RAGGED:
+            for v in T.unroll(4):
+                b[at + v] = T.uint32(0)
+        if k < K:
+            T.evaluate(fetch16(b, at, T.address_of(X[row, k])))
+
+    @T.inline
+    def inputs(X, b, row, M, start, last, lane):
+        """The rows of `few`'s steps from `start` on."""
+        if row + lane // 4 < M:
+            for u in T.unroll(AHEAD):
+                if start + u < last:
+                    for h in T.unroll(2):
+                        k: T.let = (start + u) * STEP + h * 32 + lane % 4 * 8
+                        rows_of(X, b, (u * 2 + h) * 4, row + lane // 4, k)
+
+    @T.inline
+    def fetch(W, S, w, s, bx, start, last, lane):
+        """The weights of these steps."""
+        for u in T.unroll(AHEAD):
+            if start + u < last:
+                for t in T.unroll(TILES):
+                    for part in T.unroll(LOADS):
+                        T.evaluate(
+                            stream16(
+                                w,
+                                ((u * TILES + t) * LOADS + part) * 4,
+                                T.address_of(W[tile_of(bx, t), start + u, part, lane, 0]),
+                            )
+                        )
+                    if CODED:
+                        T.evaluate(
+                            load8(
+                                s,
+                                (u * TILES + t) * 2,
+                                T.address_of(S[tile_of(bx, t), start + u, lane // 4, 0]),
+                            )
+                        )
+
+    @T.inline
+    def use(w, s, f, b, acc, start, last):
+        """Multiply them."""
+        for u in T.unroll(AHEAD):
+            if start + u < last:
+                for h in T.unroll(2):
+                    for t in T.unroll(TILES):
+                        for q in T.unroll(2):
+                            at: T.let = (u * TILES + t) * LOADS * 4
+                            if CODED:
+                                T.evaluate(weight(f, w, at, s, (u * TILES + t) * 2, h, q))
+                                T.evaluate(mma(acc, t * 4, f, 0, b, u * 8 + h * 4 + 2 * q))
+                            else:
+                                T.evaluate(
+                                    mma(acc, t * 4, w, at + 8 * h + 4 * q, b, u * 8 + h * 4 + 2 * q)
+                                )
 
     @T.inline
     def few(X, W, S, B, RES, Y, M, bx, row, tx):
@@ -109,7 +183,7 @@ def make_tensor_matmul(
             w = T.sblock_alloc_buffer((AHEAD * TILES * LOADS * 4,), "uint32", scope="local")
             s = T.sblock_alloc_buffer((AHEAD * TILES * 2,), "uint32", scope="local")
             f = T.sblock_alloc_buffer((4,), "uint32", scope="local")
-            b = T.sblock_alloc_buffer((4,), "uint32", scope="local")
+            b = T.sblock_alloc_buffer((AHEAD * 8,), "uint32", scope="local")
             sums = T.sblock_alloc_buffer((SLICES, TILES * 16, 9), "float32", scope="shared")
             total = T.sblock_alloc_buffer((TILES,), "float32", scope="local")
             lane: T.let = tx % WARP
@@ -118,40 +192,23 @@ def make_tensor_matmul(
             j: T.let = lane % 4
             for i in T.unroll(TILES * 4):
                 acc[i] = T.float32(0)
-            for i in T.serial(-(-PER // AHEAD)):
-                for u in T.unroll(AHEAD):
-                    step: T.let = warp * PER + i * AHEAD + u
-                    if i * AHEAD + u < PER and step < STEPS:
-                        for t in T.unroll(TILES):
-                            for part in T.unroll(LOADS):
-                                T.evaluate(
-                                    stream16(
-                                        w,
-                                        ((u * TILES + t) * LOADS + part) * 4,
-                                        T.address_of(W[tile_of(bx, t), step, part, lane, 0]),
-                                    )
-                                )
-                            if CODED:
-                                T.evaluate(
-                                    load8(
-                                        s,
-                                        (u * TILES + t) * 2,
-                                        T.address_of(S[tile_of(bx, t), step, g, 0]),
-                                    )
-                                )
-                for u in T.unroll(AHEAD):
-                    step: T.let = warp * PER + i * AHEAD + u
-                    if i * AHEAD + u < PER and step < STEPS:
-                        for h in T.unroll(2):
-                            rows_of(X, b, 0, row + g, row + g < M, step * STEP + h * 32 + j * 8)
-                            for t in T.unroll(TILES):
-                                for q in T.unroll(2):
-                                    at: T.let = (u * TILES + t) * LOADS * 4
-                                    if CODED:
-                                        T.evaluate(weight(f, w, at, s, (u * TILES + t) * 2, h, q))
-                                        T.evaluate(mma(acc, t * 4, f, 0, b, 2 * q))
-                                    else:
-                                        T.evaluate(mma(acc, t * 4, w, at + 8 * h + 4 * q, b, 2 * q))
+            for i in T.unroll(AHEAD * 8):
+                b[i] = T.uint32(0)
+            start: T.let = T.Cast("int32", warp) * PER
+            last: T.let = known(T.min(start + PER, STEPS))
+            for i in T.serial(known(1)):
+                fetch(W, S, w, s, bx, start + i * AHEAD, last, lane)
+            T.evaluate(await_inputs())
+            if not gated:  # the next may be large, and blocks that wait would lie unevenly
+                T.evaluate(start_next())
+            inputs(X, b, row, M, start, last, lane)
+            use(w, s, f, b, acc, start, last)
+            if PER > AHEAD:
+                for i in T.serial(opaque(-(-PER // AHEAD) - 1)):
+                    next_: T.let = start + (i + 1) * AHEAD
+                    fetch(W, S, w, s, bx, next_, last, lane)
+                    inputs(X, b, row, M, next_, last, lane)
+                    use(w, s, f, b, acc, next_, last)
             for t in T.unroll(TILES):
                 for v in T.unroll(4):
                     sums[warp, t * 16 + g + v // 2 * 8, 2 * j + v % 2] = acc[t * 4 + v]
@@ -194,7 +251,7 @@ def make_tensor_matmul(
         for h in T.unroll(2):
             for c in T.unroll(_COLUMNS):
                 near: T.let = T.min(row + c * 8 + g, M - 1)
-                rows_of(X, b, c * 4, near, True, step * STEP + h * 32 + j * 8)
+                rows_of(X, b, c * 4, near, step * STEP + h * 32 + j * 8)
             for t in T.unroll(_TILES):
                 for q in T.unroll(2):
                     if CODED:
@@ -241,6 +298,8 @@ def make_tensor_matmul(
             row: T.let = by * 64 + pair * 32
             for i in T.unroll(OWN):
                 total[i] = T.float32(0)
+            T.evaluate(await_inputs())
+            T.evaluate(start_next())
             for r in T.serial(SLICES // Z):
                 for i in T.unroll(VALUES):
                     acc[i] = T.float32(0)
@@ -302,4 +361,4 @@ def make_tensor_matmul(
 
     name = f"tensor_matmul_{bits}_{K}_{N}" + ("_gated" if gated else "")
     name += ("_bias" if bias else "") + ("_residual" if residual else "")
-    return matmul.with_attr("global_symbol", name)
+    return named(matmul, name, overlapped=overlapped)
