@@ -36,6 +36,8 @@ class LoadProgress(EngineWidget):
 
     def __repr__(self) -> str:
         snapshot = self._link.snapshot
+        if snapshot.model_id is None and snapshot.state == "idle":
+            return "<LoadProgress>"  # a saved notebook keeps this, and the load is yet to begin
         return f"<LoadProgress {snapshot.model_id or 'no model'}: {snapshot.state}>"
 
 
