@@ -102,9 +102,9 @@ async def main():
     connection = WorkerConnection(shell, iopub, client.session, lambda report: None)
     await connection.open(timeout=60)
     hello = [{"role": "user", "content": "Hello!"}]
-    for _ in range(8):
-        stream = await connection.open_stream(
-            "chatCompletionStreamInit", {"request": {"messages": hello}})
+    request = {"request": {"messages": hello}}
+    streams = [await connection.open_stream("chatCompletionStreamInit", request) for _ in range(8)]
+    for stream in streams:
         asyncio.ensure_future(drain(stream))
     await asyncio.sleep(3600)
 
