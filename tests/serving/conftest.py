@@ -128,8 +128,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Steps:
     """Counts the calls of the compiled model, and the rows that each computed.
 
-    `held` keeps the model from its next step until all that is awaited has come, `pause_after` from
-    the one after some steps until `go_on`.
+    `held` keeps the model from its next step until all that is awaited has come; `pause_after` lets
+    it run so many more, until `go_on`.
     """
 
     def __init__(self, engine: AsyncMLCEngine) -> None:
@@ -137,14 +137,14 @@ class Steps:
         forwards = {name: getattr(executor, name) for name in ("_forward", "_forward_one")}
         self.rows: list[int] = []
         self._scheduler = scheduler_of(engine)
-        self._open = threading.Event()
+        self._moved = threading.Condition()
         self._pause_at = sys.maxsize
         self._restore = lambda: vars(executor).update(forwards)
 
         def counted(forward: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
-                if len(self.rows) >= self._pause_at:
-                    self._open.wait(DEADLINE)
+                with self._moved:
+                    self._moved.wait_for(lambda: len(self.rows) < self._pause_at, DEADLINE)
                 self.rows.append(int(args[0].shape[0]))
                 return forward(*args)
 
@@ -166,20 +166,32 @@ class Steps:
         """The answers of requests that the scheduler got before it ran a second step."""
         self.pause_after(0)
         tasks = [asyncio.ensure_future(r) for r in requests]
-        s = self._scheduler
-        while len(s._submitted) + len(s._waiting) + len(s._running) < len(requests):
-            assert not any(t.done() for t in tasks)
-            await asyncio.sleep(0.001)
+        await self.until_submitted(tasks)
         self.go_on()
         return await asyncio.gather(*tasks)
 
+    async def until_submitted(self, requests: Sequence[asyncio.Future[Any]]) -> None:
+        """Until the scheduler has all requests; the model is to be held."""
+        s = self._scheduler
+        while len(s._submitted) + len(s._waiting) + len(s._running) < len(requests):
+            assert not any(r.done() for r in requests)
+            await asyncio.sleep(0.001)
+
+    async def until_paused(self) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while len(self.rows) < self._pause_at:
+                await asyncio.sleep(0.001)
+
     def pause_after(self, steps: int) -> None:
-        self._open.clear()
-        self._pause_at = len(self.rows) + steps
+        self._allow(len(self.rows) + steps)
 
     def go_on(self) -> None:
-        self._pause_at = sys.maxsize
-        self._open.set()
+        self._allow(sys.maxsize)
+
+    def _allow(self, steps: int) -> None:
+        with self._moved:
+            self._pause_at = steps
+            self._moved.notify_all()
 
     def close(self) -> None:
         self.go_on()
