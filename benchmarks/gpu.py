@@ -5,11 +5,11 @@
 
 - golden: logits of the tiny fixtures at every position, over chunks that cross pages, alone and in
   a batch, against transformers' in float32: relative L2 below 3e-3, the same bits in a batch.
-- speed: Llama-3.2-1B's shapes with random weights, float16 and 4-bit: decode at batch 1 and 8, and
+- speed: Llama-3.2-1B's shapes with random weights, float16 and 4-bit: decode at batch 1 to 8, and
   prefill, each with its share of the bound that memory bandwidth sets (weights and keys and values
-  read once a step).
+  read once a step; prefill takes steps of 256 tokens).
 - transformers: the same shapes in float16 with torch.compile and a static cache, greedy, batch 1,
-  in the same run. Needs torch and transformers.
+  and prefill as it comes, in the same run. Needs torch and transformers.
 
 Every step is counted from token ids on the host to the greedy token on the host.
 """
@@ -52,6 +52,7 @@ LLAMA_1B: dict[str, Any] = {
     "position_embedding_base": 500000,
 }
 KV_BYTES = 2 * 2 * 16 * 8 * 64  # of a token
+WEIGHTS = 16 * (3072 + 2048 + 3 * 8192) * 2048  # of the layers
 FIXTURES = REPOSITORY / "tests" / "fixtures" / "architectures"
 CASES = [
     ("llama", "q0f16"), ("llama", "q4f16_1"), ("mistral", "q4f16_1"), ("qwen2", "q8f16_1"),
@@ -239,18 +240,26 @@ def decode(executor: Any, batch: int, nbytes: int, peak: float, name: str) -> fl
     return batch / seconds
 
 
-def prefill(executor: Executor, prompt: int, name: str) -> None:
+def prefill(executor: Executor, prompt: int, nbytes: int, peak: float, name: str) -> None:
     """Time a prompt in chunks of 256."""
     pages = list(range(64))
+    starts = range(0, prompt, 256)
 
     def run() -> None:
-        for at in range(0, prompt, 256):
+        for at in starts:
             count = min(256, prompt - at)
             last = [count - 1] if at + count == prompt else []
             executor.run([Span([9] * count, at, pages, last)])
 
     run()
-    print(f"{name} prefill {prompt}: {prompt / median_of(run, 5):8.0f} tok/s", flush=True)
+    seconds = median_of(run, 5)
+    bound = (len(starts) * nbytes + KV_BYTES * (sum(starts) + prompt)) / peak
+    products = 2 * WEIGHTS * prompt / seconds
+    print(
+        f"{name} prefill {prompt}: {prompt / seconds:8.0f} tok/s, {products / 1e12:.0f} TFLOP/s, "
+        f"{bound / seconds:.0%} of the bound",
+        flush=True,
+    )
 
 
 def speed() -> dict[str, float]:
@@ -264,7 +273,7 @@ def speed() -> dict[str, float]:
             key = f"{quantization} batch {batch}"
             result[key] = decode(executor, batch, nbytes, peak, quantization)
         for prompt in (128, 1024):
-            prefill(executor, prompt, quantization)
+            prefill(executor, prompt, nbytes, peak, quantization)
         del executor
     return result
 
@@ -300,6 +309,13 @@ def transformers_decode() -> float:
         token.item()
         at[0] += 1
 
+    prompt = torch.full((1, 1024), 7, device="cuda")
+
+    def prefill() -> None:
+        model(prompt, use_cache=True, logits_to_keep=1).logits.argmax(-1).item()
+
+    prefill()
+    print(f"transformers prefill 1024: {1024 / median_of(prefill, 5):8.0f} tok/s", flush=True)
     median_of(decode, 20)
     seconds = median_of(decode, 100)
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import numpy as np
@@ -11,11 +12,22 @@ from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached
+from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
+from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of, zero_code
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 
-from .conftest import GOLDEN, Reports, collect, executor_for, greedy, run_chunks, source_of
+from .conftest import (
+    GOLDEN,
+    Reports,
+    Stepper,
+    collect,
+    executor_for,
+    greedy,
+    run_chunks,
+    source_of,
+)
 from .test_architectures import CHUNKS, FIXTURES, NAMES, data, folder_of  # noqa: F401
 
 NAME = "gqa-tied-q0f32"
@@ -176,12 +188,110 @@ def test_the_option_is_known():
     assert TVMOptions.parse({"device": "cuda"}).device == "cuda"
 
 
+def test_steps_of_single_tokens_are_decode_steps():
+    one = Span([5], 7, [0], [0])
+    assert is_decode([one])
+    assert is_decode([one] * MOST_ROWS)
+    assert not is_decode([one] * (MOST_ROWS + 1))
+    assert not is_decode([one, Span([5], 7, [0])])  # no logits are wanted
+    assert not is_decode([Span([5, 6], 7, [0], [0, 1])])
+
+
+@pytest.mark.parametrize(
+    ("quantization", "kv_dtype", "arch", "tensor_cores"),
+    [
+        ("q4f16_1", "float16", "sm_90", True),
+        ("q0f16", "float16", "sm_80", True),
+        ("q4f16_1", "float16", "sm_75", False),
+        ("q4f16_1", "float32", "sm_90", False),
+        ("q4f32_1", "float16", "sm_90", False),
+        ("q0f32", "float16", "sm_120a", False),
+    ],
+)
+def test_float16_models_get_tensor_cores_where_there_are_any(
+    quantization, kv_dtype, arch, tensor_cores
+):
+    from mlc_widget.engine.runtimes.tvm.cuda import tensor_layers
+
+    there = cuda.CudaTarget(arch, "x86_64-unknown-linux-gnu", "x86-64")
+    builder = tensor_layers.builder_for(quantization_of(quantization), kv_dtype, there)
+    assert isinstance(builder, tensor_layers.TensorBuilder) == tensor_cores
+    assert builder.overlapped == (tensor_cores and there.capability >= 90)
+
+
+def golden_cases():
+    """All in float16, and some with float32 pages and activations."""
+    for name in NAMES:
+        for quantization in ("q0f16", "q4f16_0", "q4f16_1", "q8f16_1"):
+            yield name, quantization, "float16"
+    for name in ("llama", "qwen3"):
+        for quantization in ("q0f16", "q4f16_1"):
+            yield name, quantization, "float32"
+
+
 @needs_gpu
-@pytest.mark.parametrize("quantization", ["q0f16", "q4f16_0", "q4f16_1", "q8f16_1"])
-@pytest.mark.parametrize("name", NAMES)
-def test_golden_logits_on_a_gpu(name, quantization, folder_of, cache_dir):  # noqa: F811
+@pytest.mark.parametrize(("name", "quantization", "kv_dtype"), list(golden_cases()))
+def test_golden_logits_on_a_gpu(name, quantization, kv_dtype, folder_of, cache_dir):  # noqa: F811
     prompt, reference = data(name, quantization)
-    executor = executor_for(folder_of(name, quantization), cache_dir, device="cuda")
+    executor = executor_for(
+        folder_of(name, quantization), cache_dir, device="cuda", kv_cache_dtype=kv_dtype
+    )
     logits = run_chunks(executor, prompt, CHUNKS)
     assert np.linalg.norm(logits - reference) < 3e-3 * np.linalg.norm(reference)
     assert np.array_equal(run_chunks(executor, prompt, [1, 2, 5, 76]), logits)
+    assert np.array_equal(run_chunks(executor, prompt, [40, *[1] * 44]), logits)
+
+
+@needs_gpu
+@pytest.mark.parametrize("quantization", ["q0f16", "q4f16_1"])
+def test_bits_are_the_same_in_any_company_on_a_gpu(quantization, folder_of, cache_dir):  # noqa: F811
+    """Rows alone, in decode steps of 2 … 10 rows, and among 100 rows, whose kernels are others."""
+    prompt, _ = data("llama", quantization)
+    executor = executor_for(
+        folder_of("llama", quantization), cache_dir, device="cuda", kv_cache_dtype="float16"
+    )
+    alone = run_chunks(executor, prompt, CHUNKS)
+    for others in (1, 7, 9):
+        stepper = Stepper(executor)
+        for i, token in enumerate(prompt):
+            stepper.step(**{f"o{n}": [(i + n) % 64] for n in range(others)}, a=[token])
+        assert np.array_equal(stepper.all("a"), alone)
+    stepper = Stepper(executor)
+    stepper.step(a=prompt[:3], b=[i % 64 for i in range(100)])
+    stepper.step(b=list(range(60)), a=prompt[3:])
+    assert np.array_equal(stepper.all("a"), alone)
+
+
+@needs_gpu
+@pytest.mark.parametrize("kv_dtype", ["float16", "float32"])
+def test_a_copied_page_serves_as_well_on_a_gpu(kv_dtype, folder_of, cache_dir):  # noqa: F811
+    prompt, _ = data("llama", "q0f16")
+    executor = executor_for(
+        folder_of("llama", "q0f16"), cache_dir, device="cuda", kv_cache_dtype=kv_dtype
+    )
+    executor.run([Span(prompt[:20], 0, [0, 1])])
+    wanted = executor.run([Span(prompt[20:21], 20, [0, 1], [0])]).copy()
+    executor.copy_page(0, 3)
+    executor.copy_page(1, 2)
+    executor.run([Span([9] * 32, 0, [0, 1])])  # what was copied from
+    assert np.array_equal(executor.run([Span(prompt[20:21], 20, [3, 2], [0])]), wanted)
+
+
+@needs_gpu
+async def test_a_seed_gives_the_same_text_in_a_batch_on_a_gpu(folder_of, cache_dir):  # noqa: F811
+    source = source_of(folder_of("llama", "q4f16_1"), numerics="fast")
+    runtime = TVMRuntime({"device": "cuda", "cache_dir": cache_dir})
+    await runtime.load(source, Reports())
+    try:
+        sampling = greedy(max_tokens=60, temperature=1.0, seed=3)
+
+        async def text(prompt, request_id):
+            events = await collect(runtime, prompt, sampling, request_id)
+            return [token for event in events for token in event.token_ids]
+
+        prompts = [[5, 6, 7], list(range(40)), [9]]
+        alone = [await text(prompt, str(i)) for i, prompt in enumerate(prompts)]
+        together = [text(prompt, f"again {i}") for i, prompt in enumerate(prompts)]
+        assert await asyncio.gather(*together) == alone
+    finally:
+        await runtime.unload()

@@ -21,6 +21,8 @@ import numpy as np
 from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, GROUP, Array, Layout, pad
 
 STEP = 64
+_EVEN = np.uint32(0x0F0F0F0F)
+_AT_ONCE = 32  # tiles, to stay in the caches
 
 
 def steps_of(inputs: int) -> int:
@@ -99,11 +101,15 @@ class Codes4(_Fragments):
 
     def _arrange(self, part: Array, out: Array) -> None:
         tiles, steps = out.shape[:2]
-        rows = part.reshape(tiles, 2, 8, steps, 2, 4).transpose(0, 3, 2, 5, 4, 1)
+        rows = part.reshape(tiles, 2, 8, steps, 2, 4).transpose(1, 0, 3, 2, 5, 4)
         words = out.reshape(tiles, steps, 8, 4, 2, 2)
-        for q in range(2):
-            upper, lower = (_spread(rows[..., i] >> np.uint32(16 * q)) for i in range(2))
-            words[..., q] = upper | lower << np.uint32(4)
+        for first in range(0, tiles, _AT_ONCE):
+            some = slice(first, first + _AT_ONCE)
+            upper, lower = np.ascontiguousarray(rows[:, some])
+            even = upper & _EVEN | (lower & _EVEN) << np.uint32(4)
+            odd = upper >> np.uint32(4) & _EVEN | lower & ~_EVEN
+            words[some, ..., 0] = even & np.uint32(0xFFFF) | odd << np.uint32(16)
+            words[some, ..., 1] = even >> np.uint32(16) | odd & np.uint32(0xFFFF0000)
 
 
 class Codes8(_Fragments):
@@ -132,8 +138,3 @@ class Scales(_Fragments):
         tiles, steps = out.shape[:2]
         rows = part.reshape(tiles, 2, 8, steps, 2)
         out.reshape(tiles, steps, 8, 2, 2)[...] = rows.transpose(0, 3, 2, 4, 1)
-
-
-def _spread(four: Array) -> Array:
-    """Codes 0 … 3 of a word to places 0, 4, 2, 6."""
-    return four & np.uint32(0x0F0F) | (four & np.uint32(0xF0F0)) << np.uint32(12)

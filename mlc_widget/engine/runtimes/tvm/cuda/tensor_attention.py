@@ -1,15 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Paged attention on tensor cores, on pages of float16 keys and values.
-
-A page holds 16 tokens of each head, arranged as tensor cores take them (B of `intrinsics.mma`;
-lane 4 g + j), so that the CPU's shape (heads, D, 16) or (heads, 16, D) says its size alone:
-
-    keys      (D / 16, 32 lanes, 2, 4): of 16 dimensions, 4 j … 4 j + 3 of tokens g and g + 8
-    values    (D / 16, 32 lanes, 2, 2, 2): of 8 and 8 dimensions, the g-th of tokens 2 j, 2 j + 1,
-              2 j + 8 and 2 j + 9
-
-Queries come rotated and scaled by log2(e) / sqrt(D), rounded to float16.
-"""
+"""Paged attention on tensor cores, on the pages and queries that `tensor_rope` writes."""
 
 from __future__ import annotations
 
@@ -20,7 +10,6 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     WARP,
     await_inputs,
-    fetch4,
     fetch8,
     fetch16,
     mma,
@@ -29,10 +18,9 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     shuffle_xor,
     start_next,
 )
-from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
+from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
-THREADS = 256
 SLOTS = 16
 """Pairs of a row and a query head that a block attends for, the rows of A."""
 
@@ -50,91 +38,6 @@ def rows_of(group: int) -> int:
 def warps_of(D: int) -> int:
     """Warps of a block: as many as what half of them hand on fits in its memory."""
     return 16 if D <= 64 else 8 if D <= 128 else 4
-
-
-def make_tensor_rope_append(HQ: int, HKV: int, D: int, *, overlapped: bool = False) -> Any:
-    """As `attention.make_rope_append`, to pages and queries for `make_tensor_attention`."""
-    HALF = D // 2
-    PAIRS = (HQ + HKV) * HALF
-    TOTAL = PAIRS + HKV * D
-    scale = D**-0.5 * LOG2E
-
-    def key_at(token: Any, d: Any) -> Any:
-        lane = token % 8 * 4 + d % 16 // 4
-        return (d // 16 * WARP + lane) * 8 + token // 8 * 4 + d % 4
-
-    def value_at(token: Any, d: Any) -> Any:
-        lane = d % 8 * 4 + token % 8 // 2
-        return (d // 16 * WARP + lane) * 8 + d % 16 // 8 * 4 + token // 8 * 2 + token % 2
-
-    @T.prim_func(s_tir=True)
-    def rope_append(
-        qkv: T.handle,
-        cos: T.handle,
-        sin: T.handle,
-        position: T.handle,
-        slot: T.handle,
-        k_pages: T.handle,
-        v_pages: T.handle,
-        layer: T.int64,
-        q: T.handle,
-    ):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        n = T.int64()
-        C = T.int64()
-        LAYERS = T.int64()
-        PAGES = T.int64()
-        QKV = T.match_buffer(qkv, (n, pad((HQ + 2 * HKV) * D)), "float32")
-        COS = T.match_buffer(cos, (C, HALF), "float32")
-        SIN = T.match_buffer(sin, (C, HALF), "float32")
-        POS = T.match_buffer(position, (n,), "int32")
-        SLOT = T.match_buffer(slot, (n,), "int32")
-        KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), "float16")
-        VP = T.match_buffer(v_pages, (PAGES, LAYERS, HKV, PAGE, D), "float16")
-        Q = T.match_buffer(q, (n, HQ * D), "float16")
-        for i in T.thread_binding(n, thread="blockIdx.y"):
-            for bx in T.thread_binding(-(-TOTAL // THREADS), thread="blockIdx.x"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    with T.sblock("pair"):
-                        T.reads()
-                        T.writes()
-                        T.evaluate(await_inputs())
-                        T.evaluate(start_next())
-                        at: T.let = bx * THREADS + tx
-                        page: T.let = SLOT[i] // PAGE
-                        token: T.let = SLOT[i] % PAGE
-                        if at < PAIRS:
-                            h: T.let = at // HALF
-                            d: T.let = at % HALF
-                            a: T.let = fetch4(T.address_of(QKV[i, h * D + d]))
-                            b: T.let = fetch4(T.address_of(QKV[i, h * D + HALF + d]))
-                            c: T.let = COS[POS[i], d]
-                            s: T.let = SIN[POS[i], d]
-                            if h < HQ:
-                                Q[i, h * D + d] = T.Cast(
-                                    "float16", (a * c - b * s) * T.float32(scale)
-                                )
-                                Q[i, h * D + HALF + d] = T.Cast(
-                                    "float16", (b * c + a * s) * T.float32(scale)
-                                )
-                            else:
-                                low: T.let = key_at(token, d)
-                                high: T.let = key_at(token, HALF + d)
-                                KP[page, layer, h - HQ, low // PAGE, low % PAGE] = T.Cast(
-                                    "float16", a * c - b * s
-                                )
-                                KP[page, layer, h - HQ, high // PAGE, high % PAGE] = T.Cast(
-                                    "float16", b * c + a * s
-                                )
-                        elif at < TOTAL:
-                            v: T.let = at - PAIRS
-                            to: T.let = value_at(token, v % D)
-                            VP[page, layer, v // D, to // D, to % D] = T.Cast(
-                                "float16", fetch4(T.address_of(QKV[i, (HQ + HKV) * D + v]))
-                            )
-
-    name = f"tensor_rope_append_{HQ}_{HKV}_{D}"
-    return named(rope_append, name, overlapped=overlapped)
 
 
 def make_tensor_attention(

@@ -18,12 +18,9 @@ from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
-from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import (
-    make_tensor_attention,
-    make_tensor_rope_append,
-    rows_of,
-)
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import make_tensor_attention, rows_of
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import make_tensor_matmul
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_append
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import Rows
 from mlc_widget.engine.runtimes.tvm.layouts import Layout, Vector

@@ -12,7 +12,8 @@ are cut into `SLICES` runs of whole steps:
     output       from 0, slices ascending; then + bias, + residual
 
 `few`, up to `FEW` rows: a block makes 16 outputs (or 16 gates and their ups) of 8 rows, a warp a
-slice. The weights of a step are read once, with nothing between them and the tensor cores.
+slice. The weights of a step are read once, with nothing between them and the tensor cores; the
+first of them before the rows are there, if the kernel before still makes those (`overlapped`).
 
 `many`: a warp makes 64 outputs of 32 rows, so that what it reads serves often. Either 2 × 2 warps
 share a block, each all slices; or, where there are few outputs, 2 by rows and `GROUPS` by slices:
