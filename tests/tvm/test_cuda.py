@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -275,6 +276,28 @@ def test_a_copied_page_serves_as_well_on_a_gpu(kv_dtype, folder_of, cache_dir): 
     executor.copy_page(1, 2)
     executor.run([Span([9] * 32, 0, [0, 1])])  # what was copied from
     assert np.array_equal(executor.run([Span(prompt[20:21], 20, [3, 2], [0])]), wanted)
+
+
+@needs_gpu
+def test_two_models_do_not_meet_on_a_gpu(folder_of, cache_dir):  # noqa: F811
+    """Their steps take turns, kernel by kernel and as graphs, and share memory for activations."""
+    names = ("llama", "qwen3")
+    executors = [
+        executor_for(folder_of(n, "q4f16_1"), cache_dir, device="cuda", kv_cache_dtype="float16")
+        for n in names
+    ]
+    prompts = [data(n, "q4f16_1")[0] for n in names]
+    chunks = [*[1] * 20, 34, *[1] * 10, 20]
+    alone = [run_chunks(e, p, chunks) for e, p in zip(executors, prompts, strict=True)]
+
+    def again(i):
+        return all(
+            np.array_equal(run_chunks(executors[i], prompts[i], chunks), alone[i])
+            for _ in range(20)
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(again, range(2))) == [True, True]
 
 
 @needs_gpu

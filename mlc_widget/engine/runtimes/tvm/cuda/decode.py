@@ -28,8 +28,8 @@ def is_decode(spans: Sequence[Span]) -> bool:
 class DecodeStep:
     """The decode step of `rows` rows.
 
-    The graph holds addresses of activations that TVM keeps for its next step. All steps of all
-    models run one after the other on the default stream, so none meets another's.
+    The graph holds addresses of activations that TVM gave back to its pool, for the next step of
+    any model. So steps must be started one after the other, on one stream.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
+
+_starting = threading.Lock()
+"""Held while the kernels of a step are started, so that steps of several models do not mix.
+
+They run one after the other on the default stream, and may use the same memory for activations.
+"""
 
 
 class CudaExecutor(Executor):
@@ -83,16 +90,17 @@ class CudaExecutor(Executor):
             How many rows of logits it leaves in the GPU's memory.
         """
         self.steps += 1
-        if is_decode(spans):
-            self._decode_step(len(spans)).start(spans)
-            return len(spans)
-        inputs, count = self._fill(spans)
-        there = []
-        for array, memory in zip(inputs, self._inputs_there, strict=True):
-            tensor = memory._create_view(array.shape)
-            as_tensor(array).copyto(tensor)
-            there.append(tensor)
-        self._start(there, max(1, count))
+        with _starting:
+            if is_decode(spans):
+                self._decode_step(len(spans)).start(spans)
+                return len(spans)
+            inputs, count = self._fill(spans)
+            there = []
+            for array, memory in zip(inputs, self._inputs_there, strict=True):
+                tensor = memory._create_view(array.shape)
+                as_tensor(array).copyto(tensor)
+                there.append(tensor)
+            self._start(there, max(1, count))
         return count
 
     def _decode_step(self, rows: int) -> DecodeStep:
