@@ -13,6 +13,14 @@ def packed(layout, source):
     assert source.shape == layout.source_shape
     assert out.nbytes == layout.nbytes
     layout.pack(source, out)
+    for rows in (1, 20, 1000):
+        piecewise = np.zeros(layout.shape, layout.dtype)
+        pieces = layout.pieces(rows)
+        assert [start for start, _ in pieces[1:]] == [stop for _, stop in pieces[:-1]]
+        assert (pieces[0][0], pieces[-1][1]) == (0, len(source))
+        for start, stop in pieces:
+            layout.pack_piece(source[start:stop], start, piecewise)
+        assert np.array_equal(piecewise, out)
     return out
 
 

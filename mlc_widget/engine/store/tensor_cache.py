@@ -7,11 +7,10 @@ name. Only numpy is needed.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
-import mmap
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -110,26 +109,46 @@ class TensorCache:
         return sum(s.nbytes for s in self._shards)
 
     def read(self, record: TensorRecord) -> Array:
-        """A parameter as an array of its `shape` and `dtype`, not to be written to.
-
-        It may lie in the file itself, which the system reads as the array is.
+        """A parameter as an array of its `shape` and `dtype`.
 
         Raises:
             ModelFormatError: The shard became unreadable or shorter.
         """
-        return self.reader()(record)
+        [rows] = self.read_rows(record, [(0, record.shape[0] if record.shape else 1)])
+        return rows.reshape(record.shape)
 
-    def reader(self) -> Callable[[TensorRecord], Array]:
-        """`read` for many parameters, from any threads: each file is opened once."""
-        files: dict[Path, mmap.mmap] = {}
-        opening = threading.Lock()
+    def read_rows(self, record: TensorRecord, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
+        """A parameter piece by piece, so that little of it is in memory at a time.
 
-        def read(record: TensorRecord) -> Array:
-            with opening:
-                file = files.get(record.shard) or files.setdefault(record.shard, _map(record.shard))
-            return _read(file, record)
+        Args:
+            record: The parameter.
+            pieces: First row (of its first axis) of each, and the row behind its last.
 
-        return read
+        Yields:
+            The rows, in memory that the next piece takes.
+
+        Raises:
+            ModelFormatError: The shard became unreadable or shorter.
+        """
+        stored = np.dtype(np.uint16 if record.bf16 else record.dtype)
+        inner = record.shape[1:]
+        row = math.prod(inner) * stored.itemsize
+        most = max((stop - start for start, stop in pieces), default=0)
+        memory = np.empty(most * row, np.uint8)
+        try:
+            with record.shard.open("rb", buffering=0) as file:
+                for start, stop in pieces:
+                    part = memory[: (stop - start) * row]
+                    file.seek(record.offset + start * row)
+                    _fill(file, part)
+                    rows = part.view(stored).reshape(stop - start, *inner)
+                    yield _widened(rows) if record.bf16 else rows
+        except OSError as e:
+            raise ModelFormatError(
+                f"{record.shard} cannot be read for {record.name}: {e}. Check the file, or "
+                "download it again.",
+                param=str(record.shard),
+            ) from e
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Compare every shard with its MD5 sum, where the list has one.
@@ -228,36 +247,16 @@ def _check_size(shard: _Shard) -> None:
         )
 
 
-def _map(path: Path) -> mmap.mmap:
-    """A file's bytes, read by the system as they are looked at."""
-    try:
-        with path.open("rb") as f:
-            file = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as e:  # ValueError: it is empty
-        raise ModelFormatError(
-            f"{path} cannot be read: {e}. Check the file, or download it again.", param=str(path)
-        ) from e
-    if hasattr(mmap, "MADV_WILLNEED"):
-        file.madvise(mmap.MADV_WILLNEED)
-    return file
+def _fill(file: io.FileIO, memory: Array) -> None:
+    """Read until the memory is full; OSError if the file ends before."""
+    view = memory.data
+    while view:
+        count = file.readinto(view)
+        if not count:
+            raise OSError("it ends before that does")
+        view = view[count:]
 
 
-def _read(file: mmap.mmap, record: TensorRecord) -> Array:
-    if record.offset + record.nbytes > len(file):
-        raise ModelFormatError(
-            f"{record.shard} cannot be read: it ends before {record.name} does. Check the file, or "
-            "download it again.",
-            param=str(record.shard),
-        )
-    dtype = np.dtype(np.uint16 if record.bf16 else record.dtype)
-    count = math.prod(record.shape)
-    stored = np.frombuffer(file, np.uint8, record.nbytes, record.offset) if count else np.empty(0)
-    if stored.ctypes.data % dtype.itemsize:  # a file whose parameters lie anyhow
-        stored = stored.copy()
-    stored = stored.view(dtype).reshape(record.shape)
-    if not record.bf16:
-        return stored
-    # In memory that goes back to the system with the array, as the C library's may not.
-    wide = np.frombuffer(mmap.mmap(-1, max(4 * count, 1)), np.uint32, count).reshape(record.shape)
-    np.left_shift(stored, 16, out=wide, dtype=np.uint32)
-    return wide.view(np.float32)
+def _widened(stored: Array) -> Array:
+    """The float32 values of bfloat16 ones."""
+    return np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)

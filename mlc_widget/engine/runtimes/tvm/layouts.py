@@ -52,6 +52,18 @@ class Layout(ABC):
     def pack(self, source: Array, out: Array) -> None:
         """Write a tensor of `source_shape` into one of `shape` and `dtype` that is all zeros."""
 
+    def pieces(self, rows: int) -> list[tuple[int, int]]:
+        """How to cut the source for `pack_piece`: first rows, and rows behind the last.
+
+        Args:
+            rows: Rows of a piece, about; a layout that must see the whole takes all.
+        """
+        return [(0, self.source_shape[0])]
+
+    def pack_piece(self, piece: Array, start: int, out: Array) -> None:
+        """Write the piece of the source that begins at row `start`, as `pack` does the whole."""
+        self.pack(piece, out)
+
     @abstractmethod
     def record(self) -> list[Any]:
         """Its class's name and arguments, as JSON values, from which `layout_of` makes it."""
@@ -101,18 +113,48 @@ class _Blocks(Layout):
         """Transpose block by block."""
         if self.transposed:
             source = source.T
-        columns = source.shape[1]
+        start = 0
+        for rows in self.outputs:
+            self._pack_rows(source[start : start + rows], start, out)
+            start += rows
+
+    def pieces(self, rows: int) -> list[tuple[int, int]]:
+        """As `Layout.pieces`: whole blocks of one part."""
+        if self.transposed:
+            return super().pieces(rows)
+        step = max(BLOCK, rows // BLOCK * BLOCK)
+        cuts, start = [], 0
+        for part in self.outputs:
+            end = start + part
+            cuts += [(at, min(at + step, end)) for at in range(start, end, step)]
+            start = end
+        return cuts
+
+    def pack_piece(self, piece: Array, start: int, out: Array) -> None:
+        """As `Layout.pack_piece`."""
+        if self.transposed:
+            self.pack(piece, out)
+        else:
+            self._pack_rows(piece, start, out)
+
+    def _pack_rows(self, rows: Array, start: int, out: Array) -> None:
+        """Write rows of one part, the first of which, `start`, begins a block."""
+        to, (count, columns) = self._block(start), rows.shape
+        whole = count // BLOCK * BLOCK
+        blocks = rows[:whole].reshape(-1, BLOCK, columns).transpose(0, 2, 1)
+        out[to : to + whole // BLOCK, :columns] = blocks
+        if count > whole:
+            out[to + whole // BLOCK, :columns, : count - whole] = rows[whole:].T
+
+    def _block(self, row: int) -> int:
+        """The block that a row of the source begins."""
         start = at = 0
         for rows in self.outputs:
-            whole = rows // BLOCK * BLOCK
-            part = source[start : start + rows]
-            to = at // BLOCK
-            blocks = part[:whole].reshape(-1, BLOCK, columns).transpose(0, 2, 1)
-            out[to : to + whole // BLOCK, :columns] = blocks
-            if rows > whole:
-                out[to + whole // BLOCK, :columns, : rows - whole] = part[whole:].T
+            if row < start + rows:
+                break
             start += rows
             at += pad(rows)
+        return (at + row - start) // BLOCK
 
 
 class FloatBlocks(_Blocks):

@@ -18,6 +18,8 @@ Parameters = Sequence[tuple[str, Layout]]
 
 _THREADS: Final = 4
 """Enough for the memory to be what limits it."""
+_PIECE: Final = 1 << 20
+"""Bytes that are read at a time, to be in the caches still when they are re-laid."""
 
 
 def weight_bytes(parameters: Parameters) -> int:
@@ -68,11 +70,13 @@ def load_weights(
     total, done = sum(r.nbytes for r in records), 0
     loaded = _arrays([layout for _, layout in parameters])
 
-    read = cache.reader()
-
     def pack(record: TensorRecord) -> int:
         i = index[record.name]
-        parameters[i][1].pack(read(record), loaded[i])
+        layout = parameters[i][1]
+        rows = max(1, record.shape[0])
+        pieces = layout.pieces(_PIECE // max(1, record.nbytes // rows))
+        for (start, _), piece in zip(pieces, cache.read_rows(record, pieces), strict=True):
+            layout.pack_piece(piece, start, loaded[i])
         return record.nbytes
 
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "mlc_widget-weights")
