@@ -12,7 +12,7 @@ import pytest
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
-from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached
+from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
@@ -112,6 +112,27 @@ def test_every_architecture_is_traced(name, quantization):
     names = {v.name_hint for v in module.get_global_vars()}
     assert "forward" in names
     assert any("matmul" in n for n in names)
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
+def test_kernels_compile_without_a_gpu(arch):
+    """To machine code, by NVIDIA's compiler, where that is installed."""
+    pytest.importorskip("cuda.bindings.nvrtc")
+    if not cuda._headers():
+        pytest.skip("needs CUDA's headers")
+    from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+    from mlc_widget.engine.runtimes.tvm.compile import compile_module, make_program, trace
+    from mlc_widget.engine.runtimes.tvm.target import host_target
+
+    config = json.loads((FIXTURES / "qwen3" / "mlc-chat-config.json").read_text())
+    architecture = architecture_of(config["model_type"], config["model_config"])
+    host = host_target()
+    there = cuda.CudaTarget(arch, host.triple, host.cpu)
+    program = make_program(architecture, quantization_of("q4f16_1"), there, "float16")
+    compiled = compile_module(trace(program), there)
+    (source,) = (m.inspect_source() for i in compiled.mod.imports for m in i.imports)
+    assert ("mma.sync" in source) == (arch != "sm_75")
+    assert compile_with_nvrtc(source, arch).startswith(b"\x7fELF")
 
 
 def test_a_damaged_file_of_the_compile_cache_is_made_again(tmp_path):
