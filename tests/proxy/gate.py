@@ -1,8 +1,8 @@
 """A logit processor that holds the worker's model at a token, imported by the worker.
 
 ``RECOVERY_GATE`` names a folder. The file ``at`` in it says after how many tokens of a generation
-the model is held, until there is a file ``open``; ``held`` says that it is. A file ``die`` ends the
-engine's thread, once.
+the model is held, until ``at`` says more or there is a file ``open``; ``held`` says that it is. A
+file ``die`` ends the engine's thread, once.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ class Gate:
         self.tokens = 0
 
     def process_logits(self, logits: Any) -> Any:
-        if self.tokens >= int((self.folder / "at").read_text()):
-            while not (self.folder / "open").exists():
+        if self._reached():
+            while self._reached() and not (self.folder / "open").exists():
                 (self.folder / "held").touch()
                 time.sleep(0.002)
             if (self.folder / "die").exists():
                 (self.folder / "die").unlink()
                 raise SystemExit("the gate fell")
         return logits
+
+    def _reached(self) -> bool:
+        return self.tokens >= int((self.folder / "at").read_text())
 
     def process_sampled_token(self, token_id: int) -> None:
         self.tokens += 1

@@ -16,6 +16,7 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine, create_kernel_mlc_engine
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
+from mlc_widget.api.streams import _CAPACITY
 
 from .conftest import GatedModel
 
@@ -146,11 +147,16 @@ async def test_what_was_sent_is_read_before_what_comes_from_the_new_worker(
     request = {"max_tokens": 700}
     expected = await read(engine, request)
     request |= {"stream": True, "stream_options": {"include_usage": True}}
-    gated.hold(600)
+    gated.hold(400)
     slow, quick = await ask(engine, request), await ask(engine, request)
-    await gated.until_held()
 
-    async def sent() -> bool:  # more than fits into what the reader reads from
+    async def full() -> bool:  # what the reader reads from
+        return all(len(s._relay._buffer) >= _CAPACITY for s in (slow, quick))
+
+    await eventually(full)
+    gated.hold(600)
+
+    async def sent() -> bool:
         return all(s._relay._source._stream._batches for s in (slow, quick))
 
     await eventually(sent)
