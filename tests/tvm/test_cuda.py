@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import RuntimeUnavailableError
-from mlc_widget.engine.runtimes.tvm.cuda import fragments
+from mlc_widget.engine.runtimes.tvm.cuda import fragments, pool
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
@@ -319,6 +319,32 @@ def test_two_models_do_not_meet_on_a_gpu(folder_of, cache_dir):  # noqa: F811
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(again, range(2))) == [True, True]
+
+
+@needs_gpu
+def test_a_graph_does_not_outlive_its_memory(folder_of, cache_dir):  # noqa: F811
+    """The pool is emptied, as when another model is unloaded, and its memory used for others."""
+    import tvm
+
+    prompt, _ = data("llama", "q4f16_1")
+    folder = folder_of("llama", "q4f16_1")
+    executor = executor_for(folder, cache_dir, device="cuda", kv_cache_dtype="float16")
+    expected = run_chunks(executor, prompt, [1] * 30)
+    clear = tvm.get_global_func("vm.builtin.memory_manager.clear")
+    pool.shrink(clear)
+    taken = [tvm.runtime.empty((1 << 22,), "float32", tvm.cuda(0)) for _ in range(32)]
+    for tensor in taken:
+        tensor.copyfrom(np.full((1 << 22,), np.nan, np.float32))
+    assert np.array_equal(run_chunks(executor, prompt, [1] * 30), expected)
+
+
+def test_the_pool_shrinks_between_steps():
+    before = pool.epoch()
+    held = []
+    pool.shrink(lambda: held.append(pool.lock.locked()))
+    assert held == [True]
+    assert not pool.lock.locked()
+    assert pool.epoch() != before
 
 
 @needs_gpu

@@ -337,8 +337,10 @@ def _release_memory() -> None:
     """Give freed memory back to the system, as far as the allocators let us."""
     import tvm_ffi
 
+    from mlc_widget.engine.runtimes.tvm.cuda import pool
+
     gc.collect()
     clear = tvm_ffi.get_global_func("vm.builtin.memory_manager.clear", allow_missing=True)
     if clear is not None:
-        clear()
+        pool.shrink(clear)
     give_back_memory()

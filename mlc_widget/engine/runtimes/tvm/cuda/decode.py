@@ -28,8 +28,7 @@ def is_decode(spans: Sequence[Span]) -> bool:
 class DecodeStep:
     """The decode step of `rows` rows.
 
-    The graph holds addresses of activations that TVM gave back to its pool, for the next step of
-    any model. So steps must be started one after the other, on one stream.
+    The graph holds addresses of activations that TVM gave back to its `pool`.
     """
 
     def __init__(

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mlc_widget.engine.runtimes.tvm.cuda import cudart
+from mlc_widget.engine.runtimes.tvm.cuda import cudart, pool
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
-
-_starting = threading.Lock()
-"""Held while the kernels of a step are started, so that steps of several models do not mix.
-
-They run one after the other on the default stream, and may use the same memory for activations.
-"""
 
 
 class CudaExecutor(Executor):
@@ -31,6 +24,7 @@ class CudaExecutor(Executor):
         self._threads = 1  # a GPU's tiles need not be even
         self._device = tvm.cuda(0)
         self._decode_steps: dict[int, DecodeStep] = {}
+        self._epoch = pool.epoch()
         on_device = []
         while weights:  # given back one by one, so that they are not held twice
             on_device.append(tvm.runtime.tensor(weights.pop(0), self._device))
@@ -67,7 +61,10 @@ class CudaExecutor(Executor):
         from tvm import relax
 
         self._forward = relax.VirtualMachine(self._executable, self._device)["forward"]
-        self.run([Span([0], 0, [0], [0])])
+        # The first step allocates what all steps need. Where memory is short, TVM takes for it what
+        # other models' steps have left in the pool.
+        pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
+        self._device.sync()
         self.steps = 0
 
     def run(self, spans: Sequence[Span]) -> Logits:
@@ -89,18 +86,25 @@ class CudaExecutor(Executor):
         Returns:
             How many rows of logits it leaves in the GPU's memory.
         """
+        with pool.lock:
+            return self._launch(spans)
+
+    def _launch(self, spans: Sequence[Span]) -> int:
+        """As `launch`, under the pool's lock."""
         self.steps += 1
-        with _starting:
-            if is_decode(spans):
-                self._decode_step(len(spans)).start(spans)
-                return len(spans)
-            inputs, count = self._fill(spans)
-            there = []
-            for array, memory in zip(inputs, self._inputs_there, strict=True):
-                tensor = memory._create_view(array.shape)
-                as_tensor(array).copyto(tensor)
-                there.append(tensor)
-            self._start(there, max(1, count))
+        if self._epoch != pool.epoch():
+            self._epoch = pool.epoch()
+            self._decode_steps.clear()
+        if is_decode(spans):
+            self._decode_step(len(spans)).start(spans)
+            return len(spans)
+        inputs, count = self._fill(spans)
+        there = []
+        for array, memory in zip(inputs, self._inputs_there, strict=True):
+            tensor = memory._create_view(array.shape)
+            as_tensor(array).copyto(tensor)
+            there.append(tensor)
+        self._start(there, max(1, count))
         return count
 
     def _decode_step(self, rows: int) -> DecodeStep:
