@@ -14,6 +14,7 @@ h of 32 inputs, inputs 32 h + 8 j … 8 j + 7: four successive ones to each of t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,9 @@ class _Fragments(Layout):
     def _stored_dtype(self) -> Any:
         return np.dtype(self.dtype)
 
+    @abstractmethod
     def _arrange(self, part: Array, out: Array) -> None:
-        raise NotImplementedError
+        """Write whole tiles and steps of `stored` inputs to a column."""
 
     def record(self) -> list[Any]:
         """As `Layout.record`."""
