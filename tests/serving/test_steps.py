@@ -118,8 +118,8 @@ async def test_an_abandoned_stream_stops_within_a_step(engine, steps):
     count.pause_after(20)
     stream = await chat(engine, "endless", max_tokens=1500, stream=True)
     async for _ in stream:
+        await count.until_paused()
         break
-    await count.until_paused()
     await stream.close()
     count.go_on()
     await assert_no_page_lost(engine)
