@@ -1,13 +1,13 @@
 # ruff: noqa: N806, N812 - TVMScript
 """One engine with one model, asked for timings on standard input and answering in JSON.
 
-``python _kernel_worker.py tvm FOLDER THREADS`` or ``… llama.cpp FILE THREADS FLASH``, the latter in
-llama.cpp's environment. A line ``prefill N`` runs a prompt of N tokens from nothing; ``decode C N``
-runs N tokens, one by one, each after C others; ``turn C A N`` runs C tokens, A one by one after
-them for an answer, and then, which is timed, N together in the place of the answer. All give wall
-and process CPU seconds. ``memory`` fills the KV cache and gives the resident bytes. ``python
-_kernel_worker.py memory - THREADS`` has no engine, and answers ``bandwidth`` by the bytes per
-second that so many threads read.
+``python _kernel_worker.py tvm FOLDER THREADS [TOTAL]``, or in llama.cpp's environment ``…
+llama.cpp FILE THREADS FLASH [TOTAL]``; TOTAL tokens fit into the KV cache. A line ``prefill N``
+runs a prompt of N tokens from nothing; ``decode C N`` runs N tokens, one by one, each after C
+others; ``turn C A N`` runs C tokens, A one by one after them for an answer, and then, which is
+timed, N together in the place of the answer. All give wall and process CPU seconds. ``memory``
+fills the KV cache and gives the resident bytes. ``python _kernel_worker.py memory - THREADS`` has
+no engine, and answers ``bandwidth`` by the bytes per second that so many threads read.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 CONTEXT = 2560
+"""Tokens of a sequence at most."""
 
 
 class Engine(Protocol):
     """Runs tokens after `start` others, which were run before."""
 
     info: dict[str, Any]
+
+    def fill(self) -> None:
+        """Have every byte of the KV cache written."""
 
     def run(self, tokens: list[int], start: int) -> None:
         """Run `tokens` at positions `start` and on, to the logits of the last."""
@@ -35,11 +40,11 @@ class Engine(Protocol):
 class LlamaCpp:
     """llama.cpp through llama-cpp-python."""
 
-    def __init__(self, model: str, threads: int, flash: bool) -> None:
+    def __init__(self, model: str, threads: int, flash: bool, total: int) -> None:
         import llama_cpp
 
         self._llama = llama_cpp.Llama(
-            model, n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, n_batch=2048,
+            model, n_ctx=total, n_threads=threads, n_threads_batch=threads, n_batch=2048,
             n_ubatch=512, flash_attn=flash, verbose=False,
         )  # fmt: skip
         info = llama_cpp.llama_print_system_info().decode()
@@ -51,11 +56,15 @@ class LlamaCpp:
         self._llama.eval(tokens)
         self._llama._ctx.get_logits()
 
+    def fill(self) -> None:
+        """As `Engine.fill`: it writes zeros when it loads. The rest is for what a step needs."""
+        self.run([i % 1000 for i in range(CONTEXT)], 0)
+
 
 class Tvm:
     """The engine's executor, on a compute thread as in the engine, in the engine's chunks."""
 
-    def __init__(self, model: str, threads: int, chunk: int = 128) -> None:
+    def __init__(self, model: str, threads: int, total: int, chunk: int = 128) -> None:
         from mlc_widget.engine.runtimes.base import ModelSource
         from mlc_widget.engine.runtimes.tvm.executor import Span
         from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
@@ -66,7 +75,7 @@ class Tvm:
         config = json.loads((folder / "mlc-chat-config.json").read_text())
         tokenizer: Any = None  # token ids in, logits out
         source = ModelSource(folder.name, folder, config, tokenizer)
-        options = {"threads": threads, "max_total_sequence_length": CONTEXT}
+        options = {"threads": threads, "max_total_sequence_length": total}
         self._executor, _ = make_executor(
             source, TVMOptions.parse(options), Progress(lambda *a, **k: None, threading.Event())
         )
@@ -74,14 +83,31 @@ class Tvm:
         self._span, self._chunk = Span, chunk
         _call(self._thread, self._executor.prepare)
         weights, kv = self._executor.weight_bytes, self._executor.kv_bytes
-        self.info = {"weights": weights, "kv": kv, "kv_per_token": kv // CONTEXT}
+        self.info = {"weights": weights, "kv": kv, "kv_per_token": kv // total}
 
     def run(self, tokens: list[int], start: int) -> None:
         """As `Engine.run`."""
         _call(self._thread, lambda: self._steps(tokens, start))
 
-    def _steps(self, tokens: list[int], start: int) -> None:
-        pages = range(-(-(start + len(tokens)) // self._executor.page_size))
+    def settle(self) -> None:
+        """Do what a scheduler does between a load and the first request."""
+
+        def work() -> None:
+            while self._executor.settle():
+                pass
+
+        _call(self._thread, work)
+
+    def fill(self) -> None:
+        """As `Engine.fill`: by sequences on successive pages."""
+        size = self._executor.page_size
+        for page in range(0, self._executor.pages, CONTEXT // size):
+            tokens = min(CONTEXT, (self._executor.pages - page) * size)
+            work = partial(self._steps, [i % 1000 for i in range(tokens)], 0, page)
+            _call(self._thread, work)
+
+    def _steps(self, tokens: list[int], start: int, page: int = 0) -> None:
+        pages = range(page, page - (-(start + len(tokens)) // self._executor.page_size))
         for at in range(0, len(tokens), self._chunk):
             part = tokens[at : at + self._chunk]
             last = [len(part) - 1] if at + len(part) == len(tokens) else []
@@ -117,7 +143,7 @@ class Memory:
         from tvm.script import tirx as T
 
         from mlc_widget.engine.runtimes.tvm.kernels.isa import in_registers, prefetch
-        from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor, huge_zeros
+        from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor, large_zeros
         from mlc_widget.engine.runtimes.tvm.target import host_target
         from mlc_widget.engine.runtimes.tvm.threads import ComputeThread
 
@@ -149,7 +175,7 @@ class Memory:
                         )
 
         self._nbytes = 1 << 29
-        x = huge_zeros((self._nbytes // 16384, 4096), np.int32)
+        x = large_zeros((self._nbytes // 16384, 4096), np.int32, huge=True)
         x.fill(1)
         y = aligned_zeros((self._nbytes // 16384, 16), np.int32)
         self._read = tvm.tirx.build(read, target=host_target().tvm_target())["read"]
@@ -169,6 +195,10 @@ class Memory:
         """As `Engine.run`, which it is not."""
         raise NotImplementedError
 
+    def fill(self) -> None:
+        """As `Engine.fill`, which it is not."""
+        raise NotImplementedError
+
 
 def _resident() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -184,7 +214,9 @@ def _timed(work: Callable[[], object]) -> dict[str, float]:
 
 
 def main() -> None:
-    kind, model, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    kind, model, workers, *rest = sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
+    flash = rest.pop(0) == "1" if kind == "llama.cpp" else False
+    total = int(rest[0]) if rest else CONTEXT
     if kind != "llama.cpp":
         from mlc_widget.engine.runtimes.tvm import loading, machine, threads  # noqa: F401
 
@@ -196,16 +228,18 @@ def main() -> None:
 
     def load() -> None:
         if kind == "tvm":
-            engines.append(Tvm(model, workers))
+            engines.append(Tvm(model, workers, total))
         elif kind == "memory":
             engines.append(Memory(workers))
         else:
-            engines.append(LlamaCpp(model, workers, sys.argv[4] == "1"))
+            engines.append(LlamaCpp(model, workers, flash, total))
 
     loaded = _timed(load)
     engine = engines[0]
     reply: dict[str, Any] = {"load": loaded, "resident_before": before, **engine.info}
     print(json.dumps(reply), flush=True)
+    if isinstance(engine, Tvm):
+        engine.settle()
     filled = 0
     for line in sys.stdin:
         command, *numbers = line.split()
@@ -232,7 +266,7 @@ def main() -> None:
             reply = _timed(lambda n=n, new=new: engine.run(new, n[0]))
             filled = n[0] + n[2]
         elif command == "memory":
-            engine.run([i % 1000 for i in range(CONTEXT)], 0)  # the KV cache is full
+            engine.fill()
             reply = {"resident": _resident()}
         elif command == "bandwidth":
             assert isinstance(engine, Memory)

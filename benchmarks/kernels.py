@@ -9,8 +9,9 @@ in Q4_0, too, so that both engines read as many bytes), both with float16 keys a
 are medians of process CPU time and of wall time, and the median of the paired ratios (llama.cpp's
 time over ours, more than 1 is faster) with a 95 % bootstrap interval. llama.cpp runs with and
 without flash attention; each figure is compared with the better of the two. Resident memory is
-ours with the KV cache full. Without ``--llama-python`` an environment is made once in
-``.make/bench`` and llama-cpp-python built there for this CPU.
+with the KV cache full, and of the size that a load makes unless told otherwise. Without
+``--llama-python`` an environment is made once in ``.make/bench`` and llama-cpp-python built there
+for this CPU.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from pathlib import Path
 from _kernel_models import SHAPES, gguf_file, write_mlc
 from _process import Process
 from _stats import shown
+
+from mlc_widget.engine.runtimes.tvm.loading import DEFAULT_TOTAL
 
 HERE = Path(__file__).resolve().parent
 
@@ -132,13 +135,27 @@ def measure(
             if kind == "decode" and clock == "wall":
                 read = (weights + int(size) * ours.started["kv_per_token"]) * tokens
                 _bound(read, rates, [t["wall"] for t in times["tvm"]], median[best])
-    resident, base = ours.ask("memory")["resident"], ours.started["resident_before"]
-    print(
-        f"resident {resident / 1e6:.0f} MB, {resident / (weights + kv):.2f} × (weights + KV): "
-        f"{base / 1e6:.0f} MB of Python, numpy and TVM's runtime, "
-        f"{(resident - base) / (weights + kv):.2f} × since"
-    )
     for worker in (*workers.values(), memory):
+        worker.close()
+    resident(starts)
+
+
+def resident(starts: dict[str, Callable[..., Process]]) -> None:
+    """Print the resident memory with a full KV cache, of the size that a load makes by itself."""
+    for engine, start in starts.items():
+        worker = start(str(DEFAULT_TOTAL))
+        if engine == "tvm":
+            base = worker.started["resident_before"]
+            both = worker.started["weights"] + worker.started["kv"]
+        bytes_ = worker.ask("memory")["resident"]
+        line = f"resident with {DEFAULT_TOTAL} tokens: {engine} {bytes_ / 1e6:.0f} MB"
+        if engine == "tvm":
+            line += (
+                f", {bytes_ / both:.3f} × the {both / 1e6:.0f} MB of weights and KV: "
+                f"{base / 1e6:.0f} MB of Python, numpy and TVM's runtime, "
+                f"{(bytes_ - base) / both:.2f} × since"
+            )
+        print(line, flush=True)
         worker.close()
 
 

@@ -8,9 +8,14 @@ import sys
 
 
 def give_back_memory() -> None:
-    """Collect garbage, and make the C library let go of what is free; blocks for a moment."""
+    """Collect garbage, and then as `trim`; blocks for a moment."""
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Make the C library let go of what is free, where it can be told to (glibc)."""
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
-        if trim is not None:
-            trim(0)
+        malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if malloc_trim is not None:
+            malloc_trim(0)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
     UnsupportedModelError,
 )
+from mlc_widget.engine.runtimes.tvm.executor import Executor
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 
 from .conftest import (
@@ -231,6 +233,28 @@ async def test_a_short_prompt_does_not_wait_for_a_long_one(load):
 
     await asyncio.gather(first_token("long", [5] * 250), first_token("short", [6] * 20))
     assert order == ["short", "long"]
+
+
+async def test_idle_time_goes_to_settling_and_never_a_request_s(load, monkeypatch):
+    settled = threading.Event()
+    meanwhile: list[bool] = []
+
+    def settle(executor: Executor) -> bool:
+        meanwhile.append(executor.steps in running)
+        settled.set()
+        return True  # there is always more
+
+    monkeypatch.setattr(Executor, "settle", settle)
+    running: set[int] = set()
+    runtime = await load(NAME)
+    assert await asyncio.to_thread(settled.wait, DEADLINE)
+    # Between the steps of a request nothing is settled: those of the first follow step 0.
+    running.update(range(1, 40))
+    assert len(ids_of(await collect(runtime, PROMPT, greedy()))) == 40
+    settled.clear()
+    assert await asyncio.to_thread(settled.wait, DEADLINE)
+    assert not any(meanwhile)
+    await asyncio.wait_for(runtime.unload(), DEADLINE)
 
 
 # --- reuse ----------------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlc_widget.engine.memory import trim
 from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
+from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
-from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor, huge_zeros
+from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor, large_zeros
 
 MIN_TILE_ROWS = 4
 """Attention tiles of fewer rows are not made for the sake of threads."""
@@ -74,6 +76,8 @@ class Executor:
         self._executable = executable
         self._forward: Any = None
         self._forward_one: Any = None
+        self._huge_pages: HugePages | None = None
+        self._trimmed = False
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows, self._threads = max_rows, attention_rows, threads
@@ -83,8 +87,8 @@ class Executor:
         )
         self._tile = aligned_zeros((max_rows, 3), np.int32)
         self._page_table = aligned_zeros((max_rows * max_pages,), np.int32)
-        # Only the rows that are ever used are taken from the system.
-        self._logits = aligned_zeros((max_rows, pad(shape.vocab_size)), np.float32)
+        # Only the rows that are ever used are taken from the system; numpy asks for huge pages.
+        self._logits = large_zeros((max_rows, pad(shape.vocab_size)), np.float32)
         self.steps = 0
         self.weight_bytes = sum(w.nbytes for w in weights)
         cos, sin = (_aligned(t) for t in shape.rope.table(context))
@@ -94,10 +98,11 @@ class Executor:
         """Put the weights where the kernels read them, and make the pages."""
         import tvm_ffi
 
+        self._huge_pages = HugePages(weights)
         self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
         pages, shape = self.pages, self.shape
         self._k, self._v = (
-            huge_zeros((pages, shape.layers, shape.kv_heads, *last), kv_dtype)
+            large_zeros((pages, shape.layers, shape.kv_heads, *last), kv_dtype, huge=True)
             for last in ((shape.head_dim, self.page_size), (self.page_size, shape.head_dim))
         )
         self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
@@ -163,6 +168,18 @@ class Executor:
             self._logit_rows[:m],
         ]  # fmt: skip
         return inputs, len(wanted)
+
+    def settle(self) -> bool:
+        """Spend some milliseconds, while there is no step to run, on making later ones faster.
+
+        Returns:
+            Whether there may be more to do.
+        """
+        if not self._trimmed:
+            self._trimmed = True
+            trim()  # of what the load left
+            return True
+        return self._huge_pages is not None and self._huge_pages.move()
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""

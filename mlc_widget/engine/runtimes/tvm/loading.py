@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.drawing import Target
 
 DEFAULT_TOTAL = 8192
+"""Tokens that the KV cache holds where nothing else is said, or four context windows if less."""
 
 _running: WeakKeyDictionary[Any, threading.Event] = WeakKeyDictionary()
 

@@ -16,8 +16,9 @@ from mlc_widget.api.errors import InsufficientMemoryError
 
 Array = npt.NDArray[Any]
 
-_ALIGNMENT = 64
-_HUGE_PAGE = 1 << 21
+ALIGNMENT = 64
+HUGE_PAGE = 1 << 21
+"""Bytes of one on x86-64, and on arm64 with pages of 4 KiB."""
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
@@ -26,24 +27,30 @@ def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     Memory that is never written is never taken from the system.
     """
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(nbytes + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
+    raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
-def huge_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """As `aligned_zeros`, on huge pages where the system has them (Linux): faster to read.
+def large_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike, *, huge: bool = False) -> Array:
+    """As `aligned_zeros`, for megabytes: begins where a huge page may (Linux).
 
-    Python's anonymous maps are shared ones unless told otherwise, and these get no huge pages.
+    Args:
+        shape: Of the array.
+        dtype: Of the array.
+        huge: Take huge pages from the first write on, if the system has them, for all but the
+            rest that fills none. They are faster to read; see `HugePages` for when not to.
     """
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return aligned_zeros(shape, dtype)
-    memory = mmap.mmap(-1, nbytes + _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    # Python's anonymous maps are shared ones unless told otherwise, and these get no huge pages.
+    memory = mmap.mmap(-1, nbytes + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     raw = np.frombuffer(memory, np.uint8)
-    start = -raw.ctypes.data % _HUGE_PAGE
+    start = -raw.ctypes.data % HUGE_PAGE
+    if huge and nbytes >= HUGE_PAGE:
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE, start, nbytes // HUGE_PAGE * HUGE_PAGE)
     return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 

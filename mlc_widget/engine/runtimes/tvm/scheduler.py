@@ -138,17 +138,10 @@ class Scheduler:
             self._idle = not (self._waiting or self._running or self._parked)
             if self._idle:
                 self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: (
-                    self._waiting
-                    or self._running
-                    or self._submitted
-                    or self._cancelled
-                    or self._interrupted
-                    or self._stopping
-                    or any(s.caught_up for s in self._parked)
-                )
-            )
+        while not self._has_work() and self.executor.settle():
+            pass
+        with self._changed:
+            self._changed.wait_for(self._has_work)
             self._idle = False
             self._unpark()
             self._waiting.extend(self._submitted)
@@ -165,6 +158,17 @@ class Scheduler:
         self._sweep()
         self._flush()
         return not stopping
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._waiting
+            or self._running
+            or self._submitted
+            or self._cancelled
+            or self._interrupted
+            or self._stopping
+            or any(s.caught_up for s in self._parked)
+        )
 
     def _unpark(self) -> None:
         """Let parked sequences wait again, before those that never ran."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.tvm.layouts import Layout
-from mlc_widget.engine.runtimes.tvm.memory import Array, huge_zeros
+from mlc_widget.engine.runtimes.tvm.memory import Array, large_zeros
 from mlc_widget.engine.store.tensor_cache import TensorCache, TensorRecord
 
 Parameters = Sequence[tuple[str, Layout]]
@@ -93,7 +93,7 @@ def load_weights(
 def _arrays(layouts: Sequence[Layout]) -> list[Array]:
     """Zeroed arrays for all layouts, one behind the other at 64-byte boundaries."""
     sizes = [-(-layout.nbytes // 64) * 64 for layout in layouts]
-    memory, at, arrays = huge_zeros((sum(sizes),), np.uint8), 0, []
+    memory, at, arrays = large_zeros((sum(sizes),), np.uint8), 0, []
     for layout, size in zip(layouts, sizes, strict=True):
         part = memory[at : at + layout.nbytes]
         arrays.append(part.view(layout.dtype).reshape(layout.shape))
