@@ -6,8 +6,9 @@ llama.cpp FILE THREADS FLASH [TOTAL]``; TOTAL tokens fit into the KV cache. A li
 runs a prompt of N tokens from nothing; ``decode C N`` runs N tokens, one by one, each after C
 others; ``turn C A N`` runs C tokens, A one by one after them for an answer, and then, which is
 timed, N together in the place of the answer. All give wall and process CPU seconds. ``memory``
-fills the KV cache and gives the resident bytes. ``python _kernel_worker.py memory - THREADS`` has
-no engine, and answers ``bandwidth`` by the bytes per second that so many threads read.
+fills the KV cache and gives the resident bytes, and how many of them are of no file. ``python
+_kernel_worker.py memory - THREADS`` has no engine, and answers ``bandwidth`` by the bytes per
+second that so many threads read.
 """
 
 from __future__ import annotations
@@ -200,11 +201,12 @@ class Memory:
         raise NotImplementedError
 
 
-def _resident() -> int:
+def _resident(what: str = "VmRSS") -> int:
+    """Bytes in memory: all, or of ``RssAnon`` those that are of no file."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmRSS")
+    raise OSError(f"/proc/self/status has no {what}")
 
 
 def _timed(work: Callable[[], object]) -> dict[str, float]:
@@ -267,7 +269,7 @@ def main() -> None:
             filled = n[0] + n[2]
         elif command == "memory":
             engine.fill()
-            reply = {"resident": _resident()}
+            reply = {"resident": _resident(), "anonymous": _resident("RssAnon")}
         elif command == "bandwidth":
             assert isinstance(engine, Memory)
             reply = {"bytes_per_s": engine.bandwidth()}

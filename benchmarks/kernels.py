@@ -147,8 +147,12 @@ def resident(starts: dict[str, Callable[..., Process]]) -> None:
         if engine == "tvm":
             base = worker.started["resident_before"]
             both = worker.started["weights"] + worker.started["kv"]
-        bytes_ = worker.ask("memory")["resident"]
-        line = f"resident with {DEFAULT_TOTAL} tokens: {engine} {bytes_ / 1e6:.0f} MB"
+        memory = worker.ask("memory")
+        bytes_, files = memory["resident"], memory["resident"] - memory["anonymous"]
+        line = (
+            f"resident with {DEFAULT_TOTAL} tokens: {engine} {bytes_ / 1e6:.0f} MB "
+            f"({files / 1e6:.0f} MB of them files')"
+        )
         if engine == "tvm":
             line += (
                 f", {bytes_ / both:.3f} × the {both / 1e6:.0f} MB of weights and KV: "

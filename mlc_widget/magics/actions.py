@@ -105,6 +105,9 @@ def stats(shelf: EngineShelf, given: argparse.Namespace) -> None:
     if core.snapshot.state != "ready":
         print(f"{core.snapshot.model_id or 'No model'}: {core.snapshot.state}")
         return
+    if core.snapshot.hang is not None:  # it would not answer
+        print(f"{core.snapshot.hang.message} `%mlc restart` ends it and goes on in another worker.")
+        return
     told = _wait(engine, _facts(core))
     if told is _NOT_YET:
         print(f"The engine has not answered for {_PATIENCE_S:.0f} s; it may be busy.")

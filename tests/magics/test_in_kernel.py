@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 from .conftest import Execute
 
 
-def load(folder: Path, name: str = "_engine", **script: Any) -> str:
+def load(folder: Path, name: str = "_engine", arguments: str = "", **script: Any) -> str:
     """A cell that makes an engine on the scripted runtime and loads it as the magic does."""
+    options = f"runtime='scripted', runtime_options={script!r}, {arguments}"
     return (
         "%load_ext mlc_widget\n"
-        f"{name} = AsyncKernelMLCEngine(runtime='scripted', runtime_options={script!r})\n"
+        f"{name} = AsyncKernelMLCEngine({options})\n"
         f"%mlc load {folder} --to {name}"
     )
 
@@ -107,6 +109,25 @@ def test_stop_reset_and_restart(execute: Execute, model_folder: Path) -> None:
     assert "*Stopped.*" in transcript(notebook, 1)
     assert "new conversation" in printed(notebook, 5)
     assert "True True" in printed(notebook, 8)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops the worker by a signal")
+def test_statistics_of_a_worker_that_hangs(execute: Execute, model_folder: Path) -> None:
+    notebook = execute(
+        load(model_folder, text="word", repeat=100_000, pace_s=0.01, arguments="hang_timeout=1"),
+        "%%chat\nOn and on",
+        "import asyncio, os, signal\nwhile not _chat.text: await asyncio.sleep(0.01)\n"
+        "os.kill(_engine.worker_pid, signal.SIGSTOP)\n"
+        "while _engine.hang is None: await asyncio.sleep(0.01)",
+        "%mlc stats",
+        "os.kill(_engine.worker_pid, signal.SIGCONT)\n"
+        "while _engine.hang is not None: await asyncio.sleep(0.01)\n"
+        "_chat.stop(); await _chat;",
+        "%mlc stats",
+    )
+    assert "may be hung" in printed(notebook, 3)
+    assert "%mlc restart" in printed(notebook, 3)
+    assert "script on" in printed(notebook, 5)
 
 
 def test_named_engines_and_which_one_is_meant(execute: Execute, model_folder: Path) -> None:

@@ -18,7 +18,7 @@ Parameters = Sequence[tuple[str, Layout]]
 
 _THREADS: Final = 4
 """Enough for the memory to be what limits it."""
-_PIECE: Final = 1 << 20
+_PIECE: Final = 1 << 18
 """Bytes that are read at a time, to be in the caches still when they are re-laid."""
 
 
