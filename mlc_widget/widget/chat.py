@@ -11,7 +11,7 @@ from typing import Any
 
 import traitlets
 
-from mlc_widget.api.errors import BadRequestError, MLCEngineError
+from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.store.model_folder import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
@@ -304,12 +304,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._user.call(make, context=self._cell)
 
     def _take_results(self, reply: Reply, results: list[str] | None) -> None:
-        following = None
-        self._session.end_calls(reply.id)
-        if results is not None:
-            with contextlib.suppress(MLCEngineError):  # it was deleted, or the engine has ended
-                following = self._session.give_results(reply.id, results)
-        reply._followed_by(following)
+        reply._followed_by(self._session.end_calls(reply.id, results))
 
     def _keep(self) -> None:
         """Bring what lasts up to date."""

@@ -164,7 +164,7 @@ class ChatSession:
             raise BadRequestError(f"reply = {message_id!r}: it calls no tools.", param="reply")
         texts = results_in_order(old.tool_calls, results)
         self._check_alive()
-        turn = [old]
+        turn = [replace(old, calling=False)]
         for call, text in zip(old.tool_calls, texts, strict=True):
             result = Message(
                 uuid.uuid4().hex,
@@ -175,7 +175,14 @@ class ChatSession:
                 name=call["function"]["name"],
             )
             turn.append(result)
-        return self._ask(*turn)
+        waiting = [m.id for m in self._state.messages.values() if self._waits_after(m, old)]
+        return self._ask(*turn, before=waiting)
+
+    def _waits_after(self, message: Message, reply: Message) -> bool:
+        """Whether a message was said after a reply and is not answered yet."""
+        return message.parent == reply.id and any(
+            self._state.messages[queued].parent == message.id for queued in self._queue
+        )
 
     def begin_calls(self, message_id: str) -> bool:
         """Note that the notebook's functions are at a reply's calls; False after too many turns."""
@@ -190,12 +197,26 @@ class ChatSession:
         self._sink.on_change()
         return True
 
-    def end_calls(self, message_id: str) -> None:
-        """Note that they are no longer at it; a reply that was deleted is ignored."""
+    def end_calls(self, message_id: str, results: Sequence[str] | None) -> Reply | None:
+        """Note that they are no longer at it, and answer the calls by their results.
+
+        Args:
+            message_id: The reply; one that was deleted, or has got results meanwhile, is ignored.
+            results: A text for each call, or None if there are none, and the user is to give them.
+
+        Returns:
+            The reply to the results, if there will be one.
+        """
         message = self._state.messages.get(message_id)
-        if message is not None:
+        following = None
+        if message is not None and message.calling:
             self._state = self._state.put(replace(message, calling=False))
+            if results is not None:
+                with contextlib.suppress(EngineTerminatedError):
+                    following = self.give_results(message_id, results)
+            self._pump()  # what waited for the results
             self._sink.on_change()
+        return following
 
     def select(self, message_id: str) -> None:
         """Show the branch that this message is in.
@@ -242,8 +263,16 @@ class ChatSession:
         if self._task is not None and stream is not None and reply_id in (None, stream.reply):
             self._task.cancel()
 
-    def _ask(self, *turn: Message, options: ChatOptions | None = None) -> Reply:
-        """Add messages and ask for the reply to the last of them."""
+    def _ask(
+        self, *turn: Message, options: ChatOptions | None = None, before: Sequence[str] = ()
+    ) -> Reply:
+        """Add messages and ask for the reply to the last of them.
+
+        Args:
+            turn: The messages.
+            options: How the reply is made, if not as the session's others.
+            before: Messages that wait already for their replies, and shall follow this one.
+        """
         answer = Message(uuid.uuid4().hex, "assistant", "", parent=turn[-1].id, status="queued")
         reply = Reply(
             answer.id, self.message, lambda reply_id: self._link.call_soon(self.stop, reply_id)
@@ -251,8 +280,16 @@ class ChatSession:
         self._replies[answer.id] = reply
         if options is not None:
             self._reply_options[answer.id] = options
+        head = self._state.head
         self._state = self._state.put(*turn, answer, head=answer.id)
-        self._queue.append(answer.id)
+        for message_id in before:
+            self._state = self._state.behind(answer.id, message_id)
+            if head in self._state.subtree(message_id):
+                self._state = self._state.put(head=head)
+        if before:
+            self._queue.appendleft(answer.id)
+        else:
+            self._queue.append(answer.id)
         self._pump()
         self._sink.on_change()
         return reply
@@ -271,9 +308,12 @@ class ChatSession:
     def _pump(self) -> None:
         """Start the next reply if none runs and the engine is not busy with a load."""
         snapshot = self._link.snapshot
-        if self._task is not None or not self._queue or _is_loading(snapshot):
+        if self._task is not None or _is_loading(snapshot):
             return
-        reply_id = self._queue.popleft()
+        reply_id = next((queued for queued in self._queue if self._may_begin(queued)), None)
+        if reply_id is None:
+            return
+        self._queue.remove(reply_id)
         if snapshot.state == "idle" and snapshot.error is not None:
             self._end(reply_id, "error", error=snapshot.error)
             self._pump()
@@ -288,6 +328,10 @@ class ChatSession:
         self._task = asyncio.create_task(self._generate(stream, request))
         self._task.add_done_callback(lambda task: self._on_generated(stream, task))
         self._sink.on_change()
+
+    def _may_begin(self, reply_id: str) -> bool:
+        """Whether no functions are at calls that were made before it."""
+        return not any(message.calling for message in self._state.path(reply_id))
 
     async def _generate(self, stream: ReplyStream, request: JSONDict) -> Outcome:
         """Have the engine answer; cancelling it stops the engine."""

@@ -174,6 +174,21 @@ class ChatState:
             return state.select(beside[-1])
         return replace(state, head=parent)
 
+    def behind(self, parent: str, message_id: str) -> ChatState:
+        """The state with this message, and all that follows it, moved behind `parent`."""
+        moved = self.subtree(message_id)
+        messages = {key: value for key, value in self.messages.items() if key not in moved}
+        # Last, as a parent comes before what follows it.
+        messages |= {key: value for key, value in self.messages.items() if key in moved}
+        messages[message_id] = replace(self.messages[message_id], parent=parent)
+        chosen = {key: value for key, value in self.chosen.items() if value != message_id}
+        return replace(
+            self,
+            rev=self.rev + 1,
+            messages=MappingProxyType(messages),
+            chosen=MappingProxyType(chosen),
+        )
+
     def subtree(self, message_id: str) -> frozenset[str]:
         """This message and all that follows it, in all branches."""
         found = {message_id}

@@ -15,6 +15,7 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget
 from mlc_widget.widget.functions import call_function, read_tools
+from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import MAX_CALL_TURNS
 
 from .script_folder import write_script_folder
@@ -121,6 +122,52 @@ async def test_functions_answer_on_the_user_s_loop_but_not_for_ever(
     again = ChatWidget(engine, tools=[ADD], history=json.loads(chat.export("json")))
     assert again.send_results({"add": 5}).result(DEADLINE)["tool_calls"]
     again.close()
+
+
+async def test_what_is_said_meanwhile_waits_for_the_results(engine: KernelMLCEngine) -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def add(a: int, b: int) -> int:
+        began.set()
+        await go_on.wait()
+        return a + b
+
+    chat = ChatWidget(engine, tools=[add])
+    first, second = chat.send("2 + 3?"), chat.send("And again?")
+    await asyncio.wait_for(began.wait(), DEADLINE)
+    assert second.status == "queued"
+    go_on.set()
+    for reply in (first, second):
+        await asyncio.wait_for(_wait(reply), DEADLINE)
+    turn = ["user", *["assistant", "tool"] * MAX_CALL_TURNS, "assistant"]
+    assert [message["role"] for message in chat.messages] == turn * 2
+    said = [message["content"] for message in chat.messages if message["role"] == "user"]
+    assert said == ["2 + 3?", "And again?"]
+    # Nothing is in another branch, and what follows a message goes with it.
+    session = chat._session
+    assert not any(message["branches"] for message in session.state.to_json()["messages"])
+    start = session.state.path()[len(turn)]
+    chat._link.submit(_soon(session.delete, start.id)).result(DEADLINE)
+    assert [message["role"] for message in chat.messages] == turn
+    chat.close()
+
+
+async def test_what_was_said_goes_on_without_results_that_never_come(
+    engine: KernelMLCEngine,
+) -> None:
+    async def add(a: int, b: int) -> int:
+        raise asyncio.CancelledError
+
+    chat = ChatWidget(engine, tools=[add])
+    first, second = chat.send("2 + 3?"), chat.send("And again?")
+    for reply in (first, second):
+        assert (await asyncio.wait_for(_wait(reply), DEADLINE))["tool_calls"]
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    chat.close()
+
+
+async def _wait(reply: Reply) -> dict[str, Any]:
+    return await reply
 
 
 async def test_calls_that_are_interrupted_are_left_to_the_user(engine: KernelMLCEngine) -> None:
