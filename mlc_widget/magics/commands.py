@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -66,7 +67,7 @@ class MLCMagics(Magics):
         ::
 
             %%chat [--model MODEL] [--to NAME] [--new] [--system TEXT] [--schema SCHEMA]
-                   [--temperature T] [--top-p P] [--max-tokens N] [--seed N]
+                   [--tools NAME ...] [--temperature T] [--top-p P] [--max-tokens N] [--seed N]
             Why does this fail, and how do I mend it? {error}
 
         The cell returns at once. The reply is the variable `_chat`: `await _chat` gives the
@@ -76,7 +77,9 @@ class MLCMagics(Magics):
         `{name}` becomes the variable of that name as a text that a model can read, of at most 8,000
         characters: a data frame its columns and first rows, an exception its traceback, a function
         its source. `{{name}}` stays `{name}`. `--schema` takes a JSON schema, or a variable that
-        holds one. `%%chat --help` tells what each flag takes.
+        holds one. `--tools` names functions of the notebook that the model may call; it knows them
+        by their signatures and docstrings, and they are called between two cells. `%%chat --help`
+        tells what each flag takes.
         """
         from mlc_widget.magics.prompt import fill_in
 
@@ -105,7 +108,7 @@ class MLCMagics(Magics):
             view._ipython_display_()
         else:  # a terminal shows nothing that goes on by itself
             view.close()
-            print(reply.result()["content"])
+            print(reply._last_result()["content"])
 
     def _options(self, given: argparse.Namespace) -> ChatOptions:
         from mlc_widget.widget.options import OPTION_NAMES, checked_options
@@ -119,7 +122,20 @@ class MLCMagics(Magics):
                     '\'{"type": "object"}\'.'
                 )
             values["schema"] = _schema_of(self._variables[schema])
+        if "tools" in values:
+            values["tools"] = [tool for name in values["tools"] for tool in self._tools(name)]
         return checked_options(**values)
+
+    def _tools(self, name: str) -> Sequence[Any]:
+        """The tools that a variable holds."""
+        from mlc_widget.widget.functions import read_tools
+
+        if name not in self._variables:
+            raise UsageError(f"--tools {name}: there is no variable of that name.")
+        value = self._variables[name]
+        if callable(value):
+            return read_tools({name: value}) or ()
+        return value if isinstance(value, list | tuple) else [value]
 
     def _engine_for(self, given: argparse.Namespace) -> KernelEngine:
         """The engine to ask, with the model that was named on its way."""

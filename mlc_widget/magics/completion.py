@@ -42,6 +42,9 @@ def complete_chat(shelf: EngineShelf, event: Any) -> list[str]:
         return _starting(current, shelf.names())
     if after == "--schema":
         return _starting(current, shelf.schema_names())
+    flag = next((word for word in reversed(words) if word.startswith("--")), "")
+    if flag == "--tools" and not current.startswith("-"):
+        return _starting(current, shelf.function_names())
     return _starting(current, flags(chat_parser()))
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextvars
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mlc_widget.widget.calls import FunctionCaller
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.sink import ChatSink
 from mlc_widget.widget.state import ChatOptions
+from mlc_widget.widget.user_side import UserSide
 
 if TYPE_CHECKING:
     from mlc_widget.magics.reply_widget import ReplyWidget
@@ -34,20 +37,32 @@ class Conversation:
                 on_change=lambda: self._each(lambda view: view.on_change()),
                 on_delta=lambda delta: self._each(lambda view: view.on_delta(delta)),
                 on_mirror=lambda: self._each(lambda view: view.on_mirror()),
+                on_end=self._on_end,
             ),
             ChatOptions(),
         )
+        self._cells: dict[str, contextvars.Context] = {}
+        """By the questions that were asked in them."""
+        self._functions = FunctionCaller(self._link, self.session, UserSide())
         self._link.call_soon(self.session.start)
 
     def ask(self, text: str, options: ChatOptions) -> Reply:
         """Add a message; its reply is made when those before it are.
 
+        The functions among `options.tools` are called with the context variables of this call, so
+        that what they print belongs to its cell.
+
         Raises:
             EngineTerminatedError: after the engine's `terminate`.
         """
+        cell = contextvars.copy_context()
 
         async def take() -> Reply:
-            return self.session.send(text, options)
+            reply = self.session.send(text, options)
+            question = self.session.state.question(reply.id)
+            assert question is not None, "it is the one that was sent"
+            self._cells[question] = cell
+            return reply
 
         return self._link.submit(take()).result()
 
@@ -62,6 +77,11 @@ class Conversation:
     def leave(self) -> None:
         """End it: the engine is let go of, and what was said stays where it is shown."""
         self._link.call_soon(self.session.close)
+
+    def _on_end(self, reply: Reply) -> None:
+        question = self.session.state.question(reply.id)
+        if question in self._cells:
+            self._functions.answer(reply, self._cells[question])
 
     def _each(self, tell: Callable[[ReplyWidget], object]) -> None:
         for view in list(self._views):

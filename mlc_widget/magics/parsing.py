@@ -92,6 +92,12 @@ def chat_parser() -> Parser:
     parser.add_argument(
         "--schema", help="what the answer must meet: a JSON schema, or a variable that holds one"
     )
+    parser.add_argument(
+        "--tools",
+        nargs="+",
+        metavar="NAME",
+        help="variables that the model may call: functions, or tools in OpenAI's shape",
+    )
     _add_sampling(parser)
     return parser
 

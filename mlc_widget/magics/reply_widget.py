@@ -1,4 +1,4 @@
-"""What `%%chat` shows below its cell: one reply."""
+"""What `%%chat` shows below its cell: one reply, with the calls that it makes and what follows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReplyWidget(EngineWidget):
         talk: The conversation.
         reply: The reply.
 
-    Traits: as `ChatWidget`'s, with the one reply as `_chat`'s only message.
+    Traits: as `ChatWidget`'s; `_chat` has the reply and, if it makes calls, what follows from them.
     """
 
     _view = traitlets.Unicode("reply", read_only=True).tag(sync=True)
@@ -39,7 +39,7 @@ class ReplyWidget(EngineWidget):
         question = talk.session.message(reply.id).parent
         assert question is not None, "a reply follows a message"
         self._question = question
-        self._kept: tuple[str, str] | None = None
+        self._kept: object = None
         self._lasting = LastingOutput(self._lasting_bundle, self.send)
         super().__init__(talk.engine)
         self._link.call_soon(self._begin)
@@ -49,10 +49,14 @@ class ReplyWidget(EngineWidget):
         self.on_change()
 
     @property
+    def _turn(self) -> tuple[Message, ...]:
+        """The reply in the branch that was chosen last, and what follows from its calls."""
+        return self._talk.session.state.turn(self._question)
+
+    @property
     def _shown(self) -> Message:
-        """The reply in the branch that was chosen last."""
-        state = self._talk.session.state
-        return state.messages[state.chosen[self._question]]
+        """The last of these."""
+        return self._turn[-1]
 
     def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
         return {
@@ -63,10 +67,7 @@ class ReplyWidget(EngineWidget):
 
     def _chat_json(self) -> JSONDict:
         state = self._talk.session.state
-        shown = state.messages[state.chosen[self._question]]
-        replies = [m.id for m in state.messages.values() if m.parent == self._question]
-        branches = replies if len(replies) > 1 else []
-        return {"rev": state.rev, "messages": [{**shown.to_json(), "branches": branches}]}
+        return state.to_json(state.turn(self._question))
 
     def _live_json(self) -> JSONDict:
         live = self._talk.session.live
@@ -78,25 +79,29 @@ class ReplyWidget(EngineWidget):
             **super()._intents(),
             **self._lasting.intents(),
             "stop": lambda _: session.stop(self._shown.id),
+            "results": lambda intent: session.give_results(
+                self._mine(intent, "reply"), intent.get("results")
+            ),
             "retry": lambda intent: session.retry(self._mine(intent, "reply")),
             "select": lambda intent: session.select(self._mine(intent, "message")),
             "resync": lambda _: self.send_state(["_chat"]),
         }
 
     def _mine(self, intent: JSONDict, name: str) -> str:
-        message = self._talk.session.message(str(intent.get(name)))
-        if message.parent != self._question:
-            raise BadRequestError(f"{name} = {message.id!r}: this cell shows no such reply.")
-        return message.id
+        message_id, state = str(intent.get(name)), self._talk.session.state
+        if message_id not in state.messages or state.question(message_id) != self._question:
+            raise BadRequestError(f"{name} = {message_id!r}: this cell shows no such reply.")
+        return message_id
 
     def on_change(self) -> None:
         """Messages came, went or ended. On the I/O thread, as the two that follow."""
-        shown = self._shown
-        if self._kept == (shown.id, shown.status):
+        turn = self._turn
+        now = [(m.id, m.status, m.calling, len(m.tool_calls)) for m in turn]
+        if self._kept == now:
             return
-        self._kept = (shown.id, shown.status)
+        self._kept = now
         self.send_state(["_chat", "_live"])
-        if shown.status not in ("queued", "running"):
+        if turn[-1].status not in ("queued", "running"):
             self._lasting.update()
 
     def on_delta(self, delta: JSONDict) -> None:
@@ -113,7 +118,7 @@ class ReplyWidget(EngineWidget):
         shown = self._shown
         session = self._talk.session
         told = (session.state.path(shown.id), None, self._view_of.model)
-        text = markdown([shown], None, told[2], headings=False)
+        text = markdown(self._turn, None, told[2], headings=False)
         return {
             "text/markdown": "" if shown.status == "queued" else text,
             "text/plain": repr(self),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import keyword
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -140,6 +141,16 @@ class EngineShelf:
             name
             for name, value in self._namespace.items()
             if isinstance(value, Mapping) and not name.startswith("_")
+        )
+
+    def function_names(self) -> list[str]:
+        """Variables that hold a function of the notebook's own."""
+        return sorted(
+            name
+            for name, value in self._namespace.items()
+            if inspect.isfunction(value)
+            and value.__module__ == "__main__"
+            and not name.startswith("_")
         )
 
 

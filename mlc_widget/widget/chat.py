@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,8 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.store.model_folder import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
-from mlc_widget.widget.functions import Tools, call_function, functions_of
+from mlc_widget.widget.calls import FunctionCaller
+from mlc_widget.widget.functions import Tools
 from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.lasting import LastingOutput, in_notebook
@@ -112,6 +112,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._on_reply: list[Callable[[Reply], object]] = []
         self._lasting = LastingOutput(self._lasting_bundle, self.send)
         self._session = ChatSession(link_of(engine), sink, options, messages)
+        self._functions = FunctionCaller(link_of(engine), self._session, self._user)
         self._kept_rev = self._session.state.rev
         self._owner = engine  # an engine that nobody holds ends
         super().__init__(engine)
@@ -278,33 +279,9 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._keep()
         if self._link.snapshot.state == "ready":
             self._background(self._describe())  # its memory has changed
-        self._call_functions(reply)
+        self._functions.answer(reply, self._cell)
         for call in list(self._on_reply):
             call(reply)
-
-    def _call_functions(self, reply: Reply) -> None:
-        """Have the notebook's functions make a reply's calls, if they can make all."""
-        message = self._session.message(reply.id)
-        functions = functions_of(self._session.options.tools)
-        names = {call["function"]["name"] for call in message.tool_calls}
-        if message.status != "done" or not names or not names <= functions.keys():
-            return
-        if not self._session.begin_calls(message.id):
-            return
-        reply._expect_next()
-
-        async def make() -> None:
-            results: list[str] | None = None
-            try:
-                results = [await call_function(functions, call) for call in message.tool_calls]
-            finally:  # an interrupt of the kernel ends them: then the page asks for the results
-                with contextlib.suppress(RuntimeError):  # the I/O thread has ended
-                    self._link.call_soon(self._take_results, reply, results)
-
-        self._user.call(make, context=self._cell)
-
-    def _take_results(self, reply: Reply, results: list[str] | None) -> None:
-        reply._followed_by(self._session.end_calls(reply.id, results))
 
     def _keep(self) -> None:
         """Bring what lasts up to date."""

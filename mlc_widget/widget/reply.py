@@ -28,6 +28,7 @@ class Reply:
         self._stop = stop
         self._done: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
         self._next: concurrent.futures.Future[Reply | None] | None = None
+        self._stopped = False
 
     @property
     def text(self) -> str:
@@ -50,8 +51,13 @@ class Reply:
         return self._done.done()
 
     def stop(self) -> None:
-        """End it. The text so far stays."""
+        """End it, and what follows from its calls. The text so far stays."""
+        self._stopped = True
         self._stop(self.id)
+        if self._next is not None and self._next.done():
+            following = self._next.result()
+            if following is not None:
+                following.stop()
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Block the calling thread until it ends, and give the message, with the calls it makes.
@@ -61,6 +67,15 @@ class Reply:
             MLCEngineError: what it failed with.
         """
         return self._done.result(timeout)
+
+    def _last_result(self) -> dict[str, Any]:
+        """As `result`, of the last reply that follows from its calls.
+
+        Not for the thread on which the functions are called.
+        """
+        message = self.result()
+        following = None if self._next is None else self._next.result()
+        return message if following is None else following._last_result()
 
     def __await__(self) -> Generator[Any, None, dict[str, Any]]:
         return self._wait().__await__()
@@ -96,6 +111,8 @@ class Reply:
         """It came, or never will; on the I/O thread."""
         if self._next is not None:
             self._next.set_result(reply)
+            if reply is not None and self._stopped:  # meanwhile
+                reply.stop()
 
 
 async def _ended(future: concurrent.futures.Future[Any]) -> None:

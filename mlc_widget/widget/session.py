@@ -102,6 +102,10 @@ class ChatSession:
         """One message as it is now."""
         return self.state.messages.get(message_id) or Message(message_id, "assistant", "")
 
+    def options_of(self, reply_id: str) -> ChatOptions:
+        """How a reply is made."""
+        return self._reply_options.get(reply_id, self.options)
+
     def send(self, text: str, options: ChatOptions | None = None) -> Reply:
         """Add a message and ask for its reply, which is made when its turn comes.
 
@@ -176,7 +180,7 @@ class ChatSession:
             )
             turn.append(result)
         waiting = [m.id for m in self._state.messages.values() if self._waits_after(m, old)]
-        return self._ask(*turn, before=waiting)
+        return self._ask(*turn, options=self._reply_options.get(message_id), before=waiting)
 
     def _waits_after(self, message: Message, reply: Message) -> bool:
         """Whether a message was said after a reply and is not answered yet."""
@@ -320,7 +324,7 @@ class ChatSession:
             return
         stream = ReplyStream(reply_id, on_delta=self._on_delta, on_mirror=self._sink.on_mirror)
         self._stream = stream
-        options = self._reply_options.get(reply_id, self.options)
+        options = self.options_of(reply_id)
         as_json = options.schema is not None
         running = replace(self._state.messages[reply_id], status="running", json=as_json)
         self._state = self._state.put(running)

@@ -217,11 +217,29 @@ class ChatState:
             at = found[-1].parent
         return tuple(reversed(found))
 
-    def to_json(self) -> JSONDict:
-        """The shown path, as the page reads it; `branches` are a message's ids and its rivals'."""
+    def turn(self, question: str) -> tuple[Message, ...]:
+        """What follows a message of the user's up to the next, in the branches chosen last."""
+        found: list[Message] = []
+        at = self.chosen.get(question)
+        while at is not None and self.messages[at].role != "user":
+            found.append(self.messages[at])
+            at = self.chosen.get(at)
+        return tuple(found)
+
+    def question(self, message_id: str) -> str | None:
+        """The user's message that this one follows, or is."""
+        asked = [m.id for m in self.path(message_id) if m.role == "user"]
+        return asked[-1] if asked else None
+
+    def to_json(self, shown: tuple[Message, ...] | None = None) -> JSONDict:
+        """The shown path, as the page reads it; `branches` are a message's ids and its rivals'.
+
+        Args:
+            shown: These messages alone.
+        """
         children = self._children()
         messages = []
-        for message in self.path():
+        for message in self.path() if shown is None else shown:
             beside = children[message.parent]
             messages.append({**message.to_json(), "branches": beside if len(beside) > 1 else []})
         return {"rev": self.rev, "messages": messages}

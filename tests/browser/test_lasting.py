@@ -73,6 +73,8 @@ def test_the_saved_notebook_has_the_transcript_and_the_page_shows_it_once(
     assert "You" not in wait_for_saved(lab, notebook, 3, "Fine, **thanks**.")
     reply = notebook.output(3).locator(".mlcw-reply")
     expect(reply).to_contain_text("Fine, thanks.")
+    expect(reply.get_by_role("button", name="Regenerate")).to_have_count(1)
+    expect(reply.get_by_role("button", name="Delete")).to_have_count(0)  # that is its cell's to do
     expect(reply.get_by_role("textbox")).to_be_hidden()
 
     # Without the kernel, the transcript is what one sees.

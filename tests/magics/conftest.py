@@ -20,6 +20,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_script_folder(tmp_path_factory.mktemp("models") / "script")
 
 
+@pytest.fixture(scope="session")
+def tools_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose template knows tools."""
+    return write_script_folder(tmp_path_factory.mktemp("models") / "tools", tools=True)
+
+
 @pytest.fixture
 def execute() -> Execute:
     """Runs cells in a real kernel, and gives the notebook with their outputs."""

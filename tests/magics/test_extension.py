@@ -66,11 +66,15 @@ def test_the_notebook_s_own_names_are_left_alone() -> None:
         ("%%chat --te", {"--temperature"}),
         ("%%chat --model d", {"demo"}),
         ("%%chat --schema ", {"person"}),
+        ("%%chat --tools add", {"adder"}),
+        ("%%chat --tools adder ", {"adder"}),
+        ("%%chat --tools adder --te", {"--temperature"}),
         ("%mlc nonsense ", set()),
     ],
 )
 def test_completion(shell: InteractiveShell, line: str, offered: set[str]) -> None:
     shell.user_ns["person"] = {"type": "object"}
+    shell.run_cell("def adder(a): ...")
     shell.Completer.use_jedi = False
     assert set(shell.complete("", line, len(line))[1]) >= offered
     if not offered:
@@ -104,6 +108,8 @@ def test_help_is_in_the_docstrings_and_behind_the_flag(said: Callable[[str], str
         ("%%chat --temperature 3\nHello", "temperature = 3.0"),
         ("%%chat --schema nothing\nHello", "--schema nothing: neither a variable nor a JSON"),
         ("%%chat --schema '{'\nHello", "not valid JSON"),
+        ("%%chat --tools add\nHello", "--tools add: there is no variable"),
+        ("%%chat --tools json\nHello", "tools"),
         ("%%chat\nHello {nobody}", "no variable 'nobody'"),
     ],
 )

@@ -111,6 +111,35 @@ def test_stop_reset_and_restart(execute: Execute, model_folder: Path) -> None:
     assert "True True" in printed(notebook, 8)
 
 
+def test_the_notebook_s_functions_answer_calls(execute: Execute, tools_folder: Path) -> None:
+    call = '<tool_call>\n{"name": "plus", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
+    notebook = execute(
+        load(tools_folder, text=call, after_tools="It is 5."),
+        "import asyncio\nmade, go_on = [], asyncio.Event()\ngo_on.set()\n"
+        "async def add(a: int, b: int) -> int:\n"
+        "    made.append(a + b); await go_on.wait(); return a + b\n"
+        "plus = add",
+        "%%chat --tools plus\n2 + 3?",
+        "%%chat\nAnd without?",
+        "second = await _chat",
+        "print(made, second); go_on.clear()",
+        "%%chat --tools plus\nAgain?",
+        "while len(made) < 2: await asyncio.sleep(0.01)\n_chat.stop(); go_on.set(); await _chat",
+        "%%chat --tools minus\nHello",
+        errors=True,
+    )
+    shown = transcript(notebook, 2)
+    # The call, what the function gave, and the answer to it: all below the cell that asked.
+    assert shown.index("plus(") < shown.index("5") < shown.index("It is 5.")
+    # Who asks without them gets no calls made.
+    assert "It is 5." not in transcript(notebook, 3)
+    assert printed(notebook, 5).startswith("[5] {")
+    # What is stopped while a function runs goes no further than its result.
+    assert "*Stopped.*" in transcript(notebook, 6)
+    assert "It is 5." not in transcript(notebook, 6)
+    assert "--tools minus: there is no variable of that name" in printed(notebook, 8)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops the worker by a signal")
 def test_statistics_of_a_worker_that_hangs(execute: Execute, model_folder: Path) -> None:
     notebook = execute(

@@ -100,6 +100,7 @@ export class MessageView {
     });
     this.#edit = tool(ICONS.edit, "Edit message", () => { this.#beginEdit(); });
     const remove = tool(ICONS.remove, "Delete", () => { this.#remove(remove); });
+    remove.dataset["mlcwTool"] = "delete"; // for styles/reply.css
     this.#back = tool(ICONS.back, "Previous version", () => { this.#step(-1); });
     this.#forward = tool(ICONS.forward, "Next version", () => { this.#step(1); });
     this.#branches = h("span", { class: "mlcw-branches", role: "group", "aria-label": "Versions" },

@@ -43,6 +43,7 @@ class Script:
         text: The answer; its pieces are its words.
         repeat: How often the answer repeats its text.
         echo: Answer with the prompt's text instead.
+        after_tools: The answer instead, if the prompt ends with a tool's result.
         pace_s: Seconds between pieces; 0 gives them as fast as they are read.
         fail_after: Raise an error after this many pieces.
         hang_after: Give nothing more after this many pieces, until cancelled.
@@ -59,6 +60,7 @@ class Script:
     text: str = "Hello from the script."
     repeat: int = 1
     echo: bool = False
+    after_tools: str | None = None
     pace_s: float = 0.0
     fail_after: int | None = None
     hang_after: int | None = None
@@ -171,7 +173,11 @@ class ScriptedRuntime:
     def _words(self, prompt: Sequence[int]) -> list[str]:
         assert self._source is not None
         script = self._script
-        text = self._source.tokenizer.decode(list(prompt)) if script.echo else script.text
+        said = self._source.tokenizer.decode(list(prompt))
+        text = said if script.echo else script.text
+        last_turn = said.rpartition("user\n")[2]
+        if script.after_tools is not None and "<tool_response>" in last_turn:
+            text = script.after_tools
         return (text + " ").split(" ")[:-1]
 
     async def _misbehave(self, piece: int) -> None:
