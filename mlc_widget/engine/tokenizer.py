@@ -50,7 +50,7 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._added = {i: str(token.content) for i, token in added.items()}
-        self._vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._vocab_size = _ids_of(backend)
         self._bytes = [self._bytes_of(i) for i in range(self._vocab_size)]
 
     @classmethod
@@ -163,6 +163,14 @@ class Tokenizer:
                 return name[2:].encode() if name.startswith("##") else f" {name}".encode()
             case "plain":
                 return name.encode()
+
+
+def _ids_of(backend: Any) -> int:
+    """One more than the largest id, without the vocabulary as a dict where there is no gap."""
+    size: int = backend.get_vocab_size(with_added_tokens=True)
+    if all(backend.id_to_token(i) is not None for i in range(size)):
+        return size
+    return 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _kind_of(decoder: dict[str, Any]) -> tuple[TokenKind, bool]:

@@ -121,6 +121,12 @@ def test_vocab_size_counts_added_tokens():
     assert Tokenizer(backend).vocab_size == backend.get_vocab_size(with_added_tokens=True)
 
 
+def test_ids_may_have_gaps():
+    tokenizer = Tokenizer(tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 5}, unk_token="a")))
+    assert tokenizer.vocab_size == 6
+    assert [tokenizer.token_bytes(i) for i in (0, 1, 5)] == [b"a", b"", b"b"]
+
+
 def test_truncation_and_padding_of_the_file_are_ignored():
     backend = byte_level()
     backend.enable_truncation(2)
