@@ -360,7 +360,7 @@ async def test_an_abort_in_the_gap_ends_it_in_the_new_worker(gated: GatedModel) 
     gated.release()
     told, answer = await reading, await whole
     assert {chunks[-1]["finish_reason"] for chunks in told.choices.values()} == {"abort"}
-    assert told.usage[1] < 500
+    assert told.usage[1] < 2 * 500  # of both choices
     assert answer.choices[0].finish_reason == "abort"
 
 
