@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 CONTEXT = 2560
 """Tokens of a sequence at most."""
@@ -136,8 +136,6 @@ def _call(thread: Any, work: Callable[[], object]) -> None:
 class Memory:
     """Reads memory as fast as it can: 512 MB on huge pages, summed as vectors."""
 
-    info: ClassVar[dict[str, Any]] = {}
-
     def __init__(self, threads: int) -> None:
         import numpy as np
         import tvm
@@ -192,14 +190,6 @@ class Memory:
             best = max(best, self._nbytes / (time.perf_counter() - start))
         return best
 
-    def run(self, tokens: list[int], start: int) -> None:
-        """As `Engine.run`, which it is not."""
-        raise NotImplementedError
-
-    def fill(self) -> None:
-        """As `Engine.fill`, which it is not."""
-        raise NotImplementedError
-
 
 def _resident(what: str = "VmRSS") -> int:
     """Bytes in memory: all, or of ``RssAnon`` those that are of no file."""
@@ -219,7 +209,13 @@ def main() -> None:
     kind, model, workers, *rest = sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
     flash = rest.pop(0) == "1" if kind == "llama.cpp" else False
     total = int(rest[0]) if rest else CONTEXT
-    if kind != "llama.cpp":
+    if kind == "memory":
+        memory = Memory(workers)
+        print(json.dumps({}), flush=True)
+        for _ in sys.stdin:
+            print(json.dumps({"bytes_per_s": memory.bandwidth()}), flush=True)
+        return
+    if kind == "tvm":
         from mlc_widget.engine.runtimes.tvm import loading, machine, threads  # noqa: F401
 
         machine.start()
@@ -231,8 +227,6 @@ def main() -> None:
     def load() -> None:
         if kind == "tvm":
             engines.append(Tvm(model, workers, total))
-        elif kind == "memory":
-            engines.append(Memory(workers))
         else:
             engines.append(LlamaCpp(model, workers, flash, total))
 
@@ -270,9 +264,6 @@ def main() -> None:
         elif command == "memory":
             engine.fill()
             reply = {"resident": _resident(), "anonymous": _resident("RssAnon")}
-        elif command == "bandwidth":
-            assert isinstance(engine, Memory)
-            reply = {"bytes_per_s": engine.bandwidth()}
         print(json.dumps(reply), flush=True)
 
 
