@@ -1,7 +1,7 @@
 /** The anywidget module: one bundle, two views, chosen by the trait `_view`. */
 
 import type { Model } from "./host.ts";
-import { keepTranscript } from "./lasting.ts";
+import { keepTranscript } from "./transcript-output.ts";
 import { drawTranscriptsLazily } from "./lazy.ts";
 import { Store } from "./store.ts";
 import { renderChat } from "./views/chat.ts";

@@ -1,7 +1,7 @@
 /**
  * Spares the page a transcript that nobody sees.
  *
- * Below a chat, its cell keeps the transcript as Markdown (widget/lasting.py), hidden where the chat
+ * Below a chat, its cell keeps the transcript as Markdown (widget/transcript_output.py), hidden where the chat
  * itself is drawn (styles/transcript.css). The host would draw all of it anew after each reply,
  * MathJax included, which costs more time and memory than the chat. Where JupyterLab lets us, its
  * Markdown is drawn only once it comes into sight, such as when the chat has gone with its kernel.

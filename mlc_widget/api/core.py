@@ -1,7 +1,7 @@
 """What an engine is underneath: the calls that its home loop serves, in plain dicts.
 
 `engine.core.DirectCore` runs models in this process; `proxy.core.KernelCore` sends the same calls
-to a worker kernel. The public engines (`api.facade`) are typed faces of one of them.
+to a worker kernel. The public engines (`api.engine_base`) are typed faces of one of them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `AsyncMLCEngine` and `AsyncKernelMLCEngine` are `AsyncMLCEngineInterface`s, `MLCEngine` and
 `KernelMLCEngine` are `MLCEngineInterface`s, which block instead of being awaited. What the methods
-mean and raise is told at `mlc_widget.api.facade.AsyncEngine`.
+mean and raise is told at `mlc_widget.api.engine_base.AsyncEngine`.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class MLCEngineInterface(Protocol):
 
 
 if TYPE_CHECKING:  # mypy checks that the engines are what this says
-    from mlc_widget.api.facade import AsyncEngine, Engine
+    from mlc_widget.api.engine_base import AsyncEngine, Engine
 
     def _awaited(engine: AsyncEngine[Any]) -> AsyncMLCEngineInterface:
         return engine

@@ -23,7 +23,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
-from mlc_widget.api.streams import StreamRelay
+from mlc_widget.api.streams import StreamBuffer
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -71,7 +71,7 @@ def _httpx() -> Any:
     return import_module("httpx" if int(openai.__version__.split(".")[0]) < 3 else "httpx2")
 
 
-async def _answer(core: EngineCore, home: HomeLoop, request: _Request) -> JSONDict | StreamRelay:
+async def _answer(core: EngineCore, home: HomeLoop, request: _Request) -> JSONDict | StreamBuffer:
     """The response's body, or the relay of a stream. On the home loop."""
     if request.path == _MODELS:
         return {"object": "list", "data": await core.list_models()}
@@ -86,7 +86,7 @@ async def _answer(core: EngineCore, home: HomeLoop, request: _Request) -> JSONDi
         raise _NoSuchRoute(f"{request.path}: the engine answers {', '.join([*_KINDS, _MODELS])}.")
     body = _CHECKS[kind](request.body())
     if kind != "embedding" and body.get("stream"):
-        return StreamRelay(home, await core.open_stream(kind, body))
+        return StreamBuffer(home, await core.open_stream(kind, body))
     return await core.request(kind, body)
 
 
@@ -153,7 +153,7 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
         return httpx.Response(_status(error), json=_error_body(error))
 
     class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc,name-defined]
-        def __init__(self, relay: StreamRelay) -> None:
+        def __init__(self, relay: StreamBuffer) -> None:
             self._relay = relay
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -182,10 +182,10 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
                 )
             except MLCEngineError as error:
                 return refuse(error)
-            return respond(AsyncBody(body) if isinstance(body, StreamRelay) else body)
+            return respond(AsyncBody(body) if isinstance(body, StreamBuffer) else body)
 
     class Body(httpx.SyncByteStream):  # type: ignore[misc,name-defined]
-        def __init__(self, relay: StreamRelay) -> None:
+        def __init__(self, relay: StreamBuffer) -> None:
             self._relay = relay
 
         def __iter__(self) -> Iterator[bytes]:
@@ -214,11 +214,11 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
                 )
             except MLCEngineError as error:
                 return refuse(error)
-            return respond(Body(body) if isinstance(body, StreamRelay) else body)
+            return respond(Body(body) if isinstance(body, StreamBuffer) else body)
 
     return AsyncTransport, Transport
 
 
-def _abandon(body: JSONDict | StreamRelay) -> None:
-    if isinstance(body, StreamRelay):
+def _abandon(body: JSONDict | StreamBuffer) -> None:
+    if isinstance(body, StreamBuffer):
         body.close()

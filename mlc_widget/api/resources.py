@@ -14,7 +14,7 @@ from mlc_widget.api import responses
 from mlc_widget.api.core import EngineCore, RequestKind
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
-from mlc_widget.api.streams import AsyncStream, Stream, StreamRelay
+from mlc_widget.api.streams import AsyncStream, Stream, StreamBuffer
 
 if TYPE_CHECKING:
     from openai.types import Completion, CreateEmbeddingResponse, Model
@@ -83,8 +83,8 @@ class _Resource:
         self._core = core
         self._home = home
 
-    async def _open(self, kind: RequestKind, request: JSONDict) -> StreamRelay:
-        return StreamRelay(self._home, await self._core.open_stream(kind, request))
+    async def _open(self, kind: RequestKind, request: JSONDict) -> StreamBuffer:
+        return StreamBuffer(self._home, await self._core.open_stream(kind, request))
 
 
 class AsyncChatCompletions(_Resource):
@@ -125,7 +125,7 @@ class AsyncChatCompletions(_Resource):
         request = check_chat({"messages": messages, "stream": stream, **params})
         if request.get("stream"):
             opening = self._open("chat", request)
-            relay = await self._home.wait(opening, abandoned=StreamRelay.close)
+            relay = await self._home.wait(opening, abandoned=StreamBuffer.close)
             return AsyncStream(relay, responses.chat_completion_chunk)
         return responses.chat_completion(await self._home.wait(self._core.request("chat", request)))
 
@@ -160,7 +160,7 @@ class ChatCompletions(_Resource):
         request = check_chat({"messages": messages, "stream": stream, **params})
         if request.get("stream"):
             opening = partial(self._open, "chat", request)
-            relay = self._home.wait_blocking(opening, abandoned=StreamRelay.close)
+            relay = self._home.wait_blocking(opening, abandoned=StreamBuffer.close)
             return Stream(relay, responses.chat_completion_chunk)
         return responses.chat_completion(
             self._home.wait_blocking(partial(self._core.request, "chat", request))
@@ -202,7 +202,7 @@ class AsyncCompletions(_Resource):
         request = check_completion({"prompt": prompt, "stream": stream, **params})
         if request.get("stream"):
             opening = self._open("completion", request)
-            relay = await self._home.wait(opening, abandoned=StreamRelay.close)
+            relay = await self._home.wait(opening, abandoned=StreamBuffer.close)
             return AsyncStream(relay, responses.completion)
         return responses.completion(
             await self._home.wait(self._core.request("completion", request))
@@ -239,7 +239,7 @@ class Completions(_Resource):
         request = check_completion({"prompt": prompt, "stream": stream, **params})
         if request.get("stream"):
             opening = partial(self._open, "completion", request)
-            relay = self._home.wait_blocking(opening, abandoned=StreamRelay.close)
+            relay = self._home.wait_blocking(opening, abandoned=StreamBuffer.close)
             return Stream(relay, responses.completion)
         return responses.completion(
             self._home.wait_blocking(partial(self._core.request, "completion", request))

@@ -20,7 +20,7 @@ T_co = TypeVar("T_co", covariant=True)
 _CAPACITY = 256
 
 
-class StreamRelay:
+class StreamBuffer:
     """A bounded buffer between the home loop, which fills it, and one consumer.
 
     A full buffer holds the source back, so a slow consumer slows its own stream and loses nothing.
@@ -126,7 +126,7 @@ def _resolve(waiter: asyncio.Future[None]) -> None:
 
 
 class _Stream(Generic[T_co]):
-    def __init__(self, relay: StreamRelay, convert: Callable[[JSONDict], Any]) -> None:
+    def __init__(self, relay: StreamBuffer, convert: Callable[[JSONDict], Any]) -> None:
         self._relay = relay
         self._convert = convert
         self._closed = False

@@ -20,9 +20,9 @@ class ChoiceRun:
         exact: Whether a resumed one is the one that would have come.
         choice: What was read so far.
         tokens: Tokens that the runtime gave, those of before a resumption included.
-        unnumbered: Text whose tokens the runtime keeps to itself.
-        again: Tokens that are still to come again and whose chunks the reader has.
-        told: The reader has its last chunk.
+        text_without_ids: Text whose tokens the runtime keeps to itself.
+        replay_left: Tokens that are still to come again and whose chunks the reader has.
+        last_chunk_sent: The reader has its last chunk.
         first_at: When its first event came, in seconds of the monotonic clock.
         begun: A chunk of it was given.
         ended: Its last event is in the queue, or was taken.
@@ -34,9 +34,9 @@ class ChoiceRun:
     exact: bool
     choice: Choice = field(default_factory=Choice)
     tokens: int = 0
-    unnumbered: list[str] = field(default_factory=list)
-    again: int = 0
-    told: bool = False
+    text_without_ids: list[str] = field(default_factory=list)
+    replay_left: int = 0
+    last_chunk_sent: bool = False
     first_at: float | None = None
     begun: bool = False
     ended: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlc_widget.api.core import ChatOpts
-from mlc_widget.api.facade import AsyncEngine, Engine, Face
+from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.engine.core import DirectCore
@@ -19,7 +19,7 @@ def _end(core: DirectCore) -> None:
     HomeLoop.shared().submit(core.terminate())
 
 
-class _DirectEngine(Face[DirectCore]):
+class _DirectEngine(EngineBase[DirectCore]):
     """What both direct engines are made of."""
 
     def __init__(

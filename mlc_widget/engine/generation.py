@@ -135,12 +135,12 @@ class Generation:
     def _go_on(self, index: int, delivered: Delivered) -> None:
         """Begin a choice where its reader is."""
         run = self._runs[index]
-        run.begun, run.told = True, delivered.finish_reason is not None
-        run.tokens = run.again = len(delivered.tokens)
+        run.begun, run.last_chunk_sent = True, delivered.finish_reason is not None
+        run.tokens = run.replay_left = len(delivered.tokens)
         for known in (self._echo, GenerationEvent(text=delivered.text)):
             if known.text:
                 self._absorb(index, known)
-        run.unnumbered.append(delivered.text)
+        run.text_without_ids.append(delivered.text)
 
     async def _run(self, index: int) -> None:
         run = self._runs[index]
@@ -149,7 +149,7 @@ class Generation:
             stats = self._aborted(run).stats
             self._put(index, GenerationEvent("", finish_reason=start.finish_reason, stats=stats))
             return
-        again = run.again
+        again = run.replay_left
         request_id = f"{self._shape.id}-{index}"
         events = self._model.runtime.generate(start.prompt, start.sampling, request_id=request_id)
         async with contextlib.aclosing(events):
@@ -159,7 +159,7 @@ class Generation:
                 again -= known
                 run.tokens += len(event.token_ids) - known
                 if event.text and not event.token_ids:
-                    run.unnumbered.append(event.text)
+                    run.text_without_ids.append(event.text)
                 self._put(index, self._counting_all(event, start))
                 if event.finish_reason is not None:
                     return
@@ -199,7 +199,7 @@ class Generation:
             self._put(index, self._aborted(self._runs[index]))
 
     def _counted(self, run: ChoiceRun) -> int:
-        return run.tokens + len(self._model.tokenizer.encode("".join(run.unnumbered)))
+        return run.tokens + len(self._model.tokenizer.encode("".join(run.text_without_ids)))
 
     def _aborted(self, run: ChoiceRun) -> GenerationEvent:
         now = time.monotonic()
@@ -300,8 +300,8 @@ class Generation:
             run = self._runs[index]
             delta, logprobs = self._absorb(index, event)
             last = event.finish_reason is not None
-            if run.told or (run.again > 0 and not last):
-                run.again -= len(event.token_ids)
+            if run.last_chunk_sent or (run.replay_left > 0 and not last):
+                run.replay_left -= len(event.token_ids)
                 continue  # the reader has it
             if self._journal and event is not self._echo:
                 run.note(event)

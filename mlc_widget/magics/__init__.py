@@ -32,8 +32,8 @@ def load_ipython_extension(shell: Any) -> None:
     _loaded.setdefault(shell, {}).update(fresh)
     magics = MLCMagics(shell)
     shell.register_magics(magics)
-    shell.set_hook(_HOOK, lambda _, event: complete_mlc(magics.shelf, event), str_key="%mlc")
-    shell.set_hook(_HOOK, lambda _, event: complete_chat(magics.shelf, event), str_key="%%chat")
+    shell.set_hook(_HOOK, lambda _, event: complete_mlc(magics.registry, event), str_key="%mlc")
+    shell.set_hook(_HOOK, lambda _, event: complete_chat(magics.registry, event), str_key="%%chat")
 
 
 def unload_ipython_extension(shell: Any) -> None:

@@ -13,31 +13,31 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from IPython.core.error import UsageError
 
 from mlc_widget.magics.describe import LIMIT, describe_error, shortened
-from mlc_widget.magics.shelf import EngineShelf, models_of
-from mlc_widget.widget.lasting import in_notebook
+from mlc_widget.magics.engine_registry import EngineRegistry, models_of
+from mlc_widget.widget.transcript_output import in_notebook
 
 if TYPE_CHECKING:
-    from mlc_widget.magics.shelf import KernelEngine
+    from mlc_widget.magics.engine_registry import KernelEngine
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PATIENCE_S: Final = 10.0
 
 
-def load(shelf: EngineShelf, given: argparse.Namespace) -> None:
+def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """Begin a load, and show how far it is."""
     from mlc_widget.widget import display_load_progress
 
     options = _engine_options(given)
-    known = shelf.engines()
-    engine = shelf.find(given.to) if given.to is None or given.to in known else None
+    known = registry.engines()
+    engine = registry.find(given.to) if given.to is None or given.to in known else None
     if engine is not None and options:
         raise UsageError(
             f"--{next(iter(options)).partition('_')[0]} is for a new engine: give it a name with "
             "--to, or end this one with `terminate()`."
         )
     if engine is None:
-        engine = shelf.make(given.to, **options)
+        engine = registry.make(given.to, **options)
     if in_notebook():
         begin_load(engine, given.model)
         display_load_progress(engine._core)
@@ -58,9 +58,9 @@ def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
         core.submit(core.reload(list(models))).result()
 
 
-def unload(shelf: EngineShelf, given: argparse.Namespace) -> None:
+def unload(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """Unload all models."""
-    engine = shelf.need(given.to)
+    engine = registry.need(given.to)
     names = ", ".join(models_of(engine))
     if not names:
         print("No model is loaded.")
@@ -70,37 +70,37 @@ def unload(shelf: EngineShelf, given: argparse.Namespace) -> None:
         print(f"{names} is being unloaded.")
 
 
-def models(shelf: EngineShelf, given: argparse.Namespace) -> None:
+def models(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """List models and engines."""
     from mlc_widget.engine.store.model_folder import builtin_models
 
     print(f"Built in: {', '.join(builtin_models()) or 'none'}")
-    for name, engine in shelf.engines().items():
+    for name, engine in registry.engines().items():
         snapshot = engine._core.snapshot
         facts = [snapshot.model_id or "no model", snapshot.state, snapshot.device or ""]
         print(f"{name}: {', '.join(fact for fact in facts if fact)}")
 
 
-def stop(shelf: EngineShelf, given: argparse.Namespace) -> None:
+def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """End all that the engine generates."""
-    engine = shelf.need(given.to)
-    talk = shelf.spoken(engine)
-    if talk is not None:
-        talk.stop()
+    engine = registry.need(given.to)
+    conversation = registry.spoken(engine)
+    if conversation is not None:
+        conversation.stop()
     engine._core.submit(_quietly(engine._core.interrupt_generate()))
 
 
-def reset(shelf: EngineShelf, given: argparse.Namespace) -> None:
+def reset(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """Begin a new conversation."""
-    engine = shelf.need(given.to)
-    shelf.conversation(engine, new=True)
+    engine = registry.need(given.to)
+    registry.conversation(engine, new=True)
     engine._core.submit(_quietly(engine._core.reset_chat()))
     print("The next %%chat begins a new conversation.")
 
 
-def stats(shelf: EngineShelf, given: argparse.Namespace) -> None:
+def stats(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """Print what is known of the engine."""
-    engine = shelf.need(given.to)
+    engine = registry.need(given.to)
     core = engine._core
     if core.snapshot.state != "ready":
         print(f"{core.snapshot.model_id or 'No model'}: {core.snapshot.state}")
@@ -135,11 +135,11 @@ async def _facts(core: Any) -> list[str]:
     return lines
 
 
-def restart(shelf: EngineShelf, given: argparse.Namespace) -> None:
+def restart(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """End the worker and begin to load the same models in another."""
     from mlc_widget.widget import display_load_progress
 
-    core = shelf.need(given.to)._core
+    core = registry.need(given.to)._core
     display_load_progress(core)
     if in_notebook():
         core.submit(_quietly(core.restart()))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
+from mlc_widget.magics.engine_registry import EngineRegistry
 from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
-from mlc_widget.magics.shelf import EngineShelf
 
 if TYPE_CHECKING:
-    from mlc_widget.magics.shelf import KernelEngine
+    from mlc_widget.magics.engine_registry import KernelEngine
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.state import ChatOptions
 
@@ -26,7 +26,7 @@ class MLCMagics(Magics):
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self._variables: dict[str, Any] = shell.user_ns
-        self.shelf = EngineShelf(self._variables)
+        self.registry = EngineRegistry(self._variables)
 
     @no_var_expand
     @line_magic
@@ -58,7 +58,7 @@ class MLCMagics(Magics):
                 self._ask(actions.explanation_wanted(), given)
             else:
                 with _refusals():
-                    getattr(actions, given.command)(self.shelf, given)
+                    getattr(actions, given.command)(self.registry, given)
 
     @cell_magic
     def chat(self, line: str, cell: str) -> None:
@@ -96,13 +96,13 @@ class MLCMagics(Magics):
         with _refusals():
             options = self._options(given)
             engine = self._engine_for(given)
-            talk = self.shelf.conversation(engine, new=getattr(given, "new", False))
-            reply = talk.ask(text, options)
+            conversation = self.registry.conversation(engine, new=getattr(given, "new", False))
+            reply = conversation.ask(text, options)
             self._variables["_chat"] = reply
-            self._show(ReplyWidget(talk, reply), reply)
+            self._show(ReplyWidget(conversation, reply), reply)
 
     def _show(self, view: Any, reply: Reply) -> None:
-        from mlc_widget.widget.lasting import in_notebook
+        from mlc_widget.widget.transcript_output import in_notebook
 
         if in_notebook():
             view._ipython_display_()
@@ -140,14 +140,14 @@ class MLCMagics(Magics):
     def _engine_for(self, given: argparse.Namespace) -> KernelEngine:
         """The engine to ask, with the model that was named on its way."""
         from mlc_widget.magics import actions
-        from mlc_widget.magics.shelf import models_of
+        from mlc_widget.magics.engine_registry import models_of
 
         if given.model is None:
-            return self.shelf.need(given.to)
+            return self.registry.need(given.to)
         named = given.to is not None and given.to in self._variables
-        engine = self.shelf.find(given.to) if given.to is None or named else None
+        engine = self.registry.find(given.to) if given.to is None or named else None
         if engine is None:
-            engine = self.shelf.make(given.to)
+            engine = self.registry.make(given.to)
         if given.model not in models_of(engine):
             actions.begin_load(engine, [given.model])
         return engine

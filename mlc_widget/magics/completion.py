@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mlc_widget.magics.parsing import chat_parser, flags, mlc_parser, subcommands
 
 if TYPE_CHECKING:
-    from mlc_widget.magics.shelf import EngineShelf
+    from mlc_widget.magics.engine_registry import EngineRegistry
 
 
-def complete_mlc(shelf: EngineShelf, event: Any) -> list[str]:
+def complete_mlc(registry: EngineRegistry, event: Any) -> list[str]:
     """What may follow in a line of `%mlc`."""
     words, current = _words(event)
     commands = subcommands(mlc_parser())
@@ -24,27 +24,27 @@ def complete_mlc(shelf: EngineShelf, event: Any) -> list[str]:
         return _starting(current, flags(command))
     after = words[-1]
     if after == "--to":
-        return _starting(current, shelf.names())
+        return _starting(current, registry.names())
     if words[0] == "load" and not after.startswith("--"):
-        return _starting(current, shelf.model_names())
-    return _starting(current, shelf.model_names()) if after == "--model" else []
+        return _starting(current, registry.model_names())
+    return _starting(current, registry.model_names()) if after == "--model" else []
 
 
-def complete_chat(shelf: EngineShelf, event: Any) -> list[str]:
+def complete_chat(registry: EngineRegistry, event: Any) -> list[str]:
     """What may follow in the line of `%%chat`."""
     words, current = _words(event)
     if "\n" in event.line:
         return []
     after = words[-1] if words else ""
     if after == "--model":
-        return _starting(current, shelf.model_names())
+        return _starting(current, registry.model_names())
     if after == "--to":
-        return _starting(current, shelf.names())
+        return _starting(current, registry.names())
     if after == "--schema":
-        return _starting(current, shelf.schema_names())
+        return _starting(current, registry.schema_names())
     flag = next((word for word in reversed(words) if word.startswith("--")), "")
     if flag == "--tools" and not current.startswith("-"):
-        return _starting(current, shelf.function_names())
+        return _starting(current, registry.function_names())
     return _starting(current, flags(chat_parser()))
 
 

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlc_widget.widget.calls import FunctionCaller
+from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession
-from mlc_widget.widget.sink import ChatSink
 from mlc_widget.widget.state import ChatOptions
-from mlc_widget.widget.user_side import UserSide
+from mlc_widget.widget.user_callbacks import UserCallbacks
 
 if TYPE_CHECKING:
+    from mlc_widget.magics.engine_registry import KernelEngine
     from mlc_widget.magics.reply_widget import ReplyWidget
-    from mlc_widget.magics.shelf import KernelEngine
 
 
 class Conversation:
@@ -33,7 +33,7 @@ class Conversation:
         self._link = link_of(engine)
         self.session = ChatSession(
             self._link,
-            ChatSink(
+            ChatListener(
                 on_change=lambda: self._each(lambda view: view.on_change()),
                 on_delta=lambda delta: self._each(lambda view: view.on_delta(delta)),
                 on_mirror=lambda: self._each(lambda view: view.on_mirror()),
@@ -43,7 +43,7 @@ class Conversation:
         )
         self._cells: dict[str, contextvars.Context] = {}
         """By the questions that were asked in them."""
-        self._functions = FunctionCaller(self._link, self.session, UserSide())
+        self._functions = FunctionCaller(self._link, self.session, UserCallbacks())
         self._link.call_soon(self.session.start)
 
     def ask(self, text: str, options: ChatOptions) -> Reply:

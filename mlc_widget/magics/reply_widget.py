@@ -12,18 +12,18 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.magics.conversation import Conversation
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.intents import Handler
-from mlc_widget.widget.lasting import LastingOutput, in_notebook
 from mlc_widget.widget.options import options_json
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.state import ChatOptions, Message
 from mlc_widget.widget.transcript import CHAT_MIME, conversation, markdown
+from mlc_widget.widget.transcript_output import TranscriptOutput, in_notebook
 
 
 class ReplyWidget(EngineWidget):
     """One reply of a conversation; the page may stop it, and make it anew.
 
     Args:
-        talk: The conversation.
+        conversation: The conversation.
         reply: The reply.
 
     Traits: as `ChatWidget`'s; `_chat` has the reply and, if it makes calls, what follows from them.
@@ -34,14 +34,14 @@ class ReplyWidget(EngineWidget):
     _live = mirror("_live")
     _options = mirror("_options")
 
-    def __init__(self, talk: Conversation, reply: Reply) -> None:
-        self._talk = talk
-        question = talk.session.message(reply.id).parent
+    def __init__(self, conversation: Conversation, reply: Reply) -> None:
+        self._talk = conversation
+        question = conversation.session.message(reply.id).parent
         assert question is not None, "a reply follows a message"
         self._question = question
         self._kept: object = None
-        self._lasting = LastingOutput(self._lasting_bundle, self.send)
-        super().__init__(talk.engine)
+        self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
+        super().__init__(conversation.engine)
         self._link.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -77,7 +77,7 @@ class ReplyWidget(EngineWidget):
         session = self._talk.session
         return {
             **super()._intents(),
-            **self._lasting.intents(),
+            **self._transcript_output.intents(),
             "stop": lambda _: session.stop(self._shown.id),
             "results": lambda intent: session.give_results(
                 self._mine(intent, "reply"), intent.get("results")
@@ -102,7 +102,7 @@ class ReplyWidget(EngineWidget):
         self._kept = now
         self.send_state(["_chat", "_live"])
         if turn[-1].status not in ("queued", "running"):
-            self._lasting.update()
+            self._transcript_output.update()
 
     def on_delta(self, delta: JSONDict) -> None:
         """A reply of the conversation grew."""
@@ -114,7 +114,7 @@ class ReplyWidget(EngineWidget):
         if self._live_json():
             self.send_state("_live")
 
-    def _lasting_bundle(self) -> JSONDict:
+    def _transcript_bundle(self) -> JSONDict:
         shown = self._shown
         session = self._talk.session
         told = (session.state.path(shown.id), None, self._view_of.model)
@@ -134,7 +134,7 @@ class ReplyWidget(EngineWidget):
 
         bundle: Any = self._repr_mimebundle_() or ({}, {})
         display(bundle[0], raw=True, metadata=bundle[1])  # type: ignore[no-untyped-call]
-        self._lasting.show()
+        self._transcript_output.show()
 
     def __repr__(self) -> str:
         shown = self._shown

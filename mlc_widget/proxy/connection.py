@@ -23,7 +23,7 @@ from mlc_widget.protocol.messages import (
     WorkerRequest,
     read_progress,
 )
-from mlc_widget.proxy.pushed_stream import STREAM_CREDIT, PushedStream
+from mlc_widget.proxy.stream_receiver import STREAM_CREDIT, StreamReceiver
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,9 @@ class WorkerConnection:
         self._on_progress = on_progress
         self._comm_id = uuid.uuid4().hex
         self._pending: dict[str, asyncio.Future[Any]] = {}
-        self._streams: dict[str, PushedStream] = {}
+        self._streams: dict[str, StreamReceiver] = {}
         self._dead: MLCEngineError | None = None
-        self.died = False
+        self.replaced = False
         """Whether another worker is to take this one's place."""
         self.asked = asyncio.Event()
         """Set when something is sent that has an answer; who waits for that clears it."""
@@ -154,7 +154,7 @@ class WorkerConnection:
         with contextlib.suppress(MLCEngineError):
             self._post(WorkerRequest(kind, uuid.uuid4().hex, content))
 
-    async def open_stream(self, kind: str, content: Mapping[str, Any]) -> PushedStream:
+    async def open_stream(self, kind: str, content: Mapping[str, Any]) -> StreamReceiver:
         """Begin a pushed stream; returns once the worker has accepted the request.
 
         Raises:
@@ -170,7 +170,7 @@ class WorkerConnection:
             if running:
                 self.post("completionStreamReturn", {"streamId": init_uuid})
 
-        stream = self._streams[init_uuid] = PushedStream(grant, leave)
+        stream = self._streams[init_uuid] = StreamReceiver(grant, leave)
         self.asked.set()
         content = {**content, "streamId": init_uuid, "credit": STREAM_CREDIT}
         try:
@@ -224,15 +224,15 @@ class WorkerConnection:
                 answer.set_exception(decode_error(str(data.get("content")), data.get("error")))
         # Otherwise it is a late answer to something that nobody waits for any more.
 
-    def fail(self, error: MLCEngineError, *, died: bool = False) -> None:
+    def fail(self, error: MLCEngineError, *, replaced: bool = False) -> None:
         """The worker is gone: everything that waits for it raises `error`.
 
         Args:
             error: What to raise.
-            died: Whether another is to take its place; what can be resumed goes on there.
+            replaced: Whether another is to take its place; what can be resumed goes on there.
         """
         if self._dead is None:
-            self._dead, self.died = error, died
+            self._dead, self.replaced = error, replaced
         for answer in list(self._pending.values()):
             if not answer.done():
                 answer.set_exception(_copy(error))

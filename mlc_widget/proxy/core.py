@@ -18,9 +18,9 @@ from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import WHOLE_REQUESTS
-from mlc_widget.proxy.expected_models import ExpectedModels
-from mlc_widget.proxy.flights import Flights, Recovery
+from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.process import WorkerProcess
+from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.state import EngineSnapshot, Observer, SnapshotBoard
 
@@ -49,9 +49,9 @@ class KernelCore:
     ) -> None:
         self._home = home
         self._board = SnapshotBoard()
-        self._models = ExpectedModels(make_process, self._board, start_timeout, hang_timeout)
-        self._keeper = self._models.keeper
-        self._flights = Flights(self._models, recovery)
+        self._models = RemoteModels(make_process, self._board, start_timeout, hang_timeout)
+        self._supervisor = self._models.supervisor
+        self._in_flight_requests = InFlightRequests(self._models, recovery)
 
     # For widgets: from any thread
 
@@ -79,7 +79,7 @@ class KernelCore:
     @property
     def worker_pid(self) -> int | None:
         """The worker's process id, while there is one on this machine."""
-        return self._keeper.pid
+        return self._supervisor.pid
 
     # EngineCore: models
 
@@ -114,36 +114,36 @@ class KernelCore:
 
     async def terminate(self) -> None:
         """End the worker for good."""
-        await self._keeper.terminate()
+        await self._supervisor.terminate()
 
     def kill(self) -> None:
         """End the worker at once: for the interpreter's exit."""
-        self._keeper.kill()
+        self._supervisor.kill()
 
     # EngineCore: requests
 
     async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
         """Answer one request with the whole response; a worker that dies is replaced once."""
-        flight = self._flights.begin(kind, request)
+        in_flight = self._in_flight_requests.begin(kind, request)
         try:
             while True:
-                connection, content = await flight.address()
+                connection, content = await in_flight.address()
                 answer = connection.send(WHOLE_REQUESTS[kind], content)
-                flight.sent()
+                in_flight.sent()
                 try:
                     response: JSONDict = await answer
                     return response
                 except EngineDeadError as error:
-                    flight.outlive(error)
+                    in_flight.outlive(error)
                 except asyncio.CancelledError:
-                    flight.left()
+                    in_flight.left()
                     raise
         finally:
-            self._flights.end(flight)
+            self._in_flight_requests.end(in_flight)
 
     async def open_stream(self, kind: RequestKind, request: JSONDict) -> ResumableStream:
         """Accept one streaming request; it goes on in another worker when its own dies."""
-        return await ResumableStream.open(kind, request, self._flights)
+        return await ResumableStream.open(kind, request, self._in_flight_requests)
 
     async def stream(self, kind: RequestKind, request: JSONDict) -> AsyncGenerator[JSONDict, None]:
         """Chunks of one answer, singly; closing it stops the engine's work. On the home loop."""
@@ -162,25 +162,25 @@ class KernelCore:
     async def custom_request(self, name: str, message: Any) -> Any:
         """Send a request of the worker's own handler class; starts the worker if need be."""
         content = {"requestName": name, "requestMessage": message}
-        return await (await self._keeper.up()).connection.call("customRequest", content)
+        return await (await self._supervisor.up()).connection.call("customRequest", content)
 
     async def interrupt_generate(self) -> None:
         """End everything that generates now."""
-        self._flights.abort()
-        if (connection := self._keeper.living()) is not None:
+        self._in_flight_requests.abort()
+        if (connection := self._supervisor.living()) is not None:
             await connection.call("interruptGenerate")
 
     async def abort(self, request_id: str) -> None:
         """End one request."""
-        self._flights.abort(request_id)
-        if (connection := self._keeper.living()) is not None:
+        self._in_flight_requests.abort(request_id)
+        if (connection := self._supervisor.living()) is not None:
             await connection.call("abort", {"requestId": request_id})
 
     # EngineCore: state and statistics
 
     async def _ask(self, kind: str, content: Any = None) -> Any:
         """Ask the worker, if there is one: it has nothing to say before the first load."""
-        connection = self._keeper.living()
+        connection = self._supervisor.living()
         if connection is None:
             raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
         return await connection.call(kind, content)
@@ -199,7 +199,7 @@ class KernelCore:
 
     async def metrics(self) -> JSONDict:
         """Counters since the worker started; none is started for this."""
-        connection = self._keeper.living()
+        connection = self._supervisor.living()
         metrics: JSONDict = no_metrics() if connection is None else await connection.call("metrics")
         return metrics
 
@@ -209,11 +209,11 @@ class KernelCore:
 
     async def list_models(self) -> list[JSONDict]:
         """The loaded models."""
-        connection = self._keeper.living()
+        connection = self._supervisor.living()
         models: list[JSONDict] = [] if connection is None else await connection.call("listModels")
         return models
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions, of the worker."""
-        info: JSONDict = await (await self._keeper.up()).connection.call("deviceInfo")
+        info: JSONDict = await (await self._supervisor.up()).connection.call("deviceInfo")
         return info

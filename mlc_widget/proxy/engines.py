@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlc_widget.api.core import ChatOpts
-from mlc_widget.api.facade import AsyncEngine, Engine, Face
+from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
 from mlc_widget.proxy.core import KernelCore
-from mlc_widget.proxy.flights import Recovery, check_recovery
 from mlc_widget.proxy.hangs import check_hang_timeout
+from mlc_widget.proxy.in_flight import Recovery, check_recovery
 from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
 from mlc_widget.proxy.state import EngineState, Hang
 from mlc_widget.worker.settings import WorkerSettings
@@ -24,7 +24,7 @@ def _end(core: KernelCore) -> None:
     core.submit(core.terminate())
 
 
-class _KernelEngine(Face[KernelCore]):
+class _KernelEngine(EngineBase[KernelCore]):
     """What both kernel engines are made of, and tell of their worker."""
 
     def __init__(
@@ -68,7 +68,7 @@ class _KernelEngine(Face[KernelCore]):
         super().__init__(core, home)
         self.set_init_progress_callback(init_progress_callback)
         self._finalizer = weakref.finalize(self, _end, core)
-        self._finalizer.atexit = False  # at exit the worker's keeper kills it
+        self._finalizer.atexit = False  # at exit the worker's supervisor kills it
 
     @property
     def state(self) -> EngineState:

@@ -18,8 +18,8 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from mlc_widget.api.errors import WorkerStartError
-from mlc_widget.proxy.janitor import Janitor
 from mlc_widget.proxy.output_tail import OutputTail
+from mlc_widget.proxy.parent_watch import ParentWatch
 from mlc_widget.worker.settings import WorkerSettings
 
 TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
@@ -71,8 +71,8 @@ class WorkerProcess:
         self._directory: Path | None = None
         self._output: OutputTail | None = None
         self._pid_fd: int | None = None
-        self._janitor: Janitor | None = None
-        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._parent_watch: ParentWatch | None = None
+        self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def pid(self) -> int | None:
@@ -116,7 +116,7 @@ class WorkerProcess:
                 output.close_writer()
         self._watch()
         if local and os.name == "posix" and self.pid is not None:
-            self._janitor = Janitor(self.pid, directory)
+            self._parent_watch = ParentWatch(self.pid, directory)
 
     def _make_manager(self, directory: Path) -> AsyncKernelManager:
         context = zmq.asyncio.Context()
@@ -161,8 +161,8 @@ class WorkerProcess:
             asyncio.get_running_loop().remove_reader(self._pid_fd)
             os.close(self._pid_fd)
             self._pid_fd = None
-        if not self.died.done():
-            self.died.set_result(None)
+        if not self.exited.done():
+            self.exited.set_result(None)
 
     def connect(self) -> tuple[Any, Any, Any]:
         """Sockets to the kernel's shell and iopub channels, and the session that signs for them.
@@ -207,14 +207,14 @@ class WorkerProcess:
             return
         try:
             if manager.has_kernel:
-                await manager.shutdown_kernel(now=now or self.died.done())
+                await manager.shutdown_kernel(now=now or self.exited.done())
         finally:
             self._set_died()
             self._clean_up()
 
     def kill(self) -> None:
         """End the process at once, without waiting: for the interpreter's exit."""
-        if self.pid is not None and not self.died.done():
+        if self.pid is not None and not self.exited.done():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
         self._clean_up(close=False)
@@ -227,9 +227,9 @@ class WorkerProcess:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
-        janitor, self._janitor = self._janitor, None
-        if janitor is not None:
-            janitor.dismiss()
+        parent_watch, self._parent_watch = self._parent_watch, None
+        if parent_watch is not None:
+            parent_watch.dismiss()
 
 
 def _private_directory() -> Path:

@@ -9,9 +9,9 @@ from mlc_widget.api.core import RequestKind
 from mlc_widget.api.errors import BadRequestError, EngineDeadError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import STREAM_INITS
-from mlc_widget.proxy.flights import Flight, Flights
+from mlc_widget.proxy.in_flight import InFlightRequest, InFlightRequests
 from mlc_widget.proxy.journal import Journal
-from mlc_widget.proxy.pushed_stream import PushedStream
+from mlc_widget.proxy.stream_receiver import StreamReceiver
 
 
 class ResumableStream:
@@ -21,17 +21,19 @@ class ResumableStream:
     so nothing is resumed for a consumer who has left.
     """
 
-    def __init__(self, kind: RequestKind, flight: Flight, flights: Flights) -> None:
+    def __init__(
+        self, kind: RequestKind, in_flight: InFlightRequest, in_flight_requests: InFlightRequests
+    ) -> None:
         self._init: Final = STREAM_INITS[kind]
-        self._flight = flight
-        self._flights = flights
-        self._journal = Journal(flight.request)
-        self._stream: PushedStream | None = None
+        self._in_flight = in_flight
+        self._in_flight_requests = in_flight_requests
+        self._journal = Journal(in_flight.request)
+        self._stream: StreamReceiver | None = None
         self._closed = False
 
     @classmethod
     async def open(
-        cls, kind: RequestKind, request: Mapping[str, Any], flights: Flights
+        cls, kind: RequestKind, request: Mapping[str, Any], in_flight_requests: InFlightRequests
     ) -> ResumableStream:
         """Begin; returns once a worker has accepted the request.
 
@@ -41,24 +43,24 @@ class ResumableStream:
         """
         if kind not in STREAM_INITS:
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
-        stream = cls(kind, flights.begin(kind, request), flights)
+        stream = cls(kind, in_flight_requests.begin(kind, request), in_flight_requests)
         await stream._send()
         return stream
 
-    async def _send(self) -> PushedStream:
+    async def _send(self) -> StreamReceiver:
         """Begin or go on in a worker that is up."""
-        flight = self._flight
+        in_flight = self._in_flight
         try:
             while True:
-                connection, content = await flight.address()
-                if flight.resumable:
+                connection, content = await in_flight.address()
+                if in_flight.resumable:
                     content |= {"journal": True, "resume": self._journal.content()}
                 try:
                     stream = await connection.open_stream(self._init, content)
                 except EngineDeadError as error:
-                    flight.outlive(error)
+                    in_flight.outlive(error)
                     continue
-                flight.sent()
+                in_flight.sent()
                 self._stream = stream
                 if self._closed:
                     await stream.aclose()
@@ -68,7 +70,7 @@ class ResumableStream:
             raise
 
     def _end(self) -> None:
-        self._flights.end(self._flight)
+        self._in_flight_requests.end(self._in_flight)
 
     def __aiter__(self) -> ResumableStream:
         return self
@@ -83,8 +85,8 @@ class ResumableStream:
                 except EngineDeadError as error:
                     if self._journal.complete:  # only its end was lost
                         break
-                    self._flight.aborted = self._flight.aborted or self._journal.aborted
-                    self._flight.outlive(error)
+                    self._in_flight.aborted = self._in_flight.aborted or self._journal.aborted
+                    self._in_flight.outlive(error)
                     stream = await self._send()
                     continue
                 for chunk in batch:

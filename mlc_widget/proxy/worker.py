@@ -24,7 +24,7 @@ class Worker:
         hello: What it said of itself.
         hangs: Watches for hangs.
         loaded: Whether the models that the engine expects are loaded in it.
-        spent: Whether its process can load nothing more, as some runtimes have it.
+        needs_fresh_process: Whether its process can load nothing more, as some runtimes have it.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Worker:
         self.connection = connection
         self.hello = hello
         self.hangs = hangs
-        self.loaded = self.spent = False
+        self.loaded = self.needs_fresh_process = False
 
     @classmethod
     async def start(
@@ -70,13 +70,13 @@ class Worker:
 
     async def died(self) -> EngineDeadError:
         """Wait until the process has ended; everything that waits for it fails. Says how."""
-        await asyncio.shield(self.process.died)
+        await asyncio.shield(self.process.exited)
         self.hangs.close()
         how = await self.process.describe_death()
         error = EngineDeadError(
             f"The worker {how}\nThe notebook is unharmed; the next request starts a new worker."
         )
-        self.connection.fail(error, died=True)
+        self.connection.fail(error, replaced=True)
         return error
 
     async def stop(self) -> None:
@@ -88,7 +88,7 @@ class Worker:
 
 async def _hello(process: WorkerProcess, connection: WorkerConnection, timeout: float) -> JSONDict:
     hello = asyncio.ensure_future(connection.open(timeout))
-    either: set[asyncio.Future[Any]] = {hello, process.died}
+    either: set[asyncio.Future[Any]] = {hello, process.exited}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not hello.done():

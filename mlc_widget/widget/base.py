@@ -17,7 +17,7 @@ import traitlets
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget import control
-from mlc_widget.widget.intents import Handler, IntentDesk
+from mlc_widget.widget.intents import Handler, IntentDispatcher
 from mlc_widget.widget.link import EngineLink, Snapshot, link_of
 from mlc_widget.widget.state import error_json
 from mlc_widget.widget.throttle import Throttle
@@ -95,7 +95,7 @@ class EngineWidget(anywidget.AnyWidget):
         self._view_of = EngineMirror(self._link.snapshot)
         self._mirrors: dict[str, Callable[[], JSONDict]] = {"_engine": self._view_of.to_json}
         self._mirrors.update(self._more_mirrors())
-        self._desk = IntentDesk(self._intents(), self.send)
+        self._desk = IntentDispatcher(self._intents(), self.send)
         self._push_engine = Throttle(lambda: self.send_state("_engine"), _PROGRESS_INTERVAL_S)
         self._unobserve: Callable[[], object] | None = None
         self._tasks: set[asyncio.Future[Any]] = set()

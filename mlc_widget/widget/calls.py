@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlc_widget.widget.link import EngineLink
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.session import ChatSession
-    from mlc_widget.widget.user_side import UserSide
+    from mlc_widget.widget.user_callbacks import UserCallbacks
 
 
 class FunctionCaller:
@@ -24,7 +24,7 @@ class FunctionCaller:
         user: Where functions are called.
     """
 
-    def __init__(self, link: EngineLink, session: ChatSession, user: UserSide) -> None:
+    def __init__(self, link: EngineLink, session: ChatSession, user: UserCallbacks) -> None:
         self._link, self._session, self._user = link, session, user
 
     def answer(self, reply: Reply, cell: contextvars.Context) -> None:

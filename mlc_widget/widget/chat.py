@@ -15,19 +15,19 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.store.model_folder import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import FunctionCaller
+from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.functions import Tools
 from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
-from mlc_widget.widget.lasting import LastingOutput, in_notebook
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.settings import ChatSettings
-from mlc_widget.widget.sink import ChatSink
 from mlc_widget.widget.state import Message, openai_messages
 from mlc_widget.widget.transcript import CHAT_MIME, conversation, export, markdown
-from mlc_widget.widget.user_side import UserSide
+from mlc_widget.widget.transcript_output import TranscriptOutput, in_notebook
+from mlc_widget.widget.user_callbacks import UserCallbacks
 
 
 class ChatWidget(EngineWidget, ChatSettings):
@@ -65,11 +65,11 @@ class ChatWidget(EngineWidget, ChatSettings):
             that are built in.
 
     Messages to the page: ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
-    counts UTF-16 code units, and acknowledgements (`IntentDesk`). From the page: intents of the
-    kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``,
+    counts UTF-16 code units, and acknowledgements (`IntentDispatcher`). From the page: intents of
+    the kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``,
     ``edit {message, text}``, ``select {message}``, ``delete {message}``, ``set {name, value}``,
     ``load {model?}``, ``restart``, ``resync``, ``cancel_load``, ``kept`` and ``transcript``
-    (`LastingOutput`).
+    (`TranscriptOutput`).
     """
 
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
@@ -90,7 +90,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         tools: Tools | None = None,
         history: History = (),
     ) -> None:
-        sink = ChatSink(
+        listener = ChatListener(
             on_change=self._on_change,
             on_delta=self.send,
             on_mirror=lambda: self.send_state("_live"),
@@ -107,11 +107,11 @@ class ChatWidget(EngineWidget, ChatSettings):
             schema=schema,
             tools=tools,
         )
-        self._user = UserSide()
+        self._user = UserCallbacks()
         self._cell = contextvars.copy_context()
         self._on_reply: list[Callable[[Reply], object]] = []
-        self._lasting = LastingOutput(self._lasting_bundle, self.send)
-        self._session = ChatSession(link_of(engine), sink, options, messages)
+        self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
+        self._session = ChatSession(link_of(engine), listener, options, messages)
         self._functions = FunctionCaller(link_of(engine), self._session, self._user)
         self._kept_rev = self._session.state.rev
         self._owner = engine  # an engine that nobody holds ends
@@ -132,7 +132,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         session = self._session
         return {
             **super()._intents(),
-            **self._lasting.intents(),
+            **self._transcript_output.intents(),
             "send": lambda intent: session.send(intent.get("text")),
             "results": lambda intent: session.give_results(
                 intent.get("reply"), intent.get("results")
@@ -242,7 +242,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         session = self._session
         return session.state.path(), session.options.system, self._view_of.model
 
-    def _lasting_bundle(self) -> JSONDict:
+    def _transcript_bundle(self) -> JSONDict:
         told = self._told()
         return {
             "text/markdown": markdown(*told, headings=False),
@@ -259,7 +259,7 @@ class ChatWidget(EngineWidget, ChatSettings):
 
         bundle = self._repr_mimebundle_() or ({}, {})
         display(bundle[0], raw=True, metadata=bundle[1])  # type: ignore[no-untyped-call]
-        self._lasting.show()
+        self._transcript_output.show()
 
     def _set_option(self, name: str, value: Any) -> None:
         self._session.set_option(name, value)
@@ -288,7 +288,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         rev = self._session.state.rev
         if rev != self._kept_rev:
             self._kept_rev = rev
-            self._lasting.update()
+            self._transcript_output.update()
 
     def _attach(self) -> None:
         super()._attach()

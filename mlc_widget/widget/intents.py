@@ -17,7 +17,7 @@ _ID_LENGTH = 64
 Handler: TypeAlias = Callable[[JSONDict], object]
 
 
-class IntentDesk:
+class IntentDispatcher:
     """Turns ``{"type": "intent", "id", "intent": {"kind", …}}`` into calls and acknowledgements.
 
     The page sends an intent again by another way when no acknowledgement comes, so each id is

@@ -10,9 +10,9 @@ from typing import Final
 import traitlets
 
 from mlc_widget.widget.base import EngineWidget
-from mlc_widget.widget.lasting import in_notebook
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.terminal import TerminalProgress
+from mlc_widget.widget.transcript_output import in_notebook
 
 _LAST_LINE_S: Final = 1.0
 

@@ -15,14 +15,14 @@ from mlc_widget.api.errors import (
     EngineTerminatedError,
 )
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.functions import results_in_order
 from mlc_widget.widget.link import EngineLink, Snapshot
 from mlc_widget.widget.options import with_options
 from mlc_widget.widget.outcome import Outcome, outcome_of
 from mlc_widget.widget.reply import Reply
-from mlc_widget.widget.sink import ChatSink
+from mlc_widget.widget.reply_buffer import ReplyBuffer
 from mlc_widget.widget.state import ChatOptions, ChatState, Message, ReplyStats, Status
-from mlc_widget.widget.stream import ReplyStream
 
 MAX_CALL_TURNS = 8
 """Replies in a row whose calls the notebook's functions answer by themselves."""
@@ -38,18 +38,18 @@ class ChatSession:
     def __init__(
         self,
         link: EngineLink,
-        sink: ChatSink,
+        listener: ChatListener,
         options: ChatOptions,
         history: Sequence[Message] = (),
     ) -> None:
         self.options = options
         self._link = link
-        self._sink = sink
+        self._listener = listener
         self._state = ChatState()
         if history:
             self._state = self._state.put(*history, head=history[-1].id)
         self._reply_options: dict[str, ChatOptions] = {}
-        self._stream: ReplyStream | None = None
+        self._stream: ReplyBuffer | None = None
         self._queue: deque[str] = deque()
         self._task: asyncio.Task[Outcome] | None = None
         self._replies: dict[str, Reply] = {}
@@ -96,7 +96,7 @@ class ChatSession:
     def _on_delta(self, delta: JSONDict) -> None:
         # Of a reply in another branch the page learns when that branch is shown.
         if self._shows(delta["reply"]):
-            self._sink.on_delta(delta)
+            self._listener.on_delta(delta)
 
     def message(self, message_id: str) -> Message:
         """One message as it is now."""
@@ -198,7 +198,7 @@ class ChatSession:
         if turns > MAX_CALL_TURNS:
             return False
         self._state = self._state.put(replace(self._state.messages[message_id], calling=True))
-        self._sink.on_change()
+        self._listener.on_change()
         return True
 
     def end_calls(self, message_id: str, results: Sequence[str] | None) -> Reply | None:
@@ -219,7 +219,7 @@ class ChatSession:
                 with contextlib.suppress(EngineTerminatedError):
                     following = self.give_results(message_id, results)
             self._pump()  # what waited for the results
-            self._sink.on_change()
+            self._listener.on_change()
         return following
 
     def select(self, message_id: str) -> None:
@@ -229,7 +229,7 @@ class ChatSession:
             BadRequestError: if there is no such message.
         """
         self._state = self._state.select(self._find(message_id).id)
-        self._sink.on_change()
+        self._listener.on_change()
 
     def delete(self, message_id: str) -> None:
         """Take a message away, and all that follows it; replies that are being made there end.
@@ -240,7 +240,7 @@ class ChatSession:
         for gone in self._state.subtree(self._find(message_id).id):
             self.stop(gone)
         self._state = self._state.without(message_id)
-        self._sink.on_change()
+        self._listener.on_change()
 
     def set_option(self, name: str, value: Any) -> None:
         """Change one setting, for the replies that begin from now on.
@@ -249,7 +249,7 @@ class ChatSession:
             BadRequestError: naming the setting, the value and what it may be.
         """
         self.options = with_options(self.options, **{name: value})
-        self._sink.on_options()
+        self._listener.on_options()
 
     def _find(self, message_id: Any) -> Message:
         message = self._state.messages.get(message_id) if isinstance(message_id, str) else None
@@ -295,7 +295,7 @@ class ChatSession:
         else:
             self._queue.append(answer.id)
         self._pump()
-        self._sink.on_change()
+        self._listener.on_change()
         return reply
 
     def _check_alive(self) -> None:
@@ -322,7 +322,7 @@ class ChatSession:
             self._end(reply_id, "error", error=snapshot.error)
             self._pump()
             return
-        stream = ReplyStream(reply_id, on_delta=self._on_delta, on_mirror=self._sink.on_mirror)
+        stream = ReplyBuffer(reply_id, on_delta=self._on_delta, on_mirror=self._listener.on_mirror)
         self._stream = stream
         options = self.options_of(reply_id)
         as_json = options.schema is not None
@@ -331,13 +331,13 @@ class ChatSession:
         request = options.request(self._state.path(running.parent))
         self._task = asyncio.create_task(self._generate(stream, request))
         self._task.add_done_callback(lambda task: self._on_generated(stream, task))
-        self._sink.on_change()
+        self._listener.on_change()
 
     def _may_begin(self, reply_id: str) -> bool:
         """Whether no functions are at calls that were made before it."""
         return not any(message.calling for message in self._state.path(reply_id))
 
-    async def _generate(self, stream: ReplyStream, request: JSONDict) -> Outcome:
+    async def _generate(self, stream: ReplyBuffer, request: JSONDict) -> Outcome:
         """Have the engine answer; cancelling it stops the engine."""
         finish = ""
         usage: JSONDict = {}
@@ -357,17 +357,17 @@ class ChatSession:
         if message is not None:  # it may have been deleted
             exact = exact and message.resumed is not False
             self._state = self._state.put(replace(message, resumed=exact))
-            self._sink.on_change()
+            self._listener.on_change()
 
-    def _take(self, stream: ReplyStream, delta: JSONDict) -> None:
+    def _take(self, stream: ReplyBuffer, delta: JSONDict) -> None:
         stream.append(delta.get("reasoning_content") or "", "reasoning")
         stream.append(delta.get("content") or "")
         for piece in delta.get("tool_calls") or ():
             stream.call(piece)
             if (piece.get("function") or {}).get("name"):
-                self._sink.on_change()  # its arguments come with the next change
+                self._listener.on_change()  # its arguments come with the next change
 
-    def _on_generated(self, stream: ReplyStream, task: asyncio.Task[Outcome]) -> None:
+    def _on_generated(self, stream: ReplyBuffer, task: asyncio.Task[Outcome]) -> None:
         """Record how a reply ended. A callback, as a task that is cancelled early never runs."""
         outcome = Outcome("stopped") if task.cancelled() else outcome_of(task)
         stream.close()
@@ -392,12 +392,12 @@ class ChatSession:
         message = replace(known or Message(reply_id, "assistant", ""), status=status, **fields)
         if known is not None:
             self._state = self._state.put(message)
-            self._sink.on_change()
-            self._sink.on_end(reply)
+            self._listener.on_change()
+            self._listener.on_end(reply)
         reply._settle(message)
 
 
-def _grown(message: Message, stream: ReplyStream) -> Message:
+def _grown(message: Message, stream: ReplyBuffer) -> Message:
     return replace(
         message, text=stream.text, reasoning=stream.reasoning, tool_calls=stream.tool_calls
     )

@@ -11,12 +11,12 @@ from mlc_widget.api.core import ChunkSource
 from mlc_widget.api.errors import ProtocolError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import chunks_message
-from mlc_widget.worker.push_stream import PushStream
+from mlc_widget.worker.stream_sender import StreamSender
 
 MAX_STREAMS: Final = 256
 
 
-class _Pulled:
+class _PulledStream:
     """A stream of which the client asks for each chunk (WebLLM's way)."""
 
     def __init__(self, source: ChunkSource) -> None:
@@ -43,8 +43,8 @@ class ClientStreams:
     def __init__(self, send: Callable[[JSONDict], None]) -> None:
         self._send = send
         self._opening: dict[str, asyncio.Task[None]] = {}
-        self._pulled: dict[str, _Pulled] = {}
-        self._pushed: dict[str, PushStream] = {}
+        self._pulled: dict[str, _PulledStream] = {}
+        self._pushed: dict[str, StreamSender] = {}
 
     async def open(
         self, stream_id: str, uuid: str, opening: Awaitable[ChunkSource], credit: int | None
@@ -72,10 +72,10 @@ class ClientStreams:
         finally:
             del self._opening[stream_id]
         if credit is None:
-            self._pulled[stream_id] = _Pulled(source)
+            self._pulled[stream_id] = _PulledStream(source)
             return
         self._send(chunks_message(uuid, 0, []))
-        pushed = self._pushed[stream_id] = PushStream(uuid, source, credit, self._send)
+        pushed = self._pushed[stream_id] = StreamSender(uuid, source, credit, self._send)
         try:
             await pushed.run()
         finally:

@@ -25,8 +25,8 @@ from mlc_widget.protocol.messages import (
 )
 from mlc_widget.worker.client_streams import ClientStreams
 from mlc_widget.worker.contents import content_of, integer, model_ids, optional_text, text
-from mlc_widget.worker.in_order import InOrder
 from mlc_widget.worker.progress_feed import ProgressFeed
+from mlc_widget.worker.reorder_buffer import ReorderBuffer
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class KernelMLCEngineHandler:
         self._app_config = self._reloaded_with = AppConfig()
         self._app_configs = {self._app_config.digest: self._app_config}
         self._calls = self._table()
-        self._in_order = InOrder(self._begin)
+        self._in_order = ReorderBuffer(self._begin)
 
     def _table(self) -> dict[str, _Call]:
         """What is done for each kind of message."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TESTS = ("test_lab.py", "test_conversation.py", "test_lasting.py")
+TESTS = ("test_lab.py", "test_conversation.py", "test_transcript_output.py")
 NEEDED = ("anywidget", "nbformat", "numpy", "openai", "playwright", "psutil", "tokenizers")
 NEEDED_TO_TEST = ("pytest", "pytest-asyncio", "pytest-timeout")
 

@@ -129,7 +129,7 @@ async def test_choices_that_had_ended_stay_as_they_were(
     }
 
     async def collect() -> list[dict[str, Any]]:
-        connection = engine._core._keeper.living()
+        connection = engine._core._supervisor.living()
         assert connection is not None
         content = {"request": request, "resume": {"created": 5, "choices": choices}}
         stream = await connection.open_stream("completionStreamInit", content)

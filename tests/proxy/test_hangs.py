@@ -82,7 +82,7 @@ def send(engine: AsyncKernelMLCEngine, number: signal.Signals) -> None:
 
 
 def watch(engine: AsyncKernelMLCEngine) -> HangWatch:
-    worker = engine._core._keeper.worker
+    worker = engine._core._supervisor.worker
     assert worker is not None
     return worker.hangs
 
@@ -96,7 +96,7 @@ async def until_more_is_heard(engine: AsyncKernelMLCEngine, messages: int) -> No
 
 async def health(engine: AsyncKernelMLCEngine) -> list[dict[str, Any]]:
     """The worker's own word on its models' steps."""
-    worker = engine._core._keeper.worker
+    worker = engine._core._supervisor.worker
     assert worker is not None
     asked = engine._core.submit(worker.connection.call("health"))
     steps: list[dict[str, Any]] = await asyncio.wrap_future(asked)
@@ -157,7 +157,7 @@ async def test_a_stopped_worker_is_reported_until_it_goes_on(
     assert told[0].startswith("The worker has not answered for ")
     assert "%mlc restart" in told[0]
     assert told[-1].startswith("The worker goes on")
-    connection = engine._core._keeper.living()
+    connection = engine._core._supervisor.living()
     assert connection is not None
     await until(lambda: not connection.asked.is_set())  # nothing is asked while nothing runs
 

@@ -48,7 +48,7 @@ async def test_a_worker_from_a_kernelspec(
     kernel_engine: Make, install: Callable[..., str], metadata: dict[str, Any]
 ) -> None:
     engine = await kernel_engine(kernel_name=install(metadata))
-    process = engine._core._keeper._process
+    process = engine._core._supervisor._process
     assert process is not None
     connection = json.loads(Path(process._manager.connection_file).read_text())  # type: ignore[union-attr]
     assert connection["transport"] == "tcp"

@@ -194,11 +194,11 @@ async def test_without_a_seed_it_is_one_text(gated: GatedModel) -> None:
     gated.hold(12)
     reading = asyncio.create_task(read(engine, {"max_tokens": 40, "seed": None}))
     await gated.until_held()
-    [flight] = engine._core._flights._active
+    [in_flight] = engine._core._in_flight_requests._active
     kill(engine)
     gated.release()
     told = await reading
-    same(told, await read(engine, {"max_tokens": 40, "seed": flight.request["seed"]}))
+    same(told, await read(engine, {"max_tokens": 40, "seed": in_flight.request["seed"]}))
     another = await read(engine, {"max_tokens": 40, "seed": None})
     assert another.choices != told.choices
 
@@ -306,7 +306,7 @@ async def test_embeddings_are_asked_for_again(kernel_engine: Make, eventually: E
     asking = asyncio.create_task(engine.embeddings.create(input=["rain", "sun"]))
 
     async def sent() -> bool:
-        return any(flight.began for flight in engine._core._flights._active)
+        return any(in_flight.began for in_flight in engine._core._in_flight_requests._active)
 
     await eventually(sent)
     kill(engine)
@@ -345,7 +345,7 @@ async def test_who_leaves_in_the_gap_is_not_served(gated: GatedModel) -> None:
     assert (await engine.metrics())["running_requests"] == 1
     gated.release()
     assert (await other).usage.completion_tokens == 2
-    assert not engine._core._flights._active
+    assert not engine._core._in_flight_requests._active
 
 
 async def test_an_abort_in_the_gap_ends_it_in_the_new_worker(gated: GatedModel) -> None:

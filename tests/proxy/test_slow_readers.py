@@ -16,7 +16,7 @@ import psutil
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.streams import _CAPACITY
 from mlc_widget.engine.core import DirectCore
-from mlc_widget.proxy.pushed_stream import STREAM_CREDIT
+from mlc_widget.proxy.stream_receiver import STREAM_CREDIT
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -124,7 +124,7 @@ async def test_a_stopped_client_does_not_stall_another(
     kernel_engine: Make, tiny_model: Path
 ) -> None:
     engine = await kernel_engine(text="x" * 500, repeat=10**6)
-    connection_file = engine._core._keeper._process._manager.connection_file  # type: ignore[union-attr]
+    connection_file = engine._core._supervisor._process._manager.connection_file  # type: ignore[union-attr]
     second = subprocess.Popen(
         [sys.executable, "-c", _SECOND_CLIENT, connection_file], stdout=subprocess.PIPE
     )

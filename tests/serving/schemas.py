@@ -146,7 +146,7 @@ CALLS: dict[str, Schema] = {
         title=maybe(STR),
     ),
     "reminder": record(text=STR, at=DATETIME, repeat=one_of(None, "daily", "weekly")),
-    "book flight": record(
+    "book in_flight": record(
         origin=pattern("^[A-Z]{3}$"),
         destination=pattern("^[A-Z]{3}$"),
         date=DATE,

@@ -17,12 +17,12 @@ WEATHER = {
     "type": "function",
     "function": {"name": "get_weather", "description": "Weather.", "parameters": GOOD["weather"]},
 }
-FLIGHT = {"type": "function", "function": {"name": "book", "parameters": GOOD["book flight"]}}
+FLIGHT = {"type": "function", "function": {"name": "book", "parameters": GOOD["book in_flight"]}}
 NOW = {"type": "function", "function": {"name": "now"}}
 TOOLS = [WEATHER, FLIGHT, NOW]
 SCHEMAS = {
     "get_weather": GOOD["weather"],
-    "book": GOOD["book flight"],
+    "book": GOOD["book in_flight"],
     "now": {"type": "object", "maxProperties": 0},
 }
 LLAMA = {

@@ -14,8 +14,8 @@ import pytest
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine.core import DirectCore
-from mlc_widget.proxy.pushed_stream import PushedStream
-from mlc_widget.worker import push_stream
+from mlc_widget.proxy.stream_receiver import StreamReceiver
+from mlc_widget.worker import stream_sender
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -292,7 +292,7 @@ async def test_a_subclass_answers_its_own_requests(connect: Callable[..., Any]) 
 async def test_a_stalled_stream_ends_once_its_client_answers_nothing(
     connect: Callable[..., Any], core: DirectCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push_stream, "PROBE_S", 0.01)
+    monkeypatch.setattr(stream_sender, "PROBE_S", 0.01)
     slow, killed = connect(), connect()
     inits = {}
     for client in (slow, killed):
@@ -313,8 +313,8 @@ async def test_a_stalled_stream_ends_once_its_client_answers_nothing(
     thrown = await killed.until(lambda m: m["kind"] == "throw")
     assert thrown["uuid"] == inits[killed]
     assert thrown["error"]["code"] == "client_silent"
-    assert probes(killed) == push_stream.PROBES
-    await slow.until(lambda _: probes(slow) > 2 * push_stream.PROBES)
+    assert probes(killed) == stream_sender.PROBES
+    await slow.until(lambda _: probes(slow) > 2 * stream_sender.PROBES)
     assert (await core.metrics())["running_requests"] == 1
     answering.cancel()
     slow.post("streamCredit", {"streamId": "s", "credit": 5})
@@ -325,7 +325,7 @@ async def test_a_stalled_stream_ends_once_its_client_answers_nothing(
 
 async def test_a_proxys_stream_answers_probes_while_nobody_reads() -> None:
     granted: list[int] = []
-    stream = PushedStream(granted.append, lambda running: None)
+    stream = StreamReceiver(granted.append, lambda running: None)
     for seq, chunks in enumerate([[], [{}], [], []]):
         stream.take({"kind": "chunks", "seq": seq, "content": chunks})
     await stream.accepted()

@@ -10,7 +10,6 @@ from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm import loading, machine
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture
 from mlc_widget.engine.runtimes.tvm.compiled import executable_of
-from mlc_widget.engine.runtimes.tvm.drawing import Drawing, model_config
 from mlc_widget.engine.runtimes.tvm.embedder import (
     DecoderTexts,
     Embedder,
@@ -25,6 +24,7 @@ from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, model_config
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 from mlc_widget.engine.runtimes.tvm.threads import default_threads
 from mlc_widget.engine.runtimes.tvm.weights import check_weights, load_weights, weight_bytes
@@ -70,8 +70,8 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     weights = TensorCache.from_folder(source.path)
     progress("resolve", 1.0, "Starting TVM")
     machine.start()
-    drawing = (_EncoderDrawing if encoder else _DecoderDrawing)(source, options, "cpu", None)
-    plan = drawing.plan()
+    planner = (_EncoderPlanner if encoder else _DecoderPlanner)(source, options, "cpu", None)
+    plan = planner.plan()
     shape = plan.shape
     check_weights(plan.parameters, weights)
     context, pages = _sizes(source, options, plan.max_rows, encoder=encoder)
@@ -82,7 +82,7 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     )
     if options.verify:
         weights.verify(progress.bytes("verify", "Verifying weights"))
-    executable = executable_of(plan.code, drawing.program, options, progress)
+    executable = executable_of(plan.code, planner.program, options, progress)
     arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
     threads = options.threads or default_threads(loading.count(plan.parameters, quantization))
     model_fields = Fields(model_config(source), "model_config")
@@ -126,7 +126,7 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     return embedder
 
 
-class _DecoderDrawing(Drawing):
+class _DecoderPlanner(ModelPlanner):
     """Of a decoder without its output layer."""
 
     task = "embeddings"
@@ -143,7 +143,7 @@ class _DecoderDrawing(Drawing):
         return HiddenStates(decoder)
 
 
-class _EncoderDrawing(Drawing):
+class _EncoderPlanner(ModelPlanner):
     """Of an encoder, through which texts go whole."""
 
     task = "embeddings"

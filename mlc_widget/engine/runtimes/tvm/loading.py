@@ -17,7 +17,6 @@ from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.compiled import compiling, executable_of
-from mlc_widget.engine.runtimes.tvm.drawing import Drawing, device_of
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
@@ -25,6 +24,7 @@ from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
+from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, device_of
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
 from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
 from mlc_widget.engine.runtimes.tvm.threads import ComputeThread, default_threads
@@ -37,7 +37,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
-    from mlc_widget.engine.runtimes.tvm.drawing import Target
+    from mlc_widget.engine.runtimes.tvm.planning import Target
 
 DEFAULT_TOTAL = 8192
 """Tokens that the KV cache holds where nothing else is said, or four context windows if less."""
@@ -165,8 +165,8 @@ def make_executor(
     progress("resolve", 1.0, "Starting TVM")
     device = device_of(options)
     machine.start()
-    drawing = Drawing(source, options, device, target)
-    plan = drawing.plan()
+    planner = ModelPlanner(source, options, device, target)
+    plan = planner.plan()
     shape = plan.shape
     check_weights(plan.parameters, weights)
     context, pages = sizes(source, options)
@@ -178,11 +178,11 @@ def make_executor(
     if options.verify:
         weights.verify(progress.bytes("verify", "Verifying weights"))
     executable = executable_of(
-        plan.code, drawing.program, options, progress, cached=drawing.executor is Executor
+        plan.code, planner.program, options, progress, cached=planner.executor is Executor
     )
     arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
     threads = options.threads or default_threads(count(plan.parameters, quantization))
-    executor = drawing.executor(
+    executor = planner.executor(
         executable,
         shape,
         arrays,

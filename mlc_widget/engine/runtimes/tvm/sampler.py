@@ -114,7 +114,7 @@ class Sampler:
                 "The logits are not finite. The model's weights are damaged or of another model, "
                 "or its logit processor is wrong."
             )
-        return best if self._s.temperature == 0 else self._draw(logits, best, position)
+        return best if self._s.temperature == 0 else self._make_plan(logits, best, position)
 
     def remember(self, token: int) -> None:
         """A token was chosen, here or before this generation was resumed."""
@@ -164,7 +164,7 @@ class Sampler:
             )
         return changed
 
-    def _draw(self, logits: Logits, best: int, position: int) -> int:
+    def _make_plan(self, logits: Logits, best: int, position: int) -> int:
         s = self._s
         mass = logits - logits[best]
         mass *= np.float32(1 / s.temperature)

@@ -65,7 +65,7 @@ HOSTILE = [
 ]
 
 HASTY = """
-from mlc_widget.widget.lasting import LastingOutput
+from mlc_widget.widget.transcript_output import TranscriptOutput
 texts = ["running"]
 def read():
     now = texts[-1]
@@ -73,7 +73,7 @@ def read():
         texts.append("ended")
         output.update()
     return {"text/markdown": now}
-output = LastingOutput(read, lambda message: None)
+output = TranscriptOutput(read, lambda message: None)
 output.show()
 """
 

@@ -20,7 +20,7 @@ PROBES: Final = 10
 """Questions without an answer after which it is not."""
 
 
-class PushStream:
+class StreamSender:
     """Sends a source's chunks as they come, never more than the client has given credit for.
 
     Without credit the source is not read, so a slow client holds its own stream back and nothing

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 _Call: TypeAlias = tuple[contextvars.Context, Callable[..., Any], tuple[Any, ...]]
 
 
-class UserSide:
+class UserCallbacks:
     """Calls functions in order on the loop that ran when this was made.
 
     In a notebook that is the kernel's, so callbacks wait for the cell that runs; where there was no

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class InOrder:
+class ReorderBuffer:
     """Passes numbered messages on by their numbers, 0 first.
 
     The sockets keep the order, but ipykernel (7.4) may let a comm message that comes while another

@@ -15,7 +15,7 @@ STREAM_CREDIT: Final = 2048
 """Chunks that may be on the way; credit is returned by the half."""
 
 
-class PushedStream:
+class StreamReceiver:
     """A `ChunkSource`: the connection puts messages in, one consumer takes batches out.
 
     Args:
@@ -92,7 +92,7 @@ class PushedStream:
             await self.aclose()
             raise
 
-    def __aiter__(self) -> PushedStream:
+    def __aiter__(self) -> StreamReceiver:
         return self
 
     async def __anext__(self) -> list[JSONDict]:

@@ -17,7 +17,7 @@ from typing import Any
 from mlc_widget.api.requests import JSONDict
 
 _log = logging.getLogger(__name__)
-_shown: weakref.WeakSet[LastingOutput] = weakref.WeakSet()
+_shown: weakref.WeakSet[TranscriptOutput] = weakref.WeakSet()
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -30,11 +30,11 @@ def in_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-class LastingOutput:
+class TranscriptOutput:
     """An output that is shown below a widget and replaced when the widget's content changes.
 
-    A page that was loaded again does not know the display id any more (js/src/lasting.ts): it is
-    told of each change, asks for the output if it has not got it, and puts it in its place.
+    A page that was reloaded no longer knows the display id (js/src/transcript-output.ts): it is
+    notified of each change, asks for the output if it lacks it, and puts it in its place.
 
     Args:
         read: Makes the output's MIME bundle; called on any thread.

@@ -44,7 +44,7 @@ class _Part:
         return "".join(self.pieces)
 
 
-class ReplyStream:
+class ReplyBuffer:
     """Collects what one reply says and gives it out as deltas, in order and without gaps.
 
     `append` and `call` belong to the I/O thread; the rest may be read on any.

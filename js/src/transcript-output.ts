@@ -1,7 +1,7 @@
 /**
  * Keeps the transcript below a chat up to date after the page was loaded again.
  *
- * The kernel updates that output by its display id (widget/lasting.py), which a page knows only
+ * The kernel updates that output by its display id (widget/transcript_output.py), which a page knows only
  * since it saw the output being made. After a reload the page asks the kernel for the transcript
  * instead, and puts it into the notebook itself, where the host lets it. Nothing is drawn here.
  */

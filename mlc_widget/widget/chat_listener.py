@@ -10,12 +10,12 @@ from mlc_widget.widget.reply import Reply
 
 
 @dataclass(frozen=True, slots=True)
-class ChatSink:
+class ChatListener:
     """Who hears of a session; everything is called on the I/O thread.
 
     Attributes:
         on_change: Messages came, went or ended.
-        on_delta: A reply grew (`ReplyStream`).
+        on_delta: A reply grew (`ReplyBuffer`).
         on_mirror: The growing reply's whole text should be synced.
         on_options: The settings changed.
         on_end: A reply ended, in whatever way; called before whoever awaits it wakes.

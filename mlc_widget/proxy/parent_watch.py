@@ -12,7 +12,7 @@ from typing import Final
 _SCRIPT: Final = 'read -r line || { kill -9 "$1"; rm -rf -- "$2"; } 2>/dev/null'
 
 
-class Janitor:
+class ParentWatch:
     """A shell that waits for this process to end and then kills a worker and removes its files.
 
     The worker watches its parent, too, but cannot do so while native code holds the interpreter's
@@ -27,7 +27,7 @@ class Janitor:
         read, self._write = os.pipe()  # not inherited by other children
         try:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "mlc_widget-janitor", str(pid), str(directory)],
+                ["/bin/sh", "-c", _SCRIPT, "mlc_widget-parent-watch", str(pid), str(directory)],
                 stdin=read,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -19,7 +19,7 @@ DEFAULT: Final = "_engine"
 """The name of the engine that is made when none is named."""
 
 
-class EngineShelf:
+class EngineRegistry:
     """Names are variables of the notebook, so that an engine is at hand there, too.
 
     The current engine is the one that a magic used last; before that, the notebook's only one.

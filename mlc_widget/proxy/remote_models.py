@@ -17,9 +17,9 @@ from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.keeper import WorkerKeeper, shared_task
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.supervisor import WorkerSupervisor, shared_task
 from mlc_widget.proxy.worker import Worker
 
 
@@ -43,7 +43,7 @@ class _Expected:
         }
 
 
-class ExpectedModels:
+class RemoteModels:
     """Loads and unloads in the worker, and gives requests a worker that has what they expect.
 
     On the home loop.
@@ -63,7 +63,7 @@ class ExpectedModels:
         hang_timeout: float,
     ) -> None:
         self.on_progress: InitProgressCallback | None = None
-        self.keeper = WorkerKeeper(
+        self.supervisor = WorkerSupervisor(
             make_process,
             board,
             start_timeout,
@@ -92,7 +92,7 @@ class ExpectedModels:
         """
         while True:
             expected = self._expect()
-            worker = await self.keeper.up()
+            worker = await self.supervisor.up()
             if self._expect() is not expected:
                 continue  # a reload came between
             if worker.loaded:
@@ -102,7 +102,7 @@ class ExpectedModels:
             await asyncio.shield(self._restoring)
 
     def _expect(self) -> _Expected:
-        self.keeper.check_alive()
+        self.supervisor.check_alive()
         if self._expected is not None:
             return self._expected
         now = self._board.snapshot
@@ -118,8 +118,8 @@ class ExpectedModels:
         Raises:
             MLCEngineError: why it could not.
         """
-        self.keeper.check_alive()
-        self.keeper.forgive()
+        self.supervisor.check_alive()
+        self.supervisor.reset_death_count()
         self._loads += 1
         load = self._loads
         self._expected = None
@@ -131,8 +131,8 @@ class ExpectedModels:
             if error.code != "fresh_process_needed" or load != self._loads:
                 raise
             # The load that this one ended had used the process up, and nobody knew yet.
-            if self.keeper.worker is not None:
-                self.keeper.worker.spent = True
+            if self.supervisor.worker is not None:
+                self.supervisor.worker.needs_fresh_process = True
             await self._load_into(await self._worker_for(wanted, load), wanted, load)
 
     async def _worker_for(self, wanted: _Expected, load: int) -> Worker:
@@ -141,9 +141,9 @@ class ExpectedModels:
         try:
             if self._retiring is not None:
                 await asyncio.wait({self._retiring})
-            if self.keeper.worker is not None and self.keeper.worker.spent:
-                await self.keeper.retire(self.keeper.worker)
-            worker = await self.keeper.up()
+            if self.supervisor.worker is not None and self.supervisor.worker.needs_fresh_process:
+                await self.supervisor.retire(self.supervisor.worker)
+            worker = await self.supervisor.up()
             if load != self._loads:
                 raise LoadCancelledError("A newer reload or unload ended this load.")
         except BaseException as error:
@@ -165,32 +165,32 @@ class ExpectedModels:
         except BaseException as error:
             if load == self._loads and isinstance(error, asyncio.CancelledError):
                 worker.connection.post("unload")
-            if self.keeper.worker is worker:
+            if self.supervisor.worker is worker:
                 self._load_failed(load, error)
                 if load == self._loads:
                     self._retiring = shared_task(self._retire_if_spent(worker))
             raise
-        worker.spent = bool(info.get("fresh_process_needed"))
-        if load == self._loads and self.keeper.worker is worker:
+        worker.needs_fresh_process = bool(info.get("fresh_process_needed"))
+        if load == self._loads and self.supervisor.worker is worker:
             self._expected = wanted
             worker.loaded = True
             self._board.update(state="ready", error=None, device=info.get("device"))
 
     def _load_failed(self, load: int, error: BaseException) -> None:
-        if load == self._loads and not self.keeper.terminated:
+        if load == self._loads and not self.supervisor.terminated:
             self._expected = None
             known = error if isinstance(error, MLCEngineError) else None
-            state = "idle" if self.keeper.worker is not None else "dead"
+            state = "idle" if self.supervisor.worker is not None else "dead"
             self._board.update(state=state, model_id=None, error=known)
 
     async def unload(self) -> None:
         """Unload all models and end a load that runs; the worker stays, if it can load again."""
-        connection = self.keeper.living()
+        connection = self.supervisor.living()
         self._loads += 1
         load = self._loads
         self._expected = None
-        if self.keeper.worker is not None and self.keeper.worker.spent:
-            await self.keeper.retire(self.keeper.worker)
+        if self.supervisor.worker is not None and self.supervisor.worker.needs_fresh_process:
+            await self.supervisor.retire(self.supervisor.worker)
         elif connection is not None:
             await connection.call("unload")
         if load == self._loads and self._board.snapshot.state in ("ready", "loading", "idle"):
@@ -200,9 +200,9 @@ class ExpectedModels:
         """After a load that failed: it may have left a process that holds memory for nothing."""
         await worker.connection.call("unload")  # a cancelled one may still be ending
         info = await worker.connection.call("deviceInfo")
-        worker.spent = bool(info.get("fresh_process_needed"))
-        if worker.spent and not worker.loaded:
-            await self.keeper.retire(worker)
+        worker.needs_fresh_process = bool(info.get("fresh_process_needed"))
+        if worker.needs_fresh_process and not worker.loaded:
+            await self.supervisor.retire(worker)
 
     async def restart(self) -> None:
         """End the worker, whatever it does, and load in another what was last asked for.
@@ -211,9 +211,9 @@ class ExpectedModels:
             ModelNotLoadedError: no load was ever asked for.
             MLCEngineError: why it could not be loaded.
         """
-        self.keeper.check_alive()
+        self.supervisor.check_alive()
         last = self._last()
-        await self.keeper.restart()
+        await self.supervisor.restart()
         if self._expected is not None:
             await self.serving()  # requests that come meanwhile wait for the same load
         else:
@@ -238,10 +238,10 @@ class ExpectedModels:
         if self._board.snapshot.state == "starting":
             self._loads += 1  # the load finds itself superseded once the worker is up
             self._board.update(model_id=None)
-        elif self._board.snapshot.state == "loading" and self.keeper.worker is not None:
-            self.keeper.worker.connection.post("unload")
+        elif self._board.snapshot.state == "loading" and self.supervisor.worker is not None:
+            self.supervisor.worker.connection.post("unload")
 
-    # What the keeper tells
+    # What the supervisor tells
 
     def _progress(self, report: InitProgressReport) -> None:
         if self._board.snapshot.state == "loading":
@@ -271,14 +271,14 @@ class ExpectedModels:
 
     async def set_app_config(self, config: AppConfig) -> None:
         """Set the names for the next load, here and in the worker."""
-        connection = self.keeper.living()
+        connection = self.supervisor.living()
         self._app_config = config
         if connection is not None:
             connection.post("setAppConfig", config.source)
 
     async def set_log_level(self, level: str) -> None:
         """Set the worker's log level."""
-        connection = self.keeper.living()
+        connection = self.supervisor.living()
         self._log_level = level
         if connection is not None:
             connection.post("setLogLevel", level)

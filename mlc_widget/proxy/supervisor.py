@@ -23,7 +23,7 @@ _STABLE_S: Final = 60.0
 """A worker that lived this long did not die of its start or its model."""
 
 
-class WorkerKeeper:
+class WorkerSupervisor:
     """One worker's owner, on the home loop: at most one worker is up at any time.
 
     Args:
@@ -64,7 +64,7 @@ class WorkerKeeper:
         self.terminated = False
         self.worker: Worker | None = None
         """The worker that is up, if one is."""
-        _keepers.add(self)
+        _supervisors.add(self)
 
     @property
     def pid(self) -> int | None:
@@ -85,7 +85,7 @@ class WorkerKeeper:
         self.check_alive()
         return None if self.worker is None else self.worker.connection
 
-    def forgive(self) -> None:
+    def reset_death_count(self) -> None:
         """Forget past deaths: the user asks for another try."""
         self._deaths = 0
 
@@ -161,9 +161,9 @@ class WorkerKeeper:
         """
         self.check_alive()
         if (worker := self.worker) is not None:
-            worker.connection.fail(EngineDeadError("The worker was restarted."), died=True)
+            worker.connection.fail(EngineDeadError("The worker was restarted."), replaced=True)
             self._end(worker)
-        self.forgive()
+        self.reset_death_count()
 
     def _end(self, worker: Worker) -> asyncio.Task[None]:
         """Let go of the worker and end it in the background."""
@@ -190,7 +190,7 @@ class WorkerKeeper:
             await asyncio.wait({self._watcher})
         if worker is not None:
             await worker.stop()
-        _keepers.discard(self)
+        _supervisors.discard(self)
         self._board.update(state="terminated", model_id=None)
 
     def kill(self) -> None:
@@ -207,11 +207,11 @@ def shared_task(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
-_keepers: weakref.WeakSet[WorkerKeeper] = weakref.WeakSet()
+_supervisors: weakref.WeakSet[WorkerSupervisor] = weakref.WeakSet()
 
 
 @atexit.register
 def _kill_workers() -> None:
-    for keeper in list(_keepers):
+    for supervisor in list(_supervisors):
         with contextlib.suppress(Exception):
-            keeper.kill()
+            supervisor.kill()

@@ -17,7 +17,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.expected_models import ExpectedModels
+from mlc_widget.proxy.remote_models import RemoteModels
 
 Recovery: TypeAlias = Literal["resume", "error"]
 
@@ -38,8 +38,8 @@ def check_recovery(recovery: str) -> Recovery:
     return cast("Recovery", recovery)
 
 
-class Flight:
-    """One request from its submission to its end. `Flights.begin` makes it.
+class InFlightRequest:
+    """One request from its submission to its end. `InFlightRequests.begin` makes it.
 
     Args:
         models: Gives it a worker.
@@ -51,7 +51,7 @@ class Flight:
 
     def __init__(
         self,
-        models: ExpectedModels,
+        models: RemoteModels,
         kind: RequestKind,
         request: Mapping[str, Any],
         *,
@@ -118,7 +118,7 @@ class Flight:
         Raises:
             EngineDeadError: `error`, in all other cases.
         """
-        died = self._connection is not None and self._connection.died
+        died = self._connection is not None and self._connection.replaced
         if not (died and self.resumable):
             raise error
         if self._death is not None:
@@ -130,7 +130,7 @@ class Flight:
         self._death = error
 
 
-class Flights:
+class InFlightRequests:
     """All of an engine's requests. On the home loop.
 
     Args:
@@ -138,23 +138,25 @@ class Flights:
         recovery: What becomes of those whose worker dies.
     """
 
-    def __init__(self, models: ExpectedModels, recovery: Recovery) -> None:
+    def __init__(self, models: RemoteModels, recovery: Recovery) -> None:
         self._models = models
         self._recovery = recovery
-        self._active: weakref.WeakSet[Flight] = weakref.WeakSet()
+        self._active: weakref.WeakSet[InFlightRequest] = weakref.WeakSet()
 
-    def begin(self, kind: RequestKind, request: Mapping[str, Any]) -> Flight:
+    def begin(self, kind: RequestKind, request: Mapping[str, Any]) -> InFlightRequest:
         """A request that was just submitted; see to it that `end` is called."""
-        flight = Flight(self._models, kind, request, resumable=self._recovery == "resume")
-        self._active.add(flight)
-        return flight
+        in_flight = InFlightRequest(
+            self._models, kind, request, resumable=self._recovery == "resume"
+        )
+        self._active.add(in_flight)
+        return in_flight
 
-    def end(self, flight: Flight) -> None:
+    def end(self, in_flight: InFlightRequest) -> None:
         """It was answered, or nobody waits for it any more. Idempotent."""
-        self._active.discard(flight)
+        self._active.discard(in_flight)
 
     def abort(self, request_id: str | None = None) -> None:
         """End one, or all, also where they wait for a new worker."""
-        for flight in self._active:
-            if request_id in (None, flight.request_id):
-                flight.aborted = True
+        for in_flight in self._active:
+            if request_id in (None, in_flight.request_id):
+                in_flight.aborted = True

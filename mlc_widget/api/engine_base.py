@@ -63,7 +63,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-class Face(ABC, Generic[CoreT]):
+class EngineBase(ABC, Generic[CoreT]):
     """What is the same for both: what is underneath, and who hears of load progress."""
 
     def __init__(self, core: CoreT, home: HomeLoop) -> None:
@@ -91,7 +91,7 @@ class Face(ABC, Generic[CoreT]):
         """Tell who wants to hear of it."""
 
 
-class AsyncEngine(Face[CoreT]):
+class AsyncEngine(EngineBase[CoreT]):
     """`MLCEngineInterface`, awaited."""
 
     def __init__(self, core: CoreT, home: HomeLoop) -> None:
@@ -241,7 +241,7 @@ class AsyncEngine(Face[CoreT]):
         await self.terminate()
 
 
-class Engine(Face[CoreT]):
+class Engine(EngineBase[CoreT]):
     """`MLCEngineInterface`, blocking the calling thread."""
 
     def __init__(self, core: CoreT, home: HomeLoop) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Target = CpuTarget | CudaTarget
 
 
-class Drawing:
+class ModelPlanner:
     """The plan of a model, and its program where that is needed, which takes TVM's compiler.
 
     Args:
@@ -57,7 +57,7 @@ class Drawing:
         """
         source, options = self._source, self._options
         if self._device != "cpu" or self._target is not None:
-            return self._draw()
+            return self._make_plan()
         cache = PlanCache(
             {
                 "task": self.task,
@@ -72,14 +72,14 @@ class Drawing:
         )
         plan = cache.load()
         if plan is None:
-            plan = self._draw()
+            plan = self._make_plan()
             cache.store(plan)
         return plan
 
     def program(self) -> Program:
         """To be compiled."""
         if self._made is None:
-            self._draw()
+            self._make_plan()
         assert self._made is not None
         return self._made
 
@@ -93,7 +93,7 @@ class Drawing:
 
         return make_program(architecture, quantization, target, kv_dtype)
 
-    def _draw(self) -> Plan:
+    def _make_plan(self) -> Plan:
         from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
         config = Fields(self._source.config, "")
