@@ -146,6 +146,15 @@ describe("chat", () => {
     expect(query(".mlcw-tool-result code").textContent).toContain('"sum": 5');
   });
 
+  it.each([["done", "length", "Cut off"], ["stopped", "", "Stopped"], ["error", "", ""], ["done", "stop", ""]])(
+    "says that the calls of a reply that ended early were not made, and asks for no results: %s, %s", (status, finish, text) => {
+      const tool_calls = [{ name: "add", arguments: '{"a' }];
+      chat({ rev: 1, messages: [user, { ...reply("", status), finish, tool_calls }] });
+      expect(query(".mlcw-assistant .mlcw-facts").textContent).toContain(text);
+      expect(query(".mlcw-assistant .mlcw-facts").textContent).toContain("were not made");
+      expect(box.querySelector(".mlcw-results")).toBeNull();
+    });
+
   it.each([[true, "the reply went on"], [false, "not word for word the same"]])("says that a reply was resumed: %s", (resumed, text) => {
     chat({ rev: 1, messages: [user, { ...reply("Hi", "running"), resumed }] });
     expect(query(".mlcw-assistant .mlcw-facts").textContent).toContain(text);

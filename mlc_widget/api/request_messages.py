@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -143,6 +144,8 @@ def messages(param: str, value: Any) -> list[JSONDict]:
             at = f"{param}[{i}].tool_call_id"
             raise bad(at, one["tool_call_id"], "no tool_calls before it have this id.")
         size += encoded_size(f"{param}[{i}].content", one.get("content") or "")
+        for call in one.get("tool_calls", ()):
+            size += sum(len(text.encode()) for text in (call["id"], *call["function"].values()))
         checked.append(one)
     if size > LIMITS.prompt_bytes:
         raise bad(param, f"{size} bytes", f"give at most {LIMITS.prompt_bytes} bytes of text.")
@@ -187,17 +190,25 @@ def _check_fields(param: str, role: str, message: Mapping[str, Any]) -> None:
 
 
 def _tool_calls(param: str, value: Any) -> list[JSONDict]:
-    if not isinstance(value, list | tuple) or len(value) > LIMITS.tools:
-        raise bad(param, value, f"give a list of at most {LIMITS.tools} calls.")
-    calls: list[JSONDict] = []
-    for i, call in enumerate(value):
+    """An answer's calls, also those of one that was cut: any number, with any text as arguments."""
+    if not isinstance(value, list | tuple):
+        raise bad(param, value, "give a list of calls.")
+    calls: dict[str, JSONDict] = {}
+    for i, given in enumerate(value):
         at = f"{param}[{i}]"
-        checked = mapping(at, call.model_dump() if hasattr(call, "model_dump") else call)
-        function = checked.get("function")
+        call = given.model_dump() if hasattr(given, "model_dump") else given
+        function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise bad(at, call, 'give {"id": …, "function": {"name", "arguments"}}.')
-        call_id = identifier(f"{at}.id", checked.get("id"))
-        if any(other["id"] == call_id for other in calls):
+            raise bad(at, given, 'give {"id": …, "function": {"name", "arguments"}}.')
+        call_id = identifier(f"{at}.id", call.get("id"))
+        if call_id in calls:
             raise bad(f"{at}.id", call_id, "two calls have this id.")
-        calls.append(checked)
-    return calls
+        arguments = function.get("arguments")
+        if isinstance(arguments, Mapping):  # as some templates and servers have it
+            arguments = json.dumps(mapping(f"{at}.function.arguments", arguments))
+        told = {
+            "name": string(f"{at}.function.name", function["name"]),
+            "arguments": string(f"{at}.function.arguments", "" if arguments is None else arguments),
+        }
+        calls[call_id] = {"id": call_id, "type": "function", "function": told}
+    return list(calls.values())

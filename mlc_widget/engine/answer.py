@@ -42,8 +42,8 @@ class AnswerParser:
 
     @property
     def called(self) -> bool:
-        """Whether there was a call."""
-        return self._tools is not None and self._tools.count > 0
+        """Whether there were calls, and all of them came to their end."""
+        return self._tools is not None and self._tools.count > 0 and not self._tools.broken
 
     def push(self, text: str, *, last: bool) -> Delta:
         """Take more text, or the last of it."""

@@ -140,7 +140,7 @@ class CallScanner:
         if self._key == "name":
             if not isinstance(value, str) or not value:
                 self.failed = True
-            self.name = value
+            self.name = _well_formed(value) if isinstance(value, str) else value
         elif self._key in self._keys:
             self._arguments_end = True
         self._state = "comma"
@@ -155,7 +155,12 @@ def _unquoted(text: str) -> str:
         inner = json.loads(text)
     except ValueError:
         return text
-    return inner if isinstance(inner, str) else text
+    return _well_formed(inner) if isinstance(inner, str) else text
+
+
+def _well_formed(text: str) -> str:
+    """Without lone surrogates, which JSON can escape and no encoding can represent."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class ToolCallParser:
@@ -166,6 +171,7 @@ class ToolCallParser:
 
     Attributes:
         count: Calls so far.
+        broken: A call ended before it was whole.
     """
 
     def __init__(self, format: ToolFormat, names: Collection[str]) -> None:
@@ -181,6 +187,7 @@ class ToolCallParser:
         self._named = False
         self._text_began = False
         self.count = 0
+        self.broken = False
 
     def push(self, text: str) -> tuple[str, list[CallDelta]]:
         """Take more text, give what is certain: (content, pieces of calls)."""
@@ -198,6 +205,7 @@ class ToolCallParser:
     def flush(self) -> tuple[str, list[CallDelta]]:
         """The rest, now that no more text comes."""
         if self._scanner is not None:
+            self.broken = self.broken or (self._named and not self._scanner.done)
             text, self._raw, self._scanner, self._held = self._raw, "", None, ""
             return "" if self._named else text, []
         held, self._held = self._held, ""
@@ -259,6 +267,7 @@ class ToolCallParser:
                 self._named = True
             deltas.append(CallDelta(self.count - 1, name, arguments))
         if scanner.done or scanner.failed:
+            self.broken = self.broken or scanner.failed
             return self._after(rest)
         return "", rest
 

@@ -188,13 +188,38 @@ def _calls(at: str, calls: Any) -> list[Call]:
             raise BadRequestError(
                 f'{where} = {function!r:.120}: give {{"name": …, "arguments": …}}.', param=where
             )
-        arguments = function.get("arguments", "{}")
-        try:
-            value = json.loads(arguments) if isinstance(arguments, str) else dict(arguments)
-        except (ValueError, TypeError) as error:
+        arguments = function.get("arguments") or ""
+        if isinstance(arguments, Mapping):
+            arguments = json.dumps(arguments)
+        if not isinstance(arguments, str):
             raise BadRequestError(
-                f"{where}.arguments = {arguments!r:.120}: give JSON text ({error}).",
+                f"{where}.arguments = {arguments!r:.120}: give a string.",
                 param=f"{where}.arguments",
-            ) from None
-        read.append(Call(function["name"], json.dumps(value, ensure_ascii=False)))
+            )
+        read.append(Call(function["name"], _arguments_json(arguments)))
     return read
+
+
+def _arguments_json(text: str) -> str:
+    """A call's arguments as JSON, whatever the text: an answer may have ended in their midst.
+
+    An object is written as the models' templates write it, and nothing at all is an object without
+    members. Any other text becomes a string, of which `ToolCallParser` would read the same text.
+    """
+    try:
+        value = json.loads(text or "{}")
+        if isinstance(value, dict):
+            written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            return written if _is_unicode(written) else json.dumps(value)
+    except (ValueError, RecursionError):
+        pass
+    return json.dumps(text, ensure_ascii=not _is_unicode(text))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether there are no lone surrogates in it, which no encoding can represent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -37,7 +37,7 @@ class FunctionCaller:
         message = self._session.message(reply.id)
         functions = functions_of(self._session.options_of(reply.id).tools)
         names = {call["function"]["name"] for call in message.tool_calls}
-        if message.status != "done" or not names or not names <= functions.keys():
+        if not message.calls_are_whole or not names <= functions.keys():
             return
         if not self._session.begin_calls(message.id):
             return

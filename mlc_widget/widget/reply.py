@@ -41,6 +41,14 @@ class Reply:
         return self._read(self.id).status
 
     @property
+    def finish_reason(self) -> str | None:
+        """OpenAI's, once it has ended.
+
+        ``length`` means that it was cut, and so are the calls that it makes.
+        """
+        return self._read(self.id).finish or None
+
+    @property
     def stats(self) -> dict[str, Any] | None:
         """Its figures (`ReplyStats`), once it is done."""
         stats = self._read(self.id).stats

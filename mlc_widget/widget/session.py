@@ -164,8 +164,13 @@ class ChatSession:
             EngineTerminatedError: after `terminate`.
         """
         old = self._find(message_id)
-        if not old.tool_calls or old.status != "done":
+        if not old.tool_calls:
             raise BadRequestError(f"reply = {message_id!r}: it calls no tools.", param="reply")
+        if not old.calls_are_whole:
+            raise BadRequestError(
+                f"reply = {message_id!r}: it ended before its calls were whole; have it made anew.",
+                param="reply",
+            )
         texts = results_in_order(old.tool_calls, results)
         self._check_alive()
         turn = [replace(old, calling=False)]

@@ -6,10 +6,10 @@ A reply that is made anew gets a new id, so the text under one id only ever grow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.requests import JSONDict
@@ -101,6 +101,16 @@ class Message:
     error: BaseException | None = None
     stats: ReplyStats | None = None
     resumed: bool | None = None
+
+    @property
+    def calls_are_whole(self) -> bool:
+        """Whether it makes calls that may be carried out.
+
+        Those of a reply that was cut (``length``), stopped or failed may lack arguments, or be
+        fewer than the model was about to make. A history's messages have no finish reason.
+        """
+        ended = self.status == "done" and self.finish in ("", "tool_calls")
+        return bool(self.tool_calls) and ended
 
     def to_json(self) -> JSONDict:
         """As the page reads it."""
@@ -270,7 +280,7 @@ class ChatOptions:
         messages: list[JSONDict] = []
         if self.system:
             messages.append({"role": "system", "content": self.system})
-        messages += openai_messages(answered(history))
+        messages += with_all_results(openai_messages(answered(history)))
         request: JSONDict = {
             "messages": messages,
             "stream": True,
@@ -303,6 +313,30 @@ def answered(history: tuple[Message, ...]) -> tuple[Message, ...]:
         else:
             kept.append(message)
     return tuple(kept)
+
+
+NOT_MADE: Final = "Error: this call was not made."
+"""What a model is told of its calls that were cut, or that nobody gave results for."""
+
+
+def with_all_results(messages: Sequence[JSONDict]) -> list[JSONDict]:
+    """Messages in OpenAI's shape, in which every call has a result, as its API asks for."""
+    shaped: list[JSONDict] = []
+    open_calls: list[str] = []
+    for message in (*messages, None):
+        if message is not None and message["role"] == "tool":
+            if message["tool_call_id"] in open_calls:
+                open_calls.remove(message["tool_call_id"])
+        else:
+            shaped += [
+                {"role": "tool", "tool_call_id": call_id, "content": NOT_MADE}
+                for call_id in open_calls
+            ]
+            calls = () if message is None else message.get("tool_calls", ())
+            open_calls = [call["id"] for call in calls]
+        if message is not None:
+            shaped.append(message)
+    return shaped
 
 
 def openai_message(message: Message) -> JSONDict:

@@ -95,13 +95,25 @@ def _reply(message: Message, headings: bool) -> list[str]:
     text = code_block(message.text, "json") if message.json else safe_markdown(message.text)
     parts = [text if headings else without_headings(text)]
     parts += [_call(call) for call in message.tool_calls]
-    if message.status == "stopped":
-        parts.append("*Stopped.*")
-    elif message.status == "error" and message.error is not None:
-        parts.append(f"*{plain(type(message.error).__name__)}: {plain(str(message.error))}*")
-    elif message.status in ("queued", "running"):
+    if message.status in ("queued", "running"):
         parts.append("*…*")
+    else:
+        parts += [f"*{plain(sentence)}*" for sentence in ending(message)]
     return parts
+
+
+def ending(message: Message) -> list[str]:
+    """What there is to say about how a reply ended, if not as usual; js/ says the same."""
+    said = []
+    if message.status == "stopped":
+        said.append("Stopped.")
+    elif message.status == "error" and message.error is not None:
+        said.append(f"{type(message.error).__name__}: {message.error}")
+    elif message.finish == "length":
+        said.append("Cut off at the token limit.")
+    if message.tool_calls and not message.calls_are_whole:
+        said.append("Its calls may be incomplete and were not made.")
+    return said
 
 
 def _call(call: Mapping[str, Any]) -> str:

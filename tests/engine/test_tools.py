@@ -7,10 +7,12 @@ import json
 import pytest
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.api.limits import LIMITS
+from mlc_widget.api.requests import check_chat
 from mlc_widget.engine.answer import AnswerParser
 from mlc_widget.engine.conversation import ConversationTemplate
 from mlc_widget.engine.reasoning import ReasoningParser
-from mlc_widget.engine.tool_formats import ChatML, Hermes, Llama31, tool_format_of
+from mlc_widget.engine.tool_formats import Call, ChatML, Hermes, Llama31, tool_format_of
 from mlc_widget.engine.tool_parser import ToolCallParser
 from mlc_widget.engine.tools import Tools, read_tools, render_messages
 
@@ -161,10 +163,6 @@ def test_earlier_thoughts_are_left_out():
         ({"type": "function"}, "messages[1].tool_calls[0].function"),
         ("text", "messages[1].tool_calls[0].function"),
         (
-            {"function": {"name": "f", "arguments": "{"}},
-            "messages[1].tool_calls[0].function.arguments",
-        ),
-        (
             {"function": {"name": "f", "arguments": 5}},
             "messages[1].tool_calls[0].function.arguments",
         ),
@@ -179,6 +177,68 @@ def test_malformed_calls_in_the_history_are_refused_by_name(call, param):
     with pytest.raises(BadRequestError) as caught:
         render_messages(messages, None, QWEN)
     assert caught.value.param == param
+
+
+OBJECTS = ['{"a": "é"}', '{"a":1,"b":[{}]}', '{"a": "\\ud800"}', " {} "]
+NO_OBJECTS = ['{"a', "[1]", "null", '"text"', "5", '{"a": NaN}', '{"a": 1e999}', "</tool_call>",
+              "é\n", '{"a": ' + "[" * 100_000, '{"a": ' + "9" * 5000 + "}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("known", [QWEN, HERMES, LLAMA], ids=["qwen", "hermes", "llama"])
+@pytest.mark.parametrize("text", ["", *OBJECTS, *NO_OBJECTS], ids=lambda text: text[:12])
+def test_any_text_may_be_a_call_s_arguments(text, known):
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": text}}
+    messages = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "user", "content": "!"},
+    ]
+    checked = check_chat({"messages": messages})["messages"]
+    assert checked[1]["tool_calls"] == [call]
+    written = render_messages(checked, None, known)[1]["content"]
+    parser = ToolCallParser(tool_format_of(known), ("f",))
+    _, calls = parser.push(written)
+    assert not parser.broken
+    assert calls[0].name == "f"
+    arguments = "".join(call.arguments for call in calls)
+    if text in NO_OBJECTS:
+        assert arguments == text
+    else:
+        assert json.loads(arguments) == json.loads(text or "{}")
+
+
+@pytest.mark.parametrize("known", [ChatML(), Llama31()], ids=["chatml", "llama"])
+def test_a_call_that_is_cut_anywhere_can_be_given_back_and_is_none_to_make(known):
+    calls = [Call("f", '{"a": "\\"}"}'), Call("g", '{"b": {"c": [1]}}')]
+    text = known.calls("", calls)
+    whole_at = [known.calls("", calls[:1]).index('"}"}}') + 5, text.rindex("}") + 1]
+    for end in range(len(text) + 1):
+        parser = AnswerParser(None, ToolCallParser(known, ("f", "g")), "key")
+        delta = parser.push(text[:end], last=True)
+        names = [c["function"]["name"] for c in delta.tool_calls]
+        assert parser.called == (len(names) > 0 and end >= whole_at[len(names) - 1])
+        said = {"role": "assistant", "content": delta.content, "tool_calls": [*delta.tool_calls]}
+        user = {"role": "user", "content": "?"}
+        check_chat({"messages": [user, said, user]})
+
+
+def test_an_answer_may_make_more_calls_than_there_can_be_tools():
+    calls = [
+        {"id": f"c{i}", "function": {"name": "f", "arguments": "{}"}}
+        for i in range(LIMITS.tools + 1)
+    ]
+    user = {"role": "user", "content": "?"}
+    messages = [user, {"role": "assistant", "tool_calls": calls}, user]
+    assert len(check_chat({"messages": messages})["messages"][1]["tool_calls"]) == len(calls)
+    calls[0]["function"]["arguments"] = "x" * LIMITS.prompt_bytes
+    with pytest.raises(BadRequestError, match="bytes"):
+        check_chat({"messages": messages})
+
+
+def test_names_and_arguments_that_escape_half_a_character_can_be_given_back():
+    text = '<tool_call>{"name": "f\\ud800", "arguments": "\\udc00"}</tool_call>'
+    _, calls = ToolCallParser(ChatML(), ("f",)).push(text)
+    assert (calls[0].name, calls[0].arguments) == ("f\ufffd", "\ufffd")
 
 
 def test_templates_without_tools_refuse_them():
@@ -249,7 +309,7 @@ def parse(pieces, known=ChatML, names=("f", "g"), *, reasoning=None):
                 assert call["index"] == len(calls)
                 calls.append([call["function"]["name"], ""])
             calls[call["index"]][1] += call["function"]["arguments"]
-    assert parser.called == bool(calls)
+    assert calls or not parser.called
     return content, [tuple(c) for c in calls], thought
 
 

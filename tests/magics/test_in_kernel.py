@@ -126,6 +126,8 @@ def test_the_notebook_s_functions_answer_calls(execute: Execute, tools_folder: P
         "%%chat --tools plus\nAgain?",
         "while len(made) < 2: await asyncio.sleep(0.01)\n_chat.stop(); go_on.set(); await _chat",
         "%%chat --tools minus\nHello",
+        "%%chat --tools plus --max-tokens 4\nIn short?",
+        "await _chat; print(_chat.finish_reason, made)",
         errors=True,
     )
     shown = transcript(notebook, 2)
@@ -138,6 +140,9 @@ def test_the_notebook_s_functions_answer_calls(execute: Execute, tools_folder: P
     assert "*Stopped.*" in transcript(notebook, 6)
     assert "It is 5." not in transcript(notebook, 6)
     assert "--tools minus: there is no variable of that name" in printed(notebook, 8)
+    # A call that was cut is not made.
+    assert printed(notebook, 10).startswith("length [5, 5]")
+    assert "were not made" in transcript(notebook, 9)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stops the worker by a signal")

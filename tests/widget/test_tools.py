@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ from mlc_widget.widget import ChatWidget
 from mlc_widget.widget.functions import call_function, read_tools
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import MAX_CALL_TURNS
+from mlc_widget.widget.state import NOT_MADE, Message, with_all_results
+from mlc_widget.widget.transcript import ending
 
 from .script_folder import write_script_folder
 
@@ -221,3 +225,96 @@ def test_a_page_s_form_sends_them_too(engine: KernelMLCEngine, tmp_path: Path) -
         "assistant",
     ]
     chat.close()
+
+
+@pytest.fixture(scope="module")
+def hanging_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelMLCEngine]:
+    """One that makes two calls and hangs in the second, so that it can be cut or stopped."""
+    folder = write_script_folder(tmp_path_factory.mktemp("models") / "tools", tools=True)
+    script = {"text": f"{CALL}\n{CALL}", "hang_after": 10}
+    with KernelMLCEngine(runtime="scripted", runtime_options=script) as made:
+        made.reload(str(folder))
+        yield made
+
+
+@pytest.mark.parametrize("max_tokens", [2, 3, 4, 8, 10, None])
+async def test_a_call_that_was_cut_is_never_made(
+    hanging_engine: KernelMLCEngine, max_tokens: int | None
+) -> None:
+    made: list[Any] = []
+
+    def add(a: int = 0, b: int = 0) -> int:
+        made.append((a, b))
+        return a + b
+
+    chat = ChatWidget(hanging_engine, tools=[add], max_tokens=max_tokens)
+
+    async def ended(reply: Reply) -> dict[str, Any]:
+        while max_tokens is None and len(chat.messages[-1].get("tool_calls", ())) < 2:
+            await asyncio.sleep(0.01)
+        if max_tokens is None:
+            reply.stop()
+        return await asyncio.wait_for(_wait(reply), DEADLINE)
+
+    first = chat.send("2 + 3?")
+    message = await ended(first)
+    assert message["tool_calls"][0]["function"]["name"] == "add"
+    assert first.finish_reason == (None if max_tokens is None else "length")
+    with pytest.raises(BadRequestError, match="before its calls were whole"):
+        chat.send_results(["5"] * len(message["tool_calls"]))
+    # What was said can be gone on with: by another message, by making it anew, by changing it.
+    await ended(chat.send("Again?"))
+    session = chat._session
+    for again in (
+        functools.partial(session.retry, session.state.path()[-1].id),
+        functools.partial(session.edit, session.state.path()[-2].id, "Once more?"),
+    ):
+        await ended(await asyncio.wrap_future(chat._link.submit(_soon(again))))
+    assert [m["role"] for m in chat.messages] == ["user", "assistant"] * 2
+    assert "were not made" in chat.export("md")
+    chat.close()
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    ("status", "finish", "whole"),
+    [
+        ("done", "tool_calls", True),
+        ("done", "", True),  # of a history
+        ("done", "length", False),
+        ("done", "stop", False),  # by a stop string, within the call
+        ("stopped", "abort", False),
+        ("stopped", "tool_calls", False),
+        ("error", "", False),
+        ("running", "", False),
+    ],
+)
+def test_which_calls_are_whole(status: Any, finish: str, whole: bool) -> None:
+    calls = ({"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}},)
+    message = Message("m", "assistant", "", tool_calls=calls, status=status, finish=finish)
+    assert message.calls_are_whole is whole
+    assert not replace(message, tool_calls=()).calls_are_whole
+    assert ("not made" in " ".join(ending(message))) is not whole
+
+
+def test_every_call_of_a_request_has_a_result() -> None:
+    def called(*ids: str) -> dict[str, Any]:
+        return {"role": "assistant", "content": "", "tool_calls": [{"id": i} for i in ids]}
+
+    def result(call_id: str, content: str = NOT_MADE) -> dict[str, Any]:
+        return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+    user = {"role": "user", "content": "?"}
+    for given, wanted in (
+        ([user, called("a"), user], [user, called("a"), result("a"), user]),
+        ([user, called("a", "b")], [user, called("a", "b"), result("a"), result("b")]),
+        (
+            [user, called("a", "b"), result("b", "5"), user, called("a"), result("a", "6")],
+            [
+                *[user, called("a", "b"), result("b", "5"), result("a")],
+                *[user, called("a"), result("a", "6")],
+            ],
+        ),
+        ([user, {"role": "assistant", "content": "4"}, user],) * 2,
+    ):
+        assert with_all_results(given) == wanted

@@ -42,13 +42,24 @@ export function stateText(message: Message, modelReady: boolean): string {
   switch (message.status) {
     case "queued":
       return modelReady ? "Queued" : "Waits for the model";
-    case "stopped":
-      return joinFacts("Stopped", resumedText(message));
-    case "done":
-      return joinFacts(message.finish === "length" ? "Cut off at the token limit" : "", resumedText(message));
-    default:
+    case "running":
       return resumedText(message);
+    case "stopped":
+      return joinFacts("Stopped", callsText(message), resumedText(message));
+    case "done":
+      return joinFacts(message.finish === "length" ? "Cut off at the token limit" : "", callsText(message), resumedText(message));
+    default:
+      return joinFacts(callsText(message), resumedText(message));
   }
+}
+
+/** May the calls of an ended reply be answered? Those of one that was cut may lack arguments. */
+function callsAreWhole({ toolCalls, status, finish }: Message): boolean {
+  return toolCalls.length > 0 && status === "done" && (finish === "" || finish === "tool_calls");
+}
+
+function callsText(message: Message): string {
+  return message.toolCalls.length === 0 || callsAreWhole(message) ? "" : "Its calls may be incomplete and were not made";
 }
 
 function resumedText({ resumed }: Message): string {
@@ -152,7 +163,7 @@ export class MessageView {
 
   /** A form for the results of a last reply's calls. */
   #drawCalls(message: Message, open: boolean): void {
-    if (!open || message.toolCalls.length === 0 || message.status !== "done") {
+    if (!open || !callsAreWhole(message)) {
       this.#calls?.node.remove();
       this.#calls = null;
       return;
