@@ -6,8 +6,11 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 # Processes that `make test` and `make soak` run tests in; 0 runs them one after another in one.
 JOBS ?= 2
+# Versions of every package of a development environment; `make CONSTRAINTS=` takes the newest.
+CONSTRAINTS ?= constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: help demo lab test check format js bench soak clean chromium install
+.PHONY: help demo lab test check format js bench soak smoke lock hooks dist clean chromium install
 
 help:
 	@echo "make demo    set up, run notebooks/quickstart.ipynb in a real kernel, print the conversation"
@@ -18,14 +21,20 @@ help:
 	@echo "make js      build the front end"
 	@echo "make bench   run the benchmarks"
 	@echo "make soak    run the long tests"
+	@echo "make smoke   chat with the demo model in this process and in a worker"
+	@echo "make lock    write constraints.txt; 'make lock upgrade=1' with the newest versions"
+	@echo "make hooks   have git run the linters before each commit"
+	@echo "make dist    build the wheel and the sdist, check both, try the wheel"
 	@echo "make clean   remove what was built; 'make clean all=1' the virtual environment, too"
 
-# The editable install runs the build hook, which builds the front end with npm.
-$(STAMP): pyproject.toml hatch_build.py js/package-lock.json
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("mlc_widget needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$@ -m pip install --quiet --upgrade pip
+
+# The editable install runs the build hook, which builds the front end with npm.
+$(STAMP): pyproject.toml hatch_build.py js/package-lock.json $(CONSTRAINTS) | $(BIN)/python
+	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@
 
 BUNDLE := mlc_widget/widget/static/widget.js
@@ -65,6 +74,29 @@ bench: install
 
 soak: install
 	$(PYTEST) -n $(JOBS) --dist load --maxschedchunk 1 --durations 30 -m soak --timeout 3600
+
+smoke: install
+	$(BIN)/python tools/smoke.py
+
+# Not from what is installed: the lock may be what an installation waits for.
+lock: $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra release --universal --python-version 3.11 \
+		--no-annotate --custom-compile-command "make lock" $(if $(upgrade),--upgrade) \
+		--quiet --output-file constraints.txt
+
+hooks: $(STAMP)
+	$(BIN)/pre-commit install
+
+# The wheel is tried where nothing else of ours is: in an environment of its own.
+dist: install
+	$(PIP_INSTALL) build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m venv --clear build/trial
+	build/trial/bin/python -m pip install --quiet "$$(ls dist/*.whl)[tvm]"
+	cd build && trial/bin/python ../tools/smoke.py
 
 clean:
 	rm -rf build dist out test-results mlc_widget/widget/static js/node_modules .pytest_cache .mypy_cache .ruff_cache
