@@ -25,8 +25,8 @@ from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
-from mlc_widget.engine.store.model_folder import builtin_models
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
+from mlc_widget.models import builtin_models
 from tools.demo import corpus
 from tools.demo.tokenizer import chat_segments
 

@@ -12,13 +12,10 @@ from mlc_widget._version import __version__
 
 if TYPE_CHECKING:
     from mlc_widget.api.progress import InitProgressReport
-    from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine, create_mlc_engine
+    from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine
+    from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
     from mlc_widget.magics import load_ipython_extension, unload_ipython_extension
-    from mlc_widget.proxy.engines import (
-        AsyncKernelMLCEngine,
-        KernelMLCEngine,
-        create_kernel_mlc_engine,
-    )
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
     from mlc_widget.widget import ChatWidget, LoadProgress
 
 _HOMES = {
@@ -29,8 +26,8 @@ _HOMES = {
     "KernelMLCEngine": "mlc_widget.proxy.engines",
     "LoadProgress": "mlc_widget.widget",
     "MLCEngine": "mlc_widget.engine.engines",
-    "create_kernel_mlc_engine": "mlc_widget.proxy.engines",
-    "create_mlc_engine": "mlc_widget.engine.engines",
+    "create_kernel_mlc_engine": "mlc_widget.factories",
+    "create_mlc_engine": "mlc_widget.factories",
     "load_ipython_extension": "mlc_widget.magics",
     "unload_ipython_extension": "mlc_widget.magics",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 InitPhase: TypeAlias = Literal["resolve", "download", "verify", "compile", "load", "warm up"]
 
@@ -37,3 +37,18 @@ class InitProgressReport:
 
 
 InitProgressCallback: TypeAlias = Callable[[InitProgressReport], None]
+
+
+class LoadReporter(Protocol):
+    """Called by a runtime, from any thread, as a load advances."""
+
+    def __call__(
+        self,
+        phase: InitPhase,
+        fraction: float,
+        text: str,
+        *,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> None:
+        """Report that `fraction` (0 to 1) of `phase` is done."""

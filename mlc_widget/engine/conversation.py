@@ -13,7 +13,7 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedModelError
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 _WHERE = "mlc-chat-config.json: conv_template"
 _PLACEHOLDERS = {

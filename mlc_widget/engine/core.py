@@ -17,6 +17,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import set_log_level
+from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
 from mlc_widget.engine.chat_plan import AnswerPlan, plan
@@ -26,7 +27,6 @@ from mlc_widget.engine.embedding import RunningEmbeddings, embed
 from mlc_widget.engine.forwarding import forward_and_sample
 from mlc_widget.engine.generation import Generation
 from mlc_widget.engine.loaded_models import LoadedModels
-from mlc_widget.engine.logit_processors import LogitProcessorFactory
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.shapes import ResponseShape, new_request_id

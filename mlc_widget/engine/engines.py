@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from mlc_widget.api.core import ChatOpts
 from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.engine.core import DirectCore
-from mlc_widget.engine.logit_processors import LogitProcessorFactory
 
 
 def _end(core: DirectCore) -> None:
@@ -54,31 +53,3 @@ class AsyncMLCEngine(_DirectEngine, AsyncEngine[DirectCore]):
 
 class MLCEngine(_DirectEngine, Engine[DirectCore]):
     """`AsyncMLCEngine`, blocking the calling thread."""
-
-
-async def create_mlc_engine(
-    model: str | Sequence[str],
-    *,
-    chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
-    runtime: str = "auto",
-    runtime_options: Mapping[str, Any] | None = None,
-    logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
-    init_progress_callback: InitProgressCallback | None = None,
-) -> AsyncMLCEngine:
-    """Make a direct engine and load a model into it.
-
-    Raises:
-        MLCEngineError: what `AsyncMLCEngine.reload` raises; the engine is terminated then.
-    """
-    engine = AsyncMLCEngine(
-        runtime=runtime,
-        runtime_options=runtime_options,
-        logit_processors=logit_processors,
-        init_progress_callback=init_progress_callback,
-    )
-    try:
-        await engine.reload(model, chat_opts)
-    except BaseException:
-        await engine.terminate()
-        raise
-    return engine

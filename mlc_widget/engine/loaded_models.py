@@ -18,15 +18,16 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
 )
 from mlc_widget.api.load_request import LoadTarget
+from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.load_monitor import LoadMonitor
 from mlc_widget.engine.load_sequence import LoadSequence, uncancelled
-from mlc_widget.engine.logit_processors import LogitProcessorFactory, find_logit_processor
-from mlc_widget.engine.memory import give_back_memory
+from mlc_widget.engine.logit_processors import find_logit_processor
 from mlc_widget.engine.model import LoadedModel, load_model
 from mlc_widget.engine.runtimes.base import ModelRuntime
 from mlc_widget.engine.runtimes.registry import create_runtime
+from mlc_widget.engine.system.memory import give_back_memory
 
 _Target = tuple[LoadTarget, str]  # with the app config's digest
 

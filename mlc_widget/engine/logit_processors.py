@@ -1,4 +1,4 @@
-"""Logit processors: code beside the model that changes logits before a token is chosen.
+"""Finds the logit processors of a model.
 
 They are registered where the model runs, never sent there: by an installed package, through the
 entry point group ``mlc_widget.logit_processors`` (the entry's name is the model id, or ``*`` for
@@ -7,27 +7,15 @@ every model), or by the configuration of the direct engine or of the worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.logit_processor import LogitProcessorFactory
 
 ENTRY_POINTS: Final = "mlc_widget.logit_processors"
-
-
-class LogitProcessor(Protocol):
-    """Changes the logits of one generation; each choice of each request gets its own."""
-
-    def process_logits(self, logits: Any) -> Any:
-        """Return the logits to use, given a float32 array of shape (vocab_size,); may reuse it."""
-
-    def process_sampled_token(self, token_id: int) -> None:
-        """Hear of the token that was chosen."""
-
-
-LogitProcessorFactory: TypeAlias = Callable[[], LogitProcessor]
 
 
 def find_logit_processor(

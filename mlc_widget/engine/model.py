@@ -15,12 +15,13 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
     UnsupportedFieldError,
 )
+from mlc_widget.api.logit_processor import LogitProcessorFactory
+from mlc_widget.api.progress import LoadReporter
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import ConversationTemplate
-from mlc_widget.engine.logit_processors import LogitProcessorFactory
-from mlc_widget.engine.runtimes.base import LoadReporter, ModelRuntime, ModelSource, Sampling
+from mlc_widget.engine.runtimes.base import ModelRuntime, ModelSource, Sampling
 from mlc_widget.engine.store.model_folder import fetch, read_config
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 # What means nothing by itself, and so asks nothing of a runtime.
 _NEUTRAL: Final[Mapping[str, Any]] = {

@@ -72,7 +72,7 @@ def unload(registry: EngineRegistry, given: argparse.Namespace) -> None:
 
 def models(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """List models and engines."""
-    from mlc_widget.engine.store.model_folder import builtin_models
+    from mlc_widget.models import builtin_models
 
     print(f"Built in: {', '.join(builtin_models()) or 'none'}")
     for name, engine in registry.engines().items():

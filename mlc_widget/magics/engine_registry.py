@@ -130,7 +130,7 @@ class EngineRegistry:
 
     def model_names(self) -> list[str]:
         """Models that can be named: the built-in ones, and those that are loaded."""
-        from mlc_widget.engine.store.model_folder import builtin_models
+        from mlc_widget.models import builtin_models
 
         loaded = [m for engine in self.engines().values() for m in models_of(engine)]
         return sorted({*builtin_models(), *loaded})

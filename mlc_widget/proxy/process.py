@@ -18,9 +18,9 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from mlc_widget.api.errors import WorkerStartError
+from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.output_tail import OutputTail
 from mlc_widget.proxy.parent_watch import ParentWatch
-from mlc_widget.worker.settings import WorkerSettings
 
 TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
 

@@ -12,7 +12,7 @@ import traitlets
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.store.model_folder import builtin_models
+from mlc_widget.models import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import FunctionCaller
 from mlc_widget.widget.chat_listener import ChatListener

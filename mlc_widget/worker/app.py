@@ -20,8 +20,8 @@ from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.logit_processors import import_object
 from mlc_widget.protocol.messages import COMM_TARGET
+from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.worker.handler import KernelMLCEngineHandler
-from mlc_widget.worker.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
 _PARENT_POLL_S: Final = 0.2

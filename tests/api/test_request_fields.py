@@ -60,7 +60,7 @@ WEBLLM: dict[Kind, str] = {
 
 # Where each honoured field is seen to do what it says: a test, by its folder or file and name.
 _ANSWERS, _REFUSALS = "conformance/test_answers", "conformance/test_refusals"
-_SAMPLING, _CALLS = "serving/test_sampling", "serving/test_tool_calls"
+_SAMPLING, _CALLS = "engine/test_sampling", "engine/test_tool_calls"
 _TEXT_SHOWN: dict[str, tuple[str, str]] = {
     "model": ("conformance/test_state", "test_two_models"),
     "stream": (_ANSWERS, "test_a_stream_says_what_the_whole_answer_says"),
@@ -103,22 +103,22 @@ SHOWN: dict[Kind, dict[str, tuple[str, str]]] = {
         "n": (_ANSWERS, "test_several_choices_of_a_completion"),
         "logprobs": (_ANSWERS, "test_the_logprobs_of_a_completion"),
         "response_format": (
-            "serving/test_structured_output",
+            "engine/test_structured_output",
             "test_a_completion_can_be_constrained_too",
         ),
         "top_logprobs": (_ANSWERS, "test_web_llms_logprobs_of_a_completion"),
         "echo": (_ANSWERS, "test_a_completion_may_echo_its_prompt"),
     },
     "embedding": {
-        "input": ("serving/test_embeddings", "test_an_encoder_gives_transformers_vectors"),
+        "input": ("engine/test_embeddings", "test_an_encoder_gives_transformers_vectors"),
         "model": ("web_llm/client.mjs", "a model for text beside one for embeddings"),
         "dimensions": (
-            "serving/test_embeddings",
+            "engine/test_embeddings",
             "test_dimensions_keep_the_first_and_normalise_them",
         ),
-        "encoding_format": ("serving/test_embeddings", "test_base64_is_float32_little_endian"),
-        "request_id": ("serving/test_embeddings", "test_a_request_is_ended"),
-        "user": ("serving/test_embeddings", "test_a_label_changes_nothing"),
+        "encoding_format": ("engine/test_embeddings", "test_base64_is_float32_little_endian"),
+        "request_id": ("engine/test_embeddings", "test_a_request_is_ended"),
+        "user": ("engine/test_embeddings", "test_a_label_changes_nothing"),
     },
 }
 

@@ -80,7 +80,7 @@ async def tokens(engine: Any) -> list[str]:
 
 
 async def expected(tiny_model: Path) -> list[str]:
-    from mlc_widget.engine.tokenizer import Tokenizer
+    from mlc_widget.engine.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_folder(tiny_model)
     return [tokenizer.token_bytes(i).decode("utf-8", "replace") for i in (70, 71, 72, 73)]

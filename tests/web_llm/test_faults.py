@@ -56,7 +56,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "proxy/test_cancelled_loads.py::test_loads_ended_at_any_moment_leave_the_newest",
     ),
     "a load cannot be cancelled (#499)": (
-        "engine/test_hub.py::test_a_worker_downloads_loads_and_answers",
+        "engine/store/test_hub.py::test_a_worker_downloads_loads_and_answers",
         "proxy/test_cancelled_loads.py::test_a_load_is_ended_while_it_compiles",
         "proxy/test_reload.py::test_a_load_can_be_ended",
     ),
@@ -75,8 +75,8 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "conformance/test_state.py::test_progress_is_reported",
     ),
     "weights are not covered by the integrity check": (
-        "engine/test_tensor_cache.py::test_verify_finds_a_changed_byte_and_reports_progress",
-        "tvm/test_loading.py::test_a_shard_that_is_damaged_is_found_if_asked",
+        "engine/store/test_tensor_cache.py::test_verify_finds_a_changed_byte_and_reports_progress",
+        "engine/runtimes/tvm/test_loading.py::test_a_shard_that_is_damaged_is_found_if_asked",
         "proxy/test_bad_folders.py::test_a_bad_folder_gives_one_clear_error",
     ),
 }

@@ -15,9 +15,9 @@ import pytest
 import zmq
 
 from mlc_widget.protocol.messages import COMM_TARGET
+from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.process import WorkerProcess
-from mlc_widget.worker.settings import WorkerSettings
 
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
 from mlc_widget.api.errors import EngineDeadError
-from mlc_widget.api.progress import InitPhase
-from mlc_widget.engine.logit_processors import LogitProcessorFactory
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.api.logit_processor import LogitProcessorFactory
+from mlc_widget.api.progress import LoadReporter
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort"]
 
@@ -34,21 +34,6 @@ class ModelSource:
     path: Path
     config: Mapping[str, Any]
     tokenizer: Tokenizer
-
-
-class LoadReporter(Protocol):
-    """Called by a runtime, from any thread, as a load advances."""
-
-    def __call__(
-        self,
-        phase: InitPhase,
-        fraction: float,
-        text: str,
-        *,
-        bytes_done: int | None = None,
-        bytes_total: int | None = None,
-    ) -> None:
-        """Report that `fraction` (0 to 1) of `phase` is done."""
 
 
 @dataclass(frozen=True, slots=True)

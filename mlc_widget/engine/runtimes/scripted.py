@@ -24,10 +24,10 @@ from mlc_widget.api.errors import (
     ModelFormatError,
     UnsupportedModelError,
 )
+from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     GenerationStats,
-    LoadReporter,
     ModelSource,
     RunningStep,
     RuntimeCapabilities,

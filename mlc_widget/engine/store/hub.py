@@ -20,9 +20,9 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
     RuntimeUnavailableError,
 )
-from mlc_widget.engine.child_process import run_child
-from mlc_widget.engine.runtimes.base import LoadReporter
+from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub_child
+from mlc_widget.engine.system.child_process import run_child
 
 HUB_PREFIX: Final = "HF://"
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"

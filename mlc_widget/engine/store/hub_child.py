@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from mlc_widget.engine.child_process import end_with_parent
+from mlc_widget.engine.system.child_process import end_with_parent
+from mlc_widget.models import CONFIG_FILE
 
 MARK: Final = "mlc_widget-hub:"
-CONFIG_FILE: Final = "mlc-chat-config.json"
 PATTERNS: Final = ("*.json", "params_shard_*.bin", "tokenizer.model", "vocab.txt", "merges.txt")
 """What a model in MLC format consists of; repositories also hold pictures, code and more."""
 _INTERVAL_S: Final = 0.05

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
-from mlc_widget.engine.runtimes.base import LoadReporter
+from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub
 from mlc_widget.engine.store.hub import HUB_PREFIX
-
-CONFIG_FILE: Final = "mlc-chat-config.json"
-
-
-def builtin_models() -> dict[str, Path]:
-    """The models shipped inside this package, by name."""
-    root = Path(str(files("mlc_widget"))) / "models"
-    if not root.is_dir():
-        return {}
-    return {p.name: p for p in sorted(root.iterdir()) if (p / CONFIG_FILE).is_file()}
+from mlc_widget.models import CONFIG_FILE, builtin_models
 
 
 async def fetch(model_id: str, report: LoadReporter) -> Path:

@@ -14,8 +14,8 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
     UnsupportedModelError,
 )
-from mlc_widget.engine.child_process import run_child
 from mlc_widget.engine.runtimes.mlc_llm import compilation_child
+from mlc_widget.engine.system.child_process import run_child
 
 _TAIL_LINES: Final = 15
 _OVERRIDES: Final = {

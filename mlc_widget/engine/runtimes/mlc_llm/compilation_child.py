@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from mlc_widget.engine.child_process import end_with_parent
+from mlc_widget.engine.system.child_process import end_with_parent
 
 RESULT: Final = "mlc_widget-library:"
 

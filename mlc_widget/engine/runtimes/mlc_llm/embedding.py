@@ -15,7 +15,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.engine.runtimes.mlc_llm.constructor import load_error, tvm_device
 from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 _POLL_S = 0.1
 

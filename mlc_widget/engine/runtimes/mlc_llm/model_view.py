@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.base import ModelSource
-from mlc_widget.engine.store.model_folder import CONFIG_FILE
+from mlc_widget.models import CONFIG_FILE
 
 _INDEXES: Final = ("tensor-cache.json", "ndarray-cache.json")
 """Where mlc_llm looks for the shards: today, and in earlier versions."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from mlc_widget.engine.runtimes.base import LoadReporter
+from mlc_widget.api.progress import LoadReporter
 
 _COMPILE: Final = (
     ("Compiling using commands below", 0.02, "Starting MLC's compiler"),

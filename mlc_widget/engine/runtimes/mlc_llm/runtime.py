@@ -19,9 +19,9 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
     UnsupportedModelError,
 )
+from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
-    LoadReporter,
     ModelSource,
     RunningStep,
     RuntimeCapabilities,
@@ -43,7 +43,7 @@ from mlc_widget.engine.runtimes.mlc_llm.sampling import check
 from mlc_widget.engine.runtimes.mlc_llm.stream import RequestStream
 from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
 from mlc_widget.engine.runtimes.mlc_llm.translate import TokenIds
-from mlc_widget.engine.store.model_folder import CONFIG_FILE
+from mlc_widget.models import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from mlc_widget.api.errors import BadRequestError, InternalEngineError, MLCEngineError
-from mlc_widget.engine.detokenizer import StopStrings
 from mlc_widget.engine.runtimes.base import (
     FinishReason,
     GenerationEvent,
@@ -19,7 +18,8 @@ from mlc_widget.engine.runtimes.base import (
 )
 from mlc_widget.engine.runtimes.mlc_llm import translate
 from mlc_widget.engine.runtimes.mlc_llm.translate import Piece, TokenIds
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.detokenizer import StopStrings
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 _CLOSE_S: Final = 2.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.engine.runtimes.base import FinishReason, GenerationStats, TokenLogprob
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import BadRequestError, InternalEngineError, RuntimeUnavailableError
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 Mask = npt.NDArray[np.bool_]
 

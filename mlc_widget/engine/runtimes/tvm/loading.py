@@ -13,7 +13,8 @@ from mlc_widget.api.errors import (
     InternalEngineError,
     MLCEngineError,
 )
-from mlc_widget.engine.runtimes.base import LoadReporter, ModelSource
+from mlc_widget.api.progress import LoadReporter
+from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.compiled import compiling, executable_of

@@ -19,16 +19,16 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
     UnsupportedModelError,
 )
-from mlc_widget.engine.memory import give_back_memory
+from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
-    LoadReporter,
     ModelSource,
     RunningStep,
     RuntimeCapabilities,
     Sampling,
 )
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.system.memory import give_back_memory
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.step_clock import StepClock

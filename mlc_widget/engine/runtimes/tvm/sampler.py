@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import InternalEngineError
-from mlc_widget.engine.logit_processors import LogitProcessor
+from mlc_widget.api.logit_processor import LogitProcessor
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 

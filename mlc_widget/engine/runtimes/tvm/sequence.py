@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlc_widget.engine.detokenizer import Detokenizer
 from mlc_widget.engine.runtimes.base import (
     FinishReason,
     GenerationEvent,
@@ -18,7 +17,8 @@ from mlc_widget.engine.runtimes.base import (
 from mlc_widget.engine.runtimes.tvm.executor import Logits
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.detokenizer import Detokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 MAX_UNREAD: Final = 256
 """Events that a sequence may be ahead of its reader; half of it, and it goes on."""

@@ -26,7 +26,7 @@ from mlc_widget.engine.runtimes.mlc_llm.sampling import (
     engine_seed,
 )
 from mlc_widget.engine.store.model_folder import read_config
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from .environment import HERE
 from .model_folder import write_model_folder

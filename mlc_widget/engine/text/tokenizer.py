@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable
@@ -122,8 +123,6 @@ class Tokenizer:
         is left out.
         """
         data = b"".join(self.token_bytes(i) for i in ids if i not in self._special)
-        from mlc_widget.engine.detokenizer import decode_bytes
-
         return decode_bytes(data, strip_leading_space=self._strips_leading_space)
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -163,6 +162,12 @@ class Tokenizer:
                 return name[2:].encode() if name.startswith("##") else f" {name}".encode()
             case "plain":
                 return name.encode()
+
+
+def decode_bytes(data: bytes, *, strip_leading_space: bool) -> str:
+    """Decode as a `Detokenizer` does when it is given `data` in any pieces and flushed."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data)
+    return text.removeprefix(" ") if strip_leading_space else text
 
 
 def _ids_of(backend: Any) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import EngineDeadError
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from .conftest import EngineFactory, Package
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 HERE: Final = Path(__file__).parent
 STANDIN: Final = HERE / "standin"
-ROOT: Final = HERE.parent.parent
+ROOT: Final = HERE.parents[3]
 WORKER_NEEDS: Final = ("ipykernel>=6.29.5,!=7.0.*", "tokenizers>=0.20")
 """All that the worker's part of mlc_widget needs beside a runtime."""
 STANDIN_NEEDS: Final = ("pydantic>=2",)  # as mlc_llm does

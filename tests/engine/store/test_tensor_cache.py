@@ -10,7 +10,7 @@ import pytest
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 import mlc_format
 
 PARAMS = {

@@ -21,7 +21,7 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
 )
 from mlc_widget.engine.store import hub, hub_child
-from mlc_widget.engine.store.model_folder import builtin_models
+from mlc_widget.models import builtin_models
 
 from .hub_server import COMMIT, HubServer
 

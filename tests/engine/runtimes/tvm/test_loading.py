@@ -18,6 +18,7 @@ from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from .conftest import (
     DEADLINE,
     GOLDEN,
+    ROOT,
     Reports,
     collect,
     golden_data,
@@ -76,14 +77,14 @@ async def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path):
 def test_compiles_and_loads_without_any_program_on_the_path(tmp_path):
     code = f"""
 import asyncio
-from tests.tvm.conftest import *
-from tests.tvm.test_loading import load_from
+from tests.engine.runtimes.tvm.conftest import *
+from tests.engine.runtimes.tvm.test_loading import load_from
 assert asyncio.run(load_from(GOLDEN / {NAME!r}, Path({str(tmp_path)!r}))).compiled
 assert not asyncio.run(load_from(GOLDEN / {NAME!r}, Path({str(tmp_path)!r}))).compiled
 """
     subprocess.run(
         [sys.executable, "-c", code],
-        cwd=GOLDEN.parents[2],
+        cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k not in {"CC", "CXX"}} | {"PATH": ""},
         check=True,
         timeout=DEADLINE,
@@ -271,7 +272,7 @@ def test_importing_the_runtime_imports_neither_tvm_nor_numpy():
         "import sys; from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime; TVMRuntime({});"
         "assert not {'tvm', 'tvm_ffi', 'numpy', 'psutil'} & set(sys.modules), sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=GOLDEN.parents[2], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("missing", ["tvm", "numpy", "tvm_ffi_orcjit"])
@@ -292,7 +293,7 @@ except Exception as e:
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=GOLDEN.parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

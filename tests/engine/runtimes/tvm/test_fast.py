@@ -18,11 +18,11 @@ from mlc_widget.engine.runtimes.tvm.target import host_target
 from .conftest import GOLDEN, Stepper, cpus, executor_for, run_chunks
 from .emulation import Decoder, quantised
 
-sys.path.append(str(Path(__file__).parents[2] / "tools"))
+sys.path.append(str(Path(__file__).parents[4] / "tools"))
 import mlc_format
 import wide
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "wide"
+FIXTURES = Path(__file__).parents[3] / "fixtures" / "wide"
 TOLERANCE = 0.03
 CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
 TOKENS = 84

@@ -19,7 +19,7 @@ from mlc_widget.engine.runtimes.tvm.layouts import (
     layout_of,
 )
 
-from .conftest import DEADLINE, GOLDEN, executor_for, golden_data, run_chunks
+from .conftest import DEADLINE, GOLDEN, ROOT, executor_for, golden_data, run_chunks
 
 FIXTURES = GOLDEN.parent
 NAME = "gqa-tied-q4f32_1"
@@ -40,7 +40,7 @@ import asyncio, json, sys
 from pathlib import Path
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 async def main():
     folder = Path({str(GOLDEN / NAME)!r})
@@ -61,7 +61,7 @@ asyncio.run(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=GOLDEN.parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
@@ -90,7 +90,7 @@ asyncio.run(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=FIXTURES.parents[1],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         check=True,

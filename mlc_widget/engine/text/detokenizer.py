@@ -5,13 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from mlc_widget.engine.tokenizer import Tokenizer
-
-
-def decode_bytes(data: bytes, *, strip_leading_space: bool) -> str:
-    """Decode as a `Detokenizer` does when it is given `data` in any pieces and flushed."""
-    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data)
-    return text.removeprefix(" ") if strip_leading_space else text
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 
 class StopStrings:

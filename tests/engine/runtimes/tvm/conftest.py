@@ -20,9 +20,10 @@ from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import CPUS, TVMOptions
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.runtimes.tvm.target import host_target
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
-GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
+ROOT = Path(__file__).parents[4]
+GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 NAMES = sorted(p.name for p in GOLDEN.iterdir())
 DEADLINE = 60.0
 

@@ -10,7 +10,7 @@ import pytest_asyncio
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.runtimes.tvm.sequence import MAX_UNREAD
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from .conftest import DEADLINE
 

@@ -18,10 +18,10 @@ from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
 
 from .conftest import Stepper, cpus, executor_for, run_chunks
 
-sys.path.append(str(Path(__file__).parents[2] / "tools"))
+sys.path.append(str(Path(__file__).parents[4] / "tools"))
 import mlc_format
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "architectures"
+FIXTURES = Path(__file__).parents[3] / "fixtures" / "architectures"
 NAMES = sorted(p.name for p in FIXTURES.iterdir())
 TOLERANCE = 1e-4
 CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16

@@ -27,6 +27,7 @@ from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from .conftest import (
     DEADLINE,
     GOLDEN,
+    ROOT,
     Reports,
     assert_no_page_lost,
     collect,
@@ -503,7 +504,7 @@ def test_options_that_are_wrong(options, param):
 def test_the_process_can_end_at_any_time(cache_dir):
     code = f"""
 import asyncio
-from tests.tvm.conftest import *
+from tests.engine.runtimes.tvm.conftest import *
 async def main():
     runtime = TVMRuntime({{"cache_dir": {str(cache_dir)!r}}})
     await runtime.load(source_of(GOLDEN / {NAME!r}), Reports())
@@ -516,7 +517,7 @@ asyncio.run(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=GOLDEN.parents[2],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=DEADLINE,

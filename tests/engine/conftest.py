@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
-
 from mlc_widget import AsyncMLCEngine
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from mlc_widget.engine.detokenizer import Detokenizer, StopStrings, decode_bytes
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.detokenizer import Detokenizer, StopStrings
+from mlc_widget.engine.text.tokenizer import Tokenizer, decode_bytes
 
 
 class Bytes(Tokenizer):

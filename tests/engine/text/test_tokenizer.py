@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError
-from mlc_widget.engine.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog. Hello, hello world!",

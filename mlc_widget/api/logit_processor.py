@@ -1,0 +1,19 @@
+"""Logit processors: code beside the model that changes logits before a token is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+
+class LogitProcessor(Protocol):
+    """Changes the logits of one generation; each choice of each request gets its own."""
+
+    def process_logits(self, logits: Any) -> Any:
+        """Return the logits to use, given a float32 array of shape (vocab_size,); may reuse it."""
+
+    def process_sampled_token(self, token_id: int) -> None:
+        """Take note of the token that was chosen."""
+
+
+LogitProcessorFactory: TypeAlias = Callable[[], LogitProcessor]

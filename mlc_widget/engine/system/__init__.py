@@ -1,0 +1,1 @@
+"""What the engine needs of the system: child processes, and memory given back."""
