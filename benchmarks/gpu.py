@@ -144,7 +144,6 @@ def golden() -> bool:
 def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     """Llama-3.2-1B's shapes with random weights on the GPU, and the bytes of its weights."""
     from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
-    from mlc_widget.engine.runtimes.tvm.cache import default_root
     from mlc_widget.engine.runtimes.tvm.compile import compile_module, make_program, trace
     from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
@@ -155,7 +154,7 @@ def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
 
     architecture = architecture_of("llama", LLAMA_1B)
     target = local_target()
-    install(target.arch, default_root() / "cuda")
+    install(target.arch)
     weights = quantization_of(quantization)
     program = make_program(architecture, weights, target, "float16")
     compiled = compile_module(trace(program), program.target)

@@ -1,39 +1,33 @@
 """Compiled models on disk: found again without a compiler, never trusted blindly.
 
-An entry is a folder ``<root>/tvm/<key>`` with ``model.o`` (machine code), ``model.ro`` (the virtual
-machine's program) and ``entry.json`` (what it was made for, and SHA-256 sums). It is written aside
-and renamed into place, so other processes see all of it or nothing. An entry that is damaged, was
-made for something else, or belongs to another user is not used.
+An entry is a file ``<root>/tvm/<key>.code``: a line of JSON that says what it was made for, then
+the virtual machine's program and the machine code. One that is damaged, was made for something
+else, or can have been written by another user (see `UserCache`) is not used.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
 import os
-import shutil
-import stat
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
-_OBJECT, _PROGRAM, _ENTRY = "model.o", "model.ro", "entry.json"
+from mlc_widget.engine.store.user_cache import UserCache
+
+_ROOM: Final = 1 << 26
+"""Bytes that there must be room for before LLVM writes code; a model's is less than 1 MB."""
 
 # LLVM writes a module's code, and maps it into the process, for one thread at a time.
 _llvm = threading.Lock()
-
-
-def default_root() -> Path:
-    """``$MLC_WIDGET_HOME``, else ``$XDG_CACHE_HOME/mlc_widget``, else ``~/.cache/mlc_widget``."""
-    if home := os.environ.get("MLC_WIDGET_HOME"):
-        return Path(home).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mlc_widget"
 
 
 @functools.cache
@@ -72,93 +66,115 @@ class CompileCache:
     def __init__(self, key: Mapping[str, Any], root: Path | None = None) -> None:
         self._key = json.loads(json.dumps({"model": key, **versions()}))
         text = json.dumps(self._key, sort_keys=True).encode()
-        self._root = (root or default_root()) / "tvm"
-        self.path = self._root / hashlib.sha256(text).hexdigest()[:32]
+        self._name = f"{hashlib.sha256(text).hexdigest()[:32]}.code"
+        self._cache = UserCache("tvm", root)
+
+    @property
+    def path(self) -> Path:
+        """The entry's file."""
+        return self._cache.folder / self._name
 
     def load(self) -> Any | None:
         """The executable, ready for a virtual machine; None if there is no good entry."""
-        import tvm_ffi
+        content = self._cache.read(self._name)
+        parts = None if content is None else self._parts(content)
+        return None if parts is None else _module(*parts)
 
-        code = self._verified()
-        if code is None:
-            return None
-        module = tvm_ffi.get_global_func("ffi.Module.load_from_file.relax.VMExecutable")(
-            str(self.path / _PROGRAM)
-        )
-        with _llvm:
-            # It would ask $CXX for a C++ library, which our code does not need.
-            module.import_module(_session().load_module(code, cxx=os.devnull))
-        return module
+    def store(self, executable: Any) -> Any:
+        """Write a `relax.VMExecutable`, where that is possible.
 
-    def store(self, executable: Any) -> None:
-        """Write a `relax.VMExecutable`.
-
-        Raises:
-            OSError: The folder cannot be written.
+        Returns:
+            The executable, ready for a virtual machine, whether or not it was written.
         """
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self._root))
         try:
             with _llvm:
-                executable.mod.imports[0].write_to_file(str(aside / _OBJECT), "o")
-                executable.mod.write_to_file(str(aside / _PROGRAM), "ro")
-            sums = {name: _sha256(aside / name) for name in (_OBJECT, _PROGRAM)}
-            entry = json.dumps({"key": self._key, "sha256": sums}, indent=1)
-            (aside / _ENTRY).write_text(entry, encoding="utf-8")
-            self._replace(aside)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+                program = _emitted(executable.mod, "ro")
+                code = _emitted(executable.mod.imports[0], "o")
+        except OSError as e:
+            self._cache.warn(e)
+            return executable.jit()
+        payload = program + code
+        head = {
+            "key": self._key,
+            "program": len(program),
+            "sha256": hashlib.sha256(payload).hexdigest(),
+        }
+        self._cache.write(self._name, json.dumps(head).encode() + b"\n" + payload)
+        return _module(program, code)
 
-    def _replace(self, aside: Path) -> None:
-        if self._verified() is not None:  # another process was faster
-            return
-        for _ in range(2):
-            try:
-                aside.rename(self.path)
-                return
-            except OSError:
-                # Something that is no good entry is in the way.
-                trash = Path(tempfile.mkdtemp(prefix=".old-", dir=self._root))
-                try:
-                    self.path.rename(trash / "entry")
-                except FileNotFoundError:
-                    pass
-                finally:
-                    shutil.rmtree(trash, ignore_errors=True)
-
-    def _verified(self) -> bytes | None:
-        """The machine code, if the entry is whole, ours, and made for this key."""
+    def _parts(self, content: bytes) -> tuple[bytes, bytes] | None:
+        """Program and machine code of an entry, if it is whole and made for this key."""
+        head, _, payload = content.partition(b"\n")
         try:
-            if not (private(self._root) and private(self.path)):
-                return None
-            entry = json.loads((self.path / _ENTRY).read_bytes())
-            sums = entry["sha256"]
-            code = (self.path / _OBJECT).read_bytes()
+            entry = json.loads(head)
             good = (
-                entry["key"] == self._key
-                and sums[_OBJECT] == hashlib.sha256(code).hexdigest()
-                and sums[_PROGRAM] == _sha256(self.path / _PROGRAM)
+                entry["key"] == self._key and entry["sha256"] == hashlib.sha256(payload).hexdigest()
             )
-        except (OSError, ValueError, KeyError, TypeError):
+            size = int(entry["program"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        return code if good else None
+        return (payload[:size], payload[size:]) if good else None
 
 
-def private(path: Path) -> bool:
-    """Whether it is ours and nobody else can have written to that file or folder (POSIX)."""
-    if os.name != "posix":
-        return True
-    info = path.lstat()
-    return (
-        not stat.S_ISLNK(info.st_mode)
-        and info.st_uid == os.getuid()
-        and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    )
+def _module(program: bytes, code: bytes) -> Any:
+    """A module of a virtual machine's program and the machine code that it calls."""
+    import tvm_ffi
+
+    module = tvm_ffi.get_global_func("ffi.Module.load_from_bytes.relax.VMExecutable")(program)
+    with _llvm:
+        # It would ask $CXX for a C++ library, which our code does not need.
+        module.import_module(_session().load_module(code, cxx=os.devnull))
+    return module
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def _emitted(module: Any, kind: str) -> bytes:
+    """What TVM writes to a file of some kind (``o`` or ``ro``).
+
+    LLVM ends the process if it cannot write. So it writes to memory, or where there is room.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with _scratch_file() as path:
+        module.write_to_file(str(path), kind)
+        return path.read_bytes()
+
+
+@contextmanager
+def _scratch_file() -> Iterator[Path]:
+    """A file that can be written, as far as one can know."""
+    _check_file_size_limit()
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("mlc_widget-code", os.MFD_CLOEXEC)
+        try:
+            path = Path(f"/proc/self/fd/{descriptor}")
+            if path.exists():  # there is a /proc
+                yield path
+                return
+        finally:
+            os.close(descriptor)
+    with tempfile.TemporaryDirectory(prefix="mlc_widget-") as folder:
+        path = Path(folder) / "code"
+        with path.open("wb") as file:  # a full disk is found out here, not by LLVM
+            file.write(bytes(_ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
+
+
+def _check_file_size_limit() -> None:
+    """Raise OSError if this process may not write files of the size of a model's code."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit != resource.RLIM_INFINITY and limit < _ROOM:
+        raise OSError(
+            errno.EFBIG,
+            f"this process may write files of {limit} bytes at most (`ulimit -f`), and compiled "
+            f"code may take {_ROOM}",
+        )
 
 
 @functools.cache

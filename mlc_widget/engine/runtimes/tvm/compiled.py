@@ -69,12 +69,10 @@ def executable_of(
         compiled = compile_module(module, made.target)
         if cached:
             progress("compile", 0.95, "Compiling: writing to the cache")
-            try:
-                cache.store(compiled)
-                executable = cache.load()
-            except OSError:  # a cache that cannot be written costs time, not the model
-                executable = None
+            executable = cache.store(compiled)
+        else:
+            executable = compiled.jit()
     finally:
         compiling.release()
     progress("compile", 1.0, "Compiled")
-    return executable if executable is not None else compiled.jit()
+    return executable

@@ -1,29 +1,27 @@
 """What a load must know of a model beside its compiled code, kept from the load that compiled it.
 
 It is the same each time, and takes TVM's compiler to find out: 150 MB of memory and half a second
-to import. A plan is a file ``<root>/plans/<key>.json``. One that is damaged, belongs to another
-user or was made for something else is not used.
+to import. A plan is a file ``<root>/plans/<key>.json``. One that is damaged, was made for something
+else, or can have been written by another user (see `UserCache`) is not used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
-from mlc_widget.engine.runtimes.tvm.cache import default_root, private, versions
+from mlc_widget.engine.runtimes.tvm.cache import versions
 from mlc_widget.engine.runtimes.tvm.layouts import Layout, layout_of
 from mlc_widget.engine.runtimes.tvm.rope import Rope
+from mlc_widget.engine.store.user_cache import UserCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +75,23 @@ class PlanCache:
     def __init__(self, key: Mapping[str, Any], root: Path | None = None) -> None:
         self._key = json.loads(json.dumps({"model": key, "host": host(), **versions()}))
         text = json.dumps(self._key, sort_keys=True).encode()
-        self._folder = (root or default_root()) / "plans"
-        self.path = self._folder / f"{hashlib.sha256(text).hexdigest()[:32]}.json"
+        self._name = f"{hashlib.sha256(text).hexdigest()[:32]}.json"
+        self._cache = UserCache("plans", root)
 
     def load(self) -> Plan | None:
         """The plan; None if there is no good one, or if this CPU cannot be told from others."""
+        if self._key["host"] is None or (content := self._cache.read(self._name)) is None:
+            return None
         try:
-            if self._key["host"] is None or not (private(self._folder) and private(self.path)):
-                return None
-            entry = json.loads(self.path.read_bytes())
+            entry = json.loads(content)
             return Plan.from_json(entry["plan"]) if entry["key"] == self._key else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def store(self, plan: Plan) -> None:
-        """Write a plan, or leave it where the folder cannot be written."""
-        with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, aside = tempfile.mkstemp(dir=self._folder)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump({"key": self._key, "plan": plan.to_json()}, file)
-            os.replace(aside, self.path)
+        """Write a plan, where that is possible."""
+        entry = {"key": self._key, "plan": plan.to_json()}
+        self._cache.write(self._name, json.dumps(entry).encode())
 
 
 _TELLING = {

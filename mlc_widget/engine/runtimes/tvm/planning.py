@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
-from mlc_widget.engine.runtimes.tvm.cache import default_root
 from mlc_widget.engine.runtimes.tvm.compiled import code_key
 from mlc_widget.engine.runtimes.tvm.executor import Executor
 from mlc_widget.engine.runtimes.tvm.fields import Fields
@@ -149,7 +148,7 @@ def _target(device: str, options: TVMOptions) -> Target:
             if device == "cuda":
                 raise
         else:
-            install(found.arch, (options.cache_dir or default_root()) / "cuda")
+            install(found.arch, options.cache_dir)
             return found
     return host_target(options.cpu)
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlc_widget.engine.runtimes.tvm.cache import CompileCache, default_root
+from mlc_widget.engine.runtimes.tvm.cache import CompileCache
 
 KEY = {"model": "one kernel"}
 
 
-@pytest.fixture(scope="module")
-def executable():
+def smallest() -> Any:
     """The smallest program there is."""
     import tvm
     from tvm import relax
@@ -45,6 +52,11 @@ def executable():
     return tvm.compile(builder.get(), host_target().tvm_target(), relax_pipeline=_pipeline())
 
 
+@pytest.fixture(scope="module")
+def executable():
+    return smallest()
+
+
 def works(loaded) -> bool:
     import numpy as np
     import tvm
@@ -65,71 +77,139 @@ def cache(tmp_path, executable):
 
 def test_nothing_lies_about(cache, tmp_path):
     assert list((tmp_path / "tvm").iterdir()) == [cache.path]
-    assert sorted(p.name for p in cache.path.iterdir()) == ["entry.json", "model.o", "model.ro"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_only_we_can_read_it(cache, tmp_path):
-    for folder in (tmp_path / "tvm", cache.path):
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "tvm").stat().st_mode) == 0o700
+    assert stat.S_IMODE(cache.path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("file", ["model.o", "model.ro", "entry.json"])
-@pytest.mark.parametrize("damage", ["truncate", "change", "remove", "empty"])
-def test_a_damaged_entry_is_replaced(cache, executable, file, damage, tmp_path):
-    path = cache.path / file
-    data = path.read_bytes()
-    match damage:
-        case "truncate":
-            path.write_bytes(data[: len(data) // 2])
-        case "change":
-            path.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
-        case "remove":
-            path.unlink()
-        case "empty":
-            path.write_bytes(b"")
+def deep(content: bytes) -> bytes:
+    return b"[" * 1_000_000 + content
+
+
+def other_key(field: str) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        head, _, payload = content.partition(b"\n")
+        entry = json.loads(head)
+        entry["key"][field] = "other"
+        return json.dumps(entry).encode() + b"\n" + payload
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda c: b"",
+        lambda c: c[: len(c) // 2],
+        lambda c: c[:-1],
+        lambda c: c[:100] + bytes([c[100] ^ 1]) + c[101:],
+        lambda c: c[:-100] + bytes([c[-100] ^ 1]) + c[-99:],
+        lambda c: c + b"x",
+        lambda c: b"[1]\n" + c,
+        lambda c: c.replace(b'"program"', b'"programs"'),
+        deep,
+        *map(other_key, ["tvm", "tvm_ffi", "orcjit", "sources", "model"]),
+    ],
+)
+def test_an_entry_that_is_not_good_is_replaced(cache, executable, damage, tmp_path):
+    cache.path.write_bytes(damage(cache.path.read_bytes()))
     assert cache.load() is None
-    cache.store(executable)
+    assert works(cache.store(executable))
     assert works(cache.load())
     assert list((tmp_path / "tvm").iterdir()) == [cache.path]
 
 
-@pytest.mark.parametrize("field", ["tvm", "tvm_ffi", "orcjit", "sources", "model"])
-def test_an_entry_made_for_something_else_is_not_used(cache, executable, field):
-    file = cache.path / "entry.json"
-    content = json.loads(file.read_text())
-    content["key"][field] = "other"
-    file.write_text(json.dumps(content))
-    assert cache.load() is None
-    cache.store(executable)
-    assert works(cache.load())
-
-
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-@pytest.mark.parametrize("mode", [0o777, 0o720, 0o702])
-def test_an_entry_that_others_may_write_is_not_used(cache, executable, mode):
-    cache.path.chmod(mode)
+@pytest.mark.parametrize("which", ["entry", "folder", "parent"])
+def test_what_others_may_write_is_not_used(cache, executable, tmp_path, which, caplog):
+    path = {"entry": cache.path, "folder": tmp_path / "tvm", "parent": tmp_path}[which]
+    path.chmod(0o775)
     assert cache.load() is None
-    cache.store(executable)
-    assert works(cache.load())
+    assert works(cache.store(executable))  # cached or not
+    if which == "entry":
+        assert works(cache.load())
+    else:
+        assert cache.load() is None
+        assert caplog.text.count(f"chmod go-w {path}`") == 1
 
 
-@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
-def test_a_link_in_its_place_is_not_followed(cache, executable, tmp_path):
-    cache.path.rename(tmp_path / "elsewhere")
-    cache.path.symlink_to(tmp_path / "elsewhere")
-    assert cache.load() is None
-    cache.store(executable)
-    assert works(cache.load())
-    assert not cache.path.is_symlink()
+def child(code: str, **kwargs: Any) -> str:
+    """What another process prints, and logs, that runs some code beside these tests."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from tests.tvm.test_cache import *\n" + textwrap.dedent(code)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        **kwargs,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
-def test_a_file_in_its_place_is_replaced(cache, executable, tmp_path):
-    cache.path.rename(tmp_path / "elsewhere")
-    cache.path.write_text("?")
-    assert cache.load() is None
-    cache.store(executable)
-    assert works(cache.load())
+@pytest.mark.skipif(os.name != "posix", reason="POSIX limits")
+@pytest.mark.parametrize("limit", [0, 100, 20_000])
+def test_a_process_that_may_write_no_large_files_still_compiles(tmp_path, limit):
+    said = child(
+        f"""
+        import resource
+        made = smallest()
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        cache = CompileCache(KEY, Path({str(tmp_path)!r}))
+        assert works(cache.store(made))
+        assert works(cache.store(made))
+        assert cache.load() is None
+        """
+    )
+    assert said.count("cannot be used as a cache") == 1
+    assert "ulimit -f" in said
+    assert not list(tmp_path.rglob("*.code"))
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory")
+@pytest.mark.parametrize("size", ["16k", "1m"])
+def test_full_disks_cost_time_only(tmp_path, size):
+    """The cache's and /tmp."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user cannot mount a file system")
+    try:
+        (folder / "fill").write_bytes(bytes((1 << 20) - (1 << 14) if size == "1m" else 4096))
+        said = child(
+            f"""
+            made = smallest()
+            cache = CompileCache(KEY, Path({str(folder)!r}))
+            assert works(cache.store(made))
+            """,
+            env=dict(os.environ, TMPDIR=str(folder)),
+        )
+        assert said.count("No space left") == 1
+        assert not list((folder / "tvm").iterdir())
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_without_files_in_memory_room_is_made_sure_of(executable, tmp_path, monkeypatch, room):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+
+    def fsync(_: int) -> None:
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = CompileCache(KEY, tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert works(cache.store(executable))
+    assert (cache.load() is not None) == room
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_another_key_is_another_entry(cache, tmp_path):
@@ -155,13 +235,3 @@ def test_many_writers_and_readers(executable, tmp_path):
         t.join()
     assert not failures
     assert len(list((tmp_path / "tvm").iterdir())) == 1
-
-
-def test_where_it_lies(monkeypatch, tmp_path):
-    monkeypatch.setenv("MLC_WIDGET_HOME", str(tmp_path))
-    assert default_root() == tmp_path
-    monkeypatch.delenv("MLC_WIDGET_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_root() == tmp_path / "mlc_widget"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_root() == Path.home() / ".cache" / "mlc_widget"

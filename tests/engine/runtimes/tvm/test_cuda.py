@@ -18,6 +18,7 @@ from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of, zero_code
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
+from mlc_widget.engine.store.user_cache import UserCache
 
 from .conftest import (
     GOLDEN,
@@ -136,12 +137,15 @@ def test_kernels_compile_without_a_gpu(arch):
 
 
 def test_a_damaged_file_of_the_compile_cache_is_made_again(tmp_path):
-    file = tmp_path / "cubins" / "a.cubin"
-    assert _cached(file, lambda: b"first") == b"first"
-    assert _cached(file, lambda: b"second") == b"first"
+    cache, name = UserCache("cuda", tmp_path), "a.cubin"
+    assert _cached(cache, name, lambda: b"first") == b"first"
+    assert _cached(cache, name, lambda: b"second") == b"first"
+    file = cache.folder / name
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    assert _cached(file, lambda: b"third") == b"third"
-    assert _cached(file, lambda: b"fourth") == b"third"
+    assert _cached(cache, name, lambda: b"third") == b"third"
+    assert _cached(cache, name, lambda: b"fourth") == b"third"
+    cache.folder.chmod(0o777)
+    assert _cached(cache, name, lambda: b"fifth") == b"fifth"
 
 
 def operand(words, scales, bits):

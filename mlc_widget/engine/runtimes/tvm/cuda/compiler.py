@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+
+from mlc_widget.engine.store.user_cache import UserCache
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -25,42 +26,32 @@ def compile_with_nvrtc(code: str, arch: str) -> bytes:
     return bytes(nvcc.compile_cuda(code, "cubin", arch, options, compiler="nvrtc"))
 
 
-def install(arch: str, folder: Path) -> None:
-    """Make TVM compile CUDA source for `arch` so, and look in `folder` first.
+def install(arch: str, root: Path | None = None) -> None:
+    """Make TVM compile CUDA source for `arch` so, and look in the user's cache first.
 
     A file there is a SHA-256 sum and the code that it is of. One that is damaged, or that another
-    user can have written, is not used.
+    user can have written (see `UserCache`), is not used.
+
+    Args:
+        arch: NVIDIA's name of the GPU's kind, such as ``sm_90``.
+        root: The cache's folder.
     """
     import tvm_ffi
+
+    cache = UserCache("cuda", root)
 
     def compile_cuda(code: str) -> bytes:
         made_by = (version("apache-tvm"), version("cuda-bindings"), arch)
         key = hashlib.sha256("\0".join((*made_by, code)).encode()).hexdigest()[:32]
-        return _cached(folder / f"{key}.cubin", lambda: compile_with_nvrtc(code, arch))
+        return _cached(cache, f"{key}.cubin", lambda: compile_with_nvrtc(code, arch))
 
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_cuda, override=True)
 
 
-def _cached(file: Path, make: Callable[[], bytes]) -> bytes:
-    try:
-        if _ours(file.parent):
-            content = file.read_bytes()
-            if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
-                return content[_DIGEST:]
-    except OSError:
-        pass
+def _cached(cache: UserCache, name: str, make: Callable[[], bytes]) -> bytes:
+    content = cache.read(name)
+    if content is not None and hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
+        return content[_DIGEST:]
     code = make()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, aside = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "wb") as f:
-            f.write(hashlib.sha256(code).digest() + code)
-        Path(aside).replace(file)
-    except OSError:  # a cache that cannot be written costs time, not the model
-        pass
+    cache.write(name, hashlib.sha256(code).digest() + code)
     return code
-
-
-def _ours(folder: Path) -> bool:
-    info = folder.stat()
-    return info.st_uid == os.getuid() and not info.st_mode & 0o022

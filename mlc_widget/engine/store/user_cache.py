@@ -1,0 +1,263 @@
+"""The user's cache: files that are trusted, so nobody else may have written them.
+
+On POSIX systems every folder from the root of the file system down must belong to this user or to
+root, and must not be writable by others (one with the sticky bit may be, above the cache's own
+folder). Each is opened relative to the one above it, and a file is checked and read through one
+descriptor, so nothing can be exchanged between the check and the use. Where a folder is not safe,
+or cannot be written, the cache holds nothing, and one warning says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+LARGEST: Final = 1 << 28
+"""Bytes of a file that is read, at most."""
+
+_POSIX: Final = os.name == "posix"
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_LINKS: Final = 40
+_FOLDER: Final = (
+    getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+)
+_PASS: Final = _FOLDER | getattr(os, "O_PATH", os.O_RDONLY)  # through folders we cannot list
+_FILE: Final = (
+    getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+)
+_REMEDY: Final = "MLC_WIDGET_HOME to a folder that only you can write to."
+
+_warned: set[str] = set()
+
+
+class UnsafeFolderError(OSError):
+    """Another user could change what lies in a folder; the text says which, and what to do."""
+
+
+def default_root() -> Path:
+    """``$MLC_WIDGET_HOME``, else ``$XDG_CACHE_HOME/mlc_widget``, else ``~/.cache/mlc_widget``.
+
+    Raises:
+        OSError: This user has no home folder.
+    """
+    try:
+        if home := os.environ.get("MLC_WIDGET_HOME"):
+            return Path(home).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mlc_widget"
+    except RuntimeError as e:
+        raise FileNotFoundError(errno.ENOENT, str(e)) from e
+
+
+class UserCache:
+    """One folder of the cache.
+
+    Args:
+        name: Of the folder, in the cache's root.
+        root: The cache's root; None for `default_root`.
+    """
+
+    def __init__(self, name: str, root: Path | None = None) -> None:
+        self._name, self._root = name, root
+
+    @property
+    def folder(self) -> Path:
+        """Where it is.
+
+        Raises:
+            OSError: This user has no home folder.
+        """
+        return (self._root or default_root()).absolute() / self._name
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None if there is none, or if others can have written it."""
+        try:
+            with _opened(self.folder, create=False) as descriptor:
+                return _read(_At(self.folder, descriptor), name)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            self.warn(e)
+            return None
+
+    def write(self, name: str, content: bytes) -> bool:
+        """Put a file there, whole or not at all; whether that was possible."""
+        try:
+            with _opened(self.folder, create=True) as descriptor:
+                _write(_At(self.folder, descriptor), name, content)
+        except OSError as e:
+            self.warn(e)
+            return False
+        return True
+
+    def warn(self, error: OSError) -> None:
+        """Say why nothing is kept, once for all folders of the cache."""
+        if isinstance(error, UnsafeFolderError):
+            text = str(error)
+        else:
+            text = (
+                f"{self._where()} cannot be used as a cache: {error.strerror or error}. Make room "
+                f"there or correct its permissions, or set {_REMEDY}"
+            )
+        if text not in _warned:
+            _warned.add(text)
+            logger.warning(
+                "%s Until then, models are compiled and their weights checked at each load.", text
+            )
+
+    def _where(self) -> str:
+        try:
+            return str(self._root or default_root())
+        except OSError:
+            return "~/.cache"
+
+
+class _At:
+    """Names in an opened folder, as the functions of `os` take them."""
+
+    def __init__(self, folder: Path, descriptor: int | None) -> None:
+        self._folder, self.descriptor = folder, descriptor
+
+    def __call__(self, name: str) -> str:
+        return name if self.descriptor is not None else str(self._folder / name)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, *, create: bool) -> Iterator[int | None]:
+    """A descriptor of a folder that only we can change; None where there are no descriptors.
+
+    Raises:
+        UnsafeFolderError: Others could change it.
+        OSError: It is not there, or cannot be made.
+    """
+    if not _POSIX:
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield None
+        return
+    descriptor = _walk(folder, create=create)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _walk(folder: Path, *, create: bool) -> int:
+    """Open a folder by way of all that lie above it."""
+    left = deque(folder.parts[1:])
+    path, links = Path("/"), 0
+    at = os.open("/", _PASS)
+    try:
+        _check(os.fstat(at), path)
+        while left:
+            name = left.popleft()
+            try:
+                info = os.stat(name, dir_fd=at, follow_symlinks=False)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o700, dir_fd=at)
+                info = os.stat(name, dir_fd=at, follow_symlinks=False)
+            if stat.S_ISLNK(info.st_mode):
+                links += 1
+                if links > _LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path / name))
+                _check_owner(info, path / name)
+                target = Path(os.readlink(name, dir_fd=at))
+                if target.is_absolute():
+                    path, above = Path("/"), os.open("/", _PASS)
+                    os.close(at)
+                    at = above
+                left.extendleft(reversed(target.parts[target.is_absolute() :]))
+                continue
+            flags = _PASS if left else _FOLDER | os.O_RDONLY
+            try:
+                below = os.open(name, flags, dir_fd=at)
+            except OSError as e:
+                e.filename = str(path / name)
+                raise
+            os.close(at)
+            at = below
+            path = path.parent if name == ".." else path / name
+            _check(os.fstat(at), path, last=not left)
+        return at
+    except BaseException:
+        os.close(at)
+        raise
+
+
+def _check(info: os.stat_result, path: Path, *, last: bool = False) -> None:
+    _check_owner(info, path)
+    sticky = info.st_mode & stat.S_ISVTX and not last
+    if info.st_mode & _OTHERS_WRITE and not sticky:
+        raise UnsafeFolderError(
+            f"Other users can write to {path} (its mode is {stat.S_IMODE(info.st_mode):03o}), so "
+            "they could change what is cached below it, and nothing is cached. Run `chmod go-w "
+            f"{path}`, or set {_REMEDY}"
+        )
+
+
+def _check_owner(info: os.stat_result, path: Path) -> None:
+    if info.st_uid not in (0, os.geteuid()):
+        raise UnsafeFolderError(
+            f"{path} belongs to another user (with the id {info.st_uid}; yours is "
+            f"{os.geteuid()}), who could change what is cached below it, so nothing is cached. Set "
+            f"{_REMEDY}"
+        )
+
+
+def _read(at: _At, name: str) -> bytes | None:
+    flags = os.O_RDONLY | _FILE | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(at(name), flags, dir_fd=at.descriptor)
+    except OSError:  # a link, a socket, one that we may not read: it is written anew
+        return None
+    with open(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        ours = not _POSIX or (info.st_uid in (0, os.geteuid()) and not info.st_mode & _OTHERS_WRITE)
+        if not stat.S_ISREG(info.st_mode) or not ours or info.st_size > LARGEST:
+            return None
+        return file.read(info.st_size)
+
+
+def _write(at: _At, name: str, content: bytes) -> None:
+    aside = f".{secrets.token_hex(8)}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE
+    descriptor = os.open(at(aside), flags, 0o600, dir_fd=at.descriptor)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        try:
+            _replace(at, aside, name)
+        except (IsADirectoryError, PermissionError):
+            _clear_away(at, name)
+            _replace(at, aside, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(at(aside), dir_fd=at.descriptor)
+        raise
+
+
+def _replace(at: _At, old: str, new: str) -> None:
+    os.replace(at(old), at(new), src_dir_fd=at.descriptor, dst_dir_fd=at.descriptor)
+
+
+def _clear_away(at: _At, name: str) -> None:
+    """Remove a folder that is where a file should be."""
+    aside = f".{secrets.token_hex(8)}.old"
+    _replace(at, name, aside)
+    shutil.rmtree(at(aside), ignore_errors=True, dir_fd=at.descriptor)
