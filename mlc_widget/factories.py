@@ -9,12 +9,14 @@ from typing import Any
 from mlc_widget.api.core import ChatOpts
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
+from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.engine.engines import AsyncMLCEngine
 from mlc_widget.proxy.engines import AsyncKernelMLCEngine
 from mlc_widget.proxy.in_flight import Recovery
 from mlc_widget.proxy.process import TransportEncryption
 
 
+@releases_locals
 async def create_mlc_engine(
     model: str | Sequence[str],
     *,
@@ -43,6 +45,7 @@ async def create_mlc_engine(
     return engine
 
 
+@releases_locals
 async def create_kernel_mlc_engine(
     model: str | Sequence[str],
     *,

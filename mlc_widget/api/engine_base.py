@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from mlc_widget.api.core import ChatOpts, EngineCore
-from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.errors import MLCEngineError
+from mlc_widget.api.home_loop import HomeLoop, to_raise
 from mlc_widget.api.metrics import EngineMetrics
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.request_values import JSONDict, identifier, model, token_ids
@@ -31,6 +32,7 @@ from mlc_widget.api.resources import (
     Models,
 )
 from mlc_widget.api.responses import warm_up
+from mlc_widget.api.tracebacks import releases_locals_of_methods
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -91,6 +93,7 @@ class EngineBase(ABC, Generic[CoreT]):
         """Tell who wants to hear of it."""
 
 
+@releases_locals_of_methods
 class AsyncEngine(EngineBase[CoreT]):
     """`MLCEngineInterface`, awaited."""
 
@@ -241,6 +244,7 @@ class AsyncEngine(EngineBase[CoreT]):
         await self.terminate()
 
 
+@releases_locals_of_methods
 class Engine(EngineBase[CoreT]):
     """`MLCEngineInterface`, blocking the calling thread."""
 
@@ -274,6 +278,9 @@ class Engine(EngineBase[CoreT]):
                 if self._callback is not None:
                     self._callback(report)
             future.result()
+        except MLCEngineError as error:
+            future.cancel()  # the callback may have raised it
+            raise to_raise(error) from error.__cause__
         except BaseException:
             future.cancel()
             raise

@@ -27,7 +27,8 @@ those fields and its class name, so the proxy raises the class that the engine r
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, Self
 
 
 class MLCEngineError(Exception):
@@ -55,6 +56,12 @@ class MLCEngineError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.request_id = request_id
+
+    def copy(self) -> Self:
+        """The same error, to raise once more: with its cause, and a traceback of its own."""
+        other = copy.copy(self)
+        other.__cause__, other.__suppress_context__ = self.__cause__, self.__suppress_context__
+        return other
 
 
 class BadRequestError(MLCEngineError, ValueError):

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
+from mlc_widget.api.errors import MLCEngineError
+
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
@@ -116,6 +118,17 @@ class HomeLoop:
         self.call_soon(handover.cancel)
 
 
+def to_raise(error: BaseException) -> BaseException:
+    """An error of this thread, to be raised on another.
+
+    What stays here of an error, such as an engine's last one, must not get the caller's frames into
+    its traceback: they hold the caller's variables, and so the engine.
+    """
+    if isinstance(error, MLCEngineError):
+        return error.copy().with_traceback(error.__traceback__)
+    return error
+
+
 def _close_unstarted(coroutine: Coroutine[Any, Any, Any]) -> None:
     """What was cancelled before its first step is never awaited, and Python would complain."""
     if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
@@ -156,7 +169,7 @@ class _Handover(Generic[_T]):
         if not self.future.set_running_or_notify_cancel():
             return
         if error is not None:
-            self.future.set_exception(error)
+            self.future.set_exception(to_raise(error))
         else:
             self.future.set_result(task.result())
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from mlc_widget.api.core import ChunkSource
-from mlc_widget.api.home_loop import HomeLoop, wait_ticking
+from mlc_widget.api.home_loop import HomeLoop, to_raise, wait_ticking
 from mlc_widget.api.requests import JSONDict
 
 T_co = TypeVar("T_co", covariant=True)
@@ -47,7 +47,7 @@ class StreamBuffer:
                     await self._space.wait()
             self._publish([], ended=True)
         except Exception as error:  # the consumer raises it
-            self._publish([], ended=True, error=error)
+            self._publish([], ended=True, error=to_raise(error))
         finally:
             await self._source.aclose()
 

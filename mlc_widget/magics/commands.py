@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
+from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.magics.engine_registry import EngineRegistry
 from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
 
@@ -30,6 +31,7 @@ class MLCMagics(Magics):
 
     @no_var_expand
     @line_magic
+    @releases_locals
     def mlc(self, line: str) -> None:
         """Load models and rule the engines they run in.
 
@@ -61,6 +63,7 @@ class MLCMagics(Magics):
                     getattr(actions, given.command)(self.registry, given)
 
     @cell_magic
+    @releases_locals
     def chat(self, line: str, cell: str) -> None:
         """Ask the model what the cell says; the reply streams below the cell.
 

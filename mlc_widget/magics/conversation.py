@@ -28,11 +28,11 @@ class Conversation:
     """
 
     def __init__(self, engine: KernelEngine) -> None:
-        self.engine = engine
         self._views: weakref.WeakSet[ReplyWidget] = weakref.WeakSet()
-        self._link = link_of(engine)
+        self.link = link_of(engine)
+        """To the engine, which it does not keep alive."""
         self.session = ChatSession(
-            self._link,
+            self.link,
             ChatListener(
                 on_change=lambda: self._each(lambda view: view.on_change()),
                 on_delta=lambda delta: self._each(lambda view: view.on_delta(delta)),
@@ -43,8 +43,8 @@ class Conversation:
         )
         self._cells: dict[str, contextvars.Context] = {}
         """By the questions that were asked in them."""
-        self._functions = FunctionCaller(self._link, self.session, UserCallbacks())
-        self._link.call_soon(self.session.start)
+        self._functions = FunctionCaller(self.link, self.session, UserCallbacks())
+        self.link.call_soon(self.session.start)
 
     def ask(self, text: str, options: ChatOptions) -> Reply:
         """Add a message; its reply is made when those before it are.
@@ -64,7 +64,7 @@ class Conversation:
             self._cells[question] = cell
             return reply
 
-        return self._link.submit(take()).result()
+        return self.link.submit(take()).result()
 
     def add(self, view: ReplyWidget) -> None:
         """Have a widget hear of the conversation."""
@@ -72,11 +72,11 @@ class Conversation:
 
     def stop(self) -> None:
         """End the reply that runs, and those that wait."""
-        self._link.call_soon(self.session.stop)
+        self.link.call_soon(self.session.stop)
 
     def leave(self) -> None:
         """End it: the engine is let go of, and what was said stays where it is shown."""
-        self._link.call_soon(self.session.close)
+        self.link.call_soon(self.session.close)
 
     def _on_end(self, reply: Reply) -> None:
         question = self.session.state.question(reply.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import keyword
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -31,7 +32,8 @@ class EngineRegistry:
     def __init__(self, namespace: dict[str, Any]) -> None:
         self._namespace = namespace
         self._current: str | None = None
-        self._conversations: dict[int, Conversation] = {}
+        self._conversations: weakref.WeakKeyDictionary[KernelEngine, Conversation]
+        self._conversations = weakref.WeakKeyDictionary()
 
     def engines(self) -> dict[str, KernelEngine]:
         """The engines that were not terminated, each by one name."""
@@ -116,17 +118,16 @@ class EngineRegistry:
         """The conversation that `%%chat` has with an engine."""
         from mlc_widget.magics.conversation import Conversation
 
-        known = self._conversations.get(id(engine))
-        if known is None or known.engine is not engine or new:
+        known = self._conversations.get(engine)
+        if known is None or new:
             if known is not None:
                 known.leave()
-            known = self._conversations[id(engine)] = Conversation(engine)
+            known = self._conversations[engine] = Conversation(engine)
         return known
 
     def spoken(self, engine: KernelEngine) -> Conversation | None:
         """The conversation with an engine, if there is one."""
-        known = self._conversations.get(id(engine))
-        return known if known is not None and known.engine is engine else None
+        return self._conversations.get(engine)
 
     def model_names(self) -> list[str]:
         """Models that can be named: the built-in ones, and those that are loaded."""

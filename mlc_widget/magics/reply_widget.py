@@ -41,7 +41,7 @@ class ReplyWidget(EngineWidget):
         self._question = question
         self._kept: object = None
         self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
-        super().__init__(conversation.engine)
+        super().__init__(conversation.link)
         self._link.call_soon(self._begin)
 
     def _begin(self) -> None:

@@ -27,6 +27,13 @@ from mlc_widget.proxy.state import EngineSnapshot, Observer, SnapshotBoard
 _T = TypeVar("_T")
 
 
+_TERMINATED = "This engine was terminated; make a new one."
+_DROPPED = (
+    "This engine has ended, as no variable held it any more; make a new one, and keep it in a "
+    "variable while you use it."
+)
+
+
 class KernelCore:
     """`EngineCore` over a worker kernel. State lives on the home loop; snapshots go anywhere.
 
@@ -112,9 +119,13 @@ class KernelCore:
         """
         await self._models.restart()
 
-    async def terminate(self) -> None:
-        """End the worker for good."""
-        await self._supervisor.terminate()
+    async def terminate(self, *, dropped: bool = False) -> None:
+        """End the worker for good.
+
+        Args:
+            dropped: Whether that is because nothing refers to the engine any more.
+        """
+        await self._supervisor.terminate(_DROPPED if dropped else _TERMINATED)
 
     def kill(self) -> None:
         """End the worker at once: for the interpreter's exit."""

@@ -10,6 +10,7 @@ from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
+from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.hangs import check_hang_timeout
@@ -19,7 +20,8 @@ from mlc_widget.proxy.state import EngineState, Hang
 
 
 def _end(core: KernelCore) -> None:
-    core.submit(core.terminate())
+    """An engine that is dropped ends its worker."""
+    core.submit(core.terminate(dropped=True))
 
 
 class _KernelEngine(EngineBase[KernelCore]):
@@ -122,6 +124,7 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncEngine[KernelCore]):
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 
+    @releases_locals
     async def custom_request(self, name: str, message: Any = None) -> Any:
         """Ask what the worker's own handler class answers (`handler`); plain JSON both ways.
 
@@ -136,6 +139,7 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncEngine[KernelCore]):
 class KernelMLCEngine(_KernelEngine, Engine[KernelCore]):
     """`AsyncKernelMLCEngine`, blocking the calling thread."""
 
+    @releases_locals
     def custom_request(self, name: str, message: Any = None) -> Any:
         """As `AsyncKernelMLCEngine.custom_request`."""
         name, message = identifier("name", name), plain("message", message)

@@ -61,7 +61,7 @@ class WorkerSupervisor:
         self._deaths = 0
         self._last_death: EngineDeadError | None = None
         self._owner_pid = os.getpid()
-        self.terminated = False
+        self._end_message: str | None = None
         self.worker: Worker | None = None
         """The worker that is up, if one is."""
         _supervisors.add(self)
@@ -71,14 +71,19 @@ class WorkerSupervisor:
         """The worker's process id, while there is one on this machine."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def terminated(self) -> bool:
+        """Whether `terminate` was called."""
+        return self._end_message is not None
+
     def check_alive(self) -> None:
         """Refuse calls after `terminate`.
 
         Raises:
             EngineTerminatedError: it was.
         """
-        if self.terminated:
-            raise EngineTerminatedError("This engine was terminated; make a new one.")
+        if self._end_message is not None:
+            raise EngineTerminatedError(self._end_message)
 
     def living(self) -> WorkerConnection | None:
         """The connection to the worker, if one is up; none is started."""
@@ -173,9 +178,13 @@ class WorkerSupervisor:
         self._ending = shared_task(worker.stop())
         return self._ending
 
-    async def terminate(self) -> None:
-        """End the worker for good; what waits for it gets `EngineTerminatedError`. Idempotent."""
-        self.terminated = True
+    async def terminate(self, message: str) -> None:
+        """End the worker for good. Idempotent.
+
+        Args:
+            message: Of the `EngineTerminatedError` for what waits for it, and for later calls.
+        """
+        self._end_message = message = self._end_message or message
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
@@ -183,7 +192,7 @@ class WorkerSupervisor:
             await asyncio.wait({self._ending})
         worker, self.worker, self._process = self.worker, None, None
         if worker is not None:
-            worker.connection.fail(EngineTerminatedError("This engine was terminated."))
+            worker.connection.fail(EngineTerminatedError(message))
         if self._watcher is not None:
             if worker is not None:  # else it is just cleaning up after a death
                 self._watcher.cancel()
@@ -191,7 +200,7 @@ class WorkerSupervisor:
         if worker is not None:
             await worker.stop()
         _supervisors.discard(self)
-        self._board.update(state="terminated", model_id=None)
+        self._board.update(state="terminated", model_id=None, error=EngineTerminatedError(message))
 
     def kill(self) -> None:
         """End the worker at once, without waiting: for the interpreter's exit."""

@@ -12,6 +12,7 @@ import traitlets
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.models import builtin_models
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import FunctionCaller
@@ -38,6 +39,7 @@ class ChatWidget(EngineWidget, ChatSettings):
 
     Args:
         engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`; its model may still be loading.
+            Keep it in a variable: the chat does not keep it alive, and says when it has ended.
         system: The system prompt; None leaves it to the model.
         temperature: As in OpenAI's requests, like those that follow; None is the model's default.
         top_p: See there.
@@ -77,6 +79,7 @@ class ChatWidget(EngineWidget, ChatSettings):
     _live = mirror("_live")
     _options = mirror("_options")
 
+    @releases_locals
     def __init__(
         self,
         engine: object,
@@ -114,7 +117,6 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._session = ChatSession(link_of(engine), listener, options, messages)
         self._functions = FunctionCaller(link_of(engine), self._session, self._user)
         self._kept_rev = self._session.state.rev
-        self._owner = engine  # an engine that nobody holds ends
         super().__init__(engine)
         self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import traitlets
 
+from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.widget.base import EngineWidget
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.terminal import TerminalProgress
@@ -31,6 +32,7 @@ class LoadProgress(EngineWidget):
 
     _view = traitlets.Unicode("load", read_only=True).tag(sync=True)
 
+    @releases_locals
     def __init__(self, engine: object) -> None:
         super().__init__(engine)
 

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Generator
 from typing import Any
 
-from mlc_widget.api.home_loop import wait_ticking
+from mlc_widget.api.home_loop import to_raise, wait_ticking
 from mlc_widget.widget.state import Message, openai_message
 
 
@@ -26,7 +26,7 @@ class Reply:
         self.id = reply
         self._read = read
         self._stop = stop
-        self._done: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+        self._done: concurrent.futures.Future[Message] = concurrent.futures.Future()
         self._next: concurrent.futures.Future[Reply | None] | None = None
         self._stopped = False
 
@@ -74,7 +74,7 @@ class Reply:
             TimeoutError: after `timeout` seconds; the reply goes on.
             MLCEngineError: what it failed with.
         """
-        return self._done.result(timeout)
+        return _content(self._done.result(timeout))
 
     def _last_result(self) -> dict[str, Any]:
         """As `result`, of the last reply that follows from its calls.
@@ -98,7 +98,7 @@ class Reply:
             await _ended(self._next)
             if (following := self._next.result()) is not None:
                 return await following
-        return self._done.result()
+        return _content(self._done.result())
 
     def __repr__(self) -> str:
         message = self._read(self.id)
@@ -106,10 +106,7 @@ class Reply:
 
     def _settle(self, message: Message) -> None:
         """Wake whoever waits; called once, on the I/O thread."""
-        if message.error is not None:
-            self._done.set_exception(message.error)
-        else:
-            self._done.set_result(openai_message(message))
+        self._done.set_result(message)
 
     def _expect_next(self) -> None:
         """Have whoever awaits this wait for the reply to its calls; on the I/O thread."""
@@ -121,6 +118,14 @@ class Reply:
             self._next.set_result(reply)
             if reply is not None and self._stopped:  # meanwhile
                 reply.stop()
+
+
+def _content(message: Message) -> dict[str, Any]:
+    """A message that has ended, in OpenAI's shape; raises what it failed with."""
+    if message.error is not None:
+        # A copy: what the transcript keeps must not hold on to the frames of whoever catches it.
+        raise to_raise(message.error)
+    return openai_message(message)
 
 
 async def _ended(future: concurrent.futures.Future[Any]) -> None:

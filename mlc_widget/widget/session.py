@@ -305,7 +305,8 @@ class ChatSession:
 
     def _check_alive(self) -> None:
         if self._link.snapshot.state == "terminated":
-            raise EngineTerminatedError("The engine was terminated; make a new one.")
+            error = self._link.snapshot.error
+            raise EngineTerminatedError(error.message if error else "The engine was terminated.")
 
     def _on_engine(self, snapshot: Snapshot) -> None:
         if snapshot.state == "terminated":

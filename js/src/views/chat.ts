@@ -212,7 +212,7 @@ function engineText(engine: Engine): string {
     case "dead":
       return "The worker stopped";
     case "terminated":
-      return "Terminated";
+      return "The engine has ended";
     default:
       return engine.error ? "Not loaded" : "No model is loaded";
   }

@@ -143,7 +143,7 @@ export class LoadPanel {
     this.#drawBelow(engine, kind);
     setText(this.#error, failed ? (engine.error?.message ?? "") : "");
     show(this.#error, failed);
-    show(this.#retry, failed && connected && engine.model !== "");
+    show(this.#retry, failed && connected && engine.model !== "" && engine.state !== "terminated");
     show(this.#cancel, loading && connected && engine.state === "loading");
     // One announcement per phase; the bar itself carries the figures.
     setText(this.#live, loading ? `${name}: ${phaseText(engine)}` : sentence);
@@ -152,6 +152,7 @@ export class LoadPanel {
   #sentence(kind: string, name: string): string {
     const state = this.#engine?.state;
     if (kind === "ready") return `${name} is ready`;
+    if (state === "terminated") return "The engine has ended";
     if (kind === "failed") {
       switch (this.#engine?.error?.type) {
         case "LoadCancelledError":
@@ -164,7 +165,6 @@ export class LoadPanel {
           return `Could not load ${name}`;
       }
     }
-    if (state === "terminated") return "The engine was terminated";
     if (state === "dead") return "The worker stopped";
     return kind === "idle" ? "No model is loaded" : `Loading ${name}`;
   }

@@ -1,0 +1,85 @@
+"""Errors that keep no engine alive.
+
+Python and IPython keep the last error, the error its traceback, and the traceback the local
+variables of every function that it passed through. An engine ends when nothing refers to it any
+more, so our functions that have one among their locals let go of it when they fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_C = TypeVar("_C", bound=type)
+
+
+def releases_locals(function: _F) -> _F:
+    """Decorate a function: when it raises, its locals, and those of its package, are released.
+
+    Only frames that the error has left are cleared; those on an engine's own thread are in other
+    packages or do not hold an engine.
+    """
+    module = function.__module__
+    room = module.rpartition(".")[0] + "." if module.count(".") > 1 else module
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            try:
+                return await function(*args, **kwargs)
+            except BaseException as error:
+                del args, kwargs
+                _release(error, room)
+                raise
+
+        return awaited  # type: ignore[return-value]
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs
+            _release(error, room)
+            raise
+
+    return called  # type: ignore[return-value]
+
+
+def releases_locals_of_methods(cls: _C) -> _C:
+    """Decorate a class: `releases_locals` for all its public methods."""
+    for name, value in list(vars(cls).items()):
+        if inspect.isfunction(value) and not name.startswith("_"):
+            setattr(cls, name, releases_locals(value))
+    return cls
+
+
+def _release(error: BaseException, room: str) -> None:
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        pending += [link.__cause__, link.__context__]
+        traceback = link.__traceback__
+        while traceback is not None:
+            frame = traceback.tb_frame
+            name = str(frame.f_globals.get("__name__"))
+            # Python before 3.13 would end a suspended coroutine whose frame is cleared.
+            plain = not frame.f_code.co_flags & _SUSPENDABLE or link is error
+            if name.startswith(room) and plain:
+                with contextlib.suppress(RuntimeError):  # it still runs
+                    frame.clear()
+            traceback = traceback.tb_next
+
+
+_SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR

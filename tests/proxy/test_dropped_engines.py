@@ -1,0 +1,138 @@
+"""An engine ends when its variable does, whatever was done with it, in a real Jupyter kernel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .notebook import DEADLINE_S, Notebook
+
+MAKE = "engine = await create_kernel_mlc_engine(model, **options)"
+
+# What cells do with an engine, beside making it.
+USES = {
+    "nothing": [],
+    "a request": ["await engine.chat.completions.create(messages=hello, max_tokens=3)"],
+    "a request that fails": [
+        (
+            "try:\n    await engine.chat.completions.create(messages=hello, temperature=-1)\n"
+            "except Exception as error:\n    kept = error"
+        ),
+        "await engine.abort(17)",
+    ],
+    "a reload that fails": ["await engine.reload('/no/such/folder')"],
+    "a reload that fails in a function": [
+        (
+            "async def load(engine):\n    await engine.reload('/no/such/folder')\n"
+            "try:\n    await load(engine)\nexcept Exception:\n    pass"
+        )
+    ],
+    "a second engine's failed start": [
+        (
+            "try:\n    await create_kernel_mlc_engine('/no/such/folder', **options)\n"
+            "except Exception as error:\n    kept = error"
+        )
+    ],
+    "a death": [
+        (
+            "import os, signal\nos.kill(engine.worker_pid, signal.SIGKILL)\n"
+            "while engine.state != 'dead': await asyncio.sleep(0.01)\n"
+            "await engine.chat.completions.create(messages=hello, max_tokens=3)"
+        )
+    ],
+    "a stream that was left": [
+        "stream = await engine.chat.completions.create(messages=hello, stream=True)",
+        "async for chunk in stream:\n    break",
+    ],
+    "a stream that is kept": [
+        (
+            "stream = await engine.chat.completions.create(messages=hello, stream=True)\n"
+            "first = await anext(aiter(stream))"
+        )
+    ],
+    "openai_client": [
+        (
+            "client = engine.openai_client()\n"
+            "answer = await client.chat.completions.create(model='', messages=hello, max_tokens=3)"
+        ),
+        (
+            "async for chunk in await client.chat.completions.create("
+            "model='', messages=hello, stream=True):\n    break"
+        ),
+    ],
+    "%%chat": ["%%chat --max-tokens 3\nHello!", "await _chat", "_chat"],
+    "%%chat that runs": ["%%chat\nHello!"],
+    "%%chat that is refused": ["%%chat --temperature 99\nHello!"],
+    "%mlc": ["%mlc stats", "%mlc models", "%mlc reset", "%mlc explain"],
+    "%mlc that is refused": ["%mlc load", "%mlc load /no/such/folder --to nobody"],
+    "ChatWidget": ["chat = ChatWidget(engine)\nchat", "reply = chat.send('Hello!')", "await reply"],
+    "ChatWidget that was closed": [
+        "chat = ChatWidget(engine, history=[])\ndisplay(chat)\nchat.on_reply(print)",
+        "await chat.send('Hello!')",
+        "chat.close(); del chat",
+    ],
+    "ChatWidget that is refused": ["ChatWidget(engine, temperature=99)"],
+    "LoadProgress": ["from mlc_widget import LoadProgress", "LoadProgress(engine)"],
+    "an attribute in Out": ["engine.chat.completions", "engine.state"],
+}
+
+
+@pytest.fixture(scope="module")
+def notebook(tiny_model: Path) -> Iterator[Notebook]:
+    notebook = Notebook()
+    notebook.run(f"""
+%load_ext mlc_widget
+import asyncio
+model = {str(tiny_model)!r}
+options = dict(runtime="scripted", runtime_options=dict(text="one two ", repeat=50, pace_s=0.01))
+hello = [{{"role": "user", "content": "Hello!"}}]
+""")
+    yield notebook
+    notebook.close()
+
+
+def until_gone(pid: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while psutil.pid_exists(pid):
+        assert time.monotonic() < deadline, "the old worker lives on"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_worker_ends_when_its_cell_runs_again(notebook: Notebook, use: str) -> None:
+    notebook.run(MAKE)
+    for cell in USES[use]:
+        notebook.end(notebook.begin(cell))  # some fail
+    worker = int(notebook.run("print(engine.worker_pid)"))
+    notebook.run("engine = AsyncKernelMLCEngine(**options)")
+    until_gone(worker)
+
+
+def test_what_was_said_stays_and_says_that_the_engine_has_ended(notebook: Notebook) -> None:
+    notebook.run(MAKE)
+    notebook.run("chat = ChatWidget(engine)\nlong = chat.send('Hello!')\nawait asyncio.sleep(0)")
+    notebook.run("while not long.text: await asyncio.sleep(0.01)")
+    worker = int(notebook.run("print(engine.worker_pid)"))
+    notebook.run("del engine")
+    until_gone(worker)
+    told = notebook.run("""
+while chat._link.snapshot.state != "terminated": await asyncio.sleep(0.01)
+try:
+    await long
+except Exception as error:
+    print(long.status, len(chat.messages), "one" in chat.export(), error)
+shown = chat._mirrors["_engine"]()
+print(shown["state"], shown["error"]["message"])
+try:
+    chat.send("Are you there?")
+except Exception as error:
+    print(type(error).__name__, error)
+""")
+    reply, shown, refusal = told.splitlines()
+    assert reply.startswith("error 2 True This engine has ended")
+    assert shown.startswith("terminated This engine has ended, as no variable held it any more")
+    assert refusal == f"EngineTerminatedError {shown.removeprefix('terminated ')}"
