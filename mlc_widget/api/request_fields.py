@@ -54,7 +54,9 @@ class FieldRule:
 RULES: Final[tuple[FieldRule, ...]] = (
     # What to answer
     FieldRule("messages", _CHAT, _OWM, "engine", "text only; roles the model's template has"),
-    FieldRule("prompt", _COMPLETION, _OWM, "engine", "a text, or token ids"),
+    FieldRule(
+        "prompt", _COMPLETION, _OWM, "engine", "a raw text with control tokens, or token ids"
+    ),
     FieldRule("input", _EMBEDDING, _OW, "engine", "texts or lists of token ids"),
     FieldRule("model", _ALL, _OWM, "engine", "a loaded model; needed if several are"),
     # How much, and how it comes

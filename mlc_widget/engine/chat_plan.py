@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlc_widget.api.errors import UnsupportedFieldError
-from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.answer import AnswerParser
 from mlc_widget.engine.grammar_text import Part, assemble, check_grammar
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.reasoning import INSIDE_RULES, NO_THOUGHT, OPEN, RULES, ReasoningParser
 from mlc_widget.engine.structured_output import response_grammar, response_parts
+from mlc_widget.engine.text.prompt_text import PromptText, markup
 from mlc_widget.engine.tool_parser import ToolCallParser
 from mlc_widget.engine.tools import Tools, read_tools, render_messages
 
@@ -22,16 +22,14 @@ class AnswerPlan:
     """How a request's answers are constrained and read.
 
     Attributes:
-        messages: A chat's, for the template: tools and calls are written into them.
-        suffix: What the prompt ends with beyond the template.
+        prompt: A chat's, with tools and calls written into it.
         grammar: What the text must match.
         tools: On offer.
         thinks: Whether thoughts are to be parted from the answer.
         inside: The prompt has opened the thought.
     """
 
-    messages: tuple[JSONDict, ...] = ()
-    suffix: str = ""
+    prompt: PromptText = field(default_factory=PromptText)
     grammar: str | None = None
     tools: Tools | None = None
     thinks: bool = False
@@ -71,7 +69,7 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     """
     template = model.template
     tools = read_tools(request, template)
-    messages = render_messages(request["messages"], tools, template)
+    prompt = template.render(render_messages(request["messages"], tools, template))
     can_think = model.tokenizer.token_to_id(OPEN) is not None
     wanted = request.get("enable_thinking")
     if wanted and not can_think:
@@ -79,12 +77,12 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
             f"enable_thinking = True: {model.model_id} is no thinking model; leave it out.",
             param="enable_thinking",
         )
-    inside = template.prompt_text(messages).rstrip().endswith(OPEN)
+    end = prompt.pieces[-1]
+    inside = end.is_markup and end.text.rstrip().endswith(OPEN)
     quiet = can_think and wanted is False and not inside
     thinks = can_think and not quiet
     return AnswerPlan(
-        messages=tuple(messages),
-        suffix=NO_THOUGHT if quiet else "",
+        prompt=prompt + markup(NO_THOUGHT) if quiet else prompt,
         grammar=_grammar(model, request, tools, thinks=thinks, inside=inside),
         tools=tools,
         thinks=thinks,

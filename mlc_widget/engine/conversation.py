@@ -13,6 +13,7 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedModelError
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.text.prompt_text import Content, PromptText, fill, join, markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 _WHERE = "mlc-chat-config.json: conv_template"
@@ -93,16 +94,22 @@ class ConversationTemplate:
         Raises:
             BadRequestError: a role that this model's template does not have.
         """
-        return [*self.system_prefix_token_ids, *tokenizer.encode(self.prompt_text(messages))]
+        text = self.render(messages)
+        return [*self.system_prefix_token_ids, *tokenizer.encode_prompt(text)]
 
-    def prompt_text(self, messages: Sequence[JSONDict]) -> str:
-        """The text that `prompt` encodes, without `system_prefix_token_ids`."""
-        system, turns = self.system_message, list(messages)
+    def render(self, messages: Sequence[JSONDict]) -> PromptText:
+        """The text that `prompt` encodes, without `system_prefix_token_ids`.
+
+        The template's own strings are markup. Each message's ``content`` is content, unless it is
+        a `PromptText` that tells markup and content apart itself.
+        """
+        system: Content = self.system_message
+        turns = list(messages)
         if turns[0]["role"] == "system":
             system, turns = turns[0]["content"], turns[1:]
-        parts = [self.system_template.replace(_PLACEHOLDERS["system"], system)]
+        parts = [fill(self.system_template, _PLACEHOLDERS["system"], system)]
         for i, message in enumerate(turns):
-            role, content = message["role"], message["content"] or ""
+            role = message["role"]
             if role not in self.roles:
                 raise BadRequestError(
                     f"messages: role {role!r} is not one that this model's conversation template "
@@ -110,13 +117,13 @@ class ConversationTemplate:
                     param="messages",
                 )
             if i > 0 or self.add_role_after_system_message:
-                parts.append(self.roles[role] + self.role_content_sep)
+                parts.append(markup(self.roles[role] + self.role_content_sep))
             placeholder = _PLACEHOLDERS[role]
             template = self.role_templates.get(role, placeholder)
-            parts.append(template.replace(placeholder, content))
-            parts.append(self.seps[0] if role == "user" else self.seps[-1])
-        parts.append(self.roles["assistant"] + self.role_empty_sep)
-        return "".join(parts)
+            parts.append(fill(template, placeholder, message["content"] or ""))
+            parts.append(markup(self.seps[0] if role == "user" else self.seps[-1]))
+        parts.append(markup(self.roles["assistant"] + self.role_empty_sep))
+        return join(parts)
 
 
 class _Reader:

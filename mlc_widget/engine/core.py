@@ -30,6 +30,7 @@ from mlc_widget.engine.loaded_models import LoadedModels
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.shapes import ResponseShape, new_request_id
+from mlc_widget.engine.text.prompt_text import PromptText, markup
 
 _LONG_PROMPT: Final = 32 * 1024
 _Before: TypeAlias = Callable[[], Awaitable[None]] | None
@@ -190,10 +191,10 @@ class DirectCore:
         param = "messages" if kind == "chat" else "prompt"
         ids: list[int]
         if kind == "chat":
-            text = model.template.prompt_text(answers.messages) + answers.suffix
-            ids = [*model.template.system_prefix_token_ids, *await _encode(model, text)]
+            rendered = await _encode(model, answers.prompt)
+            ids = [*model.template.system_prefix_token_ids, *rendered]
         elif isinstance(checked["prompt"], str):
-            ids = await _encode(model, checked["prompt"])
+            ids = await _encode(model, markup(checked["prompt"]))
         else:
             ids = checked["prompt"]
             model.check_ids(param, ids)
@@ -346,11 +347,11 @@ async def _plan(
     return plan(kind, model, checked)
 
 
-async def _encode(model: LoadedModel, text: str) -> list[int]:
+async def _encode(model: LoadedModel, text: PromptText) -> list[int]:
     """A long text is encoded on a thread: it must not hold up the streams beside it."""
     if len(text) < _LONG_PROMPT:
-        return model.tokenizer.encode(text)
-    return await asyncio.to_thread(model.tokenizer.encode, text)
+        return model.tokenizer.encode_prompt(text)
+    return await asyncio.to_thread(model.tokenizer.encode_prompt, text)
 
 
 def _echo(model: LoadedModel, checked: JSONDict) -> str:

@@ -1,12 +1,17 @@
-"""How models are told of tools and how they call them, by family.
+r"""How models are told of tools and how they call them, by family.
 
 Texts follow the models' own chat templates: Qwen2.5's and Qwen3's (of any ChatML model), Hermes 2
 Pro's and Hermes 3's, Llama 3.1's.
+
+ChatML's and Hermes's calls and results stand between tags such as ``<tool_response>``, which need
+not be tokens of their own. So that no text can open or close one, a ``<`` that begins such a tag is
+written ``\u003c`` in JSON, where it means the same, and ``&lt;``, as in XML, in other text.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +19,10 @@ from typing import Any, ClassVar, Final
 
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import ConversationTemplate
+from mlc_widget.engine.text.prompt_text import Content, PromptText, content, join, markup
+
+_TAG: Final = re.compile(r"<(?=\s*/?\s*(?:tool_call|tool_response|tools)\b)", re.IGNORECASE)
+_TURN_TAG: Final = re.compile(r"<(?=\s*/?\s*(?:tool_call|tool_response)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +49,26 @@ class ToolFormat(ABC):
     arguments: ClassVar[str] = "arguments"
 
     @abstractmethod
-    def system(self, message: str, tools: Sequence[JSONDict]) -> str:
+    def system(self, message: str, tools: Sequence[JSONDict]) -> PromptText:
         """The system message of a conversation with tools."""
 
-    def first_user(self, message: str, tools: Sequence[JSONDict]) -> str:
+    def first_user(self, message: Content, tools: Sequence[JSONDict]) -> Content:
         """The first user message of a conversation with tools."""
         return message
 
-    def calls(self, content: str, calls: Sequence[Call]) -> str:
+    def text(self, message: str) -> str:
+        """What somebody said, so that it cannot be taken for a call or a result."""
+        return _TURN_TAG.sub("&lt;", message)
+
+    def calls(self, said: str, calls: Sequence[Call]) -> PromptText:
         """An earlier answer with calls."""
-        texts = [
-            f'{self.begin}{{"name": {json.dumps(c.name)}, "{self.arguments}": {c.arguments}}}'
-            f"{self.end}"
-            for c in calls
-        ]
-        return "\n".join([content, *texts] if content else texts)
+        begin, end = markup(self.begin), markup(self.end)
+        texts = [join((begin, content(self._call(c)), end)) for c in calls]
+        return _lines([content(said), *texts] if said else texts)
+
+    def _call(self, call: Call) -> str:
+        name, arguments = _untagged(json.dumps(call.name)), _untagged(call.arguments)
+        return f'{{"name": {name}, "{self.arguments}": {arguments}}}'
 
     @abstractmethod
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
@@ -68,22 +82,23 @@ class ChatML(ToolFormat):
     end = "\n</tool_call>"
     between = "\n"
 
-    def system(self, message: str, tools: Sequence[JSONDict]) -> str:
+    def system(self, message: str, tools: Sequence[JSONDict]) -> PromptText:
         """Signatures as JSON, one to a line."""
         lines = "".join(f"\n{_json(tool)}" for tool in tools)
-        return (
-            (f"{message}\n\n" if message else "")
-            + "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+        before = markup(
+            "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
             "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-            f"{lines}\n</tools>\n\nFor each function call, return a json object with function name "
+        )
+        after = markup(
+            "\n</tools>\n\nFor each function call, return a json object with function name "
             "and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
             '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
         )
+        return join((_own(message), before, content(lines), after))
 
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
         """All in one turn."""
-        wrapped = [f"<tool_response>\n{c}\n</tool_response>" for c in contents]
-        return [{"role": "user", "content": "\n".join(wrapped)}]
+        return [{"role": "user", "content": _responses(self, contents)}]
 
 
 _HERMES_CALL: Final = {
@@ -104,24 +119,26 @@ class Hermes(ToolFormat):
     end = "\n</tool_call>"
     between = "\n"
 
-    def system(self, message: str, tools: Sequence[JSONDict]) -> str:
+    def system(self, message: str, tools: Sequence[JSONDict]) -> PromptText:
         """The prompt that Hermes was trained with, after the system message."""
-        return (
-            (f"{message}\n\n" if message else "")
-            + "You are a function calling AI model. You are provided with function signatures "
+        before = markup(
+            "You are a function calling AI model. You are provided with function signatures "
             "within <tools></tools> XML tags. You may call one or more functions to assist with "
             "the user query. Don't make assumptions about what values to plug into functions. "
-            f"Here are the available tools: <tools> {_json(list(tools))} </tools> Use the "
+            "Here are the available tools: <tools> "
+        )
+        after = markup(
+            " </tools> Use the "
             "following pydantic model json schema for each tool call you will make: "
             f"{_json(_HERMES_CALL)} For each function call return a json object with function name "
             "and arguments within <tool_call></tool_call> XML tags as follows:\n<tool_call>\n"
             '{"name": <function-name>, "arguments": <args-dict>}\n</tool_call>'
         )
+        return join((_own(message), before, content(_json(list(tools))), after))
 
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
         """A turn of role tool with all of them."""
-        wrapped = [f"<tool_response>\n{c}\n</tool_response>" for c in contents]
-        return [{"role": "tool", "content": "\n".join(wrapped)}]
+        return [{"role": "tool", "content": _responses(self, contents)}]
 
 
 class Llama31(ToolFormat):
@@ -132,28 +149,32 @@ class Llama31(ToolFormat):
     between = "; "
     arguments = "parameters"
 
-    def system(self, message: str, tools: Sequence[JSONDict]) -> str:
+    def system(self, message: str, tools: Sequence[JSONDict]) -> PromptText:
         """The environment that goes with tools, before the system message."""
-        return (
+        environment = (
             "Environment: ipython\nCutting Knowledge Date: December 2023\n"
-            f"Today Date: 26 Jul 2024\n\n{message}"
+            "Today Date: 26 Jul 2024\n\n"
         )
+        return markup(environment) + content(message)
 
-    def first_user(self, message: str, tools: Sequence[JSONDict]) -> str:
+    def first_user(self, message: Content, tools: Sequence[JSONDict]) -> Content:
         """Signatures as indented JSON, before the question."""
         signatures = "".join(f"{json.dumps(t, indent=4, ensure_ascii=False)}\n\n" for t in tools)
-        return (
+        before = markup(
             "Given the following functions, please respond with a JSON for a function call with "
             "its proper arguments that best answers the given prompt.\n\n"
             'Respond in the format {"name": function name, "parameters": dictionary of argument '
-            f"name and its value}}. Do not use variables.\n\n{signatures}{message}"
+            "name and its value}. Do not use variables.\n\n"
         )
+        return before + content(signatures) + content(message)
 
-    def calls(self, content: str, calls: Sequence[Call]) -> str:
+    def text(self, message: str) -> str:
+        """There are no tags: roles alone tell who speaks."""
+        return message
+
+    def calls(self, said: str, calls: Sequence[Call]) -> PromptText:
         """The calls alone."""
-        return self.between.join(
-            f'{{"name": {json.dumps(c.name)}, "{self.arguments}": {c.arguments}}}' for c in calls
-        )
+        return content(self.between.join(map(self._call, calls)))
 
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
         """A turn of the template's role ``ipython`` for each."""
@@ -171,4 +192,24 @@ def tool_format_of(template: ConversationTemplate) -> ToolFormat | None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return _untagged(json.dumps(value, ensure_ascii=False))
+
+
+def _untagged(text: str) -> str:
+    """JSON that says the same and has no tags in it."""
+    return _TAG.sub(r"\\u003c", text)
+
+
+def _own(message: str) -> PromptText:
+    """The request's system message, before that of the tools."""
+    return content(f"{message}\n\n" if message else "")
+
+
+def _responses(known: ToolFormat, contents: Sequence[str]) -> PromptText:
+    """Results between tags."""
+    begin, end = markup("<tool_response>\n"), markup("\n</tool_response>")
+    return _lines([join((begin, content(known.text(c)), end)) for c in contents])
+
+
+def _lines(parts: Sequence[PromptText]) -> PromptText:
+    return join(p for i, part in enumerate(parts) for p in ((markup("\n"), part) if i else (part,)))

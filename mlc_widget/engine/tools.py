@@ -21,6 +21,7 @@ from mlc_widget.engine.grammar_text import (
 )
 from mlc_widget.engine.json_schema import check_schema
 from mlc_widget.engine.reasoning import without_thoughts
+from mlc_widget.engine.text.prompt_text import Content
 from mlc_widget.engine.tool_formats import Call, ToolFormat, tool_format_of
 
 
@@ -153,10 +154,14 @@ def render_messages(
             out += known.results(results)
             results = []
         if role == "assistant":
-            content = without_thoughts(message["content"] or "")
+            said = without_thoughts(message["content"] or "")
+            content: Content = said if known is None else known.text(said)
             if known and message.get("tool_calls"):
-                content = known.calls(content, _calls(f"messages[{i}]", message["tool_calls"]))
+                calls = _calls(f"messages[{i}]", message["tool_calls"])
+                content = known.calls(known.text(said), calls)
             message = {"role": role, "content": content}
+        elif role == "user" and known:
+            message = {**message, "content": known.text(message["content"])}
         out.append(message)
     if results and known:
         out += known.results(results)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from mlc_widget.engine.text.prompt_text import markup
+
 from .conftest import assert_no_page_lost, chat, engine_on, runtime_of, streamed, user
 
 TOKENS = 40
@@ -40,13 +42,13 @@ async def test_the_second_turn_prefills_only_its_new_tokens(engine, steps):
     # An answer that comes back as text need not have the tokens it was written with: the end of a
     # turn is asked for by itself, so that the whole first turn can be counted on.
     template = next(iter(engine._core._models)).template
-    turn = template.prompt_text(history) + "the answer to the question"
+    turn = template.render(history).text + "the answer to the question"
     await engine.completions.create(prompt=turn, max_tokens=1, seed=1)
     longer = turn + template.seps[-1] + "<|im_start|>user\nand today?"
     tokenizer = next(iter(engine._core._models)).tokenizer
     count.clear()
     second = await engine.completions.create(prompt=longer, max_tokens=5, seed=1, ignore_eos=True)
-    new = len(tokenizer.encode(longer)) - len(tokenizer.encode(turn))
+    new = len(tokenizer.encode_prompt(markup(longer))) - len(tokenizer.encode_prompt(markup(turn)))
     assert 0 < new < 30 < second.usage.prompt_tokens
     assert second.usage.prompt_tokens_details.cached_tokens == second.usage.prompt_tokens - new
     assert count.rows == [new, 1, 1, 1, 1]

@@ -86,7 +86,7 @@ CALLED = [
 
 def prompt(messages, tools, known):
     request = {"messages": messages, "tools": tools}
-    return known.prompt_text(render_messages(messages, read_tools(request, known), known))
+    return known.render(render_messages(messages, read_tools(request, known), known)).text
 
 
 # --- rendering ------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_llamas_conversation_with_calls():
 def test_the_requests_own_system_message_comes_first():
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert prompt(messages, [NOW], QWEN).startswith("<|im_start|>system\nBe brief.\n\n# Tools")
-    assert prompt(messages, [], QWEN) == QWEN.prompt_text(messages)
+    assert prompt(messages, [], QWEN) == QWEN.render(messages).text
 
 
 def test_earlier_thoughts_are_left_out():
@@ -195,7 +195,7 @@ def test_any_text_may_be_a_call_s_arguments(text, known):
     ]
     checked = check_chat({"messages": messages})["messages"]
     assert checked[1]["tool_calls"] == [call]
-    written = render_messages(checked, None, known)[1]["content"]
+    written = render_messages(checked, None, known)[1]["content"].text
     parser = ToolCallParser(tool_format_of(known), ("f",))
     _, calls = parser.push(written)
     assert not parser.broken
@@ -210,8 +210,8 @@ def test_any_text_may_be_a_call_s_arguments(text, known):
 @pytest.mark.parametrize("known", [ChatML(), Llama31()], ids=["chatml", "llama"])
 def test_a_call_that_is_cut_anywhere_can_be_given_back_and_is_none_to_make(known):
     calls = [Call("f", '{"a": "\\"}"}'), Call("g", '{"b": {"c": [1]}}')]
-    text = known.calls("", calls)
-    whole_at = [known.calls("", calls[:1]).index('"}"}}') + 5, text.rindex("}") + 1]
+    text = known.calls("", calls).text
+    whole_at = [known.calls("", calls[:1]).text.index('"}"}}') + 5, text.rindex("}") + 1]
     for end in range(len(text) + 1):
         parser = AnswerParser(None, ToolCallParser(known, ("f", "g")), "key")
         delta = parser.push(text[:end], last=True)

@@ -6,14 +6,19 @@ import codecs
 import json
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError
+from mlc_widget.engine.text.control_tokens import ControlTokens
+from mlc_widget.engine.text.prompt_text import PromptText
 
 TokenKind: TypeAlias = Literal["byte_level", "byte_fallback", "word_piece", "plain"]
 
 _FILE = "tokenizer.json"
+_UNASSIGNED = "\U0010fffd"
+"""A character that no vocabulary has."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -36,6 +41,13 @@ class Tokenizer:
     and SentencePiece with byte fallback (Llama 2, Mistral), where ``▁`` is a space and ``<0x0A>``
     a byte, and where one space at the beginning of a text is an artefact that decoding removes.
 
+    Tokens that were added to the vocabulary are control tokens, unless they are not special and
+    consist of letters, digits and white space alone, as runs of spaces do. No text becomes a
+    control token but what `encode_prompt` is told is markup.
+
+    The text of an added token is that token where it is markup, and only there (`encode_prompt`);
+    `ControlTokens` says which added tokens are meant.
+
     Use `from_folder`. Instances are immutable and may be shared between threads.
     """
 
@@ -43,14 +55,18 @@ class Tokenizer:
         """Wrap a `tokenizers.Tokenizer`, which this object owns from now on."""
         backend.no_truncation()
         backend.no_padding()
+        added = backend.get_added_tokens_decoder()
+        self._special = frozenset(i for i, token in added.items() if token.special)
+        self._added = {i: str(token.content) for i, token in added.items()}
+        self._control = ControlTokens(added)
+        _ignore_in_text(backend, [added[i] for i in sorted(self._control.ids)])
         self._backend = backend
+        self._continuing = _without_first_space(backend)
+        self._unknown = frozenset(_encode(backend, _UNASSIGNED).ids)
         decoder = backend.decoder
         self._kind, self._strips_leading_space = _kind_of(
             {} if decoder is None else json.loads(decoder.__getstate__())
         )
-        added = backend.get_added_tokens_decoder()
-        self._special = frozenset(i for i, token in added.items() if token.special)
-        self._added = {i: str(token.content) for i, token in added.items()}
         self._vocab_size = _ids_of(backend)
         self._bytes = [self._bytes_of(i) for i in range(self._vocab_size)]
 
@@ -100,7 +116,7 @@ class Tokenizer:
         return self._vocab_size
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Token ids of `text`; the text of a special token becomes that token.
+        """Token ids of `text`, in which nothing is a control token.
 
         Args:
             text: The text.
@@ -110,11 +126,55 @@ class Tokenizer:
         Raises:
             BadRequestError: The text has lone surrogates, which no encoding can represent.
         """
-        try:
-            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except (TypeError, UnicodeEncodeError) as e:
-            raise BadRequestError(f"The text cannot be encoded as UTF-8: {e}.") from e
-        return ids
+        ids = self._encode_text(text, continues=False)
+        if not add_special_tokens:
+            return ids
+        around = _encode(self._backend, text, add_special_tokens=True)
+        mask = around.special_tokens_mask
+        before = mask.index(0) if 0 in mask else len(mask)
+        after = mask[::-1].index(0) if 0 in mask else 0
+        return [*around.ids[:before], *ids, *around.ids[len(mask) - after :]]
+
+    def encode_prompt(self, prompt: PromptText) -> list[int]:
+        """Token ids of a prompt; the text of a control token is that token in markup alone.
+
+        All that is between two control tokens is encoded as one text, whatever its pieces are.
+
+        Raises:
+            BadRequestError: The text has lone surrogates, which no encoding can represent.
+        """
+        ids: list[int] = []
+        text, done = prompt.text, 0
+        for start, end, token_id in self._control.find(prompt):
+            ids += self._encode_text(text[done:start], continues=done > 0)
+            ids.append(token_id)
+            done = end
+        return ids + self._encode_text(text[done:], continues=done > 0)
+
+    def _encode_text(self, text: str, *, continues: bool) -> list[int]:
+        """Token ids of a text without control tokens; `continues` if something is before it."""
+        if not text:
+            return []
+        encoding = _encode(self._continuing if continues else self._backend, text)
+        ids: list[int] = encoding.ids
+        if self._control.ids.isdisjoint(ids):
+            return ids
+        # A vocabulary may have a control token's name among its words: such names are cut in two.
+        cuts = [
+            (start + end) // 2
+            for token_id, (start, end) in zip(ids, encoding.offsets, strict=True)
+            if token_id in self._control.ids
+            and end - start > 1
+            and (token_id not in self._unknown or text[start:end] == self._control.names[token_id])
+        ]
+        if not cuts:
+            return ids
+        pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+        return [
+            token_id
+            for i, piece in enumerate(pieces)
+            for token_id in self._encode_text(piece, continues=continues or i > 0)
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids` without special tokens.
@@ -176,6 +236,53 @@ def _ids_of(backend: Any) -> int:
     if all(backend.id_to_token(i) is not None for i in range(size)):
         return size
     return 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+
+def _encode(backend: Any, text: str, *, add_special_tokens: bool = False) -> Any:
+    try:
+        return backend.encode(text, add_special_tokens=add_special_tokens)
+    except (TypeError, UnicodeEncodeError) as e:
+        raise BadRequestError(f"The text cannot be encoded as UTF-8: {e}.") from e
+
+
+def _ignore_in_text(backend: Any, tokens: list[Any]) -> None:
+    """Have the `tokenizers` package leave the text of these added tokens to the vocabulary."""
+    from tokenizers import AddedToken
+
+    backend.encode_special_tokens = True
+    backend.add_special_tokens(  # makes those special that are not, and changes nothing else
+        [
+            AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=True,
+            )
+            for token in tokens
+            if not token.special
+        ]
+    )
+
+
+def _without_first_space(backend: Any) -> Any:
+    """The backend for what is not a prompt's beginning.
+
+    That is another one where SentencePiece's space is put before the beginning alone.
+    """
+    step = backend.pre_tokenizer
+    if step is None or b'"first"' not in step.__getstate__():
+        return backend
+    import tokenizers
+
+    spec = json.loads(backend.to_str())
+    for one in spec["pre_tokenizer"].get("pretokenizers", [spec["pre_tokenizer"]]):
+        if one.get("prepend_scheme") == "first":
+            one["prepend_scheme"] = "never"
+    other = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    other.encode_special_tokens = True
+    return other
 
 
 def _kind_of(decoder: dict[str, Any]) -> tuple[TokenKind, bool]:

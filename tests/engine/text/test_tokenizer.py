@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError
+from mlc_widget.engine.text.prompt_text import markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 TEXT = [
@@ -77,7 +78,7 @@ def test_round_trip(make, text):
 @pytest.mark.parametrize("make", [byte_level, byte_fallback, metaspace])
 def test_every_token_decodes_as_the_tokenizers_package_does(make):
     backend = make()
-    tokenizer = Tokenizer(backend)
+    tokenizer = Tokenizer(make())
     last = "Z" if make is byte_level else "o" if make is byte_fallback else "a"
     anchor = tokenizer.token_to_id(last)
     for i in range(tokenizer.vocab_size):
@@ -96,7 +97,7 @@ def test_kinds():
 def test_special_tokens_are_recognised_marked_and_never_added():
     tokenizer = Tokenizer(byte_level())
     start, end = map(tokenizer.token_to_id, SPECIAL)
-    ids = tokenizer.encode("<|im_start|>Hello<|im_end|>")
+    ids = tokenizer.encode_prompt(markup("<|im_start|>Hello<|im_end|>"))
     assert ids[0] == start
     assert ids[-1] == end
     assert [i for i in ids if tokenizer.is_special(i)] == [start, end]

@@ -15,6 +15,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.engine.runtimes.mlc_llm.constructor import load_error, tvm_device
 from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
+from mlc_widget.engine.text.prompt_text import markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 _POLL_S = 0.1
@@ -100,7 +101,7 @@ class EmbeddingEngine:
                 param=param,
             )
         text = self._tokenizer.decode(ids)
-        if self._tokenizer.encode(text) != ids:
+        if self._tokenizer.encode_prompt(markup(text)) != ids:  # as mlc_llm's own encodes it
             raise BadRequestError(
                 f"{param}: the mlc_llm runtime embeds texts, and no text gives these token ids: "
                 "give a string.",
