@@ -46,6 +46,8 @@ export interface Engine {
   readonly progress: Progress | null;
   readonly error: ErrorInfo | null;
   readonly hang: Hang | null;
+  /** The settings that the model's configuration has. */
+  readonly defaults: Readonly<Partial<Record<OptionName, number>>>;
 }
 
 /** Figures of one reply; null is "not known". */
@@ -84,6 +86,8 @@ export interface Message {
   readonly stats: Stats | null;
   /** null, or another worker went on with it: is the text the one that it would have been? */
   readonly resumed: boolean | null;
+  /** Does its end say the same again and again? */
+  readonly repeats: boolean;
 }
 
 /** The conversation as the kernel's side saw it at `rev`. */
@@ -111,6 +115,7 @@ export interface Options {
   readonly system: string | null;
   readonly temperature: number | null;
   readonly top_p: number | null;
+  readonly repetition_penalty: number | null;
   readonly max_tokens: number | null;
   readonly seed: number | null;
   readonly schema: string | null;
@@ -202,6 +207,14 @@ function parseHang(value: unknown): Hang | null {
   return { part: oneOf(["worker", "engine"] as const, value["part"], "worker"), seconds: count(value["seconds"]) };
 }
 
+const NUMBERS = ["temperature", "top_p", "repetition_penalty", "max_tokens"] as const;
+
+function parseDefaults(value: unknown): Engine["defaults"] {
+  const defaults = isObject(value) ? value : {};
+  const found = NUMBERS.map((name) => [name, number(defaults[name])] as const);
+  return Object.fromEntries(found.filter(([, item]) => item !== null));
+}
+
 export function parseEngine(value: unknown): Engine {
   const engine = isObject(value) ? value : {};
   return {
@@ -216,6 +229,7 @@ export function parseEngine(value: unknown): Engine {
     progress: parseProgress(engine["progress"]),
     error: parseError(engine["error"]),
     hang: parseHang(engine["hang"]),
+    defaults: parseDefaults(engine["defaults"]),
   };
 }
 
@@ -251,6 +265,7 @@ function parseMessage(value: unknown): Message | null {
     error: parseError(value["error"]),
     stats: parseStats(value["stats"]),
     resumed: typeof value["resumed"] === "boolean" ? value["resumed"] : null,
+    repeats: value["repeats"] === true,
   };
 }
 
@@ -284,6 +299,7 @@ export function parseOptions(value: unknown): Options {
     system: text(options["system"]) || null,
     temperature: number(options["temperature"]),
     top_p: number(options["top_p"]),
+    repetition_penalty: number(options["repetition_penalty"]),
     max_tokens: number(options["max_tokens"]),
     seed: number(options["seed"]),
     schema: text(options["schema"]) || null,

@@ -19,7 +19,7 @@ describe("what arrives is checked", () => {
       rev: 2,
       messages: [{
         id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null,
-        reasoning: "", toolCalls: [], calling: false, name: "", json: false, branches: [], resumed: null,
+        reasoning: "", toolCalls: [], calling: false, name: "", json: false, branches: [], resumed: null, repeats: false,
       }],
     });
   });

@@ -146,6 +146,26 @@ describe("chat", () => {
     expect(query(".mlcw-tool-result code").textContent).toContain('"sum": 5');
   });
 
+  it("says that a reply repeats itself, also while it does", async () => {
+    const model = chat({ rev: 1, messages: [user, { ...reply("Hi Hi Hi", "running"), repeats: true }] });
+    expect(query(".mlcw-assistant .mlcw-facts").textContent).toContain("repeats itself");
+    expect(query(".mlcw-assistant .mlcw-foot").hidden).toBe(false);
+    model.change("_chat", { rev: 2, messages: [user, { ...reply("Hi Hi Hi", "stopped"), repeats: true }] });
+    await frame();
+    expect(query(".mlcw-assistant .mlcw-facts").textContent).toMatch(/^Stopped · It repeats itself/);
+  });
+
+  it("shows the model's own settings where none are set", async () => {
+    const model = chat({ rev: 1, messages: [] });
+    const hint = (label: string): string =>
+      [...box.querySelectorAll<HTMLInputElement>(".mlcw-settings input")].find((input) => input.labels?.[0]?.textContent === label)?.placeholder ?? "";
+    expect(hint("Repetition penalty")).toBe("Default");
+    expect(hint("Max tokens")).toBe("4096");
+    model.change("_engine", { ...ready, rev: 2, defaults: { repetition_penalty: 1.1, max_tokens: 500, temperature: null, top_p: "x" } });
+    await frame();
+    expect([hint("Repetition penalty"), hint("Max tokens"), hint("Temperature"), hint("Top p")]).toEqual(["1.1", "500", "Default", "Default"]);
+  });
+
   it.each([["done", "length", "Cut off"], ["stopped", "", "Stopped"], ["error", "", ""], ["done", "stop", ""]])(
     "says that the calls of a reply that ended early were not made, and asks for no results: %s, %s", (status, finish, text) => {
       const tool_calls = [{ name: "add", arguments: '{"a' }];

@@ -36,6 +36,16 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "enable_latency_breakdown": False,
 }
 
+# What a request does not give and the model's configuration does not either.
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "max_tokens": None,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+
 
 @dataclass(slots=True)
 class LoadedModel:
@@ -58,14 +68,23 @@ class LoadedModel:
         return self.source.model_id
 
     def describe(self) -> JSONDict:
-        """OpenAI's model object, with the context window."""
+        """OpenAI's model object, with the context window and what requests leave to the model."""
+        defaults = self._defaults()
         return {
             "id": self.model_id,
             "object": "model",
             "created": self.created,
             "owned_by": self.runtime.name,
             "context_window_size": self.runtime.context_window_size,
+            "default_sampling_params": defaults,
         }
+
+    def _defaults(self) -> JSONDict:
+        """Values of sampling fields that a request does not give."""
+        configured = {
+            name: value for name in _DEFAULTS if (value := self.source.config.get(name)) is not None
+        }
+        return {**_DEFAULTS, **configured}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -123,13 +142,7 @@ class LoadedModel:
             request: A checked request.
             stop_at_template: Whether the conversation template's stops apply.
         """
-
-        def given(name: str, default: Any) -> Any:
-            if name in request:
-                return request[name]
-            configured = self.source.config.get(name)
-            return default if configured is None else configured
-
+        wanted = {**self._defaults(), **request}
         logprobs = request.get("logprobs", False)
         counted = not isinstance(logprobs, bool)  # completions give a number, chats a switch
         bias = request.get("logit_bias", {})
@@ -142,16 +155,16 @@ class LoadedModel:
             stops += tuple(s for s in self.template.stop_str if s)
             stop_ids += self.template.stop_token_ids
         return Sampling(
-            max_tokens=given("max_tokens", None),
-            temperature=float(given("temperature", 1.0)),
-            top_p=float(given("top_p", 1.0)),
+            max_tokens=wanted["max_tokens"],
+            temperature=float(wanted["temperature"]),
+            top_p=float(wanted["top_p"]),
             seed=secrets.randbits(63) if seed is None else seed,
             stop=stops,
             stop_token_ids=tuple(dict.fromkeys(stop_ids)),
             ignore_eos=request.get("ignore_eos", False),
-            frequency_penalty=float(given("frequency_penalty", 0.0)),
-            presence_penalty=float(given("presence_penalty", 0.0)),
-            repetition_penalty=float(given("repetition_penalty", 1.0)),
+            frequency_penalty=float(wanted["frequency_penalty"]),
+            presence_penalty=float(wanted["presence_penalty"]),
+            repetition_penalty=float(wanted["repetition_penalty"]),
             logit_bias=bias,
             logprobs=counted or bool(logprobs),
             top_logprobs=int(logprobs) if counted else request.get("top_logprobs", 0),

@@ -70,7 +70,8 @@ class MLCMagics(Magics):
         ::
 
             %%chat [--model MODEL] [--to NAME] [--new] [--system TEXT] [--schema SCHEMA]
-                   [--tools NAME ...] [--temperature T] [--top-p P] [--max-tokens N] [--seed N]
+                   [--tools NAME ...] [--temperature T] [--top-p P] [--repetition-penalty P]
+                   [--max-tokens N] [--seed N]
             Why does this fail, and how do I mend it? {error}
 
         The cell returns at once. The reply is the variable `_chat`: `await _chat` gives the

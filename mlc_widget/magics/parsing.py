@@ -106,6 +106,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="load this model first, if it is not")
     parser.add_argument("--temperature", type=float, help="0 to 2")
     parser.add_argument("--top-p", type=float, help="greater than 0 and at most 1")
+    parser.add_argument(
+        "--repetition-penalty",
+        metavar="P",
+        type=float,
+        help="greater than 1 makes what was said less likely to come again",
+    )
     parser.add_argument("--max-tokens", type=int, help="tokens after which the reply ends")
     parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
 

@@ -96,7 +96,7 @@ class ReplyWidget(EngineWidget):
     def on_change(self) -> None:
         """Messages came, went or ended. On the I/O thread, as the two that follow."""
         turn = self._turn
-        now = [(m.id, m.status, m.calling, len(m.tool_calls)) for m in turn]
+        now = [(m.id, m.status, m.calling, len(m.tool_calls), m.repeats) for m in turn]
         if self._kept == now:
             return
         self._kept = now

@@ -73,8 +73,9 @@ class EngineWidget(anywidget.AnyWidget):
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
         _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
-            "memory_used_bytes", "runtime", "progress", "error", "hang"}``; the worker's machine's
-            memory and what of it the worker holds; ``hang`` is ``{"part", "seconds"}`` or None.
+            "memory_used_bytes", "runtime", "defaults", "progress", "error", "hang"}``; the worker's
+            machine's memory and what of it the worker holds; ``defaults`` are the settings that the
+            model's configuration has; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
     _esm = _bundle("widget.js")
@@ -215,6 +216,7 @@ class EngineMirror:
         """Add what the worker tells of itself."""
         self._details = {
             "window": models[0].get("context_window_size") if models else None,
+            "defaults": models[0].get("default_sampling_params") if models else None,
             "memory_bytes": info.get("memory_bytes"),
             "memory_used_bytes": info.get("memory_used_bytes"),
             "runtime": info.get("runtime"),
@@ -251,6 +253,7 @@ class EngineMirror:
             "model": self._model,
             "device": snapshot.device or "",
             "window": self._details.get("window"),
+            "defaults": self._details.get("defaults") or {},
             "memory_bytes": self._details.get("memory_bytes"),
             "memory_used_bytes": self._details.get("memory_used_bytes"),
             "runtime": self._details.get("runtime") or "",

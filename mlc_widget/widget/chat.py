@@ -41,10 +41,13 @@ class ChatWidget(EngineWidget, ChatSettings):
         engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`; its model may still be loading.
             Keep it in a variable: the chat does not keep it alive, and says when it has ended.
         system: The system prompt; None leaves it to the model.
-        temperature: As in OpenAI's requests, like those that follow; None is the model's default.
-        top_p: See there.
-        max_tokens: See there.
-        seed: See there.
+        temperature: 0 to 2; None leaves it to the model's configuration, as with those that follow.
+        top_p: Greater than 0 and at most 1.
+        repetition_penalty: Greater than 0 and at most 10; more than 1 makes what was said less
+            likely to come again.
+        max_tokens: Tokens after which a reply ends; where the model's configuration has none
+            either, it is 4,096.
+        seed: The same seed, settings and messages give the same reply.
         schema: A JSON schema, as an object or as text, that every answer must meet.
         tools: What the model may call: functions, also as ``{name: function}``, or OpenAI's tools.
             Functions are called where `on_reply`'s callbacks are, with the arguments that their
@@ -61,7 +64,7 @@ class ChatWidget(EngineWidget, ChatSettings):
     Traits, beside those of `EngineWidget` (all for the page; none is meant to be set):
         _chat: ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error",
             "stats", "reasoning", "tool_calls", "calling", "name", "json", "resumed",
-            "branches"}]}``, the shown conversation.
+            "repeats", "branches"}]}``, the shown conversation.
         _live: ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
         _options: The settings by their names (`options_json`), and ``models``, the names of those
             that are built in.
@@ -87,6 +90,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         system: str | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        repetition_penalty: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
         schema: Mapping[str, Any] | str | None = None,
@@ -105,6 +109,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             system=told if system is None else system,
             temperature=temperature,
             top_p=top_p,
+            repetition_penalty=repetition_penalty,
             max_tokens=max_tokens,
             seed=seed,
             schema=schema,

@@ -12,7 +12,10 @@ from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
 from mlc_widget.widget.functions import read_tools
 from mlc_widget.widget.state import ChatOptions, json_answer
 
-OPTION_NAMES = ("system", "temperature", "top_p", "max_tokens", "seed", "schema", "tools")
+OPTION_NAMES = (
+    *("system", "temperature", "top_p", "repetition_penalty", "max_tokens", "seed"),
+    *("schema", "tools"),
+)
 
 
 def check_option(name: str, value: Any) -> Any:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.repetition import RepetitionDetector
 from mlc_widget.widget.throttle import Throttle
 
 FLUSH_INTERVAL_S = 1 / 30
@@ -38,6 +39,7 @@ class _Part:
         self.pieces: list[str] = []
         self.sent_pieces = 0
         self.sent_units = 0
+        self.repetition = RepetitionDetector()
 
     @property
     def text(self) -> str:
@@ -67,6 +69,7 @@ class ReplyBuffer:
         self.begun_at = time.monotonic()
         self.first_at: float | None = None
         self._parts = {"reasoning": _Part(), "text": _Part()}
+        self._growing = self._parts["text"]
         self._calls: list[JSONDict] = []
         self._on_delta = on_delta
         self._on_mirror = on_mirror
@@ -90,6 +93,11 @@ class ReplyBuffer:
         return tuple({**call, "function": dict(call["function"])} for call in self._calls)
 
     @property
+    def repeats(self) -> bool:
+        """Whether what came last, thoughts or text, says the same again and again."""
+        return self._growing.repetition.repeats
+
+    @property
     def ttft_s(self) -> float | None:
         """Seconds until the first text, as seen from here."""
         return None if self.first_at is None else self.first_at - self.begun_at
@@ -100,7 +108,10 @@ class ReplyBuffer:
             return
         if self.first_at is None:
             self.first_at = time.monotonic()
-        self._parts[part].pieces.append(well_formed(text))
+        text = well_formed(text)
+        self._growing = self._parts[part]
+        self._growing.pieces.append(text)
+        self._growing.repetition.append(text)
         self._throttle.poke()
 
     def call(self, piece: JSONDict) -> None:
@@ -119,6 +130,7 @@ class ReplyBuffer:
 
     def close(self) -> None:
         """Give out what is left."""
+        self._growing.repetition.look()
         self._throttle.flush()
 
     def _flush(self) -> None:

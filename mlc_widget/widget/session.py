@@ -10,10 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlc_widget.api.errors import (
-    BadRequestError,
-    EngineTerminatedError,
-)
+from mlc_widget.api.errors import BadRequestError, EngineTerminatedError, MLCEngineError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.functions import results_in_order
@@ -22,7 +19,14 @@ from mlc_widget.widget.options import with_options
 from mlc_widget.widget.outcome import Outcome, outcome_of
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.reply_buffer import ReplyBuffer
-from mlc_widget.widget.state import ChatOptions, ChatState, Message, ReplyStats, Status
+from mlc_widget.widget.state import (
+    DEFAULT_MAX_TOKENS,
+    ChatOptions,
+    ChatState,
+    Message,
+    ReplyStats,
+    Status,
+)
 
 MAX_CALL_TURNS = 8
 """Replies in a row whose calls the notebook's functions answer by themselves."""
@@ -347,6 +351,8 @@ class ChatSession:
         """Have the engine answer; cancelling it stops the engine."""
         finish = ""
         usage: JSONDict = {}
+        if "max_tokens" not in request and not await self._model_has_bound():
+            request = {**request, "max_tokens": DEFAULT_MAX_TOKENS}
         async with contextlib.aclosing(await self._link.open_stream("chat", request)) as batches:
             async for batch in batches:
                 for chunk in batch:
@@ -358,6 +364,14 @@ class ChatSession:
                         finish = choice.get("finish_reason") or finish
         return Outcome("stopped" if finish == "abort" else "done", finish, usage)
 
+    async def _model_has_bound(self) -> bool:
+        """Whether the model's configuration says after how many tokens a reply ends."""
+        try:
+            models = await self._link.list_models()
+        except MLCEngineError:  # the request itself will tell, or be resumed
+            return False
+        return bool(models) and models[0]["default_sampling_params"]["max_tokens"] is not None
+
     def _note_resumed(self, reply_id: str, exact: bool) -> None:
         message = self._state.messages.get(reply_id)
         if message is not None:  # it may have been deleted
@@ -366,8 +380,11 @@ class ChatSession:
             self._listener.on_change()
 
     def _take(self, stream: ReplyBuffer, delta: JSONDict) -> None:
+        repeated = stream.repeats
         stream.append(delta.get("reasoning_content") or "", "reasoning")
         stream.append(delta.get("content") or "")
+        if stream.repeats != repeated:
+            self._listener.on_change()
         for piece in delta.get("tool_calls") or ():
             stream.call(piece)
             if (piece.get("function") or {}).get("name"):
@@ -384,6 +401,7 @@ class ChatSession:
             text=stream.text,
             reasoning=stream.reasoning,
             tool_calls=stream.tool_calls,
+            repeats=stream.repeats,
             finish=outcome.finish,
             error=outcome.error,
             stats=ReplyStats.of_usage(outcome.usage, stream.ttft_s) if known else None,
@@ -405,7 +423,11 @@ class ChatSession:
 
 def _grown(message: Message, stream: ReplyBuffer) -> Message:
     return replace(
-        message, text=stream.text, reasoning=stream.reasoning, tool_calls=stream.tool_calls
+        message,
+        text=stream.text,
+        reasoning=stream.reasoning,
+        tool_calls=stream.tool_calls,
+        repeats=stream.repeats,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import traitlets
 
 from mlc_widget.widget.options import OPTION_NAMES, check_option
-from mlc_widget.widget.state import ChatOptions
+from mlc_widget.widget.state import DEFAULT_MAX_TOKENS, ChatOptions
 
 
 def _setting(text: str) -> Any:
@@ -27,7 +27,10 @@ class ChatSettings(traitlets.HasTraits):
     system = _setting("The system prompt.")
     temperature = _setting("0 to 2; 0 takes the likeliest token each time.")
     top_p = _setting("Greater than 0 and at most 1.")
-    max_tokens = _setting("Tokens after which a reply ends.")
+    repetition_penalty = _setting("Greater than 1 makes what was said less likely to come again.")
+    max_tokens = _setting(
+        f"Tokens after which a reply ends; {DEFAULT_MAX_TOKENS:,} where the model has no default."
+    )
     seed = _setting("The same seed, settings and messages give the same reply.")
     schema = _setting("A JSON schema, as an object or as text, that every answer must meet.")
     tools = _setting("What the model may call: functions of the notebook, or OpenAI's tools.")

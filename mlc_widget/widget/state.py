@@ -84,6 +84,7 @@ class Message:
         stats: Figures of a finished reply.
         resumed: None, or that the worker died meanwhile and another went on: whether the text is
             the one that it would have been.
+        repeats: Whether a reply's end says the same again and again.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Message:
     error: BaseException | None = None
     stats: ReplyStats | None = None
     resumed: bool | None = None
+    repeats: bool = False
 
     @property
     def calls_are_whole(self) -> bool:
@@ -131,6 +133,7 @@ class Message:
             "error": error_json(self.error),
             "stats": self.stats.to_json() if self.stats else None,
             "resumed": self.resumed,
+            "repeats": self.repeats,
         }
 
 
@@ -255,13 +258,22 @@ class ChatState:
         return {"rev": self.rev, "messages": messages}
 
 
+DEFAULT_MAX_TOKENS: Final = 4096
+"""Tokens after which a chat's reply ends where neither the user nor the model says so: small models
+may go on for ever."""
+_SENT: Final = ("temperature", "top_p", "repetition_penalty", "max_tokens", "seed", "tools")
+
+
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
     """How replies are made; None leaves it to the model's own configuration.
 
     Attributes:
         system: The system prompt.
-        temperature: As in OpenAI's requests, like `top_p`, `max_tokens` and `seed`.
+        temperature: As in OpenAI's requests, like `top_p` and `seed`.
+        repetition_penalty: As in WebLLM's and vLLM's requests.
+        max_tokens: As in OpenAI's requests; where the model's configuration has none either, it is
+            `DEFAULT_MAX_TOKENS`.
         schema: A JSON schema that answers must meet.
         tools: OpenAI's tools that the model may call (`functions.FunctionTool` where a function
             makes the calls).
@@ -270,6 +282,7 @@ class ChatOptions:
     system: str | None = None
     temperature: float | None = None
     top_p: float | None = None
+    repetition_penalty: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
     schema: JSONDict | None = None
@@ -286,7 +299,7 @@ class ChatOptions:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        for name in ("temperature", "top_p", "max_tokens", "seed", "tools"):
+        for name in _SENT:
             value = getattr(self, name)
             if value is not None:
                 request[name] = value

@@ -111,6 +111,8 @@ def ending(message: Message) -> list[str]:
         said.append(f"{type(message.error).__name__}: {message.error}")
     elif message.finish == "length":
         said.append("Cut off at the token limit.")
+    if message.repeats:
+        said.append("It repeats itself; a higher repetition penalty may help.")
     if message.tool_calls and not message.calls_are_whole:
         said.append("Its calls may be incomplete and were not made.")
     return said

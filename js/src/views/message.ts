@@ -43,13 +43,13 @@ export function stateText(message: Message, modelReady: boolean): string {
     case "queued":
       return modelReady ? "Queued" : "Waits for the model";
     case "running":
-      return resumedText(message);
+      return noteText(message);
     case "stopped":
-      return joinFacts("Stopped", callsText(message), resumedText(message));
+      return joinFacts("Stopped", callsText(message), noteText(message));
     case "done":
-      return joinFacts(message.finish === "length" ? "Cut off at the token limit" : "", callsText(message), resumedText(message));
+      return joinFacts(message.finish === "length" ? "Cut off at the token limit" : "", callsText(message), noteText(message));
     default:
-      return joinFacts(callsText(message), resumedText(message));
+      return joinFacts(callsText(message), noteText(message));
   }
 }
 
@@ -62,11 +62,13 @@ function callsText(message: Message): string {
   return message.toolCalls.length === 0 || callsAreWhole(message) ? "" : "Its calls may be incomplete and were not made";
 }
 
-function resumedText({ resumed }: Message): string {
-  if (resumed === null) return "";
-  return resumed
-    ? "The worker was restarted; the reply went on"
-    : "The worker was restarted; continued, not word for word the same";
+function noteText({ resumed, repeats }: Message): string {
+  return joinFacts(
+    repeats ? "It repeats itself; a higher repetition penalty may help" : "",
+    resumed === null ? ""
+      : resumed ? "The worker was restarted; the reply went on"
+        : "The worker was restarted; continued, not word for word the same",
+  );
 }
 
 export class MessageView {
@@ -154,7 +156,8 @@ export class MessageView {
       button.disabled = !around.connected;
     }
     this.#drawBranches(message, around.connected);
-    show(this.#foot, ended || status === "queued" || message.branches.length > 1 || message.resumed !== null);
+    show(this.#foot, ended || status === "queued" || message.branches.length > 1
+      || message.resumed !== null || message.repeats);
     this.#drawCalls(message, ended && around.last && around.connected);
     setAttribute(this.node, "data-mlcw-status", status);
     setAttribute(this.node, "data-mlcw-last", around.last ? "" : null);

@@ -19,7 +19,8 @@ const FIELDS: readonly Field[] = [
   { name: "system", label: "System prompt", hint: "The model's own", kind: "text" },
   { name: "temperature", label: "Temperature", hint: "Default", kind: "number", range: { min: "0", max: "2", step: "0.1" } },
   { name: "top_p", label: "Top p", hint: "Default", kind: "number", range: { min: "0", max: "1", step: "0.05" } },
-  { name: "max_tokens", label: "Max tokens", hint: "No limit", kind: "number", range: { min: "1", step: "1" } },
+  { name: "repetition_penalty", label: "Repetition penalty", hint: "Default", kind: "number", range: { min: "0", max: "10", step: "0.05" } },
+  { name: "max_tokens", label: "Max tokens", hint: "4096", kind: "number", range: { min: "1", step: "1" } },
   { name: "seed", label: "Seed", hint: "Random", kind: "number", range: { min: "0", step: "1" } },
   { name: "schema", label: "JSON schema", hint: '{"type": "object", …}', kind: "code" },
 ];
@@ -69,7 +70,7 @@ export class SettingsPanel {
   }
 
   update(options: Options, engine: Engine, connected: boolean, note: string): void {
-    for (const [name, view] of this.#inputs) view.update(options[name], connected);
+    for (const [name, view] of this.#inputs) view.update(options[name], connected, engine.defaults[name]);
     const names = [...new Set([...options.models, ...(engine.model ? [engine.model] : [])])];
     if (names.join("\n") !== this.#models || engine.model !== this.#loaded) {
       this.#models = names.join("\n");
@@ -121,6 +122,7 @@ class FieldView {
   readonly node: HTMLElement;
   readonly #input: HTMLInputElement | HTMLTextAreaElement;
   readonly #error: HTMLElement;
+  readonly #hint: string;
   #known = "";
   #invalid = false;
 
@@ -130,6 +132,7 @@ class FieldView {
     change: (value: string | number | null) => Promise<string>,
     signal: AbortSignal,
   ) {
+    this.#hint = field.hint;
     const attributes = { class: `mlcw-field mlcw-field-${field.kind}`, placeholder: field.hint };
     this.#input = field.kind === "number"
       ? h("input", { ...attributes, type: "number", inputmode: "decimal", ...field.range })
@@ -151,8 +154,10 @@ class FieldView {
     }, { signal });
   }
 
-  update(value: string | number | null, connected: boolean): void {
+  update(value: string | number | null, connected: boolean, modelDefault?: number): void {
     this.#input.disabled = !connected;
+    const hint = modelDefault === undefined ? this.#hint : String(modelDefault);
+    if (this.#input.placeholder !== hint) this.#input.placeholder = hint;
     const text = value === null ? "" : String(value);
     if (text === this.#known) return;
     this.#known = text;
