@@ -7,7 +7,7 @@
 
 import temml from "temml";
 import type { TokenizerAndRendererExtension, Tokens } from "marked";
-import type { VElement, VNode } from "./nodes.ts";
+import type { VElement, VNode } from "./tree.ts";
 
 export interface MathToken extends Tokens.Generic {
   readonly type: "math";

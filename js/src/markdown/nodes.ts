@@ -9,14 +9,7 @@
 import { Marked, type MarkedToken, type Token, type Tokens } from "marked";
 import { highlight } from "./highlight.ts";
 import { mathExtensions, mathNode, type MathToken } from "./math.ts";
-
-export interface VElement {
-  /** Of those in `allowed.ts`; anything else becomes a `span`. */
-  readonly tag: string;
-  readonly attributes: Readonly<Record<string, string>>;
-  readonly children: readonly VNode[];
-}
-export type VNode = VElement | string;
+import type { VElement, VNode } from "./tree.ts";
 
 const MAX_DEPTH = 24;
 

@@ -1,7 +1,7 @@
 /** Makes the page agree with a tree of values, keeping every node that can be kept. */
 
 import { makeElement, setAttributes } from "./allowed.ts";
-import type { VElement, VNode } from "./nodes.ts";
+import type { VElement, VNode } from "./tree.ts";
 
 /** Changes the children of `parent`, from the child at `first` on, to `wanted`. */
 export function patchChildren(parent: Element, wanted: readonly VNode[], first = 0): void {

@@ -3,9 +3,10 @@
 import type { Token } from "marked";
 import { copyText } from "../copy.ts";
 import { h } from "../dom.ts";
-import { blockNode, lex, safeAddress, type VElement } from "./nodes.ts";
+import { blockNode, lex, safeAddress } from "./nodes.ts";
 import { closeOpenMarks, withoutUndecided } from "./partial.ts";
 import { patchChildren } from "./patch.ts";
+import type { VElement } from "./tree.ts";
 
 const COPIED_FOR_MS = 1500;
 
