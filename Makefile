@@ -16,7 +16,7 @@ help:
 	@echo "make demo    set up, run notebooks/quickstart.ipynb in a real kernel, print the conversation"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make test    set up, check and test everything, the browser included"
-	@echo "make check   lint, format and type checks (Python and TypeScript), bundle size"
+	@echo "make check   lint, format, type and import checks (Python and TypeScript), bundle size"
 	@echo "make format  apply the formatters"
 	@echo "make js      build the front end"
 	@echo "make bench   run the benchmarks"
@@ -56,6 +56,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	cd js && npm run check
 
 format: install

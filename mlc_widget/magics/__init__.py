@@ -11,13 +11,6 @@ from typing import Any
 from mlc_widget.magics.commands import MLCMagics
 from mlc_widget.magics.completion import complete_chat, complete_mlc
 
-_NAMES = (
-    "AsyncKernelMLCEngine",
-    "ChatWidget",
-    "KernelMLCEngine",
-    "create_kernel_mlc_engine",
-    "create_mlc_engine",
-)
 _HOOK = "complete_command"
 _loaded: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 """By shell, the names that were put into it."""
@@ -25,9 +18,18 @@ _loaded: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDiction
 
 def load_ipython_extension(shell: Any) -> None:
     """Add the magics, and the public names where the notebook has none of its own."""
-    import mlc_widget
+    from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
+    from mlc_widget.widget import ChatWidget
 
-    fresh = {n: getattr(mlc_widget, n) for n in _NAMES if n not in shell.user_ns}
+    names = (
+        AsyncKernelMLCEngine,
+        ChatWidget,
+        KernelMLCEngine,
+        create_kernel_mlc_engine,
+        create_mlc_engine,
+    )
+    fresh = {n.__name__: n for n in names if n.__name__ not in shell.user_ns}
     shell.push(fresh, interactive=False)
     _loaded.setdefault(shell, {}).update(fresh)
     magics = MLCMagics(shell)

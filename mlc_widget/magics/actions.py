@@ -17,7 +17,7 @@ from mlc_widget.magics.engine_registry import EngineRegistry, models_of
 from mlc_widget.widget.transcript_output import in_notebook
 
 if TYPE_CHECKING:
-    from mlc_widget.magics.engine_registry import KernelEngine
+    from mlc_widget.proxy.engines import KernelEngine
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from mlc_widget.magics.engine_registry import EngineRegistry
 from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
 
 if TYPE_CHECKING:
-    from mlc_widget.magics.engine_registry import KernelEngine
+    from mlc_widget.proxy.engines import KernelEngine
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.state import ChatOptions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mlc_widget.widget.calls import FunctionCaller
 from mlc_widget.widget.chat_listener import ChatListener
@@ -16,8 +16,21 @@ from mlc_widget.widget.state import ChatOptions
 from mlc_widget.widget.user_callbacks import UserCallbacks
 
 if TYPE_CHECKING:
-    from mlc_widget.magics.engine_registry import KernelEngine
-    from mlc_widget.magics.reply_widget import ReplyWidget
+    from mlc_widget.api.requests import JSONDict
+    from mlc_widget.proxy.engines import KernelEngine
+
+
+class ConversationView(Protocol):
+    """What shows a part of a conversation. Its methods are called on the I/O thread."""
+
+    def on_change(self) -> None:
+        """Messages came, went or ended."""
+
+    def on_delta(self, delta: JSONDict) -> None:
+        """A reply grew."""
+
+    def on_mirror(self) -> None:
+        """The growing reply should be synced."""
 
 
 class Conversation:
@@ -28,7 +41,7 @@ class Conversation:
     """
 
     def __init__(self, engine: KernelEngine) -> None:
-        self._views: weakref.WeakSet[ReplyWidget] = weakref.WeakSet()
+        self._views: weakref.WeakSet[ConversationView] = weakref.WeakSet()
         self.link = link_of(engine)
         """To the engine, which it does not keep alive."""
         self.session = ChatSession(
@@ -66,7 +79,7 @@ class Conversation:
 
         return self.link.submit(take()).result()
 
-    def add(self, view: ReplyWidget) -> None:
+    def add(self, view: ConversationView) -> None:
         """Have a widget hear of the conversation."""
         self._views.add(view)
 
@@ -83,6 +96,6 @@ class Conversation:
         if question in self._cells:
             self._functions.answer(reply, self._cells[question])
 
-    def _each(self, tell: Callable[[ReplyWidget], object]) -> None:
+    def _each(self, tell: Callable[[ConversationView], object]) -> None:
         for view in list(self._views):
             tell(view)

@@ -6,15 +6,13 @@ import inspect
 import keyword
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from IPython.core.error import UsageError
 
 if TYPE_CHECKING:
     from mlc_widget.magics.conversation import Conversation
-    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
-
-    KernelEngine: TypeAlias = AsyncKernelMLCEngine | KernelMLCEngine
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelEngine
 
 DEFAULT: Final = "_engine"
 """The name of the engine that is made when none is named."""
@@ -164,9 +162,9 @@ def models_of(engine: KernelEngine) -> Sequence[str]:
 
 
 def _is_engine(value: Any) -> bool:
-    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
+    from mlc_widget.proxy.engines import KernelEngine
 
-    return isinstance(value, AsyncKernelMLCEngine | KernelMLCEngine)
+    return isinstance(value, KernelEngine)
 
 
 def _is_output(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
 from mlc_widget.api.home_loop import HomeLoop
@@ -144,3 +144,6 @@ class KernelMLCEngine(_KernelEngine, Engine[KernelCore]):
         """As `AsyncKernelMLCEngine.custom_request`."""
         name, message = identifier("name", name), plain("message", message)
         return self._call(self._core.custom_request(name, message))
+
+
+KernelEngine: TypeAlias = AsyncKernelMLCEngine | KernelMLCEngine

@@ -9,10 +9,11 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend import nn
 
-from mlc_widget.engine.runtimes.tvm.architectures import Architecture, ModelShape
+from mlc_widget.engine.runtimes.tvm.architectures import Architecture
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.layers import Builder
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 

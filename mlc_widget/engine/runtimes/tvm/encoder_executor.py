@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 
 Rows = npt.NDArray[np.float32]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor, large_zeros
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.system.memory import trim
 
 MIN_TILE_ROWS = 4

@@ -14,7 +14,6 @@ from typing import Any
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.kernels import (
     activation,
     attention,
@@ -27,6 +26,7 @@ from mlc_widget.engine.runtimes.tvm.kernels import (
 )
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
 from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, Scales, Vector
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 

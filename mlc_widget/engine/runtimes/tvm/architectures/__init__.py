@@ -9,34 +9,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mlc_widget.api.errors import UnsupportedModelError
-from mlc_widget.engine.runtimes.tvm.rope import Rope
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """What the runtime itself must know of a model.
-
-    Attributes:
-        layers: Layers with keys and values.
-        query_heads: Heads of queries in each.
-        kv_heads: Heads of keys and values in each.
-        head_dim: Dimensions of a head.
-        vocab_size: Tokens that the model has logits for.
-        rope: Its rotary embedding.
-        sliding_window: How many keys a token attends to, itself among them; 0 for all.
-    """
-
-    layers: int
-    query_heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    rope: Rope
-    sliding_window: int = 0
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 
 
 class Architecture(Protocol):

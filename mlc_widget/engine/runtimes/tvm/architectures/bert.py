@@ -17,12 +17,12 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.api.errors import UnsupportedModelError
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.kernels import encoder
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows, _parameter
 from mlc_widget.engine.runtimes.tvm.layouts import Vector
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.rope import Rope
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig, LlamaModel
 from mlc_widget.engine.runtimes.tvm.kernels import norm
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from tvm import tirx
 from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.engine.runtimes.tvm import layers
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.cuda.attention import make_attention, make_rope_append
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import (
     make_embedding_codes,
@@ -22,6 +21,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.matmul import make_matmul_codes, make_m
 from mlc_widget.engine.runtimes.tvm.cuda.rows import make_head_norm, make_rms_norm, make_silu_mul
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
 from mlc_widget.engine.runtimes.tvm.layers import Rows
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 

@@ -13,7 +13,6 @@ from tvm import tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
-from mlc_widget.engine.runtimes.tvm.architectures import ModelShape
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
@@ -24,6 +23,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_app
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import Rows
 from mlc_widget.engine.runtimes.tvm.layouts import Layout, Vector
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 
