@@ -1,4 +1,4 @@
-"""What `reload` is asked for."""
+"""Which models are asked for, by `reload` or by a request that needs them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.chat_opts import check_chat_opts
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_values import bad, model
@@ -41,3 +42,11 @@ class LoadTarget:
                 param="chat_opts",
             )
         return cls(ids, tuple(check_chat_opts("chat_opts", one) for one in opts))
+
+
+@dataclass(frozen=True, slots=True)
+class RequiredModels:
+    """What a request needs to be loaded; where anything else is, it is loaded first."""
+
+    target: LoadTarget
+    app_config: AppConfig

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import ChatOpts, RequestKind
@@ -15,7 +15,7 @@ from mlc_widget.api.errors import (
     EngineTerminatedError,
     ModelNotLoadedError,
 )
-from mlc_widget.api.load_request import LoadTarget
+from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.log_level import set_log_level
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
@@ -33,7 +33,6 @@ from mlc_widget.engine.shapes import ResponseShape, new_request_id
 from mlc_widget.engine.text.prompt_text import PromptText, markup
 
 _LONG_PROMPT: Final = 32 * 1024
-_Before: TypeAlias = Callable[[], Awaitable[None]] | None
 
 
 class DirectCore:
@@ -85,15 +84,11 @@ class DirectCore:
         target = LoadTarget.read(model_ids, chat_opts)
         await self._models.load(target, app_config or self._app_config)
 
-    async def ensure_loaded(
-        self,
-        model_ids: Sequence[str],
-        chat_opts: Sequence[ChatOpts | None] | None,
-        app_config: AppConfig,
-    ) -> None:
+    async def _ensure(self, required: RequiredModels | None) -> None:
         """Reload if anything differs from what is loaded; joins a load of the same that runs."""
         self._check_alive()
-        await self._models.ensure(LoadTarget.read(model_ids, chat_opts), app_config)
+        if required is not None:
+            await self._models.ensure(required.target, required.app_config)
 
     async def unload(self) -> None:
         """Unload all models."""
@@ -132,7 +127,7 @@ class DirectCore:
         self,
         kind: Literal["chat", "completion"],
         request: Mapping[str, Any],
-        before: _Before,
+        required: RequiredModels | None,
         gather_s: float = 0.0,
         journal: bool = False,
         resumption: Resumption | None = None,
@@ -142,8 +137,7 @@ class DirectCore:
         request_id = self._id_of(kind, checked)
         self._opening[request_id] = aborted = asyncio.Event()
         try:
-            if before is not None:
-                await before()
+            await self._ensure(required)
             model = self._model(checked.get("model"))
             model.check_supported(checked)
             answers = await _plan(kind, model, checked)
@@ -206,32 +200,32 @@ class DirectCore:
         self._counters.add(generation.stats, generation.completion_tokens)
 
     async def request(
-        self, kind: RequestKind, request: JSONDict, before: _Before = None
+        self, kind: RequestKind, request: JSONDict, required: RequiredModels | None = None
     ) -> JSONDict:
         """Answer one request with the whole response.
 
         Args:
             kind: Which of OpenAI's three.
             request: In OpenAI's shape.
-            before: Awaited once the request is known to be right and may be aborted.
+            required: Models that are loaded first, once the request was checked; it may be
+                aborted meanwhile.
         """
         if kind == "embedding":
             checked = check_embedding(request)
             request_id = self._id_of(kind, checked)
-            return await self._embeddings.run(request_id, self._embedding(checked, before))
+            return await self._embeddings.run(request_id, self._embedding(checked, required))
         whole = {**request, "stream": None, "stream_options": None}
-        return await (await self._generation(kind, whole, before)).whole()
+        return await (await self._generation(kind, whole, required)).whole()
 
-    async def _embedding(self, checked: JSONDict, before: _Before) -> JSONDict:
-        if before is not None:
-            await before()
+    async def _embedding(self, checked: JSONDict, required: RequiredModels | None) -> JSONDict:
+        await self._ensure(required)
         return await embed(self._model(checked.get("model")), checked)
 
     async def open_stream(
         self,
         kind: RequestKind,
         request: JSONDict,
-        before: _Before = None,
+        required: RequiredModels | None = None,
         gather_s: float = 0.0,
         journal: bool = False,
         resumption: Resumption | None = None,
@@ -241,7 +235,7 @@ class DirectCore:
         Args:
             kind: Which of OpenAI's.
             request: In OpenAI's shape.
-            before: As for `request`.
+            required: As for `request`.
             gather_s: See `Generation`, as for the arguments that follow.
             journal: See there.
             resumption: See there.
@@ -252,7 +246,7 @@ class DirectCore:
         if kind == "embedding":
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
         streamed = {**request, "stream": True}
-        return await self._generation(kind, streamed, before, gather_s, journal, resumption)
+        return await self._generation(kind, streamed, required, gather_s, journal, resumption)
 
     def _end_all(self) -> None:
         """Before models are unloaded: nothing may run on them."""

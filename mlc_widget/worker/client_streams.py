@@ -47,7 +47,11 @@ class ClientStreams:
         self._pushed: dict[str, StreamSender] = {}
 
     async def open(
-        self, stream_id: str, uuid: str, opening: Awaitable[ChunkSource], credit: int | None
+        self,
+        stream_id: str,
+        uuid: str,
+        opening: Callable[[], Awaitable[ChunkSource]],
+        credit: int | None,
     ) -> None:
         """Open a stream; one with credit is pushed until it ends, any other waits to be pulled.
 
@@ -57,8 +61,6 @@ class ClientStreams:
         """
         taken = {*self._opening, *self._pulled, *self._pushed}
         if stream_id in taken or len(taken) >= MAX_STREAMS:
-            if asyncio.iscoroutine(opening):
-                opening.close()
             raise ProtocolError(
                 f"stream {stream_id!r} exists already."
                 if stream_id in taken
@@ -68,7 +70,7 @@ class ClientStreams:
         assert current is not None
         self._opening[stream_id] = current
         try:
-            source = await opening
+            source = await opening()
         finally:
             del self._opening[stream_id]
         if credit is None:

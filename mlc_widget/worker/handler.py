@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from mlc_widget._version import __version__
 from mlc_widget.api.app_config import AppConfig
-from mlc_widget.api.core import RequestKind
+from mlc_widget.api.core import ChunkSource, RequestKind
 from mlc_widget.api.errors import MLCEngineError, ProtocolError
+from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.core import DirectCore
@@ -174,13 +175,14 @@ class KernelMLCEngineHandler:
         with self._progress.waiting():
             await self.core.reload(ids, content.get("chatOpts"), config)
 
-    async def _match(self, request: WorkerRequest) -> None:
-        """Reload what the client expects, if something else is loaded."""
+    def _required(self, request: WorkerRequest) -> RequiredModels | None:
+        """What the client says that its request needs to be loaded."""
         content = content_of(request)
-        if content.get("modelId"):
-            config = self._named_config(content, self._reloaded_with)
-            with self._progress.waiting():
-                await self.core.ensure_loaded(model_ids(request), content.get("chatOpts"), config)
+        if not content.get("modelId"):
+            return None
+        config = self._named_config(content, self._reloaded_with)
+        target = LoadTarget.read(model_ids(request), content.get("chatOpts"))
+        return RequiredModels(target, config)
 
     def _named_config(self, content: Mapping[str, Any], default: AppConfig) -> AppConfig:
         digest = content.get("appConfigHash")
@@ -218,7 +220,8 @@ class KernelMLCEngineHandler:
 
     async def _whole(self, kind: RequestKind, request: WorkerRequest) -> JSONDict:
         wanted = _request(request)
-        return await self.core.request(kind, wanted, before=lambda: self._match(request))
+        with self._progress.waiting():
+            return await self.core.request(kind, wanted, self._required(request))
 
     async def _init_stream(self, kind: RequestKind, request: WorkerRequest) -> None:
         content = content_of(request)
@@ -230,14 +233,19 @@ class KernelMLCEngineHandler:
             credit = integer(request, "credit", 1)
         if credit is not None and content.get("resume") is not None:
             resumption = Resumption.read(content["resume"])
-        opening = self.core.open_stream(
-            kind,
-            wanted,
-            before=lambda: self._match(request),
-            gather_s=0.0 if credit is None else _GATHER_S,
-            journal=credit is not None and content.get("journal") is True,
-            resumption=resumption,
-        )
+        required = self._required(request)
+
+        async def opening() -> ChunkSource:
+            with self._progress.waiting():
+                return await self.core.open_stream(
+                    kind,
+                    wanted,
+                    required,
+                    gather_s=0.0 if credit is None else _GATHER_S,
+                    journal=credit is not None and content.get("journal") is True,
+                    resumption=resumption,
+                )
+
         await self._streams.open(_stream_id(request), request.uuid, opening, credit)
 
     async def _next_chunk(self, request: WorkerRequest) -> Any:
