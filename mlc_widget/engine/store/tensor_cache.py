@@ -6,10 +6,10 @@ name. Only numpy is needed.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,21 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.store.verification import (
+    FileIdentity,
+    PublishedFile,
+    VerifyPolicy,
+    changed_meanwhile,
+    verify_files,
+)
 
 Array = npt.NDArray[Any]
 Encoding: TypeAlias = Literal["raw", "f32-to-bf16"]
 
 NAMES: Final = ("tensor-cache.json", "ndarray-cache.json")
 _DTYPES: Final = ("float32", "float16", "uint32", "int32", "uint16", "int16", "uint8", "int8")
-_BLOCK: Final = 1 << 20
+_LONGEST_LIST: Final = 1 << 26
+"""Bytes of the JSON file at most; that of a model of 400 GB has 1 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +59,6 @@ class TensorRecord:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    path: Path
-    nbytes: int
-    md5: str | None
-
-
 class TensorCache:
     """The parameters of a model folder, checked against the files' sizes.
 
@@ -67,11 +68,12 @@ class TensorCache:
     """
 
     def __init__(
-        self, file: Path, shards: list[_Shard], records: Mapping[str, TensorRecord]
+        self, file: Path, shards: list[PublishedFile], records: Mapping[str, TensorRecord]
     ) -> None:
         self.file = file
         self.records = records
         self._shards = shards
+        self._verified: Mapping[Path, FileIdentity] = {}
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> TensorCache:
@@ -89,7 +91,7 @@ class TensorCache:
                 param=str(folder / NAMES[0]),
             )
         try:
-            content = json.loads(file.read_bytes())
+            content = json.loads(_read_list(file))
             parsed = _parse(folder, content["records"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             what = f"no field {e}" if isinstance(e, KeyError) else str(e)
@@ -137,12 +139,14 @@ class TensorCache:
         memory = np.empty(most * row, np.uint8)
         try:
             with record.shard.open("rb", buffering=0) as file:
+                self._check_unchanged(file, record.shard)
                 for start, stop in pieces:
                     part = memory[: (stop - start) * row]
                     file.seek(record.offset + start * row)
                     _fill(file, part)
                     rows = part.view(stored).reshape(stop - start, *inner)
                     yield _widened(rows) if record.bf16 else rows
+                self._check_unchanged(file, record.shard)
         except OSError as e:
             raise ModelFormatError(
                 f"{record.shard} cannot be read for {record.name}: {e}. Check the file, or "
@@ -150,35 +154,46 @@ class TensorCache:
                 param=str(record.shard),
             ) from e
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def verify(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        policy: VerifyPolicy = "always",
+        cache_root: Path | None = None,
+    ) -> None:
         """Compare every shard with its MD5 sum, where the list has one.
+
+        A shard that is changed after that can no longer be read.
 
         Args:
             progress: Called with bytes done and bytes in all; what it raises ends the work.
+            policy: See `verify_files`, as for `cache_root`.
+            cache_root: See there.
 
         Raises:
             ModelFormatError: A shard's bytes are not those that were published.
         """
-        done = 0
-        for shard in self._shards:
-            digest = hashlib.md5(usedforsecurity=False)
-            with shard.path.open("rb") as f:
-                while block := f.read(_BLOCK):
-                    digest.update(block)
-                    done += len(block)
-                    if progress is not None:
-                        progress(done, self.nbytes)
-            if shard.md5 is not None and digest.hexdigest() != shard.md5:
-                raise ModelFormatError(
-                    f"{shard.path} is damaged: its MD5 sum is {digest.hexdigest()}, and "
-                    f"{self.file.name} says {shard.md5}. Download the file again.",
-                    param=str(shard.path),
-                )
+        self._verified = verify_files(
+            self._shards, self.file, progress, policy=policy, cache_root=cache_root
+        )
+
+    def _check_unchanged(self, file: io.FileIO, shard: Path) -> None:
+        """Raise ModelFormatError if a shard is not what was verified."""
+        verified = self._verified.get(shard)
+        if verified is not None and not FileIdentity.of(file.fileno()).same_content(verified):
+            raise changed_meanwhile(shard)
 
 
-def _parse(folder: Path, listed: Any) -> tuple[list[_Shard], dict[str, TensorRecord]]:
+def _read_list(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        content = opened.read(_LONGEST_LIST + 1)
+    if len(content) > _LONGEST_LIST:
+        raise ValueError(f"it is longer than {_LONGEST_LIST} bytes")
+    return content
+
+
+def _parse(folder: Path, listed: Any) -> tuple[list[PublishedFile], dict[str, TensorRecord]]:
     """Shards and records of the JSON; ValueError, KeyError or TypeError if it is malformed."""
-    shards: list[_Shard] = []
+    shards: list[PublishedFile] = []
     records: dict[str, TensorRecord] = {}
     if not isinstance(listed, list) or not listed:
         raise ValueError("`records` must be a list of shards")
@@ -188,10 +203,8 @@ def _parse(folder: Path, listed: Any) -> tuple[list[_Shard], dict[str, TensorRec
             raise ValueError(f"dataPath {name!r} must be the name of a file in the folder")
         if entry["format"] != "raw-shard":
             raise ValueError(f"{name} has format {entry['format']!r}; only raw-shard is known")
-        md5 = entry.get("md5sum")
-        shard = _Shard(
-            folder / name, _count(entry["nbytes"], "nbytes"), md5.lower() if md5 else None
-        )
+        size = _count(entry["nbytes"], "nbytes")
+        shard = PublishedFile(folder / name, size, _md5(entry.get("md5sum"), name))
         shards.append(shard)
         for item in entry["records"]:
             record = _record(shard, item)
@@ -201,7 +214,7 @@ def _parse(folder: Path, listed: Any) -> tuple[list[_Shard], dict[str, TensorRec
     return shards, records
 
 
-def _record(shard: _Shard, item: Mapping[str, Any]) -> TensorRecord:
+def _record(shard: PublishedFile, item: Mapping[str, Any]) -> TensorRecord:
     name, dtype, encoding = item["name"], item["dtype"], item["format"]
     if not isinstance(name, str):
         raise ValueError(f"{name!r} is no name")
@@ -225,13 +238,22 @@ def _record(shard: _Shard, item: Mapping[str, Any]) -> TensorRecord:
     return TensorRecord(name, shape, dtype, bf16, shard.path, offset, nbytes)
 
 
+def _md5(value: Any, name: str) -> str | None:
+    """A sum of the list, or None where it has none."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-fA-F]{32}", value):
+        raise ValueError(f"md5sum of {name} is {value!r}; it must be 32 hexadecimal digits")
+    return value.lower()
+
+
 def _count(value: Any, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{what} is {value!r}; it must be an integer, 0 or more")
     return value
 
 
-def _check_size(shard: _Shard) -> None:
+def _check_size(shard: PublishedFile) -> None:
     try:
         size = shard.path.stat().st_size
     except OSError:

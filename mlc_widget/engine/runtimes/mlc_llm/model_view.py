@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.store.verification import PublishedFile, verify_files
 from mlc_widget.models import CONFIG_FILE
 
 _INDEXES: Final = ("tensor-cache.json", "ndarray-cache.json")
@@ -34,10 +35,15 @@ def stop_token_ids(config: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def check_weights(folder: Path) -> int:
-    """Check that all of a model's weights are there; returns their bytes.
+def check_weights(folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
+    """Check that all of a model's weights are there and undamaged; returns their bytes.
 
     mlc_llm takes any folder for complete and fails in its background thread otherwise.
+
+    Args:
+        folder: The model's.
+        progress: Called with bytes compared with their MD5 sums, and those to be; files that were
+            found good before are not read. What it raises ends the work.
 
     Raises:
         ModelFormatError: naming the file.
@@ -49,26 +55,33 @@ def check_weights(folder: Path) -> int:
             "`mlc_llm convert_weight`, or download the model again.",
             param=str(folder / _INDEXES[0]),
         )
-    total = 0
-    for name, size in _shards(index):
-        file = folder / name
-        if Path(name).name != name or not file.is_file():
+    shards = _shards(index)
+    for shard in shards:
+        file = shard.path
+        if file.parent != folder or not file.is_file():
             raise ModelFormatError(f"{file} is missing: download the model again.", param=str(file))
         found = file.stat().st_size
-        if found != size:
+        if found != shard.nbytes:
             raise ModelFormatError(
-                f"{file} has {found} bytes and should have {size}: download it again.",
+                f"{file} has {found} bytes and should have {shard.nbytes}: download it again.",
                 param=str(file),
             )
-        total += size
-    return total
+    verify_files(shards, index, progress, policy="once")
+    return sum(shard.nbytes for shard in shards)
 
 
-def _shards(index: Path) -> list[tuple[str, int]]:
+def _shards(index: Path) -> list[PublishedFile]:
     try:
         records = json.loads(index.read_text(encoding="utf-8"))["records"]
-        return [(str(r["dataPath"]), int(r["nbytes"])) for r in records]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [
+            PublishedFile(
+                index.parent / str(r["dataPath"]),
+                int(r["nbytes"]),
+                str(r["md5sum"]).lower() if r.get("md5sum") else None,
+            )
+            for r in records
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFormatError(
             f"{index} cannot be read ({type(error).__name__}: {error}): download it again.",
             param=str(index),

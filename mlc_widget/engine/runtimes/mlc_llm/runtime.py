@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import sys
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -134,7 +135,7 @@ class MLCLLMRuntime:
         weight_bytes = 0
         if not self._options.is_mock:
             report("verify", 0.0, "Checking that all weights are there")
-            weight_bytes = await asyncio.to_thread(model_view.check_weights, source.path)
+            weight_bytes = await _check_weights(source.path, report)
         phases = LoadPhases(report, weight_bytes)
         report("compile", 0.0, "Importing mlc_llm")
         self._device = await call_in_daemon(lambda: resolve_device(self._options), "mlc_llm-import")
@@ -330,3 +331,20 @@ def _vocab_size(source: ModelSource) -> int:
         inner.get("vocab_size") if isinstance(inner, Mapping) else None,
     ]
     return min(s for s in sizes if isinstance(s, int) and s > 0)
+
+
+async def _check_weights(folder: Path, report: LoadReporter) -> int:
+    """`model_view.check_weights` on a thread that ends soon after this is cancelled."""
+    cancelled = threading.Event()
+
+    def progress(done: int, total: int) -> None:
+        if cancelled.is_set():
+            raise InterruptedError
+        report(
+            "verify", done / max(1, total), "Verifying weights", bytes_done=done, bytes_total=total
+        )
+
+    try:
+        return await asyncio.to_thread(model_view.check_weights, folder, progress)
+    finally:
+        cancelled.set()

@@ -80,8 +80,7 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
         4 * 4 * plan.max_rows * plan.widest,
     )
-    if options.verify:
-        weights.verify(progress.bytes("verify", "Verifying weights"))
+    weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(plan.code, planner.program, options, progress)
     arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
     threads = options.threads or default_threads(loading.count(plan.parameters, quantization))

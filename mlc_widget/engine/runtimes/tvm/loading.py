@@ -176,8 +176,7 @@ def make_executor(
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
         4 * (4 * MAX_ROWS * plan.widest + options.max_num_sequence * shape.vocab_size),
     )
-    if options.verify:
-        weights.verify(progress.bytes("verify", "Verifying weights"))
+    weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(
         plan.code, planner.program, options, progress, cached=planner.executor is Executor
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.store.verification import VerifyPolicy
 
 MAX_CHUNK = 256
 
@@ -33,7 +34,8 @@ class TVMOptions:
         kv_cache_dtype: ``float16`` or ``float32``, of keys and values in the cache; None for what
             the model's numerics say.
         cpu: The kind of CPU to compile for (one of `CPUS`); None for the CPU at hand.
-        verify: Compare the weights with their MD5 sums at each load.
+        verify: When to compare the weights with their MD5 sums: ``once`` for each file, until it
+            changes; ``always``, at each load (also True); or ``never`` (also False).
     """
 
     device: str = "cpu"
@@ -45,7 +47,7 @@ class TVMOptions:
     cache_dir: Path | None = None
     kv_cache_dtype: str | None = None
     cpu: str | None = None
-    verify: bool = False
+    verify: VerifyPolicy = "once"
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> TVMOptions:
@@ -72,10 +74,9 @@ class TVMOptions:
         _check_choice(values, "prefix_cache_mode", ("radix", "disable"))
         _check_choice(values, "kv_cache_dtype", ("float16", "float32"))
         _check_choice(values, "cpu", CPUS)
-        if not isinstance(values.get("verify", False), bool):
-            raise BadRequestError(
-                f"verify is {values['verify']!r}; it must be true or false.", param="verify"
-            )
+        if isinstance(values.get("verify"), bool):
+            values["verify"] = "always" if values["verify"] else "never"
+        _check_choice(values, "verify", ("once", "always", "never"))
         if "cache_dir" in values:
             if not isinstance(values["cache_dir"], str | Path):
                 raise BadRequestError(

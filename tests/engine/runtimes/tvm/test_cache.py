@@ -13,12 +13,13 @@ import tempfile
 import textwrap
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlc_widget.engine.runtimes.tvm.cache import CompileCache
+
+from .conftest import ROOT
 
 KEY = {"model": "one kernel"}
 
@@ -139,8 +140,12 @@ def test_what_others_may_write_is_not_used(cache, executable, tmp_path, which, c
 def child(code: str, **kwargs: Any) -> str:
     """What another process prints, and logs, that runs some code beside these tests."""
     done = subprocess.run(
-        [sys.executable, "-c", "from tests.tvm.test_cache import *\n" + textwrap.dedent(code)],
-        cwd=Path(__file__).parents[2],
+        [
+            sys.executable,
+            "-c",
+            "from tests.engine.runtimes.tvm.test_cache import *\n" + textwrap.dedent(code),
+        ],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

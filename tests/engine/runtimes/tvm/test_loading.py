@@ -159,14 +159,24 @@ async def test_a_shard_that_is_truncated(copy_of, cache_dir):
     await refused(folder, cache_dir, ModelFormatError, r"params_shard_0.bin has .* Download it")
 
 
-async def test_a_shard_that_is_damaged_is_found_if_asked(copy_of, cache_dir):
+@pytest.mark.parametrize("options", [{}, {"verify": "always"}, {"verify": True}])
+async def test_a_shard_that_is_damaged(copy_of, cache_dir, options):
     folder = copy_of(NAME)
     shard = folder / "params_shard_0.bin"
     data = bytearray(shard.read_bytes())
     data[77] ^= 4
     shard.write_bytes(data)
     with pytest.raises(ModelFormatError, match=r"params_shard_0.bin is damaged.*Download"):
-        await load_from(folder, cache_dir, verify=True)
+        await load_from(folder, cache_dir, **options)
+    for never in ("never", False):
+        await load_from(folder, cache_dir, verify=never)
+
+
+async def test_weights_are_verified_once(copy_of, cache_dir, tmp_path):
+    folder = copy_of(NAME)
+    for expected in (True, False):
+        reports = await load_from(folder, tmp_path, cpu=None)
+        assert ("verify" in {r[0] for r in reports.all}) == expected
 
 
 async def test_a_parameter_that_is_missing(copy_of, cache_dir):
