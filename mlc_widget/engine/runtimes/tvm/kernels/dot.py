@@ -1,7 +1,8 @@
 """Integer dot products of the CPUs that have them: unsigned codes × signed 8-bit activations.
 
-All are exact: the largest sum of a group is 32 · 15 · 127, and where 16-bit sums occur
-(`Dot` "avx2") the largest is 8 · 2 · 15 · 127 = 30480. So every CPU computes the same bits.
+All are exact: the largest sum of a group is 32 · 255 · 128, and where 16-bit sums occur (`Dot`
+"avx2" with codes below 16) the largest is 8 · 2 · 15 · 127 = 30480. So every CPU computes the same
+bits. Codes of up to 8 bits take `wide`, for which "avx2" multiplies 16-bit integers instead.
 """
 
 from __future__ import annotations
@@ -28,19 +29,25 @@ class Dot:
     partial: str
     partial_lanes: int
 
-    def start(self, offset: Any) -> Any:
+    def sum_type(self, wide: bool) -> tuple[str, int]:
+        """Dtype and lanes of the sum while it runs."""
+        return ("int32", self.lanes) if wide else (self.partial, self.partial_lanes)
+
+    def start(self, offset: Any, wide: bool = False) -> Any:
         """The sum before the first product; `offset` is an int32 that all lanes begin with."""
-        if self.name == "avx2":
+        if self.name == "avx2" and not wide:
             return T.broadcast(T.int16(0), 16)
         return T.broadcast(offset, self.lanes)
 
-    def add(self, total: Any, codes: Any, x: Any) -> Any:
+    def add(self, total: Any, codes: Any, x: Any, wide: bool = False) -> Any:
         """Total + the four products of each lane.
 
-        `codes` is a vector of uint32 words, four codes below 16 to a word; `x` is one int32 word of
-        four int8.
+        `codes` is a vector of uint32 words, four codes to a word, below 16 unless `wide`; `x` is
+        one int32 word of four int8.
         """
         words = T.broadcast(x, self.lanes)
+        if self.name == "avx2" and wide:
+            return total + _products16(codes, words, False) + _products16(codes, words, True)
         u8, s8 = f"uint8x{4 * self.lanes}", f"int8x{4 * self.lanes}"
         if self.name == "avx2":
             pairs = T.call_llvm_pure_intrin(
@@ -54,14 +61,31 @@ class Dot:
             total, T.reinterpret(u8, codes), T.reinterpret(s8, words),
         )  # fmt: skip
 
-    def finish(self, total: Any, offset: Any) -> Any:
+    def finish(self, total: Any, offset: Any, wide: bool = False) -> Any:
         """The sum, `offset` included, as int32 lanes."""
-        if self.name == "avx2":
+        if self.name == "avx2" and not wide:
             pairs = T.call_llvm_pure_intrin(
                 "int32x8", "llvm.x86.avx2.pmadd.wd", total, T.broadcast(T.int16(1), 16)
             )
             return pairs + T.broadcast(offset, self.lanes)
         return total
+
+
+def _products16(codes: Any, x: Any, odd: bool) -> Any:
+    """The two products of each lane's even bytes, or of its odd ones, by 16-bit integers."""
+    if odd:
+        weights = T.bitwise_and(
+            T.shift_right(codes, T.broadcast(T.uint32(8), 8)), T.broadcast(T.uint32(0x00FF00FF), 8)
+        )
+        halves = T.reinterpret("int16x16", x)
+    else:
+        weights = T.bitwise_and(codes, T.broadcast(T.uint32(0x00FF00FF), 8))
+        halves = T.shift_left(T.reinterpret("int16x16", x), T.broadcast(T.int16(8), 16))
+    return T.call_llvm_pure_intrin(
+        "int32x8", "llvm.x86.avx2.pmadd.wd",
+        T.reinterpret("int16x16", weights),
+        T.shift_right(halves, T.broadcast(T.int16(8), 16)),
+    )  # fmt: skip
 
 
 DOTS = {

@@ -148,11 +148,20 @@ class Isa:
             return buffer.vload(index, F32)
         if self.f16c:
             return T.Cast(F32, buffer.vload(index, F16))
-        half = T.Cast(U32, T.reinterpret("uint16x16", buffer.vload(index, F16)))
-        sign = T.shift_left(T.bitwise_and(half, usplat(0x8000)), usplat(16))
-        rest = T.shift_left(T.bitwise_and(half, usplat(0x7FFF)), usplat(13))
-        scaled = T.reinterpret(F32, rest) * splat(2.0**112)
-        return T.reinterpret(F32, T.bitwise_or(T.reinterpret(U32, scaled), sign))
+        return self.widen(T.reinterpret("uint16x16", buffer.vload(index, F16)))
+
+    def widen(self, bits: Any, lanes: int = LANES) -> Any:
+        """The float16 numbers with these bits as float32, exactly, without the CPU's help."""
+
+        def all_lanes(value: int) -> Any:
+            return T.broadcast(T.uint32(value), lanes)
+
+        half = T.Cast(f"uint32x{lanes}", bits)
+        sign = T.shift_left(T.bitwise_and(half, all_lanes(0x8000)), all_lanes(16))
+        rest = T.shift_left(T.bitwise_and(half, all_lanes(0x7FFF)), all_lanes(13))
+        scaled = T.reinterpret(f"float32x{lanes}", rest) * T.broadcast(T.float32(2.0**112), lanes)
+        both = T.bitwise_or(T.reinterpret(f"uint32x{lanes}", scaled), sign)
+        return T.reinterpret(f"float32x{lanes}", both)
 
     def store(self, buffer: Any, index: list[Any], value: Any, dtype: str) -> Any:
         """The statement that writes 16 float32 lanes to a float32 or float16 buffer, rounded."""

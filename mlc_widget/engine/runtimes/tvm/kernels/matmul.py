@@ -34,8 +34,10 @@ AHEAD = 192
 """How many cache lines of weights a single row asks for in advance."""
 
 
-def code(word: Any, k: Any, bits: int) -> Any:
+def code(word: Any, k: Any, bits: int, zero: int | None = None) -> Any:
     """``code - zero`` as float32 lanes, exactly, for the code at bits `bits` k of each word.
+
+    `zero` is MLC's unless it is given.
 
     The code is put, where it lies, into the mantissa of a float whose unit is that bit, so that a
     subtraction makes the number: and, or, subtract, and no shift but one for the upper half.
@@ -46,7 +48,8 @@ def code(word: Any, k: Any, bits: int) -> Any:
     one = T.shift_left(T.uint32(150) - at, T.uint32(23))  # the bits of 2.0 ** (23 - at)
     mask = T.shift_left(T.uint32((1 << bits) - 1), at)
     biased = T.reinterpret(F32, T.bitwise_or(T.bitwise_and(half, usplat(mask)), usplat(one)))
-    return biased - splat(T.reinterpret("float32", one) + T.float32(zero_code(bits)))
+    code_of_zero = zero_code(bits) if zero is None else zero
+    return biased - splat(T.reinterpret("float32", one) + T.float32(code_of_zero))
 
 
 def make_matmul_codes(

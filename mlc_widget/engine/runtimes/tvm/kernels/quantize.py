@@ -7,10 +7,10 @@ A group of 32 features of a row becomes 32 int8 and a scale:
 
 The integers lie as `matmul_int8` reads them against MLC's 4-bit codes, eight to a word, of which
 masks take the even and the odd ones: two int32 words for eight features, whose bytes are features
-0 2 4 6 and 1 3 5 7. A row ends with what belongs to its groups: the bits of their scales, and
-their offsets -zero · Σ q, with which the products of codes begin:
+0 2 4 6 and 1 3 5 7. A row ends with what belongs to its groups: the bits of their scales, their
+offsets -zero · Σ q, with which the products of MLC's codes begin, and the Σ q of their halves:
 
-    q (M, `quantized_words(K)`) int32:      K/4 words | K/32 scales | K/32 offsets
+    q (M, `quantized_words(K)`) int32:      K/4 words | K/32 scales | K/32 offsets | K/16 sums
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _EVEN_ODD = [8 * word + 2 * i + odd for word in range(4) for odd in range(2) for
 
 def quantized_words(K: int) -> int:
     """Words of a quantised row of K features."""
-    return K // 4 + K // 32 + K // 32
+    return K // 4 + K // 32 + K // 32 + K // 16
 
 
 def _abs(v: Any) -> Any:
@@ -68,7 +68,11 @@ def _group(a, b, Q, K, m, g):
     qb: T.let = _round(b * splat(inverse))
     Q.vstore([m, g * 8], _words(qa, qb))
     Q[m, K // 4 + g] = T.reinterpret("int32", most / T.float32(127))
-    Q[m, K // 4 + K // 32 + g] = T.int32(-zero_code(4)) * _sum(qa + qb)
+    first: T.let = _sum(qa)
+    second: T.let = _sum(qb)
+    Q[m, K // 4 + K // 32 + g] = T.int32(-zero_code(4)) * (first + second)
+    Q[m, K // 4 + K // 16 + g * 2] = first
+    Q[m, K // 4 + K // 16 + g * 2 + 1] = second
 
 
 def make_quantize(K: int, isa: Isa) -> Any:

@@ -1,0 +1,364 @@
+"""Chat templates in Jinja, as GGUF files and Hugging Face repositories carry them.
+
+Source: the rendering is that of transformers' ``apply_chat_template`` (trimmed blocks, loop
+controls, ``raise_exception``, ``strftime_now``, ``tojson``, the ``generation`` tag). A template is
+code from outside: it runs in Jinja's sandbox, where this module bounds its time and its output too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedFieldError
+
+MAX_SOURCE: Final = 1 << 18
+"""Characters of a template; the longest known have some 20,000."""
+MAX_OUTPUT: Final = 1 << 24
+"""Characters of a text that a template makes, at any moment."""
+MAX_SECONDS: Final = 5.0
+"""Time that a template may take; usual ones take about a millisecond."""
+
+_MARK: Final = "\ufdd0"
+"""A code point that is no character (Unicode's noncharacters), and so is in no text."""
+
+
+class TemplateRefusedError(Exception):
+    """The template called ``raise_exception``."""
+
+
+class _TooMuchError(Exception):
+    """The template takes too long, or makes too much."""
+
+
+class _Guard:
+    """Ends a template that takes too long."""
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + MAX_SECONDS
+        self._calls = 0
+
+    def step(self) -> None:
+        """To be called wherever a template may go round in circles."""
+        self._calls += 1
+        if self._calls & 255 == 0 and time.monotonic() > self._end:
+            raise _TooMuchError(f"it takes longer than {MAX_SECONDS:g} s")
+
+    def over(self, items: Iterable[Any]) -> Iterator[Any]:
+        """`items`, with a step at each."""
+        for item in items:
+            self.step()
+            yield item
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | list | tuple) else 0
+
+
+def _bounded(size: int) -> None:
+    if size > MAX_OUTPUT:
+        raise _TooMuchError(f"it makes a text of {size} characters")
+
+
+class _GenerationTag(Extension):
+    """``{% generation %}`` marks what a model wrote; it changes nothing here."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, with bounds."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+        )
+        self.guard = _Guard()
+        kept: dict[str, Any] = {n: self.filters[n] for n in _FILTERS if n in self.filters}
+        self.filters = {
+            **kept,
+            "tojson": _to_json,
+            "join": self._join,
+            "replace": _replace,
+            "indent": self._indent,
+            "_each": lambda items: self.guard.over(items),
+            "_concat": _concat,
+        }
+        self.globals = {
+            "range": self._range,
+            "namespace": self.globals["namespace"],
+            "dict": dict,
+            "raise_exception": _refuse,
+            "strftime_now": lambda form: datetime.datetime.now().strftime(form),
+        }
+
+    def compiled(self, source: str) -> jinja2.Template:
+        """The template, its loops and joins under guard."""
+        tree = self.parse(source)
+        for loop in tree.find_all(nodes.For):
+            loop.iter = nodes.Filter(loop.iter, "_each", [], [], None, None)
+        return self.from_string(_guard_joins(tree))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """An operation whose result may be much larger than what it has."""
+        if operator == "+":
+            _bounded(_size(left) + _size(right))
+        elif operator == "*":
+            for text, times in ((left, right), (right, left)):
+                if _size(text) and isinstance(times, int):
+                    _bounded(_size(text) * times)
+        elif operator == "**":
+            raise _TooMuchError("it computes a power")
+        elif operator == "%" and isinstance(left, str):
+            raise _TooMuchError("it formats by %")
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """A call; also of a template's own macros."""
+        self.guard.step()
+        if getattr(function, "__name__", "") in _GROWING and not isinstance(function, type):
+            raise _TooMuchError(f"it calls {function.__name__}")
+        if getattr(function, "__name__", "") == "replace" and len(args) >= 2:
+            return _replace(function.__self__, *args)
+        if getattr(function, "__name__", "") == "join" and isinstance(
+            getattr(function, "__self__", None), str
+        ):
+            return self._join(args[0], function.__self__)
+        return super().call(context, function, *args, **kwargs)
+
+    def _range(self, *args: int) -> Iterable[int]:
+        numbers = range(*args)
+        if len(numbers) > 100_000:
+            raise _TooMuchError(f"it counts to {len(numbers)}")
+        return numbers
+
+    def _join(self, items: Iterable[Any], by: str = "", attribute: str | None = None) -> str:
+        texts = [
+            str(self.getattr(item, attribute) if attribute else item)
+            for item in self.guard.over(items)
+        ]
+        _bounded(sum(map(len, texts)) + len(by) * len(texts))
+        return by.join(texts)
+
+    def _indent(self, text: str, width: Any = 4, first: bool = False, blank: bool = False) -> str:
+        by = " " * min(width, 1000) if isinstance(width, int) else str(width)
+        lines = str(text).splitlines()
+        _bounded(len(text) + len(by) * len(lines))
+        return "\n".join(
+            (by if (i > 0 or first) and (line or blank) else "") + line
+            for i, line in enumerate(lines)
+        )
+
+
+_FILTERS: Final = (
+    "abs", "bool", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first",
+    "float", "groupby", "int", "items", "last", "length", "list", "lower", "map", "max", "min",
+    "reject", "rejectattr", "reverse", "round", "safe", "select", "selectattr", "sort", "string",
+    "sum", "title", "trim", "unique", "upper",
+)  # fmt: skip
+"""Of Jinja's filters those whose result is no larger than what they are given."""
+_GROWING: Final = frozenset(
+    {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"}
+)
+
+
+def _replace(text: str, old: str, new: str, count: int = -1) -> str:
+    text, old, new = str(text), str(old), str(new)
+    _bounded(len(text) + (text.count(old) + (0 if old else 1)) * len(new))
+    return text.replace(old, new, -1 if count is None else count)
+
+
+def _concat(*parts: Any) -> str:
+    texts = [str(part) for part in parts]
+    _bounded(sum(map(len, texts)))
+    return "".join(texts)
+
+
+def _refuse(message: str) -> None:
+    raise TemplateRefusedError(str(message)[:500])
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    if indent is not None:
+        indent = min(int(indent), 16)
+    text = json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_plain,
+    )
+    _bounded(len(text))
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """What templates hand to `tojson` that JSON does not know."""
+    if isinstance(value, jinja2.Undefined):
+        return None
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _guard_joins(tree: nodes.Template) -> nodes.Template:
+    """The tree with each ``a ~ b`` as a call of a filter that looks at the result's size."""
+
+    def guarded(node: Any) -> Any:
+        for field in node.fields:
+            value = getattr(node, field)
+            if isinstance(value, nodes.Node):
+                setattr(node, field, guarded(value))
+            elif isinstance(value, list):
+                setattr(
+                    node, field, [guarded(v) if isinstance(v, nodes.Node) else v for v in value]
+                )
+        if isinstance(node, nodes.Concat):
+            return nodes.Filter(node.nodes[0], "_concat", node.nodes[1:], [], None, None)
+        return node
+
+    made: nodes.Template = guarded(tree)
+    if tree.environment is not None:
+        made.set_environment(tree.environment)
+    return made
+
+
+class JinjaTemplate:
+    """A chat template.
+
+    Args:
+        source: Its text.
+        where: What to call it in messages.
+
+    Raises:
+        ModelFormatError: it is not a template, or too long.
+    """
+
+    def __init__(self, source: str, where: str) -> None:
+        if len(source) > MAX_SOURCE:
+            raise ModelFormatError(
+                f"{where}: the chat template has {len(source)} characters; {MAX_SOURCE} is the "
+                "most.",
+                param="model_id",
+            )
+        self.source, self._where = source, where
+        try:
+            _Environment().compiled(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelFormatError(
+                f"{where}: the chat template is not Jinja: {error.message} (line {error.lineno}).",
+                param="model_id",
+            ) from None
+        except RecursionError:
+            raise ModelFormatError(
+                f"{where}: the chat template is nested too deep.", param="model_id"
+            ) from None
+
+    def uses(self, name: str) -> bool:
+        """Whether the template looks at a variable, such as ``tools`` or ``enable_thinking``."""
+        return re.search(rf"\b{re.escape(name)}\b", self.source) is not None
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The text for these variables.
+
+        Raises:
+            UnsupportedFieldError: the template refuses this conversation, by ``raise_exception``.
+            ModelFormatError: it fails, takes too long or makes too much.
+        """
+        try:
+            environment = _Environment()
+            parts, size = [], 0
+            for part in environment.compiled(self.source).generate(**variables):
+                environment.guard.step()
+                size += len(part)
+                _bounded(size)
+                parts.append(part)
+            return "".join(parts)
+        except TemplateRefusedError as error:
+            raise UnsupportedFieldError(
+                f"messages: the model's chat template refuses this conversation: {error}",
+                param="messages",
+            ) from None
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever code from outside may raise
+            raise ModelFormatError(
+                f"{self._where}: the chat template failed: {type(error).__name__}: "
+                f"{str(error)[:300]}.",
+                param="model_id",
+            ) from None
+
+
+@lru_cache(maxsize=32)
+def _any_of(names: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+
+
+def protect(value: Any, control: frozenset[str]) -> Any:
+    """`value` with a mark inside each text of a control token, so that it is none any more.
+
+    Args:
+        value: JSON values: what came from somebody else and goes into a template.
+        control: Texts of the control tokens.
+
+    Raises:
+        BadRequestError: a text has the mark itself.
+    """
+    pattern = _any_of(control)
+
+    def protected(text: str) -> str:
+        if _MARK in text:
+            raise BadRequestError(
+                f"messages: a text has U+{ord(_MARK):04X}, which Unicode reserves as no character.",
+                param="messages",
+            )
+        return pattern.sub(lambda m: m[0][0] + _MARK + m[0][1:], text)
+
+    def walked(item: Any) -> Any:
+        if isinstance(item, str):
+            return protected(item)
+        if isinstance(item, Mapping):
+            return {protected(str(k)): walked(v) for k, v in item.items()}
+        if isinstance(item, list | tuple):
+            return [walked(v) for v in item]
+        return item
+
+    return walked(value)
+
+
+def parts_of(text: str) -> list[tuple[str, bool]]:
+    """A rendered text as (text, is markup): one character of what `protect` marked is content."""
+    found: list[tuple[str, bool]] = []
+    *marked, last = text.split(_MARK)
+    for part in marked:
+        found += [(part[:-1], True), (part[-1:], False)]
+    return [*found, (last, True)]
+
+
+Render = Callable[[Mapping[str, Any]], str]

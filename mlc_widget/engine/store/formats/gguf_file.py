@@ -1,0 +1,412 @@
+"""Reads GGUF files: metadata, and where each tensor lies.
+
+The format is described in ggml's ``docs/gguf.md``. A file comes from outside, so that every count,
+length and offset is compared with the file's size and with a limit before memory is taken for it,
+and the file is read through one descriptor, so that what was checked is what is used.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, GGMLType
+
+_MAGIC: Final = b"GGUF"
+_VERSIONS: Final = (2, 3)
+_MAX_TENSORS: Final = 1 << 16
+_MAX_FIELDS: Final = 1 << 14
+_MAX_KEY: Final = 1 << 16
+_MAX_STRING: Final = 1 << 24
+_MAX_ITEMS: Final = 1 << 22
+"""Items of an array; the largest vocabularies have some 2**18 tokens, and twice as many merges."""
+_MAX_HEADER: Final = 1 << 28
+"""Bytes before the tensors' data."""
+_MAX_DIMENSIONS: Final = 4
+_MAX_SPLITS: Final = 1000
+_WINDOW: Final = 1 << 20
+_SPLIT_NAME: Final = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+_SCALARS: Final = {
+    0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?",
+    10: "<u8", 11: "<i8", 12: "<f8",
+}  # fmt: skip
+_STRING: Final = 8
+_ARRAY: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """One tensor.
+
+    Attributes:
+        name: Its name in the file, such as ``blk.0.attn_q.weight``.
+        shape: Rows first, as numpy has it (the file lists the inputs of a row first).
+        kind: Its type.
+        offset: Its first byte in the file.
+        nbytes: Its bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLType
+    offset: int
+    nbytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, which is `shape[-1]` weights."""
+        return self.shape[-1] // self.kind.block * self.kind.nbytes
+
+
+class GGUFFile:
+    """An open GGUF file. Close it, or use it in ``with``.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: The file.
+        fields: Its metadata by key; arrays are lists of strings, or numpy arrays.
+        tensors: Its tensors by name, in the file's order.
+
+    Raises:
+        ModelFormatError: it is not a GGUF file, or it is damaged.
+        UnsupportedModelError: a version or a type of tensor that this does not read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fields: dict[str, Any] = {}
+        self.tensors: dict[str, GGUFTensor] = {}
+        self._position = threading.Lock()
+        # Non-blocking, so that opening a FIFO does not wait for a writer.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            self._fd = os.open(path, flags)
+        except OSError as error:
+            raise ModelFormatError(
+                f"{path} cannot be opened ({error.strerror}).", param=str(path)
+            ) from error
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise self._wrong("it is not a regular file")
+            self.size = status.st_size
+            self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def read_rows(self, tensor: GGUFTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """The bytes of rows `start` to `stop` of a tensor; safe from any thread.
+
+        Returns:
+            (rows, `tensor.row_bytes`) uint8.
+
+        Raises:
+            ModelFormatError: the file has become shorter.
+        """
+        width = tensor.row_bytes
+        data = np.empty((stop - start) * width, np.uint8)
+        view, at = memoryview(data.data), tensor.offset + start * width
+        while view:
+            count = self._read_at(view, at)
+            if count == 0:
+                raise self._wrong("it became shorter while it was read")
+            view, at = view[count:], at + count
+        return data.reshape(stop - start, width)
+
+    def _read_at(self, view: memoryview, at: int) -> int:
+        """Read bytes at an offset into `view`; returns how many."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [view], at)
+        with self._position:  # Windows has one position for all readers
+            os.lseek(self._fd, at, os.SEEK_SET)
+            part = os.read(self._fd, len(view))
+        view[: len(part)] = part
+        return len(part)
+
+    # The header
+
+    def _wrong(self, what: str) -> ModelFormatError:
+        return ModelFormatError(f"{self.path} is not a sound GGUF file: {what}.", param="model_id")
+
+    def _read_header(self) -> None:
+        header = _Header(self._read_at, min(self.size, _MAX_HEADER), self._wrong)
+        if header.take(4) != _MAGIC:
+            raise self._wrong("it does not begin with GGUF")
+        version = header.number("<u4")
+        if version not in _VERSIONS:
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            detail = "big-endian" if swapped in _VERSIONS else f"of GGUF version {version}"
+            raise UnsupportedModelError(
+                f"{self.path} is {detail}; little-endian versions 2 and 3 can be read. Convert it "
+                "again with a current llama.cpp.",
+                param="model_id",
+            )
+        tensors = header.bounded("tensors", _MAX_TENSORS)
+        fields = header.bounded("metadata fields", _MAX_FIELDS)
+        for _ in range(fields):
+            key = header.string(_MAX_KEY)
+            if key in self.fields:
+                raise self._wrong(f"metadata field {key!r} appears twice")
+            self.fields[key] = header.value()
+        alignment = self.fields.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment not in (8, 16, 32, 64, 128, 256, 4096):
+            raise self._wrong(f"general.alignment is {alignment!r}, which is no usual power of two")
+        found = [self._tensor(header) for _ in range(tensors)]
+        start = -(-header.at // alignment) * alignment
+        self._place(found, start, alignment)
+
+    def _tensor(self, header: _Header) -> GGUFTensor:
+        name = header.string(_MAX_KEY)
+        count = header.number("<u4")
+        if not 1 <= count <= _MAX_DIMENSIONS:
+            raise self._wrong(f"tensor {name!r} has {count} dimensions")
+        shape = tuple(header.number("<u8") for _ in range(count))[::-1]
+        number, offset = header.number("<u4"), header.number("<u8")
+        kind = GGML_TYPES.get(number)
+        if kind is None or not kind.readable:
+            named = f"ggml's type {number}" if kind is None else kind.name
+            known = ", ".join(t.name for t in GGML_TYPES.values() if t.readable)
+            raise UnsupportedModelError(
+                f"{self.path}: tensor {name!r} is {named}; the types that run are {known}. Choose "
+                "another quantization of this model, such as Q4_K_M or Q8_0.",
+                param="model_id",
+            )
+        if min(shape) < 1 or shape[-1] % kind.block:
+            raise self._wrong(f"tensor {name!r} of type {kind.name} has the shape {list(shape)}")
+        weights = 1
+        for size in shape:  # in Python's integers, which cannot overflow
+            weights *= size
+        return GGUFTensor(name, shape, kind, offset, weights // kind.block * kind.nbytes)
+
+    def _place(self, found: list[GGUFTensor], start: int, alignment: int) -> None:
+        end = 0
+        for tensor in sorted(found, key=lambda t: t.offset):
+            if tensor.offset % alignment or tensor.offset < end:
+                raise self._wrong(f"tensor {tensor.name!r} lies at {tensor.offset}")
+            end = tensor.offset + tensor.nbytes
+            if start + end > self.size:
+                raise self._wrong(
+                    f"tensor {tensor.name!r} ends at byte {start + end} of {self.size}; the file "
+                    "was cut short"
+                )
+        for tensor in found:
+            if tensor.name in self.tensors:
+                raise self._wrong(f"tensor {tensor.name!r} appears twice")
+            self.tensors[tensor.name] = GGUFTensor(
+                tensor.name, tensor.shape, tensor.kind, start + tensor.offset, tensor.nbytes
+            )
+
+
+class _Header:
+    """Takes values one after the other from the beginning of a file."""
+
+    def __init__(
+        self,
+        read_at: Callable[[memoryview, int], int],
+        size: int,
+        wrong: Callable[[str], ModelFormatError],
+    ) -> None:
+        self._read_at, self._size, self._wrong = read_at, size, wrong
+        self._window, self._start = b"", 0
+        self.at = 0
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        if count > self._size - self.at:
+            raise self._wrong(
+                f"its header goes on past byte {self._size}, which is the file's end or more than "
+                "any model needs"
+            )
+        inside = self.at - self._start
+        if inside + count > len(self._window):
+            self._window = self._read(self.at, max(count, min(_WINDOW, self._size - self.at)))
+            self._start, inside = self.at, 0
+        self.at += count
+        return self._window[inside : inside + count]
+
+    def _read(self, at: int, count: int) -> bytes:
+        data = bytearray(count)
+        view = memoryview(data)
+        while view:
+            got = self._read_at(view, at)
+            if got == 0:
+                raise self._wrong("it became shorter while it was read")
+            view, at = view[got:], at + got
+        return bytes(data)
+
+    def number(self, dtype: str) -> int:
+        """A scalar."""
+        kind = np.dtype(dtype)
+        return np.frombuffer(self.take(kind.itemsize), kind)[0].item()  # type: ignore[no-any-return]
+
+    def bounded(self, what: str, limit: int) -> int:
+        """A count."""
+        count = self.number("<u8")
+        if count > limit:
+            raise self._wrong(f"it claims {count} {what}; {limit} is the most that is read")
+        return count
+
+    def string(self, limit: int) -> str:
+        """A string."""
+        (length,) = struct.unpack("<Q", self.take(8))
+        if length > limit:
+            raise self._wrong(f"it claims a string of {length} bytes; {limit} is the most")
+        try:
+            return self.take(length).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self._wrong(f"a string is not UTF-8 ({error.reason})") from None
+
+    def value(self) -> Any:
+        """A metadata value with its type before it."""
+        number = self.number("<u4")
+        if number == _STRING:
+            return self.string(_MAX_STRING)
+        if number == _ARRAY:
+            return self._array()
+        return self._scalar(number)
+
+    def _dtype(self, number: int) -> str:
+        if number not in _SCALARS:
+            raise self._wrong(f"a metadata value has the type {number}")
+        return _SCALARS[number]
+
+    def _scalar(self, number: int) -> Any:
+        dtype = self._dtype(number)
+        if dtype == "?":
+            return self.take(1) != b"\0"
+        return self.number(dtype)
+
+    def _array(self) -> Any:
+        number = self.number("<u4")
+        count = self.bounded("items in an array", _MAX_ITEMS)
+        if number == _ARRAY:
+            raise self._wrong("a metadata value is an array of arrays")
+        if number == _STRING:
+            if count * 8 > self._size - self.at:  # each has a length at least
+                raise self._wrong(f"it claims {count} strings, which cannot be in it")
+            return [self.string(_MAX_STRING) for _ in range(count)]
+        dtype = np.dtype(self._dtype(number))
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype)
+
+
+def split_paths(path: Path) -> list[Path]:
+    """All files of a model that llama.cpp has split, in order; `path` alone if it is not split.
+
+    Args:
+        path: Any one of them, named ``NAME-00001-of-00003.gguf``.
+
+    Raises:
+        ModelFormatError: one of them is missing.
+    """
+    match = _SPLIT_NAME.match(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    if not 1 <= int(match["number"]) <= count <= _MAX_SPLITS:
+        raise ModelFormatError(f"{path} is not named like a part of a model.", param="model_id")
+    parts = [
+        path.with_name(f"{match['stem']}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)
+    ]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise ModelFormatError(
+            f"{path} is one of {count} parts, and {', '.join(missing[:3])} "
+            f"{'is' if len(missing) == 1 else 'are'} not beside it.",
+            param="model_id",
+        )
+    return parts
+
+
+class GGUFModel:
+    """A model in one GGUF file or several.
+
+    Args:
+        path: The file, or any part of a split model.
+
+    Attributes:
+        files: Its files, open.
+        fields: The first file's metadata.
+        tensors: All tensors by name, each with its file.
+
+    Raises:
+        ModelFormatError: a file is missing or damaged, or the parts do not belong together.
+        UnsupportedModelError: as `GGUFFile`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.files: list[GGUFFile] = []
+        self.tensors: dict[str, tuple[GGUFFile, GGUFTensor]] = {}
+        try:
+            paths = split_paths(path)
+            for i, part in enumerate(paths):
+                file = GGUFFile(part)
+                self.files.append(file)
+                self._check_part(file, i, len(paths))
+                for name, tensor in file.tensors.items():
+                    if name in self.tensors:
+                        raise ModelFormatError(
+                            f"{part}: tensor {name!r} is in another part, too.", param="model_id"
+                        )
+                    self.tensors[name] = (file, tensor)
+        except BaseException:
+            self.close()
+            raise
+        self.fields: Mapping[str, Any] = self.files[0].fields
+
+    def _check_part(self, file: GGUFFile, number: int, count: int) -> None:
+        said = file.fields.get("split.count", 1) or 1
+        if said != count or (count > 1 and file.fields.get("split.no") != number):
+            raise ModelFormatError(
+                f"{file.path} says that it is part {file.fields.get('split.no', 0) + 1} of {said}, "
+                f"and its name says {number + 1} of {count}: do not rename the parts of a model.",
+                param="model_id",
+            )
+
+    def close(self) -> None:
+        """Close all files. Idempotent."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
