@@ -143,6 +143,7 @@ class KernelCore:
                 in_flight.sent()
                 try:
                     response: JSONDict = await answer
+                    in_flight.answered()
                     return response
                 except EngineDeadError as error:
                     in_flight.outlive(error)

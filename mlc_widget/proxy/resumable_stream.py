@@ -57,6 +57,7 @@ class ResumableStream:
                     content |= {"journal": True, "resume": self._journal.content()}
                 try:
                     stream = await connection.open_stream(self._init, content)
+                    stream.on_served(in_flight.served)
                 except EngineDeadError as error:
                     in_flight.outlive(error)
                     continue
@@ -92,6 +93,8 @@ class ResumableStream:
                 for chunk in batch:
                     self._journal.take(chunk)
                 return batch
+            if not self._closed:
+                self._in_flight.answered()
             raise StopAsyncIteration
         except Exception:
             self._end()

@@ -33,6 +33,23 @@ class StreamReceiver:
         self._error: MLCEngineError | None = None
         self._next_seq = 0
         self._owed = 0
+        self._taken = 0
+        self._served: Callable[[], object] | None = None
+
+    def on_served(self, callback: Callable[[], object]) -> None:
+        """Have a function called once all has come, or so much that the worker may have to wait.
+
+        A worker that died before has not served it.
+        """
+        self._served = callback
+        self._check_served()
+
+    def _check_served(self) -> None:
+        if self._served is not None and (
+            self._taken >= STREAM_CREDIT or (self._ended and self._error is None)
+        ):
+            self._served()
+            self._served = None
 
     # The connection's side
 
@@ -56,7 +73,9 @@ class StreamReceiver:
             self._accepted.set_result(None)
         if message["content"]:
             self._batches.append(message["content"])
+            self._taken += len(message["content"])
             self._changed.set()
+            self._check_served()
         elif message["seq"] > 0:  # a probe, for whoever reads slowly: we are here
             self._grant(0)
 
@@ -72,6 +91,7 @@ class StreamReceiver:
             else:
                 self._accepted.set_exception(error)
         self._go(running=running)
+        self._check_served()
 
     def _go(self, *, running: bool) -> None:
         if not self._left:

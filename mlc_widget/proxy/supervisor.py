@@ -91,8 +91,12 @@ class WorkerSupervisor:
         return None if self.worker is None else self.worker.connection
 
     def reset_death_count(self) -> None:
-        """Forget past deaths: the user asks for another try."""
+        """Forget past deaths: a worker has done well, or the user asks for another try."""
         self._deaths = 0
+
+    def count_as_one(self, deaths: int) -> None:
+        """The last so many deaths had one cause, which does not come again."""
+        self._deaths = max(self._deaths - deaths + 1, 0)
 
     async def up(self) -> Worker:
         """A worker that is up, started if need be.

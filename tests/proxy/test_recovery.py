@@ -224,23 +224,130 @@ def test_a_blocking_reader_goes_on_too(gated: GatedModel, tiny_model: Path) -> N
         assert text == expected
 
 
-async def test_a_second_death_ends_it(gated: GatedModel) -> None:
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_second_death_ends_it(gated: GatedModel, stream: bool) -> None:
     engine = await gated.engine()
     gated.hold(5)
-    stream = await ask(engine, {"max_tokens": 40, "stream": True})
-    whole = asyncio.create_task(ask(engine, {"max_tokens": 40}))
-    reading = asyncio.create_task(anext_until_the_end(stream))
+    if stream:
+        asking = asyncio.create_task(read(engine, {"max_tokens": 40}))
+    else:
+        asking = asyncio.create_task(ask(engine, {"max_tokens": 40}))
     await gated.until_held()
     await kill_and_see(engine)
     gated.hold(5)
     await gated.until_held()
     kill(engine)
-    for task in (whole, reading):
-        with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*Two workers ended"):
-            await task
+    with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*Two workers ended"):
+        await asking
     gated.release()
     answer = await ask(engine, {"max_tokens": 2})  # others are served
     assert answer.usage.completion_tokens == 2
+
+
+def poison(engine: AsyncKernelMLCEngine, **fields: Any) -> Any:
+    messages = [{"role": "user", "content": "Take the poison."}]
+    return engine.chat.completions.create(messages=messages, **fields)
+
+
+async def whole(engine: AsyncKernelMLCEngine) -> str:
+    answer = await engine.chat.completions.create(messages=HELLO)
+    return str(answer.choices[0].message.content)
+
+
+async def streamed(engine: AsyncKernelMLCEngine) -> str:
+    stream = await engine.chat.completions.create(messages=HELLO, stream=True)
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+
+async def slowly_read(engine: AsyncKernelMLCEngine) -> str:
+    """Read only once all the others are answered."""
+    stream = await engine.chat.completions.create(messages=HELLO, stream=True)
+    pieces = [(await anext(stream)).choices[0].delta.content or ""]
+    while len(engine._core._in_flight_requests._active) > 1:
+        await asyncio.sleep(0.01)
+    return "".join(pieces + [chunk.choices[0].delta.content or "" async for chunk in stream])
+
+
+NEIGHBOURS = {
+    "one": (0, [whole]),
+    "several": (2, [whole, streamed, whole, streamed]),
+    "a slow reader": (2, [slowly_read, whole]),
+}
+
+
+@pytest.mark.parametrize("neighbours", NEIGHBOURS)
+async def test_the_neighbours_of_a_request_that_kills_are_answered(
+    kernel_engine: Make, neighbours: str
+) -> None:
+    after, asks = NEIGHBOURS[neighbours]
+    engine = await kernel_engine(crash_after=after, crash_if="poison", repeat=20, pace_s=0.005)
+    tasks = [asyncio.create_task(ask(engine)) for ask in asks]
+    while len(engine._core._in_flight_requests._active) < len(tasks):
+        await asyncio.sleep(0.001)
+    with pytest.raises(
+        EngineDeadError, match=r"(Two|Three) workers ended while they worked on this"
+    ):
+        await poison(engine)
+    text = " ".join(["Hello from the script."] * 20)
+    assert {await task for task in tasks} == {text}
+    assert await whole(engine) == text
+
+
+async def test_two_that_kill_do_not_take_their_neighbours_with_them(kernel_engine: Make) -> None:
+    engine = await kernel_engine(crash_after=1, crash_if="poison", repeat=20, pace_s=0.005)
+    killers = [asyncio.create_task(poison(engine)) for _ in range(2)]
+    neighbours = [asyncio.create_task(ask(engine)) for ask in (whole, streamed)]
+    for killer in killers:
+        with pytest.raises(EngineDeadError, match="workers ended while they worked on this"):
+            await killer
+    assert {len(await task) for task in neighbours} == {22 * 20 + 19}
+
+
+async def test_who_waits_for_a_turn_can_leave_and_be_aborted(kernel_engine: Make) -> None:
+    engine = await kernel_engine(crash_after=40, crash_if="poison", repeat=50, pace_s=0.005)
+    leaving, aborted = (
+        asyncio.create_task(
+            engine.chat.completions.create(messages=HELLO, request_id=name, max_tokens=190)
+        )
+        for name in ("leaving", "aborted")
+    )
+    pids: list[int | None] = []
+    stop = engine._core.observe(lambda s: s.state == "dead" and pids.append(engine.worker_pid))
+    with pytest.raises(EngineDeadError):
+        killer = asyncio.create_task(poison(engine))
+        while len(pids) < 2:
+            await asyncio.sleep(0.005)
+        leaving.cancel()
+        await engine.abort("aborted")
+        await killer
+    stop()
+    assert (await aborted).choices[0].finish_reason == "abort"
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert not engine._core._in_flight_requests._active
+    assert len(await whole(engine)) > 1000
+
+
+@pytest.mark.parametrize("recovery", ["resume", "error"])
+async def test_deaths_in_a_row_are_those_since_the_last_answer(
+    kernel_engine: Make, recovery: str
+) -> None:
+    engine = await kernel_engine(recovery=recovery, crash_after=0, crash_if="poison")
+    for ask in (whole, streamed) if recovery == "resume" else (whole, streamed, whole, whole):
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            await poison(engine)
+        await ask(engine)
+
+
+async def test_a_worker_that_always_dies_is_given_up(kernel_engine: Make, tiny_model: Path) -> None:
+    engine = await kernel_engine(crash_after=0)
+    for _ in range(3):
+        with pytest.raises(EngineDeadError, match="SIGKILL"):
+            await whole(engine)
+    with pytest.raises(EngineDeadError, match="times in a row"):
+        await whole(engine)
+    await engine.reload(str(tiny_model))
+    assert engine.state == "ready"
 
 
 async def anext_until_the_end(stream: Any) -> None:

@@ -48,6 +48,7 @@ class Script:
         fail_after: Raise an error after this many pieces.
         hang_after: Give nothing more after this many pieces, until cancelled.
         crash_after: Kill the process after this many pieces.
+        crash_if: Do so only where the prompt has this text in it.
         last_words: What to print before that.
         load_s: Seconds that a load takes, reported in twenty steps.
         load_waits_for: A file; loads go on only while it is there.
@@ -65,6 +66,7 @@ class Script:
     fail_after: int | None = None
     hang_after: int | None = None
     crash_after: int | None = None
+    crash_if: str = ""
     last_words: str = ""
     load_s: float = 0.0
     load_waits_for: str | None = None
@@ -152,15 +154,16 @@ class ScriptedRuntime:
         started = time.monotonic()
         try:
             words = self._words(prompt_token_ids)
+            poison = self._script.crash_if in self._source.tokenizer.decode(list(prompt_token_ids))
             total = len(words) * self._script.repeat
             count = total if sampling.max_tokens is None else min(sampling.max_tokens, total)
             for i in range(count):
                 if i >= len(sampling.resume):
-                    await self._misbehave(i)
+                    await self._misbehave(i, poison)
                     await asyncio.sleep(self._script.pace_s)
                 word = words[i % len(words)]
                 yield GenerationEvent(text=f" {word}" if i else word, token_ids=(i,))
-            await self._misbehave(total)
+            await self._misbehave(total, poison)
             took = time.monotonic() - started
             yield GenerationEvent(
                 text="",
@@ -180,9 +183,9 @@ class ScriptedRuntime:
             text = script.after_tools
         return (text + " ").split(" ")[:-1]
 
-    async def _misbehave(self, piece: int) -> None:
+    async def _misbehave(self, piece: int, poison: bool) -> None:
         script = self._script
-        if piece == script.crash_after:
+        if piece == script.crash_after and poison:
             print(script.last_words, file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         if piece == script.fail_after:
