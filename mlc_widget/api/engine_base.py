@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -120,8 +121,8 @@ class AsyncEngine(EngineBase[CoreT]):
             with contextlib.suppress(RuntimeError):  # its loop is closed
                 loop.call_soon_threadsafe(callback, report)
 
-    async def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return await self._home.wait(coroutine)
+    async def _call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        return await self._home.wait(partial(method, *args))
 
     async def reload(
         self,
@@ -145,31 +146,31 @@ class AsyncEngine(EngineBase[CoreT]):
         if self._callback_loop is None or self._callback_loop.is_closed():
             self._callback_loop = _running_loop()
         warm_up()
-        await self._call(self._core.reload(_model_list(model_id), _opts_list(chat_opts)))
+        await self._call(self._core.reload, _model_list(model_id), _opts_list(chat_opts))
 
     async def unload(self) -> None:
         """Unload all models and give their memory back."""
-        await self._call(self._core.unload())
+        await self._call(self._core.unload)
 
     async def interrupt_generate(self) -> None:
         """End everything that generates now; what waits for it sees finish reason ``abort``."""
-        await self._call(self._core.interrupt_generate())
+        await self._call(self._core.interrupt_generate)
 
     async def abort(self, request_id: str) -> None:
         """End the request with this ``request_id``; an unknown id is ignored."""
-        await self._call(self._core.abort(identifier("request_id", request_id)))
+        await self._call(self._core.abort, identifier("request_id", request_id))
 
     async def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
         """Forget the last message and, unless `keep_stats`, the statistics."""
-        await self._call(self._core.reset_chat(keep_stats, _named(model_id)))
+        await self._call(self._core.reset_chat, keep_stats, _named(model_id))
 
     async def get_message(self, model_id: str | None = None) -> str:
         """The message generated last."""
-        return str(await self._call(self._core.get_message(_named(model_id))))
+        return str(await self._call(self._core.get_message, _named(model_id)))
 
     async def runtime_stats_text(self, model_id: str | None = None) -> str:
         """Prefill and decode speed of the last answer, in WebLLM's words."""
-        return str(await self._call(self._core.runtime_stats_text(_named(model_id))))
+        return str(await self._call(self._core.runtime_stats_text, _named(model_id)))
 
     async def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
@@ -186,8 +187,8 @@ class AsyncEngine(EngineBase[CoreT]):
             UnsupportedFieldError: the runtime does not tell which tokens it samples.
         """
         ids = token_ids("input_ids", input_ids)
-        call = self._core.forward_tokens_and_sample(ids, is_prefill, _named(model_id))
-        return int(await self._call(call))
+        call = self._core.forward_tokens_and_sample
+        return int(await self._call(call, ids, is_prefill, _named(model_id)))
 
     async def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
         """Set names for models, as WebLLM's ``AppConfig``; the next `reload` knows them.
@@ -199,7 +200,7 @@ class AsyncEngine(EngineBase[CoreT]):
         Raises:
             BadRequestError: naming the field and the value.
         """
-        await self._call(self._core.set_app_config(app_config))
+        await self._call(self._core.set_app_config, app_config)
 
     async def set_log_level(self, level: str) -> None:
         """Set how much the engine logs: TRACE, DEBUG, INFO, WARN, ERROR or SILENT.
@@ -207,11 +208,11 @@ class AsyncEngine(EngineBase[CoreT]):
         Raises:
             BadRequestError: no such level.
         """
-        await self._call(self._core.set_log_level(level))
+        await self._call(self._core.set_log_level, level)
 
     async def metrics(self) -> EngineMetrics:
         """Counters since the engine was made, in mlc_llm's shape."""
-        return EngineMetrics(await self._call(self._core.metrics()))
+        return EngineMetrics(await self._call(self._core.metrics))
 
     def openai_client(self, **options: Any) -> AsyncOpenAI:
         """An `openai.AsyncOpenAI` that this engine answers, for what is built on OpenAI's client.
@@ -225,12 +226,12 @@ class AsyncEngine(EngineBase[CoreT]):
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
-        info: JSONDict = await self._call(self._core.device_info())
+        info: JSONDict = await self._call(self._core.device_info)
         return info
 
     async def terminate(self) -> None:
         """End the engine for good and free everything. Idempotent."""
-        await self._call(self._core.terminate())
+        await self._call(self._core.terminate)
 
     async def __aenter__(self) -> Self:
         return self
@@ -265,13 +266,13 @@ class Engine(EngineBase[CoreT]):
         if reports is not None:
             reports.put(report)
 
-    def _call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self._home.wait_blocking(lambda: coroutine)
+    def _call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        return self._home.wait_blocking(partial(method, *args))
 
-    def _call_reporting(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def _call_reporting(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         reports: SimpleQueue[InitProgressReport | None] = SimpleQueue()
         self._reports = reports
-        future = self._home.submit(coroutine)
+        future = self._home.start(work)
         future.add_done_callback(lambda _: reports.put(None))
         try:
             while (report := reports.get()) is not None:
@@ -295,51 +296,52 @@ class Engine(EngineBase[CoreT]):
     ) -> None:
         """As `AsyncEngine.reload`; what the progress callback raises ends the load."""
         warm_up()
-        self._call_reporting(self._core.reload(_model_list(model_id), _opts_list(chat_opts)))
+        models, opts = _model_list(model_id), _opts_list(chat_opts)
+        self._call_reporting(partial(self._core.reload, models, opts))
 
     def unload(self) -> None:
         """As `AsyncEngine.unload`."""
-        self._call(self._core.unload())
+        self._call(self._core.unload)
 
     def interrupt_generate(self) -> None:
         """As `AsyncEngine.interrupt_generate`."""
-        self._call(self._core.interrupt_generate())
+        self._call(self._core.interrupt_generate)
 
     def abort(self, request_id: str) -> None:
         """As `AsyncEngine.abort`."""
-        self._call(self._core.abort(identifier("request_id", request_id)))
+        self._call(self._core.abort, identifier("request_id", request_id))
 
     def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
         """As `AsyncEngine.reset_chat`."""
-        self._call(self._core.reset_chat(keep_stats, _named(model_id)))
+        self._call(self._core.reset_chat, keep_stats, _named(model_id))
 
     def get_message(self, model_id: str | None = None) -> str:
         """As `AsyncEngine.get_message`."""
-        return str(self._call(self._core.get_message(_named(model_id))))
+        return str(self._call(self._core.get_message, _named(model_id)))
 
     def runtime_stats_text(self, model_id: str | None = None) -> str:
         """As `AsyncEngine.runtime_stats_text`."""
-        return str(self._call(self._core.runtime_stats_text(_named(model_id))))
+        return str(self._call(self._core.runtime_stats_text, _named(model_id)))
 
     def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
     ) -> int:
         """As `AsyncEngine.forward_tokens_and_sample`."""
         ids = token_ids("input_ids", input_ids)
-        call = self._core.forward_tokens_and_sample(ids, is_prefill, _named(model_id))
-        return int(self._call(call))
+        call = self._core.forward_tokens_and_sample
+        return int(self._call(call, ids, is_prefill, _named(model_id)))
 
     def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
         """As `AsyncEngine.set_app_config`."""
-        self._call(self._core.set_app_config(app_config))
+        self._call(self._core.set_app_config, app_config)
 
     def set_log_level(self, level: str) -> None:
         """As `AsyncEngine.set_log_level`."""
-        self._call(self._core.set_log_level(level))
+        self._call(self._core.set_log_level, level)
 
     def metrics(self) -> EngineMetrics:
         """As `AsyncEngine.metrics`."""
-        return EngineMetrics(self._call(self._core.metrics()))
+        return EngineMetrics(self._call(self._core.metrics))
 
     def openai_client(self, **options: Any) -> OpenAI:
         """As `AsyncEngine.openai_client`, an `openai.OpenAI`."""
@@ -349,12 +351,12 @@ class Engine(EngineBase[CoreT]):
 
     def device_info(self) -> JSONDict:
         """As `AsyncEngine.device_info`."""
-        info: JSONDict = self._call(self._core.device_info())
+        info: JSONDict = self._call(self._core.device_info)
         return info
 
     def terminate(self) -> None:
         """As `AsyncEngine.terminate`."""
-        self._call(self._core.terminate())
+        self._call(self._core.terminate)
 
     def __enter__(self) -> Self:
         return self

@@ -32,6 +32,7 @@ class HomeLoop:
 
     def __init__(self, name: str) -> None:
         self._pid = os.getpid()
+        self._tasks: set[asyncio.Task[Any]] = set()
         # A selector loop everywhere: zmq's asyncio sockets need one.
         self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop()
         started = threading.Event()
@@ -59,55 +60,87 @@ class HomeLoop:
         """Whether the caller runs on this loop's thread."""
         return threading.current_thread() is self._thread
 
+    def spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Start a coroutine, on this loop's own thread.
+
+        The task is kept until it is done. asyncio itself keeps no reference to a task, and one
+        that the garbage collector finds is finalised in the middle of whatever runs just then.
+        """
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> concurrent.futures.Future[_T]:
+        """Make a coroutine and run it here, from any thread; cancelling the future cancels it."""
+        handover: _Handover[_T] = _Handover(self.spawn, None)
+
+        def cancelled(future: concurrent.futures.Future[_T]) -> None:
+            if future.cancelled():
+                self._give_up(handover)
+
+        handover.future.add_done_callback(cancelled)
+        self.call_soon(handover.start, work)
+        return handover.future
+
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        """Start a coroutine here, from any thread; cancelling the future cancels it."""
-        context = contextvars.Context()
-        return context.run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
+        """As `start`, with a coroutine that has been made already."""
+        future = self.start(lambda: coroutine)
+
+        def cancelled(future: concurrent.futures.Future[_T]) -> None:
+            if future.cancelled():
+                self.call_soon(_close_unstarted, coroutine)
+
+        future.add_done_callback(cancelled)
+        return future
 
     def call_soon(self, function: Callable[_P, object], *args: _P.args, **_: _P.kwargs) -> None:
-        """Call a function here, from any thread."""
+        """Call a function here, from any thread, and from finalisers."""
         self.loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
 
     async def wait(
         self,
-        coroutine: Coroutine[Any, Any, _T],
+        work: Callable[[], Coroutine[Any, Any, _T]],
         *,
         abandoned: Callable[[_T], object] | None = None,
     ) -> _T:
-        """Run a coroutine here and await it on the caller's loop.
+        """Make a coroutine and run it here, and await it on the caller's loop.
 
         Cancelling the caller (■ in Jupyter, too) cancels the coroutine; where that comes too late,
         `abandoned` gets the result that nobody will.
         """
-        handover = _Handover(abandoned)
+        handover = _Handover(self.spawn, abandoned)
         try:
-            self.call_soon(handover.start, lambda: coroutine)
+            self.call_soon(handover.start, work)
             return await wait_ticking(asyncio.wrap_future(handover.future))
         except BaseException:
             self._give_up(handover)
-            self.call_soon(_close_unstarted, coroutine)
             raise
 
     def wait_blocking(
         self,
         work: Callable[[], Coroutine[Any, Any, _T]],
         *,
+        timeout: float | None = None,
         abandoned: Callable[[_T], object] | None = None,
     ) -> _T:
         """Make a coroutine and run it here, and block the calling thread until it is done.
 
-        It is made here, too: Ctrl-C may end the caller at any moment, and one that was made but
-        never awaited makes Python complain.
+        `work` must not have made the coroutine already: Ctrl-C may end the caller at any moment,
+        and Python complains of a coroutine that was made but never awaited.
 
         Raises:
+            WaitTimeoutError: it took longer than `timeout` seconds, and was cancelled.
             RuntimeError: on the home thread itself, which would wait for itself for ever.
         """
         if self.is_current:
             raise RuntimeError("a blocking call on the engine's own thread would never end")
-        handover = _Handover(abandoned)
+        handover = _Handover(self.spawn, abandoned)
         try:
             # The interrupt may come in here, too: then nobody knows whether it has begun.
             self.call_soon(handover.start, work)
+            if not concurrent.futures.wait({handover.future}, timeout).done:
+                raise WaitTimeoutError
             return handover.future.result()
         except BaseException:  # KeyboardInterrupt most of all
             self._give_up(handover)
@@ -135,6 +168,10 @@ def _close_unstarted(coroutine: Coroutine[Any, Any, Any]) -> None:
         coroutine.close()
 
 
+class WaitTimeoutError(Exception):
+    """A blocking wait took longer than its caller allowed."""
+
+
 class _Handover(Generic[_T]):
     """A result on its way to another thread: it arrives, or whoever abandons it gets it.
 
@@ -142,19 +179,24 @@ class _Handover(Generic[_T]):
     that the coroutine has already given.
     """
 
-    def __init__(self, abandoned: Callable[[_T], object] | None) -> None:
+    def __init__(
+        self,
+        spawn: Callable[[Coroutine[Any, Any, _T]], asyncio.Task[_T]],
+        abandoned: Callable[[_T], object] | None,
+    ) -> None:
+        self._spawn = spawn
         self.future: concurrent.futures.Future[_T] = concurrent.futures.Future()
         """The result for the thread that waits."""
         self._abandoned = abandoned
         self._task: asyncio.Task[_T] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._results: list[_T] = []
         self._given_up = False
 
     def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         """Begin, on the home loop, unless it was given up."""
         if not self._given_up:
-            self._task = asyncio.get_running_loop().create_task(self._run(work))
+            self._task = self._spawn(self._run(work))
             self._task.add_done_callback(self._done)
 
     def cancel(self) -> None:

@@ -1,53 +1,36 @@
 """`openai.AsyncOpenAI` and `openai.OpenAI` whose transport is an engine: no port, no server.
 
 What speaks to OpenAI's API through their client (LangChain, instructor …) then speaks to the
-notebook's engine. Answered: chat completions, completions, embeddings and models.
+notebook's engine; `openai_routes` says what is answered.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from mlc_widget.api.core import EngineCore, RequestKind
-from mlc_widget.api.errors import (
-    BadRequestError,
-    EngineDeadError,
-    EngineTerminatedError,
-    MLCEngineError,
-    ModelError,
-    ModelNotLoadedError,
-)
-from mlc_widget.api.home_loop import HomeLoop
-from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
+from mlc_widget.api.core import EngineCore
+from mlc_widget.api.errors import MLCEngineError
+from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError
+from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body
+from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.streams import StreamBuffer
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
 _BASE_URL: Final = "http://mlc-widget.invalid/v1"
-_KINDS: Final[dict[str, RequestKind]] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completion",
-    "/v1/embeddings": "embedding",
-}
-_CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
-    "chat": check_chat,
-    "completion": check_completion,
-    "embedding": check_embedding,
-}
-_MODELS: Final = "/v1/models"
 
 
 def async_openai_client(core: EngineCore, home: HomeLoop, options: JSONDict) -> AsyncOpenAI:
     """A client for this engine; `options` are `openai.AsyncOpenAI`'s."""
     import openai
 
-    httpx = _httpx()
-    http_client = httpx.AsyncClient(transport=_transports()[0](core, home))
+    http_client = _httpx().AsyncClient(transport=_transports()[0](core, home))
     return openai.AsyncOpenAI(**_defaults(options), http_client=http_client)
 
 
@@ -60,7 +43,9 @@ def openai_client(core: EngineCore, home: HomeLoop, options: JSONDict) -> OpenAI
 
 
 def _defaults(options: JSONDict) -> Any:
-    return {"api_key": "none", "base_url": _BASE_URL, "max_retries": 0, **options}
+    """No timeout unless one is given: a local model may take as long as it needs."""
+    own = {"api_key": "none", "base_url": _BASE_URL, "max_retries": 0, "timeout": None}
+    return {**own, **options}
 
 
 @cache
@@ -71,154 +56,163 @@ def _httpx() -> Any:
     return import_module("httpx" if int(openai.__version__.split(".")[0]) < 3 else "httpx2")
 
 
-async def _answer(core: EngineCore, home: HomeLoop, request: _Request) -> JSONDict | StreamBuffer:
-    """The response's body, or the relay of a stream. On the home loop."""
-    if request.path == _MODELS:
-        return {"object": "list", "data": await core.list_models()}
-    if request.path.startswith(f"{_MODELS}/"):
-        wanted = request.path.removeprefix(f"{_MODELS}/")
-        for model in await core.list_models():
-            if model["id"] == wanted:
-                return model
-        raise ModelNotLoadedError(f"model {wanted!r} is not loaded.", param="model")
-    kind = _KINDS.get(request.path)
-    if kind is None:
-        raise _NoSuchRoute(f"{request.path}: the engine answers {', '.join([*_KINDS, _MODELS])}.")
-    body = _CHECKS[kind](request.body())
-    if kind != "embedding" and body.get("stream"):
-        return StreamBuffer(home, await core.open_stream(kind, body))
-    return await core.request(kind, body)
-
-
-class _NoSuchRoute(MLCEngineError):
-    default_code = "not_found"
-
-
-class _Request:
-    """What of an HTTP request matters."""
-
-    def __init__(self, path: str, content: bytes) -> None:
-        self.path = path
-        self._content = content
-
-    def body(self) -> JSONDict:
-        try:
-            body = json.loads(self._content)
-        except (ValueError, RecursionError) as error:
-            raise BadRequestError(f"the request's body is not JSON: {error}") from None
-        if not isinstance(body, dict):
-            raise BadRequestError("the request's body is not an object.")
-        return body
-
-
-def _status(error: MLCEngineError) -> int:
-    if isinstance(error, BadRequestError):
-        return 400
-    if isinstance(error, ModelNotLoadedError | _NoSuchRoute):
-        return 404
-    if isinstance(error, ModelError):
-        return 400
-    return 503 if isinstance(error, EngineDeadError | EngineTerminatedError) else 500
-
-
-def _error_body(error: MLCEngineError) -> JSONDict:
-    return {
-        "error": {
-            "message": error.message,
-            "type": type(error).__name__,
-            "code": error.code,
-            "param": error.param,
-        }
-    }
-
-
 def _event(data: JSONDict) -> bytes:
-    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+    """A server-sent event; those of the Responses API are named by their type."""
+    name = f"event: {data['type']}\n".encode() if "type" in data else b""
+    return name + b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
 
 
 _DONE: Final = b"data: [DONE]\n\n"
 
 
+def _read_timeout(request: Any) -> float | None:
+    """How long the client waits for the next that comes, in seconds; None is for ever."""
+    timeout = request.extensions.get("timeout", {}).get("read")
+    return None if timeout is None else float(timeout)
+
+
 @cache
 def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The transport classes, awaited and blocking: their bases are known once openai is there."""
+    import openai
+
     httpx = _httpx()
 
-    def respond(body: JSONDict | Any) -> Any:
-        if isinstance(body, dict):
-            return httpx.Response(200, json=body)
-        return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=body)
+    class StreamTimeoutError(openai.APITimeoutError, httpx.ReadTimeout):  # type: ignore[misc,name-defined]
+        """What OpenAI's client makes of a timeout before the answer, and httpx of one in it."""
 
-    def refuse(error: MLCEngineError) -> Any:
-        return httpx.Response(_status(error), json=_error_body(error))
+        def __init__(self, request: Any, seconds: float | None) -> None:
+            openai.APITimeoutError.__init__(self, request=request)
+            self.message = f"The engine sent nothing for {seconds:g} s: the answer was ended."
+            self.args = (self.message,)
+
+    def timed_out(request: Any, seconds: float | None) -> NoReturn:
+        raise httpx.ReadTimeout(
+            f"The engine did not answer within {seconds:g} s.", request=request
+        ) from None
+
+    def respond(answer: ApiAnswer, stream: Callable[[StreamBuffer], Any]) -> Any:
+        if isinstance(answer.body, StreamBuffer):
+            headers = {**answer.headers, "content-type": "text/event-stream"}
+            return httpx.Response(answer.status, headers=headers, stream=stream(answer.body))
+        return httpx.Response(answer.status, headers=answer.headers, json=answer.body)
 
     class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc,name-defined]
-        def __init__(self, relay: StreamBuffer) -> None:
-            self._relay = relay
+        """The events of a stream.
 
-        async def __aiter__(self) -> AsyncIterator[bytes]:
+        An iterator rather than a generator: a generator that is left is closed by its loop, later
+        and beside the generators of httpx and openai around it.
+        """
+
+        def __init__(self, relay: StreamBuffer, request: Any) -> None:
+            self._relay = relay
+            self._request = request
+            self._done = False
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self
+
+        async def __anext__(self) -> bytes:
+            if self._done:
+                raise StopAsyncIteration
+            timeout = _read_timeout(self._request)
+            limit = asyncio.timeout(timeout)
             try:
-                while True:
-                    yield _event(await self._relay.get())
+                async with limit:
+                    return _event(await self._relay.get())
             except EOFError:
-                yield _DONE
+                self._done = True
+                return _DONE
             except MLCEngineError as error:
-                yield _event(_error_body(error))
-            finally:
-                self._relay.close()
+                self._done = True
+                return _event(error_body(error))
+            except BaseException:
+                await self.aclose()
+                if limit.expired():
+                    raise StreamTimeoutError(self._request, timeout) from None
+                raise
 
         async def aclose(self) -> None:
-            self._relay.close()
+            self._done = True
+            self._relay.leave()
 
     class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc,name-defined]
         def __init__(self, core: EngineCore, home: HomeLoop) -> None:
-            self._core, self._home = core, home
+            self._routes, self._home = OpenAIRoutes(core, home), home
 
         async def handle_async_request(self, request: Any) -> Any:
-            wanted = _Request(request.url.path, await request.aread())
+            wanted = ApiRequest(request.method, _path(request), await request.aread())
+            timeout = _read_timeout(request)
+            limit = asyncio.timeout(timeout)
             try:
-                body = await self._home.wait(
-                    _answer(self._core, self._home, wanted), abandoned=_abandon
-                )
-            except MLCEngineError as error:
-                return refuse(error)
-            return respond(AsyncBody(body) if isinstance(body, StreamBuffer) else body)
+                async with limit:
+                    answer = await self._home.wait(
+                        partial(self._routes.answer, wanted), abandoned=_abandon
+                    )
+            except TimeoutError:
+                if limit.expired():
+                    timed_out(request, timeout)
+                raise
+            return respond(answer, partial(AsyncBody, request=request))
 
     class Body(httpx.SyncByteStream):  # type: ignore[misc,name-defined]
-        def __init__(self, relay: StreamBuffer) -> None:
+        """As `AsyncBody`, blocking."""
+
+        def __init__(self, relay: StreamBuffer, request: Any) -> None:
             self._relay = relay
+            self._request = request
+            self._done = False
 
         def __iter__(self) -> Iterator[bytes]:
+            return self
+
+        def __next__(self) -> bytes:
+            if self._done:
+                raise StopIteration
+            timeout = _read_timeout(self._request)
             try:
-                while True:
-                    yield _event(self._relay.get_blocking())
+                return _event(self._relay.get_blocking(timeout))
             except EOFError:
-                yield _DONE
+                self._done = True
+                return _DONE
             except MLCEngineError as error:
-                yield _event(_error_body(error))
-            finally:
-                self._relay.close()
+                self._done = True
+                return _event(error_body(error))
+            except WaitTimeoutError:
+                self.close()
+                raise StreamTimeoutError(self._request, timeout) from None
+            except BaseException:
+                self.close()
+                raise
 
         def close(self) -> None:
-            self._relay.close()
+            self._done = True
+            self._relay.leave()
 
     class Transport(httpx.BaseTransport):  # type: ignore[misc,name-defined]
         def __init__(self, core: EngineCore, home: HomeLoop) -> None:
-            self._core, self._home = core, home
+            self._routes, self._home = OpenAIRoutes(core, home), home
 
         def handle_request(self, request: Any) -> Any:
-            wanted = _Request(request.url.path, request.read())
+            wanted = ApiRequest(request.method, _path(request), request.read())
+            timeout = _read_timeout(request)
             try:
-                body = self._home.wait_blocking(
-                    partial(_answer, self._core, self._home, wanted), abandoned=_abandon
+                answer = self._home.wait_blocking(
+                    partial(self._routes.answer, wanted), timeout=timeout, abandoned=_abandon
                 )
-            except MLCEngineError as error:
-                return refuse(error)
-            return respond(Body(body) if isinstance(body, StreamBuffer) else body)
+            except WaitTimeoutError:
+                timed_out(request, timeout)
+            return respond(answer, partial(Body, request=request))
 
     return AsyncTransport, Transport
 
 
-def _abandon(body: JSONDict | StreamBuffer) -> None:
-    if isinstance(body, StreamBuffer):
-        body.close()
+def _path(request: Any) -> str:
+    """As it was sent: an escaped slash is part of a name."""
+    path: bytes = request.url.raw_path
+    return path.split(b"?")[0].decode("ascii", "replace")
+
+
+def _abandon(answer: ApiAnswer) -> None:
+    if isinstance(answer.body, StreamBuffer):
+        answer.body.leave()

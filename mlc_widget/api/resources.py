@@ -124,10 +124,12 @@ class AsyncChatCompletions(_Resource):
         """
         request = check_chat({"messages": messages, "stream": stream, **params})
         if request.get("stream"):
-            opening = self._open("chat", request)
+            opening = partial(self._open, "chat", request)
             relay = await self._home.wait(opening, abandoned=StreamBuffer.close)
             return AsyncStream(relay, responses.chat_completion_chunk)
-        return responses.chat_completion(await self._home.wait(self._core.request("chat", request)))
+        return responses.chat_completion(
+            await self._home.wait(partial(self._core.request, "chat", request))
+        )
 
 
 class ChatCompletions(_Resource):
@@ -201,11 +203,11 @@ class AsyncCompletions(_Resource):
         """
         request = check_completion({"prompt": prompt, "stream": stream, **params})
         if request.get("stream"):
-            opening = self._open("completion", request)
+            opening = partial(self._open, "completion", request)
             relay = await self._home.wait(opening, abandoned=StreamBuffer.close)
             return AsyncStream(relay, responses.completion)
         return responses.completion(
-            await self._home.wait(self._core.request("completion", request))
+            await self._home.wait(partial(self._core.request, "completion", request))
         )
 
 
@@ -263,7 +265,7 @@ class AsyncEmbeddings(_Resource):
         """
         request = check_embedding({"input": input, **params})
         return responses.embedding_response(
-            await self._home.wait(self._core.request("embedding", request))
+            await self._home.wait(partial(self._core.request, "embedding", request))
         )
 
 
@@ -288,7 +290,7 @@ class AsyncModels(_Resource):
 
     async def list(self) -> list[Model]:
         """The models that are loaded now."""
-        return [responses.model(m) for m in await self._home.wait(self._core.list_models())]
+        return [responses.model(m) for m in await self._home.wait(self._core.list_models)]
 
 
 class Models(_Resource):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -13,36 +15,42 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from mlc_widget.api.core import ChunkSource
-from mlc_widget.api.home_loop import HomeLoop, to_raise, wait_ticking
+from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError, to_raise, wait_ticking
 from mlc_widget.api.requests import JSONDict
 
 T_co = TypeVar("T_co", covariant=True)
 _CAPACITY = 256
 
 
-class StreamBuffer:
-    """A bounded buffer between the home loop, which fills it, and one consumer.
+class _Pump:
+    """The home loop's half of a stream: reads the source, ahead of the consumer within bounds.
 
-    A full buffer holds the source back, so a slow consumer slows its own stream and loses nothing.
-    Made on the home loop.
+    The other half, `StreamBuffer`, is the consumer's. The home loop keeps this one alive and this
+    one does not refer to the other, so a consumer that is dropped is noticed, and nothing that is
+    still at work is ever garbage.
+
+    The two share no lock: a garbage collection may run a finaliser at any point, and a finaliser
+    that waited for a lock could wait for the very thread that it runs on.
     """
 
     def __init__(self, home: HomeLoop, source: ChunkSource) -> None:
         self._home = home
         self._source = source
-        self._changed = threading.Condition()
-        self._buffer: deque[JSONDict] = deque()
-        self._ended = False
-        self._error: BaseException | None = None
-        self._wake: Callable[[], object] | None = None  # set while an async consumer waits
-        self._space = asyncio.Event()  # belongs to the home loop
-        self._pump = asyncio.ensure_future(self._run())
+        self.buffer: deque[JSONDict] = deque()
+        self.ended = False
+        """Set after the last chunk was put into the buffer."""
+        self.error: BaseException | None = None
+        self.wakers: deque[Callable[[], object]] = deque()
+        """Each is called once, when there is something new."""
+        self._space = asyncio.Event()
+        self._reading = home.spawn(self._read())
+        self._stopping: asyncio.Task[None] | None = None
 
-    async def _run(self) -> None:
+    async def _read(self) -> None:
         try:
             async for batch in self._source:
                 self._publish(batch)
-                while len(self._buffer) >= _CAPACITY:
+                while len(self.buffer) >= _CAPACITY:
                     self._space.clear()
                     await self._space.wait()
             self._publish([], ended=True)
@@ -51,40 +59,81 @@ class StreamBuffer:
         finally:
             await self._source.aclose()
 
+    def make_space(self) -> None:
+        """The consumer has taken chunks."""
+        self._space.set()
+
+    async def stop(self) -> None:
+        """Stop the source, and wait until it has stopped. Idempotent."""
+        if self._stopping is None:
+            self._stopping = self._home.spawn(self._stop())
+        await asyncio.shield(self._stopping)
+
+    def begin_stop(self) -> None:
+        """Stop the source, without waiting."""
+        if self._stopping is None:
+            self._stopping = self._home.spawn(self._stop())
+
     async def _stop(self) -> None:
-        if not self._pump.done():
-            self._pump.cancel()
-            await asyncio.wait({self._pump})
-        await self._source.aclose()  # a pump that never began has not done it
-        self._publish([], ended=True)
+        if not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+        try:
+            await self._source.aclose()  # a task that never began has not done it
+        finally:
+            self._publish([], ended=True)
 
     def _publish(
         self, batch: list[JSONDict], *, ended: bool = False, error: BaseException | None = None
     ) -> None:
-        with self._changed:
-            self._buffer.extend(batch)
-            self._ended, self._error = self._ended or ended, error or self._error
-            wake, self._wake = self._wake, None
-            self._changed.notify_all()
-        if wake is not None:
+        self.buffer.extend(batch)
+        self.error = error or self.error
+        self.ended = self.ended or ended
+        while self.wakers:
             try:
-                wake()
+                self.wakers.popleft()()
             except RuntimeError:  # the consumer's loop is closed: nobody will read on
-                self.close()
+                self.begin_stop()
+
+
+class StreamBuffer:
+    """A bounded buffer between the home loop, which fills it, and one consumer, who owns this.
+
+    A full buffer holds the source back, so a slow consumer slows its own stream and loses nothing.
+    Made on the home loop. Dropping it stops the source as `close` does.
+    """
+
+    def __init__(self, home: HomeLoop, source: ChunkSource) -> None:
+        self._home = home
+        self._pump = _Pump(home, source)
 
     def _take(self) -> JSONDict | None:
         """The next chunk, or None if there is none yet; raises the end or the error."""
-        if self._buffer:
-            chunk = self._buffer.popleft()
-            if len(self._buffer) == _CAPACITY // 2:
-                self._home.call_soon(self._space.set)
-            return chunk
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        if self._ended:
-            raise EOFError
-        return None
+        pump = self._pump
+        ended = pump.ended  # read first: what came before the end is in the buffer then
+        try:
+            chunk = pump.buffer.popleft()
+        except IndexError:
+            if not ended:
+                return None
+            error, pump.error = pump.error, None
+            if error is not None:
+                raise error from None
+            raise EOFError from None
+        if len(pump.buffer) == _CAPACITY // 2:
+            self._home.call_soon(pump.make_space)
+        return chunk
+
+    @contextlib.contextmanager
+    def _woken(self, waker: Callable[[], object]) -> Iterator[JSONDict | None]:
+        """Have `waker` called once there may be something new; gives what came before that."""
+        wakers = self._pump.wakers
+        wakers.append(waker)
+        try:
+            yield self._take()
+        finally:
+            with contextlib.suppress(ValueError):  # it was called
+                wakers.remove(waker)
 
     async def get(self) -> JSONDict:
         """Wait for the next chunk on the running loop.
@@ -92,32 +141,51 @@ class StreamBuffer:
         Raises:
             EOFError: at the end of the stream.
         """
-        while True:
-            with self._changed:
-                chunk = self._take()
-                if chunk is not None:
-                    return chunk
-                loop = asyncio.get_running_loop()
-                waiter: asyncio.Future[None] = loop.create_future()
-                self._wake = partial(loop.call_soon_threadsafe, _resolve, waiter)
-            await wait_ticking(waiter)
+        chunk = self._take()
+        while chunk is None:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            with self._woken(partial(loop.call_soon_threadsafe, _resolve, waiter)) as chunk:
+                if chunk is None:
+                    await wait_ticking(waiter)
+        return chunk
 
-    def get_blocking(self) -> JSONDict:
+    def get_blocking(self, timeout: float | None = None) -> JSONDict:
         """Wait for the next chunk on the calling thread.
 
         Raises:
             EOFError: at the end of the stream.
+            WaitTimeoutError: none came for `timeout` seconds.
         """
-        with self._changed:
-            while True:
-                chunk = self._take()
-                if chunk is not None:
-                    return chunk
-                self._changed.wait()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        chunk = self._take()
+        while chunk is None:
+            waiter = threading.Lock()
+            waiter.acquire()
+            with self._woken(waiter.release) as chunk:
+                if chunk is None:
+                    left = -1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
+                    if not waiter.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
+                        raise WaitTimeoutError
+        return chunk
 
     def close(self) -> concurrent.futures.Future[None]:
         """Stop the source, from any thread; the future is done once it has stopped."""
-        return self._home.submit(self._stop())
+        return self._home.start(self._pump.stop)
+
+    def leave(self) -> None:
+        """Stop the source, from any thread or finaliser, without waiting."""
+        self._home.call_soon(self._pump.begin_stop)
+
+    @property
+    def on_home_thread(self) -> bool:
+        """Whether the caller runs on the home loop's thread."""
+        return self._home.is_current
+
+    def __del__(self) -> None:
+        # At the interpreter's exit the home loop's thread runs no more.
+        if not sys.is_finalizing() and not self._pump.ended:
+            self.leave()
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:
@@ -132,13 +200,10 @@ class _Stream(Generic[T_co]):
         self._closed = False
 
     def _abandon(self) -> None:
+        """Stop it without waiting: from a finaliser, waiting could block the home loop itself."""
         if not self._closed:
             self._closed = True
-            self._relay.close()
-
-    def __del__(self) -> None:
-        if not sys.is_finalizing():
-            self._abandon()
+            self._relay.leave()
 
 
 class AsyncStream(_Stream[T_co]):
@@ -149,7 +214,7 @@ class AsyncStream(_Stream[T_co]):
     """
 
     def __aiter__(self) -> AsyncIterator[T_co]:
-        return _Iteration(self)
+        return _AsyncIteration(self)
 
     async def __anext__(self) -> T_co:
         if self._closed:
@@ -181,10 +246,13 @@ class AsyncStream(_Stream[T_co]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        if exc_type is GeneratorExit:  # in a finaliser, perhaps: nothing can be awaited there
+            self._abandon()
+        else:
+            await self.aclose()
 
 
-class _Iteration(AsyncIterator[T_co]):
+class _AsyncIteration(AsyncIterator[T_co]):
     """One ``async for`` over a stream: Python drops it on ``break``, which ends the stream."""
 
     def __init__(self, stream: AsyncStream[T_co]) -> None:
@@ -198,17 +266,25 @@ class _Iteration(AsyncIterator[T_co]):
             self._stream._abandon()
 
 
+class _Iteration(Iterator[T_co]):
+    """One ``for`` over a stream: Python drops it on ``break``, which ends the stream."""
+
+    def __init__(self, stream: Stream[T_co]) -> None:
+        self._stream = stream
+
+    def __next__(self) -> T_co:
+        return self._stream.__next__()
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self._stream._abandon()
+
+
 class Stream(_Stream[T_co]):
     """Chunks of one answer, for a plain ``for``; closing or dropping it stops the engine's work."""
 
     def __iter__(self) -> Iterator[T_co]:
-        try:
-            while True:
-                yield self.__next__()
-        except StopIteration:
-            return
-        finally:
-            self.close()
+        return _Iteration(self)
 
     def __next__(self) -> T_co:
         if self._closed:
@@ -227,7 +303,9 @@ class Stream(_Stream[T_co]):
         """Stop the stream and wait until the engine has let go of it. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._relay.close().result()
+            stopped = self._relay.close()
+            if not self._relay.on_home_thread:  # it would wait for itself
+                stopped.result()
 
     def __enter__(self) -> Stream[T_co]:
         return self
@@ -238,4 +316,7 @@ class Stream(_Stream[T_co]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if exc_type is GeneratorExit:  # in a finaliser, perhaps: see `_abandon`
+            self._abandon()
+        else:
+            self.close()

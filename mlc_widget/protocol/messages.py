@@ -8,7 +8,9 @@ What is ours begins with ``hello``. A peer that said it
 
 - gets an ``error`` object beside a ``throw``'s text, and more fields in progress reports, each of
   which it answers with ``progressTaken``;
-- numbers its messages from 0 (``n``), and they are taken in that order;
+- numbers its messages from 0 (``n``), and they are taken in that order. Numbers that do not come
+  are given up after some seconds: ``{"kind": "lost", "content": {"first", "last"}}`` comes down,
+  and what was sent after them is taken;
 - may send ``credit`` in a stream's init, and then gets pushed ``chunks`` instead of pulling them:
   with ``seq`` 0 and no content once the request is accepted, then counting up, then one ``return``
   or ``throw``, all under the init's uuid. ``streamCredit`` lets more chunks come. A stream that
@@ -102,6 +104,11 @@ def throw_message(uuid: str, text: str, error: JSONDict | None) -> JSONDict:
     if error is not None:
         message["error"] = error
     return message
+
+
+def lost_message(first: int, last: int) -> JSONDict:
+    """The numbered messages from `first` to `last` never came."""
+    return {"kind": "lost", "uuid": "", "content": {"first": first, "last": last}}
 
 
 def chunks_message(uuid: str, seq: int, chunks: Sequence[JSONDict]) -> JSONDict:

@@ -7,22 +7,23 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import zmq
 
 from mlc_widget._version import __version__
-from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ProtocolError, WorkerStartError
+from mlc_widget.api.errors import EngineDeadError, MLCEngineError, WorkerStartError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.errors import decode_error
 from mlc_widget.protocol.messages import (
     COMM_TARGET,
-    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     WorkerRequest,
     read_progress,
 )
+from mlc_widget.proxy.outbox import Failed, Outbox
 from mlc_widget.proxy.stream_receiver import STREAM_CREDIT, StreamReceiver
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class WorkerConnection:
         self.heard = 0
         """Messages that have come."""
         self._greeted = False  # the worker has said hello
-        self._sent = 0  # numbered messages
+        self._outbox = Outbox(self._pack, self._send_frames)
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(self._reader_ended)
@@ -115,31 +116,33 @@ class WorkerConnection:
         self._pending[request_uuid] = answer
         self.asked.set()
         answer.add_done_callback(lambda _: self._pending.pop(request_uuid, None))
-        try:
-            self._post(WorkerRequest(kind, request_uuid, content))
-        except MLCEngineError as error:
-            answer.set_exception(error)
+
+        failed = partial(self._tell, request_uuid)
+        self._post(WorkerRequest(kind, request_uuid, content), request_uuid, failed)
         return answer
 
-    def _post(self, request: WorkerRequest) -> None:
+    def _post(self, request: WorkerRequest, waiter: str, failed: Failed) -> None:
         if self._dead is not None:
-            raise _copy(self._dead)
-        # What says hello comes before the order: it is repeated until it is heard.
-        number = None if request.kind == "hello" else self._sent
-        data = request.encode(number)
-        message = self._session.msg("comm_msg", content={"comm_id": self._comm_id, "data": data})
-        try:
-            frames = self._session.serialize(message)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ProtocolError(f"{request.kind}: not plain JSON ({error}).") from error
-        size = sum(map(len, frames))
-        if size > MAX_MESSAGE_BYTES:
-            raise ProtocolError(
-                f"This request is {size} bytes; the worker takes at most {MAX_MESSAGE_BYTES}."
-            )
-        self._shell.send_multipart(frames)
-        if number is not None:
-            self._sent += 1
+            failed(_copy(self._dead))
+        else:
+            self._outbox.post(request, waiter, failed)
+
+    def _pack(self, data: Mapping[str, Any]) -> list[bytes]:
+        content = {"comm_id": self._comm_id, "data": data}
+        frames: list[bytes] = self._session.serialize(self._session.msg("comm_msg", content))
+        return frames
+
+    def _send_frames(self, frames: list[bytes]) -> None:
+        sent: asyncio.Future[Any] = self._shell.send_multipart(frames)
+        if sent.done():
+            self._sent(sent)
+        else:
+            sent.add_done_callback(self._sent)
+
+    def _sent(self, sent: asyncio.Future[Any]) -> None:
+        error = None if sent.cancelled() else sent.exception()
+        if error is not None:
+            self.fail(EngineDeadError(f"The connection to the worker broke: {error}"))
 
     async def call(self, kind: str, content: Any = None) -> Any:
         """Send a message and wait for its answer.
@@ -149,10 +152,23 @@ class WorkerConnection:
         """
         return await self.send(kind, content)
 
-    def post(self, kind: str, content: Any = None) -> None:
-        """Send a message whose answer nobody waits for; never raises."""
-        with contextlib.suppress(MLCEngineError):
-            self._post(WorkerRequest(kind, uuid.uuid4().hex, content))
+    def post(self, kind: str, content: Any = None, waiter: str = "") -> None:
+        """Send a message whose answer nobody waits for; never raises.
+
+        Args:
+            kind: Which.
+            content: What it says.
+            waiter: The uuid of the stream that waits for what it does, if one does.
+        """
+        request = WorkerRequest(kind, uuid.uuid4().hex, content)
+        self._post(request, waiter, partial(self._tell, waiter))
+
+    def _tell(self, waiter: str, error: MLCEngineError) -> None:
+        """A message cannot reach the worker: whoever waits for it gets the error."""
+        if waiter in self._streams:
+            self._streams[waiter].end(error, running=True)
+        elif waiter in self._pending and not self._pending[waiter].done():
+            self._pending[waiter].set_exception(error)
 
     async def open_stream(self, kind: str, content: Mapping[str, Any]) -> StreamReceiver:
         """Begin a pushed stream; returns once the worker has accepted the request.
@@ -163,7 +179,8 @@ class WorkerConnection:
         init_uuid = uuid.uuid4().hex
 
         def grant(credit: int) -> None:
-            self.post("streamCredit", {"streamId": init_uuid, "credit": credit})
+            content = {"streamId": init_uuid, "credit": credit}
+            self.post("streamCredit", content, init_uuid)
 
         def leave(running: bool) -> None:
             self._streams.pop(init_uuid, None)
@@ -173,10 +190,7 @@ class WorkerConnection:
         stream = self._streams[init_uuid] = StreamReceiver(grant, leave)
         self.asked.set()
         content = {**content, "streamId": init_uuid, "credit": STREAM_CREDIT}
-        try:
-            self._post(WorkerRequest(kind, init_uuid, content))
-        except MLCEngineError as error:
-            stream.end(error)
+        self._post(WorkerRequest(kind, init_uuid, content), init_uuid, stream.end)
         await stream.accepted()
         return stream
 
@@ -212,6 +226,10 @@ class WorkerConnection:
         if kind == "initProgressCallback":
             self._on_progress(read_progress(data["content"]))
             self.post("progressTaken")
+        elif kind == "lost":
+            first, last = int(data["content"]["first"]), int(data["content"]["last"])
+            for waiter, error in self._outbox.lost(first, last):
+                self._tell(waiter, error)
         elif message_uuid in self._streams:
             self._streams[message_uuid].take(data)
         elif message_uuid in self._pending:

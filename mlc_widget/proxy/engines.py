@@ -133,7 +133,7 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncEngine[KernelCore]):
             ProtocolError: the handler knows no such request.
         """
         name, message = identifier("name", name), plain("message", message)
-        return await self._call(self._core.custom_request(name, message))
+        return await self._call(self._core.custom_request, name, message)
 
 
 class KernelMLCEngine(_KernelEngine, Engine[KernelCore]):
@@ -143,7 +143,7 @@ class KernelMLCEngine(_KernelEngine, Engine[KernelCore]):
     def custom_request(self, name: str, message: Any = None) -> Any:
         """As `AsyncKernelMLCEngine.custom_request`."""
         name, message = identifier("name", name), plain("message", message)
-        return self._call(self._core.custom_request(name, message))
+        return self._call(self._core.custom_request, name, message)
 
 
 KernelEngine: TypeAlias = AsyncKernelMLCEngine | KernelMLCEngine

@@ -21,6 +21,7 @@ from mlc_widget.protocol.messages import (
     PROTOCOL_VERSION,
     WorkerRequest,
     end_message,
+    lost_message,
     return_message,
     throw_message,
 )
@@ -59,7 +60,7 @@ class KernelMLCEngineHandler:
         self._app_config = self._reloaded_with = AppConfig()
         self._app_configs = {self._app_config.digest: self._app_config}
         self._calls = self._table()
-        self._in_order = ReorderBuffer(self._begin)
+        self._in_order = ReorderBuffer(self._begin, self._tell_lost)
 
     def _table(self) -> dict[str, _Call]:
         """What is done for each kind of message."""
@@ -103,16 +104,22 @@ class KernelMLCEngineHandler:
         """Take one message; never raises, and answers from a task."""
         number = data.get("n") if isinstance(data, Mapping) else None
         if type(number) is int and number >= 0:
-            self._in_order.take(number, data)
+            try:
+                self._in_order.take(number, data)
+            except ProtocolError as error:
+                self._throw(_uuid(data), error)
         else:
             self._begin(data)
+
+    def _tell_lost(self, first: int, last: int) -> None:
+        logger.error("messages %d to %d of a client were lost", first, last)
+        self._send(lost_message(first, last))
 
     def _begin(self, data: Any) -> None:
         try:
             request = WorkerRequest.decode(data)
         except ProtocolError as error:
-            uuid = data.get("uuid") if isinstance(data, Mapping) else None
-            self._throw(uuid if isinstance(uuid, str) else "", error)
+            self._throw(_uuid(data), error)
             return
         task = asyncio.get_running_loop().create_task(self._answer(request))
         self._tasks.add(task)
@@ -145,6 +152,7 @@ class KernelMLCEngineHandler:
 
     async def close(self) -> None:
         """The client is gone: stop all that it asked for."""
+        self._in_order.close()
         await self._streams.close()
         for task in self._tasks:
             task.cancel()
@@ -295,6 +303,11 @@ class KernelMLCEngineHandler:
             ProtocolError: there is no such request.
         """
         raise ProtocolError(f"unknown custom request {name!r}")
+
+
+def _uuid(data: Any) -> str:
+    uuid = data.get("uuid") if isinstance(data, Mapping) else None
+    return uuid if isinstance(uuid, str) else ""
 
 
 def _request(request: WorkerRequest) -> JSONDict:

@@ -8,6 +8,7 @@ import gc
 import threading
 import time
 import warnings
+from functools import partial
 
 import pytest
 
@@ -30,7 +31,7 @@ async def test_every_result_arrives_or_is_abandoned(home: HomeLoop) -> None:
     abandoned: list[int] = []
 
     async def wait(number: int) -> None:
-        arrived.append(await home.wait(make(made, number), abandoned=abandoned.append))
+        arrived.append(await home.wait(partial(make, made, number), abandoned=abandoned.append))
 
     # Cancelled a little later each time, so that some are cancelled at every stage.
     for number in range(2000):
@@ -41,8 +42,8 @@ async def test_every_result_arrives_or_is_abandoned(home: HomeLoop) -> None:
             time.sleep(0.0001)  # noqa: ASYNC251 - lets the other thread get ahead
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    await home.wait(asyncio.sleep(0))
-    await home.wait(asyncio.sleep(0))
+    await home.wait(partial(asyncio.sleep, 0))
+    await home.wait(partial(asyncio.sleep, 0))
     assert sorted([*arrived, *abandoned]) == made
     assert abandoned
     assert arrived
@@ -58,7 +59,7 @@ async def test_cancelling_the_waiter_cancels_the_work(home: HomeLoop) -> None:
         finally:
             ended.set()
 
-    task = asyncio.create_task(home.wait(work()))
+    task = asyncio.create_task(home.wait(work))
     await asyncio.to_thread(begun.wait)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -79,12 +80,12 @@ async def test_errors_arrive_and_none_goes_unretrieved(home: HomeLoop) -> None:
         warnings.simplefilter("error")
         for _ in range(10):
             with pytest.raises(ZeroDivisionError):
-                await home.wait(fail())
-            task = asyncio.create_task(home.wait(fail()))
+                await home.wait(fail)
+            task = asyncio.create_task(home.wait(fail))
             await asyncio.sleep(0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await home.wait(asyncio.sleep(0.01))
+        await home.wait(partial(asyncio.sleep, 0.01))
         gc.collect()
     for loop in loops:
         loop.set_exception_handler(None)
@@ -108,4 +109,4 @@ async def test_work_does_not_inherit_the_callers_context(home: HomeLoop) -> None
     async def read() -> str:
         return cell.get()
 
-    assert await home.wait(read()) == "none"
+    assert await home.wait(read) == "none"

@@ -1,0 +1,199 @@
+"""OpenAI's HTTP API over an engine core: what is answered, and how errors look.
+
+Nothing here is HTTP itself: `openai_client` carries the answers to OpenAI's own client.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+from urllib.parse import unquote
+
+from mlc_widget.api.core import EngineCore, RequestKind
+from mlc_widget.api.errors import (
+    BadRequestError,
+    EngineDeadError,
+    EngineTerminatedError,
+    MLCEngineError,
+    ModelError,
+    ModelNotLoadedError,
+)
+from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
+from mlc_widget.api.streams import StreamBuffer
+
+Body: TypeAlias = JSONDict | StreamBuffer
+
+_CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
+    "chat": check_chat,
+    "completion": check_completion,
+    "embedding": check_embedding,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRequest:
+    """What matters of an HTTP request: path without the query, as it was sent."""
+
+    method: str
+    path: str
+    content: bytes
+
+    def body(self) -> JSONDict:
+        """The content as a JSON object.
+
+        Raises:
+            BadRequestError: it is none.
+        """
+        try:
+            body = json.loads(self.content)
+        except (ValueError, RecursionError) as error:
+            raise BadRequestError(f"the request's body is not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise BadRequestError("the request's body is not an object.")
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAnswer:
+    """An answer: JSON, or a stream of events."""
+
+    status: int
+    body: Body
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class NoSuchRouteError(MLCEngineError):
+    """Nothing is served at this path."""
+
+    default_code = "unknown_url"
+
+
+class WrongMethodError(MLCEngineError):
+    """The path is served, but not by this HTTP method."""
+
+    default_code = "method_not_supported"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+_Handler: TypeAlias = Callable[[ApiRequest, tuple[str, ...]], Awaitable[Body]]
+
+
+class OpenAIRoutes:
+    """Answers requests to OpenAI's API from an engine. On the home loop.
+
+    Args:
+        core: The engine.
+        home: Its loop.
+    """
+
+    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
+        self._core = core
+        self._home = home
+        # A path's parts after /v1. "*" stands for one part and "**" for all that follow, which
+        # handlers get: a model's name may be a path.
+        self._routes: dict[tuple[str, ...], dict[str, _Handler]] = {
+            ("chat", "completions"): {"POST": self._requests("chat")},
+            ("completions",): {"POST": self._requests("completion")},
+            ("embeddings",): {"POST": self._requests("embedding")},
+            ("models",): {"GET": self._list_models},
+            ("models", "**"): {"GET": self._retrieve_model},
+        }
+
+    async def answer(self, request: ApiRequest) -> ApiAnswer:
+        """Answer a request; what is wrong with it, or went wrong, is an answer, too."""
+        try:
+            return ApiAnswer(200, await self._body(request), request_id_header())
+        except MLCEngineError as error:
+            return refusal(error)
+
+    async def _body(self, request: ApiRequest) -> Body:
+        version, *parts = request.path.removeprefix("/").split("/")
+        for pattern, methods in self._routes.items() if version == "v1" else ():
+            named = _match(pattern, parts)
+            if named is None:
+                continue
+            if request.method not in methods:
+                raise WrongMethodError(
+                    f"Not allowed to {request.method} on {request.path}: use "
+                    f"{' or '.join(methods)}.",
+                    ", ".join(methods),
+                )
+            return await methods[request.method](request, named)
+        served = ", ".join("/v1/" + "/".join(p) for p in self._routes if "*" not in p[-1])
+        raise NoSuchRouteError(
+            f"Invalid URL ({request.method} {request.path}): the engine answers {served}."
+        )
+
+    def _requests(self, kind: RequestKind) -> _Handler:
+        async def answer(request: ApiRequest, _: tuple[str, ...]) -> Body:
+            body = _CHECKS[kind](request.body())
+            if kind != "embedding" and body.get("stream"):
+                return StreamBuffer(self._home, await self._core.open_stream(kind, body))
+            return await self._core.request(kind, body)
+
+        return answer
+
+    async def _list_models(self, _: ApiRequest, __: tuple[str, ...]) -> Body:
+        return {"object": "list", "data": await self._core.list_models()}
+
+    async def _retrieve_model(self, _: ApiRequest, path: tuple[str, ...]) -> Body:
+        (wanted,) = path
+        for model in await self._core.list_models():
+            if model["id"] == wanted:
+                return model
+        raise ModelNotLoadedError(f"model {wanted!r} is not loaded.", param="model")
+
+
+def _match(pattern: tuple[str, ...], parts: list[str]) -> tuple[str, ...] | None:
+    """What the pattern's stars stand for in a path, or None if the path is another."""
+    if pattern[-1] == "**" and len(parts) >= len(pattern):
+        parts = [*parts[: len(pattern) - 1], "/".join(parts[len(pattern) - 1 :])]
+    if len(pattern) != len(parts):
+        return None
+    pairs = list(zip(pattern, map(unquote, parts), strict=True))
+    if not all(want in ("*", "**", part) for want, part in pairs):
+        return None
+    return tuple(part for want, part in pairs if want in ("*", "**"))
+
+
+def request_id_header() -> dict[str, str]:
+    """A new ``x-request-id``, which OpenAI's client shows as ``_request_id``."""
+    return {"x-request-id": f"req_{uuid.uuid4().hex}"}
+
+
+def refusal(error: MLCEngineError) -> ApiAnswer:
+    """An error as OpenAI answers it."""
+    headers = request_id_header()
+    if isinstance(error, WrongMethodError):
+        headers["allow"] = error.allowed
+    return ApiAnswer(_status(error), error_body(error), headers)
+
+
+def _status(error: MLCEngineError) -> int:
+    if isinstance(error, NoSuchRouteError | ModelNotLoadedError):
+        return 404
+    if isinstance(error, WrongMethodError):
+        return 405
+    if isinstance(error, BadRequestError | ModelError):
+        return 400
+    return 503 if isinstance(error, EngineDeadError | EngineTerminatedError) else 500
+
+
+def error_body(error: MLCEngineError) -> JSONDict:
+    """An error's JSON in OpenAI's shape; its type is the name of our class."""
+    routing = isinstance(error, NoSuchRouteError | WrongMethodError)
+    return {
+        "error": {
+            "message": error.message,
+            "type": "invalid_request_error" if routing else type(error).__name__,
+            "code": error.code,
+            "param": error.param,
+        }
+    }

@@ -1,0 +1,313 @@
+"""Streams that are left, in any way and at any moment, stop the engine's work and nothing else.
+
+Each test leaves streams while a garbage collection is forced in the places where it once jammed
+the engine: where messages are packed, sent and read. It then asks the engine again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
+from mlc_widget.api.engine_base import AsyncEngine
+from mlc_widget.api.openai_client import openai_client
+from mlc_widget.api.resources import ChatCompletions
+
+REQUEST: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "Hello!"}],
+    "stream": True,
+}
+SCRIPT: dict[str, Any] = {"text": "one two three ", "repeat": 2000}
+
+
+@pytest.fixture(scope="module", params=["direct", "kernel"])
+def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[AsyncEngine[Any]]:
+    cls = AsyncMLCEngine if request.param == "direct" else AsyncKernelMLCEngine
+    engine: AsyncEngine[Any] = cls(runtime="scripted", runtime_options=SCRIPT)
+    config = {"model_list": [{"model_id": "m", "model": str(tiny_model)}]}
+    asyncio.run(engine.set_app_config(config))
+    asyncio.run(engine.reload("m"))
+    yield engine
+    asyncio.run(engine.terminate())
+
+
+@pytest.fixture
+def complaints(engine: AsyncEngine[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What Python, asyncio on the home loop, and warnings complain of; must stay empty."""
+    found: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda u: found.append((u.exc_value, u.object)))
+    monkeypatch.setattr(threading, "excepthook", lambda a: found.append(a.exc_value))
+    engine._home.loop.set_exception_handler(lambda _, context: found.append(context))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        warnings.simplefilter("error", RuntimeWarning)
+        yield found
+        gc.collect()
+    engine._home.loop.set_exception_handler(None)
+    assert found == []
+
+
+PLACES = ["serialize", "send_multipart", "deserialize"]
+
+
+@contextlib.contextmanager
+def collecting(engine: AsyncEngine[Any], places: list[str]) -> Iterator[None]:
+    """Force garbage collections while messages are packed, sent and read, or chunks handed on."""
+    gc.collect()
+    gc.freeze()  # so that each is quick
+    with pytest.MonkeyPatch.context() as patch:
+
+        def collect_around(owner: Any, name: str) -> None:
+            call = getattr(owner, name)
+
+            def collecting(*args: Any, **more: Any) -> Any:
+                gc.collect()
+                result = call(*args, **more)
+                gc.collect()
+                return result
+
+            patch.setattr(owner, name, collecting)
+
+        if isinstance(engine, AsyncKernelMLCEngine):
+            worker = engine._core._supervisor.worker
+            assert worker is not None
+            connection = worker.connection
+            for place in places:
+                owner = connection._shell if place == "send_multipart" else connection._session
+                collect_around(owner, place)
+            if "send_multipart" in places:
+                collect_around(connection._outbox, "_send")
+        else:
+            from mlc_widget.engine.generation import Generation
+
+            collect_around(Generation, "__anext__")
+            collect_around(Generation, "aclose")
+        yield
+    gc.unfreeze()
+
+
+class Holder:
+    """Puts a stream into a reference cycle: only a garbage collection finds it."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.itself = self
+
+
+async def unread(stream: Any) -> None:
+    Holder(stream)
+
+
+async def left_after_one(stream: Any) -> None:
+    async for _ in stream:
+        break
+    Holder(stream)
+
+
+async def iterator_left(stream: Any) -> None:
+    iterator = aiter(stream)
+    await anext(iterator)
+    Holder(iterator)
+
+
+async def generator_left(stream: Any) -> None:
+    async def words() -> Any:
+        async with stream:
+            async for chunk in stream:
+                yield chunk
+
+    generator = words()
+    await anext(generator)
+    Holder(generator)
+
+
+async def task_cancelled(stream: Any) -> None:
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in stream:
+            begun.set()
+
+    task = asyncio.create_task(read())
+    await begun.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+ASYNC_WAYS = [unread, left_after_one, iterator_left, generator_left, task_cancelled]
+
+
+async def idle(engine: AsyncEngine[Any]) -> None:
+    async with asyncio.timeout(60):
+        while (await engine.metrics())["running_requests"]:
+            gc.collect()
+            await asyncio.sleep(0.005)
+
+
+async def still_answers(engine: AsyncEngine[Any]) -> None:
+    async with asyncio.timeout(60):
+        answer = await engine.chat.completions.create(messages=REQUEST["messages"], max_tokens=2)
+        assert answer.choices[0].finish_reason == "length"
+    await idle(engine)
+
+
+@pytest.mark.parametrize("way", ASYNC_WAYS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("client", ["openai", "own"])
+async def test_leaving_awaited_streams(
+    engine: AsyncEngine[Any],
+    complaints: list[Any],
+    client: str,
+    way: Callable[[Any], Awaitable[None]],
+) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    made: Any = engine.openai_client() if client == "openai" else engine
+    with collecting(engine, PLACES):
+        for _ in range(6):
+            await way(await made.chat.completions.create(**REQUEST))
+        await still_answers(engine)
+
+
+def sync_unread(stream: Any) -> None:
+    Holder(stream)
+
+
+def sync_left_after_one(stream: Any) -> None:
+    for _ in stream:
+        break
+    Holder(stream)
+
+
+def sync_iterator_left(stream: Any) -> None:
+    iterator = iter(stream)
+    next(iterator)
+    Holder(iterator)
+
+
+def sync_generator_left(stream: Any) -> None:
+    def words() -> Any:
+        with stream:
+            yield from stream
+
+    generator = words()
+    next(generator)
+    Holder(generator)
+
+
+SYNC_WAYS = [sync_unread, sync_left_after_one, sync_iterator_left, sync_generator_left]
+
+
+@pytest.mark.parametrize("way", SYNC_WAYS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("client", ["openai", "own"])
+@pytest.mark.usefixtures("complaints")
+async def test_leaving_blocking_streams(
+    engine: AsyncEngine[Any], client: str, way: Callable[[Any], None]
+) -> None:
+    core, home = engine._core, engine._home
+    made: Any = (
+        openai_client(core, home, {}).chat.completions
+        if client == "openai"
+        else ChatCompletions(core, home)
+    )
+
+    def leave() -> None:
+        for _ in range(6):
+            way(made.create(**REQUEST))
+
+    with collecting(engine, PLACES):
+        # On two threads, so that one's finalisers run while the other is at work.
+        await asyncio.gather(asyncio.to_thread(leave), asyncio.to_thread(leave))
+        await still_answers(engine)
+
+
+@pytest.mark.usefixtures("complaints")
+async def test_hundreds_of_left_streams(engine: AsyncEngine[Any]) -> None:
+    await leave_many(engine, 300)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("complaints")
+async def test_thousands_of_left_streams(engine: AsyncEngine[Any]) -> None:
+    await leave_many(engine, 6000)
+
+
+async def leave_many(engine: AsyncEngine[Any], number: int) -> None:
+    client = engine.openai_client()
+    for i in range(number):
+        stream = await client.chat.completions.create(**REQUEST)
+        await ASYNC_WAYS[i % 4](stream)
+        if i % 100 == 99:  # else they are left faster than any engine stops them
+            await idle(engine)
+    await still_answers(engine)
+
+
+async def test_streams_left_by_loops_that_are_gone(
+    engine: AsyncEngine[Any], complaints: list[Any]
+) -> None:
+    """`asyncio.run` in a thread, as scripts and some libraries have it."""
+    left: list[Any] = []
+
+    async def begin(keep: bool) -> None:
+        stream = await engine.openai_client().chat.completions.create(**REQUEST)
+        await anext(aiter(stream))
+        if keep:
+            left.append(stream)
+
+    for keep in (True, False) * 3:
+        await asyncio.to_thread(lambda keep=keep: asyncio.run(begin(keep)))
+    left.clear()
+    await still_answers(engine)
+
+
+_EXIT = """
+import asyncio, sys
+from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
+from mlc_widget.api.openai_client import openai_client
+request = dict(model="m", messages=[{{"role": "user", "content": "Hello!"}}], stream=True)
+async def main():
+    global engine, streams
+    engine = {engine}(runtime="scripted", runtime_options={script})
+    await engine.set_app_config(
+        {{"model_list": [{{"model_id": "m", "model": {model!r}}}]}})
+    await engine.reload("m")
+    client, blocking = engine.openai_client(), openai_client(engine._core, engine._home, {{}})
+    streams = [await client.chat.completions.create(**request) for _ in range(5)]
+    streams += [await engine.chat.completions.create(**request) for _ in range(5)]
+    for stream in streams:
+        await anext(aiter(stream))
+    streams += [iter(blocking.chat.completions.create(**request)) for _ in range(5)]
+    for stream in streams[-5:]:
+        next(stream)
+    streams.append(streams)
+    print("left")
+{end}
+"""
+_ENDS = {
+    "asyncio.run": "asyncio.run(main())",
+    "a collection at exit": "import atexit, gc\natexit.register(gc.collect)\nasyncio.run(main())",
+    "an exception": "asyncio.run(main())\nraise SystemExit(0)",
+}
+
+
+@pytest.mark.parametrize("end", _ENDS)
+@pytest.mark.parametrize("engine_class", ["AsyncMLCEngine", "AsyncKernelMLCEngine"])
+def test_streams_left_at_the_interpreters_exit(
+    end: str, engine_class: str, tiny_model: Path
+) -> None:
+    code = _EXIT.format(engine=engine_class, script=SCRIPT, model=str(tiny_model), end=_ENDS[end])
+    command = [sys.executable, "-W", "default::ResourceWarning", "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "left\n"
+    assert ran.stderr == ""
+    assert ran.returncode == 0

@@ -1,0 +1,114 @@
+"""A message that does not reach the worker is an error for who waits, and for nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlc_widget import AsyncKernelMLCEngine
+from mlc_widget.api.errors import EngineDeadError, ProtocolError
+
+Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
+
+HELLO = [{"role": "user", "content": "Hello!"}]
+
+_MODULE = """
+import mlc_widget.worker.handler as handler
+from mlc_widget.worker import reorder_buffer
+
+class Impatient(handler.KernelMLCEngineHandler):
+    def __init__(self, core, send):
+        reorder_buffer.PATIENCE_S = 0.2
+        super().__init__(core, send)
+"""
+
+
+@pytest.fixture
+def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "impatient_handler.py").write_text(_MODULE)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return "impatient_handler:Impatient"
+
+
+def drop(engine: AsyncKernelMLCEngine, kind: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lose the next message of a kind on its way; returns what was lost."""
+    worker = engine._core._supervisor.worker
+    assert worker is not None
+    outbox = worker.connection._outbox
+    pack, send = outbox._pack, outbox._send
+    packed: list[str] = []
+    dropped: list[str] = []
+
+    def pack_and_tell(data: Any) -> Any:
+        packed.append(data["kind"])
+        return pack(data)
+
+    def lose(frames: Any) -> None:
+        if packed[-1] == kind and not dropped:
+            dropped.append(kind)
+        else:
+            send(frames)
+
+    monkeypatch.setattr(outbox, "_pack", pack_and_tell)
+    monkeypatch.setattr(outbox, "_send", lose)
+    return dropped
+
+
+async def test_a_lost_request_is_an_error_and_its_neighbours_are_answered(
+    kernel_engine: Make, impatient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await kernel_engine(handler=impatient)
+    dropped = drop(engine, "completionNonStreaming", monkeypatch)
+    lost = asyncio.create_task(engine.completions.create(prompt="x"))
+    while not dropped:
+        await asyncio.sleep(0.001)
+    answers = await asyncio.gather(
+        *(engine.chat.completions.create(messages=HELLO) for _ in range(5))
+    )
+    assert {a.choices[0].finish_reason for a in answers} == {"stop"}
+    with pytest.raises(ProtocolError, match=r"Message \d+ to the worker, completionNonStreaming"):
+        await lost
+    assert (await engine.completions.create(prompt="x", max_tokens=1)).choices
+
+
+async def test_a_lost_stream_and_lost_credit_are_errors(
+    kernel_engine: Make, impatient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await kernel_engine(handler=impatient, repeat=5000)
+    for kind in ("chatCompletionStreamInit", "streamCredit"):
+        dropped = drop(engine, kind, monkeypatch)
+        with pytest.raises(ProtocolError, match=f"to the worker, {kind}, was lost: ask again"):
+            async for _ in await engine.chat.completions.create(messages=HELLO, stream=True):
+                if dropped:
+                    await engine.metrics()  # what comes behind it shows that it is missing
+        assert dropped == [kind]
+    while (await engine.metrics())["running_requests"]:
+        await asyncio.sleep(0.005)
+
+
+async def test_a_lost_message_is_noticed_while_nothing_else_is_asked(
+    kernel_engine: Make, impatient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await kernel_engine(handler=impatient)
+    drop(engine, "metrics", monkeypatch)
+    with pytest.raises(ProtocolError, match="metrics, was lost"):
+        await engine.metrics()
+
+
+async def test_a_socket_that_breaks_fails_what_waits(kernel_engine: Make) -> None:
+    engine = await kernel_engine(repeat=1000, pace_s=0.01)
+    running = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
+    while not (await engine.metrics())["running_requests"]:
+        pass
+    worker = engine._core._supervisor.worker
+    assert worker is not None
+    engine._core.call_soon(worker.connection._shell.close, 0)
+    for asked in (engine.metrics(), engine.metrics(), running):
+        with pytest.raises(EngineDeadError, match="connection to the worker broke"):
+            await asked

@@ -1,0 +1,135 @@
+"""Numbered messages: in their order, and a number that never comes is found out and named."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Any
+
+import pytest
+
+from mlc_widget.api.errors import ProtocolError
+from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES
+from mlc_widget.worker import reorder_buffer
+from mlc_widget.worker.reorder_buffer import MAX_EARLY, ReorderBuffer
+
+
+class Taken:
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.lost: list[tuple[int, int]] = []
+        self.buffer = ReorderBuffer(self.messages.append, lambda a, b: self.lost.append((a, b)))
+
+    def take(self, *numbers: int) -> None:
+        for number in numbers:
+            self.buffer.take(number, number)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reorder_buffer, "PATIENCE_S", 0.05)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_messages_pass_by_their_numbers() -> None:
+    taken = Taken()
+    numbers = list(range(500))
+    random.Random(1).shuffle(numbers)
+    taken.take(*numbers)
+    assert taken.messages == list(range(500))
+    assert taken.lost == []
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("numbers", "lost", "passed"),
+    [
+        ([1], [(0, 0)], [1]),
+        ([0, 3, 4], [(1, 2)], [0, 3, 4]),
+        ([0, 2, 4, 6], [(1, 1), (3, 3), (5, 5)], [0, 2, 4, 6]),
+        ([10**12, 0], [(1, 10**12 - 1)], [0, 10**12]),
+        ([2**70], [(0, 2**70 - 1)], [2**70]),
+    ],
+)
+async def test_a_missing_number_is_given_up_and_named(
+    numbers: list[int], lost: list[tuple[int, int]], passed: list[int]
+) -> None:
+    taken = Taken()
+    taken.take(*numbers)
+    await until(lambda: taken.messages == passed)
+    assert taken.lost == lost
+    taken.take(passed[-1] + 1)
+    assert taken.messages[-1] == passed[-1] + 1
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_gap_that_closes_is_not_named() -> None:
+    taken = Taken()
+    for i in range(0, 60, 2):
+        taken.take(i + 1)
+        await asyncio.sleep(0.004)
+        taken.take(i)
+    assert taken.lost == []
+    assert taken.messages == list(range(60))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_loop_that_was_held_up_gives_nothing_up() -> None:
+    taken = Taken()
+    taken.take(1)
+    time.sleep(0.2)  # noqa: ASYNC251 - holds up the loop, while message 0 comes
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert taken.lost == []
+    taken.take(0)
+    assert taken.messages == [0, 1]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("number", [0, 1, 2, 5], ids=["taken", "given up", "behind", "waiting"])
+async def test_a_number_that_came_before_is_refused(number: int) -> None:
+    taken = Taken()
+    taken.take(0, 2)
+    await until(lambda: taken.lost)
+    taken.take(5)
+    with pytest.raises(ProtocolError, match=f"Message {number} came twice, or too late"):
+        taken.take(number)
+    assert taken.messages == [0, 2]
+    taken.take(3, 4)
+    assert taken.messages == [0, 2, 3, 4, 5]
+    taken.buffer.close()
+
+
+async def test_what_waits_is_bounded_in_number() -> None:
+    taken = Taken()
+    taken.take(*range(1, MAX_EARLY + 1))
+    assert taken.messages == []
+    taken.take(MAX_EARLY + 1)
+    assert taken.lost == [(0, 0)]
+    assert taken.messages == list(range(1, MAX_EARLY + 2))
+
+
+async def test_what_waits_is_bounded_in_bytes() -> None:
+    taken = Taken()
+    message = {"content": "x" * (MAX_MESSAGE_BYTES // 2)}
+    for number in (1, 2, 3):
+        taken.buffer.take(number, message)
+    assert taken.messages == []
+    taken.buffer.take(4, message)
+    assert taken.lost == [(0, 0)]
+    assert len(taken.messages) == 4
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    for number in (6, 7, 8):
+        taken.buffer.take(number, deep)
+    assert taken.lost == [(0, 0), (5, 5)]
+    taken.buffer.close()
+    while deep:  # Python itself would overflow its stack
+        deep = deep.pop()
