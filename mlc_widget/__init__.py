@@ -1,6 +1,7 @@
 """Local LLMs in Jupyter that never block the notebook.
 
-Importing this package is cheap; what each name needs is imported when it is first used.
+Everything that is public is here. Importing this package is cheap; what each name needs is imported
+when it is first used.
 """
 
 from __future__ import annotations
@@ -11,41 +12,125 @@ from typing import TYPE_CHECKING, Any
 from mlc_widget._version import __version__
 
 if TYPE_CHECKING:
+    from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Hang
+    from mlc_widget.api.errors import (
+        BadRequestError,
+        ContextLengthExceededError,
+        EngineDeadError,
+        EngineTerminatedError,
+        InsufficientMemoryError,
+        InternalEngineError,
+        LoadCancelledError,
+        MLCEngineError,
+        ModelDownloadError,
+        ModelError,
+        ModelFormatError,
+        ModelNotFoundError,
+        ModelNotLoadedError,
+        ProtocolError,
+        RuntimeUnavailableError,
+        UnsupportedFieldError,
+        UnsupportedModelError,
+        WorkerStartError,
+    )
+    from mlc_widget.api.interface import AsyncMLCEngineInterface, MLCEngineInterface
+    from mlc_widget.api.logit_processor import LogitProcessor
+    from mlc_widget.api.metrics import EngineMetrics
     from mlc_widget.api.progress import InitProgressReport
+    from mlc_widget.api.streams import AsyncStream, Stream
     from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine
     from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
     from mlc_widget.magics import load_ipython_extension, unload_ipython_extension
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
-    from mlc_widget.widget import ChatWidget, LoadProgress
-
-_HOMES = {
-    "AsyncKernelMLCEngine": "mlc_widget.proxy.engines",
-    "AsyncMLCEngine": "mlc_widget.engine.engines",
-    "ChatWidget": "mlc_widget.widget",
-    "InitProgressReport": "mlc_widget.api.progress",
-    "KernelMLCEngine": "mlc_widget.proxy.engines",
-    "LoadProgress": "mlc_widget.widget",
-    "MLCEngine": "mlc_widget.engine.engines",
-    "create_kernel_mlc_engine": "mlc_widget.factories",
-    "create_mlc_engine": "mlc_widget.factories",
-    "load_ipython_extension": "mlc_widget.magics",
-    "unload_ipython_extension": "mlc_widget.magics",
-}
+    from mlc_widget.widget import ChatWidget, LoadProgress, Reply
+    from mlc_widget.worker.handler import KernelMLCEngineHandler
 
 __all__ = [
     "AsyncKernelMLCEngine",
     "AsyncMLCEngine",
+    "AsyncMLCEngineInterface",
+    "AsyncStream",
+    "BadRequestError",
     "ChatWidget",
+    "ContextLengthExceededError",
+    "EngineDeadError",
+    "EngineLink",
+    "EngineMetrics",
+    "EngineSnapshot",
+    "EngineTerminatedError",
+    "Hang",
     "InitProgressReport",
+    "InsufficientMemoryError",
+    "InternalEngineError",
     "KernelMLCEngine",
+    "KernelMLCEngineHandler",
+    "LoadCancelledError",
     "LoadProgress",
+    "LogitProcessor",
     "MLCEngine",
+    "MLCEngineError",
+    "MLCEngineInterface",
+    "ModelDownloadError",
+    "ModelError",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "ModelNotLoadedError",
+    "ProtocolError",
+    "Reply",
+    "RuntimeUnavailableError",
+    "Stream",
+    "UnsupportedFieldError",
+    "UnsupportedModelError",
+    "WorkerStartError",
     "__version__",
     "create_kernel_mlc_engine",
     "create_mlc_engine",
     "load_ipython_extension",
     "unload_ipython_extension",
 ]
+
+_HOMES = {
+    "AsyncKernelMLCEngine": "mlc_widget.proxy.engines",
+    "AsyncMLCEngine": "mlc_widget.engine.engines",
+    "AsyncMLCEngineInterface": "mlc_widget.api.interface",
+    "AsyncStream": "mlc_widget.api.streams",
+    "BadRequestError": "mlc_widget.api.errors",
+    "ChatWidget": "mlc_widget.widget",
+    "ContextLengthExceededError": "mlc_widget.api.errors",
+    "EngineDeadError": "mlc_widget.api.errors",
+    "EngineLink": "mlc_widget.api.engine_link",
+    "EngineMetrics": "mlc_widget.api.metrics",
+    "EngineSnapshot": "mlc_widget.api.engine_link",
+    "EngineTerminatedError": "mlc_widget.api.errors",
+    "Hang": "mlc_widget.api.engine_link",
+    "InitProgressReport": "mlc_widget.api.progress",
+    "InsufficientMemoryError": "mlc_widget.api.errors",
+    "InternalEngineError": "mlc_widget.api.errors",
+    "KernelMLCEngine": "mlc_widget.proxy.engines",
+    "KernelMLCEngineHandler": "mlc_widget.worker.handler",
+    "LoadCancelledError": "mlc_widget.api.errors",
+    "LoadProgress": "mlc_widget.widget",
+    "LogitProcessor": "mlc_widget.api.logit_processor",
+    "MLCEngine": "mlc_widget.engine.engines",
+    "MLCEngineError": "mlc_widget.api.errors",
+    "MLCEngineInterface": "mlc_widget.api.interface",
+    "ModelDownloadError": "mlc_widget.api.errors",
+    "ModelError": "mlc_widget.api.errors",
+    "ModelFormatError": "mlc_widget.api.errors",
+    "ModelNotFoundError": "mlc_widget.api.errors",
+    "ModelNotLoadedError": "mlc_widget.api.errors",
+    "ProtocolError": "mlc_widget.api.errors",
+    "Reply": "mlc_widget.widget",
+    "RuntimeUnavailableError": "mlc_widget.api.errors",
+    "Stream": "mlc_widget.api.streams",
+    "UnsupportedFieldError": "mlc_widget.api.errors",
+    "UnsupportedModelError": "mlc_widget.api.errors",
+    "WorkerStartError": "mlc_widget.api.errors",
+    "create_kernel_mlc_engine": "mlc_widget.factories",
+    "create_mlc_engine": "mlc_widget.factories",
+    "load_ipython_extension": "mlc_widget.magics",
+    "unload_ipython_extension": "mlc_widget.magics",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -104,7 +104,7 @@ async def create_kernel_mlc_engine(
     if show_progress:
         from mlc_widget.widget.load import display_load_progress
 
-        shown = display_load_progress(engine._core)
+        shown = display_load_progress(engine)
     try:
         await engine.reload(model, chat_opts)
     except BaseException:

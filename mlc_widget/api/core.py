@@ -39,7 +39,7 @@ class EngineCore(Protocol):
         """Accept one streaming request; raises what is wrong with it before the first chunk."""
 
     async def reload(
-        self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None
+        self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
     ) -> None:
         """Make exactly these models loaded. A newer reload, or `unload`, ends a running one."""
 
@@ -63,13 +63,13 @@ class EngineCore(Protocol):
     async def set_log_level(self, level: str) -> None:
         """Set how much the engine logs."""
 
-    async def reset_chat(self, keep_stats: bool, model_id: str | None) -> None:
+    async def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
         """Forget the last message and, unless kept, the statistics."""
 
-    async def get_message(self, model_id: str | None) -> str:
+    async def get_message(self, model_id: str | None = None) -> str:
         """The last generated message of a model."""
 
-    async def runtime_stats_text(self, model_id: str | None) -> str:
+    async def runtime_stats_text(self, model_id: str | None = None) -> str:
         """WebLLM's one line on prefill and decode speed."""
 
     async def metrics(self) -> JSONDict:

@@ -17,6 +17,7 @@ from mlc_widget.magics.engine_registry import EngineRegistry, models_of
 from mlc_widget.widget.transcript_output import in_notebook
 
 if TYPE_CHECKING:
+    from mlc_widget.api.engine_link import EngineLink
     from mlc_widget.proxy.engines import KernelEngine
 
 _log = logging.getLogger(__name__)
@@ -40,9 +41,9 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
         engine = registry.make(given.to, **options)
     if in_notebook():
         begin_load(engine, given.model)
-        display_load_progress(engine._core)
+        display_load_progress(engine.link)
     else:
-        display_load_progress(engine._core)
+        display_load_progress(engine.link)
         begin_load(engine, given.model)
 
 
@@ -51,11 +52,11 @@ def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
 
     In a terminal nothing can be shown beside the prompt, so there it waits.
     """
-    core = engine._core
+    link = engine.link
     if in_notebook():
-        core.submit(_quietly(core.reload(list(models))))
+        link.submit(_quietly(link.reload(list(models))))
     else:
-        core.submit(core.reload(list(models))).result()
+        link.submit(link.reload(list(models))).result()
 
 
 def unload(registry: EngineRegistry, given: argparse.Namespace) -> None:
@@ -64,7 +65,7 @@ def unload(registry: EngineRegistry, given: argparse.Namespace) -> None:
     names = ", ".join(models_of(engine))
     if not names:
         print("No model is loaded.")
-    elif _wait(engine, engine._core.unload()) is not _NOT_YET:
+    elif _wait(engine, engine.link.unload()) is not _NOT_YET:
         print(f"{names} is unloaded; its memory is free.")
     else:
         print(f"{names} is being unloaded.")
@@ -76,7 +77,7 @@ def models(registry: EngineRegistry, given: argparse.Namespace) -> None:
 
     print(f"Built in: {', '.join(builtin_models()) or 'none'}")
     for name, engine in registry.engines().items():
-        snapshot = engine._core.snapshot
+        snapshot = engine.link.snapshot
         facts = [snapshot.model_id or "no model", snapshot.state, snapshot.device or ""]
         print(f"{name}: {', '.join(fact for fact in facts if fact)}")
 
@@ -87,39 +88,39 @@ def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
     conversation = registry.spoken(engine)
     if conversation is not None:
         conversation.stop()
-    engine._core.submit(_quietly(engine._core.interrupt_generate()))
+    engine.link.submit(_quietly(engine.link.interrupt_generate()))
 
 
 def reset(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """Begin a new conversation."""
     engine = registry.need(given.to)
     registry.conversation(engine, new=True)
-    engine._core.submit(_quietly(engine._core.reset_chat()))
+    engine.link.submit(_quietly(engine.link.reset_chat()))
     print("The next %%chat begins a new conversation.")
 
 
 def stats(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """Print what is known of the engine."""
     engine = registry.need(given.to)
-    core = engine._core
-    if core.snapshot.state != "ready":
-        print(f"{core.snapshot.model_id or 'No model'}: {core.snapshot.state}")
+    link = engine.link
+    if link.snapshot.state != "ready":
+        print(f"{link.snapshot.model_id or 'No model'}: {link.snapshot.state}")
         return
-    if core.snapshot.hang is not None:  # it would not answer
-        print(f"{core.snapshot.hang.message} `%mlc restart` ends it and goes on in another worker.")
+    if link.snapshot.hang is not None:  # it would not answer
+        print(f"{link.snapshot.hang.message} `%mlc restart` ends it and goes on in another worker.")
         return
-    told = _wait(engine, _facts(core))
+    told = _wait(engine, _facts(link))
     if told is _NOT_YET:
         print(f"The engine has not answered for {_PATIENCE_S:.0f} s; it may be busy.")
     else:
         print("\n".join(told))
 
 
-async def _facts(core: Any) -> list[str]:
+async def _facts(link: EngineLink) -> list[str]:
     info, metrics, speed = await asyncio.gather(
-        core.device_info(), core.metrics(), core.runtime_stats_text()
+        link.device_info(), link.metrics(), link.runtime_stats_text()
     )
-    lines = [f"{core.snapshot.model_id} on {core.snapshot.device or 'an unknown device'}"]
+    lines = [f"{link.snapshot.model_id} on {link.snapshot.device or 'an unknown device'}"]
     used, memory = info.get("memory_used_bytes"), info.get("memory_bytes")
     if used is not None and memory is not None:
         lines.append(
@@ -139,12 +140,12 @@ def restart(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """End the worker and begin to load the same models in another."""
     from mlc_widget.widget import display_load_progress
 
-    core = registry.need(given.to)._core
-    display_load_progress(core)
+    link = registry.need(given.to).link
+    display_load_progress(link)
     if in_notebook():
-        core.submit(_quietly(core.restart()))
+        link.submit(_quietly(link.restart()))
     else:
-        core.submit(core.restart()).result()
+        link.submit(link.restart()).result()
 
 
 def explanation_wanted() -> str:
@@ -191,6 +192,6 @@ _NOT_YET: Final = _NotYet()
 def _wait(engine: KernelEngine, work: Coroutine[Any, Any, _T]) -> _T | Any:
     """A short piece of the engine's work; it goes on if it is not that short."""
     try:
-        return engine._core.submit(work).result(_PATIENCE_S)
+        return engine.link.submit(work).result(_PATIENCE_S)
     except concurrent.futures.TimeoutError:
         return _NOT_YET

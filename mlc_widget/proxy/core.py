@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import ChatOpts, RequestKind
+from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Observer
 from mlc_widget.api.errors import EngineDeadError, ModelNotLoadedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.load_request import LoadTarget
@@ -22,7 +23,7 @@ from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
-from mlc_widget.proxy.state import EngineSnapshot, Observer, SnapshotBoard
+from mlc_widget.proxy.state import SnapshotBoard
 
 _T = TypeVar("_T")
 
@@ -34,8 +35,8 @@ _DROPPED = (
 )
 
 
-class KernelCore:
-    """`EngineCore` over a worker kernel. State lives on the home loop; snapshots go anywhere.
+class KernelCore(EngineLink):
+    """An engine in a worker kernel. State lives on the home loop; snapshots go anywhere.
 
     Args:
         home: The loop that owns it.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
+from mlc_widget.api.engine_link import EngineLink, EngineState, Hang
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
@@ -16,7 +17,6 @@ from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.hangs import check_hang_timeout
 from mlc_widget.proxy.in_flight import Recovery, check_recovery
 from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
-from mlc_widget.proxy.state import EngineState, Hang
 
 
 def _end(core: KernelCore) -> None:
@@ -69,6 +69,15 @@ class _KernelEngine(EngineBase[KernelCore]):
         self.set_init_progress_callback(init_progress_callback)
         self._finalizer = weakref.finalize(self, _end, core)
         self._finalizer.atexit = False  # at exit the worker's supervisor kills it
+
+    @property
+    def link(self) -> EngineLink:
+        """What shows and drives this engine from any thread, beside its interface.
+
+        It does not keep the engine alive, and belongs to whoever needs more than the interface:
+        the widgets, the magics, subclasses.
+        """
+        return self._core
 
     @property
     def state(self) -> EngineState:

@@ -13,9 +13,10 @@ import logging
 import time
 from typing import Any, Final
 
+from mlc_widget.api.engine_link import Hang, HangingPart
 from mlc_widget.api.errors import BadRequestError, MLCEngineError, ProtocolError
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.state import Hang, HangingPart, SnapshotBoard
+from mlc_widget.proxy.state import SnapshotBoard
 
 logger = logging.getLogger(__name__)
 

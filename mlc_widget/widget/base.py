@@ -14,11 +14,12 @@ from typing import Any
 import anywidget
 import traitlets
 
+from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget import control
 from mlc_widget.widget.intents import Handler, IntentDispatcher
-from mlc_widget.widget.link import EngineLink, Snapshot, link_of
+from mlc_widget.widget.link import link_of
 from mlc_widget.widget.state import error_json
 from mlc_widget.widget.throttle import Throttle
 
@@ -154,7 +155,7 @@ class EngineWidget(anywidget.AnyWidget):
         if self._link.snapshot.state == "ready":
             self._background(self._describe())
 
-    def _on_engine(self, snapshot: Snapshot) -> None:
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
         phase_changed = self._view_of.follow(snapshot)
         self._push_engine.poke()
         if phase_changed:
@@ -200,7 +201,7 @@ class EngineWidget(anywidget.AnyWidget):
 class EngineMirror:
     """The engine as the page sees it. Written on the I/O thread, read on any."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: EngineSnapshot) -> None:
         self._rev = 0
         self._model = snapshot.model_id or ""
         self._snapshot = snapshot
@@ -224,7 +225,7 @@ class EngineMirror:
         self._rev += 1
         self._json = self._shape()
 
-    def follow(self, snapshot: Snapshot) -> bool:
+    def follow(self, snapshot: EngineSnapshot) -> bool:
         """Take a new snapshot; returns whether more than a load's figures changed."""
         old, self._snapshot = self._snapshot, snapshot
         self._rev += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mlc_widget.widget.functions import call_function, functions_of
 
 if TYPE_CHECKING:
-    from mlc_widget.widget.link import EngineLink
+    from mlc_widget.api.engine_link import EngineLink
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.session import ChatSession
     from mlc_widget.widget.user_callbacks import UserCallbacks

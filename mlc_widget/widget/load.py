@@ -43,7 +43,7 @@ class LoadProgress(EngineWidget):
         return f"<LoadProgress {snapshot.model_id or 'no model'}: {snapshot.state}>"
 
 
-def display_load_progress(core: object) -> Callable[[], object]:
+def display_load_progress(engine: object) -> Callable[[], object]:
     """Show how far a load is: a `LoadProgress` below the current cell, or a line in a terminal.
 
     Does nothing where there is neither.
@@ -55,7 +55,7 @@ def display_load_progress(core: object) -> Callable[[], object]:
     if in_notebook():
         from IPython.display import display
 
-        display(LoadProgress(core))  # type: ignore[no-untyped-call]
+        display(LoadProgress(engine))  # type: ignore[no-untyped-call]
     elif sys.stderr is not None and sys.stderr.isatty():
-        return partial(TerminalProgress(link_of(core), sys.stderr).join, _LAST_LINE_S)
+        return partial(TerminalProgress(link_of(engine), sys.stderr).join, _LAST_LINE_S)
     return lambda: None

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.api.errors import BadRequestError, EngineTerminatedError, MLCEngineError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.functions import results_in_order
-from mlc_widget.widget.link import EngineLink, Snapshot
 from mlc_widget.widget.options import with_options
 from mlc_widget.widget.outcome import Outcome, outcome_of
 from mlc_widget.widget.reply import Reply
@@ -312,7 +312,7 @@ class ChatSession:
             error = self._link.snapshot.error
             raise EngineTerminatedError(error.message if error else "The engine was terminated.")
 
-    def _on_engine(self, snapshot: Snapshot) -> None:
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
         if snapshot.state == "terminated":
             self.stop()
         else:
@@ -431,7 +431,7 @@ def _grown(message: Message, stream: ReplyBuffer) -> Message:
     )
 
 
-def _is_loading(snapshot: Snapshot) -> bool:
+def _is_loading(snapshot: EngineSnapshot) -> bool:
     # An engine is `idle` for a moment before it starts, and between `starting` and `loading`; only
     # then does it have a model.
     pending = snapshot.state == "idle" and snapshot.model_id is not None

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TextIO
 
-from mlc_widget.widget.link import EngineLink, Snapshot
+from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 
 _INTERVAL_S: Final = 0.1
 _ERASE: Final = "\r\x1b[K"
@@ -41,7 +41,7 @@ class TerminalProgress:
         self._unobserve = self._link.observe(self._follow)
         self._follow(self._link.snapshot)
 
-    def _follow(self, snapshot: Snapshot) -> None:
+    def _follow(self, snapshot: EngineSnapshot) -> None:
         loading = snapshot.state in ("starting", "loading")
         pending = loading or (snapshot.state == "idle" and snapshot.model_id is not None)
         over = self._begun and not pending
@@ -71,7 +71,7 @@ class TerminalProgress:
             shown = line
 
 
-def _loading_line(snapshot: Snapshot) -> str:
+def _loading_line(snapshot: EngineSnapshot) -> str:
     name = (snapshot.model_id or "").rstrip("/").rpartition("/")[2]
     if snapshot.state == "starting":
         return f"{name}: starting the worker …"
@@ -86,7 +86,7 @@ def _loading_line(snapshot: Snapshot) -> str:
     return f"{name}: {', '.join(facts)}"
 
 
-def _ended_line(snapshot: Snapshot) -> str:
+def _ended_line(snapshot: EngineSnapshot) -> str:
     """What stays; of an error nothing, as it is raised."""
     if snapshot.state != "ready":
         return ""

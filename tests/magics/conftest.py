@@ -9,6 +9,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from nbclient import NotebookClient
 
+from mlc_widget.proxy.engines import KernelEngine
+
 from ..widget.script_folder import write_script_folder
 
 Execute = Callable[..., nbformat.NotebookNode]
@@ -47,8 +49,8 @@ def shell() -> Iterator[InteractiveShell]:
     shell.run_line_magic("load_ext", "mlc_widget")
     yield shell
     for value in list(shell.user_ns.values()):
-        if hasattr(value, "worker_pid") and hasattr(value, "_core"):
-            value._core.submit(value._core.terminate()).result(30)
+        if isinstance(value, KernelEngine):
+            value.link.submit(value.link.terminate()).result(30)
     InteractiveShell.clear_instance()
 
 

@@ -218,7 +218,7 @@ def test_an_unknown_model_leaves_the_cell_and_the_notebook_unharmed(
     notebook = execute(
         "%load_ext mlc_widget",
         cell,
-        "import asyncio\nwhile _engine._core.snapshot.error is None: await asyncio.sleep(0.01)\n"
-        "print(_engine._core.snapshot.error)",
+        "import asyncio\nwhile _engine.link.snapshot.error is None: await asyncio.sleep(0.01)\n"
+        "print(_engine.link.snapshot.error)",
     )
     assert "neither a folder here nor a built-in model" in printed(notebook, 2)

@@ -139,5 +139,5 @@ def test_a_hang_is_shown_and_the_page_restarts_the_worker(model_folder: Path) ->
 def test_nothing_is_displayed_outside_a_kernel(
     make_engine: MakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    display_load_progress(make_engine(load=False)._core)
+    display_load_progress(make_engine(load=False))
     assert capsys.readouterr() == ("", "")

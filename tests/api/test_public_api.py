@@ -1,0 +1,124 @@
+"""The public API: what `mlc_widget` exports, no more and no less."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mlc_widget
+from mlc_widget.api import errors
+
+ROOT = Path(mlc_widget.__file__).parent
+
+PUBLIC = {
+    # engines, and their factories
+    "AsyncKernelMLCEngine",
+    "AsyncMLCEngine",
+    "KernelMLCEngine",
+    "MLCEngine",
+    "create_kernel_mlc_engine",
+    "create_mlc_engine",
+    # what engines have in common
+    "AsyncMLCEngineInterface",
+    "MLCEngineInterface",
+    "EngineLink",
+    "EngineSnapshot",
+    "Hang",
+    # what they give and take
+    "AsyncStream",
+    "EngineMetrics",
+    "InitProgressReport",
+    "LogitProcessor",
+    "Stream",
+    # errors
+    "BadRequestError",
+    "ContextLengthExceededError",
+    "EngineDeadError",
+    "EngineTerminatedError",
+    "InsufficientMemoryError",
+    "InternalEngineError",
+    "LoadCancelledError",
+    "MLCEngineError",
+    "ModelDownloadError",
+    "ModelError",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "ModelNotLoadedError",
+    "ProtocolError",
+    "RuntimeUnavailableError",
+    "UnsupportedFieldError",
+    "UnsupportedModelError",
+    "WorkerStartError",
+    # the notebook
+    "ChatWidget",
+    "LoadProgress",
+    "Reply",
+    "load_ipython_extension",
+    "unload_ipython_extension",
+    # the worker
+    "KernelMLCEngineHandler",
+    "__version__",
+}
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(mlc_widget.__all__) == PUBLIC
+    assert len(mlc_widget.__all__) == len(PUBLIC)
+    assert set(dir(mlc_widget)) >= PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"__version__"}))
+def test_a_public_name_is_there_and_explained(name: str) -> None:
+    value = getattr(mlc_widget, name)
+    assert value.__name__ == name
+    assert (inspect.getdoc(value) or "").strip(), "it has no docstring"
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    module = ast.parse((ROOT / "__init__.py").read_text())
+    seen = {
+        alias.name: statement.module
+        for block in module.body
+        if isinstance(block, ast.If)
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert seen == mlc_widget._HOMES
+    assert seen.keys() | {"__version__"} == PUBLIC
+
+
+def test_every_error_is_public() -> None:
+    tree = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, errors.MLCEngineError)
+    }
+    assert tree <= PUBLIC
+
+
+def test_a_star_import_gives_them_all() -> None:
+    code = "from mlc_widget import *; print(*(n for n in globals() if n[:2] != '__'))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(ran.stdout.split()) == PUBLIC - {"__version__"}
+
+
+def _private_reaches(path: Path) -> Iterator[str]:
+    """Places that use `x._core` where x is not the object itself."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and node.attr == "_core":
+            owner = node.value
+            if not (isinstance(owner, ast.Name) and owner.id == "self"):
+                yield f"{path.name}:{node.lineno}"
+
+
+@pytest.mark.parametrize("room", ["magics", "widget", "."])
+def test_nothing_of_ours_reaches_into_an_engine(room: str) -> None:
+    paths = (ROOT / room).glob("*.py")
+    assert [place for path in paths for place in _private_reaches(path)] == []
