@@ -13,7 +13,9 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUNDLE = ("mlc_widget/widget/static/widget.js", "mlc_widget/widget/static/widget.css")
+BUNDLE = tuple(
+    f"mlc_widget/widget/static/{name}" for name in ("widget.js", "widget.css", "loader.js")
+)
 NODE_AT_LEAST = 20
 REMEDY = (
     f"install Node.js {NODE_AT_LEAST} or newer with npm, from https://nodejs.org or your "

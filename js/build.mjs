@@ -1,4 +1,4 @@
-// Bundles src/index.ts and src/styles/index.css into the Python package, where anywidget reads them.
+// Bundles src/ into the Python package, where widget/bundle.py reads it.
 // `--watch` rebuilds on every change.
 import { context } from "esbuild";
 import { fileURLToPath } from "node:url";
@@ -8,6 +8,7 @@ const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 const bundle = await context({
   entryPoints: [
     { in: at("src/index.ts"), out: "widget" },
+    { in: at("src/loader.ts"), out: "loader" },
     { in: at("src/styles/index.css"), out: "widget" },
   ],
   outdir: at("../mlc_widget/widget/static/"),

@@ -8,30 +8,24 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets
 import traitlets
 
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget import control
+from mlc_widget.widget.bundle import Bundle, current_bundle, loader
 from mlc_widget.widget.intents import Handler, IntentDispatcher
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.state import error_json
 from mlc_widget.widget.throttle import Throttle
 
 _log = logging.getLogger(__name__)
-_STATIC = Path(__file__).parent / "static"
 _PROGRESS_INTERVAL_S = 0.1
-
-
-def _bundle(name: str) -> Path | str:
-    """A file of the bundle, or nothing where it was not built; the constructor says so then."""
-    path = _STATIC / name
-    return path if path.is_file() else ""
 
 
 def inert(value: Any) -> Any:
@@ -70,6 +64,7 @@ class EngineWidget(anywidget.AnyWidget):
     """A widget that shows an engine.
 
     Traits (all for the page; none is meant to be set):
+        _bundle: The front end's code.
         _view: Which view to draw.
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
@@ -79,19 +74,17 @@ class EngineWidget(anywidget.AnyWidget):
             model's configuration has; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
-    _esm = _bundle("widget.js")
-    _css = _bundle("widget.css")
+    _esm = loader()
+    _bundle = traitlets.Instance(Bundle, read_only=True).tag(
+        sync=True, **ipywidgets.widget_serialization
+    )
     _view = traitlets.Unicode(read_only=True).tag(sync=True)
     _comm_id = traitlets.Unicode(read_only=True).tag(sync=True)
     _control = traitlets.Bool(False, read_only=True).tag(sync=True)
     _engine = mirror("_engine")
 
     def __init__(self, engine: object) -> None:
-        if not (_STATIC / "widget.js").is_file():
-            raise RuntimeError(
-                "the widget's JavaScript has not been built: run `npm ci && npm run build` in js/, "
-                "or install the package with `pip install .`"
-            )
+        self.set_trait("_bundle", current_bundle())
         self._link: EngineLink = link_of(engine)
         self._out = threading.RLock()
         self._view_of = EngineMirror(self._link.snapshot)

@@ -186,10 +186,13 @@ def test_saved_with_its_state_it_is_read_without_a_kernel(
 ) -> None:
     lab.set("@jupyter-widgets/jupyterlab-manager", "plugin", saveState=True)
     hostile = "</script><script>window.pwned=1</script> **bold** $x^2$ <!--"
-    notebook = open_notebook([create(model_folder, text=hostile), CHAT])
+    more = "from IPython.display import display\nfor _ in range(4): display(ChatWidget(engine))"
+    notebook = open_notebook([create(model_folder, text=hostile), CHAT, more])
     notebook.run(0)
     notebook.expect_done(0)
     chat = start_chat(notebook)
+    notebook.run(2)
+    expect(notebook.output(2).locator(".mlcw-chat")).to_have_count(4)
     chat.ask("<b>Hi</b></script>")
     expect(chat.replies.last.locator("math")).to_be_visible()
     notebook.save()
@@ -204,9 +207,12 @@ def test_saved_with_its_state_it_is_read_without_a_kernel(
             if entry["state"].get("_view") == "chat"
         }
 
-    (state,) = states().values()
-    for trait in ("_engine", "_chat", "_live", "_options"):
-        assert "<" not in json.dumps(state[trait])
+    saved = states().values()
+    assert len(saved) == 5
+    for state in saved:
+        for trait in ("_engine", "_chat", "_live", "_options"):
+            assert "<" not in json.dumps(state[trait])
+    assert file.stat().st_size < 700_000  # the front end's code is there once
     notebook.close()
 
     again = open_notebook(file.name)

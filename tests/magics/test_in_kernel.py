@@ -69,6 +69,18 @@ def test_cells_return_at_once_and_keep_the_reply_as_markdown(
     assert "in 2 requests" in stats
 
 
+def test_a_saved_notebook_has_the_front_end_s_code_once(
+    execute: Execute, model_folder: Path
+) -> None:
+    notebook = execute(load(model_folder), *(f"%%chat\nNo. {i}" for i in range(5)), "await _chat;")
+    state = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    widgets = [one["state"] for one in state.values() if "_view" in one["state"]]
+    assert [one["_view"] for one in widgets] == ["load", *["reply"] * 5]
+    (bundle,) = {one["_bundle"] for one in widgets}
+    assert len(state[bundle.removeprefix("IPY_MODEL_")]["state"]["js"]) > 100_000
+    assert len(nbformat.writes(notebook)) < 700_000
+
+
 def test_the_demo_model_is_loaded_on_demand_and_adds(execute: Execute) -> None:
     notebook = execute(
         "%load_ext mlc_widget",

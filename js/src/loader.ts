@@ -1,0 +1,119 @@
+/**
+ * The anywidget module of every widget: it finds the bundle, which the kernel sends once, and hands over to it.
+ *
+ * Each widget's module is part of its state, and so of the saved notebook. The bundle is a model of
+ * its own (widget/bundle.py), to which the trait `_bundle` refers.
+ */
+
+interface Model {
+  get(name: string): unknown;
+  readonly widget_manager?: unknown;
+}
+
+interface Props {
+  readonly model: Model;
+  readonly signal?: AbortSignal;
+}
+
+type Cleanup = (() => void) | undefined;
+
+interface Widget {
+  initialize(props: Props): Cleanup;
+  render(props: Props & { readonly el: HTMLElement }): Cleanup;
+}
+
+interface Manager {
+  get_model(id: string): Promise<Model>;
+}
+
+/** Milliseconds between two looks for the bundle, which may be restored after the widget, and for all of them. */
+const PAUSE = 50;
+const PATIENCE = 20_000;
+/** anywidget gives up a model that is not initialized after two seconds. */
+const INITIALIZE_PATIENCE = 1_000;
+const PREFIX = "IPY_MODEL_";
+const MISSING = "This widget needs its kernel: run its cell again.";
+/** Modules by their notebook's widget manager and their bundle. */
+const LOADED = Symbol.for("mlc-widget.loaded");
+
+type Loaded = WeakMap<object, Map<string, Promise<Widget>>>;
+
+const pause = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+async function findBundle(manager: Manager, id: string): Promise<Model> {
+  const end = Date.now() + PATIENCE;
+  for (;;) {
+    try {
+      return await manager.get_model(id);
+    } catch (error) {
+      if (Date.now() > end) throw error;
+    }
+    await pause(PAUSE);
+  }
+}
+
+async function importBundle(manager: Manager, id: string): Promise<Widget> {
+  const bundle = await findBundle(manager, id);
+  const styleId = `mlc-widget-${id}`;
+  if (!document.getElementById(styleId)) {
+    const style = document.createElement("style");
+    style.id = styleId;
+    style.textContent = String(bundle.get("css"));
+    document.head.append(style);
+  }
+  const url = URL.createObjectURL(new Blob([String(bundle.get("js"))], { type: "text/javascript" }));
+  try {
+    const module = (await import(/* @vite-ignore */ url)) as { readonly default: Widget };
+    return module.default;
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+function load(model: Model): Promise<Widget> {
+  const manager = model.widget_manager as Manager;
+  const id = String(model.get("_bundle")).replace(PREFIX, "");
+  const shared = globalThis as unknown as Record<symbol, Loaded | undefined>;
+  const all = (shared[LOADED] ??= new WeakMap());
+  const known = all.get(manager) ?? new Map<string, Promise<Widget>>();
+  all.set(manager, known);
+  let loading = known.get(id);
+  if (!loading) {
+    loading = importBundle(manager, id);
+    known.set(id, loading);
+    loading.catch(() => known.delete(id)); // the next widget tries again
+  }
+  return loading;
+}
+
+async function begin({ model, signal }: Props): Promise<Cleanup> {
+  const widget = await load(model);
+  if (signal?.aborted) return undefined;
+  return widget.initialize({ model, ...(signal && { signal }) });
+}
+
+async function initialize(props: Props): Promise<Cleanup> {
+  let cleanup: Cleanup;
+  let ended = false;
+  const begun = begin(props).then((found) => {
+    cleanup = found;
+    if (ended) found?.();
+  }, () => undefined); // `render` says it
+  await Promise.race([begun, pause(INITIALIZE_PATIENCE)]);
+  return () => {
+    ended = true;
+    cleanup?.();
+  };
+}
+
+async function render(props: Props & { readonly el: HTMLElement }): Promise<Cleanup> {
+  try {
+    const widget = await load(props.model);
+    return props.signal?.aborted ? undefined : widget.render(props);
+  } catch {
+    props.el.textContent = MISSING;
+    return undefined;
+  }
+}
+
+export default { initialize, render };
