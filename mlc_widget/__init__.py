@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlc_widget._version import __version__
 
 if TYPE_CHECKING:
+    from mlc_widget.api.engine_base import AsyncMLCEngineInterface, MLCEngineInterface
     from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Hang
     from mlc_widget.api.errors import (
         BadRequestError,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         WorkerStartError,
     )
-    from mlc_widget.api.interface import AsyncMLCEngineInterface, MLCEngineInterface
     from mlc_widget.api.logit_processor import LogitProcessor
     from mlc_widget.api.metrics import EngineMetrics
     from mlc_widget.api.progress import InitProgressReport
@@ -92,7 +92,7 @@ __all__ = [
 _HOMES = {
     "AsyncKernelMLCEngine": "mlc_widget.proxy.engines",
     "AsyncMLCEngine": "mlc_widget.engine.engines",
-    "AsyncMLCEngineInterface": "mlc_widget.api.interface",
+    "AsyncMLCEngineInterface": "mlc_widget.api.engine_base",
     "AsyncStream": "mlc_widget.api.streams",
     "BadRequestError": "mlc_widget.api.errors",
     "ChatWidget": "mlc_widget.widget",
@@ -113,7 +113,7 @@ _HOMES = {
     "LogitProcessor": "mlc_widget.api.logit_processor",
     "MLCEngine": "mlc_widget.engine.engines",
     "MLCEngineError": "mlc_widget.api.errors",
-    "MLCEngineInterface": "mlc_widget.api.interface",
+    "MLCEngineInterface": "mlc_widget.api.engine_base",
     "ModelDownloadError": "mlc_widget.api.errors",
     "ModelError": "mlc_widget.api.errors",
     "ModelFormatError": "mlc_widget.api.errors",

@@ -1,7 +1,8 @@
-"""The public face of every engine, awaited and blocking, over whatever core computes.
+"""The interface that every engine offers, wherever it computes: awaited, and blocking.
 
-`AsyncMLCEngine` and `AsyncKernelMLCEngine` are `AsyncEngine`s; `MLCEngine` and `KernelMLCEngine`
-are `Engine`s. They differ in their cores only.
+`AsyncMLCEngine` and `AsyncKernelMLCEngine` are `AsyncMLCEngineInterface`s, `MLCEngine` and
+`KernelMLCEngine` are `MLCEngineInterface`s. They differ in their cores only: an `EngineCore` of
+your own becomes an engine by subclassing one of the two.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.errors import MLCEngineError
@@ -37,8 +38,6 @@ from mlc_widget.api.tracebacks import releases_locals_of_methods
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
-
-CoreT = TypeVar("CoreT", bound=EngineCore)
 
 
 def _model_list(model_id: str | Sequence[str]) -> list[str]:
@@ -66,18 +65,18 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-class EngineBase(ABC, Generic[CoreT]):
-    """What is the same for both: what is underneath, and who hears of load progress."""
+class EngineBase(ABC):
+    """What awaited and blocking engines share: their core, and who hears of load progress."""
 
-    def __init__(self, core: CoreT, home: HomeLoop) -> None:
+    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self._core = core
         self._home = home
         self._callback: InitProgressCallback | None = None
-        this = weakref.ref(self)  # the core must not keep its face alive
+        this = weakref.ref(self)  # the core must not keep the engine alive
 
         def on_progress(report: InitProgressReport) -> None:
-            if (face := this()) is not None:
-                face._on_progress(report)
+            if (engine := this()) is not None:
+                engine._on_progress(report)
 
         core.set_init_progress_callback(on_progress)
 
@@ -95,10 +94,15 @@ class EngineBase(ABC, Generic[CoreT]):
 
 
 @releases_locals_of_methods
-class AsyncEngine(EngineBase[CoreT]):
-    """`MLCEngineInterface`, awaited."""
+class AsyncMLCEngineInterface(EngineBase):
+    """Every engine whose methods are awaited.
 
-    def __init__(self, core: CoreT, home: HomeLoop) -> None:
+    Args:
+        core: What computes.
+        home: The loop that it runs on.
+    """
+
+    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         super().__init__(core, home)
         self.chat = AsyncChat(core, home)
         self.completions = AsyncCompletions(core, home)
@@ -246,10 +250,15 @@ class AsyncEngine(EngineBase[CoreT]):
 
 
 @releases_locals_of_methods
-class Engine(EngineBase[CoreT]):
-    """`MLCEngineInterface`, blocking the calling thread."""
+class MLCEngineInterface(EngineBase):
+    """Every engine whose methods block the calling thread; they mean what the awaited ones do.
 
-    def __init__(self, core: CoreT, home: HomeLoop) -> None:
+    Args:
+        core: What computes.
+        home: The loop that it runs on.
+    """
+
+    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         super().__init__(core, home)
         self.chat = Chat(core, home)
         self.completions = Completions(core, home)
@@ -294,68 +303,68 @@ class Engine(EngineBase[CoreT]):
         model_id: str | Sequence[str],
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
-        """As `AsyncEngine.reload`; what the progress callback raises ends the load."""
+        """As `AsyncMLCEngineInterface.reload`; what the progress callback raises ends the load."""
         warm_up()
         models, opts = _model_list(model_id), _opts_list(chat_opts)
         self._call_reporting(partial(self._core.reload, models, opts))
 
     def unload(self) -> None:
-        """As `AsyncEngine.unload`."""
+        """As `AsyncMLCEngineInterface.unload`."""
         self._call(self._core.unload)
 
     def interrupt_generate(self) -> None:
-        """As `AsyncEngine.interrupt_generate`."""
+        """As `AsyncMLCEngineInterface.interrupt_generate`."""
         self._call(self._core.interrupt_generate)
 
     def abort(self, request_id: str) -> None:
-        """As `AsyncEngine.abort`."""
+        """As `AsyncMLCEngineInterface.abort`."""
         self._call(self._core.abort, identifier("request_id", request_id))
 
     def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
-        """As `AsyncEngine.reset_chat`."""
+        """As `AsyncMLCEngineInterface.reset_chat`."""
         self._call(self._core.reset_chat, keep_stats, _named(model_id))
 
     def get_message(self, model_id: str | None = None) -> str:
-        """As `AsyncEngine.get_message`."""
+        """As `AsyncMLCEngineInterface.get_message`."""
         return str(self._call(self._core.get_message, _named(model_id)))
 
     def runtime_stats_text(self, model_id: str | None = None) -> str:
-        """As `AsyncEngine.runtime_stats_text`."""
+        """As `AsyncMLCEngineInterface.runtime_stats_text`."""
         return str(self._call(self._core.runtime_stats_text, _named(model_id)))
 
     def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
     ) -> int:
-        """As `AsyncEngine.forward_tokens_and_sample`."""
+        """As `AsyncMLCEngineInterface.forward_tokens_and_sample`."""
         ids = token_ids("input_ids", input_ids)
         call = self._core.forward_tokens_and_sample
         return int(self._call(call, ids, is_prefill, _named(model_id)))
 
     def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
-        """As `AsyncEngine.set_app_config`."""
+        """As `AsyncMLCEngineInterface.set_app_config`."""
         self._call(self._core.set_app_config, app_config)
 
     def set_log_level(self, level: str) -> None:
-        """As `AsyncEngine.set_log_level`."""
+        """As `AsyncMLCEngineInterface.set_log_level`."""
         self._call(self._core.set_log_level, level)
 
     def metrics(self) -> EngineMetrics:
-        """As `AsyncEngine.metrics`."""
+        """As `AsyncMLCEngineInterface.metrics`."""
         return EngineMetrics(self._call(self._core.metrics))
 
     def openai_client(self, **options: Any) -> OpenAI:
-        """As `AsyncEngine.openai_client`, an `openai.OpenAI`."""
+        """As `AsyncMLCEngineInterface.openai_client`, an `openai.OpenAI`."""
         from mlc_widget.api.openai_client import openai_client
 
         return openai_client(self._core, self._home, options)
 
     def device_info(self) -> JSONDict:
-        """As `AsyncEngine.device_info`."""
+        """As `AsyncMLCEngineInterface.device_info`."""
         info: JSONDict = self._call(self._core.device_info)
         return info
 
     def terminate(self) -> None:
-        """As `AsyncEngine.terminate`."""
+        """As `AsyncMLCEngineInterface.terminate`."""
         self._call(self._core.terminate)
 
     def __enter__(self) -> Self:

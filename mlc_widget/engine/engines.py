@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
+from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
@@ -18,7 +18,7 @@ def _end(core: DirectCore) -> None:
     HomeLoop.shared().submit(core.terminate())
 
 
-class _DirectEngine(EngineBase[DirectCore]):
+class _DirectEngine(EngineBase):
     """What both direct engines are made of."""
 
     def __init__(
@@ -38,7 +38,7 @@ class _DirectEngine(EngineBase[DirectCore]):
         self._finalizer.atexit = False
 
 
-class AsyncMLCEngine(_DirectEngine, AsyncEngine[DirectCore]):
+class AsyncMLCEngine(_DirectEngine, AsyncMLCEngineInterface):
     """Runs models in this process; every method is awaited.
 
     It may be used from any event loop, and from several.
@@ -51,5 +51,5 @@ class AsyncMLCEngine(_DirectEngine, AsyncEngine[DirectCore]):
     """
 
 
-class MLCEngine(_DirectEngine, Engine[DirectCore]):
+class MLCEngine(_DirectEngine, MLCEngineInterface):
     """`AsyncMLCEngine`, blocking the calling thread."""

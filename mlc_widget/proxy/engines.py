@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from mlc_widget.api.engine_base import AsyncEngine, Engine, EngineBase
+from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
 from mlc_widget.api.engine_link import EngineLink, EngineState, Hang
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
@@ -24,8 +24,10 @@ def _end(core: KernelCore) -> None:
     core.submit(core.terminate(dropped=True))
 
 
-class _KernelEngine(EngineBase[KernelCore]):
+class _KernelEngine(EngineBase):
     """What both kernel engines are made of, and tell of their worker."""
+
+    _core: KernelCore
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class _KernelEngine(EngineBase[KernelCore]):
         return f"<{type(self).__name__} {self.model_id or 'no model'}: {self.state}>"
 
 
-class AsyncKernelMLCEngine(_KernelEngine, AsyncEngine[KernelCore]):
+class AsyncKernelMLCEngine(_KernelEngine, AsyncMLCEngineInterface):
     """A proxy with `AsyncMLCEngine`'s interface; models run in a background kernel.
 
     The worker starts with the first `reload` and ends with `terminate`, with this object, or with
@@ -145,7 +147,7 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncEngine[KernelCore]):
         return await self._call(self._core.custom_request, name, message)
 
 
-class KernelMLCEngine(_KernelEngine, Engine[KernelCore]):
+class KernelMLCEngine(_KernelEngine, MLCEngineInterface):
     """`AsyncKernelMLCEngine`, blocking the calling thread."""
 
     @releases_locals

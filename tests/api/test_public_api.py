@@ -122,3 +122,29 @@ def _private_reaches(path: Path) -> Iterator[str]:
 def test_nothing_of_ours_reaches_into_an_engine(room: str) -> None:
     paths = (ROOT / room).glob("*.py")
     assert [place for path in paths for place in _private_reaches(path)] == []
+
+
+def _methods(interface: type) -> dict[str, inspect.Signature]:
+    public = inspect.getmembers(interface, inspect.isfunction)
+    return {name: inspect.signature(f) for name, f in public if not name.startswith("_")}
+
+
+def test_both_interfaces_have_the_same_methods_and_parameters() -> None:
+    awaited = _methods(mlc_widget.AsyncMLCEngineInterface)
+    blocking = _methods(mlc_widget.MLCEngineInterface)
+    assert awaited.keys() == blocking.keys()
+    assert "reload" in awaited
+    for name, signature in awaited.items():
+        assert signature.parameters == blocking[name].parameters, name
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["AsyncKernelMLCEngine", "AsyncMLCEngine", "KernelMLCEngine", "MLCEngine"],
+)
+def test_no_engine_declares_the_interface_again(engine: str) -> None:
+    cls = getattr(mlc_widget, engine)
+    interface = next(c for c in cls.__mro__ if c.__name__.endswith("MLCEngineInterface"))
+    below = cls.__mro__[: cls.__mro__.index(interface)]
+    again = {name for c in below for name in vars(c) if name in _methods(interface)}
+    assert again == set()

@@ -9,13 +9,13 @@ import openai
 import pytest
 
 import mlc_widget
+from mlc_widget.api.engine_base import AsyncMLCEngineInterface, MLCEngineInterface
 from mlc_widget.api.errors import (
     BadRequestError,
     ModelNotFoundError,
     ModelNotLoadedError,
     UnsupportedFieldError,
 )
-from mlc_widget.api.interface import AsyncMLCEngineInterface, MLCEngineInterface
 
 SHORT: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 

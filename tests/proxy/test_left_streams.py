@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
-from mlc_widget.api.engine_base import AsyncEngine
+from mlc_widget.api.engine_base import AsyncMLCEngineInterface
 from mlc_widget.api.openai_client import openai_client
 from mlc_widget.api.resources import ChatCompletions
 
@@ -33,9 +33,9 @@ SCRIPT: dict[str, Any] = {"text": "one two three ", "repeat": 2000}
 
 
 @pytest.fixture(scope="module", params=["direct", "kernel"])
-def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[AsyncEngine[Any]]:
+def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[AsyncMLCEngineInterface]:
     cls = AsyncMLCEngine if request.param == "direct" else AsyncKernelMLCEngine
-    engine: AsyncEngine[Any] = cls(runtime="scripted", runtime_options=SCRIPT)
+    engine: AsyncMLCEngineInterface = cls(runtime="scripted", runtime_options=SCRIPT)
     config = {"model_list": [{"model_id": "m", "model": str(tiny_model)}]}
     asyncio.run(engine.set_app_config(config))
     asyncio.run(engine.reload("m"))
@@ -44,7 +44,9 @@ def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[AsyncEn
 
 
 @pytest.fixture
-def complaints(engine: AsyncEngine[Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+def complaints(
+    engine: AsyncMLCEngineInterface, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[Any]]:
     """What Python, asyncio on the home loop, and warnings complain of; must stay empty."""
     found: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda u: found.append((u.exc_value, u.object)))
@@ -63,7 +65,7 @@ PLACES = ["serialize", "send_multipart", "deserialize"]
 
 
 @contextlib.contextmanager
-def collecting(engine: AsyncEngine[Any], places: list[str]) -> Iterator[None]:
+def collecting(engine: AsyncMLCEngineInterface, places: list[str]) -> Iterator[None]:
     """Force garbage collections while messages are packed, sent and read, or chunks handed on."""
     gc.collect()
     gc.freeze()  # so that each is quick
@@ -149,14 +151,14 @@ async def task_cancelled(stream: Any) -> None:
 ASYNC_WAYS = [unread, left_after_one, iterator_left, generator_left, task_cancelled]
 
 
-async def idle(engine: AsyncEngine[Any]) -> None:
+async def idle(engine: AsyncMLCEngineInterface) -> None:
     async with asyncio.timeout(60):
         while (await engine.metrics())["running_requests"]:
             gc.collect()
             await asyncio.sleep(0.005)
 
 
-async def still_answers(engine: AsyncEngine[Any]) -> None:
+async def still_answers(engine: AsyncMLCEngineInterface) -> None:
     async with asyncio.timeout(60):
         answer = await engine.chat.completions.create(messages=REQUEST["messages"], max_tokens=2)
         assert answer.choices[0].finish_reason == "length"
@@ -166,7 +168,7 @@ async def still_answers(engine: AsyncEngine[Any]) -> None:
 @pytest.mark.parametrize("way", ASYNC_WAYS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("client", ["openai", "own"])
 async def test_leaving_awaited_streams(
-    engine: AsyncEngine[Any],
+    engine: AsyncMLCEngineInterface,
     complaints: list[Any],
     client: str,
     way: Callable[[Any], Awaitable[None]],
@@ -212,7 +214,7 @@ SYNC_WAYS = [sync_unread, sync_left_after_one, sync_iterator_left, sync_generato
 @pytest.mark.parametrize("client", ["openai", "own"])
 @pytest.mark.usefixtures("complaints")
 async def test_leaving_blocking_streams(
-    engine: AsyncEngine[Any], client: str, way: Callable[[Any], None]
+    engine: AsyncMLCEngineInterface, client: str, way: Callable[[Any], None]
 ) -> None:
     core, home = engine._core, engine._home
     made: Any = (
@@ -232,17 +234,17 @@ async def test_leaving_blocking_streams(
 
 
 @pytest.mark.usefixtures("complaints")
-async def test_hundreds_of_left_streams(engine: AsyncEngine[Any]) -> None:
+async def test_hundreds_of_left_streams(engine: AsyncMLCEngineInterface) -> None:
     await leave_many(engine, 300)
 
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("complaints")
-async def test_thousands_of_left_streams(engine: AsyncEngine[Any]) -> None:
+async def test_thousands_of_left_streams(engine: AsyncMLCEngineInterface) -> None:
     await leave_many(engine, 6000)
 
 
-async def leave_many(engine: AsyncEngine[Any], number: int) -> None:
+async def leave_many(engine: AsyncMLCEngineInterface, number: int) -> None:
     client = engine.openai_client()
     for i in range(number):
         stream = await client.chat.completions.create(**REQUEST)
@@ -253,7 +255,7 @@ async def leave_many(engine: AsyncEngine[Any], number: int) -> None:
 
 
 async def test_streams_left_by_loops_that_are_gone(
-    engine: AsyncEngine[Any], complaints: list[Any]
+    engine: AsyncMLCEngineInterface, complaints: list[Any]
 ) -> None:
     """`asyncio.run` in a thread, as scripts and some libraries have it."""
     left: list[Any] = []
