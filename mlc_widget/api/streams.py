@@ -54,7 +54,9 @@ class _Pump:
                     self._space.clear()
                     await self._space.wait()
             self._publish([], ended=True)
-        except Exception as error:  # the consumer raises it
+        except BaseException as error:  # the consumer raises it
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
             self._publish([], ended=True, error=to_raise(error))
         finally:
             await self._source.aclose()
@@ -186,6 +188,12 @@ class StreamBuffer:
         # At the interpreter's exit the home loop's thread runs no more.
         if not sys.is_finalizing() and not self._pump.ended:
             self.leave()
+
+
+def _cancelled() -> bool:
+    """Whether it is the task that was cancelled, and not only what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

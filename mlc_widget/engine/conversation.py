@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedModelError
+from mlc_widget.api.request_values import shortened
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.store.model_config import token_ids
 from mlc_widget.engine.text.prompt_text import Content, PromptText, fill, join, markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
@@ -134,7 +136,7 @@ class _Reader:
 
     def wrong(self, name: str, wanted: str) -> ModelFormatError:
         return ModelFormatError(
-            f"{_WHERE}.{name} is {self._template.get(name)!r}: it must be {wanted}.",
+            f"{_WHERE}.{name} is {shortened(self._template.get(name))}: it must be {wanted}.",
             param=f"conv_template.{name}",
         )
 
@@ -159,10 +161,12 @@ class _Reader:
 
     def ids(self, name: str) -> tuple[int, ...]:
         value = self._template.get(name)
-        value = [] if value is None else [value] if isinstance(value, int) else value
-        if not isinstance(value, list) or not all(isinstance(v, int) for v in value):
-            raise self.wrong(name, "a list of token ids")
-        return tuple(value)
+        if value is None:
+            return ()
+        try:
+            return token_ids(name, value)
+        except BadRequestError:
+            raise self.wrong(name, "a list of token ids") from None
 
     def texts(self, name: str) -> Mapping[str, str]:
         value = self._template.get(name)

@@ -24,7 +24,7 @@ def encode_error(error: BaseException, request_id: str | None = None) -> JSONDic
     if isinstance(error, errors.MLCEngineError):
         own = error
     else:
-        own = errors.InternalEngineError(f"{type(error).__name__}: {error}")
+        own = errors.InternalEngineError(_told(error))
     return {
         "type": type(own).__name__,
         "message": own.message,
@@ -33,6 +33,14 @@ def encode_error(error: BaseException, request_id: str | None = None) -> JSONDic
         "request_id": own.request_id or request_id,
         "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:],
     }
+
+
+def _told(error: BaseException) -> str:
+    """An error's class and text; one that cannot say its text has its class alone."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def decode_error(text: str, error: Mapping[str, Any] | None) -> errors.MLCEngineError:

@@ -133,14 +133,17 @@ class KernelMLCEngineHandler:
                     f"unknown message kind {request.kind!r}; known: {', '.join(self._calls)}"
                 )
             content = await call(request)
-        except MLCEngineError as error:
-            self._throw(request.uuid, error)
-        except Exception as error:
-            logger.exception("%s failed", request.kind)
-            self._throw(request.uuid, error)
-        else:
             if content is not _NO_ANSWER:
                 self._send(return_message(request.uuid, content))
+        except MLCEngineError as error:
+            self._throw(request.uuid, error)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # native code's panics are no Exceptions
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise  # the client has gone
+            logger.exception("%s failed", request.kind)
+            self._throw(request.uuid, error)
 
     def _throw(self, uuid: str, error: BaseException) -> None:
         encoded = encode_error(error)
@@ -308,6 +311,12 @@ class KernelMLCEngineHandler:
 def _uuid(data: Any) -> str:
     uuid = data.get("uuid") if isinstance(data, Mapping) else None
     return uuid if isinstance(uuid, str) else ""
+
+
+def _cancelled() -> bool:
+    """Whether it is the task that was cancelled, and not only what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _request(request: WorkerRequest) -> JSONDict:

@@ -40,6 +40,43 @@ async def test_a_malformed_message_is_answered(client: Any, data: Any) -> None:
     assert answer["uuid"] == (uuid if isinstance(uuid, str) else "")
 
 
+class PanicException(BaseException):
+    """As Rust's panics come through pyo3."""
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PanicException("x"), RecursionError(), MemoryError(), asyncio.CancelledError(),
+     GeneratorExit(), Unspeakable(), StopAsyncIteration()],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+async def test_whatever_is_thrown_is_answered(client: Any, error: BaseException) -> None:
+    async def fail(*args: Any) -> None:
+        raise error
+
+    client.handler.core.get_message = fail
+    answer = await client.call("getMessage")
+    assert answer["kind"] == "throw"
+    assert type(error).__name__ in answer["content"]
+
+
+async def test_an_answer_that_cannot_be_sent_is_an_error(client: Any) -> None:
+    send, client.handler._send = client.handler._send, None
+
+    def refuse(message: Any) -> None:
+        if message["kind"] == "return":
+            raise TypeError("not JSON")
+        send(message)
+
+    client.handler._send = refuse
+    assert (await client.call("getMessage"))["kind"] == "throw"
+
+
 _KINDS = sorted(
     {
         "hello", "keepAlive", "reload", "unload", "chatCompletionNonStreaming", "embedding",

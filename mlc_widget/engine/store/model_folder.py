@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub
 from mlc_widget.engine.store.hub import HUB_PREFIX
+from mlc_widget.engine.store.model_config import check_config
+from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.models import CONFIG_FILE, builtin_models
+
+_LARGEST_CONFIG: Final = 4 << 20
 
 
 async def fetch(model_id: str, report: LoadReporter) -> Path:
@@ -59,21 +62,22 @@ def read_config(folder: Path, chat_opts: Mapping[str, Any] | None) -> dict[str, 
     """mlc-chat-config.json with `chat_opts` (`api.chat_opts` has checked them) applied.
 
     Raises:
-        ModelFormatError: the file is not JSON, or not an object.
+        ModelFormatError: the file is not JSON, not an object, or a value in it makes no sense.
     """
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelFormatError(
-            f"{path} is not valid JSON ({error}): restore it, or regenerate it with "
-            "`mlc_llm gen_config`.",
-            param=str(path),
-        ) from None
-    if not isinstance(config, dict):
-        raise ModelFormatError(
-            f"{path} holds {type(config).__name__}, not an object: regenerate it with "
-            "`mlc_llm gen_config`.",
-            param=str(path),
-        )
+    config = read_config_file(folder)
+    check_config(config)
     return {**config, **(chat_opts or {})}
+
+
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """mlc-chat-config.json as it is on disk.
+
+    Raises:
+        ModelFormatError: it is missing, too large, not JSON, or not an object.
+    """
+    return read_json_object(
+        folder / CONFIG_FILE,
+        _LARGEST_CONFIG,
+        "Give a folder in MLC format, as `mlc_llm gen_config` and `mlc_llm convert_weight` make.",
+        "restore it, or regenerate it with `mlc_llm gen_config`",
+    )

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.store.model_folder import read_config_file
 from mlc_widget.engine.store.verification import PublishedFile, verify_files
 from mlc_widget.models import CONFIG_FILE
 
@@ -106,7 +107,7 @@ def view(source: ModelSource) -> Iterator[Path]:
 
 
 def _config(source: ModelSource) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((source.path / CONFIG_FILE).read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_config_file(source.path)
     template = source.config.get("conv_template")
     if isinstance(template, Mapping):
         ids = sorted(stop_token_ids(source.config))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import sys
 import threading
@@ -44,7 +43,7 @@ from mlc_widget.engine.runtimes.mlc_llm.sampling import check
 from mlc_widget.engine.runtimes.mlc_llm.stream import RequestStream
 from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
 from mlc_widget.engine.runtimes.mlc_llm.translate import TokenIds
-from mlc_widget.models import CONFIG_FILE
+from mlc_widget.engine.store.model_folder import read_config_file
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +152,7 @@ class MLCLLMRuntime:
     def _engine_config(self, source: ModelSource) -> dict[str, Any]:
         """EngineConfig's fields: the user's, and what `chat_opts` change in the model's folder."""
         config = dict(self._options.engine_config)
-        on_disk = json.loads((source.path / CONFIG_FILE).read_text(encoding="utf-8"))
+        on_disk = read_config_file(source.path)
         for option, name in _FROM_CHAT_OPTS.items():
             wanted = source.config.get(option)
             if wanted is None or wanted == on_disk.get(option):

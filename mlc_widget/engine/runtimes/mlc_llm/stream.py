@@ -69,7 +69,9 @@ class RequestStream:
                     self._on_sign()
                     self._queue.put_nowait(piece)
             self._queue.put_nowait(None)
-        except Exception as error:  # raised to the consumer
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # raised to the consumer
             self._queue.put_nowait(error)
 
     def fail(self, error: BaseException) -> None:

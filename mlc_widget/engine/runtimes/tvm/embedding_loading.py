@@ -27,7 +27,12 @@ from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, model_config
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 from mlc_widget.engine.runtimes.tvm.threads import default_threads
-from mlc_widget.engine.runtimes.tvm.weights import check_weights, load_weights, weight_bytes
+from mlc_widget.engine.runtimes.tvm.weights import (
+    check_layers,
+    check_weights,
+    load_weights,
+    weight_bytes,
+)
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
@@ -71,6 +76,7 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     progress("resolve", 1.0, "Starting TVM")
     machine.start()
     planner = (_EncoderPlanner if encoder else _DecoderPlanner)(source, options, "cpu", None)
+    check_layers(source.config.get("model_config"), weights)
     plan = planner.plan()
     shape = plan.shape
     check_weights(plan.parameters, weights)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.api.request_values import shortened
 
 _MISSING = object()
+
+# Far above those of any model, and low enough that nothing is computed with absurd ones.
+MOST_FEATURES: Final = 1 << 20
+MOST_HEADS: Final = 1 << 12
+MOST_HEAD_DIM: Final = 1 << 12
+MOST_LAYERS: Final = 1 << 10
+MOST_TOKENS: Final = 1 << 24
 
 
 class Fields:
@@ -22,7 +30,7 @@ class Fields:
         self._prefix, self._file = f"{path}." if path else "", file
         if not isinstance(values, Mapping):
             raise ModelFormatError(
-                f"{file}: {path or 'the content'} is {values!r}; it must be an object.",
+                f"{file}: {path or 'the content'} is {shortened(values)}; it must be an object.",
                 param=path or file,
             )
         self._values = values
@@ -44,18 +52,24 @@ class Fields:
             )
         return default
 
-    def positive_int(self, key: str, default: Any = _MISSING) -> int:
-        """An integer above zero."""
+    def positive_int(self, key: str, default: Any = _MISSING, *, most: int = 2**31 - 1) -> int:
+        """An integer above zero, `most` at most."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self.wrong(key, "must be a positive integer", value)
+        if value > most:
+            raise self.wrong(key, f"must be {most} at most", value)
         return value
 
-    def positive_float(self, key: str, default: Any = _MISSING) -> float:
-        """A number above zero."""
+    def positive_float(
+        self, key: str, default: Any = _MISSING, *, least: float = 0.0, most: float = 1e30
+    ) -> float:
+        """A number above zero, `least` at least and `most` at most."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise self.wrong(key, "must be a positive number", value)
+        if not least <= value <= most:  # an integer may be too large for a float
+            raise self.wrong(key, f"must be between {least:g} and {most:g}", value)
         return float(value)
 
     def boolean(self, key: str, *, default: bool) -> bool:
@@ -69,6 +83,6 @@ class Fields:
         """The error that says what a field must be."""
         shown = self._values.get(key) if value is _MISSING else value
         return ModelFormatError(
-            f"{self._file}: {self._prefix}{key} is {shown!r}; it {must}.",
+            f"{self._file}: {self._prefix}{key} is {shortened(shown)}; it {must}.",
             param=f"{self._prefix}{key}",
         )

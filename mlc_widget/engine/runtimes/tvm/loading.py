@@ -31,6 +31,7 @@ from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
 from mlc_widget.engine.runtimes.tvm.threads import ComputeThread, default_threads
 from mlc_widget.engine.runtimes.tvm.weights import (
     Parameters,
+    check_layers,
     check_weights,
     load_weights,
     weight_bytes,
@@ -166,6 +167,7 @@ def make_executor(
     progress("resolve", 1.0, "Starting TVM")
     device = device_of(options)
     machine.start()
+    check_layers(source.config.get("model_config"), weights)
     planner = ModelPlanner(source, options, device, target)
     plan = planner.plan()
     shape = plan.shape

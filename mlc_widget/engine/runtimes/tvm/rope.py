@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+from mlc_widget.api.request_values import shortened
+
+_LEAST, _MOST = 1e-6, 1e9
 
 Table = npt.NDArray[np.float32]
 
@@ -56,6 +59,12 @@ class Rope:
     def _llama3(self, frequency: Table) -> Table:
         """Llama 3.1's: long waves are stretched by `factor`, short ones kept, a ramp between."""
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
+        if not low < high:
+            raise ModelFormatError(
+                f"mlc-chat-config.json: model_config.rope_scaling.high_freq_factor is {high:g}; it "
+                f"must be greater than low_freq_factor, {low:g}.",
+                param="model_config.rope_scaling.high_freq_factor",
+            )
         factor = np.float32(self._number("factor"))
         context = self._number("original_max_position_embeddings")
         wave = np.float32(2 * math.pi) / frequency
@@ -66,14 +75,24 @@ class Rope:
 
     def _kind(self) -> str:
         scaling = self.scaling or {}
+        if not isinstance(scaling, Mapping):
+            raise ModelFormatError(
+                f"mlc-chat-config.json: model_config.rope_scaling is {shortened(scaling)}; it must "
+                "be an object.",
+                param="model_config.rope_scaling",
+            )
         return str(scaling.get("rope_type") or scaling.get("type") or "default")
 
     def _number(self, key: str) -> float:
         value = (self.scaling or {}).get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not _LEAST <= value <= _MOST
+        ):
             raise ModelFormatError(
-                f"mlc-chat-config.json: model_config.rope_scaling.{key} is {value!r}; it must be "
-                "a positive number.",
+                f"mlc-chat-config.json: model_config.rope_scaling.{key} is "
+                f"{shortened(value)}; it must be a number between {_LEAST:g} and {_MOST:g}.",
                 param=f"model_config.rope_scaling.{key}",
             )
         return float(value)

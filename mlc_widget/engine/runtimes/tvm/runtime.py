@@ -117,8 +117,8 @@ class TVMRuntime:
                 loaded = self._load(source, report, cancelled)
             except MLCEngineError as e:
                 error = e
-            except Exception as e:
-                error = InternalEngineError(f"Loading {source.model_id} failed: {e}")
+            except BaseException as e:  # whatever it is, nobody may be left waiting
+                error = InternalEngineError(f"Loading {source.model_id} failed: {e!r}")
                 error.__cause__ = e
             try:
                 loop.call_soon_threadsafe(settle, loaded, error)

@@ -156,7 +156,7 @@ class Sampler:
         assert self._processor is not None
         try:
             changed = np.asarray(self._processor.process_logits(logits), np.float32)
-        except Exception as e:
+        except BaseException as e:  # an exit is not for it to ask for
             raise InternalEngineError(f"The logit processor failed: {e!r}") from e
         if changed.shape != logits.shape:
             raise InternalEngineError(
@@ -191,7 +191,7 @@ def _make_processor(sampling: Sampling) -> LogitProcessor | None:
         return None
     try:
         return sampling.logit_processor()
-    except Exception as e:
+    except BaseException as e:  # an exit is not for it to ask for
         raise InternalEngineError(f"The logit processor cannot be made: {e!r}") from e
 
 

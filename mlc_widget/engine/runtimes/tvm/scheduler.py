@@ -304,9 +304,9 @@ class Scheduler:
         for sequence, row in zip(complete, logits, strict=True):
             try:
                 self._out.append((sequence, sequence.accept(row)))
-            except Exception as e:
+            except BaseException as e:  # this sequence's alone, whatever it is
                 sequence.finished = True
-                self._out.append((sequence, e))
+                self._out.append((sequence, _failed(e)))
             sequence.posted += 1
         self._sweep()
         self._park()
@@ -364,6 +364,15 @@ class Scheduler:
         for sequence in everybody:
             sequence.finished = True
         self._flush()
+
+
+def _failed(error: BaseException) -> Exception:
+    """An error that an event loop can take: exits and the panics of native code are none."""
+    if isinstance(error, Exception):
+        return error
+    failed = InternalEngineError(f"A step failed: {error!r}")
+    failed.__cause__ = error
+    return failed
 
 
 def _dead(error: BaseException) -> EngineDeadError:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.runtimes.tvm.fields import MOST_LAYERS, Fields
 from mlc_widget.engine.runtimes.tvm.layouts import Layout
 from mlc_widget.engine.runtimes.tvm.memory import Array, large_zeros
 from mlc_widget.engine.store.tensor_cache import TensorCache, TensorRecord
 
 Parameters = Sequence[tuple[str, Layout]]
 
+_LAYER: Final = re.compile(r"\blayers?\.(\d{1,6})\.")
 _THREADS: Final = 4
 """Enough for the memory to be what limits it."""
 _PIECE: Final = 1 << 18
@@ -50,6 +53,23 @@ def check_weights(parameters: Parameters, cache: TensorCache) -> None:
                 "again.",
                 param=str(cache.file),
             )
+
+
+def check_layers(config: Any, cache: TensorCache) -> None:
+    """Refuse a number of layers that is not that of the weights, before any work for each.
+
+    Args:
+        config: `model_config`.
+        cache: The folder's parameters.
+
+    Raises:
+        ModelFormatError: It is another number, or none.
+    """
+    fields = Fields(config, "model_config")
+    layers = fields.positive_int("num_hidden_layers", most=MOST_LAYERS)
+    there = {m[1] for name in cache.records if (m := _LAYER.search(name))}
+    if there and layers != len(there):
+        raise fields.wrong("num_hidden_layers", f"must be {len(there)}, as in {cache.file.name}")
 
 
 def load_weights(

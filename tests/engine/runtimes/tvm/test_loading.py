@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+from mlc_widget.api.errors import InternalEngineError, ModelFormatError, UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 
 from .conftest import (
@@ -241,6 +241,20 @@ async def test_what_is_not_supported_of_an_architecture(copy_of, cache_dir, chan
         ("vocab_size", 2.5),
         ("tie_word_embeddings", "yes"),
         ("position_embedding_base", True),
+        ("num_hidden_layers", 10**5),
+        ("num_hidden_layers", 3),
+        ("hidden_size", 2**40),
+        ("intermediate_size", 10**300),
+        ("head_dim", 2**20),
+        ("num_attention_heads", 2**30),
+        ("vocab_size", 2**31),
+        ("rms_norm_eps", float("nan")),
+        ("rms_norm_eps", float("inf")),
+        ("position_embedding_base", 10**400),
+        ("position_embedding_base", 1e-300),
+        ("rope_scaling", [8]),
+        ("rope_scaling", {"rope_type": "linear", "factor": float("inf")}),
+        ("rope_scaling", {"rope_type": "linear", "factor": 1e-300}),
     ],
 )
 async def test_fields_that_are_wrong_are_named(copy_of, cache_dir, field, value):
@@ -248,6 +262,26 @@ async def test_fields_that_are_wrong_are_named(copy_of, cache_dir, field, value)
     edit(folder / "mlc-chat-config.json", lambda c: c["model_config"].update({field: value}))
     message = await refused(folder, cache_dir, ModelFormatError, f"model_config.{field}")
     assert "mlc-chat-config.json" in message
+
+
+async def test_a_load_ends_whatever_is_thrown(copy_of, cache_dir, monkeypatch):
+    class PanicException(BaseException):
+        """As Rust's panics come through pyo3."""
+
+    source = source_of(copy_of(NAME))
+    for error in (PanicException("gone wrong"), SystemExit(3), MemoryError(), RecursionError()):
+        with monkeypatch.context() as patched:
+            patched.setattr(TVMRuntime, "_load", raising(error))
+            runtime = TVMRuntime({"cache_dir": cache_dir})
+            with pytest.raises(InternalEngineError, match=type(error).__name__):
+                await runtime.load(source, Reports())
+
+
+def raising(error):
+    def fail(*args, **more):
+        raise error
+
+    return fail
 
 
 async def test_model_config_that_is_no_object(copy_of, cache_dir):

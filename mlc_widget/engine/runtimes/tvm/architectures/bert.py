@@ -17,7 +17,13 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.api.errors import UnsupportedModelError
-from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.fields import (
+    MOST_FEATURES,
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_TOKENS,
+    Fields,
+)
 from mlc_widget.engine.runtimes.tvm.kernels import encoder
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows, _parameter
@@ -48,8 +54,8 @@ class BertConfig:
             UnsupportedModelError: The model has a feature that we do not run.
         """
         fields = Fields(config, "model_config")
-        hidden = fields.positive_int("hidden_size")
-        heads = fields.positive_int("num_attention_heads")
+        hidden = fields.positive_int("hidden_size", most=MOST_FEATURES)
+        heads = fields.positive_int("num_attention_heads", most=MOST_HEADS)
         if hidden % heads or hidden // heads % 16:
             raise UnsupportedModelError(
                 f"model_config: {heads} heads of hidden_size {hidden}; the tvm runtime runs heads "
@@ -68,13 +74,15 @@ class BertConfig:
             )
         return cls(
             hidden_size=hidden,
-            intermediate_size=fields.positive_int("intermediate_size", 4 * hidden),
+            intermediate_size=fields.positive_int(
+                "intermediate_size", 4 * hidden, most=MOST_FEATURES
+            ),
             num_attention_heads=heads,
-            num_hidden_layers=fields.positive_int("num_hidden_layers"),
-            vocab_size=fields.positive_int("vocab_size"),
-            type_vocab_size=fields.positive_int("type_vocab_size", 2),
-            context_window_size=fields.positive_int("context_window_size"),
-            layer_norm_eps=fields.positive_float("layer_norm_eps", 1e-12),
+            num_hidden_layers=fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
+            vocab_size=fields.positive_int("vocab_size", most=MOST_TOKENS),
+            type_vocab_size=fields.positive_int("type_vocab_size", 2, most=MOST_TOKENS),
+            context_window_size=fields.positive_int("context_window_size", most=MOST_TOKENS),
+            layer_norm_eps=fields.positive_float("layer_norm_eps", 1e-12, most=1.0),
         )
 
     @property

@@ -16,7 +16,14 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.api.errors import UnsupportedModelError
-from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.fields import (
+    MOST_FEATURES,
+    MOST_HEAD_DIM,
+    MOST_HEADS,
+    MOST_LAYERS,
+    MOST_TOKENS,
+    Fields,
+)
 from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.rope import Rope
@@ -57,10 +64,10 @@ class LlamaConfig:
     @classmethod
     def _common(cls, fields: Fields) -> dict[str, Any]:
         """What all models of this kind have."""
-        hidden = fields.positive_int("hidden_size")
-        heads = fields.positive_int("num_attention_heads")
-        kv_heads = fields.positive_int("num_key_value_heads", heads)
-        head_dim = fields.positive_int("head_dim", hidden // heads)
+        hidden = fields.positive_int("hidden_size", most=MOST_FEATURES)
+        heads = fields.positive_int("num_attention_heads", most=MOST_HEADS)
+        kv_heads = fields.positive_int("num_key_value_heads", heads, most=heads)
+        head_dim = fields.positive_int("head_dim", hidden // heads, most=MOST_HEAD_DIM)
         if heads % kv_heads:
             raise fields.wrong("num_key_value_heads", f"must divide num_attention_heads, {heads}")
         if head_dim % 16:
@@ -70,16 +77,18 @@ class LlamaConfig:
         window = fields.get("sliding_window_size", -1)
         if window not in (-1, 0):
             raise _unsupported(fields, "sliding_window_size", f"runs {cls.family} without, -1")
-        theta = fields.positive_float("position_embedding_base", fields.get("rope_theta", 10000))
+        theta = fields.positive_float(
+            "position_embedding_base", fields.get("rope_theta", 10000), least=1.0
+        )
         return {
             "hidden_size": hidden,
-            "intermediate_size": fields.positive_int("intermediate_size"),
+            "intermediate_size": fields.positive_int("intermediate_size", most=MOST_FEATURES),
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
-            "num_hidden_layers": fields.positive_int("num_hidden_layers"),
+            "num_hidden_layers": fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
             "head_dim": head_dim,
-            "vocab_size": fields.positive_int("vocab_size"),
-            "rms_norm_eps": fields.positive_float("rms_norm_eps"),
+            "vocab_size": fields.positive_int("vocab_size", most=MOST_TOKENS),
+            "rms_norm_eps": fields.positive_float("rms_norm_eps", most=1.0),
             "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=False),
             "rope": Rope(theta, head_dim, fields.get("rope_scaling", None)),
         }
