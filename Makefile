@@ -4,19 +4,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
+SPHINX := $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet
 # Processes that `make test` and `make soak` run tests in; 0 runs them one after another in one.
 JOBS ?= 2
 # Versions of every package of a development environment; `make CONSTRAINTS=` takes the newest.
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: help demo lab test check format js bench soak smoke lock hooks dist clean chromium install
+.PHONY: help demo lab test check docs format js bench soak smoke lock hooks dist clean chromium install
 
 help:
 	@echo "make demo    set up, run notebooks/quickstart.ipynb in a real kernel, print the conversation"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make test    set up, check and test everything, the browser included"
-	@echo "make check   lint, format, type and import checks (Python and TypeScript), bundle size"
+	@echo "make check   lint, format, type and import checks (Python and TypeScript), bundle size, docs"
+	@echo "make docs    build the documentation site, strictly"
 	@echo "make format  apply the formatters"
 	@echo "make js      build the front end"
 	@echo "make bench   run the benchmarks"
@@ -58,6 +60,12 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	cd js && npm run check
+	$(SPHINX) docs docs/_build/html
+
+# Every page, and an entry for each public name; any warning fails it.
+docs: install
+	$(SPHINX) docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -100,6 +108,6 @@ dist: install
 	cd build && trial/bin/python ../tools/smoke.py
 
 clean:
-	rm -rf build dist out test-results mlc_widget/widget/static js/node_modules .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist out test-results docs/_build docs/project mlc_widget/widget/static js/node_modules .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 	$(if $(all),rm -rf $(VENV))

@@ -1,4 +1,23 @@
-"""`ChatWidget`: a conversation with an engine, in the notebook."""
+"""`ChatWidget`: a conversation with an engine, in the notebook.
+
+Traits for the page, beside those of `EngineWidget` (none is meant to be set by users):
+
+``_chat``
+    ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error", "stats", "reasoning",
+    "tool_calls", "calling", "name", "json", "resumed", "repeats", "branches"}]}``, the shown
+    conversation.
+``_live``
+    ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
+``_options``
+    The settings by their names (`options_json`), and ``models``, the names of the built-in models.
+
+Messages to the page are ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
+counts UTF-16 code units, and acknowledgements (`IntentDispatcher`). The page sends intents of the
+kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``, ``edit
+{message, text}``, ``select {message}``, ``delete {message}``, ``set {name, value}``, ``load
+{model?}``, ``restart``, ``resync``, ``cancel_load``, ``kept`` and ``transcript``
+(`TranscriptOutput`).
+"""
 
 from __future__ import annotations
 
@@ -60,21 +79,6 @@ class ChatWidget(EngineWidget, ChatSettings):
     Raises:
         TypeError: for another kind of engine.
         BadRequestError: for a setting or a history that no engine would take.
-
-    Traits, beside those of `EngineWidget` (all for the page; none is meant to be set):
-        _chat: ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error",
-            "stats", "reasoning", "tool_calls", "calling", "name", "json", "resumed",
-            "repeats", "branches"}]}``, the shown conversation.
-        _live: ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
-        _options: The settings by their names (`options_json`), and ``models``, the names of those
-            that are built in.
-
-    Messages to the page: ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
-    counts UTF-16 code units, and acknowledgements (`IntentDispatcher`). From the page: intents of
-    the kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``,
-    ``edit {message, text}``, ``select {message}``, ``delete {message}``, ``set {name, value}``,
-    ``load {model?}``, ``restart``, ``resync``, ``cancel_load``, ``kept`` and ``transcript``
-    (`TranscriptOutput`).
     """
 
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)

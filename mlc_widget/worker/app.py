@@ -21,13 +21,16 @@ from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.logit_processors import import_object
 from mlc_widget.protocol.messages import COMM_TARGET
 from mlc_widget.protocol.worker_settings import WorkerSettings
+from mlc_widget.worker.client_streams import MAX_STREAMS
 from mlc_widget.worker.handler import KernelMLCEngineHandler
+from mlc_widget.worker.stream_sender import MAX_CREDIT
 
 logger = logging.getLogger(__name__)
 _PARENT_POLL_S: Final = 0.2
 _ENGINE_DEAD: Final = 70  # EX_SOFTWARE of sysexits.h
-_IOPUB_QUEUE: Final = 300_000
-"""Messages for one client: more than `MAX_CREDIT` of all the streams it may have."""
+_IOPUB_QUEUE: Final = 2 * MAX_STREAMS * MAX_CREDIT
+"""Messages to one client: twice what the credit of all its streams allows, so there is room for
+answers, too."""
 
 
 class WorkerKernelApp(IPKernelApp):
