@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from mlc_widget.magics.clients import WaitForReplies
 from mlc_widget.magics.commands import MLCMagics
 from mlc_widget.magics.completion import complete_chat, complete_mlc
 
@@ -34,6 +35,8 @@ def load_ipython_extension(shell: Any) -> None:
     _loaded.setdefault(shell, {}).update(fresh)
     magics = MLCMagics(shell)
     shell.register_magics(magics)
+    _remove_transformers(shell)
+    shell.input_transformers_post.append(magics.wait_for_replies)
     shell.set_hook(_HOOK, lambda _, event: complete_mlc(magics.registry, event), str_key="%mlc")
     shell.set_hook(_HOOK, lambda _, event: complete_chat(magics.registry, event), str_key="%%chat")
 
@@ -43,8 +46,14 @@ def unload_ipython_extension(shell: Any) -> None:
     for name, value in _loaded.pop(shell, {}).items():
         if shell.user_ns.get(name) is value:
             shell.drop_by_id({name: value})
+    _remove_transformers(shell)
     shell.magics_manager.magics["line"].pop("mlc", None)
     shell.magics_manager.magics["cell"].pop("chat", None)
     shell.magics_manager.registry.pop(MLCMagics.__name__, None)
     for key in ("%mlc", "%%chat"):
         shell.strdispatchers[_HOOK].strs.pop(key, None)
+
+
+def _remove_transformers(shell: Any) -> None:
+    transformers = shell.input_transformers_post
+    transformers[:] = [one for one in transformers if not isinstance(one, WaitForReplies)]

@@ -11,6 +11,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
 from mlc_widget.api.tracebacks import releases_locals
+from mlc_widget.magics.clients import WaitForReplies, client_of
 from mlc_widget.magics.engine_registry import EngineRegistry
 from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mlc_widget.proxy.engines import KernelEngine
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.state import ChatOptions
+
+_SETTLE = "await get_ipython().magics_manager.registry['MLCMagics'].settle()"
 
 
 @magics_class
@@ -28,6 +31,24 @@ class MLCMagics(Magics):
         super().__init__(shell)
         self._variables: dict[str, Any] = shell.user_ns
         self.registry = EngineRegistry(self._variables)
+        self.wait_for_replies = WaitForReplies(shell, _SETTLE, self._expect_settle)
+        self._will_settle = False
+        self._unsettled: Reply | None = None
+
+    def _expect_settle(self, expected: bool) -> None:
+        self._will_settle, self._unsettled = expected, None
+
+    async def settle(self) -> None:
+        """Wait for the reply that this cell asked for, and print it in a console.
+
+        Raises:
+            MLCEngineError: why there is none.
+        """
+        reply, self._unsettled = self._unsettled, None
+        if reply is not None:
+            await reply
+            if client_of(self.shell) == "console":
+                print(reply._last_text())
 
     @no_var_expand
     @line_magic
@@ -74,7 +95,8 @@ class MLCMagics(Magics):
                    [--max-tokens N] [--seed N]
             Why does this fail, and how do I mend it? {error}
 
-        The cell returns at once. The reply is the variable `_chat`: `await _chat` gives the
+        The cell returns at once; in a console, and where papermill or `jupyter execute` runs the
+        notebook, it ends with its reply. The reply is the variable `_chat`: `await _chat` gives the
         message, `_chat.stop()` ends it. Cells go on with one conversation, until `--new` or
         `%mlc reset`.
 
@@ -103,16 +125,21 @@ class MLCMagics(Magics):
             conversation = self.registry.conversation(engine, new=getattr(given, "new", False))
             reply = conversation.ask(text, options)
             self._variables["_chat"] = reply
+            if self._will_settle:
+                self._unsettled = reply
             self._show(ReplyWidget(conversation, reply), reply)
 
     def _show(self, view: Any, reply: Reply) -> None:
         from mlc_widget.widget.transcript_output import in_notebook
 
-        if in_notebook():
-            view._ipython_display_()
-        else:  # a terminal shows nothing that goes on by itself
+        if not in_notebook():  # a terminal shows nothing that goes on by itself
             view.close()
-            print(reply._last_result()["content"])
+            reply._last_result()
+            print(reply._last_text())
+        elif self._will_settle and client_of(self.shell) == "console":
+            view.close()
+        else:
+            view._ipython_display_()
 
     def _options(self, given: argparse.Namespace) -> ChatOptions:
         from mlc_widget.widget.options import OPTION_NAMES, checked_options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import traitlets
 
@@ -130,11 +129,7 @@ class ReplyWidget(EngineWidget):
         if not in_notebook():
             print(repr(self))
             return
-        from IPython.display import display
-
-        bundle: Any = self._repr_mimebundle_() or ({}, {})
-        display(bundle[0], raw=True, metadata=bundle[1])  # type: ignore[no-untyped-call]
-        self._transcript_output.show()
+        self._transcript_output.show_below(self)
 
     def __repr__(self) -> str:
         shown = self._shown

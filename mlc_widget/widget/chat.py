@@ -266,11 +266,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         if not in_notebook():
             print(repr(self))
             return
-        from IPython.display import display
-
-        bundle = self._repr_mimebundle_() or ({}, {})
-        display(bundle[0], raw=True, metadata=bundle[1])  # type: ignore[no-untyped-call]
-        self._transcript_output.show()
+        self._transcript_output.show_below(self)
 
     def _set_option(self, name: str, value: Any) -> None:
         self._session.set_option(name, value)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlc_widget.api.home_loop import to_raise, wait_ticking
 from mlc_widget.widget.state import Message, openai_message
+from mlc_widget.widget.transcript import plain_text
 
 
 class Reply:
@@ -84,6 +85,12 @@ class Reply:
         message = self.result()
         following = None if self._next is None else self._next.result()
         return message if following is None else following._last_result()
+
+    def _last_text(self) -> str:
+        """What it says and what follows from its calls, for a reader without a page; once ended."""
+        text = plain_text(self._read(self.id))
+        following = None if self._next is None else self._next.result()
+        return text if following is None else f"{text}\n\n{following._last_text()}"
 
     def __await__(self) -> Generator[Any, None, dict[str, Any]]:
         return self._wait().__await__()

@@ -102,6 +102,12 @@ def _reply(message: Message, headings: bool) -> list[str]:
     return parts
 
 
+def plain_text(message: Message) -> str:
+    """A reply for a reader without a page: what it says, its calls, and how it ended."""
+    calls = [f"{c['function']['name']}({c['function']['arguments']})" for c in message.tool_calls]
+    return "\n".join(part for part in (message.text, *calls, *ending(message)) if part)
+
+
 def ending(message: Message) -> list[str]:
     """What there is to say about how a reply ended, if not as usual; js/ says the same."""
     said = []

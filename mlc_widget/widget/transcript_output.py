@@ -65,6 +65,16 @@ class TranscriptOutput:
     def _mark(self) -> JSONDict:
         return {"mlc_widget": {"transcript": self._id, "rev": self._rev}}
 
+    def show_below(self, widget: Any) -> None:
+        """Display a widget below the running cell, and the transcript below that."""
+        from IPython.display import display
+
+        shown: Any = widget._repr_mimebundle_() or ({}, {})
+        # Its repr would stay as it is now, and be read where the widget cannot be drawn.
+        data = {**shown[0], "text/plain": ""}
+        display(data, raw=True, metadata=shown[1])  # type: ignore[no-untyped-call]
+        self.show()
+
     def show(self) -> None:
         """Display it below the running cell."""
         from IPython.display import display

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -28,14 +29,28 @@ def tools_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_script_folder(tmp_path_factory.mktemp("models") / "tools", tools=True)
 
 
+class Page(NotebookClient):
+    """Runs cells as a page does: it names them, and somebody is there to answer `input`."""
+
+    async def async_start_new_kernel_client(self) -> Any:
+        client = await super().async_start_new_kernel_client()
+        client.session.metadata["cellId"] = "a-cell"
+        client.allow_stdin = True
+        return client
+
+
 @pytest.fixture
 def execute() -> Execute:
-    """Runs cells in a real kernel, and gives the notebook with their outputs."""
+    """Runs cells in a real kernel, and gives the notebook with their outputs.
 
-    def run(*cells: str, errors: bool = False) -> nbformat.NotebookNode:
+    With ``batch=True`` as nbclient and papermill do, otherwise as a page does.
+    """
+
+    def run(*cells: str, errors: bool = False, batch: bool = False) -> nbformat.NotebookNode:
         notebook = nbformat.v4.new_notebook()
         notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
-        NotebookClient(notebook, timeout=60, kernel_name="python3", allow_errors=errors).execute()
+        kind = NotebookClient if batch else Page
+        kind(notebook, timeout=60, kernel_name="python3", allow_errors=errors).execute()
         return notebook
 
     return run
