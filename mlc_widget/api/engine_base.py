@@ -15,14 +15,14 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, to_raise
 from mlc_widget.api.metrics import EngineMetrics
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
-from mlc_widget.api.request_values import JSONDict, identifier, model, token_ids
+from mlc_widget.api.request_values import JSONDict, boolean, identifier, model, token_ids
 from mlc_widget.api.resources import (
     AsyncChat,
     AsyncCompletions,
@@ -91,6 +91,14 @@ class EngineBase(ABC):
     @abstractmethod
     def _on_progress(self, report: InitProgressReport) -> None:
         """Tell who wants to hear of it."""
+
+
+def _client(engine: EngineBase, sync: bool, options: JSONDict) -> AsyncOpenAI | OpenAI:
+    from mlc_widget.api.openai_client import async_openai_client, openai_client
+
+    if boolean("sync", sync):
+        return openai_client(engine._core, engine._home, options)
+    return async_openai_client(engine._core, engine._home, options)
 
 
 @releases_locals_of_methods
@@ -218,15 +226,26 @@ class AsyncMLCEngineInterface(EngineBase):
         """Counters since the engine was made, in mlc_llm's shape."""
         return EngineMetrics(await self._call(self._core.metrics))
 
-    def openai_client(self, **options: Any) -> AsyncOpenAI:
-        """An `openai.AsyncOpenAI` that this engine answers, for what is built on OpenAI's client.
+    @overload
+    def openai_client(
+        self, *, sync: Literal[False] | None = ..., **options: Any
+    ) -> AsyncOpenAI: ...
+    @overload
+    def openai_client(self, *, sync: Literal[True], **options: Any) -> OpenAI: ...
+    def openai_client(self, *, sync: bool | None = None, **options: Any) -> AsyncOpenAI | OpenAI:
+        """A client of OpenAI's that this engine answers, for what is built on it.
+
+        Nothing is sent over a network. What takes both kinds of clients must be given both: one
+        that it makes itself talks to api.openai.com.
 
         Args:
-            options: `openai.AsyncOpenAI`'s own, such as ``timeout``.
+            sync: Whether it is an `openai.OpenAI`, which blocks the thread that calls it, instead
+                of an `openai.AsyncOpenAI`; None gives the engine's own kind. Any thread may use
+                it, a notebook's cell, too.
+            options: The client's own, such as ``timeout`` and ``max_retries``. Without them it
+                waits as long as the model takes, and tries nothing twice.
         """
-        from mlc_widget.api.openai_client import async_openai_client
-
-        return async_openai_client(self._core, self._home, options)
+        return _client(self, False if sync is None else sync, options)
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
@@ -352,11 +371,13 @@ class MLCEngineInterface(EngineBase):
         """As `AsyncMLCEngineInterface.metrics`."""
         return EngineMetrics(self._call(self._core.metrics))
 
-    def openai_client(self, **options: Any) -> OpenAI:
-        """As `AsyncMLCEngineInterface.openai_client`, an `openai.OpenAI`."""
-        from mlc_widget.api.openai_client import openai_client
-
-        return openai_client(self._core, self._home, options)
+    @overload
+    def openai_client(self, *, sync: Literal[True] | None = ..., **options: Any) -> OpenAI: ...
+    @overload
+    def openai_client(self, *, sync: Literal[False], **options: Any) -> AsyncOpenAI: ...
+    def openai_client(self, *, sync: bool | None = None, **options: Any) -> AsyncOpenAI | OpenAI:
+        """As `AsyncMLCEngineInterface.openai_client`, blocking unless `sync` is False."""
+        return _client(self, True if sync is None else sync, options)
 
     def device_info(self) -> JSONDict:
         """As `AsyncMLCEngineInterface.device_info`."""
