@@ -206,6 +206,9 @@ class _Stream(Generic[T_co]):
         self._relay = relay
         self._convert = convert
         self._closed = False
+        """Nothing more is to be read; the engine may still be at work on it."""
+        self._released = False
+        """The engine has let go of it."""
 
     def _abandon(self) -> None:
         """Stop it without waiting: from a finaliser, waiting could block the home loop itself."""
@@ -230,7 +233,7 @@ class AsyncStream(_Stream[T_co]):
         try:
             chunk = await self._relay.get()
         except EOFError:
-            self._closed = True
+            self._closed = self._released = True
             raise StopAsyncIteration from None
         except BaseException:
             self._abandon()
@@ -239,9 +242,10 @@ class AsyncStream(_Stream[T_co]):
 
     async def aclose(self) -> None:
         """Stop the stream and wait until the engine has let go of it. Idempotent."""
-        if not self._closed:
-            self._closed = True
+        self._closed = True
+        if not self._released:
             await wait_ticking(asyncio.wrap_future(self._relay.close()))
+            self._released = True
 
     close = aclose
 
@@ -300,7 +304,7 @@ class Stream(_Stream[T_co]):
         try:
             chunk = self._relay.get_blocking()
         except EOFError:
-            self._closed = True
+            self._closed = self._released = True
             raise StopIteration from None
         except BaseException:
             self._abandon()
@@ -309,11 +313,12 @@ class Stream(_Stream[T_co]):
 
     def close(self) -> None:
         """Stop the stream and wait until the engine has let go of it. Idempotent."""
-        if not self._closed:
-            self._closed = True
+        self._closed = True
+        if not self._released:
             stopped = self._relay.close()
             if not self._relay.on_home_thread:  # it would wait for itself
                 stopped.result()
+                self._released = True
 
     def __enter__(self) -> Stream[T_co]:
         return self

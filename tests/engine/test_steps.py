@@ -140,11 +140,11 @@ async def test_interrupt_ends_everything_within_a_step(engine, steps):
     await count.until_paused()
     assert scheduler_running(engine) == 4
     await engine.interrupt_generate()
-    count.go_on()
-    answers = await asyncio.gather(*running)
+    answers = await asyncio.gather(*running)  # the model is still held at its step
     assert [a.choices[0].finish_reason for a in answers] == ["abort"] * 4
+    count.go_on()
     await assert_no_page_lost(engine)
-    assert len(count) <= 22  # the one that it was at, and one without anybody
+    assert len(count) <= 21  # the one that it was at
 
 
 def scheduler_running(engine) -> int:
