@@ -11,7 +11,7 @@ from typing import Any, Final
 from mlc_widget.api.chat_opts import check_chat_opts
 from mlc_widget.api.request_values import bad, plain
 
-# WebLLM's fields that choose a browser's cache or a WebAssembly file: nothing to us.
+# WebLLM's fields that choose a browser's cache or a WebAssembly file; they mean nothing here.
 _IGNORED: Final = frozenset({"cacheBackend", "useIndexedDBCache", "opfsAccessMode"})
 _RECORD_IGNORED: Final = frozenset(
     {
@@ -33,7 +33,7 @@ class ModelRecord:
     Attributes:
         model_id: The name to give to `reload`.
         model: What it stands for: ``HF://user/repo[@revision]``, a folder, or a built-in name.
-        overrides: `chat_opts` that it comes with; those of `reload` win.
+        overrides: Its default `chat_opts`; those given to `reload` take precedence.
     """
 
     model_id: str
@@ -47,8 +47,8 @@ class AppConfig:
 
     Attributes:
         models: The records by `model_id`.
-        digest: Equal for equal configs; empty for none.
-        source: What it was read from; None for none.
+        digest: The same for equal configs; empty if no config was given.
+        source: The mapping that it was read from; None if no config was given.
     """
 
     models: Mapping[str, ModelRecord] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class AppConfig:
     def read(cls, config: Mapping[str, Any] | None) -> AppConfig:
         """Read ``{"model_list": [{"model_id", "model", "overrides"?}, …]}``.
 
-        Fields that only a browser needs are ignored; None is no config.
+        Fields that only a browser needs are ignored; None means no config.
 
         Raises:
             BadRequestError: naming the field and the value.
@@ -79,7 +79,9 @@ class AppConfig:
             record = _record(f"app_config.model_list[{i}]", entry)
             if record.model_id in models:
                 raise bad(
-                    f"app_config.model_list[{i}].model_id", record.model_id, "it is there twice."
+                    f"app_config.model_list[{i}].model_id",
+                    record.model_id,
+                    "this model_id appears twice.",
                 )
             models[record.model_id] = record
         source = plain("app_config", config)

@@ -13,7 +13,7 @@ _SIZE_OR_NONE: Final = integer(-1, 2**31 - 1)  # MLC writes -1 where there is no
 
 
 def _any(param: str, value: Any) -> Any:
-    """What only the runtime, or the conversation template's reader, can check."""
+    """Accept any value: only the runtime or the conversation template can check this one."""
     return value
 
 

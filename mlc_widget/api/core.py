@@ -1,7 +1,7 @@
-"""What an engine is underneath: the calls that its home loop serves, in plain dicts.
+"""The seam below the public engines: calls on an engine's home loop, with plain dicts.
 
 `engine.core.DirectCore` runs models in this process; `proxy.core.KernelCore` sends the same calls
-to a worker kernel. The public engines (`api.engine_base`) are typed faces of one of them.
+to a worker kernel. The public engines (`api.engine_base`) give one of them a typed interface.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ChunkSource(Protocol):
         """The next batch, never an empty one."""
 
     async def aclose(self) -> None:
-        """Stop the engine's work on the answer and wait until it has let go. Idempotent."""
+        """Stop the engine's work on the answer and wait until it has stopped. Idempotent."""
 
 
 class EngineCore(Protocol):
@@ -36,18 +36,18 @@ class EngineCore(Protocol):
         """Answer one request with the whole response, in OpenAI's shape."""
 
     async def open_stream(self, kind: RequestKind, request: JSONDict) -> ChunkSource:
-        """Accept one streaming request; raises what is wrong with it before the first chunk."""
+        """Accept one streaming request; a bad request raises here, before the first chunk."""
 
     async def reload(
         self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
     ) -> None:
-        """Make exactly these models loaded. A newer reload, or `unload`, ends a running one."""
+        """Load these models and unload all others. A newer load or `unload` cancels this one."""
 
     async def unload(self) -> None:
         """Unload all models and give their memory back."""
 
     async def interrupt_generate(self) -> None:
-        """End everything that generates now, with finish reason ``abort``."""
+        """End all running requests with finish reason ``abort``."""
 
     async def abort(self, request_id: str) -> None:
         """End one request; an unknown id is ignored."""
@@ -82,7 +82,7 @@ class EngineCore(Protocol):
         """Runtime, device and versions."""
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set who hears of load progress; it is called on the home loop."""
+        """Set the callback for load progress; it is called on the home loop."""
 
     async def terminate(self) -> None:
         """End the engine for good. Idempotent."""

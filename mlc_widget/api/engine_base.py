@@ -1,4 +1,4 @@
-"""The interface that every engine offers, wherever it computes: awaited, and blocking.
+"""The interface of every engine, wherever it computes: one awaited, one blocking.
 
 `AsyncMLCEngine` and `AsyncKernelMLCEngine` are `AsyncMLCEngineInterface`s, `MLCEngine` and
 `KernelMLCEngine` are `MLCEngineInterface`s. They differ in their cores only: an `EngineCore` of
@@ -54,7 +54,7 @@ def _opts_list(
 
 
 def _named(model_id: str | None) -> str | None:
-    """The name of a model, if one is named."""
+    """Check the name of a model, if one is given."""
     return None if model_id is None else model("model_id", model_id)
 
 
@@ -66,7 +66,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class EngineBase(ABC):
-    """What awaited and blocking engines share: their core, and who hears of load progress."""
+    """What awaited and blocking engines share: their core and the progress callback."""
 
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self._core = core
@@ -90,7 +90,7 @@ class EngineBase(ABC):
 
     @abstractmethod
     def _on_progress(self, report: InitProgressReport) -> None:
-        """Tell who wants to hear of it."""
+        """Pass a report on to the callback."""
 
 
 def _client(engine: EngineBase, sync: bool, options: JSONDict) -> AsyncOpenAI | OpenAI:
@@ -119,10 +119,10 @@ class AsyncMLCEngineInterface(EngineBase):
         self._callback_loop: asyncio.AbstractEventLoop | None = None
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set who hears of load progress.
+        """Set the callback for load progress; None removes it.
 
-        It is called on the loop from which this was called or, where none was running, on the one
-        that awaits `reload`.
+        It is called on the event loop that was running when it was set or, if there was none, on
+        the one that awaits `reload`.
         """
         self._callback = callback
         self._callback_loop = _running_loop()
@@ -143,14 +143,16 @@ class AsyncMLCEngineInterface(EngineBase):
     ) -> None:
         """Load these models and unload all others.
 
-        A newer `reload`, or `unload`, ends one that still runs.
+        A newer `reload` or `unload` cancels one that is still running.
 
         Args:
-            model_id: One or several of ``HF://user/repo[@revision]``, a folder, a built-in name.
-            chat_opts: For each model, overrides of its mlc-chat-config.json.
+            model_id: One model or a list: ``HF://user/repo[@revision]``, a folder, or a built-in
+                name.
+            chat_opts: Overrides of mlc-chat-config.json, one mapping for each model.
 
         Raises:
-            ModelError: the model cannot be found, read or run; names the file and the remedy.
+            ModelError: the model cannot be found, read or run; the message names the file and
+                what to do.
             RuntimeUnavailableError: a package or device is missing.
             InsufficientMemoryError: it does not fit.
             LoadCancelledError: a newer call ended this one.
@@ -165,7 +167,7 @@ class AsyncMLCEngineInterface(EngineBase):
         await self._call(self._core.unload)
 
     async def interrupt_generate(self) -> None:
-        """End everything that generates now; what waits for it sees finish reason ``abort``."""
+        """End all running requests; their answers so far get finish reason ``abort``."""
         await self._call(self._core.interrupt_generate)
 
     async def abort(self, request_id: str) -> None:
@@ -177,11 +179,11 @@ class AsyncMLCEngineInterface(EngineBase):
         await self._call(self._core.reset_chat, keep_stats, _named(model_id))
 
     async def get_message(self, model_id: str | None = None) -> str:
-        """The message generated last."""
+        """The text of the last answer."""
         return str(await self._call(self._core.get_message, _named(model_id)))
 
     async def runtime_stats_text(self, model_id: str | None = None) -> str:
-        """Prefill and decode speed of the last answer, in WebLLM's words."""
+        """Prefill and decode speed of the last answer, as WebLLM formats them."""
         return str(await self._call(self._core.runtime_stats_text, _named(model_id)))
 
     async def forward_tokens_and_sample(
@@ -191,19 +193,20 @@ class AsyncMLCEngineInterface(EngineBase):
 
         Args:
             input_ids: Token ids.
-            is_prefill: WebLLM's; the engine finds out by itself what is new to it.
+            is_prefill: Accepted for compatibility with WebLLM, and not needed: the engine knows
+                which tokens it has computed.
             model_id: Which model, if several are loaded.
 
         Raises:
             BadRequestError: an id outside the vocabulary.
-            UnsupportedFieldError: the runtime does not tell which tokens it samples.
+            UnsupportedFieldError: the runtime does not report which tokens it samples.
         """
         ids = token_ids("input_ids", input_ids)
         call = self._core.forward_tokens_and_sample
         return int(await self._call(call, ids, is_prefill, _named(model_id)))
 
     async def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
-        """Set names for models, as WebLLM's ``AppConfig``; the next `reload` knows them.
+        """Define names for models, as in WebLLM's ``AppConfig``; used by the next `reload`.
 
         Args:
             app_config: ``{"model_list": [{"model_id", "model", "overrides"?}, …]}``, where
@@ -233,17 +236,16 @@ class AsyncMLCEngineInterface(EngineBase):
     @overload
     def openai_client(self, *, sync: Literal[True], **options: Any) -> OpenAI: ...
     def openai_client(self, *, sync: bool | None = None, **options: Any) -> AsyncOpenAI | OpenAI:
-        """A client of OpenAI's that this engine answers, for what is built on it.
+        """A client of OpenAI's that this engine answers, for libraries built on that client.
 
-        Nothing is sent over a network. What takes both kinds of clients must be given both: one
-        that it makes itself talks to api.openai.com.
+        Nothing is sent over a network. A library that takes both kinds of clients must be given
+        both: a client that it makes itself connects to api.openai.com.
 
         Args:
-            sync: Whether it is an `openai.OpenAI`, which blocks the thread that calls it, instead
-                of an `openai.AsyncOpenAI`; None gives the engine's own kind. Any thread may use
-                it, a notebook's cell, too.
-            options: The client's own, such as ``timeout`` and ``max_retries``. Without them it
-                waits as long as the model takes, and tries nothing twice.
+            sync: True for an `openai.OpenAI`, which blocks the calling thread (also in a notebook's
+                cell), False for an `openai.AsyncOpenAI`, None for the engine's own kind.
+            options: Arguments of the client, such as ``timeout`` and ``max_retries``. By default
+                it waits as long as the model takes, and retries nothing.
         """
         return _client(self, False if sync is None else sync, options)
 
@@ -286,7 +288,7 @@ class MLCEngineInterface(EngineBase):
         self._reports: SimpleQueue[InitProgressReport | None] | None = None
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set who hears of load progress; `reload` calls it, on the thread that waits there."""
+        """Set the callback for load progress; it is called on the thread that called `reload`."""
         self._callback = callback
 
     def _on_progress(self, report: InitProgressReport) -> None:
@@ -322,7 +324,7 @@ class MLCEngineInterface(EngineBase):
         model_id: str | Sequence[str],
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
-        """As `AsyncMLCEngineInterface.reload`; what the progress callback raises ends the load."""
+        """As `AsyncMLCEngineInterface.reload`; an exception in the progress callback cancels it."""
         warm_up()
         models, opts = _model_list(model_id), _opts_list(chat_opts)
         self._call_reporting(partial(self._core.reload, models, opts))

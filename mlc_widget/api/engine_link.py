@@ -1,4 +1,4 @@
-"""`EngineLink`: what shows or drives an engine from another thread, beside the engine's interface.
+"""`EngineLink`: observe and control an engine from any thread.
 
 The widgets and the magics use it, and so may a subclass or a widget of your own: ``engine.link``.
 """
@@ -23,12 +23,12 @@ HangingPart: TypeAlias = Literal["worker", "engine"]
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """No sign of life for longer than is usual; it may pass.
+    """The worker or the engine has not responded for unusually long; it may still recover.
 
     Attributes:
-        part: ``worker`` answers nothing, or ``engine``: the worker answers, but a model has been at
-            one step for all that time.
-        since: When there was the last sign of life, by `time.monotonic`.
+        part: ``worker`` if the worker answers nothing; ``engine`` if the worker answers, but a
+            model has been at the same step for all that time.
+        since: When it last responded, by `time.monotonic`.
     """
 
     part: HangingPart
@@ -36,27 +36,28 @@ class Hang:
 
     @property
     def seconds(self) -> float:
-        """For how long there has been none."""
+        """Seconds since it last responded."""
         return time.monotonic() - self.since
 
     @property
     def message(self) -> str:
-        """A sentence that says so."""
+        """A sentence for people."""
         what = "worker has not answered" if self.part == "worker" else "engine has made no step"
         return f"The {what} for {self.seconds:.0f} s; it may be hung."
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """An immutable view; a new one is made at each change.
+    """An engine's state at one moment. It never changes; a new one replaces it at each change.
 
     Attributes:
-        state: ``idle`` has a worker or none, and no model; ``dead`` restarts on next use.
+        state: ``idle`` means that no model is loaded, with or without a worker; ``dead`` means
+            that the next use starts a new worker.
         model_id: The model that is loaded or loading; several are joined by commas.
         progress: The last report of the load that runs, or of the last one.
         error: Why the last load failed, or the worker died.
         device: What the model runs on, where known.
-        hang: How the worker seems to hang, if it does; its state is then still what it was.
+        hang: Set while the worker seems to hang; `state` does not change then.
     """
 
     state: EngineState = "idle"
@@ -72,7 +73,7 @@ Observer: TypeAlias = Callable[[EngineSnapshot], object]
 
 @runtime_checkable
 class EngineLink(EngineCore, Protocol):
-    """An engine's core, with what other threads may do.
+    """An engine's core, with the calls that other threads may make.
 
     `snapshot`, `observe`, `submit` and `call_soon` may be used from any thread; everything else
     runs on the engine's own loop: ``link.submit(link.unload())``.
@@ -83,7 +84,7 @@ class EngineLink(EngineCore, Protocol):
         """The engine now."""
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Have `observer` called on the engine's loop with each new snapshot; returns the undo."""
+        """Call `observer` on the engine's loop with each new snapshot; returns what ends that."""
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Run a coroutine on the engine's loop."""
@@ -92,13 +93,13 @@ class EngineLink(EngineCore, Protocol):
         """Call a function on the engine's loop."""
 
     def cancel_load(self) -> None:
-        """End a load that runs; whoever awaits it gets `LoadCancelledError`."""
+        """Cancel the load that is running, if any; awaiting it raises `LoadCancelledError`."""
 
     async def reload_last(self) -> None:
-        """Load again what `reload` was last asked for, with its `chat_opts`."""
+        """Repeat the last `reload`, with the same models and `chat_opts`."""
 
     async def restart(self) -> None:
-        """End the worker, whatever it does, and load the same models in another.
+        """Kill the worker, even if it hangs, and load the same models in a new one.
 
-        What it works on goes on there, as after a death; under ``recovery="error"`` it fails.
+        Running requests continue there, as after a crash; with ``recovery="error"`` they fail.
         """

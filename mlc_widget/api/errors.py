@@ -18,7 +18,7 @@
     ├── EngineDeadError                   the worker or the engine's thread died
     │   └── WorkerStartError              … before it was ready
     ├── EngineTerminatedError             a call after `terminate`
-    ├── ProtocolError                     the other side broke the wire's rules
+    ├── ProtocolError                     a message that breaks the protocol
     └── InternalEngineError               a bug in the engine; carries the remote traceback
 
 Every error carries what OpenAI's errors carry (`message`, `code`, `param`) and crosses the wire as
@@ -32,7 +32,7 @@ from typing import ClassVar, Self
 
 
 class MLCEngineError(Exception):
-    """Base of all errors that an engine raises on purpose.
+    """Base class of all errors that an engine raises.
 
     Attributes:
         message: What is wrong and what to do about it, in one readable text.
@@ -58,14 +58,14 @@ class MLCEngineError(Exception):
         self.request_id = request_id
 
     def copy(self) -> Self:
-        """The same error, to raise once more: with its cause, and a traceback of its own."""
+        """A copy to raise again, with the same cause and a traceback of its own."""
         other = copy.copy(self)
         other.__cause__, other.__suppress_context__ = self.__cause__, self.__suppress_context__
         return other
 
 
 class BadRequestError(MLCEngineError, ValueError):
-    """The request is wrong. `param` names the field; the message names the value and the remedy."""
+    """The request is wrong. `param` names the field; the message has the value and what to do."""
 
     default_code = "invalid_request_error"
 
@@ -95,7 +95,7 @@ class ModelNotFoundError(ModelError):
 
 
 class ModelDownloadError(ModelError):
-    """The model could not be downloaded: no network, no access, no space. Trying again goes on."""
+    """The download failed: no network, no access or no disk space. A retry continues it."""
 
     default_code = "download_failed"
 
@@ -119,7 +119,7 @@ class ModelNotLoadedError(ModelError):
 
 
 class RuntimeUnavailableError(MLCEngineError):
-    """A package, driver or device that the runtime needs is missing; says how to get it."""
+    """A package, driver or device that the runtime needs is missing; the message says which."""
 
     default_code = "runtime_unavailable"
 
@@ -131,13 +131,13 @@ class InsufficientMemoryError(MLCEngineError):
 
 
 class LoadCancelledError(MLCEngineError):
-    """This load was ended by a newer `reload`, by `unload` or by `terminate`."""
+    """A newer `reload`, an `unload` or a `terminate` cancelled this load."""
 
     default_code = "load_cancelled"
 
 
 class EngineDeadError(MLCEngineError):
-    """The worker process, or the engine's thread in it, died while it was needed."""
+    """The worker process or the engine's thread died, and the request could not continue."""
 
     default_code = "engine_dead"
 
@@ -155,7 +155,7 @@ class EngineTerminatedError(MLCEngineError):
 
 
 class ProtocolError(MLCEngineError):
-    """A message that breaks the wire's rules: a gap in `seq`, an unknown kind, another version."""
+    """A message breaks the protocol: a gap in `seq`, an unknown kind, another version."""
 
     default_code = "protocol_error"
 

@@ -106,8 +106,8 @@ class HomeLoop:
     ) -> _T:
         """Make a coroutine and run it here, and await it on the caller's loop.
 
-        Cancelling the caller (■ in Jupyter, too) cancels the coroutine; where that comes too late,
-        `abandoned` gets the result that nobody will.
+        Cancelling the caller (also by ■ in Jupyter) cancels the coroutine. If it had already
+        finished, `abandoned` gets the result that nobody waits for any more.
         """
         handover = _Handover(self.spawn, abandoned)
         try:
@@ -131,10 +131,10 @@ class HomeLoop:
 
         Raises:
             WaitTimeoutError: it took longer than `timeout` seconds, and was cancelled.
-            RuntimeError: on the home thread itself, which would wait for itself for ever.
+            RuntimeError: when called on the home thread itself, which would deadlock.
         """
         if self.is_current:
-            raise RuntimeError("a blocking call on the engine's own thread would never end")
+            raise RuntimeError("a blocking call on the engine's own thread would deadlock")
         handover = _Handover(self.spawn, abandoned)
         try:
             # The interrupt may come in here, too: then nobody knows whether it has begun.
@@ -163,7 +163,7 @@ def to_raise(error: BaseException) -> BaseException:
 
 
 def _close_unstarted(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """What was cancelled before its first step is never awaited, and Python would complain."""
+    """Close a coroutine that was cancelled before its first step: Python warns of those."""
     if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
         coroutine.close()
 
@@ -173,10 +173,10 @@ class WaitTimeoutError(Exception):
 
 
 class _Handover(Generic[_T]):
-    """A result on its way to another thread: it arrives, or whoever abandons it gets it.
+    """Carries a result to another thread, or to `abandoned` if that thread has given up.
 
-    The future between the threads cannot say so: cancelled at the wrong moment, it drops a result
-    that the coroutine has already given.
+    A future alone cannot do that: cancelled at the wrong moment, it drops a result that the
+    coroutine has already returned.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class _Handover(Generic[_T]):
         self._given_up = False
 
     def start(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> None:
-        """Begin, on the home loop, unless it was given up."""
+        """Start the coroutine, on the home loop, unless the caller has given up."""
         if not self._given_up:
             self._task = self._spawn(self._run(work))
             self._task.add_done_callback(self._done)
@@ -225,7 +225,7 @@ class _Handover(Generic[_T]):
         return result
 
     def give_up(self) -> None:
-        """Nobody waits any more, from any thread."""
+        """Note that nobody waits any more; from any thread."""
         with self._lock:
             self._given_up = True
         self._drop()
@@ -239,7 +239,7 @@ class _Handover(Generic[_T]):
 
 
 async def wait_ticking(waiter: asyncio.Future[_T]) -> _T:
-    """A future's result, waking the loop now and then; cancellation cancels it."""
+    """Await a future, waking the loop regularly so that it notices interrupts."""
     try:
         while not waiter.done():
             await asyncio.wait({waiter}, timeout=INTERRUPT_TICK_S)

@@ -1,4 +1,4 @@
-"""Which models are asked for, by `reload` or by a request that needs them."""
+"""The models that a `reload` or a request asks for."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LoadTarget:
 
 @dataclass(frozen=True, slots=True)
 class RequiredModels:
-    """What a request needs to be loaded; where anything else is, it is loaded first."""
+    """The models that a request needs; if others are loaded, these are loaded first."""
 
     target: LoadTarget
     app_config: AppConfig

@@ -20,7 +20,7 @@ _LEVELS: Final = {
 
 
 def check_log_level(level: str) -> str:
-    """The level by its upper-case name.
+    """Check a level; returns its upper-case name.
 
     Raises:
         BadRequestError: no such level.

@@ -1,4 +1,4 @@
-"""What `metrics()` gives: mlc_llm's names, and Prometheus' text."""
+"""What `metrics()` returns: counters by mlc_llm's names, also in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class EngineMetrics(dict[str, Any]):
     """Counters since the engine was made, by mlc_llm's names; times in seconds.
 
     ``engine_prefill_time_sum``, ``engine_decode_time_sum``, ``engine_jump_forward_time_sum``,
-    ``prompt_tokens_sum``, ``completion_tokens_sum``, ``prefill_tokens_sum`` (without what the
-    prefix cache gave), ``decode_tokens_sum``, ``jump_forward_tokens_sum``,
+    ``prompt_tokens_sum``, ``completion_tokens_sum``, ``prefill_tokens_sum`` (without tokens from
+    the prefix cache), ``decode_tokens_sum``, ``jump_forward_tokens_sum``,
     ``prefill_tokens_per_s``, ``decode_tokens_per_s``, and ``last_finished_request`` with the same
     for that one request. Ours: ``running_requests``, ``finished_requests``.
     """

@@ -1,7 +1,7 @@
 """`openai.AsyncOpenAI` and `openai.OpenAI` whose transport is an engine: no port, no server.
 
-What speaks to OpenAI's API through their client (LangChain, instructor …) then speaks to the
-notebook's engine; `openai_routes` says what is answered.
+Libraries that use OpenAI's client (LangChain, instructor …) can so use the notebook's engine;
+`openai_routes` defines what is answered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BASE_URL: Final = "http://mlc-widget.invalid/v1"
 
 
 def async_openai_client(core: EngineCore, home: HomeLoop, options: JSONDict) -> AsyncOpenAI:
-    """A client for this engine; `options` are `openai.AsyncOpenAI`'s."""
+    """Make a client for this engine; `options` are passed to `openai.AsyncOpenAI`."""
     import openai
 
     http_client = _httpx().AsyncClient(transport=_transports()[0](core, home))
@@ -35,7 +35,7 @@ def async_openai_client(core: EngineCore, home: HomeLoop, options: JSONDict) -> 
 
 
 def openai_client(core: EngineCore, home: HomeLoop, options: JSONDict) -> OpenAI:
-    """A client for this engine; `options` are `openai.OpenAI`'s."""
+    """Make a client for this engine; `options` are passed to `openai.OpenAI`."""
     import openai
 
     http_client = _httpx().Client(transport=_transports()[1](core, home))
@@ -66,24 +66,24 @@ _DONE: Final = b"data: [DONE]\n\n"
 
 
 def _read_timeout(request: Any) -> float | None:
-    """How long the client waits for the next that comes, in seconds; None is for ever."""
+    """Seconds that the client waits for the next data; None means without limit."""
     timeout = request.extensions.get("timeout", {}).get("read")
     return None if timeout is None else float(timeout)
 
 
 @cache
 def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The transport classes, awaited and blocking: their bases are known once openai is there."""
+    """The transport classes, awaited and blocking; their bases come from the installed openai."""
     import openai
 
     httpx = _httpx()
 
     class StreamTimeoutError(openai.APITimeoutError, httpx.ReadTimeout):  # type: ignore[misc,name-defined]
-        """What OpenAI's client makes of a timeout before the answer, and httpx of one in it."""
+        """A timeout, as OpenAI's client raises it before an answer and httpx within one."""
 
         def __init__(self, request: Any, seconds: float | None) -> None:
             openai.APITimeoutError.__init__(self, request=request)
-            self.message = f"The engine sent nothing for {seconds:g} s: the answer was ended."
+            self.message = f"The engine sent nothing for {seconds:g} s, so the answer was aborted."
             self.args = (self.message,)
 
     def timed_out(request: Any, seconds: float | None) -> NoReturn:
@@ -208,7 +208,7 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _path(request: Any) -> str:
-    """As it was sent: an escaped slash is part of a name."""
+    """The path as it was sent: an escaped slash is part of a name."""
     path: bytes = request.url.raw_path
     return path.split(b"?")[0].decode("ascii", "replace")
 

@@ -36,7 +36,7 @@ _CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """What matters of an HTTP request: path without the query, as it was sent."""
+    """The parts of an HTTP request that count; the path is without its query, as it was sent."""
 
     method: str
     path: str
@@ -46,7 +46,7 @@ class ApiRequest:
         """The content as a JSON object.
 
         Raises:
-            BadRequestError: it is none.
+            BadRequestError: it is not a JSON object.
         """
         try:
             body = json.loads(self.content)
@@ -107,7 +107,7 @@ class OpenAIRoutes:
         }
 
     async def answer(self, request: ApiRequest) -> ApiAnswer:
-        """Answer a request; what is wrong with it, or went wrong, is an answer, too."""
+        """Answer a request. Never raises: an error is an answer, too."""
         try:
             return ApiAnswer(200, await self._body(request), request_id_header())
         except MLCEngineError as error:
@@ -152,7 +152,7 @@ class OpenAIRoutes:
 
 
 def _match(pattern: tuple[str, ...], parts: list[str]) -> tuple[str, ...] | None:
-    """What the pattern's stars stand for in a path, or None if the path is another."""
+    """The parts of a path that match the pattern's stars, or None if it does not match."""
     if pattern[-1] == "**" and len(parts) >= len(pattern):
         parts = [*parts[: len(pattern) - 1], "/".join(parts[len(pattern) - 1 :])]
     if len(pattern) != len(parts):

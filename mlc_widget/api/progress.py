@@ -14,13 +14,13 @@ class InitProgressReport:
     """One report on a model's load; WebLLM's three fields first, ours after them.
 
     Attributes:
-        progress: Share of the whole load that is done, 0 to 1, never falling within one load.
+        progress: How much of the whole load is done, from 0 to 1; it never decreases.
         time_elapsed: Seconds since the load began.
         text: A sentence for people.
         phase: What is being done now.
         model_id: The model being loaded.
-        bytes_done: Bytes handled so far in this phase, where it counts bytes.
-        bytes_total: Bytes this phase will handle, where known.
+        bytes_done: Bytes processed so far in this phase, if it counts bytes.
+        bytes_total: Bytes that this phase will process, if known.
         bytes_per_s: Bytes per second in this phase.
         eta_s: Estimated seconds to the end of this phase.
     """

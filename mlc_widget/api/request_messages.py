@@ -1,4 +1,4 @@
-"""Checks on the parts of a chat request that are more than a value: messages, tools, formats."""
+"""Checks on the structured parts of a chat request: messages, tools, response formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlc_widget.api.request_values import (
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _MESSAGE: Final = ("role", "content", "name", "tool_calls", "tool_call_id")
 _GIVEN_BACK: Final = ("refusal", "annotations", "reasoning_content", "reasoning")
-"""What answers carry beside these, here or elsewhere: it says nothing to a model."""
+"""Other fields that answers have, here or elsewhere; they are not shown to the model."""
 _FORMATS: Final[Mapping[str, tuple[str, ...] | None]] = {
     "text": (),
     "json_object": ("schema",),
@@ -81,12 +81,16 @@ def _tool(param: str, value: Any) -> JSONDict:
         if not isinstance(parameters, Mapping):
             raise bad(f"{at}.parameters", parameters, "give a JSON schema of an object.")
         if parameters.get("type", "object") != "object":
-            raise bad(f"{at}.parameters.type", parameters["type"], "arguments are an object.")
+            raise bad(
+                f"{at}.parameters.type",
+                parameters["type"],
+                "it must be a schema of an object, as arguments are one.",
+            )
     return tool
 
 
 def tool_choice(param: str, value: Any) -> Any:
-    """OpenAI's ``tool_choice``: a word, or a function by name."""
+    """OpenAI's ``tool_choice``: a keyword, or a function by name."""
     if value in ("none", "auto", "required"):
         return value
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
@@ -142,7 +146,7 @@ def messages(param: str, value: Any) -> list[JSONDict]:
         called.update(call["id"] for call in one.get("tool_calls", ()))
         if one["role"] == "tool" and one["tool_call_id"] not in called:
             at = f"{param}[{i}].tool_call_id"
-            raise bad(at, one["tool_call_id"], "no tool_calls before it have this id.")
+            raise bad(at, one["tool_call_id"], "no tool call before this message has this id.")
         size += encoded_size(f"{param}[{i}].content", one.get("content") or "")
         for call in one.get("tool_calls", ()):
             size += sum(len(text.encode()) for text in (call["id"], *call["function"].values()))
@@ -176,7 +180,7 @@ def _message(param: str, message: Any) -> JSONDict:
 
 
 def _check_fields(param: str, role: str, message: Mapping[str, Any]) -> None:
-    """Refuse what would be passed over: fields of other roles, and what is misspelt."""
+    """Refuse fields that would have no effect: those of other roles, and misspelt ones."""
     given = {name: value for name, value in message.items() if value is not None}
     if "audio" in given:
         raise bad(f"{param}.audio", given["audio"], "the engine takes text only.")
@@ -190,7 +194,7 @@ def _check_fields(param: str, role: str, message: Mapping[str, Any]) -> None:
 
 
 def _tool_calls(param: str, value: Any) -> list[JSONDict]:
-    """An answer's calls, also those of one that was cut: any number, with any text as arguments."""
+    """The calls of an earlier answer, which may have been cut short: arguments may be any text."""
     if not isinstance(value, list | tuple):
         raise bad(param, value, "give a list of calls.")
     calls: dict[str, JSONDict] = {}

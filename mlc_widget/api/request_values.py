@@ -67,7 +67,7 @@ def boolean(param: str, value: Any) -> bool:
 
 
 def string(param: str, value: Any) -> str:
-    """A text that can be encoded."""
+    """A string that can be encoded."""
     if not isinstance(value, str):
         raise bad(param, value, "give a string.")
     encoded_size(param, value)
@@ -79,7 +79,7 @@ def encoded_size(param: str, value: str) -> int:
     try:
         return len(value.encode())
     except UnicodeEncodeError as error:
-        raise bad(param, value[:20], f"not a Unicode text ({error.reason}).") from None
+        raise bad(param, value[:20], f"not valid Unicode text ({error.reason}).") from None
 
 
 def identifier(param: str, value: Any, longest: int = 512) -> str:
@@ -121,13 +121,13 @@ def logit_bias(param: str, value: Any) -> dict[int, float]:
         if token_id is None:
             raise bad(param, key, "keys are token ids: integers, 0 or greater.")
         if token_id in checked:
-            raise bad(param, key, "this token id is there twice.")
+            raise bad(param, key, "this token id appears twice.")
         checked[token_id] = bias(f"{param}[{token_id}]", amount)
     return checked
 
 
 def _token_id(key: Any) -> int | None:
-    """The token id that a key stands for; None if it is none."""
+    """The token id that a key stands for; None if it is not one."""
     if isinstance(key, str) and len(key) <= 10 and key.isascii() and key.isdigit():
         return int(key)
     whole = isinstance(key, int) and not isinstance(key, bool)
@@ -148,7 +148,7 @@ def stream_options(param: str, value: Any) -> JSONDict:
 
 
 def mapping(param: str, value: Any) -> JSONDict:
-    """Plain JSON values, not too many and not too deep; as they are once they crossed a wire."""
+    """A JSON object, bounded in size and depth; returned as JSON would decode it."""
     if not isinstance(value, Mapping):
         raise bad(param, value, "give a mapping.")
     text = _json(param, value)
@@ -162,7 +162,7 @@ def mapping(param: str, value: Any) -> JSONDict:
 
 
 def plain(param: str, value: Any) -> Any:
-    """Whatever JSON can say."""
+    """Any value that JSON can represent."""
     return json.loads(_json(param, value))
 
 
@@ -201,7 +201,7 @@ def prompt(param: str, value: Any) -> str | list[int]:
 
 
 def token_ids(param: str, value: Any) -> list[int]:
-    """Token ids, at least one; whether the vocabulary has them is known only with the model."""
+    """Token ids, at least one; the engine checks later that the vocabulary has them."""
     if not isinstance(value, list | tuple) or not value:
         raise bad(param, value, "give a list of token ids.")
     if len(value) * 4 > LIMITS.prompt_bytes:

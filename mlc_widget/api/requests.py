@@ -2,8 +2,8 @@
 
 Each request is a plain dict in OpenAI's shape. `check_chat`, `check_completion` and
 `check_embedding` return a new dict with only what the caller gave (None means not given), or raise
-`BadRequestError` with the field as `param` and the value in the message. `request_fields` says of
-every field that OpenAI, WebLLM or mlc_llm know what becomes of it here.
+`BadRequestError` with the field as `param` and the value in the message. `request_fields` lists
+every field that OpenAI, WebLLM or mlc_llm know, and how it is treated.
 
 Limits follow OpenAI's API reference (temperature 0 to 2, penalties -2 to 2 …) or, where OpenAI has
 none, `limits`.
@@ -164,7 +164,7 @@ def check_completion(request: Mapping[str, Any]) -> JSONDict:
     """
     checked = _check("completion", request, COMPLETION_FIELDS, "prompt")
     if checked.get("echo") and checked.get("logprobs", False) is not False:
-        raise bad("echo", True, "not together with logprobs.")
+        raise bad("echo", True, "cannot be combined with logprobs.")
     _check_top_logprobs(checked)
     _check_stream_options(checked)
     return checked

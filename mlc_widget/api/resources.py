@@ -1,7 +1,7 @@
 """OpenAI's resources (`chat.completions`, `completions`, `embeddings`, `models`) on an engine core.
 
-The same fields, awaited and blocking. What a field means is OpenAI's API reference; values are
-checked by `api.requests` before anything starts.
+Awaited and blocking versions have the same fields. OpenAI's API reference defines what each field
+means; `api.requests` checks the values before any work starts.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class AsyncChatCompletions(_Resource):
         Raises:
             BadRequestError: naming the field and the value, before any work.
             ModelNotLoadedError: no model is loaded, or not the one that ``model`` names.
-            EngineDeadError: the engine died while it worked on this request, and no other could
-                go on with it.
+            EngineDeadError: the engine died during this request, which could not continue in
+                another worker.
             EngineTerminatedError: after `terminate`.
         """
         request = check_chat({"messages": messages, "stream": stream, **params})
@@ -289,7 +289,7 @@ class AsyncModels(_Resource):
     """``engine.models``."""
 
     async def list(self) -> list[Model]:
-        """The models that are loaded now."""
+        """List the loaded models."""
         return [responses.model(m) for m in await self._home.wait(self._core.list_models)]
 
 
@@ -297,7 +297,7 @@ class Models(_Resource):
     """``engine.models``, blocking."""
 
     def list(self) -> list[Model]:
-        """The models that are loaded now."""
+        """List the loaded models."""
         return [responses.model(m) for m in self._home.wait_blocking(self._core.list_models)]
 
 

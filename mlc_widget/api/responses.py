@@ -1,8 +1,8 @@
 """From dicts in OpenAI's shape to OpenAI's types.
 
-`openai` is not imported with the package, it costs most of a second: while a model loads, on a
-thread (`warm_up`), or else at the first response.
-Fields beyond OpenAI's (``usage.extra``) stay as attributes.
+Importing `openai` takes most of a second, so it is not imported with the package, but on a thread
+while a model loads (`warm_up`), or else at the first response.
+Fields beyond OpenAI's (``usage.extra``) are kept as attributes.
 """
 
 from __future__ import annotations

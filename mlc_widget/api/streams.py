@@ -1,4 +1,4 @@
-"""Streams of chunks, carried from an engine's home loop to the consumer's loop or thread."""
+"""Streams of chunks, from an engine's home loop to the consumer's loop or thread."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ class AsyncStream(_Stream[T_co]):
         return self._convert(chunk)  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
-        """Stop the stream and wait until the engine has let go of it. Idempotent."""
+        """Stop the stream and wait until the engine has stopped working on it. Idempotent."""
         self._closed = True
         if not self._released:
             await wait_ticking(asyncio.wrap_future(self._relay.close()))
@@ -312,7 +312,7 @@ class Stream(_Stream[T_co]):
         return self._convert(chunk)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Stop the stream and wait until the engine has let go of it. Idempotent."""
+        """Stop the stream and wait until the engine has stopped working on it. Idempotent."""
         self._closed = True
         if not self._released:
             stopped = self._relay.close()

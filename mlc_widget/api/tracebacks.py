@@ -1,4 +1,4 @@
-"""Errors that keep no engine alive.
+"""Keep errors from keeping engines alive.
 
 Python and IPython keep the last error, the error its traceback, and the traceback the local
 variables of every function that it passed through. An engine ends when nothing refers to it any

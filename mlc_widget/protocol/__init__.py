@@ -1,1 +1,1 @@
-"""The wire between proxy and worker; knows neither side."""
+"""The protocol between proxy and worker; imports neither of them."""

@@ -13,14 +13,14 @@ _MAX_TRACEBACK = 20_000
 
 
 class RemoteTraceback(Exception):
-    """The cause of an error that came over the wire: the traceback on the other side, as text."""
+    """The cause of an error from the worker: its traceback there, as text."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
 def encode_error(error: BaseException, request_id: str | None = None) -> JSONDict:
-    """What of an error crosses the wire."""
+    """Turn an error into the JSON that crosses the wire."""
     if isinstance(error, errors.MLCEngineError):
         own = error
     else:
@@ -44,7 +44,7 @@ def _told(error: BaseException) -> str:
 
 
 def decode_error(text: str, error: Mapping[str, Any] | None) -> errors.MLCEngineError:
-    """The error of our tree that a ``throw`` stands for; its cause is the remote traceback."""
+    """Make the error that a ``throw`` describes; its cause is the remote traceback."""
     fields = error or {}
     found = getattr(errors, str(fields.get("type")), None)
     known = isinstance(found, type) and issubclass(found, errors.MLCEngineError)

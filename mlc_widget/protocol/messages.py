@@ -4,7 +4,7 @@ Up, from proxy to worker: ``{"kind", "uuid", "content"}``. Down: ``{"kind": "ret
 "initProgressCallback", "uuid", "content"}``. Kinds and contents are WebLLM's
 (``@mlc-ai/web-llm``, src/message.ts), so its own client can drive the worker.
 
-What is ours begins with ``hello``. A peer that said it
+Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. Such a peer
 
 - gets an ``error`` object beside a ``throw``'s text, and more fields in progress reports, each of
   which it answers with ``progressTaken``;
@@ -58,14 +58,14 @@ WHOLE_REQUESTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """A message up."""
+    """A message from the proxy to the worker."""
 
     kind: str
     uuid: str
     content: Any
 
     def encode(self, number: int | None = None) -> JSONDict:
-        """The message as comm data, with its place among the numbered ones."""
+        """The message as comm data; `number` is its place in the order of messages."""
         data = {"kind": self.kind, "uuid": self.uuid, "content": self.content}
         return data if number is None else {**data, "n": number}
 
@@ -77,7 +77,7 @@ class WorkerRequest:
             ProtocolError: not of the form ``{"kind", "uuid", "content"}``.
         """
         if not isinstance(data, Mapping):
-            raise ProtocolError(f"a message is an object, not {type(data).__name__}")
+            raise ProtocolError(f"a message must be an object, not {type(data).__name__}")
         kind, uuid = data.get("kind"), data.get("uuid")
         if not isinstance(kind, str) or not kind or not isinstance(uuid, str):
             raise ProtocolError(f"a message needs a kind and a uuid, not {kind!r} and {uuid!r}")
@@ -92,14 +92,14 @@ def return_message(uuid: str, content: Any) -> JSONDict:
 def end_message(uuid: str) -> JSONDict:
     """The answer to ``completionStreamNextChunk`` after the last chunk.
 
-    WebLLM's client ends a stream at what is no object, and JSON's null is one to JavaScript: so
-    there is no content.
+    There is no content: WebLLM's client ends a stream when the content's type is not "object",
+    and in JavaScript null has that type.
     """
     return {"kind": "return", "uuid": uuid}
 
 
 def throw_message(uuid: str, text: str, error: JSONDict | None) -> JSONDict:
-    """A failed request: a readable text, and for a peer that said hello what it was."""
+    """A failed request: a readable text and, for a peer that said hello, the error's fields."""
     message: JSONDict = {"kind": "throw", "uuid": uuid, "content": text}
     if error is not None:
         message["error"] = error

@@ -1,4 +1,4 @@
-"""What a worker is started with, in one environment variable: it reaches any kernel provisioner."""
+"""A worker's settings, in one environment variable, as any kernel provisioner passes it on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WorkerSettings:
 
     Attributes:
         runtime: The runtime's name, or ``auto``.
-        runtime_options: What the runtime takes.
+        runtime_options: Options of the runtime.
         handler: A subclass of `KernelMLCEngineHandler`, as ``package.module:Class``.
         logit_processors: By model id, each as ``package.module:Class``.
         dies_with_parent: Whether the worker ends when the process that started it does.
