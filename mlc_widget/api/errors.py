@@ -30,6 +30,8 @@ from __future__ import annotations
 import copy
 from typing import ClassVar, Self
 
+from mlc_widget.api.ipython_traceback import render_traceback
+
 
 class MLCEngineError(Exception):
     """Base class of all errors that an engine raises.
@@ -42,6 +44,7 @@ class MLCEngineError(Exception):
     """
 
     default_code: ClassVar[str] = "engine_error"
+    is_bug: ClassVar[bool] = False  # then its whole traceback is of interest
 
     def __init__(
         self,
@@ -56,6 +59,10 @@ class MLCEngineError(Exception):
         self.code = code or self.default_code
         self.param = param
         self.request_id = request_id
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it."""
+        return render_traceback(self)
 
     def copy(self) -> Self:
         """A copy to raise again, with the same cause and a traceback of its own."""
@@ -164,3 +171,4 @@ class InternalEngineError(MLCEngineError):
     """An unexpected exception inside the engine. Its cause holds the (remote) traceback."""
 
     default_code = "internal_error"
+    is_bug = True

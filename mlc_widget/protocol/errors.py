@@ -15,6 +15,8 @@ _MAX_TRACEBACK = 20_000
 class RemoteTraceback(Exception):
     """The cause of an error from the worker: its traceback there, as text."""
 
+    is_remote_traceback = True  # for api.ipython_traceback
+
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 

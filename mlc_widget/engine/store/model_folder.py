@@ -12,6 +12,7 @@ from mlc_widget.engine.store import hub
 from mlc_widget.engine.store.hub import HUB_PREFIX
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
+from mlc_widget.engine.store.model_names import advice
 from mlc_widget.models import CONFIG_FILE, builtin_models
 
 _LARGEST_CONFIG: Final = 4 << 20
@@ -46,7 +47,7 @@ def resolve(model_id: str) -> Path:
         known = ", ".join(builtin) or "none"
         raise ModelNotFoundError(
             f"{model_id!r} is neither a folder here nor a built-in model ({known}). "
-            "Give the path of a folder in MLC format, or HF://user/repo to download one.",
+            f"{advice(model_id, builtin)}",
             param="model_id",
         )
     if not (folder / CONFIG_FILE).is_file():

@@ -1,0 +1,94 @@
+"""What a notebook shows of our errors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mlc_widget.engine.store.model_names import advice
+
+from .conftest import Execute
+from .test_in_kernel import load
+
+LOADED = [
+    "await _engine.reload('no_such_model')",
+    "await _engine.chat.completions.create(messages=[])",
+    "await _engine.chat.completions.create(messages=[{'role': 'user', 'content': 'Hi'}], n=0)",
+    "async for _ in await _engine.completions.create(prompt=5, stream=True): pass",
+    "await create_kernel_mlc_engine('no_such_model')",
+    "chat = ChatWidget(_engine, temperature=9)",
+    "chat = ChatWidget(_engine)\nchat.temperature = 9",
+    "chat.send(' ')",
+    "await chat.send_results(['5'])",
+    "def mine():\n    return chat.export('pdf')\nmine()",
+    "engine = KernelMLCEngine()\nengine.chat.completions.create(messages=[])",
+    "engine.reload('no_such_model')",
+    "%xmode Plain\nchat.send('')",
+]
+
+
+def shown(notebook: nbformat.NotebookNode, cell: int) -> str:
+    text = "\n".join(line for o in notebook.cells[cell].outputs for line in o.get("traceback", ()))
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: Path) -> None:
+    notebook = execute(
+        load(model_folder),
+        *LOADED,
+        "import traceback\n"
+        "try: await _engine.reload('no_such_model')\n"
+        "except Exception as error: caught = error\n"
+        "print(type(caught.__cause__).__name__, 'worker' in str(caught.__cause__))\n"
+        "print(len(traceback.extract_tb(caught.__traceback__)) > 1)",
+        "%xmode Verbose\nawait _engine.reload('no_such_model')",
+        errors=True,
+    )
+    for cell in range(1, len(LOADED) + 1):
+        text = shown(notebook, cell)
+        assert re.search(r"(ModelNotFound|BadRequest)Error", text), LOADED[cell - 1]
+        for ours in ("mlc_widget/", "asyncio", "traitlets", "RemoteTraceback", "direct cause"):
+            assert ours not in text, LOADED[cell - 1]
+        assert text.count("\n") < 20
+    assert "mine()" in shown(notebook, 10)
+    assert "return chat.export" in shown(notebook, 10)  # the user's own frames stay
+    (told,) = notebook.cells[len(LOADED) + 1].outputs
+    assert told["text"] == "RemoteTraceback True\nTrue\n"
+    assert "mlc_widget/" in shown(notebook, len(LOADED) + 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mlc-ai/Qwen3-0.6B-q4f16_1-MLC", "give 'HF://mlc-ai/Qwen3-0.6B-q4f16_1-MLC'"),
+        ("Qwen/Qwen3@main", "give 'HF://Qwen/Qwen3@main'"),
+        ("hf://user/repo", "give 'HF://user/repo'"),
+        ("HF:user/repo", "give 'HF://user/repo'"),
+        ("https://huggingface.co/user/repo/tree/main", "give 'HF://user/repo'"),
+        ("hf.co/user/repo", "give 'HF://user/repo'"),
+        ("models/tiny.gguf", "no file at this path"),
+        ("~/x/tiny.Q4_K_M.GGUF", "no file at this path"),
+        ("llama3.2:1b", "Ollama's"),
+        ("library/qwen2.5:0.5b-instruct", "Ollama's"),
+        ("/data/model", "no folder at this path"),
+        ("./model", "no folder at this path"),
+        ("C:\\models\\llama", "no folder at this path"),
+        ("Demo", "Did you mean 'demo'?"),
+        ("dmeo", "Did you mean 'demo'?"),
+        ("gpt-4o", "folder in MLC format"),
+        ("", "folder in MLC format"),
+    ],
+)
+def test_an_unknown_name_is_answered_by_what_to_give_instead(name: str, says: str) -> None:
+    told = advice(name, ["demo"])
+    assert says in told
+    assert len(told) < 200
+
+
+def test_a_gguf_file_that_is_there_is_told_from_one_that_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.touch()
+    assert "MLC format" in advice(str(file), ["demo"])
