@@ -69,7 +69,9 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     """
     template = model.template
     tools = read_tools(request, template)
-    prompt = template.render(render_messages(request["messages"], tools, template))
+    prompt = template.render(
+        render_messages(request["messages"], tools, template), model.longest_prompt
+    )
     can_think = model.tokenizer.token_to_id(OPEN) is not None
     wanted = request.get("enable_thinking")
     if wanted and not can_think:

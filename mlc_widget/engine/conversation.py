@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedModelError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ContextLengthExceededError,
+    ModelFormatError,
+    UnsupportedModelError,
+)
 from mlc_widget.api.request_values import shortened
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.store.model_config import token_ids
@@ -99,17 +104,35 @@ class ConversationTemplate:
         text = self.render(messages)
         return [*self.system_prefix_token_ids, *tokenizer.encode_prompt(text)]
 
-    def render(self, messages: Sequence[JSONDict]) -> PromptText:
+    def render(self, messages: Sequence[JSONDict], longest: int | None = None) -> PromptText:
         """The text that `prompt` encodes, without `system_prefix_token_ids`.
 
         The template's own strings are markup. Each message's ``content`` is content, unless it is
         a `PromptText` that tells markup and content apart itself.
+
+        Raises:
+            BadRequestError: a role that this model's template does not have.
+            ContextLengthExceededError: it would have more than `longest` characters.
         """
         system: Content = self.system_message
         turns = list(messages)
         if turns[0]["role"] == "system":
             system, turns = turns[0]["content"], turns[1:]
-        parts = [fill(self.system_template, _PLACEHOLDERS["system"], system)]
+        parts: list[PromptText] = []
+        length = 0
+
+        def add(template: str, placeholder: str = "", value: Content = "") -> None:
+            nonlocal length
+            if placeholder:
+                times = template.count(placeholder)
+                length += len(template) + times * (len(value) - len(placeholder))
+            else:
+                length += len(template)
+            if longest is not None and length > longest:  # before it is made
+                raise too_long("messages", length, longest)
+            parts.append(fill(template, placeholder, value) if placeholder else markup(template))
+
+        add(self.system_template, _PLACEHOLDERS["system"], system)
         for i, message in enumerate(turns):
             role = message["role"]
             if role not in self.roles:
@@ -119,13 +142,22 @@ class ConversationTemplate:
                     param="messages",
                 )
             if i > 0 or self.add_role_after_system_message:
-                parts.append(markup(self.roles[role] + self.role_content_sep))
+                add(self.roles[role] + self.role_content_sep)
             placeholder = _PLACEHOLDERS[role]
             template = self.role_templates.get(role, placeholder)
-            parts.append(fill(template, placeholder, message["content"] or ""))
-            parts.append(markup(self.seps[0] if role == "user" else self.seps[-1]))
-        parts.append(markup(self.roles["assistant"] + self.role_empty_sep))
+            add(template, placeholder, message["content"] or "")
+            add(self.seps[0] if role == "user" else self.seps[-1])
+        add(self.roles["assistant"] + self.role_empty_sep)
         return join(parts)
+
+
+def too_long(param: str, chars: int, longest: int) -> ContextLengthExceededError:
+    """The error for a prompt that cannot fit, however few tokens it had."""
+    return ContextLengthExceededError(
+        f"{param}: the prompt has {chars} characters or more, and the model's context window holds "
+        f"{longest} at most: shorten it.",
+        param=param,
+    )
 
 
 class _Reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import ChatOpts, RequestKind
@@ -30,9 +30,7 @@ from mlc_widget.engine.loaded_models import LoadedModels
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.shapes import ResponseShape, new_request_id
-from mlc_widget.engine.text.prompt_text import PromptText, markup
-
-_LONG_PROMPT: Final = 32 * 1024
+from mlc_widget.engine.text.prompt_text import markup
 
 
 class DirectCore:
@@ -185,10 +183,11 @@ class DirectCore:
         param = "messages" if kind == "chat" else "prompt"
         ids: list[int]
         if kind == "chat":
-            rendered = await _encode(model, answers.prompt)
+            rendered = await model.encoder.encode_prompt(answers.prompt)
             ids = [*model.template.system_prefix_token_ids, *rendered]
         elif isinstance(checked["prompt"], str):
-            ids = await _encode(model, markup(checked["prompt"]))
+            model.check_length(param, len(checked["prompt"]))
+            ids = await model.encoder.encode_prompt(markup(checked["prompt"]))
         else:
             ids = checked["prompt"]
             model.check_ids(param, ids)
@@ -339,13 +338,6 @@ async def _plan(
     if checked.keys() & {"response_format", "tools"}:
         return await asyncio.to_thread(plan, kind, model, checked)
     return plan(kind, model, checked)
-
-
-async def _encode(model: LoadedModel, text: PromptText) -> list[int]:
-    """A long text is encoded on a thread: it must not hold up the streams beside it."""
-    if len(text) < _LONG_PROMPT:
-        return model.tokenizer.encode_prompt(text)
-    return await asyncio.to_thread(model.tokenizer.encode_prompt, text)
 
 
 def _echo(model: LoadedModel, checked: JSONDict) -> str:

@@ -75,7 +75,8 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
             f"{model.model_id} has no embeddings under the {model.runtime.name} runtime: load an "
             "embedding model."
         )
-    inputs = await asyncio.to_thread(_encode, model, request["input"])
+    given = request["input"]
+    inputs = await model.encoder.run(lambda: _encode(model, given), sum(map(len, given)))
     vectors = await model.runtime.embed(inputs)
     size = request.get("dimensions")
     if size is not None:

@@ -75,6 +75,9 @@ class LoadedModels:
         """
         models = [*self, *([] if self._leaving is None else [self._leaving])]
         steps = [(model.model_id, model.runtime.running_step()) for model in models]
+        steps += [
+            (f"{model.model_id} (tokenizer)", model.encoder.running_step()) for model in models
+        ]
         return [{"model": name, **asdict(step)} for name, step in steps if step is not None]
 
     def get(self, model_id: str | None) -> LoadedModel:

@@ -18,10 +18,12 @@ from mlc_widget.api.errors import (
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.conversation import ConversationTemplate
+from mlc_widget.engine.conversation import ConversationTemplate, too_long
 from mlc_widget.engine.runtimes.base import ModelRuntime, ModelSource, Sampling
 from mlc_widget.engine.store.model_folder import fetch, read_config
+from mlc_widget.engine.text.encoder import Encoder
 from mlc_widget.engine.text.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer_loading import load_tokenizer
 
 # What means nothing by itself, and so asks nothing of a runtime.
 _NEUTRAL: Final[Mapping[str, Any]] = {
@@ -47,6 +49,10 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
+_SHORTEST: Final = 16
+"""Bytes: no vocabulary's longest token counts as shorter, as some leave out parts of a text."""
+
+
 @dataclass(slots=True)
 class LoadedModel:
     """A model that is ready, with what belongs to it alone."""
@@ -55,6 +61,7 @@ class LoadedModel:
     chat_opts: Mapping[str, Any]
     runtime: ModelRuntime
     template: ConversationTemplate
+    encoder: Encoder
     created: int = field(default_factory=lambda: int(time.time()))
     logit_processor: LogitProcessorFactory | None = None
     last_message: str = ""
@@ -106,6 +113,20 @@ class LoadedModel:
                     "field; leave it out.",
                     param=name,
                 )
+
+    @property
+    def longest_prompt(self) -> int:
+        """Characters that a prompt can have: with more, no tokens of the vocabulary would do."""
+        return self.runtime.context_window_size * max(self.tokenizer.longest, _SHORTEST)
+
+    def check_length(self, param: str, chars: int) -> None:
+        """Refuse a prompt that is too long to be encoded at all.
+
+        Raises:
+            ContextLengthExceededError: with both numbers.
+        """
+        if chars > self.longest_prompt:
+            raise too_long(param, chars, self.longest_prompt)
 
     def check_context(self, param: str, prompt_tokens: int) -> None:
         """Refuse a prompt that leaves no room for an answer.
@@ -204,7 +225,7 @@ async def load_model(
     config = read_config(folder, {**(overrides or {}), **(chat_opts or {})})
     template = ConversationTemplate.from_config(config)
     report("resolve", 0.5, "Reading the tokenizer")
-    tokenizer = await asyncio.to_thread(Tokenizer.from_folder, folder)
+    tokenizer = await load_tokenizer(folder)
     source = ModelSource(model_id=model_id, path=folder, config=config, tokenizer=tokenizer)
     await runtime.load(source, report)
     if logit_processor is not None and not runtime.capabilities.logit_processors:
@@ -218,5 +239,6 @@ async def load_model(
         chat_opts=dict(chat_opts or {}),
         runtime=runtime,
         template=template,
+        encoder=Encoder(tokenizer, model_id),
         logit_processor=logit_processor,
     )

@@ -21,8 +21,8 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import ConversationTemplate
 from mlc_widget.engine.text.prompt_text import Content, PromptText, content, join, markup
 
-_TAG: Final = re.compile(r"<(?=\s*/?\s*(?:tool_call|tool_response|tools)\b)", re.IGNORECASE)
-_TURN_TAG: Final = re.compile(r"<(?=\s*/?\s*(?:tool_call|tool_response)\b)", re.IGNORECASE)
+_TAG: Final = re.compile(r"<(?=\s{0,4}/?\s{0,4}(?:tool_call|tool_response|tools)\b)", re.IGNORECASE)
+_TURN_TAG: Final = re.compile(r"<(?=\s{0,4}/?\s{0,4}(?:tool_call|tool_response)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError
+from mlc_widget.engine.store.model_files import read_file
 from mlc_widget.engine.text.control_tokens import ControlTokens
 from mlc_widget.engine.text.prompt_text import PromptText
 
 TokenKind: TypeAlias = Literal["byte_level", "byte_fallback", "word_piece", "plain"]
 
-_FILE = "tokenizer.json"
+TOKENIZER_FILE: Final = "tokenizer.json"
+_LARGEST: Final = 256 << 20
+_MOST_IDS: Final = 1 << 22
+_MOST_ADDED: Final = 1 << 16
+_LONGEST_ADDED: Final = 1 << 12
+_MOST_GROWTH: Final = 256
 _UNASSIGNED = "\U0010fffd"
 """A character that no vocabulary has."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -56,6 +62,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         added = backend.get_added_tokens_decoder()
+        _check_sizes(backend, added)
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._added = {i: str(token.content) for i, token in added.items()}
         self._control = ControlTokens(added)
@@ -69,6 +76,7 @@ class Tokenizer:
         )
         self._vocab_size = _ids_of(backend)
         self._bytes = [self._bytes_of(i) for i in range(self._vocab_size)]
+        self._longest = max(map(len, self._bytes), default=1)
 
     @classmethod
     def from_folder(cls, path: Path | str) -> Tokenizer:
@@ -77,28 +85,34 @@ class Tokenizer:
         Raises:
             ModelFormatError: tokenizer.json is missing or malformed.
         """
+        file = Path(path) / TOKENIZER_FILE
+        return cls.from_bytes(read_tokenizer(file), file)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, file: Path) -> Tokenizer:
+        """Load a tokenizer.
+
+        Args:
+            content: Of a tokenizer.json.
+            file: Its name, for error messages.
+
+        Raises:
+            ModelFormatError: It is malformed, or has absurd ids.
+        """
         import tokenizers
 
-        file = Path(path) / _FILE
         try:
-            text = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ModelFormatError(
-                f"{file} is missing. A model folder needs its {_FILE}; download the model again, "
-                "or copy the file from the original model.",
-                param=str(file),
-            ) from None
-        except (OSError, UnicodeDecodeError) as e:
-            raise ModelFormatError(f"{file} cannot be read: {e}.", param=str(file)) from e
-        try:
-            backend = tokenizers.Tokenizer.from_str(text)
-        except Exception as e:  # the package raises bare Exception
+            text = content.decode()
+            _check_normalizer(json.loads(text))
+            return cls(tokenizers.Tokenizer.from_str(text))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as e:  # the package raises bare Exception, and its panics are none
             raise ModelFormatError(
                 f"{file} is not a tokenizer that the `tokenizers` package can read: {e}. "
                 "Download the file again.",
                 param=str(file),
             ) from e
-        return cls(backend)
 
     @property
     def kind(self) -> TokenKind:
@@ -109,6 +123,11 @@ class Tokenizer:
     def strips_leading_space(self) -> bool:
         """Whether one space at the beginning of a decoded text is dropped."""
         return self._strips_leading_space
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return self._longest
 
     @property
     def vocab_size(self) -> int:
@@ -155,14 +174,15 @@ class Tokenizer:
         """Token ids of a text without control tokens; `continues` if something is before it."""
         if not text:
             return []
-        encoding = _encode(self._continuing if continues else self._backend, text)
-        ids: list[int] = encoding.ids
+        backend = self._continuing if continues else self._backend
+        ids: list[int] = _encode(backend, text).ids
         if self._control.ids.isdisjoint(ids):
             return ids
         # A vocabulary may have a control token's name among its words: such names are cut in two.
+        offsets = _encode(backend, text, fast=False).offsets
         cuts = [
             (start + end) // 2
-            for token_id, (start, end) in zip(ids, encoding.offsets, strict=True)
+            for token_id, (start, end) in zip(ids, offsets, strict=True)
             if token_id in self._control.ids
             and end - start > 1
             and (token_id not in self._unknown or text[start:end] == self._control.names[token_id])
@@ -238,11 +258,67 @@ def _ids_of(backend: Any) -> int:
     return 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
-def _encode(backend: Any, text: str, *, add_special_tokens: bool = False) -> Any:
+def read_tokenizer(file: Path) -> bytes:
+    """The content of a tokenizer.json.
+
+    Raises:
+        ModelFormatError: It is missing, no regular file, too large or unreadable.
+    """
+    return read_file(
+        file,
+        _LARGEST,
+        f"A model folder needs its {TOKENIZER_FILE}; download the model again, or copy the file "
+        "from the original model.",
+    )
+
+
+def _encode(backend: Any, text: str, *, add_special_tokens: bool = False, fast: bool = True) -> Any:
+    """The `tokenizers.Encoding` of a text; a fast one knows no offsets."""
     try:
-        return backend.encode(text, add_special_tokens=add_special_tokens)
+        # Of a batch: only then does the package let other threads go on.
+        encode = backend.encode_batch_fast if fast else backend.encode_batch
+        return encode([text], add_special_tokens=add_special_tokens)[0]
     except (TypeError, UnicodeEncodeError) as e:
         raise BadRequestError(f"The text cannot be encoded as UTF-8: {e}.") from e
+
+
+def _check_sizes(backend: Any, added: Mapping[int, Any]) -> None:
+    """Refuse a vocabulary for whose ids no memory would suffice.
+
+    Raises:
+        ValueError: It says what is too much.
+    """
+    if len(added) > _MOST_ADDED:
+        raise ValueError(f"it adds {len(added)} tokens, more than {_MOST_ADDED}")
+    longest = max((len(str(token.content)) for token in added.values()), default=0)
+    if longest > _LONGEST_ADDED:
+        raise ValueError(f"an added token has {longest} characters, more than {_LONGEST_ADDED}")
+    last = _ids_of(backend) - 1
+    if last >= _MOST_IDS:
+        raise ValueError(f"it has a token id of {last}, and models have less than {_MOST_IDS}")
+
+
+def _check_normalizer(spec: Any) -> None:
+    """Refuse a normalizer that makes a text very much longer.
+
+    Raises:
+        ValueError: It says by how much.
+    """
+    steps, growth = [spec.get("normalizer")], 1
+    while steps:
+        step = steps.pop()
+        if not isinstance(step, dict):
+            continue
+        steps += step.get("normalizers") or []
+        if step.get("type") == "Replace":
+            pattern = step.get("pattern") or {}
+            replaced = len(pattern["String"]) if "String" in pattern else 0
+            new = len(step.get("content") or "")
+            growth *= -(-new // replaced) or 1 if replaced else 1 + new
+        elif step.get("type") == "Prepend":
+            growth *= 1 + len(step.get("prepend") or "") // 16
+    if growth > _MOST_GROWTH:
+        raise ValueError(f"its normalizer makes a text up to {growth} times as long")
 
 
 def _ignore_in_text(backend: Any, tokens: list[Any]) -> None:

@@ -24,7 +24,8 @@ from mlc_widget.api.errors import (
 from mlc_widget.engine.runtimes.mlc_llm import devices
 from mlc_widget.engine.runtimes.mlc_llm.options import MLCLLMOptions
 from mlc_widget.engine.runtimes.mlc_llm.phases import LoadPhases, bytes_read, engine_log
-from mlc_widget.engine.runtimes.mlc_llm.threads import ThreadDeaths, call_in_daemon
+from mlc_widget.engine.runtimes.mlc_llm.threads import ThreadDeaths
+from mlc_widget.engine.system.daemon import call_in_daemon
 
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 1.0

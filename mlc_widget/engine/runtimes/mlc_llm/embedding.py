@@ -14,7 +14,7 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 from mlc_widget.engine.runtimes.mlc_llm.constructor import load_error, tvm_device
-from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
+from mlc_widget.engine.system.daemon import call_in_daemon
 from mlc_widget.engine.text.prompt_text import markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
 

@@ -41,9 +41,9 @@ from mlc_widget.engine.runtimes.mlc_llm.options import MLCLLMOptions
 from mlc_widget.engine.runtimes.mlc_llm.phases import LoadPhases
 from mlc_widget.engine.runtimes.mlc_llm.sampling import check
 from mlc_widget.engine.runtimes.mlc_llm.stream import RequestStream
-from mlc_widget.engine.runtimes.mlc_llm.threads import call_in_daemon
 from mlc_widget.engine.runtimes.mlc_llm.translate import TokenIds
 from mlc_widget.engine.store.model_folder import read_config_file
+from mlc_widget.engine.system.daemon import call_in_daemon
 
 logger = logging.getLogger(__name__)
 

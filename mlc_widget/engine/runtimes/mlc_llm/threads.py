@@ -1,42 +1,8 @@
-"""Threads that may hang or die: ours around mlc_llm's calls, and mlc_llm's own."""
+"""mlc_llm's own threads, which may die."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-_T = TypeVar("_T")
-
-
-def call_in_daemon(function: Callable[[], _T], name: str) -> asyncio.Future[_T]:
-    """Call a function that may never return on a daemon thread.
-
-    Threads inherit that: those which mlc_llm's constructor starts on it do not keep the process
-    from ending, as they otherwise would.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_T] = loop.create_future()
-
-    def settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
-        if not future.done():
-            set_outcome(outcome)
-
-    def run() -> None:
-        set_outcome: Callable[[Any], None] = future.set_result
-        outcome: Any
-        try:
-            outcome = function()
-        except Exception as error:
-            set_outcome, outcome = future.set_exception, error
-        except BaseException as error:  # an exit is not for the loop to take
-            set_outcome, outcome = future.set_exception, RuntimeError(repr(error))
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, set_outcome, outcome)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
 
 
 class ThreadDeaths:
