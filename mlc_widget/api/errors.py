@@ -18,6 +18,7 @@
     ├── EngineDeadError                   the worker or the engine's thread died
     │   └── WorkerStartError              … before it was ready
     ├── EngineTerminatedError             a call after `terminate`
+    ├── EngineForkedError (RuntimeError)  a call in a process that was forked from the engine's
     ├── ProtocolError                     a message that breaks the protocol
     └── InternalEngineError               a bug in the engine; carries the remote traceback
 
@@ -159,6 +160,12 @@ class EngineTerminatedError(MLCEngineError):
     """The engine was terminated; make a new one."""
 
     default_code = "engine_terminated"
+
+
+class EngineForkedError(MLCEngineError, RuntimeError):
+    """The engine was made before this process was forked, and stayed in the other one."""
+
+    default_code = "engine_forked"
 
 
 class ProtocolError(MLCEngineError):

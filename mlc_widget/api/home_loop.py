@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
-from mlc_widget.api.errors import MLCEngineError
+from mlc_widget.api.errors import EngineForkedError, MLCEngineError
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -50,6 +50,10 @@ class HomeLoop:
                 home = cls._shared = cls("mlc_widget")
             return home
 
+    @classmethod
+    def _after_fork(cls) -> None:
+        cls._guard = threading.Lock()  # another thread may have held it
+
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.call_soon(started.set)
@@ -59,6 +63,19 @@ class HomeLoop:
     def is_current(self) -> bool:
         """Whether the caller runs on this loop's thread."""
         return threading.current_thread() is self._thread
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process was forked from the loop's: its thread stayed there."""
+        return self._pid != os.getpid()
+
+    def check_process(self) -> None:
+        """Refuse to wait for a thread that is not in this process.
+
+        Raises:
+            EngineForkedError: it was forked from the one that is.
+        """
+        check_not_forked_from(self._pid)
 
     def spawn(self, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Start a coroutine, on this loop's own thread.
@@ -85,6 +102,8 @@ class HomeLoop:
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
         """As `start`, with a coroutine that has been made already."""
+        if self.is_forked:
+            coroutine.close()
         future = self.start(lambda: coroutine)
 
         def cancelled(future: concurrent.futures.Future[_T]) -> None:
@@ -95,7 +114,12 @@ class HomeLoop:
         return future
 
     def call_soon(self, function: Callable[_P, object], *args: _P.args, **_: _P.kwargs) -> None:
-        """Call a function here, from any thread, and from finalisers."""
+        """Call a function here, from any thread, and from finalisers.
+
+        Raises:
+            EngineForkedError: in a forked process.
+        """
+        self.check_process()
         self.loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
 
     async def wait(
@@ -109,6 +133,7 @@ class HomeLoop:
         Cancelling the caller (also by ■ in Jupyter) cancels the coroutine. If it had already
         finished, `abandoned` gets the result that nobody waits for any more.
         """
+        self.check_process()
         handover = _Handover(self.spawn, abandoned)
         try:
             self.call_soon(handover.start, work)
@@ -133,6 +158,7 @@ class HomeLoop:
             WaitTimeoutError: it took longer than `timeout` seconds, and was cancelled.
             RuntimeError: when called on the home thread itself, which would deadlock.
         """
+        self.check_process()
         if self.is_current:
             raise RuntimeError("a blocking call on the engine's own thread would deadlock")
         handover = _Handover(self.spawn, abandoned)
@@ -149,6 +175,21 @@ class HomeLoop:
     def _give_up(self, handover: _Handover[_T]) -> None:
         handover.give_up()
         self.call_soon(handover.cancel)
+
+
+def check_not_forked_from(pid: int) -> None:
+    """Refuse to use what belongs to a process from which this one was forked.
+
+    Raises:
+        EngineForkedError: with what to do.
+    """
+    if pid != os.getpid():
+        raise EngineForkedError(
+            f"This engine belongs to process {pid}, from which this one ({os.getpid()}) was "
+            "forked: its threads stayed there, so it would never answer here. Use it there, or "
+            "make an engine in the process that uses it: with multiprocessing, choose "
+            "`multiprocessing.get_context('spawn')` and make the engine in the worker function."
+        )
 
 
 def to_raise(error: BaseException) -> BaseException:
@@ -170,6 +211,10 @@ def _close_unstarted(coroutine: Coroutine[Any, Any, Any]) -> None:
 
 class WaitTimeoutError(Exception):
     """A blocking wait took longer than its caller allowed."""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=HomeLoop._after_fork)
 
 
 class _Handover(Generic[_T]):

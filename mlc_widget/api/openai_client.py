@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mlc_widget.api.core import EngineCore
-from mlc_widget.api.errors import MLCEngineError
+from mlc_widget.api.errors import EngineForkedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError
-from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body
+from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.streams import StreamBuffer
 
@@ -149,6 +149,8 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
                     answer = await self._home.wait(
                         partial(self._routes.answer, wanted), abandoned=_abandon
                     )
+            except EngineForkedError as error:
+                answer = refusal(error)
             except TimeoutError:
                 if limit.expired():
                     timed_out(request, timeout)
@@ -200,6 +202,8 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
                 answer = self._home.wait_blocking(
                     partial(self._routes.answer, wanted), timeout=timeout, abandoned=_abandon
                 )
+            except EngineForkedError as error:
+                answer = refusal(error)
             except WaitTimeoutError:
                 timed_out(request, timeout)
             return respond(answer, partial(Body, request=request))

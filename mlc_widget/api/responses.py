@@ -8,6 +8,7 @@ Fields beyond OpenAI's (``usage.extra``) are kept as attributes.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from functools import cache
@@ -45,8 +46,23 @@ def warm_up() -> None:
                 {**_SAMPLE, "object": "chat.completion", "choices": []}
             )
 
+    global _warming
     if "openai.types.chat" not in sys.modules:
-        threading.Thread(target=work, name="mlc_widget-warm-up", daemon=True).start()
+        _warming = threading.Thread(target=work, name="mlc_widget-warm-up", daemon=True)
+        _warming.start()
+
+
+_warming: threading.Thread | None = None
+
+
+def _finish_imports() -> None:
+    """A process that is forked in the middle of an import could never import that module."""
+    if _warming is not None:
+        _warming.join()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_finish_imports)
 
 
 def _make(module: str, name: str, response: JSONDict) -> Any:

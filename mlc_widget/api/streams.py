@@ -143,6 +143,7 @@ class StreamBuffer:
         Raises:
             EOFError: at the end of the stream.
         """
+        self._home.check_process()
         chunk = self._take()
         while chunk is None:
             loop = asyncio.get_running_loop()
@@ -159,6 +160,7 @@ class StreamBuffer:
             EOFError: at the end of the stream.
             WaitTimeoutError: none came for `timeout` seconds.
         """
+        self._home.check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         chunk = self._take()
         while chunk is None:
@@ -173,11 +175,16 @@ class StreamBuffer:
 
     def close(self) -> concurrent.futures.Future[None]:
         """Stop the source, from any thread; the future is done once it has stopped."""
+        if self._home.is_forked:  # it goes on in the process that it belongs to
+            done: concurrent.futures.Future[None] = concurrent.futures.Future()
+            done.set_result(None)
+            return done
         return self._home.start(self._pump.stop)
 
     def leave(self) -> None:
         """Stop the source, from any thread or finaliser, without waiting."""
-        self._home.call_soon(self._pump.begin_stop)
+        if not self._home.is_forked:
+            self._home.call_soon(self._pump.begin_stop)
 
     @property
     def on_home_thread(self) -> bool:

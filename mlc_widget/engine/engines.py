@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
+from mlc_widget.api.errors import EngineForkedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.engine.core import DirectCore
 
 
-def _end(core: DirectCore) -> None:
+def _end(core: DirectCore, home: HomeLoop) -> None:
     """An engine that is dropped gives its models' memory back."""
-    HomeLoop.shared().submit(core.terminate())
+    with contextlib.suppress(EngineForkedError):  # a copy of the object is not the engine
+        home.submit(core.terminate())
 
 
 class _DirectEngine(EngineBase):
@@ -32,9 +35,10 @@ class _DirectEngine(EngineBase):
         core = DirectCore(
             runtime=runtime, runtime_options=runtime_options, logit_processors=logit_processors
         )
-        super().__init__(core, HomeLoop.shared())
+        home = HomeLoop.shared()
+        super().__init__(core, home)
         self.set_init_progress_callback(init_progress_callback)
-        self._finalizer = weakref.finalize(self, _end, core)
+        self._finalizer = weakref.finalize(self, _end, core, home)
         self._finalizer.atexit = False
 
 

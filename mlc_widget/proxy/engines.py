@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
 from mlc_widget.api.engine_link import EngineLink, EngineState, Hang
+from mlc_widget.api.errors import EngineForkedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
@@ -21,7 +23,8 @@ from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
 
 def _end(core: KernelCore) -> None:
     """An engine that is dropped ends its worker."""
-    core.submit(core.terminate(dropped=True))
+    with contextlib.suppress(EngineForkedError):  # a copy of the object is not the engine
+        core.submit(core.terminate(dropped=True))
 
 
 class _KernelEngine(EngineBase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import weakref
 from pathlib import Path
 from typing import Final
 
@@ -39,11 +40,31 @@ class ParentWatch:
             raise
         finally:
             os.close(read)
+        _watches.add(self)
+
+    def _after_fork(self) -> None:
+        """In a forked process, which may outlive its parent: do not hold the pipe."""
+        with contextlib.suppress(OSError):
+            os.close(self._write)
 
     def dismiss(self) -> None:
         """There is nothing left to do: end it."""
+        _watches.discard(self)
         with contextlib.suppress(OSError):
             os.write(self._write, b"done\n")
         os.close(self._write)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1.0)
+
+
+_watches: weakref.WeakSet[ParentWatch] = weakref.WeakSet()
+
+
+def _close_inherited_pipes() -> None:
+    for watch in list(_watches):
+        watch._after_fork()
+    _watches.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited_pipes)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -26,6 +27,7 @@ TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
 
 _POLL_S: Final = 0.05
 _SHUTDOWN_S: Final = 2.0
+_KILL_S: Final = 1.0
 _LAST_WORDS_S: Final = 0.5
 _LONGEST_SOCKET: Final = 100
 """Bytes that the path of an ipc socket may have on every system."""
@@ -77,8 +79,12 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         """The process's id, where it runs on this machine."""
-        process = getattr(self._manager and self._manager.provisioner, "process", None)
+        process = self._local_process
         return None if process is None else int(process.pid)
+
+    @property
+    def _local_process(self) -> Any:
+        return getattr(self._manager and self._manager.provisioner, "process", None)
 
     async def start(self) -> None:
         """Start the process; it is not ready yet.
@@ -114,6 +120,10 @@ class WorkerProcess:
         finally:
             if output is not None:
                 output.close_writer()
+        if self._manager is not manager:  # killed meanwhile, as the interpreter is ending
+            await manager.shutdown_kernel(now=True)
+            shutil.rmtree(directory, ignore_errors=True)
+            raise WorkerStartError("The worker was ended while it was started.")
         self._watch()
         if local and os.name == "posix" and self.pid is not None:
             self._parent_watch = ParentWatch(self.pid, directory)
@@ -213,10 +223,13 @@ class WorkerProcess:
             self._clean_up()
 
     def kill(self) -> None:
-        """End the process at once, without waiting: for the interpreter's exit."""
-        if self.pid is not None and not self.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+        """End the process at once: for the interpreter's exit."""
+        process = self._local_process
+        if process is not None and not self.exited.done():
+            with contextlib.suppress(OSError):
+                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may write until it is gone
+                process.wait(_KILL_S)
         self._clean_up(close=False)
 
     def _clean_up(self, *, close: bool = True) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, MLCEngineError
+from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.process import WorkerProcess
@@ -19,6 +20,8 @@ from mlc_widget.proxy.worker import Worker
 
 _MAX_DEATHS: Final = 3
 """Quick deaths in a row after which a worker is not restarted until the next `reload`."""
+_EXIT_S: Final = 3.0
+"""How long the interpreter's exit may wait for the thread that owns the workers."""
 _STABLE_S: Final = 60.0
 """A worker that lived this long did not die of its start or its model."""
 
@@ -60,7 +63,8 @@ class WorkerSupervisor:
         self._ending: asyncio.Task[None] | None = None
         self._deaths = 0
         self._last_death: EngineDeadError | None = None
-        self._owner_pid = os.getpid()
+        self.owner_pid = os.getpid()
+        """The process that it belongs to."""
         self._end_message: str | None = None
         self.worker: Worker | None = None
         """The worker that is up, if one is."""
@@ -207,9 +211,9 @@ class WorkerSupervisor:
         self._board.update(state="terminated", model_id=None, error=EngineTerminatedError(message))
 
     def kill(self) -> None:
-        """End the worker at once, without waiting: for the interpreter's exit."""
-        # A forked child must leave its parent's worker alone.
-        if self._process is not None and self._owner_pid == os.getpid():
+        """End the worker at once, and start no other: for the interpreter's exit."""
+        self._end_message = self._end_message or "The program is ending."
+        if self._process is not None:
             self._process.kill()
 
 
@@ -225,6 +229,19 @@ _supervisors: weakref.WeakSet[WorkerSupervisor] = weakref.WeakSet()
 
 @atexit.register
 def _kill_workers() -> None:
-    for supervisor in list(_supervisors):
-        with contextlib.suppress(Exception):
-            supervisor.kill()
+    """End all workers before the interpreter ends the threads that look after them."""
+    # A forked child must leave its parent's workers alone.
+    mine = [s for s in list(_supervisors) if s.owner_pid == os.getpid()]
+
+    async def kill() -> None:
+        for supervisor in mine:
+            with contextlib.suppress(Exception):
+                supervisor.kill()
+
+    if mine:
+        try:
+            # On their own thread: in the midst of a step it might start a worker, or a folder of
+            # its own, after this has looked.
+            HomeLoop.shared().submit(kill()).result(_EXIT_S)
+        except Exception:  # that thread hangs
+            asyncio.run(kill())

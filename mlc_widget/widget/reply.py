@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 from collections.abc import Callable, Generator
 from typing import Any
 
-from mlc_widget.api.home_loop import to_raise, wait_ticking
+from mlc_widget.api.home_loop import check_not_forked_from, to_raise, wait_ticking
 from mlc_widget.widget.state import Message, openai_message
 from mlc_widget.widget.transcript import plain_text
 
@@ -30,6 +31,7 @@ class Reply:
         self._done: concurrent.futures.Future[Message] = concurrent.futures.Future()
         self._next: concurrent.futures.Future[Reply | None] | None = None
         self._stopped = False
+        self._pid = os.getpid()
 
     @property
     def text(self) -> str:
@@ -75,7 +77,12 @@ class Reply:
             TimeoutError: after `timeout` seconds; the reply goes on.
             MLCEngineError: what it failed with.
         """
+        self._check_process()
         return _content(self._done.result(timeout))
+
+    def _check_process(self) -> None:
+        if not self._done.done():
+            check_not_forked_from(self._pid)
 
     def _last_result(self) -> dict[str, Any]:
         """As `result`, of the last reply that follows from its calls.
@@ -96,6 +103,7 @@ class Reply:
         return self._wait().__await__()
 
     async def _wait(self) -> dict[str, Any]:
+        self._check_process()
         try:
             await _ended(self._done)
         except asyncio.CancelledError:

@@ -40,6 +40,7 @@ PUBLIC = {
     "BadRequestError",
     "ContextLengthExceededError",
     "EngineDeadError",
+    "EngineForkedError",
     "EngineTerminatedError",
     "InsufficientMemoryError",
     "InternalEngineError",

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 _PROGRAM = """
-import sys, threading, time
+import signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from mlc_widget import KernelMLCEngine
 hello = [{"role": "user", "content": "Hello!"}]
 with KernelMLCEngine(

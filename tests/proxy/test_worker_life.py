@@ -27,6 +27,7 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
     WorkerStartError,
 )
+from mlc_widget.proxy.supervisor import _kill_workers
 
 Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
@@ -217,8 +218,9 @@ async def test_a_worker_that_floods_its_output_is_not_held_up(
 
 
 _NOTEBOOK = """
-import asyncio, sys
+import asyncio, signal, sys
 from mlc_widget import create_kernel_mlc_engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 async def main():
     engine = await create_kernel_mlc_engine(
         sys.argv[1], runtime="scripted", runtime_options={"repeat": 10**6, "pace_s": 0.01})
@@ -341,5 +343,58 @@ async def test_a_normal_exit_ends_the_worker_too(
 
     async def gone() -> bool:
         return not psutil.pid_exists(worker) and not list(temp_dir.iterdir())
+
+    await eventually(gone)
+
+
+async def test_nothing_is_started_while_the_interpreter_ends(
+    kernel_engine: Make, tiny_model: Path, temp_dir: Path
+) -> None:
+    """What was in flight must not have another worker started, nor a folder left for it."""
+    engine = await kernel_engine(repeat=1000, pace_s=0.005)
+    stream = await engine.chat.completions.create(messages=HELLO, stream=True)
+    await anext(stream)
+    whole = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
+    await asyncio.sleep(0)
+    pid = engine.worker_pid
+    await asyncio.to_thread(_kill_workers)
+    assert not psutil.pid_exists(pid)
+    assert list(temp_dir.iterdir()) == []
+    with pytest.raises(EngineTerminatedError):
+        async for _ in stream:
+            pass
+    with pytest.raises(EngineTerminatedError):
+        await whole
+    with pytest.raises(EngineTerminatedError):
+        await engine.reload(str(tiny_model))
+    assert engine.worker_pid is None
+    assert list(temp_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("state", ["starting", "loading"])
+async def test_an_exit_during_a_start_leaves_nothing(
+    tiny_model: Path, temp_dir: Path, eventually: Eventually, state: str
+) -> None:
+    code = f"""
+import sys, time
+from mlc_widget import KernelMLCEngine
+engine = KernelMLCEngine(runtime="scripted", runtime_options={{"load_hangs": True}})
+engine._core.submit(engine._core.reload([sys.argv[1]]))
+while engine.state != {state!r} or not list(__import__("os").scandir({str(temp_dir)!r})):
+    time.sleep(0.001)
+"""
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code, str(tiny_model)],
+        capture_output=True,
+        env={**os.environ, "TMPDIR": str(temp_dir)},
+        timeout=60,
+    )
+    assert ended.returncode == 0
+
+    async def gone() -> bool:
+        mine = f"{temp_dir}/"
+        workers = [p for p in psutil.process_iter(["cmdline"]) if mine in str(p.info["cmdline"])]
+        return not workers and not list(temp_dir.iterdir())
 
     await eventually(gone)
