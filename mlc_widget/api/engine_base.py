@@ -39,6 +39,8 @@ from mlc_widget.api.tracebacks import releases_locals_of_methods
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
+    from mlc_widget.api.openai_routes import OpenAIRoutes
+
 
 def _model_list(model_id: str | Sequence[str]) -> list[str]:
     several = isinstance(model_id, Sequence) and not isinstance(model_id, str | bytes)
@@ -72,6 +74,7 @@ class EngineBase(ABC):
         self._core = core
         self._home = home
         self._callback: InitProgressCallback | None = None
+        self._routes: OpenAIRoutes | None = None  # all clients share what it stores
         this = weakref.ref(self)  # the core must not keep the engine alive
 
         def on_progress(report: InitProgressReport) -> None:
@@ -79,6 +82,16 @@ class EngineBase(ABC):
                 engine._on_progress(report)
 
         core.set_init_progress_callback(on_progress)
+
+    def _openai_client(self, sync: bool, options: JSONDict) -> AsyncOpenAI | OpenAI:
+        from mlc_widget.api.openai_client import async_openai_client, openai_client
+        from mlc_widget.api.openai_routes import OpenAIRoutes
+
+        if self._routes is None:
+            self._routes = OpenAIRoutes(self._core, self._home)
+        if boolean("sync", sync):
+            return openai_client(self._routes, self._home, options)
+        return async_openai_client(self._routes, self._home, options)
 
     def get_init_progress_callback(self) -> InitProgressCallback | None:
         """The callback set by `set_init_progress_callback`."""
@@ -91,14 +104,6 @@ class EngineBase(ABC):
     @abstractmethod
     def _on_progress(self, report: InitProgressReport) -> None:
         """Pass a report on to the callback."""
-
-
-def _client(engine: EngineBase, sync: bool, options: JSONDict) -> AsyncOpenAI | OpenAI:
-    from mlc_widget.api.openai_client import async_openai_client, openai_client
-
-    if boolean("sync", sync):
-        return openai_client(engine._core, engine._home, options)
-    return async_openai_client(engine._core, engine._home, options)
 
 
 @releases_locals_of_methods
@@ -247,7 +252,7 @@ class AsyncMLCEngineInterface(EngineBase):
             options: Arguments of the client, such as ``timeout`` and ``max_retries``. By default
                 it waits as long as the model takes, and retries nothing.
         """
-        return _client(self, False if sync is None else sync, options)
+        return self._openai_client(False if sync is None else sync, options)
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
@@ -379,7 +384,7 @@ class MLCEngineInterface(EngineBase):
     def openai_client(self, *, sync: Literal[False], **options: Any) -> AsyncOpenAI: ...
     def openai_client(self, *, sync: bool | None = None, **options: Any) -> AsyncOpenAI | OpenAI:
         """As `AsyncMLCEngineInterface.openai_client`, blocking unless `sync` is False."""
-        return _client(self, True if sync is None else sync, options)
+        return self._openai_client(True if sync is None else sync, options)
 
     def device_info(self) -> JSONDict:
         """As `AsyncMLCEngineInterface.device_info`."""

@@ -13,7 +13,6 @@ from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from mlc_widget.api.core import EngineCore
 from mlc_widget.api.errors import EngineForkedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError
 from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
@@ -26,19 +25,19 @@ if TYPE_CHECKING:
 _BASE_URL: Final = "http://mlc-widget.invalid/v1"
 
 
-def async_openai_client(core: EngineCore, home: HomeLoop, options: JSONDict) -> AsyncOpenAI:
-    """Make a client for this engine; `options` are passed to `openai.AsyncOpenAI`."""
+def async_openai_client(routes: OpenAIRoutes, home: HomeLoop, options: JSONDict) -> AsyncOpenAI:
+    """Make a client that these routes answer; `options` are passed to `openai.AsyncOpenAI`."""
     import openai
 
-    http_client = _httpx().AsyncClient(transport=_transports()[0](core, home))
+    http_client = _httpx().AsyncClient(transport=_transports()[0](routes, home))
     return openai.AsyncOpenAI(**_defaults(options), http_client=http_client)
 
 
-def openai_client(core: EngineCore, home: HomeLoop, options: JSONDict) -> OpenAI:
-    """Make a client for this engine; `options` are passed to `openai.OpenAI`."""
+def openai_client(routes: OpenAIRoutes, home: HomeLoop, options: JSONDict) -> OpenAI:
+    """Make a client that these routes answer; `options` are passed to `openai.OpenAI`."""
     import openai
 
-    http_client = _httpx().Client(transport=_transports()[1](core, home))
+    http_client = _httpx().Client(transport=_transports()[1](routes, home))
     return openai.OpenAI(**_defaults(options), http_client=http_client)
 
 
@@ -137,11 +136,11 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
             self._relay.leave()
 
     class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc,name-defined]
-        def __init__(self, core: EngineCore, home: HomeLoop) -> None:
-            self._routes, self._home = OpenAIRoutes(core, home), home
+        def __init__(self, routes: OpenAIRoutes, home: HomeLoop) -> None:
+            self._routes, self._home = routes, home
 
         async def handle_async_request(self, request: Any) -> Any:
-            wanted = ApiRequest(request.method, _path(request), await request.aread())
+            wanted = _request(request, await request.aread())
             timeout = _read_timeout(request)
             limit = asyncio.timeout(timeout)
             try:
@@ -192,11 +191,11 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
             self._relay.leave()
 
     class Transport(httpx.BaseTransport):  # type: ignore[misc,name-defined]
-        def __init__(self, core: EngineCore, home: HomeLoop) -> None:
-            self._routes, self._home = OpenAIRoutes(core, home), home
+        def __init__(self, routes: OpenAIRoutes, home: HomeLoop) -> None:
+            self._routes, self._home = routes, home
 
         def handle_request(self, request: Any) -> Any:
-            wanted = ApiRequest(request.method, _path(request), request.read())
+            wanted = _request(request, request.read())
             timeout = _read_timeout(request)
             try:
                 answer = self._home.wait_blocking(
@@ -211,10 +210,10 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
     return AsyncTransport, Transport
 
 
-def _path(request: Any) -> str:
-    """The path as it was sent: an escaped slash is part of a name."""
-    path: bytes = request.url.raw_path
-    return path.split(b"?")[0].decode("ascii", "replace")
+def _request(request: Any, content: bytes) -> ApiRequest:
+    """Keep the path as it was sent: an escaped slash is part of a name."""
+    path, _, query = request.url.raw_path.decode("ascii", "replace").partition("?")
+    return ApiRequest(request.method, path, content, query)
 
 
 def _abandon(answer: ApiAnswer) -> None:

@@ -23,6 +23,8 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
+from mlc_widget.api.responses_api.routes import ResponsesApi
+from mlc_widget.api.responses_api.store import ResponseNotFoundError, ResponseStore
 from mlc_widget.api.streams import StreamBuffer
 
 Body: TypeAlias = JSONDict | StreamBuffer
@@ -36,11 +38,12 @@ _CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """The parts of an HTTP request that count; the path is without its query, as it was sent."""
+    """The parts of an HTTP request that count; path and query are as they were sent."""
 
     method: str
     path: str
     content: bytes
+    query: str = ""
 
     def body(self) -> JSONDict:
         """The content as a JSON object.
@@ -96,6 +99,7 @@ class OpenAIRoutes:
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self._core = core
         self._home = home
+        self._responses = ResponsesApi(core, ResponseStore())
         # A path's parts after /v1. "*" stands for one part and "**" for all that follow, which
         # handlers get: a model's name may be a path.
         self._routes: dict[tuple[str, ...], dict[str, _Handler]] = {
@@ -104,6 +108,26 @@ class OpenAIRoutes:
             ("embeddings",): {"POST": self._requests("embedding")},
             ("models",): {"GET": self._list_models},
             ("models", "**"): {"GET": self._retrieve_model},
+            **self._response_routes(),
+        }
+
+    def _response_routes(self) -> dict[tuple[str, ...], dict[str, _Handler]]:
+        api = self._responses
+
+        async def create(request: ApiRequest, _: tuple[str, ...]) -> Body:
+            made = await api.create(request.body())
+            return made if isinstance(made, dict) else StreamBuffer(self._home, made)
+
+        return {
+            ("responses",): {"POST": create},
+            ("responses", "*"): {
+                "GET": lambda request, path: api.retrieve(path[0], request.query),
+                "DELETE": lambda _, path: api.delete(path[0]),
+            },
+            ("responses", "*", "cancel"): {"POST": lambda _, path: api.cancel(path[0])},
+            ("responses", "*", "input_items"): {
+                "GET": lambda request, path: api.input_items(path[0], request.query)
+            },
         }
 
     async def answer(self, request: ApiRequest) -> ApiAnswer:
@@ -126,7 +150,7 @@ class OpenAIRoutes:
                     ", ".join(methods),
                 )
             return await methods[request.method](request, named)
-        served = ", ".join("/v1/" + "/".join(p) for p in self._routes if "*" not in p[-1])
+        served = ", ".join("/v1/" + "/".join(p) for p in self._routes if "*" not in "".join(p))
         raise NoSuchRouteError(
             f"Invalid URL ({request.method} {request.path}): the engine answers {served}."
         )
@@ -177,7 +201,7 @@ def refusal(error: MLCEngineError) -> ApiAnswer:
 
 
 def _status(error: MLCEngineError) -> int:
-    if isinstance(error, NoSuchRouteError | ModelNotLoadedError):
+    if isinstance(error, NoSuchRouteError | ModelNotLoadedError | ResponseNotFoundError):
         return 404
     if isinstance(error, WrongMethodError):
         return 405

@@ -21,7 +21,6 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface
-from mlc_widget.api.openai_client import openai_client
 from mlc_widget.api.resources import ChatCompletions
 
 REQUEST: dict[str, Any] = {
@@ -218,7 +217,7 @@ async def test_leaving_blocking_streams(
 ) -> None:
     core, home = engine._core, engine._home
     made: Any = (
-        openai_client(core, home, {}).chat.completions
+        engine.openai_client(sync=True).chat.completions
         if client == "openai"
         else ChatCompletions(core, home)
     )
@@ -275,7 +274,6 @@ async def test_streams_left_by_loops_that_are_gone(
 _EXIT = """
 import asyncio, sys
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
-from mlc_widget.api.openai_client import openai_client
 request = dict(model="m", messages=[{{"role": "user", "content": "Hello!"}}], stream=True)
 async def main():
     global engine, streams
@@ -283,7 +281,7 @@ async def main():
     await engine.set_app_config(
         {{"model_list": [{{"model_id": "m", "model": {model!r}}}]}})
     await engine.reload("m")
-    client, blocking = engine.openai_client(), openai_client(engine._core, engine._home, {{}})
+    client, blocking = engine.openai_client(), engine.openai_client(sync=True)
     streams = [await client.chat.completions.create(**request) for _ in range(5)]
     streams += [await engine.chat.completions.create(**request) for _ in range(5)]
     for stream in streams:
