@@ -139,12 +139,9 @@ def test_what_others_may_write_is_not_used(cache, executable, tmp_path, which, c
 
 def child(code: str, **kwargs: Any) -> str:
     """What another process prints, and logs, that runs some code beside these tests."""
+    names = "from pathlib import Path\nfrom tests.engine.runtimes.tvm.test_cache import *\n"
     done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from tests.engine.runtimes.tvm.test_cache import *\n" + textwrap.dedent(code),
-        ],
+        [sys.executable, "-c", names + textwrap.dedent(code)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
