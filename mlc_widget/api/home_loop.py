@@ -7,6 +7,7 @@ cell of the notebook runs. Callers on any other loop or thread hand it coroutine
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextvars
 import inspect
@@ -24,6 +25,9 @@ INTERRUPT_TICK_S = 0.1
 """How often a wait wakes its loop: an idle loop sees an interrupt only then (ipykernel #881)."""
 
 
+_PARK_S = 5.0
+
+
 class HomeLoop:
     """A daemon thread that runs an event loop for as long as the process lives."""
 
@@ -32,6 +36,7 @@ class HomeLoop:
 
     def __init__(self, name: str) -> None:
         self._pid = os.getpid()
+        self._parked = False
         self._tasks: set[asyncio.Task[Any]] = set()
         # A selector loop everywhere: zmq's asyncio sockets need one.
         self.loop: asyncio.AbstractEventLoop = asyncio.SelectorEventLoop()
@@ -58,6 +63,25 @@ class HomeLoop:
         asyncio.set_event_loop(self.loop)
         self.loop.call_soon(started.set)
         self.loop.run_forever()
+
+    def park(self, timeout: float) -> None:
+        """Let the thread do nothing any more, at the end of the process.
+
+        What it runs may be in native code, from which it must not return to an interpreter that is
+        being torn down. What waits for it, is left waiting.
+
+        Args:
+            timeout: Seconds that it may take until it comes back to its loop.
+        """
+        parked = threading.Event()
+
+        def stay() -> None:
+            self._parked = True
+            parked.set()
+            threading.Event().wait()
+
+        self.loop.call_soon_threadsafe(stay)
+        parked.wait(timeout)
 
     @property
     def is_current(self) -> bool:
@@ -159,6 +183,8 @@ class HomeLoop:
             RuntimeError: when called on the home thread itself, which would deadlock.
         """
         self.check_process()
+        if self._parked:
+            raise RuntimeError("the process is ending: an engine can no longer be called")
         if self.is_current:
             raise RuntimeError("a blocking call on the engine's own thread would deadlock")
         handover = _Handover(self.spawn, abandoned)
@@ -190,6 +216,13 @@ def check_not_forked_from(pid: int) -> None:
             "make an engine in the process that uses it: with multiprocessing, choose "
             "`multiprocessing.get_context('spawn')` and make the engine in the worker function."
         )
+
+
+@atexit.register
+def _park() -> None:
+    home = HomeLoop._shared
+    if home is not None and home._pid == os.getpid():
+        home.park(_PARK_S)
 
 
 def to_raise(error: BaseException) -> BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
@@ -163,7 +164,7 @@ class Embedder:
     Attributes:
         vocab_size: Tokens that the model knows.
         context_window: Tokens of a text at most.
-        ended: Set when the thread has left the model's code for good.
+        ended: Done when the thread has left the model for good.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Embedder:
     ) -> None:
         self._model, self._settings = model, settings
         self.vocab_size, self.context_window = vocab_size, context_window
-        self.ended = threading.Event()
+        self.ended: Future[None] = Future()
         self.clock = StepClock()
         self._changed = threading.Condition()
         self._submitted: list[_Job] = []

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.base import ModelSource
-from mlc_widget.engine.runtimes.tvm import loading, machine
+from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture
 from mlc_widget.engine.runtimes.tvm.compiled import executable_of
+from mlc_widget.engine.runtimes.tvm.computing import run_on_compute_thread
 from mlc_widget.engine.runtimes.tvm.embedder import (
     DecoderTexts,
     Embedder,
@@ -25,7 +26,9 @@ from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, model_config
+from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
+from mlc_widget.engine.runtimes.tvm.sizing import sizes, weight_count
 from mlc_widget.engine.runtimes.tvm.threads import default_threads
 from mlc_widget.engine.runtimes.tvm.weights import (
     check_layers,
@@ -46,7 +49,7 @@ def is_embedding_model(config: Any) -> bool:
     return config.get("model_task") == "embedding" or config.get("model_type") in ENCODERS
 
 
-def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -> Embedder:
+def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedder:
     """Load an embedding model and start its thread.
 
     Vectors are compared with those of other programs, so the model is computed faithfully unless
@@ -89,7 +92,7 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(plan.code, planner.program, options, progress)
     arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
-    threads = options.threads or default_threads(loading.count(plan.parameters, quantization))
+    threads = options.threads or default_threads(weight_count(plan.parameters, quantization))
     model_fields = Fields(model_config(source), "model_config")
     model: TextModel
     if encoder:
@@ -122,10 +125,10 @@ def load(source: ModelSource, options: TVMOptions, progress: loading.Progress) -
     known = min(vocab, config.positive_int("active_vocab_size", vocab))
     embedder = Embedder(model, settings, vocab_size=known, context_window=context)
     progress("warm up", 0.0, "Warming up")
-    embedder.ended = loading.start(embedder, embedder, threads)
+    embedder.ended = run_on_compute_thread(embedder, embedder, threads)
     try:
         progress("warm up", 1.0, "Ready")
-    except loading.Cancelled:
+    except Cancelled:
         embedder.stop()
         raise
     return embedder
@@ -169,5 +172,5 @@ def _sizes(
     if encoder:
         fields = Fields(model_config(source), "model_config")
         return fields.positive_int("context_window_size"), batch
-    window, _ = loading.sizes(source, options)
+    window, _ = sizes(source, options)
     return window, max(batch, -(-window // PAGE))

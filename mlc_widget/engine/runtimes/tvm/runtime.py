@@ -27,6 +27,7 @@ from mlc_widget.engine.runtimes.base import (
     RuntimeCapabilities,
     Sampling,
 )
+from mlc_widget.engine.runtimes.tvm import shutdown
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.system.memory import give_back_memory
 
@@ -128,7 +129,9 @@ class TVMRuntime:
 
         # Not the loop's executor: a compilation in LLVM cannot be ended, and must not keep the
         # process from ending.
-        threading.Thread(target=work, name="mlc_widget-tvm-load", daemon=True).start()
+        thread = threading.Thread(target=work, name="mlc_widget-tvm-load", daemon=True)
+        shutdown.load_runs(thread, cancelled)
+        thread.start()
         try:
             self._loaded = loaded = await done
         except asyncio.CancelledError:
@@ -233,9 +236,10 @@ class TVMRuntime:
         loaded.stop()
         ended = loaded.ended
         del loaded
-        await asyncio.get_running_loop().run_in_executor(None, ended.wait)
+        await asyncio.wrap_future(ended)
         self._clock = None
-        await asyncio.to_thread(_release_memory)
+        with contextlib.suppress(RuntimeError):  # the process is about to end: no threads any more
+            await asyncio.to_thread(_release_memory)
 
     async def _grammar(self, sampling: Sampling) -> Grammar | None:
         if sampling.grammar is None or self._grammars is None:
@@ -251,17 +255,18 @@ class TVMRuntime:
         """Load on this thread; None if it was cancelled."""
         try:
             from mlc_widget.engine.runtimes.tvm import embedding_loading, loading
+            from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
         except ImportError as e:
             raise RuntimeUnavailableError(
                 f"The tvm runtime cannot start: {e}. Install it with `pip install "
                 '"mlc-widget[tvm]"`.'
             ) from e
         try:
-            progress = loading.Progress(report, cancelled)
+            progress = Progress(report, cancelled)
             if embedding_loading.is_embedding_model(source.config):
                 return embedding_loading.load(source, self._options, progress)
             return loading.load(source, self._options, progress, self._post)
-        except loading.Cancelled:
+        except Cancelled:
             return None
 
     def _post(self, deliveries: list[Delivery]) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
-
-import psutil
 
 _lock = threading.Lock()
 _idle: dict[int, list[ComputeThread]] = {}
+_all: list[ComputeThread] = []
 _largest = 0
 
 
@@ -26,6 +26,8 @@ def default_threads(parameters: int) -> int:
     """
     if parameters < 50_000_000:
         return 1
+    import psutil
+
     try:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -39,11 +41,12 @@ class ComputeThread:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._work: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
         self._thread = threading.Thread(
             target=self._run, name=f"mlc_widget-tvm-{workers}", daemon=True
         )
         self._thread.start()
+        _all.append(self)
 
     @classmethod
     def take(cls, workers: int) -> ComputeThread:
@@ -52,16 +55,41 @@ class ComputeThread:
             idle = _idle.get(workers)
             return idle.pop() if idle else cls(workers)
 
-    def run(self, work: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, and then keep the thread for another `take`."""
-        self._work.put(work)
+    def run(self, work: Callable[[], None]) -> Future[None]:
+        """Run `work`, which must not raise, and then keep the thread for another `take`.
+
+        Returns:
+            Done when the thread has let go of `work`, and all that it held.
+        """
+        ended: Future[None] = Future()
+        ended.set_running_or_notify_cancel()  # so that who waits cannot cancel it
+        self._work.put((work, ended))
+        return ended
+
+    def end(self) -> threading.Thread:
+        """Let the thread end once it has nothing to do."""
+        self._work.put(None)
+        return self._thread
 
     def _run(self) -> None:
         _make_pool(self.workers)
-        while True:
-            self._work.get()()
+        while (job := self._work.get()) is not None:
+            work, ended = job
+            del job
+            work()
+            del work
             with _lock:
                 _idle.setdefault(self.workers, []).append(self)
+            ended.set_result(None)
+            del ended
+
+
+def end_all() -> list[threading.Thread]:
+    """Let all compute threads end once they have nothing to do; the threads."""
+    with _lock:
+        _idle.clear()
+        ending, _all[:] = list(_all), []
+    return [thread.end() for thread in ending]
 
 
 def _make_pool(workers: int) -> None:
@@ -79,3 +107,15 @@ def _make_pool(workers: int) -> None:
         os.environ["TVM_NUM_THREADS"] = str(workers)
         tvm_ffi.get_global_func("runtime.config_threadpool")(0, workers)
         os.environ["TVM_NUM_THREADS"] = str(_largest)
+
+
+def _forget() -> None:
+    """A forked child has none of the threads, and nobody who holds the lock."""
+    global _lock
+    _lock = threading.Lock()
+    _idle.clear()
+    _all.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,46 @@
+"""A model on its compute thread."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from mlc_widget.api.errors import InternalEngineError, MLCEngineError
+from mlc_widget.engine.runtimes.tvm import shutdown
+from mlc_widget.engine.runtimes.tvm.threads import ComputeThread
+
+
+def run_on_compute_thread(scheduler: Any, executor: Any, threads: int) -> Future[None]:
+    """Prepare the executor on a compute thread and leave the scheduler running there.
+
+    Args:
+        scheduler: Has ``run()`` and ``stop()``: a `Scheduler`, or an embedding model's `Embedder`.
+        executor: Has ``prepare()``.
+        threads: CPU threads.
+
+    Returns:
+        Done when the thread has left the model for good.
+    """
+    ready = threading.Event()
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            executor.prepare()
+        except BaseException as e:  # handed to the loading thread
+            failure.append(e)
+            ready.set()
+            return
+        ready.set()
+        scheduler.run()
+
+    ended = ComputeThread.take(threads).run(body)
+    del body
+    ready.wait()
+    if failure:
+        if isinstance(failure[0], MLCEngineError):
+            raise failure[0]
+        raise InternalEngineError(f"The model's first step failed: {failure[0]}") from failure[0]
+    shutdown.model_runs(scheduler, ended)
+    return ended

@@ -1,0 +1,34 @@
+"""How a load tells of itself, and how it is cancelled."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from mlc_widget.api.progress import LoadReporter
+
+
+class Cancelled(Exception):
+    """The load was cancelled; raised by `Progress` where it is noticed."""
+
+
+class Progress:
+    """Passes reports on, and ends the load where it reports once it is cancelled."""
+
+    def __init__(self, report: LoadReporter, cancelled: threading.Event) -> None:
+        self.report, self.cancelled = report, cancelled
+
+    def __call__(self, phase: Any, fraction: float, text: str, **counts: int) -> None:
+        """Report, or raise `Cancelled`."""
+        if self.cancelled.is_set():
+            raise Cancelled
+        self.report(phase, fraction, text, **counts)
+
+    def bytes(self, phase: Any, text: str) -> Callable[[int, int], None]:
+        """A function that reports bytes done and bytes in all."""
+
+        def progress(done: int, total: int) -> None:
+            self(phase, done / max(1, total), text, bytes_done=done, bytes_total=total)
+
+        return progress

@@ -1,0 +1,43 @@
+"""How large a model's context, KV cache and steps are to be."""
+
+from __future__ import annotations
+
+from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+from mlc_widget.engine.runtimes.tvm.weights import Parameters
+
+DEFAULT_TOTAL = 8192
+"""Tokens that the KV cache holds where nothing else is said, or four context windows if less."""
+
+
+def sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
+    """The context window, and the pages of the KV cache.
+
+    Models with a sliding window say -1: their context is what the KV cache holds.
+    """
+    model_config = Fields(source.config.get("model_config", {}), "model_config")
+    window = source.config.get("context_window_size")
+    if window is None:
+        window = model_config.get("context_window_size", 2048)
+    if window == -1:
+        window = options.max_total_sequence_length or DEFAULT_TOTAL
+    else:
+        window = Fields({"context_window_size": window}, "").positive_int("context_window_size")
+    total = options.max_total_sequence_length or min(4 * window, DEFAULT_TOTAL)
+    pages = -(-total // PAGE)
+    return min(window, pages * PAGE), pages
+
+
+def chunk(source: ModelSource, options: TVMOptions) -> int:
+    """Tokens of a step at most."""
+    own = Fields(source.config, "").positive_int("prefill_chunk_size", options.prefill_chunk_size)
+    return min(own, options.prefill_chunk_size)
+
+
+def weight_count(parameters: Parameters, quantization: Quantization) -> int:
+    """Weights of a model, to tell small from large."""
+    layouts = [layout for name, layout in parameters if not name.endswith("scale")]
+    return sum(p.nbytes for p in layouts) * 8 // quantization.bits

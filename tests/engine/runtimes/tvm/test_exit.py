@@ -1,0 +1,249 @@
+"""The end of a process while threads are in native code: the exit status is what it was to be.
+
+Each child has a thread in C++ at its end, in a call that takes `NATIVE_S`, and reports when that
+begins. Without an order in which threads end, `std::terminate` ends such a process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from .conftest import DEADLINE, GOLDEN, ROOT
+
+NATIVE_S = 0.7
+NAME = "gqa-tied-q4f32_1"
+
+PREAMBLE = f"""
+import asyncio, os, signal, sys, threading, time
+from pathlib import Path
+import tvm_ffi
+from mlc_widget import AsyncMLCEngine, MLCEngine, create_mlc_engine
+from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.engine.runtimes.tvm import compiled, executor, loading, scheduler
+
+begun = threading.Event()
+
+def take_long():
+    begun.set()
+    end = time.monotonic() + {NATIVE_S}
+    while time.monotonic() < end:  # it comes back to the interpreter at any time
+        time.sleep(0.001)
+
+def native():
+    tvm_ffi.convert(take_long)()   # Python, C++, Python
+
+MODEL = {str(GOLDEN / NAME)!r}
+OPTIONS = {{"cache_dir": sys.argv[1]}}
+PROMPT = dict(prompt=[5, 6, 7], max_tokens=3, temperature=0)
+
+async def make():
+    engine = AsyncMLCEngine(runtime="tvm", runtime_options=OPTIONS)
+    await engine.reload(MODEL)
+    return engine
+"""
+
+
+def end_of(code: str, cache_dir: object) -> tuple[int, str]:
+    """Exit status and output of a child that runs `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code), str(cache_dir)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    return done.returncode, done.stdout.strip()
+
+
+TEARDOWN_IS_SLOW = """
+executor.Executor.__del__ = lambda self: native()
+"""
+
+CASES = {
+    "an engine that is not unloaded": (
+        TEARDOWN_IS_SLOW,
+        """
+        async def main():
+            engine = await make()
+            await engine.completions.create(**PROMPT)
+        asyncio.run(main())
+        """,
+        0,
+    ),
+    "an engine that is kept": (
+        TEARDOWN_IS_SLOW,
+        """
+        async def main():
+            global engine
+            engine = await make()
+            await engine.completions.create(**PROMPT)
+        asyncio.run(main())
+        """,
+        0,
+    ),
+    "several runs of asyncio": (
+        TEARDOWN_IS_SLOW,
+        """
+        async def main():
+            engine = await make()
+            await engine.completions.create(**PROMPT)
+        for _ in range(3):
+            asyncio.run(main())
+        """,
+        0,
+    ),
+    "an exit status": (
+        TEARDOWN_IS_SLOW,
+        """
+        async def main():
+            engine = await make()
+            sys.exit(3)
+        asyncio.run(main())
+        """,
+        3,
+    ),
+    "while generating": (
+        """
+        step = executor.Executor.run
+        def run(self, spans):
+            native()
+            return step(self, spans)
+        """,
+        """
+        async def main():
+            global keep
+            engine = await make()
+            executor.Executor.run = run
+            keep = asyncio.create_task(engine.completions.create(**PROMPT))
+            await asyncio.to_thread(begun.wait)
+            sys.exit(4)
+        asyncio.run(main())
+        """,
+        4,
+    ),
+    "a blocking engine, Ctrl-C": (
+        """
+        step = executor.Executor.run
+        def run(self, spans):
+            native()
+            return step(self, spans)
+        """,
+        """
+        engine = MLCEngine(runtime="tvm", runtime_options=OPTIONS)
+        engine.reload(MODEL)
+        executor.Executor.run = run
+        def interrupt():
+            begun.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt).start()
+        try:
+            engine.completions.create(**PROMPT)
+        except KeyboardInterrupt:
+            sys.exit(5)
+        """,
+        5,
+    ),
+    "while loading": (
+        """
+        find = loading.executable_of
+        def slow(*args, **kwargs):
+            native()
+            return find(*args, **kwargs)
+        loading.executable_of = slow
+        """,
+        """
+        async def main():
+            global keep
+            keep = asyncio.create_task(make())
+            await asyncio.to_thread(begun.wait)
+            sys.exit(6)
+        asyncio.run(main())
+        """,
+        6,
+    ),
+    "the engine's own thread": (
+        "",
+        """
+        async def main():
+            global engine
+            engine = await make()
+            HomeLoop.shared().call_soon(native)
+            await asyncio.to_thread(begun.wait)
+            sys.exit(7)
+        asyncio.run(main())
+        """,
+        7,
+    ),
+    "sys.exit on a thread": (
+        TEARDOWN_IS_SLOW,
+        """
+        def work():
+            async def main():
+                engine = await make()
+                await engine.completions.create(**PROMPT)
+                sys.exit(9)
+            asyncio.run(main())
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        """,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_exit_status_is_what_it_was_to_be(cache_dir, case):
+    patches, code, expected = CASES[case]
+    status, said = end_of(textwrap.dedent(patches) + textwrap.dedent(code), cache_dir)
+    assert status == expected, said
+    assert "terminate" not in said
+    assert "never retrieved" not in said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_ends_at_once(cache_dir):
+    code = """
+    async def main():
+        global engine
+        engine = await make()
+        await engine.completions.create(**PROMPT)
+    asyncio.run(main())
+    sys.stdout.flush()
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        sys.exit(11)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), time.monotonic() - began < 4)
+    sys.exit(12)
+    """
+    assert end_of(code, cache_dir) == (12, "11 True")
+
+
+def test_an_engine_that_is_called_after_its_thread_ended_says_so(cache_dir):
+    code = """
+    import atexit
+    from mlc_widget.api import home_loop
+    engine = MLCEngine(runtime="tvm", runtime_options=OPTIONS)
+    engine.reload(MODEL)
+    def late():
+        try:
+            engine.completions.create(**PROMPT)
+        except RuntimeError as e:
+            print(e)
+    atexit.unregister(home_loop._park)
+    atexit.register(late)
+    atexit.register(home_loop._park)
+    """
+    assert end_of(code, cache_dir) == (
+        0,
+        "the process is ending: an engine can no longer be called",
+    )
