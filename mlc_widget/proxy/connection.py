@@ -1,4 +1,4 @@
-"""A comm to the worker: messages up, answers and chunks down, each to whoever waits for it."""
+"""A comm to the worker: sends messages, and passes each answer to whoever waits for it."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class WorkerConnection:
         self._streams: dict[str, StreamReceiver] = {}
         self._dead: MLCEngineError | None = None
         self.replaced = False
-        """Whether another worker is to take this one's place."""
+        """Whether a new worker will replace this one."""
         self.asked = asyncio.Event()
-        """Set when something is sent that has an answer; who waits for that clears it."""
+        """Set when a message is sent that will be answered; cleared by the `HangWatch`."""
         self.heard = 0
-        """Messages that have come."""
+        """The number of messages received so far."""
         self._greeted = False  # the worker has said hello
         self._outbox = Outbox(self._pack, self._send_frames)
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
@@ -71,7 +71,7 @@ class WorkerConnection:
         self._reader.add_done_callback(self._reader_ended)
 
     async def open(self, timeout: float) -> JSONDict:
-        """Open the comm and say hello; the answer says what the worker is.
+        """Open the comm and say hello; returns the worker's description of itself.
 
         Raises:
             WorkerStartError: no answer within `timeout` seconds.
@@ -100,8 +100,8 @@ class WorkerConnection:
             for answer in answers:
                 answer.cancel()
         raise WorkerStartError(
-            f"The worker did not answer within {timeout:g} s. A kernel of your own must run "
-            f"{_WORKER_COMMAND}."
+            f"The worker did not answer within {timeout:g} s. If you named a kernelspec, it must "
+            f"run {_WORKER_COMMAND}."
         )
 
     @property
@@ -110,7 +110,7 @@ class WorkerConnection:
         return bool(self._pending or self._streams)
 
     def send(self, kind: str, content: Any = None) -> asyncio.Future[Any]:
-        """Send a message; the future is its answer, or what the worker threw, or how it died."""
+        """Send a message; the future gets its answer, or the error with which it ended."""
         request_uuid = uuid.uuid4().hex
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[request_uuid] = answer
@@ -148,7 +148,7 @@ class WorkerConnection:
         """Send a message and wait for its answer.
 
         Raises:
-            MLCEngineError: what the worker threw, or how it died.
+            MLCEngineError: the worker's error, or how the worker died.
         """
         return await self.send(kind, content)
 
@@ -156,15 +156,15 @@ class WorkerConnection:
         """Send a message whose answer nobody waits for; never raises.
 
         Args:
-            kind: Which.
-            content: What it says.
-            waiter: The uuid of the stream that waits for what it does, if one does.
+            kind: The message's kind.
+            content: The message's content.
+            waiter: The uuid of the stream that gets the error if it is lost.
         """
         request = WorkerRequest(kind, uuid.uuid4().hex, content)
         self._post(request, waiter, partial(self._tell, waiter))
 
     def _tell(self, waiter: str, error: MLCEngineError) -> None:
-        """A message cannot reach the worker: whoever waits for it gets the error."""
+        """Pass the error of a message that cannot reach the worker to whoever waits for it."""
         if waiter in self._streams:
             self._streams[waiter].end(error, running=True)
         elif waiter in self._pending and not self._pending[waiter].done():
@@ -214,7 +214,7 @@ class WorkerConnection:
         if self._greeted:
             return EngineDeadError("The worker closed the connection.")
         return WorkerStartError(
-            f"The kernel is no mlc_widget worker: it must run {_WORKER_COMMAND}."
+            f"The kernel is not an mlc_widget worker: its kernelspec must run {_WORKER_COMMAND}."
         )
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
@@ -243,11 +243,11 @@ class WorkerConnection:
         # Otherwise it is a late answer to something that nobody waits for any more.
 
     def fail(self, error: MLCEngineError, *, replaced: bool = False) -> None:
-        """The worker is gone: everything that waits for it raises `error`.
+        """End everything that waits for the worker with `error`: the worker is gone.
 
         Args:
             error: What to raise.
-            replaced: Whether another is to take its place; what can be resumed goes on there.
+            replaced: Whether a new worker will take over, so that requests can be resumed.
         """
         if self._dead is None:
             self._dead, self.replaced = error, replaced
@@ -258,7 +258,7 @@ class WorkerConnection:
             stream.end(_copy(error))
 
     async def close(self) -> None:
-        """Close the comm and the sockets; what still waits fails."""
+        """Close the comm and the sockets; everything that still waits fails."""
         if self._dead is None:
             with contextlib.suppress(zmq.ZMQError):
                 self._session.send(
@@ -272,7 +272,7 @@ class WorkerConnection:
 
 
 def _copy(error: MLCEngineError) -> MLCEngineError:
-    """The same error for another waiter: raising one object twice mixes its tracebacks."""
+    """A copy of the error for another waiter: raising one object twice mixes its tracebacks."""
     return type(error)(
         error.message, code=error.code, param=error.param, request_id=error.request_id
     )

@@ -1,4 +1,4 @@
-"""The proxy's core: `EngineCore` that computes in a worker kernel, started when it is needed."""
+"""The proxy's core: an `EngineCore` in a worker kernel, which is started when it is needed."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class KernelCore(EngineLink):
     Args:
         home: The loop that owns it.
         make_process: Makes a worker's process, not yet started.
-        start_timeout: Seconds that a worker may take to answer.
-        hang_timeout: See `HangWatch`.
-        recovery: What becomes of the requests of a worker that dies.
+        start_timeout: Seconds within which a new worker must answer.
+        hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
+        recovery: What happens to running requests when the worker dies.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class KernelCore(EngineLink):
 
     @property
     def snapshot(self) -> EngineSnapshot:
-        """What is known now; safe from any thread."""
+        """The current state; safe to read from any thread."""
         return self._board.snapshot
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
@@ -77,11 +77,11 @@ class KernelCore(EngineLink):
         self._home.call_soon(function, *args)
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Have `observer` called with each new snapshot, on the home loop; returns the undo."""
+        """Call `observer` on the home loop with each new snapshot; returns what ends that."""
         return self._board.observe(observer)
 
     def cancel_load(self) -> None:
-        """End a load that runs; whoever awaits it gets `LoadCancelledError`. On the home loop."""
+        """Cancel the load that is running, if any. On the home loop."""
         self._models.cancel_load()
 
     @property
@@ -92,31 +92,31 @@ class KernelCore(EngineLink):
     # EngineCore: models
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set who hears of load progress, on the home loop."""
+        """Set the callback for load progress; it is called on the home loop."""
         self._models.on_progress = callback
 
     async def set_app_config(self, config: Mapping[str, Any] | None) -> None:
-        """Set the names that `reload` knows; a worker that restarts gets them again."""
+        """Set the names that `reload` knows; they are sent to every new worker."""
         await self._models.set_app_config(AppConfig.read(config))
 
     async def reload(
         self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
     ) -> None:
-        """Make exactly these models loaded in the worker."""
+        """Load these models in the worker and unload all others."""
         await self._models.load(LoadTarget.read(model_ids, chat_opts))
 
     async def reload_last(self) -> None:
-        """Load again what `reload` was last asked for, with its `chat_opts`."""
+        """Repeat the last `reload`, with the same models and `chat_opts`."""
         await self._models.load_again()
 
     async def unload(self) -> None:
-        """Unload all models; the worker stays."""
+        """Unload all models; the worker keeps running."""
         await self._models.unload()
 
     async def restart(self) -> None:
-        """End the worker, whatever it does, and load the same models in another.
+        """Kill the worker, even if it hangs, and load the same models in a new one.
 
-        What it works on goes on there, as after a death; under ``recovery="error"`` it fails.
+        Running requests continue there, as after a crash; with ``recovery="error"`` they fail.
         """
         await self._models.restart()
 
@@ -124,7 +124,7 @@ class KernelCore(EngineLink):
         """End the worker for good.
 
         Args:
-            dropped: Whether that is because nothing refers to the engine any more.
+            dropped: Whether the reason is that nothing refers to the engine any more.
         """
         await self._supervisor.terminate(_DROPPED if dropped else _TERMINATED)
 
@@ -135,7 +135,7 @@ class KernelCore(EngineLink):
     # EngineCore: requests
 
     async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
-        """Answer one request with the whole response; a worker that dies is replaced once."""
+        """Answer one request with the whole response, in a new worker if this one dies."""
         in_flight = self._in_flight_requests.begin(kind, request)
         try:
             while True:
@@ -155,11 +155,11 @@ class KernelCore(EngineLink):
             self._in_flight_requests.end(in_flight)
 
     async def open_stream(self, kind: RequestKind, request: JSONDict) -> ResumableStream:
-        """Accept one streaming request; it goes on in another worker when its own dies."""
+        """Accept one streaming request; it continues in a new worker if this one dies."""
         return await ResumableStream.open(kind, request, self._in_flight_requests)
 
     async def stream(self, kind: RequestKind, request: JSONDict) -> AsyncGenerator[JSONDict, None]:
-        """Chunks of one answer, singly; closing it stops the engine's work. On the home loop."""
+        """The chunks of one answer, one by one; closing it stops the engine. On the home loop."""
         async with contextlib.aclosing(await self.open_stream(kind, request)) as batches:
             async for batch in batches:
                 for chunk in batch:
@@ -173,12 +173,12 @@ class KernelCore(EngineLink):
         return int(await self._ask("forwardTokensAndSample", content))
 
     async def custom_request(self, name: str, message: Any) -> Any:
-        """Send a request of the worker's own handler class; starts the worker if need be."""
+        """Send a request to the worker's own handler class; starts the worker if needed."""
         content = {"requestName": name, "requestMessage": message}
         return await (await self._supervisor.up()).connection.call("customRequest", content)
 
     async def interrupt_generate(self) -> None:
-        """End everything that generates now."""
+        """End all running requests."""
         self._in_flight_requests.abort()
         if (connection := self._supervisor.living()) is not None:
             await connection.call("interruptGenerate")
@@ -192,7 +192,7 @@ class KernelCore(EngineLink):
     # EngineCore: state and statistics
 
     async def _ask(self, kind: str, content: Any = None) -> Any:
-        """Ask the worker, if there is one: it has nothing to say before the first load."""
+        """Send a call to the worker, which must be running."""
         connection = self._supervisor.living()
         if connection is None:
             raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
@@ -217,7 +217,7 @@ class KernelCore(EngineLink):
         return metrics
 
     async def set_log_level(self, level: str) -> None:
-        """Set how much the worker logs; a worker that restarts gets it again."""
+        """Set how much the worker logs; the level is sent to every new worker."""
         await self._models.set_log_level(check_log_level(level))
 
     async def list_models(self) -> list[JSONDict]:
@@ -227,6 +227,6 @@ class KernelCore(EngineLink):
         return models
 
     async def device_info(self) -> JSONDict:
-        """Runtime, device and versions, of the worker."""
+        """Runtime, device and versions of the worker."""
         info: JSONDict = await (await self._supervisor.up()).connection.call("deviceInfo")
         return info

@@ -1,4 +1,4 @@
-"""The kernel engines: the direct engines' interface, computing in a background kernel."""
+"""The kernel engines: the same interface as the direct engines, in a background kernel."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
 
 
 def _end(core: KernelCore) -> None:
-    """An engine that is dropped ends its worker."""
+    """End the worker of an engine that nothing refers to any more."""
     with contextlib.suppress(EngineForkedError):  # a copy of the object is not the engine
         core.submit(core.terminate(dropped=True))
 
 
 class _KernelEngine(EngineBase):
-    """What both kernel engines are made of, and tell of their worker."""
+    """The common part of both kernel engines, with what they report of their worker."""
 
     _core: KernelCore
 
@@ -77,10 +77,9 @@ class _KernelEngine(EngineBase):
 
     @property
     def link(self) -> EngineLink:
-        """What shows and drives this engine from any thread, beside its interface.
+        """Observes and controls this engine from any thread, as the widgets and the magics do.
 
-        It does not keep the engine alive, and belongs to whoever needs more than the interface:
-        the widgets, the magics, subclasses.
+        It does not keep the engine alive.
         """
         return self._core
 
@@ -91,9 +90,9 @@ class _KernelEngine(EngineBase):
 
     @property
     def hang(self) -> Hang | None:
-        """None, or that the worker, or its engine, has given no sign of life for long.
+        """Set while the worker or its engine has not responded for long; otherwise None.
 
-        It may pass. `terminate` and a restart (``%mlc restart``) work all the same.
+        It may recover. `terminate` and a restart (``%mlc restart``) work even while it hangs.
         """
         return self._core.snapshot.hang
 
@@ -119,32 +118,33 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncMLCEngineInterface):
 
     Args:
         runtime: The worker's runtime: ``tvm``, or ``auto`` for the best that is installed there.
-        runtime_options: What the runtime takes, such as ``device`` and ``threads``.
+        runtime_options: Options of the runtime, such as ``device`` and ``threads``.
         python: The Python interpreter to run the worker in; this one by default.
-        kernel_name: An installed kernelspec to run the worker in instead, as its kernel
-            provisioner places it. Its argv is ``python -m mlc_widget.worker -f {connection_file}``.
+        kernel_name: An installed kernelspec to run the worker with instead, wherever its kernel
+            provisioner places it. Its argv must be ``python -m mlc_widget.worker -f
+            {connection_file}``.
         transport_encryption: CurveZMQ to that kernel: ``auto`` where its kernelspec declares it,
             ``required``, or ``disabled``.
         handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
         logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
         start_timeout: Seconds that the worker may take to start.
-        hang_timeout: Seconds without a sign of life from the worker, while something waits for it,
-            after which `hang` and a warning tell of it. A load, a model's first step, and steps
-            of a model whose steps are long, may take longer. `math.inf` turns it off.
-        recovery: What becomes of the requests of a worker that dies. With ``resume`` another
-            worker loads the same models and goes on where each was, in the same ``await`` or
-            ``async for``; one that is under way at a second death fails with `EngineDeadError`.
-            With ``error`` they fail at once. See ``docs/answers.md``.
+        hang_timeout: Seconds without a response from the worker, while something waits for it,
+            after which `hang` is set and a warning is logged. A load, a model's first step, and
+            the steps of a slow model may take longer. `math.inf` turns it off.
+        recovery: What happens to running requests when the worker dies. With ``resume`` a new
+            worker loads the same models and continues each request where it was, in the same
+            ``await`` or ``async for``; a request that seems to kill its workers fails with
+            `EngineDeadError`. With ``error`` all fail at once. See ``docs/answers.md``.
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 
     @releases_locals
     async def custom_request(self, name: str, message: Any = None) -> Any:
-        """Ask what the worker's own handler class answers (`handler`); plain JSON both ways.
+        """Send a request to the worker's own handler class (`handler`); plain JSON both ways.
 
         Raises:
             BadRequestError: the message is not plain JSON.
-            ProtocolError: the handler knows no such request.
+            ProtocolError: the handler does not know this request.
         """
         name, message = identifier("name", name), plain("message", message)
         return await self._call(self._core.custom_request, name, message)

@@ -1,8 +1,8 @@
-"""Tells a worker that hangs from one that works, by asking it while something is in flight.
+"""Detects a worker that hangs, by asking it for its state while requests are in flight.
 
-Two things hang: the worker's event loop, which then answers nothing, or a model's thread, which is
-then at one step for very long. Neither ends by itself, and neither is ended from here: whoever
-waits may go on waiting, restart the worker or terminate the engine.
+Two things can hang: the worker's event loop, which then answers nothing, or a model's thread, which
+then stays at one step for very long. This module reports a hang and ends nothing: the user may keep
+waiting, restart the worker or terminate the engine.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 
 _INTERVAL_S: Final = 5.0
 _LOOKS: Final = 6
-"""Looks at the least, one an interval, before silence is a hang."""
+"""Checks, one per interval, that must pass at least before silence counts as a hang."""
 _LONGER: Final = 10
-"""How much longer than others a load may be silent, as a compiler is, and a model's first step."""
+"""The factor for loads and for a model's first step, which may include a compilation."""
 _USUAL_STEPS: Final = 20
-"""A step may take as long as this many of the longest before it."""
+"""A step may take this many times as long as the longest step before it."""
 
 
 def check_hang_timeout(seconds: float) -> float:
     """Read the engines' `hang_timeout` argument.
 
     Raises:
-        BadRequestError: it is no positive number.
+        BadRequestError: it is not a positive number.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise BadRequestError(
@@ -47,14 +47,13 @@ def check_hang_timeout(seconds: float) -> float:
 class HangWatch:
     """Watches one worker, on the home loop, and shows on the board whether it hangs.
 
-    It asks nothing while nothing is in flight. How long something lasts is counted in looks, each
-    worth an interval at the most: after this process, or the machine, has stood still, what comes
-    late has not hung.
+    It sends nothing while no request is in flight. Each check counts as one interval at most, so
+    the time for which this process or the machine was suspended is not taken for a hang.
 
     Args:
-        connection: To the worker.
+        connection: The connection to the worker.
         board: Where hangs are shown.
-        timeout: Seconds without an answer, or of one step, that are no hang yet.
+        timeout: Seconds without an answer, or at one step, after which it counts as a hang.
     """
 
     def __init__(self, connection: WorkerConnection, board: SnapshotBoard, timeout: float) -> None:
@@ -64,13 +63,13 @@ class HangWatch:
         self._interval = min(_INTERVAL_S, timeout / _LOOKS)
         self._late: frozenset[tuple[Any, Any]] = frozenset()
         self.hang: Hang | None = None
-        """How it hangs now, or hung when the watch ended."""
+        """The current hang, if any, or the one at the time of `close`."""
         self.silence = 0.0
-        """Seconds, as counted, for which the worker has owed an answer."""
+        """Seconds for which the worker has not answered, counted by checks."""
         self._task = asyncio.create_task(self._watch())
 
     def close(self) -> None:
-        """The worker is being ended, or has ended: watch no more. Idempotent."""
+        """Stop watching: the worker has ended, or is about to. Idempotent."""
         self._task.cancel()
         if self.hang is not None and self._board.snapshot.hang is self.hang:
             self._board.update(hang=None)
@@ -82,7 +81,7 @@ class HangWatch:
                 await self._attend()
 
     async def _attend(self) -> None:
-        """Ask now and then until nothing is in flight and nothing hangs."""
+        """Check regularly until nothing is in flight and nothing hangs."""
         while True:
             await asyncio.sleep(self._interval)
             if not self._connection.busy and self.hang is None:
@@ -91,7 +90,7 @@ class HangWatch:
         self._connection.asked.clear()
 
     async def _ask(self) -> list[tuple[str, int, float, float | None]]:
-        """Wait for the worker's word on its models' steps, however long that takes."""
+        """Ask the worker for its models' steps, and wait for the answer however long it takes."""
         answer = self._connection.send("health")
         heard = self._connection.heard
         since = last = time.monotonic()
@@ -117,7 +116,7 @@ class HangWatch:
         return self._timeout * (_LONGER if self._board.snapshot.state == "loading" else 1)
 
     def _judge(self, steps: list[tuple[str, int, float, float | None]]) -> None:
-        """A step that is late twice hangs: its clock may have run while all stood still."""
+        """Report a step that is late at two checks in a row: once, the machine may have slept."""
         late = {
             (model, number): seconds
             for model, number, seconds, usual in steps
@@ -140,8 +139,8 @@ class HangWatch:
             return
         self.hang = hang = Hang(part, since)
         logger.warning(
-            "%s What is running waits on: a restart (`%%mlc restart`, or the button in a chat) has "
-            "another worker go on with it, terminate() ends it.",
+            "%s Running requests wait. A restart (`%%mlc restart`, or the button in a chat) "
+            "continues them in a new worker; terminate() ends them.",
             hang.message,
         )
         self._board.update(hang=hang)
@@ -149,7 +148,7 @@ class HangWatch:
     def _withdraw(self) -> None:
         hang, self.hang = self.hang, None
         if hang is not None:
-            logger.warning("The worker goes on, after %.0f s.", hang.seconds)
+            logger.warning("The worker responds again, after %.0f s.", hang.seconds)
             self._board.update(hang=None)
 
 

@@ -1,8 +1,8 @@
-"""The requests that are under way, and how many deaths of the worker each of them survives.
+"""The requests in flight, and how many deaths of the worker each of them survives.
 
-One death says little about whom to blame, so everything in flight goes on in the next worker. What
-was there at a second death goes on once more, but alone: then the neighbours of a request that
-kills its workers are answered, and that request is known.
+One death does not show which request caused it, so all of them continue in the next worker. Those
+that were running at a second death are tried once more, one at a time: so the request that kills
+its workers is found, and the others are answered.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class InFlightRequest:
     """One request from its submission to its end. `InFlightRequests.begin` makes it.
 
     Args:
-        requests: Those that it is one of.
-        kind: Which of OpenAI's.
+        requests: The collection that it belongs to.
+        kind: Which of OpenAI's requests it is.
         request: In OpenAI's shape. It gets an id and a seed where it has none, so that it is the
             same request, with the same answer, when it is sent again.
-        resumable: Whether it is to survive a death.
+        resumable: Whether it continues after the worker's death.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InFlightRequest:
             self.request["seed"] = secrets.randbits(63)
         self.resumable = resumable
         self.aborted = False
-        """Whether it is to end with finish reason ``abort``, wherever it is."""
+        """Whether it must end with finish reason ``abort``, also in a later worker."""
         self._requests = requests
         self._connection: WorkerConnection | None = None
         self._expected: JSONDict | None = None
@@ -80,19 +80,19 @@ class InFlightRequest:
 
     @property
     def began(self) -> bool:
-        """Whether it was given to a worker, dead or alive."""
+        """Whether it was sent to a worker, even one that has died since."""
         return self._connection is not None
 
     def is_at(self, connection: WorkerConnection) -> bool:
-        """Whether it was given to this worker last."""
+        """Whether it was last sent to this worker."""
         return self._connection is connection
 
     async def address(self) -> tuple[WorkerConnection, JSONDict]:
-        """Where to send it, and its content: with what this side believes to be loaded.
+        """The connection to send it by, and its content, which names the expected models.
 
         Raises:
-            EngineDeadError: it is to be sent again, and there is no worker like the first.
-            MLCEngineError: there is none for the first time.
+            EngineDeadError: it should be sent again, and no worker has the same models.
+            MLCEngineError: it was never sent, and there is no worker for it.
         """
         try:
             await self._requests.turns.enter(
@@ -106,40 +106,40 @@ class InFlightRequest:
                 raise
             raise self._lost(error.message) from error
         if self._deaths and expected != self._expected:
-            raise self._lost("Other models were loaded meanwhile.")
+            raise self._lost("other models were loaded in the meantime.")
         self._connection, self._expected = connection, expected
         selected = {"request": self.request, "selectedModelId": self.request.get("model")}
         return connection, {**selected, **expected}
 
     def _lost(self, why: str) -> EngineDeadError:
         return EngineDeadError(
-            f"The worker died while it worked on this request, which could not be resumed: {why}",
+            f"The worker died during this request, which could not be resumed: {why}",
             request_id=self.request_id,
         )
 
     def sent(self) -> None:
-        """It was sent; if it was aborted while there was no worker, it ends there at once."""
+        """Note that it was sent; if it was aborted while there was no worker, abort it now."""
         if self.aborted and self._connection is not None:
             self._connection.post("abort", {"requestId": self.request_id})
 
     def left(self) -> None:
-        """Nobody waits for its answer any more."""
+        """Abort it: nobody waits for its answer any more."""
         if self._connection is not None:
             self._connection.post("abort", {"requestId": self.request_id})
 
     def served(self) -> None:
-        """The worker has sent all, or as much as the consumer takes for now: others may come."""
+        """The worker has sent everything, or waits for the consumer: others may have their turn."""
         self._requests.turns.leave(self)
 
     def answered(self) -> None:
-        """It was answered in full: workers do not die of everything."""
+        """Note that it was answered in full, which resets the count of deaths."""
         self._requests.models.supervisor.reset_death_count()
 
     def outlive(self, error: EngineDeadError) -> None:
-        """Go on after `error` if that ended the worker, and not always this request's.
+        """Decide whether it continues after `error`.
 
         Raises:
-            EngineDeadError: `error`, in all other cases.
+            EngineDeadError: `error`, if the worker was not replaced, or died too often during it.
         """
         connection = self._connection
         if connection is None or not connection.replaced or not self.resumable:
@@ -150,8 +150,8 @@ class InFlightRequest:
         if self._deaths > 1 and alone:
             self._requests.models.supervisor.count_as_one(self._deaths)
             raise EngineDeadError(
-                f"{error.message}\n{_COUNTS[self._deaths]} workers ended while they worked on "
-                "this request: it is not tried again.",
+                f"{error.message}\n{_COUNTS[self._deaths]} workers died during this "
+                "request, so it is not tried again.",
                 request_id=self.request_id,
             ) from error
         self._suspect = self._deaths > 1
@@ -161,8 +161,8 @@ class InFlightRequests:
     """All of an engine's requests. On the home loop.
 
     Args:
-        models: Gives them workers.
-        recovery: What becomes of those whose worker dies.
+        models: Provides the workers.
+        recovery: What happens to running requests when the worker dies.
     """
 
     def __init__(self, models: RemoteModels, recovery: Recovery) -> None:
@@ -175,25 +175,25 @@ class InFlightRequests:
         self._active: weakref.WeakSet[InFlightRequest] = weakref.WeakSet()
 
     def begin(self, kind: RequestKind, request: Mapping[str, Any]) -> InFlightRequest:
-        """A request that was just submitted; see to it that `end` is called."""
+        """Register a request that was just submitted; the caller must call `end`."""
         in_flight = InFlightRequest(self, kind, request, resumable=self._recovery == "resume")
         self._active.add(in_flight)
         return in_flight
 
     def end(self, in_flight: InFlightRequest) -> None:
-        """It was answered, or nobody waits for it any more. Idempotent."""
+        """Remove a request that was answered, or that nobody waits for. Idempotent."""
         self._active.discard(in_flight)
         self.turns.leave(in_flight)
 
     def company(self, connection: WorkerConnection) -> int:
-        """How many were at a worker when it died; ask first before any of them goes on."""
+        """How many requests a worker had when it died; call it before any of them continues."""
         if connection not in self._company:
             there = sum(in_flight.is_at(connection) for in_flight in self._active)
             self._company[connection] = there
         return self._company[connection]
 
     def abort(self, request_id: str | None = None) -> None:
-        """End one, or all, also where they wait for a new worker."""
+        """Abort one request, or all, including those that wait for a new worker."""
         for in_flight in self._active:
             if request_id in (None, in_flight.request_id):
                 in_flight.aborted = True

@@ -1,4 +1,4 @@
-"""What the consumer of a stream was given, so that another worker can go on from there."""
+"""What the consumer of a stream has received, so that another worker can continue from there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlc_widget.api.requests import JSONDict
 
 
 class _Choice:
-    """One choice: its tokens, or its text where the runtime has no others (see the protocol)."""
+    """One choice: its tokens or, for runtimes that are not batch-invariant, its text."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
@@ -29,10 +29,10 @@ class _Choice:
 
 
 class Journal:
-    """Of one stream. It grows by a few bytes a token, to the context window at most.
+    """The journal of one stream: a few bytes per token, bounded by the context window.
 
     Args:
-        request: The stream's, in OpenAI's shape.
+        request: The stream's request, in OpenAI's shape.
     """
 
     def __init__(self, request: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class Journal:
         self._used = False
 
     def take(self, chunk: JSONDict) -> None:
-        """The consumer gets this chunk; its journal is taken off it."""
+        """Note a chunk that the consumer gets, and remove the journal from it."""
         self._created = chunk.get("created", 0)
         journal = chunk.pop("journal", None)
         for choice in chunk.get("choices", ()):
@@ -67,7 +67,7 @@ class Journal:
         return self._request.get("n") or 1
 
     def content(self) -> JSONDict | None:
-        """As the init that resumes the stream carries it; None before the first chunk."""
+        """The content of ``resume`` in a stream's init; None before the first chunk."""
         if self._created is None:
             return None
         choices = [self._choices.get(i) for i in range(self._n)]

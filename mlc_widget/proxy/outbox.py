@@ -1,4 +1,4 @@
-"""What goes up to the worker: numbered and sent one after the other, and remembered for a while."""
+"""Numbers the messages to the worker, sends them one by one, and remembers the recent ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES, WorkerRequest
 logger = logging.getLogger(__name__)
 
 _REMEMBERED: Final = 8192
-"""Messages whose senders can be told that they were lost; the worker gives up far fewer at once."""
+"""Recent messages that can be reported as lost; the worker gives up far fewer at once."""
 
 Failed: TypeAlias = Callable[[MLCEngineError], object]
 
@@ -46,7 +46,7 @@ class Outbox:
 
         Args:
             request: What to send.
-            waiter: Whom to tell if it is lost on its way; see `lost`.
+            waiter: Who gets an error if it is lost; see `lost`.
             failed: Called with the error if it cannot be sent.
         """
         self._posted.append((request, waiter, failed))
@@ -69,11 +69,13 @@ class Outbox:
         try:
             frames = self._pack(request.encode(number))
         except (TypeError, ValueError, RecursionError) as error:
-            raise ProtocolError(f"{request.kind}: not plain JSON ({error}).") from error
+            raise ProtocolError(
+                f"{request.kind}: its content is its content is not plain JSON ({error})."
+            ) from error
         size = sum(map(len, frames))
         if size > MAX_MESSAGE_BYTES:
             raise ProtocolError(
-                f"This request is {size} bytes; the worker takes at most {MAX_MESSAGE_BYTES}."
+                f"This request is {size} bytes; the worker accepts at most {MAX_MESSAGE_BYTES}."
             )
         self._send(frames)
         if number is not None:
@@ -83,11 +85,11 @@ class Outbox:
                 self._sent.popitem(last=False)
 
     def lost(self, first: int, last: int) -> list[tuple[str, ProtocolError]]:
-        """The worker has given up waiting for these numbers: who waits for what, and the error."""
+        """The waiters of messages that the worker has given up waiting for, each with its error."""
         logger.error("messages %d to %d to the worker were lost", first, last)
         lost = [n for n in self._sent if first <= n <= last]
         found = [(n, *self._sent.pop(n)) for n in lost]
         return [
-            (waiter, ProtocolError(f"Message {n} to the worker, {kind}, was lost: ask again."))
+            (waiter, ProtocolError(f"Message {n} to the worker, {kind}, was lost: try again."))
             for n, kind, waiter in found
         ]

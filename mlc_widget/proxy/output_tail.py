@@ -1,4 +1,4 @@
-"""The end of what a worker prints, for error messages."""
+"""The last lines of a worker's output, for error messages."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class OutputTail:
                     del self._kept[:-_KEPT_BYTES]
 
     def close_writer(self) -> None:
-        """The process has its own end by now."""
+        """Close this process's copy of the writing end, once the worker has its own."""
         os.close(self.write_fd)
 
     def wait(self, timeout: float) -> None:
-        """Wait until all is read, at most `timeout` seconds; blocks the calling thread."""
+        """Block until everything has been read, for at most `timeout` seconds."""
         self._thread.join(timeout)
 
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""What ends a worker whose notebook was killed, however the worker itself is stuck."""
+"""Ends a worker whose notebook was killed, even if the worker itself is stuck."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ParentWatch:
             os.close(self._write)
 
     def dismiss(self) -> None:
-        """There is nothing left to do: end it."""
+        """End the shell: the worker has ended."""
         _watches.discard(self)
         with contextlib.suppress(OSError):
             os.write(self._write, b"done\n")

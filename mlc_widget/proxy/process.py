@@ -30,11 +30,11 @@ _SHUTDOWN_S: Final = 2.0
 _KILL_S: Final = 1.0
 _LAST_WORDS_S: Final = 0.5
 _LONGEST_SOCKET: Final = 100
-"""Bytes that the path of an ipc socket may have on every system."""
+"""The longest path of an ipc socket, in bytes, that all systems accept."""
 
 
 class _WorkerSpecs(KernelSpecManager):
-    """One kernelspec that is installed nowhere: our worker module in a given Python."""
+    """A kernelspec that need not be installed: our worker module in a given Python."""
 
     def __init__(self, python: str) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ class WorkerProcess:
     """One worker kernel; used on the home loop only.
 
     Args:
-        settings: What the worker is to run.
-        python: The Python to run it in; this one by default.
+        settings: The worker's settings.
+        python: The Python interpreter to run it in; this one by default.
         kernel_name: An installed kernelspec to use instead.
         transport_encryption: CurveZMQ between here and that kernel: ``auto`` where its kernelspec
-            declares it, ``required``, or ``disabled``. A worker that is started here needs none:
-            it speaks over sockets in a directory that only this user can enter.
+            declares it, ``required``, or ``disabled``. A local worker needs none: its sockets are
+            in a directory that only this user can enter.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class WorkerProcess:
         )
 
     def _watch(self) -> None:
-        """Resolve `died` when the process ends: at once by a pid descriptor, else by polling."""
+        """Resolve `exited` when the process ends, by a pid descriptor or else by polling."""
         loop = asyncio.get_running_loop()
         if self.pid is not None and hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
@@ -175,9 +175,9 @@ class WorkerProcess:
             self.exited.set_result(None)
 
     def connect(self) -> tuple[Any, Any, Any]:
-        """Sockets to the kernel's shell and iopub channels, and the session that signs for them.
+        """Make sockets for the kernel's shell and iopub channels, and a session to sign messages.
 
-        The iopub socket is subscribed to nothing yet.
+        The iopub socket has no subscriptions yet.
         """
         manager = self._manager
         assert manager is not None
@@ -187,7 +187,7 @@ class WorkerProcess:
         return shell, iopub, manager.session
 
     async def describe_death(self) -> str:
-        """How the process ended, with the end of what it printed."""
+        """How the process ended, with the last lines of its output."""
         manager = self._manager
         code: int | None = None
         if manager is not None and manager.provisioner is not None:
@@ -210,7 +210,7 @@ class WorkerProcess:
         """End the process, gracefully if it answers, and remove its files. Idempotent.
 
         Args:
-            now: Do not ask it first.
+            now: Kill it without asking it to end first.
         """
         manager = self._manager
         if manager is None:

@@ -1,4 +1,4 @@
-"""The models that the worker is expected to have loaded, also after it was replaced."""
+"""The models that the worker should have loaded, even after it was replaced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mlc_widget.proxy.worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """What the worker is to have loaded, and the app config by whose names."""
+    """The models that the worker should have loaded, and the config that defines their names."""
 
     target: LoadTarget
     app_config: AppConfig
@@ -35,7 +35,7 @@ class _Expected:
         return ", ".join(self.target.model_ids)
 
     def content(self) -> JSONDict:
-        """As messages carry it."""
+        """The fields for a message."""
         return {
             "modelId": list(self.target.model_ids),
             "chatOpts": [dict(o) for o in self.target.chat_opts],
@@ -44,15 +44,15 @@ class _Expected:
 
 
 class RemoteModels:
-    """Loads and unloads in the worker, and gives requests a worker that has what they expect.
+    """Loads and unloads models in the worker, and finds a worker for each request.
 
     On the home loop.
 
     Args:
         make_process: Makes a worker's process, not yet started.
         board: Where the engine's state is shown.
-        start_timeout: Seconds that a worker may take to answer.
-        hang_timeout: See `HangWatch`.
+        start_timeout: Seconds within which a new worker must answer.
+        hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class RemoteModels:
         self._log_level: str | None = None
 
     async def serving(self) -> tuple[WorkerConnection, JSONDict]:
-        """The connection to a worker with the expected models loaded, and these as content.
+        """A connection to a worker that has the expected models, and their names for a message.
 
-        A worker that died since they were loaded is replaced, and loads them first.
+        If the worker has died, a new one is started and loads them first.
 
         Raises:
             ModelNotLoadedError: no models are expected.
@@ -113,10 +113,10 @@ class RemoteModels:
     # Loading
 
     async def load(self, target: LoadTarget) -> None:
-        """Have the worker load `target`; a newer load or unload ends it.
+        """Load `target` in the worker; a newer load or unload cancels it.
 
         Raises:
-            MLCEngineError: why it could not.
+            MLCEngineError: why the load failed.
         """
         self.supervisor.check_alive()
         self.supervisor.reset_death_count()
@@ -136,7 +136,7 @@ class RemoteModels:
             await self._load_into(await self._worker_for(wanted, load), wanted, load)
 
     async def _worker_for(self, wanted: _Expected, load: int) -> Worker:
-        """A worker whose process can load."""
+        """A worker whose process can still load a model."""
         self._board.update(model_id=wanted.title, progress=None, error=None)
         try:
             if self._retiring is not None:
@@ -145,14 +145,14 @@ class RemoteModels:
                 await self.supervisor.retire(self.supervisor.worker)
             worker = await self.supervisor.up()
             if load != self._loads:
-                raise LoadCancelledError("A newer reload or unload ended this load.")
+                raise LoadCancelledError("A newer reload or unload cancelled this load.")
         except BaseException as error:
             self._load_failed(load, error)
             raise
         return worker
 
     async def _restore(self, worker: Worker, expected: _Expected) -> None:
-        """Load the expected models into a worker that took another's place."""
+        """Load the expected models into a new worker."""
         self._loads += 1
         await self._load_into(worker, expected, self._loads)
 
@@ -184,7 +184,7 @@ class RemoteModels:
             self._board.update(state=state, model_id=None, error=known)
 
     async def unload(self) -> None:
-        """Unload all models and end a load that runs; the worker stays, if it can load again."""
+        """Unload all models and cancel a running load; the worker stays if it can load again."""
         connection = self.supervisor.living()
         self._loads += 1
         load = self._loads
@@ -197,7 +197,7 @@ class RemoteModels:
             self._board.update(state="idle", model_id=None, progress=None, error=None)
 
     async def _retire_if_spent(self, worker: Worker) -> None:
-        """After a load that failed: it may have left a process that holds memory for nothing."""
+        """After a failed load, end a worker that can load nothing more but still holds memory."""
         await worker.connection.call("unload")  # a cancelled one may still be ending
         info = await worker.connection.call("deviceInfo")
         worker.needs_fresh_process = bool(info.get("fresh_process_needed"))
@@ -205,7 +205,7 @@ class RemoteModels:
             await self.supervisor.retire(worker)
 
     async def restart(self) -> None:
-        """End the worker, whatever it does, and load in another what was last asked for.
+        """Kill the worker, even if it hangs, and load the last requested models in a new one.
 
         Raises:
             ModelNotLoadedError: no load was ever asked for.
@@ -220,7 +220,7 @@ class RemoteModels:
             await self.load(last)
 
     async def load_again(self) -> None:
-        """Load what was last asked for, with its `chat_opts`.
+        """Repeat the last load, with the same `chat_opts`.
 
         Raises:
             ModelNotLoadedError: no load was ever asked for.
@@ -234,7 +234,7 @@ class RemoteModels:
         return self._last_target
 
     def cancel_load(self) -> None:
-        """End a start or load that runs; whoever awaits it gets `LoadCancelledError`."""
+        """Cancel the start or load that is running; awaiting it raises `LoadCancelledError`."""
         if self._board.snapshot.state == "starting":
             self._loads += 1  # the load finds itself superseded once the worker is up
             self._board.update(model_id=None)
@@ -257,7 +257,7 @@ class RemoteModels:
         self._board.update(state="dead", error=error, model_id=title)
 
     def _configure(self, worker: Worker) -> None:
-        """Tell a new worker what was set in those before it."""
+        """Send a new worker the settings of the one before it."""
         configs = [self._app_config]
         if self._expected is not None:
             configs.insert(0, self._expected.app_config)

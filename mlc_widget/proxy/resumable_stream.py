@@ -1,4 +1,4 @@
-"""A stream that goes on in another worker when its own dies."""
+"""A stream that continues in a new worker when its own dies."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mlc_widget.proxy.stream_receiver import StreamReceiver
 class ResumableStream:
     """A `ChunkSource`; use `open`.
 
-    A new worker is asked only when the consumer has read what the dead one had sent and wants more,
-    so nothing is resumed for a consumer who has left.
+    A new worker is asked only when the consumer has read everything that the dead one had sent and
+    wants more, so nothing is resumed for a consumer that has left.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class ResumableStream:
         """Begin; returns once a worker has accepted the request.
 
         Raises:
-            BadRequestError: what is wrong with the request.
-            MLCEngineError: what else keeps it from being answered.
+            BadRequestError: the request is wrong.
+            MLCEngineError: any other reason why it cannot be answered.
         """
         if kind not in STREAM_INITS:
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
@@ -48,7 +48,7 @@ class ResumableStream:
         return stream
 
     async def _send(self) -> StreamReceiver:
-        """Begin or go on in a worker that is up."""
+        """Start or continue the stream in a worker that is up."""
         in_flight = self._in_flight
         try:
             while True:
@@ -101,7 +101,7 @@ class ResumableStream:
             raise
 
     async def aclose(self) -> None:
-        """Tell the worker to stop, if there is one at it. Idempotent."""
+        """Stop the worker's work on it, if any. Idempotent."""
         self._closed = True
         self._end()
         if self._stream is not None:

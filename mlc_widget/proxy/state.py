@@ -1,4 +1,4 @@
-"""Where the present snapshot of a kernel engine is kept, for whoever shows the engine."""
+"""Holds a kernel engine's current snapshot and notifies its observers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class SnapshotBoard:
-    """Holds the present snapshot, which any thread may read; changed on the home loop."""
+    """Holds the current snapshot, which any thread may read; changed on the home loop only."""
 
     def __init__(self) -> None:
         self.snapshot = EngineSnapshot()
@@ -30,7 +30,7 @@ class SnapshotBoard:
                 logger.exception("an observer of the engine's state failed")
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Have `observer` called with each new snapshot; returns the undo."""
+        """Call `observer` with each new snapshot; returns what ends that."""
         self._observers.append(observer)
 
         def stop() -> None:

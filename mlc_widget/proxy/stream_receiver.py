@@ -12,15 +12,15 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.errors import decode_error
 
 STREAM_CREDIT: Final = 2048
-"""Chunks that may be on the way; credit is returned by the half."""
+"""Chunks that the worker may send ahead; credit is granted again when half of it was read."""
 
 
 class StreamReceiver:
     """A `ChunkSource`: the connection puts messages in, one consumer takes batches out.
 
     Args:
-        grant: Lets the worker send this many chunks more.
-        leave: Called once when the consumer is done with it, with whether the worker still runs it.
+        grant: Allows the worker this many more chunks.
+        leave: Called once at the end, with whether the worker is still working on the stream.
     """
 
     def __init__(self, grant: Callable[[int], object], leave: Callable[[bool], object]) -> None:
@@ -54,7 +54,7 @@ class StreamReceiver:
     # The connection's side
 
     def take(self, message: Mapping[str, Any]) -> None:
-        """A message under the stream's uuid has come."""
+        """Take a message with the stream's uuid."""
         kind = message.get("kind")
         if kind == "return":
             self.end(None)
@@ -80,7 +80,7 @@ class StreamReceiver:
             self._grant(0)
 
     def end(self, error: MLCEngineError | None, *, running: bool = False) -> None:
-        """No more will come; the consumer gets what is there, then the error if there is one."""
+        """End the stream: the consumer gets the remaining chunks, then the error, if any."""
         if self._ended:
             return
         self._ended, self._error = True, error
@@ -101,7 +101,7 @@ class StreamReceiver:
     # The consumer's side
 
     async def accepted(self) -> None:
-        """Wait until the worker has taken the request.
+        """Wait until the worker has accepted the request.
 
         Raises:
             MLCEngineError: what is wrong with the request, or how the worker died.
@@ -132,7 +132,7 @@ class StreamReceiver:
         return batch
 
     async def aclose(self) -> None:
-        """Tell the worker to stop, if it has not ended. Idempotent."""
+        """Stop the worker's work on the stream, if it has not ended. Idempotent."""
         running = not self._ended
         self._ended = True
         self._batches.clear()

@@ -1,4 +1,4 @@
-"""Keeps a worker: starts it when it is needed, watches it, restarts it, ends it."""
+"""Starts the worker when it is needed, watches it, restarts it and ends it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from mlc_widget.proxy.state import SnapshotBoard
 from mlc_widget.proxy.worker import Worker
 
 _MAX_DEATHS: Final = 3
-"""Quick deaths in a row after which a worker is not restarted until the next `reload`."""
+"""Deaths in quick succession after which no worker is started until the next `reload`."""
 _EXIT_S: Final = 3.0
 """How long the interpreter's exit may wait for the thread that owns the workers."""
 _STABLE_S: Final = 60.0
-"""A worker that lived this long did not die of its start or its model."""
+"""After this many seconds, a death is not blamed on the worker's start or model."""
 
 
 class WorkerSupervisor:
-    """One worker's owner, on the home loop: at most one worker is up at any time.
+    """Owns the worker, on the home loop: at most one is up at any time.
 
     Args:
         make_process: Makes a worker's process, not yet started.
         board: Where the engine's state is shown.
-        start_timeout: Seconds that a worker may take to answer.
-        hang_timeout: See `HangWatch`.
+        start_timeout: Seconds within which a new worker must answer.
+        hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
         on_start: Called with each worker once it is up.
         on_progress: Gets the workers' load reports.
-        on_death: Called with how a worker died, after it failed everything that waited for it.
+        on_death: Called with how a worker died, after everything that waited for it has failed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class WorkerSupervisor:
         """Refuse calls after `terminate`.
 
         Raises:
-            EngineTerminatedError: it was.
+            EngineTerminatedError: `terminate` was called.
         """
         if self._end_message is not None:
             raise EngineTerminatedError(self._end_message)
@@ -95,15 +95,15 @@ class WorkerSupervisor:
         return None if self.worker is None else self.worker.connection
 
     def reset_death_count(self) -> None:
-        """Forget past deaths: a worker has done well, or the user asks for another try."""
+        """Start counting deaths anew: a request was answered, or the user tries again."""
         self._deaths = 0
 
     def count_as_one(self, deaths: int) -> None:
-        """The last so many deaths had one cause, which does not come again."""
+        """Count the last `deaths` deaths as one: they had one cause, which will not recur."""
         self._deaths = max(self._deaths - deaths + 1, 0)
 
     async def up(self) -> Worker:
-        """A worker that is up, started if need be.
+        """A worker that is up, started if needed.
 
         Raises:
             WorkerStartError: it could not be started; the message ends with its last output.
@@ -114,8 +114,8 @@ class WorkerSupervisor:
             return self.worker
         if self._deaths >= _MAX_DEATHS:
             raise EngineDeadError(
-                f"The worker died {self._deaths} times in a row and is not restarted by itself "
-                f"any more: call reload() to try again. The last time: {self._last_death}"
+                f"The worker died {self._deaths} times in a row and is not restarted "
+                f"automatically any more: call reload() to try again. Last: {self._last_death}"
             )
         if self._starting is None or self._starting.done():
             self._starting = shared_task(self._start())
@@ -161,16 +161,16 @@ class WorkerSupervisor:
         await worker.stop()
 
     async def retire(self, worker: Worker) -> None:
-        """End a worker whose process is of no more use; the next call starts another."""
+        """End a worker whose process can load nothing more; the next call starts a new one."""
         with contextlib.suppress(EngineDeadError):
             await worker.connection.call("unload")  # what runs on it ends as after any unload
         if self.worker is worker:
             await asyncio.shield(self._end(worker))
 
     async def restart(self) -> None:
-        """End the worker, whatever it does; another takes its place, as after a death.
+        """Kill the worker, even if it hangs; a new one replaces it, as after a crash.
 
-        One that is just being started is that other.
+        If a worker is just being started, it is kept.
         """
         self.check_alive()
         if (worker := self.worker) is not None:
@@ -179,7 +179,7 @@ class WorkerSupervisor:
         self.reset_death_count()
 
     def _end(self, worker: Worker) -> asyncio.Task[None]:
-        """Let go of the worker and end it in the background."""
+        """Forget the worker and end it in the background."""
         self.worker = self._process = None
         if self._watcher is not None:
             self._watcher.cancel()
@@ -190,7 +190,7 @@ class WorkerSupervisor:
         """End the worker for good. Idempotent.
 
         Args:
-            message: Of the `EngineTerminatedError` for what waits for it, and for later calls.
+            message: The message of the `EngineTerminatedError` for waiting and later calls.
         """
         self._end_message = message = self._end_message or message
         if self._starting is not None:
@@ -218,7 +218,7 @@ class WorkerSupervisor:
 
 
 def shared_task(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task that several may wait for, shielded, or nobody at all."""
+    """Make a task that any number of callers may await, shielded."""
     task = asyncio.create_task(work)
     task.add_done_callback(lambda t: None if t.cancelled() else t.exception() and None)
     return task

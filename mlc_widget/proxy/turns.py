@@ -1,4 +1,4 @@
-"""Which requests may be at a worker together: one that may have killed others is there alone."""
+"""Which requests may run at the same time: one that may have killed workers runs alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _T = TypeVar("_T")
 
 
 class Turns(Generic[_T]):
-    """Who is at the worker, on one event loop. Any number at a time, or one suspect.
+    """Lets any number of requests run at a time, or one suspect. On one event loop.
 
-    A suspect waits until everyone else has gone. Suspects go one after another, before any others.
+    A suspect waits until all others have left. Suspects run one after another, before any others.
     """
 
     def __init__(self) -> None:
@@ -26,9 +26,9 @@ class Turns(Generic[_T]):
         """Wait for a turn, which lasts until `leave`.
 
         Args:
-            one: Who.
-            suspect: Whether it may be there only alone.
-            at_once: Whether it need not wait any more; asked again after `reconsider`.
+            one: The request.
+            suspect: Whether it must run alone.
+            at_once: Whether it no longer needs to wait; called again after `reconsider`.
         """
         if one in self._present:
             return
@@ -54,12 +54,12 @@ class Turns(Generic[_T]):
         return not self._suspects and not any(self._present.values())
 
     def leave(self, one: _T) -> None:
-        """It is done at the worker, or has no worker any more. Idempotent."""
+        """End a turn: the request is done at the worker, or the worker has died. Idempotent."""
         if self._present.pop(one, None) is not None:
             self.reconsider()
 
     def reconsider(self) -> None:
-        """Something changed for those who wait."""
+        """Have all that wait check their `at_once` again."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

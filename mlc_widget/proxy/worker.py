@@ -21,10 +21,10 @@ class Worker:
     Attributes:
         process: The worker's process.
         connection: The connection to it.
-        hello: What it said of itself.
-        hangs: Watches for hangs.
+        hello: Its answer to ``hello``.
+        hangs: Watches it for hangs.
         loaded: Whether the models that the engine expects are loaded in it.
-        needs_fresh_process: Whether its process can load nothing more, as some runtimes have it.
+        needs_fresh_process: Whether its process can load nothing more, as with some runtimes.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Worker:
         board: SnapshotBoard,
         hang_timeout: float,
     ) -> Worker:
-        """Start the process, connect, and say hello. Failing or cancelled, it leaves nothing.
+        """Start the process, connect, and say hello. Cleans up if it fails or is cancelled.
 
         Raises:
             WorkerStartError: the process died, or did not answer within `timeout` seconds; the
@@ -69,12 +69,12 @@ class Worker:
         return cls(process, connection, hello, HangWatch(connection, board, hang_timeout))
 
     async def died(self) -> EngineDeadError:
-        """Wait until the process has ended; everything that waits for it fails. Says how."""
+        """Wait until the process ends, fail all that waits for it, and return how it died."""
         await asyncio.shield(self.process.exited)
         self.hangs.close()
         how = await self.process.describe_death()
         error = EngineDeadError(
-            f"The worker {how}\nThe notebook is unharmed; the next request starts a new worker."
+            f"The worker {how}\nThe notebook is not affected; the next request starts a new worker."
         )
         self.connection.fail(error, replaced=True)
         return error

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 _PARENT_POLL_S: Final = 0.2
 _ENGINE_DEAD: Final = 70  # EX_SOFTWARE of sysexits.h
 _IOPUB_QUEUE: Final = 2 * MAX_STREAMS * MAX_CREDIT
-"""Messages to one client: twice what the credit of all its streams allows, so there is room for
-answers, too."""
+"""Messages queued for one client: twice what the credit of all its streams allows, to leave room
+for answers."""
 
 
 class WorkerKernelApp(IPKernelApp):
@@ -39,7 +39,7 @@ class WorkerKernelApp(IPKernelApp):
     name = "mlc-widget-worker"
 
     def initialize(self, argv: list[str] | None = None) -> None:
-        """Set the kernel up, then offer the comm target."""
+        """Set up the kernel and register the comm target."""
         self.settings = WorkerSettings.from_environment()
         # Output goes to the process's own stdout and stderr, which the proxy keeps the end of;
         # on iopub it would share a socket with the tokens.
@@ -55,7 +55,7 @@ class WorkerKernelApp(IPKernelApp):
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Give iopub a queue that the clients' credit cannot fill, so that it never drops theirs.
 
-        `XPUB_NODROP` would not do: a full queue of one stopped client would then block all.
+        `XPUB_NODROP` is no alternative: one stopped client with a full queue would block all.
         """
         context.setsockopt(zmq.SNDHWM, _IOPUB_QUEUE)
         super().init_iopub(context)  # type: ignore[no-untyped-call]
@@ -92,14 +92,14 @@ class WorkerKernelApp(IPKernelApp):
 
 
 def _leave_dead(error: EngineDeadError) -> None:
-    """The engine in here is beyond help: end at once, so that a fresh worker takes over."""
+    """The engine cannot recover: exit at once, so that a fresh worker takes over."""
     logger.critical("%s", error.message)
     logging.shutdown()
     os._exit(_ENGINE_DEAD)
 
 
 def _die_with_parent(runtime_dir: str | None) -> None:
-    """End this process, and its files, when the process that started it is gone."""
+    """End this process and remove its files when the process that started it has ended."""
     if sys.platform == "win32":  # ipykernel's own poller does it
         return
     parent = int(os.environ.get("JPY_PARENT_PID") or os.getppid())

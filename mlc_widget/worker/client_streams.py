@@ -17,7 +17,7 @@ MAX_STREAMS: Final = 256
 
 
 class _PulledStream:
-    """A stream of which the client asks for each chunk (WebLLM's way)."""
+    """A stream whose client asks for each chunk, as WebLLM's does."""
 
     def __init__(self, source: ChunkSource) -> None:
         self.source = source
@@ -53,7 +53,7 @@ class ClientStreams:
         opening: Callable[[], Awaitable[ChunkSource]],
         credit: int | None,
     ) -> None:
-        """Open a stream; one with credit is pushed until it ends, any other waits to be pulled.
+        """Open a stream. With credit it is pushed until it ends; without, it waits to be pulled.
 
         Raises:
             ProtocolError: the id is taken, or there are too many.
@@ -64,7 +64,7 @@ class ClientStreams:
             raise ProtocolError(
                 f"stream {stream_id!r} exists already."
                 if stream_id in taken
-                else f"at most {MAX_STREAMS} streams at once: end some first."
+                else f"at most {MAX_STREAMS} streams at once are allowed: end some first."
             )
         current = asyncio.current_task()
         assert current is not None
@@ -84,7 +84,7 @@ class ClientStreams:
             del self._pushed[stream_id]
 
     async def next_chunk(self, stream_id: str) -> JSONDict | None:
-        """The next chunk of a pulled stream; None at its end, which forgets it.
+        """The next chunk of a pulled stream; None at its end, after which the id is unknown.
 
         Raises:
             ProtocolError: there is no such stream.
@@ -92,7 +92,7 @@ class ClientStreams:
         """
         pulled = self._pulled.get(stream_id)
         if pulled is None:
-            raise ProtocolError(f"no stream {stream_id!r}: it was never begun, or has ended.")
+            raise ProtocolError(f"no stream {stream_id!r}: it was never opened, or has ended.")
         chunk = None
         try:
             chunk = await pulled.next()
@@ -121,7 +121,7 @@ class ClientStreams:
             await pushed.close()
 
     async def close(self) -> None:
-        """The client is gone."""
+        """End all streams: the client is gone."""
         for stream_id in [*self._opening, *self._pulled, *self._pushed]:
             with contextlib.suppress(Exception):
                 await self.end(stream_id)

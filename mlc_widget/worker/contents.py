@@ -10,7 +10,7 @@ from mlc_widget.protocol.messages import WorkerRequest
 
 
 def content_of(request: WorkerRequest) -> Mapping[str, Any]:
-    """A message's content; none is an empty one.
+    """A message's content; an empty mapping if there is none.
 
     Raises:
         ProtocolError: it is not an object.
@@ -23,10 +23,10 @@ def content_of(request: WorkerRequest) -> Mapping[str, Any]:
 
 
 def text(request: WorkerRequest, name: str) -> str:
-    """A string that must be there.
+    """A required string.
 
     Raises:
-        ProtocolError: it is not.
+        ProtocolError: it is missing, or not a string.
     """
     value = content_of(request).get(name)
     if not isinstance(value, str):
@@ -35,7 +35,7 @@ def text(request: WorkerRequest, name: str) -> str:
 
 
 def optional_text(request: WorkerRequest, name: str) -> str | None:
-    """A string that may be missing.
+    """An optional string; None if it is missing.
 
     Raises:
         ProtocolError: it is something else.
@@ -44,7 +44,7 @@ def optional_text(request: WorkerRequest, name: str) -> str | None:
 
 
 def integer(request: WorkerRequest, name: str, at_least: int) -> int:
-    """An integer, not too small.
+    """A required integer of at least `at_least`.
 
     Raises:
         ProtocolError: it is something else.

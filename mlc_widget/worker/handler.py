@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 _NO_ANSWER: Final = object()
 _GATHER_S: Final = 0.03
-"""Seconds between two messages of a pushed stream, after its first: about what a page can show. A
-message costs the worker as much as a token of a small model."""
+"""Seconds between two messages of a pushed stream, after its first: about as often as a page can
+be updated. A message costs the worker as much time as a token of a small model."""
 _Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 
@@ -63,7 +63,7 @@ class KernelMLCEngineHandler:
         self._in_order = ReorderBuffer(self._begin, self._tell_lost)
 
     def _table(self) -> dict[str, _Call]:
-        """What is done for each kind of message."""
+        """The method that answers each kind of message."""
         core = self.core
         return {
             "hello": self._hello,
@@ -101,7 +101,7 @@ class KernelMLCEngineHandler:
         }
 
     def on_message(self, data: Any) -> None:
-        """Take one message; never raises, and answers from a task."""
+        """Take one message. Never raises; the answer comes from a task."""
         number = data.get("n") if isinstance(data, Mapping) else None
         if type(number) is int and number >= 0:
             try:
@@ -150,11 +150,11 @@ class KernelMLCEngineHandler:
         self._send(throw_message(uuid, encoded["message"], encoded if self._extended else None))
 
     def report_progress(self, report: InitProgressReport) -> None:
-        """Tell the client how a load advances, if it waits for one."""
+        """Send a load's report to the client, if it waits for a load."""
         self._progress.report(report)
 
     async def close(self) -> None:
-        """The client is gone: stop all that it asked for."""
+        """Stop everything that the client asked for: it is gone."""
         self._in_order.close()
         await self._streams.close()
         for task in self._tasks:
@@ -187,7 +187,7 @@ class KernelMLCEngineHandler:
             await self.core.reload(ids, content.get("chatOpts"), config)
 
     def _required(self, request: WorkerRequest) -> RequiredModels | None:
-        """What the client says that its request needs to be loaded."""
+        """The models that the client names for its request."""
         content = content_of(request)
         if not content.get("modelId"):
             return None
@@ -291,8 +291,8 @@ class KernelMLCEngineHandler:
 
     async def _not_resumable(self, request: WorkerRequest) -> Any:
         raise ProtocolError(
-            f"{request.kind}: the worker keeps no resumable sessions; what a worker's death cuts "
-            "short is for its client to ask again."
+            f"{request.kind}: the worker keeps no resumable sessions. After a worker's death, its "
+            "client sends the request again."
         )
 
     async def _custom(self, request: WorkerRequest) -> Any:
@@ -300,7 +300,7 @@ class KernelMLCEngineHandler:
         return await self.custom_request(text(request, "requestName"), message)
 
     async def custom_request(self, name: str, message: Any) -> Any:
-        """Answer a subclass's own request, with anything that JSON can say.
+        """Answer a request of a subclass, with any value that JSON can represent.
 
         Raises:
             ProtocolError: there is no such request.
@@ -327,6 +327,6 @@ def _request(request: WorkerRequest) -> JSONDict:
 
 
 def _stream_id(request: WorkerRequest) -> str:
-    """Clients before 0.2.84 of web-llm key their streams by model."""
+    """The stream's id. Before 0.2.84, web-llm's client identified its streams by model."""
     content = content_of(request)
     return str(content.get("streamId") or content.get("selectedModelId") or "")

@@ -1,4 +1,4 @@
-"""Load reports for one client: never more on the way than it has taken."""
+"""Load reports for one client, with a bound on those that it has not acknowledged."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _WINDOW: Final = 16
 class ProgressFeed:
     """Sends reports while the client waits for a load.
 
-    A client that said hello answers each with ``progressTaken``; one that has stopped doing so
-    gets the newest report later, instead of all of them.
+    A client that said hello acknowledges each with ``progressTaken``. While too many are not
+    acknowledged, only the newest report is kept, and sent later.
 
     Args:
         send: Sends one message down.
@@ -41,14 +41,14 @@ class ProgressFeed:
             self._flush()
 
     def report(self, report: InitProgressReport) -> None:
-        """Send a report, or keep it until the client has taken what is on the way."""
+        """Send a report, or keep it until the client has acknowledged earlier ones."""
         if self._waiting:
             self._newest = report
             if not self.extended or self._on_the_way < _WINDOW:
                 self._flush()
 
     def taken(self) -> None:
-        """The client has taken one report."""
+        """The client has acknowledged one report."""
         self._on_the_way = max(self._on_the_way - 1, 0)
         self._flush()
 

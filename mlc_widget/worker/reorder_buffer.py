@@ -1,4 +1,4 @@
-"""Messages in the order in which they were sent."""
+"""Restores the order in which messages were sent."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PATIENCE_S: Final = 5.0
 """Seconds for which a missing message is waited for."""
 _LOOKS: Final = 10
 """Looks within `PATIENCE_S`. While the loop is held up no messages come in, and at most one look
-passes: a loop that was blocked for long does not give up on messages that have arrived."""
+passes: so a loop that was blocked for long does not give up on messages that have arrived."""
 MAX_EARLY: Final = 1024
-"""Messages that are kept while they wait for one before them."""
+"""Messages that may wait for an earlier one."""
 MAX_EARLY_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 
 
 class ReorderBuffer:
-    """Passes numbered messages on by their numbers, 0 first.
+    """Delivers numbered messages in the order of their numbers, from 0.
 
     The sockets keep the order, but ipykernel (7.4) may let a comm message that comes while another
     is being dispatched overtake it. Such a gap closes at once. One that does not, within
@@ -42,14 +42,14 @@ class ReorderBuffer:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, number: int, message: Any) -> None:
-        """A message has come.
+        """Take a message that has arrived.
 
         Raises:
             ProtocolError: a message with its number came before, or was given up.
         """
         if number < self._next or number in self._early:
             raise ProtocolError(
-                f"Message {number} came twice, or too late: message {self._next} is awaited.",
+                f"Message {number} arrived twice or too late: message {self._next} is awaited.",
                 code="out_of_order",
             )
         if number == self._next:
@@ -77,7 +77,7 @@ class ReorderBuffer:
         self._drain()
 
     def _watch(self) -> None:
-        """Wait, or wait no more, for the number that is next."""
+        """Start or stop the timer for the number that is next."""
         if not self._early:
             self.close()
         elif self._timer is None:
@@ -98,14 +98,14 @@ class ReorderBuffer:
         self._timer = loop.call_later(PATIENCE_S / _LOOKS, self._look, awaited, looks - 1)
 
     def close(self) -> None:
-        """The client is gone: nothing is awaited any more."""
+        """Stop the timer: the client is gone."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 def _size(message: Any) -> int:
-    """About what a message takes on the wire."""
+    """The approximate size of a message, in bytes."""
     try:
         return len(json.dumps(message, default=str))
     except (ValueError, RecursionError):

@@ -13,19 +13,18 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import chunks_message
 
 MAX_CREDIT: Final = 2048
-"""Chunks that one stream may have on the way."""
+"""Chunks that one stream may have sent beyond what its client has read."""
 PROBE_S: Final = 60.0
-"""Seconds without credit after which a client is asked whether it is still there."""
+"""Seconds without credit after which a probe asks whether the client is still there."""
 PROBES: Final = 10
-"""Questions without an answer after which it is not."""
+"""Unanswered probes after which the client is taken to be gone."""
 
 
 class StreamSender:
     """Sends a source's chunks as they come, never more than the client has given credit for.
 
-    Without credit the source is not read, so a slow client holds its own stream back and nothing
-    else. A client that was killed cannot say so, and ZMQ does not tell: one that answers no probe
-    loses the stream.
+    Without credit the source is not read, so a slow client delays its own stream and nothing else.
+    ZMQ does not report a client that was killed, so the stream of one that answers no probe ends.
 
     Args:
         uuid: The init's uuid, under which chunks go.
@@ -50,7 +49,7 @@ class StreamSender:
         self._task: asyncio.Task[None] | None = None
 
     def grant(self, credit: int) -> None:
-        """The client takes this many chunks more; none is its answer to a probe."""
+        """Allow this many more chunks; 0 is the client's answer to a probe."""
         self._credit = min(self._credit + credit, MAX_CREDIT)
         self._granted.set()
 
@@ -89,7 +88,7 @@ class StreamSender:
             except TimeoutError:
                 if unanswered == PROBES:
                     raise ProtocolError(
-                        f"Nothing was heard from this stream's client for {PROBES * PROBE_S:g} s.",
+                        f"The client of this stream has not responded for {PROBES * PROBE_S:g} s.",
                         code="client_silent",
                     ) from None
                 unanswered += 1

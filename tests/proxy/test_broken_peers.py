@@ -85,9 +85,11 @@ async def test_nonsense_from_a_worker_is_passed_over(
 async def test_what_the_wire_cannot_carry(kernel_engine: Make) -> None:
     engine = await kernel_engine()
     core = engine._core
-    with pytest.raises(ProtocolError, match="customRequest: not plain JSON"):
+    with pytest.raises(ProtocolError, match="customRequest: its content is not plain JSON"):
         await asyncio.wrap_future(core.submit(core.custom_request("x", object())))
     # Three megabytes of text, but six times as many as JSON.
-    with pytest.raises(ProtocolError, match=r"This request is \d+ bytes; the worker takes at most"):
+    with pytest.raises(
+        ProtocolError, match=r"This request is \d+ bytes; the worker accepts at most"
+    ):
         await engine.completions.create(prompt="\x00" * 3_000_000)
     assert (await engine.completions.create(prompt="x", max_tokens=1)).choices

@@ -156,7 +156,7 @@ async def test_a_stopped_worker_is_reported_until_it_goes_on(
     assert len(told) == len(reports.parts)  # once each
     assert told[0].startswith("The worker has not answered for ")
     assert "%mlc restart" in told[0]
-    assert told[-1].startswith("The worker goes on")
+    assert told[-1].startswith("The worker responds again")
     connection = engine._core._supervisor.living()
     assert connection is not None
     await until(lambda: not connection.asked.is_set())  # nothing is asked while nothing runs

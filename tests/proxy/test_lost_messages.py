@@ -83,7 +83,7 @@ async def test_a_lost_stream_and_lost_credit_are_errors(
     engine = await kernel_engine(handler=impatient, repeat=5000)
     for kind in ("chatCompletionStreamInit", "streamCredit"):
         dropped = drop(engine, kind, monkeypatch)
-        with pytest.raises(ProtocolError, match=f"to the worker, {kind}, was lost: ask again"):
+        with pytest.raises(ProtocolError, match=f"to the worker, {kind}, was lost: try again"):
             async for _ in await engine.chat.completions.create(messages=HELLO, stream=True):
                 if dropped:
                     await engine.metrics()  # what comes behind it shows that it is missing

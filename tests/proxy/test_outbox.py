@@ -108,7 +108,7 @@ def test_an_error_of_one_is_told_to_that_one() -> None:
     wire.interrupt = interrupt
     wire.post("outer")
     wire.post("next")
-    assert [str(e) for e in wire.errors] == ["inner: not plain JSON (bad)."]
+    assert [str(e) for e in wire.errors] == ["inner: its content is not plain JSON (bad)."]
     assert wire.numbers == [0, 1]
 
 
@@ -133,7 +133,7 @@ def test_lost_numbers_are_told_to_who_waits() -> None:
     told = wire.outbox.lost(2, 3)
     assert [w for w, _ in told] == ["w2", "w3"]
     assert all(isinstance(e, ProtocolError) for _, e in told)
-    assert str(told[0][1]) == "Message 2 to the worker, ask, was lost: ask again."
+    assert str(told[0][1]) == "Message 2 to the worker, ask, was lost: try again."
     assert wire.outbox.lost(2, 3) == []
     assert wire.outbox.lost(100, 10**12) == []
 

@@ -237,7 +237,7 @@ async def test_a_second_death_ends_it(gated: GatedModel, stream: bool) -> None:
     gated.hold(5)
     await gated.until_held()
     kill(engine)
-    with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*Two workers ended"):
+    with pytest.raises(EngineDeadError, match=r"SIGKILL(.|\n)*Two workers died"):
         await asking
     gated.release()
     answer = await ask(engine, {"max_tokens": 2})  # others are served
@@ -284,9 +284,7 @@ async def test_the_neighbours_of_a_request_that_kills_are_answered(
     tasks = [asyncio.create_task(ask(engine)) for ask in asks]
     while len(engine._core._in_flight_requests._active) < len(tasks):
         await asyncio.sleep(0.001)
-    with pytest.raises(
-        EngineDeadError, match=r"(Two|Three) workers ended while they worked on this"
-    ):
+    with pytest.raises(EngineDeadError, match=r"(Two|Three) workers died during this"):
         await poison(engine)
     text = " ".join(["Hello from the script."] * 20)
     assert {await task for task in tasks} == {text}
@@ -298,7 +296,7 @@ async def test_two_that_kill_do_not_take_their_neighbours_with_them(kernel_engin
     killers = [asyncio.create_task(poison(engine)) for _ in range(2)]
     neighbours = [asyncio.create_task(ask(engine)) for ask in (whole, streamed)]
     for killer in killers:
-        with pytest.raises(EngineDeadError, match="workers ended while they worked on this"):
+        with pytest.raises(EngineDeadError, match="workers died during this"):
             await killer
     assert {len(await task) for task in neighbours} == {22 * 20 + 19}
 
@@ -360,7 +358,7 @@ async def test_a_request_that_kills_cannot_kill_for_ever(kernel_engine: Make) ->
     pids = {engine.worker_pid}
     stop = engine._core.observe(lambda _: pids.add(engine.worker_pid))
     text = ""
-    with pytest.raises(EngineDeadError, match="Two workers ended"):
+    with pytest.raises(EngineDeadError, match="Two workers died"):
         async for chunk in await engine.chat.completions.create(messages=HELLO, stream=True):
             text += chunk.choices[0].delta.content or ""
     stop()
@@ -487,7 +485,7 @@ async def test_what_the_user_restarts_goes_on_once(gated: GatedModel) -> None:
     await restart(engine)
     await gated.until_held()
     await restart(engine)
-    with pytest.raises(EngineDeadError, match=r"restarted(.|\n)*Two workers ended"):
+    with pytest.raises(EngineDeadError, match=r"restarted(.|\n)*Two workers died"):
         await reading
 
 

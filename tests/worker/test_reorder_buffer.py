@@ -98,7 +98,7 @@ async def test_a_number_that_came_before_is_refused(number: int) -> None:
     taken.take(0, 2)
     await until(lambda: taken.lost)
     taken.take(5)
-    with pytest.raises(ProtocolError, match=f"Message {number} came twice, or too late"):
+    with pytest.raises(ProtocolError, match=f"Message {number} arrived twice or too late"):
         taken.take(number)
     assert taken.messages == [0, 2]
     taken.take(3, 4)
