@@ -163,7 +163,7 @@ class EngineTerminatedError(MLCEngineError):
 
 
 class EngineForkedError(MLCEngineError, RuntimeError):
-    """The engine was made before this process was forked, and stayed in the other one."""
+    """The engine belongs to the process that this one was forked from; make a new one here."""
 
     default_code = "engine_forked"
 

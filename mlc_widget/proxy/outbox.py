@@ -70,7 +70,7 @@ class Outbox:
             frames = self._pack(request.encode(number))
         except (TypeError, ValueError, RecursionError) as error:
             raise ProtocolError(
-                f"{request.kind}: its content is its content is not plain JSON ({error})."
+                f"{request.kind}: its content is not plain JSON ({error})."
             ) from error
         size = sum(map(len, frames))
         if size > MAX_MESSAGE_BYTES:
