@@ -53,7 +53,7 @@ class FieldRule:
 
 RULES: Final[tuple[FieldRule, ...]] = (
     # What to answer
-    FieldRule("messages", _CHAT, _OWM, "engine", "text only; roles the model's template has"),
+    FieldRule("messages", _CHAT, _OWM, "engine", "text only; an assistant's last is continued"),
     FieldRule(
         "prompt", _COMPLETION, _OWM, "engine", "a raw text with control tokens, or token ids"
     ),
@@ -75,12 +75,12 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("ignore_eos", _TEXT, _W, "runtime", "mlc_llm has it in debug_config"),
     FieldRule("echo", _COMPLETION, _OWM, "engine", "not together with logprobs"),
     # How tokens are chosen
-    FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; 0 is greedy"),
-    FieldRule("top_p", _TEXT, _OWM, "engine", "greater than 0, at most 1"),
-    FieldRule("seed", _TEXT, _OWM, "engine", "0 or greater; random if not given"),
+    FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; below 1e-5 is greedy"),
+    FieldRule("top_p", _TEXT, _OWM, "engine", "0 to 1; 0 is greedy"),
+    FieldRule("seed", _TEXT, _OWM, "engine", "an integer of 64 bits; random if not given"),
     FieldRule("frequency_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
     FieldRule("presence_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
-    FieldRule("repetition_penalty", _TEXT, _W, "runtime", "greater than 0, at most 10"),
+    FieldRule("repetition_penalty", _TEXT, _W, "runtime", "0.01 to 10"),
     FieldRule("logit_bias", _TEXT, _OWM, "runtime", "-100 to 100, by token id"),
     FieldRule(
         "logprobs",

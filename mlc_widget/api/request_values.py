@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from numbers import Integral, Real
+from typing import Any, TypeAlias, cast
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.limits import LIMITS
@@ -35,10 +36,10 @@ def number(low: float, high: float, *, open_low: bool = False) -> Check:
     """A finite number between `low` and `high`; with `open_low`, greater than `low`."""
 
     def check(param: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise bad(param, value, "give a number.")
         # NaN is not between any two numbers; an integer may be too large for a float.
-        if not low <= value <= high or (open_low and value == low):
+        if not low <= cast("float", value) <= high or (open_low and value == low):
             span = f"greater than {low:g} and at most" if open_low else f"between {low:g} and"
             raise bad(param, value, f"give a number {span} {high:g}.")
         return float(value)
@@ -50,20 +51,25 @@ def integer(low: int, high: int) -> Check:
     """An integer between `low` and `high`."""
 
     def check(param: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise bad(param, value, "give an integer.")
-        if not low <= value <= high:
+        if not low <= int(value) <= high:
             raise bad(param, value, f"give an integer between {low} and {high}.")
-        return value
+        return int(value)
 
     return check
 
 
 def boolean(param: str, value: Any) -> bool:
     """True or False, not 0 or 1."""
-    if not isinstance(value, bool):
+    if not isinstance(value, bool) and not _is_numpy_bool(value):
         raise bad(param, value, "give True or False.")
-    return value
+    return bool(value)
+
+
+def _is_numpy_bool(value: Any) -> bool:
+    """Whether it is numpy's; numpy registers its numbers with `numbers`, but not this."""
+    return type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
 
 
 def string(param: str, value: Any) -> str:
@@ -130,13 +136,16 @@ def _token_id(key: Any) -> int | None:
     """The token id that a key stands for; None if it is not one."""
     if isinstance(key, str) and len(key) <= 10 and key.isascii() and key.isdigit():
         return int(key)
-    whole = isinstance(key, int) and not isinstance(key, bool)
-    return key if whole and 0 <= key < 2**31 else None
+    if not isinstance(key, Integral) or isinstance(key, bool):
+        return None
+    return int(key) if 0 <= int(key) < 2**31 else None
 
 
 def completion_logprobs(param: str, value: Any) -> int | bool:
     """OpenAI's number of alternatives to tell with each token, or WebLLM's switch, as of chats."""
-    return value if isinstance(value, bool) else int(integer(0, 20)(param, value))
+    if isinstance(value, bool) or _is_numpy_bool(value):
+        return bool(value)
+    return int(integer(0, 20)(param, value))
 
 
 def stream_options(param: str, value: Any) -> JSONDict:
@@ -168,11 +177,26 @@ def plain(param: str, value: Any) -> Any:
 
 def _json(param: str, value: Any) -> str:
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_plain_number)
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise bad(param, value, f"give plain JSON values ({error}).") from None
     return text
+
+
+def _plain_number(value: Any) -> int | float | bool:
+    """What JSON says for a number of another type, such as numpy's.
+
+    Raises:
+        TypeError: It is no number.
+    """
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if _is_numpy_bool(value):
+        return bool(value)
+    raise TypeError(f"{type(value).__name__} is no plain JSON value")
 
 
 def _depth(value: Any) -> int:
@@ -218,7 +242,7 @@ def embedding_input(param: str, value: Any) -> list[str | list[int]]:
     if isinstance(value, str):
         return [prompt(param, value)]
     if isinstance(value, list | tuple) and value:
-        if isinstance(value[0], int):
+        if isinstance(value[0], Integral):
             return [token_ids(param, value)]
         if len(value) > LIMITS.embedding_inputs:
             raise bad(param, len(value), f"give at most {LIMITS.embedding_inputs} inputs.")

@@ -63,12 +63,12 @@ _COMMON: Final[dict[str, Check]] = {
     "n": integer(1, LIMITS.choices),
     "max_tokens": integer(1, 2**31 - 1),
     "temperature": number(0, 2),
-    "top_p": number(0, 1, open_low=True),
-    "seed": integer(0, 2**63 - 1),
+    "top_p": number(0, 1),
+    "seed": integer(-(2**63), 2**64 - 1),
     "stop": stop,
     "frequency_penalty": number(-2, 2),
     "presence_penalty": number(-2, 2),
-    "repetition_penalty": number(0, 10, open_low=True),
+    "repetition_penalty": number(0.01, 10),
     "logit_bias": logit_bias,
     "response_format": response_format,
     "ignore_eos": boolean,
@@ -141,16 +141,10 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
             raise bad("max_tokens", checked["max_tokens"], "give it or max_completion_tokens.")
         checked["max_tokens"] = checked.pop("max_completion_tokens")
     _check_top_logprobs(checked)
-    roles = [m["role"] for m in checked["messages"]]
-    for i, role in enumerate(roles[1:], 1):
-        if role == "system":
-            raise bad(
-                f"messages[{i}].role", role, "a system or developer message must be the first one."
-            )
-    if roles[-1] == "system":
-        raise bad("messages", roles, "give a user message after the system message.")
-    if roles[-1] == "assistant":
-        raise bad("messages", roles, "the last message must be from the user or a tool.")
+    last = checked["messages"][-1]
+    if last.get("tool_calls"):
+        at = f"messages[{len(checked['messages']) - 1}].tool_calls"
+        raise bad(at, last["tool_calls"], "give the calls' results after them.")
     check_choice(checked.get("tool_choice"), checked.get("tools", ()))
     _check_stream_options(checked)
     return checked

@@ -82,7 +82,9 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     end = prompt.pieces[-1]
     inside = end.is_markup and end.text.rstrip().endswith(OPEN)
     quiet = can_think and wanted is False and not inside
-    thinks = can_think and not quiet
+    begun = not end.is_markup  # an answer that the request begins: its thoughts are behind it
+    quiet = quiet and not begun
+    thinks = can_think and not quiet and not begun
     return AnswerPlan(
         prompt=prompt + markup(NO_THOUGHT) if quiet else prompt,
         grammar=_grammar(model, request, tools, thinks=thinks, inside=inside),

@@ -95,7 +95,8 @@ class ConversationTemplate:
         """The token ids of a conversation that the assistant is to go on with.
 
         Args:
-            messages: Checked messages (`api.requests.check_chat`), the system's first if any.
+            messages: As `tools.render_messages` gives them: one system message at most, the first;
+                the last, of the assistant, may be ``continued``.
             tokenizer: The model's tokenizer.
 
         Raises:
@@ -141,13 +142,20 @@ class ConversationTemplate:
                     f"has; it has {', '.join(self.roles)}.",
                     param="messages",
                 )
+            if message.get("continued"):
+                break
             if i > 0 or self.add_role_after_system_message:
                 add(self.roles[role] + self.role_content_sep)
             placeholder = _PLACEHOLDERS[role]
             template = self.role_templates.get(role, placeholder)
             add(template, placeholder, message["content"] or "")
             add(self.seps[0] if role == "user" else self.seps[-1])
-        add(self.roles["assistant"] + self.role_empty_sep)
+        begun = turns[-1]["content"] if turns and turns[-1].get("continued") else ""
+        add(self.roles["assistant"] + (self.role_content_sep if begun else self.role_empty_sep))
+        if begun:
+            placeholder = _PLACEHOLDERS["assistant"]
+            template = self.role_templates.get("assistant", placeholder)
+            add(template.partition(placeholder)[0] + placeholder, placeholder, begun)
         return join(parts)
 
 

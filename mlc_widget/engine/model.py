@@ -49,6 +49,8 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
+_GREEDY: Final = 1e-5
+"""Temperatures below it: all but the most probable token would have no probability in float32."""
 _SHORTEST: Final = 16
 """Bytes: no vocabulary's longest token counts as shorter, as some leave out parts of a text."""
 
@@ -175,11 +177,14 @@ class LoadedModel:
         if stop_at_template:
             stops += tuple(s for s in self.template.stop_str if s)
             stop_ids += self.template.stop_token_ids
+        temperature, top_p = float(wanted["temperature"]), float(wanted["top_p"])
+        if temperature < _GREEDY or top_p == 0.0:
+            temperature, top_p = 0.0, 1.0
         return Sampling(
             max_tokens=wanted["max_tokens"],
-            temperature=float(wanted["temperature"]),
-            top_p=float(wanted["top_p"]),
-            seed=secrets.randbits(63) if seed is None else seed,
+            temperature=temperature,
+            top_p=top_p,
+            seed=secrets.randbits(63) if seed is None else seed % 2**63,
             stop=stops,
             stop_token_ids=tuple(dict.fromkeys(stop_ids)),
             ignore_eos=request.get("ignore_eos", False),

@@ -136,10 +136,13 @@ def render_messages(
         BadRequestError: A call or a result is malformed; `param` names it.
     """
     known = tools.format if tools else tool_format_of(template)
-    out: list[JSONDict] = []
+    continued = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+    out: list[JSONDict] = _system_message(messages)
     results: list[str] = []
     for i, message in enumerate(messages):
         role = message["role"]
+        if role == "system":
+            continue
         if role == "tool" or message.get("tool_calls"):
             if known is None:
                 raise UnsupportedFieldError(
@@ -165,7 +168,18 @@ def render_messages(
         out.append(message)
     if results and known:
         out += known.results(results)
-    return _with_signatures(out, tools, template) if tools else out
+    if tools:
+        out = _with_signatures(out, tools, template)
+    if continued:
+        out[-1] = {**out[-1], "continued": True}
+    return out
+
+
+def _system_message(messages: Sequence[JSONDict]) -> list[JSONDict]:
+    """All system messages as one, for the one place that a template has for them; or none."""
+    system = [m["content"] for m in messages if m["role"] == "system"]
+    content = "\n\n".join(filter(None, system))
+    return [{"role": "system", "content": content}] if system else []
 
 
 def _with_signatures(
@@ -179,6 +193,10 @@ def _with_signatures(
             told = tools.format.first_user(message["content"], tools.offered)
             messages[i] = {**message, "content": told}
             break
+    else:  # a system message alone
+        told = tools.format.first_user("", tools.offered)
+        if told:
+            messages = [{"role": "user", "content": told}, *messages]
     return [{"role": "system", "content": tools.format.system(system, tools.offered)}, *messages]
 
 

@@ -7,9 +7,11 @@ the many ways to be wrong, which need no engine.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlc_widget.api.app_config import AppConfig
@@ -83,8 +85,7 @@ CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "a misspelt field": (said({**USER, "contnet": "Hi"}), "messages[0].contnet"),
     "images beside the content": (said({**USER, "images": ["…"]}), "messages[0].images"),
     "name a number": (said({**USER, "name": 5}), "messages[0].name"),
-    "developer after the user": (said(USER, {"role": "developer", "content": "x"}, USER), "messages[1].role"),
-    "two system messages": (said(*[{"role": "system", "content": "x"}] * 2, USER), "messages[1].role"),
+    "a call without its result": (said(USER, {"role": "assistant", "tool_calls": [call()]}), "messages[1].tool_calls"),
     "an assistant that says nothing": (answer(), "messages[1].content"),
     "an assistant's audio": (answer(content="x", audio={"id": "x"}), "messages[1].audio"),
     "an assistant's function_call": (answer(content="x", function_call={"name": "f"}), "messages[1].function_call"),
@@ -117,7 +118,9 @@ CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "max_tokens a string": ({"max_tokens": "5"}, "max_tokens"),
     "max_completion_tokens 0": ({"max_completion_tokens": 0}, "max_completion_tokens"),
     "seed 2**70": ({"seed": 2**70}, "seed"),
-    "seed 2**63": ({"seed": 2**63}, "seed"),
+    "seed below 64 bits": ({"seed": -(2**63) - 1}, "seed"),
+    "repetition_penalty 1e-300": ({"repetition_penalty": 1e-300}, "repetition_penalty"),
+    "repetition_penalty the least float": ({"repetition_penalty": 5e-324}, "repetition_penalty"),
     "seed a switch": ({"seed": True}, "seed"),
     "seed not a number": ({"seed": math.nan}, "seed"),
     "frequency_penalty a switch": ({"frequency_penalty": False}, "frequency_penalty"),
@@ -282,7 +285,7 @@ def test_the_caps_are_what_is_still_taken() -> None:
     assert check_chat({"messages": [USER] * LIMITS.messages})
     assert check_chat({"messages": [{**USER, "content": "x" * LIMITS.prompt_bytes}]})
     assert check_chat({"messages": [USER], "stop": ["x" * LIMITS.stop_bytes] * LIMITS.stop_strings})
-    assert check_chat({"messages": [USER], "n": LIMITS.choices, "seed": 2**63 - 1})
+    assert check_chat({"messages": [USER], "n": LIMITS.choices, "seed": 2**64 - 1})
     tools = [tool(f"f{i}") for i in range(LIMITS.tools)]
     assert check_chat({"messages": [USER], "tools": tools})["tools"] == tools
     bias = dict.fromkeys(range(LIMITS.logit_bias), -100)
@@ -311,7 +314,7 @@ BAD_LOADS: dict[str, tuple[Any, Any, str]] = {
     "an option that is no JSON": (["a"], [{"conv_template": Mute}], "chat_opts"),
     "temperature not a number": (["a"], [{"temperature": math.nan}], "chat_opts"),
     "temperature a word": (["a"], [{"temperature": "hot"}], "chat_opts.temperature"),
-    "top_p 0": (["a"], [{"top_p": 0}], "chat_opts.top_p"),
+    "top_p below 0": (["a"], [{"top_p": -1}], "chat_opts.top_p"),
     "a window of -5": (["a"], [{"context_window_size": -5}], "chat_opts.context_window_size"),
     "a chunk of 0": (["a"], [{"prefill_chunk_size": 0}], "chat_opts.prefill_chunk_size"),
 }
@@ -343,3 +346,49 @@ def test_an_app_config_is_plain_json(name: Any) -> None:
 def test_a_bad_log_level(level: Any) -> None:
     with pytest.raises(BadRequestError, match="log_level = "):
         check_log_level(level)
+
+
+NUMPY: dict[str, Any] = {
+    "seed": np.int64(-7),
+    "max_tokens": np.uint16(5),
+    "n": np.int8(2),
+    "temperature": np.float32(0.5),
+    "top_p": np.float16(0),
+    "frequency_penalty": np.int32(1),
+    "logprobs": np.True_,
+    "top_logprobs": np.uint8(3),
+    "logit_bias": {np.int64(4): np.float32(-2)},
+    "response_format": {"type": "json_object", "schema": {"maxProperties": np.int64(2)}},
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_numbers_may_be_numpy_s(name: str) -> None:
+    plain = {"logprobs": True} if name == "top_logprobs" else {}
+    checked = check_chat({"messages": [USER], name: NUMPY[name], **plain})
+    assert json.loads(json.dumps(checked[name])) is not None
+    assert check_chat(checked) == checked
+
+
+def test_token_ids_may_be_numpy_s() -> None:
+    ids = list(np.arange(4))
+    assert check_completion({"prompt": ids})["prompt"] == [0, 1, 2, 3]
+    assert check_embedding({"input": ids})["input"] == [[0, 1, 2, 3]]
+    assert check_completion({"prompt": "x", "logprobs": np.int64(2)})["logprobs"] == 2
+    for wrong in ([np.float32(1)], [np.True_], [np.int64(-1)]):
+        with pytest.raises(BadRequestError):
+            check_completion({"prompt": wrong})
+
+
+SYSTEM, LATER = {"role": "system", "content": "x"}, {"role": "developer", "content": "y"}
+REPLY = {"role": "assistant", "content": "z"}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [[SYSTEM], [LATER], [SYSTEM, LATER], [USER, SYSTEM], [SYSTEM, USER, LATER, USER], [USER, REPLY],
+     [SYSTEM, REPLY], [REPLY], [USER, REPLY, LATER]],
+)  # fmt: skip
+def test_any_order_of_messages_is_taken(messages: list[Any]) -> None:
+    roles = ["system" if m["role"] == "developer" else m["role"] for m in messages]
+    assert [m["role"] for m in check_chat({"messages": messages})["messages"]] == roles

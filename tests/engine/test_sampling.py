@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mlc_widget.api.errors import InternalEngineError
+from mlc_widget.api.errors import ContextLengthExceededError, InternalEngineError
 
 from .conftest import chat, engine_on, streamed, user
 
@@ -278,3 +278,55 @@ async def test_latency_is_told_when_asked_for(engine):
     assert len(breakdown["sampleTime"]) == len(breakdown["totalTime"]) == 7
     assert all(t >= 0 for times in breakdown.values() for t in times)
     assert "latencyBreakdown" not in (await chat(engine, "?")).usage.extra
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [{"temperature": 1e-45}, {"temperature": 5e-324}, {"temperature": 9e-6}, {"top_p": 0}],
+    ids=str,
+)
+async def test_the_edge_of_sampling_is_greedy(engine, edge):
+    want = await chat(engine, PROMPT, max_tokens=8, temperature=0, ignore_eos=True)
+    got = await chat(engine, PROMPT, max_tokens=8, seed=3, ignore_eos=True, **edge)
+    assert got.choices[0].message.content == want.choices[0].message.content
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [{"temperature": 1e-5}, {"repetition_penalty": 0.01}, {"repetition_penalty": 10},
+     {"seed": -1}, {"seed": -(2**63)}, {"seed": 2**64 - 1}, {"seed": np.int64(-5)},
+     {"top_p": 5e-324}, {"frequency_penalty": -2, "presence_penalty": -2}],
+    ids=str,
+)  # fmt: skip
+async def test_what_is_taken_at_the_edge_is_answered(engine, edge):
+    twice = [
+        await chat(engine, PROMPT, max_tokens=20, ignore_eos=True, **{"seed": 3, **edge})
+        for _ in range(2)
+    ]
+    assert twice[0].usage.completion_tokens == 20
+    assert twice[0].choices[0].message.content == twice[1].choices[0].message.content
+
+
+async def test_an_answer_that_was_begun_is_gone_on_with(engine):
+    messages = [*user(PROMPT), {"role": "assistant", "content": "the weather in Paris"}]
+    answer = await engine.chat.completions.create(
+        messages=messages, max_tokens=4, temperature=0, ignore_eos=True
+    )
+    model = next(iter(engine._core._models))
+    written = f"{model.template.render(user(PROMPT)).text}the weather in Paris"
+    raw = await engine.completions.create(
+        prompt=written, max_tokens=4, temperature=0, ignore_eos=True
+    )
+    assert answer.choices[0].message.content == raw.choices[0].text
+    assert answer.usage.prompt_tokens == raw.usage.prompt_tokens
+
+
+async def test_a_prompt_that_cannot_fit_is_not_encoded(engine, monkeypatch):
+    model = next(iter(engine._core._models))
+    monkeypatch.setattr(model.encoder, "run", None)
+    for ask in (
+        engine.chat.completions.create(messages=user("x" * 4_000_000)),
+        engine.completions.create(prompt="x" * 4_000_000),
+    ):
+        with pytest.raises(ContextLengthExceededError, match="characters"):
+            await ask
