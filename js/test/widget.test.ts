@@ -175,7 +175,7 @@ describe("chat", () => {
       expect(box.querySelector(".mlcw-results")).toBeNull();
     });
 
-  it.each([[true, "the reply went on"], [false, "not word for word the same"]])("says that a reply was resumed: %s", (resumed, text) => {
+  it.each([[true, "the reply continued"], [false, "may be worded differently"]])("says that a reply was resumed: %s", (resumed, text) => {
     chat({ rev: 1, messages: [user, { ...reply("Hi", "running"), resumed }] });
     expect(query(".mlcw-assistant .mlcw-facts").textContent).toContain(text);
     expect(query(".mlcw-assistant .mlcw-foot").hidden).toBe(false);
@@ -219,7 +219,7 @@ describe.each(["chat", "load"])("a hang, in the view %s", (view) => {
     expect(said.firstChild).toBe(saidFirst);
     model.change("_engine", { ...hung, rev: 3, hang: { part: "engine", seconds: 70 } });
     await vi.advanceTimersByTimeAsync(50);
-    expect(query(".mlcw-hang-text").textContent).toBe("The engine has made no step for 1 min 10 s; it may be hung.");
+    expect(query(".mlcw-hang-text").textContent).toBe("The engine has made no progress for 1 min 10 s; it may be hung.");
     model.change("_engine", { ...ready, rev: 4 });
     await vi.advanceTimersByTimeAsync(50);
     expect(line.hidden).toBe(true);

@@ -42,7 +42,7 @@ class Hang:
     @property
     def message(self) -> str:
         """A sentence for people."""
-        what = "worker has not answered" if self.part == "worker" else "engine has made no step"
+        what = "worker has not answered" if self.part == "worker" else "engine has made no progress"
         return f"The {what} for {self.seconds:.0f} s; it may be hung."
 
 

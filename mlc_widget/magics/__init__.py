@@ -14,11 +14,11 @@ from mlc_widget.magics.completion import complete_chat, complete_mlc
 
 _HOOK = "complete_command"
 _loaded: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""By shell, the names that were put into it."""
+"""The names that were added to each shell."""
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add the magics, and the public names where the notebook has none of its own."""
+    """Add the magics, and those public names that the notebook has not defined itself."""
     from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
     from mlc_widget.widget import ChatWidget
@@ -42,7 +42,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Take back what `load_ipython_extension` put there; engines that run go on."""
+    """Remove what `load_ipython_extension` has added; engines keep running."""
     for name, value in _loaded.pop(shell, {}).items():
         if shell.user_ns.get(name) is value:
             shell.drop_by_id({name: value})

@@ -1,4 +1,4 @@
-"""What the commands of `%mlc` do; each is named as its command."""
+"""The commands of `%mlc`; each function is named after its command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATIENCE_S: Final = 10.0
 
 
 def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
-    """Begin a load, and show how far it is."""
+    """Start a load and show its progress."""
     from mlc_widget.widget import display_load_progress
 
     options = _engine_options(given)
@@ -34,8 +34,8 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
     engine = registry.find(given.to) if given.to is None or given.to in known else None
     if engine is not None and options:
         raise UsageError(
-            f"--{next(iter(options)).partition('_')[0]} is for a new engine: give it a name with "
-            "--to, or end this one with `terminate()`."
+            f"--{next(iter(options)).partition('_')[0]} is for a new engine: give the new engine a "
+            "name with --to, or end this one with `terminate()`."
         )
     if engine is None:
         engine = registry.make(given.to, **options)
@@ -48,9 +48,9 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
 
 
 def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
-    """Load models in the background; who watches the engine sees how it goes.
+    """Load models in the background; the engine's state shows how it ends.
 
-    In a terminal nothing can be shown beside the prompt, so there it waits.
+    In a terminal it waits, as nothing can be shown beside the prompt.
     """
     link = engine.link
     if in_notebook():
@@ -83,7 +83,7 @@ def models(registry: EngineRegistry, given: argparse.Namespace) -> None:
 
 
 def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
-    """End all that the engine generates."""
+    """End all running requests of the engine."""
     engine = registry.need(given.to)
     conversation = registry.spoken(engine)
     if conversation is not None:
@@ -92,22 +92,22 @@ def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
 
 
 def reset(registry: EngineRegistry, given: argparse.Namespace) -> None:
-    """Begin a new conversation."""
+    """Start a new conversation."""
     engine = registry.need(given.to)
     registry.conversation(engine, new=True)
     engine.link.submit(_quietly(engine.link.reset_chat()))
-    print("The next %%chat begins a new conversation.")
+    print("The next %%chat starts a new conversation.")
 
 
 def stats(registry: EngineRegistry, given: argparse.Namespace) -> None:
-    """Print what is known of the engine."""
+    """Print the engine's state and statistics."""
     engine = registry.need(given.to)
     link = engine.link
     if link.snapshot.state != "ready":
         print(f"{link.snapshot.model_id or 'No model'}: {link.snapshot.state}")
         return
     if link.snapshot.hang is not None:  # it would not answer
-        print(f"{link.snapshot.hang.message} `%mlc restart` ends it and goes on in another worker.")
+        print(f"{link.snapshot.hang.message} `%mlc restart` continues in a new worker.")
         return
     told = _wait(engine, _facts(link))
     if told is _NOT_YET:
@@ -125,7 +125,7 @@ async def _facts(link: EngineLink) -> list[str]:
     if used is not None and memory is not None:
         lines.append(
             f"memory: {used / 2**20:,.0f} MiB in the worker, "
-            f"of {memory / 2**20:,.0f} MiB in its machine"
+            f"of {memory / 2**20:,.0f} MiB on its machine"
         )
     lines.append(speed)
     lines.append(
@@ -137,7 +137,7 @@ async def _facts(link: EngineLink) -> list[str]:
 
 
 def restart(registry: EngineRegistry, given: argparse.Namespace) -> None:
-    """End the worker and begin to load the same models in another."""
+    """Kill the worker and start loading the same models in a new one."""
     from mlc_widget.widget import display_load_progress
 
     link = registry.need(given.to).link
@@ -175,7 +175,7 @@ def _engine_options(given: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _quietly(work: Coroutine[Any, Any, Any]) -> None:
-    """Errors show in the engine's state, and so in what displays it."""
+    """Await work whose errors are shown by the engine's state."""
     try:
         await work
     except Exception as error:
@@ -190,7 +190,7 @@ _NOT_YET: Final = _NotYet()
 
 
 def _wait(engine: KernelEngine, work: Coroutine[Any, Any, _T]) -> _T | Any:
-    """A short piece of the engine's work; it goes on if it is not that short."""
+    """Wait briefly for the engine; the work continues if it takes longer."""
     try:
         return engine.link.submit(work).result(_PATIENCE_S)
     except concurrent.futures.TimeoutError:

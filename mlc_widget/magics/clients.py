@@ -1,4 +1,4 @@
-"""Who runs the cells: somebody at a page, somebody at a console, or nobody."""
+"""Who runs the cells: a user at a page, a user at a console, or a program."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _ASKS = re.compile(r"get_ipython\(\)\.run_(cell_magic\('chat'|line_magic\('mlc',
 
 
 def client_of(shell: Any) -> Client:
-    """Who sent the cell that runs, or is about to.
+    """The client that sent the cell that is running, or about to run.
 
-    Pages (JupyterLab, VS Code …) name the cell, or number their messages in a way of their own.
-    Programs that use Python's jupyter_client show no output that changes after its cell has ended:
-    a console of Jupyter's, or, where nobody can answer `input`, what runs a notebook as a batch
+    Pages (JupyterLab, VS Code …) name the cell, or have their own form of message ids. Programs
+    that use Python's jupyter_client show no output that changes after its cell has ended: they are
+    a Jupyter console or, if nobody can answer `input`, something that runs whole notebooks
     (nbclient, papermill, `jupyter execute`, `nbconvert --execute`).
     """
     kernel: Any = getattr(shell, "kernel", None)
@@ -32,14 +32,14 @@ def client_of(shell: Any) -> Client:
 
 
 class WaitForReplies:
-    """An input transformer: cells that ask the model something await the reply, if it must be.
+    """An input transformer that lets cells with `%%chat` await their reply where needed.
 
-    Where nothing can be shown after a cell has ended, the cell ends with its reply. It awaits, so
-    that the notebook's functions can be called meanwhile.
+    If nothing can be shown after a cell has ended, the cell must end with its reply. It awaits it,
+    so that the notebook's functions can be called in the meantime.
 
     Args:
-        shell: IPython's.
-        statement: What awaits the reply.
+        shell: The IPython shell.
+        statement: The statement that awaits the reply.
         tell: Called before each cell with whether it will await its reply.
     """
 
@@ -47,7 +47,7 @@ class WaitForReplies:
         self._shell, self._statement, self._tell = shell, statement, tell
 
     def __call__(self, lines: Sequence[str]) -> list[str]:
-        """The cell's lines, with the statement after them where it is needed."""
+        """The cell's lines, followed by the statement if it is needed."""
         asks = any(_ASKS.match(line) for line in lines)
         waits = asks and self._shell.autoawait and client_of(self._shell) != "page"
         self._tell(waits)

@@ -42,7 +42,7 @@ class MLCMagics(Magics):
         """Wait for the reply that this cell asked for, and print it in a console.
 
         Raises:
-            MLCEngineError: why there is none.
+            MLCEngineError: the reply failed.
         """
         reply, self._unsettled = self._unsettled, None
         if reply is not None:
@@ -54,21 +54,21 @@ class MLCMagics(Magics):
     @line_magic
     @releases_locals
     def mlc(self, line: str) -> None:
-        """Load models and rule the engines they run in.
+        """Load models and control their engines.
 
         ::
 
-            %mlc load MODEL [--to NAME]   load a model; returns at once, a bar shows how far it is
+            %mlc load MODEL [--to NAME]   load a model; returns at once, and shows a progress bar
             %mlc unload                   unload it and free its memory; the worker stays
-            %mlc models                   the built-in models, and the engines with theirs
-            %mlc stop                     end the replies that run or wait
-            %mlc reset                    begin a new conversation with %%chat
-            %mlc stats                    speed, tokens and memory
-            %mlc restart                  end the worker, load the same model in a new one
+            %mlc models                   list built-in models, and engines with their models
+            %mlc stop                     stop replies that are running or queued
+            %mlc reset                    start a new conversation with %%chat
+            %mlc stats                    show speed, tokens and memory
+            %mlc restart                  kill the worker and load the same model in a new one
             %mlc explain                  have the model explain the last error
 
         A model is a built-in name such as demo, HF://user/repo, or a folder in MLC format. The
-        engine is the variable `_engine`, or what `--to` names; several can be up at once.
+        engine is the variable `_engine`, or the one that `--to` names; there may be several.
         `%mlc COMMAND --help` shows the flags of a command.
         """
         from mlc_widget.magics import actions
@@ -86,26 +86,26 @@ class MLCMagics(Magics):
     @cell_magic
     @releases_locals
     def chat(self, line: str, cell: str) -> None:
-        """Ask the model what the cell says; the reply streams below the cell.
+        """Send the cell's text to the model; the reply streams below the cell.
 
         ::
 
             %%chat [--model MODEL] [--to NAME] [--new] [--system TEXT] [--schema SCHEMA]
                    [--tools NAME ...] [--temperature T] [--top-p P] [--repetition-penalty P]
                    [--max-tokens N] [--seed N]
-            Why does this fail, and how do I mend it? {error}
+            Why does this fail, and how do I fix it? {error}
 
-        The cell returns at once; in a console, and where papermill or `jupyter execute` runs the
-        notebook, it ends with its reply. The reply is the variable `_chat`: `await _chat` gives the
-        message, `_chat.stop()` ends it. Cells go on with one conversation, until `--new` or
-        `%mlc reset`.
+        The cell returns at once, except in a console and where papermill or `jupyter execute` runs
+        the notebook: there it ends with its reply. The reply is the variable `_chat`: `await _chat`
+        returns the message, `_chat.stop()` stops it. All cells continue one conversation, until
+        `--new` or `%mlc reset`.
 
-        `{name}` becomes the variable of that name as a text that a model can read, of at most 8,000
-        characters: a data frame its columns and first rows, an exception its traceback, a function
-        its source. `{{name}}` stays `{name}`. `--schema` takes a JSON schema, or a variable that
-        holds one. `--tools` names functions of the notebook that the model may call; it knows them
-        by their signatures and docstrings, and they are called between two cells. `%%chat --help`
-        tells what each flag takes.
+        `{name}` is replaced by the variable of that name, as text of at most 8,000 characters: a
+        data frame as its columns and first rows, an exception as its traceback, a function as its
+        source. `{{name}}` stays `{name}`. `--schema` takes a JSON schema, or a variable that holds
+        one. `--tools` names functions of the notebook that the model may call, described by their
+        signatures and docstrings; they are called between two cells. `%%chat --help` explains each
+        flag.
         """
         from mlc_widget.magics.prompt import fill_in
 
@@ -116,7 +116,7 @@ class MLCMagics(Magics):
             self._ask(fill_in(cell.strip("\n"), self._variables), given)
 
     def _ask(self, text: str, given: argparse.Namespace) -> None:
-        """Ask for a reply and show it."""
+        """Request a reply and show it."""
         from mlc_widget.magics.reply_widget import ReplyWidget
 
         with _refusals():
@@ -162,14 +162,14 @@ class MLCMagics(Magics):
         from mlc_widget.widget.functions import read_tools
 
         if name not in self._variables:
-            raise UsageError(f"--tools {name}: there is no variable of that name.")
+            raise UsageError(f"--tools {name}: no variable has that name.")
         value = self._variables[name]
         if callable(value):
             return read_tools({name: value}) or ()
         return value if isinstance(value, list | tuple) else [value]
 
     def _engine_for(self, given: argparse.Namespace) -> KernelEngine:
-        """The engine to ask, with the model that was named on its way."""
+        """The engine to ask; if a model was named, it is loaded or loading."""
         from mlc_widget.magics import actions
         from mlc_widget.magics.engine_registry import models_of
 
@@ -200,7 +200,7 @@ def _help_printed() -> Any:
 
 @contextlib.contextmanager
 def _refusals() -> Any:
-    """What the engine refuses is a usage error here: one sentence, no traceback."""
+    """Turn the engine's refusals into usage errors: one sentence without a traceback."""
     from mlc_widget.api.errors import MLCEngineError
 
     try:

@@ -1,4 +1,4 @@
-"""What `%%chat` has said to an engine: one conversation, of which each cell shows its own reply."""
+"""The conversation that `%%chat` has with an engine; each cell shows its own reply."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
 
 class ConversationView(Protocol):
-    """What shows a part of a conversation. Its methods are called on the I/O thread."""
+    """Shows a part of a conversation. Its methods are called on the I/O thread."""
 
     def on_change(self) -> None:
-        """Messages came, went or ended."""
+        """Messages were added or removed, or have ended."""
 
     def on_delta(self, delta: JSONDict) -> None:
-        """A reply grew."""
+        """A reply has new text."""
 
     def on_mirror(self) -> None:
         """The growing reply should be synced."""
 
 
 class Conversation:
-    """A session that several widgets show; they hear of it what a chat's own widget would.
+    """A session that several widgets show, as a `ChatWidget` shows its own.
 
     Args:
-        engine: Who answers.
+        engine: The engine that answers.
     """
 
     def __init__(self, engine: KernelEngine) -> None:
         self._views: weakref.WeakSet[ConversationView] = weakref.WeakSet()
         self.link = link_of(engine)
-        """To the engine, which it does not keep alive."""
+        """The link to the engine, which it does not keep alive."""
         self.session = ChatSession(
             self.link,
             ChatListener(
@@ -55,18 +55,18 @@ class Conversation:
             ChatOptions(),
         )
         self._cells: dict[str, contextvars.Context] = {}
-        """By the questions that were asked in them."""
+        """The views, by the questions that were asked in them."""
         self._functions = FunctionCaller(self.link, self.session, UserCallbacks())
         self.link.call_soon(self.session.start)
 
     def ask(self, text: str, options: ChatOptions) -> Reply:
-        """Add a message; its reply is made when those before it are.
+        """Add a message; its reply is made after earlier ones.
 
         The functions among `options.tools` are called with the context variables of this call, so
         that what they print belongs to its cell.
 
         Raises:
-            EngineTerminatedError: after the engine's `terminate`.
+            EngineTerminatedError: the engine was terminated.
         """
         cell = contextvars.copy_context()
 
@@ -80,15 +80,15 @@ class Conversation:
         return self.link.submit(take()).result()
 
     def add(self, view: ConversationView) -> None:
-        """Have a widget hear of the conversation."""
+        """Add a widget that shows the conversation."""
         self._views.add(view)
 
     def stop(self) -> None:
-        """End the reply that runs, and those that wait."""
+        """Stop the running reply and all that are queued."""
         self.link.call_soon(self.session.stop)
 
     def leave(self) -> None:
-        """End it: the engine is let go of, and what was said stays where it is shown."""
+        """End the conversation; what was said stays where it is shown."""
         self.link.call_soon(self.session.close)
 
     def _on_end(self, reply: Reply) -> None:

@@ -1,4 +1,4 @@
-"""Values of the notebook as text that a model can read, never longer than it should be."""
+"""Describes values of the notebook as text for a model, with a limit on its length."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def describe(value: Any, limit: int = LIMIT) -> str:
     """A value as text of at most about `limit` characters.
 
     Text stays as it is; an exception becomes its traceback, a data frame its columns, types and
-    first rows, a function its source, and anything else its `repr`. Of what is longer, the middle
-    is left out, and the text says so.
+    first rows, a function its source, and anything else its `repr`. If the text is too long, its
+    middle is left out, and the text says so.
     """
     return shortened(_text(value), limit)
 
 
 def shortened(text: str, limit: int) -> str:
-    """A text without so much of its middle that it fits."""
+    """A text without its middle, if it is too long."""
     if len(text) <= limit:
         return text
     kept = max(limit // 2, 1)
@@ -55,7 +55,7 @@ def _text(value: Any) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """A traceback, from the frames of the notebook on."""
+    """A traceback, from the first frame in the notebook."""
     shown = traceback.TracebackException.from_exception(error, limit=30)
     for part in _chain(shown):
         own = [i for i, frame in enumerate(part.stack) if _is_shell(frame.filename)]
@@ -78,7 +78,7 @@ def _is_shell(filename: str) -> bool:
 
 
 def _frame(value: Any) -> str | None:
-    """A data frame or a series, if it is one; nothing is imported to find out."""
+    """Describe a data frame or series, or return None; pandas is not imported for that."""
     kind = type(value).__module__.partition(".")[0]
     library = sys.modules.get(kind)
     if kind == "pandas" and library is not None:

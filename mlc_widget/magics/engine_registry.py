@@ -1,4 +1,4 @@
-"""The engines of a notebook by their names, one of them the current one."""
+"""The engines of a notebook by their names; one of them is the current one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelEngine
 
 DEFAULT: Final = "_engine"
-"""The name of the engine that is made when none is named."""
+"""The name of a new engine if none is given."""
 
 
 class EngineRegistry:
-    """Names are variables of the notebook, so that an engine is at hand there, too.
+    """Finds and makes engines. Their names are variables of the notebook.
 
-    The current engine is the one that a magic used last; before that, the notebook's only one.
+    The current engine is the one that a magic used last or, before that, the only one.
 
     Args:
         namespace: The notebook's variables.
@@ -34,7 +34,7 @@ class EngineRegistry:
         self._conversations = weakref.WeakKeyDictionary()
 
     def engines(self) -> dict[str, KernelEngine]:
-        """The engines that were not terminated, each by one name."""
+        """The engines that have not been terminated, each under one name."""
         found: dict[int, tuple[str, Any]] = {}
         for name, value in list(self._namespace.items()):
             if not _is_engine(value) or value.state == "terminated":
@@ -53,7 +53,7 @@ class EngineRegistry:
         """The engine of that name, or the current one; it becomes the current one.
 
         Raises:
-            UsageError: for a name that is no engine's, or where it is not clear which is meant.
+            UsageError: the name is not an engine's, or it is not clear which engine is meant.
         """
         engines = self.engines()
         if name is None:
@@ -83,10 +83,10 @@ class EngineRegistry:
         return UsageError(f"--to {name}: no engine of that name; {known}. {_LOAD}")
 
     def need(self, name: str | None) -> KernelEngine:
-        """As `find`, where there must be one.
+        """As `find`, but there must be one.
 
         Raises:
-            UsageError: with how to load a model.
+            UsageError: there is none; the message says how to load a model.
         """
         engine = self.find(name)
         if engine is None:
@@ -94,19 +94,21 @@ class EngineRegistry:
         return engine
 
     def make(self, name: str | None, **options: Any) -> AsyncKernelMLCEngine:
-        """Make an engine, under a name, the current one from now on.
+        """Make an engine under a name; it becomes the current one.
 
         Raises:
-            UsageError: the name is no variable's, or is another variable's already.
+            UsageError: the name is not an identifier, or is another variable's.
         """
         from mlc_widget.proxy.engines import AsyncKernelMLCEngine
 
         name = name or DEFAULT
         if not name.isidentifier() or keyword.iskeyword(name):
-            raise UsageError(f"--to {name}: give a name that a variable can have.")
+            raise UsageError(f"--to {name}: give a valid name for a variable.")
         if name in self._namespace and not _is_engine(self._namespace[name]):
             kind = type(self._namespace[name]).__name__
-            raise UsageError(f"--to {name}: this is a variable already ({kind}); give another.")
+            raise UsageError(
+                f"--to {name}: a variable has this name already ({kind}); give another name."
+            )
         engine = AsyncKernelMLCEngine(**options)
         self._namespace[name] = engine
         self._current = name
@@ -143,7 +145,7 @@ class EngineRegistry:
         )
 
     def function_names(self) -> list[str]:
-        """Variables that hold a function of the notebook's own."""
+        """Variables that hold a function that was defined in the notebook."""
         return sorted(
             name
             for name, value in self._namespace.items()

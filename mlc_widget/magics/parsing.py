@@ -1,4 +1,4 @@
-"""Arguments of the magics: argparse, whose complaints are IPython's usage errors."""
+"""Parses the arguments of the magics by argparse; errors are IPython's usage errors."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, and how it goes."""
+        """Raise a usage error with the message and the usage."""
         usage = " ".join(self.format_usage().split())
         raise UsageError(f"{message}\n{usage}")
 
     def print_help(self, file: Any = None) -> None:
-        """Raise the help text: who parses prints it."""
+        """Raise the help text, which the caller prints."""
         raise HelpAsked(self.format_help())
 
     def read(self, line: str) -> argparse.Namespace:
         """Parse a magic's line.
 
         Raises:
-            UsageError: what is wrong, and how it goes.
-            HelpAsked: with the help text.
+            UsageError: the arguments are wrong; the message has the usage.
+            HelpAsked: help was asked for; the message is the help text.
         """
         try:
             words = shlex.split(line)
@@ -45,12 +45,12 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(words)
 
 
-_TO: Final = "the engine: its name, or a variable that holds one; the current one by default"
+_TO: Final = "the engine: its name, or a variable that holds it (default: the current engine)"
 
 
 def mlc_parser() -> Parser:
     """`%mlc`."""
-    parser = Parser(prog="%mlc", description="Load models and rule the engines they run in.")
+    parser = Parser(prog="%mlc", description="Load models and control their engines.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -58,18 +58,18 @@ def mlc_parser() -> Parser:
         command.add_argument("--to", metavar="NAME", help=_TO)
         return command
 
-    load = add("load", "Load a model; the cell returns at once, and a bar shows how far it is.")
+    load = add("load", "Load a model; the cell returns at once and shows a progress bar.")
     load.add_argument("model", nargs="+", help="a built-in name, HF://user/repo or a folder")
     load.add_argument("--runtime", help="tvm, mlc_llm or auto, for a new engine")
     load.add_argument("--device", help="such as cpu or cuda, for a new engine")
     load.add_argument("--python", help="the interpreter to run the worker in, for a new engine")
     load.add_argument("--kernel", help="an installed kernelspec to run in, for a new engine")
     add("unload", "Unload the model and free its memory; the worker stays.")
-    add("models", "List the built-in models, and the engines with what they have loaded.")
-    add("stop", "End the replies that run or wait; their text so far stays.")
-    add("reset", "Begin a new conversation with %%%%chat.")
+    add("models", "List the built-in models, and the engines with their models.")
+    add("stop", "Stop replies that are running or queued; their text so far is kept.")
+    add("reset", "Start a new conversation with %%%%chat.")
     add("stats", "Show speed, tokens and memory.")
-    add("restart", "End the worker and load the same model in a new one.")
+    add("restart", "Kill the worker and load the same model in a new one.")
     explain = add("explain", "Have the model explain the last error.")
     _add_sampling(explain)
     return parser
@@ -79,7 +79,7 @@ def chat_parser() -> Parser:
     """`%%chat`."""
     parser = Parser(
         prog="%%chat",
-        description="Ask the model what the cell says; the reply streams below the cell.",
+        description="Send the cell's text to the model; the reply streams below the cell.",
         epilog=(
             "{name} in the cell is replaced by that variable, as a text that a model can read:\n"
             "a data frame, an exception, a function, or anything else; {{ is a brace.\n"
@@ -87,10 +87,10 @@ def chat_parser() -> Parser:
         ),
     )
     parser.add_argument("--to", metavar="NAME", help=_TO)
-    parser.add_argument("--new", action="store_true", help="begin a new conversation")
+    parser.add_argument("--new", action="store_true", help="start a new conversation")
     parser.add_argument("--system", help="the system prompt")
     parser.add_argument(
-        "--schema", help="what the answer must meet: a JSON schema, or a variable that holds one"
+        "--schema", help="a JSON schema that the answer must match, or a variable that holds one"
     )
     parser.add_argument(
         "--tools",
@@ -110,9 +110,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--repetition-penalty",
         metavar="P",
         type=float,
-        help="greater than 1 makes what was said less likely to come again",
+        help="more than 1 makes repetitions less likely",
     )
-    parser.add_argument("--max-tokens", type=int, help="tokens after which the reply ends")
+    parser.add_argument("--max-tokens", type=int, help="the longest reply in tokens")
     parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
 
 

@@ -23,7 +23,7 @@ def fill_in(text: str, namespace: Mapping[str, Any]) -> str:
     single braces.
 
     Raises:
-        UsageError: naming the variable that there is not, and how to write a brace.
+        UsageError: a variable does not exist; the message names it, and says how to write a brace.
     """
     done: list[str] = []
     at = opened = 0
@@ -49,7 +49,7 @@ def _value(field: re.Match[str], namespace: Mapping[str, Any]) -> str:
     name = field["name"]
     if name not in namespace:
         raise UsageError(
-            f"{field.group()}: there is no variable {name!r} in this notebook. Define it, or write "
+            f"{field.group()}: this notebook has no variable {name!r}. Define it, or write "
             f"{{{field.group()}}} for the braces themselves."
         )
     value = namespace[name]

@@ -1,4 +1,4 @@
-"""What `%%chat` shows below its cell: one reply, with the calls that it makes and what follows."""
+"""The output of `%%chat`: one reply, with its tool calls and what follows from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlc_widget.widget.transcript_output import TranscriptOutput, in_notebook
 
 
 class ReplyWidget(EngineWidget):
-    """One reply of a conversation; the page may stop it, and make it anew.
+    """Shows one reply of a conversation; the page can stop and regenerate it.
 
     Args:
         conversation: The conversation.
@@ -49,12 +49,12 @@ class ReplyWidget(EngineWidget):
 
     @property
     def _turn(self) -> tuple[Message, ...]:
-        """The reply in the branch that was chosen last, and what follows from its calls."""
+        """The messages of the branch that was chosen last: the reply, and what follows from it."""
         return self._talk.session.state.turn(self._question)
 
     @property
     def _shown(self) -> Message:
-        """The last of these."""
+        """The last message of the turn."""
         return self._turn[-1]
 
     def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
@@ -89,11 +89,11 @@ class ReplyWidget(EngineWidget):
     def _mine(self, intent: JSONDict, name: str) -> str:
         message_id, state = str(intent.get(name)), self._talk.session.state
         if message_id not in state.messages or state.question(message_id) != self._question:
-            raise BadRequestError(f"{name} = {message_id!r}: this cell shows no such reply.")
+            raise BadRequestError(f"{name} = {message_id!r}: this cell does not show this reply.")
         return message_id
 
     def on_change(self) -> None:
-        """Messages came, went or ended. On the I/O thread, as the two that follow."""
+        """Messages were added or removed, or have ended. On the I/O thread."""
         turn = self._turn
         now = [(m.id, m.status, m.calling, len(m.tool_calls), m.repeats) for m in turn]
         if self._kept == now:
@@ -104,12 +104,12 @@ class ReplyWidget(EngineWidget):
             self._transcript_output.update()
 
     def on_delta(self, delta: JSONDict) -> None:
-        """A reply of the conversation grew."""
+        """A reply has new text. On the I/O thread."""
         if delta["reply"] == self._shown.id:
             self.send(delta)
 
     def on_mirror(self) -> None:
-        """The growing reply should be synced."""
+        """The growing reply should be synced. On the I/O thread."""
         if self._live_json():
             self.send_state("_live")
 
@@ -125,7 +125,7 @@ class ReplyWidget(EngineWidget):
         }
 
     def _ipython_display_(self) -> None:
-        """Show the widget, and below it what lasts."""
+        """Show the widget, and the transcript below it."""
         if not in_notebook():
             print(repr(self))
             return

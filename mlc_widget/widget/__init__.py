@@ -1,7 +1,7 @@
 """The Python side of the widgets; the page's side is in js/.
 
-`LoadProgress` and `ChatWidget` show state that lives on the engine's I/O thread (`session`,
-`stream`) and hand it the page's intents (`intents`), which come while a cell runs (`control`).
+`LoadProgress` and `ChatWidget` show state that belongs to the engine's I/O thread (`session`), and
+pass the page's intents on to it (`intents`), even while a cell is running (`control`).
 """
 
 from mlc_widget.widget.chat import ChatWidget

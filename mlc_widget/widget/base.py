@@ -1,4 +1,4 @@
-"""What both widgets share: the bundle, the engine's mirror, and the two ways in from the page."""
+"""The base of both widgets: the bundle, the engine's state, and the two channels from the page."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _PROGRESS_INTERVAL_S = 0.1
 
 
 def inert(value: Any) -> Any:
-    """JSON without a single ``<``, which the page turns back.
+    """Encode JSON so that it contains no ``<``; the page decodes it.
 
     The state of a widget is saved in the notebook and from there written into the script tags of
     exported pages, by programs that have not always kept ``</script>`` from ending the tag.
-    U+E03C marks: followed by 1 it is ``<``, by 0 itself.
+    U+E03C is the escape: followed by 1 it means ``<``, followed by 0 itself.
     """
     if isinstance(value, str):
         if "<" not in value and "\ue03c" not in value:
@@ -47,7 +47,7 @@ def inert(value: Any) -> Any:
 
 
 def mirror(name: str) -> Any:
-    """A synced trait that shows `EngineWidget._mirrors[name]` whenever it is read for the page.
+    """A synced trait whose value is computed by `EngineWidget._mirrors[name]` whenever it is read.
 
     The value comes from the I/O thread's state at the time of reading, so a page that asks for the
     state (after a reload, say) gets it as it is now, and no trait is ever written by two threads.
@@ -69,9 +69,9 @@ class EngineWidget(anywidget.AnyWidget):
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
         _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
-            "memory_used_bytes", "runtime", "defaults", "progress", "error", "hang"}``; the worker's
-            machine's memory and what of it the worker holds; ``defaults`` are the settings that the
-            model's configuration has; ``hang`` is ``{"part", "seconds"}`` or None.
+            "memory_used_bytes", "runtime", "defaults", "progress", "error", "hang"}``: the memory
+            of the worker's machine, and how much of it the worker uses; ``defaults`` are the
+            settings in the model's configuration; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
     _esm = loader()
@@ -110,7 +110,7 @@ class EngineWidget(anywidget.AnyWidget):
         return {}
 
     def _intents(self) -> Mapping[str, Handler]:
-        """What the page may ask for."""
+        """The handlers of the page's intents."""
         return {
             "cancel_load": lambda _: self._link.cancel_load(),
             "load": lambda intent: self._load(intent.get("model")),
@@ -119,9 +119,9 @@ class EngineWidget(anywidget.AnyWidget):
         }
 
     def _load(self, model: Any) -> None:
-        """Load a model in place of what is loaded, or, given None, the last one again."""
+        """Load a model in place of the loaded ones or, given None, reload the last one."""
         if model is None and not self._view_of.model:
-            raise BadRequestError("model: none was loaded yet; choose one.", param="model")
+            raise BadRequestError("model: none has been loaded yet; choose one.", param="model")
         if model is None:
             self._background(self._link.reload_last())
         elif isinstance(model, str) and model.strip():
@@ -130,7 +130,7 @@ class EngineWidget(anywidget.AnyWidget):
             raise BadRequestError(f"model = {model!r}: must be a model's name.", param="model")
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run a task on the I/O thread whose failure shows in the engine's own state."""
+        """Run a task on the I/O thread; if it fails, the engine's own state shows that."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
 
@@ -142,7 +142,7 @@ class EngineWidget(anywidget.AnyWidget):
         task.add_done_callback(done)
 
     def _attach(self) -> None:
-        """Begin to follow the engine. On the I/O thread."""
+        """Start following the engine. On the I/O thread."""
         self._unobserve = self._link.observe(self._on_engine)
         self._on_engine(self._link.snapshot)
         if self._link.snapshot.state == "ready":
@@ -157,7 +157,7 @@ class EngineWidget(anywidget.AnyWidget):
                 self._background(self._describe())
 
     async def _describe(self) -> None:
-        """Ask the worker what else is to know of the loaded model. On the I/O thread."""
+        """Ask the worker for details of the loaded model. On the I/O thread."""
         models = await self._link.list_models()
         info = await self._link.device_info()
         self._view_of.describe(models, info)
@@ -176,7 +176,7 @@ class EngineWidget(anywidget.AnyWidget):
             _log.exception("a message to the page could not be sent")
 
     def close(self) -> None:
-        """Take the widget off the page and let go of the engine, which goes on."""
+        """Remove the widget from the page and stop following the engine, which keeps running."""
         if self.comm is not None:
             control.forget(self._comm_id)
             with contextlib.suppress(RuntimeError):  # the I/O thread has ended with the process
@@ -203,11 +203,11 @@ class EngineMirror:
 
     @property
     def model(self) -> str:
-        """What was loaded last, or should have been; several are joined by commas."""
+        """The model that was last loaded or requested; several are joined by commas."""
         return self._model
 
     def describe(self, models: Sequence[JSONDict], info: JSONDict) -> None:
-        """Add what the worker tells of itself."""
+        """Add the details that the worker reports."""
         self._details = {
             "window": models[0].get("context_window_size") if models else None,
             "defaults": models[0].get("default_sampling_params") if models else None,
@@ -219,7 +219,7 @@ class EngineMirror:
         self._json = self._shape()
 
     def follow(self, snapshot: EngineSnapshot) -> bool:
-        """Take a new snapshot; returns whether more than a load's figures changed."""
+        """Take a new snapshot; returns whether anything but a load's progress has changed."""
         old, self._snapshot = self._snapshot, snapshot
         self._rev += 1
         # A load that failed has no model any more, but it is still that model's load.
@@ -233,7 +233,7 @@ class EngineMirror:
         )
 
     def to_json(self) -> JSONDict:
-        """The latest, as the page reads it."""
+        """The current state, in the page's format."""
         hang = self._snapshot.hang
         shown = None if hang is None else {"part": hang.part, "seconds": hang.seconds}
         return {**self._json, "hang": shown}

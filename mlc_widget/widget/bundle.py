@@ -45,7 +45,7 @@ class Bundle(ipywidgets.Widget):  # type: ignore[misc]
 
 @cache
 def loader() -> str:
-    """The module that every widget has; empty where the front end was not built."""
+    """The module of every widget; empty if the front end has not been built."""
     path = STATIC / _NAMES[0]
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
@@ -54,7 +54,7 @@ def current_bundle() -> Bundle:
     """The bundle, sent to the page at the first call, and again after it was closed or rebuilt.
 
     Raises:
-        RuntimeError: the front end was not built; with how to.
+        RuntimeError: the front end has not been built; the message says how to.
     """
     global _current
     if not all((STATIC / name).is_file() for name in _NAMES):

@@ -1,4 +1,4 @@
-"""Answering a reply's calls by the notebook's own functions."""
+"""Answers a reply's tool calls with the notebook's own functions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class FunctionCaller:
-    """Calls the functions that a session's replies may call, where the user's callbacks run.
+    """Calls the functions that a session's replies ask for, where the user's callbacks run.
 
     Args:
-        link: To the session's thread.
+        link: Leads to the session's thread.
         session: Gets the results.
-        user: Where functions are called.
+        user: Calls the functions.
     """
 
     def __init__(self, link: EngineLink, session: ChatSession, user: UserCallbacks) -> None:
         self._link, self._session, self._user = link, session, user
 
     def answer(self, reply: Reply, cell: contextvars.Context) -> None:
-        """Have the functions make an ended reply's calls, if they can make all; on the I/O thread.
+        """Make an ended reply's calls if there is a function for each. On the I/O thread.
 
         Args:
             reply: The reply.
-            cell: The context variables to call them with: what they print belongs to a cell.
+            cell: The context variables to call them with, so that they print to the right cell.
         """
         message = self._session.message(reply.id)
         functions = functions_of(self._session.options_of(reply.id).tools)

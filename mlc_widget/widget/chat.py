@@ -53,32 +53,33 @@ from mlc_widget.widget.user_callbacks import UserCallbacks
 class ChatWidget(EngineWidget, ChatSettings):
     """A chat with an engine. The cell that shows it returns at once, and so does `send`.
 
-    The settings (`ChatSettings`) are traits: set them, or observe them. Below the widget the cell
-    keeps the transcript as Markdown, for whoever reads the notebook without its kernel.
+    The settings (`ChatSettings`) are traits, to be set and observed. Below the widget, the cell
+    keeps the transcript as Markdown for readers who have no kernel.
 
     Args:
         engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`; its model may still be loading.
-            Keep it in a variable: the chat does not keep it alive, and says when it has ended.
+            Keep it in a variable, as the chat does not keep it alive.
         system: The system prompt; None leaves it to the model.
-        temperature: 0 to 2; None leaves it to the model's configuration, as with those that follow.
+        temperature: 0 to 2; None, here and below, leaves it to the model's configuration.
         top_p: Greater than 0 and at most 1.
-        repetition_penalty: Greater than 0 and at most 10; more than 1 makes what was said less
-            likely to come again.
-        max_tokens: Tokens after which a reply ends; where the model's configuration has none
-            either, it is 4,096.
+        repetition_penalty: Greater than 0 and at most 10; more than 1 makes repetitions less
+            likely.
+        max_tokens: The longest reply in tokens; 4,096 if the model's configuration has no limit
+            either.
         seed: The same seed, settings and messages give the same reply.
         schema: A JSON schema, as an object or as text, that every answer must meet.
-        tools: What the model may call: functions, also as ``{name: function}``, or OpenAI's tools.
-            Functions are called where `on_reply`'s callbacks are, with the arguments that their
-            annotations and docstring tell the model of, and their results are sent to it. The
-            results of other tools are entered in the page or given to `send_results`.
-        history: What was said before: messages in OpenAI's shape, what ``export("json")`` gave, or
-            the path of such a file or of a notebook that shows a chat (its last one). A system
-            message in it is the system prompt, unless `system` is given.
+        tools: What the model may call: functions (a list, or ``{name: function}``) or OpenAI's
+            tools. The model learns a function's arguments from its annotations and docstring.
+            Functions are called where `on_reply`'s callbacks are, and their results are sent to
+            the model. Results of other tools are entered in the page or given to `send_results`.
+        history: An earlier conversation: messages in OpenAI's shape, the text that
+            ``export("json")`` returns, or the path of such a file or of a notebook that shows a
+            chat (the last one counts). A system message in it is the system prompt, unless
+            `system` is given.
 
     Raises:
-        TypeError: for another kind of engine.
-        BadRequestError: for a setting or a history that no engine would take.
+        TypeError: the engine is not a kernel engine.
+        BadRequestError: a setting or the history is invalid.
     """
 
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
@@ -158,21 +159,20 @@ class ChatWidget(EngineWidget, ChatSettings):
         }
 
     def send(self, content: Any, buffers: Any = None) -> Any:
-        """Send a message to the model, or, given a dict, one to the page (as ipywidgets' `send`).
+        """Send a message to the model; a dict is sent to the page, as by ipywidgets' `send`.
 
-        Returns at once. The message is answered when those before it are, and after the model is
-        loaded.
+        Returns at once. The message is answered after earlier ones, and once the model is loaded.
 
         Args:
-            content: What to say.
+            content: The message's text.
             buffers: For messages to the page only.
 
         Returns:
-            A `Reply`: ``await`` it for the message, read its `text`, or leave it.
+            A `Reply`: ``await`` it for the message, or read its `text` so far.
 
         Raises:
-            BadRequestError: if there is nothing in `content`.
-            EngineTerminatedError: after the engine's `terminate`.
+            BadRequestError: `content` is empty.
+            EngineTerminatedError: the engine was terminated.
         """
         if isinstance(content, dict):
             return super().send(content, buffers=buffers)
@@ -184,43 +184,43 @@ class ChatWidget(EngineWidget, ChatSettings):
         return self._link.submit(take()).result()
 
     def send_results(self, results: Mapping[str, Any] | Sequence[Any]) -> Reply:
-        """Send the results of the calls that the last reply makes; returns at once.
+        """Send the results of the last reply's tool calls; returns at once.
 
         Args:
-            results: A result for each call, in their order, or by the calls' ids or names. What is
-                no text is sent as JSON.
+            results: A list with one result per call, in their order, or a mapping by the calls'
+                ids or names. A result that is not a string is sent as JSON.
 
         Raises:
-            BadRequestError: if the last reply calls nothing, or results are missing.
-            EngineTerminatedError: after the engine's `terminate`.
+            BadRequestError: the last reply makes no calls, or results are missing.
+            EngineTerminatedError: the engine was terminated.
         """
 
         async def take() -> Reply:
             head = self._session.state.head
             if head is None:
-                raise BadRequestError("results: nothing was said yet.", param="results")
+                raise BadRequestError("results: the conversation is empty.", param="results")
             return self._session.give_results(head, results)
 
         return self._link.submit(take()).result()
 
     def stop(self) -> None:
-        """End the reply that runs, and those that wait. Their text so far stays."""
+        """Stop the running reply and all that are queued. Their text so far is kept."""
         self._link.call_soon(self._session.stop)
 
     @property
     def messages(self) -> tuple[dict[str, Any], ...]:
-        """The conversation in OpenAI's shape, with the running reply's text so far."""
+        """The conversation in OpenAI's shape, including the running reply's text so far."""
         return tuple(openai_messages(self._session.state.path()))
 
     def on_reply(self, callback: Callable[[Reply], object]) -> Callable[[], None]:
-        """Have a function called with each `Reply` that ends, in whatever way.
+        """Call a function with each `Reply` that has ended: done, stopped or failed.
 
-        It is called on the loop that ran when this chat was made (a notebook's own, between its
-        cells), or else on a thread of its own; it may be a coroutine function. It cannot hold up
-        the engine, and what it raises is logged.
+        It is called on the event loop that was running when this chat was made (in a notebook,
+        between cells), or else on a thread of its own, and may be a coroutine function. It cannot
+        delay the engine; an exception in it is logged.
 
         Returns:
-            What ends that.
+            A function that removes the callback.
         """
         context = contextvars.copy_context()  # what it prints belongs to this cell
 
@@ -236,14 +236,14 @@ class ChatWidget(EngineWidget, ChatSettings):
         return stop
 
     def export(self, format: str = "md", path: str | Path | None = None) -> str:
-        """The shown conversation as a text.
+        """Return the conversation as text, and write it to a file if `path` is given.
 
         Args:
-            format: ``md``, ``json`` (which `history` takes) or ``ipynb``.
-            path: Where to write it, too.
+            format: ``md``, ``json`` (which `history` accepts) or ``ipynb``.
+            path: The file to write.
 
         Raises:
-            BadRequestError: no such format.
+            BadRequestError: the format is unknown.
             OSError: the file cannot be written.
         """
         return export(*self._told(), as_format=format, path=path)
@@ -262,7 +262,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         }
 
     def _ipython_display_(self) -> None:
-        """Show the widget, and below it what lasts."""
+        """Show the widget, and the transcript below it."""
         if not in_notebook():
             print(repr(self))
             return
@@ -291,7 +291,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             call(reply)
 
     def _keep(self) -> None:
-        """Bring what lasts up to date."""
+        """Update the transcript below the widget."""
         rev = self._session.state.rev
         if rev != self._kept_rev:
             self._kept_rev = rev

@@ -1,4 +1,4 @@
-"""Who hears of a conversation."""
+"""The callbacks of a conversation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mlc_widget.widget.reply import Reply
 
 @dataclass(frozen=True, slots=True)
 class ChatListener:
-    """Who hears of a session; everything is called on the I/O thread.
+    """The callbacks of a session, all called on the I/O thread.
 
     Attributes:
-        on_change: Messages came, went or ended.
-        on_delta: A reply grew (`ReplyBuffer`).
+        on_change: Messages were added or removed, or have ended.
+        on_delta: A reply has new text (`ReplyBuffer`).
         on_mirror: The growing reply's whole text should be synced.
         on_options: The settings changed.
-        on_end: A reply ended, in whatever way; called before whoever awaits it wakes.
+        on_end: A reply has ended, in any way; called before its `await` returns.
     """
 
     on_change: Callable[[], object]

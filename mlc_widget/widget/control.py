@@ -1,9 +1,9 @@
-"""Messages that reach us while a cell runs: the kernel's control channel.
+"""Receives messages while a cell is running, by the kernel's control channel.
 
 Jupyter's kernels serve the control channel on a thread of its own (interrupt, shutdown, debugger),
-also while a cell computes. The page sends a widget's ``comm_msg`` there; ipykernel looks the type
-up in `Kernel.control_handlers`, a plain dict in 6.29 and in 7, and knows none of that name. Only
-messages to comms that asked for it are taken.
+also while a cell computes. The page sends a widget's ``comm_msg`` there. ipykernel looks the type
+up in `Kernel.control_handlers`, a plain dict in 6.29 and in 7 that has no entry of that name, so we
+add one. It takes only messages to comms that were registered with `listen`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _MESSAGE_TYPE = "comm_msg"
 
 
 def listen(comm_id: str, callback: Callable[[Any], object]) -> bool:
-    """Have `callback` called with the content of each custom message to `comm_id`.
+    """Call `callback` with the content of each custom message to `comm_id`.
 
-    It is called on the control thread and must hand over and return at once.
+    It is called on the control thread and must return at once.
 
     Returns:
-        Whether there is a kernel here whose control channel can carry it.
+        Whether this process is a kernel whose control channel supports it.
     """
     handlers = _control_handlers()
     if handlers is None:
@@ -51,7 +51,7 @@ def _control_handlers() -> MutableMapping[str, Any] | None:
 
 
 class _Handler:
-    """The entry in `control_handlers`; passes on what is not ours to who was there before."""
+    """The entry in `control_handlers`; passes other messages on to the previous handler."""
 
     def __init__(self, previous: Callable[..., Any] | None) -> None:
         self._previous = previous

@@ -1,4 +1,4 @@
-"""The notebook's functions as tools: what a model is told of them, and calling them."""
+"""The notebook's functions as tools: their descriptions for the model, and their calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ARGUMENT: Final = re.compile(r"^\s*(\w+)(?:\s*\([^)]*\))?:\s+(\S.*)$", re.MULTI
 
 
 class FunctionTool(dict[str, Any]):
-    """OpenAI's shape of a tool, and the function that it stands for."""
+    """A tool in OpenAI's shape, with the function that implements it."""
 
     def __init__(self, tool: Mapping[str, Any], function: Callable[..., Any]) -> None:
         super().__init__(tool)
@@ -38,7 +38,7 @@ class FunctionTool(dict[str, Any]):
 
 
 def read_tools(tools: Any) -> list[JSONDict] | None:
-    """OpenAI's tools, checked; those made of functions are `FunctionTool`.
+    """Check tools; functions become `FunctionTool`s.
 
     Raises:
         BadRequestError: naming the tool, and what is wrong with it.
@@ -60,7 +60,7 @@ def functions_of(tools: Sequence[JSONDict] | None) -> dict[str, Callable[..., An
 
 
 async def call_function(functions: Mapping[str, Callable[..., Any]], call: JSONDict) -> str:
-    """Make one call as the model wrote it; what it raises is told to the model as a text."""
+    """Make one call as the model wrote it; an exception becomes the text of its result."""
     function = call["function"]
     try:
         result = functions[function["name"]](**json.loads(function["arguments"] or "{}"))
@@ -72,17 +72,17 @@ async def call_function(functions: Mapping[str, Callable[..., Any]], call: JSOND
 
 
 def result_text(result: Any) -> str:
-    """A result as the model reads it: a text as it is, anything else as JSON or by its `str`."""
+    """A result as text for the model: a string as it is, anything else as JSON or by `str`."""
     return (
         result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
     )
 
 
 def results_in_order(calls: Sequence[JSONDict], results: Any) -> list[str]:
-    """A text for each call, of results in their order or by the calls' ids or names.
+    """One text per call, from a list of results or a mapping by the calls' ids or names.
 
     Raises:
-        BadRequestError: one is missing, or too many are there.
+        BadRequestError: there are too few or too many results.
     """
     names = [call["function"]["name"] for call in calls]
     if isinstance(results, Mapping):
@@ -114,7 +114,7 @@ def _as_tool(function: Any, name: str) -> FunctionTool:
 
 
 def _parameters(function: Callable[..., Any], name: str, text: str) -> JSONDict:
-    """A JSON schema of a function's arguments, of its annotations and docstring."""
+    """The JSON schema of a function's arguments, from its annotations and docstring."""
     described = dict(_ARGUMENT.findall(text.partition("Args:")[2]))
     try:
         hints = typing.get_type_hints(function)

@@ -1,4 +1,4 @@
-"""What a chat begins with: messages, an export, or a saved notebook that shows a transcript."""
+"""Reads the `history` of a chat: messages, an export, or a notebook that has a transcript."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEDY = (
 
 
 def read_history(history: History) -> tuple[str | None, tuple[Message, ...]]:
-    """The system prompt, where there is one, and the messages after it.
+    """The system prompt, if there is one, and the messages after it.
 
     Raises:
         BadRequestError: naming the message, or the file, and what it should be.
@@ -81,7 +81,7 @@ def _read_text(given: str | Path) -> JSONDict:
     if isinstance(found, list):
         return {"messages": found}
     if not isinstance(found, dict):
-        raise BadRequestError(f"{name}: no conversation in it; {_REMEDY}.", param="history")
+        raise BadRequestError(f"{name}: it contains no conversation; {_REMEDY}.", param="history")
     if "cells" in found:
         chats = [chat for chat in _chats_in(found) if chat.get("messages")]
         if not chats:
@@ -107,6 +107,6 @@ def _text(param: str, message: JSONDict) -> str:
     if isinstance(content, list):
         parts = [part.get("text") for part in content if part.get("type") == "text"]
         if len(parts) != len(content):
-            raise BadRequestError(f"{param}: a chat shows text parts only.", param=param)
+            raise BadRequestError(f"{param}: a chat can show only text parts.", param=param)
         return "".join(parts)
     return content or ""

@@ -1,4 +1,4 @@
-"""What the page asks for: taken once each, on the I/O thread, and acknowledged."""
+"""Carries out the page's intents: each one once, on the I/O thread, with an acknowledgement."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ Handler: TypeAlias = Callable[[JSONDict], object]
 class IntentDispatcher:
     """Turns ``{"type": "intent", "id", "intent": {"kind", …}}`` into calls and acknowledgements.
 
-    The page sends an intent again by another way when no acknowledgement comes, so each id is
-    taken once and acknowledged as often as it comes, with ``{"type": "ack", "intent": id,
-    "error": text or None}``.
+    Without an acknowledgement, the page sends an intent again by another channel. So each id is
+    carried out once, and acknowledged each time, with ``{"type": "ack", "intent": id, "error": text
+    or None}``.
 
     Args:
-        handlers: What each kind does. A `MLCEngineError` refuses the intent with its message.
+        handlers: The function for each kind. A `MLCEngineError` refuses the intent; its message is
+            the ack's error.
         answer: Sends a message to the page.
     """
 
@@ -50,12 +51,12 @@ class IntentDispatcher:
         self._answer({"type": "ack", "intent": intent_id, "error": self._taken[intent_id]})
 
     def _carry_out(self, intent: Any) -> str | None:
-        """Do it; returns why not, if it was refused."""
+        """Carry an intent out; returns the reason if it was refused."""
         kind = intent.get("kind") if isinstance(intent, dict) else None
         handler = self._handlers.get(kind) if isinstance(kind, str) else None
         try:
             if handler is None:
-                raise BadRequestError(f"kind = {kind!r}: this widget knows no such intent.")
+                raise BadRequestError(f"kind = {kind!r}: this widget does not know this intent.")
             handler(intent)
         except MLCEngineError as error:
             return error.message

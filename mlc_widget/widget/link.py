@@ -6,15 +6,15 @@ from mlc_widget.api.engine_link import EngineLink
 
 
 def link_of(engine: object) -> EngineLink:
-    """The link of a kernel engine, blocking or awaited; a link is its own.
+    """The link of a kernel engine; a link is returned as it is.
 
     Raises:
-        TypeError: for anything else, with what to pass.
+        TypeError: it is anything else; the message says what to pass.
     """
     link = getattr(engine, "link", engine)
     if not isinstance(link, EngineLink):
         raise TypeError(
-            f"a widget shows an engine that computes in a worker kernel, not {engine!r}: "
+            f"a widget needs an engine that runs in a worker kernel, not {engine!r}: "
             "make one with `engine = await create_kernel_mlc_engine(…)`"
         )
     return link

@@ -1,4 +1,4 @@
-"""`LoadProgress`: how far the load of a model is."""
+"""`LoadProgress`: shows the progress of a model's load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LoadProgress(EngineWidget):
         engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`.
 
     Raises:
-        TypeError: for another kind of engine.
+        TypeError: the engine is not a kernel engine.
     """
 
     _view = traitlets.Unicode("load", read_only=True).tag(sync=True)
@@ -44,13 +44,13 @@ class LoadProgress(EngineWidget):
 
 
 def display_load_progress(engine: object) -> Callable[[], object]:
-    """Show how far a load is: a `LoadProgress` below the current cell, or a line in a terminal.
+    """Show a load's progress: a `LoadProgress` below the current cell, or a line in a terminal.
 
-    Does nothing where there is neither.
+    Does nothing if there is neither.
 
     Returns:
-        What to call, on a thread that may wait, once the load has ended: what is printed next
-        then comes after the line.
+        A function to call once the load has ended. It blocks until the terminal's line is
+        complete, so that later output comes after it.
     """
     if in_notebook():
         from IPython.display import display

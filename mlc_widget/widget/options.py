@@ -19,7 +19,7 @@ OPTION_NAMES = (
 
 
 def check_option(name: str, value: Any) -> Any:
-    """One setting's value, as it is kept: None, or what the engine would take.
+    """Check one setting; returns the value to keep.
 
     Raises:
         BadRequestError: naming the setting, the value and what it may be.
@@ -31,7 +31,7 @@ def check_option(name: str, value: Any) -> Any:
         return None
     if name == "system":
         if not isinstance(value, str):
-            raise BadRequestError(f"system = {value!r}: must be a text.", param=name)
+            raise BadRequestError(f"system = {value!r}: must be a string.", param=name)
         return value
     if name == "schema":
         return _check_schema(value)
@@ -56,7 +56,7 @@ def _check_schema(value: Any) -> JSONDict:
 
 
 def checked_options(**values: Any) -> ChatOptions:
-    """Options from unchecked values.
+    """Make options from unchecked values.
 
     Raises:
         BadRequestError: naming the setting and the value.
@@ -74,7 +74,7 @@ def with_options(options: ChatOptions, **values: Any) -> ChatOptions:
 
 
 def options_json(options: ChatOptions) -> JSONDict:
-    """As the page reads them: the schema as indented text, of the tools their names."""
+    """The options in the page's format: the schema as indented text, tools by their names."""
     return {
         **{name: getattr(options, name) for name in OPTION_NAMES},
         "schema": None if options.schema is None else json.dumps(options.schema, indent=2),

@@ -21,7 +21,7 @@ class Outcome:
 
 
 def outcome_of(task: asyncio.Task[Outcome]) -> Outcome:
-    """The outcome of what made a reply, also where it raised."""
+    """The outcome of the task that made a reply, also if it raised."""
     error = task.exception()
     if error is None:
         return task.result()

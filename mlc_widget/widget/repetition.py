@@ -1,15 +1,15 @@
-"""Noticing that a text has begun to repeat itself, as small models' answers do."""
+"""Notices that a text has begun to repeat itself, as answers of small models do."""
 
 from __future__ import annotations
 
 from typing import Final
 
 MIN_LENGTH: Final = 400
-"""Characters that the repeated end of a text must have,"""
+"""The least length of a text's repeated end, in characters."""
 MIN_TIMES: Final = 4
-"""and how often it must say the same."""
+"""How often the unit must occur in a row."""
 LONGEST: Final = 1024
-"""Characters of the longest unit that is looked for."""
+"""The longest unit that is detected, in characters."""
 
 _PROBE: Final = 32
 _WINDOW: Final = LONGEST * MIN_TIMES
@@ -20,7 +20,7 @@ class RepetitionDetector:
     """Follows a growing text; its work and memory per character are bounded.
 
     Attributes:
-        repeats: Whether the text's end, as of the last look at it, says the same again and again.
+        repeats: Whether the text's end repeats itself, as of the last check.
     """
 
     def __init__(self) -> None:
@@ -30,24 +30,24 @@ class RepetitionDetector:
         self._new_length = 0
 
     def append(self, text: str) -> None:
-        """Take more of the text."""
+        """Add text."""
         self._new.append(text)
         self._new_length += len(text)
         if self._new_length >= _STEP:
             self.look()
 
     def look(self) -> None:
-        """Look at the text as far as it has come; `append` does so now and then."""
+        """Check the text so far; `append` does so at intervals."""
         self._tail = (self._tail + "".join(self._new))[-_WINDOW:]
         self._new, self._new_length = [], 0
         self.repeats = repeated_unit(self._tail) is not None
 
 
 def repeated_unit(text: str) -> str | None:
-    """What a text's end repeats, word for word; None if it does not.
+    """The unit that a text's end repeats word for word; None if it repeats nothing.
 
-    The end counts if it is long enough (`MIN_LENGTH`) and says the same `MIN_TIMES` in a row. Only
-    blanks and rules, as in tables, are no repetition.
+    The end counts if it has `MIN_LENGTH` characters and repeats the unit `MIN_TIMES` in a row.
+    Blanks and rules, as in tables, do not count.
     """
     if len(text) < MIN_LENGTH:
         return None

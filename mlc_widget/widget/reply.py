@@ -1,4 +1,4 @@
-"""What `chat.send` gives back at once: a reply that can be awaited, read and stopped."""
+"""What `chat.send` returns at once: a reply that can be awaited, read and stopped."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mlc_widget.widget.transcript import plain_text
 
 
 class Reply:
-    """A reply on its way; ``await reply`` gives the message, as ``{"role", "content"}``.
+    """A reply that is being made; ``await reply`` returns the message, ``{"role", "content"}``.
 
-    Where the chat's own functions answer the reply's calls, `await` gives the reply to that.
-    An interrupt of that `await` stops the reply. A stopped reply gives the text it got to; a failed
-    one raises its error.
+    If the chat's own functions answer the reply's tool calls, `await` returns the last reply that
+    follows from them. Interrupting the `await` stops the reply. A stopped reply has the text so
+    far; a failed one raises its error.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """What it says so far."""
+        """Its text so far."""
         return self._read(self.id).text
 
     @property
@@ -45,24 +45,24 @@ class Reply:
 
     @property
     def finish_reason(self) -> str | None:
-        """OpenAI's, once it has ended.
+        """OpenAI's finish reason, once it has ended.
 
-        ``length`` means that it was cut, and so are the calls that it makes.
+        ``length`` means that the reply was cut short, and so may be its tool calls.
         """
         return self._read(self.id).finish or None
 
     @property
     def stats(self) -> dict[str, Any] | None:
-        """Its figures (`ReplyStats`), once it is done."""
+        """Its statistics (`ReplyStats`), once it is done."""
         stats = self._read(self.id).stats
         return None if stats is None else stats.to_json()
 
     def done(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether it has ended: done, stopped or failed."""
         return self._done.done()
 
     def stop(self) -> None:
-        """End it, and what follows from its calls. The text so far stays."""
+        """Stop it, and what follows from its tool calls. The text so far is kept."""
         self._stopped = True
         self._stop(self.id)
         if self._next is not None and self._next.done():
@@ -71,11 +71,11 @@ class Reply:
                 following.stop()
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Block the calling thread until it ends, and give the message, with the calls it makes.
+        """Block the calling thread until it ends, and return the message with its tool calls.
 
         Raises:
-            TimeoutError: after `timeout` seconds; the reply goes on.
-            MLCEngineError: what it failed with.
+            TimeoutError: it has not ended after `timeout` seconds; it continues.
+            MLCEngineError: the reply failed.
         """
         self._check_process()
         return _content(self._done.result(timeout))
@@ -85,9 +85,9 @@ class Reply:
             check_not_forked_from(self._pid)
 
     def _last_result(self) -> dict[str, Any]:
-        """As `result`, of the last reply that follows from its calls.
+        """As `result`, for the last reply that follows from its tool calls.
 
-        Not for the thread on which the functions are called.
+        It would deadlock on the thread on which the functions are called.
         """
         message = self.result()
         following = None if self._next is None else self._next.result()
@@ -128,7 +128,7 @@ class Reply:
         self._next = concurrent.futures.Future()
 
     def _followed_by(self, reply: Reply | None) -> None:
-        """It came, or never will; on the I/O thread."""
+        """Set the reply to its calls, or None if there will be none. On the I/O thread."""
         if self._next is not None:
             self._next.set_result(reply)
             if reply is not None and self._stopped:  # meanwhile
@@ -136,7 +136,7 @@ class Reply:
 
 
 def _content(message: Message) -> dict[str, Any]:
-    """A message that has ended, in OpenAI's shape; raises what it failed with."""
+    """An ended message in OpenAI's shape; raises the error if it failed."""
     if message.error is not None:
         # A copy: what the transcript keeps must not hold on to the frames of whoever catches it.
         raise to_raise(message.error)

@@ -1,4 +1,4 @@
-"""The text of a reply while it grows, and the deltas that carry it to the page."""
+"""The text of a growing reply, and the deltas that bring it to the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlc_widget.widget.repetition import RepetitionDetector
 from mlc_widget.widget.throttle import Throttle
 
 FLUSH_INTERVAL_S = 1 / 30
-"""Deltas are joined to about this pace: the browser drains some 400 messages per second in all."""
+"""Deltas are joined to about this pace: a browser takes some 400 messages per second in all."""
 
 MIRROR_INTERVAL_S = 2.0
 MIRROR_GROWTH = 2.0
@@ -24,7 +24,7 @@ def utf16_length(text: str) -> int:
 
 
 def well_formed(text: str) -> str:
-    """Text that can be sent: lone surrogates, which no encoding carries, become U+FFFD."""
+    """Replace lone surrogates, which cannot be encoded, by U+FFFD."""
     return (
         text
         if text.isascii()
@@ -47,7 +47,7 @@ class _Part:
 
 
 class ReplyBuffer:
-    """Collects what one reply says and gives it out as deltas, in order and without gaps.
+    """Collects the text of one reply and emits it as deltas, in order and without gaps.
 
     `append` and `call` belong to the I/O thread; the rest may be read on any.
 
@@ -94,7 +94,7 @@ class ReplyBuffer:
 
     @property
     def repeats(self) -> bool:
-        """Whether what came last, thoughts or text, says the same again and again."""
+        """Whether the end of the text, or of the thoughts, repeats itself."""
         return self._growing.repetition.repeats
 
     @property
@@ -129,7 +129,7 @@ class ReplyBuffer:
         known["function"]["arguments"] += well_formed(function.get("arguments") or "")
 
     def close(self) -> None:
-        """Give out what is left."""
+        """Emit the rest."""
         self._growing.repetition.look()
         self._throttle.flush()
 

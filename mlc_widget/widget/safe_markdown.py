@@ -1,4 +1,4 @@
-"""Markdown from a model, made fit to be shown by readers whose sanitising is not ours to trust.
+"""Makes a model's Markdown safe for any reader, without relying on how that sanitises.
 
 The transcript of a chat is saved as Markdown, and GitHub, nbconvert and JupyterLab each parse that
 in their own way. So nothing here depends on how a reader parses: whatever survives is harmless
@@ -15,7 +15,7 @@ from typing import Final
 _FENCE: Final = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^`\n]*)$")
 _LANGUAGE: Final = re.compile(r"[\w+#.-]{1,30}")
 _DRAWN: Final = frozenset({"mermaid", "geojson", "topojson", "stl", "math"})
-"""Fenced languages that readers draw instead of showing them."""
+"""Languages of fenced blocks that readers render instead of showing the text."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _SPAN: Final = re.compile(
     r"(?P<ticks>(?<!`)`{1,2}(?!`))(?P<code>[^\n]+?)(?<!`)(?P=ticks)(?!`)"
@@ -146,5 +146,5 @@ def _inert(text: str) -> str:
 
 
 def _defused(text: str) -> str:
-    """MathJax reads what is in dollars only after a reader has made its HTML of it."""
+    """Disarm MathJax, which reads formulas after the reader has rendered the HTML."""
     return _TEX.sub("\\\\\N{ZERO WIDTH NON-JOINER}", text)

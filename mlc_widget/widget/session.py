@@ -1,4 +1,4 @@
-"""A conversation with an engine: it lives on the I/O thread; widgets show it and send intents."""
+"""A conversation with an engine, on the I/O thread; widgets show it and send it intents."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from mlc_widget.widget.state import (
 )
 
 MAX_CALL_TURNS = 8
-"""Replies in a row whose calls the notebook's functions answer by themselves."""
+"""Replies in a row whose calls are answered by the notebook's functions, before the user is."""
 
 
 class ChatSession:
-    """The owner of a conversation's state.
+    """Owns a conversation's state.
 
     `state`, `live` and `options` may be read on any thread; all methods belong to the I/O thread.
     Replies are made one at a time, in the order in which they were asked for.
@@ -60,11 +60,11 @@ class ChatSession:
         self._unobserve: Callable[[], object] | None = None
 
     def start(self) -> None:
-        """Begin to follow the engine."""
+        """Start following the engine."""
         self._unobserve = self._link.observe(self._on_engine)
 
     def close(self) -> None:
-        """Stop everything and let go of the engine."""
+        """Stop everything, and stop following the engine."""
         self.stop()
         if self._unobserve is not None:
             self._unobserve()
@@ -72,7 +72,7 @@ class ChatSession:
 
     @property
     def state(self) -> ChatState:
-        """The conversation now, with the growing reply's text so far."""
+        """The conversation, including the growing reply's text so far."""
         stream = self._stream  # before the state: whoever ends a stream changes the state first
         state = self._state
         running = None if stream is None else state.messages.get(stream.reply)
@@ -107,19 +107,19 @@ class ChatSession:
         return self.state.messages.get(message_id) or Message(message_id, "assistant", "")
 
     def options_of(self, reply_id: str) -> ChatOptions:
-        """How a reply is made."""
+        """The options of a reply."""
         return self._reply_options.get(reply_id, self.options)
 
     def send(self, text: str, options: ChatOptions | None = None) -> Reply:
-        """Add a message and ask for its reply, which is made when its turn comes.
+        """Add a message and queue its reply.
 
         Args:
-            text: What to say.
-            options: How this reply is made, if not as the session's others.
+            text: The message.
+            options: The options of this reply; by default those of the session.
 
         Raises:
-            BadRequestError: if there is nothing in it.
-            EngineTerminatedError: after `terminate`.
+            BadRequestError: the text is empty.
+            EngineTerminatedError: the engine was terminated.
         """
         _check_text(text)
         self._check_alive()
@@ -127,11 +127,11 @@ class ChatSession:
         return self._ask(user, options=options)
 
     def retry(self, message_id: str) -> Reply:
-        """Make a reply anew, in a branch beside the old one; or the first one to a message.
+        """Regenerate a reply, in a branch beside the old one, or make a message's first reply.
 
         Raises:
-            BadRequestError: if there is no such message, or its reply has not ended.
-            EngineTerminatedError: after `terminate`.
+            BadRequestError: there is no such message, or its reply has not ended.
+            EngineTerminatedError: the engine was terminated.
         """
         old = self._find(message_id)
         if old.status in ("queued", "running"):
@@ -144,16 +144,16 @@ class ChatSession:
         return self._ask(self._state.messages[old.parent], options=options)
 
     def edit(self, message_id: str, text: str) -> Reply:
-        """Say something else in a message's place, in a branch beside it, and ask for its reply.
+        """Send a new version of a message, in a branch beside the old one.
 
         Raises:
-            BadRequestError: if there is no such message of the user's, or nothing in `text`.
-            EngineTerminatedError: after `terminate`.
+            BadRequestError: there is no such user message, or `text` is empty.
+            EngineTerminatedError: the engine was terminated.
         """
         old = self._find(message_id)
         if old.role != "user":
             raise BadRequestError(
-                f"message = {message_id!r}: only what the user wrote can be edited.",
+                f"message = {message_id!r}: only messages of the user can be edited.",
                 param="message",
             )
         _check_text(text)
@@ -161,18 +161,18 @@ class ChatSession:
         return self._ask(Message(uuid.uuid4().hex, "user", text, parent=old.parent))
 
     def give_results(self, message_id: str, results: Any) -> Reply:
-        """Answer a reply's calls, one text for each, and ask for the reply to that.
+        """Add the results of a reply's tool calls, and queue the reply to them.
 
         Raises:
-            BadRequestError: if there is no such reply, it calls nothing, or results are missing.
-            EngineTerminatedError: after `terminate`.
+            BadRequestError: there is no such reply, it makes no calls, or results are missing.
+            EngineTerminatedError: the engine was terminated.
         """
         old = self._find(message_id)
         if not old.tool_calls:
             raise BadRequestError(f"reply = {message_id!r}: it calls no tools.", param="reply")
         if not old.calls_are_whole:
             raise BadRequestError(
-                f"reply = {message_id!r}: it ended before its calls were whole; have it made anew.",
+                f"reply = {message_id!r}: it ended before its calls were complete; regenerate it.",
                 param="reply",
             )
         texts = results_in_order(old.tool_calls, results)
@@ -192,13 +192,13 @@ class ChatSession:
         return self._ask(*turn, options=self._reply_options.get(message_id), before=waiting)
 
     def _waits_after(self, message: Message, reply: Message) -> bool:
-        """Whether a message was said after a reply and is not answered yet."""
+        """Whether a message follows a reply and is not answered yet."""
         return message.parent == reply.id and any(
             self._state.messages[queued].parent == message.id for queued in self._queue
         )
 
     def begin_calls(self, message_id: str) -> bool:
-        """Note that the notebook's functions are at a reply's calls; False after too many turns."""
+        """Note that functions are making a reply's calls; returns False after too many turns."""
         turns = 0
         for message in reversed(self._state.path(message_id)):
             if message.role == "user":
@@ -211,11 +211,11 @@ class ChatSession:
         return True
 
     def end_calls(self, message_id: str, results: Sequence[str] | None) -> Reply | None:
-        """Note that they are no longer at it, and answer the calls by their results.
+        """Note that the functions have finished, and add the calls' results.
 
         Args:
-            message_id: The reply; one that was deleted, or has got results meanwhile, is ignored.
-            results: A text for each call, or None if there are none, and the user is to give them.
+            message_id: The reply; ignored if it was deleted, or has results already.
+            results: One text per call; None if the user must give them.
 
         Returns:
             The reply to the results, if there will be one.
@@ -232,19 +232,19 @@ class ChatSession:
         return following
 
     def select(self, message_id: str) -> None:
-        """Show the branch that this message is in.
+        """Show the branch that contains this message.
 
         Raises:
-            BadRequestError: if there is no such message.
+            BadRequestError: there is no such message.
         """
         self._state = self._state.select(self._find(message_id).id)
         self._listener.on_change()
 
     def delete(self, message_id: str) -> None:
-        """Take a message away, and all that follows it; replies that are being made there end.
+        """Delete a message and all that follow it; replies that are being made there stop.
 
         Raises:
-            BadRequestError: if there is no such message.
+            BadRequestError: there is no such message.
         """
         for gone in self._state.subtree(self._find(message_id).id):
             self.stop(gone)
@@ -252,7 +252,7 @@ class ChatSession:
         self._listener.on_change()
 
     def set_option(self, name: str, value: Any) -> None:
-        """Change one setting, for the replies that begin from now on.
+        """Change one setting for replies that start from now on.
 
         Raises:
             BadRequestError: naming the setting, the value and what it may be.
@@ -263,11 +263,11 @@ class ChatSession:
     def _find(self, message_id: Any) -> Message:
         message = self._state.messages.get(message_id) if isinstance(message_id, str) else None
         if message is None:
-            raise BadRequestError(f"message = {message_id!r}: there is none.", param="message")
+            raise BadRequestError(f"message = {message_id!r}: no such message.", param="message")
         return message
 
     def stop(self, reply_id: str | None = None) -> None:
-        """End one reply, or the running one and all that wait."""
+        """Stop one reply, or the running one and all that are queued."""
         for waiting in list(self._queue):
             if reply_id in (None, waiting):
                 self._queue.remove(waiting)
@@ -279,12 +279,12 @@ class ChatSession:
     def _ask(
         self, *turn: Message, options: ChatOptions | None = None, before: Sequence[str] = ()
     ) -> Reply:
-        """Add messages and ask for the reply to the last of them.
+        """Add messages and queue the reply to the last of them.
 
         Args:
             turn: The messages.
-            options: How the reply is made, if not as the session's others.
-            before: Messages that wait already for their replies, and shall follow this one.
+            options: The options of the reply; by default those of the session.
+            before: Waiting messages that should come after this reply.
         """
         answer = Message(uuid.uuid4().hex, "assistant", "", parent=turn[-1].id, status="queued")
         reply = Reply(
@@ -320,7 +320,7 @@ class ChatSession:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Start the next reply if none runs and the engine is not busy with a load."""
+        """Start the next reply if none is running and the engine is not loading."""
         snapshot = self._link.snapshot
         if self._task is not None or _is_loading(snapshot):
             return
@@ -344,7 +344,7 @@ class ChatSession:
         self._listener.on_change()
 
     def _may_begin(self, reply_id: str) -> bool:
-        """Whether no functions are at calls that were made before it."""
+        """Whether no functions are still making calls of an earlier reply."""
         return not any(message.calling for message in self._state.path(reply_id))
 
     async def _generate(self, stream: ReplyBuffer, request: JSONDict) -> Outcome:
@@ -365,7 +365,7 @@ class ChatSession:
         return Outcome("stopped" if finish == "abort" else "done", finish, usage)
 
     async def _model_has_bound(self) -> bool:
-        """Whether the model's configuration says after how many tokens a reply ends."""
+        """Whether the model's configuration limits the tokens of a reply."""
         try:
             models = await self._link.list_models()
         except MLCEngineError:  # the request itself will tell, or be resumed

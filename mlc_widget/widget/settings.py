@@ -18,18 +18,18 @@ def _setting(text: str) -> Any:
 
 
 class ChatSettings(traitlets.HasTraits):
-    """The settings of a chat; None leaves one to the model.
+    """The settings of a chat; None leaves a setting to the model.
 
-    A value that no engine would take raises `BadRequestError` when it is set. What the page
-    changes is changed here, too; observers are called on the user's own loop or thread.
+    Setting an invalid value raises `BadRequestError`. Changes in the page appear here, too;
+    observers are called on the user's own loop or thread.
     """
 
     system = _setting("The system prompt.")
-    temperature = _setting("0 to 2; 0 takes the likeliest token each time.")
+    temperature = _setting("0 to 2; 0 always takes the most likely token.")
     top_p = _setting("Greater than 0 and at most 1.")
-    repetition_penalty = _setting("Greater than 1 makes what was said less likely to come again.")
+    repetition_penalty = _setting("More than 1 makes repetitions less likely.")
     max_tokens = _setting(
-        f"Tokens after which a reply ends; {DEFAULT_MAX_TOKENS:,} where the model has no default."
+        f"The longest reply in tokens; {DEFAULT_MAX_TOKENS:,} if the model has no default."
     )
     seed = _setting("The same seed, settings and messages give the same reply.")
     schema = _setting("A JSON schema, as an object or as text, that every answer must meet.")
@@ -48,13 +48,13 @@ class ChatSettings(traitlets.HasTraits):
             self._owner_of_settings(change.name, change.new)
 
     def _follow_settings(self, options: ChatOptions, tell: Callable[[str, Any], object]) -> None:
-        """Show these settings, and tell of each that the user changes from now on."""
+        """Show these settings, and report each change that the user makes from now on."""
         self._quiet = threading.local()
         self._adopt_settings(options)
         self._owner_of_settings = tell
 
     def _adopt_settings(self, options: ChatOptions) -> None:
-        """Show settings that were changed elsewhere; on the user's side."""
+        """Show settings that were changed elsewhere; on the user's loop or thread."""
         with self._silently(), self.hold_trait_notifications():
             for name in OPTION_NAMES:
                 self.set_trait(name, getattr(options, name))

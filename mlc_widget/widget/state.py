@@ -1,7 +1,7 @@
-"""What a chat is, as values: nothing here changes once made.
+"""A chat's state as immutable values.
 
 A conversation is a tree of messages; the path from its root to `ChatState.head` is what is shown.
-A reply that is made anew gets a new id, so the text under one id only ever grows.
+A regenerated reply gets a new id, so the text of one id only ever grows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Status: TypeAlias = Literal["queued", "running", "done", "stopped", "error"]
 
 
 def error_json(error: BaseException | None) -> JSONDict | None:
-    """An error as the page shows it: its class and its readable message."""
+    """An error in the page's format: its class and its message."""
     if error is None:
         return None
     message = error.message if isinstance(error, MLCEngineError) else str(error)
@@ -28,10 +28,10 @@ def error_json(error: BaseException | None) -> JSONDict | None:
 
 @dataclass(frozen=True, slots=True)
 class ReplyStats:
-    """Figures of one reply; None where not known.
+    """Statistics of one reply; None where unknown.
 
     Attributes:
-        ttft_s: Seconds from the request to its first text, as the notebook sees it.
+        ttft_s: Seconds from the request to the first text, measured in the notebook.
         tokens_per_s: Tokens per second after the first.
         prompt_tokens: Tokens of the whole prompt.
         completion_tokens: Tokens of the reply.
@@ -70,21 +70,21 @@ class Message:
     Attributes:
         id: Unique in its chat.
         role: OpenAI's role.
-        text: What it says so far.
-        reasoning: What a reply thought before, where the engine parts thoughts from answers.
-        tool_calls: OpenAI's calls that a reply makes.
-        calling: Whether the notebook's functions are at these calls.
-        tool_call_id: Of a tool's result: the call that it answers.
-        name: Of a tool's result: the tool.
-        json: Whether a reply was asked for as JSON.
+        text: Its text so far.
+        reasoning: A reply's thoughts, if the engine separates them from the answer.
+        tool_calls: A reply's tool calls, in OpenAI's shape.
+        calling: Whether the notebook's functions are making these calls.
+        tool_call_id: The call that a tool's result answers.
+        name: The tool of a tool's result.
+        json: Whether a reply must be JSON.
         parent: The message before it, or None for the first.
         status: `done` for all but replies.
         finish: OpenAI's finish reason, once there is one.
         error: Why a reply failed.
-        stats: Figures of a finished reply.
-        resumed: None, or that the worker died meanwhile and another went on: whether the text is
-            the one that it would have been.
-        repeats: Whether a reply's end says the same again and again.
+        stats: Statistics of a finished reply.
+        resumed: Set if a new worker continued it after the first one died: whether the text is
+            the same as without that.
+        repeats: Whether a reply's end repeats itself.
     """
 
     id: str
@@ -106,16 +106,16 @@ class Message:
 
     @property
     def calls_are_whole(self) -> bool:
-        """Whether it makes calls that may be carried out.
+        """Whether its tool calls are complete and may be made.
 
-        Those of a reply that was cut (``length``), stopped or failed may lack arguments, or be
-        fewer than the model was about to make. A history's messages have no finish reason.
+        If a reply was cut short (``length``), stopped or failed, arguments or calls may be
+        missing. Messages from a history have no finish reason.
         """
         ended = self.status == "done" and self.finish in ("", "tool_calls")
         return bool(self.tool_calls) and ended
 
     def to_json(self) -> JSONDict:
-        """As the page reads it."""
+        """The message in the page's format."""
         return {
             "id": self.id,
             "role": self.role,
@@ -142,11 +142,11 @@ class ChatState:
     """A conversation at one moment.
 
     Attributes:
-        rev: Grows with each change.
+        rev: Increases with each change.
         messages: The whole tree, by id, oldest first.
         head: The last message of the shown path.
-        chosen: Of each message with several after it, and of None for the first ones, which of
-            these was shown last.
+        chosen: For each message that has several successors (None for the first messages), the
+            one that was shown last.
     """
 
     rev: int = 0
@@ -155,13 +155,13 @@ class ChatState:
     chosen: Mapping[str | None, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def put(self, *messages: Message, head: str | None = None) -> ChatState:
-        """The state with these messages added or replaced, and the path's end moved to `head`."""
+        """The state with these messages added or replaced, and `head` as the path's end."""
         merged = {**self.messages, **{message.id: message for message in messages}}
         state = replace(self, rev=self.rev + 1, messages=MappingProxyType(merged))
         return state if head is None else state._at(head)
 
     def select(self, message_id: str) -> ChatState:
-        """The state with the path through this message, down to where it was left."""
+        """The state that shows the path through this message, as far as it was shown last."""
         head = message_id
         children = self._children()
         while below := children.get(head):
@@ -169,7 +169,7 @@ class ChatState:
         return replace(self, rev=self.rev + 1)._at(head)
 
     def without(self, message_id: str) -> ChatState:
-        """The state without this message and all that follows it."""
+        """The state without this message and all that follow it."""
         gone = self.subtree(message_id)
         parent = self.messages[message_id].parent
         kept = {key: value for key, value in self.messages.items() if key not in gone}
@@ -188,7 +188,7 @@ class ChatState:
         return replace(state, head=parent)
 
     def behind(self, parent: str, message_id: str) -> ChatState:
-        """The state with this message, and all that follows it, moved behind `parent`."""
+        """The state with this message, and all that follow it, moved behind `parent`."""
         moved = self.subtree(message_id)
         messages = {key: value for key, value in self.messages.items() if key not in moved}
         # Last, as a parent comes before what follows it.
@@ -203,7 +203,7 @@ class ChatState:
         )
 
     def subtree(self, message_id: str) -> frozenset[str]:
-        """This message and all that follows it, in all branches."""
+        """This message and all that follow it, in all branches."""
         found = {message_id}
         for message in self.messages.values():  # oldest first, so a parent comes before
             if message.parent in found:
@@ -231,7 +231,7 @@ class ChatState:
         return tuple(reversed(found))
 
     def turn(self, question: str) -> tuple[Message, ...]:
-        """What follows a message of the user's up to the next, in the branches chosen last."""
+        """The messages between a user message and the next one, in the branches chosen last."""
         found: list[Message] = []
         at = self.chosen.get(question)
         while at is not None and self.messages[at].role != "user":
@@ -240,15 +240,15 @@ class ChatState:
         return tuple(found)
 
     def question(self, message_id: str) -> str | None:
-        """The user's message that this one follows, or is."""
+        """The user message that this message follows, or the message itself."""
         asked = [m.id for m in self.path(message_id) if m.role == "user"]
         return asked[-1] if asked else None
 
     def to_json(self, shown: tuple[Message, ...] | None = None) -> JSONDict:
-        """The shown path, as the page reads it; `branches` are a message's ids and its rivals'.
+        """The shown path in the page's format; `branches` lists a message's alternatives.
 
         Args:
-            shown: These messages alone.
+            shown: Include only these messages.
         """
         children = self._children()
         messages = []
@@ -259,24 +259,24 @@ class ChatState:
 
 
 DEFAULT_MAX_TOKENS: Final = 4096
-"""Tokens after which a chat's reply ends where neither the user nor the model says so: small models
-may go on for ever."""
+"""The longest reply in tokens, if neither the user nor the model sets a limit: small models may
+never end by themselves."""
 _SENT: Final = ("temperature", "top_p", "repetition_penalty", "max_tokens", "seed", "tools")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How replies are made; None leaves it to the model's own configuration.
+    """The options of replies; None leaves one to the model's configuration.
 
     Attributes:
         system: The system prompt.
         temperature: As in OpenAI's requests, like `top_p` and `seed`.
         repetition_penalty: As in WebLLM's and vLLM's requests.
-        max_tokens: As in OpenAI's requests; where the model's configuration has none either, it is
-            `DEFAULT_MAX_TOKENS`.
+        max_tokens: As in OpenAI's requests; `DEFAULT_MAX_TOKENS` if the configuration has no
+            limit either.
         schema: A JSON schema that answers must meet.
-        tools: OpenAI's tools that the model may call (`functions.FunctionTool` where a function
-            makes the calls).
+        tools: OpenAI's tools that the model may call (a `functions.FunctionTool` if a function
+            implements it).
     """
 
     system: str | None = None
@@ -309,12 +309,12 @@ class ChatOptions:
 
 
 def json_answer(schema: JSONDict) -> JSONDict:
-    """OpenAI's `response_format` for answers that meet a schema."""
+    """OpenAI's `response_format` for answers that match a schema."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def answered(history: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Without the questions that got no answer: the model never spoke to them."""
+    """The messages without user messages that were never answered."""
     kept: list[Message] = []
     last = len(history) - 1
     for index, message in enumerate(history):
@@ -329,11 +329,11 @@ def answered(history: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 NOT_MADE: Final = "Error: this call was not made."
-"""What a model is told of its calls that were cut, or that nobody gave results for."""
+"""The result that a model gets for calls that were cut short, or have no result."""
 
 
 def with_all_results(messages: Sequence[JSONDict]) -> list[JSONDict]:
-    """Messages in OpenAI's shape, in which every call has a result, as its API asks for."""
+    """Messages in OpenAI's shape in which every call has a result, as its API requires."""
     shaped: list[JSONDict] = []
     open_calls: list[str] = []
     for message in (*messages, None):
@@ -363,7 +363,7 @@ def openai_message(message: Message) -> JSONDict:
 
 
 def openai_messages(messages: tuple[Message, ...]) -> list[JSONDict]:
-    """Messages in OpenAI's shape; replies that have no text yet are left out."""
+    """Messages in OpenAI's shape, without replies that have no text yet."""
     return [
         openai_message(message)
         for message in messages

@@ -1,4 +1,4 @@
-"""A load's progress in a terminal: one line, written over itself."""
+"""A load's progress in a terminal: one line that is overwritten."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ERASE: Final = "\r\x1b[K"
 
 
 class TerminalProgress:
-    """Follows one load and then ends. A thread of its own writes, as a terminal may stand still.
+    """Follows one load and then ends. A thread of its own writes, as a terminal may block.
 
     Args:
         link: The engine.
@@ -34,7 +34,7 @@ class TerminalProgress:
         link.call_soon(self._attach)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the load has ended and the line says so."""
+        """Wait until the load has ended and the last line is written."""
         self._writer.join(timeout)
 
     def _attach(self) -> None:
@@ -87,7 +87,7 @@ def _loading_line(snapshot: EngineSnapshot) -> str:
 
 
 def _ended_line(snapshot: EngineSnapshot) -> str:
-    """What stays; of an error nothing, as it is raised."""
+    """The line that stays; empty after an error, which is raised."""
     if snapshot.state != "ready":
         return ""
     name = (snapshot.model_id or "").rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""At most so many calls per second, and never the last one lost."""
+"""Limits how often a function is called, without losing the last call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Throttle:
-    """Calls `function` at once when poked, then at most once per `interval_s` while poked again.
+    """Calls `function` at once when poked, and at most once per `interval_s` after that.
 
     Belongs to one event loop's thread.
     """
@@ -19,20 +19,20 @@ class Throttle:
         self._poked = False
 
     def poke(self) -> None:
-        """Ask for a call."""
+        """Request a call."""
         self._poked = True
         if self._timer is None:
             self._fire()
 
     def flush(self) -> None:
-        """Make the call that is due now, if one is."""
+        """Make the requested call now, if there is one."""
         self.cancel()
         if self._poked:
             self._poked = False
             self._function()
 
     def cancel(self) -> None:
-        """End the timer; what was poked stays due."""
+        """Stop the timer; a requested call stays due."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

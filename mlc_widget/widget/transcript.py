@@ -20,11 +20,11 @@ from mlc_widget.widget.state import Message, openai_message
 
 ExportFormat: TypeAlias = Literal["md", "json", "ipynb"]
 CHAT_MIME: Final = "application/vnd.mlc-widget.chat+json"
-"""The conversation beside its Markdown, for `history.read_history`."""
+"""The MIME type of the conversation as JSON, for `history.read_history`."""
 
 
 def conversation(messages: Sequence[Message], system: str | None, model: str) -> JSONDict:
-    """A conversation as JSON: ``{"version", "model", "messages"}``, these in OpenAI's shape."""
+    """A conversation as JSON: ``{"version", "model", "messages"}``, messages in OpenAI's shape."""
     shaped = [openai_message(message) for message in messages if _says(message)]
     if system:
         shaped.insert(0, {"role": "system", "content": system})
@@ -34,7 +34,7 @@ def conversation(messages: Sequence[Message], system: str | None, model: str) ->
 def markdown(
     messages: Sequence[Message], system: str | None, model: str, *, headings: bool = True
 ) -> str:
-    """A conversation as Markdown that no reader can take for anything active.
+    """A conversation as Markdown that is inert in every reader.
 
     Without `headings`, those of the replies become bold lines, as in a notebook's output.
     """
@@ -57,10 +57,10 @@ def export(
     as_format: str,
     path: str | Path | None,
 ) -> str:
-    """A conversation in a format; written to a file, too, where `path` is given.
+    """Export a conversation as text, and write it to a file if `path` is given.
 
     Raises:
-        BadRequestError: no such format.
+        BadRequestError: the format is unknown.
     """
     if as_format not in get_args(ExportFormat):
         known = ", ".join(get_args(ExportFormat))
@@ -103,13 +103,13 @@ def _reply(message: Message, headings: bool) -> list[str]:
 
 
 def plain_text(message: Message) -> str:
-    """A reply for a reader without a page: what it says, its calls, and how it ended."""
+    """A reply as plain text: its words, its tool calls, and how it ended."""
     calls = [f"{c['function']['name']}({c['function']['arguments']})" for c in message.tool_calls]
     return "\n".join(part for part in (message.text, *calls, *ending(message)) if part)
 
 
 def ending(message: Message) -> list[str]:
-    """What there is to say about how a reply ended, if not as usual; js/ says the same."""
+    """A note on how a reply ended, if not as usual; js/ has the same notes."""
     said = []
     if message.status == "stopped":
         said.append("Stopped.")

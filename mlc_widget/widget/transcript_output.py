@@ -1,9 +1,9 @@
-"""What stays of a widget in the saved notebook: a second output with its transcript as Markdown.
+"""The transcript of a widget in the saved notebook: a second output, in Markdown.
 
-Updating the widget's own output would make the host draw the widget anew, so the transcript is an
-output of its own, directly below and updated by its display id after each reply. The widget's style
-sheet hides it wherever the widget itself is drawn; where it is not (GitHub, nbconvert's HTML,
-JupyterLab without a kernel) the transcript is what one reads.
+Updating the widget's own output would make the host render the widget again, so the transcript is
+an output of its own, directly below, updated by its display id after each reply. The widget's style
+sheet hides it wherever the widget itself is shown. Elsewhere (GitHub, nbconvert's HTML, JupyterLab
+without a kernel) readers see the transcript.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _watched: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def in_notebook() -> bool:
-    """Whether there is a Jupyter kernel here, and so perhaps a page."""
+    """Whether this process is a Jupyter kernel, and so may have a page."""
     try:
         from IPython import get_ipython
     except ImportError:
@@ -38,7 +38,7 @@ class TranscriptOutput:
 
     Args:
         read: Makes the output's MIME bundle; called on any thread.
-        tell: Sends a message to the page.
+        tell: Sends a message to the page; any thread may call it.
     """
 
     def __init__(self, read: Callable[[], JSONDict], tell: Callable[[JSONDict], object]) -> None:
@@ -50,7 +50,7 @@ class TranscriptOutput:
         self._stale = False
 
     def intents(self) -> dict[str, Callable[[JSONDict], object]]:
-        """What the page may ask for."""
+        """The handlers of the page's intents."""
         return {"kept": lambda _: self._tell_rev(), "transcript": lambda _: self._tell_output()}
 
     def _tell_rev(self) -> None:
@@ -90,7 +90,7 @@ class TranscriptOutput:
         _watch_cells()
 
     def update(self) -> None:
-        """Replace what is shown, from any thread."""
+        """Replace the output, from any thread."""
         self._rev += 1
         if not self._visible:
             return
@@ -104,7 +104,7 @@ class TranscriptOutput:
             _log.exception("a transcript could not be updated")
 
     def refresh(self) -> None:
-        """Replace what is shown if it changed outside a cell; in a cell."""
+        """Within a cell, replace the output if it was changed outside of one."""
         if self._stale:
             self._stale = False
             self._send()

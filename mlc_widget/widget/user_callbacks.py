@@ -1,4 +1,4 @@
-"""Where the user's callbacks run: on their loop or a thread of their own, never on ours."""
+"""Runs the user's callbacks on the user's loop or a thread of their own, never on ours."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _Call: TypeAlias = tuple[contextvars.Context, Callable[..., Any], tuple[Any, ...
 
 
 class UserCallbacks:
-    """Calls functions in order on the loop that ran when this was made.
+    """Calls functions in order, on the event loop that was running when this was made.
 
-    In a notebook that is the kernel's, so callbacks wait for the cell that runs; where there was no
-    loop, or it was closed, a daemon thread calls them. What they raise is logged and harms nobody.
+    In a notebook that is the kernel's loop, so callbacks wait for the running cell. Without a loop,
+    or after it was closed, a daemon thread calls them. Exceptions are logged.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class UserCallbacks:
     def call(
         self, function: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> None:
-        """Have a function called, from any thread; a coroutine function is awaited.
+        """Schedule a call, from any thread; the result of a coroutine function is awaited.
 
         Args:
-            function: What to call.
-            args: With what.
-            context: The context variables to see; Jupyter prints to the cell that they name.
+            function: The function.
+            args: Its arguments.
+            context: The context variables for the call; they decide to which cell it prints.
         """
         call = (context or contextvars.Context(), function, args)
         if self._loop is not None:

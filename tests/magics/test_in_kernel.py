@@ -151,7 +151,7 @@ def test_the_notebook_s_functions_answer_calls(execute: Execute, tools_folder: P
     # What is stopped while a function runs goes no further than its result.
     assert "*Stopped.*" in transcript(notebook, 6)
     assert "It is 5." not in transcript(notebook, 6)
-    assert "--tools minus: there is no variable of that name" in printed(notebook, 8)
+    assert "--tools minus: no variable has that name" in printed(notebook, 8)
     # A call that was cut is not made.
     assert printed(notebook, 10).startswith("length [5, 5]")
     assert "were not made" in transcript(notebook, 9)

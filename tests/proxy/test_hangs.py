@@ -228,7 +228,7 @@ async def test_a_step_that_hangs_is_reported_and_then_allowed_for(gated: GatedMo
     await gated.until_held()
     await until_hung(engine, "engine")
     assert engine.hang is not None
-    assert "engine has made no step" in engine.hang.message
+    assert "engine has made no progress" in engine.hang.message
     gated.release()
     assert await reading == expected
     await until(lambda: engine.hang is None)

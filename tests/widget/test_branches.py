@@ -88,7 +88,7 @@ def test_editing_selecting_and_deleting_by_intents(
     page.wait_for_ack("c")
     assert messages(page.chat)[0] == "Else"
     page.intent("d", "edit", message=first, text="Gone")
-    assert "there is none" in page.wait_for_ack("d")["error"]
+    assert "no such message" in page.wait_for_ack("d")["error"]
 
 
 def test_a_reply_that_is_deleted_while_it_runs_ends(
@@ -145,7 +145,7 @@ def test_settings_are_checked_and_mirrored(make_engine: MakeEngine, open_page: O
         ("top_p", 0, "top_p = 0"),
         ("max_tokens", 1.5, r"max_tokens = 1\.5"),
         ("seed", -1, "seed = -1"),
-        ("system", 5, "must be a text"),
+        ("system", 5, "must be a string"),
         ("schema", "{", "not valid JSON"),
         ("schema", "[]", "must be an object"),
         ("tools", [{"type": "function"}], "tools"),

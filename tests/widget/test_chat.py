@@ -249,8 +249,8 @@ def test_intents_are_taken_once_and_acknowledged_each_time(
     [
         ("send", {"text": "  "}, "write a message"),
         ("send", {"text": 4}, "write a message"),
-        ("retry", {"reply": "nobody"}, "there is none"),
-        ("format_disk", {}, "no such intent"),
+        ("retry", {"reply": "nobody"}, "no such message"),
+        ("format_disk", {}, "does not know this intent"),
     ],
 )
 def test_wrong_intents_are_refused_with_the_reason(

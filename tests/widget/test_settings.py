@@ -76,7 +76,7 @@ def test_settings_are_traits_that_the_next_reply_heeds(
         ("top_p", 0, "greater than 0"),
         ("max_tokens", 0, "between 1 and"),
         ("seed", -1, "between 0 and"),
-        ("system", 4, "must be a text"),
+        ("system", 4, "must be a string"),
         ("schema", "{", "not valid JSON"),
         ("tools", [{"type": "wrench"}], "tools"),
     ],

@@ -188,7 +188,7 @@ async def test_calls_that_are_interrupted_are_left_to_the_user(engine: KernelMLC
 
 def test_results_are_given_by_hand(engine: KernelMLCEngine) -> None:
     chat = ChatWidget(engine, tools=[ADD])
-    with pytest.raises(BadRequestError, match="nothing was said"):
+    with pytest.raises(BadRequestError, match="the conversation is empty"):
         chat.send_results(["5"])
     reply = chat.send("2 + 3?")
     assert json.loads(reply.result(DEADLINE)["tool_calls"][0]["function"]["arguments"])["a"] == 2
@@ -260,7 +260,7 @@ async def test_a_call_that_was_cut_is_never_made(
     message = await ended(first)
     assert message["tool_calls"][0]["function"]["name"] == "add"
     assert first.finish_reason == (None if max_tokens is None else "length")
-    with pytest.raises(BadRequestError, match="before its calls were whole"):
+    with pytest.raises(BadRequestError, match="before its calls were complete"):
         chat.send_results(["5"] * len(message["tool_calls"]))
     # What was said can be gone on with: by another message, by making it anew, by changing it.
     await ended(chat.send("Again?"))

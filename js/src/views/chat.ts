@@ -13,8 +13,8 @@ import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./
 import { MessageView } from "./message.ts";
 import { SettingsPanel } from "./settings.ts";
 
-const BUSY = "The kernel is busy with a cell; this will be done when it has finished.";
-const INDIRECT = "This notebook gives the chat no way around a running cell: Stop takes effect when the cell has ended.";
+const BUSY = "The kernel is running a cell; this will be done when the cell has finished.";
+const INDIRECT = "This notebook cannot reach the chat while a cell is running: Stop takes effect when the cell has ended.";
 
 export function renderChat({ store, el, signal }: RenderProps): void {
   const send = (intent: Intent): Promise<void> =>
@@ -198,7 +198,7 @@ function drawContext(node: HTMLElement, messages: readonly Message[], { window }
 /** What the figure in the head means. */
 function memoryText({ state, memoryBytes, memoryUsedBytes }: Engine): string | null {
   if (state !== "ready" || memoryUsedBytes === null) return null;
-  const machine = memoryBytes === null ? "" : `, of ${formatBytes(memoryBytes)} in its machine`;
+  const machine = memoryBytes === null ? "" : `, of ${formatBytes(memoryBytes)} on its machine`;
   return `Memory of the worker: ${formatBytes(memoryUsedBytes)}${machine}`;
 }
 

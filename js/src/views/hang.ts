@@ -6,7 +6,7 @@ import type { Engine, Hang, Intent } from "../protocol.ts";
 
 const SILENCE: Readonly<Record<Hang["part"], string>> = {
   worker: "The worker has not answered",
-  engine: "The engine has made no step",
+  engine: "The engine has made no progress",
 };
 
 export class HangNotice {

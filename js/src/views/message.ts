@@ -41,7 +41,7 @@ export function statsText(stats: Stats | null, window: number | null): string {
 export function stateText(message: Message, modelReady: boolean): string {
   switch (message.status) {
     case "queued":
-      return modelReady ? "Queued" : "Waits for the model";
+      return modelReady ? "Queued" : "Waiting for the model";
     case "running":
       return noteText(message);
     case "stopped":
@@ -66,8 +66,8 @@ function noteText({ resumed, repeats }: Message): string {
   return joinFacts(
     repeats ? "It repeats itself; a higher repetition penalty may help" : "",
     resumed === null ? ""
-      : resumed ? "The worker was restarted; the reply went on"
-        : "The worker was restarted; continued, not word for word the same",
+      : resumed ? "The worker was restarted, and the reply continued"
+        : "The worker was restarted; the continued reply may be worded differently",
   );
 }
 
@@ -202,7 +202,7 @@ export class MessageView {
   async #copy(button: HTMLButtonElement): Promise<void> {
     const { label } = { label: button.title };
     const copied = await copyText(this.#content.plain(this.#message));
-    relabel(button, copied ? ICONS.check : ICONS.alert, copied ? "Copied" : "Not copied: the page may not");
+    relabel(button, copied ? ICONS.check : ICONS.alert, copied ? "Copied" : "Not copied: the browser does not allow it");
     this.#actions.say(copied ? "Copied" : "Not copied");
     setTimeout(() => { relabel(button, ICONS.copy, label); }, MOMENT);
   }
@@ -213,7 +213,7 @@ export class MessageView {
       this.#send({ kind: "delete", message: this.#message.id });
       return;
     }
-    const question = this.#around?.last === true ? "Delete?" : "Delete this and all that follows?";
+    const question = this.#around?.last === true ? "Delete?" : "Delete this message and all that follow?";
     button.classList.add("mlcw-sure");
     relabel(button, ICONS.remove, question);
     button.append(h("span", { "aria-hidden": "true" }, question));
