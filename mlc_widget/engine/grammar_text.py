@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.system.imports import import_package
 
 Part: TypeAlias = Mapping[str, Any]
 """One grammar: ``{"lark_grammar": text}`` or ``{"json_schema": schema}``."""
@@ -27,14 +28,13 @@ def llguidance() -> Any:
     Raises:
         RuntimeUnavailableError: It is not installed.
     """
-    try:
-        import llguidance as package
-    except ImportError as e:
-        raise RuntimeUnavailableError(
-            f"Structured output needs llguidance: {e}. Install it with `pip install "
-            '"mlc-widget[tvm]"`.'
-        ) from e
-    return package
+    return import_package(
+        "llguidance",
+        "LLMatcher",
+        "LLTokenizer",
+        purpose="Structured output needs llguidance",
+        install='pip install "mlc-widget[tvm]"',
+    )
 
 
 def literal(text: str) -> str:

@@ -27,6 +27,7 @@ from mlc_widget.engine.logit_processors import find_logit_processor
 from mlc_widget.engine.model import LoadedModel, load_model
 from mlc_widget.engine.runtimes.base import ModelRuntime
 from mlc_widget.engine.runtimes.registry import create_runtime
+from mlc_widget.engine.system.imports import memory_error, ran_out_of_memory
 from mlc_widget.engine.system.memory import give_back_memory
 
 _Target = tuple[LoadTarget, str]  # with the app config's digest
@@ -201,8 +202,10 @@ class LoadedModels:
                 overrides=record.overrides if record else None,
                 logit_processor=find_logit_processor(model_id, self._logit_processors),
             )
-        except BaseException:
+        except BaseException as error:
             await uncancelled(runtime.unload())
+            if ran_out_of_memory(error):
+                raise memory_error(f"Memory ran out while {model_id} was loaded", error) from error
             raise
         finally:
             self.fresh_process_needed |= runtime.capabilities.fresh_process_needed

@@ -33,6 +33,14 @@ _LONGEST_SOCKET: Final = 100
 """The longest path of an ipc socket, in bytes, that all systems accept."""
 
 
+def _safe_path() -> dict[str, str]:
+    """Keeps the worker's working folder off its path: the user's files there may have any name."""
+    path = os.environ.get("PYTHONPATH", "")
+    # An empty entry is the working folder, too.
+    kept = [p for p in path.split(os.pathsep) if p and os.path.abspath(p) != os.getcwd()]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(kept)}
+
+
 class _WorkerSpecs(KernelSpecManager):
     """A kernelspec that need not be installed: our worker module in a given Python."""
 
@@ -103,6 +111,7 @@ class WorkerProcess:
             **os.environ,
             **settings.to_environment(),
             "IPYTHONDIR": str(directory),
+            **_safe_path(),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's chatter would hide last words
         }
         options: dict[str, Any] = {"env": environment}

@@ -41,10 +41,15 @@ class WorkerKernelApp(IPKernelApp):
     def initialize(self, argv: list[str] | None = None) -> None:
         """Set up the kernel and register the comm target."""
         self.settings = WorkerSettings.from_environment()
+        self.ignore_cwd = True
         # Output goes to the process's own stdout and stderr, which the proxy keeps the end of;
         # on iopub it would share a socket with the tokens.
         self.outstream_class = None  # type: ignore[assignment]
         super().initialize(argv)  # type: ignore[no-untyped-call]
+        if self.settings.handler is not None or self.settings.logit_processors:
+            # The user's own modules may be in the notebook's folder. It comes last: a file there
+            # must not stand in the place of a package.
+            sys.path.append(os.getcwd())
         self._core = self._make_core()
         self._clients: set[KernelMLCEngineHandler] = set()
         self._handler_class: type[KernelMLCEngineHandler] = KernelMLCEngineHandler

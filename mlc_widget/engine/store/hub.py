@@ -7,6 +7,7 @@ that was cut short goes on with the files that it lacks.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections import deque
@@ -89,9 +90,10 @@ def _failure(
     detail = outcome.get("message") or "\n".join(f"  {line}" for line in tail)
     where = outcome.get("endpoint", "the Hub")
     if kind == "ImportError":
+        missing = importlib.util.find_spec("huggingface_hub") is None
+        remedy = " Install it with `pip install huggingface_hub`." if missing else ""
         return RuntimeUnavailableError(
-            f"{model_id}: huggingface_hub cannot be imported ({detail}). Install it with "
-            "`pip install huggingface_hub`."
+            f"{model_id}: huggingface_hub cannot be imported ({detail}).{remedy}"
         )
     if kind == "RevisionNotFoundError":
         return ModelNotFoundError(

@@ -54,8 +54,7 @@ def read_file(path: Path, largest: int, missing: str) -> bytes:
         if info.st_size > largest:
             raise _wrong(
                 path,
-                f"has {info.st_size} bytes, and such a file has at most {largest}. Download it "
-                "again.",
+                f"has {info.st_size} bytes, and such a file has at most {largest}.",
             )
         with open(descriptor, "rb", closefd=False) as file:
             content = file.read(largest + 1)

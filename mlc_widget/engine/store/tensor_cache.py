@@ -93,11 +93,14 @@ class TensorCache:
         try:
             content = json.loads(_read_list(file))
             parsed = _parse(folder, content["records"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        except OSError as e:
+            raise ModelFormatError(
+                f"{file} cannot be read: {e.strerror or e}.", param=str(file)
+            ) from e
+        except (ValueError, KeyError, TypeError, RecursionError) as e:
             what = f"no field {e}" if isinstance(e, KeyError) else str(e)
             raise ModelFormatError(
-                f"{file} is not a list of parameters as MLC writes it: {what}. Download the file "
-                "again.",
+                f"{file} is not a list of parameters as MLC writes it: {what}.",
                 param=str(file),
             ) from e
         shards, records = parsed
@@ -149,8 +152,7 @@ class TensorCache:
                 self._check_unchanged(file, record.shard)
         except OSError as e:
             raise ModelFormatError(
-                f"{record.shard} cannot be read for {record.name}: {e}. Check the file, or "
-                "download it again.",
+                f"{record.shard} cannot be read for {record.name}: {e.strerror or e}.",
                 param=str(record.shard),
             ) from e
 

@@ -265,8 +265,7 @@ def _identity(file: PublishedFile) -> FileIdentity:
 
 def _unreadable(path: Path, error: OSError) -> ModelFormatError:
     return ModelFormatError(
-        f"{path} cannot be read: {error.strerror or error}. Check the file and its permissions, or "
-        "download it again.",
+        f"{path} cannot be read: {error.strerror or error}.",
         param=str(path),
     )
 

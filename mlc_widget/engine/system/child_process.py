@@ -20,7 +20,9 @@ _CLEAN_UP_S: Final = 1.0
 async def run_child(
     module: str, argument: Mapping[str, Any], on_line: Callable[[str], object]
 ) -> None:
-    """Run ``python -m module JSON`` to its end; cancelling this ends it and all that it started.
+    """Run ``python -P -m module JSON`` to its end; cancelling this ends it and all it started.
+
+    The working folder is not on its path: the user's files there may have any name.
 
     Args:
         module: Its name; its `main` calls `end_with_parent` first.
@@ -29,7 +31,7 @@ async def run_child(
     """
     # Not asyncio's, which needs a loop that can watch children; output is read on a thread.
     process = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", module, json.dumps(argument)],
+        [sys.executable, "-P", "-m", module, json.dumps(argument)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, Literal, TypeAlias
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError
 from mlc_widget.engine.store.model_files import read_file
+from mlc_widget.engine.system.imports import import_package, memory_error, ran_out_of_memory
 from mlc_widget.engine.text.control_tokens import ControlTokens
 from mlc_widget.engine.text.prompt_text import PromptText
 
@@ -38,6 +40,22 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_level_alphabet()
+
+
+def import_tokenizers() -> ModuleType:
+    """The package.
+
+    Raises:
+        RuntimeUnavailableError: It is not there, or another one is in its place.
+        InsufficientMemoryError: Memory ran out.
+    """
+    return import_package(
+        "tokenizers",
+        "Tokenizer",
+        "AddedToken",
+        purpose="Models need the package tokenizers",
+        install="pip install tokenizers",
+    )
 
 
 class Tokenizer:
@@ -99,8 +117,7 @@ class Tokenizer:
         Raises:
             ModelFormatError: It is malformed, or has absurd ids.
         """
-        import tokenizers
-
+        tokenizers = import_tokenizers()
         try:
             text = content.decode()
             _check_normalizer(json.loads(text))
@@ -108,9 +125,11 @@ class Tokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as e:  # the package raises bare Exception, and its panics are none
+            if ran_out_of_memory(e):
+                raise memory_error(f"Memory ran out while {file} was loaded", e) from e
+            version = getattr(tokenizers, "__version__", "of no version")
             raise ModelFormatError(
-                f"{file} is not a tokenizer that the `tokenizers` package can read: {e}. "
-                "Download the file again.",
+                f"{file} is not a tokenizer that the package tokenizers {version} can read: {e}.",
                 param=str(file),
             ) from e
 

@@ -16,15 +16,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.api.errors import (
+    InsufficientMemoryError,
+    MLCEngineError,
+    ModelFormatError,
+    RuntimeUnavailableError,
+)
 from mlc_widget.engine.store.user_cache import UserCache
 from mlc_widget.engine.system.child_process import end_with_parent, run_child
 from mlc_widget.engine.system.daemon import call_in_daemon
-from mlc_widget.engine.text.tokenizer import TOKENIZER_FILE, Tokenizer, read_tokenizer
+from mlc_widget.engine.text.tokenizer import (
+    TOKENIZER_FILE,
+    Tokenizer,
+    import_tokenizers,
+    read_tokenizer,
+)
 
 MARK: Final = "mlc_widget-tokenizer:"
 CPU_S: Final = 60
 MEMORY_BYTES: Final = 4 << 30
+_NOT_THE_FILES: Final[dict[str, type[MLCEngineError]]] = {
+    cls.__name__: cls for cls in (InsufficientMemoryError, RuntimeUnavailableError)
+}
+"""Errors of the child that are no fault of the file."""
 _SAMPLES: Final = (
     "Hello, world! It's 12345.67 — naïve café, 犬が走る 🙂.\n\n\tdef f(x):\n        return x\n",
     "".join(map(chr, range(32, 0x250))),
@@ -42,6 +56,7 @@ async def load_tokenizer(folder: Path) -> Tokenizer:
     file = folder / TOKENIZER_FILE
     content = await call_in_daemon(lambda: read_tokenizer(file), "mlc_widget-tokenizer")
     digest = hashlib.sha256(content).hexdigest()
+    await call_in_daemon(import_tokenizers, "mlc_widget-tokenizer")
     name, cache = _entry(digest), UserCache("tokenizers")
     if await call_in_daemon(lambda: cache.read(name), "mlc_widget-tokenizer") is None:
         await _try(file, digest)
@@ -66,14 +81,15 @@ async def _try(file: Path, digest: str) -> None:
             del lines[:-20]
 
     await run_child(__name__, {"file": str(file), "limits": [CPU_S, MEMORY_BYTES]}, on_line)
+    if told.get("type") in _NOT_THE_FILES:
+        raise _NOT_THE_FILES[told["type"]](told["error"])
     if "error" in told:
         raise ModelFormatError(told["error"], param=str(file))
     if "digest" not in told:
         last = f" It said: {lines[-1]}" if lines else ""
         raise ModelFormatError(
             f"{file} cannot be used: loading it, or encoding a short text with it, takes more than "
-            f"{CPU_S} s or {MEMORY_BYTES >> 30} GiB, or fails in native code.{last} Download the "
-            "file again.",
+            f"{CPU_S} s or {MEMORY_BYTES >> 30} GiB, or fails in native code.{last}",
             param=str(file),
         )
     if told["digest"] != digest:
@@ -92,13 +108,10 @@ def main() -> None:
         for text in _SAMPLES:
             tokenizer.encode(text)
         told = {"digest": hashlib.sha256(content).hexdigest()}
-    except ModelFormatError as error:
-        told = {"error": error.message}
+    except MLCEngineError as error:
+        told = {"error": error.message, "type": type(error).__name__}
     except BaseException as error:
-        told = {
-            "error": f"{file} cannot be used: encoding a short text with it fails: {error}. "
-            "Download the file again."
-        }
+        told = {"error": f"{file} cannot be used: encoding a short text with it fails: {error}."}
     print(MARK + json.dumps(told), flush=True)
     os._exit(0)
 

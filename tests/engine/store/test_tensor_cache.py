@@ -93,7 +93,7 @@ def test_no_list(tmp_path):
 )
 def test_a_list_that_is_no_list(tmp_path, text):
     (tmp_path / "tensor-cache.json").write_text(text)
-    refused(tmp_path, "Download the file")
+    refused(tmp_path, "as MLC writes it")
 
 
 @pytest.mark.parametrize(

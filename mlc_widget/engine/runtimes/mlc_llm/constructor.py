@@ -26,6 +26,7 @@ from mlc_widget.engine.runtimes.mlc_llm.options import MLCLLMOptions
 from mlc_widget.engine.runtimes.mlc_llm.phases import LoadPhases, bytes_read, engine_log
 from mlc_widget.engine.runtimes.mlc_llm.threads import ThreadDeaths
 from mlc_widget.engine.system.daemon import call_in_daemon
+from mlc_widget.engine.system.imports import import_error
 
 _POLL_S: Final = 0.1
 _GRACE_S: Final = 1.0
@@ -44,8 +45,11 @@ def resolve_device(options: MLCLLMOptions) -> str:
         import mlc_llm  # noqa: F401
         import tvm
     except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"mlc_llm cannot be imported in {sys.executable}: {error}. {devices.INSTALL_HINT}"
+        raise import_error(
+            error,
+            purpose=f"This runtime needs mlc_llm in {sys.executable}",
+            install=devices.INSTALL,
+            package="mlc_llm",
         ) from error
     wanted = options.device
     if wanted == "auto":

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = "mlc_llm"
+INSTALL: Final = (
+    "python -m pip install --pre -U -f https://mlc.ai/wheels mlc-llm-nightly-cu128 "
+    "mlc-ai-nightly-cu128"
+)
 INSTALL_HINT: Final = (
-    "Install MLC's wheels, such as `python -m pip install --pre -U -f https://mlc.ai/wheels "
-    "mlc-llm-nightly-cu128 mlc-ai-nightly-cu128`, in an environment of their own, and name its "
+    f"Install MLC's wheels, such as `{INSTALL}`, in an environment of their own, and name its "
     "interpreter with python=."
 )
 

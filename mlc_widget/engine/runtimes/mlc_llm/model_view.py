@@ -82,9 +82,13 @@ def _shards(index: Path) -> list[PublishedFile]:
             )
             for r in records
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
         raise ModelFormatError(
-            f"{index} cannot be read ({type(error).__name__}: {error}): download it again.",
+            f"{index} cannot be read: {error.strerror or error}.", param=str(index)
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelFormatError(
+            f"{index} is not a list of shards as MLC writes it ({type(error).__name__}: {error}).",
             param=str(index),
         ) from error
 

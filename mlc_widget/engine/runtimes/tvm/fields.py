@@ -46,8 +46,7 @@ class Fields:
             return value
         if default is _MISSING:
             raise ModelFormatError(
-                f"{self._file}: {self._prefix}{key} is missing. Download the model's configuration "
-                "again.",
+                f"{self._file}: {self._prefix}{key} is missing, and has no default.",
                 param=f"{self._prefix}{key}",
             )
         return default

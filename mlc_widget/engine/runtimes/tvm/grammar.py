@@ -11,7 +11,8 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from mlc_widget.api.errors import BadRequestError, InternalEngineError, RuntimeUnavailableError
+from mlc_widget.api.errors import BadRequestError, InternalEngineError
+from mlc_widget.engine.grammar_text import llguidance as import_llguidance
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 Mask = npt.NDArray[np.bool_]
@@ -113,13 +114,7 @@ class GrammarCompiler:
         )
 
     def _make(self, grammar: str) -> Any:
-        try:
-            import llguidance
-        except ImportError as e:
-            raise RuntimeUnavailableError(
-                f"Structured output needs llguidance: {e}. Install it with `pip install "
-                '"mlc-widget[tvm]"`.'
-            ) from e
+        llguidance = import_llguidance()
         if self._known is None:
             self._known = llguidance.LLTokenizer(
                 cast("Any", _Vocabulary(self._tokenizer, self._end_ids)),

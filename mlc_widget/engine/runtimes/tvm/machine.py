@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mlc_widget.api.errors import RuntimeUnavailableError
+from mlc_widget.engine.system.imports import import_error
 
 TVM = "0.27"
 """The version of apache-tvm, up to its last part, whose interfaces we use."""
 
 _CPU, _POOLED = 1, 2
-_INSTALL = 'Install it with `pip install "mlc-widget[tvm]"`.'
+INSTALL = 'pip install "mlc-widget[tvm]"'
+_PURPOSE = "The tvm runtime needs apache-tvm"
 
 
 def start() -> None:
@@ -30,11 +32,16 @@ def start() -> None:
         import tvm_ffi_orcjit  # noqa: F401
 
         _load()
-    except (ImportError, OSError, RuntimeError, PackageNotFoundError) as e:
-        raise RuntimeUnavailableError(f"The tvm runtime cannot start: {e}. {_INSTALL}") from e
-    if not (found := version("apache-tvm")).startswith(f"{TVM}."):
+        found = version("apache-tvm")
+    except PackageNotFoundError as e:
         raise RuntimeUnavailableError(
-            f"The tvm runtime needs apache-tvm {TVM}, and {found} is installed. {_INSTALL}"
+            f"{_PURPOSE}, which is not installed. Install it with `{INSTALL}`."
+        ) from e
+    except Exception as e:  # a file in a package's place may raise anything
+        raise import_error(e, purpose=_PURPOSE, install=INSTALL, package="tvm") from e
+    if not found.startswith(f"{TVM}."):
+        raise RuntimeUnavailableError(
+            f"{_PURPOSE} {TVM}, and {found} is installed. Install it with `{INSTALL}`."
         )
 
 

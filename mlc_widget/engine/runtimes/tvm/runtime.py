@@ -16,7 +16,6 @@ from mlc_widget.api.errors import (
     InternalEngineError,
     MLCEngineError,
     ModelNotLoadedError,
-    RuntimeUnavailableError,
     UnsupportedModelError,
 )
 from mlc_widget.api.progress import LoadReporter
@@ -28,7 +27,9 @@ from mlc_widget.engine.runtimes.base import (
     Sampling,
 )
 from mlc_widget.engine.runtimes.tvm import shutdown
+from mlc_widget.engine.runtimes.tvm.machine import INSTALL
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.system.imports import import_error, import_package
 from mlc_widget.engine.system.memory import give_back_memory
 
 if TYPE_CHECKING:
@@ -253,13 +254,15 @@ class TVMRuntime:
         self, source: ModelSource, report: LoadReporter, cancelled: threading.Event
     ) -> Loaded | Embedder | None:
         """Load on this thread; None if it was cancelled."""
+        for package, attribute in (("numpy", "ndarray"), ("psutil", "virtual_memory")):
+            purpose = f"The tvm runtime needs {package}"
+            import_package(package, attribute, purpose=purpose, install=INSTALL)
         try:
             from mlc_widget.engine.runtimes.tvm import embedding_loading, loading
             from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
-        except ImportError as e:
-            raise RuntimeUnavailableError(
-                f"The tvm runtime cannot start: {e}. Install it with `pip install "
-                '"mlc-widget[tvm]"`.'
+        except Exception as e:
+            raise import_error(
+                e, purpose="The tvm runtime needs apache-tvm", install=INSTALL, package="tvm"
             ) from e
         try:
             progress = Progress(report, cancelled)
