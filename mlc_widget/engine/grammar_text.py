@@ -12,14 +12,18 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.grammar_check import CHECKER
+from mlc_widget.engine.schema.compiler import json_grammar
 from mlc_widget.engine.system.imports import import_package
 
 Part: TypeAlias = Mapping[str, Any]
 """One grammar: ``{"lark_grammar": text}`` or ``{"json_schema": schema}``."""
 
 ANY_TEXT: Final = r"/(.|\n)*/"
-WHITESPACE: Final = r"(\x20|\x0A[\x20\x09]{0,24})"
-"""Between the parts of a JSON text: a space, or a break and indentation, and no more."""
+_GRAMMAR: Final = 256 * 1024
+"""Characters of a grammar that a request gives."""
+_REGEX: Final = 16_384
+_ASSEMBLED: Final = 4 * 1024 * 1024
 
 
 def llguidance() -> Any:
@@ -42,11 +46,14 @@ def literal(text: str) -> str:
     return json.dumps(text) if text else ""
 
 
-def json_part(schema: Any) -> Part:
-    """JSON that fits a checked schema (`json_schema.check_schema`)."""
-    if isinstance(schema, bool):
-        schema = {} if schema else {"enum": []}
-    return {"json_schema": {"x-guidance": {"whitespace_pattern": WHITESPACE}, **schema}}
+def json_part(schema: Any, at: str) -> Part:
+    """JSON that fits a checked schema (`json_schema.check_schema`).
+
+    Raises:
+        BadRequestError: No value fits, or the schema is too large; `param` names where.
+        UnsupportedFieldError: It wants what cannot be enforced.
+    """
+    return {"lark_grammar": json_grammar(schema, at, satisfiable=CHECKER.is_satisfiable)}
 
 
 def regex_part(pattern: str) -> Part:
@@ -59,25 +66,25 @@ def grammar_part(text: str, at: str) -> Part:
     """A grammar in Lark's syntax, or in EBNF (``root ::= …``, as in xgrammar and llama.cpp).
 
     Raises:
-        BadRequestError: It is EBNF and malformed.
+        BadRequestError: It is too long, or it is EBNF and malformed.
     """
-    if "::=" not in text or re.search(r"(?m)^\s*(%llguidance\b|start\s*:[^:])", text):
+    if len(text) > _GRAMMAR:
+        raise BadRequestError(f"{at}: {len(text)} characters; give at most {_GRAMMAR}.", param=at)
+    if "::=" not in text or re.search(r"(?m)^[ \t]*(%llguidance\b|start[ \t]*:[^:])", text):
         return {"lark_grammar": text}
     # llguidance's converter takes `root` only, and alternatives on new lines only after the bar.
-    text = re.sub(r"\s*\n\s*\|", " |", text)
-    found = re.search(r"(?m)^\s*(root|main)\s*::=", text)
+    text = re.sub(r"[ \t\r\f\v]*\n\s*\|", " |", text)
+    found = re.search(r"(?m)^[ \t]*(root|main)[ \t]*::=", text)
     if not found:
         raise BadRequestError(f"{at}: the grammar has no rule named root.", param=at)
     if found[1] == "main":
         text = f"root ::= main\n{text}"
     # A root that is one terminal is matched as such, not letter by letter.
-    text = re.sub(r"(?m)^\s*root\s*::=", "grammar-root ::=", text)
-    from llguidance.gbnf_to_lark import gbnf_to_lark
-
-    try:
-        return {"lark_grammar": gbnf_to_lark(f"root ::= grammar-root\n{text}")}
-    except Exception as e:  # its errors have no class of their own
-        raise BadRequestError(f"{at}: the grammar is malformed: {e}", param=at) from e
+    text = re.sub(r"(?m)^[ \t]*root[ \t]*::=", "grammar-root ::=", text)
+    lark, problem = CHECKER.lark(f"root ::= grammar-root\n{text}")
+    if problem:
+        raise BadRequestError(f"{at}: the grammar is malformed: {problem:.500}", param=at)
+    return {"lark_grammar": lark}
 
 
 def assemble(start: str, parts: Mapping[str, Part]) -> str:
@@ -89,23 +96,28 @@ def assemble(start: str, parts: Mapping[str, Part]) -> str:
 def check_grammar(grammar: str, at: str) -> None:
     """Refuse a grammar that cannot be used, before any work starts.
 
+    It is compiled in another process first: the engine compiles only what has passed.
+
     Raises:
         BadRequestError: Naming the request's field and what is wrong.
     """
-    problem = llguidance().LLMatcher.validate_grammar(grammar)
-    if problem and not problem.startswith("WARNING"):
-        raise BadRequestError(f"{at}: {_first_lines(problem)}", param=at)
+    problem = "it is too large" if len(grammar) > _ASSEMBLED else CHECKER.problem(grammar)
+    if problem:
+        raise BadRequestError(f"{at}: {_first_lines(problem)}.", param=at)
 
 
 def regex_problem(pattern: str) -> str:
     """What is wrong with a regular expression; "" if nothing."""
-    problem: str = llguidance().LLMatcher.validate_grammar(
-        json.dumps({"grammars": [{"json_schema": {"type": "string", "pattern": pattern}}]})
+    if len(pattern) > _REGEX:
+        return f"it has {len(pattern)} characters; give at most {_REGEX}"
+    return _first_lines(
+        CHECKER.problem(
+            json.dumps({"grammars": [{"json_schema": {"type": "string", "pattern": pattern}}]})
+        )
     )
-    return _first_lines(problem)
 
 
 def _first_lines(problem: str) -> str:
     lines = [line.strip() for line in problem.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]
-    return " ".join([*lines[:1], *errors[:1]])
+    return " ".join([*lines[:1], *errors[:1]])[:600].rstrip(".")

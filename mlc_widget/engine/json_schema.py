@@ -3,17 +3,20 @@
 The keywords are those of JSON Schema's draft 2020-12; what earlier drafts wrote otherwise (tuples
 in `items`, a boolean `exclusiveMinimum`) is rewritten. Annotations and keywords that no draft has
 are left out, as the specification says they may be. A keyword that cannot be enforced is refused:
-a text that need not fit the schema would be worse than none.
+a text that need not fit the schema would be worse than none. `schema.compiler` writes the grammar.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.engine.schema.numbers import Range
+from mlc_widget.engine.schema.references import References
 
 TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 FORMATS: Final = frozenset(
@@ -32,23 +35,34 @@ _UNENFORCEABLE: Final = {
     "minContains": "leave it out",
     "maxContains": "leave it out",
     "uniqueItems": "leave it out and check the answer",
-    "propertyNames": "use patternProperties",
-    "dependentRequired": "use anyOf",
-    "dependentSchemas": "use anyOf",
-    "dependencies": "use anyOf",
     "unevaluatedItems": "use items: false",
     "unevaluatedProperties": "use additionalProperties: false",
     "$dynamicRef": "use $ref",
     "$recursiveRef": "use $ref",
 }
-_LOOKS: Final = 10_000
-"""Schemas after which a search for endless ones gives up."""
-_HARMLESS: Final = {"uniqueItems": False, "unevaluatedItems": True, "unevaluatedProperties": True}
+_HARMLESS: Final[Mapping[str, Any]] = {
+    "uniqueItems": False,
+    "unevaluatedItems": True,
+    "unevaluatedProperties": True,
+}
 """Values with which an unenforceable keyword asks for nothing."""
+_DEPTH: Final = 100
+"""Levels of a schema."""
+_CONSTANT_BYTES: Final = 64 * 1024
+_ENUM_BYTES: Final = 128 * 1024
+_REWRITTEN: Final = ("not", "dependencies", "dependentRequired", "dependentSchemas")
+"""Keywords that are written as an allOf."""
+_LENGTH: Final = 65_536
+"""Characters, items or properties that a schema may ask for."""
+_DIGITS: Final = 300
+"""Of a number."""
+_PATTERN: Final = 16_384
+"""Characters of a regular expression."""
+_LOOKS_AROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])|\\[1-9]|\\k<")
 
 
 def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any:
-    """A schema in the form that llguidance compiles.
+    """A schema in the form that `schema.compiler` takes: known keywords, references in ``$defs``.
 
     Args:
         schema: The schema, or its JSON text.
@@ -60,35 +74,62 @@ def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any
         UnsupportedFieldError: A keyword cannot be enforced.
     """
     if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except ValueError as error:
-            raise BadRequestError(f"{at}: not valid JSON ({error}).", param=at) from None
+        schema = read_json(schema, at)
     if not isinstance(schema, Mapping | bool):
         raise _wrong(at, schema, "give a schema: an object, or true")
-    checker = _Checker(schema, is_regex)
+    checker = _Checker(schema, at, is_regex)
     checked = checker.schema(at, schema)
-    if not checker.has_end(schema, frozenset()):
-        raise _wrong(at, schema, "it requires itself within itself, so that no value can meet it")
+    definitions = checker.definitions()
+    if definitions:
+        if isinstance(checked, bool):
+            return checked
+        checked["$defs"] = definitions
     return checked
 
 
+class LocatedSchema(dict[str, Any]):
+    """A checked schema that knows its path in the request."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+
+def read_json(text: str, at: str) -> Any:
+    """The value of a JSON text in a request.
+
+    Raises:
+        BadRequestError: It is no JSON; `param` is the field.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"{at}: not valid JSON ({error}).", param=at) from None
+
+
 def _wrong(at: str, value: Any, remedy: str) -> BadRequestError:
-    return BadRequestError(f"{at} = {value!r:.120}: {remedy}.", param=at)
+    return BadRequestError(f"{at} = {_shown(value)}: {remedy}.", param=at)
+
+
+def _shown(value: Any) -> str:
+    """A value for an error, however long or deep it is."""
+    try:
+        return f"{value!r:.120}"
+    except (RecursionError, ValueError):
+        return f"<{type(value).__name__}>"
 
 
 class _Checker:
     """Rebuilds one schema from the keywords that it knows."""
 
-    def __init__(self, root: Any, is_regex: Callable[[str], str]) -> None:
-        self._root = root
+    def __init__(self, root: Any, at: str, is_regex: Callable[[str], str]) -> None:
+        self._references = References(root, at)
         self._is_regex = is_regex
-        self._ending: set[str] = set()  # references of which `has_end` is true
-        self._looked = 0
+        self._depth = 0
         self._keywords: dict[str, Callable[[str, Any], Any]] = {
             "type": self._type,
             "enum": self._enum,
-            "const": lambda _, value: value,
+            "const": self._constant,
             "anyOf": self._list,
             "oneOf": self._list,
             "allOf": self._list,
@@ -114,6 +155,11 @@ class _Checker:
             "exclusiveMinimum": self._number,
             "exclusiveMaximum": self._number,
             "multipleOf": self._positive,
+            "not": self._not,
+            "propertyNames": self._property_names,
+            "dependencies": self._dependencies,
+            "dependentRequired": self._dependencies,
+            "dependentSchemas": self._dependencies,
         }
 
     def schema(self, at: str, schema: Any) -> Any:
@@ -121,82 +167,61 @@ class _Checker:
             return schema
         if not isinstance(schema, Mapping):
             raise _wrong(at, schema, "give a schema: an object, true or false")
-        rebuilt: dict[str, Any] = {}
+        if self._depth >= _DEPTH:
+            raise BadRequestError(
+                f"{at[:200]}…: the schema has more than {_DEPTH} levels; use fewer.", param=at[:200]
+            )
+        self._depth += 1
+        try:
+            return self._rebuilt(at, schema)
+        finally:
+            self._depth -= 1
+
+    def definitions(self) -> dict[str, Any]:
+        """What references lead to, by the names that they have in what was rebuilt."""
+        made: dict[str, Any] = {}
+        for name, at, target in self._references.followed():
+            made[name] = self.schema(at, target)
+        for name, at, _ in self._references.followed():
+            seen = {name}
+            while isinstance(made[name], Mapping) and set(made[name]) == {"$ref"}:
+                name = made[name]["$ref"]
+                if name in seen:
+                    raise BadRequestError(
+                        f"{at}.$ref: it leads back to itself; refer to a schema.",
+                        param=f"{at}.$ref",
+                    )
+                seen.add(name)
+        return made
+
+    def _rebuilt(self, at: str, schema: Mapping[str, Any]) -> LocatedSchema:
+        rebuilt = LocatedSchema(at)
         for name, value in _modern(schema).items():
-            if name in _UNENFORCEABLE and value != _HARMLESS.get(name, _UNENFORCEABLE):
+            if name in _UNENFORCEABLE and not _is_harmless(name, value):
                 raise UnsupportedFieldError(
-                    f"{at}.{name} = {value!r:.120}: this keyword cannot be enforced; "
+                    f"{at}.{name} = {_shown(value)}: this keyword cannot be enforced; "
                     f"{_UNENFORCEABLE[name]}.",
                     param=f"{at}.{name}",
                 )
             check = self._keywords.get(name)
             if check is not None:
                 rebuilt[name] = check(f"{at}.{name}", value)
+        for name in ("$defs", "definitions"):  # checked, and kept where they are referred to
+            rebuilt.pop(name, None)
+        for name in _REWRITTEN:
+            if name in rebuilt:
+                rebuilt.setdefault("allOf", []).extend(rebuilt.pop(name))
         if rebuilt.get("format", ...) is None:
             del rebuilt["format"]
-        if "anyOf" not in rebuilt and self._are_told_apart(rebuilt.get("oneOf", ())):
-            rebuilt["anyOf"] = rebuilt.pop("oneOf")
         self._check_ranges(at, rebuilt)
         return rebuilt
-
-    def has_end(self, schema: Any, within: frozenset[str]) -> bool:
-        """Whether some finite value can meet a schema, as far as references go.
-
-        Args:
-            schema: As it was given.
-            within: The references that led here.
-        """
-        self._looked += 1
-        if not isinstance(schema, Mapping) or self._looked > _LOOKS:
-            return True
-        reference = schema.get("$ref")
-        if reference is not None and reference not in self._ending:
-            ends = reference not in within
-            if not (ends and self.has_end(self._target(reference), within | {reference})):
-                return False
-            self._ending.add(reference)
-        needed = list(schema.get("allOf", ()))
-        if schema.get("type", "object") == "object":
-            properties = schema.get("properties", {})
-            needed += [properties[n] for n in schema.get("required", ()) if n in properties]
-        choices = [schema[k] for k in ("anyOf", "oneOf") if k in schema]
-        return all(self.has_end(s, within) for s in needed) and all(
-            any(self.has_end(s, within) for s in one) for one in choices
-        )
-
-    def _are_told_apart(self, schemas: Sequence[Any]) -> bool:
-        """Whether a property with another constant in each tells them apart, as in tagged unions.
-
-        llguidance sees this only where the schemas are not behind references.
-        """
-        tags: list[dict[str, Any]] = []
-        for schema in schemas:
-            target = schema
-            if isinstance(schema, Mapping) and set(schema) == {"$ref"}:
-                target = self._target(schema["$ref"])
-            if not isinstance(target, Mapping) or target.get("type") != "object":
-                return False
-            constants = {}
-            for name in target.get("required", ()):
-                one = target.get("properties", {}).get(name)
-                if isinstance(one, Mapping) and ("const" in one or len(one.get("enum", ())) == 1):
-                    constants[name] = json.dumps(one.get("const", one.get("enum", [None])[0]))
-            tags.append(constants)
-        return bool(tags) and any(
-            all(name in t for t in tags) and len({t[name] for t in tags}) == len(tags)
-            for name in tags[0]
-        )
 
     def _check_ranges(self, at: str, rebuilt: Mapping[str, Any]) -> None:
         for kind in ("Items", "Length", "Properties"):
             low, high = rebuilt.get(f"min{kind}", 0), rebuilt.get(f"max{kind}", math.inf)
             if low > high:
                 raise _wrong(f"{at}.min{kind}", low, f"it is more than max{kind}, {high}")
-        low = max(rebuilt.get(k, -math.inf) for k in ("minimum", "exclusiveMinimum"))
-        high = min(rebuilt.get(k, math.inf) for k in ("maximum", "exclusiveMaximum"))
-        if low > high:
-            name = "minimum" if rebuilt.get("minimum") == low else "exclusiveMinimum"
-            raise _wrong(f"{at}.{name}", low, f"it is more than the maximum, {high}")
+        _check_numbers(at, rebuilt)
         if rebuilt.get("additionalProperties") is False and "patternProperties" not in rebuilt:
             known = rebuilt.get("properties", {})
             for missing in (n for n in rebuilt.get("required", ()) if n not in known):
@@ -211,7 +236,20 @@ class _Checker:
     def _enum(self, at: str, value: Any) -> list[Any]:
         if not isinstance(value, list) or not value:
             raise _wrong(at, value, "give a list with at least one value")
+        for i, one in enumerate(value):
+            if problem := _problem_of_value(one):
+                raise _wrong(f"{at}[{i}]", one, problem)
+        if _size(value) > _ENUM_BYTES:
+            raise _wrong(at, value, f"give at most {_ENUM_BYTES} bytes of JSON")
         return list(value)
+
+    def _constant(self, at: str, value: Any) -> Any:
+        problem = _problem_of_value(value)
+        if not problem and _size(value) > _CONSTANT_BYTES:
+            problem = f"give at most {_CONSTANT_BYTES} bytes of JSON"
+        if problem:
+            raise _wrong(at, value, problem)
+        return value
 
     def _list(self, at: str, value: Any) -> list[Any]:
         if not isinstance(value, list) or not value:
@@ -239,11 +277,15 @@ class _Checker:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise _wrong(at, value, "give an integer of at least 0")
-        return value
+        if value > _LENGTH and ".min" in at:
+            raise _wrong(at, value, f"no answer is that long; give at most {_LENGTH}")
+        return min(value, _LENGTH)
 
     def _number(self, at: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise _wrong(at, value, "give a number")
+        if problem := _problem_of_value(value):
+            raise _wrong(at, value, problem)
         return value
 
     def _positive(self, at: str, value: Any) -> float:
@@ -254,8 +296,13 @@ class _Checker:
     def _pattern(self, at: str, value: Any) -> str:
         if not isinstance(value, str):
             raise _wrong(at, value, "give a regular expression")
+        if len(value) > _PATTERN:
+            raise _wrong(at, value, f"give at most {_PATTERN} characters")
         if problem := self._is_regex(value):
-            raise _wrong(at, value, f"not a regular expression that can be enforced: {problem}")
+            message = f"{at} = {value!r:.120}: it cannot be enforced: {problem}."
+            if _LOOKS_AROUND.search(value):
+                raise UnsupportedFieldError(message, param=at)
+            raise BadRequestError(message, param=at)
         return value
 
     def _format(self, at: str, value: Any) -> str | None:
@@ -263,34 +310,128 @@ class _Checker:
             raise _wrong(at, value, "give the name of a format, such as date-time")
         return value if value in FORMATS else None
 
+    def _not(self, at: str, value: Any) -> list[Any]:
+        """Only that properties are not there, or that nothing may be, can be enforced."""
+        if value in (True, {}):
+            return [False]
+        if value is False:
+            return []
+        required = _required_of(value)
+        if required is None:
+            raise UnsupportedFieldError(
+                f"{at} = {_shown(value)}: this keyword cannot be enforced; "
+                f"{_UNENFORCEABLE['not']}.",
+                param=at,
+            )
+        made: list[Any] = []
+        for i, names in enumerate(required):
+            names = self._names(f"{at}[{i}].required", names)
+            absent = [{"type": "object", "properties": {n: False}} for n in names]
+            made.append({"anyOf": absent} if absent else False)
+        return made
+
+    def _property_names(self, at: str, value: Any) -> Any:
+        checked = self.schema(at, value)
+        for _ in range(_DEPTH):
+            if not isinstance(checked, Mapping) or set(checked) != {"$ref"}:
+                break
+            checked = self.schema(at, self._references.target(checked["$ref"]))
+        if isinstance(checked, bool):
+            return checked
+        known = {"type", "pattern", "enum", "const", "minLength", "maxLength"}
+        if set(checked) - known or checked.get("type", "string") != "string":
+            raise UnsupportedFieldError(
+                f"{at} = {_shown(value)}: only pattern, enum, minLength and maxLength can be "
+                "enforced here; use patternProperties.",
+                param=at,
+            )
+        return checked
+
+    def _dependencies(self, at: str, value: Any) -> list[Any]:
+        """What is wanted where a property is there, as choices: it is not, or that fits."""
+        if not isinstance(value, Mapping):
+            raise _wrong(at, value, "give an object of names or schemas by name")
+        made: list[Any] = []
+        for name, wanted in value.items():
+            absent = {"properties": {str(name): False}}
+            if isinstance(wanted, list):
+                names = self._names(f"{at}.{name}", wanted)
+                if names:
+                    made.append({"anyOf": [absent, {"required": names}]})
+            else:
+                made.append({"anyOf": [absent, self.schema(f"{at}.{name}", wanted)]})
+        return made
+
     def _reference(self, at: str, value: Any) -> str:
         if not isinstance(value, str):
             raise _wrong(at, value, "give a string such as #/$defs/Item")
-        if not value.startswith("#"):
-            raise _wrong(at, value, "only references within the schema can be followed")
-        if not isinstance(self._target(value), Mapping | bool):
-            raise _wrong(at, value, "the schema has none there; refer to an entry of $defs")
-        return value
-
-    def _target(self, reference: str) -> Any:
-        """What a reference such as ``#/$defs/Item`` points to; None if there is nothing."""
-        node = self._root
-        for part in reference[1:].split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~").replace("%24", "$")
-            if isinstance(node, Mapping) and name in node:
-                node = node[name]
-            elif isinstance(node, list) and name.isdigit() and int(name) < len(node):
-                node = node[int(name)]
-            else:
-                return None
-        return node
+        return self._references.follow(at, value)
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
+def _is_harmless(name: str, value: Any) -> bool:
+    return name == "not" or value == _HARMLESS.get(name, ...)
+
+
+def _required_of(schema: Any) -> list[Any] | None:
+    """Sets of properties; a schema wants all of one of them. None if it wants anything else."""
+    if not isinstance(schema, Mapping) or len(schema) != 1:
+        return None
+    if "required" in schema:
+        return [schema["required"]]
+    [(keyword, branches)] = schema.items()
+    if keyword not in ("anyOf", "allOf") or not isinstance(branches, list) or not branches:
+        return None
+    found = [_required_of(b) for b in branches]
+    known = [f for f in found if f is not None]
+    if len(known) < len(found):
+        return None
+    if keyword == "anyOf":
+        return [names for sets in known for names in sets]
+    lists = [sets[0] for sets in known if len(sets) == 1 and isinstance(sets[0], list)]
+    return [[n for names in lists for n in names]] if len(lists) == len(found) else None
+
+
+def _check_numbers(at: str, rebuilt: Mapping[str, Any]) -> None:
+    """Refuse bounds that no number keeps, by the name of one of them."""
+    bounds = {"minimum": "low", "maximum": "high", "exclusiveMinimum": "above",
+              "exclusiveMaximum": "below"}  # fmt: skip
+    given = {field: rebuilt[name] for name, field in bounds.items() if name in rebuilt}
+    kinds = rebuilt.get("type", "number")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not given or not {"number", "integer"} & set(kinds):
+        return
+    if Range(**given, integer="number" not in kinds).pattern() is not None:
+        return
+    lower = [n for n in ("exclusiveMinimum", "minimum") if n in rebuilt]
+    upper = [n for n in ("exclusiveMaximum", "maximum") if n in rebuilt]
+    name = max(lower, key=lambda n: rebuilt[n]) if lower else upper[0]
+    others = ", ".join(f"{n} = {_shown(rebuilt[n])}" for n in lower + upper if n != name)
+    kind = "number" if "number" in kinds else "integer"
+    raise _wrong(f"{at}.{name}", rebuilt[name], f"no {kind} keeps it and {others}")
+
+
+def _problem_of_value(value: Any, depth: int = 0) -> str:
+    """What keeps a value from being written as JSON; "" if nothing."""
+    if value is None or isinstance(value, bool):
+        return ""
+    if isinstance(value, str):
+        return "" if not any(0xD800 <= ord(c) < 0xE000 for c in value) else "not Unicode text"
+    if isinstance(value, int):
+        return "" if abs(value) < 10**_DIGITS else f"give at most {_DIGITS} digits"
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else "give a number; JSON has no other"
+    if depth > _DEPTH:
+        return f"give at most {_DEPTH} levels"
+    if isinstance(value, Mapping):
+        found = (_problem_of_value(v, depth + 1) for pair in value.items() for v in pair)
+        return next((p for p in found if p), "")
+    if isinstance(value, Sequence):
+        return next((p for v in value if (p := _problem_of_value(v, depth + 1))), "")
+    return "give a value of JSON"
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())
 
 
 def _modern(schema: Mapping[str, Any]) -> dict[str, Any]:

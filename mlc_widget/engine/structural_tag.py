@@ -124,7 +124,7 @@ class _Maker:
     def _json_schema(self, at: str, wanted: Mapping[str, Any]) -> str:
         at = f"{at}.json_schema"
         schema = check_schema(wanted.get("json_schema"), at, is_regex=regex_problem)
-        return self._part(json_part(schema))
+        return self._part(json_part(schema, at))
 
     def _regex(self, at: str, wanted: Mapping[str, Any]) -> str:
         pattern = self._string(at, wanted, "pattern")

@@ -60,7 +60,7 @@ def _part(kind: str, wanted: Mapping[str, Any]) -> tuple[Part, str]:
         at = f"{_AT}.schema"
         given = wanted.get("schema")
         schema = {"type": "object"} if given is None else given
-        return json_part(check_schema(schema, at, is_regex=regex_problem)), at
+        return json_part(check_schema(schema, at, is_regex=regex_problem), at), at
     if kind == "json_schema":
         return _openai_schema(wanted.get("json_schema"))
     if kind == "regex":
@@ -91,7 +91,7 @@ def _openai_schema(outer: Any) -> tuple[Part, str]:
     at = f"{at}.schema"
     if outer.get("schema") is None:
         raise _wrong(at, None, "give the schema")
-    return json_part(check_schema(outer["schema"], at, is_regex=regex_problem)), at
+    return json_part(check_schema(outer["schema"], at, is_regex=regex_problem), at), at
 
 
 def _regex(pattern: Any, at: str) -> tuple[Part, str]:

@@ -115,14 +115,14 @@ def _arguments(index: int, tool: JSONDict) -> Part:
         schema = {"type": "object", **({} if isinstance(schema, bool) else schema)}
         if "properties" in schema:
             schema.setdefault("additionalProperties", False)
-        part = json_part(schema)
+        part = json_part(schema, at)
         check_grammar(assemble("start: @body", {"body": part}), at)
     except BadRequestError as error:
         # What is well-formed but cannot be enforced is the model's to keep to, unless strict.
         enforceable = not isinstance(error, UnsupportedFieldError)
         if strict or (enforceable and (error.param != at or "Unsatisfiable" in str(error))):
             raise
-        part = json_part({"type": "object"})
+        part = json_part({"type": "object"}, at)
     return part
 
 

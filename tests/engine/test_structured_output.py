@@ -13,6 +13,7 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.structured_output import response_grammar
 
 from .conftest import chat, streamed, user
+from .grammars import follows
 from .schemas import GOOD, MALFORMED
 
 AT = "response_format.schema"
@@ -178,23 +179,6 @@ async def test_structural_tags_hold_what_is_marked(engine):
     )
     inner = re.fullmatch(r"So: <f=a>(.*)</f>", text, re.DOTALL)
     jsonschema.validate(json.loads(inner[1]), GOOD["weather"])
-
-
-def follows(grammar: str, text: str) -> int:
-    """How many bytes of a text a grammar takes."""
-    import llguidance
-
-    class Bytes:
-        eos_token_id, bos_token_id, is_tokenizer_wrapper = 256, None, True
-        tokens = [*(bytes([i]) for i in range(256)), b"<eos>"]  # noqa: RUF012
-        special_token_ids = [256]  # noqa: RUF012
-
-        def __call__(self, text):
-            return list(text if isinstance(text, bytes) else text.encode())
-
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer(Bytes()), grammar, log_level=0)
-    assert not matcher.is_error(), matcher.get_error()
-    return matcher.try_consume_tokens(list(text.encode()))
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -41,7 +41,8 @@ class Grammar:
         """Which tokens may come next, (vocab_size,); at least one.
 
         Raises:
-            InternalEngineError: llguidance gave up, as for a grammar that is too complex.
+            BadRequestError: llguidance gave up: the grammar is too complex where it has come to.
+            InternalEngineError: No token fits.
         """
         started = time.perf_counter()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
@@ -51,10 +52,14 @@ class Grammar:
             if np.count_nonzero(mask) > len(ends):
                 mask[ends] = 0
         self.seconds += time.perf_counter() - started
-        if self._matcher.is_error() or not mask.any():
-            raise InternalEngineError(
-                f"The grammar cannot go on: {self._matcher.get_error() or 'no token fits'}"
+        if self._matcher.is_error():
+            raise BadRequestError(
+                "response_format: the grammar has too many choices at this place of the answer; "
+                "make it smaller.",
+                param="response_format",
             )
+        if not mask.any():
+            raise InternalEngineError("The grammar cannot go on: no token fits.")
         return mask.view(np.bool_)
 
     def accept(self, token_id: int) -> bool:
@@ -121,6 +126,8 @@ class GrammarCompiler:
                 eos_token=self._end_ids or None,
             )
         matcher = llguidance.LLMatcher(self._known, grammar, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # the first takes longest; copies have what it found
         if matcher.is_error():
             raise BadRequestError(
                 f"response_format: the grammar cannot be used: {matcher.get_error()}",

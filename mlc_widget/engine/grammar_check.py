@@ -1,0 +1,156 @@
+"""Grammars from outside, compiled in a process of their own before the engine compiles them.
+
+llguidance is native code: a grammar can end the process that compiles it, or keep it busy without
+end. Here it ends `grammar_child`, and the request.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+from mlc_widget.api.errors import RuntimeUnavailableError
+from mlc_widget.engine import grammar_child
+
+_CHILDREN: Final = 2
+_WALL_S: Final = 60.0
+"""Seconds for one answer on a machine that is busy; the child has its own limit of CPU time."""
+_KEPT: Final = 4096
+CRASHED: Final = (
+    "it ended the process that tried to compile it, by its depth, its size, or the time that it "
+    "takes; make it smaller"
+)
+
+
+class GrammarChecker:
+    """Compiles grammars in child processes. May be used from several threads."""
+
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(_CHILDREN)
+        self._lock = threading.Lock()
+        self._idle: list[subprocess.Popen[bytes]] = []
+        self._owner = os.getpid()
+        self._answers: OrderedDict[bytes, str] = OrderedDict()
+
+    def problem(self, grammar: str) -> str:
+        """What is wrong with a grammar; "" if nothing. An answer is remembered.
+
+        Raises:
+            RuntimeUnavailableError: No process can be started, or llguidance is not installed.
+        """
+        key = hashlib.sha256(grammar.encode(errors="surrogatepass")).digest()
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+                return self._answers[key]
+        found = self._ask({"grammar": grammar})["problem"]
+        with self._lock:
+            self._answers[key] = found
+            while len(self._answers) > _KEPT:
+                self._answers.popitem(last=False)
+        return found
+
+    def is_satisfiable(self, lark: str) -> bool:
+        """Whether some text fits a grammar; true where it cannot be told."""
+        found = self.problem(json.dumps({"grammars": [{"lark_grammar": lark}]}))
+        return not (found == grammar_child.EMPTY or "Unsatisfiable" in found)
+
+    def lark(self, gbnf: str) -> tuple[str, str]:
+        """A grammar in llama.cpp's syntax as Lark, and what is wrong with it, "" if nothing."""
+        answer = self._ask({"gbnf": gbnf})
+        return answer.get("lark", ""), answer["problem"]
+
+    def close(self) -> None:
+        """End the processes that wait; the next question starts new ones."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for child in idle:
+            _end(child)
+
+    def _ask(self, question: dict[str, str]) -> dict[str, str]:
+        with self._free:
+            child = self._take()
+            answer = _answer(child, question)
+            if answer is None:
+                _end(child)
+                return {"problem": CRASHED}
+            with self._lock:
+                self._idle.append(child)
+        return answer
+
+    def _take(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._owner != os.getpid():  # a fork: the children are its parent's
+                self._owner, self._idle = os.getpid(), []
+            while self._idle:
+                child = self._idle.pop()
+                if child.poll() is None:
+                    return child
+                _end(child)
+        return _start()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    try:
+        import llguidance
+    except ImportError as e:
+        raise RuntimeUnavailableError(
+            f"Structured output needs llguidance: {e}. Install it with `pip install "
+            '"mlc-widget[tvm]"`.'
+        ) from e
+    packages = Path(str(llguidance.__file__)).parents[1]
+    try:
+        # As a script with a safe path (-P), so that no file beside the notebook is imported.
+        return subprocess.Popen(
+            [sys.executable, "-P", str(grammar_child.__file__), str(packages)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as e:
+        raise RuntimeUnavailableError(
+            f"Structured output needs a second process, which cannot be started: {e}."
+        ) from e
+
+
+def _answer(child: subprocess.Popen[bytes], question: dict[str, str]) -> dict[str, str] | None:
+    """A child's answer; None if it died or was ended for taking too long."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    timer = threading.Timer(_WALL_S, child.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        child.stdin.write(json.dumps(question).encode() + b"\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+        answer: dict[str, str] = json.loads(line)
+    except (OSError, ValueError):  # it has ended
+        return None
+    finally:
+        timer.cancel()
+    return answer
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
+
+
+CHECKER: Final = GrammarChecker()
+atexit.register(CHECKER.close)

@@ -1,0 +1,1 @@
+"""From checked JSON schemas to grammars."""

@@ -1,0 +1,147 @@
+"""What several schemas say together of one value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mlc_widget.engine.json_schema import LocatedSchema
+from mlc_widget.engine.schema.numbers import Range, exact
+
+KINDS: Final = ("object", "array", "string", "number", "boolean", "null")
+NOT_ONE_OF: Final = "notOneOf"
+"""A keyword of our own: values that are not meant."""
+_NUMBERS: Final[Mapping[str, str]] = {
+    "minimum": "low", "maximum": "high", "exclusiveMinimum": "above", "exclusiveMaximum": "below",
+}  # fmt: skip
+_STRINGS: Final = ("minLength", "maxLength", "pattern", "format")
+
+
+class Wanted:
+    """What schemas say together of a value's kind, size and choice.
+
+    Attributes:
+        kinds: Of these it is one.
+        values: Of these it is one; None if they list none.
+        numbers: What it may be as a number.
+        required: The properties that it has as an object.
+    """
+
+    def __init__(self, bases: Sequence[Any]) -> None:
+        self._bases = bases
+        kinds = list(KINDS)
+        integer = False
+        lists: list[list[Any]] = []
+        self.required: dict[str, None] = {}
+        for base in bases:
+            if "type" in base:
+                given = base["type"] if isinstance(base["type"], list) else [base["type"]]
+                integer = integer or ("integer" in given and "number" not in given)
+                given = ["number" if g == "integer" else g for g in given]
+                kinds = [k for k in kinds if k in given]
+            lists += [base["enum"]] if "enum" in base else []
+            lists += [[base["const"]]] if "const" in base else []
+            self.required.update(dict.fromkeys(base.get("required", ())))
+        self.kinds = kinds
+        self.values = _common(lists) if lists else None
+        self.numbers = Range(integer=integer)
+        for base in bases:
+            bounds = {f: base[n] for n, f in _NUMBERS.items() if n in base}
+            multiples = (base["multipleOf"],) if "multipleOf" in base else ()
+            self.numbers = self.numbers.within(Range(**bounds, multiples_of=multiples))
+
+    def counts(self, of: str) -> tuple[int, int | None]:
+        """The least and the most Items or Properties."""
+        low = max((b.get(f"min{of}", 0) for b in self._bases), default=0)
+        highs = [b[f"max{of}"] for b in self._bases if f"max{of}" in b]
+        return low, min(highs, default=None)
+
+
+def unlisted(bases: Sequence[Any]) -> list[Any]:
+    """The same schemas without their enum and const."""
+    return [{k: v for k, v in b.items() if k not in ("enum", "const")} for b in bases]
+
+
+def _common(lists: Sequence[Sequence[Any]]) -> list[Any]:
+    first: list[Any] = []
+    keys = [{canonical(v) for v in values} for values in lists[1:]]
+    seen = set()
+    for value in lists[0]:
+        key = canonical(value)
+        if key not in seen and all(key in k for k in keys):
+            seen.add(key)
+            first.append(value)
+    return first
+
+
+def canonical(value: Any) -> str:
+    """One text for values that JSON Schema has for equal: 1 and 1.0, but not 1 and true."""
+    if isinstance(value, Mapping):
+        pairs = sorted((json.dumps(str(k)), canonical(v)) for k, v in value.items())
+        return "{" + ",".join(f"{k}:{v}" for k, v in pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(exact(value))
+    return json.dumps(value)
+
+
+def kind_of(value: Any) -> str:
+    """A value's type, with integers among the numbers."""
+    if value is None:
+        return "null"
+    kinds = [(bool, "boolean"), (int, "number"), (float, "number"), (str, "string")]
+    found = next((k for t, k in kinds if isinstance(value, t)), None)
+    return found or ("object" if isinstance(value, Mapping) else "array")
+
+
+def string_of(base: Mapping[str, Any]) -> dict[str, Any]:
+    """What a schema says of strings."""
+    return {k: base[k] for k in _STRINGS if k in base}
+
+
+def path_of(schema: Any, otherwise: str) -> str:
+    """Where a schema stands in the request."""
+    return schema.at if isinstance(schema, LocatedSchema) else otherwise
+
+
+def negated(schema: Any) -> Any:
+    """A schema of values that do not fit another: not of all, and None if of none."""
+    if isinstance(schema, bool):
+        return not schema
+    found: list[Any] = []
+    kinds = schema.get("type", KINDS)
+    kinds = {"number" if k == "integer" else k
+             for k in ([kinds] if isinstance(kinds, str) else kinds)}  # fmt: skip
+    values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
+    if values:
+        kinds &= {kind_of(v) for v in values}
+    others = [k for k in KINDS if k not in kinds]
+    if others:
+        found.append({"type": others})
+    if "string" in kinds and values:
+        found.append({"type": "string", NOT_ONE_OF: values})
+    if "object" in kinds:
+        required = schema.get("required", ())
+        found += [{"type": "object", "properties": {name: False}} for name in required]
+    if "number" in kinds:
+        opposite = {"minimum": "exclusiveMaximum", "maximum": "exclusiveMinimum",
+                    "exclusiveMinimum": "maximum", "exclusiveMaximum": "minimum"}  # fmt: skip
+        found += [{"type": "number", o: schema[k]} for k, o in opposite.items() if k in schema]
+    if "string" in kinds:
+        if schema.get("minLength", 0) > 0:
+            found.append({"type": "string", "maxLength": schema["minLength"] - 1})
+        if "maxLength" in schema:
+            found.append({"type": "string", "minLength": schema["maxLength"] + 1})
+    if "array" in kinds:
+        if schema.get("minItems", 0) > 0:
+            found.append({"type": "array", "maxItems": schema["minItems"] - 1})
+        if "maxItems" in schema:
+            found.append({"type": "array", "minItems": schema["maxItems"] + 1})
+    branches = schema.get("anyOf")
+    if branches is not None:
+        opposites = [negated(b) for b in branches]
+        if None not in opposites:
+            found.append({"allOf": opposites})
+    return {"anyOf": found} if found else None

@@ -1,0 +1,63 @@
+"""The text of a grammar as it is written: rules, terminals, and strings left to llguidance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+WHITESPACE: Final = r"(\x20|\x0A[\x20\x09]{0,24})"
+"""Between the parts of a JSON text: a space, or a break and indentation, and no more."""
+PLAIN_STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt])*"'
+"""Strings of which each has one spelling."""
+STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt]|\\u00[01][0-9a-f])*"'
+
+
+class LarkText:
+    """A grammar in the making; whatever is written twice is there once."""
+
+    def __init__(self) -> None:
+        self._rules: list[str] = []
+        self._terminals: dict[str, str] = {}
+        self._strings: dict[str, str] = {}
+
+    def rule(self, body: str, name: str | None = None) -> str:
+        """The name of a new rule."""
+        name = name or f"r{len(self._rules)}"
+        self._rules.append(f"{name}: {body}")
+        return name
+
+    def terminal(self, text: str) -> str:
+        """The name of a terminal."""
+        return self._terminals.setdefault(text, f"T{len(self._terminals)}")
+
+    def regex(self, pattern: str) -> str:
+        """The name of the terminal of a regular expression."""
+        return self.terminal(regex(pattern))
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """The name of a rule for what fits a schema, by llguidance's own reading of it."""
+        text = json.dumps({"x-guidance": {"whitespace_pattern": WHITESPACE}, **schema})
+        return self._strings.setdefault(text, f"s{len(self._strings)}")
+
+    def text(self, start: str) -> str:
+        """The whole, beginning with a rule."""
+        strings = [f"{name}: %json {text}" for text, name in self._strings.items()]
+        terminals = [f"{name}: {text}" for text, name in self._terminals.items()]
+        head = ['%llguidance {"ignore_once": true}', f"%ignore /{WHITESPACE}/", f"start: {start}"]
+        return "\n".join([*head, *self._rules, *strings, *terminals])
+
+
+def regex(pattern: str) -> str:
+    """A regular expression as Lark has it."""
+    return "/" + pattern.replace("/", r"\/") + "/"
+
+
+def json_text(value: Any) -> str:
+    """A value's JSON text, as models write it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def quoted(text: str) -> str:
+    """A text as a literal of Lark."""
+    return json.dumps(text, ensure_ascii=False)

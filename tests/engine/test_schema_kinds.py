@@ -1,0 +1,380 @@
+"""Schemas of the kinds that people publish: they compile, and every whole answer is valid."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+
+from .grammars import random_value, schema_grammar, takes_value
+from .schemas import BOOL, INT, NUM, STR, array, loose, optional, record, ref, tagged
+
+
+def union(*schemas, **more):
+    return {"oneOf": list(schemas), **more}
+
+
+LETTERS = {"patternProperties": {"^[a-z]{2}$": STR}, "additionalProperties": False}
+KINDS = {
+    "oneOf of kinds": union(STR, INT, array(BOOL), {"type": "null"}),
+    "oneOf through references": union(
+        ref("A"), ref("B"), **{"$defs": {"A": record(a=STR), "B": record(b=INT)}}
+    ),
+    "oneOf of references to references": union(
+        ref("X"),
+        {"type": "string"},
+        **{"$defs": {"X": ref("Y"), "Y": record(n=NUM)}},
+    ),
+    "oneOf told apart by an enum": union(
+        loose(["k"], k={"enum": ["a", "b"]}), loose(["k"], k={"enum": ["c"]}, v=INT)
+    ),
+    "oneOf told apart deeper": union(
+        loose(["m"], m=loose(["t"], t={"const": 1})), loose(["m"], m=loose(["t"], t={"const": 2}))
+    ),
+    "oneOf told apart by required names": {
+        "type": "object",
+        "properties": {"a": INT, "b": INT},
+        "additionalProperties": False,
+        "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
+    },
+    "oneOf told apart by ranges": union(
+        {"type": "integer", "maximum": 3}, {"type": "integer", "minimum": 10}
+    ),
+    "oneOf of overlapping ranges": union(
+        {"type": "integer", "minimum": 0, "maximum": 20}, {"type": "integer", "minimum": 10}
+    ),
+    "oneOf of some strings and all": union({"enum": ["linux", "mac"]}, STR),
+    "oneOf of patterns": union(
+        {"type": "string", "pattern": "^a"}, {"type": "string", "pattern": "^b"}
+    ),
+    "oneOf of lengths of arrays": union(array(INT, maxItems=2), array(INT, minItems=4)),
+    "oneOf beside properties": {
+        **loose(["id"], id=INT),
+        "oneOf": [loose(["x"], x=STR, y={"not": {}}), loose(["y"], y=STR, x={"not": {}})],
+    },
+    "oneOf of tagged models": tagged("kind", cat=record(lives=INT), dog=record(name=STR)),
+    "oneOf in an array": array(union(record(a=INT), record(b=INT)), maxItems=3),
+    "anyOf with words beside it": {
+        "type": "string",
+        "anyOf": [{"maxLength": 2}, {"pattern": "^x+$"}],
+    },
+    "allOf of objects": {"allOf": [loose(["a"], a=INT), loose(["b"], b=STR)]},
+    "allOf of a reference and more": {
+        "allOf": [ref("Base"), loose(["extra"], extra=BOOL)],
+        "$defs": {"Base": loose(["id"], id=INT)},
+    },
+    "allOf of bounds": {"allOf": [{"type": "integer", "minimum": 5}, {"maximum": 9}]},
+    "allOf of anyOf": {
+        "allOf": [{"anyOf": [{"minimum": 3}, {"type": "null"}]}, {"anyOf": [INT, STR]}],
+    },
+    "closed by an allOf": {
+        "properties": {"a": INT, "b": INT},
+        "type": "object",
+        "allOf": [{"properties": {"a": {}}, "additionalProperties": False}],
+    },
+    "percent-encoded reference": {
+        "type": "object",
+        "properties": {"v": {"$ref": "#/$defs/a%20b~1c%25"}},
+        "required": ["v"],
+        "$defs": {"a b/c%": {"const": "yes"}},
+    },
+    "reference into other keys": {
+        **record(v={"$ref": "#/components/schemas/Pet"}),
+        "components": {
+            "schemas": {"Pet": record(name={"$ref": "#/components/schemas/Name"}), "Name": STR}
+        },
+    },
+    "reference into properties": {
+        **record(a=array(INT, maxItems=2), b={"$ref": "#/properties/a/items"})
+    },
+    "reference into a list": {
+        "prefixItems": [INT, {"$ref": "#/prefixItems/0"}],
+        "items": False,
+        "type": "array",
+        "minItems": 2,
+    },
+    "reference to the root": loose(["v"], v=INT, next={"$ref": "#"}),
+    "reference with words beside it": {
+        **record(a={"$ref": "#/$defs/n", "maximum": 3}),
+        "$defs": {"n": {"type": "integer", "minimum": 1}},
+    },
+    "anchor": {**record(a={"$ref": "#here"}), "$defs": {"x": {"$anchor": "here", "const": 7}}},
+    "identifier": {
+        "$id": "https://example.org/root",
+        **record(a={"$ref": "leaf"}),
+        "$defs": {"x": {"$id": "leaf", "type": "boolean"}},
+    },
+    "the root by its identifier": {
+        "$id": "https://example.org/s.json",
+        **record(a={"$ref": "s.json#/$defs/b"}),
+        "$defs": {"b": BOOL},
+    },
+    "draft 4's id as an anchor": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        **record(a={"$ref": "#leaf"}),
+        "definitions": {"x": {"id": "#leaf", "enum": [1, 2]}},
+    },
+    "no dependencies": {**loose(["a"], a=INT), "dependencies": {}},
+    "dependencies of names": {
+        **optional(a=INT, b=INT, c=INT),
+        "dependencies": {"a": ["b", "c"]},
+        "$schema": "http://json-schema.org/draft-07/schema#",
+    },
+    "dependencies of schemas": {
+        **optional(a=INT, b=INT),
+        "dependentSchemas": {"a": {"required": ["b"]}},
+    },
+    "dependentRequired": {**optional(a=INT, b=INT), "dependentRequired": {"b": ["a"]}},
+    "at least two of any": {"type": "object", "additionalProperties": INT, "minProperties": 2},
+    "two to four of any": {
+        "type": "object",
+        "additionalProperties": BOOL,
+        "minProperties": 2,
+        "maxProperties": 4,
+    },
+    "five of any": {"type": "object", "additionalProperties": BOOL, "minProperties": 5},
+    "twelve of any": {
+        "type": "object",
+        "additionalProperties": BOOL,
+        "minProperties": 12,
+        "maxProperties": 12,
+    },
+    "three by a pattern": {"type": "object", **LETTERS, "minProperties": 3},
+    "one or two by a pattern": {
+        "type": "object",
+        **LETTERS,
+        "minProperties": 1,
+        "maxProperties": 2,
+    },
+    "a pattern that ends alike": {
+        "type": "object",
+        "patternProperties": {"^[a-z]+_id$": INT},
+        "additionalProperties": False,
+        "minProperties": 3,
+    },
+    "two names or more": {**optional(a=INT, b=INT, c=INT), "minProperties": 2},
+    "two names at most": {**optional(a=INT, b=INT, c=INT), "maxProperties": 2},
+    "names and others, counted": {
+        **loose(["a"], a=INT, b=INT),
+        "additionalProperties": STR,
+        "minProperties": 3,
+        "maxProperties": 4,
+    },
+    "one of many names": {
+        **optional(**{f"p{i}": INT for i in range(20)}),
+        "minProperties": 1,
+        "maxProperties": 1,
+    },
+    "patterns of few keys": {
+        "type": "object",
+        "patternProperties": {"^(red|green)$": INT, "^size[1-3]$": STR},
+        "additionalProperties": False,
+        "minProperties": 2,
+    },
+    "a pattern of one key": {
+        "type": "object",
+        "patternProperties": {"^only$": INT},
+        "additionalProperties": False,
+        "minProperties": 1,
+    },
+    "required by a pattern": {
+        "type": "object",
+        "patternProperties": {"^(x|y)$": INT},
+        "required": ["y"],
+        "additionalProperties": False,
+    },
+    "patterns that overlap": {
+        "type": "object",
+        "patternProperties": {"^a": INT, "z$": {"maximum": 5}},
+        "additionalProperties": False,
+        "minProperties": 2,
+    },
+    "a pattern over a name": {
+        "type": "object",
+        "properties": {"abc": {"minimum": 3}},
+        "patternProperties": {"^a": INT},
+        "required": ["abc"],
+        "additionalProperties": False,
+    },
+    "a pattern beside others": {
+        "type": "object",
+        "patternProperties": {"^x-": STR},
+        "additionalProperties": INT,
+        "minProperties": 2,
+    },
+    "names of a pattern": {
+        "type": "object",
+        "propertyNames": {"pattern": "^[a-c]{1,3}$"},
+        "additionalProperties": INT,
+        "minProperties": 2,
+    },
+    "names of a list": {
+        "type": "object",
+        "propertyNames": {"enum": ["a", "b"]},
+        "additionalProperties": BOOL,
+        "minProperties": 2,
+    },
+    "short names": {
+        "type": "object",
+        "propertyNames": {"maxLength": 3},
+        "minProperties": 1,
+        "additionalProperties": NUM,
+    },
+    "a name that may not be": {**loose([], a=INT, b={"not": {}}), "additionalProperties": INT},
+    "names that may not come together": {
+        **optional(a=INT, b=INT, c=INT),
+        "not": {"required": ["a", "b"]},
+    },
+    "neither of two names": {
+        **loose([], c=INT),
+        "not": {"anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    },
+    "an enum within bounds": {
+        "enum": [1, 5, 12, "a", None, [3]],
+        "minimum": 3,
+        "type": ["integer", "array"],
+    },
+    "an enum within a pattern": {"enum": ["ab", "b", "abc"], "pattern": "^a", "maxLength": 2},
+    "an enum of values": {"enum": [{"a": [1, {"b": None}]}, [], {}, [True, "x"], 0.5, "y"]},
+    "a constant object": {"const": {"a": [1.5, {"b": "é\n"}], "c": {}}},
+    "tuples": {"type": "array", "prefixItems": [INT, STR, BOOL], "minItems": 1, "items": False},
+    "tuples that go on": {"type": "array", "prefixItems": [INT, STR], "items": NUM, "maxItems": 5},
+    "no items": {"type": "array", "items": False},
+    "no properties": {"type": "object", "additionalProperties": False},
+    "nothing said": {},
+    "true": {"properties": {"a": True, "b": False}, "required": ["a"], "type": "object"},
+    "several kinds with limits": {
+        "type": ["string", "array", "integer"],
+        "maxLength": 2,
+        "maxItems": 1,
+        "maximum": 3,
+    },
+    "recursion both ways": {
+        **ref("A"),
+        "$defs": {"A": optional(b=ref("B")), "B": array(ref("A"), maxItems=2)},
+    },
+    "nullable": {"type": "object", "properties": {"a": {"anyOf": [INT, {"type": "null"}]}}},
+    "draft 4": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        "type": "number",
+        "minimum": 1,
+        "exclusiveMinimum": True,
+        "maximum": 2,
+        "exclusiveMaximum": True,
+    },
+    "formats": record(
+        d={"type": "string", "format": "date"}, u={"type": "string", "format": "uuid"}
+    ),
+    "strings of some length": record(s={"type": "string", "minLength": 3, "maxLength": 5}),
+    "ascii digits only": record(d={"type": "string", "pattern": r"^\d{2}\w$"}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_whole_answer_is_valid(name):
+    schema = KINDS[name]
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    made = [v for seed in range(3) if (v := random_value(schema, seed)) is not ...]
+    assert made
+    for value in made:
+        validator.validate(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("at least two of any", ['{"b": 1, "a": 2}', '{"x": 1, "why": 2, "zed": 3}'],
+         ['{"a": 1}', '{"a": 1, "a": 2}', '{"a": 1, "aa": 2, "a": 3}'][:2]),
+        ("oneOf told apart by required names", ['{"a": 1}', '{"b": 1}'],
+         ['{"a": 1, "b": 2}', "{}"]),
+        ("patterns of few keys", ['{"red": 1, "size2": "x"}'], ['{"red": 1}', '{"size4": "x"}']),
+        ("two names at most", ["{}", '{"a": 1, "c": 2}'], ['{"a": 1, "b": 2, "c": 3}']),
+        ("names that may not come together", ['{"a": 1, "c": 2}'], ['{"a": 1, "b": 2}']),
+        ("dependencies of names", ['{"b": 1}', '{"a": 1, "b": 2, "c": 3}'], ['{"a": 1, "b": 2}']),
+        ("oneOf of some strings and all", ['"windows"'], ['"linux"', "5"]),
+        ("an enum within a pattern", ['"ab"'], ['"b"', '"abc"']),
+        ("names of a pattern", ['{"a": 1, "b": 2}', '{"abc": 1, "ccb": 5}'], ['{"d": 1, "a": 2}']),
+    ],
+)  # fmt: skip
+def test_what_a_schema_takes_and_what_not(name, good, bad):
+    for text in good:
+        assert takes_value(KINDS[name], text), text
+    for text in bad:
+        assert not takes_value(KINDS[name], text), text
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        (record(a={"not": {"type": "string"}}), "properties.a.not"),
+        ({"items": {"if": {"minimum": 3}, "then": INT}}, "items.if"),
+        (array(STR, uniqueItems=True), "uniqueItems"),
+        (array(STR, contains={"const": "a"}), "contains"),
+        (union(loose([], a=STR), loose([], b=STR)), "oneOf"),
+        (record(a=union({"type": "string", "format": "date"}, {"type": "string", "pattern": "2"})),
+         "properties.a.oneOf"),
+        ({"type": "object", "minProperties": 40, "additionalProperties": INT}, "minProperties"),
+        ({"type": "object", "patternProperties": {r"\bx": INT}}, r"patternProperties.\bx"),
+        ({"propertyNames": {"format": "date"}}, "propertyNames"),
+        (record(a={"$ref": "https://example.org/other.json"}), "properties.a.$ref"),
+        (record(a={"type": "string", "pattern": "(?=a)b"}), "properties.a.pattern"),
+        (record(a={"type": "integer", "multipleOf": 10**9 + 7}), "properties.a.multipleOf"),
+    ],
+)  # fmt: skip
+def test_what_stays_refused_is_refused_by_its_path_in_our_words(schema, path):
+    with pytest.raises(BadRequestError) as caught:
+        schema_grammar(schema)
+    assert caught.value.param == f"response_format.schema.{path}"
+    assert "llguidance" not in str(caught.value)
+    assert "Unsatisfiable" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [INT, STR]},
+        {"type": "object", "required": ["a"], "properties": {"a": False}},
+        {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}},
+        {"type": "string", "pattern": "^a{3}$", "maxLength": 2},
+        {"type": "object", "maxProperties": 1, "required": ["a", "b"]},
+        {"type": "array", "minItems": 2, "prefixItems": [INT], "items": False},
+        {"enum": [1, 2], "type": "string"},
+    ],
+)
+def test_what_no_value_meets_is_refused(schema):
+    with pytest.raises(BadRequestError, match="no value can meet"):
+        schema_grammar(schema)
+
+
+def test_keys_that_the_schema_names_come_once_and_others_are_bounded():
+    schema = loose([], population=INT, city=STR)
+    assert takes_value(schema, '{"population": 1, "city": "a", "area": 3}')
+    for text in ['{"population": 1, "population": 2}', '{"x": 1, "population": 2, "population": 3}',
+                 '{"area": 1, "city": "a"}']:  # fmt: skip
+        assert not takes_value(schema, text)
+    pairs = ", ".join(f'"key{i}": {i}' for i in range(64))
+    for anything in ({"type": "object"}, {}):
+        assert takes_value(anything, f"{{{pairs}}}")
+        assert not takes_value(anything, f'{{{pairs}, "one more": 1}}')
+        assert takes_value(anything, '{"a":' * 12 + "1" + "}" * 12)
+        assert not takes_value(anything, '{"a":' * 40 + "1" + "}" * 40)
+
+
+def test_a_tool_that_is_not_strict_may_have_a_pattern_that_cannot_be_enforced():
+    from mlc_widget.engine.tools import _arguments
+
+    for more in ({"pattern": "^(?!x).*$"}, {"pattern": r"(a)\1"}, {"pattern": "(?<=a)b"}):
+        function = {"name": "f", "parameters": record(a={"type": "string", **more})}
+        assert _arguments(0, {"type": "function", "function": function})
+        with pytest.raises(UnsupportedFieldError) as caught:
+            _arguments(0, {"type": "function", "function": {**function, "strict": True}})
+        assert caught.value.param == "tools[0].function.parameters.properties.a.pattern"
+
+
+def test_answers_are_json_that_keeps_the_order_of_the_schema():
+    value = random_value(record(b=INT, a=INT, c=BOOL), 3)
+    assert list(value) == ["b", "a", "c"]
+    assert json.dumps(value)
