@@ -120,7 +120,7 @@ def _arguments(index: int, tool: JSONDict) -> Part:
     except BadRequestError as error:
         # What is well-formed but cannot be enforced is the model's to keep to, unless strict.
         enforceable = not isinstance(error, UnsupportedFieldError)
-        if strict or (enforceable and (error.param != at or "Unsatisfiable" in str(error))):
+        if strict or (enforceable and (error.param != at or "no value" in str(error))):
             raise
         part = json_part({"type": "object"}, at)
     return part

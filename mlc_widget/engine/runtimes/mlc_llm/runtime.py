@@ -203,7 +203,7 @@ class MLCLLMRuntime:
         self._health = EngineHealth(
             background_threads(engine) or construction.deaths.born(),
             construction.deaths,
-            engine.metrics,
+            lambda: sources.metrics(engine),
             stall_timeout=self._options.stall_timeout,
             on_dead=self._died,
         )
@@ -226,7 +226,7 @@ class MLCLLMRuntime:
         if self._health is None:
             return
         self._health.begin()
-        asked = asyncio.ensure_future(self._engine.metrics())
+        asked = asyncio.ensure_future(sources.metrics(self._engine))
         try:
             while not asked.done():
                 if self._health.error is not None:
@@ -253,7 +253,7 @@ class MLCLLMRuntime:
             raise health.error
         window = self._context_window
         check(prompt_token_ids, sampling, vocab_size=self._vocab_size, context_window=window)
-        own_stops = not sampling.ignore_eos and set(sampling.stop_token_ids) != self._stop_ids
+        own_stops = sampling.ignore_eos or set(sampling.stop_token_ids) != self._stop_ids
         ask = sources.exact if self._exact and (sampling.logprobs or own_stops) else sources.public
         # mlc_llm takes an id once, and may not have let go of one that was just aborted.
         unique = f"{request_id}.{next(self._numbers)}"

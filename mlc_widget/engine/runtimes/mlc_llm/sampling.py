@@ -11,7 +11,8 @@ from mlc_widget.api.errors import BadRequestError, ContextLengthExceededError
 from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.mlc_llm.schema import response_format
 
-_MAX_TOP_LOGPROBS = 20
+_MAX_TOP_LOGPROBS = 5
+"""Its sampler on the CPU checks for more, and dies of them with every request."""
 
 
 def check(

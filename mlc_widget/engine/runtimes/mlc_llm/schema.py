@@ -18,6 +18,12 @@ _ANNOTATIONS: Final = frozenset(
 )
 _TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 _DEFINITIONS: Final = ("$defs", "definitions")
+_OF_TYPE: Final[Mapping[str, tuple[str, ...]]] = {
+    "object": ("properties", "required", "additionalProperties"),
+    "array": ("items", "prefixItems", "minItems", "maxItems"),
+}
+_LOOKS: Final = 20_000
+"""Parts of a schema, as often as references lead to them, that are looked at."""
 _ANY_OBJECT: Final = {"type": "object", "additionalProperties": True}
 
 
@@ -63,6 +69,7 @@ class _Rebuild:
     def __init__(self, schema: Any, at: str) -> None:
         self._schema = schema
         self._at = at
+        self._looked = 0
         self._keywords: dict[str, Callable[[str, Any], Any]] = {
             "type": self._type,
             "enum": self._enum,
@@ -84,7 +91,10 @@ class _Rebuild:
             raise self._wrong(self._at, self._schema, "give a schema object")
         definitions = {name: self._schema[name] for name in _DEFINITIONS if name in self._schema}
         rest = {k: v for k, v in self._schema.items() if k not in definitions}
+        self._refuse_recursion(rest, ())
         rebuilt = self._one(self._at, rest)
+        if not rebuilt:  # it dies of a root without a keyword; any object is any value, too
+            rebuilt = dict(_ANY_OBJECT)
         for name, value in definitions.items():
             rebuilt[name] = self._schemas_by_name(f"{self._at}.{name}", value)
         return rebuilt
@@ -108,12 +118,81 @@ class _Rebuild:
                     param=f"{at}.{name}",
                 )
             rebuilt[name] = self._keywords[name](f"{at}.{name}", value)
+        rebuilt = self._one_type(at, rebuilt)
+        self._check_choice(at, rebuilt)
         missing = [n for n in rebuilt.get("required", ()) if n not in rebuilt.get("properties", {})]
         if missing:
             raise self._wrong(f"{at}.required", missing, "describe these in properties")
         if rebuilt.get("minItems", 0) > rebuilt.get("maxItems", 2**31):
             raise self._wrong(f"{at}.minItems", rebuilt["minItems"], "it is more than maxItems")
         return rebuilt
+
+    def _one_type(self, at: str, schema: dict[str, Any]) -> dict[str, Any]:
+        """Without a list of types, of which mlc_llm dies: one schema for each."""
+        kinds = schema.get("type")
+        if not isinstance(kinds, list):
+            return schema
+        rest = {k: v for k, v in schema.items() if k != "type"}
+        if "enum" in rest or "const" in rest:
+            values = rest.pop("enum", None) or [rest.pop("const")]
+            fitting = [v for v in values if any(_is_of(kind, v) for kind in kinds)]
+            if not fitting or rest:
+                raise self._wrong(f"{at}.type", kinds, "leave it out beside enum and const")
+            return {"enum": fitting}
+        if len(kinds) == 1:
+            return {"type": kinds[0], **rest}
+        if found := rest.keys() & {"anyOf", "oneOf", "$ref"}:
+            raise UnsupportedFieldError(
+                f"{at}.type = {kinds!r}: the mlc_llm runtime cannot hold to several types beside "
+                f"{min(found)}; give one.",
+                param=f"{at}.type",
+            )
+        own = {kind: [k for k in rest if k in _OF_TYPE.get(kind, ())] for kind in kinds}
+        return {"anyOf": [{"type": kind, **{k: rest[k] for k in own[kind]}} for kind in kinds]}
+
+    def _check_choice(self, at: str, schema: dict[str, Any]) -> None:
+        """A oneOf of constants becomes an enum: mlc_llm does not hold to numbers in one."""
+        branches = schema.get("oneOf", ())
+        constants = [b.get("enum", [b["const"]] if "const" in b else []) for b in branches]
+        if branches and all(c and len(b) == 1 for c, b in zip(constants, branches, strict=True)):
+            values = [v for one in constants for v in one]
+            alone = [v for v in values if sum(w == v and type(w) is type(v) for w in values) == 1]
+            if not alone or len(schema) > 1:
+                raise self._wrong(f"{at}.oneOf", branches, "give constants that differ")
+            del schema["oneOf"]
+            schema["enum"] = alone
+            return
+        for i, values in enumerate(constants):
+            numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+            if numbers:
+                raise UnsupportedFieldError(
+                    f"{at}.oneOf[{i}] = {numbers[0]!r}: the mlc_llm runtime does not hold to a "
+                    "number in oneOf; use anyOf, or enum.",
+                    param=f"{at}.oneOf[{i}]",
+                )
+
+    def _refuse_recursion(self, schema: Any, within: tuple[str, ...]) -> None:
+        """mlc_llm's compiler follows a schema into itself without end."""
+        self._looked += 1
+        if self._looked > _LOOKS:
+            raise self._wrong(self._at, "…", "it is too large; make it smaller")
+        values: Any = schema.values() if isinstance(schema, Mapping) else schema
+        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+        if isinstance(reference, str):
+            if reference in within:
+                raise UnsupportedFieldError(
+                    f"{self._at}: {reference!r} leads back to itself, to which the mlc_llm runtime "
+                    "cannot hold; write out as many levels as are needed.",
+                    param=self._at,
+                )
+            *_, section, name = ["", *reference.split("/")]
+            target = self._schema.get(section)
+            if isinstance(target, Mapping):
+                self._refuse_recursion(target.get(name), (*within, reference))
+        if isinstance(values, str) or not isinstance(schema, Mapping | list):
+            return
+        for value in values:
+            self._refuse_recursion(value, within)
 
     def _type(self, at: str, value: Any) -> Any:
         kinds = value if isinstance(value, list) else [value]
@@ -156,3 +235,13 @@ class _Rebuild:
         if not isinstance(defined, Mapping) or parts[2] not in defined:
             raise self._wrong(at, value, "refer to an entry of $defs, such as #/$defs/Item")
         return str(value)
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    """Whether a value has one of JSON Schema's types."""
+    if isinstance(value, bool) or value is None:
+        return kind == ("null" if value is None else "boolean")
+    if isinstance(value, int | float):
+        return kind == "number" or (kind == "integer" and float(value).is_integer())
+    kinds = ((str, "string"), (list, "array"), (Mapping, "object"))
+    return any(isinstance(value, python) and kind == name for python, name in kinds)

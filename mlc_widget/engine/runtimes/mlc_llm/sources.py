@@ -22,6 +22,22 @@ def can_generate_exactly(engine: Any) -> bool:
     return callable(getattr(engine, "_generate", None))
 
 
+async def metrics(engine: Any) -> None:
+    """Have an engine answer, between two steps; its answer is of no interest.
+
+    mlc_llm's own ``metrics`` asks by a chat, whose system message may be longer than the window.
+    """
+    chunks = await engine.completions.create(
+        prompt=[0],
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"debug_config": {"special_request": "query_engine_metrics"}},
+    )
+    async with contextlib.aclosing(chunks):
+        async for _ in chunks:
+            pass
+
+
 async def public(
     engine: Any, prompt: Sequence[int], sampling: Sampling, request_id: str, context_window: int
 ) -> AsyncGenerator[Piece, None]:
@@ -49,8 +65,9 @@ async def exact(
 ) -> AsyncGenerator[Piece, None]:
     """By the generator that mlc_llm's own ``create`` is built on, which it does not document.
 
-    It is used where ``completions.create`` cannot do it: log-probabilities with the tokens' bytes
-    and more than five alternatives, and stops other than the folder's.
+    It is used where ``completions.create`` cannot do it: log-probabilities with the tokens' bytes,
+    stops other than the folder's, and none at all. The latter stops at the folder's stop strings
+    also where the end of a text is to be ignored, since special tokens come as text.
     """
     from mlc_llm.protocol.debug_protocol import DebugConfig
     from mlc_llm.protocol.generation_config import GenerationConfig

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Final
 
 from mlc_widget.api.errors import BadRequestError, InternalEngineError, MLCEngineError
@@ -136,6 +137,9 @@ class RequestStream:
     def _last(self, reason: FinishReason, usage: object) -> GenerationEvent:
         if isinstance(usage, dict) and usage.get("completion_tokens"):
             found = translate.stats(usage, prompt_tokens=self._prompt_tokens)
+            if self._sampling.max_tokens is not None:  # it also counts tokens that it took back
+                counted = min(found.completion_tokens, self._sampling.max_tokens)
+                found = replace(found, completion_tokens=counted)
         else:
             found = self._own_stats()
         return GenerationEvent(text="", finish_reason=reason, stats=found)

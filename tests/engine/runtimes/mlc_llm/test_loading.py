@@ -74,6 +74,20 @@ async def test_a_compiled_library_is_used_again(
     assert len(list((tmp_path / "model_lib").iterdir())) == 1
 
 
+@pytest.mark.parametrize("taken_back", [0, 62])
+async def test_a_window_smaller_than_the_system_message_and_tokens_that_were_taken_back(
+    standin: Package, make_engine: EngineFactory, taken_back: int
+) -> None:
+    engine = await make_engine(standin, load=False, trouble={"taken_back": taken_back})
+    await engine.reload(str(standin.model), {"context_window_size": 16})
+    answer = await engine.completions.create(
+        prompt=[5], max_tokens=12, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 12
+    assert answer.choices[0].finish_reason == "length"
+
+
 async def test_chat_opts_reach_it(standin: Package, make_engine: EngineFactory) -> None:
     engine = await make_engine(standin, load=False)
     await engine.reload(str(standin.model), {"context_window_size": 300})

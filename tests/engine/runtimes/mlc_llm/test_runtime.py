@@ -100,13 +100,34 @@ async def test_a_stop_string_ends_the_text_exactly_before_it(
     assert 0 < answer.usage.completion_tokens <= 40
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_where_the_end_is_ignored_its_text_ends_nothing(
+    engine: AsyncKernelMLCEngine, seed: int
+) -> None:
+    answer = await engine.completions.create(
+        prompt="Hello", seed=seed, max_tokens=400, extra_body={"ignore_eos": True}
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 400
+
+
+async def test_more_alternatives_than_it_survives_are_refused(engine: AsyncKernelMLCEngine) -> None:
+    for count in (6, 20):
+        with pytest.raises(BadRequestError) as raised:
+            await engine.chat.completions.create(
+                messages=HELLO, max_tokens=2, logprobs=True, top_logprobs=count
+            )
+        assert raised.value.param == "top_logprobs"
+
+
 async def test_log_probabilities_have_every_token_to_the_byte(engine: AsyncKernelMLCEngine) -> None:
     answer = await engine.chat.completions.create(
         messages=HELLO,
         max_tokens=20,
         temperature=0,
         logprobs=True,
-        top_logprobs=7,
+        top_logprobs=5,
         extra_body={"ignore_eos": True},
     )
     entries = answer.choices[0].logprobs.content
@@ -115,7 +136,7 @@ async def test_log_probabilities_have_every_token_to_the_byte(engine: AsyncKerne
     text = data.decode("utf-8", "replace").rstrip("\ufffd")
     assert (answer.choices[0].message.content or "").startswith(text)
     assert all(e.logprob <= 0 for e in entries)
-    assert all(0 < len(e.top_logprobs) <= 7 for e in entries)
+    assert all(0 < len(e.top_logprobs) <= 5 for e in entries)
 
 
 async def test_a_whole_completion_has_all_its_log_probabilities(

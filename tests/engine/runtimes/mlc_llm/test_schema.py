@@ -118,6 +118,59 @@ def test_keywords_that_it_would_not_hold_to_are_refused(schema: dict[str, Any]) 
     assert str(raised.value.param).endswith(list(schema)[-1])
 
 
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        ({}, {"type": "object", "additionalProperties": True}),
+        ({"title": "Anything"}, {"type": "object", "additionalProperties": True}),
+        ({"type": ["string", "null"]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        ({"type": ["integer"]}, {"type": "integer"}),
+        (
+            {"type": ["array", "object"], "items": {"type": "string"}, "required": []},
+            {
+                "anyOf": [
+                    {"type": "array", "items": {"type": "string"}},
+                    {"type": "object", "required": []},
+                ]
+            },
+        ),
+        ({"type": ["string", "null"], "enum": ["a", None, 5]}, {"enum": ["a", None]}),
+        ({"oneOf": [{"const": 1}, {"const": 2.5}, {"enum": ["a", 3]}]}, {"enum": [1, 2.5, "a", 3]}),
+        ({"oneOf": [{"enum": [1, 2]}, {"enum": [2, 3]}]}, {"enum": [1, 3]}),
+    ],
+    ids=repr,
+)
+def test_what_it_dies_of_is_rewritten(schema: Any, wanted: Any) -> None:
+    assert rebuilt(schema) == wanted
+    nested = {"type": "object", "properties": {"a": schema}}
+    inner = rebuilt(nested)["properties"]["a"]
+    assert inner == (wanted if schema.keys() - {"title"} else {})
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"items": {"$ref": "#/$defs/A"}}}}, ""),
+        (
+            {
+                "type": "object",
+                "properties": {"a": {"$ref": "#/$defs/A"}},
+                "$defs": {"A": {"anyOf": [{"$ref": "#/$defs/B"}]}, "B": {"$ref": "#/$defs/A"}},
+            },
+            "",
+        ),
+        ({"type": ["string", "null"], "anyOf": [{"type": "string"}]}, ".type"),
+        ({"oneOf": [{"const": 1}, {"type": "string"}]}, ".oneOf[0]"),
+        ({"items": {"oneOf": [{"type": "null"}, {"enum": ["a", 0.5]}]}}, ".items.oneOf[1]"),
+    ],
+    ids=repr,
+)
+def test_what_it_dies_of_and_cannot_be_rewritten_is_refused(schema: Any, named: str) -> None:
+    with pytest.raises(UnsupportedFieldError) as raised:
+        rebuilt(schema)
+    assert raised.value.param == f"response_format.json_schema.schema{named}"
+
+
 def test_any_object() -> None:
     made = response_format({"type": "json_object"})
     assert made is not None

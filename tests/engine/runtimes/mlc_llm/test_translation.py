@@ -57,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([1], {"presence_penalty": -2.1}, "presence_penalty"),
         ([1], {"max_tokens": 0}, "max_tokens"),
         ([1], {"top_logprobs": 21}, "top_logprobs"),
+        ([1], {"top_logprobs": 6}, "top_logprobs"),
     ],
     ids=repr,
 )

@@ -42,6 +42,18 @@ def test_a_malformed_schema_makes_this_and_every_later_request_hang(folder: Path
     assert "Traceback" in done.stderr  # all that ever tells of it
 
 
+def test_schemas_that_are_right_hang_too(folder: Path) -> None:
+    assert spring("schemas that are right", folder).stdout.split() == ["hang"] * 3
+
+
+def test_more_than_five_alternatives_hang(folder: Path) -> None:
+    assert spring("six top_logprobs", folder).stdout.split() == ["hang"]
+
+
+def test_a_small_window_has_no_room_for_a_question_for_metrics(folder: Path) -> None:
+    assert spring("metrics in a small window", folder).stdout.split() == ["BadRequestError"]
+
+
 def test_an_unknown_mode_makes_the_constructor_hang(folder: Path) -> None:
     done = spring("constructor with an unknown mode", folder)
     assert done.stdout.split() == ["hang"]

@@ -6,6 +6,7 @@ Prints ``hang`` where it hangs.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import threading
@@ -22,7 +23,8 @@ def make_engine(folder: str, **options: Any) -> Any:
 
     lib = Path(folder) / "lib.so"
     lib.write_bytes(b"library")
-    config = EngineConfig(verbose=False)
+    window = options.pop("window", None)
+    config = EngineConfig(verbose=False, max_single_sequence_length=window)
     return AsyncMLCEngine(folder, tvm.cpu(), model_lib=str(lib), engine_config=config, **options)
 
 
@@ -76,6 +78,29 @@ async def _schema(folder: str) -> None:
         )
 
 
+async def _asked(folder: str, **request: Any) -> None:
+    create = make_engine(folder).chat.completions.create
+    await _hangs(create(messages=[{"role": "user", "content": "Hello"}], max_tokens=3, **request))
+
+
+async def _schemas(folder: str) -> None:
+    again = {"$ref": "#/$defs/A", "$defs": {"A": {"items": {"$ref": "#/$defs/A"}}}}
+    for schema in ({}, {"type": ["string", "null"]}, again):
+        wanted = {"type": "json_object", "schema": json.dumps(schema)}
+        await _asked(folder, response_format=wanted)
+
+
+async def _top_logprobs(folder: str) -> None:
+    await _asked(folder, logprobs=True, top_logprobs=6)
+
+
+async def _small_window(folder: str) -> None:
+    try:
+        await make_engine(folder, window=16).metrics()
+    except Exception as error:
+        print(type(error).__name__)
+
+
 async def _mode(folder: str) -> None:
     _say_if_hanging(lambda: make_engine(folder, mode="fast"))
 
@@ -109,6 +134,9 @@ TRAPS: dict[str, Callable[[str], Awaitable[None]]] = {
     "logit_bias out of vocabulary": _logit_bias,
     "prompt id out of vocabulary": _prompt_id,
     "malformed JSON schema": _schema,
+    "schemas that are right": _schemas,
+    "six top_logprobs": _top_logprobs,
+    "metrics in a small window": _small_window,
     "constructor with an unknown mode": _mode,
     "stream open at terminate()": _terminate,
     "no terminate at exit": _not_terminated,

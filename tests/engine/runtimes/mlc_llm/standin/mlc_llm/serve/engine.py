@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import threading
-import uuid
 import weakref
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
@@ -18,7 +16,6 @@ import tokenizers
 import tvm
 
 from mlc_llm.protocol import openai_api_protocol as openai
-from mlc_llm.protocol.debug_protocol import DebugConfig
 from mlc_llm.protocol.error_protocol import BadRequestError
 from mlc_llm.protocol.generation_config import GenerationConfig
 from mlc_llm.standin.backend import Backend
@@ -112,11 +109,16 @@ class AsyncMLCEngine:
         self._backend.abort(request_id)
 
     async def metrics(self) -> EngineMetrics:
-        config = GenerationConfig(debug_config=DebugConfig(special_request="query_engine_metrics"))
+        chunks = await self.chat.completions.create(
+            messages=[{"role": "user", "content": ""}],
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"debug_config": {"special_request": "query_engine_metrics"}},
+        )
         found = None
-        async with contextlib.aclosing(self._ask([0], config, uuid.uuid4().hex)) as outputs:
-            async for output, *_ in outputs:
-                found = EngineMetrics(json.loads(output.request_final_usage_json_str)["extra"])
+        async for chunk in chunks:
+            if chunk.usage is not None:
+                found = EngineMetrics(chunk.usage.extra)
         assert found is not None
         return found
 
@@ -245,7 +247,8 @@ class AsyncMLCEngine:
     ) -> AsyncGenerator[openai.ChatCompletionStreamResponse, None]:
         use_tools = request.check()
         template = self._chat_config["conv_template"]
-        text = "".join(
+        system = template["system_template"].format(system_message=template["system_message"])
+        text = system + "".join(
             f"{template['roles'].get(m.role, m.role)}{m.content}{template['seps'][0]}"
             for m in request.messages
         )

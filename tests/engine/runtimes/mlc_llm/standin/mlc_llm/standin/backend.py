@@ -146,6 +146,8 @@ class Backend:
             usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "extra": extra}
             self._out.put((request.id, [Output(usage=json.dumps(usage))]))
             return
+        if config.logprobs and config.top_logprobs > 5:
+            raise InternalError("Check failed: (num_top_probs <= 5) is false")
         biased = list(config.logit_bias or {})
         if any(not 0 <= i < self.vocab_size for i in [*request.prompt, *biased]):
             os.kill(os.getpid(), signal.SIGSEGV)  # as reading past the embedding table may
@@ -177,9 +179,6 @@ class Backend:
         return list(request.config.stop_token_ids or ())
 
     def _stop_strings(self, request: Request) -> list[str]:
-        debug = request.config.debug_config
-        if debug is not None and debug.ignore_eos:
-            return []
         return list(request.config.stop_strs or ())
 
     def _step(self) -> None:
@@ -257,7 +256,8 @@ class Backend:
 
     def _finish(self, request: Request) -> None:
         now = time.monotonic()
-        prompt, completion = len(request.prompt), sum(request.counts)
+        # Tokens that were taken back are counted, too.
+        prompt, completion = len(request.prompt), sum(request.counts) + faults().taken_back
         decode = completion - len(request.counts)
         first = request.first - request.started
         extra: dict[str, Any] = {

@@ -30,6 +30,7 @@ class Faults:
         compile_s: Seconds that the compiler takes.
         compile_fails: What it fails with.
         compile_hangs: Whether it never ends.
+        taken_back: Tokens that are counted beside those of the text.
         no_generate: Whether `_generate` is missing, as in some other version.
         no_embeddings: Whether AsyncEmbeddingEngine is missing.
     """
@@ -48,6 +49,7 @@ class Faults:
     compile_s: float = 0.1
     compile_fails: str | None = None
     compile_hangs: bool = False
+    taken_back: int = 0
     no_generate: bool = False
     no_embeddings: bool = False
 

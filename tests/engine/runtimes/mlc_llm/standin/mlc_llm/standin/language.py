@@ -33,8 +33,9 @@ def tokens(tokenizer: Any, prompt: Sequence[int], config: Any, seed: int) -> Ite
         text = f"{draw % 9973}. {SENTENCES[draw % len(SENTENCES)]}"
         yield from tokenizer.encode(text, add_special_tokens=False).ids
         ignore_eos = config.debug_config is not None and config.debug_config.ignore_eos
-        if stop_ids and not ignore_eos and draw // 7 % 3 == 0:
-            yield stop_ids[0]
+        if draw // 7 % 3 == 0 and (stop_ids or ignore_eos):
+            # Where the end is to be ignored, its token is one like others, with a text.
+            yield stop_ids[0] if stop_ids else tokenizer.token_to_id("<|im_end|>")
 
 
 def biased(token: int, bias: dict[int, float] | None, size: int) -> int:
@@ -62,7 +63,9 @@ def instance(schema: Any, root: Any, seed: int = 0) -> Any:
         return schema["enum"][seed % len(schema["enum"])]
     for name in ("anyOf", "oneOf"):
         if name in schema:
-            return instance(schema[name][-1], root, seed)
+            made = instance(schema[name][-1], root, seed)
+            # It does not hold to numbers there.
+            return made + 1 if name == "oneOf" and isinstance(made, int | float) else made
     kind = schema["type"][0] if isinstance(schema["type"], list) else schema["type"]
     if kind == "object":
         return {k: instance(v, root, seed) for k, v in schema.get("properties", {}).items()}
@@ -73,10 +76,33 @@ def instance(schema: Any, root: Any, seed: int = 0) -> Any:
     return simple[kind]
 
 
+def check(schema: Any, root: Any, within: tuple[str, ...]) -> None:
+    """Raise for what mlc_llm's grammar compiler dies of, though it is right."""
+    if isinstance(schema, list):
+        for one in schema:
+            check(one, root, within)
+    if not isinstance(schema, dict):
+        return
+    if isinstance(schema.get("type"), list):
+        raise ValueError("several types")
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        if reference in within:
+            raise RecursionError(reference)
+        _, section, name = reference.split("/")
+        check(root[section][name], root, (*within, reference))
+    for name, value in schema.items():
+        if name not in ("const", "enum"):
+            check(value, root, within)
+
+
 def json_tokens(tokenizer: Any, schema: str, stop_ids: Sequence[int]) -> Iterator[int]:
     parsed = json.loads(schema)
     if not isinstance(parsed, dict):
         raise ValueError("a JSON schema is an object")
+    check(parsed, parsed, ())
+    if not parsed.keys() - {"$defs", "definitions"}:
+        raise ValueError("a root without a keyword")
     text = json.dumps(instance(parsed, parsed), ensure_ascii=False)
     yield from tokenizer.encode(text, add_special_tokens=False).ids
     while True:
