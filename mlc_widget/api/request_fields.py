@@ -100,6 +100,9 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("enable_thinking", _CHAT, _W, "template", "WebLLM has it in extra_body"),
     # Embeddings
     FieldRule("dimensions", _EMBEDDING, _OW, "engine", "the leading ones, normalized again"),
+    FieldRule(
+        "truncate", _EMBEDDING, ("mlc_widget",), "engine", "cut what is longer than the window"
+    ),
     FieldRule("encoding_format", _EMBEDDING, _OW, "engine", "float or base64"),
     # About the request
     FieldRule("request_id", _ALL, _M, "engine", "the answer's id, which abort() takes"),

@@ -104,6 +104,7 @@ EMBEDDING_FIELDS: Final[Mapping[str, Check]] = {
     "input": embedding_input,
     "model": model,
     "dimensions": integer(1, 2**20),
+    "truncate": boolean,
     "encoding_format": one_of("float", "base64"),
     "request_id": identifier,
     "user": string,

@@ -73,6 +73,7 @@ class EmbeddingParams(TypedDict, total=False):
 
     model: str | None
     dimensions: int | None
+    truncate: bool | None
     encoding_format: Literal["float", "base64"] | None
     request_id: str | None
     user: str | None

@@ -65,6 +65,7 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
     """Answer a checked embedding request.
 
     ``dimensions`` keeps that many leading components and normalises the rest to length 1.
+    ``truncate`` cuts inputs at the context window, which are refused otherwise.
 
     Raises:
         UnsupportedModelError: the model has no embeddings.
@@ -76,7 +77,10 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
             "embedding model."
         )
     given = request["input"]
-    inputs = await model.encoder.run(lambda: _encode(model, given), sum(map(len, given)))
+    window = model.runtime.context_window_size if request.get("truncate") else None
+    if window is not None:  # what is cut need not be encoded
+        given = [one[: model.longest_prompt] for one in given]
+    inputs = await model.encoder.run(lambda: _encode(model, given, window), sum(map(len, given)))
     vectors = await model.runtime.embed(inputs)
     size = request.get("dimensions")
     if size is not None:
@@ -94,17 +98,30 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
     }
 
 
-def _encode(model: LoadedModel, inputs: list[str | list[int]]) -> list[list[int]]:
-    """Token ids of all inputs; texts get what the tokenizer puts around them."""
+def _encode(
+    model: LoadedModel, inputs: list[str | list[int]], window: int | None
+) -> list[list[int]]:
+    """Token ids of all inputs, `window` of each at most; texts get what the tokenizer adds."""
     encoded = []
     for text in inputs:
         if isinstance(text, str):
             ids = model.tokenizer.encode(text, add_special_tokens=True)
+            if window is not None and len(ids) > window:
+                ids = _cut(ids, model.tokenizer.encode(text), window)
         else:
             ids = text
             model.check_ids("input", ids)
+            ids = ids[:window]
         encoded.append(ids)
     return encoded
+
+
+def _cut(ids: list[int], own: list[int], window: int) -> list[int]:
+    """A text's tokens without the last of its `own`: what the tokenizer puts after them stays."""
+    added = len(ids) - len(own)
+    before = next((i for i in range(added + 1) if ids[i : i + len(own)] == own), 0)
+    after = added - before
+    return [*ids[: window - after], *ids[len(ids) - after :]]
 
 
 def _shorten(vector: list[float], size: int) -> list[float]:

@@ -242,6 +242,7 @@ EMBEDDINGS: dict[str, tuple[dict[str, Any], str]] = {
     "3000 texts": ({"input": ["a"] * 3000}, "input"),
     "a text of 5 MB": ({"input": "x" * 5_000_000}, "input"),
     "9 MB of texts": ({"input": ["x" * 3_000_000] * 3}, "input"),
+    "truncate a word": ({"input": "a", "truncate": "yes"}, "truncate"),
     "dimensions a switch": ({"input": "a", "dimensions": True}, "dimensions"),
     "dimensions a fraction": ({"input": "a", "dimensions": 2.0}, "dimensions"),
     "dimensions -1": ({"input": "a", "dimensions": -1}, "dimensions"),

@@ -116,6 +116,10 @@ SHOWN: dict[Kind, dict[str, tuple[str, str]]] = {
             "engine/test_embeddings",
             "test_dimensions_keep_the_first_and_normalise_them",
         ),
+        "truncate": (
+            "engine/test_embeddings",
+            "test_truncate_cuts_what_is_longer_than_the_window",
+        ),
         "encoding_format": ("engine/test_embeddings", "test_base64_is_float32_little_endian"),
         "request_id": ("engine/test_embeddings", "test_a_request_is_ended"),
         "user": ("engine/test_embeddings", "test_a_label_changes_nothing"),

@@ -183,6 +183,21 @@ async def test_texts_that_are_too_long_or_empty(bert):
             await vectors(bert, wrong)
 
 
+async def test_truncate_cuts_what_is_longer_than_the_window(bert):
+    async def cut(inputs, truncate=True):
+        return (await vectors(bert, inputs, truncate=truncate)).tolist()
+
+    longer, ids = "rain " * 600, [[5] * 600]
+    [expected] = (await vectors(bert, "rain " * 510)).tolist()  # beside them [CLS] and [SEP]
+    for text in (longer, "rain " * 500_000, "rain " * 510):
+        assert await cut(text) == [expected]
+    assert await cut(["fine", longer]) == [*await cut("fine"), expected]
+    assert await cut(ids) == await cut([[5] * 512])
+    for refused in (longer, ids):
+        with pytest.raises(ContextLengthExceededError):
+            await cut(refused, truncate=False)
+
+
 async def test_models_are_for_one_or_the_other(bert, model_folder, cache_dir):
     with pytest.raises(UnsupportedModelError, match="embeddings"):
         await chat(bert, "?")

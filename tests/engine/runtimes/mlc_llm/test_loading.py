@@ -79,12 +79,12 @@ async def test_a_window_smaller_than_the_system_message_and_tokens_that_were_tak
     standin: Package, make_engine: EngineFactory, taken_back: int
 ) -> None:
     engine = await make_engine(standin, load=False, trouble={"taken_back": taken_back})
-    await engine.reload(str(standin.model), {"context_window_size": 16})
+    await engine.reload(str(standin.model), {"context_window_size": 8})
     answer = await engine.completions.create(
-        prompt=[5], max_tokens=12, extra_body={"ignore_eos": True}
+        prompt=[5], max_tokens=5, extra_body={"ignore_eos": True}
     )
     assert answer.usage is not None
-    assert answer.usage.completion_tokens == 12
+    assert answer.usage.completion_tokens == 5
     assert answer.choices[0].finish_reason == "length"
 
 

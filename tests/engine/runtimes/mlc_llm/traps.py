@@ -96,7 +96,7 @@ async def _top_logprobs(folder: str) -> None:
 
 async def _small_window(folder: str) -> None:
     try:
-        await make_engine(folder, window=16).metrics()
+        await make_engine(folder, window=8).metrics()
     except Exception as error:
         print(type(error).__name__)
 
