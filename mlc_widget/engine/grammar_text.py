@@ -17,7 +17,7 @@ from mlc_widget.engine.schema.compiler import json_grammar
 from mlc_widget.engine.system.imports import import_package
 
 Part: TypeAlias = Mapping[str, Any]
-"""One grammar: ``{"lark_grammar": text}`` or ``{"json_schema": schema}``."""
+"""One grammar: ``{"lark_grammar": text}``, maybe with the ``json_schema`` that it is of."""
 
 ANY_TEXT: Final = r"/(.|\n)*/"
 _GRAMMAR: Final = 256 * 1024
@@ -53,7 +53,8 @@ def json_part(schema: Any, at: str) -> Part:
         BadRequestError: No value fits, or the schema is too large; `param` names where.
         UnsupportedFieldError: It wants what cannot be enforced.
     """
-    return {"lark_grammar": json_grammar(schema, at, satisfiable=CHECKER.is_satisfiable)}
+    text = json_grammar(schema, at, satisfiable=CHECKER.is_satisfiable)
+    return {"lark_grammar": text, "json_schema": schema}
 
 
 def regex_part(pattern: str) -> Part:
@@ -89,7 +90,7 @@ def grammar_part(text: str, at: str) -> Part:
 
 def assemble(start: str, parts: Mapping[str, Part]) -> str:
     """A grammar from a Lark text and the parts that it refers to."""
-    named = [{"name": name, **part} for name, part in parts.items()]
+    named = [{"name": name, "lark_grammar": part["lark_grammar"]} for name, part in parts.items()]
     return json.dumps({"grammars": [{"lark_grammar": start}, *named]})
 
 

@@ -312,7 +312,7 @@ class _Checker:
 
     def _not(self, at: str, value: Any) -> list[Any]:
         """Only that properties are not there, or that nothing may be, can be enforced."""
-        if value in (True, {}):
+        if value in (True, {}) and self._depth > 1:
             return [False]
         if value is False:
             return []
