@@ -20,6 +20,7 @@ from typing import Final
 
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine import grammar_child
+from mlc_widget.engine.system.imports import import_package
 
 _CHILDREN: Final = 2
 _WALL_S: Final = 60.0
@@ -100,13 +101,12 @@ class GrammarChecker:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    try:
-        import llguidance
-    except ImportError as e:
-        raise RuntimeUnavailableError(
-            f"Structured output needs llguidance: {e}. Install it with `pip install "
-            '"mlc-widget[tvm]"`.'
-        ) from e
+    llguidance = import_package(
+        "llguidance",
+        "LLMatcher",
+        purpose="Structured output needs llguidance",
+        install='pip install "mlc-widget[tvm]"',
+    )
     packages = Path(str(llguidance.__file__)).parents[1]
     try:
         # As a script with a safe path (-P), so that no file beside the notebook is imported.
