@@ -6,12 +6,12 @@ The widgets and the magics use it, and so may a subclass or a widget of your own
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from mlc_widget.api.core import EngineCore
+from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.progress import InitProgressReport
 
@@ -94,6 +94,16 @@ class EngineLink(EngineCore, Protocol):
 
     def cancel_load(self) -> None:
         """Cancel the load that is running, if any; awaiting it raises `LoadCancelledError`."""
+
+    def begin_reload(
+        self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
+    ) -> None:
+        """Begin a `reload` that nobody awaits: requests that come meanwhile wait for it.
+
+        Raises:
+            BadRequestError: no such load is possible.
+            EngineTerminatedError: after `terminate`.
+        """
 
     async def reload_last(self) -> None:
         """Repeat the last `reload`, with the same models and `chat_opts`."""

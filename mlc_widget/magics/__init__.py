@@ -8,9 +8,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from mlc_widget.magics.clients import WaitForReplies
 from mlc_widget.magics.commands import MLCMagics
 from mlc_widget.magics.completion import complete_chat, complete_mlc
+from mlc_widget.magics.transformers import CellTransformer
 
 _HOOK = "complete_command"
 _loaded: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
@@ -18,25 +18,13 @@ _loaded: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDiction
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add the magics, and those public names that the notebook has not defined itself."""
-    from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
-    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
-    from mlc_widget.widget import ChatWidget
-
-    names = (
-        AsyncKernelMLCEngine,
-        ChatWidget,
-        KernelMLCEngine,
-        create_kernel_mlc_engine,
-        create_mlc_engine,
-    )
-    fresh = {n.__name__: n for n in names if n.__name__ not in shell.user_ns}
-    shell.push(fresh, interactive=False)
-    _loaded.setdefault(shell, {}).update(fresh)
-    magics = MLCMagics(shell)
+    """Add the magics, and the public names where the notebook has none of its own."""
+    offered: dict[str, Any] = _loaded.setdefault(shell, {})
+    magics = MLCMagics(shell, lambda: offered.update(_offer_names(shell)))
+    magics.offer_names()
     shell.register_magics(magics)
     _remove_transformers(shell)
-    shell.input_transformers_post.append(magics.wait_for_replies)
+    shell.input_transformers_post.append(magics.transformer)
     shell.set_hook(_HOOK, lambda _, event: complete_mlc(magics.registry, event), str_key="%mlc")
     shell.set_hook(_HOOK, lambda _, event: complete_chat(magics.registry, event), str_key="%%chat")
 
@@ -56,4 +44,22 @@ def unload_ipython_extension(shell: Any) -> None:
 
 def _remove_transformers(shell: Any) -> None:
     transformers = shell.input_transformers_post
-    transformers[:] = [one for one in transformers if not isinstance(one, WaitForReplies)]
+    transformers[:] = [one for one in transformers if not isinstance(one, CellTransformer)]
+
+
+def _offer_names(shell: Any) -> dict[str, Any]:
+    """Put the public names where the notebook has none of its own; returns those that were put."""
+    from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
+    from mlc_widget.widget import ChatWidget
+
+    names = (
+        AsyncKernelMLCEngine,
+        ChatWidget,
+        KernelMLCEngine,
+        create_kernel_mlc_engine,
+        create_mlc_engine,
+    )
+    fresh = {n.__name__: n for n in names if n.__name__ not in shell.user_ns}
+    shell.push(fresh, interactive=False)
+    return fresh

@@ -7,7 +7,7 @@ import asyncio
 import concurrent.futures
 import logging
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from IPython.core.error import UsageError
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PATIENCE_S: Final = 10.0
+_FLAGS: Final = {
+    "runtime": "--runtime",
+    "runtime_options": "--device",
+    "python": "--python",
+    "kernel_name": "--kernel",
+}
+"""By an engine's options."""
 
 
 def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
@@ -32,11 +39,8 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
     options = _engine_options(given)
     known = registry.engines()
     engine = registry.find(given.to) if given.to is None or given.to in known else None
-    if engine is not None and options:
-        raise UsageError(
-            f"--{next(iter(options)).partition('_')[0]} is for a new engine: give the new engine a "
-            "name with --to, or end this one with `terminate()`."
-        )
+    if engine is not None:
+        engine = _engine_with(registry, engine, options)
     if engine is None:
         engine = registry.make(given.to, **options)
     if in_notebook():
@@ -47,6 +51,31 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
         begin_load(engine, given.model)
 
 
+def _engine_with(
+    registry: EngineRegistry, engine: KernelEngine, options: Mapping[str, Any]
+) -> KernelEngine:
+    """An engine that was made with these options: the one that there is, or one in its place.
+
+    Raises:
+        UsageError: it was not made by a magic, and so is not ours to replace.
+    """
+    made = registry.options_of(engine)
+    if made is not None and options.items() <= made.items():
+        return engine
+    name = registry.name_of(engine)
+    flags = " ".join(_FLAGS[option] for option in options)
+    if made is None:
+        if not options:
+            return engine
+        raise UsageError(
+            f"{flags}: {name} runs already, and these are for a new engine. Give it a name of its "
+            f"own, such as --to {name.strip('_')}_2, or end {name} with `{name}.terminate()`."
+        )
+    registry.replace(engine, {**made, **options})
+    print(f"{flags}: a new engine takes the place of {name}.")
+    return registry.need(name)
+
+
 def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
     """Load models in the background; the engine's state shows how it ends.
 
@@ -54,7 +83,11 @@ def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
     """
     link = engine.link
     if in_notebook():
-        link.submit(_quietly(link.reload(list(models))))
+
+        async def begin() -> None:
+            link.begin_reload(list(models))
+
+        link.submit(begin()).result()
     else:
         link.submit(link.reload(list(models))).result()
 
@@ -85,8 +118,7 @@ def models(registry: EngineRegistry, given: argparse.Namespace) -> None:
 def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """End all running requests of the engine."""
     engine = registry.need(given.to)
-    conversation = registry.spoken(engine)
-    if conversation is not None:
+    for conversation in registry.spoken(engine):
         conversation.stop()
     engine.link.submit(_quietly(engine.link.interrupt_generate()))
 

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
 from mlc_widget.api.tracebacks import releases_locals
-from mlc_widget.magics.clients import WaitForReplies, client_of
+from mlc_widget.magics.clients import client_of
 from mlc_widget.magics.engine_registry import EngineRegistry
 from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
+from mlc_widget.magics.transformers import CellTransformer
 
 if TYPE_CHECKING:
     from mlc_widget.proxy.engines import KernelEngine
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.state import ChatOptions
 
-_SETTLE = "await get_ipython().magics_manager.registry['MLCMagics'].settle()"
-
 
 @magics_class
 class MLCMagics(Magics):
     """The magics of one notebook."""
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: Any, offer_names: Callable[[], object] = lambda: None) -> None:
         super().__init__(shell)
+        self.offer_names = offer_names
         self._variables: dict[str, Any] = shell.user_ns
         self.registry = EngineRegistry(self._variables)
-        self.wait_for_replies = WaitForReplies(shell, _SETTLE, self._expect_settle)
+        self.transformer = CellTransformer(shell, self._expect_settle)
         self._will_settle = False
         self._unsettled: Reply | None = None
 
@@ -65,7 +65,7 @@ class MLCMagics(Magics):
             %mlc reset                    start a new conversation with %%chat
             %mlc stats                    show speed, tokens and memory
             %mlc restart                  kill the worker and load the same model in a new one
-            %mlc explain                  have the model explain the last error
+            %mlc explain                  have the model explain the last error, apart from %%chat
 
         A model is a built-in name such as demo, HF://user/repo, or a folder in MLC format. The
         engine is the variable `_engine`, or the one that `--to` names; there may be several.
@@ -78,7 +78,7 @@ class MLCMagics(Magics):
             if given.command is None:
                 print(mlc_parser().format_help())
             elif given.command == "explain":
-                self._ask(actions.explanation_wanted(), given)
+                self._ask(actions.explanation_wanted(), given, aside=True)
             else:
                 with _refusals():
                     getattr(actions, given.command)(self.registry, given)
@@ -115,14 +115,23 @@ class MLCMagics(Magics):
                 raise UsageError("%%chat: write the message below this line.")
             self._ask(fill_in(cell.strip("\n"), self._variables), given)
 
-    def _ask(self, text: str, given: argparse.Namespace) -> None:
-        """Request a reply and show it."""
+    def _ask(self, text: str, given: argparse.Namespace, *, aside: bool = False) -> None:
+        """Ask for a reply and show it.
+
+        Args:
+            text: The message.
+            given: The magic's arguments.
+            aside: Ask apart from the conversation that %%chat has.
+        """
         from mlc_widget.magics.reply_widget import ReplyWidget
 
         with _refusals():
             options = self._options(given)
             engine = self._engine_for(given)
-            conversation = self.registry.conversation(engine, new=getattr(given, "new", False))
+            if aside:
+                conversation = self.registry.aside(engine)
+            else:
+                conversation = self.registry.conversation(engine, new=getattr(given, "new", False))
             reply = conversation.ask(text, options)
             self._variables["_chat"] = reply
             if self._will_settle:

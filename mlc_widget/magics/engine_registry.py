@@ -32,6 +32,11 @@ class EngineRegistry:
         self._current: str | None = None
         self._conversations: weakref.WeakKeyDictionary[KernelEngine, Conversation]
         self._conversations = weakref.WeakKeyDictionary()
+        self._asides: weakref.WeakKeyDictionary[KernelEngine, weakref.WeakSet[Conversation]]
+        self._asides = weakref.WeakKeyDictionary()
+        self._made: weakref.WeakKeyDictionary[KernelEngine, dict[str, Any]]
+        self._made = weakref.WeakKeyDictionary()
+        """The engines that were made here, with what they were made with."""
 
     def engines(self) -> dict[str, KernelEngine]:
         """The engines that have not been terminated, each under one name."""
@@ -110,6 +115,7 @@ class EngineRegistry:
                 f"--to {name}: a variable has this name already ({kind}); give another name."
             )
         engine = AsyncKernelMLCEngine(**options)
+        self._made[engine] = options
         self._namespace[name] = engine
         self._current = name
         return engine
@@ -125,9 +131,34 @@ class EngineRegistry:
             known = self._conversations[engine] = Conversation(engine)
         return known
 
-    def spoken(self, engine: KernelEngine) -> Conversation | None:
-        """The conversation with an engine, if there is one."""
-        return self._conversations.get(engine)
+    def replace(self, engine: KernelEngine, options: dict[str, Any]) -> None:
+        """End an engine that was made here, and make another under its name."""
+        name = self.name_of(engine)
+        for conversation in self.spoken(engine):
+            conversation.leave()
+        engine.link.submit(engine.link.terminate())
+        self.make(name, **options)
+
+    def name_of(self, engine: KernelEngine) -> str:
+        """An engine's name."""
+        return next(name for name, known in self.engines().items() if known is engine)
+
+    def options_of(self, engine: KernelEngine) -> dict[str, Any] | None:
+        """What an engine was made with, if it was made here; None if the user made it."""
+        return self._made.get(engine)
+
+    def aside(self, engine: KernelEngine) -> Conversation:
+        """A conversation of its own, for one question."""
+        from mlc_widget.magics.conversation import Conversation
+
+        conversation = Conversation(engine)
+        self._asides.setdefault(engine, weakref.WeakSet()).add(conversation)
+        return conversation
+
+    def spoken(self, engine: KernelEngine) -> list[Conversation]:
+        """The conversations with an engine."""
+        known = self._conversations.get(engine)
+        return [*([] if known is None else [known]), *self._asides.get(engine, ())]
 
     def model_names(self) -> list[str]:
         """Models that can be named: the built-in ones, and those that are loaded."""

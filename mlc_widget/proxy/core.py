@@ -105,6 +105,12 @@ class KernelCore(EngineLink):
         """Load these models in the worker and unload all others."""
         await self._models.load(LoadTarget.read(model_ids, chat_opts))
 
+    def begin_reload(
+        self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
+    ) -> None:
+        """Begin to load these models in the worker; requests wait for it."""
+        self._models.begin(LoadTarget.read(model_ids, chat_opts))
+
     async def reload_last(self) -> None:
         """Repeat the last `reload`, with the same models and `chat_opts`."""
         await self._models.load_again()
@@ -193,6 +199,7 @@ class KernelCore(EngineLink):
 
     async def _ask(self, kind: str, content: Any = None) -> Any:
         """Send a call to the worker, which must be running."""
+        await self._models.begun()
         connection = self._supervisor.living()
         if connection is None:
             raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")

@@ -76,6 +76,7 @@ class RemoteModels:
         self._expected: _Expected | None = None
         self._last_target: LoadTarget | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._begun: asyncio.Task[None] | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._loads = 0  # loads and unloads so far: the newest counts
         self._app_config = AppConfig()
@@ -89,7 +90,9 @@ class RemoteModels:
         Raises:
             ModelNotLoadedError: no models are expected.
             EngineDeadError: the worker died too often.
+            MLCEngineError: why the load that was begun, and waited for, has failed.
         """
+        await self.begun()
         while True:
             expected = self._expect()
             worker = await self.supervisor.up()
@@ -111,6 +114,28 @@ class RemoteModels:
         raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
 
     # Loading
+
+    def begin(self, target: LoadTarget) -> None:
+        """Begin to load `target`, where nobody awaits it; `begun` does.
+
+        Raises:
+            EngineTerminatedError: after `terminate`.
+        """
+        self.supervisor.check_alive()
+        self._begun = shared_task(self.load(target))
+
+    async def begun(self) -> None:
+        """Wait for the load that was begun, if one is on its way.
+
+        Raises:
+            MLCEngineError: why it has failed.
+        """
+        while (begun := self._begun) is not None and not begun.done():
+            await asyncio.wait({begun})
+            if begun is self._begun and not begun.cancelled():
+                error = begun.exception()
+                if isinstance(error, MLCEngineError) and not isinstance(error, LoadCancelledError):
+                    raise error.copy()
 
     async def load(self, target: LoadTarget) -> None:
         """Load `target` in the worker; a newer load or unload cancels it.

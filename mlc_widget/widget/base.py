@@ -125,7 +125,7 @@ class EngineWidget(anywidget.AnyWidget):
         if model is None:
             self._background(self._link.reload_last())
         elif isinstance(model, str) and model.strip():
-            self._background(self._link.reload((model,)))
+            self._link.begin_reload((model,))
         else:
             raise BadRequestError(f"model = {model!r}: must be a model's name.", param="model")
 

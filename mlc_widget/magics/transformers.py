@@ -1,0 +1,49 @@
+"""What becomes of cells with our magics before they run, as IPython's input transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from mlc_widget.magics.clients import client_of
+
+_ASKS: Final = re.compile(
+    r"get_ipython\(\)\.run_(?:cell_magic\('chat'|line_magic\('mlc', 'explain\b)"
+)
+_EMPTY_CHAT: Final = re.compile(r"^(get_ipython\(\)\.run_cell_magic\('chat', .*, )''\)(\s*)$")
+_LOADS_EXTENSION: Final = re.compile(
+    r"^\s*get_ipython\(\)\.run_line_magic\('load_ext', 'mlc_widget\s*'\)\s*$"
+)
+_MAGICS: Final = "get_ipython().magics_manager.registry['MLCMagics']"
+
+
+class CellTransformer:
+    """Prepares the cells of one notebook.
+
+    - Where nothing can be shown after a cell has ended, a cell that asks the model something ends
+      with the reply. It awaits, so that the notebook's functions can be called meanwhile.
+    - IPython refuses a cell magic without a body, such as ``%%chat --help``; ours gets an empty
+      line for one.
+    - ``%load_ext mlc_widget`` brings the public names also where it was loaded and ``%reset`` took
+      them away.
+
+    Args:
+        shell: IPython's.
+        tell: Called before each cell with whether it will await its reply.
+    """
+
+    def __init__(self, shell: Any, tell: Callable[[bool], object]) -> None:
+        self._shell, self._tell = shell, tell
+
+    def __call__(self, lines: Sequence[str]) -> list[str]:
+        """The lines of a cell, as they are to run."""
+        asks = any(_ASKS.match(line) for line in lines)
+        waits = asks and self._shell.autoawait and client_of(self._shell) != "page"
+        self._tell(waits)
+        made = [_EMPTY_CHAT.sub(r"\1'\\n')\2", line) for line in lines]
+        made = [
+            f"{line.rstrip()}; {_MAGICS}.offer_names()\n" if _LOADS_EXTENSION.match(line) else line
+            for line in made
+        ]
+        return [*made, f"await {_MAGICS}.settle()\n"] if waits else made
