@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
@@ -161,21 +160,6 @@ def _with_script(options: dict[str, Any], engine: type) -> dict[str, Any]:
     script = {name: value for name, value in options.items() if name not in own}
     kept = {name: value for name, value in options.items() if name in own}
     return {"runtime": "scripted", "runtime_options": script, **kept}
-
-
-@pytest.fixture(scope="session")
-def eventually() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]:
-    """Waits until an awaited condition is true."""
-    import asyncio
-
-    async def wait(condition: Callable[[], Awaitable[Any]]) -> Any:
-        deadline = time.monotonic() + DEADLINE_S
-        while not (value := await condition()):
-            assert time.monotonic() < deadline, "the state never came"
-            await asyncio.sleep(0.01)
-        return value
-
-    return wait
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -113,15 +113,12 @@ class StreamBuffer:
         """The next chunk, or None if there is none yet; raises the end or the error."""
         pump = self._pump
         ended = pump.ended  # read first: what came before the end is in the buffer then
-        try:
-            chunk = pump.buffer.popleft()
-        except IndexError:
+        if not pump.buffer:  # only this consumer takes from it
             if not ended:
                 return None
             error, pump.error = pump.error, None
-            if error is not None:
-                raise error from None
-            raise EOFError from None
+            raise error or EOFError  # an error's cause is the worker's traceback
+        chunk = pump.buffer.popleft()
         if len(pump.buffer) == _CAPACITY // 2:
             self._home.call_soon(pump.make_space)
         return chunk

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine
 from mlc_widget.api.errors import EngineDeadError
 
+from ..waiting import until_idle
+
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 
@@ -92,10 +94,7 @@ async def test_leaving_a_stream_stops_the_engine(demo: AsyncKernelMLCEngine) -> 
     async for _ in stream:
         break
     await stream.close()
-    deadline = asyncio.get_running_loop().time() + 60
-    while (await demo.metrics())["running_requests"]:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.005)
+    await until_idle(demo)
 
 
 async def test_errors_are_openais(demo: AsyncKernelMLCEngine) -> None:

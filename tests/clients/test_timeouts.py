@@ -15,6 +15,8 @@ import pytest
 
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface
 
+from ..waiting import until_idle, until_running
+
 httpx: Any = importlib.import_module("httpx2" if openai.__version__.startswith("3") else "httpx")
 
 SCRIPT = {"text": "one two three", "repeat": 100, "hang_after": 4}
@@ -32,12 +34,6 @@ HOW: dict[str, tuple[Options, Options, Options]] = {
 }
 
 
-async def stopped(engine: AsyncMLCEngineInterface) -> None:
-    async with asyncio.timeout(60):
-        while (await engine.metrics())["running_requests"]:
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_an_awaited_request_times_out(
@@ -52,7 +48,7 @@ async def test_an_awaited_request_times_out(
             pieces += [choice.delta.content for choice in chunk.choices]
     if stream:
         assert "".join(p or "" for p in pieces).split() == ["one", "two", "three", "one"]
-    await stopped(scripted)
+    await until_idle(scripted)
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -73,7 +69,7 @@ async def test_a_blocking_request_times_out(
 
     text = await asyncio.to_thread(ask)
     assert text.split() == (["one", "two", "three", "one"] if stream else [])
-    await stopped(scripted)
+    await until_idle(scripted)
 
 
 async def test_a_streams_timeout_is_also_httpxs(scripted: AsyncMLCEngineInterface) -> None:
@@ -107,7 +103,7 @@ async def test_a_timeout_is_tried_again(
                 blocking = scripted.openai_client(sync=True, timeout=SHORT, max_retries=retries)
                 await asyncio.to_thread(partial(blocking.chat.completions.create, **REQUEST))
         assert asked == ["chat"] * (retries + 1)
-    await stopped(scripted)
+    await until_idle(scripted)
 
 
 async def test_other_requests_time_out_too(scripted: AsyncMLCEngineInterface) -> None:
@@ -120,20 +116,19 @@ async def test_other_requests_time_out_too(scripted: AsyncMLCEngineInterface) ->
     for call in calls:
         with pytest.raises(openai.APITimeoutError):
             await call()
-    await stopped(scripted)
+    await until_idle(scripted)
 
 
 async def test_without_a_timeout_it_waits(scripted: AsyncMLCEngineInterface) -> None:
     assert scripted.openai_client().timeout is None
     client = scripted.openai_client(timeout=600)
     asking = asyncio.create_task(client.chat.completions.create(**REQUEST))
-    while not (await scripted.metrics())["running_requests"]:
-        await asyncio.sleep(0.005)
+    await until_running(scripted)
     await asyncio.sleep(SHORT)
     assert not asking.done()
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
-    await stopped(scripted)
+    await until_idle(scripted)
 
 
 async def test_a_reader_that_pauses_does_not_time_out(scripted: AsyncMLCEngineInterface) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine, KernelMLCEngine, MLCEngine
 
+from ..waiting import until
+
 ENGINES = {
     "direct": MLCEngine,
     "direct-async": AsyncMLCEngine,
@@ -147,10 +149,11 @@ async def driver(loaded_driver: Driver) -> Driver:
     """An engine with the model loaded and nothing running."""
     await loaded_driver.ready()
     await loaded_driver.call("interrupt_generate")
-    deadline = asyncio.get_running_loop().time() + 60
-    while await loaded_driver.running():
-        assert asyncio.get_running_loop().time() < deadline, "the test before left something"
-        await asyncio.sleep(0.005)
+
+    async def at_rest() -> bool:
+        return not await loaded_driver.running()
+
+    await until(at_rest)  # what the test before left
     return loaded_driver
 
 

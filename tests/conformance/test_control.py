@@ -10,6 +10,8 @@ import pytest
 
 from mlc_widget.api.errors import BadRequestError, EngineTerminatedError
 
+from ..waiting import until
+
 # Most of a second, if nothing ends it; a stream waits for its reader long before.
 LONG: dict[str, Any] = {"temperature": 0, "max_tokens": 4000, "ignore_eos": True}
 MEDIUM: dict[str, Any] = {**LONG, "max_tokens": 600}
@@ -19,10 +21,10 @@ WHOLE: dict[str, Any] = {**LONG, "n": 16}
 
 
 async def comes_to_rest(driver: Any) -> None:
-    deadline = asyncio.get_running_loop().time() + 60
-    while await driver.running():
-        assert asyncio.get_running_loop().time() < deadline, "it never stopped"
-        await asyncio.sleep(0.005)
+    async def at_rest() -> bool:
+        return not await driver.running()
+
+    await until(at_rest)
 
 
 async def running(driver: Any, count: int) -> None:

@@ -19,6 +19,8 @@ from mlc_widget import AsyncMLCEngine
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import mlc_format
 
+from ..waiting import until
+
 DEADLINE = 60.0
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CALL_MARKS = ("<tool_call>", "</tool_call>")
@@ -171,14 +173,15 @@ class Steps:
     async def until_submitted(self, requests: Sequence[asyncio.Future[Any]]) -> None:
         """Until the scheduler has all requests; the model is to be held."""
         s = self._scheduler
-        while len(s._submitted) + len(s._waiting) + len(s._running) < len(requests):
+
+        def submitted() -> bool:
             assert not any(r.done() for r in requests)
-            await asyncio.sleep(0.001)
+            return len(s._submitted) + len(s._waiting) + len(s._running) >= len(requests)
+
+        await until(submitted)
 
     async def until_paused(self) -> None:
-        async with asyncio.timeout(DEADLINE):
-            while len(self.rows) < self._pause_at:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(self.rows) >= self._pause_at)
 
     def pause_after(self, steps: int) -> None:
         self._allow(len(self.rows) + steps)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import weakref
 from pathlib import Path
 
 from mlc_widget import AsyncMLCEngine
+
+from ..waiting import until
 
 
 async def test_an_engine_that_is_dropped_unloads(tiny_model: Path) -> None:
@@ -17,8 +18,9 @@ async def test_an_engine_that_is_dropped_unloads(tiny_model: Path) -> None:
     runtime = weakref.ref(model.runtime)
     del engine, model
     gc.collect()
-    deadline = asyncio.get_running_loop().time() + 60
-    while runtime() is not None:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.01)
+
+    def gone() -> bool:
         gc.collect()
+        return runtime() is None
+
+    await until(gone)

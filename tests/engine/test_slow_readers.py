@@ -12,6 +12,7 @@ from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.runtimes.tvm.sequence import MAX_UNREAD
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
+from ..waiting import until
 from .conftest import DEADLINE
 
 PROMPT = list(range(20, 60))
@@ -29,9 +30,7 @@ async def runtime(model_folder, cache_dir):
 
 
 async def parked(runtime):
-    async with asyncio.timeout(DEADLINE):
-        while not runtime._loaded.scheduler._parked:
-            await asyncio.sleep(0.001)
+    await until(lambda: runtime._loaded.scheduler._parked)
 
 
 async def no_page_is_lost(runtime):

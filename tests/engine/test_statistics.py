@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from .conftest import DEADLINE, chat, engine_on, user
+from ..waiting import until_idle
+from .conftest import chat, engine_on, user
 
 WEBLLM = {
     "e2e_latency_s",
@@ -75,9 +76,8 @@ async def test_metrics_are_sums_under_mlc_llms_names(model_folder, cache_dir):
         await anext(stream)
         assert (await engine.metrics())["running_requests"] == 1
         await stream.close()
-        async with asyncio.timeout(DEADLINE):
-            while (metrics := await engine.metrics())["running_requests"]:
-                await asyncio.sleep(0.01)
+        await until_idle(engine)
+        metrics = await engine.metrics()
         assert metrics["finished_requests"] == 5
         assert metrics["completion_tokens_sum"] >= 4 * 7 + 1
         used = [m.usage for m in made]

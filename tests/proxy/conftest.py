@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine
+
+from ..waiting import until
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
@@ -54,9 +55,7 @@ class GatedModel:
         return (self.folder / "held").exists()
 
     async def until_held(self) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while not self.held:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.held)
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from .notebook import DEADLINE_S, Notebook
+from ..waiting import until_blocking
+from .notebook import Notebook
 
 MAKE = "engine = await create_kernel_mlc_engine(model, **options)"
 
@@ -96,10 +96,7 @@ hello = [{{"role": "user", "content": "Hello!"}}]
 
 
 def until_gone(pid: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while psutil.pid_exists(pid):
-        assert time.monotonic() < deadline, "the old worker lives on"
-        time.sleep(0.02)
+    until_blocking(lambda: not psutil.pid_exists(pid))
 
 
 @pytest.mark.parametrize("use", USES)

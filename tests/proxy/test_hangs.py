@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
 from mlc_widget.proxy.hangs import HangWatch
 
+from ..waiting import until
 from .conftest import DEADLINE_S, GatedModel, Make
 
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
-Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 SOON = 0.3
@@ -66,12 +66,6 @@ class Reports:
             self.parts.append(part)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def until_hung(engine: AsyncKernelMLCEngine, part: str) -> None:
     await until(lambda: engine.hang is not None and engine.hang.part == part)
 
@@ -104,9 +98,10 @@ async def health(engine: AsyncKernelMLCEngine) -> list[dict[str, Any]]:
 
 
 async def until_a_step_takes(engine: AsyncKernelMLCEngine, seconds: float) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not any(step["seconds"] > seconds for step in await health(engine)):
-            await asyncio.sleep(0.01)
+    async def taken() -> bool:
+        return any(step["seconds"] > seconds for step in await health(engine))
+
+    await until(taken)
 
 
 def stream(engine: AsyncKernelMLCEngine, **request: Any) -> AsyncIterator[Any]:
@@ -324,9 +319,7 @@ async def test_who_waits_for_a_slow_reader_is_at_no_step(
         assert running == 1
         return await health(engine) == []
 
-    async with asyncio.timeout(DEADLINE_S):
-        while not await parked():
-            await asyncio.sleep(0.01)
+    await until(parked)
     await unread.close()
 
 

@@ -6,7 +6,6 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +20,8 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
 )
 
-Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+from ..waiting import until
+
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -42,14 +42,14 @@ async def running(engine: AsyncKernelMLCEngine) -> int:
 
 
 @pytest.fixture
-def comes_to_rest(eventually: Eventually) -> Callable[[AsyncKernelMLCEngine], Awaitable[None]]:
+def comes_to_rest() -> Callable[[AsyncKernelMLCEngine], Awaitable[None]]:
     """Waits until the engine in the worker runs nothing."""
 
     async def wait(engine: AsyncKernelMLCEngine) -> None:
         async def idle() -> bool:
             return await running(engine) == 0
 
-        await eventually(idle)
+        await until(idle)
 
     return wait
 
@@ -161,10 +161,10 @@ async def test_cancelling_a_consumer_stops_the_engine(
 
 
 async def test_cancelling_a_whole_request_stops_the_engine(
-    slow_engine: AsyncKernelMLCEngine, comes_to_rest: Rest, eventually: Eventually
+    slow_engine: AsyncKernelMLCEngine, comes_to_rest: Rest
 ) -> None:
     task = asyncio.create_task(slow_engine.chat.completions.create(messages=HELLO))
-    await eventually(lambda: running(slow_engine))
+    await until(lambda: running(slow_engine))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -172,10 +172,10 @@ async def test_cancelling_a_whole_request_stops_the_engine(
 
 
 async def test_garbage_collection_stops_the_engine(
-    slow_engine: AsyncKernelMLCEngine, comes_to_rest: Rest, eventually: Eventually
+    slow_engine: AsyncKernelMLCEngine, comes_to_rest: Rest
 ) -> None:
     stream = await slow_engine.chat.completions.create(messages=HELLO, stream=True)
-    await eventually(lambda: running(slow_engine))
+    await until(lambda: running(slow_engine))
     del stream
     gc.collect()
     await comes_to_rest(slow_engine)
@@ -190,7 +190,7 @@ async def test_a_stream_that_nobody_ever_read_is_collected_too(
 
 
 async def test_interrupt_ends_what_runs_and_nothing_after_it(
-    slow_engine: AsyncKernelMLCEngine, comes_to_rest: Rest, eventually: Eventually
+    slow_engine: AsyncKernelMLCEngine, comes_to_rest: Rest
 ) -> None:
     stream = await slow_engine.chat.completions.create(messages=HELLO, stream=True)
     whole = asyncio.create_task(slow_engine.chat.completions.create(messages=HELLO))
@@ -198,7 +198,7 @@ async def test_interrupt_ends_what_runs_and_nothing_after_it(
     async def both() -> bool:
         return await running(slow_engine) == 2
 
-    await eventually(both)
+    await until(both)
     await slow_engine.interrupt_generate()
     chunks = [chunk async for chunk in stream]
     assert chunks[-1].choices[0].finish_reason == "abort"
@@ -300,9 +300,7 @@ async def test_after_terminate_every_call_says_so(kernel_engine: Make) -> None:
             await call()
 
 
-async def test_an_engine_that_is_dropped_ends_its_worker(
-    tiny_model: Path, eventually: Eventually
-) -> None:
+async def test_an_engine_that_is_dropped_ends_its_worker(tiny_model: Path) -> None:
     engine = AsyncKernelMLCEngine(runtime="scripted")
     await engine.reload(str(tiny_model))
     pid = engine.worker_pid
@@ -313,7 +311,7 @@ async def test_an_engine_that_is_dropped_ends_its_worker(
     async def gone() -> bool:
         return not psutil.pid_exists(pid)
 
-    await eventually(gone)
+    await until(gone)
 
 
 async def test_one_engine_serves_several_loops(slow_engine: AsyncKernelMLCEngine) -> None:

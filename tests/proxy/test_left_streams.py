@@ -23,6 +23,8 @@ from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface
 from mlc_widget.api.resources import ChatCompletions
 
+from ..waiting import until
+
 REQUEST: dict[str, Any] = {
     "model": "m",
     "messages": [{"role": "user", "content": "Hello!"}],
@@ -151,10 +153,11 @@ ASYNC_WAYS = [unread, left_after_one, iterator_left, generator_left, task_cancel
 
 
 async def idle(engine: AsyncMLCEngineInterface) -> None:
-    async with asyncio.timeout(60):
-        while (await engine.metrics())["running_requests"]:
-            gc.collect()
-            await asyncio.sleep(0.005)
+    async def nothing_runs() -> bool:
+        gc.collect()
+        return (await engine.metrics())["running_requests"] == 0
+
+    await until(nothing_runs)
 
 
 async def still_answers(engine: AsyncMLCEngineInterface) -> None:

@@ -13,6 +13,8 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import EngineDeadError, ProtocolError
 
+from ..waiting import until, until_idle
+
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -66,8 +68,7 @@ async def test_a_lost_request_is_an_error_and_its_neighbours_are_answered(
     engine = await kernel_engine(handler=impatient)
     dropped = drop(engine, "completionNonStreaming", monkeypatch)
     lost = asyncio.create_task(engine.completions.create(prompt="x"))
-    while not dropped:
-        await asyncio.sleep(0.001)
+    await until(lambda: dropped)
     answers = await asyncio.gather(
         *(engine.chat.completions.create(messages=HELLO) for _ in range(5))
     )
@@ -88,8 +89,7 @@ async def test_a_lost_stream_and_lost_credit_are_errors(
                 if dropped:
                     await engine.metrics()  # what comes behind it shows that it is missing
         assert dropped == [kind]
-    while (await engine.metrics())["running_requests"]:
-        await asyncio.sleep(0.005)
+    await until_idle(engine)
 
 
 async def test_a_lost_message_is_noticed_while_nothing_else_is_asked(

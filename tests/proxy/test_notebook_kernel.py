@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ..waiting import until_blocking
 from .notebook import DEADLINE_S, Notebook
 
 
@@ -25,13 +26,6 @@ hello = [{{"role": "user", "content": "Hello!"}}]
     yield notebook
     notebook.run("await engine.terminate()")
     notebook.close()
-
-
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "the state never came"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +85,7 @@ print((await engine.metrics())["running_requests"])
 def test_the_worker_goes_on_while_a_cell_blocks_the_kernel(notebook: Notebook) -> None:
     answer = notebook.run("""
 stream = await engine.chat.completions.create(messages=hello, stream=True, max_tokens=60)
-while len(stream._relay._buffer) < 61:  # the kernel's own loop does not turn meanwhile
+while len(stream._relay._pump.buffer) < 61:  # the kernel's own loop does not turn meanwhile
     time.sleep(0.01)
 pieces = [c.choices[0].delta.content or "" async for c in stream]
 print("".join(pieces) == " ".join(["one two"] * 30))
@@ -127,6 +121,6 @@ print(engine.worker_pid)
 """)
         )
         notebook.manager.restart_kernel(now=False)
-        wait(lambda: not psutil.pid_exists(pid))
+        until_blocking(lambda: not psutil.pid_exists(pid))
     finally:
         notebook.close()

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine, create_kernel_mlc_
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
 from mlc_widget.api.streams import _CAPACITY
 
+from ..waiting import until, until_blocking
 from .conftest import GatedModel
 
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
-Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 DEADLINE_S = 60.0
 ENCODER = Path(__file__).parents[1] / "fixtures" / "embeddings" / "bert"
@@ -55,9 +54,7 @@ async def kill_and_see(engine: AsyncKernelMLCEngine) -> None:
     """Until the engine knows; another worker may be starting then."""
     pid = engine.worker_pid
     kill(engine)
-    async with asyncio.timeout(DEADLINE_S):
-        while engine.worker_pid == pid:
-            await asyncio.sleep(0.005)
+    await until(lambda: engine.worker_pid != pid)
 
 
 async def restart(engine: AsyncKernelMLCEngine) -> None:
@@ -140,7 +137,7 @@ async def test_everything_in_flight_goes_on(gated: GatedModel, at: int) -> None:
 
 
 async def test_what_was_sent_is_read_before_what_comes_from_the_new_worker(
-    gated: GatedModel, eventually: Eventually
+    gated: GatedModel,
 ) -> None:
     """Two readers, of which one is slow: its text is there, and goes on when it reads."""
     engine = await gated.engine()
@@ -152,15 +149,15 @@ async def test_what_was_sent_is_read_before_what_comes_from_the_new_worker(
     gated.hold(600)
 
     async def full() -> bool:  # what the reader reads from
-        return all(len(s._relay._buffer) >= _CAPACITY for s in (slow, quick))
+        return all(len(s._relay._pump.buffer) >= _CAPACITY for s in (slow, quick))
 
-    await eventually(full)
+    await until(full)
     gated.hold(1000)
 
     async def sent() -> bool:
-        return all(s._relay._source._stream._batches for s in (slow, quick))
+        return all(s._relay._pump._source._stream._batches for s in (slow, quick))
 
-    await eventually(sent)
+    await until(sent)
     await kill_and_see(engine)
     assert engine.state == "dead"  # nobody needs a worker yet
     gated.release()
@@ -212,8 +209,7 @@ def test_a_blocking_reader_goes_on_too(gated: GatedModel, tiny_model: Path) -> N
         gated.hold(10)
 
         def murder() -> None:
-            while not gated.held:
-                time.sleep(0.005)
+            until_blocking(lambda: gated.held)
             kill(engine)
             gated.release()
 
@@ -263,8 +259,7 @@ async def slowly_read(engine: AsyncKernelMLCEngine) -> str:
     """Read only once all the others are answered."""
     stream = await engine.chat.completions.create(messages=HELLO, stream=True)
     pieces = [(await anext(stream)).choices[0].delta.content or ""]
-    while len(engine._core._in_flight_requests._active) > 1:
-        await asyncio.sleep(0.01)
+    await until(lambda: len(engine._core._in_flight_requests._active) <= 1)
     return "".join(pieces + [chunk.choices[0].delta.content or "" async for chunk in stream])
 
 
@@ -282,8 +277,7 @@ async def test_the_neighbours_of_a_request_that_kills_are_answered(
     after, asks = NEIGHBOURS[neighbours]
     engine = await kernel_engine(crash_after=after, crash_if="poison", repeat=20, pace_s=0.005)
     tasks = [asyncio.create_task(ask(engine)) for ask in asks]
-    while len(engine._core._in_flight_requests._active) < len(tasks):
-        await asyncio.sleep(0.001)
+    await until(lambda: len(engine._core._in_flight_requests._active) == len(tasks))
     with pytest.raises(EngineDeadError, match=r"(Two|Three) workers died during this"):
         await poison(engine)
     text = " ".join(["Hello from the script."] * 20)
@@ -313,8 +307,7 @@ async def test_who_waits_for_a_turn_can_leave_and_be_aborted(kernel_engine: Make
     stop = engine._core.observe(lambda s: s.state == "dead" and pids.append(engine.worker_pid))
     with pytest.raises(EngineDeadError):
         killer = asyncio.create_task(poison(engine))
-        while len(pids) < 2:
-            await asyncio.sleep(0.005)
+        await until(lambda: len(pids) >= 2)
         leaving.cancel()
         await engine.abort("aborted")
         await killer
@@ -402,7 +395,7 @@ async def test_a_model_that_is_gone_says_so(
         await reading
 
 
-async def test_embeddings_are_asked_for_again(kernel_engine: Make, eventually: Eventually) -> None:
+async def test_embeddings_are_asked_for_again(kernel_engine: Make) -> None:
     engine = await kernel_engine(load=False, runtime="tvm")
     await engine.reload(str(ENCODER))
     expected = await engine.embeddings.create(input=["rain", "sun"])
@@ -413,7 +406,7 @@ async def test_embeddings_are_asked_for_again(kernel_engine: Make, eventually: E
     async def sent() -> bool:
         return any(in_flight.began for in_flight in engine._core._in_flight_requests._active)
 
-    await eventually(sent)
+    await until(sent)
     kill(engine)
     assert (await asking).data == expected.data
 

@@ -18,6 +18,8 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
 )
 
+from ..waiting import until
+
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -25,8 +27,12 @@ HELLO = [{"role": "user", "content": "Hello!"}]
 
 async def loading(engine: AsyncKernelMLCEngine) -> None:
     """Waits until a load has got as far as the runtime."""
-    while engine._core.snapshot.progress is None or engine._core.snapshot.progress.phase != "load":
-        await asyncio.sleep(0.002)
+
+    def phase() -> str | None:
+        progress = engine.link.snapshot.progress
+        return None if progress is None else progress.phase
+
+    await until(lambda: phase() == "load")
 
 
 async def loaded(engine: AsyncKernelMLCEngine) -> list[str]:
@@ -66,8 +72,7 @@ async def test_a_load_can_be_ended(kernel_engine: Make, tiny_model: Path, how: s
             engine._core.call_soon(engine._core.cancel_load)
         with pytest.raises(LoadCancelledError):
             await load
-    while engine.state != "idle":
-        await asyncio.sleep(0.002)
+    await until(lambda: engine.state == "idle")
     assert await loaded(engine) == []
     assert engine.model_id is None
 
@@ -160,8 +165,7 @@ async def test_an_app_config_names_models(
     await engine.chat.completions.create(messages=HELLO)
     assert engine.worker_pid is not None
     os.kill(engine.worker_pid, signal.SIGKILL)
-    while engine.state != "dead":
-        await asyncio.sleep(0.002)
+    await until(lambda: engine.state == "dead")
     await engine.chat.completions.create(messages=HELLO)
     (model,) = await engine.models.list()
     assert model.context_window_size == 100  # type: ignore[attr-defined]

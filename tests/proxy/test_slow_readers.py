@@ -18,8 +18,9 @@ from mlc_widget.api.streams import _CAPACITY
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.proxy.stream_receiver import STREAM_CREDIT
 
+from ..waiting import until
+
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
-Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 MIB = 1024 * 1024
@@ -60,9 +61,7 @@ async def test_a_blocked_loop_loses_nothing(kernel_engine: Make) -> None:
     assert text == " ".join(words)
 
 
-async def test_an_unread_stream_costs_bounded_memory(
-    kernel_engine: Make, eventually: Eventually
-) -> None:
+async def test_an_unread_stream_costs_bounded_memory(kernel_engine: Make) -> None:
     engine = await kernel_engine(text="x" * 2000, repeat=10**5)  # 200 MB, if nothing stopped it
     before = rss(engine)
     streams = [await engine.chat.completions.create(messages=HELLO, stream=True) for _ in range(4)]
@@ -71,21 +70,21 @@ async def test_an_unread_stream_costs_bounded_memory(
         relay = stream._relay
 
         async def full(relay: Any = relay) -> bool:
-            return len(relay._buffer) >= _CAPACITY
+            return len(relay._pump.buffer) >= _CAPACITY
 
-        await eventually(full)
+        await until(full)
     # Beside them the engine answers others at once.
     answer = await engine.chat.completions.create(messages=HELLO, max_tokens=3)
     assert answer.choices[0].finish_reason == "length"
     assert rss(engine) - before < 50
     for stream in streams:
-        assert len(stream._relay._buffer) <= 3 * STREAM_CREDIT
+        assert len(stream._relay._pump.buffer) <= 3 * STREAM_CREDIT
         await stream.aclose()
 
     async def idle() -> bool:
         return (await engine.metrics())["running_requests"] == 0
 
-    await eventually(idle)
+    await until(idle)
 
 
 _SECOND_CLIENT = """
@@ -93,6 +92,8 @@ import asyncio, sys
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from mlc_widget.proxy.connection import WorkerConnection
 import zmq
+
+from ..waiting import until
 
 async def main():
     client = AsyncKernelClient(connection_file=sys.argv[1])

@@ -13,7 +13,6 @@ import time
 import venv
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -29,7 +28,8 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.proxy.supervisor import _kill_workers
 
-Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+from ..waiting import until
+
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -81,8 +81,7 @@ async def test_requests_after_a_death_share_one_restart_and_one_load(kernel_engi
     states: list[str] = []
     stop = engine._core.observe(lambda s: states.append(s.state))
     kill(engine)
-    while engine.state != "dead":
-        await asyncio.sleep(0.005)
+    await until(lambda: engine.state == "dead")
     answers = await asyncio.gather(
         *(engine.chat.completions.create(messages=HELLO) for _ in range(5))
     )
@@ -124,8 +123,7 @@ async def test_a_restart_that_cannot_load_says_why(
     engine = await kernel_engine(load=False)
     await engine.reload(str(folder))
     kill(engine)
-    while engine.state != "dead":
-        await asyncio.sleep(0.005)
+    await until(lambda: engine.state == "dead")
     shutil.rmtree(folder)
     with pytest.raises(ModelNotFoundError, match="gone"):
         await engine.chat.completions.create(messages=HELLO)
@@ -160,8 +158,7 @@ async def test_terminate_ends_a_start(tiny_model: Path, tmp_path: Path) -> None:
     fake.chmod(0o755)
     engine = AsyncKernelMLCEngine(python=str(fake))
     load = asyncio.create_task(engine.reload(str(tiny_model)))
-    while engine.worker_pid is None:
-        await asyncio.sleep(0.005)
+    await until(lambda: engine.worker_pid is not None)
     pid = engine.worker_pid
     await engine.terminate()
     with pytest.raises(EngineTerminatedError):
@@ -172,8 +169,7 @@ async def test_terminate_ends_a_start(tiny_model: Path, tmp_path: Path) -> None:
 async def test_unload_during_a_start_ends_the_load(tiny_model: Path, kernel_engine: Make) -> None:
     engine = await kernel_engine(load=False)
     load = asyncio.create_task(engine.reload(str(tiny_model)))
-    while engine.state != "starting":
-        await asyncio.sleep(0.001)
+    await until(lambda: engine.state == "starting")
     await engine.unload()
     with pytest.raises(LoadCancelledError):
         await load
@@ -235,7 +231,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 async def test_the_worker_ends_with_its_parent(
-    number: signal.Signals, tiny_model: Path, temp_dir: Path, eventually: Eventually
+    number: signal.Signals, tiny_model: Path, temp_dir: Path
 ) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", _NOTEBOOK, str(tiny_model)],
@@ -253,7 +249,7 @@ async def test_the_worker_ends_with_its_parent(
         dead = not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie"
         return dead and not list(temp_dir.iterdir())
 
-    await eventually(gone)
+    await until(gone)
     await asyncio.to_thread(parent.wait)
     parent.stdout.close()
 
@@ -297,7 +293,7 @@ async def test_terminate_ends_a_worker_that_hangs(kernel_engine: Make, stuck_wor
 
 
 async def test_a_worker_that_hangs_ends_with_its_parent(
-    tiny_model: Path, temp_dir: Path, eventually: Eventually, stuck_worker: str
+    tiny_model: Path, temp_dir: Path, stuck_worker: str
 ) -> None:
     code = _NOTEBOOK.replace(
         'runtime="scripted",', f'runtime="scripted", handler="{stuck_worker}",'
@@ -321,13 +317,11 @@ async def test_a_worker_that_hangs_ends_with_its_parent(
         dead = not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie"
         return dead and not list(temp_dir.iterdir())
 
-    await eventually(gone)
+    await until(gone)
     parent.stdout.close()
 
 
-async def test_a_normal_exit_ends_the_worker_too(
-    tiny_model: Path, temp_dir: Path, eventually: Eventually
-) -> None:
+async def test_a_normal_exit_ends_the_worker_too(tiny_model: Path, temp_dir: Path) -> None:
     code = _NOTEBOOK.replace("async for _ in stream:\n        pass", "return")
     ended = await asyncio.to_thread(
         subprocess.run,
@@ -344,7 +338,7 @@ async def test_a_normal_exit_ends_the_worker_too(
     async def gone() -> bool:
         return not psutil.pid_exists(worker) and not list(temp_dir.iterdir())
 
-    await eventually(gone)
+    await until(gone)
 
 
 async def test_nothing_is_started_while_the_interpreter_ends(
@@ -373,7 +367,7 @@ async def test_nothing_is_started_while_the_interpreter_ends(
 
 @pytest.mark.parametrize("state", ["starting", "loading"])
 async def test_an_exit_during_a_start_leaves_nothing(
-    tiny_model: Path, temp_dir: Path, eventually: Eventually, state: str
+    tiny_model: Path, temp_dir: Path, state: str
 ) -> None:
     code = f"""
 import sys, time
@@ -397,4 +391,4 @@ while engine.state != {state!r} or not list(__import__("os").scandir({str(temp_d
         workers = [p for p in psutil.process_iter(["cmdline"]) if mine in str(p.info["cmdline"])]
         return not workers and not list(temp_dir.iterdir())
 
-    await eventually(gone)
+    await until(gone)

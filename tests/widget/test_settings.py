@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget, Reply
+
+from ..waiting import until_blocking
 
 MakeEngine = Callable[..., KernelMLCEngine]
 DEADLINE = 30.0
@@ -42,13 +43,6 @@ def settled(chat: ChatWidget) -> None:
         pass
 
     chat._link.submit(nothing()).result(DEADLINE)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_settings_are_traits_that_the_next_reply_heeds(
@@ -103,7 +97,7 @@ def test_what_the_page_sets_is_observed_on_the_user_s_side(
     )
     intent = {"kind": "set", "name": "temperature", "value": 0.25}
     chat._handle_custom_msg({"type": "intent", "id": "a", "intent": intent}, [])
-    wait_until(lambda: bool(seen))
+    until_blocking(lambda: bool(seen))
     assert seen == [(0.25, "mlc_widget callbacks")]
     assert chat.temperature == 0.25
     chat.temperature = 0.75
@@ -135,7 +129,7 @@ def test_callbacks_get_every_reply_and_cannot_freeze_or_break_the_engine(
     assert got == []
     with caplog.at_level(logging.ERROR):
         hold.set()
-        wait_until(lambda: len(got) == 3)
+        until_blocking(lambda: len(got) == 3)
     assert got == replies
     assert [r.status for r in got] == ["done"] * 3
     stop()
@@ -167,7 +161,7 @@ def test_without_a_reply_in_sight_nothing_is_called(
     ended = threading.Event()
     chat.on_reply(lambda reply: ended.set() if reply.status == "stopped" else None)
     reply = chat.send("Go on")
-    wait_until(lambda: bool(reply.text))
+    until_blocking(lambda: bool(reply.text))
     assert not ended.is_set()
     chat.stop()
     assert ended.wait(DEADLINE)

@@ -22,6 +22,7 @@ from mlc_widget.widget.session import MAX_CALL_TURNS
 from mlc_widget.widget.state import NOT_MADE, Message, with_all_results
 from mlc_widget.widget.transcript import ending
 
+from ..waiting import until
 from .script_folder import write_script_folder
 
 DEADLINE = 30.0
@@ -250,9 +251,8 @@ async def test_a_call_that_was_cut_is_never_made(
     chat = ChatWidget(hanging_engine, tools=[add], max_tokens=max_tokens)
 
     async def ended(reply: Reply) -> dict[str, Any]:
-        while max_tokens is None and len(chat.messages[-1].get("tool_calls", ())) < 2:
-            await asyncio.sleep(0.01)
         if max_tokens is None:
+            await until(lambda: len(chat.messages[-1].get("tool_calls", ())) >= 2)
             reply.stop()
         return await asyncio.wait_for(_wait(reply), DEADLINE)
 

@@ -18,6 +18,8 @@ from mlc_widget.proxy.stream_receiver import StreamReceiver
 from mlc_widget.worker import stream_sender
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 
+from ..waiting import until
+
 HELLO = [{"role": "user", "content": "Hello!"}]
 
 
@@ -115,17 +117,18 @@ async def test_a_thousand_random_messages_are_each_answered_once(
         kind = draw.choice(_KINDS)
         sent[client.post(kind, content)] = kind
     awaited = {uuid for uuid, kind in sent.items() if kind not in _SILENT}
-    answered: list[str] = []
-    async with asyncio.timeout(60):
-        while not awaited <= set(answered):
-            await asyncio.sleep(0.01)
-            answered = [m["uuid"] for m in client.down if m["kind"] in ("return", "throw")]
-            # A stream that was begun under credit is answered once it has ended.
-            for uuid in awaited - set(answered):
-                if sent[uuid].endswith("StreamInit"):
-                    client.post("interruptGenerate")
-                    client.post("streamCredit", {"streamId": "x", "credit": 100})
-    times = [answered.count(uuid) for uuid in awaited]
+
+    def answers() -> list[str]:
+        answered = [m["uuid"] for m in client.down if m["kind"] in ("return", "throw")]
+        # A stream that was begun under credit is answered once it has ended.
+        for uuid in awaited - set(answered):
+            if sent[uuid].endswith("StreamInit"):
+                client.post("interruptGenerate")
+                client.post("streamCredit", {"streamId": "x", "credit": 100})
+        return answered
+
+    await until(lambda: awaited <= set(answers()))
+    times = [answers().count(uuid) for uuid in awaited]
     assert set(times) == {1}
     silent = {uuid for uuid, kind in sent.items() if kind in _SILENT - {"keepAlive"}}
     assert not [m for m in client.down if m["uuid"] in silent and m["kind"] == "return"]

@@ -14,6 +14,8 @@ from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES
 from mlc_widget.worker import reorder_buffer
 from mlc_widget.worker.reorder_buffer import MAX_EARLY, ReorderBuffer
 
+from ..waiting import until
+
 
 class Taken:
     def __init__(self) -> None:
@@ -29,12 +31,6 @@ class Taken:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reorder_buffer, "PATIENCE_S", 0.05)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_messages_pass_by_their_numbers() -> None:

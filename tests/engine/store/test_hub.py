@@ -23,6 +23,7 @@ from mlc_widget.api.errors import (
 from mlc_widget.engine.store import hub, hub_child
 from mlc_widget.models import builtin_models
 
+from ...waiting import until
 from .hub_server import COMMIT, HubServer
 
 REPO = "someone/Tiny-q4f32_1-MLC"
@@ -95,11 +96,13 @@ async def test_a_repository_becomes_a_folder(server: HubServer, files: Path) -> 
 async def test_a_cancelled_download_keeps_what_came(server: HubServer, tmp_path: Path) -> None:
     server.hold_after = 1_000_000
     task = asyncio.create_task(hub.download(f"HF://{REPO}", Reports()))
-    async with asyncio.timeout(DEADLINE):
-        while len(list(tmp_path.rglob("snapshots/*/*.json"))) < 4 or not any(
+
+    def half_downloaded() -> bool:
+        return len(list(tmp_path.rglob("snapshots/*/*.json"))) >= 4 and any(
             p.stat().st_size > 700_000 for p in tmp_path.rglob("*.incomplete")
-        ):
-            await asyncio.sleep(0.01)
+        )
+
+    await until(half_downloaded)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

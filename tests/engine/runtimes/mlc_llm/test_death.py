@@ -13,6 +13,7 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError
 
+from ....waiting import until
 from .conftest import EngineFactory, Package
 
 DEATHS: dict[str, tuple[dict[str, Any], str]] = {
@@ -77,9 +78,7 @@ async def test_a_hang_is_reported_long_before_it_counts_as_a_death(
         hang_timeout=0.5,
     )
     draining = asyncio.create_task(drain(engine))
-    async with asyncio.timeout(60):
-        while engine.hang is None or engine.hang.part != "engine":
-            await asyncio.sleep(0.01)
+    await until(lambda: engine.hang is not None and engine.hang.part == "engine")
     await engine.terminate()
     with pytest.raises(EngineTerminatedError):
         await draining

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 
+from ....waiting import until
 from .conftest import EngineFactory, Package
 from .model_folder import write_model_folder
 
@@ -172,7 +172,7 @@ async def test_cancelling_a_load_ends_the_compiler(
     engine = await make_engine(standin, load=False, compiled=False, trouble={"compile_hangs": True})
     monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
     load = asyncio.ensure_future(engine.reload(str(standin.model)))
-    compilers = await _until(lambda: _compilers(engine))
+    compilers = await until(lambda: _compilers(engine))
     load.cancel()
     with pytest.raises((asyncio.CancelledError, LoadCancelledError)):
         await load
@@ -186,7 +186,7 @@ async def test_a_killed_worker_takes_its_compiler_with_it(
     engine = await make_engine(standin, load=False, compiled=False, trouble={"compile_hangs": True})
     monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path))
     load = asyncio.ensure_future(engine.reload(str(standin.model)))
-    compilers = await _until(lambda: _compilers(engine))
+    compilers = await until(lambda: _compilers(engine))
     worker = engine._core.worker_pid
     assert worker is not None
     psutil.Process(worker).kill()
@@ -194,14 +194,6 @@ async def test_a_killed_worker_takes_its_compiler_with_it(
         await load
     _, alive = await asyncio.to_thread(psutil.wait_procs, compilers, 10)
     assert not alive
-
-
-async def _until(condition: Any) -> Any:
-    deadline = time.monotonic() + 30
-    while not (value := condition()):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
-    return value
 
 
 def _compilers(engine: AsyncKernelMLCEngine) -> list[psutil.Process]:
