@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -134,10 +133,6 @@ class KernelCore(EngineLink):
         """
         await self._supervisor.terminate(_DROPPED if dropped else _TERMINATED)
 
-    def kill(self) -> None:
-        """End the worker at once: for the interpreter's exit."""
-        self._supervisor.kill()
-
     # EngineCore: requests
 
     async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
@@ -163,13 +158,6 @@ class KernelCore(EngineLink):
     async def open_stream(self, kind: RequestKind, request: JSONDict) -> ResumableStream:
         """Accept one streaming request; it continues in a new worker if this one dies."""
         return await ResumableStream.open(kind, request, self._in_flight_requests)
-
-    async def stream(self, kind: RequestKind, request: JSONDict) -> AsyncGenerator[JSONDict, None]:
-        """The chunks of one answer, one by one; closing it stops the engine. On the home loop."""
-        async with contextlib.aclosing(await self.open_stream(kind, request)) as batches:
-            async for batch in batches:
-                for chunk in batch:
-                    yield chunk
 
     async def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool, model_id: str | None

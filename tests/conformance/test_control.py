@@ -149,7 +149,10 @@ async def test_abort_ends_a_whole_request_for_who_waits(driver: Any) -> None:
 
 
 async def test_abort_of_an_unknown_id_is_nothing(driver: Any) -> None:
+    stream = await driver.stream(**SHORT, request_id="known")
     await driver.call("abort", "no such request")
+    assert (await stream.all())[-1].choices[0].finish_reason == "length"
+    assert (await driver.chat(**SHORT)).choices[0].finish_reason == "length"
 
 
 async def test_an_id_in_use_is_refused_and_free_again_after(driver: Any) -> None:

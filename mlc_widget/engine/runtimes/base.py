@@ -257,6 +257,3 @@ class ModelRuntime(Protocol):
 
     async def unload(self) -> None:
         """Stop what runs and give the memory back to the system. Idempotent."""
-
-
-RuntimeFactory: TypeAlias = Callable[[Mapping[str, Any]], ModelRuntime]

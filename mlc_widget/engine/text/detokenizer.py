@@ -78,11 +78,6 @@ class Detokenizer:
         """Whether a stop string ended the text."""
         return self._stop.stopped is not None
 
-    @property
-    def stop_string(self) -> str | None:
-        """The stop string that ended the text."""
-        return self._stop.stopped
-
     def push(self, token_id: int) -> str:
         """Take a token, give the text that is certain now, possibly none."""
         if self._tokenizer.is_special(token_id):

@@ -128,7 +128,6 @@ def test_stop_strings_do_not_depend_on_the_cut(seed):
     want = whole.push(text) + whole.flush()
     detokenizer_text, detokenizer = run(Bytes(cuts(text.encode(), rng)), stop)
     assert "".join(detokenizer_text) == want
-    assert detokenizer.stop_string == whole.stopped
     assert detokenizer.stopped == (whole.stopped is not None)
     # Against the definition: the shortest beginning of the text that ends with a stop string.
     ends = [n for n in range(len(text) + 1) if text[:n].endswith(stop)]

@@ -56,9 +56,11 @@ async def test_an_engine_that_dies_idle_is_found_too(
     engine = await make_engine(standin, trouble={"step_dies_after": 3})
     worker = psutil.Process(engine._core.worker_pid)
     ask = asyncio.ensure_future(engine.completions.create(prompt="Hello", max_tokens=400))
-    await asyncio.to_thread(worker.wait, 30)
+    await asyncio.to_thread(worker.wait, 60)
     ask.cancel()
     await asyncio.wait({ask})
+    assert not worker.is_running()
+    await until(lambda: engine.worker_pid != worker.pid)
 
 
 async def test_a_long_silence_is_no_death(standin: Package, make_engine: EngineFactory) -> None:

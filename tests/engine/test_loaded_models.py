@@ -1,0 +1,135 @@
+"""The models that an engine has loaded, on the scripted runtime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlc_widget.api.app_config import AppConfig
+from mlc_widget.api.errors import (
+    BadRequestError,
+    LoadCancelledError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+)
+from mlc_widget.api.load_request import LoadTarget
+from mlc_widget.api.progress import InitProgressReport
+from mlc_widget.engine.loaded_models import LoadedModels
+
+from ..waiting import until
+
+NONE = AppConfig()
+
+
+def target(*models: Path | str, **chat_opts: Any) -> LoadTarget:
+    return LoadTarget.read([str(m) for m in models], [chat_opts or None] * len(models))
+
+
+class Models(LoadedModels):
+    """Counts how often models were about to go, and keeps the reports."""
+
+    def __init__(self, **script: Any) -> None:
+        self.goings = 0
+        self.reports: list[InitProgressReport] = []
+        super().__init__("scripted", script, None, self._going)
+        self.on_progress = self.reports.append
+
+    def _going(self) -> None:
+        self.goings += 1
+
+    @property
+    def names(self) -> list[str]:
+        return [Path(model.model_id).name for model in self]
+
+
+@pytest.fixture
+async def models() -> AsyncIterator[Models]:
+    made = Models()
+    async with asyncio.timeout(60):
+        yield made
+        await made.unload()
+
+
+async def test_models_are_found_by_id_and_the_only_one_without(
+    models: Models, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    with pytest.raises(ModelNotLoadedError, match=r"No model is loaded"):
+        models.get(None)
+    await models.load(target(tiny_model), NONE)
+    assert models.get(None) is models.get(str(tiny_model))
+    with pytest.raises(ModelNotLoadedError, match="not loaded; loaded: ") as caught:
+        models.get("another")
+    assert caught.value.param == "model"
+    await models.load(target(tiny_model, other_tiny_model), NONE)
+    assert models.names == [tiny_model.name, other_tiny_model.name]
+    with pytest.raises(BadRequestError, match="several are loaded"):
+        models.get(None)
+
+
+async def test_what_is_expected_is_loaded_only_where_it_differs(
+    models: Models, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    async def loaded_anew(wanted: LoadTarget, config: AppConfig = NONE) -> bool:
+        before = list(models)
+        await models.ensure(wanted, config)
+        return list(models) != before
+
+    assert await loaded_anew(target(tiny_model))
+    assert not await loaded_anew(target(tiny_model))
+    assert await loaded_anew(target(tiny_model, context_window_size=100))
+    assert await loaded_anew(target(tiny_model))
+    assert await loaded_anew(target(tiny_model, other_tiny_model))
+    assert await loaded_anew(target(other_tiny_model, tiny_model))
+    config = AppConfig.read({"model_list": [{"model_id": "mine", "model": str(tiny_model)}]})
+    assert await loaded_anew(target("mine"), config)
+    assert not await loaded_anew(target("mine"), config)
+
+
+async def test_all_who_expect_the_same_wait_for_one_load(tiny_model: Path) -> None:
+    models = Models(load_s=0.05)
+    asking = [asyncio.create_task(models.ensure(target(tiny_model), NONE)) for _ in range(4)]
+    await until(lambda: models.reports)
+    with pytest.raises(ModelNotLoadedError, match="is still loading"):
+        models.get(None)
+    asking[0].cancel()  # who began it may go
+    await asyncio.wait(asking)
+    assert models.names == [tiny_model.name]
+    assert models.goings == 1
+    await models.unload()
+
+
+async def test_a_failed_load_leaves_nothing_and_is_tried_again(
+    models: Models, tiny_model: Path, tmp_path: Path
+) -> None:
+    await models.load(target(tiny_model), NONE)
+    for _ in range(2):
+        with pytest.raises(ModelNotFoundError):
+            await models.ensure(target(tiny_model, tmp_path / "gone"), NONE)
+        assert list(models) == []
+    await models.ensure(target(tiny_model), NONE)
+    assert models.names == [tiny_model.name]
+
+
+async def test_an_unload_ends_a_load_that_runs(tiny_model: Path) -> None:
+    models = Models(load_hangs=True)
+    loading = asyncio.create_task(models.load(target(tiny_model), NONE))
+    await until(lambda: any(r.phase == "load" for r in models.reports))
+    await models.unload()
+    with pytest.raises(LoadCancelledError):
+        await loading
+    assert list(models) == []
+
+
+async def test_progress_of_several_models_is_one_scale(
+    models: Models, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    await models.load(target(tiny_model, other_tiny_model), NONE)
+    progress = [r.progress for r in models.reports]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    halves = [r.model_id for r in models.reports if r.text.endswith("is ready")]
+    assert halves == [str(tiny_model), str(other_tiny_model)]
