@@ -12,7 +12,8 @@ In a word of 4-bit codes the lowest bits are the first input. 8-bit codes lie in
 bytes of the first are inputs 0 2 4 6 of eight, those of the second 1 3 5 7, which is the order of
 8-bit activations (`kernels.quantize`).
 
-A weight is ``scale · factor · (code − zero) − minimum · minimum factor``.
+A weight is ``scale · factor · (code − zero) − minimum · minimum factor``. Floats are held as they
+are, input after input of 16 lanes.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, pad
-from mlc_widget.engine.store.formats.ggml_types import Unpacked
+from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, Layout, pad
+from mlc_widget.engine.store.formats.ggml_types import TYPES_BY_NAME, Unpacked, unpack
 
 Array = npt.NDArray[Any]
 
@@ -36,7 +37,7 @@ class BlockFormat:
 
     Attributes:
         name: ggml's name of the type that it holds.
-        bits: Of a code as the kernels hold it: 4 or 8.
+        bits: Of a code as the kernels hold it, 4 or 8; of a float, 16 or 32.
         zero: The code of weight 0, before the minimum is taken off.
         group: Inputs that share a factor (or, without factors, a scale): 16 or 32.
         block: Inputs that share a scale.
@@ -56,9 +57,16 @@ class BlockFormat:
     minima: bool = False
     dtype: str = "float16"
 
+    @property
+    def coded(self) -> bool:
+        """Whether weights are codes with scales, rather than floats."""
+        return self.bits < 16
+
     def sections(self, inputs: int) -> Sections:
         """Where a matrix of so many inputs (a padded number) has what."""
         codes = inputs * BLOCK * self.bits // 32
+        if not self.coded:
+            return Sections(0, 0, 0, 0, codes)
         factors = inputs // self.group * BLOCK // 4 if self.factors else 0
         scales = -(-inputs // self.block) * BLOCK * np.dtype(self.dtype).itemsize // 4
         ends, at = [], 0
@@ -106,6 +114,9 @@ FORMATS: Final = {
         BlockFormat("IQ4_NL", 8, 127),
         BlockFormat("IQ4_XS", 8, 127, signed=True, **_K),
         BlockFormat("MXFP4", 8, 12, dtype="float32"),
+        BlockFormat("F16", 16, 0),
+        BlockFormat("BF16", 16, 0),
+        BlockFormat("F32", 32, 0),
     )
 }
 """The formats by ggml's names. Types of 5 and 6 bits, and those with tables, are held in 8."""
@@ -155,6 +166,59 @@ def pack_rows(kind: BlockFormat, rows: Unpacked, out: Array) -> None:
         put(at.minima, lanes(rows.minimum, kind.dtype, many))
 
 
+def _pack_floats(rows: Array, size: int, out: Array) -> None:
+    """Write rows of floats of `size` bytes, whatever they mean, block by block."""
+    dtype = np.dtype(f"u{size}")
+    values = rows.view(dtype)
+    lanes = out.view(dtype).reshape(len(out), -1, BLOCK)
+    for block in range(-(-len(values) // BLOCK)):
+        part = values[block * BLOCK : (block + 1) * BLOCK]
+        lanes[block, : part.shape[1], : len(part)] = part.T
+
+
 def matrix_words(kind: BlockFormat, outputs: Sequence[int], inputs: int) -> tuple[int, int]:
     """The shape of a matrix in the kernels' memory, its parts of rows padded one by one."""
     return sum(map(pad, outputs)) // BLOCK, kind.sections(pad(inputs)).words
+
+
+class BlockMatrix(Layout):
+    """Rows of a matrix in ggml's blocks, as bytes → `matrix_words`.
+
+    Args:
+        kind: ggml's name of their type.
+        inputs: Weights in a row.
+        outputs: Rows in the file.
+        rows: Rows in the kernels' memory, a multiple of 16; those that are not in the file are 0.
+    """
+
+    source_dtypes = ("uint8",)
+    dtype = "uint32"
+
+    def __init__(self, kind: str, inputs: int, outputs: int, rows: int) -> None:
+        self.kind, self._ggml = FORMATS[kind], TYPES_BY_NAME[kind]
+        self.inputs, self.outputs, self.rows = inputs, outputs, rows
+        self.source_shape = (outputs, inputs // self._ggml.block * self._ggml.nbytes)
+        self.shape = (rows // BLOCK, self.kind.sections(pad(inputs)).words)
+
+    def pack(self, source: Array, out: Array) -> None:
+        """All rows at once."""
+        self.pack_piece(source, 0, out)
+
+    def pieces(self, rows: int) -> list[tuple[int, int]]:
+        """As `Layout.pieces`: whole blocks."""
+        step = max(BLOCK, rows // BLOCK * BLOCK)
+        return [(at, min(at + step, self.outputs)) for at in range(0, self.outputs, step)]
+
+    def pack_piece(self, piece: Array, start: int, out: Array) -> None:
+        """As `Layout.pack_piece`."""
+        blocks = -(-len(piece) // BLOCK)
+        first = start // BLOCK
+        part = out[first : first + blocks]
+        if self.kind.coded:
+            pack_rows(self.kind, unpack(self._ggml, piece, self.inputs), part)
+        else:
+            _pack_floats(piece, self.kind.bits // 8, part)
+
+    def record(self) -> list[Any]:
+        """As `Layout.record`."""
+        return ["BlockMatrix", self.kind.name, self.inputs, self.outputs, self.rows]

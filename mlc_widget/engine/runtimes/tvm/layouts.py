@@ -227,4 +227,8 @@ def layout_of(record: Sequence[Any]) -> Layout:
             return Codes(inputs, tuple(outputs), bits, transposed=transposed)
         case ["Scales", inputs, outputs, dtype, transposed]:
             return Scales(inputs, tuple(outputs), dtype, transposed=transposed)
+        case ["BlockMatrix", kind, inputs, outputs, rows]:
+            from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
+
+            return BlockMatrix(kind, inputs, outputs, rows)
     raise ValueError(f"no layout has the record {record!r}")

@@ -262,6 +262,7 @@ GGML_TYPES: Final = {
     )
 }
 """The types by their numbers; what is not `readable` is known by name and size only."""
+TYPES_BY_NAME: Final = {t.name: t for t in GGML_TYPES.values()}
 
 
 def unpack(kind: GGMLType, data: Array, inputs: int) -> Unpacked:

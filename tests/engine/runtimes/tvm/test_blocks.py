@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, matrix_words, pack_rows
+from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
 from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
-from mlc_widget.engine.runtimes.tvm.layouts import pad
+from mlc_widget.engine.runtimes.tvm.layouts import layout_of, pad
 from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor
 from mlc_widget.engine.runtimes.tvm.target import host_target
-from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, dequantize, unpack
+from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, dequantize
 from tests.engine.store.formats.gguf_writer import random_blocks
 
 from .conftest import cpus
@@ -41,8 +41,17 @@ class Layer:
         self.kind = FORMATS[name]
         data = random_blocks(TYPES[name], outputs, inputs, seed=1)
         self.weights = dequantize(TYPES[name], data, inputs).astype(np.float64)
-        self.words = np.zeros(matrix_words(self.kind, [outputs], inputs), np.uint32)
-        pack_rows(self.kind, unpack(TYPES[name], data, inputs), self.words)
+        self.words = packed(name, data, inputs)
+
+
+def packed(name: str, data: np.ndarray[Any, Any], inputs: int) -> np.ndarray[Any, Any]:
+    """Rows of a file as the kernels read them, written piece by piece."""
+    layout = layout_of(BlockMatrix(name, inputs, len(data), pad(len(data))).record())
+    assert layout.source_shape == data.shape
+    words = np.zeros(layout.shape, layout.dtype)
+    for start, stop in layout.pieces(20):
+        layout.pack_piece(data[start:stop], start, words)
+    return words
 
 
 class Built:
@@ -99,8 +108,8 @@ def integers(x: np.ndarray[Any, Any], target: Any) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(("name", "cpu"), combinations(INTEGER))
 def test_with_8_bit_activations(name, cpu):
     target, layer = host_target(cpu), Layer(name)
-    if not target.isa.dot:
-        pytest.skip("this CPU has no integer dot product")
+    if not target.isa.dot or not layer.kind.coded:
+        pytest.skip("floats, and CPUs without integer dot products, take float activations")
     x = np.random.default_rng(2).standard_normal((M, K)).astype(np.float32)
     kernel = matmul_blocks.make_matmul_blocks_int8(
         K, pad(N), layer.kind, target.isa, residual=False, bias=False
@@ -121,8 +130,7 @@ def test_the_largest_codes_and_activations_do_not_overflow():
     blocks[:16, :, 2:], blocks[16:, :, 2:] = 127, 128  # 127 and -128
     data = blocks.reshape(32, -1)
     weights = dequantize(kind, data, K).astype(np.float64)
-    words = np.zeros(matrix_words(FORMATS["Q8_0"], [32], K), np.uint32)
-    pack_rows(FORMATS["Q8_0"], unpack(kind, data, K), words)
+    words = packed("Q8_0", data, K)
     x = np.ones((3, K), np.float32)
     x[1], x[2, ::2] = -1, -1
     for cpu in INTEGER:
@@ -157,3 +165,12 @@ def test_parts_of_one_layer_are_written_side_by_side_with_bias_and_residual(inte
     weights = np.concatenate([part.weights for part in parts])
     seen = quantised(x.astype(np.float64)) if integer else x
     assert error(y, seen @ weights.T + bias + residual) < 1e-6
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_embeddings_are_the_weights_to_the_bit(name):
+    target, layer = host_target(), Layer(name)
+    kernel = matmul_blocks.make_embedding_blocks(K, pad(N), layer.kind, target.isa)
+    ids = np.array([0, 79, 16, 15, 33, 0], np.int32)
+    y = Built(kernel, target)(ids, layer.words, np.zeros((len(ids), K), np.float32))
+    assert np.array_equal(y, layer.weights[ids].astype(np.float32))

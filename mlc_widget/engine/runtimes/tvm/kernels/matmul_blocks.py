@@ -33,12 +33,11 @@ _NIBBLES = 0x0F0F0F0F
 
 
 class _Reader:
-    """Loads scales, minima and codes of `lanes` outputs of a matrix."""
+    """Loads scales, minima and floats of `lanes` outputs of a matrix."""
 
     def __init__(self, kind: BlockFormat, K: int, isa: Isa, lanes: int = 16) -> None:
         self.kind, self.isa, self.lanes = kind, isa, lanes
         self.at = kind.sections(K)
-        self.words_per_group = kind.bits  # of 32 inputs, for each lane
 
     def scale(self, W: Any, nb: Any, part: Any, group: Any) -> Any:
         """``scale · factor`` of a group of weights."""
@@ -59,9 +58,17 @@ class _Reader:
         bytes_ = T.reinterpret(f"{'int8' if signed else 'uint8'}x{L}", words)
         return of_block * T.Cast(f"float32x{L}", bytes_)
 
+    def float(self, W: Any, nb: Any, k: Any) -> Any:
+        """Sixteen float weights of input `k`, as float32."""
+        if self.kind.name != "BF16":
+            return self._float(W, nb, 0, 0, k)
+        halves = T.reinterpret("uint16x16", W.vload([nb, k * 8], "uint32x8"))
+        words = T.shift_left(T.Cast(U32, halves), T.broadcast(T.uint32(16), 16))
+        return T.reinterpret(F32, words)
+
     def _float(self, W: Any, nb: Any, part: Any, start: int, i: Any) -> Any:
         L = self.lanes
-        if self.kind.dtype == "float32":
+        if self.kind.dtype == "float32" or self.kind.bits == 32:
             return T.reinterpret(
                 f"float32x{L}", W.vload([nb, start + i * 16 + part * L], f"uint32x{L}")
             )
@@ -242,7 +249,7 @@ def make_matmul_blocks(
     first, C = columns or (0, N)
     G, NB, R = K // 32, N // 16, isa.matmul_rows
     read = _Reader(kind, K, isa)
-    LINES, PER_WORD, SPLIT = kind.bits, 32 // kind.bits, 32 // kind.group
+    LINES, PER_WORD, SPLIT = kind.bits, max(1, 32 // kind.bits), 32 // kind.group
 
     def place(word: int, i: int) -> int:
         """The input of a group that is code i of a word."""
@@ -278,6 +285,31 @@ def make_matmul_blocks(
                 odd.vstore([r, 0], isa.mul_add(w2, x2, odd.vload([r, 0], F32)))
 
     @T.inline
+    def coded_of(X, W, even, odd, nb, g, row, ROWS):
+        for h in T.unroll(SPLIT):
+            s: T.let = read.scale(W, nb, 0, g * SPLIT + h)
+            if kind.minima:
+                least: T.let = read.minimum(W, nb, 0, g * SPLIT + h)
+                for j in T.unroll(LINES // SPLIT):
+                    word_of(X, W, even, odd, nb, g, h * (LINES // SPLIT) + j, s, least, row, ROWS)
+            else:
+                for j in T.unroll(LINES // SPLIT):
+                    at: T.let = h * (LINES // SPLIT) + j
+                    word_of(X, W, even, odd, nb, g, at, s, splat(0.0), row, ROWS)
+
+    @T.inline
+    def floats_of(X, W, even, odd, nb, g, row, ROWS):
+        for k in T.unroll(16):
+            w: T.let = read.float(W, nb, g * 32 + k * 2)
+            for r in T.unroll(ROWS):
+                x: T.let = splat(X[row + r, g * 32 + k * 2])
+                even.vstore([r, 0], isa.mul_add(w, x, even.vload([r, 0], F32)))
+            w2: T.let = read.float(W, nb, g * 32 + k * 2 + 1)
+            for r in T.unroll(ROWS):
+                x2: T.let = splat(X[row + r, g * 32 + k * 2 + 1])
+                odd.vstore([r, 0], isa.mul_add(w2, x2, odd.vload([r, 0], F32)))
+
+    @T.inline
     def block(X, W, B, RES, Y, nb, row, ROWS):
         with T.sblock("rows"):
             T.reads()
@@ -297,39 +329,10 @@ def make_matmul_blocks(
                 for r in T.unroll(ROWS):
                     even.vstore([r, 0], splat(0.0))
                     odd.vstore([r, 0], splat(0.0))
-                for h in T.unroll(SPLIT):
-                    s: T.let = read.scale(W, nb, 0, g * SPLIT + h)
-                    if kind.minima:
-                        least: T.let = read.minimum(W, nb, 0, g * SPLIT + h)
-                        for j in T.unroll(LINES // SPLIT):
-                            word_of(
-                                X,
-                                W,
-                                even,
-                                odd,
-                                nb,
-                                g,
-                                h * (LINES // SPLIT) + j,
-                                s,
-                                least,
-                                row,
-                                ROWS,
-                            )
-                    else:
-                        for j in T.unroll(LINES // SPLIT):
-                            word_of(
-                                X,
-                                W,
-                                even,
-                                odd,
-                                nb,
-                                g,
-                                h * (LINES // SPLIT) + j,
-                                s,
-                                splat(0.0),
-                                row,
-                                ROWS,
-                            )
+                if kind.coded:
+                    coded_of(X, W, even, odd, nb, g, row, ROWS)
+                else:
+                    floats_of(X, W, even, odd, nb, g, row, ROWS)
                 for r in T.unroll(ROWS):
                     acc.vstore([r, 0], both(even, odd, r) + acc.vload([r, 0], F32))
             for r in T.unroll(ROWS):
@@ -365,3 +368,66 @@ def make_matmul_blocks(
             leftover(X, W, B, RES, Y, nb, M, 1)
 
     return matmul.with_attr("global_symbol", _name("", kind, K, N, first, C, bias, residual))
+
+
+def make_embedding_blocks(H: int, V: int, kind: BlockFormat, isa: Isa) -> Any:
+    """Gather rows of weights in blocks.
+
+    Shapes: ids (n,) int32 below V; w as `blocks.matrix_words` for V outputs of H inputs; y (n, H)
+    float32. H and V are padded sizes. Each weight is rounded once, as in the file's definition.
+    """
+    read = _Reader(kind, H, isa)
+    per_word = 32 // kind.bits if kind.coded else 1
+
+    def word_and_place(k: Any) -> tuple[Any, Any]:
+        """The word of a lane that has input k, and where in it."""
+        if kind.bits == 8:  # pairs of words: 0 2 4 6 and 1 3 5 7 of eight
+            return k // 8 * 2 + k % 2, k % 8 // 2
+        return k // per_word, k % per_word
+
+    def code_of(W: Any, nb: Any, lane: Any, k: Any) -> Any:
+        word, place = word_and_place(k)
+        shifted = T.shift_right(W[nb, word * 16 + lane], T.Cast("uint32", place * kind.bits))
+        return T.bitwise_and(shifted, T.uint32((1 << kind.bits) - 1))
+
+    @T.inline
+    def coded_row(W, Y, i, nb, lane):
+        scale = in_registers((16,))
+        least = in_registers((16,))
+        least.vstore([0], splat(0.0))
+        for g in T.serial(H // kind.group):
+            scale.vstore([0], read.scale(W, nb, 0, g))
+            if kind.minima:
+                least.vstore([0], read.minimum(W, nb, 0, g))
+            for k in T.serial(kind.group):
+                number: T.let = T.Cast("float32", code_of(W, nb, lane, g * kind.group + k))
+                Y[i, g * kind.group + k] = (number - T.float32(kind.zero)) * scale[lane] - least[
+                    lane
+                ]
+
+    @T.inline
+    def float_row(W, Y, i, nb, lane):
+        lanes = in_registers((16,))
+        for k in T.serial(H):
+            lanes.vstore([0], read.float(W, nb, k))
+            Y[i, k] = lanes[lane]
+
+    @T.prim_func(s_tir=True)
+    def embedding(ids: T.handle, w: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        IDS = T.match_buffer(ids, (n,), "int32")
+        W = T.match_buffer(w, (V // 16, read.at.words), "uint32")
+        Y = T.match_buffer(y, (n, H), "float32")
+        for i in T.serial(n):
+            with T.sblock("row"):
+                T.reads()
+                T.writes()
+                nb: T.let = IDS[i] // 16
+                lane: T.let = IDS[i] % 16
+                if kind.coded:
+                    coded_row(W, Y, i, nb, lane)
+                else:
+                    float_row(W, Y, i, nb, lane)
+
+    return embedding.with_attr("global_symbol", f"embedding_{kind.name}_{H}_{V}")
