@@ -1,0 +1,171 @@
+# mypy: disable-error-code="misc"
+"""Layers whose weights lie in a file's own blocks, each tensor in a type of its own.
+
+`BlockBuilder` makes them for a CPU. A linear layer of an architecture may be several tensors in the
+file (queries, keys and values; the two halves of a gated layer): each is a part with its own kernel,
+which writes its columns of the result. Which types they have is known when the model is whole and
+its layers have names (`bind_blocks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor, op
+
+from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
+from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
+from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
+from mlc_widget.engine.runtimes.tvm.layers import Builder, Quantized, _parameter
+from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, Vector
+from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPart:
+    """One tensor of a linear layer.
+
+    Attributes:
+        kind: ggml's name of its type.
+        rows: Its outputs.
+    """
+
+    kind: str
+    rows: int
+
+
+class BlockBuilder(Builder):
+    """Makes layers of weights in blocks for a CPU; other layers are `Builder`'s."""
+
+    def __init__(
+        self, quantization: Quantization, isa: Isa, *, int8: bool = False, kv_dtype: str = "float32"
+    ) -> None:
+        super().__init__(quantization, isa, int8=int8, kv_dtype=kv_dtype)
+
+    def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
+        """A `BlockLinear`."""
+        return BlockLinear(self, inputs, *outputs, bias=bias)
+
+    def embedding(self, vocab_size: int, hidden_size: int) -> Any:
+        """A `BlockEmbedding`."""
+        return BlockEmbedding(self, vocab_size, hidden_size)
+
+
+class BlockLinear(nn.Module):
+    """y = x · Wᵀ (+ bias) (+ residual), W's rows being the parts' one after the other."""
+
+    def __init__(self, build: Builder, inputs: int, *outputs: int, bias: bool = False) -> None:
+        super().__init__()
+        self.build, self.inputs, self.outputs = build, inputs, outputs
+        self.k, self.n = pad(inputs), sum(map(pad, outputs))
+        self.bias = _parameter(Vector(*outputs)) if bias else None
+        self.parts: list[tuple[str, int, int]] = []  # name, first column, columns
+
+    def bind(self, parts: Sequence[BlockPart]) -> None:
+        """Take the tensors that it consists of."""
+        ends = _columns(self.outputs, [part.rows for part in parts])
+        for i, (part, (first, end)) in enumerate(zip(parts, ends, strict=True)):
+            name = f"part{i}"
+            layout = BlockMatrix(part.kind, self.inputs, part.rows, end - first)
+            setattr(self, name, _parameter(layout))
+            self.parts.append((name, first, end - first))
+
+    def forward(
+        self, x: Tensor | Quantized, residual: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
+        build = self.build
+        if build.int8 and isinstance(x, Tensor):
+            to_int8 = build.kernel(quantize.make_quantize, self.k, build.isa)
+            x = build.quantized(to_int8, [x], x.shape[0], self.k)
+        rows = x.q if isinstance(x, Quantized) else x
+        make = (
+            matmul_blocks.make_matmul_blocks_int8
+            if isinstance(x, Quantized)
+            else matmul_blocks.make_matmul_blocks
+        )
+        bias = rows if self.bias is None else self.bias
+        addend = rows if residual is None else residual
+        made = Tensor.placeholder((rows.shape[0], self.n), "float32")
+        for name, first, columns in self.parts:
+            weights = getattr(self, name)
+            kernel = build.kernel(
+                make,
+                self.k,
+                columns,
+                FORMATS[weights.attrs["layout"].kind.name],
+                build.isa,
+                residual=residual is not None,
+                bias=self.bias is not None,
+                columns=(first, self.n),
+            )
+            args = [rows, weights, bias, addend]
+            called = kernel.attrs["global_symbol"]
+            if out is None:
+                out = op.tensor_ir_op(kernel, called, args, made)
+            else:
+                out = op.tensor_ir_inplace_op(kernel, called, [*args, out], [len(args)], made)
+        assert out is not None
+        return out
+
+
+class BlockEmbedding(BlockLinear):
+    """A vocabulary's embedding, and the output layer that is tied to it."""
+
+    def __init__(self, build: Builder, vocab_size: int, hidden_size: int) -> None:
+        super().__init__(build, hidden_size, vocab_size)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(n,) int32 → (n, pad(hidden))."""
+        weights = self.part0
+        kind = FORMATS[weights.attrs["layout"].kind.name]
+        kernel = self.build.kernel(
+            matmul_blocks.make_embedding_blocks, self.k, self.n, kind, self.build.isa
+        )
+        out = Tensor.placeholder((ids.shape[0], self.k), "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [ids, weights], out)
+
+
+def _columns(outputs: Sequence[int], rows: Sequence[int]) -> list[tuple[int, int]]:
+    """First column and the one behind the last, of each part, padded as the layer pads."""
+    found: list[tuple[int, int]] = []
+    left = list(rows)
+    at = 0
+    for width in outputs:
+        end, start = at + pad(width), at
+        while at - start < width:
+            count = left.pop(0)
+            last = at - start + count >= width
+            if at - start + count > width or (not last and count % BLOCK):
+                raise ValueError(f"parts of {list(rows)} rows make no layer of {list(outputs)}")
+            found.append((at, end if last else at + count))
+            at += count
+        at = end
+    if left:
+        raise ValueError(f"parts of {list(rows)} rows make no layer of {list(outputs)}")
+    return found
+
+
+def bind_blocks(module: Any, parts: Mapping[str, Sequence[BlockPart]]) -> None:
+    """Give each linear layer of a model its tensors.
+
+    Args:
+        module: The model.
+        parts: The tensors of each layer by the layer's name, such as ``model.layers.0.mlp.down_proj``.
+    """
+    for name, layer in _block_layers(module, ""):
+        layer.bind(parts[name])
+
+
+def _block_layers(module: Any, name: str) -> Iterator[tuple[str, BlockLinear]]:
+    if isinstance(module, BlockLinear):
+        yield name, module
+    children = (
+        enumerate(module.modules) if isinstance(module, nn.ModuleList) else vars(module).items()
+    )
+    for key, child in children:
+        if isinstance(child, nn.Module):
+            yield from _block_layers(child, f"{name}.{key}" if name else str(key))

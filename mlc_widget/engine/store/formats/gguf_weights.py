@@ -1,0 +1,156 @@
+"""The tensors of a GGUF model, by the names that architectures give their parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.store.formats.ggml_types import dequantize
+from mlc_widget.engine.store.formats.gguf_file import GGUFFile, GGUFModel, GGUFTensor
+
+Array = npt.NDArray[Any]
+
+_ATTENTION: Final = ("attn_q", "attn_k", "attn_v")
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "model.embed_tokens": ("token_embd",),
+    "model.norm": ("output_norm",),
+    "lm_head": ("output",),
+    "self_attn.qkv_proj": _ATTENTION,
+    "self_attn.c_attn": _ATTENTION,
+    "self_attn.o_proj": ("attn_output",),
+    "self_attn.q_norm": ("attn_q_norm",),
+    "self_attn.k_norm": ("attn_k_norm",),
+    "mlp.gate_up_proj": ("ffn_gate", "ffn_up"),
+    "mlp.down_proj": ("ffn_down",),
+    "input_layernorm": ("attn_norm",),
+    "post_attention_layernorm": ("ffn_norm",),
+}
+"""A layer's tensors in the file, by the layer's name within its block."""
+_LAYER: Final = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
+_PART: Final = re.compile(r"^(.+)\.part(\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFRecord:
+    """One parameter, as it lies in the file.
+
+    Attributes:
+        name: The parameter's name.
+        shape: Rows and bytes of a row of a matrix; (n,) of a vector of floats.
+        dtype: ``uint8`` or ``float32``.
+        nbytes: Its bytes in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+
+class GGUFWeights:
+    """Named tensors of a model.
+
+    Args:
+        model: The open file.
+        interleaved_heads: Rows of a head of queries and of keys that the file has in pairs, as
+            llama.cpp rotates them in ``llama`` files; 0 where it has them in the model's own order.
+    """
+
+    def __init__(self, model: GGUFModel, interleaved_heads: int = 0) -> None:
+        self._model = model
+        self._head = interleaved_heads
+
+    @property
+    def file(self) -> str:
+        """What to call it in messages."""
+        return str(self._model.files[0].path)
+
+    def parts(self, layer: str) -> list[tuple[str, int]]:
+        """Type and rows of each tensor of a linear layer, by its name in the architecture.
+
+        Raises:
+            ModelFormatError: the file lacks one.
+        """
+        return [(t.kind.name, t.shape[0]) for _, t in self._tensors(layer, "weight")]
+
+    def record(self, parameter: str) -> GGUFRecord:
+        """A parameter by its name: a matrix's ``.part<i>``, or a vector.
+
+        Raises:
+            ModelFormatError: the file lacks it.
+        """
+        found = self._of(parameter)
+        nbytes = sum(tensor.nbytes for _, tensor in found)
+        if _PART.match(parameter):
+            tensor = found[0][1]
+            return GGUFRecord(parameter, (tensor.shape[0], tensor.row_bytes), "uint8", nbytes)
+        length = sum(int(np.prod(tensor.shape)) for _, tensor in found)
+        return GGUFRecord(parameter, (length,), "float32", nbytes)
+
+    def read(self, parameter: str, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
+        """Pieces of a parameter: rows of a matrix from the first to before the last.
+
+        Raises:
+            ModelFormatError: the file has become shorter.
+        """
+        found = self._of(parameter)
+        if not _PART.match(parameter):
+            yield np.concatenate([self._vector(file, tensor) for file, tensor in found])
+            return
+        file, tensor = found[0]
+        permuted = self._head and tensor.name.endswith((".attn_q.weight", ".attn_k.weight"))
+        for start, stop in pieces:
+            yield (
+                self._head_rows(file, tensor, start, stop)
+                if permuted
+                else file.read_rows(tensor, start, stop)
+            )
+
+    def _head_rows(self, file: GGUFFile, tensor: GGUFTensor, start: int, stop: int) -> Array:
+        """Rows in the model's order, the first halves of a head's pairs before the second ones."""
+        head = self._head
+        first, end = start // head * head, -(-stop // head) * head
+        pairs = file.read_rows(tensor, first, end).reshape(-1, head // 2, 2, tensor.row_bytes)
+        rows = pairs.swapaxes(1, 2).reshape(end - first, tensor.row_bytes)
+        return rows[start - first : stop - first]
+
+    def _vector(self, file: GGUFFile, tensor: GGUFTensor) -> Array:
+        data = file.read_rows(tensor, 0, int(np.prod(tensor.shape[:-1])))
+        values = dequantize(tensor.kind, data, tensor.shape[-1]).reshape(-1)
+        if self._head and tensor.name.endswith((".attn_q.bias", ".attn_k.bias")):
+            values = values.reshape(-1, self._head // 2, 2).swapaxes(1, 2).reshape(-1)
+        return values
+
+    def _of(self, parameter: str) -> list[tuple[GGUFFile, GGUFTensor]]:
+        if part := _PART.match(parameter):
+            return [self._tensors(part[1], "weight")[int(part[2])]]
+        layer, _, kind = parameter.rpartition(".")
+        return self._tensors(layer, kind)
+
+    def _tensors(self, layer: str, kind: str) -> list[tuple[GGUFFile, GGUFTensor]]:
+        """The file's tensors of a layer: ``weight`` or ``bias``."""
+        prefix, name = "", layer
+        if inside := _LAYER.match(layer):
+            prefix, name = f"blk.{inside[1]}.", inside[2]
+        found = []
+        for stem in _NAMES.get(name, ()):
+            full = f"{prefix}{stem}.{kind}"
+            if full not in self._model.tensors:
+                raise ModelFormatError(
+                    f"{self.file} has no tensor {full}, which the model needs for {layer}: the "
+                    "file is not whole, or of an architecture other than its metadata says.",
+                    param="model_id",
+                )
+            found.append(self._model.tensors[full])
+        if not found:
+            raise ModelFormatError(
+                f"{self.file}: nothing is known of the layer {layer} in a GGUF file.",
+                param="model_id",
+            )
+        return found
