@@ -9,6 +9,7 @@ from typing import Any
 from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.engine.answer import AnswerParser
 from mlc_widget.engine.grammar_text import Part, assemble, check_grammar
+from mlc_widget.engine.jinja_conversation import JinjaConversation
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.reasoning import INSIDE_RULES, NO_THOUGHT, OPEN, RULES, ReasoningParser
 from mlc_widget.engine.structured_output import response_grammar, response_parts
@@ -60,6 +61,18 @@ def plan_completion(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPla
     return AnswerPlan(grammar=response_grammar(request.get("response_format")))
 
 
+def _prompt(model: LoadedModel, request: Mapping[str, Any], tools: Tools | None) -> PromptText:
+    """A chat's prompt; a template in Jinja writes tools, calls and results by itself."""
+    template, longest = model.template, model.longest_prompt
+    if not isinstance(template, JinjaConversation):
+        return template.render(render_messages(request["messages"], tools, template), longest)
+    variables = {}
+    if template.knows_thinking and request.get("enable_thinking") is not None:
+        variables["enable_thinking"] = request["enable_thinking"]
+    offered = tools.offered if tools else ()
+    return template.render(request["messages"], longest, tools=offered, **variables)
+
+
 def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     """The plan of a checked chat request; compiles grammars, which may take a while.
 
@@ -69,9 +82,7 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     """
     template = model.template
     tools = read_tools(request, template)
-    prompt = template.render(
-        render_messages(request["messages"], tools, template), model.longest_prompt
-    )
+    prompt = _prompt(model, request, tools)
     can_think = model.tokenizer.token_to_id(OPEN) is not None
     wanted = request.get("enable_thinking")
     if wanted and not can_think:
@@ -85,8 +96,9 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     begun = not end.is_markup  # an answer that the request begins: its thoughts are behind it
     quiet = quiet and not begun
     thinks = can_think and not quiet and not begun
+    shown = quiet and isinstance(template, JinjaConversation) and template.knows_thinking
     return AnswerPlan(
-        prompt=prompt + markup(NO_THOUGHT) if quiet else prompt,
+        prompt=prompt + markup(NO_THOUGHT) if quiet and not shown else prompt,
         grammar=_grammar(model, request, tools, thinks=thinks, inside=inside),
         tools=tools,
         thinks=thinks,

@@ -48,6 +48,7 @@ class ConversationTemplate:
     role_empty_sep: str
     stop_str: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
+    completion_prefix_token_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ConversationTemplate:

@@ -187,7 +187,8 @@ class DirectCore:
             ids = [*model.template.system_prefix_token_ids, *rendered]
         elif isinstance(checked["prompt"], str):
             model.check_length(param, len(checked["prompt"]))
-            ids = await model.encoder.encode_prompt(markup(checked["prompt"]))
+            encoded = await model.encoder.encode_prompt(markup(checked["prompt"]))
+            ids = [*model.template.completion_prefix_token_ids, *encoded]
         else:
             ids = checked["prompt"]
             model.check_ids(param, ids)

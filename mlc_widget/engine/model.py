@@ -18,9 +18,12 @@ from mlc_widget.api.errors import (
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.conversation import ConversationTemplate, too_long
+from mlc_widget.engine.chat_template import ChatTemplate, template_of
+from mlc_widget.engine.conversation import too_long
 from mlc_widget.engine.runtimes.base import ModelRuntime, ModelSource, Sampling
-from mlc_widget.engine.store.model_folder import fetch, read_config
+from mlc_widget.engine.store.model_folder import fetch
+from mlc_widget.engine.store.stored_model import StoredModel, read_model
+from mlc_widget.engine.system.daemon import call_in_daemon
 from mlc_widget.engine.text.encoder import Encoder
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from mlc_widget.engine.text.tokenizer_loading import load_tokenizer
@@ -62,7 +65,7 @@ class LoadedModel:
     source: ModelSource
     chat_opts: Mapping[str, Any]
     runtime: ModelRuntime
-    template: ConversationTemplate
+    template: ChatTemplate
     encoder: Encoder
     created: int = field(default_factory=lambda: int(time.time()))
     logit_processor: LogitProcessorFactory | None = None
@@ -200,6 +203,15 @@ class LoadedModel:
         )
 
 
+async def _tokenizer_of(stored: StoredModel) -> Tokenizer:
+    content = stored.tokenizer_json
+    if content is None:
+        return await load_tokenizer(stored.path)
+    return await call_in_daemon(
+        lambda: Tokenizer.from_bytes(content, stored.path), "mlc_widget-tokenizer"
+    )
+
+
 async def load_model(
     model_id: str,
     chat_opts: Mapping[str, Any] | None,
@@ -227,11 +239,12 @@ async def load_model(
     """
     report("resolve", 0.0, f"Looking for {model_id}")
     folder = await fetch(location or model_id, report)
-    config = read_config(folder, {**(overrides or {}), **(chat_opts or {})})
-    template = ConversationTemplate.from_config(config)
+    opts = {**(overrides or {}), **(chat_opts or {})}
+    stored = await call_in_daemon(lambda: read_model(folder, opts), "mlc_widget-model")
     report("resolve", 0.5, "Reading the tokenizer")
-    tokenizer = await load_tokenizer(folder)
-    source = ModelSource(model_id=model_id, path=folder, config=config, tokenizer=tokenizer)
+    tokenizer = await _tokenizer_of(stored)
+    template = template_of(stored, tokenizer)
+    source = ModelSource(model_id, stored.path, stored.config, tokenizer, stored.open_weights)
     await runtime.load(source, report)
     if logit_processor is not None and not runtime.capabilities.logit_processors:
         raise RuntimeUnavailableError(

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.conversation import ConversationTemplate
+from mlc_widget.engine.chat_template import ChatTemplate
+from mlc_widget.engine.jinja_conversation import JinjaConversation
 from mlc_widget.engine.text.prompt_text import Content, PromptText, content, join, markup
 
 _TAG: Final = re.compile(r"<(?=\s{0,4}/?\s{0,4}(?:tool_call|tool_response|tools)\b)", re.IGNORECASE)
@@ -181,14 +182,25 @@ class Llama31(ToolFormat):
         return [{"role": "tool", "content": c} for c in contents]
 
 
-def tool_format_of(template: ConversationTemplate) -> ToolFormat | None:
+def tool_format_of(template: ChatTemplate) -> ToolFormat | None:
     """The way of the models that have this template; None if they know no tools."""
+    if isinstance(template, JinjaConversation):
+        return _format_of_jinja(template)
     user = template.roles["user"]
     if user.startswith("<|im_start|>"):
         return Hermes() if "tool" in template.roles else ChatML()
     if template.roles.get("tool", "").startswith("<|start_header_id|>ipython"):
         return Llama31()
     return None
+
+
+def _format_of_jinja(template: JinjaConversation) -> ToolFormat | None:
+    """The format of which a template writes the tags; None if it writes no tools that are known."""
+    if not template.writes_tools or template.template is None:
+        return None
+    if "<tool_call>" in template.template.source:
+        return ChatML()
+    return Llama31() if "ipython" in template.template.source else None
 
 
 def _json(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.conversation import ConversationTemplate
+from mlc_widget.engine.chat_template import ChatTemplate
 from mlc_widget.engine.grammar_text import (
     ANY_TEXT,
     Part,
@@ -79,7 +79,7 @@ class Tools:
         return f"answer: called{'*' if self.parallel else '?'} tail\n{rules}", parts
 
 
-def read_tools(request: Mapping[str, Any], template: ConversationTemplate) -> Tools | None:
+def read_tools(request: Mapping[str, Any], template: ChatTemplate) -> Tools | None:
     """The tools of a checked chat request; None where it has none or wants none.
 
     Raises:
@@ -127,7 +127,7 @@ def _arguments(index: int, tool: JSONDict) -> Part:
 
 
 def render_messages(
-    messages: Sequence[JSONDict], tools: Tools | None, template: ConversationTemplate
+    messages: Sequence[JSONDict], tools: Tools | None, template: ChatTemplate
 ) -> list[JSONDict]:
     """Messages with tools, calls and results in them as messages that any template can write.
 
@@ -183,7 +183,7 @@ def _system_message(messages: Sequence[JSONDict]) -> list[JSONDict]:
 
 
 def _with_signatures(
-    messages: list[JSONDict], tools: Tools, template: ConversationTemplate
+    messages: list[JSONDict], tools: Tools, template: ChatTemplate
 ) -> list[JSONDict]:
     system = template.system_message
     if messages[0]["role"] == "system":

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import LoadReporter
+from mlc_widget.engine.store.weight_source import OpenWeights
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort"]
@@ -25,15 +26,17 @@ class ModelSource:
 
     Attributes:
         model_id: The id that the user gave.
-        path: The folder with mlc-chat-config.json.
-        config: The parsed mlc-chat-config.json with `chat_opts` applied.
+        path: The folder with mlc-chat-config.json, or the file that holds the model.
+        config: The parsed mlc-chat-config.json, or what it would say, with `chat_opts` applied.
         tokenizer: The model's tokenizer, shared with the engine.
+        open_weights: Opens its weights.
     """
 
     model_id: str
     path: Path
     config: Mapping[str, Any]
     tokenizer: Tokenizer
+    open_weights: OpenWeights
 
 
 @dataclass(frozen=True, slots=True)

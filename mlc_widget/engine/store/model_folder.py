@@ -43,6 +43,8 @@ def resolve(model_id: str) -> Path:
     if model_id in builtin:
         return builtin[model_id]
     folder = Path(model_id).expanduser()
+    if folder.suffix == ".gguf" and folder.exists():
+        return folder
     if not folder.is_dir():
         known = ", ".join(builtin) or "none"
         raise ModelNotFoundError(

@@ -32,6 +32,7 @@ Encoding: TypeAlias = Literal["raw", "f32-to-bf16"]
 
 NAMES: Final = ("tensor-cache.json", "ndarray-cache.json")
 _DTYPES: Final = ("float32", "float16", "uint32", "int32", "uint16", "int16", "uint8", "int8")
+_LAYER: Final = re.compile(r"\blayers?\.(\d{1,6})\.")
 _LONGEST_LIST: Final = 1 << 26
 """Bytes of the JSON file at most; that of a model of 400 GB has 1 MB."""
 
@@ -107,6 +108,29 @@ class TensorCache:
         for shard in shards:
             _check_size(shard)
         return cls(file, shards, records)
+
+    @property
+    def where(self) -> str:
+        """The list's file."""
+        return str(self.file)
+
+    def find(self, name: str) -> TensorRecord | None:
+        """The parameter of that name, or None."""
+        return self.records.get(name)
+
+    def layers(self) -> int:
+        """How many layers there are parameters of."""
+        return len({m[1] for name in self.records if (m := _LAYER.search(name))})
+
+    def tensor_types(self) -> None:
+        """One quantization holds for all parameters."""
+
+    def types_of(self, layer: str) -> Sequence[tuple[str, int]]:
+        """Parameters of this format have no types of their own."""
+        raise ValueError(f"{layer}: MLC's parameters have one quantization")
+
+    def close(self) -> None:
+        """Nothing stays open."""
 
     @property
     def nbytes(self) -> int:

@@ -134,6 +134,11 @@ class Tokenizer:
             ) from e
 
     @property
+    def control_names(self) -> Iterable[str]:
+        """The texts of the tokens that no content may become."""
+        return self._control.names.values()
+
+    @property
     def kind(self) -> TokenKind:
         """How tokens stand for bytes."""
         return self._kind

@@ -2,14 +2,14 @@
 """Layers whose weights lie in a file's own blocks, each tensor in a type of its own.
 
 `BlockBuilder` makes them for a CPU. A linear layer of an architecture may be several tensors in the
-file (queries, keys and values; the two halves of a gated layer): each is a part with its own kernel,
-which writes its columns of the result. Which types they have is known when the model is whole and
-its layers have names (`bind_blocks`).
+file (queries, keys and values; the two halves of a gated layer). Each is a part with its own
+kernel, which writes its columns of the result. Which types they have is known when the model is
+whole, and its layers have names (`bind_blocks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,15 +63,17 @@ class BlockLinear(nn.Module):
         self.k, self.n = pad(inputs), sum(map(pad, outputs))
         self.bias = _parameter(Vector(*outputs)) if bias else None
         self.parts: list[tuple[str, int, int]] = []  # name, first column, columns
+        self.kinds: list[str] = []
 
     def bind(self, parts: Sequence[BlockPart]) -> None:
         """Take the tensors that it consists of."""
         ends = _columns(self.outputs, [part.rows for part in parts])
         for i, (part, (first, end)) in enumerate(zip(parts, ends, strict=True)):
             name = f"part{i}"
-            layout = BlockMatrix(part.kind, self.inputs, part.rows, end - first)
+            layout = BlockMatrix(part.kind, self.inputs, part.rows, end - first, self.n)
             setattr(self, name, _parameter(layout))
             self.parts.append((name, first, end - first))
+            self.kinds.append(part.kind)
 
     def forward(
         self, x: Tensor | Quantized, residual: Tensor | None = None, out: Tensor | None = None
@@ -149,15 +151,31 @@ def _columns(outputs: Sequence[int], rows: Sequence[int]) -> list[tuple[int, int
     return found
 
 
-def bind_blocks(module: Any, parts: Mapping[str, Sequence[BlockPart]]) -> None:
+def bind_blocks(module: Any, types_of: Callable[[str], Sequence[tuple[str, int]]]) -> None:
     """Give each linear layer of a model its tensors.
 
     Args:
         module: The model.
-        parts: The tensors of each layer by the layer's name, such as ``model.layers.0.mlp.down_proj``.
+        types_of: Gives type and rows of the tensors of a layer by its name, such as
+            ``model.layers.0.mlp.down_proj``.
     """
     for name, layer in _block_layers(module, ""):
-        layer.bind(parts[name])
+        layer.bind([BlockPart(kind, rows) for kind, rows in types_of(name)])
+
+
+def takes_int8(module: Any) -> bool:
+    """Whether all that is multiplied with activations is codes.
+
+    An embedding that only gathers rows may be anything.
+    """
+    layers = dict(_block_layers(module, ""))
+    tied = not any(name.endswith("lm_head") for name in layers)
+    return all(
+        FORMATS[kind].coded
+        for layer in layers.values()
+        if tied or not isinstance(layer, BlockEmbedding)
+        for kind in layer.kinds
+    )
 
 
 def _block_layers(module: Any, name: str) -> Iterator[tuple[str, BlockLinear]]:

@@ -189,16 +189,30 @@ class BlockMatrix(Layout):
         inputs: Weights in a row.
         outputs: Rows in the file.
         rows: Rows in the kernels' memory, a multiple of 16; those that are not in the file are 0.
+        width: Features of its whole layer, of which it may be a part.
     """
 
     source_dtypes = ("uint8",)
     dtype = "uint32"
 
-    def __init__(self, kind: str, inputs: int, outputs: int, rows: int) -> None:
+    def __init__(
+        self, kind: str, inputs: int, outputs: int, rows: int, width: int | None = None
+    ) -> None:
         self.kind, self._ggml = FORMATS[kind], TYPES_BY_NAME[kind]
         self.inputs, self.outputs, self.rows = inputs, outputs, rows
+        self._width = width or rows
         self.source_shape = (outputs, inputs // self._ggml.block * self._ggml.nbytes)
         self.shape = (rows // BLOCK, self.kind.sections(pad(inputs)).words)
+
+    @property
+    def width(self) -> int:
+        """Features of what its layer makes."""
+        return self._width
+
+    @property
+    def weights(self) -> int:
+        """How many weights it holds."""
+        return self.inputs * self.outputs
 
     def pack(self, source: Array, out: Array) -> None:
         """All rows at once."""
@@ -221,4 +235,4 @@ class BlockMatrix(Layout):
 
     def record(self) -> list[Any]:
         """As `Layout.record`."""
-        return ["BlockMatrix", self.kind.name, self.inputs, self.outputs, self.rows]
+        return ["BlockMatrix", self.kind.name, self.inputs, self.outputs, self.rows, self._width]

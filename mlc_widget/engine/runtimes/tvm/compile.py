@@ -9,13 +9,16 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend import nn
 
+from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture
+from mlc_widget.engine.runtimes.tvm.block_layers import BlockBuilder, bind_blocks, takes_int8
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.layers import Builder
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
-from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget
+from mlc_widget.engine.store.weight_source import WeightSource
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Program:
         """Features of the widest activation."""
         names = ("lm_head", "embed_tokens")
         inner = [p for name, p in self.parameters if not any(n in name for n in names)]
-        return max(p.shape[0] * (16 if len(p.shape) > 1 else 1) for p in inner)
+        return max(p.width for p in inner)
 
 
 def make_program(
@@ -64,9 +67,20 @@ def make_program(
     quantization: Quantization,
     target: CpuTarget | CudaTarget,
     kv_dtype: str = "float32",
+    weights: WeightSource | None = None,
 ) -> Program:
-    """Lay out a model."""
+    """Lay out a model.
+
+    Args:
+        architecture: The model's configuration.
+        quantization: How its matrices are stored; `GGML` if each tensor has a type of its own.
+        target: What to compile for.
+        kv_dtype: Of the cache of keys and values.
+        weights: Tells the types, where there are several.
+    """
     builder: Builder
+    if quantization is GGML:
+        return _block_program(architecture, target, kv_dtype, weights)
     if isinstance(target, CudaTarget):
         from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import builder_for
 
@@ -75,6 +89,27 @@ def make_program(
         int8 = bool(target.isa.dot) and quantization.bits == 4
         builder = Builder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)
     module = architecture.build(builder)
+    parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())
+    return Program(module, architecture.shape, target, parameters, kv_dtype)
+
+
+def _block_program(
+    architecture: Architecture,
+    target: CpuTarget | CudaTarget,
+    kv_dtype: str,
+    weights: WeightSource | None,
+) -> Program:
+    """A model whose weights stay in their file's blocks."""
+    if not isinstance(target, CpuTarget) or weights is None or weights.tensor_types() is None:
+        raise UnsupportedModelError(
+            "quantization is 'ggml', which only the weights of a GGUF file have, on a CPU.",
+            param="quantization",
+        )
+    builder = BlockBuilder(GGML, target.isa, kv_dtype=kv_dtype)
+    module = architecture.build(builder)
+    bind_blocks(module, weights.types_of)
+    # Rows of 8 bits are for codes alone; where a layer has floats, all activations stay floats.
+    builder.int8 = bool(target.isa.dot) and takes_int8(module)
     parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())
     return Program(module, architecture.shape, target, parameters, kv_dtype)
 

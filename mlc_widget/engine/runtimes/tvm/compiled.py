@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture
 from mlc_widget.engine.runtimes.tvm.cache import CompileCache
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
-from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.compile import Program
@@ -27,6 +27,9 @@ def code_key(
         "target": dataclasses.asdict(program.target),
         "kv_dtype": program.kv_dtype,
         "quantization": quantization.name,
+        "parameters": [[n, p.record()] for n, p in program.parameters]
+        if quantization is GGML
+        else None,
         "architecture": [type(architecture).__name__, architecture.compiled_from()],
     }
 

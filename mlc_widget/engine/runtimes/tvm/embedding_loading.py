@@ -36,7 +36,6 @@ from mlc_widget.engine.runtimes.tvm.weights import (
     load_weights,
     weight_bytes,
 )
-from mlc_widget.engine.store.tensor_cache import TensorCache
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.compile import Program
@@ -75,10 +74,12 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     settings = EmbeddingSettings.read(config, encoder=encoder)
     quantization = quantization_of(config.get("quantization"))
     numerics = numerics_of(source.config, options.kv_cache_dtype)
-    weights = TensorCache.from_folder(source.path)
+    weights = source.open_weights()
     progress("resolve", 1.0, "Starting TVM")
     machine.start()
-    planner = (_EncoderPlanner if encoder else _DecoderPlanner)(source, options, "cpu", None)
+    planner = (_EncoderPlanner if encoder else _DecoderPlanner)(
+        source, options, "cpu", None, weights
+    )
     check_layers(source.config.get("model_config"), weights)
     plan = planner.plan()
     shape = plan.shape

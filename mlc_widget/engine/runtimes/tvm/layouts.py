@@ -44,6 +44,11 @@ class Layout(ABC):
     dtype: str
 
     @property
+    def width(self) -> int:
+        """Features of what the parameter's layer makes."""
+        return self.shape[0] * (BLOCK if len(self.shape) > 1 else 1)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the kernel's tensor."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
@@ -227,8 +232,8 @@ def layout_of(record: Sequence[Any]) -> Layout:
             return Codes(inputs, tuple(outputs), bits, transposed=transposed)
         case ["Scales", inputs, outputs, dtype, transposed]:
             return Scales(inputs, tuple(outputs), dtype, transposed=transposed)
-        case ["BlockMatrix", kind, inputs, outputs, rows]:
+        case ["BlockMatrix", kind, inputs, outputs, rows, width]:
             from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
 
-            return BlockMatrix(kind, inputs, outputs, rows)
+            return BlockMatrix(kind, inputs, outputs, rows, width)
     raise ValueError(f"no layout has the record {record!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from mlc_widget.engine.runtimes.tvm.weights import (
     load_weights,
     weight_bytes,
 )
-from mlc_widget.engine.store.tensor_cache import TensorCache
+from mlc_widget.engine.store.formats.float_weights import FloatWeights
+from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.planning import Target
@@ -112,15 +114,19 @@ def make_executor(
         MLCEngineError: As `ModelRuntime.load`.
         Cancelled: The load was cancelled.
     """
-    config = Fields(source.config, "")
-    quantization = quantization_of(config.get("quantization"))
     numerics = numerics_of(source.config, options.kv_cache_dtype)
-    weights = TensorCache.from_folder(source.path)
+    weights = source.open_weights()
     progress("resolve", 1.0, "Starting TVM")
     device = device_of(options)
+    if device != "cpu" and isinstance(weights, GGUFWeights):
+        # A GPU has no kernels for ggml's blocks: it takes the weights as float16.
+        weights = FloatWeights(weights)
+        source = dataclasses.replace(source, config={**source.config, "quantization": "q0f16"})
+    config = Fields(source.config, "")
+    quantization = quantization_of(config.get("quantization"))
     machine.start()
     check_layers(source.config.get("model_config"), weights)
-    planner = ModelPlanner(source, options, device, target)
+    planner = ModelPlanner(source, options, device, target, weights)
     plan = planner.plan()
     shape = plan.shape
     check_weights(plan.parameters, weights)
@@ -135,6 +141,7 @@ def make_executor(
         plan.code, planner.program, options, progress, cached=planner.executor is Executor
     )
     arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
+    weights.close()
     threads = options.threads or default_threads(weight_count(plan.parameters, quantization))
     executor = planner.executor(
         executable,

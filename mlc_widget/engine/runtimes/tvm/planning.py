@@ -16,6 +16,7 @@ from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
+from mlc_widget.engine.store.weight_source import WeightSource
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.compile import Program
@@ -33,6 +34,7 @@ class ModelPlanner:
         options: The caller's.
         device: From `device_of`.
         target: What to compile for, if not for what `options` and this machine say.
+        weights: The model's, which may have tensors of several types.
 
     Attributes:
         executor: What runs the model's code; known once there is a plan.
@@ -42,8 +44,14 @@ class ModelPlanner:
     """What sets its programs apart from those that others draw of the same model."""
 
     def __init__(
-        self, source: ModelSource, options: TVMOptions, device: str, target: Target | None
+        self,
+        source: ModelSource,
+        options: TVMOptions,
+        device: str,
+        target: Target | None,
+        weights: WeightSource,
     ) -> None:
+        self._weights = weights
         self._source, self._options, self._device, self._target = source, options, device, target
         self._made: Program | None = None
         self.executor: type[Executor] = Executor
@@ -66,6 +74,7 @@ class ModelPlanner:
                 "numerics": source.config.get("numerics"),
                 "kv_dtype": options.kv_cache_dtype,
                 "cpu": options.cpu,
+                "tensor_types": self._weights.tensor_types(),
             },
             options.cache_dir,
         )
@@ -90,7 +99,7 @@ class ModelPlanner:
     ) -> Program:
         from mlc_widget.engine.runtimes.tvm.compile import make_program
 
-        return make_program(architecture, quantization, target, kv_dtype)
+        return make_program(architecture, quantization, target, kv_dtype, self._weights)
 
     def _make_plan(self) -> Plan:
         from mlc_widget.engine.runtimes.tvm.target import CpuTarget

@@ -10,6 +10,7 @@ with `tools/golden.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from mlc_widget.api.errors import UnsupportedModelError
 
@@ -49,6 +50,8 @@ QUANTIZATIONS = {
         Quantization("q8f16_1", 8, "float16"),
     )
 }
+GGML: Final = Quantization("ggml", 8, "float16")
+"""Each tensor has a type of its own, which its file tells (`WeightSource.tensor_types`)."""
 
 
 def zero_code(bits: int) -> int:
@@ -64,6 +67,8 @@ def quantization_of(name: object) -> Quantization:
     """
     if isinstance(name, str) and name in QUANTIZATIONS:
         return QUANTIZATIONS[name]
+    if name == GGML.name:
+        return GGML
     raise UnsupportedModelError(
         f"The tvm runtime does not run quantization {name!r}; it runs "
         f"{', '.join(QUANTIZATIONS)}. Choose a model in one of these.",

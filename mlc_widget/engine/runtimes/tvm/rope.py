@@ -25,7 +25,8 @@ class Rope:
     Attributes:
         theta: The base of its frequencies.
         head_dim: Dimensions of a head, all rotated.
-        scaling: MLC's `rope_scaling`, of type default, linear or llama3.
+        scaling: MLC's `rope_scaling`, of type default, linear or llama3; or of type factors, with
+            a divisor of each frequency, as GGUF files have them.
     """
 
     theta: float
@@ -33,7 +34,7 @@ class Rope:
     scaling: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self._kind() not in {"default", "linear", "llama3"}:
+        if self._kind() not in {"default", "linear", "llama3", "factors"}:
             raise UnsupportedModelError(
                 f"The tvm runtime does not run rope_scaling of type {self._kind()!r}; it runs "
                 "default, linear and llama3.",
@@ -49,6 +50,8 @@ class Rope:
             return (frequency / np.float32(self._number("factor"))).astype(np.float32)
         if self._kind() == "llama3":
             return self._llama3(frequency)
+        if self._kind() == "factors":
+            return (frequency / self._factors()).astype(np.float32)
         return frequency
 
     def table(self, positions: int) -> tuple[Table, Table]:
@@ -72,6 +75,15 @@ class Rope:
         ramp = (np.float32(1) - smooth) * (frequency / factor) + smooth * frequency
         scaled = np.where(wave > context / low, frequency / factor, ramp)
         return np.where(wave < context / high, frequency, scaled).astype(np.float32)
+
+    def _factors(self) -> Table:
+        factors = np.asarray((self.scaling or {}).get("factors"), np.float32)
+        if factors.shape != (self.head_dim // 2,) or not (factors > 0).all():
+            raise ModelFormatError(
+                f"rope_scaling.factors must be {self.head_dim // 2} positive numbers.",
+                param="model_config.rope_scaling.factors",
+            )
+        return factors
 
     def _kind(self) -> str:
         scaling = self.scaling or {}

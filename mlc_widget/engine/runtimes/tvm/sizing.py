@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
 from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
-from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
 from mlc_widget.engine.runtimes.tvm.weights import Parameters
 
 DEFAULT_TOTAL = 8192
@@ -40,4 +41,6 @@ def chunk(source: ModelSource, options: TVMOptions) -> int:
 def weight_count(parameters: Parameters, quantization: Quantization) -> int:
     """Weights of a model, to tell small from large."""
     layouts = [layout for name, layout in parameters if not name.endswith("scale")]
+    if quantization is GGML:
+        return sum(p.weights for p in layouts if isinstance(p, BlockMatrix))
     return sum(p.nbytes for p in layouts) * 8 // quantization.bits

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,11 +14,10 @@ from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.tvm.fields import MOST_LAYERS, Fields
 from mlc_widget.engine.runtimes.tvm.layouts import Layout
 from mlc_widget.engine.runtimes.tvm.memory import Array, large_zeros
-from mlc_widget.engine.store.tensor_cache import TensorCache, TensorRecord
+from mlc_widget.engine.store.weight_source import WeightRecord, WeightSource
 
 Parameters = Sequence[tuple[str, Layout]]
 
-_LAYER: Final = re.compile(r"\blayers?\.(\d{1,6})\.")
 _THREADS: Final = 4
 """Enough for the memory to be what limits it."""
 _PIECE: Final = 1 << 18
@@ -30,72 +29,73 @@ def weight_bytes(parameters: Parameters) -> int:
     return sum(layout.nbytes for _, layout in parameters)
 
 
-def check_weights(parameters: Parameters, cache: TensorCache) -> None:
+def check_weights(parameters: Parameters, source: WeightSource) -> None:
     """Compare the folder's parameters with those of the model.
 
     Raises:
         ModelFormatError: One is missing, or has another shape or dtype.
     """
     for name, layout in parameters:
-        record = cache.records.get(name)
+        record = source.find(name)
         if record is None:
             raise ModelFormatError(
-                f"{cache.file} has no parameter {name}, which the model needs. The weights belong "
-                "to another model or quantization than mlc-chat-config.json says; download both "
-                "again.",
-                param=str(cache.file),
+                f"{source.where} has no parameter {name}, which the model needs. The weights "
+                "belong to another model or quantization than mlc-chat-config.json says; download "
+                "both again.",
+                param=source.where,
             )
         if record.shape != layout.source_shape or record.dtype not in layout.source_dtypes:
             raise ModelFormatError(
-                f"{cache.file}: parameter {name} is {record.dtype}{list(record.shape)}, and the "
+                f"{source.where}: parameter {name} is {record.dtype}{list(record.shape)}, and the "
                 f"model needs {' or '.join(layout.source_dtypes)}{list(layout.source_shape)}. The "
                 "weights belong to another model than mlc-chat-config.json says; download both "
                 "again.",
-                param=str(cache.file),
+                param=source.where,
             )
 
 
-def check_layers(config: Any, cache: TensorCache) -> None:
+def check_layers(config: Any, source: WeightSource) -> None:
     """Refuse a number of layers that is not that of the weights, before any work for each.
 
     Args:
         config: `model_config`.
-        cache: The folder's parameters.
+        source: The model's weights.
 
     Raises:
         ModelFormatError: It is another number, or none.
     """
     fields = Fields(config, "model_config")
     layers = fields.positive_int("num_hidden_layers", most=MOST_LAYERS)
-    there = {m[1] for name in cache.records if (m := _LAYER.search(name))}
-    if there and layers != len(there):
-        raise fields.wrong("num_hidden_layers", f"must be {len(there)}, as in {cache.file.name}")
+    there = source.layers()
+    if there and layers != there:
+        where = Path(source.where).name
+        raise fields.wrong("num_hidden_layers", f"must be {there}, as in {where}")
 
 
 def load_weights(
-    parameters: Parameters, cache: TensorCache, progress: Callable[[int, int], None]
+    parameters: Parameters, source: WeightSource, progress: Callable[[int, int], None]
 ) -> list[Array]:
     """Read and re-lay all parameters, several at a time, as numpy leaves the interpreter free.
 
     Args:
         parameters: The model's, already checked.
-        cache: The folder's.
+        source: The model's weights.
         progress: Called with bytes done and bytes in all; what it raises ends the work.
 
     Returns:
         One array for each of `parameters`, in their order.
     """
     index = {name: i for i, (name, _) in enumerate(parameters)}
-    records: list[TensorRecord] = [r for r in cache.records.values() if r.name in index]
+    records = [r for name in index if (r := source.find(name)) is not None]
     total, done = sum(r.nbytes for r in records), 0
     loaded = _arrays([layout for _, layout in parameters])
 
-    def pack(record: TensorRecord) -> int:
+    def pack(record: WeightRecord) -> int:
         i = index[record.name]
         layout = parameters[i][1]
         rows = max(1, record.shape[0])
         pieces = layout.pieces(_PIECE // max(1, record.nbytes // rows))
-        for (start, _), piece in zip(pieces, cache.read_rows(record, pieces), strict=True):
+        for (start, _), piece in zip(pieces, source.read_rows(record, pieces), strict=True):
             layout.pack_piece(piece, start, loaded[i])
         return record.nbytes
 

@@ -34,6 +34,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 """A layer's tensors in the file, by the layer's name within its block."""
 _LAYER: Final = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
 _PART: Final = re.compile(r"^(.+)\.part(\d+)$")
+_BLOCK: Final = re.compile(r"^blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,19 @@ class GGUFWeights:
         self._head = interleaved_heads
 
     @property
-    def file(self) -> str:
+    def where(self) -> str:
         """What to call it in messages."""
         return str(self._model.files[0].path)
 
-    def parts(self, layer: str) -> list[tuple[str, int]]:
+    def layers(self) -> int:
+        """How many layers there are tensors of."""
+        return len({m[1] for name in self._model.tensors if (m := _BLOCK.match(name))})
+
+    def tensor_types(self) -> dict[str, str]:
+        """Ggml's type of each tensor, by its name in the file."""
+        return {name: t.kind.name for name, (_, t) in self._model.tensors.items()}
+
+    def types_of(self, layer: str) -> list[tuple[str, int]]:
         """Type and rows of each tensor of a linear layer, by its name in the architecture.
 
         Raises:
@@ -79,7 +88,18 @@ class GGUFWeights:
         """
         return [(t.kind.name, t.shape[0]) for _, t in self._tensors(layer, "weight")]
 
-    def record(self, parameter: str) -> GGUFRecord:
+    def is_matrix(self, layer: str) -> bool:
+        """Whether a layer's weights have rows and columns."""
+        return len(self._tensors(layer, "weight")[0][1].shape) > 1
+
+    def verify(self, *args: Any, **kwargs: Any) -> None:
+        """A GGUF file has no sums of its own; its sizes were checked when it was opened."""
+
+    def close(self) -> None:
+        """Close the files. Idempotent."""
+        self._model.close()
+
+    def find(self, parameter: str) -> GGUFRecord:
         """A parameter by its name: a matrix's ``.part<i>``, or a vector.
 
         Raises:
@@ -93,14 +113,14 @@ class GGUFWeights:
         length = sum(int(np.prod(tensor.shape)) for _, tensor in found)
         return GGUFRecord(parameter, (length,), "float32", nbytes)
 
-    def read(self, parameter: str, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
+    def read_rows(self, record: GGUFRecord, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
         """Pieces of a parameter: rows of a matrix from the first to before the last.
 
         Raises:
             ModelFormatError: the file has become shorter.
         """
-        found = self._of(parameter)
-        if not _PART.match(parameter):
+        found = self._of(record.name)
+        if not _PART.match(record.name):
             yield np.concatenate([self._vector(file, tensor) for file, tensor in found])
             return
         file, tensor = found[0]
@@ -143,14 +163,14 @@ class GGUFWeights:
             full = f"{prefix}{stem}.{kind}"
             if full not in self._model.tensors:
                 raise ModelFormatError(
-                    f"{self.file} has no tensor {full}, which the model needs for {layer}: the "
+                    f"{self.where} has no tensor {full}, which the model needs for {layer}: the "
                     "file is not whole, or of an architecture other than its metadata says.",
                     param="model_id",
                 )
             found.append(self._model.tensors[full])
         if not found:
             raise ModelFormatError(
-                f"{self.file}: nothing is known of the layer {layer} in a GGUF file.",
+                f"{self.where}: nothing is known of the layer {layer} in a GGUF file.",
                 param="model_id",
             )
         return found

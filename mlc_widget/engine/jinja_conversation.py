@@ -1,0 +1,140 @@
+"""From OpenAI's messages to a prompt, by a model's own chat template in Jinja."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mlc_widget.api.errors import UnsupportedFieldError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.conversation import too_long
+from mlc_widget.engine.jinja_template import JinjaTemplate, parts_of, protect
+from mlc_widget.engine.store.stored_model import JinjaSource
+from mlc_widget.engine.text.prompt_text import Piece, PromptText, markup
+from mlc_widget.engine.text.tokenizer import Tokenizer
+
+_OWN: Final = ("content", "reasoning_content", "name", "tool_call_id")
+
+
+class JinjaConversation:
+    """A chat template, and what comes with it.
+
+    Args:
+        source: The template's text and tokens.
+        tokenizer: The model's, whose control tokens no content may become.
+
+    Attributes:
+        name: What to call it in messages.
+        stop_str: Nothing: these models end by tokens, which the configuration has.
+        stop_token_ids: Nothing, likewise.
+        system_prefix_token_ids: Nothing: `render` writes what a prompt begins with.
+        completion_prefix_token_ids: What a prompt of plain text begins with.
+
+    Raises:
+        ModelFormatError: the template cannot be read.
+    """
+
+    name: Final = "the model's own chat template"
+    stop_str: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    system_prefix_token_ids: tuple[int, ...] = ()
+    system_message: str = ""
+
+    def __init__(self, source: JinjaSource, tokenizer: Tokenizer) -> None:
+        self._source = source
+        self._control = frozenset(tokenizer.control_names)
+        self.template = None if source.text is None else JinjaTemplate(source.text, source.where)
+        self.completion_prefix_token_ids = () if source.bos_id is None else (source.bos_id,)
+
+    @property
+    def writes_tools(self) -> bool:
+        """Whether the template itself writes tools, calls and results."""
+        return self.template is not None and self.template.uses("tools")
+
+    @property
+    def knows_thinking(self) -> bool:
+        """Whether the template itself turns thinking on and off."""
+        return self.template is not None and self.template.uses("enable_thinking")
+
+    def render(
+        self,
+        messages: Sequence[JSONDict],
+        longest: int | None = None,
+        *,
+        tools: Sequence[JSONDict] = (),
+        **variables: Any,
+    ) -> PromptText:
+        """The prompt of a conversation that the assistant is to go on with.
+
+        Args:
+            messages: Checked messages; a content may be a `PromptText`.
+            longest: Characters that the prompt may have.
+            tools: OpenAI's, for a template that writes them.
+            variables: What else the template may look at, such as ``enable_thinking``.
+
+        Raises:
+            UnsupportedFieldError: the model has no template, or it refuses these messages.
+            ModelFormatError: the template fails.
+            ContextLengthExceededError: it would have more than `longest` characters.
+        """
+        if self.template is None:
+            raise UnsupportedFieldError(
+                f"messages: {self._source.where} has no chat template, so this is a base model: "
+                "ask it by completions.create(prompt=…), or use an instruct model.",
+                param="messages",
+            )
+        said = sum(len(m.get("content") or "") for m in messages)
+        if longest is not None and said > longest:  # before anything is made of it
+            raise too_long("messages", said, longest)
+        text = self.template.render(
+            {
+                "messages": [self._message(m) for m in messages],
+                "tools": protect(list(tools), self._control) or None,
+                "documents": None,
+                "add_generation_prompt": True,
+                **self._source.tokens,
+                **variables,
+            }
+        )
+        if longest is not None and len(text) > longest:
+            raise too_long("messages", len(text), longest)
+        prompt = PromptText(Piece(part, is_markup) for part, is_markup in parts_of(text))
+        bos = self._source.tokens.get("bos_token", "")
+        if self._source.bos_id is not None and not text.startswith(bos):
+            prompt = markup(bos) + prompt
+        return prompt
+
+    def _message(self, message: JSONDict) -> dict[str, Any]:
+        made: dict[str, Any] = {"role": message["role"], "content": ""}
+        for key in _OWN:
+            if message.get(key) is not None:
+                made[key] = self._text(message[key])
+        if calls := message.get("tool_calls"):
+            made["tool_calls"] = [self._call(call) for call in calls]
+        return made
+
+    def _text(self, value: Any) -> Any:
+        if isinstance(value, PromptText):
+            return "".join(
+                p.text if p.is_markup else protect(p.text, self._control) for p in value.pieces
+            )
+        return protect(value, self._control)
+
+    def _call(self, call: Any) -> dict[str, Any]:
+        if hasattr(call, "model_dump"):
+            call = call.model_dump()
+        function = call["function"]
+        arguments: Any = function.get("arguments") or "{}"
+        if isinstance(arguments, str):
+            # Templates write an object; what a cut answer left stays the text that it is.
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError):
+                arguments = str(arguments)
+        named: Mapping[str, Any] = {"name": function["name"], "arguments": arguments}
+        return {
+            "id": protect(str(call.get("id", "")), self._control),
+            "type": "function",
+            "function": protect(named, self._control),
+        }

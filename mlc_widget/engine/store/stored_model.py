@@ -1,0 +1,117 @@
+"""A model on this disk, in whatever format, as the engine and its runtimes take it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
+from mlc_widget.engine.store.formats.gguf_file import GGUFModel
+from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_json
+from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
+from mlc_widget.engine.store.model_config import check_config
+from mlc_widget.engine.store.model_folder import read_config
+from mlc_widget.engine.store.tensor_cache import TensorCache
+from mlc_widget.engine.store.weight_source import OpenWeights
+
+
+@dataclass(frozen=True, slots=True)
+class JinjaSource:
+    """A chat template in Jinja with what goes into it.
+
+    Attributes:
+        text: The template; None where the model has none, and so is no chat model.
+        tokens: ``bos_token``, ``eos_token`` and the like, by the template's names.
+        bos_id: The token that every prompt begins with, if one does.
+        where: The file, for messages.
+    """
+
+    text: str | None
+    tokens: Mapping[str, str]
+    bos_id: int | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model's parts.
+
+    Attributes:
+        path: The folder, or the file.
+        config: mlc-chat-config.json or what it would say, with overrides applied.
+        tokenizer_json: The text of its tokenizer, where the folder has no file of it.
+        open_weights: Opens its weights.
+        jinja: Its template where that is Jinja; else `config` has MLC's ``conv_template``.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    tokenizer_json: bytes | None
+    open_weights: OpenWeights = field(repr=False)
+    jinja: JinjaSource | None = None
+
+
+def read_model(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
+    """Read everything but the weights.
+
+    Args:
+        path: From `model_folder.resolve`: a folder in MLC format, or a ``.gguf`` file.
+        chat_opts: Overrides of mlc-chat-config.json, checked.
+
+    Raises:
+        ModelFormatError: a file is missing or malformed.
+        UnsupportedModelError: it has what does not run.
+    """
+    if path.is_dir():
+        return StoredModel(
+            path,
+            read_config(path, chat_opts),
+            None,
+            lambda: TensorCache.from_folder(path),
+        )
+    return _read_gguf(path, chat_opts)
+
+
+def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
+    with GGUFModel(path) as model:
+        config = chat_config(model)
+        check_config(config)
+        fields = model.fields
+        tokenizer = tokenizer_json(fields, str(path)).encode()
+        template = fields.get("tokenizer.chat_template")
+    tokens = fields["tokenizer.ggml.tokens"]  # checked by `tokenizer_json`
+    ids = {
+        name: value
+        for name in ("bos", "eos", "unknown", "padding")
+        if isinstance(value := fields.get(f"tokenizer.ggml.{name}_token_id"), int)
+        and 0 <= value < len(tokens)
+    }
+    # llama.cpp begins SentencePiece's and Llama 3's prompts with it unless the file says no.
+    begins = fields["tokenizer.ggml.model"] == "llama" or str(fields.get("tokenizer.ggml.pre")) in (
+        "llama-bpe",
+        "llama3",
+        "llama-v3",
+        "tekken",
+    )
+    add_bos = fields.get("tokenizer.ggml.add_bos_token", begins) is True
+    jinja = JinjaSource(
+        template if isinstance(template, str) else None,
+        {
+            f"{({'unknown': 'unk', 'padding': 'pad'}).get(name, name)}_token": tokens[i]
+            for name, i in ids.items()
+        },
+        ids.get("bos") if add_bos else None,
+        str(path),
+    )
+
+    def open_weights() -> GGUFWeights:
+        opened = GGUFModel(path)
+        try:
+            return GGUFWeights(opened, interleaved_heads(opened))
+        except BaseException:
+            opened.close()
+            raise
+
+    return StoredModel(path, {**config, **(chat_opts or {})}, tokenizer, open_weights, jinja)
