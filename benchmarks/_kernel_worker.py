@@ -71,11 +71,12 @@ class Tvm:
         from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
         from mlc_widget.engine.runtimes.tvm.options import TVMOptions
         from mlc_widget.engine.runtimes.tvm.threads import ComputeThread
+        from mlc_widget.engine.store.tensor_cache import opener
 
         folder = Path(model)
         config = json.loads((folder / "mlc-chat-config.json").read_text())
         tokenizer: Any = None  # token ids in, logits out
-        source = ModelSource(folder.name, folder, config, tokenizer)
+        source = ModelSource(folder.name, folder, config, tokenizer, opener(folder))
         options = {"threads": threads, "max_total_sequence_length": total}
         self._executor, _ = make_executor(
             source, TVMOptions.parse(options), Progress(lambda *a, **k: None, threading.Event())

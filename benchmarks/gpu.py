@@ -38,6 +38,7 @@ from mlc_widget.api.errors import RuntimeUnavailableError  # noqa: E402
 from mlc_widget.engine.runtimes.base import ModelSource  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
+from mlc_widget.engine.store.tensor_cache import opener  # noqa: E402
 
 LLAMA_1B: dict[str, Any] = {
     "hidden_size": 2048,
@@ -66,7 +67,7 @@ def executor_of(folder: Path, **options: Any) -> Executor:
     from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 
     config = json.loads((folder / "mlc-chat-config.json").read_text())
-    source = ModelSource(folder.name, folder, config, None)  # type: ignore[arg-type]
+    source = ModelSource(folder.name, folder, config, None, opener(folder))  # type: ignore[arg-type]
     progress = Progress(lambda *a, **k: None, threading.Event())
     executor, _ = make_executor(source, TVMOptions.parse({"device": "cuda", **options}), progress)
     executor.prepare()

@@ -25,6 +25,7 @@ from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.store.tensor_cache import opener
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from mlc_widget.models import builtin_models
 from tools.demo import corpus
@@ -84,7 +85,13 @@ def main() -> None:
     reference: list[np.ndarray[Any, Any]] = []
     print(f"demo, {len(texts)} held-out conversations, {sum(len(i) for i, _ in texts)} tokens")
     for name, mode in MODES.items():
-        source = ModelSource("demo", folder, {**config, "numerics": mode["numerics"]}, tokenizer)
+        source = ModelSource(
+            "demo",
+            folder,
+            {**config, "numerics": mode["numerics"]},
+            tokenizer,
+            opener(folder),
+        )
         options = TVMOptions.parse({"kv_cache_dtype": mode.get("kv")})
         progress = Progress(lambda *a, **k: None, threading.Event())
         executor, _ = make_executor(source, options, progress)

@@ -10,6 +10,7 @@ import pytest_asyncio
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.runtimes.tvm.sequence import MAX_UNREAD
+from mlc_widget.engine.store.tensor_cache import opener
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from ..waiting import until
@@ -23,7 +24,13 @@ SAMPLING = Sampling(4 * MAX_UNREAD, 1.0, 1.0, seed=5, ignore_eos=True)
 async def runtime(model_folder, cache_dir):
     config = json.loads((model_folder / "mlc-chat-config.json").read_text())
     made = TVMRuntime({"cache_dir": cache_dir, "threads": 1})
-    source = ModelSource("random", model_folder, config, Tokenizer.from_folder(model_folder))
+    source = ModelSource(
+        "random",
+        model_folder,
+        config,
+        Tokenizer.from_folder(model_folder),
+        opener(model_folder),
+    )
     await made.load(source, lambda *args, **kwargs: None)
     yield made
     await made.unload()

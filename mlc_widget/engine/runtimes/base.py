@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import LoadReporter
-from mlc_widget.engine.store.weight_source import OpenWeights
 from mlc_widget.engine.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from mlc_widget.engine.store.weight_source import OpenWeights
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort"]
 

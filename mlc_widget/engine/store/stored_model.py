@@ -13,7 +13,7 @@ from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_json
 from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_folder import read_config
-from mlc_widget.engine.store.tensor_cache import TensorCache
+from mlc_widget.engine.store.tensor_cache import opener
 from mlc_widget.engine.store.weight_source import OpenWeights
 
 
@@ -69,7 +69,7 @@ def read_model(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
             path,
             read_config(path, chat_opts),
             None,
-            lambda: TensorCache.from_folder(path),
+            opener(path),
         )
     return _read_gguf(path, chat_opts)
 

@@ -209,6 +209,11 @@ class TensorCache:
             raise changed_meanwhile(shard)
 
 
+def opener(folder: Path) -> Callable[[], TensorCache]:
+    """Opens the parameters of a folder, when they are needed."""
+    return lambda: TensorCache.from_folder(folder)
+
+
 def _read_list(file: Path) -> bytes:
     with file.open("rb") as opened:
         content = opened.read(_LONGEST_LIST + 1)

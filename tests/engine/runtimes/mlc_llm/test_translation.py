@@ -26,6 +26,7 @@ from mlc_widget.engine.runtimes.mlc_llm.sampling import (
     engine_seed,
 )
 from mlc_widget.engine.store.model_folder import read_config
+from mlc_widget.engine.store.tensor_cache import opener
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from .environment import HERE
@@ -161,7 +162,7 @@ def test_what_a_load_died_of(died_of: Exception, expected: str) -> None:
 
 def source(folder: Path, **chat_opts: Any) -> ModelSource:
     config = read_config(folder, chat_opts)
-    return ModelSource("m", folder, config, Tokenizer.from_folder(folder))
+    return ModelSource("m", folder, config, Tokenizer.from_folder(folder), opener(folder))
 
 
 def test_mlc_llm_sees_the_engine_s_stops(folder: Path) -> None:

@@ -20,6 +20,7 @@ from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import CPUS, TVMOptions
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.runtimes.tvm.target import host_target
+from mlc_widget.engine.store.tensor_cache import opener
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[4]
@@ -37,7 +38,13 @@ def cache_dir(shared_folder: Path) -> Path:
 def source_of(folder: Path, **changes: Any) -> ModelSource:
     config = json.loads((folder / "mlc-chat-config.json").read_text())
     config.update({"numerics": "faithful"} | changes)
-    return ModelSource(folder.name, folder, config, Tokenizer.from_folder(folder))
+    return ModelSource(
+        folder.name,
+        folder,
+        config,
+        Tokenizer.from_folder(folder),
+        opener(folder),
+    )
 
 
 @pytest.fixture
