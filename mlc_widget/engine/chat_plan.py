@@ -15,7 +15,7 @@ from mlc_widget.engine.reasoning import INSIDE_RULES, NO_THOUGHT, OPEN, RULES, R
 from mlc_widget.engine.structured_output import response_grammar, response_parts
 from mlc_widget.engine.text.prompt_text import PromptText, markup
 from mlc_widget.engine.tool_parser import ToolCallParser
-from mlc_widget.engine.tools import Tools, read_tools, render_messages
+from mlc_widget.engine.tools import Tools, read_tools, render_messages, system_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,9 @@ def _prompt(model: LoadedModel, request: Mapping[str, Any], tools: Tools | None)
     if template.knows_thinking and request.get("enable_thinking") is not None:
         variables["enable_thinking"] = request["enable_thinking"]
     offered = tools.offered if tools else ()
-    return template.render(request["messages"], longest, tools=offered, **variables)
+    said = request["messages"]
+    messages = [*system_message(said), *(m for m in said if m["role"] != "system")]
+    return template.render(messages, longest, tools=offered, **variables)
 
 
 def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import too_long
-from mlc_widget.engine.jinja_template import JinjaTemplate, parts_of, protect
+from mlc_widget.engine.jinja_template import END_MARK, JinjaTemplate, parts_of, protect
 from mlc_widget.engine.store.stored_model import JinjaSource
 from mlc_widget.engine.text.prompt_text import Piece, PromptText, markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
@@ -87,16 +87,29 @@ class JinjaConversation:
         said = sum(len(m.get("content") or "") for m in messages)
         if longest is not None and said > longest:  # before anything is made of it
             raise too_long("messages", said, longest)
+        last = messages[-1]
+        continued = last["role"] == "assistant" and not last.get("tool_calls")
+        written = [self._message(m) for m in messages]
+        if continued:  # the prompt ends where the answer's beginning does
+            written[-1]["content"] += END_MARK
         text = self.template.render(
             {
-                "messages": [self._message(m) for m in messages],
+                "messages": written,
                 "tools": protect(list(tools), self._control) or None,
                 "documents": None,
-                "add_generation_prompt": True,
+                "add_generation_prompt": not continued,
                 **self._source.tokens,
                 **variables,
             }
         )
+        if continued:
+            text, mark, _ = text.rpartition(END_MARK)
+            if not mark:
+                raise UnsupportedFieldError(
+                    "messages: this model's chat template cannot go on with an answer that was "
+                    "begun; leave the last message out.",
+                    param="messages",
+                )
         if longest is not None and len(text) > longest:
             raise too_long("messages", len(text), longest)
         prompt = PromptText(Piece(part, is_markup) for part, is_markup in parts_of(text))

@@ -33,6 +33,9 @@ MAX_SECONDS: Final = 5.0
 _MARK: Final = "\ufdd0"
 """A code point that is no character (Unicode's noncharacters), and so is in no text."""
 
+END_MARK: Final = "\ufdd1"
+"""Another, which marks where a text ends that is to be gone on with."""
+
 
 class TemplateRefusedError(Exception):
     """The template called ``raise_exception``."""
@@ -333,11 +336,13 @@ def protect(value: Any, control: frozenset[str]) -> Any:
     pattern = _any_of(control)
 
     def protected(text: str) -> str:
-        if _MARK in text:
-            raise BadRequestError(
-                f"messages: a text has U+{ord(_MARK):04X}, which Unicode reserves as no character.",
-                param="messages",
-            )
+        for mark in (_MARK, END_MARK):
+            if mark in text:
+                raise BadRequestError(
+                    f"messages: a text has U+{ord(mark):04X}, which Unicode reserves as no "
+                    "character.",
+                    param="messages",
+                )
         return pattern.sub(lambda m: m[0][0] + _MARK + m[0][1:], text)
 
     def walked(item: Any) -> Any:

@@ -137,7 +137,7 @@ def render_messages(
     """
     known = tools.format if tools else tool_format_of(template)
     continued = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
-    out: list[JSONDict] = _system_message(messages)
+    out: list[JSONDict] = system_message(messages)
     results: list[str] = []
     for i, message in enumerate(messages):
         role = message["role"]
@@ -175,7 +175,7 @@ def render_messages(
     return out
 
 
-def _system_message(messages: Sequence[JSONDict]) -> list[JSONDict]:
+def system_message(messages: Sequence[JSONDict]) -> list[JSONDict]:
     """All system messages as one, for the one place that a template has for them; or none."""
     system = [m["content"] for m in messages if m["role"] == "system"]
     content = "\n\n".join(filter(None, system))

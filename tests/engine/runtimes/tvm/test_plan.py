@@ -47,7 +47,8 @@ async def main():
     config = json.loads((folder / "mlc-chat-config.json").read_text()) | {{"numerics": "faithful"}}
     runtime = TVMRuntime({{"cache_dir": Path({str(tmp_path)!r})}})
     await runtime.load(
-        ModelSource("m", folder, config, Tokenizer.from_folder(folder), opener(folder)), lambda *a, **k: None
+        ModelSource("m", folder, config, Tokenizer.from_folder(folder), opener(folder)),
+        lambda *a, **k: None,
     )
     sampling = Sampling(max_tokens=8, temperature=0.0, top_p=1.0, seed=0)
     prompt = {golden_data(NAME)["prompt"].tolist()}
