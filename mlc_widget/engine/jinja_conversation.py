@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mlc_widget.api.errors import UnsupportedFieldError
+from mlc_widget.api.errors import RuntimeUnavailableError, UnsupportedFieldError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import too_long
-from mlc_widget.engine.jinja_template import END_MARK, JinjaTemplate, parts_of, protect
 from mlc_widget.engine.store.stored_model import JinjaSource
+from mlc_widget.engine.text.marks import END_MARK, parts_of, protect
 from mlc_widget.engine.text.prompt_text import Piece, PromptText, markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from mlc_widget.engine.jinja_template import JinjaTemplate
 
 _OWN: Final = ("content", "reasoning_content", "name", "tool_call_id")
 
@@ -44,7 +47,7 @@ class JinjaConversation:
     def __init__(self, source: JinjaSource, tokenizer: Tokenizer) -> None:
         self._source = source
         self._control = frozenset(tokenizer.control_names)
-        self.template = None if source.text is None else JinjaTemplate(source.text, source.where)
+        self.template = None if source.text is None else _template(source.text, source.where)
         self.completion_prefix_token_ids = () if source.bos_id is None else (source.bos_id,)
 
     @property
@@ -151,3 +154,14 @@ class JinjaConversation:
             "type": "function",
             "function": protect(named, self._control),
         }
+
+
+def _template(text: str, where: str) -> JinjaTemplate:
+    try:
+        from mlc_widget.engine.jinja_template import JinjaTemplate
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"A chat template in Jinja needs the package {error.name}, which is missing: "
+            'pip install "mlc-widget[tvm]".'
+        ) from error
+    return JinjaTemplate(text, where)

@@ -11,8 +11,7 @@ import datetime
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import jinja2
@@ -21,7 +20,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedFieldError
+from mlc_widget.api.errors import ModelFormatError, UnsupportedFieldError
 
 MAX_SOURCE: Final = 1 << 18
 """Characters of a template; the longest known have some 20,000."""
@@ -29,12 +28,6 @@ MAX_OUTPUT: Final = 1 << 24
 """Characters of a text that a template makes, at any moment."""
 MAX_SECONDS: Final = 5.0
 """Time that a template may take; usual ones take about a millisecond."""
-
-_MARK: Final = "\ufdd0"
-"""A code point that is no character (Unicode's noncharacters), and so is in no text."""
-
-END_MARK: Final = "\ufdd1"
-"""Another, which marks where a text ends that is to be gone on with."""
 
 
 class TemplateRefusedError(Exception):
@@ -316,54 +309,3 @@ class JinjaTemplate:
                 f"{str(error)[:300]}.",
                 param="model_id",
             ) from None
-
-
-@lru_cache(maxsize=32)
-def _any_of(names: frozenset[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
-
-
-def protect(value: Any, control: frozenset[str]) -> Any:
-    """`value` with a mark inside each text of a control token, so that it is none any more.
-
-    Args:
-        value: JSON values: what came from somebody else and goes into a template.
-        control: Texts of the control tokens.
-
-    Raises:
-        BadRequestError: a text has the mark itself.
-    """
-    pattern = _any_of(control)
-
-    def protected(text: str) -> str:
-        for mark in (_MARK, END_MARK):
-            if mark in text:
-                raise BadRequestError(
-                    f"messages: a text has U+{ord(mark):04X}, which Unicode reserves as no "
-                    "character.",
-                    param="messages",
-                )
-        return pattern.sub(lambda m: m[0][0] + _MARK + m[0][1:], text)
-
-    def walked(item: Any) -> Any:
-        if isinstance(item, str):
-            return protected(item)
-        if isinstance(item, Mapping):
-            return {protected(str(k)): walked(v) for k, v in item.items()}
-        if isinstance(item, list | tuple):
-            return [walked(v) for v in item]
-        return item
-
-    return walked(value)
-
-
-def parts_of(text: str) -> list[tuple[str, bool]]:
-    """A rendered text as (text, is markup): one character of what `protect` marked is content."""
-    found: list[tuple[str, bool]] = []
-    *marked, last = text.split(_MARK)
-    for part in marked:
-        found += [(part[:-1], True), (part[-1:], False)]
-    return [*found, (last, True)]
-
-
-Render = Callable[[Mapping[str, Any]], str]

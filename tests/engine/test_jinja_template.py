@@ -4,7 +4,8 @@ import pytest
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedFieldError
 from mlc_widget.engine import jinja_template
-from mlc_widget.engine.jinja_template import JinjaTemplate, parts_of, protect
+from mlc_widget.engine.jinja_template import JinjaTemplate
+from mlc_widget.engine.text.marks import parts_of, protect
 
 CONTROL = frozenset({"<|im_start|>", "<|im_end|>"})
 

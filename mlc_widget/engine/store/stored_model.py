@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
-from mlc_widget.engine.store.formats.gguf_file import GGUFModel
-from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_json
-from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
+from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_folder import read_config
-from mlc_widget.engine.store.tensor_cache import opener
-from mlc_widget.engine.store.weight_source import OpenWeights
+
+if TYPE_CHECKING:
+    from mlc_widget.engine.store.weight_source import OpenWeights, WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,30 @@ def read_model(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
             path,
             read_config(path, chat_opts),
             None,
-            opener(path),
+            lambda: _tensor_cache(path),
         )
-    return _read_gguf(path, chat_opts)
+    try:
+        return _read_gguf(path, chat_opts)
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            f"Reading a GGUF file needs the package {error.name}, which is missing: "
+            'pip install "mlc-widget[tvm]".'
+        ) from error
+
+
+def _tensor_cache(folder: Path) -> WeightSource:
+    from mlc_widget.engine.store.tensor_cache import TensorCache
+
+    return TensorCache.from_folder(folder)
 
 
 def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
+    # The formats need numpy, which a worker without the tvm runtime may lack.
+    from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
+    from mlc_widget.engine.store.formats.gguf_file import GGUFModel
+    from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_json
+    from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
+
     with GGUFModel(path) as model:
         config = chat_config(model)
         check_config(config)

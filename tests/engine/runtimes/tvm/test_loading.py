@@ -325,11 +325,10 @@ from pathlib import Path
 sys.modules[{missing!r}] = None
 from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
-from mlc_widget.engine.store.tensor_cache import opener
 folder = Path({str(GOLDEN / NAME)!r})
 config = json.loads((folder / "mlc-chat-config.json").read_text())
 try:
-    source = ModelSource("m", folder, config, None, opener(folder))
+    source = ModelSource("m", folder, config, None, lambda: None)
     asyncio.run(TVMRuntime({{}}).load(source, lambda *a, **k: None))
 except Exception as e:
     print(type(e).__name__, e)
