@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
 from mlc_widget.api.engine_link import EngineLink, EngineState, Hang
@@ -19,6 +19,11 @@ from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.hangs import check_hang_timeout
 from mlc_widget.proxy.in_flight import Recovery, check_recovery
 from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
+
+if TYPE_CHECKING:
+    _State: TypeAlias = EngineState
+else:  # jedi, which completes in notebooks, fails at a property that gives a `Literal`
+    _State = str
 
 
 def _end(core: KernelCore) -> None:
@@ -84,7 +89,7 @@ class _KernelEngine(EngineBase):
         return self._core
 
     @property
-    def state(self) -> EngineState:
+    def state(self) -> _State:
         """``idle``, ``starting``, ``loading``, ``ready``, ``dead`` or ``terminated``."""
         return self._core.snapshot.state
 
