@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import select
 import sys
 import threading
@@ -78,12 +77,16 @@ def _answer(llguidance: Any, tokenizer: Any, question: dict[str, str]) -> dict[s
 
 def _limit() -> None:
     """Give the next question its seconds."""
+    import resource
+
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + _CPU_S
     _lower(resource.RLIMIT_CPU, most)
 
 
 def _lower(kind: int, most: int) -> None:
+    import resource
+
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
@@ -99,6 +102,8 @@ def main() -> None:
     """Answer until the input ends."""
     parent = os.getppid()
     sys.path.append(sys.argv[1])
+    import resource  # POSIX's: the parent, which imports this module too, does without
+
     import llguidance
 
     tokenizer = llguidance.LLTokenizer(cast("Any", _Bytes()))
