@@ -105,7 +105,7 @@ def chat_parser() -> Parser:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="load this model first, if it is not")
     parser.add_argument("--temperature", type=float, help="0 to 2")
-    parser.add_argument("--top-p", type=float, help="greater than 0 and at most 1")
+    parser.add_argument("--top-p", type=float, help="0 to 1")
     parser.add_argument(
         "--repetition-penalty",
         metavar="P",

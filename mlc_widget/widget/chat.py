@@ -61,7 +61,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             Keep it in a variable, as the chat does not keep it alive.
         system: The system prompt; None leaves it to the model.
         temperature: 0 to 2; None, here and below, leaves it to the model's configuration.
-        top_p: Greater than 0 and at most 1.
+        top_p: 0 to 1.
         repetition_penalty: Greater than 0 and at most 10; more than 1 makes repetitions less
             likely.
         max_tokens: The longest reply in tokens; 4,096 if the model's configuration has no limit

@@ -97,6 +97,15 @@ class ReplyBuffer:
         """Whether the end of the text, or of the thoughts, repeats itself."""
         return self._growing.repetition.repeats
 
+    def fields(self) -> JSONDict:
+        """All this by the names of `Message`'s fields."""
+        return {
+            "text": self.text,
+            "reasoning": self.reasoning,
+            "tool_calls": self.tool_calls,
+            "repeats": self.repeats,
+        }
+
     @property
     def ttft_s(self) -> float | None:
         """Seconds until the first text, as seen from here."""

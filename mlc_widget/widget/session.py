@@ -8,10 +8,11 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
-from mlc_widget.api.errors import BadRequestError, EngineTerminatedError, MLCEngineError
+from mlc_widget.api.errors import BadRequestError, EngineTerminatedError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.functions import results_in_order
@@ -19,8 +20,8 @@ from mlc_widget.widget.options import with_options
 from mlc_widget.widget.outcome import Outcome, outcome_of
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.reply_buffer import ReplyBuffer
+from mlc_widget.widget.reply_stream import stream_reply
 from mlc_widget.widget.state import (
-    DEFAULT_MAX_TOKENS,
     ChatOptions,
     ChatState,
     Message,
@@ -78,7 +79,7 @@ class ChatSession:
         running = None if stream is None else state.messages.get(stream.reply)
         if stream is None or running is None or running.status != "running":
             return state
-        message = _grown(running, stream)
+        message = replace(running, **stream.fields())
         return replace(state, messages={**state.messages, message.id: message})
 
     @property
@@ -339,7 +340,14 @@ class ChatSession:
         running = replace(self._state.messages[reply_id], status="running", json=as_json)
         self._state = self._state.put(running)
         request = options.request(self._state.path(running.parent))
-        self._task = asyncio.create_task(self._generate(stream, request))
+        generating = stream_reply(
+            self._link,
+            request,
+            stream,
+            on_change=self._listener.on_change,
+            on_resumed=partial(self._note_resumed, reply_id),
+        )
+        self._task = asyncio.create_task(generating)
         self._task.add_done_callback(lambda task: self._on_generated(stream, task))
         self._listener.on_change()
 
@@ -347,48 +355,12 @@ class ChatSession:
         """Whether no functions are still making calls of an earlier reply."""
         return not any(message.calling for message in self._state.path(reply_id))
 
-    async def _generate(self, stream: ReplyBuffer, request: JSONDict) -> Outcome:
-        """Have the engine answer; cancelling it stops the engine."""
-        finish = ""
-        usage: JSONDict = {}
-        if "max_tokens" not in request and not await self._model_has_bound():
-            request = {**request, "max_tokens": DEFAULT_MAX_TOKENS}
-        async with contextlib.aclosing(await self._link.open_stream("chat", request)) as batches:
-            async for batch in batches:
-                for chunk in batch:
-                    usage = chunk.get("usage") or usage
-                    if resumed := chunk.get("resumed"):
-                        self._note_resumed(stream.reply, resumed.get("exact") is True)
-                    for choice in chunk["choices"]:
-                        self._take(stream, choice["delta"])
-                        finish = choice.get("finish_reason") or finish
-        return Outcome("stopped" if finish == "abort" else "done", finish, usage)
-
-    async def _model_has_bound(self) -> bool:
-        """Whether the model's configuration limits the tokens of a reply."""
-        try:
-            models = await self._link.list_models()
-        except MLCEngineError:  # the request itself will tell, or be resumed
-            return False
-        return bool(models) and models[0]["default_sampling_params"]["max_tokens"] is not None
-
     def _note_resumed(self, reply_id: str, exact: bool) -> None:
         message = self._state.messages.get(reply_id)
         if message is not None:  # it may have been deleted
             exact = exact and message.resumed is not False
             self._state = self._state.put(replace(message, resumed=exact))
             self._listener.on_change()
-
-    def _take(self, stream: ReplyBuffer, delta: JSONDict) -> None:
-        repeated = stream.repeats
-        stream.append(delta.get("reasoning_content") or "", "reasoning")
-        stream.append(delta.get("content") or "")
-        if stream.repeats != repeated:
-            self._listener.on_change()
-        for piece in delta.get("tool_calls") or ():
-            stream.call(piece)
-            if (piece.get("function") or {}).get("name"):
-                self._listener.on_change()  # its arguments come with the next change
 
     def _on_generated(self, stream: ReplyBuffer, task: asyncio.Task[Outcome]) -> None:
         """Record how a reply ended. A callback, as a task that is cancelled early never runs."""
@@ -398,10 +370,7 @@ class ChatSession:
         self._end(
             stream.reply,
             outcome.status,
-            text=stream.text,
-            reasoning=stream.reasoning,
-            tool_calls=stream.tool_calls,
-            repeats=stream.repeats,
+            **stream.fields(),
             finish=outcome.finish,
             error=outcome.error,
             stats=ReplyStats.of_usage(outcome.usage, stream.ttft_s) if known else None,
@@ -419,16 +388,6 @@ class ChatSession:
             self._listener.on_change()
             self._listener.on_end(reply)
         reply._settle(message)
-
-
-def _grown(message: Message, stream: ReplyBuffer) -> Message:
-    return replace(
-        message,
-        text=stream.text,
-        reasoning=stream.reasoning,
-        tool_calls=stream.tool_calls,
-        repeats=stream.repeats,
-    )
 
 
 def _is_loading(snapshot: EngineSnapshot) -> bool:

@@ -26,7 +26,7 @@ class ChatSettings(traitlets.HasTraits):
 
     system = _setting("The system prompt.")
     temperature = _setting("0 to 2; 0 always takes the most likely token.")
-    top_p = _setting("Greater than 0 and at most 1.")
+    top_p = _setting("0 to 1.")
     repetition_penalty = _setting("More than 1 makes repetitions less likely.")
     max_tokens = _setting(
         f"The longest reply in tokens; {DEFAULT_MAX_TOKENS:,} if the model has no default."

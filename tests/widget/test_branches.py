@@ -142,9 +142,9 @@ def test_settings_are_checked_and_mirrored(make_engine: MakeEngine, open_page: O
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("top_p", 0, "top_p = 0"),
+        ("top_p", -0.5, r"top_p = -0\.5"),
         ("max_tokens", 1.5, r"max_tokens = 1\.5"),
-        ("seed", -1, "seed = -1"),
+        ("seed", 2**64, "seed = 18446744073709551616"),
         ("system", 5, "must be a string"),
         ("schema", "{", "not valid JSON"),
         ("schema", "[]", "must be an object"),

@@ -1,0 +1,69 @@
+"""How one reply comes from the engine into its buffer; on the I/O thread."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from mlc_widget.api.engine_link import EngineLink
+from mlc_widget.api.errors import MLCEngineError
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.outcome import Outcome
+from mlc_widget.widget.reply_buffer import ReplyBuffer
+from mlc_widget.widget.state import DEFAULT_MAX_TOKENS
+
+
+async def stream_reply(
+    link: EngineLink,
+    request: JSONDict,
+    buffer: ReplyBuffer,
+    *,
+    on_change: Callable[[], object],
+    on_resumed: Callable[[bool], object],
+) -> Outcome:
+    """Have the engine answer; cancelling it stops the engine.
+
+    Args:
+        link: To the engine.
+        request: A streaming chat request. Without `max_tokens` it is bounded nevertheless.
+        buffer: Gets what the reply says.
+        on_change: Called when more than the text has changed.
+        on_resumed: Called when another worker continues the reply, with whether it is exact.
+    """
+    finish = ""
+    usage: JSONDict = {}
+    if "max_tokens" not in request and not await _model_has_bound(link):
+        request = {**request, "max_tokens": DEFAULT_MAX_TOKENS}
+    async with contextlib.aclosing(await link.open_stream("chat", request)) as batches:
+        async for batch in batches:
+            for chunk in batch:
+                usage = chunk.get("usage") or usage
+                if resumed := chunk.get("resumed"):
+                    on_resumed(resumed.get("exact") is True)
+                for choice in chunk["choices"]:
+                    if _take(buffer, choice["delta"]):
+                        on_change()
+                    finish = choice.get("finish_reason") or finish
+    return Outcome("stopped" if finish == "abort" else "done", finish, usage)
+
+
+async def _model_has_bound(link: EngineLink) -> bool:
+    """Whether the model's configuration limits the tokens of a reply."""
+    try:
+        models = await link.list_models()
+    except MLCEngineError:  # the request itself will tell, or be resumed
+        return False
+    return bool(models) and models[0]["default_sampling_params"]["max_tokens"] is not None
+
+
+def _take(buffer: ReplyBuffer, delta: JSONDict) -> bool:
+    """Add a delta to the buffer; returns whether more than the text has changed."""
+    repeated = buffer.repeats
+    buffer.append(delta.get("reasoning_content") or "", "reasoning")
+    buffer.append(delta.get("content") or "")
+    changed = buffer.repeats != repeated
+    for piece in delta.get("tool_calls") or ():
+        buffer.call(piece)
+        # A call's arguments come with the next change.
+        changed = changed or bool((piece.get("function") or {}).get("name"))
+    return changed
