@@ -73,7 +73,7 @@ def test_only_the_latest_ids_are_remembered(page: Page) -> None:
 def test_an_intent_that_nobody_knows_is_refused(page: Page, intent: Any) -> None:
     page.send(intent)
     [answer] = page.answers
-    assert "this widget knows no such intent" in answer["error"]
+    assert "this widget does not know this intent" in answer["error"]
 
 
 def test_a_bug_is_told_to_the_page_and_does_not_get_out(
