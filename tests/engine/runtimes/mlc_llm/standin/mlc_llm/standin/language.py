@@ -33,8 +33,9 @@ def tokens(tokenizer: Any, prompt: Sequence[int], config: Any, seed: int) -> Ite
         text = f"{draw % 9973}. {SENTENCES[draw % len(SENTENCES)]}"
         yield from tokenizer.encode(text, add_special_tokens=False).ids
         ignore_eos = config.debug_config is not None and config.debug_config.ignore_eos
-        if draw // 7 % 3 == 0 and (stop_ids or ignore_eos):
-            # Where the end is to be ignored, its token is one like others, with a text.
+        # Where the end is to be ignored, its token is one like others, with a text.
+        may_end = i > 8 if ignore_eos else bool(stop_ids)
+        if may_end and draw // 7 % 3 == 0:
             yield stop_ids[0] if stop_ids else tokenizer.token_to_id("<|im_end|>")
 
 
