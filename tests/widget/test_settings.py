@@ -67,9 +67,9 @@ def test_settings_are_traits_that_the_next_reply_heeds(
     [
         ("temperature", 3, "between 0 and 2"),
         ("temperature", "hot", "give a number"),
-        ("top_p", 0, "greater than 0"),
+        ("top_p", -0.5, "between 0 and"),
         ("max_tokens", 0, "between 1 and"),
-        ("seed", -1, "between 0 and"),
+        ("seed", 2**64, "between -"),
         ("system", 4, "must be a string"),
         ("schema", "{", "not valid JSON"),
         ("tools", [{"type": "wrench"}], "tools"),
