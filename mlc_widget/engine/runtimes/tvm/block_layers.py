@@ -17,9 +17,10 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
+from mlc_widget.engine.runtimes.tvm.builder import Activation, parameter
 from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
-from mlc_widget.engine.runtimes.tvm.layers import Builder, Quantized, _parameter
+from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder, Quantized, check_silu
 from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, Vector
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
@@ -37,8 +38,8 @@ class BlockPart:
     rows: int
 
 
-class BlockBuilder(Builder):
-    """Makes layers of weights in blocks for a CPU; other layers are `Builder`'s."""
+class BlockBuilder(CpuBuilder):
+    """Makes layers of weights in blocks for a CPU; other layers are `CpuBuilder`'s."""
 
     def __init__(
         self, quantization: Quantization, isa: Isa, *, int8: bool = False, kv_dtype: str = "float32"
@@ -49,6 +50,11 @@ class BlockBuilder(Builder):
         """A `BlockLinear`."""
         return BlockLinear(self, inputs, *outputs, bias=bias)
 
+    def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
+        """A `BlockGatedLinear`."""
+        check_silu(activation)
+        return BlockGatedLinear(self, inputs, features, features)
+
     def embedding(self, vocab_size: int, hidden_size: int) -> Any:
         """A `BlockEmbedding`."""
         return BlockEmbedding(self, vocab_size, hidden_size)
@@ -57,11 +63,11 @@ class BlockBuilder(Builder):
 class BlockLinear(nn.Module):
     """y = x · Wᵀ (+ bias) (+ residual), W's rows being the parts' one after the other."""
 
-    def __init__(self, build: Builder, inputs: int, *outputs: int, bias: bool = False) -> None:
+    def __init__(self, build: CpuBuilder, inputs: int, *outputs: int, bias: bool = False) -> None:
         super().__init__()
         self.build, self.inputs, self.outputs = build, inputs, outputs
         self.k, self.n = pad(inputs), sum(map(pad, outputs))
-        self.bias = _parameter(Vector(*outputs)) if bias else None
+        self.bias = parameter(Vector(*outputs)) if bias else None
         self.parts: list[tuple[str, int, int]] = []  # name, first column, columns
         self.kinds: list[str] = []
 
@@ -71,7 +77,7 @@ class BlockLinear(nn.Module):
         for i, (part, (first, end)) in enumerate(zip(parts, ends, strict=True)):
             name = f"part{i}"
             layout = BlockMatrix(part.kind, self.inputs, part.rows, end - first, self.n)
-            setattr(self, name, _parameter(layout))
+            setattr(self, name, parameter(layout))
             self.parts.append((name, first, end - first))
             self.kinds.append(part.kind)
 
@@ -114,10 +120,18 @@ class BlockLinear(nn.Module):
         return out
 
 
+class BlockGatedLinear(BlockLinear):
+    """silu(gate) · up, for linear layers; gates are the first output, ups the second."""
+
+    def forward(self, x: Tensor | Quantized) -> Tensor | Quantized:  # type: ignore[override]
+        """(M, pad(inputs)) → (M, pad(features))."""
+        return self.build.gate(super().forward(x))
+
+
 class BlockEmbedding(BlockLinear):
     """A vocabulary's embedding, and the output layer that is tied to it."""
 
-    def __init__(self, build: Builder, vocab_size: int, hidden_size: int) -> None:
+    def __init__(self, build: CpuBuilder, vocab_size: int, hidden_size: int) -> None:
         super().__init__(build, hidden_size, vocab_size)
 
     def embed(self, ids: Tensor) -> Tensor:

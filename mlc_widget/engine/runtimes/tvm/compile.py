@@ -12,8 +12,9 @@ from tvm.relax.frontend import nn
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture
 from mlc_widget.engine.runtimes.tvm.block_layers import BlockBuilder, bind_blocks, takes_int8
+from mlc_widget.engine.runtimes.tvm.builder import Builder
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
-from mlc_widget.engine.runtimes.tvm.layers import Builder
+from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
@@ -87,7 +88,7 @@ def make_program(
         builder = builder_for(quantization, kv_dtype, target)
     else:
         int8 = bool(target.isa.dot) and quantization.bits == 4
-        builder = Builder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)
+        builder = CpuBuilder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)
     module = architecture.build(builder)
     parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())
     return Program(module, architecture.shape, target, parameters, kv_dtype)

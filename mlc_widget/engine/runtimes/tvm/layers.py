@@ -1,23 +1,31 @@
 # mypy: disable-error-code="misc"
-"""The layers that architectures are made of, as `relax.frontend.nn` modules on our kernels.
+"""The layers of a `Builder` for CPUs, as `relax.frontend.nn` modules on our kernels.
 
-Activations are (rows, features) float32 with features padded to a multiple of 32. Parameters carry
-MLC's names; each knows as a `Layout` how MLC's tensor of that name becomes the kernel's.
+Activations are float32, or 8-bit for linear layers. Each parameter knows as a `Layout` how MLC's
+tensor of its name becomes the kernel's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
+from mlc_widget.engine.runtimes.tvm.builder import (
+    Activation,
+    AttentionSpec,
+    Builder,
+    Rows,
+    parameter,
+    unsupported,
+)
 from mlc_widget.engine.runtimes.tvm.kernels import (
     activation,
     attention,
     embedding,
+    encoder,
     matmul,
     matmul_int8,
     norm,
@@ -25,15 +33,8 @@ from mlc_widget.engine.runtimes.tvm.kernels import (
     rope,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
-from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, Scales, Vector
-from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
+from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Scales, Vector
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
-
-
-def _parameter(layout: Layout) -> Any:
-    parameter = nn.Parameter(layout.shape, layout.dtype)
-    parameter.attrs["layout"] = layout
-    return parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,14 @@ class Quantized:
     q: Tensor
 
 
-class Builder:
+class CpuBuilder(Builder):
     """Makes the layers and operations of one model for a CPU.
 
-    Architectures know these methods alone; another device has another class with the same.
+    Args:
+        quantization: Of the model's weights.
+        isa: What the CPU has.
+        int8: Whether linear layers take 8-bit activations.
+        kv_dtype: Of keys and values in the cache.
     """
 
     def __init__(
@@ -57,67 +62,97 @@ class Builder:
         int8: bool = False,
         kv_dtype: str = "float32",
     ) -> None:
-        self.quantization = quantization
-        self.isa = isa
-        self.int8 = int8
-        self.kv_dtype = kv_dtype
-        self._kernels: dict[tuple[Any, ...], Any] = {}
-
-    def kernel(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The PrimFunc ``make(*args, **kwargs)``, from the first time on."""
-        key = (make, args, tuple(kwargs.items()))
-        if key not in self._kernels:
-            self._kernels[key] = make(*args, **kwargs)
-        return self._kernels[key]
+        super().__init__(quantization, kv_dtype)
+        self.isa, self.int8 = isa, int8
 
     def quantized(self, kernel: Any, args: list[Tensor], rows: Any, features: int) -> Quantized:
         """Call a kernel that makes 8-bit activations."""
         out = Tensor.placeholder((rows, quantize.quantized_words(features)), "int32")
         return Quantized(op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out))
 
-    def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
+    def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Linear:
         """A `Linear`."""
         return Linear(self, inputs, *outputs, bias=bias)
 
-    def embedding(self, vocab_size: int, hidden_size: int) -> Any:
+    def gated_linear(self, inputs: int, features: int, activation: Activation) -> GatedLinear:
+        """A `GatedLinear`."""
+        check_silu(activation)
+        return GatedLinear(self, inputs, features, features)
+
+    def embedding(self, vocab_size: int, hidden_size: int) -> Embedding:
         """An `Embedding`."""
         return Embedding(self, vocab_size, hidden_size)
 
-    def rms_norm(self, features: int, eps: float) -> Any:
+    def rms_norm(self, features: int, eps: float) -> RMSNorm:
         """An `RMSNorm`."""
         return RMSNorm(self, features, eps)
 
-    def head_norm(self, head_dim: int, eps: float) -> Any:
+    def output_norm(self, features: int, eps: float) -> OutputNorm:
+        """An `OutputNorm`."""
+        return OutputNorm(self, features, eps)
+
+    def layer_norm(self, features: int, eps: float) -> LayerNorm:
+        """A `LayerNorm`."""
+        return LayerNorm(self, features, eps)
+
+    def head_norm(self, head_dim: int, eps: float) -> RMSNorm:
         """An `RMSNorm` whose weight `norm_heads` takes."""
         return RMSNorm(self, head_dim, eps)
 
-    def silu_mul(self, x: Tensor) -> Tensor | Quantized:
-        """(M, 2 I) → (M, I): SiLU of the first half times the second."""
-        return silu_mul(self, x)
-
-    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, shape: ModelShape) -> Tensor:
+    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
         """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
-        heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
-        kernel = self.kernel(norm.make_head_norm, *heads, q_norm.eps, self.isa)
+        kernel = self.kernel(norm.make_head_norm, *spec.heads, q_norm.eps, self.isa)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
 
-    def attention(self, qkv: Tensor, rows: Rows, layer: int, shape: ModelShape) -> Tensor:
+    def gate(self, both: Tensor) -> Tensor | Quantized:
+        """silu(gate) · up, for linear layers, of (M, 2 I), gates before ups."""
+        features = int(both.shape[1]) // 2
+        if self.int8:
+            kernel = self.kernel(quantize.make_silu_mul_quantize, features, self.isa)
+            return self.quantized(kernel, [both], both.shape[0], features)
+        kernel = self.kernel(activation.make_silu_mul, features, self.isa)
+        return self.call(kernel, [both], (both.shape[0], features))
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU in float32, with the error function."""
+        return self.call(self.kernel(encoder.make_gelu, int(x.shape[1]), self.isa), [x], x.shape)
+
+    def norm_into(self, norm_layer: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
+        """What a layer of `rms_norm` makes of some rows, in float32, written to `out`."""
+        features = norm_layer.hidden_size
+        kernel = self.kernel(norm.make_rms_norm, features, norm_layer.eps, self.isa, rows=True)
+        made = Tensor.placeholder((rows.shape[0], pad(features)), "float32")
+        args = [x, rows, norm_layer.weight, out]
+        return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [3], made)
+
+    def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
         """Rotate, append to the pages, attend; see `paged_attention`."""
-        heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
-        return paged_attention(self, qkv, rows, layer, heads, shape.sliding_window or None)
+        return paged_attention(self, qkv, rows, layer, spec.heads, spec.window)
+
+    def call(self, kernel: Any, args: list[Tensor], shape: Any) -> Tensor:
+        """Call a kernel that makes float32."""
+        out = Tensor.placeholder(shape, "float32")
+        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+
+
+def check_silu(activation: str) -> None:
+    """Refuse other activations of gated layers, for which there are no kernels yet."""
+    if activation != "silu":
+        unsupported(f"gated layers with {activation}", "silu")
 
 
 class Linear(nn.Module):
     """y = x · Wᵀ (+ bias) (+ residual).
 
-    `outputs` lists the parts of W's rows that are padded one by one.
+    `outputs` lists the parts of W's rows that are padded one by one. `build` is the builder of the
+    device, here and in subclasses.
     """
 
     def __init__(
         self,
-        build: Builder,
+        build: Any,
         inputs: int,
         *outputs: int,
         bias: bool = False,
@@ -128,11 +163,11 @@ class Linear(nn.Module):
         self.quantization = q = build.quantization
         if q.coded:
             transposed = q.transposed and transposable
-            self.q_weight = _parameter(Codes(inputs, outputs, q.bits, transposed=transposed))
-            self.q_scale = _parameter(Scales(inputs, outputs, q.dtype, transposed=transposed))
+            self.q_weight = parameter(Codes(inputs, outputs, q.bits, transposed=transposed))
+            self.q_scale = parameter(Scales(inputs, outputs, q.dtype, transposed=transposed))
         else:
-            self.weight = _parameter(FloatBlocks(inputs, outputs, q.dtype))
-        self.bias = _parameter(Vector(*outputs)) if bias else None
+            self.weight = parameter(FloatBlocks(inputs, outputs, q.dtype))
+        self.bias = parameter(Vector(*outputs)) if bias else None
 
     def weights(self) -> tuple[Any, Any]:
         """Weights and scales as the kernels take them."""
@@ -164,7 +199,7 @@ class Linear(nn.Module):
             kernel = build.kernel(
                 matmul_int8.make_matmul_int8, self.k, self.n, q.dtype, build.isa, **added
             )
-            # The kernel does not look at q in the place of what there is not.
+            # Where there is no bias or residual, the kernel ignores what is passed in its place.
             bias = x.q if self.bias is None else self.bias
             addend = x.q if residual is None else residual
             return kernel, [x.q, *self.weights(), bias, addend], x.q.shape[0]
@@ -181,10 +216,20 @@ class Linear(nn.Module):
         return kernel, args, x.shape[0]
 
 
+class GatedLinear(Linear):
+    """silu(gate) · up, for linear layers; gates are the first output, ups the second."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor | Quantized
+    ) -> Tensor | Quantized:
+        """(M, pad(inputs)) → (M, pad(features))."""
+        return self.build.gate(super().forward(x))
+
+
 class Embedding(Linear):
     """A vocabulary's embedding, and the output layer that is tied to it."""
 
-    def __init__(self, build: Builder, vocab_size: int, hidden_size: int) -> None:
+    def __init__(self, build: CpuBuilder, vocab_size: int, hidden_size: int) -> None:
         super().__init__(build, hidden_size, vocab_size, transposable=False)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -202,10 +247,10 @@ class Embedding(Linear):
 class RMSNorm(nn.Module):
     """RMSNorm of all rows, or of some."""
 
-    def __init__(self, build: Builder, hidden_size: int, eps: float) -> None:
+    def __init__(self, build: Any, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.build, self.hidden_size, self.eps = build, hidden_size, eps
-        self.weight = _parameter(Vector(hidden_size))
+        self.weight = parameter(Vector(hidden_size))
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor | Quantized:
         """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`.
@@ -223,40 +268,41 @@ class RMSNorm(nn.Module):
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
 
 
-def silu_mul(build: Builder, x: Tensor) -> Tensor | Quantized:
-    """(M, 2 I) → (M, I): SiLU of the first half times the second, for linear layers as RMSNorm."""
-    features = int(x.shape[1]) // 2
-    if build.int8:
-        kernel = build.kernel(quantize.make_silu_mul_quantize, features, build.isa)
-        return build.quantized(kernel, [x], x.shape[0], features)
-    kernel = build.kernel(activation.make_silu_mul, features, build.isa)
-    out = Tensor.placeholder((x.shape[0], features), "float32")
-    return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [x], out)
+class OutputNorm(nn.Module):
+    """residual + RMSNorm(x), in float32."""
+
+    def __init__(self, build: CpuBuilder, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.build, self.hidden_size, self.eps = build, hidden_size, eps
+        self.weight = parameter(Vector(hidden_size))
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(n, pad(hidden)) twice → the same."""
+        build = self.build
+        kernel = build.kernel(norm.make_rms_norm_add, self.hidden_size, self.eps, build.isa)
+        return build.call(kernel, [x, self.weight, residual], x.shape)
 
 
-class Rows:
-    """What a step gives to every layer's attention; `k_pages` and `v_pages` change in place.
+class LayerNorm(nn.Module):
+    """LayerNorm of one tensor, or of the sum of three."""
 
-    See `kernels.attention` for shapes.
-    """
+    def __init__(self, build: CpuBuilder, features: int, eps: float) -> None:
+        super().__init__()
+        self.build, self.features, self.eps = build, features, eps
+        self.weight = parameter(Vector(features))
+        self.bias = parameter(Vector(features))
 
-    def __init__(
-        self,
-        position: Tensor,
-        slot: Tensor,
-        page_table: Tensor,
-        tile: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        k_pages: Tensor,
-        v_pages: Tensor,
-    ) -> None:
-        self.position, self.slot, self.page_table, self.tile = position, slot, page_table, tile
-        self.cos, self.sin, self.k_pages, self.v_pages = cos, sin, k_pages, v_pages
+    def forward(self, *x: Tensor) -> Tensor:
+        """(n, pad(features)) → the same."""
+        build = self.build
+        kernel = build.kernel(
+            encoder.make_layer_norm, self.features, self.eps, build.isa, terms=len(x)
+        )
+        return build.call(kernel, [*x, self.weight, self.bias], x[0].shape)
 
 
 def paged_attention(
-    build: Builder,
+    build: CpuBuilder,
     qkv: Tensor,
     rows: Rows,
     layer: int,

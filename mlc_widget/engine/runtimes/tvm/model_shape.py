@@ -18,7 +18,6 @@ class ModelShape:
         head_dim: Dimensions of a head.
         vocab_size: Tokens that the model has logits for.
         rope: Its rotary embedding.
-        sliding_window: How many keys a token attends to, itself among them; 0 for all.
     """
 
     layers: int
@@ -27,4 +26,3 @@ class ModelShape:
     head_dim: int
     vocab_size: int
     rope: Rope
-    sliding_window: int = 0

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.relax.frontend import nn
-from tvm.relax.frontend.nn import Tensor, op
+from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.api.errors import UnsupportedModelError
+from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder, Rows
 from mlc_widget.engine.runtimes.tvm.fields import (
     MOST_FEATURES,
     MOST_HEADS,
@@ -24,10 +25,6 @@ from mlc_widget.engine.runtimes.tvm.fields import (
     MOST_TOKENS,
     Fields,
 )
-from mlc_widget.engine.runtimes.tvm.kernels import encoder
-from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
-from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows, _parameter
-from mlc_widget.engine.runtimes.tvm.layouts import Vector
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.rope import Rope
 
@@ -107,25 +104,6 @@ class BertConfig:
         return BertModel(self, build)
 
 
-class LayerNorm(nn.Module):
-    """LayerNorm of one tensor, or of the sum of three."""
-
-    def __init__(self, c: BertConfig, build: Builder) -> None:
-        super().__init__()
-        self.build, self.features, self.eps = build, c.hidden_size, c.layer_norm_eps
-        self.weight = _parameter(Vector(c.hidden_size))
-        self.bias = _parameter(Vector(c.hidden_size))
-
-    def forward(self, *x: Tensor) -> Tensor:
-        """(n, pad(hidden)) → the same."""
-        kernel = self.build.kernel(
-            encoder.make_layer_norm, self.features, self.eps, self.build.isa, terms=len(x)
-        )
-        out = Tensor.placeholder((x[0].shape[0], pad(self.features)), "float32")
-        args = [*x, self.weight, self.bias]
-        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
-
-
 class BertEmbeddings(nn.Module):
     """Word, position and token type, added and normed."""
 
@@ -134,7 +112,7 @@ class BertEmbeddings(nn.Module):
         self.word_embeddings = build.embedding(c.vocab_size, c.hidden_size)
         self.position_embeddings = build.embedding(c.context_window_size, c.hidden_size)
         self.token_type_embeddings = build.embedding(c.type_vocab_size, c.hidden_size)
-        self.LayerNorm = LayerNorm(c, build)
+        self.LayerNorm = build.layer_norm(c.hidden_size, c.layer_norm_eps)
 
     def forward(self, ids: Tensor, position: Tensor, kind: Tensor) -> Tensor:
         """(n,) int32 each → (n, pad(hidden))."""
@@ -150,12 +128,13 @@ class BertSelfAttention(nn.Module):
 
     def __init__(self, c: BertConfig, build: Builder) -> None:
         super().__init__()
-        self.build, self.shape = build, c.shape
+        heads, head_dim = c.num_attention_heads, c.hidden_size // c.num_attention_heads
+        self.attention = build.attention(AttentionSpec(heads, heads, head_dim), 0)
         self.qkv = build.linear(c.hidden_size, 3 * c.hidden_size, bias=True)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """(n, pad(hidden)) → the same."""
-        return self.build.attention(self.qkv(x), rows, 0, self.shape)
+        return self.attention(self.qkv(x), rows)
 
 
 class BertOutput(nn.Module):
@@ -164,7 +143,7 @@ class BertOutput(nn.Module):
     def __init__(self, c: BertConfig, build: Builder, inputs: int) -> None:
         super().__init__()
         self.dense = build.linear(inputs, c.hidden_size, bias=True)
-        self.LayerNorm = LayerNorm(c, build)
+        self.LayerNorm = build.layer_norm(c.hidden_size, c.layer_norm_eps)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """(n, pad(inputs)), (n, pad(hidden)) → (n, pad(hidden))."""
@@ -194,10 +173,7 @@ class BertIntermediate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, pad(hidden)) → (n, pad(intermediate))."""
-        x = self.dense(x)
-        kernel = self.build.kernel(encoder.make_gelu, int(x.shape[1]), self.build.isa)
-        out = Tensor.placeholder(x.shape, "float32")
-        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [x], out)
+        return self.build.gelu(self.dense(x))
 
 
 class BertLayer(nn.Module):

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.relax.frontend import nn
-from tvm.relax.frontend.nn import Tensor, op
+from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig, LlamaModel
-from mlc_widget.engine.runtimes.tvm.kernels import norm
-from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
-from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
+from mlc_widget.engine.runtimes.tvm.builder import Builder, Rows
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 
 
@@ -43,7 +41,7 @@ class HiddenStatesModel(nn.Module):
 
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
-        self.build, self.features, self.eps = build, c.hidden_size, c.rms_norm_eps
+        self.build = build
         self.model = LlamaModel(c, build)
 
     def forward(
@@ -63,11 +61,6 @@ class HiddenStatesModel(nn.Module):
         """One step; see `compile.forward_spec`. `logits` gets (m, pad(hidden))."""
         rows = Rows(position, slot, page_table, tile, cos, sin, k_pages, v_pages)
         x = self.model.embed_tokens.embed(ids)
-        for i, layer in enumerate(self.model.layers):
-            x = layer(x, rows, i)
-        kernel = self.build.kernel(
-            norm.make_rms_norm, self.features, self.eps, self.build.isa, rows=True
-        )
-        out = Tensor.placeholder((logit_rows.shape[0], pad(self.features)), "float32")
-        args = [x, logit_rows, self.model.norm.weight, logits]
-        return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [3], out)
+        for layer in self.model.layers:
+            x = layer(x, rows)
+        return self.build.norm_into(self.model.norm, x, logit_rows, logits)

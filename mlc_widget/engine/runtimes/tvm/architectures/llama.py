@@ -16,6 +16,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.api.errors import UnsupportedModelError
+from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder, Rows
 from mlc_widget.engine.runtimes.tvm.fields import (
     MOST_FEATURES,
     MOST_HEAD_DIM,
@@ -24,7 +25,6 @@ from mlc_widget.engine.runtimes.tvm.fields import (
     MOST_TOKENS,
     Fields,
 )
-from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.rope import Rope
 
@@ -103,16 +103,24 @@ class LlamaConfig:
             head_dim=self.head_dim,
             vocab_size=self.vocab_size,
             rope=self.rope,
-            sliding_window=self.sliding_window,
         )
 
     def compiled_from(self) -> Mapping[str, Any]:
         """All but the rotary embedding, whose tables are data."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "rope"}
 
-    def attention(self, build: Builder) -> nn.Module:
-        """One layer's attention: forward(x, rows, layer, residual)."""
-        return LlamaAttention(self, build)
+    def attention_spec(self, layer: int) -> AttentionSpec:
+        """What the attention of a layer is."""
+        return AttentionSpec(
+            self.num_attention_heads,
+            self.num_key_value_heads,
+            self.head_dim,
+            window=self.sliding_window or None,
+        )
+
+    def attention(self, build: Builder, layer: int) -> nn.Module:
+        """One layer's attention: forward(x, rows, residual)."""
+        return LlamaAttention(self, build, layer)
 
     def build(self, build: Builder) -> nn.Module:
         """The module of this configuration."""
@@ -131,17 +139,16 @@ def _unsupported(
 class LlamaAttention(nn.Module):
     """Grouped-query attention with rotary embedding."""
 
-    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+    def __init__(self, c: LlamaConfig, build: Builder, layer: int) -> None:
         super().__init__()
-        self.build, self.shape = build, c.shape
+        self.attention = build.attention(c.attention_spec(layer), layer)
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         self.qkv_proj = build.linear(c.hidden_size, q + 2 * kv)
         self.o_proj = build.linear(q, c.hidden_size)
 
-    def forward(self, x: Tensor, rows: Rows, layer: int, residual: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, residual: Tensor) -> Tensor:
         """Residual + attention(x)."""
-        y = self.build.attention(self.qkv_proj(x), rows, layer, self.shape)
-        return self.o_proj(y, residual)
+        return self.o_proj(self.attention(self.qkv_proj(x), rows), residual)
 
 
 class LlamaMLP(nn.Module):
@@ -149,28 +156,27 @@ class LlamaMLP(nn.Module):
 
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
-        self.build = build
-        self.gate_up_proj = build.linear(c.hidden_size, c.intermediate_size, c.intermediate_size)
+        self.gate_up_proj = build.gated_linear(c.hidden_size, c.intermediate_size, "silu")
         self.down_proj = build.linear(c.intermediate_size, c.hidden_size)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """Residual + mlp(x)."""
-        return self.down_proj(self.build.silu_mul(self.gate_up_proj(x)), residual)
+        return self.down_proj(self.gate_up_proj(x), residual)
 
 
 class LlamaDecoderLayer(nn.Module):
     """Attention and MLP, each on a normed input and added to it."""
 
-    def __init__(self, c: LlamaConfig, build: Builder) -> None:
+    def __init__(self, c: LlamaConfig, build: Builder, layer: int) -> None:
         super().__init__()
-        self.self_attn = c.attention(build)
+        self.self_attn = c.attention(build, layer)
         self.mlp = LlamaMLP(c, build)
         self.input_layernorm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
         self.post_attention_layernorm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
 
-    def forward(self, x: Tensor, rows: Rows, layer: int) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """(n, hidden) → (n, hidden)."""
-        x = self.self_attn(self.input_layernorm(x), rows, layer, x)
+        x = self.self_attn(self.input_layernorm(x), rows, x)
         return self.mlp(self.post_attention_layernorm(x), x)
 
 
@@ -181,15 +187,15 @@ class LlamaModel(nn.Module):
         super().__init__()
         self.embed_tokens = build.embedding(c.vocab_size, c.hidden_size)
         self.layers = nn.ModuleList(
-            [LlamaDecoderLayer(c, build) for _ in range(c.num_hidden_layers)]
+            [LlamaDecoderLayer(c, build, i) for i in range(c.num_hidden_layers)]
         )
         self.norm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
 
     def forward(self, ids: Tensor, rows: Rows, logit_rows: Tensor) -> Tensor:
         """(n,) ids → (m, hidden) of the rows that logits are wanted for."""
         x = self.embed_tokens.embed(ids)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, rows, i)
+        for layer in self.layers:
+            x = layer(x, rows)
         return self.norm(x, logit_rows)
 
 

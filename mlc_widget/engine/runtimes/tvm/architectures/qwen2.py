@@ -11,8 +11,8 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
+from mlc_widget.engine.runtimes.tvm.builder import Builder, Rows
 from mlc_widget.engine.runtimes.tvm.fields import Fields
-from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +26,21 @@ class Qwen2Config(LlamaConfig):
         """Read and check `model_config`; raises as `LlamaConfig.from_config`."""
         return cls(**cls._common(Fields(config, "model_config")))
 
-    def attention(self, build: Builder) -> nn.Module:
+    def attention(self, build: Builder, layer: int) -> nn.Module:
         """One layer's attention."""
-        return Qwen2Attention(self, build)
+        return Qwen2Attention(self, build, layer)
 
 
 class Qwen2Attention(nn.Module):
     """Grouped-query attention with rotary embedding; `c_attn` is queries, keys and values."""
 
-    def __init__(self, c: Qwen2Config, build: Builder) -> None:
+    def __init__(self, c: Qwen2Config, build: Builder, layer: int) -> None:
         super().__init__()
-        self.build, self.shape = build, c.shape
+        self.attention = build.attention(c.attention_spec(layer), layer)
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         self.c_attn = build.linear(c.hidden_size, q + 2 * kv, bias=True)
         self.o_proj = build.linear(q, c.hidden_size)
 
-    def forward(self, x: Tensor, rows: Rows, layer: int, residual: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, residual: Tensor) -> Tensor:
         """Residual + attention(x)."""
-        y = self.build.attention(self.c_attn(x), rows, layer, self.shape)
-        return self.o_proj(y, residual)
+        return self.o_proj(self.attention(self.c_attn(x), rows), residual)

@@ -11,8 +11,8 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
+from mlc_widget.engine.runtimes.tvm.builder import Builder, Rows
 from mlc_widget.engine.runtimes.tvm.fields import Fields
-from mlc_widget.engine.runtimes.tvm.layers import Builder, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +31,26 @@ class Qwen3Config(LlamaConfig):
         bias = fields.boolean("attention_bias", default=False)
         return cls(**cls._common(fields), attention_bias=bias)
 
-    def attention(self, build: Builder) -> nn.Module:
+    def attention(self, build: Builder, layer: int) -> nn.Module:
         """One layer's attention."""
-        return Qwen3Attention(self, build)
+        return Qwen3Attention(self, build, layer)
 
 
 class Qwen3Attention(nn.Module):
     """Grouped-query attention; `c_attn` is queries, keys and values."""
 
-    def __init__(self, c: Qwen3Config, build: Builder) -> None:
+    def __init__(self, c: Qwen3Config, build: Builder, layer: int) -> None:
         super().__init__()
-        self.build, self.shape = build, c.shape
+        self.build = build
+        self.attention = build.attention(c.attention_spec(layer), layer)
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         self.c_attn = build.linear(c.hidden_size, q + 2 * kv, bias=c.attention_bias)
         self.o_proj = build.linear(q, c.hidden_size, bias=c.attention_bias)
         self.q_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
         self.k_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
 
-    def forward(self, x: Tensor, rows: Rows, layer: int, residual: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, residual: Tensor) -> Tensor:
         """Residual + attention(x)."""
-        qkv = self.build.norm_heads(self.c_attn(x), self.q_norm, self.k_norm, self.shape)
-        return self.o_proj(self.build.attention(qkv, rows, layer, self.shape), residual)
+        spec = self.attention.spec
+        qkv = self.build.norm_heads(self.c_attn(x), self.q_norm, self.k_norm, spec)
+        return self.o_proj(self.attention(qkv, rows), residual)

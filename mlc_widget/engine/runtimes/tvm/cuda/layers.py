@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc"
-"""The layers of `tvm.layers` on float32 kernels of a GPU, and which layers a model gets.
+"""The layers of a `Builder` on float32 kernels of a GPU, and which layers a model gets.
 
 Activations are float32 everywhere here; `tensor_layers` has those for tensor cores.
 """
@@ -12,6 +12,13 @@ from tvm import tirx
 from tvm.relax.frontend.nn import Tensor, op
 
 from mlc_widget.engine.runtimes.tvm import layers
+from mlc_widget.engine.runtimes.tvm.builder import (
+    Activation,
+    AttentionSpec,
+    Builder,
+    Rows,
+    unsupported,
+)
 from mlc_widget.engine.runtimes.tvm.cuda.attention import make_attention, make_rope_append
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import (
     make_embedding_codes,
@@ -19,13 +26,11 @@ from mlc_widget.engine.runtimes.tvm.cuda.embedding import (
 )
 from mlc_widget.engine.runtimes.tvm.cuda.matmul import make_matmul_codes, make_matmul_floats
 from mlc_widget.engine.runtimes.tvm.cuda.rows import make_head_norm, make_rms_norm, make_silu_mul
-from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
-from mlc_widget.engine.runtimes.tvm.layers import Rows
-from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
+from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 
-class CudaBuilder(layers.Builder):
+class CudaBuilder(Builder):
     """Makes the layers and operations of one model for a GPU.
 
     Attributes:
@@ -35,8 +40,7 @@ class CudaBuilder(layers.Builder):
     overlapped = False
 
     def __init__(self, quantization: Quantization, *, kv_dtype: str = "float16") -> None:
-        # The CPU's traits, which nothing here reads.
-        super().__init__(quantization, Isa(fma=True, matmul_rows=1, registers=1), kv_dtype=kv_dtype)
+        super().__init__(quantization, kv_dtype)
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
         """A `CudaLinear`."""
@@ -50,23 +54,41 @@ class CudaBuilder(layers.Builder):
         """A `CudaRMSNorm`."""
         return CudaRMSNorm(self, features, eps)
 
-    def silu_mul(self, x: Tensor) -> Tensor:
-        """(M, 2 I) → (M, I): SiLU of the first half times the second."""
-        features = int(x.shape[1]) // 2
-        kernel = self.kernel(make_silu_mul, features)
-        return self._call(kernel, [x], (x.shape[0], features))
+    def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
+        """A `CudaGatedLinear`."""
+        layers.check_silu(activation)
+        return CudaGatedLinear(self, inputs, features, features)
 
-    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, shape: ModelShape) -> Tensor:
+    def output_norm(self, features: int, eps: float) -> Any:
+        """Refused."""
+        unsupported("norms after a block", "norms before it")
+
+    def layer_norm(self, features: int, eps: float) -> Any:
+        """Refused."""
+        unsupported("LayerNorm", "RMSNorm")
+
+    def head_norm(self, head_dim: int, eps: float) -> Any:
+        """A `CudaRMSNorm` whose weight `norm_heads` takes."""
+        return CudaRMSNorm(self, head_dim, eps)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Refused."""
+        unsupported("GELU", "silu")
+
+    def norm_into(self, norm: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
+        """Refused."""
+        unsupported("embeddings as output", "models for text")
+
+    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
         """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
-        heads = (shape.query_heads, shape.kv_heads, shape.head_dim)
-        kernel = self.kernel(make_head_norm, *heads, q_norm.eps)
+        kernel = self.kernel(make_head_norm, *spec.heads, q_norm.eps)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
 
-    def attention(self, qkv: Tensor, rows: Rows, layer: int, shape: ModelShape) -> Tensor:
+    def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
         """Rotate, append to the pages, attend; as `layers.paged_attention`."""
-        hq, hkv, d = shape.query_heads, shape.kv_heads, shape.head_dim
+        hq, hkv, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
         append = self.kernel(make_rope_append, hq, hkv, d, self.kv_dtype)
         q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
@@ -82,12 +104,12 @@ class CudaBuilder(layers.Builder):
                 Tensor.placeholder(rows.v_pages.shape, self.kv_dtype),
             ],
         )  # fmt: skip
-        window = shape.sliding_window or None
-        attend = self.kernel(make_attention, hq, hkv, d, self.kv_dtype, window)
+        attend = self.kernel(make_attention, hq, hkv, d, self.kv_dtype, spec.window)
         args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
-        return self._call(attend, args, (n, pad(hq * d)))
+        return self.call(attend, args, (n, pad(hq * d)))
 
-    def _call(self, kernel: Any, args: list[Any], shape: tuple[Any, ...]) -> Tensor:
+    def call(self, kernel: Any, args: list[Any], shape: tuple[Any, ...]) -> Tensor:
+        """Call a kernel that makes float32."""
         out = Tensor.placeholder(shape, "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
 
@@ -104,10 +126,20 @@ class CudaLinear(layers.Linear):
         else:
             make, bits = make_matmul_floats, ()  # type: ignore[assignment]
         kernel = build.kernel(make, self.k, self.n, *bits, q.dtype, **added)
-        # The kernel does not look at x in the place of what there is not.
+        # Where there is no bias or residual, the kernel ignores what is passed in its place.
         bias = x if self.bias is None else self.bias
         addend = x if residual is None else residual
         return kernel, [x, *self.weights(), bias, addend], x.shape[0]
+
+
+class CudaGatedLinear(CudaLinear):
+    """silu(gate) · up; gates are the first output, ups the second."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """(M, pad(inputs)) → (M, pad(features))."""
+        both, features = super().forward(x), self.n // 2
+        kernel = self.build.kernel(make_silu_mul, features)
+        return self.build.call(kernel, [both], (both.shape[0], features))
 
 
 class CudaEmbedding(CudaLinear):
@@ -132,7 +164,6 @@ class CudaEmbedding(CudaLinear):
 class CudaRMSNorm(layers.RMSNorm):
     """RMSNorm of all rows, or of some, to a dtype."""
 
-    build: CudaBuilder
     dtype = "float32"
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:

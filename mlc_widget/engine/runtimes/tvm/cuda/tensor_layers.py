@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc"
-"""The layers of `tvm.layers` on tensor cores: what linear layers and attention take is float16.
+"""The layers of a `Builder` on tensor cores: what linear layers and attention take is float16.
 
 The residual stream, sums of products and logits stay float32. Models whose weights and pages are
 float16 get these layers, the others those of `layers`.
@@ -13,6 +13,7 @@ from tvm import tirx
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
+from mlc_widget.engine.runtimes.tvm.builder import Activation, AttentionSpec, Rows, parameter
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
@@ -21,8 +22,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import make_tensor_att
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import make_tensor_matmul
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_append
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
-from mlc_widget.engine.runtimes.tvm.layers import Rows
-from mlc_widget.engine.runtimes.tvm.layouts import Layout, Vector
+from mlc_widget.engine.runtimes.tvm.layers import check_silu
+from mlc_widget.engine.runtimes.tvm.layouts import Vector
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
@@ -62,9 +63,13 @@ class TensorBuilder(CudaBuilder):
         self.overlapped = overlapped
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
-        """A `TensorLinear`; of two outputs, gates and ups, a `TensorGates`."""
-        made = TensorLinear if len(outputs) == 1 else TensorGates
-        return made(self, inputs, *outputs, bias=bias)
+        """A `TensorLinear`."""
+        return TensorLinear(self, inputs, *outputs, bias=bias)
+
+    def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
+        """A `TensorGatedLinear`."""
+        check_silu(activation)
+        return TensorGatedLinear(self, inputs, features, features)
 
     def embedding(self, vocab_size: int, hidden_size: int) -> Any:
         """A `TensorEmbedding`."""
@@ -74,13 +79,9 @@ class TensorBuilder(CudaBuilder):
         """A `TensorRMSNorm`."""
         return TensorRMSNorm(self, features, eps)
 
-    def silu_mul(self, x: Tensor) -> Tensor:
-        """What `TensorGates` gave, which is it already."""
-        return x
-
-    def attention(self, qkv: Tensor, rows: Rows, layer: int, shape: ModelShape) -> Tensor:
+    def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
         """Rotate, append to the pages, attend; as `layers.paged_attention`, to float16."""
-        hq, hkv, d = shape.query_heads, shape.kv_heads, shape.head_dim
+        hq, hkv, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
         added = {"overlapped": self.overlapped}
         append = self.kernel(make_tensor_rope_append, hq, hkv, d, **added)
@@ -97,8 +98,7 @@ class TensorBuilder(CudaBuilder):
                 Tensor.placeholder(rows.v_pages.shape, "float16"),
             ],
         )  # fmt: skip
-        window = shape.sliding_window or None
-        attend = self.kernel(make_tensor_attention, hq, hkv, d, window, **added)
+        attend = self.kernel(make_tensor_attention, hq, hkv, d, spec.window, **added)
         args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
         out = Tensor.placeholder((n, pad(hq * d)), "float16")
         return op.tensor_ir_op(attend, attend.attrs["global_symbol"], args, out)
@@ -123,11 +123,11 @@ class TensorLinear(nn.Module):
         transposed = q.transposed and transposable
         if q.coded:
             codes = fragments.Codes4 if q.bits == 4 else fragments.Codes8
-            self.q_weight = _parameter(codes(inputs, outputs, transposed=transposed))
-            self.q_scale = _parameter(fragments.Scales(inputs, outputs, transposed=transposed))
+            self.q_weight = parameter(codes(inputs, outputs, transposed=transposed))
+            self.q_scale = parameter(fragments.Scales(inputs, outputs, transposed=transposed))
         else:
-            self.weight = _parameter(fragments.Floats(inputs, outputs))
-        self.bias = _parameter(Vector(*outputs)) if bias else None
+            self.weight = parameter(fragments.Floats(inputs, outputs))
+        self.bias = parameter(Vector(*outputs)) if bias else None
 
     def weights(self) -> tuple[Any, Any]:
         """Weights and scales as the kernels take them."""
@@ -150,7 +150,7 @@ class TensorLinear(nn.Module):
             overlapped=self.build.overlapped,
         )
         name = kernel.attrs["global_symbol"]
-        # The kernel does not look at x in the place of what there is not.
+        # Where there is no bias or residual, the kernel ignores what is passed in its place.
         args = [
             x,
             *self.weights(),
@@ -166,7 +166,7 @@ class TensorLinear(nn.Module):
         return Tensor.placeholder((rows, self.n), "float32")
 
 
-class TensorGates(TensorLinear):
+class TensorGatedLinear(TensorLinear):
     """silu(gate) · up in float16: gates are the first output, ups the second, of the same size."""
 
     gated = True
@@ -194,9 +194,3 @@ class TensorRMSNorm(CudaRMSNorm):
     """RMSNorm of all rows, or of some, to float16."""
 
     dtype = "float16"
-
-
-def _parameter(layout: Layout) -> Any:
-    parameter = nn.Parameter(layout.shape, layout.dtype)
-    parameter.attrs["layout"] = layout
-    return parameter

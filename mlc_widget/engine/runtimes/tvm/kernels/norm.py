@@ -76,6 +76,41 @@ def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
     return rms_norm.with_attr("global_symbol", f"rms_norm_{H}")
 
 
+def make_rms_norm_add(H: int, eps: float, isa: Isa) -> Any:
+    """RMSNorm of all rows, added to others: y = r + rms_norm(x).
+
+    Shapes: x, r, y (n, HP) float32 with HP = pad(H); w (HP,) float32. Padding is zero.
+    """
+    HP = pad(H)
+
+    @T.inline
+    def row(X, W, R, Y, m):
+        with T.sblock("row"):
+            T.reads()
+            T.writes()
+            inv = in_registers((1,))
+            inverse_rms(X, m, 0, H, eps, isa, inv)
+            for k in T.serial(HP // 16):
+                scaled: T.let = X.vload([m, k * 16], F32) * splat(inv[0])
+                Y.vstore(
+                    [m, k * 16],
+                    isa.mul_add(scaled, W.vload([k * 16], F32), R.vload([m, k * 16], F32)),
+                )
+
+    @T.prim_func(s_tir=True)
+    def rms_norm_add(x: T.handle, w: T.handle, r: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, HP), "float32")
+        W = T.match_buffer(w, (HP,), "float32")
+        R = T.match_buffer(r, (M, HP), "float32")
+        Y = T.match_buffer(y, (M, HP), "float32")
+        for m in T.serial(M):
+            row(X, W, R, Y, m)
+
+    return rms_norm_add.with_attr("global_symbol", f"rms_norm_add_{H}")
+
+
 def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
     """RMSNorm of every head of queries and of keys, in place.
 

@@ -1,0 +1,119 @@
+"""The layers that no architecture has yet, and what builders refuse when a layer is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm.relax.frontend import nn
+
+from mlc_widget.api.errors import UnsupportedModelError
+from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder
+from mlc_widget.engine.runtimes.tvm.compile import compile_module
+from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import TensorBuilder, TensorLinear
+from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder
+from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
+from mlc_widget.engine.runtimes.tvm.target import host_target
+
+Q4 = quantization_of("q4f16_1")
+PLAIN = AttentionSpec(4, 2, 16)
+
+
+def builders() -> list[Builder]:
+    isa = host_target().isa
+    return [
+        CpuBuilder(Q4, isa),
+        CpuBuilder(Q4, isa, int8=True),
+        CudaBuilder(Q4),
+        TensorBuilder(Q4),
+    ]
+
+
+def test_every_device_has_all_that_architectures_use():
+    for cls in (CpuBuilder, CudaBuilder, TensorBuilder):
+        assert not inspect.isabstract(cls)
+        assert issubclass(cls, Builder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"scale": 0.1}, "scale of 0.1"),
+        ({"rotary": None}, "without rotary"),
+        ({"rotary": 1}, "rotary table 1"),
+        ({"soft_cap": 50.0}, "soft cap of 50"),
+        ({"sinks": True}, "sinks"),
+    ],
+)
+def test_attention_that_no_kernel_does_is_refused_when_it_is_made(change, says):
+    for build in builders():
+        with pytest.raises(UnsupportedModelError, match=says):
+            build.attention(dataclasses.replace(PLAIN, **change), 0)
+
+
+def test_a_layer_has_its_own_window():
+    for build in builders():
+        for window in (None, 4, 9):
+            spec = dataclasses.replace(PLAIN, window=window, scale=16**-0.5)
+            assert build.attention(spec, 1).spec.window == window
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
+def test_a_gate_with_another_activation_is_refused(activation):
+    for build in builders():
+        build.gated_linear(64, 96, "silu")
+        with pytest.raises(UnsupportedModelError, match=f"gated layers with {activation}"):
+            build.gated_linear(64, 96, activation)
+
+
+def test_a_linear_layer_of_two_outputs_is_no_gate():
+    for build in builders():
+        layer = build.linear(64, 96, 96)
+        assert layer.n == 192
+        assert not getattr(layer, "gated", False)
+        assert type(layer) is type(build.linear(64, 96))
+    assert type(TensorBuilder(Q4).linear(64, 96, 96)) is TensorLinear
+
+
+@pytest.mark.parametrize("layer", ["output_norm", "layer_norm"])
+def test_norms_that_a_gpu_has_not_are_refused(layer):
+    for build in (CudaBuilder(Q4), TensorBuilder(Q4)):
+        with pytest.raises(UnsupportedModelError, match="on this device"):
+            getattr(build, layer)(64, 1e-5)
+
+
+@pytest.mark.parametrize("features", [64, 40])
+def test_a_norm_after_a_block(features):
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = CpuBuilder(Q4, host_target().isa).output_norm(features, 1e-5)
+
+        def forward(self, x: Any, residual: Any) -> Any:
+            return self.norm(x, residual)
+
+    padded = -(-features // 32) * 32
+    spec = {
+        "forward": {
+            "x": nn.spec.Tensor(["n", padded], "float32"),
+            "residual": nn.spec.Tensor(["n", padded], "float32"),
+            "$": {"param_mode": "plain", "effect_mode": "none"},
+        }
+    }
+    module, _ = Block().export_tvm(spec=spec)
+    machine = tvm.relax.VirtualMachine(compile_module(module, host_target()), tvm.cpu())
+    x, residual = np.zeros((2, 5, padded), np.float32)
+    weight = np.zeros(padded, np.float32)
+    random = np.random.default_rng(0)
+    for array in (x, residual):
+        array[:, :features] = random.normal(size=(5, features))
+    weight[:features] = random.normal(size=features)
+    made = machine["forward"](*map(tvm.runtime.tensor, (x, residual, weight))).numpy()
+    mean = (x[:, :features].astype(np.float64) ** 2).mean(axis=1, keepdims=True)
+    assert np.allclose(made, residual + x / np.sqrt(mean + 1e-5) * weight, atol=1e-5)
+    assert not made[:, features:].any()
