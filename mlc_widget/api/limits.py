@@ -15,6 +15,7 @@ class Limits:
     stop_strings: int = 16
     stop_bytes: int = 1024
     choices: int = 16
+    completions: int = 256
     logit_bias: int = 4096
     embedding_inputs: int = 2048
     embedding_bytes: int = 8 * 1024 * 1024

@@ -62,7 +62,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     # How much, and how it comes
     FieldRule("stream", _TEXT, _OWM, "engine"),
     FieldRule("stream_options", _TEXT, _OWM, "engine", "include_usage"),
-    FieldRule("n", _TEXT, _OWM, "engine", "1 to 16"),
+    FieldRule("n", _TEXT, _OWM, "engine", "1 to 16, of each prompt"),
     FieldRule(
         "max_tokens",
         _TEXT,
@@ -73,7 +73,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("max_completion_tokens", _CHAT, _O, "engine", "another name of max_tokens"),
     FieldRule("stop", _TEXT, _OWM, "engine", "at most 16, of at most 1024 bytes"),
     FieldRule("ignore_eos", _TEXT, _W, "runtime", "mlc_llm has it in debug_config"),
-    FieldRule("echo", _COMPLETION, _OWM, "engine", "not together with logprobs"),
+    FieldRule("echo", _COMPLETION, _OWM, "engine", "with logprobs: of the prompt's tokens, too"),
     # How tokens are chosen
     FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; below 1e-5 is greedy"),
     FieldRule("top_p", _TEXT, _OWM, "engine", "0 to 1; 0 is greedy"),

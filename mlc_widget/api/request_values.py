@@ -220,8 +220,21 @@ def prompt(param: str, value: Any) -> str | list[int]:
             raise bad(param, f"{size} bytes", f"give at most {LIMITS.prompt_bytes} bytes.")
         return value
     if not isinstance(value, list | tuple) or not value:
-        raise bad(param, value, "give a string or a list of token ids.")
+        raise bad(param, value, "give a string, a list of token ids, or a list of either.")
     return token_ids(param, value)
+
+
+def prompts(param: str, value: Any) -> str | list[int] | list[str | list[int]]:
+    """One prompt, or a list of them."""
+    if not isinstance(value, list | tuple) or not value or isinstance(value[0], Integral):
+        return prompt(param, value)
+    if len(value) > LIMITS.completions:
+        raise bad(param, len(value), f"give at most {LIMITS.completions} prompts.")
+    checked = [prompt(f"{param}[{i}]", v) for i, v in enumerate(value)]
+    size = sum(len(v.encode()) if isinstance(v, str) else 4 * len(v) for v in checked)
+    if size > LIMITS.prompt_bytes:
+        raise bad(param, f"{size} bytes", f"give at most {LIMITS.prompt_bytes} bytes.")
+    return checked
 
 
 def token_ids(param: str, value: Any) -> list[int]:

@@ -39,7 +39,7 @@ from mlc_widget.api.request_values import (
     model,
     number,
     one_of,
-    prompt,
+    prompts,
     shortened,
     stop,
     stream_options,
@@ -95,7 +95,8 @@ CHAT_FIELDS: Final[Mapping[str, Check]] = {
 }
 COMPLETION_FIELDS: Final[Mapping[str, Check]] = {
     **_COMMON,
-    "prompt": prompt,
+    "prompt": prompts,
+    "max_tokens": integer(0, 2**31 - 1),
     "logprobs": completion_logprobs,
     "top_logprobs": integer(0, 20),
     "echo": boolean,
@@ -158,11 +159,29 @@ def check_completion(request: Mapping[str, Any]) -> JSONDict:
         BadRequestError: naming the field and the value.
     """
     checked = _check("completion", request, COMPLETION_FIELDS, "prompt")
-    if checked.get("echo") and checked.get("logprobs", False) is not False:
-        raise bad("echo", True, "cannot be combined with logprobs.")
+    if checked.get("echo") and checked.get("logprobs") is True:
+        raise bad("logprobs", True, "together with echo, give a number of alternatives.")
+    if checked.get("max_tokens") == 0 and not checked.get("echo"):
+        raise bad("max_tokens", 0, "give 1 or more; 0 needs echo=True.")
+    count, most = choices_of(checked), LIMITS.completions
+    if count > most:
+        raise bad("n", checked["n"], f"that makes {count} choices; a request has {most} at most.")
     _check_top_logprobs(checked)
     _check_stream_options(checked)
     return checked
+
+
+def prompts_of(request: Mapping[str, Any]) -> list[str | list[int]]:
+    """The prompts of a checked completion request."""
+    prompt = request["prompt"]
+    several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+    return prompt if several else [prompt]
+
+
+def choices_of(request: Mapping[str, Any]) -> int:
+    """How many choices a checked chat or completion request has: `n` for each prompt."""
+    n: int = request.get("n") or 1
+    return n * len(prompts_of(request)) if "prompt" in request else n
 
 
 def check_embedding(request: Mapping[str, Any]) -> JSONDict:

@@ -177,7 +177,7 @@ class AsyncCompletions(_Resource):
     async def create(
         self,
         *,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         stream: Literal[False] | None = ...,
         **params: Unpack[CompletionParams],
     ) -> Completion: ...
@@ -185,18 +185,20 @@ class AsyncCompletions(_Resource):
     async def create(
         self,
         *,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         stream: Literal[True],
         **params: Unpack[CompletionParams],
     ) -> AsyncStream[Completion]: ...
     async def create(
         self,
         *,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         stream: bool | None = None,
         **params: Unpack[CompletionParams],
     ) -> Completion | AsyncStream[Completion]:
-        """Continue a text, or token ids, without a conversation template.
+        """Continue texts or token ids as they are, without a conversation template.
+
+        Of several prompts, each has `n` choices, in order: choice ``i`` is of prompt ``i // n``.
 
         Raises:
             BadRequestError, ModelNotLoadedError, EngineDeadError, EngineTerminatedError: as for
@@ -219,7 +221,7 @@ class Completions(_Resource):
     def create(
         self,
         *,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         stream: Literal[False] | None = ...,
         **params: Unpack[CompletionParams],
     ) -> Completion: ...
@@ -227,14 +229,14 @@ class Completions(_Resource):
     def create(
         self,
         *,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         stream: Literal[True],
         **params: Unpack[CompletionParams],
     ) -> Stream[Completion]: ...
     def create(
         self,
         *,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str | Sequence[int]],
         stream: bool | None = None,
         **params: Unpack[CompletionParams],
     ) -> Completion | Stream[Completion]:

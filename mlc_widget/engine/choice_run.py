@@ -10,7 +10,7 @@ from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats
 from mlc_widget.engine.shapes import Choice
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class ChoiceRun:
     """How far a choice has come.
 

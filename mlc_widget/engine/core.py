@@ -19,7 +19,14 @@ from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.log_level import set_log_level
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
-from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
+from mlc_widget.api.requests import (
+    JSONDict,
+    check_chat,
+    check_completion,
+    check_embedding,
+    choices_of,
+    prompts_of,
+)
 from mlc_widget.engine.chat_plan import AnswerPlan, plan
 from mlc_widget.engine.counters import Counters
 from mlc_widget.engine.device import describe_device
@@ -138,14 +145,14 @@ class DirectCore:
             await self._ensure(required)
             model = self._model(checked.get("model"))
             model.check_supported(checked)
+            model.check_prompt_logprobs(checked)
             answers = await _plan(kind, model, checked)
             sampling = replace(
                 model.sampling(checked, stop_at_template=kind == "chat"), grammar=answers.grammar
             )
-            prompt = await self._prompt(kind, model, checked, answers)
-            choices = checked.get("n", 1)
+            prompts = await self._prompts(kind, model, checked, answers)
             if resumption is not None:
-                resumption.check(model, sampling, choices)
+                resumption.check(model, sampling, choices_of(checked))
             if model is not self._model(model.model_id):  # reloaded while the prompt was encoded
                 raise ModelNotLoadedError("The model was unloaded before the request began.")
         finally:
@@ -157,12 +164,12 @@ class DirectCore:
         generation = Generation(
             model,
             shape,
-            prompt,
+            prompts,
             sampling,
             answers,
-            choices,
+            checked.get("n", 1),
             include_usage=checked.get("stream_options", {}).get("include_usage", False),
-            echo=_echo(model, checked) if checked.get("echo") else "",
+            echo=_echo(model, checked) if checked.get("echo") else (),
             gather_s=gather_s,
             journal=journal,
             resumption=resumption,
@@ -173,27 +180,24 @@ class DirectCore:
             generation.abort()
         return generation
 
-    async def _prompt(
+    async def _prompts(
         self,
         kind: Literal["chat", "completion"],
         model: LoadedModel,
         checked: JSONDict,
         answers: AnswerPlan,
-    ) -> list[int]:
-        param = "messages" if kind == "chat" else "prompt"
-        ids: list[int]
+    ) -> list[list[int]]:
+        """The token ids of each prompt of a request; a chat has one."""
         if kind == "chat":
             rendered = await model.encoder.encode_prompt(answers.prompt)
             ids = [*model.template.system_prefix_token_ids, *rendered]
-        elif isinstance(checked["prompt"], str):
-            model.check_length(param, len(checked["prompt"]))
-            encoded = await model.encoder.encode_prompt(markup(checked["prompt"]))
-            ids = [*model.template.completion_prefix_token_ids, *encoded]
-        else:
-            ids = checked["prompt"]
-            model.check_ids(param, ids)
-        model.check_context(param, len(ids))
-        return ids
+            model.check_context("messages", len(ids))
+            return [ids]
+        given = prompts_of(checked)
+        return [
+            await _prompt_ids(model, "prompt" if len(given) == 1 else f"prompt[{i}]", one)
+            for i, one in enumerate(given)
+        ]
 
     def _ended(self, generation: Generation) -> None:
         self._generations.pop(generation.request_id, None)
@@ -341,9 +345,20 @@ async def _plan(
     return plan(kind, model, checked)
 
 
-def _echo(model: LoadedModel, checked: JSONDict) -> str:
-    prompt = checked["prompt"]
-    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+async def _prompt_ids(model: LoadedModel, param: str, prompt: str | list[int]) -> list[int]:
+    """The token ids of a completion's prompt."""
+    if isinstance(prompt, str):
+        model.check_length(param, len(prompt))
+        encoded = await model.encoder.encode_prompt(markup(prompt))
+        prompt = [*model.template.completion_prefix_token_ids, *encoded]
+    else:
+        model.check_ids(param, prompt)
+    model.check_context(param, len(prompt))
+    return prompt
+
+
+def _echo(model: LoadedModel, checked: JSONDict) -> list[str]:
+    return [p if isinstance(p, str) else model.tokenizer.decode(p) for p in prompts_of(checked)]
 
 
 def _terminated() -> EngineTerminatedError:

@@ -23,6 +23,7 @@ from mlc_widget.engine.shapes import ResponseShape, usage
 
 _AHEAD: Final = 256
 """Events that the choices may be ahead of the consumer; then they wait for it."""
+_NOTHING: Final = GenerationEvent(text="")
 _MANY: Final = 128
 """Events that are worth a batch of their own, however soon after the last."""
 
@@ -37,12 +38,12 @@ class Generation:
     Args:
         model: The model that answers.
         shape: Builds the response.
-        prompt: Token ids.
+        prompts: Token ids of each prompt; a chat has one.
         sampling: For every choice; their index is filled in.
         plan: How the answers are read.
-        choices: OpenAI's `n`.
+        n: Choices of each prompt.
         include_usage: Whether the last chunk is the usage.
-        echo: What each answer begins with.
+        echo: What the answers of each prompt begin with, if anything.
         gather_s: Seconds that at least lie between two batches, unless one is large or the last:
             for a consumer to whom a batch costs much more than a chunk. The first does not wait.
         journal: Whether each chunk has, as ``journal``, what `Delivered` is made of: the token ids
@@ -55,13 +56,13 @@ class Generation:
         self,
         model: LoadedModel,
         shape: ResponseShape,
-        prompt: Sequence[int],
+        prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         plan: AnswerPlan,
-        choices: int,
+        n: int,
         *,
         include_usage: bool,
-        echo: str = "",
+        echo: Sequence[str] = (),
         gather_s: float = 0.0,
         journal: bool = False,
         resumption: Resumption | None = None,
@@ -69,7 +70,7 @@ class Generation:
     ) -> None:
         self._model = model
         self._shape = shape
-        self._prompt = prompt
+        self._prompts, self._n = prompts, n
         self._include_usage = include_usage
         self._on_end = on_end
         self._started = time.monotonic()
@@ -83,16 +84,19 @@ class Generation:
         self._journal = journal
         exact = is_exact(model)
         self._marker = resumption.marker(model) if resumption is not None else None
-        self._echo = GenerationEvent(text=echo)
+        self._echoes = [GenerationEvent(text=text) for text in echo]
         self._runs: list[ChoiceRun] = []
+        choices = n * len(prompts)
         for i in range(choices):
             delivered = resumption.choices[i] if resumption is not None else None
-            beginning = begin(model, prompt, replace(sampling, choice=i), delivered)
+            beginning = begin(model, prompts[i // n], replace(sampling, choice=i % n), delivered)
+            if sampling.max_tokens == 0 and not sampling.prompt_logprobs:
+                beginning = replace(beginning, finish_reason="length")
             self._runs.append(ChoiceRun(plan.parser(shape.id, i), beginning, exact))
             if delivered is not None:
                 self._go_on(i, delivered)
-            elif echo:
-                self._events.append((i, self._echo))
+            elif self._echoes and not sampling.prompt_logprobs:
+                self._events.append((i, self._echo(i)))
         self._finished = self._closed = False
         self._tasks = [asyncio.create_task(self._run(i)) for i in range(choices)]
         for i, task in enumerate(self._tasks):
@@ -106,7 +110,7 @@ class Generation:
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the prompt."""
-        return len(self._prompt)
+        return sum(map(len, self._prompts))
 
     @property
     def completion_tokens(self) -> int:
@@ -137,7 +141,7 @@ class Generation:
         run = self._runs[index]
         run.begun, run.last_chunk_sent = True, delivered.finish_reason is not None
         run.tokens = run.replay_left = len(delivered.tokens)
-        for known in (self._echo, GenerationEvent(text=delivered.text)):
+        for known in (self._echo(index), GenerationEvent(text=delivered.text)):
             if known.text:
                 self._absorb(index, known)
         run.text_without_ids.append(delivered.text)
@@ -160,7 +164,11 @@ class Generation:
                 run.tokens += len(event.token_ids) - known
                 if event.text and not event.token_ids:
                     run.text_without_ids.append(event.text)
-                self._put(index, self._counting_all(event, start))
+                if event.prompt_logprobs:
+                    echo = replace(self._echo(index), logprobs=event.prompt_logprobs)
+                    self._put(index, echo)
+                    event = replace(event, prompt_logprobs=())
+                self._put(index, self._counting_all(index, event, start))
                 if event.finish_reason is not None:
                     return
                 while len(self._events) >= _AHEAD:
@@ -175,7 +183,13 @@ class Generation:
         if event.finish_reason is not None or len(self._events) >= _MANY:
             self._enough.set()
 
-    def _counting_all(self, event: GenerationEvent, start: Beginning) -> GenerationEvent:
+    def _echo(self, index: int) -> GenerationEvent:
+        """What a choice begins with."""
+        return self._echoes[index // self._n] if self._echoes else _NOTHING
+
+    def _counting_all(
+        self, index: int, event: GenerationEvent, start: Beginning
+    ) -> GenerationEvent:
         """The event; a last one counts what was delivered as answer, though it was prompted."""
         if event.finish_reason is None:
             return event
@@ -185,8 +199,8 @@ class Generation:
             return event
         stats = replace(
             event.stats,
-            prompt_tokens=len(self._prompt),
-            cached_tokens=min(event.stats.cached_tokens, len(self._prompt)),
+            prompt_tokens=len(self._prompts[index // self._n]),
+            cached_tokens=min(event.stats.cached_tokens, len(self._prompts[index // self._n])),
             completion_tokens=event.stats.completion_tokens + start.delivered,
         )
         return replace(event, stats=stats)
@@ -205,7 +219,7 @@ class Generation:
         now = time.monotonic()
         first = run.first_at or now
         stats = GenerationStats(
-            prompt_tokens=len(self._prompt),
+            prompt_tokens=len(self._prompts[self._runs.index(run) // self._n]),
             cached_tokens=0,
             completion_tokens=self._counted(run),
             queue_s=0.0,
@@ -303,7 +317,7 @@ class Generation:
             if run.last_chunk_sent or (run.replay_left > 0 and not last):
                 run.replay_left -= len(event.token_ids)
                 continue  # the reader has it
-            if self._journal and event is not self._echo:
+            if self._journal and event is not self._echo(index):
                 run.note(event)
             if not delta and not last and logprobs is None:
                 continue  # tokens whose text is still held back
@@ -327,7 +341,7 @@ class Generation:
         return chunk
 
     def _finish(self) -> JSONDict:
-        used = usage(self.stats, time.monotonic() - self._started)
+        used = usage(self.stats, time.monotonic() - self._started, n=self._n)
         self._model.last_message = self._runs[0].choice.text
         self._model.last_usage = used
         return used

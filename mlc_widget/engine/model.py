@@ -124,6 +124,20 @@ class LoadedModel:
         """Characters that a prompt can have: with more, no tokens of the vocabulary would do."""
         return self.runtime.context_window_size * max(self.tokenizer.longest, _SHORTEST)
 
+    def check_prompt_logprobs(self, request: Mapping[str, Any]) -> None:
+        """Refuse ``echo`` with ``logprobs`` where the runtime cannot tell those of a prompt.
+
+        Raises:
+            UnsupportedFieldError: naming ``echo``.
+        """
+        wanted = request.get("echo") and "logprobs" in request
+        if wanted and not self.runtime.capabilities.prompt_logprobs:
+            raise UnsupportedFieldError(
+                f"echo = True: the {self.runtime.name} runtime does not tell the log-probabilities "
+                "of a prompt; leave out echo or logprobs.",
+                param="echo",
+            )
+
     def check_length(self, param: str, chars: int) -> None:
         """Refuse a prompt that is too long to be encoded at all.
 
@@ -197,6 +211,7 @@ class LoadedModel:
             logit_bias=bias,
             logprobs=counted or bool(logprobs),
             top_logprobs=int(logprobs) if counted else request.get("top_logprobs", 0),
+            prompt_logprobs=counted and request.get("echo", False),
             logit_processor=self.logit_processor,
             response_format=request.get("response_format"),
             latency_breakdown=request.get("enable_latency_breakdown", False),

@@ -119,7 +119,7 @@ def begin(
     if delivered is None:
         return Beginning(prompt, sampling)
     if is_exact(model):
-        return Beginning(prompt, replace(sampling, resume=delivered.tokens))
+        return Beginning(prompt, replace(sampling, resume=delivered.tokens, prompt_logprobs=False))
     ids = model.tokenizer.encode(delivered.text)
     reason = delivered.finish_reason
     if sampling.max_tokens is not None:

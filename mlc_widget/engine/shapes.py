@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ from mlc_widget.engine.answer import Delta
 from mlc_widget.engine.runtimes.base import GenerationStats, TokenLogprob
 
 
-def usage(stats: Sequence[GenerationStats], e2e_s: float) -> JSONDict:
+def usage(stats: Sequence[GenerationStats], e2e_s: float, *, n: int = 1) -> JSONDict:
     """OpenAI's usage over all choices; `extra` has WebLLM's names (speeds in tokens/s, times in s).
 
     Args:
         stats: One for each choice.
+        n: How many choices each prompt has.
         e2e_s: Seconds from the request's arrival to its last token.
     """
-    prompt = stats[0].prompt_tokens
-    cached = stats[0].cached_tokens
+    prompt = sum(s.prompt_tokens for s in stats[::n])
+    cached = sum(s.cached_tokens for s in stats[::n])
     completion = sum(s.completion_tokens for s in stats)
     prefill_s = max(s.prefill_s for s in stats)
     decode_s = max(s.decode_s for s in stats)
@@ -149,11 +151,9 @@ class ResponseShape:
         texts = [t.token.decode("utf-8", "replace") for t in tokens]
         offsets = [offset + sum(map(len, texts[:i])) for i in range(len(texts))]
         return {
-            "tokens": texts,
-            "token_logprobs": [t.logprob for t in tokens],
-            "top_logprobs": [
-                {b.decode("utf-8", "replace"): p for _, b, p in t.top} for t in tokens
-            ],
+            "tokens": [_name(t.token) for t in tokens],
+            "token_logprobs": [None if math.isnan(t.logprob) else t.logprob for t in tokens],
+            "top_logprobs": [_alternatives(t) for t in tokens],
             "text_offset": offsets,
         }
 
@@ -209,6 +209,26 @@ def join_logprobs(parts: Sequence[JSONDict]) -> JSONDict:
         for name, values in part.items():
             joined.setdefault(name, []).extend(values)
     return joined
+
+
+def _name(token: bytes) -> str:
+    """A token as completions name it: its text or, of a part of a character, its bytes."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{b:02x}" for b in token)
+
+
+def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
+    """The most probable tokens and the chosen one; of two with the same text, the more probable."""
+    if math.isnan(token.logprob):
+        return None
+    found: dict[str, float] = {}
+    for _, text, logprob in token.top:
+        found.setdefault(_name(text), logprob)
+    if token.top or not found:
+        found.setdefault(_name(token.token), token.logprob)
+    return found
 
 
 def _token(token: bytes, logprob: float) -> JSONDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.requests import JSONDict, choices_of
 
 
 class _Choice:
@@ -64,7 +64,7 @@ class Journal:
 
     @property
     def _n(self) -> int:
-        return self._request.get("n") or 1
+        return choices_of(self._request)
 
     def content(self) -> JSONDict | None:
         """The content of ``resume`` in a stream's init; None before the first chunk."""

@@ -83,9 +83,9 @@ BAD_COMPLETIONS: dict[str, tuple[dict[str, Any], str]] = {
     "an id below 0": ({"prompt": [-1]}, "prompt[0]"),
     "an id outside the vocabulary": ({"prompt": [5, 10**6]}, "prompt"),
     "an id that is a fraction": ({"prompt": [1.5]}, "prompt[0]"),
-    "several prompts": ({"prompt": ["a", "b"]}, "prompt[0]"),
+    "several prompts, one wrong": ({"prompt": ["a", ""]}, "prompt[1]"),
     "top_logprobs with a number": ({"logprobs": 2, "top_logprobs": 2}, "top_logprobs"),
-    "echo with logprobs": ({"echo": True, "logprobs": 1}, "echo"),
+    "echo with a switch": ({"echo": True, "logprobs": True}, "logprobs"),
     "messages": ({"messages": [USER]}, "messages"),
     "temperature 5": ({"temperature": 5}, "temperature"),
 }

@@ -87,7 +87,7 @@ async def stream(
         )
         return [chunk async for batch in source for chunk in batch]
 
-    chunks: list[dict[str, Any]] = await engine._call(collect())
+    chunks: list[dict[str, Any]] = await engine._call(collect)
     return chunks
 
 
@@ -171,7 +171,7 @@ async def test_an_abort_counts_what_came_before(engine: AsyncMLCEngine) -> None:
         source.abort()
         return [chunk async for batch in source for chunk in batch]
 
-    last, used = await engine._call(abort_at_once())
+    last, used = await engine._call(abort_at_once)
     assert last["choices"][0]["finish_reason"] == "abort"
     assert used["usage"]["completion_tokens"] == 3
 

@@ -56,6 +56,7 @@ class RuntimeCapabilities:
         fresh_process_needed: This process can load no other model, and `unload` gives the
             device's memory back only with it: replace the process.
         grammars: Whether it takes `Sampling.grammar`.
+        prompt_logprobs: Whether it takes `Sampling.prompt_logprobs`.
     """
 
     batch_invariant: bool
@@ -66,6 +67,7 @@ class RuntimeCapabilities:
     models_per_process: int | None = None
     fresh_process_needed: bool = False
     grammars: bool = False
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class Sampling:
     Random numbers are keyed by (`seed`, `choice`, position), so they do not depend on the batch.
 
     Attributes:
-        max_tokens: Tokens to generate at most; None is up to the context window.
+        max_tokens: Tokens to generate at most; None is up to the context window. 0 comes only
+            with `prompt_logprobs`.
         temperature: 0 is greedy.
         top_p: Nucleus mass, in (0, 1].
         seed: 0 to 2**63 - 1; the engine draws one where the user gave none.
@@ -86,6 +89,8 @@ class Sampling:
         logit_bias: Added to the logits, by token id.
         logprobs: Whether to give the chosen tokens' log-probabilities.
         top_logprobs: How many alternatives to give with each.
+        prompt_logprobs: Whether to give those of the prompt's tokens, too; for a runtime that
+            declares `RuntimeCapabilities.prompt_logprobs`.
         logit_processor: Makes this generation's `LogitProcessor`; called once, by a runtime that
             declares `RuntimeCapabilities.logit_processors`.
         response_format: As checked by `api.requests`; None for plain text. For a runtime that has
@@ -113,6 +118,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs: bool = False
     logit_processor: LogitProcessorFactory | None = None
     response_format: Mapping[str, Any] | None = None
     grammar: str | None = None
@@ -127,7 +133,7 @@ class TokenLogprob:
     Attributes:
         token_id: The token's id.
         token: Its bytes.
-        logprob: log p of it, before temperature and top_p.
+        logprob: log p of it, before temperature and top_p; not a number (NaN) for a prompt's first.
         top: The most probable alternatives, best first, as (id, bytes, logprob).
     """
 
@@ -172,6 +178,7 @@ class GenerationEvent:
         text: New text, possibly empty: whole characters, never part of a stop string.
         token_ids: The tokens decoded since the last event, where the runtime knows them.
         logprobs: One entry for each of `token_ids`, if asked for.
+        prompt_logprobs: One entry for each token of the prompt, if asked for; in one event.
         finish_reason: Why it ended.
         stats: What it took.
     """
@@ -179,6 +186,7 @@ class GenerationEvent:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stats: GenerationStats | None = None
 

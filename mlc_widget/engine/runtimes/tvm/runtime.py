@@ -88,6 +88,7 @@ class TVMRuntime:
             embeddings=self._loaded is not None and not _generates(self._loaded),
             logit_processors=True,
             grammars=True,
+            prompt_logprobs=True,
         )
 
     @property

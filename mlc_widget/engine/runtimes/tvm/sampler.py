@@ -96,7 +96,7 @@ class Sampler:
             self.remember(token)
         if not s.logprobs:
             return token, None
-        return token, _logprob(adjusted, token, s.top_logprobs, token_bytes)
+        return token, logprob_of(adjusted, token, s.top_logprobs, token_bytes)
 
     def _choose(self, logits: Logits, allowed: Mask | None, position: int) -> int:
         if allowed is None:
@@ -231,9 +231,10 @@ def _nucleus(mass: Logits, top_p: float) -> Ids:
     return order[:size]
 
 
-def _logprob(
+def logprob_of(
     logits: Logits, token: int, top: int, token_bytes: Callable[[int], bytes]
 ) -> TokenLogprob:
+    """A token's log-probability, and those of the `top` most probable ones."""
     peak = logits.max()
     total = float(peak) + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
     best: list[tuple[int, bytes, float]] = []

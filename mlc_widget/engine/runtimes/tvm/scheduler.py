@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from mlc_widget.api.errors import EngineDeadError, InternalEngineError
 from mlc_widget.engine.runtimes.base import GenerationEvent
@@ -20,6 +21,9 @@ from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.sequence import Sequence
+
+_SCORED: Final = 32
+"""Tokens of a prompt that is scored, in a step."""
 
 Delivery = tuple[Sequence, GenerationEvent | BaseException]
 
@@ -201,7 +205,7 @@ class Scheduler:
 
         So the choices of a request, and requests with one long beginning, compute it once.
         """
-        if not self.pool.reuse:
+        if not self.pool.reuse or sequence.scoring:
             return False
         usable = len(sequence.tokens) - 1
         for other in self._running:
@@ -213,7 +217,8 @@ class Scheduler:
 
     def _take_in(self, sequence: Sequence) -> bool:
         """Give a waiting sequence what the cache has of its tokens; False if it must wait."""
-        match = self.pool.match(sequence.tokens)
+        # What is scored must be computed here.
+        match = self.pool.match(sequence.tokens[:1] if sequence.scoring else sequence.tokens)
         size = self.pool.page_size
         needed = len(sequence.tokens) // size + 1 - len(match.pages)
         promised = sum(max(0, len(s.tokens) // size + 1 - len(s.pages)) for s in self._running)
@@ -256,6 +261,8 @@ class Scheduler:
             for sequence in prompts:
                 taken = plan.get(sequence, 0)
                 more = min(limit, sequence.remaining - taken, budget)
+                if sequence.scoring:  # a row of logits is large, and takes a while to read
+                    more = min(more, _SCORED - taken)
                 if more > 0:
                     plan[sequence] = taken + more
                     budget -= more
@@ -289,21 +296,25 @@ class Scheduler:
         self._waiting.appendleft(sequence)
 
     def _step(self, plan: list[tuple[Sequence, int]]) -> None:
-        spans, complete = [], []
+        spans, wanted = [], list[tuple[Sequence, int, int, bool]]()
         for sequence, count in plan:
             start = sequence.computed
-            done = count == sequence.remaining
-            tokens = sequence.tokens[start : start + count]
-            spans.append(Span(tokens, start, sequence.pages, [count - 1] if done else []))
-            if done:
-                complete.append(sequence)
+            tokens, rows = sequence.tokens[start : start + count], sequence.rows(start, count)
+            spans.append(Span(tokens, start, sequence.pages, rows))
+            wanted.append((sequence, start, len(rows), count == sequence.remaining))
         logits = self.executor.run(spans)
         for sequence, count in plan:
             sequence.computed += count
             self._publish(sequence)
-        for sequence, row in zip(complete, logits, strict=True):
+        at = 0
+        for sequence, start, rows_of, complete in wanted:
+            own, at = logits[at : at + rows_of], at + rows_of
             try:
-                self._out.append((sequence, sequence.accept(row)))
+                if sequence.scoring:
+                    sequence.score(start, own[: len(own) - complete])
+                if not complete:
+                    continue
+                self._out.append((sequence, sequence.accept(own[-1])))
             except BaseException as e:  # this sequence's alone, whatever it is
                 sequence.finished = True
                 self._out.append((sequence, _failed(e)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from mlc_widget.engine.runtimes.base import (
 )
 from mlc_widget.engine.runtimes.tvm.executor import Logits
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
-from mlc_widget.engine.runtimes.tvm.sampler import Sampler
+from mlc_widget.engine.runtimes.tvm.sampler import Sampler, logprob_of
 from mlc_widget.engine.text.detokenizer import Detokenizer
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
@@ -45,6 +46,7 @@ class Sequence:
         posted: Events that the scheduler made of it.
         taken: How many of them its reader took; written by the reader's thread alone.
         parked: Whether it is put aside until the reader has caught up.
+        scores: Log-probabilities of the prompt's tokens so far, if asked for.
     """
 
     request_id: str
@@ -67,9 +69,37 @@ class Sequence:
     posted: int = 0
     taken: int = 0
     parked: bool = False
+    scores: list[TokenLogprob] = field(default_factory=list)
     submitted_at: float = field(default_factory=time.monotonic)
     admitted_at: float | None = None
     first_token_at: float | None = None
+
+    @property
+    def scoring(self) -> bool:
+        """Whether log-probabilities of the prompt's tokens are still to come."""
+        return self.sampling.prompt_logprobs and len(self.scores) < self.prompt_tokens
+
+    def rows(self, start: int, count: int) -> list[int]:
+        """Of which of `count` tokens, from the one at `start`, the logits are needed."""
+        last = [count - 1] if start + count == len(self.tokens) else []
+        if not self.scoring:
+            return last
+        # The logits at one token are about the next.
+        return [*range(min(count, self.prompt_tokens - 1 - start)), *last]
+
+    def score(self, start: int, logits: Logits) -> None:
+        """Take (rows, vocab_size) logits at the tokens from the one at `start`, for the next ones.
+
+        Rows of tokens that have their scores already, from before an interruption, are passed over.
+        """
+        if not self.scores:
+            first = self.tokens[0]
+            self.scores.append(TokenLogprob(first, self.token_bytes(first), math.nan))
+        for i, row in enumerate(logits):
+            if start + i + 1 == len(self.scores):
+                token = self.tokens[start + i + 1]
+                top = self.sampling.top_logprobs
+                self.scores.append(logprob_of(row, token, top, self.token_bytes))
 
     @property
     def remaining(self) -> int:
@@ -103,6 +133,8 @@ class Sequence:
     def accept(self, logits: Logits) -> GenerationEvent:
         """Choose the next token from (vocab_size,) logits, and say what it means for the text."""
         s = self.sampling
+        if s.max_tokens == 0:
+            return self.finish("length")
         token, logprob = self.sampler.sample(logits, len(self.tokens), self.token_bytes)
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
@@ -119,7 +151,12 @@ class Sequence:
         generated = len(self.tokens) - self.prompt_tokens
         if generated == s.max_tokens or len(self.tokens) >= self.max_length:
             return self.finish("length", text + self.detokenizer.flush(), (token,), logprobs)
-        return GenerationEvent(text, (token,), logprobs)
+        return GenerationEvent(text, (token,), logprobs, self._take_scores())
+
+    def _take_scores(self) -> tuple[TokenLogprob, ...]:
+        """The prompt's log-probabilities, for the first event."""
+        first = len(self.tokens) - self.prompt_tokens <= 1
+        return tuple(self.scores) if first and not self.sampling.resume else ()
 
     def finish(
         self,
@@ -144,7 +181,8 @@ class Sequence:
             grammar_s=self.grammar.seconds if self.grammar else 0.0,
             latency=self.sampler.latency,
         )
-        return GenerationEvent(text, token_ids, logprobs, reason, stats)
+        scores = self._take_scores() if reason != "abort" else ()
+        return GenerationEvent(text, token_ids, logprobs, scores, reason, stats)
 
 
 def make_sequence(
