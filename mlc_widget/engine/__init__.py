@@ -1,1 +1,1 @@
-"""The direct engine, and what is the same for every runtime below it."""
+"""The direct engine, and everything that is the same for all runtimes."""

@@ -1,4 +1,4 @@
-"""One choice's text, as it comes, parted into what OpenAI's message has."""
+"""Splits the text of a choice, as it arrives, into the fields of OpenAI's message."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mlc_widget.engine.tool_parser import CallDelta, ToolCallParser
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """More of an answer.
+    """An addition to an answer.
 
     Attributes:
-        content: Text.
-        reasoning: What a thinking model thinks.
+        content: Text of the answer.
+        reasoning: Text of a thinking model's thoughts.
         tool_calls: Pieces of calls, in OpenAI's shape of a stream.
     """
 
@@ -37,16 +37,16 @@ class AnswerParser:
         tools: ToolCallParser | None = None,
         call_key: str = "",
     ) -> None:
-        """Take the parsers that apply; the calls' ids depend on `call_key` alone."""
+        """Set the parsers that apply; the ids of tool calls depend only on `call_key`."""
         self._reasoning, self._tools, self._call_key = reasoning, tools, call_key
 
     @property
     def called(self) -> bool:
-        """Whether there were calls, and all of them came to their end."""
+        """Whether there were tool calls, all of them complete."""
         return self._tools is not None and self._tools.count > 0 and not self._tools.broken
 
     def push(self, text: str, *, last: bool) -> Delta:
-        """Take more text, or the last of it."""
+        """Add text; `last` says that no more will come."""
         thought = ""
         calls: list[CallDelta] = []
         if self._reasoning is not None:

@@ -23,11 +23,11 @@ class AnswerPlan:
     """How a request's answers are constrained and read.
 
     Attributes:
-        prompt: A chat's, with tools and calls written into it.
-        grammar: What the text must match.
-        tools: On offer.
-        thinks: Whether thoughts are to be parted from the answer.
-        inside: The prompt has opened the thought.
+        prompt: A chat's prompt, with tools and calls written into it.
+        grammar: The grammar that the text must match.
+        tools: The tools that may be called.
+        thinks: Whether thoughts are separated from the answer.
+        inside: Whether the prompt ends inside a thought.
     """
 
     prompt: PromptText = field(default_factory=PromptText)
@@ -37,7 +37,7 @@ class AnswerPlan:
     inside: bool = False
 
     def parser(self, request_id: str, choice: int) -> AnswerParser:
-        """Reads one choice."""
+        """Make the parser of one choice."""
         return AnswerParser(
             ReasoningParser(inside=self.inside) if self.thinks else None,
             ToolCallParser(self.tools.format, self.tools.names) if self.tools else None,
@@ -89,7 +89,7 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     wanted = request.get("enable_thinking")
     if wanted and not can_think:
         raise UnsupportedFieldError(
-            f"enable_thinking = True: {model.model_id} is no thinking model; leave it out.",
+            f"enable_thinking = True: {model.model_id} is not a thinking model; leave it out.",
             param="enable_thinking",
         )
     end = prompt.pieces[-1]

@@ -12,21 +12,21 @@ from mlc_widget.engine.shapes import Choice
 
 @dataclass(eq=False, slots=True)
 class ChoiceRun:
-    """How far a choice has come.
+    """The progress of one choice.
 
     Attributes:
-        parser: Reads its text.
-        beginning: What it is generated from.
-        exact: Whether a resumed one is the one that would have come.
-        choice: What was read so far.
-        tokens: Tokens that the runtime gave, those of before a resumption included.
-        text_without_ids: Text whose tokens the runtime keeps to itself.
-        replay_left: Tokens that are still to come again and whose chunks the reader has.
-        last_chunk_sent: The reader has its last chunk.
-        first_at: When its first event came, in seconds of the monotonic clock.
-        begun: A chunk of it was given.
-        ended: Its last event is in the queue, or was taken.
-        stats: Of all of it, at its end.
+        parser: Parses its text.
+        beginning: The prompt and sampling that it is generated from.
+        exact: Whether a resumed choice is the same as an uninterrupted one.
+        choice: The content so far.
+        tokens: Tokens from the runtime so far, including those before a resumption.
+        text_without_ids: Text whose token ids the runtime does not report.
+        replay_left: After a resumption, tokens to come whose chunks the reader has already.
+        last_chunk_sent: Whether the reader has its last chunk.
+        first_at: The time of its first event, by `time.monotonic`.
+        begun: Whether a chunk of it was sent.
+        ended: Whether its last event is in the queue, or was taken.
+        stats: The statistics of the whole choice, at its end.
     """
 
     parser: AnswerParser
@@ -45,9 +45,9 @@ class ChoiceRun:
     _text: list[str] = field(default_factory=list)
 
     def note(self, event: GenerationEvent) -> None:
-        """Keep what an event was made of for the journal of the next chunk.
+        """Note an event's tokens or text for the journal of the next chunk.
 
-        An exact one's last event is left out: it comes again by itself.
+        The last event of an exact choice is left out: a resumption generates it again.
         """
         if not self.exact:
             self._text.append(event.text)
@@ -55,7 +55,7 @@ class ChoiceRun:
             self._ids.extend(event.token_ids)
 
     def take_journal(self) -> list[int] | str:
-        """What was noted since the last chunk."""
+        """Return what was noted since the last chunk."""
         ids, text = self._ids, "".join(self._text)
         self._ids, self._text = [], []
         return ids if self.exact else text

@@ -34,7 +34,7 @@ _PLACEHOLDERS = {
 
 @dataclass(frozen=True, slots=True)
 class ConversationTemplate:
-    """One model's way to write a conversation down; see the module's text."""
+    """How one model's prompts are written; see the module's docstring."""
 
     name: str
     system_template: str
@@ -62,7 +62,7 @@ class ConversationTemplate:
         if isinstance(template, str):
             raise UnsupportedModelError(
                 f"{_WHERE} is the name {template!r}: put the template itself there, as "
-                "`mlc_llm gen_config` of today does.",
+                "`mlc_llm gen_config` writes it now.",
                 param="conv_template",
             )
         if not isinstance(template, Mapping):
@@ -93,7 +93,7 @@ class ConversationTemplate:
         )
 
     def prompt(self, messages: Sequence[JSONDict], tokenizer: Tokenizer) -> list[int]:
-        """The token ids of a conversation that the assistant is to go on with.
+        """The token ids of a conversation, up to where the assistant's answer starts.
 
         Args:
             messages: As `tools.render_messages` gives them: one system message at most, the first;
@@ -161,7 +161,7 @@ class ConversationTemplate:
 
 
 def too_long(param: str, chars: int, longest: int) -> ContextLengthExceededError:
-    """The error for a prompt that cannot fit, however few tokens it had."""
+    """The error for a prompt with more characters than the context window can hold."""
     return ContextLengthExceededError(
         f"{param}: the prompt has {chars} characters or more, and the model's context window holds "
         f"{longest} at most: shorten it.",

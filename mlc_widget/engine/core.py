@@ -1,4 +1,4 @@
-"""The direct engine's core: routing of requests and calls to the models that are loaded."""
+"""The direct engine's core: routes requests and calls to the loaded models."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from mlc_widget.engine.text.prompt_text import markup
 
 
 class DirectCore:
-    """`EngineCore` that runs models in this process, each in a runtime of its own.
+    """An `EngineCore` that runs models in this process, each in a runtime of its own.
 
     Args:
         runtime: The runtime's name, or ``auto``.
-        runtime_options: What the runtime is made with, such as ``device`` and ``threads``.
-        logit_processors: By model id, beside those of installed packages (entry points).
+        runtime_options: Options of the runtime, such as ``device`` and ``threads``.
+        logit_processors: By model id, in addition to those of installed packages (entry points).
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class DirectCore:
         self._terminated = False
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set who hears of load progress, on the home loop."""
+        """Set the callback for load progress; it is called on the home loop."""
         self._models.on_progress = callback
 
     def set_dead_callback(self, callback: Callable[[EngineDeadError], None] | None) -> None:
-        """Set who hears, on the home loop, that only a fresh process can go on.
+        """Set the callback for an engine that needs a fresh process; called on the home loop.
 
-        It is called before the requests that run fail.
+        It is called before the running requests fail.
         """
         self._models.on_dead = callback
 
@@ -84,13 +84,13 @@ class DirectCore:
         chat_opts: Sequence[ChatOpts | None] | None = None,
         app_config: AppConfig | None = None,
     ) -> None:
-        """Make exactly these models loaded; `app_config` takes the place of the one set."""
+        """Load these models and unload all others; `app_config` replaces the one that was set."""
         self._check_alive()
         target = LoadTarget.read(model_ids, chat_opts)
         await self._models.load(target, app_config or self._app_config)
 
     async def _ensure(self, required: RequiredModels | None) -> None:
-        """Reload if anything differs from what is loaded; joins a load of the same that runs."""
+        """Load these models unless they are loaded; joins a running load of the same models."""
         self._check_alive()
         if required is not None:
             await self._models.ensure(required.target, required.app_config)
@@ -125,7 +125,7 @@ class DirectCore:
         return request_id
 
     def _running(self) -> Sequence[Collection[str]]:
-        """The ids of all requests, by how far they are."""
+        """The ids of all requests, by their stage."""
         return self._opening, self._generations, self._embeddings
 
     async def _generation(
@@ -240,12 +240,12 @@ class DirectCore:
             kind: Which of OpenAI's.
             request: In OpenAI's shape.
             required: As for `request`.
-            gather_s: See `Generation`, as for the arguments that follow.
-            journal: See there.
-            resumption: See there.
+            gather_s: The least time between two batches of chunks, in seconds; see `Generation`.
+            journal: Whether chunks have a ``journal``; see `Generation`.
+            resumption: What was delivered already, if a stream is continued.
 
         Raises:
-            EngineDeadError: the runtime cannot continue what `resumption` tells of.
+            EngineDeadError: the runtime cannot continue the stream.
         """
         if kind == "embedding":
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
@@ -253,7 +253,7 @@ class DirectCore:
         return await self._generation(kind, streamed, required, gather_s, journal, resumption)
 
     def _end_all(self) -> None:
-        """Before models are unloaded: nothing may run on them."""
+        """End all requests, before models are unloaded."""
         for generation in list(self._generations.values()):
             if self._terminated:
                 generation.fail(_terminated())
@@ -262,7 +262,7 @@ class DirectCore:
         self._embeddings.end_all(_terminated() if self._terminated else None)
 
     async def interrupt_generate(self) -> None:
-        """End everything that generates now."""
+        """End all running requests."""
         self._check_alive()
         for request_id in [i for those in self._running() for i in those]:
             await self.abort(request_id)
@@ -310,7 +310,7 @@ class DirectCore:
         return self._counters.read(len(self._generations) + len(self._embeddings))
 
     async def running_steps(self) -> list[JSONDict]:
-        """What the models' threads are at; see `LoadedModels.running_steps`."""
+        """The current steps of the models' threads; see `LoadedModels.running_steps`."""
         return self._models.running_steps()
 
     async def set_log_level(self, level: str) -> None:
@@ -339,7 +339,7 @@ class DirectCore:
 async def _plan(
     kind: Literal["chat", "completion"], model: LoadedModel, checked: JSONDict
 ) -> AnswerPlan:
-    """A schema may take a while: it is compiled on a thread."""
+    """Plan an answer; on a thread if a schema has to be compiled, which may take long."""
     if checked.keys() & {"response_format", "tools"}:
         return await asyncio.to_thread(plan, kind, model, checked)
     return plan(kind, model, checked)

@@ -26,7 +26,7 @@ class Counters:
         self._last: JSONDict = {}
 
     def add(self, stats: Sequence[GenerationStats], completion_tokens: int) -> None:
-        """Count one request that has ended, by the choices of it that did."""
+        """Add an ended request, by its ended choices."""
         self._finished += 1
         self._completion_tokens += completion_tokens
         if not stats:

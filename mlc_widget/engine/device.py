@@ -1,4 +1,4 @@
-"""What an engine computes on."""
+"""Describes the device that an engine computes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlc_widget.engine.model import LoadedModel
 
 
 def resident_bytes() -> int | None:
-    """The memory that this process holds now, in bytes, where the system tells."""
+    """The memory that this process uses now, in bytes; None if the system does not report it."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:  # Linux
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -26,9 +26,9 @@ def resident_bytes() -> int | None:
 
 
 def describe_device(runtime: str, models: Sequence[LoadedModel]) -> JSONDict:
-    """Runtime, device, versions; the machine's memory and what of it this process holds, in bytes.
+    """Runtime, device and versions; memory of the machine and of this process, in bytes.
 
-    What cannot be asked for is None.
+    Unknown values are None.
     """
     first = models[0].runtime if models else None
     try:

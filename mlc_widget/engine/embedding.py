@@ -15,7 +15,7 @@ from mlc_widget.engine.model import LoadedModel
 
 
 class RunningEmbeddings(Collection[str]):
-    """Embedding requests under way, by their ids, so that they can be ended."""
+    """The running embedding requests by their ids, so that they can be aborted."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[JSONDict]] = {}
@@ -34,7 +34,7 @@ class RunningEmbeddings(Collection[str]):
         """Do one request's work; cancelling the caller cancels it.
 
         Raises:
-            MLCEngineError: with the code ``aborted``, or what `end_all` was given.
+            MLCEngineError: it was aborted (code ``aborted``), or ended by `end_all`.
         """
         task = self._tasks[request_id] = asyncio.create_task(work)
         try:
@@ -49,7 +49,7 @@ class RunningEmbeddings(Collection[str]):
             del self._tasks[request_id]
 
     def end(self, request_id: str, error: MLCEngineError | None = None) -> None:
-        """End one request; whoever waits for it gets the error. An unknown id is ignored."""
+        """Abort one request, which then raises an error. An unknown id is ignored."""
         if request_id in self._tasks:
             aborted = MLCEngineError("The request was aborted.", code="aborted")
             self._errors[request_id] = error or aborted
@@ -64,7 +64,7 @@ class RunningEmbeddings(Collection[str]):
 async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
     """Answer a checked embedding request.
 
-    ``dimensions`` keeps that many leading components and normalises the rest to length 1.
+    ``dimensions`` keeps that many leading components and normalizes them to length 1.
     ``truncate`` cuts inputs at the context window, which are refused otherwise.
 
     Raises:

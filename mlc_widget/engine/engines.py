@@ -16,13 +16,13 @@ from mlc_widget.engine.core import DirectCore
 
 
 def _end(core: DirectCore, home: HomeLoop) -> None:
-    """An engine that is dropped gives its models' memory back."""
+    """Unload the models of an engine that nothing refers to any more."""
     with contextlib.suppress(EngineForkedError):  # a copy of the object is not the engine
         home.submit(core.terminate())
 
 
 class _DirectEngine(EngineBase):
-    """What both direct engines are made of."""
+    """The common part of both direct engines."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class AsyncMLCEngine(_DirectEngine, AsyncMLCEngineInterface):
 
     Args:
         runtime: ``tvm``, or ``auto`` for the best one that is installed.
-        runtime_options: What the runtime takes, such as ``device`` and ``threads``.
-        logit_processors: What makes each generation's `LogitProcessor`, by model id.
+        runtime_options: Options of the runtime, such as ``device`` and ``threads``.
+        logit_processors: Factories of `LogitProcessor`s, by model id.
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 

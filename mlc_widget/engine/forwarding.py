@@ -14,13 +14,13 @@ from mlc_widget.engine.model import LoadedModel
 async def forward_and_sample(model: LoadedModel, input_ids: Sequence[int]) -> int:
     """Append `input_ids` to the tokens forwarded since the last reset, and sample the next one.
 
-    The sampled token joins the context only when it is forwarded in turn. The runtime's prefix
-    cache, not this function, keeps earlier tokens from being computed again.
+    The sampled token becomes part of the context only when it is forwarded itself. The runtime's
+    prefix cache avoids computing earlier tokens again.
 
     Raises:
         BadRequestError: no ids, or one outside the vocabulary.
         ContextLengthExceededError: the context is full.
-        UnsupportedFieldError: the runtime does not tell which tokens it samples.
+        UnsupportedFieldError: the runtime does not report which tokens it samples.
     """
     input_ids = token_ids("input_ids", input_ids)
     model.check_ids("input_ids", input_ids)
@@ -41,8 +41,8 @@ async def forward_and_sample(model: LoadedModel, input_ids: Sequence[int]) -> in
                 sampled += event.token_ids
         if not sampled:
             raise UnsupportedFieldError(
-                f"forward_tokens_and_sample: the {model.runtime.name} runtime does not tell which "
-                "tokens it samples.",
+                f"forward_tokens_and_sample: the {model.runtime.name} runtime does not report "
+                "which tokens it samples.",
                 param="input_ids",
             )
         model.forwarded[:] = context

@@ -1,4 +1,4 @@
-"""One running request: its choices side by side, as chunks, until the end or an abort."""
+"""One running request: generates its choices concurrently and yields their chunks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sa
 from mlc_widget.engine.shapes import ResponseShape, usage
 
 _AHEAD: Final = 256
-"""Events that the choices may be ahead of the consumer; then they wait for it."""
+"""Events that may be queued for the consumer; then the choices wait for it."""
 _NOTHING: Final = GenerationEvent(text="")
 _MANY: Final = 128
-"""Events that are worth a batch of their own, however soon after the last."""
+"""Events that are sent at once as a batch, however soon after the last one."""
 
 
 class Generation:
     """Runs the `n` choices of one request; iterate it for batches of chunks, or await `whole`.
 
-    It runs from the moment it is made until its end or `aclose`, which its owner must see to.
-    A consumer that does not read holds it back after a few tokens. `abort` may come at any time:
-    every choice that still runs then ends with finish reason ``abort``.
+    It runs from its creation until its end or `aclose`, which its owner must call. If the consumer
+    does not read, it pauses after a few tokens. `abort` may be called at any time: every choice
+    that is still running then ends with finish reason ``abort``.
 
     Args:
         model: The model that answers.
@@ -119,11 +119,11 @@ class Generation:
 
     @property
     def stats(self) -> list[GenerationStats]:
-        """Of the choices that have ended."""
+        """The statistics of the choices that have ended."""
         return [r.stats for r in self._runs if r.stats is not None]
 
     def abort(self) -> None:
-        """End what still runs with finish reason ``abort``."""
+        """End the running choices with finish reason ``abort``."""
         for task in self._tasks:
             task.cancel()
 
@@ -137,7 +137,7 @@ class Generation:
     # The choices' side
 
     def _go_on(self, index: int, delivered: Delivered) -> None:
-        """Begin a choice where its reader is."""
+        """Start a choice from what its reader has."""
         run = self._runs[index]
         run.begun, run.last_chunk_sent = True, delivered.finish_reason is not None
         run.tokens = run.replay_left = len(delivered.tokens)
@@ -206,7 +206,7 @@ class Generation:
         return replace(event, stats=stats)
 
     def _done(self, index: int, task: asyncio.Task[None]) -> None:
-        """However a choice ended, also before it began: the consumer hears of it."""
+        """Tell the consumer how a choice ended, even if it never began."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
         elif not self._runs[index].ended and self._error is None:
@@ -258,7 +258,7 @@ class Generation:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop what still runs and wait until it has stopped. Idempotent."""
+        """Stop the running choices and wait until they have stopped. Idempotent."""
         self._finished = True
         for task in self._tasks:
             task.cancel()
@@ -298,7 +298,7 @@ class Generation:
         self._taken_at = loop.time()
 
     def _absorb(self, index: int, event: GenerationEvent) -> tuple[Delta, JSONDict | None]:
-        """Add an event to its choice; what it brings, and its logprobs in OpenAI's shape."""
+        """Add an event to its choice; returns the new content, and logprobs in OpenAI's shape."""
         run = self._runs[index]
         delta = run.parser.push(event.text, last=event.finish_reason is not None)
         logprobs = self._shape.logprobs(event.logprobs, run.choice.length)
@@ -335,7 +335,7 @@ class Generation:
         return chunks
 
     def _marked(self, chunk: JSONDict) -> JSONDict:
-        """The chunk; the first after a resumption says so."""
+        """Mark the first chunk after a resumption."""
         if self._marker is not None:
             chunk["resumed"], self._marker = self._marker, None
         return chunk

@@ -1,4 +1,4 @@
-"""Grammars as llguidance takes them: a Lark text that may refer to others by ``@name``.
+"""Writes grammars for llguidance: a Lark text that may refer to other grammars by ``@name``.
 
 See llguidance's ``docs/syntax.md``: lowercase names are rules, uppercase names are terminals;
 ``[lazy]`` ends a rule as early as it can.
@@ -42,7 +42,7 @@ def llguidance() -> Any:
 
 
 def literal(text: str) -> str:
-    """A text as a Lark string; nothing for the empty text."""
+    """A text as a Lark string; an empty text gives an empty string."""
     return json.dumps(text) if text else ""
 
 
@@ -58,7 +58,7 @@ def json_part(schema: Any, at: str) -> Part:
 
 
 def regex_part(pattern: str) -> Part:
-    """Text that a regular expression matches from end to end."""
+    """A grammar for text that a regular expression matches completely."""
     made = json.loads(llguidance().LLMatcher.grammar_from_regex(pattern))
     return {"lark_grammar": made["grammars"][0]["lark_grammar"]}
 
@@ -89,7 +89,7 @@ def grammar_part(text: str, at: str) -> Part:
 
 
 def assemble(start: str, parts: Mapping[str, Part]) -> str:
-    """A grammar from a Lark text and the parts that it refers to."""
+    """Join a Lark text and the grammars that it refers to."""
     named = [{"name": name, "lark_grammar": part["lark_grammar"]} for name, part in parts.items()]
     return json.dumps({"grammars": [{"lark_grammar": start}, *named]})
 

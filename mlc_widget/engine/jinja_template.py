@@ -1,8 +1,8 @@
 """Chat templates in Jinja, as GGUF files and Hugging Face repositories carry them.
 
-Source: the rendering is that of transformers' ``apply_chat_template`` (trimmed blocks, loop
-controls, ``raise_exception``, ``strftime_now``, ``tojson``, the ``generation`` tag). A template is
-code from outside: it runs in Jinja's sandbox, where this module bounds its time and its output too.
+Rendering follows transformers' ``apply_chat_template`` (trimmed blocks, loop controls,
+``raise_exception``, ``strftime_now``, ``tojson``, the ``generation`` tag). Templates are untrusted
+code: they run in Jinja's sandbox, and this module limits their time and their output.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TemplateRefusedError(Exception):
 
 
 class _TooMuchError(Exception):
-    """The template takes too long, or makes too much."""
+    """The template takes too long, or makes too long a text."""
 
 
 class _Guard:
@@ -46,10 +46,10 @@ class _Guard:
         self._calls = 0
 
     def step(self) -> None:
-        """To be called wherever a template may go round in circles."""
+        """Count a step; called wherever a template may loop."""
         self._calls += 1
         if self._calls & 255 == 0 and time.monotonic() > self._end:
-            raise _TooMuchError(f"it takes longer than {MAX_SECONDS:g} s")
+            raise _TooMuchError(f"it took longer than {MAX_SECONDS:g} s")
 
     def over(self, items: Iterable[Any]) -> Iterator[Any]:
         """`items`, with a step at each."""
@@ -64,7 +64,7 @@ def _size(value: Any) -> int:
 
 def _bounded(size: int) -> None:
     if size > MAX_OUTPUT:
-        raise _TooMuchError(f"it makes a text of {size} characters")
+        raise _TooMuchError(f"it made a text of {size} characters")
 
 
 class _GenerationTag(Extension):
@@ -169,7 +169,7 @@ _FILTERS: Final = (
     "reject", "rejectattr", "reverse", "round", "safe", "select", "selectattr", "sort", "string",
     "sum", "title", "trim", "unique", "upper",
 )  # fmt: skip
-"""Of Jinja's filters those whose result is no larger than what they are given."""
+"""Jinja's filters whose result is not larger than their input."""
 _GROWING: Final = frozenset(
     {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"}
 )
@@ -220,7 +220,7 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, Iterable):
         return list(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def _guard_joins(tree: nodes.Template) -> nodes.Template:
@@ -281,7 +281,7 @@ class JinjaTemplate:
         return re.search(rf"\b{re.escape(name)}\b", self.source) is not None
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """The text for these variables.
+        """Render the template with these variables.
 
         Raises:
             UnsupportedFieldError: the template refuses this conversation, by ``raise_exception``.

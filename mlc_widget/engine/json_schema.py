@@ -1,4 +1,4 @@
-"""JSON schemas that a grammar can hold a model to: checked keyword by keyword, brought to one form.
+"""Checks JSON schemas keyword by keyword, and rewrites them to the form that a grammar can enforce.
 
 The keywords are those of JSON Schema's draft 2020-12; what earlier drafts wrote otherwise (tuples
 in `items`, a boolean `exclusiveMinimum`) is rewritten. Annotations and keywords that no draft has
@@ -225,7 +225,7 @@ class _Checker:
         if rebuilt.get("additionalProperties") is False and "patternProperties" not in rebuilt:
             known = rebuilt.get("properties", {})
             for missing in (n for n in rebuilt.get("required", ()) if n not in known):
-                raise _wrong(f"{at}.required", missing, "properties does not have it")
+                raise _wrong(f"{at}.required", missing, "properties has no such entry")
 
     def _type(self, at: str, value: Any) -> Any:
         kinds = value if isinstance(value, list) else [value]
@@ -435,7 +435,7 @@ def _size(value: Any) -> int:
 
 
 def _modern(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The same schema in the words of draft 2020-12."""
+    """Rewrite a schema with the keywords of draft 2020-12."""
     new = dict(schema)
     if isinstance(new.get("items"), list):  # up to 2019-09
         new["prefixItems"] = new.pop("items")

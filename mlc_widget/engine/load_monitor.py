@@ -1,4 +1,4 @@
-"""From a runtime's raw reports to `InitProgressReport`s: one scale, speed, ETA, not too many."""
+"""Turns a runtime's reports into `InitProgressReport`s: overall progress, speed, ETA, throttled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LoadMonitor:
         model_id: The model being loaded.
         emit: Gets the reports.
         started: When the whole load began, by `time.monotonic`.
-        part: Which share of the whole load this model is, as (low, high) within 0 to 1.
+        part: This model's share of the whole load, as (low, high) within 0 to 1.
     """
 
     def __init__(

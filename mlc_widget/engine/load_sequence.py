@@ -1,4 +1,4 @@
-"""Loads and unloads, one at a time, the newest winning."""
+"""Runs loads and unloads one at a time; the newest wins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class LoadSequence:
-    """Runs loads and unloads one after the other; a newer one ends an older one that still runs."""
+    """Runs loads and unloads one at a time; a newer one cancels an older one that is running."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -20,12 +20,12 @@ class LoadSequence:
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do `work` once what runs before it has been ended and has cleaned up.
+        """Run `work` after the previous work was cancelled and has cleaned up.
 
         Cancelling the caller cancels the work.
 
         Raises:
-            LoadCancelledError: something newer ended it, or came before it began.
+            LoadCancelledError: newer work cancelled it, even before it began.
         """
         self._epoch += 1
         epoch = self._epoch
@@ -46,7 +46,7 @@ class LoadSequence:
 
 
 def _superseded() -> LoadCancelledError:
-    return LoadCancelledError("A newer reload, unload or terminate ended this load.")
+    return LoadCancelledError("A newer reload, unload or terminate cancelled this load.")
 
 
 def _cancelling() -> bool:
@@ -55,9 +55,9 @@ def _cancelling() -> bool:
 
 
 async def uncancelled(work: Awaitable[_T]) -> _T:
-    """Do `work` to its end whatever happens to the caller, which is cancelled only after it.
+    """Run `work` to its end even if the caller is cancelled, which takes effect only after it.
 
-    For what gives memory back: half of that is a leak.
+    For freeing memory: doing half of that is a leak.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

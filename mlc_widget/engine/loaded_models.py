@@ -1,4 +1,4 @@
-"""The models that are loaded now, and how that changes."""
+"""The loaded models: loading, unloading and finding them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class LoadedModels:
 
     Args:
         runtime: The runtime's name, or ``auto``.
-        runtime_options: What each runtime is made with.
+        runtime_options: Options of each runtime.
         logit_processors: By model id.
-        before_unload: Called when models are about to go.
+        before_unload: Called before models are unloaded.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LoadedModels:
         self.on_progress: InitProgressCallback | None = None
         self.on_dead: Callable[[EngineDeadError], None] | None = None
         self.fresh_process_needed = False
-        """Whether only another process can load again; see `RuntimeCapabilities`."""
+        """Whether this process can load nothing more; see `RuntimeCapabilities`."""
         self._runtime = runtime
         self._runtime_options = dict(runtime_options or {})
         self._logit_processors = logit_processors
@@ -69,10 +69,10 @@ class LoadedModels:
         return iter(self._models.values())
 
     def running_steps(self) -> list[JSONDict]:
-        """The steps that models are at, a model that is being unloaded included.
+        """The current steps of all models, including one that is being unloaded.
 
-        Each is a `RunningStep` with its ``model``; a model that is at none, or whose runtime
-        cannot tell, is left out.
+        Each is a `RunningStep` with its ``model``; a model without a step, or whose runtime
+        does not report it, is left out.
         """
         models = [*self, *([] if self._leaving is None else [self._leaving])]
         steps = [(model.model_id, model.runtime.running_step()) for model in models]
@@ -85,8 +85,8 @@ class LoadedModels:
         """The model of this id, or the only one.
 
         Raises:
-            ModelNotLoadedError: none is loaded, or not this one.
-            BadRequestError: several are, and none is named.
+            ModelNotLoadedError: this model, or no model at all, is loaded.
+            BadRequestError: several are loaded, and none is named.
         """
         if not self._models:
             if self._loading is not None:
@@ -110,23 +110,23 @@ class LoadedModels:
             ) from None
 
     async def load(self, target: LoadTarget, app_config: AppConfig) -> None:
-        """Unload what is there and load `target`; a failure leaves nothing loaded.
+        """Unload all models and load `target`; after a failure nothing is loaded.
 
         Raises:
-            LoadCancelledError: a newer load or unload ended it.
-            EngineDeadError: with the code ``fresh_process_needed``, this process has loaded what
-                it could; nothing has changed.
+            LoadCancelledError: a newer load or unload cancelled it.
+            EngineDeadError: this process can load nothing more (code ``fresh_process_needed``);
+                nothing has changed.
         """
         if self.fresh_process_needed:
             raise EngineDeadError(
-                f"This process cannot load {', '.join(target.model_ids)}: its runtime loads one "
-                "model in the life of a process. Load it in a fresh process.",
+                f"This process cannot load {', '.join(target.model_ids)}: its runtime loads only "
+                "one model per process. Load it in a fresh process.",
                 code="fresh_process_needed",
             )
         await self._loads.run(partial(self._load_all, target, app_config))
 
     async def ensure(self, target: LoadTarget, app_config: AppConfig) -> None:
-        """Load `target` unless it is loaded; whoever waits for the same load waits together."""
+        """Load `target` unless it is loaded; requests that need the same load share it."""
         wanted = (target, app_config.digest)
         if self._loaded == wanted:
             return
@@ -138,7 +138,7 @@ class LoadedModels:
         await asyncio.shield(self._joined[1])
 
     async def unload(self) -> None:
-        """Unload everything, ending a load that runs."""
+        """Unload all models, and cancel a running load."""
         with contextlib.suppress(LoadCancelledError):  # a newer load unloads everything, too
             await self._loads.run(self._unload_all)
 
@@ -173,7 +173,7 @@ class LoadedModels:
         if limit is not None and len(target.model_ids) > limit:
             raise BadRequestError(
                 f"model_id = {list(target.model_ids)!r}: the {runtime.name} runtime holds {limit} "
-                "in one process; make an engine for each.",
+                "per process; make an engine for each model.",
                 param="model_id",
             )
         runtime.on_dead = self._died

@@ -21,9 +21,9 @@ ENTRY_POINTS: Final = "mlc_widget.logit_processors"
 def find_logit_processor(
     model_id: str, configured: Mapping[str, LogitProcessorFactory] | None
 ) -> LogitProcessorFactory | None:
-    """What makes a model's logit processors: the configuration's first, then installed packages'.
+    """The factory of a model's logit processors, from the configuration or an installed package.
 
-    The model id's own entry is preferred to ``*``.
+    The configuration comes first; an entry for the model id comes before ``*``.
     """
     for name in (model_id, "*"):
         if configured and name in configured:

@@ -1,4 +1,4 @@
-"""One loaded model: its runtime, tokenizer, template and the memory of its last answer."""
+"""One loaded model: its runtime, tokenizer, template and last answer."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 _GREEDY: Final = 1e-5
-"""Temperatures below it: all but the most probable token would have no probability in float32."""
+"""Lower temperatures are greedy: in float32 only the most likely token would have a probability."""
 _SHORTEST: Final = 16
 """Bytes: no vocabulary's longest token counts as shorter, as some leave out parts of a text."""
 
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model that is ready, with what belongs to it alone."""
+    """A model that is ready, with its own state."""
 
     source: ModelSource
     chat_opts: Mapping[str, Any]
@@ -80,7 +80,7 @@ class LoadedModel:
         return self.source.model_id
 
     def describe(self) -> JSONDict:
-        """OpenAI's model object, with the context window and what requests leave to the model."""
+        """OpenAI's model object, with the context window and the model's default settings."""
         defaults = self._defaults()
         return {
             "id": self.model_id,
@@ -92,7 +92,7 @@ class LoadedModel:
         }
 
     def _defaults(self) -> JSONDict:
-        """Values of sampling fields that a request does not give."""
+        """The model's defaults of sampling fields."""
         configured = {
             name: value for name in _DEFAULTS if (value := self.source.config.get(name)) is not None
         }
@@ -176,7 +176,7 @@ class LoadedModel:
                 )
 
     def sampling(self, request: JSONDict, *, stop_at_template: bool) -> Sampling:
-        """All of a request's sampling, with the model's and OpenAI's defaults filled in.
+        """The sampling settings of a request, with the model's and OpenAI's defaults filled in.
 
         Args:
             request: A checked request.
@@ -242,11 +242,11 @@ async def load_model(
     Args:
         model_id: The id that the user gave.
         chat_opts: The user's overrides of mlc-chat-config.json.
-        runtime: What is to run it.
-        report: Hears how it advances.
-        location: What the id stands for, where an app config says so.
-        overrides: The app config's overrides; `chat_opts` win.
-        logit_processor: What changes its logits, if anything does.
+        runtime: The runtime to load it into.
+        report: Gets progress reports.
+        location: The location that an app config gives for the id, if any.
+        overrides: The app config's overrides; `chat_opts` take precedence.
+        logit_processor: Makes its logit processors, if it has any.
 
     Raises:
         ModelError, RuntimeUnavailableError, InsufficientMemoryError: see `ModelRuntime.load`.
@@ -264,7 +264,7 @@ async def load_model(
     if logit_processor is not None and not runtime.capabilities.logit_processors:
         raise RuntimeUnavailableError(
             f"A logit processor is registered for {model_id}, and the {runtime.name} runtime "
-            "takes none: unregister it, or use another runtime.",
+            "does not support them: unregister it, or use another runtime.",
             code="logit_processors_unsupported",
         )
     return LoadedModel(

@@ -1,4 +1,4 @@
-"""Thinking models: what is between ``<think>`` and ``</think>``, parted from the answer."""
+"""Thinking models: separates the text between ``<think>`` and ``</think>`` from the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 OPEN: Final = "<think>"
 CLOSE: Final = "</think>"
 NO_THOUGHT: Final = f"{OPEN}\n\n{CLOSE}\n\n"
-"""What a prompt ends with so that the model answers at once, as Qwen3's own template does."""
+"""The end of a prompt that makes the model answer without thinking, as in Qwen3's template."""
 
 RULES: Final = rf'''thought[lazy]: "{OPEN}" /(.|\n)*/ "{CLOSE}"
 gap: /[ \n]{{0,4}}/'''
@@ -20,24 +20,24 @@ gap: /[ \n]{{0,4}}/'''
 
 
 def without_thoughts(text: str) -> str:
-    """An earlier answer as a template takes it: its thoughts are not part of the history."""
+    """An earlier answer without its thoughts, which do not belong to the history."""
     return text.rpartition(CLOSE)[2].lstrip("\n") if CLOSE in text else text
 
 
 class ReasoningParser:
-    """Parts a text, as it comes, into thought and answer. The marks and the breaks around them go.
+    """Splits a text, as it arrives, into thoughts and answer, without the tags between them.
 
-    Only a thought at the beginning is one: later marks are text.
+    Only a thought at the beginning counts: later tags are text.
     """
 
     def __init__(self, *, inside: bool = False) -> None:
-        """Begin; `inside` if the prompt has opened the thought."""
+        """Start; `inside` says that the prompt ends inside a thought."""
         self._state = "thought" if inside else "start"
         self._held = ""
         self._fresh = True  # nothing of this thought or answer was given yet
 
     def push(self, text: str) -> tuple[str, str]:
-        """Take more text, give what is certain: (thought, answer)."""
+        """Add text; returns what is certain by now, as (thought, answer)."""
         self._held += text
         thought = ""
         if self._state == "start":
@@ -47,7 +47,7 @@ class ReasoningParser:
         return thought, self._answer() if self._state == "answer" else ""
 
     def flush(self) -> tuple[str, str]:
-        """The rest, now that no more text comes."""
+        """Return the rest at the end of the text."""
         held, self._held = self._held, ""
         if self._state == "thought":
             return held.rstrip("\n"), ""

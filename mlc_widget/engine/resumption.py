@@ -1,4 +1,4 @@
-"""An answer that another process began: what of it was delivered, and how it goes on."""
+"""Continues an answer that another process began, from what was delivered of it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FINISH_REASONS: Final = ("stop", "length", "abort", "tool_calls")
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What of one choice its reader has, as the journal in its chunks told.
+    """What the reader has of one choice, from the journal of its chunks.
 
     Attributes:
-        tokens: The ids that its chunks came from, but for those of the last event.
-        text: What the model wrote, where the runtime is not batch-invariant; instead of `tokens`.
-        finish_reason: The model's, if the reader has the last chunk.
+        tokens: The token ids of its chunks, without those of the last event.
+        text: The model's text, instead of `tokens`, if the runtime is not batch-invariant.
+        finish_reason: The finish reason, if the reader has the last chunk.
     """
 
     tokens: tuple[int, ...] = ()
@@ -31,13 +31,13 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What to generate from.
+    """Where a generation starts.
 
     Attributes:
         prompt: Token ids.
-        sampling: What remains of it.
-        delivered: Tokens of the answer among those of the prompt.
-        finish_reason: Why there is nothing to generate.
+        sampling: The sampling settings for the rest.
+        delivered: How many tokens at the end of the prompt belong to the answer.
+        finish_reason: Set if there is nothing left to generate.
     """
 
     prompt: Sequence[int]
@@ -51,8 +51,8 @@ class Resumption:
     """A stream to continue.
 
     Attributes:
-        created: The first chunk's.
-        choices: What was delivered of each; None of those that have not begun.
+        created: The ``created`` of the first chunk.
+        choices: What was delivered of each choice; None if it has not begun.
     """
 
     created: int
@@ -60,7 +60,7 @@ class Resumption:
 
     @classmethod
     def read(cls, content: Any) -> Resumption:
-        """From ``resume`` of a stream's init.
+        """Read the ``resume`` of a stream's init.
 
         Raises:
             ProtocolError: it is malformed.
@@ -75,8 +75,8 @@ class Resumption:
         """Refuse what cannot be continued.
 
         Raises:
-            EngineDeadError: the runtime cannot take up such an answer in the middle.
-            ProtocolError: `choices` is another number than that of what was delivered.
+            EngineDeadError: the runtime cannot continue such an answer.
+            ProtocolError: the number of choices does not match.
         """
         exact = is_exact(model)
         if choices != len(self.choices):
