@@ -83,7 +83,7 @@ def read_tools(request: Mapping[str, Any], template: ChatTemplate) -> Tools | No
     """The tools of a checked chat request; None where it has none or wants none.
 
     Raises:
-        UnsupportedFieldError: The model's template knows no tools.
+        UnsupportedFieldError: The model's template does not support tools.
     """
     offered = tuple(request.get("tools", ()))
     choice = request.get("tool_choice", "auto")
@@ -93,7 +93,7 @@ def read_tools(request: Mapping[str, Any], template: ChatTemplate) -> Tools | No
     if known is None:
         raise UnsupportedFieldError(
             f"tools: this model's conversation template ({template.name or 'without a name'}) "
-            "knows no tools; leave them out, or use a model that was trained for them.",
+            "does not support tools; leave them out, or use a model that was trained for them.",
             param="tools",
         )
     parallel = request.get("parallel_tool_calls", True)
@@ -132,7 +132,7 @@ def render_messages(
     """Messages with tools, calls and results in them as messages that any template can write.
 
     Raises:
-        UnsupportedFieldError: There are calls or results, and the template knows no tools.
+        UnsupportedFieldError: There are calls or results, and the template does not support tools.
         BadRequestError: A call or a result is malformed; `param` names it.
     """
     known = tools.format if tools else tool_format_of(template)
@@ -147,7 +147,7 @@ def render_messages(
             if known is None:
                 raise UnsupportedFieldError(
                     f"messages[{i}]: this model's conversation template "
-                    f"({template.name or 'without a name'}) knows no tools.",
+                    f"({template.name or 'without a name'}) does not support tools.",
                     param=f"messages[{i}]",
                 )
             if role == "tool":

@@ -1,7 +1,7 @@
-"""The seam below the engine: a `ModelRuntime` executes one loaded model.
+"""The interface between the engine and its runtimes: a `ModelRuntime` executes one loaded model.
 
-Everything that is the same for every runtime stays above it, in `mlc_widget.engine`: conversation
-templates, OpenAI's shapes, tools, reasoning, validation. A runtime takes token ids and gives text.
+Everything that is the same for all runtimes is above it, in `mlc_widget.engine`: conversation
+templates, OpenAI's shapes, tools, reasoning, validation. A runtime gets token ids and yields text.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeCapabilities:
-    """What a runtime truly does, beyond plain generation.
+    """What a runtime supports beyond plain generation.
 
     Attributes:
-        batch_invariant: The same seed gives the same text alone, in a batch, and resumed; so it
-            honours `Sampling.resume`.
-        request_fields: Optional request fields (OpenAI's names) that it honours.
+        batch_invariant: Whether the same seed gives the same text alone, in a batch and resumed.
+            If so, it must honour `Sampling.resume`.
+        request_fields: The optional request fields, by OpenAI's names, that it honours.
         embeddings: Whether `embed` works for this model.
         devices: Devices that it can use here, best first, such as ``("cpu",)``.
         logit_processors: Whether it calls `Sampling.logit_processor`.
@@ -172,7 +172,7 @@ class GenerationStats:
 
 @dataclass(frozen=True, slots=True)
 class GenerationEvent:
-    """A piece of one generation. The last one, and only it, has `finish_reason` and `stats`.
+    """A step of one generation. Only the last one has `finish_reason` and `stats`.
 
     Attributes:
         text: New text, possibly empty: whole characters, never part of a stop string.
@@ -193,12 +193,12 @@ class GenerationEvent:
 
 @dataclass(frozen=True, slots=True)
 class RunningStep:
-    """The step that a runtime's thread is at.
+    """The current step of a runtime's thread.
 
     Attributes:
-        number: Tells one step from the next.
-        seconds: How long it has run.
-        usual_s: The longest step before it; None for the first.
+        number: A number that changes with each step.
+        seconds: How long the step has been running.
+        usual_s: The length of the longest step before it, in seconds; None for the first.
     """
 
     number: int
@@ -233,7 +233,7 @@ class ModelRuntime(Protocol):
 
     @property
     def capabilities(self) -> RuntimeCapabilities:
-        """What this runtime does for the loaded model."""
+        """The capabilities for the loaded model."""
 
     @property
     def context_window_size(self) -> int:
@@ -260,13 +260,13 @@ class ModelRuntime(Protocol):
         """
 
     def running_step(self) -> RunningStep | None:
-        """What its thread is at; None while nothing runs, and where it cannot tell.
+        """The current step of its thread; None if there is none, or it is unknown.
 
-        Called while that thread may hang: waits for nothing.
+        It may be called while that thread hangs, so it must not wait for anything.
         """
 
     def interrupt(self) -> None:
-        """End everything that runs now with finish reason ``abort``, within one step."""
+        """End all running generations with finish reason ``abort``, within one step."""
 
     async def unload(self) -> None:
-        """Stop what runs and give the memory back to the system. Idempotent."""
+        """Stop all generations and give the memory back to the system. Idempotent."""

@@ -35,7 +35,7 @@ def create_runtime(name: str, options: Mapping[str, Any]) -> ModelRuntime:
 
 
 def choose_runtime(options: Mapping[str, Any]) -> str:
-    """What ``auto`` is in this process: mlc_llm where it and a GPU that it serves are, else tvm.
+    """The runtime that ``auto`` means here: mlc_llm if it and a GPU for it are there, else tvm.
 
     Neither is imported for that. A device that the options name decides, too.
 
@@ -55,8 +55,8 @@ def choose_runtime(options: Mapping[str, Any]) -> str:
         return "tvm"
     if devices.installed():
         raise RuntimeUnavailableError(
-            "mlc_llm is installed here and finds no GPU that it serves; the tvm runtime, which "
-            "would run the model on the CPU, is not. Install it in an environment of its own "
+            "mlc_llm is installed here but finds no GPU that it supports, and the tvm runtime, "
+            "which runs models on the CPU, is not installed. Install it in its own environment "
             '(`python -m pip install "mlc-widget[tvm]"`) and name its interpreter with python=, '
             "or ask for runtime='mlc_llm' with runtime_options={'device': 'cpu'}, which is slow."
         )

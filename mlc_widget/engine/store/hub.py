@@ -102,7 +102,7 @@ def _failure(
         )
     if kind == "GatedRepoError":
         return ModelDownloadError(
-            f"{model_id}: access has to be asked for. Accept its terms on {where}/{repo}, then "
+            f"{model_id}: permission is needed. Accept its terms on {where}/{repo}, then "
             "log in with `hf auth login` or set HF_TOKEN.",
             code="gated_model",
             param="model_id",
@@ -127,6 +127,6 @@ def _failure(
             param="model_id",
         )
     return ModelDownloadError(
-        f"{model_id} could not be downloaded: {detail or 'the download ended without a word'}",
+        f"{model_id} could not be downloaded: {detail or 'it ended without an error message'}",
         param="model_id",
     )

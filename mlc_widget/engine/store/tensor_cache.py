@@ -248,7 +248,7 @@ def _parse(folder: Path, listed: Any) -> tuple[list[PublishedFile], dict[str, Te
 def _record(shard: PublishedFile, item: Mapping[str, Any]) -> TensorRecord:
     name, dtype, encoding = item["name"], item["dtype"], item["format"]
     if not isinstance(name, str):
-        raise ValueError(f"{name!r} is no name")
+        raise ValueError(f"{name!r} is not a parameter's name")
     shape = tuple(_count(d, f"{name}.shape") for d in item["shape"])
     if dtype == "bfloat16" and encoding == "raw":
         dtype, bf16 = "float32", True
@@ -257,7 +257,9 @@ def _record(shard: PublishedFile, item: Mapping[str, Any]) -> TensorRecord:
     elif encoding == "f32-to-bf16" and dtype in _DTYPES:
         bf16 = dtype == "float32"  # writers give this format to other dtypes, stored as they are
     else:
-        raise ValueError(f"{name} has dtype {dtype!r} in format {encoding!r}, which is not known")
+        raise ValueError(
+            f"{name} has dtype {dtype!r} in format {encoding!r}, which is not supported"
+        )
     nbytes, offset = _count(item["nbytes"], "nbytes"), _count(item["byteOffset"], "byteOffset")
     size = 2 if bf16 else np.dtype(dtype).itemsize
     for extent in shape:
@@ -306,7 +308,7 @@ def _fill(file: io.FileIO, memory: Array) -> None:
     while view:
         count = file.readinto(view)
         if not count:
-            raise OSError("it ends before that does")
+            raise OSError("the file is too short")
         view = view[count:]
 
 

@@ -58,15 +58,15 @@ class Encoder:
         """Do work on a thread that may be left behind.
 
         Args:
-            work: What to do.
-            chars: Characters that it is about.
+            work: The encoding to run.
+            chars: The length of its text, in characters.
 
         Raises:
             InternalEngineError: It failed, or took too long.
         """
         if self._lost >= _MOST_LOST:
             raise InternalEngineError(
-                f"The tokenizer of {self._model_id} has not come back from {self._lost} texts; "
+                f"The tokenizer of {self._model_id} has not finished {self._lost} texts; "
                 "restart the worker, and use another model if that happens again."
             )
         if chars < _LONG:
@@ -85,9 +85,9 @@ class Encoder:
             self._lost += 1
             done.add_done_callback(self._found)
             raise InternalEngineError(
-                f"The tokenizer of {self._model_id} has worked for {limit:.0f} s on a text of "
-                f"{chars} characters and goes on: its tokenizer.json runs away on this text. "
-                "Restart the worker to end that, and change the text or use another model.",
+                f"The tokenizer of {self._model_id} has not finished a text of {chars} characters "
+                f"in {limit:.0f} s: its tokenizer.json may never end on this text. Restart the "
+                "worker to stop it, and change the text or use another model.",
                 code="tokenizer_hangs",
             )
         try:

@@ -56,7 +56,7 @@ def resolve_device(options: MLCLLMOptions) -> str:
         wanted = "cpu" if options.is_mock else devices.find_gpu() or ""
         if not wanted:
             raise RuntimeUnavailableError(
-                "mlc_llm finds no GPU that it serves here. Use runtime='tvm' on a CPU; "
+                "mlc_llm finds no GPU that it supports. Use runtime='tvm' on a CPU; "
                 "runtime_options={'device': 'cpu'} runs mlc_llm on it all the same, slowly."
             )
     kind, _, index = wanted.partition(":")
@@ -229,7 +229,7 @@ def load_error(error: BaseException) -> MLCEngineError:
     text = f"{type(error).__name__}: {error}"
     made: MLCEngineError
     if isinstance(error, FileNotFoundError):
-        made = ModelFormatError(f"mlc_llm misses a file: {error}")
+        made = ModelFormatError(f"mlc_llm cannot find a file: {error}")
     elif _NO_MEMORY.search(text):
         made = InsufficientMemoryError(f"The model does not fit, mlc_llm says: {error}")
     elif type(error).__name__ == "ValidationError":

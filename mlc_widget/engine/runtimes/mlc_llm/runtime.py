@@ -126,7 +126,7 @@ class MLCLLMRuntime:
         """Make the model ready; see `ModelRuntime.load`."""
         if MLCLLMRuntime._process_used:
             raise EngineDeadError(
-                "This process has loaded a model with mlc_llm already, which can do that once: "
+                "mlc_llm can load one model per process, and this process has loaded one: "
                 "load in a fresh one.",
                 code="fresh_process_needed",
             )
@@ -145,7 +145,7 @@ class MLCLLMRuntime:
                 await self._load_embedding(folder, library, source, phases)
             else:
                 await self._load_engine(folder, library, source, engine_config, phases)
-        report("warm up", 0.5, "Asking the engine for a sign of life")
+        report("warm up", 0.5, "Testing the engine")
         self._source = source
         await self._warm_up()
 
@@ -160,7 +160,7 @@ class MLCLLMRuntime:
             if config.setdefault(name, wanted) != wanted:
                 raise BadRequestError(
                     f"chat_opts.{option} = {wanted!r} and runtime_options.engine_config.{name} = "
-                    f"{config[name]!r} say different things: give one of them.",
+                    f"{config[name]!r} contradict each other: give only one of them.",
                     param=f"chat_opts.{option}",
                 )
             if option == "context_window_size":  # or mode="local" would keep to 8192
@@ -248,7 +248,9 @@ class MLCLLMRuntime:
         if source is None:
             raise ModelNotLoadedError("The mlc_llm runtime has no model; load one first.")
         if health is None or self._token_ids is None:
-            raise UnsupportedModelError(f"{source.model_id} gives embeddings, not text.")
+            raise UnsupportedModelError(
+                f"{source.model_id} is an embedding model and generates no text."
+            )
         if health.error is not None:
             raise health.error
         window = self._context_window
@@ -286,7 +288,7 @@ class MLCLLMRuntime:
         return await self._embedding.embed(inputs)
 
     def running_step(self) -> RunningStep | None:
-        """How long mlc_llm has given no sign of life; see `ModelRuntime.running_step`."""
+        """How long mlc_llm has not responded; see `ModelRuntime.running_step`."""
         return None if self._health is None else self._health.running_step()
 
     def interrupt(self) -> None:

@@ -32,7 +32,7 @@ def check(
         for token_id in ids:
             if isinstance(token_id, bool) or not isinstance(token_id, int):
                 raise BadRequestError(
-                    f"{param}: {token_id!r} is no token id; give integers.", param=param
+                    f"{param}: {token_id!r} is not a token id; give integers.", param=param
                 )
             if not 0 <= token_id < vocab_size:
                 raise BadRequestError(

@@ -51,7 +51,7 @@ def response_format(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
             schema = _ANY_OBJECT
     else:
         raise UnsupportedFieldError(
-            f"response_format.type = {kind!r}: the mlc_llm runtime holds to JSON schemas only; "
+            f"response_format.type = {kind!r}: the mlc_llm runtime supports JSON schemas only; "
             'give {"type": "json_schema", "json_schema": {"name": …, "schema": …}}.',
             param="response_format.type",
         )

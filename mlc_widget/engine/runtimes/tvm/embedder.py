@@ -202,7 +202,7 @@ class Embedder:
         return job
 
     def cancel(self, job: Any) -> None:
-        """Drop a request within a batch, without a word."""
+        """Drop a request within a batch, without a result for it."""
         job.cancelled = True
 
     def stop(self) -> None:

@@ -30,7 +30,7 @@ class Numerics:
     kv_dtype: str
 
     def isa(self, isa: Isa) -> Isa:
-        """The CPU as these numerics let the kernels see it."""
+        """The instructions that kernels may use with these numerics: no int8 dot without `int8`."""
         return isa if self.int8 else dataclasses.replace(isa, dot="")
 
 

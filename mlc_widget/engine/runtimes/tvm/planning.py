@@ -41,7 +41,7 @@ class ModelPlanner:
     """
 
     task: ClassVar[str] = "text"
-    """What sets its programs apart from those that others draw of the same model."""
+    """Names its kind of program in cache keys, as one model may have several."""
 
     def __init__(
         self,

@@ -85,7 +85,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def cancel(self, sequence: Sequence) -> None:
-        """Drop a sequence without a word; its pages are given back within a step."""
+        """Drop a sequence without an event for it; its pages are freed within a step."""
         with self._changed:
             if not sequence.finished:
                 self._cancelled.add(sequence)

@@ -159,7 +159,7 @@ class GGUFFile:
     # The header
 
     def _wrong(self, what: str) -> ModelFormatError:
-        return ModelFormatError(f"{self.path} is not a sound GGUF file: {what}.", param="model_id")
+        return ModelFormatError(f"{self.path} is not a valid GGUF file: {what}.", param="model_id")
 
     def _read_header(self) -> None:
         header = _Header(self._read_at, min(self.size, _MAX_HEADER), self._wrong)
@@ -183,7 +183,9 @@ class GGUFFile:
             self.fields[key] = header.value()
         alignment = self.fields.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment not in (8, 16, 32, 64, 128, 256, 4096):
-            raise self._wrong(f"general.alignment is {alignment!r}, which is no usual power of two")
+            raise self._wrong(
+                f"general.alignment is {alignment!r}, which is not a supported power of two"
+            )
         found = [self._tensor(header) for _ in range(tensors)]
         start = -(-header.at // alignment) * alignment
         self._place(found, start, alignment)

@@ -195,7 +195,7 @@ class _Vocabulary:
                 left, space, right = merge[:cut], " ", merge[cut + 1 :]
             if not space or left not in known or right not in known or left + right not in known:
                 raise self.wrong(
-                    "tokenizer.ggml.merges", f"has {merge[:80]!r}, which is no pair of tokens"
+                    "tokenizer.ggml.merges", f"has {merge[:80]!r}, which is not a pair of tokens"
                 )
             pairs.append([left, right])
         return pairs

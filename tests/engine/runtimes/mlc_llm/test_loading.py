@@ -283,7 +283,7 @@ async def test_embeddings(standin: Package, make_engine: EngineFactory, tmp_path
     vectors = [d.embedding for d in answer.data]
     assert vectors[0] == vectors[1] != vectors[2]
     assert sum(x * x for x in vectors[0]) == pytest.approx(1.0)
-    with pytest.raises(MLCEngineError, match="gives embeddings"):
+    with pytest.raises(MLCEngineError, match="is an embedding model"):
         await engine.completions.create(**ASK)
 
 

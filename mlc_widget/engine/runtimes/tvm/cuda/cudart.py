@@ -29,7 +29,9 @@ def _library() -> ctypes.CDLL:
 
     library = cudart()
     if library is None:
-        raise InternalEngineError("libcudart.so.13 was there when the model was loaded and is gone")
+        raise InternalEngineError(
+            "libcudart.so.13 was found when the model was loaded, but not now"
+        )
     library.cudaGetErrorString.restype = ctypes.c_char_p
     return library
 

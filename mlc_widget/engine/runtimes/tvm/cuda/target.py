@@ -62,7 +62,7 @@ def prepare() -> None:
     """
     if _driver() is None:
         raise RuntimeUnavailableError(
-            "device='cuda' needs an NVIDIA GPU and its driver, and there is no libcuda here. "
+            "device='cuda' needs an NVIDIA GPU and its driver, and libcuda was not found. "
             "Install the driver (580 or later), or choose device='cpu'."
         )
     if cudart() is None:
