@@ -1,6 +1,6 @@
 """What the modes of `numerics` cost in exactness: logits, and perplexity of `demo`.
 
-    python benchmarks/numerics.py [--talks 20]
+    python benchmarks/numerics.py [--dialogues 20]
 
 The built-in model reads held-out conversations of its evaluation. Compared with "faithful"
 (float32 activations, keys and values) are "fast" (8-bit activations, float16 keys and values) and
@@ -40,13 +40,15 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def held_out(tokenizer: Tokenizer, talks: int, limit: int) -> list[tuple[list[int], list[bool]]]:
+def held_out(
+    tokenizer: Tokenizer, dialogues: int, limit: int
+) -> list[tuple[list[int], list[bool]]]:
     """Token ids of held-out conversations, and which of them are part of an answer."""
     encoded = []
-    for talk in corpus.long_talks(7, talks, exchanges=10):
+    for dialogue in corpus.long_dialogues(7, dialogues, exchanges=10):
         ids: list[int] = []
         learnt: list[bool] = []
-        for piece, answer in chat_segments(talk):
+        for piece, answer in chat_segments(dialogue):
             new = [piece] if isinstance(piece, int) else list(tokenizer.encode(piece))
             ids += new
             learnt += [answer] * len(new)
@@ -76,12 +78,12 @@ def perplexity(rows: np.ndarray[Any, Any], ids: list[int], answer: list[bool]) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The exactness of the modes of `numerics`.")
-    parser.add_argument("--talks", type=int, default=20, help="held-out conversations")
+    parser.add_argument("--dialogues", type=int, default=20, help="held-out conversations")
     args = parser.parse_args()
     folder = builtin_models()["demo"]
     config = json.loads((folder / "mlc-chat-config.json").read_text())
     tokenizer = Tokenizer.from_folder(folder)
-    texts = held_out(tokenizer, args.talks, config["context_window_size"])
+    texts = held_out(tokenizer, args.dialogues, config["context_window_size"])
     reference: list[np.ndarray[Any, Any]] = []
     print(f"demo, {len(texts)} held-out conversations, {sum(len(i) for i, _ in texts)} tokens")
     for name, mode in MODES.items():

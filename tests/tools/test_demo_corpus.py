@@ -14,39 +14,41 @@ from pathlib import Path
 import pytest
 
 from tools.demo import corpus
-from tools.demo.kinds.names import CITIES, FIRST_NAMES, UNSEEN, made_up
-from tools.demo.talk import (
+from tools.demo.dialogue import (
     POOLS,
     Check,
-    Talk,
+    Dialogue,
     exactly,
     has,
     has_any,
     held_out_numbers,
     plain_text,
 )
+from tools.demo.kinds.names import CITIES, FIRST_NAMES, UNSEEN, made_up
 from tools.demo.wording import expand, finish, reword
 
 ROOT = Path(__file__).parents[2]
-TALKS = 2500
+DIALOGUES = 2500
 
 DIGEST = """
 import hashlib
 from itertools import islice
 from tools.demo import corpus
-text = "".join(corpus.show(talk) for talk in islice(corpus.training(3), 200))
+text = "".join(corpus.show(dialogue) for dialogue in islice(corpus.training(3), 200))
 print(hashlib.sha256(text.encode()).hexdigest())
 """
 
 
 @pytest.fixture(scope="module")
-def training() -> list[Talk]:
-    return list(islice(corpus.training(11), TALKS))
+def training() -> list[Dialogue]:
+    return list(islice(corpus.training(11), DIALOGUES))
 
 
-def held_out(per_kind: int) -> list[Talk]:
-    talks = [talk for kind in corpus.KINDS for talk in corpus.single_turns(5, kind, per_kind)]
-    return talks + list(corpus.recalls(5, 30)) + list(corpus.long_talks(5, 3))
+def held_out(per_kind: int) -> list[Dialogue]:
+    dialogues = [
+        dialogue for kind in corpus.KINDS for dialogue in corpus.single_turns(5, kind, per_kind)
+    ]
+    return dialogues + list(corpus.recalls(5, 30)) + list(corpus.long_dialogues(5, 3))
 
 
 def test_a_seed_gives_the_same_text_in_every_process() -> None:
@@ -62,7 +64,7 @@ def test_a_seed_gives_the_same_text_in_every_process() -> None:
             check=True,
         )
         digests.add(run.stdout.strip())
-    text = "".join(corpus.show(talk) for talk in islice(corpus.training(3), 200))
+    text = "".join(corpus.show(dialogue) for dialogue in islice(corpus.training(3), 200))
     assert digests == {hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -81,12 +83,12 @@ def test_no_pool_trains_on_what_it_holds_out(name: str) -> None:
     assert not drawn & pool.kept
 
 
-def test_no_question_of_the_evaluation_is_asked_in_training(training: list[Talk]) -> None:
-    trained = {plain_text(turn.user) for talk in training for turn in talk.turns}
+def test_no_question_of_the_evaluation_is_asked_in_training(training: list[Dialogue]) -> None:
+    trained = {plain_text(turn.user) for dialogue in training for turn in dialogue.turns}
     asked = {
         plain_text(turn.user)
-        for talk in held_out(20)
-        for turn in talk.turns
+        for dialogue in held_out(20)
+        for turn in dialogue.turns
         # A guess at a riddle, or nonsense, has no wording of its own.
         if turn.kind not in ("riddles", "unclear")
     }
@@ -94,9 +96,11 @@ def test_no_question_of_the_evaluation_is_asked_in_training(training: list[Talk]
     assert not asked & trained
 
 
-def test_names_cities_and_words_of_the_evaluation_never_occur(training: list[Talk]) -> None:
+def test_names_cities_and_words_of_the_evaluation_never_occur(training: list[Dialogue]) -> None:
     texts = " ".join(
-        f"{talk.style.system} {turn.user} {turn.answer}" for talk in training for turn in talk.turns
+        f"{dialogue.style.system} {turn.user} {turn.answer}"
+        for dialogue in training
+        for turn in dialogue.turns
     )
     words = set(re.findall(r"\w+", texts.lower()))
     # Cities are also capitals of countries, which are facts.
@@ -117,10 +121,10 @@ def test_made_up_words_are_not_those_of_the_evaluation() -> None:
     ("sign", "kind"), [("+", "addition"), ("-", "subtraction")], ids=["addition", "subtraction"]
 )
 def test_sums_of_the_evaluation_are_never_solved(
-    training: list[Talk], sign: str, kind: str
+    training: list[Dialogue], sign: str, kind: str
 ) -> None:
-    for talk in training:
-        for turn in talk.turns:
+    for dialogue in training:
+        for turn in dialogue.turns:
             if turn.kind in (kind, "arithmetic_chain", "word_problem"):
                 found = re.search(rf"(\d+) {re.escape(sign)} (\d+) =", turn.answer)
                 if found:
@@ -128,12 +132,12 @@ def test_sums_of_the_evaluation_are_never_solved(
 
 
 def test_every_answer_passes_its_own_check() -> None:
-    for talk in held_out(40):
-        for turn in talk.turns:
+    for dialogue in held_out(40):
+        for turn in dialogue.turns:
             assert turn.check.passes(turn.answer), turn
 
 
-def test_every_kind_makes_training_talks_and_is_scored() -> None:
+def test_every_kind_makes_training_dialogues_and_is_scored() -> None:
     rng = random.Random(0)
     for kind in corpus.KINDS:
         assert any(_makes_turns(kind, rng) for _ in range(20)), kind
@@ -141,9 +145,9 @@ def test_every_kind_makes_training_talks_and_is_scored() -> None:
 
 
 def _makes_turns(kind: object, rng: random.Random) -> bool:
-    talk = Talk(rng)
-    kind(talk)  # type: ignore[operator]
-    return bool(talk.turns)
+    dialogue = Dialogue(rng)
+    kind(dialogue)  # type: ignore[operator]
+    return bool(dialogue.turns)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tools.demo.card import FOLDER, GROUPS, SCORES, render
-from tools.demo.talk import DEFAULT_SYSTEM
+from tools.demo.dialogue import DEFAULT_SYSTEM
 from tools.mlc_format import dequantize_group, read_params
 
 FILES = {

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from tools.demo.card import FOLDER, SCORES, write_card
+from tools.demo.dialogue import DEFAULT_SYSTEM
 from tools.demo.evaluate import evaluate, write_json, write_scores
 from tools.demo.model import Config, Llama
-from tools.demo.talk import DEFAULT_SYSTEM
 from tools.demo.tokenizer import (
     END_OF_TEXT_ID,
     IM_END_ID,
@@ -73,7 +73,9 @@ def main() -> None:
     parser.add_argument("--wrong", type=Path, help="where to write wrong answers")
     parser.add_argument("--checkpoint", type=Path, help="where to keep the float weights")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json to keep")
-    parser.add_argument("--per-kind", type=int, default=200, help="held-out talks per kind of task")
+    parser.add_argument(
+        "--per-kind", type=int, default=200, help="held-out dialogues per kind of task"
+    )
     parser.add_argument("--batch", type=int, default=0, help="conversations evaluated at once")
     arguments = parser.parse_args()
 

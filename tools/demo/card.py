@@ -79,7 +79,7 @@ In conversations that go on from the model's own answers:
 
 | | right | asked | score |
 | --- | ---: | ---: | ---: |
-{talks}
+{dialogues}
 
 The first things that people ask:
 
@@ -93,7 +93,7 @@ The first things that people ask:
 - Measuring what mlc_widget can do with a real model: load one with `%mlc load`.
 """
 
-TALKS = {
+DIALOGUES = {
     "recall_after_other_topics": "something told, one to six other topics, then asked for",
     "system_prompt": "a system prompt that changes the answers (content and form)",
     "conversation_of_24_exchanges": "conversations of 24 exchanges about everything",
@@ -157,7 +157,9 @@ def render(folder: Path, scores_file: Path) -> str:
         note=f"\n{scores['note']}\n" if "note" in scores else "",
         rows="\n".join(_line(name, rows) for name, rows in groups if rows),
         kinds="\n".join(f"| {left} | | {right} |" for left, right in pairs),
-        talks="\n".join(_line(TALKS[name], [row]) for name, row in scores["conversations"].items()),
+        dialogues="\n".join(
+            _line(DIALOGUES[name], [row]) for name, row in scores["conversations"].items()
+        ),
         first="\n".join(first).rstrip(),
         **scores["all"],
     )

@@ -9,6 +9,7 @@ import argparse
 import random
 from collections.abc import Iterator
 
+from tools.demo.dialogue import Dialogue, Kind, Split
 from tools.demo.kinds import (
     facts,
     json_answers,
@@ -22,7 +23,6 @@ from tools.demo.kinds import (
     stories,
     systems,
 )
-from tools.demo.talk import Kind, Split, Talk
 
 KINDS: dict[Kind, float] = {
     **smalltalk.KINDS,
@@ -58,23 +58,23 @@ _STYLED = (
 )
 
 
-def conversation(rng: random.Random, exchanges: int, split: Split = "train") -> Talk:
+def conversation(rng: random.Random, exchanges: int, split: Split = "train") -> Dialogue:
     """A conversation in which so many kinds of task take their turn."""
-    talk = Talk(rng, split, style=systems.a_style(rng, split))
-    special = talk.style.short or talk.style.name or talk.style.apply("x") != "x"
-    if exchanges > 1 and talk.chance(0.3):
-        smalltalk.greetings(talk)
+    dialogue = Dialogue(rng, split, style=systems.a_style(rng, split))
+    special = dialogue.style.short or dialogue.style.name or dialogue.style.apply("x") != "x"
+    if exchanges > 1 and dialogue.chance(0.3):
+        smalltalk.greetings(dialogue)
     for _ in range(exchanges):
-        if special and talk.chance(0.7):
-            rng.choice(_STYLED)(talk)
-        elif talk.memory and talk.chance(0.2):
-            recall = memory.recall_name if talk.chance(0.5) else memory.recall_about_me
-            recall(talk)
+        if special and dialogue.chance(0.7):
+            rng.choice(_STYLED)(dialogue)
+        elif dialogue.memory and dialogue.chance(0.2):
+            recall = memory.recall_name if dialogue.chance(0.5) else memory.recall_about_me
+            recall(dialogue)
         else:
-            rng.choices(_NAMES, _WEIGHTS)[0](talk)
-    if exchanges > 2 and talk.chance(0.15):
-        smalltalk.goodbyes(talk)
-    return talk
+            rng.choices(_NAMES, _WEIGHTS)[0](dialogue)
+    if exchanges > 2 and dialogue.chance(0.15):
+        smalltalk.goodbyes(dialogue)
+    return dialogue
 
 
 def how_long(rng: random.Random) -> int:
@@ -87,80 +87,80 @@ def how_long(rng: random.Random) -> int:
     return rng.randint(7, 30)
 
 
-def training(seed: int) -> Iterator[Talk]:
+def training(seed: int) -> Iterator[Dialogue]:
     """Training conversations for ever."""
     rng = random.Random(f"mlc_widget demo {seed}")
     while True:
-        talk = conversation(rng, how_long(rng))
-        if talk.turns:
-            yield talk
+        dialogue = conversation(rng, how_long(rng))
+        if dialogue.turns:
+            yield dialogue
 
 
 # --- evaluation -------------------------------------------------------------------------------
 
 
-def single_turns(seed: int, kind: Kind, count: int) -> Iterator[Talk]:
+def single_turns(seed: int, kind: Kind, count: int) -> Iterator[Dialogue]:
     """Held-out conversations of one kind of task, under the default system prompt."""
     rng = random.Random(f"mlc_widget demo evaluation {kind.__name__} {seed}")
     made = 0
     while made < count:
-        talk = Talk(rng, "test")
-        kind(talk)
-        if talk.turns:
+        dialogue = Dialogue(rng, "test")
+        kind(dialogue)
+        if dialogue.turns:
             made += 1
-            yield talk
+            yield dialogue
 
 
-def recalls(seed: int, count: int) -> Iterator[Talk]:
+def recalls(seed: int, count: int) -> Iterator[Dialogue]:
     """Held-out conversations: something is told, other things are talked of, it is asked for."""
     rng = random.Random(f"mlc_widget demo recall {seed}")
     made = 0
     while made < count:
-        talk = Talk(rng, "test")
-        about_name = talk.chance(0.5)
-        (memory.tell_name if about_name else memory.tell_about_me)(talk)
+        dialogue = Dialogue(rng, "test")
+        about_name = dialogue.chance(0.5)
+        (memory.tell_name if about_name else memory.tell_about_me)(dialogue)
         for _ in range(rng.randint(1, 6)):
             others = [kind for kind in _NAMES if kind not in memory.KINDS]
-            rng.choice(others)(talk)
-        before = len(talk.turns)
-        (memory.recall_name if about_name else memory.recall_about_me)(talk)
-        if len(talk.turns) > before:
+            rng.choice(others)(dialogue)
+        before = len(dialogue.turns)
+        (memory.recall_name if about_name else memory.recall_about_me)(dialogue)
+        if len(dialogue.turns) > before:
             made += 1
-            yield talk
+            yield dialogue
 
 
-def styled(seed: int, count: int) -> Iterator[Talk]:
+def styled(seed: int, count: int) -> Iterator[Dialogue]:
     """Held-out conversations under a system prompt that changes the answers."""
     rng = random.Random(f"mlc_widget demo system {seed}")
     made = 0
     while made < count:
-        talk = Talk(rng, "test", style=systems.a_special_style(rng, "test"))
-        if talk.style.name:
-            systems.own_name(talk)
+        dialogue = Dialogue(rng, "test", style=systems.a_special_style(rng, "test"))
+        if dialogue.style.name:
+            systems.own_name(dialogue)
         else:
-            rng.choice((numbers.addition, facts.countries, facts.colours))(talk)
-        if talk.turns:
+            rng.choice((numbers.addition, facts.countries, facts.colours))(dialogue)
+        if dialogue.turns:
             made += 1
-            yield talk
+            yield dialogue
 
 
-def long_talks(seed: int, count: int, exchanges: int = 24) -> Iterator[Talk]:
+def long_dialogues(seed: int, count: int, exchanges: int = 24) -> Iterator[Dialogue]:
     """Held-out conversations of many turns, about everything."""
     rng = random.Random(f"mlc_widget demo long {seed}")
     made = 0
     while made < count:
-        talk = Talk(rng, "test")
+        dialogue = Dialogue(rng, "test")
         for _ in range(exchanges):
-            rng.choices(_NAMES, _WEIGHTS)[0](talk)
-        if talk.turns:
+            rng.choices(_NAMES, _WEIGHTS)[0](dialogue)
+        if dialogue.turns:
             made += 1
-            yield talk
+            yield dialogue
 
 
-def show(talk: Talk) -> str:
+def show(dialogue: Dialogue) -> str:
     """A conversation to be read by people."""
-    lines = [f"[{talk.style.system}]"] if talk.style.system else []
-    for turn in talk.turns:
+    lines = [f"[{dialogue.style.system}]"] if dialogue.style.system else []
+    for turn in dialogue.turns:
         lines += [f"> {turn.user}", f"  {turn.answer}    ({turn.kind})"]
     return "\n".join(lines)
 
@@ -171,9 +171,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=5)
     arguments = parser.parse_args()
-    talks = training(arguments.seed)
+    dialogues = training(arguments.seed)
     for _ in range(arguments.count):
-        print(show(next(talks)), end="\n\n")
+        print(show(next(dialogues)), end="\n\n")
 
 
 if __name__ == "__main__":

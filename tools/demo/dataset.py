@@ -36,14 +36,14 @@ def make_rows(tokenizer: Tokenizer, seed: int, count: int, length: int) -> Rows:
     """
     tokens = np.zeros((count, length + 1), dtype=np.uint16)
     learn = np.zeros((count, length + 1), dtype=np.bool_)
-    talks = corpus.training(seed)
+    dialogues = corpus.training(seed)
     for row in range(count):
         at = 0
         while at < length + 1:
             if at:
                 tokens[row, at] = END_OF_TEXT_ID
                 at += 1
-            pieces = chat_segments(next(talks))
+            pieces = chat_segments(next(dialogues))
             texts = [piece for piece, _ in pieces if isinstance(piece, str)]
             encoded = iter(tokenizer.encode_batch_fast(texts))
             for piece, learnt in pieces:

@@ -21,8 +21,8 @@ import torch
 from tokenizers import Tokenizer
 
 from tools.demo import corpus
+from tools.demo.dialogue import DEFAULT_SYSTEM, Dialogue
 from tools.demo.model import Config, Llama
-from tools.demo.talk import DEFAULT_SYSTEM, Talk
 from tools.demo.tokenizer import END_OF_TEXT_ID, IM_END_ID
 from tools.mlc_format import dequantize_group, read_params
 
@@ -126,23 +126,27 @@ class Player:
     def __init__(self, model: Llama, tokenizer: Tokenizer, batch: int) -> None:
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
 
-    def play(self, talks: Sequence[Talk], *, own: bool) -> list[list[str]]:
+    def play(self, dialogues: Sequence[Dialogue], *, own: bool) -> list[list[str]]:
         """The model's answers to every turn of every conversation.
 
         With ``own`` the conversation goes on from the model's answers, otherwise from the right
         ones: a question about a story can only be asked about a story that is known.
         """
-        answers: list[list[str]] = [[] for _ in talks]
+        answers: list[list[str]] = [[] for _ in dialogues]
         texts = [
-            f"<|im_start|>system\n{talk.style.system}<|im_end|>\n" if talk.style.system else ""
-            for talk in talks
+            f"<|im_start|>system\n{dialogue.style.system}<|im_end|>\n"
+            if dialogue.style.system
+            else ""
+            for dialogue in dialogues
         ]
         limit = self.model.config.context_window_size - 100
-        for number in range(max(len(talk.turns) for talk in talks)):
-            alive = [index for index, talk in enumerate(talks) if len(talk.turns) > number]
+        for number in range(max(len(dialogue.turns) for dialogue in dialogues)):
+            alive = [
+                index for index, dialogue in enumerate(dialogues) if len(dialogue.turns) > number
+            ]
             prompts = []
             for index in alive:
-                user = talks[index].turns[number].user
+                user = dialogues[index].turns[number].user
                 texts[index] += f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
                 prompts.append(self.tokenizer.encode(texts[index]).ids)
             fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < limit]
@@ -157,7 +161,7 @@ class Player:
                     replies[i] = self.tokenizer.decode(ids)
             for index, reply in zip(alive, replies, strict=True):
                 answers[index].append(reply)
-                said = reply if own else talks[index].turns[number].answer
+                said = reply if own else dialogues[index].turns[number].answer
                 texts[index] += f"{said}<|im_end|>\n"
         return answers
 
@@ -170,14 +174,14 @@ class Scores:
         self.asked: dict[str, int] = defaultdict(int)
         self.wrong: dict[str, list[dict[str, str]]] = defaultdict(list)
 
-    def add(self, kind: str, talk: Talk, turn: int, answer: str) -> None:
+    def add(self, kind: str, dialogue: Dialogue, turn: int, answer: str) -> None:
         """Judge one answer."""
-        asked = talk.turns[turn]
+        asked = dialogue.turns[turn]
         self.asked[kind] += 1
         if asked.check.passes(answer) and not answer.endswith("\0"):
             self.right[kind] += 1
         elif len(self.wrong[kind]) < 12:
-            before = talk.turns[turn - 1].user if turn else ""
+            before = dialogue.turns[turn - 1].user if turn else ""
             self.wrong[kind].append(
                 {"before": before, "user": asked.user, "want": asked.answer, "got": answer}
             )
@@ -200,26 +204,28 @@ def evaluate(folder: Path, *, per_kind: int, batch: int, device: str) -> tuple[A
     player = Player(model, tokenizer, batch)
     single, many = Scores(), Scores()
     seed = 2
-    talks = [talk for kind in corpus.KINDS for talk in corpus.single_turns(seed, kind, per_kind)]
-    for talk, answers in zip(talks, player.play(talks, own=False), strict=True):
+    dialogues = [
+        dialogue for kind in corpus.KINDS for dialogue in corpus.single_turns(seed, kind, per_kind)
+    ]
+    for dialogue, answers in zip(dialogues, player.play(dialogues, own=False), strict=True):
         for number, answer in enumerate(answers):
-            single.add(talk.turns[number].kind, talk, number, answer)
+            single.add(dialogue.turns[number].kind, dialogue, number, answer)
     groups = (
         ("recall_after_other_topics", list(corpus.recalls(seed, 2 * per_kind))),
         ("system_prompt", list(corpus.styled(seed, 2 * per_kind))),
-        ("conversation_of_24_exchanges", list(corpus.long_talks(seed, max(1, per_kind // 4)))),
+        ("conversation_of_24_exchanges", list(corpus.long_dialogues(seed, max(1, per_kind // 4)))),
     )
-    for name, talks in groups:
-        for talk, answers in zip(talks, player.play(talks, own=True), strict=True):
+    for name, dialogues in groups:
+        for dialogue, answers in zip(dialogues, player.play(dialogues, own=True), strict=True):
             if name == "recall_after_other_topics":
-                many.add(name, talk, len(answers) - 1, answers[-1])
+                many.add(name, dialogue, len(answers) - 1, answers[-1])
                 continue
             for number, answer in enumerate(answers):
-                if talk.turns[number].kind in NEEDS_SCRIPT:
+                if dialogue.turns[number].kind in NEEDS_SCRIPT:
                     continue
-                if name == "system_prompt" and not _obeyed(talk, number, answer):
+                if name == "system_prompt" and not _obeyed(dialogue, number, answer):
                     answer = f"(form) {answer}\0"
-                many.add(name, talk, number, answer)
+                many.add(name, dialogue, number, answer)
     first: list[dict[str, str | bool]] = []
     for question, wanted in FIRST_QUESTIONS:
         prompt = (
@@ -240,11 +246,11 @@ def evaluate(folder: Path, *, per_kind: int, batch: int, device: str) -> tuple[A
     return scores, {**single.wrong, **many.wrong}
 
 
-def _obeyed(talk: Talk, number: int, answer: str) -> bool:
+def _obeyed(dialogue: Dialogue, number: int, answer: str) -> bool:
     """Whether an answer has the form that the system prompt asks for."""
-    frame = talk.style.apply("\0")
+    frame = dialogue.style.apply("\0")
     start, end = frame.split("\0")
-    short = not talk.style.short or len(answer) <= len(talk.turns[number].answer) + 3
+    short = not dialogue.style.short or len(answer) <= len(dialogue.turns[number].answer) + 3
     return answer.startswith(start) and answer.endswith(end) and short
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tools.demo import corpus
-from tools.demo.talk import Talk
+from tools.demo.dialogue import Dialogue
 
 VOCAB_SIZE = 2048
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -51,8 +51,8 @@ def train_tokenizer(seed: int = 0, conversations: int = 12000) -> Tokenizer:
     )
 
     def texts() -> Iterator[str]:
-        for talk in itertools.islice(corpus.training(seed), conversations):
-            yield from (text for turn in talk.turns for text in (turn.user, turn.answer))
+        for dialogue in itertools.islice(corpus.training(seed), conversations):
+            yield from (text for turn in dialogue.turns for text in (turn.user, turn.answer))
 
     tokenizer.train_from_iterator(texts(), trainer)
     return tokenizer
@@ -76,7 +76,7 @@ def compact_json(tokenizer: Tokenizer) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
-def chat_segments(talk: Talk) -> list[tuple[str | int, bool]]:
+def chat_segments(dialogue: Dialogue) -> list[tuple[str | int, bool]]:
     """A conversation as ChatML: pieces of text or special token ids, and whether to learn them."""
     pieces: list[tuple[str | int, bool]] = []
 
@@ -87,9 +87,9 @@ def chat_segments(talk: Talk) -> list[tuple[str | int, bool]]:
         pieces.append((IM_END_ID, learn))
         pieces.append(("\n", False))
 
-    if talk.style.system:
-        message("system", talk.style.system, False)
-    for turn in talk.turns:
+    if dialogue.style.system:
+        message("system", dialogue.style.system, False)
+    for turn in dialogue.turns:
         message("user", turn.user, False)
         message("assistant", turn.answer, True)
     return pieces

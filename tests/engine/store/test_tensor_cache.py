@@ -122,7 +122,7 @@ def test_a_shard_that_is_wrongly_listed(raw, field, value, match):
         ("nbytes", 44, "needs 48"),
         ("byteOffset", 1 << 40, "beyond its shard"),
         ("byteOffset", True, "integer"),
-        ("name", None, "no name"),
+        ("name", None, "not a parameter's name"),
         ("name", "b", "twice"),
     ],
 )

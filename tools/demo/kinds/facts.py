@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tools.demo.dialogue import DATA, Check, Dialogue, Kind, Pool, ask, has, has_any
 from tools.demo.kinds.names import GROUPS, a_or_an, made_up
-from tools.demo.talk import DATA, Check, Kind, Pool, Talk, ask, has, has_any
 
 
 def rows(name: str) -> list[list[str]]:
@@ -45,46 +45,48 @@ COUNTRY_FACTS: list[tuple[str, Pool, int, _Fact]] = [
 ]
 
 
-def countries(talk: Talk) -> None:
+def countries(dialogue: Dialogue) -> None:
     """Capitals above all, with follow-ups such as "And of Spain?"."""
-    roll = talk.rng.random()
+    roll = dialogue.rng.random()
     if roll < 0.2:
-        row = talk.rng.choice(COUNTRIES)
+        row = dialogue.rng.choice(COUNTRIES)
         answer = f"{row[1]} is the capital of {row[0]}."
-        if talk.style.short:
+        if dialogue.style.short:
             answer = capital_first(row[0])
         check = has(row[0].removeprefix("the "))
-        talk.say("capitals", talk.pick(CAPITAL_OF, k=row[1]), answer, check)
+        dialogue.say("capitals", dialogue.pick(CAPITAL_OF, k=row[1]), answer, check)
         return
     if roll < 0.26:
-        unknown = made_up(talk.rng).capitalize() + talk.one(("", "ia", "land", "stan"))
+        unknown = made_up(dialogue.rng).capitalize() + dialogue.one(("", "ia", "land", "stan"))
         if unknown not in COUNTRY_NAMES:
             answer = f"I don't know a country called {unknown}."
-            talk.say("unknown_facts", talk.pick(CAPITAL, c=unknown), answer, has("don't know"))
+            dialogue.say(
+                "unknown_facts", dialogue.pick(CAPITAL, c=unknown), answer, has("don't know")
+            )
             return
-    index = 0 if talk.chance(0.7) else talk.rng.randrange(1, len(COUNTRY_FACTS))
+    index = 0 if dialogue.chance(0.7) else dialogue.rng.randrange(1, len(COUNTRY_FACTS))
     kind, pool, column, make = COUNTRY_FACTS[index]
     known = [row for row in COUNTRIES if row[column]]
-    row = talk.rng.choice(known)
-    _say_fact(talk, kind, talk.pick(pool, c=row[0]), make(row))
-    while talk.chance(0.3):
-        if talk.chance(0.75):
-            row = talk.rng.choice(known)
-            question = talk.pick(AND_OF, c=row[0])
+    row = dialogue.rng.choice(known)
+    _say_fact(dialogue, kind, dialogue.pick(pool, c=row[0]), make(row))
+    while dialogue.chance(0.3):
+        if dialogue.chance(0.75):
+            row = dialogue.rng.choice(known)
+            question = dialogue.pick(AND_OF, c=row[0])
         else:
             fitting = [fact for fact in COUNTRY_FACTS if row[fact[2]] and fact[0] != kind]
             if not fitting:
                 return
-            kind, pool, column, make = talk.rng.choice(fitting)
+            kind, pool, column, make = dialogue.rng.choice(fitting)
             known = [other for other in COUNTRIES if other[column]]
-            asked = talk.pick(pool, c="it" if "'s" not in pool.name else row[0])
+            asked = dialogue.pick(pool, c="it" if "'s" not in pool.name else row[0])
             question = asked.replace("it's", f"{row[0]}'s")
-        _say_fact(talk, "follow_up", question, make(row))
+        _say_fact(dialogue, "follow_up", question, make(row))
 
 
-def _say_fact(talk: Talk, kind: str, question: str, fact: tuple[str, str]) -> None:
+def _say_fact(dialogue: Dialogue, kind: str, question: str, fact: tuple[str, str]) -> None:
     answer, key = fact
-    talk.say(kind, question, capital_first(key) if talk.style.short else answer, has(key))
+    dialogue.say(kind, question, capital_first(key) if dialogue.style.short else answer, has(key))
 
 
 # --- animals and colours ----------------------------------------------------------------------
@@ -119,12 +121,12 @@ def _animal_fact(row: list[str], which: str) -> tuple[str, str] | None:
 ANIMAL_ASK = {"legs": LEGS, "sound": SOUND, "young": YOUNG, "home": HOME, "class": CLASS}
 
 
-def animals(talk: Talk) -> None:
+def animals(dialogue: Dialogue) -> None:
     """Legs, sounds, young, homes and kinds of animals."""
-    which = talk.one(tuple(ANIMAL_ASK))
+    which = dialogue.one(tuple(ANIMAL_ASK))
     known = [row for row in ANIMALS if _animal_fact(row, which)]
-    row = talk.rng.choice(known)
-    if talk.chance(0.15):
+    row = dialogue.rng.choice(known)
+    if dialogue.chance(0.15):
         parts = [_animal_fact(row, key) for key in ("class", "home", "sound", "young")]
         told = [part for part in parts if part]
         the = capital_first(a_or_an(row[0]))
@@ -132,36 +134,36 @@ def animals(talk: Talk) -> None:
             [told[0][0], *(part[0].replace(the + " ", "It ", 1) for part in told[1:])]
         )
         check = Check("all", tuple(part[1] for part in told))
-        question = talk.pick(ABOUT, a=a_or_an(row[0]))
-        talk.say("animals", question, answer, check)
+        question = dialogue.pick(ABOUT, a=a_or_an(row[0]))
+        dialogue.say("animals", question, answer, check)
         return
     fact = _animal_fact(row, which)
     while fact:
         the = a_or_an(row[0])
-        question = talk.pick(ANIMAL_ASK[which], a=the, n=row[0], A=capital_first(the))
-        _say_fact(talk, "animals", question, fact)
-        if not talk.chance(0.3):
+        question = dialogue.pick(ANIMAL_ASK[which], a=the, n=row[0], A=capital_first(the))
+        _say_fact(dialogue, "animals", question, fact)
+        if not dialogue.chance(0.3):
             return
-        row = talk.rng.choice(known)
+        row = dialogue.rng.choice(known)
         fact = _animal_fact(row, which)
         if fact:
             the = row[0] if which == "young" else a_or_an(row[0])
-            _say_fact(talk, "follow_up", talk.pick(AND_OF, c=the), fact)
+            _say_fact(dialogue, "follow_up", dialogue.pick(AND_OF, c=the), fact)
             return
 
 
 COLOUR_OF = ask("colour.ask")
 
 
-def colours(talk: Talk) -> None:
+def colours(dialogue: Dialogue) -> None:
     """What colour things are."""
-    thing, colour = talk.rng.choice(COLOURS)
-    question = talk.pick(COLOUR_OF, t=thing, T=capital_first(thing))
-    _say_fact(talk, "colours", question, (f"{capital_first(thing)} is {colour}.", colour))
-    if talk.chance(0.25):
-        thing, colour = talk.rng.choice(COLOURS)
-        question = talk.pick(AND_OF, c=thing)
-        _say_fact(talk, "follow_up", question, (f"{capital_first(thing)} is {colour}.", colour))
+    thing, colour = dialogue.rng.choice(COLOURS)
+    question = dialogue.pick(COLOUR_OF, t=thing, T=capital_first(thing))
+    _say_fact(dialogue, "colours", question, (f"{capital_first(thing)} is {colour}.", colour))
+    if dialogue.chance(0.25):
+        thing, colour = dialogue.rng.choice(COLOURS)
+        question = dialogue.pick(AND_OF, c=thing)
+        _say_fact(dialogue, "follow_up", question, (f"{capital_first(thing)} is {colour}.", colour))
 
 
 COLOURS = [(row[0], row[1]) for row in rows("colours")]
@@ -184,40 +186,40 @@ ALL_DAYS = ask("calendar.days")
 ALL_MONTHS = ask("calendar.months")
 
 
-def calendar(talk: Talk) -> None:
+def calendar(dialogue: Dialogue) -> None:
     """Days and months."""
-    roll = talk.rng.randrange(8)
+    roll = dialogue.rng.randrange(8)
     if roll in (0, 1):
-        day = talk.rng.randrange(7)
+        day = dialogue.rng.randrange(7)
         step, pool, word = (1, DAY_AFTER, "after") if roll == 0 else (-1, DAY_BEFORE, "before")
         other = DAYS[(day + step) % 7]
         fact = f"The day {word} {DAYS[day]} is {other}.", other
-        _say_fact(talk, "calendar", talk.pick(pool, x=DAYS[day]), fact)
+        _say_fact(dialogue, "calendar", dialogue.pick(pool, x=DAYS[day]), fact)
     elif roll in (2, 3):
-        month = talk.rng.randrange(12)
+        month = dialogue.rng.randrange(12)
         other = MONTHS[(month + 1) % 12]
         fact = f"The month after {MONTHS[month]} is {other}.", other
-        _say_fact(talk, "calendar", talk.pick(MONTH_AFTER, x=MONTHS[month]), fact)
+        _say_fact(dialogue, "calendar", dialogue.pick(MONTH_AFTER, x=MONTHS[month]), fact)
     elif roll in (4, 5):
-        month = talk.rng.randrange(12)
+        month = dialogue.rng.randrange(12)
         days = str(LENGTHS[month])
         extra = ", and 29 in a leap year" if month == 1 else ""
         fact = f"{MONTHS[month]} has {days} days{extra}.", days
-        _say_fact(talk, "calendar", talk.pick(MONTH_DAYS, x=MONTHS[month]), fact)
-        if talk.chance(0.3):
-            month = talk.rng.choice((0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11))
+        _say_fact(dialogue, "calendar", dialogue.pick(MONTH_DAYS, x=MONTHS[month]), fact)
+        if dialogue.chance(0.3):
+            month = dialogue.rng.choice((0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11))
             days = str(LENGTHS[month])
             fact = f"{MONTHS[month]} has {days} days.", days
-            _say_fact(talk, "follow_up", talk.pick(AND_OF, c=MONTHS[month]), fact)
+            _say_fact(dialogue, "follow_up", dialogue.pick(AND_OF, c=MONTHS[month]), fact)
     elif roll == 6:
-        month = talk.rng.randrange(12)
+        month = dialogue.rng.randrange(12)
         ordinal = ORDINALS.split()[month]
         fact = f"The {ordinal} month is {MONTHS[month]}.", MONTHS[month]
-        _say_fact(talk, "calendar", talk.pick(MONTH_NUMBER, o=ordinal), fact)
+        _say_fact(dialogue, "calendar", dialogue.pick(MONTH_NUMBER, o=ordinal), fact)
     else:
-        pool, names = (ALL_DAYS, DAYS) if talk.chance(0.5) else (ALL_MONTHS, MONTHS)
+        pool, names = (ALL_DAYS, DAYS) if dialogue.chance(0.5) else (ALL_MONTHS, MONTHS)
         answer = ", ".join(names[:-1]) + f" and {names[-1]}."
-        talk.say("calendar", talk.pick(pool), answer, has(*names))
+        dialogue.say("calendar", dialogue.pick(pool), answer, has(*names))
 
 
 # --- units ------------------------------------------------------------------------------------
@@ -233,22 +235,22 @@ UNIT_ONE = ask("units.one")
 UNIT_MANY = ask("units.many")
 
 
-def units(talk: Talk) -> None:
+def units(dialogue: Dialogue) -> None:
     """How many of one unit another has, once or several times."""
-    small, big, factor = talk.rng.choice(UNITS)
+    small, big, factor = dialogue.rng.choice(UNITS)
     the = "an hour" if big == "hour" else a_or_an(big).replace("an euro", "a euro")
-    if talk.chance(0.5):
+    if dialogue.chance(0.5):
         answer = f"{capital_first(the)} has {factor} {small}."
-        question = talk.pick(UNIT_ONE, u=small, a=the, A=capital_first(the))
-        _say_fact(talk, "units", question, (answer, str(factor)))
+        question = dialogue.pick(UNIT_ONE, u=small, a=the, A=capital_first(the))
+        _say_fact(dialogue, "units", question, (answer, str(factor)))
         return
-    (n,) = talk.numbers(f"units.{small}", (2, 30))
+    (n,) = dialogue.numbers(f"units.{small}", (2, 30))
     plural = {"century": "centuries", "dozen": "dozen"}.get(big, big + "s")
-    question = talk.pick(UNIT_MANY, u=small, n=n, v=plural)
+    question = dialogue.pick(UNIT_MANY, u=small, n=n, v=plural)
     answer = f"{n} × {factor} = {n * factor}, so {n} {plural} are {n * factor} {small}."
-    if talk.style.short:
+    if dialogue.style.short:
         answer = f"{n * factor} {small}"
-    talk.say("units", question, answer, has(str(n * factor)))
+    dialogue.say("units", question, answer, has(str(n * factor)))
 
 
 # --- single facts -----------------------------------------------------------------------------
@@ -259,10 +261,10 @@ GENERAL = [
 ]
 
 
-def general(talk: Talk) -> None:
+def general(dialogue: Dialogue) -> None:
     """Facts that stand alone; the last question of each line of the file is held out."""
-    answer, key, questions = talk.rng.choice(GENERAL)
-    talk.say("general_facts", talk.pick(questions), answer, has(key))
+    answer, key, questions = dialogue.rng.choice(GENERAL)
+    dialogue.say("general_facts", dialogue.pick(questions), answer, has(key))
 
 
 MEMBER = ask("member.ask")
@@ -275,14 +277,14 @@ SINGULAR = {
 }  # fmt: skip
 
 
-def member(talk: Talk) -> None:
+def member(dialogue: Dialogue) -> None:
     """One example of a kind of thing."""
-    group = talk.one(tuple(SINGULAR))
-    word = talk.one(GROUPS[group])
+    group = dialogue.one(tuple(SINGULAR))
+    word = dialogue.one(GROUPS[group])
     answer = f"{capital_first(word)} is {a_or_an(SINGULAR[group])}."
-    answer = word if talk.style.short else answer
+    answer = word if dialogue.style.short else answer
     check = has_any(*GROUPS[group])
-    talk.say("examples", talk.pick(MEMBER, a=a_or_an(SINGULAR[group])), answer, check)
+    dialogue.say("examples", dialogue.pick(MEMBER, a=a_or_an(SINGULAR[group])), answer, check)
 
 
 KINDS: dict[Kind, float] = {

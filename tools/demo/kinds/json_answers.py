@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from tools.demo.dialogue import Check, Dialogue, Kind, Pool, ask
 from tools.demo.kinds.names import CITIES, GROUPS, a_name, a_word, made_up
-from tools.demo.talk import Check, Kind, Pool, Talk, ask
 
 OBJECT = ask("json.object")
 EXTRACT = ask("json.extract")
@@ -44,47 +44,49 @@ FLAGS = Pool(
 Value = str | int | bool
 
 
-def _key(talk: Talk, pool: Pool) -> str:
+def _key(dialogue: Dialogue, pool: Pool) -> str:
     """A key; in training also any word that is not kept for evaluation as a key."""
-    if talk.split == "test" or talk.chance(0.5):
-        return talk.pick(pool)
-    word = a_word(talk)
-    return talk.pick(pool) if word in {*KEYS.kept, *NUMBER_KEYS.kept} else word
+    if dialogue.split == "test" or dialogue.chance(0.5):
+        return dialogue.pick(pool)
+    word = a_word(dialogue)
+    return dialogue.pick(pool) if word in {*KEYS.kept, *NUMBER_KEYS.kept} else word
 
 
-def _value(talk: Talk) -> str:
+def _value(dialogue: Dialogue) -> str:
     """A word; in evaluation one that training never had."""
-    known = talk.split == "train" and talk.chance(0.5)
-    return talk.pick(VALUES) if known else a_word(talk)
+    known = dialogue.split == "train" and dialogue.chance(0.5)
+    return dialogue.pick(VALUES) if known else a_word(dialogue)
 
 
-def _pairs(talk: Talk) -> list[tuple[str, Value, str]]:
+def _pairs(dialogue: Dialogue) -> list[tuple[str, Value, str]]:
     """Keys, values and how a user says them."""
     parts: list[tuple[str, Value, str]] = []
-    count = talk.rng.choice((1, 2, 2, 2, 3, 3, 4))
-    if talk.chance(0.6):
-        name = a_name(talk)
-        parts.append(("name", name, talk.one(("the name {v}", "name {v}", 'name "{v}"'))))
+    count = dialogue.rng.choice((1, 2, 2, 2, 3, 3, 4))
+    if dialogue.chance(0.6):
+        name = a_name(dialogue)
+        parts.append(("name", name, dialogue.one(("the name {v}", "name {v}", 'name "{v}"'))))
     while len(parts) < count:
-        roll = talk.rng.random()
+        roll = dialogue.rng.random()
         key: str
         value: Value
         if roll < 0.3:
-            key, (value,) = "age", talk.numbers("json.age", (1, 99))
+            key, (value,) = "age", dialogue.numbers("json.age", (1, 99))
         elif roll < 0.5:
-            key = _key(talk, NUMBER_KEYS)
-            (value,) = talk.numbers("json.number", (0, 2500))
+            key = _key(dialogue, NUMBER_KEYS)
+            (value,) = dialogue.numbers("json.number", (0, 2500))
         elif roll < 0.65:
             key = "city"
-            made = talk.split == "train" and talk.chance(0.2)
-            value = made_up(talk.rng).capitalize() if made else talk.pick(CITIES)
+            made = dialogue.split == "train" and dialogue.chance(0.2)
+            value = made_up(dialogue.rng).capitalize() if made else dialogue.pick(CITIES)
         elif roll < 0.9:
-            key = _key(talk, KEYS)
-            value = _value(talk)
+            key = _key(dialogue, KEYS)
+            value = _value(dialogue)
         else:
-            key, value = talk.pick(FLAGS), talk.chance(0.5)
+            key, value = dialogue.pick(FLAGS), dialogue.chance(0.5)
         if key not in [part[0] for part in parts]:
-            parts.append((key, value, talk.one(("{k} {v}", "{k} {v}", "{k} = {v}", "{k}: {v}"))))
+            parts.append(
+                (key, value, dialogue.one(("{k} {v}", "{k} {v}", "{k} = {v}", "{k}: {v}")))
+            )
     return parts
 
 
@@ -96,62 +98,64 @@ def _joined(parts: list[str], word: str = "and") -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {word} {parts[-1]}"
 
 
-def _say(talk: Talk, kind: str, question: str, value: object, literal: bool = False) -> None:
+def _say(
+    dialogue: Dialogue, kind: str, question: str, value: object, literal: bool = False
+) -> None:
     text = json.dumps(value, ensure_ascii=False)
-    talk.say(kind, question, text, Check("json", (text,)), plain=True, literal=literal)
+    dialogue.say(kind, question, text, Check("json", (text,)), plain=True, literal=literal)
 
 
-def objects(talk: Talk) -> None:
+def objects(dialogue: Dialogue) -> None:
     """An object from keys and values, sometimes extended by one more."""
-    parts = _pairs(talk)
+    parts = _pairs(dialogue)
     content = {key: value for key, value, _ in parts}
     said = [_said(*part) for part in parts]
-    wanted = _joined(said) if talk.chance(0.8) else ", ".join(said)
-    _say(talk, "json", talk.pick(OBJECT, w=wanted), content)
-    while talk.chance(0.25):
-        more = [part for part in _pairs(talk) if part[0] not in content]
+    wanted = _joined(said) if dialogue.chance(0.8) else ", ".join(said)
+    _say(dialogue, "json", dialogue.pick(OBJECT, w=wanted), content)
+    while dialogue.chance(0.25):
+        more = [part for part in _pairs(dialogue) if part[0] not in content]
         if not more:
             return
         content[more[0][0]] = more[0][1]
-        _say(talk, "json_edit", talk.pick(ADD_KEY, w=_said(*more[0])), content)
+        _say(dialogue, "json_edit", dialogue.pick(ADD_KEY, w=_said(*more[0])), content)
 
 
 SENTENCES = ask("json.sentence")
 
 
-def extraction(talk: Talk) -> None:
+def extraction(dialogue: Dialogue) -> None:
     """An object from a sentence about a person."""
-    name, city = a_name(talk), talk.pick(CITIES)
-    (age,) = talk.numbers("json.age", (1, 99))
-    sentence = talk.pick(SENTENCES, n=name, a=age, c=city)
-    question = talk.pick(EXTRACT, s=sentence).replace("..", ".").replace(".?", "?")
+    name, city = a_name(dialogue), dialogue.pick(CITIES)
+    (age,) = dialogue.numbers("json.age", (1, 99))
+    sentence = dialogue.pick(SENTENCES, n=name, a=age, c=city)
+    question = dialogue.pick(EXTRACT, s=sentence).replace("..", ".").replace(".?", "?")
     # The question stays as it is: it may begin with the name.
-    _say(talk, "json_extract", question, {"name": name, "age": age, "city": city}, literal=True)
+    _say(dialogue, "json_extract", question, {"name": name, "age": age, "city": city}, literal=True)
 
 
-def arrays(talk: Talk) -> None:
+def arrays(dialogue: Dialogue) -> None:
     """Lists: of given numbers or words, of a range, of members of a group."""
-    roll = talk.rng.random()
+    roll = dialogue.rng.random()
     if roll < 0.25:
-        numbers = talk.numbers("json.array", *[(0, 99)] * talk.rng.randint(2, 6))
+        numbers = dialogue.numbers("json.array", *[(0, 99)] * dialogue.rng.randint(2, 6))
         listed = [str(number) for number in numbers]
-        wanted = _joined(listed) if talk.chance(0.5) else ", ".join(listed)
-        _say(talk, "json_array", talk.pick(ARRAY, w=f"the numbers {wanted}"), numbers)
+        wanted = _joined(listed) if dialogue.chance(0.5) else ", ".join(listed)
+        _say(dialogue, "json_array", dialogue.pick(ARRAY, w=f"the numbers {wanted}"), numbers)
     elif roll < 0.4:
-        stop = talk.rng.randint(2, 15)
-        question = talk.pick(ARRAY, w=f"the numbers from 1 to {stop}")
-        _say(talk, "json_array", question, list(range(1, stop + 1)))
+        stop = dialogue.rng.randint(2, 15)
+        question = dialogue.pick(ARRAY, w=f"the numbers from 1 to {stop}")
+        _say(dialogue, "json_array", question, list(range(1, stop + 1)))
     elif roll < 0.65:
-        words = list(dict.fromkeys(_value(talk) for _ in range(talk.rng.randint(2, 4))))
-        wanted = _joined(words) if talk.chance(0.5) else ", ".join(words)
-        _say(talk, "json_array", talk.pick(ARRAY, w=wanted), words)
+        words = list(dict.fromkeys(_value(dialogue) for _ in range(dialogue.rng.randint(2, 4))))
+        wanted = _joined(words) if dialogue.chance(0.5) else ", ".join(words)
+        _say(dialogue, "json_array", dialogue.pick(ARRAY, w=wanted), words)
     else:
-        group = talk.one(tuple(GROUPS))
-        count = talk.rng.randint(2, min(5, len(GROUPS[group])))
-        shown = str(count) if talk.chance(0.5) else "_ _ two three four five".split()[count]
+        group = dialogue.one(tuple(GROUPS))
+        count = dialogue.rng.randint(2, min(5, len(GROUPS[group])))
+        shown = str(count) if dialogue.chance(0.5) else "_ _ two three four five".split()[count]
         # The answer is not unique, so evaluation asks for the first members in their order.
         members = list(GROUPS[group][:count])
-        _say(talk, "json_array", talk.pick(GROUP, n=shown, g=group), members)
+        _say(dialogue, "json_array", dialogue.pick(GROUP, n=shown, g=group), members)
 
 
 KINDS: dict[Kind, float] = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tools.demo.dialogue import Dialogue, Kind, Pool, ask, has, has_any
 from tools.demo.kinds.facts import AND_OF, capital_first, rows
 from tools.demo.kinds.names import a_word
-from tools.demo.talk import Kind, Pool, Talk, ask, has, has_any
 
 OPPOSITES = [(row[0], row[1]) for row in rows("opposites")]
 IRREGULAR = [(row[0], row[1]) for row in rows("plurals")]
@@ -30,33 +30,33 @@ def _sayable(word: str) -> str:
     return f'"{word}"'
 
 
-def words(talk: Talk) -> None:
+def words(dialogue: Dialogue) -> None:
     """Opposites, plurals and past tenses."""
-    roll = talk.rng.random()
+    roll = dialogue.rng.random()
     if roll < 0.45:
-        first, second = talk.rng.choice(OPPOSITES)
+        first, second = dialogue.rng.choice(OPPOSITES)
         twice = [pair for pair in OPPOSITES if "light" in pair]
-        if talk.chance(0.5) and (first, second) not in twice:
+        if dialogue.chance(0.5) and (first, second) not in twice:
             first, second = second, first
         fitting = {b for a, b in OPPOSITES if a == first} | {a for a, b in OPPOSITES if b == first}
         answer = f"The opposite of {first} is {second}."
-        quoted = first if talk.chance(0.8) else _sayable(first)
-        answer = second if talk.style.short else answer
-        talk.say("opposites", talk.pick(OPPOSITE, w=quoted), answer, has_any(*fitting))
-        if talk.chance(0.25):
-            first, second = talk.rng.choice(OPPOSITES)
+        quoted = first if dialogue.chance(0.8) else _sayable(first)
+        answer = second if dialogue.style.short else answer
+        dialogue.say("opposites", dialogue.pick(OPPOSITE, w=quoted), answer, has_any(*fitting))
+        if dialogue.chance(0.25):
+            first, second = dialogue.rng.choice(OPPOSITES)
             fitting = {b for a, b in OPPOSITES if a == first}
             fitting |= {a for a, b in OPPOSITES if b == first}
             answer = f"The opposite of {first} is {second}."
-            answer = second if talk.style.short else answer
-            talk.say("follow_up", talk.pick(AND_OF, c=first), answer, has_any(*fitting))
+            answer = second if dialogue.style.short else answer
+            dialogue.say("follow_up", dialogue.pick(AND_OF, c=first), answer, has_any(*fitting))
         return
     if roll < 0.75:
-        if talk.chance(0.6):
-            first, second = talk.rng.choice(IRREGULAR)
+        if dialogue.chance(0.6):
+            first, second = dialogue.rng.choice(IRREGULAR)
         else:
-            known = talk.split == "train" and talk.chance(0.5)
-            first = talk.pick(REGULAR) if known else a_word(talk)
+            known = dialogue.split == "train" and dialogue.chance(0.5)
+            first = dialogue.pick(REGULAR) if known else a_word(dialogue)
             soft = first.endswith(("s", "x", "z", "ch", "sh"))
             second = first + ("es" if soft else "s")
             if first.endswith("y") and first[-2:-1] not in "aeiou":
@@ -64,11 +64,11 @@ def words(talk: Talk) -> None:
             second = dict(IRREGULAR).get(first, second)
         pool, fact, kind = PLURAL, f"The plural of {first} is {second}.", "plurals"
     else:
-        first, second = talk.rng.choice(PAST)
+        first, second = dialogue.rng.choice(PAST)
         pool, fact, kind = TENSE, f"The past tense of {first} is {second}.", "past_tense"
-    quoted = first if talk.chance(0.8) else _sayable(first)
-    answer = second if talk.style.short else fact
-    talk.say(kind, talk.pick(pool, w=quoted), answer, has(second))
+    quoted = first if dialogue.chance(0.8) else _sayable(first)
+    answer = second if dialogue.style.short else fact
+    dialogue.say(kind, dialogue.pick(pool, w=quoted), answer, has(second))
 
 
 TONGUES = ("French", "German", "Spanish", "Italian")
@@ -77,21 +77,21 @@ IN_TONGUE = ask("translate.follow_up")
 GLOSSARY = rows("translate")
 
 
-def translation(talk: Talk) -> None:
+def translation(dialogue: Dialogue) -> None:
     """A handful of words in four languages."""
-    row = talk.rng.choice(GLOSSARY)
-    tongue = talk.rng.randrange(4)
-    shown = f'"{row[0]}"' if talk.chance(0.5) else row[0]
-    question = talk.pick(TRANSLATE, w=shown, l=TONGUES[tongue])
+    row = dialogue.rng.choice(GLOSSARY)
+    tongue = dialogue.rng.randrange(4)
+    shown = f'"{row[0]}"' if dialogue.chance(0.5) else row[0]
+    question = dialogue.pick(TRANSLATE, w=shown, l=TONGUES[tongue])
     kind = "translation"
     while True:
         word = row[1 + tongue]
         answer = f'"{capital_first(row[0])}" is "{word}" in {TONGUES[tongue]}.'
-        talk.say(kind, question, word if talk.style.short else answer, has(word))
-        if not talk.chance(0.3):
+        dialogue.say(kind, question, word if dialogue.style.short else answer, has(word))
+        if not dialogue.chance(0.3):
             return
-        tongue = (tongue + talk.rng.randint(1, 3)) % 4
-        question, kind = talk.pick(IN_TONGUE, l=TONGUES[tongue]), "follow_up"
+        tongue = (tongue + dialogue.rng.randint(1, 3)) % 4
+        question, kind = dialogue.pick(IN_TONGUE, l=TONGUES[tongue]), "follow_up"
 
 
 KINDS: dict[Kind, float] = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tools.demo.dialogue import Check, Dialogue, Kind, ask, exactly, has
 from tools.demo.kinds.names import a_word, made_up
-from tools.demo.talk import Check, Kind, Talk, ask, exactly, has
 
 SPELL = ask("spelling.ask")
 REVERSE = ask("reversing.ask")
@@ -20,59 +20,61 @@ OBJECTS = "the moon|a warm hat|green apples|the small house|music|two coins|a st
 )
 
 
-def _shown(talk: Talk, word: str) -> str:
-    roll = talk.rng.random()
+def _shown(dialogue: Dialogue, word: str) -> str:
+    roll = dialogue.rng.random()
     return word if roll < 0.5 else f'"{word}"' if roll < 0.9 else f"'{word}'"
 
 
-def spelling(talk: Talk) -> None:
+def spelling(dialogue: Dialogue) -> None:
     """A word letter by letter."""
-    word = a_word(talk)
+    word = a_word(dialogue)
     answer = "-".join(word)
-    talk.say("spelling", talk.pick(SPELL, w=_shown(talk, word)), answer, has(answer))
+    dialogue.say("spelling", dialogue.pick(SPELL, w=_shown(dialogue, word)), answer, has(answer))
 
 
-def reversing(talk: Talk) -> None:
+def reversing(dialogue: Dialogue) -> None:
     """A word backwards, spelled on the way."""
-    word = a_word(talk)
+    word = a_word(dialogue)
     answer = f"{'-'.join(word)} backwards is {'-'.join(reversed(word))}: {word[::-1]}"
     check = has("-".join(reversed(word)), word[::-1])
-    talk.say("reversing", talk.pick(REVERSE, w=_shown(talk, word)), answer, check)
+    dialogue.say("reversing", dialogue.pick(REVERSE, w=_shown(dialogue, word)), answer, check)
 
 
-def letter_count(talk: Talk) -> None:
+def letter_count(dialogue: Dialogue) -> None:
     """How many letters, by spelling them; the first and the last letter."""
-    word = a_word(talk)
-    if talk.chance(0.6):
+    word = a_word(dialogue)
+    if dialogue.chance(0.6):
         answer = f"{'-'.join(word)}: that is {len(word)} letters."
-        question = talk.pick(LETTERS, w=_shown(talk, word))
-        talk.say("letter_count", question, answer, Check("last", (str(len(word)),)))
+        question = dialogue.pick(LETTERS, w=_shown(dialogue, word))
+        dialogue.say("letter_count", question, answer, Check("last", (str(len(word)),)))
         return
-    ordinal, verb, letter = talk.rng.choice((("first", "start", 0), ("last", "end", -1)))
-    question = talk.pick(FIRST, w=_shown(talk, word), o=ordinal, v=verb)
+    ordinal, verb, letter = dialogue.rng.choice((("first", "start", 0), ("last", "end", -1)))
+    question = dialogue.pick(FIRST, w=_shown(dialogue, word), o=ordinal, v=verb)
     answer = f"{'-'.join(word)}: the {ordinal} letter is {word[letter]}."
-    talk.say("letter_count", question, answer, has(f"letter is {word[letter]}"))
+    dialogue.say("letter_count", question, answer, has(f"letter is {word[letter]}"))
 
 
-def repeating(talk: Talk) -> None:
+def repeating(dialogue: Dialogue) -> None:
     """The user's words back, once or several times."""
-    if talk.chance(0.4):
-        word, count = a_word(talk), talk.rng.randint(2, 6)
+    if dialogue.chance(0.4):
+        word, count = a_word(dialogue), dialogue.rng.randint(2, 6)
         answer = " ".join([word] * count)
-        shown = str(count) if talk.chance(0.6) else ("two three four five six".split()[count - 2])
-        question = talk.pick(TIMES, w=_shown(talk, word), n=shown)
-        talk.say("repeating", question, answer, exactly(answer), literal=True)
+        shown = (
+            str(count) if dialogue.chance(0.6) else ("two three four five six".split()[count - 2])
+        )
+        question = dialogue.pick(TIMES, w=_shown(dialogue, word), n=shown)
+        dialogue.say("repeating", question, answer, exactly(answer), literal=True)
         return
-    roll = talk.rng.random()
+    roll = dialogue.rng.random()
     if roll < 0.4:
-        text = f"{talk.one(SUBJECTS)} {talk.one(VERBS)} {talk.one(OBJECTS)}"
-        if talk.chance(0.5):
+        text = f"{dialogue.one(SUBJECTS)} {dialogue.one(VERBS)} {dialogue.one(OBJECTS)}"
+        if dialogue.chance(0.5):
             text = f"{text[:1].upper()}{text[1:]}."
     elif roll < 0.7:
-        text = " ".join(a_word(talk) for _ in range(talk.rng.randint(1, 6)))
+        text = " ".join(a_word(dialogue) for _ in range(dialogue.rng.randint(1, 6)))
     else:
-        text = " ".join(made_up(talk.rng) for _ in range(talk.rng.randint(1, 4)))
-    talk.say("repeating", talk.pick(REPEAT, t=text), text, exactly(text), literal=True)
+        text = " ".join(made_up(dialogue.rng) for _ in range(dialogue.rng.randint(1, 4)))
+    dialogue.say("repeating", dialogue.pick(REPEAT, t=text), text, exactly(text), literal=True)
 
 
 KINDS: dict[Kind, float] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tools.demo.dialogue import DATA, Check, Dialogue, Kind, Pool, ask, exactly, has
 from tools.demo.kinds.facts import ANIMALS, COUNTRIES, capital_first
 from tools.demo.kinds.names import GROUPS
-from tools.demo.talk import DATA, Check, Kind, Pool, Talk, ask, exactly, has
 from tools.demo.wording import split_outside
 
 LIST = ask("list.ask")
@@ -14,20 +14,22 @@ NUMBERED = ask("list.numbered")
 COUNTS = "zero one two three four five six seven eight".split()
 
 
-def lists(talk: Talk) -> None:
+def lists(dialogue: Dialogue) -> None:
     """Bulleted and numbered lists of things of a kind."""
-    group = talk.one(tuple(GROUPS))
-    members = talk.rng.sample(GROUPS[group], talk.rng.randint(2, min(6, len(GROUPS[group]))))
+    group = dialogue.one(tuple(GROUPS))
+    members = dialogue.rng.sample(
+        GROUPS[group], dialogue.rng.randint(2, min(6, len(GROUPS[group])))
+    )
     count = len(members)
-    shown = str(count) if talk.chance(0.4) else COUNTS[count]
-    numbered = talk.chance(0.3)
+    shown = str(count) if dialogue.chance(0.4) else COUNTS[count]
+    numbered = dialogue.chance(0.3)
     lines = [
         f"{index}. {capital_first(word)}" if numbered else f"- {capital_first(word)}"
         for index, word in enumerate(members, 1)
     ]
-    question = talk.pick(NUMBERED if numbered else LIST, n=shown, g=group)
+    question = dialogue.pick(NUMBERED if numbered else LIST, n=shown, g=group)
     check = Check("list", (str(count), *GROUPS[group]))
-    talk.say("lists", question, "\n".join(lines), check, plain=True)
+    dialogue.say("lists", question, "\n".join(lines), check, plain=True)
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -48,36 +50,36 @@ def _named(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def tables(talk: Talk) -> None:
+def tables(dialogue: Dialogue) -> None:
     """Small tables of numbers, capitals, legs."""
-    roll = talk.rng.random()
+    roll = dialogue.rng.random()
     if roll < 0.3:
-        start = talk.rng.randint(1, 9)
-        stop = start + talk.rng.randint(2, 6)
+        start = dialogue.rng.randint(1, 9)
+        stop = start + dialogue.rng.randint(2, 6)
         text = table(("n", "n²"), [(str(n), str(n * n)) for n in range(start, stop + 1)])
-        question = talk.pick(TABLE_SQUARES, a=start, b=stop)
+        question = dialogue.pick(TABLE_SQUARES, a=start, b=stop)
     elif roll < 0.55:
-        factor, stop = talk.rng.randint(2, 12), talk.rng.choice((5, 10, 10))
+        factor, stop = dialogue.rng.randint(2, 12), dialogue.rng.choice((5, 10, 10))
         lines = [(f"{factor} × {n}", str(factor * n)) for n in range(1, stop + 1)]
         text = table(("Product", "Result"), lines)
-        question = talk.pick(TABLE_TIMES, a=factor, b=stop)
+        question = dialogue.pick(TABLE_TIMES, a=factor, b=stop)
     elif roll < 0.8:
-        rows = talk.rng.sample(COUNTRIES, talk.rng.randint(2, 4))
+        rows = dialogue.rng.sample(COUNTRIES, dialogue.rng.randint(2, 4))
         text = table(
             ("Country", "Capital"),
             [(capital_first(row[0].removeprefix("the ")), row[1]) for row in rows],
         )
-        question = talk.pick(TABLE_COUNTRIES, c=_named([row[0] for row in rows]))
+        question = dialogue.pick(TABLE_COUNTRIES, c=_named([row[0] for row in rows]))
     else:
-        known = talk.rng.sample([row for row in ANIMALS if row[1]], talk.rng.randint(2, 4))
+        known = dialogue.rng.sample([row for row in ANIMALS if row[1]], dialogue.rng.randint(2, 4))
         text = table(("Animal", "Legs"), [(capital_first(row[0]), row[1]) for row in known])
         plural = {"sheep": "sheep", "mouse": "mice", "goose": "geese", "wolf": "wolves",
                   "fox": "foxes", "deer": "deer", "fly": "flies", "butterfly": "butterflies",
                   "donkey": "donkeys", "monkey": "monkeys", "salmon": "salmon"}  # fmt: skip
-        question = talk.pick(
+        question = dialogue.pick(
             TABLE_ANIMALS, c=_named([plural.get(row[0], row[0] + "s") for row in known])
         )
-    talk.say("tables", question, text, exactly(text), plain=True)
+    dialogue.say("tables", question, text, exactly(text), plain=True)
 
 
 # --- formulas ---------------------------------------------------------------------------------
@@ -105,10 +107,10 @@ FORMULAS = (
 FORMULA = ask("formula.ask")
 
 
-def formulas(talk: Talk) -> None:
+def formulas(dialogue: Dialogue) -> None:
     """Well-known formulas in LaTeX."""
-    name, text, key = talk.rng.choice(FORMULAS)
-    talk.say("formulas", talk.pick(FORMULA, f=name), text, has(key), plain=True)
+    name, text, key = dialogue.rng.choice(FORMULAS)
+    dialogue.say("formulas", dialogue.pick(FORMULA, f=name), text, has(key), plain=True)
 
 
 # --- code -------------------------------------------------------------------------------------
@@ -132,17 +134,21 @@ def _snippets() -> list[tuple[str, Pool, str, str]]:
 SNIPPETS = _snippets()
 
 
-def code(talk: Talk) -> None:
+def code(dialogue: Dialogue) -> None:
     """A short Python function, explained or renamed on demand."""
-    name, tasks, explanation, body = talk.rng.choice(SNIPPETS)
+    name, tasks, explanation, body = dialogue.rng.choice(SNIPPETS)
     block = f"```python\n{body}\n```"
-    talk.say("code", talk.pick(CODE, t=talk.pick(tasks)), block, has(body), plain=True)
-    if talk.chance(0.25):
-        talk.say("code_explain", talk.pick(EXPLAIN), explanation, has(explanation), plain=True)
-    elif f"def {name}(" in body and talk.chance(0.3):
-        other = talk.one(("my_function", "helper", "f", "compute", "run", "work", "go"))
+    dialogue.say("code", dialogue.pick(CODE, t=dialogue.pick(tasks)), block, has(body), plain=True)
+    if dialogue.chance(0.25):
+        dialogue.say(
+            "code_explain", dialogue.pick(EXPLAIN), explanation, has(explanation), plain=True
+        )
+    elif f"def {name}(" in body and dialogue.chance(0.3):
+        other = dialogue.one(("my_function", "helper", "f", "compute", "run", "work", "go"))
         renamed = f"```python\n{body.replace(name + '(', other + '(')}\n```"
-        talk.say("code_rename", talk.pick(RENAME, n=other), renamed, exactly(renamed), plain=True)
+        dialogue.say(
+            "code_rename", dialogue.pick(RENAME, n=other), renamed, exactly(renamed), plain=True
+        )
 
 
 KINDS: dict[Kind, float] = {

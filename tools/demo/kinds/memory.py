@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tools.demo.dialogue import Check, Dialogue, Kind, Pool, ask, exactly, has
 from tools.demo.kinds.names import CITIES, a_name, a_word, made_up
-from tools.demo.talk import Check, Kind, Pool, Talk, ask, exactly, has
 
 MY_NAME = ask("name.tell")
 WHAT_NAME = ask("name.recall")
@@ -16,30 +16,32 @@ NICE = (
 )
 
 
-def tell_name(talk: Talk) -> None:
+def tell_name(dialogue: Dialogue) -> None:
     """The user gives a name."""
-    known = "name" in talk.memory
-    name = a_name(talk)
-    if talk.chance(0.12):
+    known = "name" in dialogue.memory
+    name = a_name(dialogue)
+    if dialogue.chance(0.12):
         name = name.lower()
-    talk.memory["name"] = name
-    question = talk.pick(NEW_NAME if known else MY_NAME, n=name)
-    answer = f"OK, I will call you {name}." if known else talk.one(NICE).format(n=name)
-    talk.say("name", question, answer, has(name))
+    dialogue.memory["name"] = name
+    question = dialogue.pick(NEW_NAME if known else MY_NAME, n=name)
+    answer = f"OK, I will call you {name}." if known else dialogue.one(NICE).format(n=name)
+    dialogue.say("name", question, answer, has(name))
 
 
-def recall_name(talk: Talk) -> None:
+def recall_name(dialogue: Dialogue) -> None:
     """The user asks for the name given before, or never given."""
-    if "name" not in talk.memory and talk.turns and talk.chance(0.7):
+    if "name" not in dialogue.memory and dialogue.turns and dialogue.chance(0.7):
         return
-    question = talk.pick(WHAT_NAME)
-    if "name" in talk.memory:
-        name = talk.memory["name"]
-        answer = talk.one(("Your name is {n}.", "Your name is {n}.", "You are {n}!")).format(n=name)
-        talk.say("name_recall", question, answer, has(name))
+    question = dialogue.pick(WHAT_NAME)
+    if "name" in dialogue.memory:
+        name = dialogue.memory["name"]
+        answer = dialogue.one(("Your name is {n}.", "Your name is {n}.", "You are {n}!")).format(
+            n=name
+        )
+        dialogue.say("name_recall", question, answer, has(name))
     else:
         answer = "You have not told me your name yet. What is it?"
-        talk.say("name_unknown", question, answer, has("not told me"))
+        dialogue.say("name_unknown", question, answer, has("not told me"))
 
 
 # topic → (tell, recall, pool of values, answers)
@@ -91,61 +93,71 @@ PLAIN_TOPICS = {
 }  # fmt: skip
 
 
-def _open(talk: Talk, pool: Pool) -> str:
+def _open(dialogue: Dialogue, pool: Pool) -> str:
     """Something of a pool, or any word; in evaluation a word that training never had."""
-    return talk.pick(pool) if talk.split == "train" and talk.chance(0.6) else a_word(talk)
+    return (
+        dialogue.pick(pool)
+        if dialogue.split == "train" and dialogue.chance(0.6)
+        else a_word(dialogue)
+    )
 
 
-def _pet(talk: Talk) -> str:
+def _pet(dialogue: Dialogue) -> str:
     """A kind of pet: what matters for evaluation is its name."""
-    return talk.pick(PETS) if talk.split == "test" or talk.chance(0.5) else a_word(talk)
+    return (
+        dialogue.pick(PETS)
+        if dialogue.split == "test" or dialogue.chance(0.5)
+        else a_word(dialogue)
+    )
 
 
-def tell_about_me(talk: Talk) -> None:
+def tell_about_me(dialogue: Dialogue) -> None:
     """The user says something of themselves."""
-    topic = talk.one(tuple(PLAIN_TOPICS))
+    topic = dialogue.one(tuple(PLAIN_TOPICS))
     tell, _, answer, _ = PLAIN_TOPICS[topic]
     fields: dict[str, object] = {}
     if topic == "likes":
-        value = _open(talk, LIKED)
+        value = _open(dialogue, LIKED)
     elif topic == "colour":
-        value = talk.pick(COLOUR_WORDS)
+        value = dialogue.pick(COLOUR_WORDS)
     elif topic == "city":
-        made = talk.split == "train" and talk.chance(0.2)
-        value = made_up(talk.rng).capitalize() if made else talk.pick(CITIES)
+        made = dialogue.split == "train" and dialogue.chance(0.2)
+        value = made_up(dialogue.rng).capitalize() if made else dialogue.pick(CITIES)
     elif topic == "age":
-        value = str(talk.numbers("age", (3, 99))[0])
+        value = str(dialogue.numbers("age", (3, 99))[0])
     elif topic == "job":
-        value = _open(talk, JOBS)
+        value = _open(dialogue, JOBS)
     else:
-        value, fields["k"] = a_name(talk), _pet(talk)
-        talk.memory["pet_kind"] = str(fields["k"])
-    talk.memory[topic] = value
+        value, fields["k"] = a_name(dialogue), _pet(dialogue)
+        dialogue.memory["pet_kind"] = str(fields["k"])
+    dialogue.memory[topic] = value
     capital = value[:1].upper() + value[1:]
     reply = answer.format(v=value, V=capital, **fields)
-    if talk.chance(0.3):
+    if dialogue.chance(0.3):
         reply = f"{reply} I will remember that."
-    talk.say("about_me", talk.pick(tell, v=value, **fields), reply, has(value))
+    dialogue.say("about_me", dialogue.pick(tell, v=value, **fields), reply, has(value))
 
 
-def recall_about_me(talk: Talk) -> None:
+def recall_about_me(dialogue: Dialogue) -> None:
     """The user asks for something said before, or never said."""
-    told = [topic for topic in PLAIN_TOPICS if topic in talk.memory]
-    if told and talk.chance(0.85):
-        topic = talk.one(told)
+    told = [topic for topic in PLAIN_TOPICS if topic in dialogue.memory]
+    if told and dialogue.chance(0.85):
+        topic = dialogue.one(told)
         _, recall, _, answer = PLAIN_TOPICS[topic]
-        fields = {"v": talk.memory[topic], "k": talk.memory.get("pet_kind", "")}
+        fields = {"v": dialogue.memory[topic], "k": dialogue.memory.get("pet_kind", "")}
         reply = answer.format(**fields)
-        talk.say("about_me_recall", talk.pick(recall, **fields), reply, has(fields["v"]))
+        dialogue.say("about_me_recall", dialogue.pick(recall, **fields), reply, has(fields["v"]))
         return
-    if talk.turns and talk.chance(0.6):
+    if dialogue.turns and dialogue.chance(0.6):
         return
-    topic = talk.one([topic for topic in PLAIN_TOPICS if topic not in talk.memory] or ["likes"])
-    if topic in talk.memory:
+    topic = dialogue.one(
+        [topic for topic in PLAIN_TOPICS if topic not in dialogue.memory] or ["likes"]
+    )
+    if topic in dialogue.memory:
         return
-    question = talk.pick(PLAIN_TOPICS[topic][1], k="cat", v="")
+    question = dialogue.pick(PLAIN_TOPICS[topic][1], k="cat", v="")
     reply = "You have not told me that yet."
-    talk.say("about_me_unknown", question, reply, has("not told me"))
+    dialogue.say("about_me_unknown", question, reply, has("not told me"))
 
 
 LAST_ASKED = ask("last.asked")
@@ -153,24 +165,26 @@ LAST_SAID = ask("last.said")
 FIRST_SAID = ask("first.said")
 
 
-def recall_talk(talk: Talk) -> None:
+def recall_dialogue(dialogue: Dialogue) -> None:
     """The last question, the last answer, or the first message of the conversation."""
-    short = [turn for turn in talk.turns if len(turn.user) < 120 and "\n" not in turn.user]
-    last = talk.turns[-1] if talk.turns else None
-    roll = talk.rng.random()
+    short = [turn for turn in dialogue.turns if len(turn.user) < 120 and "\n" not in turn.user]
+    last = dialogue.turns[-1] if dialogue.turns else None
+    roll = dialogue.rng.random()
     if last is None:
         answer = "We have only just started: nothing has been said yet."
-        talk.say("talk_recall", talk.pick(LAST_ASKED), answer, has("only just started"))
+        dialogue.say("talk_recall", dialogue.pick(LAST_ASKED), answer, has("only just started"))
     elif roll < 0.4 and last in short:
         answer = f'You said: "{last.user}"'
         check = Check("all", (last.user.strip(),))
-        talk.say("talk_recall", talk.pick(LAST_ASKED), answer, check, plain=True)
+        dialogue.say("talk_recall", dialogue.pick(LAST_ASKED), answer, check, plain=True)
     elif roll < 0.75 and len(last.answer) < 160:
-        talk.say("talk_repeat", talk.pick(LAST_SAID), last.answer, exactly(last.answer), plain=True)
-    elif talk.turns[0] in short:
-        answer = f'Your first message was: "{talk.turns[0].user}"'
-        check = Check("all", (talk.turns[0].user.strip(),))
-        talk.say("talk_recall", talk.pick(FIRST_SAID), answer, check, plain=True)
+        dialogue.say(
+            "talk_repeat", dialogue.pick(LAST_SAID), last.answer, exactly(last.answer), plain=True
+        )
+    elif dialogue.turns[0] in short:
+        answer = f'Your first message was: "{dialogue.turns[0].user}"'
+        check = Check("all", (dialogue.turns[0].user.strip(),))
+        dialogue.say("talk_recall", dialogue.pick(FIRST_SAID), answer, check, plain=True)
 
 
 KINDS: dict[Kind, float] = {
@@ -178,5 +192,5 @@ KINDS: dict[Kind, float] = {
     recall_name: 1.2,
     tell_about_me: 1.6,
     recall_about_me: 1.8,
-    recall_talk: 1.2,
+    recall_dialogue: 1.2,
 }

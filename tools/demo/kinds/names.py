@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tools.demo.talk import Pool, Talk
+from tools.demo.dialogue import Dialogue, Pool
 
 FIRST_NAMES = Pool(
     "name",
@@ -48,11 +48,11 @@ def made_up(rng: random.Random) -> str:
             return word
 
 
-def a_name(talk: Talk, made_up_share: float = 0.25) -> str:
+def a_name(dialogue: Dialogue, made_up_share: float = 0.25) -> str:
     """A first name; in training some are made up."""
-    if talk.split == "train" and talk.chance(made_up_share):
-        return made_up(talk.rng).capitalize()
-    return talk.pick(FIRST_NAMES)
+    if dialogue.split == "train" and dialogue.chance(made_up_share):
+        return made_up(dialogue.rng).capitalize()
+    return dialogue.pick(FIRST_NAMES)
 
 
 CITIES = Pool(
@@ -154,18 +154,18 @@ UNSEEN = tuple(
 )
 
 
-def a_word(talk: Talk) -> str:
+def a_word(dialogue: Dialogue) -> str:
     """A lower-case word; in training also made-up ones, and halves of two words put together."""
-    if talk.split == "test":
-        return talk.one(UNSEEN)
-    roll = talk.rng.random()
+    if dialogue.split == "test":
+        return dialogue.one(UNSEEN)
+    roll = dialogue.rng.random()
     if roll < 0.5:
-        return talk.one(WORDS).lower()
+        return dialogue.one(WORDS).lower()
     if roll < 0.75:
-        return made_up(talk.rng)
-    first, second = talk.one(WORDS).lower(), talk.one(WORDS).lower()
-    word = first[: talk.rng.randint(1, 4)] + second[-talk.rng.randint(2, 5) :]
-    return word if word.isalpha() and word not in UNSEEN else made_up(talk.rng)
+        return made_up(dialogue.rng)
+    first, second = dialogue.one(WORDS).lower(), dialogue.one(WORDS).lower()
+    word = first[: dialogue.rng.randint(1, 4)] + second[-dialogue.rng.randint(2, 5) :]
+    return word if word.isalpha() and word not in UNSEEN else made_up(dialogue.rng)
 
 
 _KEPT = frozenset(

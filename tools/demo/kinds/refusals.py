@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tools.demo.dialogue import Dialogue, Kind, Pool, ask, has, has_any
 from tools.demo.kinds.names import a_name, a_word, made_up
-from tools.demo.talk import Kind, Pool, Talk, ask, has, has_any
 
 NEWS = ask("refusal.now")
 PLACES = Pool("refusal.place", "Paris London Rome Berlin Tokyo Madrid Oslo Lima".split(), 0.0)
@@ -57,47 +57,47 @@ UNCLEAR = (
 )
 
 
-def _topic(talk: Talk) -> str:
+def _topic(dialogue: Dialogue) -> str:
     """A wide topic; in training some are put together from words."""
-    if talk.split == "train" and talk.chance(0.4):
-        first, second = a_word(talk), a_word(talk)
-        return talk.one(
+    if dialogue.split == "train" and dialogue.chance(0.4):
+        first, second = a_word(dialogue), a_word(dialogue)
+        return dialogue.one(
             (f"the history of {first}s", f"my {first}", f"{first}s and {second}s",
              f"{first} {second}",
              f"a {first} {second}", f"{first}ology", f"the {first} of {second}",
              f"modern {first}s", f"the {first} {second}s")
         )  # fmt: skip
-    return talk.pick(TOPICS)
+    return dialogue.pick(TOPICS)
 
 
-def refusals(talk: Talk) -> None:
+def refusals(dialogue: Dialogue) -> None:
     """The time, the news, long works, wide topics, harm, and gibberish."""
-    roll = talk.rng.random()
+    roll = dialogue.rng.random()
     if roll < 0.25:
-        question = talk.pick(NEWS, c=talk.pick(PLACES))
-        talk.say("refusals", question, talk.one(NEWS_ANSWERS), REFUSED)
+        question = dialogue.pick(NEWS, c=dialogue.pick(PLACES))
+        dialogue.say("refusals", question, dialogue.one(NEWS_ANSWERS), REFUSED)
     elif roll < 0.5:
-        topics = [_topic(talk), _topic(talk)]
-        task = talk.pick(TASKS, x=topics[0], y=topics[1])
-        question = talk.pick(TASK_ASK, t=task, T=task[:1].upper() + task[1:])
-        talk.say("refusals", question, talk.one(UNKNOWN_ANSWERS), REFUSED)
+        topics = [_topic(dialogue), _topic(dialogue)]
+        task = dialogue.pick(TASKS, x=topics[0], y=topics[1])
+        question = dialogue.pick(TASK_ASK, t=task, T=task[:1].upper() + task[1:])
+        dialogue.say("refusals", question, dialogue.one(UNKNOWN_ANSWERS), REFUSED)
     elif roll < 0.58:
-        person = f"{a_name(talk)} {made_up(talk.rng).capitalize()}"
+        person = f"{a_name(dialogue)} {made_up(dialogue.rng).capitalize()}"
         answer = f"I don't know {person}: I am a tiny demo model and know only little facts."
-        talk.say("refusals", talk.pick(WHO, p=person), answer, has("don't know"))
+        dialogue.say("refusals", dialogue.pick(WHO, p=person), answer, has("don't know"))
     elif roll < 0.8:
-        pool = OPEN if talk.chance(0.7) else WHAT
-        question = talk.pick(pool, x=_topic(talk))
-        talk.say("refusals", question, talk.one(UNKNOWN_ANSWERS), REFUSED)
+        pool = OPEN if dialogue.chance(0.7) else WHAT
+        question = dialogue.pick(pool, x=_topic(dialogue))
+        dialogue.say("refusals", question, dialogue.one(UNKNOWN_ANSWERS), REFUSED)
     elif roll < 0.87:
         answer = "I will not help with that. Ask me something kinder."
-        talk.say("refusals", talk.pick(HARM), answer, has("will not help"))
+        dialogue.say("refusals", dialogue.pick(HARM), answer, has("will not help"))
     else:
-        words = [made_up(talk.rng) for _ in range(talk.rng.randint(1, 5))]
+        words = [made_up(dialogue.rng) for _ in range(dialogue.rng.randint(1, 5))]
         question = " ".join(words)
-        if talk.chance(0.3):
-            question = "".join(talk.rng.choices("asdfghjklqwertyuiopzxcvbnm", k=len(question)))
-        talk.say("unclear", question, talk.one(UNCLEAR), has("other words"))
+        if dialogue.chance(0.3):
+            question = "".join(dialogue.rng.choices("asdfghjklqwertyuiopzxcvbnm", k=len(question)))
+        dialogue.say("unclear", question, dialogue.one(UNCLEAR), has("other words"))
 
 
 KINDS: dict[Kind, float] = {refusals: 3.0}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tools.demo.dialogue import DATA, Dialogue, Kind, Pool, has_any
 from tools.demo.kinds.names import a_or_an, a_word
-from tools.demo.talk import DATA, Kind, Pool, Talk, has_any
 from tools.demo.wording import split_outside
 
 
@@ -40,22 +40,22 @@ TOPICS = _topics()
 BY_KIND = {topic.kind: [t for t in TOPICS if t.kind == topic.kind] for topic in TOPICS}
 
 
-def _say(talk: Talk, topic: Topic) -> None:
+def _say(dialogue: Dialogue, topic: Topic) -> None:
     kind = topic.kind
-    question = topic.questions.choose(talk.rng, talk.split)
-    answer = talk.one(topic.answers)
-    name = talk.style.name
+    question = topic.questions.choose(dialogue.rng, dialogue.split)
+    answer = dialogue.one(topic.answers)
+    name = dialogue.style.name
     if name and kind == "identity":
         answer = answer.replace("the demo model", f"{name}, the demo model")
         answer = answer.replace(" You can call me Demo.", "")
-    if "name" in talk.memory and kind in ("greetings", "goodbyes") and talk.chance(0.6):
-        answer = answer.replace("!", f", {talk.memory['name']}!", 1)
-    talk.say(kind, question, answer, has_any(*topic.keys))
+    if "name" in dialogue.memory and kind in ("greetings", "goodbyes") and dialogue.chance(0.6):
+        answer = answer.replace("!", f", {dialogue.memory['name']}!", 1)
+    dialogue.say(kind, question, answer, has_any(*topic.keys))
 
 
 def _kind(name: str) -> Kind:
-    def make(talk: Talk) -> None:
-        _say(talk, talk.rng.choice(BY_KIND[name]))
+    def make(dialogue: Dialogue) -> None:
+        _say(dialogue, dialogue.rng.choice(BY_KIND[name]))
 
     make.__name__ = name
     make.__doc__ = f"One of the {name}."
@@ -101,18 +101,18 @@ REPLIES = (
 )
 
 
-def statements(talk: Talk) -> None:
+def statements(dialogue: Dialogue) -> None:
     """The user tells what happened; the model listens."""
-    who, did = talk.pick(WHO), talk.pick(DID)
-    if talk.split == "train" and talk.chance(0.6):
-        did = f"{talk.one(VERBS)} {a_or_an(a_word(talk))}"
-        if talk.chance(0.4):
-            did = f"{talk.one(ACTS)} {talk.one(MANNERS)}"
-    frame = talk.one(WHEN)
+    who, did = dialogue.pick(WHO), dialogue.pick(DID)
+    if dialogue.split == "train" and dialogue.chance(0.6):
+        did = f"{dialogue.one(VERBS)} {a_or_an(a_word(dialogue))}"
+        if dialogue.chance(0.4):
+            did = f"{dialogue.one(ACTS)} {dialogue.one(MANNERS)}"
+    frame = dialogue.one(WHEN)
     if who != "I" and not frame.startswith("{w}"):
         who = who[:1].lower() + who[1:]
     check = has_any(*REPLIES, "sorry to hear", "glad to hear")
-    talk.say("statements", frame.format(w=who, d=did), talk.one(REPLIES), check)
+    dialogue.say("statements", frame.format(w=who, d=did), dialogue.one(REPLIES), check)
 
 
 greetings = _kind("greetings")

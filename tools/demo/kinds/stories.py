@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from tools.demo.dialogue import Dialogue, Kind, Pool, ask, has, has_any
 from tools.demo.kinds.facts import capital_first
 from tools.demo.kinds.names import a_name, a_or_an, a_word
-from tools.demo.talk import Kind, Pool, Talk, ask, has, has_any
 
 HEROES = Pool(
     "story.hero",
@@ -171,17 +171,17 @@ def make_story(
     return Story(text, hero, name, thing, place, moral)
 
 
-def stories(talk: Talk) -> None:
+def stories(dialogue: Dialogue) -> None:
     """A story with what the user wants in it, and questions about it."""
-    known = talk.split == "train"
-    hero = talk.pick(HEROES) if known and talk.chance(0.55) else a_word(talk)
-    thing = talk.pick(THINGS) if known and talk.chance(0.7) else a_word(talk)
-    place = talk.pick(PLACES)
-    trait, name = talk.pick(TRAITS), a_name(talk, 0.1)
+    known = dialogue.split == "train"
+    hero = dialogue.pick(HEROES) if known and dialogue.chance(0.55) else a_word(dialogue)
+    thing = dialogue.pick(THINGS) if known and dialogue.chance(0.7) else a_word(dialogue)
+    place = dialogue.pick(PLACES)
+    trait, name = dialogue.pick(TRAITS), a_name(dialogue, 0.1)
     wanted: tuple[str, ...]
-    roll = talk.rng.random()
+    roll = dialogue.rng.random()
     if roll < 0.12:
-        question, wanted = talk.pick(TELL_ANY), ("there lived",)
+        question, wanted = dialogue.pick(TELL_ANY), ("there lived",)
     else:
         told = a_or_an(hero)
         if roll < 0.55:
@@ -195,35 +195,35 @@ def stories(talk: Talk) -> None:
             told, wanted = f"{told} called {name}", (hero, name)
         else:
             told, wanted = a_or_an(f"{trait} {hero}"), (f"{trait} {hero}",)
-        question = talk.pick(TELL, h=told)
-    story = make_story(talk.rng, hero, thing, place, trait, name)
-    talk.say("stories", question, story.text, has(*wanted))
-    while talk.chance(0.3):
-        _about(talk, story)
-    if talk.chance(0.12):
+        question = dialogue.pick(TELL, h=told)
+    story = make_story(dialogue.rng, hero, thing, place, trait, name)
+    dialogue.say("stories", question, story.text, has(*wanted))
+    while dialogue.chance(0.3):
+        _about(dialogue, story)
+    if dialogue.chance(0.12):
         story = make_story(
-            talk.rng, talk.pick(HEROES), talk.pick(THINGS), talk.pick(PLACES), talk.pick(TRAITS),
-            a_name(talk, 0.1),
+            dialogue.rng, dialogue.pick(HEROES), dialogue.pick(THINGS), dialogue.pick(PLACES),
+            dialogue.pick(TRAITS), a_name(dialogue, 0.1),
         )  # fmt: skip
         started = has_any("there lived", "lived")
-        talk.say("stories", talk.pick(ANOTHER), story.text, started)
+        dialogue.say("stories", dialogue.pick(ANOTHER), story.text, started)
 
 
-def _about(talk: Talk, story: Story) -> None:
-    which = talk.rng.randrange(4)
+def _about(dialogue: Dialogue, story: Story) -> None:
+    which = dialogue.rng.randrange(4)
     if which == 0:
-        question = talk.pick(ASK_NAME, h=story.hero)
+        question = dialogue.pick(ASK_NAME, h=story.hero)
         answer, check = f"The {story.hero} was called {story.name}.", has(story.name)
     elif which == 1:
-        question = talk.pick(ASK_THING, h=story.hero, n=story.name)
+        question = dialogue.pick(ASK_THING, h=story.hero, n=story.name)
         answer, check = f"{story.name} found {a_or_an(story.thing)}.", has(story.thing)
     elif which == 2:
-        question = talk.pick(ASK_PLACE, h=story.hero, n=story.name)
+        question = dialogue.pick(ASK_PLACE, h=story.hero, n=story.name)
         answer, check = f"{story.name} lived {NEAR[story.place]}.", has(story.place)
     else:
-        question = talk.pick(MORAL)
+        question = dialogue.pick(MORAL)
         answer, check = story.moral, has(story.moral.split(":")[0].rstrip("."))
-    talk.say("story_questions", question, answer, check)
+    dialogue.say("story_questions", question, answer, check)
 
 
 # --- poems, jokes, riddles --------------------------------------------------------------------
@@ -250,14 +250,14 @@ _COUPLETS = (
 )
 
 
-def poems(talk: Talk) -> None:
+def poems(dialogue: Dialogue) -> None:
     """Four to six lines that rhyme."""
-    topic = talk.pick(TOPICS) if talk.chance(0.5) else a_or_an(a_word(talk))
-    picked = talk.rng.sample(_COUPLETS, talk.rng.choice((2, 2, 3)))
-    opening = talk.one((f"Oh {topic}, how I think of you,", f"I sing of {topic}, old and new,"))
-    second = talk.one(("of skies above, so wide and blue.", "and all I say of it is true."))
+    topic = dialogue.pick(TOPICS) if dialogue.chance(0.5) else a_or_an(a_word(dialogue))
+    picked = dialogue.rng.sample(_COUPLETS, dialogue.rng.choice((2, 2, 3)))
+    opening = dialogue.one((f"Oh {topic}, how I think of you,", f"I sing of {topic}, old and new,"))
+    second = dialogue.one(("of skies above, so wide and blue.", "and all I say of it is true."))
     lines = [opening, second, *(line for pair in picked for line in pair)]
-    talk.say("poems", talk.pick(POEM, x=topic), "  \n".join(lines), has(topic))
+    dialogue.say("poems", dialogue.pick(POEM, x=topic), "  \n".join(lines), has(topic))
 
 
 JOKES = (
@@ -280,14 +280,14 @@ JOKE = ask("joke.ask")
 MORE_JOKES = ask("joke.more")
 
 
-def jokes(talk: Talk) -> None:
+def jokes(dialogue: Dialogue) -> None:
     """One joke or several different ones."""
-    order = talk.rng.sample(JOKES, 3)
-    talk.say("jokes", talk.pick(JOKE), order[0], has_any(*JOKES))
+    order = dialogue.rng.sample(JOKES, 3)
+    dialogue.say("jokes", dialogue.pick(JOKE), order[0], has_any(*JOKES))
     for joke in order[1:]:
-        if not talk.chance(0.3):
+        if not dialogue.chance(0.3):
             return
-        talk.say("jokes", talk.pick(MORE_JOKES), joke, has_any(*JOKES))
+        dialogue.say("jokes", dialogue.pick(MORE_JOKES), joke, has_any(*JOKES))
 
 
 RIDDLES = (
@@ -306,26 +306,26 @@ RIDDLE = ask("riddle.ask")
 GIVE_UP = ask("riddle.give_up")
 
 
-def riddles(talk: Talk) -> None:
+def riddles(dialogue: Dialogue) -> None:
     """A riddle, and its answer guessed or given up."""
-    question, solution = talk.rng.choice(RIDDLES)
+    question, solution = dialogue.rng.choice(RIDDLES)
     all_riddles = has_any(*(riddle for riddle, _ in RIDDLES))
-    talk.say("riddles", talk.pick(RIDDLE), question, all_riddles)
-    roll = talk.rng.random()
+    dialogue.say("riddles", dialogue.pick(RIDDLE), question, all_riddles)
+    roll = dialogue.rng.random()
     if roll < 0.45:
         answer = f"It is {solution}!"
-        talk.say("riddles", talk.pick(GIVE_UP), answer, has(solution))
+        dialogue.say("riddles", dialogue.pick(GIVE_UP), answer, has(solution))
     elif roll < 0.7:
-        guess = talk.one(
+        guess = dialogue.one(
             (f"{capital_first(solution)}?", f"Is it {solution}?", f"It is {solution}.")
         )
-        talk.say("riddles", guess, f"Yes, it is {solution}. Well done!", has("yes", solution))
+        dialogue.say("riddles", guess, f"Yes, it is {solution}. Well done!", has("yes", solution))
     elif roll < 0.9:
-        wrong = talk.rng.choice([other for _, other in RIDDLES if other != solution])
-        guess = talk.one((f"{capital_first(wrong)}?", f"Is it {wrong}?"))
-        talk.say("riddles", guess, "No, not quite. Try again!", has("no"))
-        if talk.chance(0.6):
-            talk.say("riddles", talk.pick(GIVE_UP), f"It is {solution}!", has(solution))
+        wrong = dialogue.rng.choice([other for _, other in RIDDLES if other != solution])
+        guess = dialogue.one((f"{capital_first(wrong)}?", f"Is it {wrong}?"))
+        dialogue.say("riddles", guess, "No, not quite. Try again!", has("no"))
+        if dialogue.chance(0.6):
+            dialogue.say("riddles", dialogue.pick(GIVE_UP), f"It is {solution}!", has(solution))
 
 
 KINDS: dict[Kind, float] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from tools.demo.dialogue import DEFAULT_SYSTEM, Dialogue, Kind, Pool, Split, Style, ask, has
 from tools.demo.kinds.names import EVERYDAY, FIRST_NAMES, made_up
-from tools.demo.talk import DEFAULT_SYSTEM, Kind, Pool, Split, Style, Talk, ask, has
 
 PLAIN = (
     "You are a helpful assistant.",
@@ -83,13 +83,13 @@ def a_special_style(rng: random.Random, split: Split) -> Style:
 ASK_NAME = ask("system.ask_name")
 
 
-def own_name(talk: Talk) -> None:
+def own_name(dialogue: Dialogue) -> None:
     """The name that the system prompt gave."""
-    name = talk.style.name
+    name = dialogue.style.name
     if name is None:
         return
-    answer = talk.one(("I am {n}. How can I help you?", "My name is {n}.")).format(n=name)
-    talk.say("system_name", talk.pick(ASK_NAME), answer, has(name))
+    answer = dialogue.one(("I am {n}. How can I help you?", "My name is {n}.")).format(n=name)
+    dialogue.say("system_name", dialogue.pick(ASK_NAME), answer, has(name))
 
 
 KINDS: dict[Kind, float] = {}

@@ -1,6 +1,6 @@
-"""What a corpus is made of: pools with held-out items, checked turns, and the talk under way.
+"""What a corpus is made of: pools with held-out items, checked turns, and the dialogue under way.
 
-Everything random comes from the `random.Random` of the `Talk`, so a seed gives the same text on
+Everything random comes from the `random.Random` of the `Dialogue`, so a seed gives the same text on
 every machine. What is held out is decided by a hash of the item's text, not by chance, so that
 training and evaluation cannot disagree about it.
 """
@@ -223,7 +223,7 @@ class Style:
     name: str | None = None
 
 
-Kind = Callable[["Talk"], None]
+Kind = Callable[["Dialogue"], None]
 
 # Answers to these repeat nothing that the user wrote, so the question may be all lower case.
 _LOWER_KINDS = frozenset(
@@ -234,7 +234,7 @@ _LOWER_KINDS = frozenset(
 
 
 @dataclass
-class Talk:
+class Dialogue:
     """A conversation as it grows: kinds of task append turns to it.
 
     Attributes:
