@@ -50,7 +50,7 @@ class AsyncMLCEngine(_DirectEngine, AsyncMLCEngineInterface):
     Args:
         runtime: ``tvm``, or ``auto`` for the best one that is installed.
         runtime_options: Options of the runtime, such as ``device`` and ``threads``.
-        logit_processors: Factories of `LogitProcessor`s, by model id.
+        logit_processors: Factories of `LogitProcessor` objects, by model id.
         init_progress_callback: Called with an `InitProgressReport` as a load advances.
     """
 
