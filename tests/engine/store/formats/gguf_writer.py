@@ -41,8 +41,9 @@ def write(
     fields: dict[str, Any] | None = None,
 ) -> Path:
     """A file of the `gguf` package's making."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in (fields or {}).items():
+    fields = dict(fields or {})
+    writer = gguf.GGUFWriter(path, fields.pop("general.architecture", "llama"))
+    for key, value in fields.items():
         if isinstance(value, bool):
             writer.add_bool(key, value)
         elif isinstance(value, str):
