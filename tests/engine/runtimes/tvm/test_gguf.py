@@ -83,13 +83,14 @@ class File:
         for name, value in wide.params(model_type).items():
             layer, _, kind = name.rpartition(".")
             parts = layer.split(".")
-            if parts[1] == "layers":
+            if layer == "lm_head":
+                prefix, stems = "", ["output"]
+            elif parts[1] == "layers":
                 prefix, inside = f"blk.{parts[2]}.", ".".join(parts[3:])
                 stems = NAMES.get(inside, ["attn_q", "attn_k", "attn_v"])
             else:
                 prefix = ""
                 stems = [{"embed_tokens": "token_embd", "norm": "output_norm"}.get(parts[1], "")]
-                stems = ["output"] if layer == "lm_head" else stems
             cuts = {3: [q, q + kv], 2: [c["intermediate_size"]], 1: []}[len(stems)]
             kept = [
                 self._add(f"{prefix}{stem}.{kind}", stem, part)
@@ -172,8 +173,13 @@ def test_logits_at_every_position(model_type, mix, tmp_path, cache_dir):
         stepper.step(other=[5, 6, 7], a=prompt[start : start + count])
     assert np.array_equal(stepper.all("a"), alone)
     if host_target().isa.dot:
+        # Floats among what is multiplied keep all activations floats.
+        rounded = mix in ("Q4_0", "Q8_0", "Q4_K_M")
+        defined = Decoder(file.params, file.config, fast=rounded).logits(prompt)
         fast = run_chunks(file.executor(cache_dir, "fast"), prompt, CHUNKS)
-        assert error(fast, expected) < 0.03
+        # Keys and values are rounded to float16, and what lies between two integers may go astray.
+        assert np.median(np.abs(fast - defined)) / np.abs(defined).max() < 0.01
+        assert error(fast, expected) < 0.1
 
 
 def test_what_is_not_in_the_file_is_named(tmp_path):
