@@ -7,18 +7,19 @@ The frames and the remote traceback stay with the error (`__traceback__`, `__cau
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from mlc_widget.api.errors import MLCEngineError
+from typing import Any, Final
 
 _OURS: Final = __name__.partition(".")[0]
 _BETWEEN: Final = frozenset({"asyncio", "concurrent", "contextlib", "threading", "traitlets"})
 """Packages whose frames go with ours where they come next to them."""
 
 
-def render_traceback(error: MLCEngineError) -> list[str]:
-    """The lines that IPython prints of an error."""
+def render_traceback(error: Any) -> list[str]:
+    """The lines that IPython prints of an error.
+
+    Args:
+        error: A `MLCEngineError`, whose module imports this one.
+    """
     from IPython import get_ipython
 
     formatter: Any = get_ipython().InteractiveTB

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
+from mlc_widget.engine.schema.located import LocatedSchema
 from mlc_widget.engine.schema.numbers import Range
 from mlc_widget.engine.schema.references import References
 
@@ -85,14 +86,6 @@ def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any
             return checked
         checked["$defs"] = definitions
     return checked
-
-
-class LocatedSchema(dict[str, Any]):
-    """A checked schema that knows its path in the request."""
-
-    def __init__(self, at: str) -> None:
-        super().__init__()
-        self.at = at
 
 
 def read_json(text: str, at: str) -> Any:

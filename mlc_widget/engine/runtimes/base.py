@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import LoadReporter
+from mlc_widget.engine.system.running_step import RunningStep
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -189,21 +190,6 @@ class GenerationEvent:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stats: GenerationStats | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunningStep:
-    """The current step of a runtime's thread.
-
-    Attributes:
-        number: A number that changes with each step.
-        seconds: How long the step has been running.
-        usual_s: The length of the longest step before it, in seconds; None for the first.
-    """
-
-    number: int
-    seconds: float
-    usual_s: float | None
 
 
 class ModelRuntime(Protocol):

@@ -29,10 +29,10 @@ from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     GenerationStats,
     ModelSource,
-    RunningStep,
     RuntimeCapabilities,
     Sampling,
 )
+from mlc_widget.engine.system.running_step import RunningStep
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mlc_widget.engine.runtimes.base import RunningStep
+from mlc_widget.engine.system.running_step import RunningStep
 
 
 class StepClock:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from mlc_widget.engine.json_schema import LocatedSchema
+from mlc_widget.engine.schema.located import LocatedSchema
 from mlc_widget.engine.schema.numbers import Range, exact
 
 KINDS: Final = ("object", "array", "string", "number", "boolean", "null")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from mlc_widget.api.errors import InternalEngineError, MLCEngineError
-from mlc_widget.engine.runtimes.base import RunningStep
 from mlc_widget.engine.system.daemon import call_in_daemon
+from mlc_widget.engine.system.running_step import RunningStep
 from mlc_widget.engine.text.prompt_text import PromptText
 from mlc_widget.engine.text.tokenizer import Tokenizer
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import EngineDeadError
-from mlc_widget.engine.runtimes.base import RunningStep
 from mlc_widget.engine.runtimes.mlc_llm.threads import ThreadDeaths
+from mlc_widget.engine.system.running_step import RunningStep
 
 _POLL_S: Final = 0.2
 _QUIET_S: Final = 5.0

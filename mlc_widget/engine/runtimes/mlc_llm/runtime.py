@@ -23,7 +23,6 @@ from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     ModelSource,
-    RunningStep,
     RuntimeCapabilities,
     Sampling,
 )
@@ -44,6 +43,7 @@ from mlc_widget.engine.runtimes.mlc_llm.stream import RequestStream
 from mlc_widget.engine.runtimes.mlc_llm.translate import TokenIds
 from mlc_widget.engine.store.model_folder import read_config_file
 from mlc_widget.engine.system.daemon import call_in_daemon
+from mlc_widget.engine.system.running_step import RunningStep
 
 logger = logging.getLogger(__name__)
 

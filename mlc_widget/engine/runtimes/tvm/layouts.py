@@ -7,7 +7,6 @@ Every dimension is padded with zeros to a multiple of 32.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -215,25 +214,3 @@ class Scales(_Blocks):
     def record(self) -> list[Any]:
         """As `Layout.record`."""
         return ["Scales", self.inputs, list(self.outputs), self.dtype, self.transposed]
-
-
-def layout_of(record: Sequence[Any]) -> Layout:
-    """The layout that gave this record.
-
-    Raises:
-        ValueError: None gives such a one.
-    """
-    match record:
-        case ["Vector", *parts]:
-            return Vector(*parts)
-        case ["FloatBlocks", inputs, outputs, dtype]:
-            return FloatBlocks(inputs, tuple(outputs), dtype)
-        case ["Codes", inputs, outputs, bits, transposed]:
-            return Codes(inputs, tuple(outputs), bits, transposed=transposed)
-        case ["Scales", inputs, outputs, dtype, transposed]:
-            return Scales(inputs, tuple(outputs), dtype, transposed=transposed)
-        case ["BlockMatrix", kind, inputs, outputs, rows, width]:
-            from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
-
-            return BlockMatrix(kind, inputs, outputs, rows, width)
-    raise ValueError(f"no layout has the record {record!r}")

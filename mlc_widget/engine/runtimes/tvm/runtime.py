@@ -22,7 +22,6 @@ from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     ModelSource,
-    RunningStep,
     RuntimeCapabilities,
     Sampling,
 )
@@ -31,6 +30,7 @@ from mlc_widget.engine.runtimes.tvm.machine import INSTALL
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.system.imports import import_error, import_package
 from mlc_widget.engine.system.memory import give_back_memory
+from mlc_widget.engine.system.running_step import RunningStep
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.step_clock import StepClock

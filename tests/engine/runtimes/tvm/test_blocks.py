@@ -9,7 +9,8 @@ import pytest
 
 from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
 from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
-from mlc_widget.engine.runtimes.tvm.layouts import layout_of, pad
+from mlc_widget.engine.runtimes.tvm.layout_records import layout_of
+from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor
 from mlc_widget.engine.runtimes.tvm.target import host_target
 from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, dequantize

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from mlc_widget.engine.runtimes.tvm import plan
+from mlc_widget.engine.runtimes.tvm.layout_records import layout_of
 from mlc_widget.engine.runtimes.tvm.layouts import (
     Codes,
     FloatBlocks,
     Scales,
     Vector,
-    layout_of,
 )
 
 from .conftest import DEADLINE, GOLDEN, ROOT, executor_for, golden_data, run_chunks

@@ -1,0 +1,29 @@
+"""Layouts as JSON values, and back: a plan keeps them so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
+from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, Scales, Vector
+
+
+def layout_of(record: Sequence[Any]) -> Layout:
+    """The layout that gave this record.
+
+    Raises:
+        ValueError: None gives such a one.
+    """
+    match record:
+        case ["Vector", *parts]:
+            return Vector(*parts)
+        case ["FloatBlocks", inputs, outputs, dtype]:
+            return FloatBlocks(inputs, tuple(outputs), dtype)
+        case ["Codes", inputs, outputs, bits, transposed]:
+            return Codes(inputs, tuple(outputs), bits, transposed=transposed)
+        case ["Scales", inputs, outputs, dtype, transposed]:
+            return Scales(inputs, tuple(outputs), dtype, transposed=transposed)
+        case ["BlockMatrix", kind, inputs, outputs, rows, width]:
+            return BlockMatrix(kind, inputs, outputs, rows, width)
+    raise ValueError(f"no layout has the record {record!r}")
