@@ -8,9 +8,7 @@ that was cut short goes on with the files that it lacks.
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
-from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,14 +21,13 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub_child
-from mlc_widget.engine.system.child_process import run_child
+from mlc_widget.engine.store.download_process import run_download
 
 HUB_PREFIX: Final = "HF://"
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
 _MODEL_ID: Final = re.compile(
     rf"HF://(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]*))?"
 )
-_TAIL_LINES: Final = 10
 
 
 def parse(model_id: str) -> tuple[str, str | None]:
@@ -62,32 +59,17 @@ async def download(model_id: str, report: LoadReporter) -> Path:
     """
     repo, revision = parse(model_id)
     report("download", 0.0, f"Asking the Hub for {repo}")
-    outcome: dict[str, Any] = {}
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-
-    def take(line: str) -> None:
-        if not line.startswith(hub_child.MARK):
-            tail.append(line)
-            return
-        said = json.loads(line.removeprefix(hub_child.MARK))
-        outcome.update(said)
-        if (done := said.get("bytes_done")) is not None:
-            total = said.get("bytes_total") or None
-            fraction = min(done / total, 1.0) if total else 0.0
-            report("download", fraction, f"Downloading {repo}", bytes_done=done, bytes_total=total)
-
-    await run_child(hub_child.__name__, {"repo": repo, "revision": revision}, take)
+    argument = {"repo": repo, "revision": revision}
+    outcome = await run_download(hub_child.__name__, argument, report, repo)
     if "folder" in outcome:
         report("download", 1.0, f"{repo} is here")
         return Path(outcome["folder"])
-    raise _failure(model_id, repo, revision, outcome, list(tail))
+    raise _failure(model_id, repo, revision, outcome)
 
 
-def _failure(
-    model_id: str, repo: str, revision: str | None, outcome: dict[str, Any], tail: list[str]
-) -> Exception:
+def _failure(model_id: str, repo: str, revision: str | None, outcome: dict[str, Any]) -> Exception:
     kind = outcome.get("error")
-    detail = outcome.get("message") or "\n".join(f"  {line}" for line in tail)
+    detail = outcome["message"]
     where = outcome.get("endpoint", "the Hub")
     if kind == "ImportError":
         missing = importlib.util.find_spec("huggingface_hub") is None

