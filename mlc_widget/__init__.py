@@ -14,6 +14,7 @@ from mlc_widget._version import __version__
 if TYPE_CHECKING:
     from mlc_widget.api.engine_base import AsyncMLCEngineInterface, MLCEngineInterface
     from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Hang
+    from mlc_widget.api.engine_options import EngineOptions
     from mlc_widget.api.errors import (
         BadRequestError,
         ContextLengthExceededError,
@@ -40,9 +41,15 @@ if TYPE_CHECKING:
     from mlc_widget.api.progress import InitProgressReport
     from mlc_widget.api.streams import AsyncStream, Stream
     from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine
-    from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
+    from mlc_widget.factories import (
+        create_kernel_mlc_engine,
+        create_mlc_engine,
+        kernel_mlc_engine,
+        mlc_engine,
+    )
     from mlc_widget.magics import load_ipython_extension, unload_ipython_extension
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
+    from mlc_widget.proxy.options import WorkerOptions
     from mlc_widget.widget import ChatWidget, LoadProgress, Reply
     from mlc_widget.worker.handler import KernelMLCEngineHandler
 
@@ -58,6 +65,7 @@ __all__ = [
     "EngineForkedError",
     "EngineLink",
     "EngineMetrics",
+    "EngineOptions",
     "EngineSnapshot",
     "EngineTerminatedError",
     "Hang",
@@ -83,11 +91,14 @@ __all__ = [
     "Stream",
     "UnsupportedFieldError",
     "UnsupportedModelError",
+    "WorkerOptions",
     "WorkerStartError",
     "__version__",
     "create_kernel_mlc_engine",
     "create_mlc_engine",
+    "kernel_mlc_engine",
     "load_ipython_extension",
+    "mlc_engine",
     "unload_ipython_extension",
 ]
 
@@ -103,6 +114,7 @@ _HOMES = {
     "EngineForkedError": "mlc_widget.api.errors",
     "EngineLink": "mlc_widget.api.engine_link",
     "EngineMetrics": "mlc_widget.api.metrics",
+    "EngineOptions": "mlc_widget.api.engine_options",
     "EngineSnapshot": "mlc_widget.api.engine_link",
     "EngineTerminatedError": "mlc_widget.api.errors",
     "Hang": "mlc_widget.api.engine_link",
@@ -128,10 +140,13 @@ _HOMES = {
     "Stream": "mlc_widget.api.streams",
     "UnsupportedFieldError": "mlc_widget.api.errors",
     "UnsupportedModelError": "mlc_widget.api.errors",
+    "WorkerOptions": "mlc_widget.proxy.options",
     "WorkerStartError": "mlc_widget.api.errors",
     "create_kernel_mlc_engine": "mlc_widget.factories",
     "create_mlc_engine": "mlc_widget.factories",
+    "kernel_mlc_engine": "mlc_widget.factories",
     "load_ipython_extension": "mlc_widget.magics",
+    "mlc_engine": "mlc_widget.factories",
     "unload_ipython_extension": "mlc_widget.magics",
 }
 

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeAlias, Unpack
 
 from mlc_widget.api.core import ChatOpts
+from mlc_widget.api.engine_options import ENGINE_DEFAULTS, EngineOptions, takes_options
 from mlc_widget.api.logit_processor import LogitProcessorFactory
-from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.tracebacks import releases_locals
-from mlc_widget.engine.engines import AsyncMLCEngine
-from mlc_widget.proxy.engines import AsyncKernelMLCEngine
-from mlc_widget.proxy.in_flight import Recovery
-from mlc_widget.proxy.process import TransportEncryption
+from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine
+from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
+from mlc_widget.proxy.options import WORKER_DEFAULTS, WorkerOptions
+
+_ChatOpts: TypeAlias = ChatOpts | Sequence[ChatOpts | None] | None
 
 
+@takes_options(EngineOptions, ENGINE_DEFAULTS)
 @releases_locals
 async def create_mlc_engine(
     model: str | Sequence[str],
     *,
-    chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
-    runtime: str = "auto",
-    runtime_options: Mapping[str, Any] | None = None,
+    chat_opts: _ChatOpts = None,
     logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
-    init_progress_callback: InitProgressCallback | None = None,
+    **options: Unpack[EngineOptions],
 ) -> AsyncMLCEngine:
-    """Make a direct engine and load a model into it.
+    """Make an engine that runs models in this process, and load a model into it.
+
+    Args:
+        model: ``HF://user/repo[@revision]``, a folder in MLC format, a built-in name, or several.
+        chat_opts: For each model, overrides of its mlc-chat-config.json.
+        logit_processors: Factories of `LogitProcessor` objects, by model id.
+        **options: See `EngineOptions`.
 
     Raises:
+        BadRequestError: an option is invalid.
         MLCEngineError: what `AsyncMLCEngine.reload` raises; the engine is terminated then.
     """
-    engine = AsyncMLCEngine(
-        runtime=runtime,
-        runtime_options=runtime_options,
-        logit_processors=logit_processors,
-        init_progress_callback=init_progress_callback,
-    )
+    engine = AsyncMLCEngine(logit_processors=logit_processors, **options)
     try:
         await engine.reload(model, chat_opts)
     except BaseException:
@@ -45,23 +47,33 @@ async def create_mlc_engine(
     return engine
 
 
+@takes_options(EngineOptions, ENGINE_DEFAULTS)
+@releases_locals
+def mlc_engine(
+    model: str | Sequence[str],
+    *,
+    chat_opts: _ChatOpts = None,
+    logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
+    **options: Unpack[EngineOptions],
+) -> MLCEngine:
+    """As `create_mlc_engine`, blocking the calling thread; so do the engine's methods."""
+    engine = MLCEngine(logit_processors=logit_processors, **options)
+    try:
+        engine.reload(model, chat_opts)
+    except BaseException:
+        engine.terminate()
+        raise
+    return engine
+
+
+@takes_options(WorkerOptions, WORKER_DEFAULTS)
 @releases_locals
 async def create_kernel_mlc_engine(
     model: str | Sequence[str],
     *,
-    chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
-    runtime: str = "auto",
-    runtime_options: Mapping[str, Any] | None = None,
-    python: str | None = None,
-    kernel_name: str | None = None,
-    transport_encryption: TransportEncryption = "auto",
-    handler: str | None = None,
-    logit_processors: Mapping[str, str] | None = None,
-    start_timeout: float = 60.0,
-    hang_timeout: float = 30.0,
-    recovery: Recovery = "resume",
-    init_progress_callback: InitProgressCallback | None = None,
+    chat_opts: _ChatOpts = None,
     show_progress: bool = True,
+    **options: Unpack[WorkerOptions],
 ) -> AsyncKernelMLCEngine:
     """Start a worker kernel, load a model in it, and return the ready engine.
 
@@ -70,47 +82,52 @@ async def create_kernel_mlc_engine(
     Args:
         model: ``HF://user/repo[@revision]``, a folder in MLC format, a built-in name, or several.
         chat_opts: For each model, overrides of its mlc-chat-config.json.
-        runtime: See `AsyncKernelMLCEngine`, as for the arguments that follow.
-        runtime_options: See there.
-        python: See there.
-        kernel_name: See there.
-        transport_encryption: See there.
-        handler: See there.
-        logit_processors: See there.
-        start_timeout: See there.
-        hang_timeout: See there.
-        recovery: See there.
-        init_progress_callback: See there.
-        show_progress: Whether to show the progress bar in a notebook.
+        show_progress: Whether to show the progress bar.
+        **options: See `WorkerOptions`.
 
     Raises:
+        BadRequestError: an option is invalid.
         WorkerStartError: the worker did not start; the message ends with its last output.
         MLCEngineError: what `AsyncKernelMLCEngine.reload` raises. The engine is terminated then.
     """
-    engine = AsyncKernelMLCEngine(
-        runtime=runtime,
-        runtime_options=runtime_options,
-        python=python,
-        kernel_name=kernel_name,
-        transport_encryption=transport_encryption,
-        handler=handler,
-        logit_processors=logit_processors,
-        start_timeout=start_timeout,
-        hang_timeout=hang_timeout,
-        recovery=recovery,
-        init_progress_callback=init_progress_callback,
-    )
-    shown: Callable[[], object] | None = None
-    if show_progress:
-        from mlc_widget.widget.load import display_load_progress
-
-        shown = display_load_progress(engine)
+    engine = AsyncKernelMLCEngine(**options)
+    shown = _progress(engine, show_progress)
     try:
         await engine.reload(model, chat_opts)
     except BaseException:
         await engine.terminate()
         raise
     finally:
-        if shown is not None:
-            await asyncio.to_thread(shown)
+        await asyncio.to_thread(shown)
     return engine
+
+
+@takes_options(WorkerOptions, WORKER_DEFAULTS)
+@releases_locals
+def kernel_mlc_engine(
+    model: str | Sequence[str],
+    *,
+    chat_opts: _ChatOpts = None,
+    show_progress: bool = True,
+    **options: Unpack[WorkerOptions],
+) -> KernelMLCEngine:
+    """As `create_kernel_mlc_engine`, blocking the calling thread; so do the engine's methods."""
+    engine = KernelMLCEngine(**options)
+    shown = _progress(engine, show_progress)
+    try:
+        engine.reload(model, chat_opts)
+    except BaseException:
+        engine.terminate()
+        raise
+    finally:
+        shown()
+    return engine
+
+
+def _progress(engine: AsyncKernelMLCEngine | KernelMLCEngine, wanted: bool) -> Callable[[], object]:
+    """Show the load's progress; what it returns is called once the load has ended."""
+    if not wanted:
+        return lambda: None
+    from mlc_widget.widget.load import display_load_progress
+
+    return display_load_progress(engine)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar, Never, Unpack
 
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
+from mlc_widget.api.engine_options import (
+    ENGINE_DEFAULTS,
+    EngineOptions,
+    complete_options,
+    runtime_options_of,
+    takes_options,
+)
 from mlc_widget.api.errors import EngineForkedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.logit_processor import LogitProcessorFactory
-from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.engine.core import DirectCore
 
 
@@ -24,20 +30,24 @@ def _end(core: DirectCore, home: HomeLoop) -> None:
 class _DirectEngine(EngineBase):
     """The common part of both direct engines."""
 
+    _factory: ClassVar[str]
+
+    @takes_options(EngineOptions, ENGINE_DEFAULTS)
     def __init__(
         self,
-        *,
-        runtime: str = "auto",
-        runtime_options: Mapping[str, Any] | None = None,
+        *models: Never,
         logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
-        init_progress_callback: InitProgressCallback | None = None,
+        **options: Unpack[EngineOptions],
     ) -> None:
+        chosen = complete_options(type(self), self._factory, models, options, ENGINE_DEFAULTS)
         core = DirectCore(
-            runtime=runtime, runtime_options=runtime_options, logit_processors=logit_processors
+            runtime=chosen["runtime"],
+            runtime_options=runtime_options_of(chosen),
+            logit_processors=logit_processors,
         )
         home = HomeLoop.shared()
         super().__init__(core, home)
-        self.set_init_progress_callback(init_progress_callback)
+        self.set_init_progress_callback(chosen["init_progress_callback"])
         self._finalizer = weakref.finalize(self, _end, core, home)
         self._finalizer.atexit = False
 
@@ -48,12 +58,18 @@ class AsyncMLCEngine(_DirectEngine, AsyncMLCEngineInterface):
     It may be used from any event loop, and from several.
 
     Args:
-        runtime: ``tvm``, or ``auto`` for the best one that is installed.
-        runtime_options: Options of the runtime, such as ``device`` and ``threads``.
         logit_processors: Factories of `LogitProcessor` objects, by model id.
-        init_progress_callback: Called with an `InitProgressReport` as a load advances.
+        **options: See `EngineOptions`.
+
+    Raises:
+        TypeError: an option does not exist, or a model was given: `create_mlc_engine` takes one.
+        BadRequestError: an option is invalid.
     """
+
+    _factory = "await create_mlc_engine"
 
 
 class MLCEngine(_DirectEngine, MLCEngineInterface):
-    """`AsyncMLCEngine`, blocking the calling thread."""
+    """`AsyncMLCEngine`, blocking the calling thread; `mlc_engine` makes one."""
+
+    _factory = "mlc_engine"

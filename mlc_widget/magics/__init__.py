@@ -49,7 +49,12 @@ def _remove_transformers(shell: Any) -> None:
 
 def _offer_names(shell: Any) -> dict[str, Any]:
     """Put the public names where the notebook has none of its own; returns those that were put."""
-    from mlc_widget.factories import create_kernel_mlc_engine, create_mlc_engine
+    from mlc_widget.factories import (
+        create_kernel_mlc_engine,
+        create_mlc_engine,
+        kernel_mlc_engine,
+        mlc_engine,
+    )
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
     from mlc_widget.widget import ChatWidget
 
@@ -59,6 +64,8 @@ def _offer_names(shell: Any) -> dict[str, Any]:
         KernelMLCEngine,
         create_kernel_mlc_engine,
         create_mlc_engine,
+        kernel_mlc_engine,
+        mlc_engine,
     )
     fresh = {n.__name__: n for n in names if n.__name__ not in shell.user_ns}
     shell.push(fresh, interactive=False)

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 _PATIENCE_S: Final = 10.0
 _FLAGS: Final = {
     "runtime": "--runtime",
-    "runtime_options": "--device",
+    "device": "--device",
     "python": "--python",
     "kernel_name": "--kernel",
 }
@@ -198,7 +198,7 @@ def _engine_options(given: argparse.Namespace) -> dict[str, Any]:
     if given.runtime:
         options["runtime"] = given.runtime
     if given.device:
-        options["runtime_options"] = {"device": given.device}
+        options["device"] = given.device
     if given.python:
         options["python"] = given.python
     if given.kernel:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeAlias, Unpack
 
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
 from mlc_widget.api.engine_link import EngineLink, EngineState, Hang
+from mlc_widget.api.engine_options import complete_options, runtime_options_of, takes_options
 from mlc_widget.api.errors import EngineForkedError
 from mlc_widget.api.home_loop import HomeLoop
-from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.request_values import identifier, plain
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.hangs import check_hang_timeout
-from mlc_widget.proxy.in_flight import Recovery, check_recovery
-from mlc_widget.proxy.process import TransportEncryption, WorkerProcess
+from mlc_widget.proxy.in_flight import check_recovery
+from mlc_widget.proxy.options import WORKER_DEFAULTS, WorkerOptions
+from mlc_widget.proxy.process import WorkerProcess
 
 if TYPE_CHECKING:
     _State: TypeAlias = EngineState
@@ -37,46 +37,36 @@ class _KernelEngine(EngineBase):
 
     _core: KernelCore
 
-    def __init__(
-        self,
-        *,
-        runtime: str = "auto",
-        runtime_options: Mapping[str, Any] | None = None,
-        python: str | None = None,
-        kernel_name: str | None = None,
-        transport_encryption: TransportEncryption = "auto",
-        handler: str | None = None,
-        logit_processors: Mapping[str, str] | None = None,
-        start_timeout: float = 60.0,
-        hang_timeout: float = 30.0,
-        recovery: Recovery = "resume",
-        init_progress_callback: InitProgressCallback | None = None,
-    ) -> None:
+    _factory: ClassVar[str]
+
+    @takes_options(WorkerOptions, WORKER_DEFAULTS)
+    def __init__(self, *models: Never, **options: Unpack[WorkerOptions]) -> None:
+        chosen = complete_options(type(self), self._factory, models, options, WORKER_DEFAULTS)
         settings = WorkerSettings(
-            runtime=runtime,
-            runtime_options=dict(runtime_options or {}),
-            handler=handler,
-            logit_processors=dict(logit_processors or {}),
+            runtime=chosen["runtime"],
+            runtime_options=runtime_options_of(chosen),
+            handler=chosen["handler"],
+            logit_processors=dict(chosen["logit_processors"] or {}),
         )
 
         def make_process() -> WorkerProcess:
             return WorkerProcess(
                 settings,
-                python=python,
-                kernel_name=kernel_name,
-                transport_encryption=transport_encryption,
+                python=chosen["python"],
+                kernel_name=chosen["kernel_name"],
+                transport_encryption=chosen["transport_encryption"],
             )
 
         home = HomeLoop.shared()
         core = KernelCore(
             home,
             make_process,
-            start_timeout=start_timeout,
-            hang_timeout=check_hang_timeout(hang_timeout),
-            recovery=check_recovery(recovery),
+            start_timeout=chosen["start_timeout"],
+            hang_timeout=check_hang_timeout(chosen["hang_timeout"]),
+            recovery=check_recovery(chosen["recovery"]),
         )
         super().__init__(core, home)
-        self.set_init_progress_callback(init_progress_callback)
+        self.set_init_progress_callback(chosen["init_progress_callback"])
         self._finalizer = weakref.finalize(self, _end, core)
         self._finalizer.atexit = False  # at exit the worker's supervisor kills it
 
@@ -122,26 +112,15 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncMLCEngineInterface):
     this process, whichever comes first.
 
     Args:
-        runtime: The worker's runtime: ``tvm``, or ``auto`` for the best that is installed there.
-        runtime_options: Options of the runtime, such as ``device`` and ``threads``.
-        python: The Python interpreter to run the worker in; this one by default.
-        kernel_name: An installed kernelspec to run the worker with instead, wherever its kernel
-            provisioner places it. Its argv must be ``python -m mlc_widget.worker -f
-            {connection_file}``.
-        transport_encryption: CurveZMQ to that kernel: ``auto`` where its kernelspec declares it,
-            ``required``, or ``disabled``.
-        handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
-        logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
-        start_timeout: Seconds that the worker may take to start.
-        hang_timeout: Seconds without a response from the worker, while something waits for it,
-            after which `hang` is set and a warning is logged. A load, a model's first step, and
-            the steps of a slow model may take longer. `math.inf` turns it off.
-        recovery: What happens to running requests when the worker dies. With ``resume`` a new
-            worker loads the same models and continues each request where it was, in the same
-            ``await`` or ``async for``; a request that seems to kill its workers fails with
-            `EngineDeadError`. With ``error`` all fail at once. See ``docs/answers.md``.
-        init_progress_callback: Called with an `InitProgressReport` as a load advances.
+        **options: See `WorkerOptions`.
+
+    Raises:
+        TypeError: an option does not exist, or a model was given: `create_kernel_mlc_engine` takes
+            one.
+        BadRequestError: an option is invalid.
     """
+
+    _factory = "await create_kernel_mlc_engine"
 
     @releases_locals
     async def custom_request(self, name: str, message: Any = None) -> Any:
@@ -156,7 +135,9 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncMLCEngineInterface):
 
 
 class KernelMLCEngine(_KernelEngine, MLCEngineInterface):
-    """`AsyncKernelMLCEngine`, blocking the calling thread."""
+    """`AsyncKernelMLCEngine`, blocking the calling thread; `kernel_mlc_engine` makes one."""
+
+    _factory = "kernel_mlc_engine"
 
     @releases_locals
     def custom_request(self, name: str, message: Any = None) -> Any:

@@ -24,6 +24,10 @@ PUBLIC = {
     "MLCEngine",
     "create_kernel_mlc_engine",
     "create_mlc_engine",
+    "kernel_mlc_engine",
+    "mlc_engine",
+    "EngineOptions",
+    "WorkerOptions",
     # what engines have in common
     "AsyncMLCEngineInterface",
     "MLCEngineInterface",

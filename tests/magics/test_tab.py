@@ -58,3 +58,23 @@ def test_tab_completes(notebook: Notebook, name: str, jedi: bool) -> None:
     reply = notebook.client.complete(f"{name}.", reply=True, timeout=DEADLINE_S)
     found = [match.rpartition(".")[2] for match in reply["content"]["matches"]]
     assert OBJECTS[name] in found
+
+
+ARGUMENTS = {
+    "create_kernel_mlc_engine('demo', han": "handler=",
+    "kernel_mlc_engine('demo', rec": "recovery=",
+    "create_mlc_engine('demo', dev": "device=",
+    "mlc_engine('demo', runtime_o": "runtime_options=",
+    "AsyncKernelMLCEngine(start": "start_timeout=",
+    "KernelMLCEngine(dev": "device=",
+    "MLCEngine(logit": "logit_processors=",
+    "AsyncMLCEngine(init": "init_progress_callback=",
+}
+
+
+@pytest.mark.parametrize("jedi", [True, False], ids=["jedi", "no jedi"])
+@pytest.mark.parametrize("call", ARGUMENTS)
+def test_tab_completes_options(notebook: Notebook, call: str, jedi: bool) -> None:
+    notebook.run(f"get_ipython().Completer.use_jedi = {jedi}")
+    reply = notebook.client.complete(call, reply=True, timeout=DEADLINE_S)
+    assert ARGUMENTS[call] in reply["content"]["matches"]

@@ -58,7 +58,7 @@ def choose_runtime(options: Mapping[str, Any]) -> str:
             "mlc_llm is installed here but finds no GPU that it supports, and the tvm runtime, "
             "which runs models on the CPU, is not installed. Install it in its own environment "
             '(`python -m pip install "mlc-widget[tvm]"`) and name its interpreter with python=, '
-            "or ask for runtime='mlc_llm' with runtime_options={'device': 'cpu'}, which is slow."
+            "or ask for runtime='mlc_llm' with device='cpu', which is slow."
         )
     raise RuntimeUnavailableError(
         "No runtime is installed here. On a CPU: `python -m pip install "

@@ -57,7 +57,7 @@ def resolve_device(options: MLCLLMOptions) -> str:
         if not wanted:
             raise RuntimeUnavailableError(
                 "mlc_llm finds no GPU that it supports. Use runtime='tvm' on a CPU; "
-                "runtime_options={'device': 'cpu'} runs mlc_llm on it all the same, slowly."
+                "device='cpu' runs mlc_llm on it all the same, slowly."
             )
     kind, _, index = wanted.partition(":")
     try:

@@ -12,11 +12,7 @@ from typing import Any
 
 from mlc_widget.api.errors import RuntimeUnavailableError
 
-PACKAGES = (
-    '"cuda-bindings==13.*" "nvidia-cuda-nvrtc==13.*" "nvidia-cuda-runtime==13.*" '
-    '"nvidia-cuda-cccl==13.*"'
-)
-INSTALL = f"pip install {PACKAGES}"
+INSTALL = 'pip install "mlc-widget[cuda]"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,64 @@
+"""Every block of code in the README runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+CELLS = [code for language, code in BLOCKS if language in ("", "python")]
+COMMANDS = [
+    line[2:].partition("#")[0].strip()
+    for language, text in BLOCKS
+    if language == "console"
+    for line in text.splitlines()
+]
+
+
+def test_nothing_is_left_out() -> None:
+    assert {language for language, _ in BLOCKS} == {"", "python", "console"}
+    assert len(CELLS) >= 5
+    assert COMMANDS
+
+
+def test_cells_run_from_top_to_bottom(tmp_path: Path) -> None:
+    pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
+    notebook = nbformat.v4.new_notebook()
+    engine = 'kernel_mlc_engine("demo").terminate(); mlc_engine("demo").terminate()'
+    notebook.cells = [nbformat.v4.new_code_cell(code) for code in [*CELLS, engine]]
+    NotebookClient(
+        notebook,
+        timeout=180,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()
+    streamed = "".join(
+        output["text"] for output in notebook.cells[2].outputs if output.get("name") == "stdout"
+    )
+    assert streamed.strip()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_targets_of_make(command: str) -> None:
+    """They are not run: they run this."""
+    program, *targets = command.split()
+    assert program == "make"
+    subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_inline_calls_name_public_things() -> None:
+    """Code within sentences: what it calls or passes exists."""
+    import mlc_widget
+
+    text = re.sub(r"```.*?```", "", (ROOT / "README.md").read_text(), flags=re.S)
+    calls = set(
+        re.findall(r"`(?:await )?([a-z_]*mlc_engine|[A-Z]\w+(?:Engine|Widget|Error))\b", text)
+    )
+    assert len(calls) >= 4
+    assert calls <= set(mlc_widget.__all__)
