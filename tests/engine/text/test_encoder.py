@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from mlc_widget.api.errors import BadRequestError, InternalEngineError
-from mlc_widget.engine.text.encoder import _MOST_LOST, Encoder
+from mlc_widget.engine.text.encoder import _MOST_LOST, CHARS_PER_S, Encoder
 from mlc_widget.engine.text.prompt_text import content
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
@@ -98,3 +99,84 @@ async def test_a_short_text_does_not_wait_for_long_ones(gate):
     assert not any(one.done() for one in long)
     gate.set()
     await asyncio.gather(*long)
+
+
+async def cancel(*tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def started(encoder, count):
+    async with asyncio.timeout(DEADLINE):
+        while len(encoder._running) < count:
+            await asyncio.sleep(0)
+
+
+async def test_a_cancelled_long_text_holds_its_place_until_it_has_ended(gate):
+    encoder = Encoder(words(), "m")
+    long = [asyncio.ensure_future(encoder.run(gate.wait, 10**6)) for _ in range(2)]
+    await started(encoder, 2)
+    await cancel(*long)
+    next_one = asyncio.ensure_future(encoder.run(lambda: 5, 10**6))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(encoder._running) == 2  # no third text fills the memory
+    assert await encoder.encode_prompt(content("a")) == [1]  # short ones go on
+    gate.set()
+    assert await next_one == 5
+    assert encoder.running_step() is None
+
+
+async def test_cancelled_texts_that_end_in_time_are_waited_for(gate):
+    encoder = Encoder(words(), "m")
+    short = [asyncio.ensure_future(encoder.run(gate.wait, 1)) for _ in range(_MOST_LOST)]
+    await started(encoder, _MOST_LOST)
+    await cancel(*short)
+    next_one = asyncio.ensure_future(encoder.encode_prompt(content("a")))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(encoder._running) == _MOST_LOST
+    gate.set()
+    assert await next_one == [1]
+
+
+@pytest.mark.parametrize(("count", "chars"), [(_MOST_LOST, 1), (2, 10**6)])
+async def test_cancelled_texts_that_never_end_are_an_error_for_the_next(gate, count, chars):
+    encoder = Encoder(words(), "m")
+    encoder._limit_s = 0.05 - chars / CHARS_PER_S
+    left = [asyncio.ensure_future(encoder.run(gate.wait, chars)) for _ in range(count)]
+    await started(encoder, count)
+    await cancel(*left)
+    with pytest.raises(InternalEngineError, match="restart the worker") as caught:
+        await encoder.run(lambda: 5, chars)
+    assert caught.value.code == "tokenizer_hangs"
+
+
+async def test_what_waits_for_a_place_can_be_cancelled(gate):
+    encoder = Encoder(words(), "m")
+    long = [asyncio.ensure_future(encoder.run(gate.wait, 10**6)) for _ in range(4)]
+    await started(encoder, 2)
+    await cancel(*long[2:])
+    gate.set()
+    assert await asyncio.gather(*long[:2]) == [True, True]
+    assert encoder.running_step() is None
+
+
+async def test_the_error_of_a_cancelled_text_is_nobodys(gate):
+    def fail():
+        gate.wait()
+        raise ValueError("too late")
+
+    heard = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    encoder = Encoder(words(), "m")
+    work = asyncio.ensure_future(encoder.run(fail, 1))
+    await started(encoder, 1)
+    await cancel(work)
+    gate.set()
+    async with asyncio.timeout(DEADLINE):
+        while encoder.running_step() is not None:
+            await asyncio.sleep(0)
+    gc.collect()
+    assert not heard
