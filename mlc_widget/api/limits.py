@@ -12,6 +12,7 @@ class Limits:
 
     prompt_bytes: int = 4 * 1024 * 1024
     messages: int = 4096
+    input_bytes: int = 16 * 1024 * 1024
     stop_strings: int = 16
     stop_bytes: int = 1024
     choices: int = 16

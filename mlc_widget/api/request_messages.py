@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.request_values import (
     JSONDict,
@@ -52,7 +53,7 @@ def tools(param: str, value: Any) -> list[JSONDict]:
         raise bad(param, value, f"give a list of at most {LIMITS.tools} tools.")
     checked: list[JSONDict] = []
     names: set[str] = set()
-    for i, one in enumerate(value):
+    for i, one in enumerate(value):  # a name comes once: a large tool cannot be there many times
         checked.append(_tool(f"{param}[{i}]", one))
         name = checked[-1]["function"]["name"]
         if name in names:
@@ -97,7 +98,7 @@ def tool_choice(param: str, value: Any) -> Any:
         if value.get("type", "function") != "function":
             raise bad(f"{param}.type", value["type"], "give function.")
         identifier(f"{param}.function.name", value["function"].get("name"))
-        return dict(value)
+        return mapping(param, value)
     raise bad(param, value, "give none, auto, required, or a function by name.")
 
 
@@ -120,14 +121,22 @@ def content(param: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         if not value:
             raise bad(param, value, "give at least one text part.")
-        texts = []
+        texts: list[str] = []
+        size = 0
         for i, part in enumerate(value):
             if not isinstance(part, Mapping) or part.get("type") != "text":
                 kind = part.get("type") if isinstance(part, Mapping) else part
                 raise bad(f"{param}[{i}].type", kind, "only text parts are supported.")
             texts.append(string(f"{param}[{i}].text", part.get("text")))
+            size += len(texts[-1])
+            if size > LIMITS.prompt_bytes:  # one part may be there many times
+                raise _too_large(param, value)
         return "".join(texts)
     raise bad(param, value, "give a string, or a list of text parts.")
+
+
+def _too_large(param: str, value: Any) -> BadRequestError:
+    return bad(param, value, f"it is too large; give at most {LIMITS.prompt_bytes} bytes of text.")
 
 
 def messages(param: str, value: Any) -> list[JSONDict]:
@@ -151,8 +160,8 @@ def messages(param: str, value: Any) -> list[JSONDict]:
         for call in one.get("tool_calls", ()):
             size += sum(len(text.encode()) for text in (call["id"], *call["function"].values()))
         checked.append(one)
-    if size > LIMITS.prompt_bytes:
-        raise bad(param, f"{size} bytes", f"give at most {LIMITS.prompt_bytes} bytes of text.")
+        if size > LIMITS.prompt_bytes:  # one message may be there many times
+            raise _too_large(param, value)
     return checked
 
 
@@ -198,6 +207,7 @@ def _tool_calls(param: str, value: Any) -> list[JSONDict]:
     if not isinstance(value, list | tuple):
         raise bad(param, value, "give a list of calls.")
     calls: dict[str, JSONDict] = {}
+    size = 0
     for i, given in enumerate(value):
         at = f"{param}[{i}]"
         call = given.model_dump() if hasattr(given, "model_dump") else given
@@ -215,4 +225,7 @@ def _tool_calls(param: str, value: Any) -> list[JSONDict]:
             "arguments": string(f"{at}.function.arguments", "" if arguments is None else arguments),
         }
         calls[call_id] = {"id": call_id, "type": "function", "function": told}
+        size += len(told["arguments"])
+        if size > LIMITS.prompt_bytes:
+            raise _too_large(param, value)
     return list(calls.values())

@@ -7,11 +7,13 @@ A check takes the field's dotted path and the value, and raises `BadRequestError
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.json_size import TooDeepError, TooLargeError, check_json_size
 from mlc_widget.api.limits import LIMITS
 
 JSONDict: TypeAlias = dict[str, Any]
@@ -23,13 +25,30 @@ def bad(param: str, value: Any, remedy: str) -> BadRequestError:
     return BadRequestError(f"{param} = {shortened(value)}: {remedy}", param=param)
 
 
+_SHOWN: Final = 120
+"""Characters of a value that an error message shows."""
+_EXCERPT: Final = reprlib.Repr()
+_EXCERPT.maxlevel = 4
+_EXCERPT.maxstring = _EXCERPT.maxother = _EXCERPT.maxlong = 2 * _SHOWN
+
+
 def shortened(value: Any) -> str:
-    """A value as an error message shows it."""
+    """A value as an error message shows it; what is large is not written out for that."""
     try:
+        check_json_size(value, _SHOWN)
         shown = repr(value)
-    except Exception:  # an integer of many thousand digits, a dict too deep, a class's own fault
+    except TooLargeError:
+        shown = _excerpt(value)
+    except Exception:  # an integer of many thousand digits, a class's own fault
         shown = f"<{type(value).__name__}>"
-    return shown if len(shown) <= 120 else f"{shown[:117]}…"
+    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}…"
+
+
+def _excerpt(value: Any) -> str:
+    try:
+        return repr(value[:_SHOWN]) if isinstance(value, str) else _EXCERPT.repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def number(low: float, high: float, *, open_low: bool = False) -> Check:
@@ -160,28 +179,30 @@ def mapping(param: str, value: Any) -> JSONDict:
     """A JSON object, bounded in size and depth; returned as JSON would decode it."""
     if not isinstance(value, Mapping):
         raise bad(param, value, "give a mapping.")
-    text = _json(param, value)
-    size = len(text.encode())
-    if size > LIMITS.schema_bytes:
-        raise bad(param, f"{size} bytes", f"give at most {LIMITS.schema_bytes} bytes.")
-    if _depth(value) > LIMITS.schema_depth:
-        raise bad(param, value, f"nest at most {LIMITS.schema_depth} levels.")
-    made: JSONDict = json.loads(text)
+    made: JSONDict = _decoded(param, value, LIMITS.schema_bytes, LIMITS.schema_depth)
     return made
 
 
 def plain(param: str, value: Any) -> Any:
-    """Any value that JSON can represent."""
-    return json.loads(_json(param, value))
+    """Any value that JSON can represent, bounded in size and depth."""
+    return _decoded(param, value, LIMITS.prompt_bytes, LIMITS.schema_depth)
 
 
-def _json(param: str, value: Any) -> str:
+def _decoded(param: str, value: Any, largest: int, deepest: int) -> Any:
+    """A value as JSON would decode it."""
     try:
+        check_json_size(value, largest, deepest)
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, default=_plain_number)
-        text.encode()
+        size = len(text.encode())
+    except TooLargeError:
+        raise bad(param, value, f"it is too large; give at most {largest} bytes.") from None
+    except TooDeepError:
+        raise bad(param, value, f"nest at most {deepest} levels.") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise bad(param, value, f"give plain JSON values ({error}).") from None
-    return text
+    if size > largest:
+        raise bad(param, f"{size} bytes", f"give at most {largest} bytes.")
+    return json.loads(text)
 
 
 def _plain_number(value: Any) -> int | float | bool:
@@ -197,17 +218,6 @@ def _plain_number(value: Any) -> int | float | bool:
     if _is_numpy_bool(value):
         return bool(value)
     raise TypeError(f"{type(value).__name__} is no plain JSON value")
-
-
-def _depth(value: Any) -> int:
-    deepest, stack = 0, [(value, 1)]
-    while stack:
-        node, depth = stack.pop()
-        if isinstance(node, Mapping | list | tuple):
-            deepest = max(deepest, depth)
-            children = node.values() if isinstance(node, Mapping) else node
-            stack.extend((child, depth + 1) for child in children)
-    return deepest
 
 
 def prompt(param: str, value: Any) -> str | list[int]:
@@ -230,10 +240,18 @@ def prompts(param: str, value: Any) -> str | list[int] | list[str | list[int]]:
         return prompt(param, value)
     if len(value) > LIMITS.completions:
         raise bad(param, len(value), f"give at most {LIMITS.completions} prompts.")
-    checked = [prompt(f"{param}[{i}]", v) for i, v in enumerate(value)]
-    size = sum(len(v.encode()) if isinstance(v, str) else 4 * len(v) for v in checked)
-    if size > LIMITS.prompt_bytes:
-        raise bad(param, f"{size} bytes", f"give at most {LIMITS.prompt_bytes} bytes.")
+    return _prompts(param, value, LIMITS.prompt_bytes)
+
+
+def _prompts(param: str, value: Sequence[Any], largest: int) -> list[str | list[int]]:
+    """Several prompts, of `largest` bytes together; one list of ids may be there many times."""
+    checked: list[str | list[int]] = []
+    left = largest
+    for i, one in enumerate(value):
+        checked.append(made := prompt(f"{param}[{i}]", one))
+        left -= len(made.encode()) if isinstance(made, str) else 4 * len(made)
+        if left < 0:
+            raise bad(param, value, f"it is too large; give at most {largest} bytes.")
     return checked
 
 
@@ -259,11 +277,7 @@ def embedding_input(param: str, value: Any) -> list[str | list[int]]:
             return [token_ids(param, value)]
         if len(value) > LIMITS.embedding_inputs:
             raise bad(param, len(value), f"give at most {LIMITS.embedding_inputs} inputs.")
-        inputs = [prompt(f"{param}[{i}]", v) for i, v in enumerate(value)]
-        size = sum(len(v.encode()) if isinstance(v, str) else 4 * len(v) for v in inputs)
-        if size > LIMITS.embedding_bytes:
-            raise bad(param, f"{size} bytes", f"give at most {LIMITS.embedding_bytes} bytes.")
-        return inputs
+        return _prompts(param, value, LIMITS.embedding_bytes)
     raise bad(param, value, "give a string, a list of strings, or token ids.")
 
 

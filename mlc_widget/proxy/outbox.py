@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from mlc_widget.api.errors import MLCEngineError, ProtocolError
+from mlc_widget.api.json_size import TooLargeError, check_json_size
 from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES, WorkerRequest
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,12 @@ class Outbox:
         # What says hello comes before the order: it is repeated until it is heard.
         number = None if request.kind == "hello" else self._number
         try:
+            check_json_size(request.content, MAX_MESSAGE_BYTES)
             frames = self._pack(request.encode(number))
+        except TooLargeError as error:
+            raise ProtocolError(
+                f"{request.kind}: its content takes {error}, which are all that the worker accepts."
+            ) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise ProtocolError(
                 f"{request.kind}: its content is not plain JSON ({error})."

@@ -11,6 +11,7 @@ from mlc_widget._version import __version__
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import ChunkSource, RequestKind
 from mlc_widget.api.errors import MLCEngineError, ProtocolError
+from mlc_widget.api.json_size import TooLargeError, check_json_size
 from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
@@ -18,6 +19,7 @@ from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.protocol.errors import encode_error
 from mlc_widget.protocol.messages import (
+    MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     WorkerRequest,
     end_message,
@@ -117,7 +119,12 @@ class KernelMLCEngineHandler:
 
     def _begin(self, data: Any) -> None:
         try:
+            check_json_size(data, MAX_MESSAGE_BYTES)
             request = WorkerRequest.decode(data)
+        except TooLargeError as error:
+            refused = ProtocolError(f"This message takes {error}, which are all that is accepted.")
+            self._throw(_uuid(data), refused)
+            return
         except ProtocolError as error:
             self._throw(_uuid(data), error)
             return

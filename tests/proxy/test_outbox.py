@@ -143,3 +143,20 @@ def test_what_is_remembered_is_bounded() -> None:
     for _ in range(10_000):
         wire.post("ask", waiter="w")
     assert len(wire.outbox.lost(0, 10_000)) == 8192
+
+
+def test_what_expands_beyond_all_bounds_is_not_packed() -> None:
+    wire = Wire()
+    packed: list[str] = []
+    wire.interrupt = packed.append
+    bomb: Any = [0]
+    for _ in range(12):
+        bomb = [bomb] * 10
+    wire.post("customRequest", {"requestName": "a", "requestMessage": bomb})
+    wire.post("customRequest", {"requestName": "a", "requestMessage": ["x" * 2**20] * 17})
+    wire.post("customRequest", {"requestName": "a", "requestMessage": [[7] * 2**20] * 17})
+    assert packed == []
+    assert [type(e) for e in wire.errors] == [ProtocolError] * 3
+    assert all(str(MAX_MESSAGE_BYTES) in str(e) for e in wire.errors)
+    wire.post("ask")
+    assert wire.numbers == [0]

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import UnsupportedFieldError
+from mlc_widget.api.json_size import TooLargeError, check_json_size
 from mlc_widget.api.limits import LIMITS
-from mlc_widget.api.request_values import JSONDict, bad, identifier, mapping, plain, string
+from mlc_widget.api.request_values import JSONDict, bad, identifier, mapping, string
 
 _TEXT_PARTS: Final = ("input_text", "output_text", "text")
 _ROLES: Final = ("user", "assistant", "system", "developer")
@@ -31,11 +32,17 @@ def input_items(param: str, value: Any) -> list[JSONDict]:
         raise bad(param, value, "give a text, or a list of input items.")
     if len(value) > LIMITS.messages:
         raise bad(param, len(value), f"give at most {LIMITS.messages} items.")
+    try:  # one item may be there many times
+        check_json_size(value, LIMITS.input_bytes)
+    except TooLargeError:
+        raise bad(
+            param, value, f"it is too large; give at most {LIMITS.input_bytes} bytes."
+        ) from None
     return [_item(f"{param}[{i}]", item) for i, item in enumerate(value)]
 
 
 def _item(param: str, value: Any) -> JSONDict:
-    item: JSONDict = plain(param, mapping(param, value))
+    item = mapping(param, value)
     kind = item.get("type") or ("message" if "role" in item else None)
     if not isinstance(kind, str) or kind not in _CHECKS:
         raise UnsupportedFieldError(
