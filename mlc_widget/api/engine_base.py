@@ -15,8 +15,9 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, to_raise
@@ -67,8 +68,13 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-class EngineBase(ABC):
+class EngineBase(NotCopyable, ABC):
     """What awaited and blocking engines share: their core and the progress callback."""
+
+    _instead = (
+        "it is threads and memory, not a value. Pass the object itself, or make another engine "
+        "where it is needed."
+    )
 
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self._core = core
@@ -92,17 +98,6 @@ class EngineBase(ABC):
         if boolean("sync", sync):
             return openai_client(self._routes, self._home, options)
         return async_openai_client(self._routes, self._home, options)
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        """Refuse pickle, copy and deepcopy.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: it is threads and memory, not a "
-            "value. Pass the object itself, or make another engine where it is needed."
-        )
 
     def get_init_progress_callback(self) -> InitProgressCallback | None:
         """The callback set by `set_init_progress_callback`."""

@@ -65,6 +65,12 @@ class DirectCore:
         self._counters = Counters()
         self._terminated = False
 
+    def describe(self) -> str:
+        """The model and the state in a few words, from any thread."""
+        names = self._models.names()
+        state = "terminated" if self._terminated else self._models.state
+        return f"{', '.join(names) or 'no model'}: {state}"
+
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
         """Set the callback for load progress; it is called on the home loop."""
         self._models.on_progress = callback

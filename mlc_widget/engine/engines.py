@@ -30,6 +30,7 @@ def _end(core: DirectCore, home: HomeLoop) -> None:
 class _DirectEngine(EngineBase):
     """The common part of both direct engines."""
 
+    _core: DirectCore
     _factory: ClassVar[str]
 
     @takes_options(EngineOptions, ENGINE_DEFAULTS)
@@ -50,6 +51,9 @@ class _DirectEngine(EngineBase):
         self.set_init_progress_callback(chosen["init_progress_callback"])
         self._finalizer = weakref.finalize(self, _end, core, home)
         self._finalizer.atexit = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._core.describe()}>"
 
 
 class AsyncMLCEngine(_DirectEngine, AsyncMLCEngineInterface):

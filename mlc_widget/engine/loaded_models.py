@@ -68,6 +68,18 @@ class LoadedModels:
     def __iter__(self) -> Iterator[LoadedModel]:
         return iter(self._models.values())
 
+    @property
+    def state(self) -> str:
+        """``idle``, ``loading`` or ``ready``; from any thread."""
+        if self._loading is not None:
+            return "loading"
+        return "idle" if self._loaded is None else "ready"
+
+    def names(self) -> tuple[str, ...]:
+        """The ids of the models that are loaded or loading; from any thread."""
+        target = self._loading or self._loaded
+        return () if target is None else tuple(target[0].model_ids)
+
     def running_steps(self) -> list[JSONDict]:
         """The current steps of all models, including one that is being unloaded.
 

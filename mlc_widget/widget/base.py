@@ -14,6 +14,7 @@ import anywidget
 import ipywidgets
 import traitlets
 
+from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
@@ -60,7 +61,7 @@ def mirror(name: str) -> Any:
     return traitlets.Dict(read_only=True).tag(sync=True, to_json=read)
 
 
-class EngineWidget(anywidget.AnyWidget):
+class EngineWidget(NotCopyable, anywidget.AnyWidget):
     """A widget that shows an engine.
 
     Traits (all for the page; none is meant to be set):
@@ -74,6 +75,7 @@ class EngineWidget(anywidget.AnyWidget):
             settings in the model's configuration; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
+    _instead = "it is a place on the page, not a value. Make another one with the same engine."
     _esm = loader()
     _bundle = traitlets.Instance(Bundle, read_only=True).tag(
         sync=True, **ipywidgets.widget_serialization

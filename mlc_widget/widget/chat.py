@@ -82,6 +82,10 @@ class ChatWidget(EngineWidget, ChatSettings):
         BadRequestError: a setting or the history is invalid.
     """
 
+    _instead = (
+        "it is a place on the page, not a value. Keep the conversation, `chat.messages` or "
+        "`chat.export('json')`, and give it to another ChatWidget as `history`."
+    )
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
     _chat = mirror("_chat")
     _live = mirror("_live")

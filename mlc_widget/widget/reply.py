@@ -9,18 +9,21 @@ import os
 from collections.abc import Callable, Generator
 from typing import Any
 
+from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.home_loop import check_not_forked_from, to_raise, wait_ticking
 from mlc_widget.widget.state import Message, openai_message
 from mlc_widget.widget.transcript import plain_text
 
 
-class Reply:
+class Reply(NotCopyable):
     """A reply that is being made; ``await reply`` returns the message, ``{"role", "content"}``.
 
     If the chat's own functions answer the reply's tool calls, `await` returns the last reply that
     follows from them. Interrupting the `await` stops the reply. A stopped reply has the text so
     far; a failed one raises its error.
     """
+
+    _instead = "it may still be written. Keep its message, `reply.result()`, or its `reply.text`."
 
     def __init__(
         self, reply: str, read: Callable[[str], Message], stop: Callable[[str], object]

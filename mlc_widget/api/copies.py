@@ -1,0 +1,29 @@
+"""Objects that are threads, memory or a place on the page, and so cannot be pickled or copied."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NoReturn
+
+
+class NotCopyable:
+    """Refuses `pickle`, `copy.copy` and `copy.deepcopy`, and says what to do.
+
+    It has to come before bases with methods of their own for this.
+    """
+
+    _instead: ClassVar[str]
+    """Why, and what to do instead, as the end of a sentence and the next one."""
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be pickled or copied: {self._instead}")
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce_ex__(None)
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__reduce_ex__(None)
