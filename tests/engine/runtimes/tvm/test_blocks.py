@@ -25,11 +25,12 @@ INTEGER = [cpu for cpu in cpus() if host_target(cpu).isa.dot]
 
 
 def combinations(kinds: list[str]) -> list[Any]:
-    """Every format on this CPU, and two that differ much on those of 8 lanes; soak has the rest."""
+    """Formats that differ much, on this CPU and on those of 8 lanes; soak has the rest."""
     found = []
     for name in FORMATS:
         for cpu in (None, *kinds):
-            quick = cpu is None or (name in ("Q8_0", "Q4_K") and cpu in ("avx2", "avxvnni"))
+            usual = name in ("Q4_0", "Q5_1", "Q8_0", "Q3_K", "Q4_K", "Q6_K", "MXFP4", "BF16")
+            quick = (cpu is None and usual) or (name == "Q8_0" and cpu in ("avx2", "avxvnni"))
             marks = () if quick else pytest.mark.soak
             found.append(pytest.param(name, cpu, marks=marks, id=f"{name}-{cpu or 'host'}"))
     return found
