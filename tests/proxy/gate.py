@@ -25,7 +25,7 @@ class Gate:
                 time.sleep(0.002)
             if (self.folder / "die").exists():
                 (self.folder / "die").unlink()
-                raise SystemExit("the gate fell")
+                _end_the_next_step()
         return logits
 
     def _reached(self) -> bool:
@@ -33,3 +33,16 @@ class Gate:
 
     def process_sampled_token(self, token_id: int) -> None:
         self.tokens += 1
+
+
+def _end_the_next_step() -> None:
+    """Have the engine's thread end: what a processor raises ends its own request only."""
+    from mlc_widget.engine.runtimes.tvm.scheduler import Scheduler
+
+    step = Scheduler._step
+
+    def fall(self: Any, *args: Any) -> None:
+        Scheduler._step = step  # type: ignore[method-assign]
+        raise SystemExit("the gate fell")
+
+    Scheduler._step = fall  # type: ignore[method-assign,assignment]

@@ -127,9 +127,9 @@ class Scheduler:
             while self._next_commands():
                 with self.clock:
                     self._admit()
-                    spans = self._plan()
-                    if spans:
-                        self._step(spans)
+                    plan = self._plan()
+                    if plan:
+                        self._step(plan)
                     self._flush()
         except BaseException as e:  # whatever it is, nobody may be left waiting
             self._die(e)
