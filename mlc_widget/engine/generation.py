@@ -21,10 +21,10 @@ from mlc_widget.engine.resumption import Beginning, Delivered, Resumption, begin
 from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sampling
 from mlc_widget.engine.shapes import ResponseShape, usage
 
-_AHEAD: Final = 256
+_AHEAD: Final = 32
 """Events that may be queued for the consumer; then the choices wait for it."""
 _NOTHING: Final = GenerationEvent(text="")
-_MANY: Final = 128
+_MANY: Final = 16
 """Events that are sent at once as a batch, however soon after the last one."""
 
 

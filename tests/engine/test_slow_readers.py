@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
-from mlc_widget.engine.runtimes.tvm.sequence import MAX_UNREAD
+from mlc_widget.engine.runtimes.tvm.sequence import MAX_UNREAD, MAX_UNREAD_IF_OTHERS_WAIT
 from mlc_widget.engine.store.tensor_cache import opener
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
@@ -84,4 +84,25 @@ async def test_a_waiting_text_can_be_closed_and_interrupted(runtime):
     events = [e async for e in interrupted]
     assert events[-1].finish_reason == "abort"
     assert 1 < len(events) <= MAX_UNREAD + 1
+    await no_page_is_lost(runtime)
+
+
+async def test_many_stalled_texts_do_not_keep_a_neighbour_waiting(runtime):
+    scheduler = runtime._loaded.scheduler
+    scheduler._max_sequences = 4
+    steps = scheduler.executor.steps
+    stalled = [runtime.generate(PROMPT, SAMPLING, request_id=f"s{i}") for i in range(60)]
+    opening = [asyncio.ensure_future(anext(one)) for one in stalled]
+    await until(lambda: scheduler._running)
+    greedy = Sampling(10, 0.0, 1.0, seed=0, ignore_eos=True)
+    neighbour = runtime.generate(PROMPT, greedy, request_id="neighbour")
+    assert len(await ids_of(neighbour)) == 10
+    # Each stalled text had its place for a few steps only.
+    assert scheduler.executor.steps - steps < 60 / 4 * 2 * MAX_UNREAD_IF_OTHERS_WAIT
+    firsts = await asyncio.gather(*opening)
+    # What stalled goes on where it was once it is read.
+    for one in stalled[1:]:
+        await one.aclose()
+    free = await ids_of(runtime.generate(PROMPT, SAMPLING, request_id="free"))
+    assert [*firsts[0].token_ids, *await ids_of(stalled[0])] == free
     await no_page_is_lost(runtime)

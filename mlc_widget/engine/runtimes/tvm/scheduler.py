@@ -20,7 +20,11 @@ from mlc_widget.engine.runtimes.base import GenerationEvent
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
-from mlc_widget.engine.runtimes.tvm.sequence import Sequence
+from mlc_widget.engine.runtimes.tvm.sequence import (
+    MAX_UNREAD,
+    MAX_UNREAD_IF_OTHERS_WAIT,
+    Sequence,
+)
 
 _SCORED: Final = 32
 """Tokens of a prompt that is scored, in a step."""
@@ -183,8 +187,10 @@ class Scheduler:
             sequence.parked = False
 
     def _park(self) -> None:
-        """Put aside what is far ahead of its reader."""
-        for sequence in [s for s in self._running if s.far_ahead]:
+        """Put aside what is far ahead of its reader; others that wait need its place sooner."""
+        most = MAX_UNREAD_IF_OTHERS_WAIT if self._waiting or self._submitted else MAX_UNREAD
+        for sequence in [s for s in self._running if s.unread >= most]:
+            sequence.resume_at = most // 2
             self._running.remove(sequence)
             self._give_back(sequence)
             self._parked.append(sequence)

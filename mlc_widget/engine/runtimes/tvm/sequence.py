@@ -23,6 +23,8 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 
 MAX_UNREAD: Final = 256
 """Events that a sequence may be ahead of its reader; half of it, and it goes on."""
+MAX_UNREAD_IF_OTHERS_WAIT: Final = 16
+"""The same while others wait for a place: a reader that has stopped keeps nobody waiting."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,6 +48,7 @@ class Sequence:
         posted: Events that the scheduler made of it.
         taken: How many of them its reader took; written by the reader's thread alone.
         parked: Whether it is put aside until the reader has caught up.
+        resume_at: How many events a parked one may be ahead of its reader to go on.
         scores: Log-probabilities of the prompt's tokens so far, if asked for.
     """
 
@@ -69,6 +72,7 @@ class Sequence:
     posted: int = 0
     taken: int = 0
     parked: bool = False
+    resume_at: int = 0
     scores: list[TokenLogprob] = field(default_factory=list)
     submitted_at: float = field(default_factory=time.monotonic)
     admitted_at: float | None = None
@@ -107,14 +111,14 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
-    def far_ahead(self) -> bool:
-        """Whether it should wait for its reader."""
-        return self.posted - self.taken >= MAX_UNREAD
+    def unread(self) -> int:
+        """How many events it is ahead of its reader."""
+        return self.posted - self.taken
 
     @property
     def caught_up(self) -> bool:
         """Whether it need not wait for its reader any more."""
-        return self.posted - self.taken <= MAX_UNREAD // 2
+        return self.unread <= self.resume_at
 
     def follow(self, token: int) -> GenerationEvent:
         """Take a token that was chosen in another process, before the sequence was submitted.
