@@ -32,7 +32,7 @@ from mlc_widget.engine.counters import Counters
 from mlc_widget.engine.device import describe_device
 from mlc_widget.engine.embedding import RunningEmbeddings, embed
 from mlc_widget.engine.forwarding import forward_and_sample
-from mlc_widget.engine.generation import Generation
+from mlc_widget.engine.generation import Echo, Generation
 from mlc_widget.engine.loaded_models import LoadedModels
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
@@ -363,8 +363,13 @@ async def _prompt_ids(model: LoadedModel, param: str, prompt: str | list[int]) -
     return prompt
 
 
-def _echo(model: LoadedModel, checked: JSONDict) -> list[str]:
-    return [p if isinstance(p, str) else model.tokenizer.decode(p) for p in prompts_of(checked)]
+def _echo(model: LoadedModel, checked: JSONDict) -> list[Echo]:
+    """What the answers of each prompt begin with: never what the template put before a text."""
+    prefix = len(model.template.completion_prefix_token_ids)
+    return [
+        Echo(p, prefix) if isinstance(p, str) else Echo(model.tokenizer.decode(p))
+        for p in prompts_of(checked)
+    ]
 
 
 def _terminated() -> EngineTerminatedError:

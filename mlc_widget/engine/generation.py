@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -26,6 +26,19 @@ _AHEAD: Final = 32
 _NOTHING: Final = GenerationEvent(text="")
 _MANY: Final = 16
 """Events that are sent at once as a batch, however soon after the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt that is repeated at the beginning of its answers.
+
+    Attributes:
+        text: The prompt's text.
+        unseen: How many of its first tokens are not of that text, such as a BOS.
+    """
+
+    text: str
+    unseen: int = 0
 
 
 class Generation:
@@ -62,7 +75,7 @@ class Generation:
         n: int,
         *,
         include_usage: bool,
-        echo: Sequence[str] = (),
+        echo: Sequence[Echo] = (),
         gather_s: float = 0.0,
         journal: bool = False,
         resumption: Resumption | None = None,
@@ -84,7 +97,8 @@ class Generation:
         self._journal = journal
         exact = is_exact(model)
         self._marker = resumption.marker(model) if resumption is not None else None
-        self._echoes = [GenerationEvent(text=text) for text in echo]
+        self._echoes = [GenerationEvent(text=one.text) for one in echo]
+        self._unseen = [one.unseen for one in echo]
         self._runs: list[ChoiceRun] = []
         choices = n * len(prompts)
         for i in range(choices):
@@ -165,8 +179,9 @@ class Generation:
                 if event.text and not event.token_ids:
                     run.text_without_ids.append(event.text)
                 if event.prompt_logprobs:
-                    echo = replace(self._echo(index), logprobs=event.prompt_logprobs)
-                    self._put(index, echo)
+                    unseen = self._unseen[index // self._n] if self._unseen else 0
+                    scores = event.prompt_logprobs[unseen:]
+                    self._put(index, replace(self._echo(index), logprobs=scores))
                     event = replace(event, prompt_logprobs=())
                 self._put(index, self._counting_all(index, event, start))
                 if event.finish_reason is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -189,3 +190,53 @@ async def test_a_runtime_that_cannot_score_prompts_says_so(tiny_model):
         assert caught.value.param in ("echo", "logprobs")
     finally:
         await engine.terminate()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_template_puts_before_a_text_is_no_part_of_its_echo(engine, stream):
+    model = next(iter(engine._core._models))
+    bos = ids_of(engine, "{")[0]
+    text, other = TEXTS[0], ids_of(engine, TEXTS[2])
+    plain = model.template
+    # Such as that of a GGUF file whose tokenizer begins texts with a BOS.
+    model.template = replace(plain, completion_prefix_token_ids=(bos, bos))
+    try:
+        want = (await forwarded(engine, [bos, bos, *ids_of(engine, text)]))[1:]
+        request = {**SCORED, "max_tokens": 2, "ignore_eos": True, "n": 2}
+        if stream:
+            chunks = await ask(engine, [text, other], **request, stream=True,
+                               stream_options={"include_usage": True})  # fmt: skip
+            got = {}
+            async for chunk in chunks:
+                usage = chunk.usage
+                for choice in chunk.choices:
+                    text_, tokens, offsets, scores = got.setdefault(choice.index, ([], [], [], []))
+                    text_.append(choice.text)
+                    if choice.logprobs is not None:
+                        tokens += choice.logprobs.tokens
+                        offsets += choice.logprobs.text_offset
+                        scores += choice.logprobs.token_logprobs
+            got = {i: ("".join(t), *rest) for i, (t, *rest) in got.items()}
+        else:
+            answer = await ask(engine, [text, other], **request)
+            usage = answer.usage
+            got = {
+                c.index: (c.text, c.logprobs.tokens, c.logprobs.text_offset,
+                          c.logprobs.token_logprobs)
+                for c in answer.choices
+            }  # fmt: skip
+    finally:
+        model.template = plain
+    for index, (whole, tokens, offsets, scores) in got.items():
+        prompt = text if index < 2 else TEXTS[2]
+        ids = ids_of(engine, prompt)
+        assert whole.startswith(prompt)
+        assert len(tokens) == len(ids) + 2
+        assert "".join(tokens[: len(ids)]) == prompt
+        at = [len("".join(tokens[:i])) for i in range(len(ids) + 1)]
+        assert offsets[: len(ids) + 1] == at
+        if index < 2:
+            assert scores[: len(ids)] == [d[t] for d, t in zip(want, ids, strict=True)]
+        else:  # a prompt of ids is taken as it is
+            assert scores[0] is None
+    assert usage.prompt_tokens == 2 + len(ids_of(engine, text)) + len(other)
