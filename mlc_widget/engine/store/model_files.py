@@ -48,9 +48,7 @@ def read_file(path: Path, largest: int, missing: str) -> bytes:
         raise _wrong(path, f"cannot be read: {error}.") from error
     try:
         info = os.fstat(descriptor)
-        if not stat.S_ISREG(info.st_mode):
-            kind = next((name for test, name in _KINDS if test(info.st_mode)), "no file")
-            raise _wrong(path, f"is {kind}, not a regular file. Put the model's file there.")
+        check_regular(path, info)
         if info.st_size > largest:
             raise _wrong(
                 path,
@@ -65,6 +63,13 @@ def read_file(path: Path, largest: int, missing: str) -> bytes:
     if len(content) > largest:
         raise _wrong(path, "grew while it was read. Try again.")
     return content
+
+
+def check_regular(path: Path, info: os.stat_result) -> None:
+    """Raise ModelFormatError unless a file is a regular one: others may give no end of data."""
+    if not stat.S_ISREG(info.st_mode):
+        kind = next((name for test, name in _KINDS if test(info.st_mode)), "no file")
+        raise _wrong(path, f"is {kind}, not a regular file. Put the model's file there.")
 
 
 def read_json_object(path: Path, largest: int, missing: str, remedy: str) -> dict[str, Any]:

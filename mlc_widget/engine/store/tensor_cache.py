@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.store.model_files import check_regular
 from mlc_widget.engine.store.verification import (
     FileIdentity,
     PublishedFile,
@@ -288,16 +289,17 @@ def _count(value: Any, what: str) -> int:
 
 def _check_size(shard: PublishedFile) -> None:
     try:
-        size = shard.path.stat().st_size
+        info = shard.path.stat()
     except OSError:
         raise ModelFormatError(
             f"{shard.path} is missing. Download it again, or the whole model.",
             param=str(shard.path),
         ) from None
-    if size != shard.nbytes:
+    check_regular(shard.path, info)
+    if info.st_size != shard.nbytes:
         raise ModelFormatError(
-            f"{shard.path} has {size} bytes and should have {shard.nbytes}: the download was "
-            "cut short, or Git LFS left a pointer in its place. Download it again.",
+            f"{shard.path} has {info.st_size} bytes and should have {shard.nbytes}: the download "
+            "was cut short, or Git LFS left a pointer in its place. Download it again.",
             param=str(shard.path),
         )
 

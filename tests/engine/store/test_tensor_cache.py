@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -171,3 +172,14 @@ def test_verify_finds_a_changed_byte_and_reports_progress(folder):
     with pytest.raises(ModelFormatError, match="damaged") as caught:
         cache.verify()
     assert caught.value.param == str(shard)
+
+
+@pytest.mark.parametrize("nbytes", [None, 0], ids=["full", "empty"])
+@pytest.mark.parametrize(("make", "kind"), [(os.mkfifo, "a pipe"), (os.mkdir, "a folder")])
+def test_a_shard_that_is_no_file_is_one_error_at_once(raw, make, kind, nbytes):
+    shard = raw / "params_shard_0.bin"
+    shard.unlink()
+    make(shard)
+    if nbytes is not None:
+        edit(raw, lambda c: c["records"][0].update(nbytes=nbytes, records=[]))
+    refused(raw, f"is {kind}, not a regular file", shard.name)
