@@ -46,7 +46,7 @@ BAD_CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "n 1000": ({"n": 1000}, "n"),
     "seed a fraction": ({"seed": 1.5}, "seed"),
     "seed a string": ({"seed": "x"}, "seed"),
-    "seed below 0": ({"seed": -1}, "seed"),
+    "seed below 64 bits": ({"seed": -(2**63) - 1}, "seed"),
     "an empty stop": ({"stop": ""}, "stop[0]"),
     "too many stops": ({"stop": ["x"] * 17}, "stop"),
     "a stop of 2 KB": ({"stop": ["x" * 2000]}, "stop[0]"),
@@ -171,7 +171,8 @@ async def test_a_malformed_schema(driver: Any) -> None:
 async def test_a_schema_without_an_end(driver: Any) -> None:
     if "response_format" not in driver.fields:
         pytest.skip("refused as a whole by this runtime")
-    for schema in ({"$ref": "#"}, {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}):
+    endless = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    for schema in ({"$ref": "#"}, endless):
         with pytest.raises(BadRequestError) as caught:
             await driver.chat(response_format={"type": "json_object", "schema": schema})
         assert (caught.value.param or "").startswith("response_format.schema")
@@ -183,7 +184,7 @@ async def test_calls_that_are_no_requests(driver: Any) -> None:
     await refused(driver, driver.call("abort", None), "request_id")
     await refused(driver, driver.call("forward_tokens_and_sample", "abc"), "input_ids")
     await refused(driver, driver.call("reload", None), "model_id")
-    await refused(driver, driver.call("reload", driver.model, {"top_p": 0}), "chat_opts.top_p")
+    await refused(driver, driver.call("reload", driver.model, {"top_p": -1}), "chat_opts.top_p")
     await refused(driver, driver.call("set_log_level", []), "log_level")
     assert [m.id for m in await driver.call("models.list")] == [driver.model]
 
