@@ -139,6 +139,8 @@ class WorkerProcess:
 
     def _make_manager(self, directory: Path) -> AsyncKernelManager:
         context = zmq.asyncio.Context()
+        # By default a socket that is closed, or collected, waits for ever for a peer that is gone.
+        context.linger = 200
         options: dict[str, Any] = {
             "context": context,
             "connection_file": str(directory / "connection.json"),
