@@ -76,13 +76,14 @@ export function joinFacts(...parts: readonly string[]): string {
   return parts.filter((part) => part !== "").join(" · ");
 }
 
-/** A model's short name: a folder's or repository's last part, without `HF://` and a revision. */
+/** A model's short name: the last part of its path, without a revision or a sum. */
 export function modelName(modelId: string): string {
   return modelId
     .split(", ")
     .map((id) => {
-      const name = id.replace(/[/\\]+$/, "").split(/[/\\]/).at(-1) ?? "";
-      return id.startsWith("HF://") ? name.replace(/@[^@]*$/, "") : name;
+      const bare = /^(HF|PYPI):/.test(id) ? id.replace(/#sha256=.*$/, "") : id;
+      const path = bare.startsWith("HF://") ? bare.replace(/@.*$/, "") : bare;
+      return path.replace(/[/\\]+$/, "").split(/[/\\]/).at(-1) ?? "";
     })
     .join(", ");
 }

@@ -35,6 +35,8 @@ describe("figures for people", () => {
   it.each([
     ["demo", "demo"], ["/models/My model/", "My model"], ["C:\\models\\tiny", "tiny"],
     ["HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC@main", "Llama-3.2-1B-Instruct-q4f16_1-MLC"], ["", ""],
-    ["demo, /models/b", "demo, b"],
+    ["demo, /models/b", "demo, b"], ["/models/a@b.gguf", "a@b.gguf"],
+    ["HF://u/r/Q4/a.Q4_0.gguf@refs/pr/1#sha256=00ff", "a.Q4_0.gguf"],
+    ["PYPI://pkg==1.0/pkg/a.Q4_1.gguf#sha256=00ff", "a.Q4_1.gguf"],
   ])("model %s", (id, name) => { expect(modelName(id)).toBe(name); });
 });

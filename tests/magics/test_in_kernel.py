@@ -233,4 +233,4 @@ def test_an_unknown_model_leaves_the_cell_and_the_notebook_unharmed(
         "import asyncio\nwhile _engine.link.snapshot.error is None: await asyncio.sleep(0.01)\n"
         "print(_engine.link.snapshot.error)",
     )
-    assert "neither a folder here nor a built-in model" in printed(notebook, 2)
+    assert "neither a folder nor a .gguf file here nor a built-in model" in printed(notebook, 2)

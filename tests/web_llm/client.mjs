@@ -264,7 +264,7 @@ const scenarios = {
   async "unload, and load again"() {
     await engine.unload();
     await rejects(engine.chat.completions.create({ messages: HELLO }), /not loaded/i);
-    await rejects(engine.reload("/no/such/folder"), /neither a folder here nor a built-in model/);
+    await rejects(engine.reload("/no/such/folder"), /neither a folder nor a \.gguf file here nor a built-in model/);
     await engine.reload(MODEL);
     await engine.chat.completions.create({ messages: HELLO, ...GREEDY });
   },

