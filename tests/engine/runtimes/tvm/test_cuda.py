@@ -335,10 +335,14 @@ def test_a_graph_does_not_outlive_its_memory(folder_of, cache_dir):  # noqa: F81
     expected = run_chunks(executor, prompt, [1] * 30)
     clear = tvm.get_global_func("vm.builtin.memory_manager.clear")
     pool.shrink(clear)
-    taken = [tvm.runtime.empty((1 << 22,), "float32", tvm.cuda(0)) for _ in range(32)]
-    for tensor in taken:
-        tensor.copyfrom(np.full((1 << 22,), np.nan, np.float32))
+    # Of all sizes, as the driver takes small ones from one place and large ones from another.
+    sizes = {1 << 10: 512, 1 << 14: 128, 1 << 18: 64, 1 << 22: 16}
+    counts = [size for size, count in sizes.items() for _ in range(count)]
+    others = [tvm.runtime.empty((count,), "float32", tvm.cuda(0)) for count in counts]
+    for tensor, count in zip(others, counts, strict=True):
+        tensor.copyfrom(np.full((count,), np.nan, np.float32))
     assert np.array_equal(run_chunks(executor, prompt, [1] * 30), expected)
+    assert all(np.isnan(tensor.numpy()).all() for tensor in others)
 
 
 def test_the_pool_shrinks_between_steps():
