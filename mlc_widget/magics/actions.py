@@ -107,8 +107,11 @@ def unload(registry: EngineRegistry, given: argparse.Namespace) -> None:
 def models(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """List models and engines."""
     from mlc_widget.models import builtin_models
+    from mlc_widget.models.catalogue import catalogue
 
     print(f"Built in: {', '.join(builtin_models()) or 'none'}")
+    for name, model in catalogue().items():
+        print(f"To download: {name} ({model.nbytes / 1e6:.0f} MB, {model.licence})")
     for name, engine in registry.engines().items():
         snapshot = engine.link.snapshot
         facts = [snapshot.model_id or "no model", snapshot.state, snapshot.device or ""]

@@ -161,11 +161,12 @@ class EngineRegistry:
         return [*([] if known is None else [known]), *self._asides.get(engine, ())]
 
     def model_names(self) -> list[str]:
-        """Models that can be named: the built-in ones, and those that are loaded."""
+        """Models that can be named: built in, to be downloaded by name, or loaded."""
         from mlc_widget.models import builtin_models
+        from mlc_widget.models.catalogue import catalogue
 
         loaded = [m for engine in self.engines().values() for m in models_of(engine)]
-        return sorted({*builtin_models(), *loaded})
+        return sorted({*builtin_models(), *catalogue(), *loaded})
 
     def schema_names(self) -> list[str]:
         """Variables that hold a mapping."""

@@ -99,6 +99,7 @@ def test_the_demo_model_is_loaded_on_demand_and_adds(execute: Execute) -> None:
     assert "AsyncKernelMLCEngine demo: ready" in printed(notebook, 2)
     assert "bool" in printed(notebook, 5)
     assert "Built in: demo" in printed(notebook, 6)
+    assert "To download: smollm2-135m (98 MB, Apache-2.0)" in printed(notebook, 6)
     assert "_engine: demo, ready" in printed(notebook, 6)
     assert "unloaded" in printed(notebook, 7)
     assert "_engine: no model" in printed(notebook, 8)

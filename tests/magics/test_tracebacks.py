@@ -88,6 +88,8 @@ def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: P
         ("/data/model", "nothing at this path"),
         ("./model", "nothing at this path"),
         ("C:\\models\\llama", "nothing at this path"),
+        ("SmolLM2-135M", "Did you mean 'smollm2-135m'?"),
+        ("smollm2:135m", "Did you mean 'smollm2-135m'?"),
         ("Demo", "Did you mean 'demo'?"),
         ("dmeo", "Did you mean 'demo'?"),
         ("gpt-4o", ".gguf file"),
@@ -95,7 +97,7 @@ def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: P
     ],
 )
 def test_an_unknown_name_is_answered_by_what_to_give_instead(name: str, says: str) -> None:
-    told = advice(name, ["demo"])
+    told = advice(name, ["demo", "smollm2-135m"])
     assert says in told
     assert len(told) < 200
 

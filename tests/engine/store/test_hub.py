@@ -220,6 +220,23 @@ async def test_one_file_of_a_repository(server: HubServer, gguf_files: Path) -> 
         await hub.download(f"HF://{REPO}/Tiny-Q2_K.gguf", Reports())
 
 
+async def test_the_cache_is_asked_alone(server: HubServer, gguf_files: Path) -> None:
+    name = "Tiny-Q8_0-00001-of-00002.gguf"
+    sha256 = hashlib.sha256((gguf_files / name).read_bytes()).hexdigest()
+    wanted = hub.parse(f"HF://{REPO}/{name}@{COMMIT}#sha256={sha256}")
+    assert await hub.cached(wanted) is None
+    assert server.requests == []
+    path = await hub.download(f"HF://{REPO}/{name}@{COMMIT}", Reports())
+    server.requests.clear()
+    assert await hub.cached(wanted) == path
+    other = hub.parse(f"HF://{REPO}/{name}@{COMMIT}#sha256={'0' * 64}")
+    assert await hub.cached(other) is None
+    assert await hub.cached(wanted) == path
+    path.with_name("Tiny-Q8_0-00002-of-00002.gguf").unlink()
+    assert await hub.cached(wanted) is None
+    assert server.requests == []
+
+
 async def test_all_parts_of_a_split_file(server: HubServer, gguf_files: Path) -> None:
     path = await hub.download(f"HF://{REPO}/Tiny-Q8_0-00001-of-00002.gguf@{COMMIT}", Reports())
     assert sorted(p.name for p in path.parent.iterdir()) == [
