@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import threading
 import uuid
@@ -222,7 +223,11 @@ class EngineMirror:
 
     def follow(self, snapshot: EngineSnapshot) -> bool:
         """Take a new snapshot; returns whether anything but a load's progress has changed."""
-        old, self._snapshot = self._snapshot, snapshot
+        old = self._snapshot
+        if snapshot.state == "terminated" and old.error is not None:
+            # Why it failed says more than that the engine, which nobody got, has ended with it.
+            snapshot = dataclasses.replace(snapshot, error=old.error)
+        self._snapshot = snapshot
         self._rev += 1
         # A load that failed has no model any more, but it is still that model's load.
         self._model = snapshot.model_id or self._model

@@ -161,7 +161,7 @@ def test_where_nothing_gets_through_it_says_that_it_waits(
     notebook.run(3)
     notebook.expect_running(3)
     chat.ask("Go on")
-    expect(chat.root.locator(".mlcw-note")).to_contain_text("busy with a cell")
+    expect(chat.root.locator(".mlcw-note")).to_contain_text("running a cell")
     expect(chat.input).to_have_value("Go on")
     notebook.expect_running(3)
     busy.end()

@@ -152,7 +152,11 @@ export class LoadPanel {
   #sentence(kind: string, name: string): string {
     const state = this.#engine?.state;
     if (kind === "ready") return `${name} is ready`;
-    if (state === "terminated") return "The engine has ended";
+    const why = this.#engine?.error?.type;
+    // An engine whose load failed has ended, too; why it failed says more.
+    if (state === "terminated" && (kind !== "failed" || why === "EngineTerminatedError")) {
+      return "The engine has ended";
+    }
     if (kind === "failed") {
       switch (this.#engine?.error?.type) {
         case "LoadCancelledError":
