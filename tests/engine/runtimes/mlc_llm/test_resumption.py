@@ -135,7 +135,7 @@ async def test_choices_that_had_ended_stay_as_they_were(
         stream = await connection.open_stream("completionStreamInit", content)
         return [chunk async for batch in stream for chunk in batch]
 
-    *chunks, last = await engine._call(collect())
+    *chunks, last = await engine._call(collect)
     assert {c["created"] for c in chunks} == {5}
     ends = {c["choices"][0]["index"]: c["choices"][0] for c in chunks}
     assert sorted(ends) == [1, 2, 3]

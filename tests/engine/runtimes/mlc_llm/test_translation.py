@@ -196,7 +196,7 @@ def test_a_shard_may_not_be_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(ModelFormatError, match=r"outside\.bin"):
         model_view.check_weights(folder)
     (folder / "tensor-cache.json").write_text('{"records": [{}]}')
-    with pytest.raises(ModelFormatError, match="cannot be read"):
+    with pytest.raises(ModelFormatError, match="is not a list of shards"):
         model_view.check_weights(folder)
     (folder / "tensor-cache.json").unlink()
     with pytest.raises(ModelFormatError, match="is missing"):
