@@ -78,7 +78,9 @@ BAD = {
 @pytest.mark.parametrize("spec", BAD.values(), ids=BAD)
 async def test_a_tokenizer_that_cannot_be_used_is_one_error(tmp_path, spec):
     write(tmp_path, spec)
-    with pytest.raises(ModelFormatError, match=r"tokenizer\.json .*Download") as caught:
+    with pytest.raises(
+        ModelFormatError, match=r"tokenizer\.json is not a tokenizer|tokenizer\.json cannot be used"
+    ) as caught:
         await load_tokenizer(tmp_path)
     assert caught.value.param == str(tmp_path / "tokenizer.json")
     assert "\n" not in caught.value.message
