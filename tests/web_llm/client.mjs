@@ -213,7 +213,7 @@ const scenarios = {
     const create = (more) => engine.chat.completions.create({ messages: HELLO, ...more });
     await rejects(create({ temperature: 5 }), /temperature = 5/);
     await rejects(create({ max_tokens: -1 }), /max_tokens = -1/);
-    await rejects(create({ stream: true, top_p: 0 }), /top_p = 0/);
+    await rejects(create({ stream: true, top_p: -1 }), /top_p = -1/);
     await rejects(engine.chat.completions.create({ messages: [] }), /at least one message/);
     await rejects(raw("nonsense"), /unknown message kind/);
     await rejects(raw("completionStreamNextChunk", { streamId: "no" }), /no stream/);
@@ -234,7 +234,7 @@ const scenarios = {
   },
   async "chat options"() {
     await engine.reload(MODEL, { context_window_size: 64 });
-    const long = [{ role: "user", content: "hello world ".repeat(100) }];
+    const long = [{ role: "user", content: "hello world ".repeat(40) }];
     await rejects(engine.chat.completions.create({ messages: long }), /context window .* is 64/);
     await rejects(engine.reload(MODEL, { nonsense: 1 }), /chat_opts.nonsense/);
     await engine.reload(MODEL);
