@@ -122,5 +122,5 @@ async def test_a_runtime_that_takes_no_logit_processors_says_so(
     kernel_engine: Make, tiny_model: Path, site: Path
 ) -> None:
     engine = await kernel_engine(load=False, logit_processors={"*": "worker_side:Force"})
-    with pytest.raises(RuntimeUnavailableError, match="the scripted runtime takes none"):
+    with pytest.raises(RuntimeUnavailableError, match="the scripted runtime does not support them"):
         await engine.reload(str(tiny_model))
