@@ -93,8 +93,6 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from mlc_widget.proxy.connection import WorkerConnection
 import zmq
 
-from ..waiting import until
-
 async def main():
     client = AsyncKernelClient(connection_file=sys.argv[1])
     client.load_connection_file()
