@@ -1,0 +1,1 @@
+"""The command ``mlc_widget``, which is also ``python -m mlc_widget``: one module per subcommand."""
