@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mlc_widget.api.errors import EngineDeadError, ModelFormatError
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
-from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.store.fields import Fields
 
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
 Vector: TypeAlias = npt.NDArray[np.float32]

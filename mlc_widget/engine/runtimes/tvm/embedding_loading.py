@@ -20,7 +20,6 @@ from mlc_widget.engine.runtimes.tvm.embedder import (
 )
 from mlc_widget.engine.runtimes.tvm.encoder_executor import MAX_TEXTS, EncoderExecutor
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
-from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
@@ -36,6 +35,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
     load_weights,
     weight_bytes,
 )
+from mlc_widget.engine.store.fields import Fields
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.compile import Program

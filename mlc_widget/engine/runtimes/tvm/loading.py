@@ -14,7 +14,6 @@ from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.compiled import executable_of
 from mlc_widget.engine.runtimes.tvm.computing import run_on_compute_thread
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
-from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
@@ -32,6 +31,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
     load_weights,
     weight_bytes,
 )
+from mlc_widget.engine.store.fields import Fields
 from mlc_widget.engine.store.formats.float_weights import FloatWeights
 from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
 

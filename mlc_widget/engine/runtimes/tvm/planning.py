@@ -11,11 +11,11 @@ from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
 from mlc_widget.engine.runtimes.tvm.compiled import code_key
 from mlc_widget.engine.runtimes.tvm.executor import Executor
-from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
+from mlc_widget.engine.store.fields import Fields
 from mlc_widget.engine.store.weight_source import WeightSource
 
 if TYPE_CHECKING:

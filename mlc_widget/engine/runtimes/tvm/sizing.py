@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
-from mlc_widget.engine.runtimes.tvm.fields import Fields
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
 from mlc_widget.engine.runtimes.tvm.weights import Parameters
+from mlc_widget.engine.store.fields import Fields
 
 DEFAULT_TOTAL = 8192
 """Tokens that the KV cache holds where nothing else is said, or four context windows if less."""

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from mlc_widget.api.errors import ModelFormatError
-from mlc_widget.engine.runtimes.tvm.fields import MOST_LAYERS, Fields
 from mlc_widget.engine.runtimes.tvm.layouts import Layout
 from mlc_widget.engine.runtimes.tvm.memory import Array, large_zeros
+from mlc_widget.engine.store.fields import MOST_LAYERS, Fields
 from mlc_widget.engine.store.weight_source import WeightRecord, WeightSource
 
 Parameters = Sequence[tuple[str, Layout]]

@@ -17,7 +17,9 @@ from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder, Rows
-from mlc_widget.engine.runtimes.tvm.fields import (
+from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
+from mlc_widget.engine.runtimes.tvm.rope import Rope
+from mlc_widget.engine.store.fields import (
     MOST_FEATURES,
     MOST_HEAD_DIM,
     MOST_HEADS,
@@ -25,8 +27,6 @@ from mlc_widget.engine.runtimes.tvm.fields import (
     MOST_TOKENS,
     Fields,
 )
-from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
-from mlc_widget.engine.runtimes.tvm.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)

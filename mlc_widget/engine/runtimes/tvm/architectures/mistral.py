@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
-from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.store.fields import Fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
 from mlc_widget.engine.runtimes.tvm.builder import Builder, Rows
-from mlc_widget.engine.runtimes.tvm.fields import Fields
+from mlc_widget.engine.store.fields import Fields
 
 
 @dataclass(frozen=True, slots=True)
