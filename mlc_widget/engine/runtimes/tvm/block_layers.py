@@ -20,7 +20,7 @@ from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
 from mlc_widget.engine.runtimes.tvm.builder import Activation, parameter
 from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
-from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder, Quantized, check_silu
+from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder, Quantized, check_silu, int64
 from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, Vector
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
@@ -68,7 +68,7 @@ class BlockLinear(nn.Module):
         self.build, self.inputs, self.outputs = build, inputs, outputs
         self.k, self.n = pad(inputs), sum(map(pad, outputs))
         self.bias = parameter(Vector(*outputs)) if bias else None
-        self.parts: list[tuple[str, int, int]] = []  # name, first column, columns
+        self.parts: list[tuple[str, int]] = []  # name, first column
         self.kinds: list[str] = []
 
     def bind(self, parts: Sequence[BlockPart]) -> None:
@@ -78,7 +78,7 @@ class BlockLinear(nn.Module):
             name = f"part{i}"
             layout = BlockMatrix(part.kind, self.inputs, part.rows, end - first, self.n)
             setattr(self, name, parameter(layout))
-            self.parts.append((name, first, end - first))
+            self.parts.append((name, first))
             self.kinds.append(part.kind)
 
     def forward(
@@ -98,19 +98,17 @@ class BlockLinear(nn.Module):
         bias = rows if self.bias is None else self.bias
         addend = rows if residual is None else residual
         made = Tensor.placeholder((rows.shape[0], self.n), "float32")
-        for name, first, columns in self.parts:
+        for name, first in self.parts:
             weights = getattr(self, name)
             kernel = build.kernel(
                 make,
                 self.k,
-                columns,
                 FORMATS[weights.attrs["layout"].kind.name],
                 build.isa,
                 residual=residual is not None,
                 bias=self.bias is not None,
-                columns=(first, self.n),
             )
-            args = [rows, weights, bias, addend]
+            args = [rows, weights, bias, addend, int64(first)]
             called = kernel.attrs["global_symbol"]
             if out is None:
                 out = op.tensor_ir_op(kernel, called, args, made)
@@ -139,7 +137,7 @@ class BlockEmbedding(BlockLinear):
         weights = self.part0
         kind = FORMATS[weights.attrs["layout"].kind.name]
         kernel = self.build.kernel(
-            matmul_blocks.make_embedding_blocks, self.k, self.n, kind, self.build.isa
+            matmul_blocks.make_embedding_blocks, self.k, kind, self.build.isa
         )
         out = Tensor.placeholder((ids.shape[0], self.k), "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [ids, weights], out)

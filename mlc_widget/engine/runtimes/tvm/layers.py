@@ -330,7 +330,7 @@ def paged_attention(
         append.attrs["global_symbol"],
         [
             qkv, rows.cos, rows.sin, rows.position, rows.slot, rows.k_pages, rows.v_pages,
-            _int64(layer),
+            int64(layer),
         ],
         inplace_indices=[-1, 5, 6],
         out=[
@@ -343,12 +343,13 @@ def paged_attention(
     return op.tensor_ir_op(
         attend,
         attend.attrs["global_symbol"],
-        [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, _int64(layer)],
+        [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, int64(layer)],
         Tensor.placeholder((n, pad(hq * d)), "float32"),
     )
 
 
-def _int64(value: int) -> Any:
+def int64(value: int) -> Any:
+    """A constant, as an argument of a kernel."""
     from tvm import tirx
 
     return tirx.IntImm("int64", value)

@@ -24,13 +24,16 @@ TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
 INTEGER = [cpu for cpu in cpus() if host_target(cpu).isa.dot]
 
 
-def combinations(kinds: list[str]) -> list[Any]:
-    """Formats that differ much, on this CPU and on those of 8 lanes; soak has the rest."""
+QUICK = {"float": ("Q4_K", "Q6_K", "BF16"), "int8": ("Q4_K", "Q6_K"), "embedding": ("Q4_K", "BF16")}
+
+
+def combinations(of: str, kinds: list[str]) -> list[Any]:
+    """Formats on this CPU and on its lesser kinds; outside of soak those that differ the most."""
     found = []
     for name in FORMATS:
         for cpu in (None, *kinds):
-            usual = name in ("Q4_0", "Q5_1", "Q8_0", "Q3_K", "Q4_K", "Q6_K", "MXFP4", "BF16")
-            quick = (cpu is None and usual) or (name == "Q8_0" and cpu in ("avx2", "avxvnni"))
+            quick = cpu is None and name in QUICK[of]
+            quick |= (of, name, cpu) == ("int8", "Q8_0", "avx2")  # in halves of 8 lanes
             marks = () if quick else pytest.mark.soak
             found.append(pytest.param(name, cpu, marks=marks, id=f"{name}-{cpu or 'host'}"))
     return found
@@ -67,37 +70,68 @@ class Built:
         assert "AllocWorkspace" not in built.inspect_source("ll")
         self._function = built[kernel.attrs["global_symbol"]]
 
-    def __call__(self, *arrays: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        copies = [aligned_zeros(a.shape, a.dtype) for a in arrays]
-        for copy, array in zip(copies, arrays, strict=True):
-            copy[...] = array
-        self._function(*map(as_tensor, copies))
-        return copies[-1]
+    def __call__(self, *args: Any) -> np.ndarray[Any, Any]:
+        copies: list[Any] = []
+        for arg in args:
+            if isinstance(arg, np.ndarray):
+                copies.append(aligned_zeros(arg.shape, arg.dtype))
+                copies[-1][...] = arg
+            else:
+                copies.append(arg)
+        self._function(*(as_tensor(c) if isinstance(c, np.ndarray) else c for c in copies))
+        result: np.ndarray[Any, Any] = copies[-1]
+        return result
 
 
-def each_alone(built: Built, x: Any, words: Any, width: int) -> np.ndarray[Any, Any]:
-    """The rows computed one at a time."""
-    return np.concatenate(
-        [built(r, words, r, r, np.zeros((1, width), np.float32)) for r in np.split(x, len(x))]
-    )
+class Case:
+    """Columns FIRST and on of a layer that is wider, with bias and residual."""
+
+    FIRST, WIDTH = 32, 160
+
+    def __init__(self, kernel: Any, target: Any, layer: Layer) -> None:
+        self._built, self._layer = Built(kernel, target), layer
+        random = np.random.default_rng(3)
+        self._bias = random.standard_normal(self.WIDTH).astype(np.float32)
+        self._residual = random.standard_normal((M, self.WIDTH)).astype(np.float32)
+
+    def check(self, given: np.ndarray[Any, Any], seen: np.ndarray[Any, Any]) -> None:
+        """Run all rows at once, and each alone.
+
+        Args:
+            given: What the kernel takes.
+            seen: The activations that this stands for.
+        """
+        y = self._run(given, self._residual)
+        columns, padding = np.split(y[:, self.FIRST :], [N], axis=1)[0], np.s_[pad(N) :]
+        expected = seen @ self._layer.weights.T + (self._bias + self._residual)[:, self._columns]
+        assert error(columns, expected) < 1e-6
+        assert (y[:, : self.FIRST] == -1).all()
+        assert (y[:, self.FIRST :][:, padding] == -1).all()
+        alone = [
+            self._run(row, self._residual[i : i + 1])
+            for i, row in enumerate(np.split(given, len(given)))
+        ]
+        assert np.array_equal(np.concatenate(alone), y)
+
+    @property
+    def _columns(self) -> slice:
+        return slice(self.FIRST, self.FIRST + N)
+
+    def _run(self, given: Any, residual: Any) -> np.ndarray[Any, Any]:
+        y = np.full(residual.shape, -1, np.float32)
+        return self._built(given, self._layer.words, self._bias, residual, self.FIRST, y)
 
 
 def error(got: Any, expected: Any) -> float:
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize(("name", "cpu"), combinations(cpus()))
+@pytest.mark.parametrize(("name", "cpu"), combinations("float", cpus()))
 def test_with_float_activations(name, cpu):
     target, layer = host_target(cpu), Layer(name)
     x = np.random.default_rng(2).standard_normal((M, K)).astype(np.float32)
-    kernel = matmul_blocks.make_matmul_blocks(
-        K, pad(N), layer.kind, target.isa, residual=False, bias=False
-    )
-    built = Built(kernel, target)
-    y = built(x, layer.words, x, x, np.zeros((M, pad(N)), np.float32))
-    assert error(y[:, :N], x @ layer.weights.T) < 1e-6
-    assert not y[:, N:].any()
-    assert np.array_equal(each_alone(built, x, layer.words, pad(N)), y)
+    kernel = matmul_blocks.make_matmul_blocks(K, layer.kind, target.isa, residual=True, bias=True)
+    Case(kernel, target, layer).check(x, x)
 
 
 def integers(x: np.ndarray[Any, Any], target: Any) -> np.ndarray[Any, Any]:
@@ -107,24 +141,24 @@ def integers(x: np.ndarray[Any, Any], target: Any) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.skipif(not INTEGER, reason="this CPU has no integer dot product")
-@pytest.mark.parametrize(("name", "cpu"), combinations(INTEGER))
+@pytest.mark.parametrize(("name", "cpu"), combinations("int8", INTEGER))
 def test_with_8_bit_activations(name, cpu):
     target, layer = host_target(cpu), Layer(name)
     if not target.isa.dot or not layer.kind.coded:
         pytest.skip("floats, and CPUs without integer dot products, take float activations")
     x = np.random.default_rng(2).standard_normal((M, K)).astype(np.float32)
     kernel = matmul_blocks.make_matmul_blocks_int8(
-        K, pad(N), layer.kind, target.isa, residual=False, bias=False
+        K, layer.kind, target.isa, residual=True, bias=True
     )
-    q, built = integers(x, target), Built(kernel, target)
-    y = built(q, layer.words, q, q, np.zeros((M, pad(N)), np.float32))
     # Nothing is rounded but the activations, as their one rule says.
-    assert error(y[:, :N], quantised(x.astype(np.float64)) @ layer.weights.T) < 1e-6
-    assert np.array_equal(each_alone(built, q, layer.words, pad(N)), y)
+    Case(kernel, target, layer).check(integers(x, target), quantised(x.astype(np.float64)))
 
 
 @pytest.mark.skipif(not INTEGER, reason="this CPU has no integer dot product")
-def test_the_largest_codes_and_activations_do_not_overflow():
+@pytest.mark.parametrize(
+    "cpu", [pytest.param(c, marks=() if c == "avx2" else pytest.mark.soak) for c in INTEGER]
+)
+def test_the_largest_codes_and_activations_do_not_overflow(cpu):
     """All codes 255 or 0 against all activations 127 or -127, on every kind of CPU."""
     kind = TYPES["Q8_0"]
     blocks = np.zeros((32, K // 32, 34), np.uint8)
@@ -135,44 +169,19 @@ def test_the_largest_codes_and_activations_do_not_overflow():
     words = packed("Q8_0", data, K)
     x = np.ones((3, K), np.float32)
     x[1], x[2, ::2] = -1, -1
-    for cpu in INTEGER:
-        target = host_target(cpu)
-        kernel = matmul_blocks.make_matmul_blocks_int8(
-            K, 32, FORMATS["Q8_0"], target.isa, residual=False, bias=False
-        )
-        q = integers(x, target)
-        y = Built(kernel, target)(q, words, q, q, np.zeros((3, 32), np.float32))
-        assert np.allclose(y, x.astype(np.float64) @ weights.T, rtol=1e-6, atol=1e-3), cpu
+    target = host_target(cpu)
+    kernel = matmul_blocks.make_matmul_blocks_int8(
+        K, FORMATS["Q8_0"], target.isa, residual=False, bias=False
+    )
+    q = integers(x, target)
+    y = Built(kernel, target)(q, words, q, q, 0, np.zeros((3, 32), np.float32))
+    assert np.allclose(y, x.astype(np.float64) @ weights.T, rtol=1e-6, atol=1e-3)
 
 
-@pytest.mark.parametrize("integer", [False, True], ids=["float", "int8"])
-def test_parts_of_one_layer_are_written_side_by_side_with_bias_and_residual(integer):
-    target = host_target()
-    if integer and not target.isa.dot:
-        pytest.skip("this CPU has no integer dot product")
-    parts = [Layer("Q4_K", 64), Layer("Q6_K", 32)]
-    random = np.random.default_rng(3)
-    x = random.standard_normal((M, K)).astype(np.float32)
-    bias, residual = (random.standard_normal(s).astype(np.float32) for s in ((96,), (M, 96)))
-    make = matmul_blocks.make_matmul_blocks_int8 if integer else matmul_blocks.make_matmul_blocks
-    given = integers(x, target) if integer else x
-    y, first = np.zeros((M, 96), np.float32), 0
-    for part in parts:
-        width = len(part.weights)
-        kernel = make(
-            K, width, part.kind, target.isa, residual=True, bias=True, columns=(first, 96)
-        )
-        y = Built(kernel, target)(given, part.words, bias, residual, y)
-        first += width
-    weights = np.concatenate([part.weights for part in parts])
-    seen = quantised(x.astype(np.float64)) if integer else x
-    assert error(y, seen @ weights.T + bias + residual) < 1e-6
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_embeddings_are_the_weights_to_the_bit(name):
-    target, layer = host_target(), Layer(name)
-    kernel = matmul_blocks.make_embedding_blocks(K, pad(N), layer.kind, target.isa)
+@pytest.mark.parametrize(("name", "cpu"), combinations("embedding", []))
+def test_embeddings_are_the_weights_to_the_bit(name, cpu):
+    target, layer = host_target(cpu), Layer(name)
+    kernel = matmul_blocks.make_embedding_blocks(K, layer.kind, target.isa)
     ids = np.array([0, 79, 16, 15, 33, 0], np.int32)
     y = Built(kernel, target)(ids, layer.words, np.zeros((len(ids), K), np.float32))
     assert np.array_equal(y, layer.weights[ids].astype(np.float32))

@@ -38,6 +38,7 @@ MIXES = {
     "Q4_K_M": {"attn_v": "Q6_K", "ffn_down": "Q6_K", "token_embd": "Q8_0", "": "Q4_K"},
     "floats among codes": {"attn_q": "F16", "ffn_up": "BF16", "token_embd": "F32", "": "Q5_1"},
 }
+QUICK = {("llama", "faithful"), ("qwen3", "fast")}
 NAMES = {
     "input_layernorm": ["attn_norm"],
     "post_attention_layernorm": ["ffn_norm"],
@@ -146,13 +147,15 @@ class File:
 
 
 def combinations() -> list[Any]:
-    """Two architectures with a mix of types, as each is compiled twice; soak has the rest."""
+    """A mix of types on two architectures, each in one mode, as each is compiled; soak has all."""
     found = []
     for model_type in ("llama", "qwen2", "qwen3"):
         for mix in MIXES:
-            quick = model_type != "qwen2" and mix == "Q4_K_M"
-            marks = () if quick else pytest.mark.soak
-            found.append(pytest.param(model_type, mix, marks=marks, id=f"{model_type}-{mix}"))
+            for numerics in ("faithful", "fast"):
+                quick = mix == "Q4_K_M" and (model_type, numerics) in QUICK
+                name = f"{model_type}-{mix}-{numerics}"
+                marks = () if quick else pytest.mark.soak
+                found.append(pytest.param(model_type, mix, numerics, marks=marks, id=name))
     return found
 
 
@@ -160,26 +163,28 @@ def error(logits: Any, expected: Any) -> float:
     return float(np.abs(logits - expected).max() / np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("model_type", "mix"), combinations())
-def test_logits_at_every_position(model_type, mix, tmp_path, cache_dir):
+@pytest.mark.parametrize(("model_type", "mix", "numerics"), combinations())
+def test_logits_at_every_position(model_type, mix, numerics, tmp_path, cache_dir):
+    if numerics == "fast" and not host_target().isa.dot:
+        pytest.skip("this CPU has no integer dot product")
     file = File(tmp_path / "model.gguf", model_type, mix)
     prompt = wide.prompt(model_type, TOKENS)
     expected = Decoder(file.params, file.config).logits(prompt)
-    faithful = file.executor(cache_dir, "faithful")
-    alone = run_chunks(faithful, prompt, CHUNKS)
-    assert error(alone, expected) < 1e-4
-    stepper = Stepper(faithful)
+    executor = file.executor(cache_dir, numerics)
+    alone = run_chunks(executor, prompt, CHUNKS)
+    stepper = Stepper(executor)
     for start, count in ((0, 17), (17, 1), (18, 40), (58, 26)):
         stepper.step(other=[5, 6, 7], a=prompt[start : start + count])
     assert np.array_equal(stepper.all("a"), alone)
-    if host_target().isa.dot:
-        # Floats among what is multiplied keep all activations floats.
-        rounded = mix in ("Q4_0", "Q8_0", "Q4_K_M")
-        defined = Decoder(file.params, file.config, fast=rounded).logits(prompt)
-        fast = run_chunks(file.executor(cache_dir, "fast"), prompt, CHUNKS)
-        # Keys and values are rounded to float16, and what lies between two integers may go astray.
-        assert np.median(np.abs(fast - defined)) / np.abs(defined).max() < 0.01
-        assert error(fast, expected) < 0.1
+    if numerics == "faithful":
+        assert error(alone, expected) < 1e-4
+        return
+    # Floats among what is multiplied keep all activations floats.
+    rounded = mix in ("Q4_0", "Q8_0", "Q4_K_M")
+    defined = Decoder(file.params, file.config, fast=rounded).logits(prompt)
+    # Keys and values are rounded to float16, and what lies between two integers may go astray.
+    assert np.median(np.abs(alone - defined)) / np.abs(defined).max() < 0.01
+    assert error(alone, expected) < 0.1
 
 
 def test_what_is_not_in_the_file_is_named(tmp_path):

@@ -79,26 +79,25 @@ class _Reader:
 
 
 def make_matmul_blocks_int8(
-    K: int, N: int, kind: BlockFormat, isa: Isa, *,
-    residual: bool, bias: bool, columns: tuple[int, int] | None = None,
-) -> Any:  # fmt: skip
-    """Weights in blocks × 8-bit activations.
+    K: int, kind: BlockFormat, isa: Isa, *, residual: bool, bias: bool
+) -> Any:
+    """Weights in blocks × 8-bit activations, of N outputs that are columns `first` on of C.
 
     Shapes: q (M, `quantized_words(K)`) int32; w as `blocks.matrix_words` for N outputs; b (C,)
     float32 if `bias`, else q again, which is then not read for it; r (M, C) float32 if `residual`,
-    else q again; y (M, C) float32. K and N are multiples of 32.
+    else q again; `first` int64; y (M, C) float32. K and N are multiples of 32.
+
+    N, C and `first` are known when it is called, so that one kernel serves all matrices of a type
+    and a number of inputs.
 
     Args:
         K: Inputs.
-        N: Outputs.
         kind: How the weights are held.
         isa: The CPU.
         residual: Whether a residual is added.
         bias: Whether a bias is added.
-        columns: The first column of y that this writes, and C; (0, N) if not given.
     """
-    first, C = columns or (0, N)
-    G, NB, R = K // 32, N // 16, isa.int8_rows
+    G, R = K // 32, isa.int8_rows
     dot = DOTS[isa.dot]
     L = dot.lanes
     PARTS = 16 // L
@@ -176,7 +175,7 @@ def make_matmul_blocks_int8(
                 )
 
     @T.inline
-    def tile(Q, W, B, RES, Y, nb, part, row, ROWS):
+    def tile(Q, W, B, RES, Y, first, nb, part, row, ROWS):
         """Rows row … row + ROWS - 1 of lanes part · L … of block nb."""
         with T.sblock("tile"):
             T.reads()
@@ -200,9 +199,11 @@ def make_matmul_blocks_int8(
                 Y.vstore([row + r, n], added(acc.vload([r, 0], F), B, RES, row + r, n))
 
     @T.prim_func(s_tir=True)
-    def matmul(q: T.handle, w: T.handle, b: T.handle, r: T.handle, y: T.handle):
+    def matmul(q: T.handle, w: T.handle, b: T.handle, r: T.handle, first: T.int64, y: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         M = T.int64()
+        NB = T.int64()
+        C = T.int64()
         b0 = T.int64()
         b1 = T.int64()
         r0 = T.int64()
@@ -217,37 +218,29 @@ def make_matmul_blocks_int8(
         for nb in T.parallel(NB):
             for part in T.serial(PARTS):
                 for t in T.serial(M // R):
-                    tile(Q, W, B, RES, Y, nb, part, t * R, R)
+                    tile(Q, W, B, RES, Y, first, nb, part, t * R, R)
                 if M % R >= R // 2:
-                    tile(Q, W, B, RES, Y, nb, part, M // R * R, R // 2)
+                    tile(Q, W, B, RES, Y, first, nb, part, M // R * R, R // 2)
                 for t in T.serial(M % (R // 2)):
-                    tile(Q, W, B, RES, Y, nb, part, M // (R // 2) * (R // 2) + t, 1)
+                    tile(Q, W, B, RES, Y, first, nb, part, M // (R // 2) * (R // 2) + t, 1)
 
-    return matmul.with_attr("global_symbol", _name("int8_", kind, K, N, first, C, bias, residual))
+    return matmul.with_attr("global_symbol", _name("int8_", kind, K, bias, residual))
 
 
-def _name(
-    how: str, kind: BlockFormat, K: int, N: int, first: int, C: int, bias: bool, residual: bool
-) -> str:
-    name = f"matmul_{how}{kind.name}_{K}_{N}"
-    if (first, C) != (0, N):
-        name += f"_at_{first}_of_{C}"
+def _name(how: str, kind: BlockFormat, K: int, bias: bool, residual: bool) -> str:
+    name = f"matmul_{how}{kind.name}_{K}"
     return name + ("_bias" if bias else "") + ("_residual" if residual else "")
 
 
-def make_matmul_blocks(
-    K: int, N: int, kind: BlockFormat, isa: Isa, *,
-    residual: bool, bias: bool, columns: tuple[int, int] | None = None,
-) -> Any:  # fmt: skip
-    """Weights in blocks × float32 activations.
+def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, bias: bool) -> Any:
+    """Weights in blocks × float32 activations, of N outputs that are columns `first` on of C.
 
     Shapes: x (M, K) float32; w as `blocks.matrix_words` for N outputs; b (C,) float32 if `bias`,
     else x again, which is then not read for it; r (M, C) float32 if `residual`, else x again;
-    y (M, C) float32. K and N are multiples of 32. The arguments are those of
+    `first` int64; y (M, C) float32. K and N are multiples of 32. The arguments are those of
     `make_matmul_blocks_int8`.
     """
-    first, C = columns or (0, N)
-    G, NB, R = K // 32, N // 16, isa.matmul_rows
+    G, R = K // 32, isa.matmul_rows
     read = _Reader(kind, K, isa)
     LINES, PER_WORD, SPLIT = kind.bits, max(1, 32 // kind.bits), 32 // kind.group
 
@@ -310,7 +303,7 @@ def make_matmul_blocks(
                 odd.vstore([r, 0], isa.mul_add(w2, x2, odd.vload([r, 0], F32)))
 
     @T.inline
-    def block(X, W, B, RES, Y, nb, row, ROWS):
+    def block(X, W, B, RES, Y, first, nb, row, ROWS):
         with T.sblock("rows"):
             T.reads()
             T.writes()
@@ -340,16 +333,18 @@ def make_matmul_blocks(
                 Y.vstore([row + r, n], added(acc.vload([r, 0], F32), B, RES, row + r, n))
 
     @T.inline
-    def leftover(X, W, B, RES, Y, nb, M, rows):
+    def leftover(X, W, B, RES, Y, first, nb, M, rows):
         # Tiles of `rows` come after all tiles of twice as many, at most once.
         if rows < R:  # noqa: SIM102 - known when the kernel is made
             if M % (2 * rows) >= rows:
-                block(X, W, B, RES, Y, nb, M // (2 * rows) * (2 * rows), rows)
+                block(X, W, B, RES, Y, first, nb, M // (2 * rows) * (2 * rows), rows)
 
     @T.prim_func(s_tir=True)
-    def matmul(x: T.handle, w: T.handle, b: T.handle, r: T.handle, y: T.handle):
+    def matmul(x: T.handle, w: T.handle, b: T.handle, r: T.handle, first: T.int64, y: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         M = T.int64()
+        NB = T.int64()
+        C = T.int64()
         b0 = T.int64()
         b1 = T.int64()
         r0 = T.int64()
@@ -361,20 +356,20 @@ def make_matmul_blocks(
         Y = T.match_buffer(y, (M, C), "float32")
         for nb in T.parallel(NB):
             for t in T.serial(M // R):
-                block(X, W, B, RES, Y, nb, t * R, R)
-            leftover(X, W, B, RES, Y, nb, M, 8)
-            leftover(X, W, B, RES, Y, nb, M, 4)
-            leftover(X, W, B, RES, Y, nb, M, 2)
-            leftover(X, W, B, RES, Y, nb, M, 1)
+                block(X, W, B, RES, Y, first, nb, t * R, R)
+            leftover(X, W, B, RES, Y, first, nb, M, 8)
+            leftover(X, W, B, RES, Y, first, nb, M, 4)
+            leftover(X, W, B, RES, Y, first, nb, M, 2)
+            leftover(X, W, B, RES, Y, first, nb, M, 1)
 
-    return matmul.with_attr("global_symbol", _name("", kind, K, N, first, C, bias, residual))
+    return matmul.with_attr("global_symbol", _name("", kind, K, bias, residual))
 
 
-def make_embedding_blocks(H: int, V: int, kind: BlockFormat, isa: Isa) -> Any:
+def make_embedding_blocks(H: int, kind: BlockFormat, isa: Isa) -> Any:
     """Gather rows of weights in blocks.
 
     Shapes: ids (n,) int32 below V; w as `blocks.matrix_words` for V outputs of H inputs; y (n, H)
-    float32. H and V are padded sizes. Each weight is rounded once, as in the file's definition.
+    float32. H is a padded size. Each weight is rounded once, as in the file's definition.
     """
     read = _Reader(kind, H, isa)
     per_word = 32 // kind.bits if kind.coded else 1
@@ -416,8 +411,9 @@ def make_embedding_blocks(H: int, V: int, kind: BlockFormat, isa: Isa) -> Any:
     def embedding(ids: T.handle, w: T.handle, y: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         n = T.int64()
+        NB = T.int64()
         IDS = T.match_buffer(ids, (n,), "int32")
-        W = T.match_buffer(w, (V // 16, read.at.words), "uint32")
+        W = T.match_buffer(w, (NB, read.at.words), "uint32")
         Y = T.match_buffer(y, (n, H), "float32")
         for i in T.serial(n):
             with T.sblock("row"):
@@ -430,4 +426,4 @@ def make_embedding_blocks(H: int, V: int, kind: BlockFormat, isa: Isa) -> Any:
                 else:
                     float_row(W, Y, i, nb, lane)
 
-    return embedding.with_attr("global_symbol", f"embedding_{kind.name}_{H}_{V}")
+    return embedding.with_attr("global_symbol", f"embedding_{kind.name}_{H}")
