@@ -219,11 +219,11 @@ class LoadedModel:
 
 
 async def _tokenizer_of(stored: StoredModel) -> Tokenizer:
-    content = stored.tokenizer_json
-    if content is None:
+    spec = stored.tokenizer
+    if spec is None:
         return await load_tokenizer(stored.path)
     return await call_in_daemon(
-        lambda: Tokenizer.from_bytes(content, stored.path), "mlc_widget-tokenizer"
+        lambda: Tokenizer.from_spec(spec, stored.path), "mlc_widget-tokenizer"
     )
 
 

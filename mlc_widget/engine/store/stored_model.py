@@ -39,14 +39,14 @@ class StoredModel:
     Attributes:
         path: The folder, or the file.
         config: mlc-chat-config.json or what it would say, with overrides applied.
-        tokenizer_json: The text of its tokenizer, where the folder has no file of it.
+        tokenizer: What its tokenizer.json would say, where it has no such file.
         open_weights: Opens its weights.
         jinja: Its template where that is Jinja; else `config` has MLC's ``conv_template``.
     """
 
     path: Path
     config: Mapping[str, Any]
-    tokenizer_json: bytes | None
+    tokenizer: Mapping[str, Any] | None = field(repr=False)
     open_weights: OpenWeights = field(repr=False)
     jinja: JinjaSource | None = None
 
@@ -88,16 +88,16 @@ def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     # The formats need numpy, which a worker without the tvm runtime may lack.
     from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
-    from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_json
+    from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_spec
     from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
 
     with GGUFModel(path) as model:
         config = chat_config(model)
         check_config(config)
         fields = model.fields
-        tokenizer = tokenizer_json(fields, str(path)).encode()
+        tokenizer = tokenizer_spec(fields, str(path))
         template = fields.get("tokenizer.chat_template")
-    tokens = fields["tokenizer.ggml.tokens"]  # checked by `tokenizer_json`
+    tokens = fields["tokenizer.ggml.tokens"]  # checked by `tokenizer_spec`
     ids = {
         name: value
         for name in ("bos", "eos", "unknown", "padding")

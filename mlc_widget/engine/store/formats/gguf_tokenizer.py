@@ -1,4 +1,4 @@
-"""A GGUF file's vocabulary as the text of a Hugging Face ``tokenizer.json``.
+"""A GGUF file's vocabulary as the content of a Hugging Face ``tokenizer.json``.
 
 ``tokenizer.ggml.model`` names the kind: ``gpt2`` is byte-level BPE, whose pre-tokenizer
 ``tokenizer.ggml.pre`` names; ``llama`` is SentencePiece's BPE, with scores in the place of merges;
@@ -7,17 +7,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+from mlc_widget.engine.store.formats.merges import pairs_of
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SPACE: Final = "\u2581"
-_MAX_TOKEN: Final = 1 << 12
+_MAX_TOKEN: Final = 1 << 9
 """Characters of a token, of which pieces are made to find a SentencePiece vocabulary's merges."""
 _MAX_VOCABULARY: Final = 1 << 20
 
@@ -47,8 +47,15 @@ _GPT4O: Final = (
     + _SPACES
 )
 _DIGITS: Final = r"\p{N}"
+_DEEPSEEK_V3: Final = (
+    r"\p{N}{1,3}",
+    r"[一-龥぀-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _SPACES,
+)
 
 _PATTERNS: Final[dict[str, tuple[str, ...]]] = {
+    "default": (r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
     "gpt-2": (_GPT2,),
     "phi-2": (_GPT2,),
     "olmo": (_GPT2,),
@@ -76,18 +83,24 @@ _PATTERNS: Final[dict[str, tuple[str, ...]]] = {
     "stablelm2": (_QWEN2,),
     "hunyuan": (_QWEN2,),
     "qwen35": (_QWEN35,),
+    "solar-open": (_QWEN2,),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", _DIGITS),
+    "deepseek-v3": _DEEPSEEK_V3,
+    "hunyuan-dense": _DEEPSEEK_V3,
     "tekken": (_TEKKEN,),
     "gpt-4o": (_GPT4O,),
     "llama4": (_GPT4O,),
 }
-"""How text is cut before BPE; a first pattern of two parts digits from the rest."""
+"""How text is cut before BPE, each pattern cutting what the one before it has left. Files that name
+none are cut as llama.cpp cuts them ("default"), which is no model's own way.
+"""
 
 _WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2", "tekken"})
 """Where a word that is in the vocabulary is one token whatever the merges say."""
 
 
-def tokenizer_json(fields: Mapping[str, Any], where: str) -> str:
-    """The tokenizer.json of a file.
+def tokenizer_spec(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the tokenizer.json of a file would say.
 
     Args:
         fields: The file's metadata.
@@ -110,17 +123,14 @@ def tokenizer_json(fields: Mapping[str, Any], where: str) -> str:
             f"{where}: tokenizer.ggml.model is {kind!r}; gpt2, llama and bert can be read.",
             param="model_id",
         )
-    return json.dumps(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": vocabulary.added(),
-            "post_processor": None,
-            **made,
-        },
-        ensure_ascii=False,
-    )
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": vocabulary.added(),
+        "post_processor": None,
+        **made,
+    }
 
 
 class _Vocabulary:
@@ -148,8 +158,8 @@ class _Vocabulary:
 
     def pre(self) -> str:
         name = self._fields.get("tokenizer.ggml.pre")
-        if name is None or name == "default":
-            return "gpt-2"
+        if name is None:
+            return "default"
         if name not in _PATTERNS:
             raise UnsupportedModelError(
                 f"{self.where}: tokenizer.ggml.pre is {name!r}; known are "
@@ -160,10 +170,8 @@ class _Vocabulary:
 
     def ids(self) -> dict[str, int]:
         """Ids by token; of tokens that are twice in the file the first counts."""
-        found: dict[str, int] = {}
-        for i, token in enumerate(self.tokens):
-            found.setdefault(token, i)
-        return found
+        last = len(self.tokens) - 1
+        return dict(zip(reversed(self.tokens), range(last, -1, -1), strict=True))
 
     def added(self) -> list[dict[str, Any]]:
         """Control tokens, and those that are matched before anything is cut."""
@@ -181,7 +189,7 @@ class _Vocabulary:
             if kind in (_CONTROL, _USER_DEFINED, _UNKNOWN) and token
         ]
 
-    def merges(self) -> list[list[str]]:
+    def merges(self) -> list[tuple[str, str]]:
         """The merges of a byte-level vocabulary, the first ones first."""
         merges = self._fields.get("tokenizer.ggml.merges")
         if not isinstance(merges, list):
@@ -189,15 +197,13 @@ class _Vocabulary:
         known = set(self.tokens)
         pairs = []
         for merge in merges:
-            left, space, right = merge[:1], "", ""
             cut = merge.find(" ", 1)
-            if cut > 0:
-                left, space, right = merge[:cut], " ", merge[cut + 1 :]
-            if not space or left not in known or right not in known or left + right not in known:
+            left, right = merge[:cut], merge[cut + 1 :]
+            if cut < 0 or left not in known or right not in known or left + right not in known:
                 raise self.wrong(
                     "tokenizer.ggml.merges", f"has {merge[:80]!r}, which is not a pair of tokens"
                 )
-            pairs.append([left, right])
+            pairs.append((left, right))
         return pairs
 
     def scores(self) -> list[float]:
@@ -241,7 +247,6 @@ def _byte_level(v: _Vocabulary) -> dict[str, Any]:
 
 
 def _sentence_piece(v: _Vocabulary) -> dict[str, Any]:
-    ids = v.ids()
     prefix = v.flag("tokenizer.ggml.add_space_prefix", True)
     to_marks = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     to_spaces = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
@@ -274,26 +279,24 @@ def _sentence_piece(v: _Vocabulary) -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": ids,
-            "merges": _merges_by_score(v, ids),
+            "vocab": v.ids(),
+            "merges": _merges_by_score(v),
         },
     }
 
 
-def _merges_by_score(v: _Vocabulary, ids: Mapping[str, int]) -> list[Sequence[str]]:
+def _merges_by_score(v: _Vocabulary) -> list[tuple[str, str]]:
     """SentencePiece joins the pair whose whole has the best score: the same as merges in order."""
-    scores, found = v.scores(), []
-    for i, (token, kind) in enumerate(zip(v.tokens, v.types, strict=True)):
-        if len(token) > _MAX_TOKEN:
-            raise v.wrong("tokenizer.ggml.tokens", f"has a token of {len(token)} characters")
-        if kind != _NORMAL or len(token) < 2 or ids[token] != i:
-            continue
-        for cut in range(1, len(token)):
-            left, right = ids.get(token[:cut]), ids.get(token[cut:])
-            if left is not None and right is not None:
-                found.append((-scores[i], left, right))
-    found.sort()
-    return [(v.tokens[left], v.tokens[right]) for _, left, right in found]
+    longest = max(map(len, v.tokens))
+    if longest > _MAX_TOKEN:
+        raise v.wrong("tokenizer.ggml.tokens", f"has a token of {longest} characters")
+    scores, types = np.array(v.scores(), np.float64), np.array(v.types)
+    wholes, lefts, rights = pairs_of(v.tokens)
+    made = types[wholes] == _NORMAL
+    wholes, lefts, rights = wholes[made], lefts[made], rights[made]
+    order = np.lexsort((rights, lefts, -scores[wholes]))
+    tokens = np.array(v.tokens, np.object_)
+    return list(zip(tokens[lefts[order]], tokens[rights[order]], strict=True))
 
 
 def _word_piece(v: _Vocabulary) -> dict[str, Any]:
