@@ -31,6 +31,10 @@ _KILL_S: Final = 1.0
 _LAST_WORDS_S: Final = 0.5
 _LONGEST_SOCKET: Final = 100
 """The longest path of an ipc socket, in bytes, that all systems accept."""
+_open_contexts: Final[set[zmq.asyncio.Context]] = set()
+"""Keeps each context until it is closed. One that the garbage collector finds together with its
+sockets waits for ever, on whichever thread that is: it no longer knows the sockets that it would
+have to close, as weak references are cleared first."""
 
 
 def _safe_path() -> dict[str, str]:
@@ -77,11 +81,13 @@ class WorkerProcess:
         self._transport_encryption = transport_encryption
         self._python = python or sys.executable
         self._kernel_name = kernel_name
+        self._context: zmq.asyncio.Context | None = None
         self._manager: AsyncKernelManager | None = None
         self._directory: Path | None = None
         self._output: OutputTail | None = None
         self._pid_fd: int | None = None
         self._parent_watch: ParentWatch | None = None
+        self._killed = False
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -100,13 +106,30 @@ class WorkerProcess:
         Raises:
             WorkerStartError: it could not be started.
         """
+        try:
+            await self._start()
+        except WorkerStartError:
+            await self.stop(now=True)
+            raise
+        except Exception as error:
+            await self.stop(now=True)
+            how = self._kernel_name or self._python
+            raise WorkerStartError(
+                f"The worker could not be started with {how}: {error}"
+            ) from error
+
+    async def _start(self) -> None:
         # Absolute and 0700: with transport="ipc" whoever can open the socket can connect.
         directory = self._directory = _private_directory()
         local = self._kernel_name is None
         settings = replace(
             self._settings, dies_with_parent=local, runtime_dir=str(directory) if local else None
         )
-        manager = self._manager = self._make_manager(directory)
+        context = self._context = zmq.asyncio.Context()
+        _open_contexts.add(context)
+        # By default a socket that is closed waits for ever for a peer that is gone.
+        context.linger = 200
+        manager = self._manager = self._make_manager(directory, context)
         environment = {
             **os.environ,
             **settings.to_environment(),
@@ -120,27 +143,16 @@ class WorkerProcess:
             options |= {"stdout": output.write_fd, "stderr": output.write_fd}
         try:
             await manager.start_kernel(**options)
-        except Exception as error:
-            self._clean_up()
-            how = self._kernel_name or self._python
-            raise WorkerStartError(
-                f"The worker could not be started with {how}: {error}"
-            ) from error
         finally:
             if output is not None:
                 output.close_writer()
-        if self._manager is not manager:  # killed meanwhile, as the interpreter is ending
-            await manager.shutdown_kernel(now=True)
-            shutil.rmtree(directory, ignore_errors=True)
+        if self._killed:  # as the interpreter is ending
             raise WorkerStartError("The worker was ended while it was started.")
         self._watch()
         if local and os.name == "posix" and self.pid is not None:
             self._parent_watch = ParentWatch(self.pid, directory)
 
-    def _make_manager(self, directory: Path) -> AsyncKernelManager:
-        context = zmq.asyncio.Context()
-        # By default a socket that is closed, or collected, waits for ever for a peer that is gone.
-        context.linger = 200
+    def _make_manager(self, directory: Path, context: zmq.asyncio.Context) -> AsyncKernelManager:
         options: dict[str, Any] = {
             "context": context,
             "connection_file": str(directory / "connection.json"),
@@ -224,36 +236,42 @@ class WorkerProcess:
             now: Kill it without asking it to end first.
         """
         manager = self._manager
-        if manager is None:
-            return
         try:
-            if manager.has_kernel:
-                await manager.shutdown_kernel(now=now or self.exited.done())
+            if manager is not None and manager.has_kernel:
+                await manager.shutdown_kernel(now=now or self._killed or self.exited.done())
         finally:
             self._set_died()
-            self._clean_up()
+            self._remove_files()
+            self._close_sockets()
 
     def kill(self) -> None:
-        """End the process at once: for the interpreter's exit."""
+        """End the process and remove its files at once, for the interpreter's exit.
+
+        Its sockets stay open, for whoever may still use them, until `stop`.
+        """
+        self._killed = True
         process = self._local_process
         if process is not None and not self.exited.done():
             with contextlib.suppress(OSError):
                 process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):  # it may write until it is gone
                 process.wait(_KILL_S)
-        self._clean_up(close=False)
+        self._remove_files()
 
-    def _clean_up(self, *, close: bool = True) -> None:
-        manager, self._manager = self._manager, None
-        if close and manager is not None:
-            manager.cleanup_connection_file()
-            manager.context.destroy(linger=0)
+    def _remove_files(self) -> None:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
         parent_watch, self._parent_watch = self._parent_watch, None
         if parent_watch is not None:
             parent_watch.dismiss()
+
+    def _close_sockets(self) -> None:
+        self._manager = None
+        context, self._context = self._context, None
+        if context is not None:
+            context.destroy(linger=0)
+            _open_contexts.discard(context)
 
 
 def _private_directory() -> Path:

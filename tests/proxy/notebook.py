@@ -18,7 +18,11 @@ class Notebook:
         self.manager.start_kernel()
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=DEADLINE_S)
+        try:
+            self.client.wait_for_ready(timeout=DEADLINE_S)
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, code: str) -> str:
         return str(self.client.execute(code))

@@ -29,10 +29,12 @@ def kernel() -> Iterator[BlockingKernelClient]:
     manager.start_kernel(extra_arguments=["--HistoryManager.enabled=False"])
     client = manager.client()
     client.start_channels()
-    client.wait_for_ready(timeout=DEADLINE)
-    yield client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    try:
+        client.wait_for_ready(timeout=DEADLINE)
+        yield client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 def run(kernel: BlockingKernelClient, code: str) -> None:
