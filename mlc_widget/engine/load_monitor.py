@@ -46,6 +46,7 @@ class LoadMonitor:
         self._progress = part[0]
         self._phase: InitPhase | None = None
         self._phase_started = started
+        self._bytes_before: int | None = None
         self._last_emit = 0.0
 
     def __call__(
@@ -63,7 +64,7 @@ class LoadMonitor:
         if not new_phase and fraction < 1 and now - self._last_emit < _MIN_INTERVAL_S:
             return
         if new_phase:
-            self._phase, self._phase_started = phase, now
+            self._phase, self._phase_started, self._bytes_before = phase, now, None
         self._last_emit = now
         low, high = _SPANS[phase]
         within = low + (high - low) * min(max(fraction, 0.0), 1.0)
@@ -71,8 +72,11 @@ class LoadMonitor:
         self._progress = max(self._progress, first + (last - first) * within)
         speed = eta = None
         took = now - self._phase_started
+        if bytes_done is not None and self._bytes_before is None:
+            # What an earlier download left, or the cache has, took no time.
+            self._bytes_before = bytes_done if phase == "download" else 0
         if bytes_done is not None and took > 0:
-            speed = bytes_done / took
+            speed = max(bytes_done - (self._bytes_before or 0), 0) / took
             if bytes_total is not None and speed > 0:
                 eta = max(bytes_total - bytes_done, 0) / speed
         report = InitProgressReport(

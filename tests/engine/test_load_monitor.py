@@ -109,3 +109,14 @@ async def test_reports_of_any_thread_come_on_the_loop(clock: Clock) -> None:
     await asyncio.to_thread(report, "load", 0.5, "")
     await asyncio.sleep(0)
     assert threads == [threading.get_ident()]
+
+
+async def test_bytes_that_were_there_before_make_no_speed(clock: Clock) -> None:
+    reports: list[InitProgressReport] = []
+    report = monitor(reports)
+    for done in (600, 600, 700):
+        clock.now += 1
+        report("download", done / 1000, "", bytes_done=done, bytes_total=1000)
+    await asyncio.sleep(0)
+    assert [r.bytes_per_s for r in reports[1:]] == [0, 50]
+    assert reports[-1].eta_s == 6

@@ -1,8 +1,9 @@
 """Downloads in a process of their own: how it tells its parent what it does, and how it ended.
 
 A child prints lines that begin with `MARK` and go on in JSON: ``bytes_done`` and ``bytes_total`` as
-it advances, ``waiting`` while another process downloads the same; last what it found, or ``error``
-(a kind) and ``message``.
+it advances, ``chosen`` and ``of`` when it takes one of several files, ``waiting`` while another
+process downloads the same, ``pause_s`` and ``reason`` before it tries again; last what it found, or
+``error`` (a kind) and ``message``.
 """
 
 from __future__ import annotations
@@ -48,20 +49,34 @@ async def run_download(
     """
     outcome: dict[str, Any] = {}
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    fraction = 0.0
 
     def take(line: str) -> None:
+        nonlocal fraction
         if not line.startswith(MARK):
             tail.append(line)
             return
         said = json.loads(line.removeprefix(MARK))
         outcome.update(said)
+        what = _named(outcome, name)
         if said.get("waiting"):
-            report("download", 0.0, f"Another process is downloading {name}")
-        if (done := said.get("bytes_done")) is not None:
+            report("download", fraction, f"Another process is downloading {what}")
+        elif (seconds := said.get("pause_s")) is not None:
+            text = f"{said['reason']}; going on in {seconds:.0f} s"
+            report("download", fraction, text)
+        elif (done := said.get("bytes_done")) is not None:
             total = said.get("bytes_total") or None
-            fraction = min(done / total, 1.0) if total else 0.0
-            report("download", fraction, f"Downloading {name}", bytes_done=done, bytes_total=total)
+            fraction = max(fraction, min(done / total, 1.0) if total else 0.0)
+            report("download", fraction, f"Downloading {what}", bytes_done=done, bytes_total=total)
 
     await run_child(module, argument, take)
     outcome.setdefault("message", "\n".join(f"  {line}" for line in tail))
     return outcome
+
+
+def _named(outcome: Mapping[str, Any], name: str) -> str:
+    chosen = outcome.get("chosen")
+    if chosen is None:
+        return name
+    count = outcome.get("of", 1)
+    return f"{chosen}, one of {count} files," if count > 1 else str(chosen)

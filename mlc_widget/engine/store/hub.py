@@ -1,11 +1,12 @@
 """Models on the Hugging Face Hub, kept in the Hub's own cache.
 
-``HF://user/repo[@revision]`` is a repository in MLC format, ``HF://user/repo/file.gguf[@revision]``
-one file of a repository, with the other parts if it is split.
+``HF://user/repo[@revision]`` is a repository: in MLC format, or of GGUF files, of which one that
+fits is taken. ``HF://user/repo:Q4_K_M`` says which quantization, ``HF://user/repo/file.gguf`` which
+file; a split one comes with its other parts. ``HF://`` may be left out.
 
-`huggingface_hub` does the work, so its settings hold: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``,
-``HF_HUB_OFFLINE`` and proxies. What was downloaded is found again without a network, and a download
-that was cut short goes on with the files that it lacks.
+`huggingface_hub` has the settings: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``
+and proxies. What was downloaded is found again without a network, and a download that was cut short
+goes on where it ended.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.api.errors import (
     BadRequestError,
+    InsufficientMemoryError,
     ModelDownloadError,
     ModelFormatError,
     ModelNotFoundError,
@@ -27,13 +29,22 @@ from mlc_widget.api.errors import (
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub_child
 from mlc_widget.engine.store.download_process import run_download
-from mlc_widget.engine.store.split_files import preferred
+from mlc_widget.engine.store.hub_cache import (
+    CachedRepository,
+    HubModel,
+    cache_root,
+    has_sum,
+    is_commit,
+)
+from mlc_widget.engine.store.split_files import closest, preferred
+from mlc_widget.engine.system.memory import weight_budget
 
 HUB_PREFIX: Final = "HF://"
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
 _PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._+ -]*[A-Za-z0-9_+-])?"
 _MODEL_ID: Final = re.compile(
-    rf"HF://(?P<repo>{_NAME}/{_NAME})(?:/(?P<file>(?:{_PART}/)*{_PART}))?"
+    rf"(?:HF://)?(?P<repo>{_NAME}/{_NAME})"
+    rf"(?:/(?P<file>(?:{_PART}/)*{_PART})|:(?P<quantization>[A-Za-z0-9_]{{2,32}}))?"
     r"(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]*))?"
     r"(?:#sha256=(?P<sha256>[0-9A-Fa-f]{64}))?"
 )
@@ -41,25 +52,17 @@ _LONGEST: Final = 1024
 _LISTED: Final = 30
 
 
-@dataclass(frozen=True, slots=True)
-class HubModel:
-    """A repository, or one GGUF file of it.
-
-    Attributes:
-        repo: ``user/repo``.
-        revision: A branch, tag or commit; None is the default branch.
-        file: The path of a GGUF file in it; None for a repository in MLC format.
-        sha256: What the file's content must have, as 64 hexadecimal digits; None for any.
-    """
-
-    repo: str
-    revision: str | None = None
-    file: str | None = None
-    sha256: str | None = None
+def is_repository(model_id: str) -> bool:
+    """Whether an id without ``HF://`` can be that of a repository, or of a file in one."""
+    try:
+        parse(model_id)
+    except BadRequestError:
+        return False
+    return not model_id.startswith(HUB_PREFIX)
 
 
 def parse(model_id: str) -> HubModel:
-    """Take an id of the form ``HF://user/repo[/file.gguf][@revision][#sha256=…]`` apart.
+    """Take an id such as ``[HF://]user/repo[/file.gguf][@revision][#sha256=…]`` apart.
 
     Raises:
         BadRequestError: It is malformed.
@@ -67,43 +70,52 @@ def parse(model_id: str) -> HubModel:
     match = _MODEL_ID.fullmatch(model_id) if len(model_id) <= _LONGEST else None
     file = match["file"] if match else None
     sha256 = match["sha256"] if match else None
+    revision = match["revision"] if match else None
     if (
         match is None
         or not (file is None or file.lower().endswith(".gguf"))
         or (sha256 and not file)
+        or not all(part.strip(".") for part in (revision or "main").split("/"))
     ):
         raise BadRequestError(
-            f"model_id = {model_id[:200]!r}: write HF://user/repo, HF://user/repo@revision, or "
-            "HF://user/repo/file.gguf, as in HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC.",
+            f"model_id = {model_id[:200]!r}: write HF://user/repo, HF://user/repo@revision, "
+            "HF://user/repo:Q4_K_M or HF://user/repo/file.gguf, as in "
+            "HF://mlc-ai/Llama-3.2-1B-Instruct-q4f16_1-MLC.",
             param="model_id",
         )
-    return HubModel(match["repo"], match["revision"], file, sha256 and sha256.lower())
+    quantization = match["quantization"]
+    return HubModel(
+        match["repo"],
+        revision,
+        file,
+        sha256 and sha256.lower(),
+        quantization and quantization.upper(),
+    )
 
 
-async def cached(wanted: HubModel) -> Path | None:
-    """The folder or file, if the Hub's cache has all of it; no network is used."""
-    argument = {**asdict(wanted), "local": True}
-    outcome = await run_download(hub_child.__name__, argument, _no_report, wanted.repo)
-    return Path(outcome["path"]) if "path" in outcome else None
-
-
-def _no_report(phase: str, fraction: float, text: str, **counts: Any) -> None:
-    pass
+def cached(wanted: HubModel) -> Path | None:
+    """What the cache has of it, whole and, where that is pinned, with the right sum."""
+    found = CachedRepository(cache_root(), wanted.repo).find(wanted)
+    return found if found is not None and has_sum(found, wanted.sha256) else None
 
 
 async def download(model_id: str, report: LoadReporter) -> Path:
     """The folder of a repository's files, or its GGUF file, as far as the cache lacks them.
 
-    Cancelling this stops the download at once; files that came whole stay for the next try.
+    Cancelling this closes the connections at once; what came stays for the next try.
 
     Raises:
         BadRequestError: `model_id` is malformed.
         ModelNotFoundError: there is no such repository, revision or file, or it is private.
-        ModelFormatError: the repository is not in MLC format, or the file is not the expected one.
+        ModelFormatError: the repository is in no format that runs, or has several models, or the
+            file is not the expected one.
         ModelDownloadError: no network, no access, no space.
+        InsufficientMemoryError: no file was named, and all are too large for this machine.
     """
     wanted = parse(model_id)
     name = wanted.repo if wanted.file is None else wanted.file.rpartition("/")[2]
+    if is_commit(wanted.revision) and (path := cached(wanted)) is not None:
+        return path  # it cannot have changed
     report("download", 0.0, f"Asking the Hub for {wanted.repo}")
     outcome = await run_download(hub_child.__name__, asdict(wanted), report, name)
     if "path" in outcome:
@@ -119,9 +131,10 @@ def _what_to_give(wanted: HubModel, files: Mapping[str, int]) -> str:
     listed = [f"{name} ({_size(nbytes)})" for name, nbytes in list(files.items())[:_LISTED]]
     more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
     revision = f"@{wanted.revision}" if wanted.revision else ""
+    near = closest(wanted.file, files) if wanted.file else None
     return (
         f"It has these GGUF files: {', '.join(listed)}{more}. Give one of them, such as "
-        f"'HF://{wanted.repo}/{preferred(files)}{revision}'."
+        f"'HF://{wanted.repo}/{near or preferred(files)}{revision}'."
     )
 
 
@@ -161,25 +174,30 @@ def _failure(model_id: str, wanted: HubModel, outcome: dict[str, Any]) -> Except
     files = outcome.get("files") or {}
     if kind == "NoFile":
         return ModelNotFoundError(
-            f"{model_id}: {repo} has no such file. {_what_to_give(wanted, files)}",
+            f"{model_id}: {repo} has no such file{_of(wanted)}. {_what_to_give(wanted, files)}",
             param="model_id",
         )
     if kind == "NotCached":
         return ModelDownloadError(
-            f"{model_id}: {where} cannot be reached, and the cache lacks {detail}.",
+            f"{model_id} could not be downloaded, and is not in the cache: {detail}",
             param="model_id",
         )
-    if kind == "Damaged":
+    if kind == "DamagedError":
         return ModelFormatError(f"{model_id}: {detail}", param="model_id")
+    if kind == "NotMLC" and outcome.get("why") == "memory":
+        return InsufficientMemoryError(
+            f"{model_id}: none of its files leaves this machine enough memory; at most "
+            f"{_size(weight_budget() or 0)} of weights fit. {_what_to_give(wanted, files)}"
+        )
     if kind == "NotMLC" and files:
         return ModelFormatError(
-            f"{model_id} is not in MLC format. {_what_to_give(wanted, files)}", param="model_id"
+            f"{model_id} has several models. {_what_to_give(wanted, files)}", param="model_id"
         )
     if kind == "NotMLC":
         return ModelFormatError(
-            f"{model_id} is not in MLC format: it has no mlc-chat-config.json. Look for a "
-            "converted one (many are in https://huggingface.co/mlc-ai), or convert it with "
-            "`mlc_llm convert_weight` and `mlc_llm gen_config`.",
+            f"{model_id} is not in MLC format: it has neither an mlc-chat-config.json nor GGUF "
+            "files. Look for one that has, as in https://huggingface.co/mlc-ai, or convert it with "
+            " `mlc_llm convert_weight` and `mlc_llm gen_config`.",
             param="model_id",
         )
     if kind == "NoSpace":
@@ -192,3 +210,7 @@ def _failure(model_id: str, wanted: HubModel, outcome: dict[str, Any]) -> Except
         f"{model_id} could not be downloaded: {detail or 'it ended without an error message'}",
         param="model_id",
     )
+
+
+def _of(wanted: HubModel) -> str:
+    return f" in {wanted.quantization}" if wanted.quantization else ""

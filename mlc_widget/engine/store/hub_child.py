@@ -1,61 +1,83 @@
-"""Downloads a repository of the Hub, in a process of its own: such a download cannot be cancelled.
+"""Downloads files of a repository of the Hub, in a process that can be ended at any moment.
 
-``python -m mlc_widget.engine.store.hub_child JSON`` with ``{"repo", "revision", "file",
-"sha256"}``, and ``"local": true`` to look into the cache alone, tells its parent, as
-`download_process` says, ``path`` (a folder in MLC format, or the file that was asked for), or
-``error``, ``endpoint`` and ``files`` (bytes by name).
+``python -m mlc_widget.engine.store.hub_child JSON`` with the fields of a `HubModel` tells its
+parent, as `download_process` says, ``path`` (a folder in MLC format, or a GGUF file), or ``error``,
+``endpoint`` and ``files`` (the GGUF files' bytes by name).
+
+`huggingface_hub` knows the user's token, endpoint, proxies and certificates, and lists the files.
+Their contents come by `transfer`, since a download of that package cannot go on where it was cut
+off, does not compare sums, and does not try again after a reset or an answer such as 503.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
+import importlib
 import itertools
 import json
 import os
-import re
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mlc_widget.engine.store.download_process import one_line, say
-from mlc_widget.engine.store.split_files import parts_of, whole_files
+from mlc_widget.engine.store.hub_cache import (
+    PARTIAL,
+    WEIGHT_LISTS,
+    CachedRepository,
+    HubModel,
+    cache_root,
+    has_sum,
+    is_commit,
+)
+from mlc_widget.engine.store.retrying import (
+    TEMPORARY,
+    GaveUp,
+    Patience,
+    TemporaryError,
+    wanted_pause,
+)
+from mlc_widget.engine.store.split_files import Choice, choose, parts_of, whole_files
+from mlc_widget.engine.store.transfer import DamagedError, RemoteFile, Transfer, is_digest
 from mlc_widget.engine.system.child_process import end_with_parent
+from mlc_widget.engine.system.memory import weight_budget
 from mlc_widget.models import CONFIG_FILE
 
-PATTERNS: Final = ("*.json", "params_shard_*.bin", "tokenizer.model", "vocab.txt", "merges.txt")
-"""What a model in MLC format consists of; repositories also hold pictures, code and more."""
+_T = TypeVar("_T")
+
 _MOST_FILES: Final = 10_000
+_LONGEST_NAME: Final = 512
+_AT_ONCE: Final = 4
 _INTERVAL_S: Final = 0.05
-_PIECE: Final = 256 * 1024
+_POLL_S: Final = 0.1
+_WAITING_S: Final = 1.0
+_NEEDED: Final = (CONFIG_FILE, *WEIGHT_LISTS, "tokenizer.model", "vocab.txt", "merges.txt")
 
 
 def main() -> None:
     """Download, and say how it ended."""
-    wanted: dict[str, Any] = json.loads(sys.argv[1])
-    end_with_parent(_remove_parts)
+    wanted = HubModel(**json.loads(sys.argv[1]))
+    end_with_parent()
     endpoint = "the Hub"
     try:
-        from huggingface_hub import constants
-
-        endpoint = constants.ENDPOINT
-        say(path=str(_download(**wanted)))
+        hub = Hub()
+        endpoint = hub.endpoint
+        say(path=str(Download(hub, wanted).run()))
     except Exception as error:
         kind = next((k for k in map(_kind, type(error).__mro__) if k), type(error).__name__)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            kind = "NoSpace"
         files = getattr(error, "files", {})
-        say(error=kind, message=one_line(error), endpoint=endpoint, files=files)
+        why = getattr(error, "why", "")
+        say(error=kind, message=one_line(error), endpoint=endpoint, files=files, why=why)
     os._exit(0)  # not through the packages' clean-up, which may wait
-
-
-def _remove_parts() -> None:
-    """Remove files that are half here: nobody would go on with them, or ever remove them."""
-    import psutil
-
-    for file in psutil.Process().open_files():
-        if file.path.endswith(".incomplete"):
-            Path(file.path).unlink(missing_ok=True)
 
 
 class _NotThere(Exception):
@@ -63,15 +85,16 @@ class _NotThere(Exception):
 
     Attributes:
         files: Its GGUF files, with their bytes.
+        why: As `Choice` says.
     """
 
-    def __init__(self, files: dict[str, int]) -> None:
+    def __init__(self, files: dict[str, int], why: str = "") -> None:
         super().__init__("")
-        self.files = files
+        self.files, self.why = files, why
 
 
 class NotMLC(_NotThere):
-    """The repository has no mlc-chat-config.json."""
+    """The repository has no mlc-chat-config.json, and no GGUF file to take."""
 
 
 class NoFile(_NotThere):
@@ -79,15 +102,15 @@ class NoFile(_NotThere):
 
 
 class NotCached(Exception):
-    """The Hub cannot be reached, and the cache lacks these files."""
-
-
-class Damaged(Exception):
-    """The file is not what was expected."""
+    """The Hub cannot be reached, and the cache lacks what is needed."""
 
 
 class NoSpace(Exception):
     """The disk is too small."""
+
+
+class _StoppedError(Exception):
+    """Another file has failed."""
 
 
 _KINDS: Final = (
@@ -97,7 +120,8 @@ _KINDS: Final = (
     "NotMLC",
     "NoFile",
     "NotCached",
-    "Damaged",
+    "DamagedError",
+    "GaveUp",
     "NoSpace",
     "ImportError",
 )
@@ -107,127 +131,300 @@ def _kind(cls: type) -> str | None:
     return cls.__name__ if cls.__name__ in _KINDS else None
 
 
-def _download(
-    repo: str, revision: str | None, file: str | None, sha256: str | None, local: bool = False
-) -> Path:
-    from huggingface_hub import constants, snapshot_download
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A file of a repository: its bytes, and the sum that its content is named by."""
 
-    names = [CONFIG_FILE] if file is None else parts_of(file)
-    patterns = list(PATTERNS) if file is None else names
-    plan = None if local else _plan(repo, revision, patterns)
-    missing = None
-    if plan is not None:
-        if names[0] not in plan or (file is not None and file not in plan):
-            raise _not_there(repo, revision, file)
-        missing = sum(plan.values())
-        cache = Path(constants.HF_HUB_CACHE)
-        cache.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cache).free
-        if missing > free:
-            raise NoSpace(f"{missing / 1e9:.1f} GB are needed, and {cache} has {free / 1e9:.1f}.")
-    # A slow line is to be seen moving, and to lose little when it breaks.
-    constants.DOWNLOAD_CHUNK_SIZE = _PIECE
-    bar = _counting_bar(missing)
-    folder = Path(
-        snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=patterns,
-            tqdm_class=bar,
-            local_files_only=local,
-        )
-    )
-    lacking = [name for name in names if not (folder / name).is_file()]
-    if lacking and plan is None:
-        raise NotCached(", ".join(lacking))
-    if lacking:
-        raise _not_there(repo, revision, file)
-    if file is None:
-        return folder
-    if sha256 is not None:
-        _check_sum(folder / file, sha256, read=missing != 0 and not local, keep=local)
-    return folder / file
+    size: int
+    digest: str
 
 
-def _plan(repo: str, revision: str | None, patterns: list[str]) -> dict[str, int] | None:
-    """Bytes to be fetched of each file, 0 where the cache has it; None if the Hub is out of reach.
-
-    It is also None where something else is wrong, which the download itself then says.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        plan = snapshot_download(repo, revision=revision, allow_patterns=patterns, dry_run=True)
-    except Exception:
-        return None
-    return {
-        str(file.filename): int(file.file_size or 0) if file.will_download else 0 for file in plan
-    }
-
-
-def _not_there(repo: str, revision: str | None, file: str | None) -> _NotThere:
-    """What there is instead."""
-    from huggingface_hub import HfApi
-
-    sizes: dict[str, int] = {}
-    with contextlib.suppress(Exception):  # then the error says less
-        tree = HfApi().list_repo_tree(repo, recursive=True, revision=revision)
-        for entry in itertools.islice(tree, _MOST_FILES):
-            sizes[entry.path] = int(getattr(entry, "size", 0) or 0)
-    return (NotMLC if file is None else NoFile)(whole_files(sizes))
-
-
-def _check_sum(path: Path, sha256: str, *, read: bool, keep: bool) -> None:
-    """Compare a file with what it has to be.
+class Hub:
+    """What `huggingface_hub` knows of the Hub and the user.
 
     Args:
-        path: In the cache, where large files are links to files that are named by their sum; one
-            that is not named so is read each time.
-        sha256: What its sum has to be.
-        read: Whether it came just now, and so is read.
-        keep: Whether to leave a file that was read and is another where it is.
-
-    Raises:
-        Damaged: It is another.
+        endpoint: Its address; None for the user's setting.
+        token: The user's; None for the one that is logged in.
+        sleep: Waits between attempts.
     """
-    blob = path.resolve()
-    named = re.fullmatch("[0-9a-f]{64}", blob.name)
-    found = blob.name if named else sha256
-    if found == sha256 and (read or not named):
-        with blob.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256 and not keep:  # it is to be downloaded again
-            path.unlink(missing_ok=True)
-            blob.unlink(missing_ok=True)
-    if found != sha256:
-        raise Damaged(f"{path.name} has the sha256 {found}, and {sha256} is expected.")
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        token: str | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        import huggingface_hub
+        from huggingface_hub import constants
+        from huggingface_hub.errors import HfHubHTTPError
+
+        self.endpoint: str = endpoint or constants.ENDPOINT
+        self._api = huggingface_hub.HfApi(endpoint=self.endpoint, token=token)
+        self._sleep = sleep
+        self._http_error = HfHubHTTPError
+        # httpx, or its successor: the class is of whichever this version of the package uses.
+        base = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+        package = importlib.import_module(base.__module__.partition(".")[0])
+        self._network_errors: tuple[type[BaseException], ...] = (package.RequestError,)
+        self._url = huggingface_hub.hf_hub_url
+        utils: Any = importlib.import_module("huggingface_hub.utils")
+        headers = utils.build_hf_headers(token=token, library_name="mlc_widget")
+        self.transfer = Transfer(
+            utils.get_session(),
+            headers,
+            check_status=utils.hf_raise_for_status,
+            network_errors=self._network_errors,
+            patience=self._patience,
+        )
+
+    def _patience(self, **more: Any) -> Patience:
+        return Patience(on_wait=_say_pause, sleep=self._sleep, **more)
+
+    def commit(self, repo: str, revision: str | None) -> str:
+        """The commit that a branch or tag has now.
+
+        Raises:
+            HfHubHTTPError, GaveUp: As the Hub answers.
+        """
+        if revision is not None and is_commit(revision):
+            return revision
+        info = self._ask(lambda: self._api.repo_info(repo, revision=revision))
+        if not is_commit(info.sha):
+            raise DamagedError(f"{self.endpoint} names no commit of {repo}.")
+        return str(info.sha)
+
+    def files(self, repo: str, commit: str) -> dict[str, _Listed]:
+        """The files of one state that have plain names, at most `_MOST_FILES`.
+
+        Raises:
+            HfHubHTTPError, GaveUp: As the Hub answers.
+        """
+
+        def listed() -> list[Any]:
+            tree = self._api.list_repo_tree(repo, recursive=True, revision=commit)
+            return list(itertools.islice(tree, _MOST_FILES))
+
+        found: dict[str, _Listed] = {}
+        for entry in self._ask(listed):
+            name, lfs = str(entry.path), getattr(entry, "lfs", None)
+            size = getattr(lfs or entry, "size", None)
+            digest = str(lfs.sha256 if lfs is not None else getattr(entry, "blob_id", "")).lower()
+            if isinstance(size, int) and size >= 0 and is_digest(digest) and _is_plain(name):
+                found[name] = _Listed(size, digest)
+        return found
+
+    def url(self, repo: str, name: str, commit: str) -> str:
+        """Where a file's content is."""
+        return self._url(repo, name, revision=commit, endpoint=self.endpoint)
+
+    def _ask(self, call: Callable[[], _T]) -> _T:
+        patience = self._patience(attempts=4)
+        while True:
+            try:
+                return call()
+            except self._http_error as error:
+                response = getattr(error, "response", None)
+                if response is None or response.status_code not in TEMPORARY:
+                    raise
+                text = f"{self.endpoint} answers {response.status_code}"
+                patience.wait(TemporaryError(text, wanted_pause(response.headers)))
+            except self._network_errors as error:
+                if type(error).__name__ == "TooManyRedirects":
+                    raise DamagedError(f"{self.endpoint} redirects in a circle.") from error
+                raise GaveUp(
+                    f"{self.endpoint} cannot be reached ({one_line(error)}). Check the internet "
+                    "connection and the proxy."
+                ) from error
 
 
-def _counting_bar(total: int | None) -> type:
-    """A class of progress bars that shows nothing and tells the parent of bytes."""
-    from tqdm import tqdm
+def _is_plain(name: str) -> bool:
+    """Whether it is a path below where it is put, on every system."""
+    return (
+        len(name) <= _LONGEST_NAME
+        and name.isprintable()
+        and not set(name) & set('\\:*?"<>|')
+        and all(part == part.strip(" ") and part.strip(".") for part in name.split("/"))
+    )
 
-    told = 0.0
 
-    class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # Of two bars for bytes, one counts what came and the other what was written.
-            name = str(kwargs.pop("name", ""))
-            self._counts_bytes = kwargs.get("unit") == "B" and not name.endswith("transfer")
-            self._bytes = int(kwargs.get("initial") or 0)
-            super().__init__(*args, **{**kwargs, "disable": True})
+def _say_pause(seconds: float, reason: str) -> None:
+    say(pause_s=round(seconds, 1), reason=reason)
 
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal told
-            if self._counts_bytes:
-                self._bytes += int(n or 0)
-                now = time.monotonic()
-                if now - told >= _INTERVAL_S or self._bytes == total:
-                    told = now
-                    say(bytes_done=self._bytes, bytes_total=total)
-            return None
 
-    return Bar
+class Download:
+    """One repository's files, as far as the cache lacks them.
+
+    Args:
+        hub: The Hub.
+        wanted: What to download.
+        root: The cache; None for the user's.
+        memory: Bytes that the weights of a GGUF file may have where none is named.
+    """
+
+    def __init__(
+        self, hub: Hub, wanted: HubModel, root: Path | None = None, memory: int | None = None
+    ) -> None:
+        self._hub, self._wanted = hub, wanted
+        self._cache = CachedRepository(root or cache_root(), wanted.repo)
+        self._memory = weight_budget() if memory is None else memory
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._done = self._total = 0
+        self._told = 0.0
+
+    def run(self) -> Path:
+        """Download; returns the folder in MLC format, or the GGUF file.
+
+        Raises:
+            NotMLC, NoFile, NotCached, NoSpace, DamagedError, GaveUp: see there.
+            HfHubHTTPError: There is no such repository or revision, or it may not be read.
+        """
+        wanted = self._wanted
+        try:
+            commit = self._hub.commit(wanted.repo, wanted.revision)
+            files = self._hub.files(wanted.repo, commit)
+        except (GaveUp, OSError) as error:  # also refusals, and where HF_HUB_OFFLINE is set
+            found = self._cache.find(wanted)
+            if found is not None and has_sum(found, wanted.sha256):
+                return found
+            if isinstance(error, GaveUp | ConnectionError):
+                raise NotCached(one_line(error)) from error
+            raise
+        names, result = self._names(files)
+        self._check_pinned(result, files)
+        self._fetch(commit, {name: files[name] for name in names})
+        for name in names:
+            self._cache.link(commit, name, files[name].digest)
+        self._cache.remember(wanted.revision, commit)
+        folder = self._cache.snapshot(commit)
+        return folder if result is None else folder / result
+
+    def _names(self, files: Mapping[str, _Listed]) -> tuple[list[str], str | None]:
+        """The files that are needed, and the GGUF file that is the result."""
+        wanted = self._wanted
+        ggufs = whole_files({name: listed.size for name, listed in files.items()})
+        if wanted.file is not None:
+            parts = parts_of(wanted.file)
+            if wanted.file not in files or not all(part in files for part in parts):
+                raise NoFile(ggufs)
+            return parts, wanted.file
+        if CONFIG_FILE in files and wanted.quantization is None:
+            return [name for name in files if _is_needed(name)], None
+        choice: Choice = choose(ggufs, quantization=wanted.quantization, memory=self._memory)
+        if choice.name is None:
+            raise (NotMLC if wanted.quantization is None else NoFile)(ggufs, choice.why)
+        parts = parts_of(choice.name)
+        if not all(part in files for part in parts):
+            raise NoFile(ggufs)
+        say(chosen=choice.name, of=len(ggufs))
+        return parts, choice.name
+
+    def _check_pinned(self, result: str | None, files: Mapping[str, _Listed]) -> None:
+        sha256 = self._wanted.sha256
+        if result is not None and sha256 not in (None, files[result].digest):
+            raise DamagedError(
+                f"{result} has the sha256 {files[result].digest}, and {sha256} is expected."
+            )
+
+    def _fetch(self, commit: str, files: Mapping[str, _Listed]) -> None:
+        blobs = self._cache.blobs
+        snapshot = self._cache.snapshot(commit)
+        lacking = {
+            listed.digest: (name, listed)
+            for name, listed in files.items()
+            if not (blobs / listed.digest).exists() and not (snapshot / name).exists()
+        }
+        blobs.mkdir(parents=True, exist_ok=True)
+        self._total = sum(listed.size for listed in files.values())
+        here = {digest: _size(self._partial(digest)) for digest in lacking}
+        missing = sum(listed.size for _, listed in lacking.values())
+        self._done = self._total - missing + sum(here.values())
+        _check_space(blobs, missing - sum(here.values()))
+        self._tell(force=True)
+        self._cache.locks.mkdir(parents=True, exist_ok=True)
+        # The largest first: it takes the longest, and the rest fits beside it.
+        order = sorted(lacking.values(), key=lambda item: -item[1].size)
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            tasks = [pool.submit(self._fetch_one, commit, name, one) for name, one in order]
+            for task in as_completed(tasks):
+                task.result()
+        finally:
+            self._stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._tell(force=True)
+
+    def _partial(self, digest: str) -> Path:
+        return self._cache.blobs / f"{digest}{PARTIAL}"
+
+    def _fetch_one(self, commit: str, name: str, listed: _Listed) -> None:
+        from filelock import FileLock, Timeout
+
+        partial, blob = self._partial(listed.digest), self._cache.blobs / listed.digest
+        # The same lock as huggingface_hub's, so that its downloads are waited for, too.
+        lock = FileLock(self._cache.locks / f"{listed.digest}.lock")
+        told, counted = 0.0, _size(partial)
+        while True:
+            try:
+                lock.acquire(timeout=0)
+                break
+            except Timeout:
+                if time.monotonic() - told >= _WAITING_S:
+                    told = time.monotonic()
+                    say(waiting=True)
+                now = _size(partial)
+                if now > counted:
+                    self._count(now - counted)
+                    counted = now
+                if self._stop.wait(_POLL_S):
+                    raise _StoppedError from None
+        try:
+            if blob.exists():
+                self._count(listed.size - counted)
+                return
+            self._count(_size(partial) - counted)
+            url = self._hub.url(self._wanted.repo, name, commit)
+            remote = RemoteFile(name, url, listed.size, listed.digest)
+            self._hub.transfer.fetch(remote, partial, self._count)
+            os.replace(partial, blob)
+        finally:
+            lock.release()
+
+    def _count(self, nbytes: int) -> None:
+        if self._stop.is_set():
+            raise _StoppedError
+        with self._lock:
+            self._done += nbytes
+            self._tell()
+
+    def _tell(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self._told >= _INTERVAL_S or self._done == self._total:
+            self._told = now
+            say(bytes_done=self._done, bytes_total=self._total)
+
+
+def _is_needed(name: str) -> bool:
+    """Whether a model in MLC format needs a file; repositories also hold pictures and code."""
+    if "/" in name:
+        return False
+    return (
+        name in _NEEDED
+        or name.endswith(".json")
+        or (name.startswith("params_shard_") and name.endswith(".bin"))
+    )
+
+
+def _check_space(folder: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise NoSpace(f"{nbytes / 1e9:.1f} GB are needed, and {folder} has {free / 1e9:.1f}.")
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_size
+    return 0
 
 
 if __name__ == "__main__":

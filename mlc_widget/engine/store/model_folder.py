@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
+from mlc_widget.api.errors import ModelDownloadError, ModelFormatError, ModelNotFoundError
 from mlc_widget.api.progress import LoadReporter
-from mlc_widget.engine.store import sources
+from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_names import advice
@@ -21,7 +21,8 @@ _LARGEST_CONFIG: Final = 4 << 20
 async def fetch(model_id: str, report: LoadReporter) -> Path:
     """The folder or file of a model, downloaded first where it is not here.
 
-    A built-in name and one of the catalogue go before a folder of that name.
+    A built-in name and one of the catalogue go before a folder of that name, and that before a
+    repository of the Hub.
 
     Raises:
         ModelNotFoundError: there is no such built-in name, folder, file, repository or package.
@@ -34,7 +35,17 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
         return await sources.download(model_id, report)
     if (listed := catalogue().get(model_id)) is not None:
         return await sources.download_first(model_id, listed.sources, report)
+    if hub.is_repository(model_id) and not _is_here(model_id):
+        try:
+            return await sources.download(f"{hub.HUB_PREFIX}{model_id}", report)
+        except (ModelNotFoundError, ModelDownloadError) as error:
+            text = f"{error.message} There is no folder or file {model_id!r} here, either."
+            raise type(error)(text, code=error.code, param=error.param) from error
     return resolve(model_id)
+
+
+def _is_here(model_id: str) -> bool:
+    return model_id in builtin_models() or Path(model_id).exists()
 
 
 def resolve(model_id: str) -> Path:

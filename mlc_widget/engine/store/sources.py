@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -39,7 +40,7 @@ async def download_first(name: str, model_ids: Sequence[str], report: LoadReport
     """
     report("download", 0.0, f"Looking for {name}")
     for model_id in model_ids:
-        if (path := await _cached(model_id)) is not None:
+        if (path := await asyncio.to_thread(_cached, model_id)) is not None:
             return path
     failures: list[ModelDownloadError | ModelNotFoundError] = []
     for model_id in model_ids:
@@ -53,7 +54,7 @@ async def download_first(name: str, model_ids: Sequence[str], report: LoadReport
     ) from failures[-1]
 
 
-async def _cached(model_id: str) -> Path | None:
+def _cached(model_id: str) -> Path | None:
     if model_id.startswith(wheels.WHEEL_PREFIX):
         return wheels.cached(wheels.parse(model_id))
-    return await hub.cached(hub.parse(model_id))
+    return hub.cached(hub.parse(model_id))

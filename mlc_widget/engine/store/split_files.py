@@ -1,18 +1,27 @@
-"""Names of GGUF files: the parts of a split one, and which quantization to take first."""
+"""Names of GGUF files: the parts of a split one, and which quantization to take."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 _SPLIT: Final = re.compile(
     r"(?P<stem>.+-)(?P<number>\d{5})(?P<rest>-of-(?P<count>\d{5})\.gguf)", re.I | re.S
 )
 _MOST: Final = 1000
-_PREFERRED: Final = ("Q4_K_M", "Q4_0", "Q8_0")
-"""What people take first: small, with little loss."""
+_PREFERRED: Final = (
+    *("Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q5_K_S", "Q8_0", "Q6_K"),
+    *("Q3_K_M", "Q3_K_L", "Q3_K_S", "Q2_K", "F16", "BF16", "F32"),
+)
+"""In the order in which people take them: small, with little loss."""
 _NO_MODEL: Final = re.compile(r"(?:^|[/._-])(?:mmproj|imatrix)(?:[._-]|$)", re.I)
+_QUANTIZATION: Final = re.compile(
+    r"(?<![A-Za-z0-9])((?:I?Q\d|TQ\d)(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|BF16|F(?:P)?16|F(?:P)?32)"
+    r"(?![A-Za-z0-9_])",
+    re.I,
+)
 
 
 def parts_of(name: str) -> list[str]:
@@ -41,14 +50,87 @@ def whole_files(sizes: Mapping[str, int]) -> dict[str, int]:
     return whole
 
 
+def quantization_of(name: str) -> str | None:
+    """The quantization that a file's name says, such as ``Q4_K_M``."""
+    for part in reversed(name.split("/")):  # some have a folder for each
+        if found := _QUANTIZATION.findall(part):
+            return str(found[-1]).upper()
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which file to take.
+
+    Attributes:
+        name: The file; None where nothing says which.
+        why: Why there is none: ``"none"`` of that quantization, ``"several"`` models, or
+            ``"memory"``, which is too small for the smallest.
+    """
+
+    name: str | None
+    why: str = ""
+
+
+def choose(
+    files: Mapping[str, int], *, quantization: str | None = None, memory: int | None = None
+) -> Choice:
+    """The file to take where only its repository is named.
+
+    It is the first of Q4_K_M, Q4_K_S, Q4_0 and so on that fits the memory, else the largest that
+    fits; nothing where the files are of different models.
+
+    Args:
+        files: Bytes by name, from `whole_files`.
+        quantization: Which one is wanted.
+        memory: Bytes that it may have; None for any.
+    """
+    if quantization is not None:
+        of_it = {n: b for n, b in files.items() if quantization_of(n) == quantization.upper()}
+        if not of_it:
+            return Choice(None, "none")
+        return Choice(None, "several") if _are_several(of_it) else Choice(min(of_it, key=len))
+    if not files:
+        return Choice(None, "none")
+    if _are_several(files):
+        return Choice(None, "several")
+    fitting = {n: b for n, b in files.items() if memory is None or b <= memory}
+    if not fitting:
+        return Choice(None, "memory")
+    return Choice(preferred(fitting))
+
+
+def _are_several(files: Mapping[str, int]) -> bool:
+    return len({_model_of(name) for name in files}) > 1
+
+
+def _model_of(name: str) -> str:
+    """A file's name without its quantization and part."""
+    base = name.rpartition("/")[2]
+    if split := _SPLIT.fullmatch(base):
+        base = split["stem"]
+    base = re.sub(r"\.gguf$", "", base, flags=re.I)
+    base = _QUANTIZATION.sub("", base)
+    base = re.sub(r"(?<![A-Za-z0-9])UD(?![A-Za-z0-9])", "", base)
+    return re.sub(r"[-._]+", "-", base).strip("-").lower()
+
+
 def preferred(names: Mapping[str, int]) -> str:
-    """The file to take where nothing says which: Q4_K_M, else Q4_0, else Q8_0, else the smallest.
+    """The file to take where nothing says which: see `choose`.
 
     Args:
         names: Bytes by name; at least one.
     """
     for kind in _PREFERRED:
-        pattern = re.compile(rf"(?<![A-Za-z0-9]){kind}(?![A-Za-z0-9_])", re.I)
-        if found := [name for name in names if pattern.search(name)]:
+        if found := [name for name in names if quantization_of(name) == kind]:
             return min(found, key=len)
-    return min(names, key=lambda name: (names[name], name))
+    return min(names, key=lambda name: (-names[name], name))
+
+
+def closest(name: str, names: Mapping[str, int]) -> str | None:
+    """The file whose name is nearest to one that there is not."""
+    import difflib
+
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, 1)
+    return by_lower[close[0]] if close else None

@@ -5,12 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 COMMIT = "c0ffee" + "0" * 34
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How one request for a file's content, or for the list of files, goes wrong.
+
+    Attributes:
+        status: The answer, in place of the file.
+        headers: Of that answer.
+        cut_after: Bytes of the file that come before the connection ends.
+        reset: Whether it ends by a reset.
+        claims: The length that the answer says the file has.
+        extra: Bytes too many, with no length given.
+        flipped: A byte that is another than in the file.
+        ignores_range: All of it comes, whatever part was asked for.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut_after: int | None = None
+    reset: bool = False
+    claims: int | None = None
+    extra: int = 0
+    flipped: int | None = None
+    ignores_range: bool = False
 
 
 class HubServer:
@@ -26,16 +56,34 @@ class HubServer:
         self.gated = False
         self.hold_after: int | None = None
         """Bytes of each shard to give before waiting for `release`."""
+        self.faults: deque[Fault] = deque()
+        """Of the next requests for contents."""
+        self.api_faults: deque[Fault] = deque()
+        """Of the next requests for anything else."""
+        self.contents_at: str | None = None
+        """Another server that requests for contents are sent to."""
+        self.extra_entries: list[dict[str, Any]] = []
+        self.shut = False
         self.release = threading.Event()
         self.holding = threading.Event()
+        self.closed = threading.Event()
+        """Set when a client that was held has closed its connection."""
         self.requests: list[tuple[str, str, str | None]] = []
         """Method, path and Range of all that came."""
+        self.tokens: list[str | None] = []
+        """What each request had in ``Authorization``."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
+    def contents(self) -> list[tuple[str, str | None]]:
+        """Name and Range of the requests for contents."""
+        return [(p.rpartition("/")[2], r) for m, p, r in self.requests if "/resolve/" in p]
+
     def close(self) -> None:
+        self.shut = True
         self.release.set()
         self._server.shutdown()
         self._server.server_close()
@@ -54,8 +102,15 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub = self.hub
         path = self.path.partition("?")[0]
+        if hub.shut:  # a connection that was kept alive
+            self.close_connection = True
+            return
         hub.requests.append((self.command, path, self.headers.get("Range")))
-        if not re.match(rf"(/api/models)?/{hub.repo}(/|$)", path):
+        hub.tokens.append(self.headers.get("Authorization"))
+        content = re.fullmatch(rf"/{hub.repo}/resolve/{COMMIT}/([^/]+)", path)
+        if not content and hub.api_faults:
+            self._fail(hub.api_faults.popleft())
+        elif not re.match(rf"(/api/models)?/{hub.repo}(/|$)", path):
             self._refuse(401, "RepoNotFound")
         elif match := re.fullmatch(rf"/api/models/{hub.repo}(?:/revision/(.+))?", path):
             if match[1] not in (None, "main", COMMIT):
@@ -63,16 +118,15 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._json({"id": hub.repo, "sha": COMMIT, "siblings": [], "tags": []})
         elif path.startswith(f"/api/models/{hub.repo}/tree/"):
-            self._json([self._entry(p) for p in sorted(hub.folder.iterdir())])
+            self._json([*map(_entry, sorted(hub.folder.iterdir())), *hub.extra_entries])
         elif hub.gated:
             self._refuse(403, "GatedRepo")
-        elif match := re.fullmatch(rf"/{hub.repo}/resolve/{COMMIT}/([^/]+)", path):
-            self._file(hub.folder / match[1])
+        elif content and hub.contents_at:
+            self._fail(Fault(302, {"Location": hub.contents_at + self.path}))
+        elif content and (hub.folder / content[1]).is_file():
+            self._file(hub.folder / content[1])
         else:
             self._refuse(404, "EntryNotFound")
-
-    def _entry(self, path: Path) -> dict[str, Any]:
-        return {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": _oid(path)}
 
     def _json(self, value: object) -> None:
         body = json.dumps(value).encode()
@@ -83,38 +137,94 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _refuse(self, status: int, code: str) -> None:
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", "no")
+        self._fail(Fault(status, {"X-Error-Code": code, "X-Error-Message": "no"}))
+
+    def _fail(self, fault: Fault) -> None:
+        self.send_response(fault.status or 500)
+        for name, value in fault.headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def _file(self, path: Path) -> None:
-        data = path.read_bytes()
+        hub = self.hub
+        fault = hub.faults.popleft() if hub.faults else Fault()
+        if fault.status is not None:
+            self._fail(fault)
+            return
+        data = bytearray(path.read_bytes())
+        size = len(data)
+        if fault.flipped is not None:
+            data[fault.flipped] ^= 255
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if fault.ignores_range:
+            match = None
         start = int(match[1]) if match else 0
+        if start >= size and match:
+            self._fail(Fault(416))
+            return
         self.send_response(206 if match else 200)
         self.send_header("ETag", f'"{_oid(path)}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Accept-Ranges", "bytes")
+        claims = size if fault.claims is None else fault.claims
         if match:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.send_header("Content-Length", str(len(data) - start))
+            self.send_header("Content-Range", f"bytes {start}-{claims - 1}/{claims}")
+        if fault.extra:
+            data += bytes(fault.extra)
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(claims - start))
         self.end_headers()
         if self.command == "HEAD":
             return
-        hold = self.hub.hold_after
-        if hold is not None and path.suffix == ".bin" and hold > start:
+        hold = hub.hold_after
+        if hold is not None and path.suffix in (".bin", ".gguf") and hold > start:
             self.wfile.write(data[start:hold])
             self.wfile.flush()
             start = hold
-            self.hub.holding.set()
-            self.hub.release.wait(60)
+            hub.holding.set()
+            self._hold()
+        end = len(data) if fault.cut_after is None else start + fault.cut_after
         try:
-            self.wfile.write(data[start:])
+            self.wfile.write(data[start:end])
+            self.wfile.flush()
         except OSError:
             self.close_connection = True
+        if fault.cut_after is not None or fault.extra or fault.claims is not None:
+            self.close_connection = True
+        if fault.reset:
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.shutdown(socket.SHUT_RD)
+
+    def _hold(self) -> None:
+        """Wait until the test releases it, or the client goes away."""
+        self.connection.settimeout(0.02)
+        for _ in range(3000):
+            if self.hub.release.is_set():
+                break
+            try:
+                if not self.connection.recv(1):
+                    raise ConnectionResetError
+            except TimeoutError:
+                continue
+            except OSError:
+                self.hub.closed.set()
+                break
+        self.connection.settimeout(None)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    entry = {"type": "file", "path": path.name, "size": size, "oid": _oid(path)}
+    if path.suffix in (".bin", ".gguf"):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        entry["lfs"] = {"oid": sha256, "size": size, "pointerSize": 134}
+    return entry
 
 
 def _oid(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+    """What git calls a content."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -32,7 +32,7 @@ class Sources:
         self.gives: dict[str, Path | BaseException] = {}
         self.asked: list[str] = []
 
-        async def hub_cached(wanted: hub.HubModel) -> Path | None:
+        def hub_cached(wanted: hub.HubModel) -> Path | None:
             return self.cached.get("hub")
 
         def wheels_cached(wanted: wheels.WheelFile) -> Path | None:
@@ -116,3 +116,27 @@ async def test_what_ends_the_load(sources: Sources, error: BaseException) -> Non
 def test_an_unknown_name_is_told_of_it() -> None:
     with pytest.raises(ModelNotFoundError, match=r"Did you mean 'smollm2-135m'\?"):
         resolve("smolm2-135M")
+
+
+@pytest.mark.parametrize("model_id", ["user/repo", "user/repo/a.gguf@v1", "user/repo:Q4_K_M"])
+async def test_a_repository_needs_no_prefix(sources: Sources, model_id: str) -> None:
+    sources.gives = {"hub": Path("h")}
+    assert await fetch(model_id, ignore) == Path("h")
+    sources.gives = {"hub": ModelNotFoundError("no such repository.", code="c")}
+    with pytest.raises(ModelNotFoundError, match=rf"repository. There is no .*'{model_id}' here"):
+        await fetch(model_id, ignore)
+
+
+async def test_what_is_here_goes_before_a_repository(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("user/model/a.gguf", "user/folder/mlc-chat-config.json"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text("{}")
+    assert await fetch("user/model/a.gguf", ignore) == Path("user/model/a.gguf")
+    assert await fetch("user/folder", ignore) == Path("user/folder")
+    for name in ("./user/x", "/user/x", "~/user/x", "user", "a/b/c", "user/x.bin/y", "../user/x"):
+        with pytest.raises(MLCEngineError):
+            await fetch(name, ignore)
+    assert sources.asked == []

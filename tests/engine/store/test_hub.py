@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +17,15 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import (
     BadRequestError,
+    InsufficientMemoryError,
     LoadCancelledError,
     ModelDownloadError,
     ModelFormatError,
     ModelNotFoundError,
 )
 from mlc_widget.engine.store import hub, hub_child
-from mlc_widget.engine.store.split_files import preferred
+from mlc_widget.engine.store.hub_cache import HubModel
+from mlc_widget.engine.store.split_files import choose
 from mlc_widget.models import builtin_models
 
 from ...waiting import until
@@ -100,22 +103,30 @@ async def test_a_cancelled_download_keeps_what_came(server: HubServer, tmp_path:
     task = asyncio.create_task(hub.download(f"HF://{REPO}", Reports()))
 
     def half_downloaded() -> bool:
-        return len(list(tmp_path.rglob("snapshots/*/*.json"))) >= 4 and any(
+        names = [name for name, _ in server.contents() if name.endswith(".json")]
+        return len(names) >= 4 and any(
             p.stat().st_size > 700_000 for p in tmp_path.rglob("*.incomplete")
         )
 
     await until(half_downloaded)
+    begun = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert await asyncio.to_thread(server.closed.wait, DEADLINE)
+    assert time.monotonic() - begun < 5, "the connection is closed at once"
     assert not children()
-    assert not list(tmp_path.rglob("*.incomplete"))
+    assert hub.cached(hub.parse(f"HF://{REPO}")) is None
     server.hold_after = None
     server.requests.clear()
-    folder = await hub.download(f"HF://{REPO}", Reports())
+    reports = Reports()
+    folder = await hub.download(f"HF://{REPO}", reports)
     assert (folder / "params_shard_0.bin").stat().st_size > 3_000_000
-    got = [path for method, path, _ in server.requests if method == "GET" and "/resolve/" in path]
-    assert [p.rpartition("/")[2] for p in got] == ["params_shard_0.bin"]
+    ((name, given),) = [(n, r) for n, r in server.contents() if n.endswith(".bin")]
+    assert name == "params_shard_0.bin"
+    assert int((given or "")[6:-1]) > 700_000, "it goes on where it ended"
+    counted = [r.bytes_done for r in reports if hasattr(r, "bytes_done")]
+    assert counted[0] > 700_000
 
 
 async def test_a_worker_downloads_loads_and_answers(server: HubServer) -> None:
@@ -150,6 +161,10 @@ async def test_a_worker_downloads_loads_and_answers(server: HubServer) -> None:
         "HF://../..",
         "HF://a/ b",
         "HF://a/b@../x y",
+        "HF://a/b@a/../../x",
+        "HF://a/b:",
+        "HF://a/b:Q4/x.gguf",
+        "HF://a/b/x.gguf:Q4_0",
         "HF://a/b/../x.gguf",
         "HF://a/b//x.gguf",
         "HF://a/b/x.gguf@",
@@ -216,7 +231,7 @@ async def test_one_file_of_a_repository(server: HubServer, gguf_files: Path) -> 
     assert {r.phase for r in reports} == {"download"}
     server.close()
     assert await hub.download(model_id, Reports()) == path
-    with pytest.raises(ModelDownloadError, match=r"Tiny-Q2_K.*not be reached"):
+    with pytest.raises(ModelDownloadError, match=r"Tiny-Q2_K.*cannot be reached"):
         await hub.download(f"HF://{REPO}/Tiny-Q2_K.gguf", Reports())
 
 
@@ -224,16 +239,16 @@ async def test_the_cache_is_asked_alone(server: HubServer, gguf_files: Path) -> 
     name = "Tiny-Q8_0-00001-of-00002.gguf"
     sha256 = hashlib.sha256((gguf_files / name).read_bytes()).hexdigest()
     wanted = hub.parse(f"HF://{REPO}/{name}@{COMMIT}#sha256={sha256}")
-    assert await hub.cached(wanted) is None
+    assert hub.cached(wanted) is None
     assert server.requests == []
     path = await hub.download(f"HF://{REPO}/{name}@{COMMIT}", Reports())
     server.requests.clear()
-    assert await hub.cached(wanted) == path
+    assert hub.cached(wanted) == path
     other = hub.parse(f"HF://{REPO}/{name}@{COMMIT}#sha256={'0' * 64}")
-    assert await hub.cached(other) is None
-    assert await hub.cached(wanted) == path
+    assert hub.cached(other) is None
+    assert hub.cached(wanted) == path
     path.with_name("Tiny-Q8_0-00002-of-00002.gguf").unlink()
-    assert await hub.cached(wanted) is None
+    assert hub.cached(wanted) is None
     assert server.requests == []
 
 
@@ -245,19 +260,37 @@ async def test_all_parts_of_a_split_file(server: HubServer, gguf_files: Path) ->
     ]
 
 
-async def test_a_repository_of_gguf_files_says_what_it_has(
-    server: HubServer, gguf_files: Path
-) -> None:
-    with pytest.raises(ModelFormatError) as caught:
-        await hub.download(f"HF://{REPO}@main", Reports())
+async def test_a_repository_of_gguf_files_gives_one(server: HubServer, gguf_files: Path) -> None:
+    reports = Reports()
+    path = await hub.download(f"HF://{REPO}@main", reports)
+    assert path.name == "Tiny-Q4_K_M.gguf"
+    assert any("Tiny-Q4_K_M.gguf, one of 4 files" in r.text for r in reports)
+    path = await hub.download(f"{REPO}:q8_0", Reports())
+    assert path.name == "Tiny-Q8_0-00001-of-00002.gguf"
+    assert len(list(path.parent.glob("*Q8_0*"))) == 2
+    server.close()
+    assert hub.cached(hub.parse(f"{REPO}:Q8_0")) == path
+    assert hub.cached(hub.parse(f"{REPO}:Q2_K")) is None
+
+
+async def test_what_a_repository_has_is_said(server: HubServer, gguf_files: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        await hub.download(f"HF://{REPO}/Tiny-q8_0.gguf@main", Reports())
     said = str(caught.value)
     assert "Tiny-Q2_K.gguf (0 MB), Tiny-Q4_0.gguf (1 MB), Tiny-Q4_K_M.gguf (2 MB), " in said
     assert "Tiny-Q8_0-00001-of-00002.gguf (4 MB). " in said
-    assert f"such as 'HF://{REPO}/Tiny-Q4_K_M.gguf@main'" in said
-    (gguf_files / "Tiny-Q4_K_M.gguf").unlink()
-    with pytest.raises(ModelNotFoundError, match=rf"no such file.*'HF://{REPO}/Tiny-Q4_0.gguf'"):
-        await hub.download(f"HF://{REPO}/Tiny-Q4_K_M.gguf", Reports())
-    assert not [p for m, p, _ in server.requests if m == "GET" and p.endswith(".gguf")]
+    assert f"such as 'HF://{REPO}/Tiny-Q4_0.gguf@main'" in said, "the nearest"
+    with pytest.raises(
+        ModelNotFoundError, match=rf"no such file in Q6_K.*'HF://{REPO}/Tiny-Q4_K_M"
+    ):
+        await hub.download(f"HF://{REPO}:Q6_K", Reports())
+    (gguf_files / "Other-Q4_0.gguf").write_bytes(b"another model")
+    with pytest.raises(ModelFormatError, match=r"several models.*Other-Q4_0.gguf \(0 MB\)"):
+        await hub.download(f"HF://{REPO}", Reports())
+    (gguf_files / "Tiny-Q8_0-00002-of-00002.gguf").unlink()
+    with pytest.raises(ModelNotFoundError, match="no such file"):
+        await hub.download(f"HF://{REPO}/Tiny-Q8_0-00001-of-00002.gguf", Reports())
+    assert server.contents() == []
 
 
 async def test_a_files_sum_is_checked(server: HubServer, gguf_files: Path) -> None:
@@ -273,16 +306,47 @@ async def test_a_files_sum_is_checked(server: HubServer, gguf_files: Path) -> No
     [
         (["a-q8_0.gguf", "a-q4_0.gguf", "a-q4_k_m.gguf", "a-q4_k_s.gguf"], "a-q4_k_m.gguf"),
         (["a.Q8_0.gguf", "a.Q4_0_4_4.gguf", "a.Q4_0.gguf"], "a.Q4_0.gguf"),
-        (["IQ4_XS/a.gguf", "Q8_0/a.gguf"], "Q8_0/a.gguf"),
-        (["a-F16.gguf", "b-F16.gguf"], "b-F16.gguf"),
+        (["Q8_0/a.gguf", "IQ4_XS/a.gguf"], "IQ4_XS/a.gguf"),
         (["a-UD-Q4_K_M.gguf", "a-Q4_K_M.gguf"], "a-Q4_K_M.gguf"),
+        (["a-1.5B-F16.gguf", "a-1.5B.gguf"], "a-1.5B-F16.gguf"),
+        (["a-F16.gguf", "b-F16.gguf"], None),
+        (["a-Q4_0.gguf", "a-it-Q4_0.gguf"], None),
+        ([], None),
     ],
 )
-def test_which_quantization_is_taken_first(names: list[str], wanted: str) -> None:
-    assert preferred({name: len(names) - i for i, name in enumerate(names)}) == wanted
+def test_which_quantization_is_taken_first(names: list[str], wanted: str | None) -> None:
+    assert choose({name: len(names) - i for i, name in enumerate(names)}).name == wanted
+
+
+def test_what_fits_is_taken() -> None:
+    files = {"a-Q2_K.gguf": 2, "a-Q3_K_M.gguf": 3, "a-Q4_K_M.gguf": 4, "a-Q8_0.gguf": 8}
+    taken = {memory: choose(files, memory=memory) for memory in (9, 4, 3, 2, 1)}
+    assert [choice.name for choice in taken.values()] == [
+        *("a-Q4_K_M.gguf", "a-Q4_K_M.gguf", "a-Q3_K_M.gguf", "a-Q2_K.gguf", None)
+    ]
+    assert taken[1].why == "memory"
+    error = hub._failure("a/b", hub.parse("a/b"), {"error": "NotMLC", "why": "memory",
+                         "files": files, "message": ""})  # fmt: skip
+    assert isinstance(error, InsufficientMemoryError)
+    assert "a-Q2_K.gguf (0 MB)" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "wanted"),
+    [
+        ("user/repo", HubModel("user/repo")),
+        ("user/repo@v1", HubModel("user/repo", "v1")),
+        ("user/repo/x.gguf", HubModel("user/repo", None, "x.gguf")),
+        ("HF://user/repo/a/x.gguf@b/c", HubModel("user/repo", "b/c", "a/x.gguf")),
+        ("HF://u/r:q4_k_m@v1", HubModel("u/r", "v1", quantization="Q4_K_M")),
+        ("u/r:IQ4_XS", HubModel("u/r", quantization="IQ4_XS")),
+    ],
+)
+def test_names(model_id: str, wanted: HubModel) -> None:
+    assert hub.parse(model_id) == wanted
 
 
 async def test_no_network(server: HubServer) -> None:
     server.close()
-    with pytest.raises(ModelDownloadError, match=r"could not be downloaded.*internet connection"):
+    with pytest.raises(ModelDownloadError, match=r"could not be downloaded.*cannot be reached"):
         await hub.download(f"HF://{REPO}", Reports())
