@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from mlc_widget.api.errors import RuntimeUnavailableError, UnsupportedFieldError
+from mlc_widget.api.errors import ModelFormatError, RuntimeUnavailableError, UnsupportedFieldError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.conversation import too_long
+from mlc_widget.engine.reasoning import CLOSE, OPEN
 from mlc_widget.engine.store.stored_model import JinjaSource
 from mlc_widget.engine.text.marks import END_MARK, parts_of, protect
 from mlc_widget.engine.text.prompt_text import Piece, PromptText, markup
@@ -18,6 +21,34 @@ if TYPE_CHECKING:
     from mlc_widget.engine.jinja_template import JinjaTemplate
 
 _OWN: Final = ("content", "reasoning_content", "name", "tool_call_id")
+_END: Final = f"{END_MARK} "
+"""What is put behind an answer that was begun; without the space, its end was trimmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CallForm:
+    """How a template takes the calls of an assistant's message.
+
+    Attributes:
+        objects: Arguments are objects, rather than JSON text.
+        content: The content of a message that has none.
+    """
+
+    objects: bool
+    content: str | None
+
+
+_FORMS: Final = (
+    _CallForm(True, ""),
+    _CallForm(False, ""),
+    _CallForm(True, None),
+    _CallForm(False, None),
+)
+_PROBE: Final[dict[str, Any]] = {
+    "id": "call00001",  # some templates want nine letters or digits
+    "type": "function",
+    "function": {"name": "get_probe", "arguments": '{"place": "here"}'},
+}
 
 
 class JinjaConversation:
@@ -94,7 +125,7 @@ class JinjaConversation:
         continued = last["role"] == "assistant" and not last.get("tool_calls")
         written = [self._message(m) for m in messages]
         if continued:  # the prompt ends where the answer's beginning does
-            written[-1]["content"] += END_MARK
+            written[-1]["content"] += _END
         text = self.template.render(
             {
                 "messages": written,
@@ -106,7 +137,9 @@ class JinjaConversation:
             }
         )
         if continued:
-            text, mark, _ = text.rpartition(END_MARK)
+            text, mark, behind = text.rpartition(END_MARK)
+            if not behind.startswith(_END[1:]):  # the template takes white space off an end
+                text = text.rstrip()
             if not mark:
                 raise UnsupportedFieldError(
                     "messages: this model's chat template cannot go on with an answer that was "
@@ -121,29 +154,50 @@ class JinjaConversation:
             prompt = markup(bos) + prompt
         return prompt
 
-    def _message(self, message: JSONDict) -> dict[str, Any]:
+    @cached_property
+    def _call_form(self) -> _CallForm:
+        """The form of calls that this template writes, found by letting it write one."""
+        probe = {"role": "assistant", "tool_calls": [_PROBE]}
+        for form in _FORMS:
+            messages = [
+                {"role": "user", "content": "?"},
+                self._message(probe, form),
+                {"role": "tool", "content": "!", "tool_call_id": _PROBE["id"]},
+            ]
+            assert self.template is not None
+            try:
+                text = self.template.render(
+                    {"messages": messages, "tools": None, **self._source.tokens}
+                )
+            except (ModelFormatError, UnsupportedFieldError):
+                continue
+            if _PROBE["function"]["name"] in text:
+                return form
+        return _FORMS[0]
+
+    def _message(self, message: JSONDict, form: _CallForm | None = None) -> dict[str, Any]:
         made: dict[str, Any] = {"role": message["role"], "content": ""}
+        control = self._control
+        if message["role"] == "assistant":  # its thoughts, which templates look for
+            control -= {OPEN, CLOSE}
         for key in _OWN:
             if message.get(key) is not None:
-                made[key] = self._text(message[key])
+                made[key] = _text(message[key], control)
+        if "reasoning_content" in made:  # some templates' name for it
+            made["thinking"] = made["reasoning_content"]
         if calls := message.get("tool_calls"):
-            made["tool_calls"] = [self._call(call) for call in calls]
+            form = form or self._call_form
+            made["tool_calls"] = [self._call(call, form) for call in calls]
+            made["content"] = made["content"] or form.content
         return made
 
-    def _text(self, value: Any) -> Any:
-        if isinstance(value, PromptText):
-            return "".join(
-                p.text if p.is_markup else protect(p.text, self._control) for p in value.pieces
-            )
-        return protect(value, self._control)
-
-    def _call(self, call: Any) -> dict[str, Any]:
+    def _call(self, call: Any, form: _CallForm) -> dict[str, Any]:
         if hasattr(call, "model_dump"):
             call = call.model_dump()
         function = call["function"]
         arguments: Any = function.get("arguments") or "{}"
-        if isinstance(arguments, str):
-            # Templates write an object; what a cut answer left stays the text that it is.
+        if isinstance(arguments, str) and form.objects:
+            # What a cut answer left stays the text that it is.
             try:
                 arguments = json.loads(arguments)
             except (ValueError, RecursionError):
@@ -154,6 +208,12 @@ class JinjaConversation:
             "type": "function",
             "function": protect(named, self._control),
         }
+
+
+def _text(value: Any, control: frozenset[str]) -> Any:
+    if isinstance(value, PromptText):
+        return "".join(p.text if p.is_markup else protect(p.text, control) for p in value.pieces)
+    return protect(value, control)
 
 
 def _template(text: str, where: str) -> JinjaTemplate:

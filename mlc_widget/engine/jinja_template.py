@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import string
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -94,12 +95,13 @@ class _Environment(ImmutableSandboxedEnvironment):
             "join": self._join,
             "replace": _replace,
             "indent": self._indent,
+            "format": lambda text, *args, **kwargs: _percent(text, kwargs or args),
             "_each": lambda items: self.guard.over(items),
             "_concat": _concat,
         }
         self.globals = {
             "range": self._range,
-            "namespace": self.globals["namespace"],
+            **{name: self.globals[name] for name in ("namespace", "cycler", "joiner")},
             "dict": dict,
             "raise_exception": _refuse,
             "strftime_now": lambda form: datetime.datetime.now().strftime(form),
@@ -123,20 +125,25 @@ class _Environment(ImmutableSandboxedEnvironment):
         elif operator == "**":
             raise _TooMuchError("it computes a power")
         elif operator == "%" and isinstance(left, str):
-            raise _TooMuchError("it formats by %")
+            return _percent(left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A call; also of a template's own macros."""
         self.guard.step()
-        if getattr(function, "__name__", "") in _GROWING and not isinstance(function, type):
-            raise _TooMuchError(f"it calls {function.__name__}")
-        if getattr(function, "__name__", "") == "replace" and len(args) >= 2:
-            return _replace(function.__self__, *args)
-        if getattr(function, "__name__", "") == "join" and isinstance(
-            getattr(function, "__self__", None), str
-        ):
-            return self._join(args[0], function.__self__)
+        name = getattr(function, "__name__", "")
+        if name in _GROWING and not isinstance(function, type):
+            raise _TooMuchError(f"it calls {name}")
+        # The sandbox wraps `str.format`.
+        method = getattr(function, "__wrapped__", function)
+        text = getattr(method, "__self__", None)
+        if isinstance(text, str):
+            if name == "replace" and len(args) >= 2:
+                return _replace(text, *args)
+            if name == "join":
+                return self._join(args[0], text)
+            if name == "format":
+                _check_format(text, (*args, *kwargs.values()))
         return super().call(context, function, *args, **kwargs)
 
     def _range(self, *args: int) -> Iterable[int]:
@@ -165,20 +172,55 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 _FILTERS: Final = (
     "abs", "bool", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first",
-    "float", "groupby", "int", "items", "last", "length", "list", "lower", "map", "max", "min",
-    "reject", "rejectattr", "reverse", "round", "safe", "select", "selectattr", "sort", "string",
-    "sum", "title", "trim", "unique", "upper",
+    "attr", "float", "groupby", "int", "items", "last", "length", "list", "lower", "map", "max",
+    "min", "reject", "rejectattr", "reverse", "round", "safe", "select", "selectattr", "sort",
+    "string", "striptags", "sum", "title", "trim", "truncate", "unique", "upper", "urlencode",
+    "wordcount",
 )  # fmt: skip
-"""Jinja's filters whose result is not larger than their input."""
+"""Jinja's filters whose result is not much larger than their input."""
 _GROWING: Final = frozenset(
-    {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"}
+    {"center", "ljust", "rjust", "zfill", "expandtabs", "format_map", "translate"}
 )
+_WIDEST: Final = 999
+"""Characters that a format may ask for."""
+_PERCENT: Final = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
 
 
 def _replace(text: str, old: str, new: str, count: int = -1) -> str:
     text, old, new = str(text), str(old), str(new)
     _bounded(len(text) + (text.count(old) + (0 if old else 1)) * len(new))
     return text.replace(old, new, -1 if count is None else count)
+
+
+def _check_format(text: str, values: Iterable[Any]) -> None:
+    """Refuse what `str.format` would make much longer than its text and its values are.
+
+    Raises:
+        _TooMuchError: It would.
+    """
+    try:
+        specs = [spec for _, field, spec, _ in string.Formatter().parse(text) if field is not None]
+    except ValueError:
+        return  # the call itself will fail
+    _check_specs(text, [spec or "" for spec in specs], values)
+
+
+def _percent(text: str, values: Any) -> Any:
+    """``text % values``, of a size that is checked before."""
+    given = values.values() if isinstance(values, Mapping) else values
+    given = given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    _check_specs(str(text), _PERCENT.findall(str(text)), given)
+    return text % values
+
+
+def _check_specs(text: str, specs: list[str], values: Iterable[Any]) -> None:
+    numbers = [int(digits[-9:]) for spec in specs for digits in re.findall(r"\d+", spec)]
+    if any(number > _WIDEST for number in numbers) or any(
+        c in spec for spec in specs for c in "*{"
+    ):
+        raise _TooMuchError("it formats to a width that is not known or too large")
+    longest = max((len(str(value)) for value in values), default=0)
+    _bounded(len(text) + len(specs) * (longest + _WIDEST))
 
 
 def _concat(*parts: Any) -> str:
