@@ -86,7 +86,11 @@ def _tensor_cache(folder: Path) -> WeightSource:
 
 def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     # The formats need numpy, which a worker without the tvm runtime may lack.
-    from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
+    from mlc_widget.engine.store.formats.gguf_config import (
+        chat_config,
+        interleaved_heads,
+        special_id,
+    )
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
     from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_spec
     from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
@@ -98,12 +102,8 @@ def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
         tokenizer = tokenizer_spec(fields, str(path))
         template = fields.get("tokenizer.chat_template")
     tokens = fields["tokenizer.ggml.tokens"]  # checked by `tokenizer_spec`
-    ids = {
-        name: value
-        for name in ("bos", "eos", "unknown", "padding")
-        if isinstance(value := fields.get(f"tokenizer.ggml.{name}_token_id"), int)
-        and 0 <= value < len(tokens)
-    }
+    names = ("bos", "eos", "unknown", "padding")
+    ids = {name: i for name in names if (i := special_id(fields, name)) is not None}
     # llama.cpp begins SentencePiece's and Llama 3's prompts with it unless the file says no.
     begins = fields["tokenizer.ggml.model"] == "llama" or str(fields.get("tokenizer.ggml.pre")) in (
         "llama-bpe",

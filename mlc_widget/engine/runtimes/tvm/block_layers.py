@@ -16,6 +16,7 @@ from typing import Any
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor, op
 
+from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
 from mlc_widget.engine.runtimes.tvm.builder import Activation, parameter
 from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
@@ -151,6 +152,8 @@ def _columns(outputs: Sequence[int], rows: Sequence[int]) -> list[tuple[int, int
     for width in outputs:
         end, start = at + pad(width), at
         while at - start < width:
+            if not left:
+                raise ValueError(f"parts of {list(rows)} rows make no layer of {list(outputs)}")
             count = left.pop(0)
             last = at - start + count >= width
             if at - start + count > width or (not last and count % BLOCK):
@@ -170,9 +173,18 @@ def bind_blocks(module: Any, types_of: Callable[[str], Sequence[tuple[str, int]]
         module: The model.
         types_of: Gives type and rows of the tensors of a layer by its name, such as
             ``model.layers.0.mlp.down_proj``.
+
+    Raises:
+        ModelFormatError: They have other sizes than the layer.
     """
     for name, layer in _block_layers(module, ""):
-        layer.bind([BlockPart(kind, rows) for kind, rows in types_of(name)])
+        try:
+            layer.bind([BlockPart(kind, rows) for kind, rows in types_of(name)])
+        except ValueError as error:
+            raise ModelFormatError(
+                f"{name}: {error}: the file's metadata and its tensors belong to different models.",
+                param="model_id",
+            ) from None
 
 
 def takes_int8(module: Any) -> bool:

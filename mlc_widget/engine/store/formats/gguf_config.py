@@ -66,16 +66,21 @@ def chat_config(model: GGUFModel) -> dict[str, Any]:
 
 def end_ids(fields: Mapping[str, Any]) -> list[int]:
     """Tokens that end an answer: those that the file names, and those known by their text."""
-    found = [
-        value
-        for key in ("eos", "eot", "eom")
-        if isinstance(value := fields.get(f"tokenizer.ggml.{key}_token_id"), int)
-    ]
     tokens, types = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.token_type")
+    found = [i for key in ("eos", "eot", "eom") if (i := special_id(fields, key)) is not None]
     if isinstance(tokens, list) and isinstance(types, np.ndarray):
         control = np.flatnonzero(types[: len(tokens)] == _CONTROL).tolist()
         found += [i for i in control if tokens[i] in _TURN_ENDS]
     return sorted(set(found))
+
+
+def special_id(fields: Mapping[str, Any], name: str) -> int | None:
+    """A token that the file names, such as ``eos``; what is no token's id is none, as elsewhere."""
+    value = fields.get(f"tokenizer.ggml.{name}_token_id")
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if not isinstance(value, int) or isinstance(value, bool) or not isinstance(tokens, list):
+        return None
+    return value if 0 <= value < len(tokens) else None
 
 
 def _vocabulary_size(model: GGUFModel) -> int:

@@ -112,6 +112,8 @@ def tokenizer_spec(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     vocabulary = _Vocabulary(fields, where)
     kind = fields.get("tokenizer.ggml.model")
+    if not isinstance(kind, str):
+        raise vocabulary.wrong("tokenizer.ggml.model", "must be a name, such as gpt2")
     if kind == "gpt2":
         made = _byte_level(vocabulary)
     elif kind == "llama":
@@ -160,13 +162,13 @@ class _Vocabulary:
         name = self._fields.get("tokenizer.ggml.pre")
         if name is None:
             return "default"
-        if name not in _PATTERNS:
+        if not isinstance(name, str) or name not in _PATTERNS:
             raise UnsupportedModelError(
                 f"{self.where}: tokenizer.ggml.pre is {name!r}; known are "
                 f"{', '.join(sorted(_PATTERNS))}.",
                 param="model_id",
             )
-        return str(name)
+        return name
 
     def ids(self) -> dict[str, int]:
         """Ids by token; of tokens that are twice in the file the first counts."""

@@ -153,6 +153,8 @@ def test_pairs_are_all_that_there_are():
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
+        (byte_level(**{"tokenizer.ggml.model": 7}), "model must be a name"),
+        (byte_level(**{"tokenizer.ggml.model": np.zeros(2)}), "model must be a name"),
         (byte_level(**{"tokenizer.ggml.tokens": None}), "tokens must be a list"),
         (byte_level(**{"tokenizer.ggml.tokens": []}), "tokens must be a list"),
         (byte_level(**{"tokenizer.ggml.token_type": np.zeros(3)}), "token_type must have a number"),
@@ -174,8 +176,8 @@ def test_a_vocabulary_that_does_not_hold_together_is_named(fields, named):
     ("fields", "named"),
     [
         (byte_level(**{"tokenizer.ggml.pre": "martian"}), "martian"),
+        (byte_level(**{"tokenizer.ggml.pre": ["qwen2"]}), "qwen2"),
         (byte_level(**{"tokenizer.ggml.model": "t5"}), "t5"),
-        (byte_level(**{"tokenizer.ggml.model": 7}), "7"),
     ],
 )
 def test_a_kind_that_is_not_known_is_named(fields, named):
