@@ -1,8 +1,8 @@
-/** Feeds a screen reader with whole sentences of a growing text, not with tokens. */
+/** Reads a growing text to screen readers in whole sentences, not token by token. */
 
 const SENTENCE_END = /[.!?…]["'”’)\]]*(?=\s|$)|[。！？]["'”’」』)\]]*|\n/gu;
 
-/** The end of the last whole sentence in `text`, or 0. */
+/** The index after the last complete sentence in `text`; 0 if there is none. */
 export function lastSentenceEnd(text: string): number {
   let end = 0;
   for (const match of text.matchAll(SENTENCE_END)) end = match.index + match[0].length;
@@ -18,7 +18,7 @@ export class Announcer {
     this.#region = region;
   }
 
-  /** Says what is new in `text`, up to its last whole sentence, or all of it when it is complete. */
+  /** Announces the new sentences of `text`; all of its new text once it is complete. */
   follow(reply: string, text: string, complete: boolean): void {
     if (reply !== this.#reply) {
       this.#reply = reply;
@@ -30,7 +30,7 @@ export class Announcer {
     this.#said = end;
   }
 
-  /** Marks a reply as heard, such as one that was there when the view opened. */
+  /** Marks a reply as announced, for example one that existed when the view opened. */
   skip(reply: string, text: string): void {
     this.#reply = reply;
     this.#said = text.length;

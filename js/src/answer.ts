@@ -1,17 +1,20 @@
-/** What a reply's text is made of: thoughts, an answer, JSON. */
+/** The parts of a reply's text: the model's thoughts, its answer, JSON. */
 
 export interface Answer {
   readonly thoughts: string;
   readonly text: string;
-  /** Is it still at its thoughts? */
+  /** Whether the model is still thinking. */
   readonly thinking: boolean;
 }
 
 const OPEN = /^\s*<(think|thinking|thought)>\n?/;
 const MAYBE_OPEN = /^\s*(?:<(?:t(?:h(?:i(?:n(?:k(?:i(?:ng?)?)?)?)?|o(?:u(?:g(?:ht?)?)?)?)?)?)?)?$/;
 
-/** Parts thoughts that a model writes in `<think>` from its answer; an engine may have parted others. */
-export function partThoughts(source: string, reasoning: string, growing: boolean): Answer {
+/**
+ * Separates thoughts that the model wrote between `<think>` tags from its answer. `reasoning` holds
+ * thoughts that the engine has separated already.
+ */
+export function splitThoughts(source: string, reasoning: string, growing: boolean): Answer {
   const open = OPEN.exec(source);
   if (!open) {
     const undecided = growing && source !== "" && MAYBE_OPEN.test(source);
@@ -28,7 +31,7 @@ export function partThoughts(source: string, reasoning: string, growing: boolean
   return { thoughts: before + (growing ? withoutStartOf(close, rest) : rest), text: "", thinking: growing };
 }
 
-/** Without an end that may become `mark`. */
+/** `text` without a trailing part that may be the beginning of `mark`. */
 function withoutStartOf(mark: string, text: string): string {
   for (let length = Math.min(mark.length - 1, text.length); length > 0; length--) {
     if (text.endsWith(mark.slice(0, length))) return text.slice(0, -length);
@@ -36,7 +39,10 @@ function withoutStartOf(mark: string, text: string): string {
   return text;
 }
 
-/** Is this answer JSON? While it grows its beginning decides, at its end whether it can be read. */
+/**
+ * Whether to show this answer as JSON: judged by its first characters while it grows or if JSON was
+ * asked for, otherwise by whether it can be parsed.
+ */
 export function isJson(text: string, asked: boolean, growing: boolean): boolean {
   if (!(asked ? /^\s*[{[]/ : /^\s*\{\s*"/).test(text)) return false;
   if (growing || asked) return true;
@@ -48,12 +54,15 @@ export function isJson(text: string, asked: boolean, growing: boolean): boolean 
   }
 }
 
-/** JSON on lines of its own with two spaces a level; text that is not whole yet grows only at its end. */
+/**
+ * Indents JSON by two spaces a level. It takes incomplete JSON, too, and when the source grows, the
+ * result only grows at its end.
+ */
 export function indentJson(source: string): string {
   let out = "";
   let level = 0;
   let inString = false;
-  /** An opening bracket whose first item has not come. */
+  /** Whether the last character was an opening bracket, whose first item is still to come. */
   let fresh = false;
   const line = (): string => `\n${"  ".repeat(Math.max(0, Math.min(level, 40)))}`;
   for (let at = 0; at < source.length; at++) {

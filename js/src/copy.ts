@@ -1,10 +1,10 @@
-/** Puts text on the clipboard; false where the page may not. */
+/** Copies text to the clipboard. Returns false if the browser does not allow it. */
 export async function copyText(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    return copySelected(text); // a page without https has no clipboard of its own
+    return copySelected(text); // the clipboard API needs https
   }
 }
 

@@ -1,4 +1,4 @@
-/** The only way nodes are made here: elements, checked attributes and text; never HTML from a string. */
+/** Makes the page's nodes from elements, attributes and text, and never from a string of HTML. */
 
 type Attributes = Readonly<Record<string, string | boolean>>;
 type Child = Node | string;
@@ -19,7 +19,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** A 16 × 16 icon that follows the text's colour and says nothing to screen readers. */
+/** A 16 × 16 icon in the colour of the text, hidden from screen readers. */
 export function icon(path: string, kind: "stroke" | "fill" = "stroke"): SVGElement {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 16 16");
@@ -32,12 +32,12 @@ export function icon(path: string, kind: "stroke" | "fill" = "stroke"): SVGEleme
   return svg;
 }
 
-/** Sets text only where it differs, so that selections and screen readers are left in peace. */
+/** Sets text only if it differs, so as not to disturb selections and screen readers. */
 export function setText(node: HTMLElement, text: string): void {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Sets or removes an attribute, only where it differs. */
+/** Sets or removes an attribute, only if its value differs. */
 export function setAttribute(node: Element, name: string, value: string | null): void {
   if (node.getAttribute(name) === value) return;
   if (value === null) node.removeAttribute(name);
@@ -49,12 +49,13 @@ export function show(node: HTMLElement, visible: boolean): void {
   if (node.hidden === visible) node.hidden = !visible;
 }
 
-/** Jupyter's mark for "keys pressed here are no shortcuts of the notebook's". */
+/** The attribute by which Jupyter knows that keys pressed in an element are not its shortcuts. */
 export const OWN_KEYS = "data-lm-suppress-shortcuts";
 
 /**
- * Keeps keys pressed inside from being the notebook's shortcuts. Notebook 7 looks at the focused
- * element first and only then at its ancestors' marks, so whatever gets the focus is marked.
+ * Keeps the notebook from taking keys pressed inside `root` as its shortcuts. Notebook 7 looks for
+ * the attribute on the focused element before its ancestors, so each element that gets the focus
+ * is given it.
  */
 export function keepKeys(root: HTMLElement, signal: AbortSignal): void {
   root.setAttribute(OWN_KEYS, "true");

@@ -1,8 +1,8 @@
-/** Figures for people: short, with the unit, and "" for what is not known. */
+/** Numbers as people read them: short, with a unit, and "" for a value that is not known. */
 
 const known = (value: number | null): value is number => value !== null && Number.isFinite(value);
 
-/** 0 B, 950 kB, 12.3 MB, 1.2 GB: decimal units, as disks and networks count. */
+/** 0 B, 950 kB, 12.3 MB, 1.2 GB, in decimal units. */
 export function formatBytes(bytes: number | null): string {
   if (!known(bytes)) return "";
   const units = ["B", "kB", "MB", "GB", "TB"];
@@ -16,7 +16,7 @@ export function formatBytes(bytes: number | null): string {
   return `${value.toFixed(digits)} ${units[unit] ?? ""}`;
 }
 
-/** "3.1 of 12.4 MB", with the unit once where it is the same. */
+/** "3.1 of 12.4 MB"; the unit is written once if both have the same. */
 export function formatBytesOf(done: number | null, total: number | null): string {
   if (!known(done)) return "";
   if (!known(total)) return formatBytes(done);
@@ -44,7 +44,7 @@ export function formatDuration(seconds: number | null): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** Seconds for a clock that ticks: "0 s", "7 s", "1 min 4 s". */
+/** Whole seconds, for a clock that counts: "0 s", "7 s", "1 min 4 s". */
 export function formatClock(seconds: number): string {
   const whole = Math.max(0, Math.floor(seconds));
   return whole < 10 ? `${whole} s` : formatDuration(whole);
@@ -65,18 +65,18 @@ export function formatCount(count: number): string {
   return count < 10_000 ? count.toLocaleString("en-US") : `${(count / 1000).toFixed(count < 99_950 ? 1 : 0)}k`;
 }
 
-/** A share of 0 to 1: "<1 %", "12 %". */
+/** A fraction between 0 and 1 as a percentage: "<1 %", "12 %". */
 export function formatPercent(share: number): string {
   if (share > 0 && share < 0.01) return "<1 %";
   return `${Math.round(Math.min(1, Math.max(0, share)) * 100)} %`;
 }
 
-/** Joins the parts that are known. */
+/** Joins the parts that are not empty. */
 export function joinFacts(...parts: readonly string[]): string {
   return parts.filter((part) => part !== "").join(" · ");
 }
 
-/** A model's short name: the last part of its path, without a revision or a sum. */
+/** A model's short name: the last part of its path, without a revision or a checksum. */
 export function modelName(modelId: string): string {
   return modelId
     .split(", ")

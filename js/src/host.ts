@@ -1,7 +1,7 @@
 /**
- * What the host (JupyterLab, Notebook, …) lends us beyond anywidget's model: the kernel connection,
- * its control channel and the comm. None of it is public API, so every step is guarded: without it
- * intents go by the ordinary comm.
+ * What we use of the host (JupyterLab, Notebook, …) beyond anywidget's model: the kernel connection,
+ * its control channel and the comm. None of it is public API, so every step is guarded; where
+ * something is missing, intents are sent over the ordinary comm.
  */
 
 import { uniqueId } from "./ids.ts";
@@ -59,14 +59,14 @@ async function hostModelOf(model: Model, commId: string): Promise<HostModel | nu
   }
 }
 
-/** Has the host a way to the kernel's control channel? */
+/** Whether the host gives access to the kernel's control channel. */
 export function hasControl(model: Model): boolean {
   return kernelOf(model) !== null;
 }
 
 /**
- * Sends a custom message on the control channel, which the kernel serves while a cell runs.
- * Returns false where the host has no such way.
+ * Sends a custom message on the control channel, which the kernel serves even while a cell runs.
+ * Returns false if the host gives no access to it.
  */
 export function sendOnControl(model: Model, commId: string, content: unknown): boolean {
   const kernel = kernelOf(model);
@@ -95,8 +95,9 @@ export function sendOnControl(model: Model, commId: string, content: unknown): b
 }
 
 /**
- * Gives this widget's comm a subshell of its own, so that no other widget's callback delays it.
- * Resolves when it has started, or after a second, or at once where the host has no subshells.
+ * Gives this widget's comm its own subshell, so that callbacks of other widgets do not delay it.
+ * Resolves once the subshell has started, after a second at the latest, and at once if the host has
+ * no subshells.
  */
 export async function useOwnSubshell(model: Model, commId: string): Promise<void> {
   const comm = (await hostModelOf(model, commId))?.comm?.jsServicesComm;
@@ -111,8 +112,8 @@ export async function useOwnSubshell(model: Model, commId: string): Promise<void
 }
 
 /**
- * Calls back with whether a kernel is behind the widget: at once, and at each change.
- * A host that does not tell counts as connected.
+ * Calls back with whether the widget has a kernel: at once, and at each change. If the host does
+ * not say, the widget counts as connected.
  */
 export async function watchConnection(
   model: Model,

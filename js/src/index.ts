@@ -1,4 +1,4 @@
-/** The anywidget module: one bundle, two views, chosen by the trait `_view`. */
+/** The bundle's anywidget module. The trait `_view` chooses the view: a chat, one reply, or a load. */
 
 import type { Model } from "./host.ts";
 import { keepTranscript } from "./transcript-output.ts";
@@ -9,11 +9,14 @@ import { renderLoadProgress } from "./views/load.ts";
 
 interface Props {
   readonly model: Model;
-  /** Ends with the widget (initialize) or the view (render); older hosts call the returned function. */
+  /**
+   * Aborts when the widget (`initialize`) or the view (`render`) is closed. Older hosts call the
+   * returned function instead.
+   */
   readonly signal?: AbortSignal;
 }
 
-/** `initialize` and `render` get different proxies of one model, so stores are found by its id. */
+/** Stores by the model's id: `initialize` and `render` get different proxies of the same model. */
 const stores = new Map<string, Store>();
 
 function lifetime(signal: AbortSignal | undefined): AbortController {
@@ -31,7 +34,7 @@ function initialize({ model, signal }: Props): () => void {
   const store = new Store(model, controller.signal);
   stores.set(id, store);
   drawTranscriptsLazily(model);
-  if (model.get("_view") !== "load") keepTranscript(model, store.courier, controller.signal);
+  if (model.get("_view") !== "load") keepTranscript(model, store.intents, controller.signal);
   controller.signal.addEventListener("abort", () => {
     if (stores.get(id) === store) stores.delete(id);
   });
@@ -47,7 +50,7 @@ function render({ model, signal, el }: Props & { readonly el: HTMLElement }): ()
   const view = model.get("_view");
   const draw = view === "load" ? renderLoadProgress : renderChat;
   draw({ store, el, signal: controller.signal });
-  // One reply below its %%chat cell: styles/reply.css takes away what a whole chat has.
+  // One reply below its %%chat cell: styles/reply.css hides the rest of the chat.
   if (view === "reply") el.querySelector(".mlcw-chat")?.classList.add("mlcw-reply");
   return () => {
     controller.abort();

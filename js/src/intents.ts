@@ -1,17 +1,17 @@
 /**
- * Delivers intents to the kernel's side, also while a cell is running there.
+ * Delivers intents to the kernel, even while it is running a cell.
  *
- * The control channel comes first. If no acknowledgement is back in time, the same intent goes by
- * the widget's comm as well (over a subshell of its own where the host has them): the kernel's side
- * knows an intent by its id and takes it once. If that one is not answered either, the kernel is
- * busy with a cell, and `onWaiting` says so; the intent is taken over when the cell ends.
+ * An intent is sent on the control channel first. If it is not acknowledged in time, it is sent over
+ * the widget's comm as well (in a subshell of its own where the host has subshells); the kernel
+ * recognizes it by its id and accepts it once. If that is not acknowledged either, the kernel is
+ * busy with a cell: `onWaiting` is called, and the intent is accepted when the cell ends.
  */
 
 import { uniqueId } from "./ids.ts";
 import { sendOnControl, useOwnSubshell, type Model } from "./host.ts";
 import type { Ack, Intent } from "./protocol.ts";
 
-/** Milliseconds until the next way is tried. */
+/** Milliseconds to wait for an acknowledgement before the next channel is tried. */
 const PATIENCE = 500;
 
 export interface Delivery {
@@ -20,7 +20,7 @@ export interface Delivery {
   readonly signal?: AbortSignal;
 }
 
-export class Courier {
+export class IntentSender {
   readonly #model: Model;
   readonly #commId: string;
   readonly #waiting = new Map<string, (ack: Ack) => void>();
@@ -30,15 +30,15 @@ export class Courier {
     this.#commId = commId;
   }
 
-  /** Hands an acknowledgement to whoever waits for it. */
+  /** Resolves the `send` that waits for this acknowledgement. */
   acknowledge(ack: Ack): void {
     this.#waiting.get(ack.intent)?.(ack);
   }
 
   /**
-   * Resolves when the kernel's side has taken the intent over.
+   * Sends an intent; resolves when the kernel has accepted it.
    *
-   * @throws if it was refused, with the reason, or if the signal aborts first.
+   * @throws an error with the reason if the kernel refuses it, or if the signal aborts first.
    */
   async send(intent: Intent, { onWaiting, signal }: Delivery = {}): Promise<void> {
     const id = uniqueId();

@@ -1,18 +1,19 @@
 /**
- * Spares the page a transcript that nobody sees.
+ * Renders transcripts only when they become visible.
  *
- * Below a chat, its cell keeps the transcript as Markdown (widget/transcript_output.py), hidden where the chat
- * itself is drawn (styles/transcript.css). The host would draw all of it anew after each reply,
- * MathJax included, which costs more time and memory than the chat. Where JupyterLab lets us, its
- * Markdown is drawn only once it comes into sight, such as when the chat has gone with its kernel.
+ * The cell of a chat keeps the transcript as Markdown in a second output
+ * (widget/transcript_output.py), which is hidden as long as the chat itself is shown
+ * (styles/transcript.css). The host would render all of it again after each reply, MathJax included,
+ * which takes more time and memory than the chat. Where JupyterLab allows it, we delay that until
+ * the transcript is visible, for example because the chat's kernel is gone.
  */
 
 import type { Model } from "./host.ts";
 
-/** The conversation beside its Markdown (widget/transcript.py). */
+/** The MIME type under which an output holds the conversation, beside its Markdown (widget/transcript.py). */
 const CHAT = "application/vnd.mlc-widget.chat+json";
 const MARKDOWN = "text/markdown";
-/** Before Markdown's own. */
+/** Renderers of a lower rank are preferred; Markdown's rank is higher. */
 const RANK = 0;
 
 interface Renderer {
@@ -39,7 +40,7 @@ function registryOf(model: Model): Registry | null {
   return whole ? (registry as Registry) : null;
 }
 
-/** Has the notebook draw transcripts when they are seen. Private API: where it is missing, nothing changes. */
+/** Has the notebook render transcripts once they are visible. It uses a private API, and does nothing without it. */
 export function drawTranscriptsLazily(model: Model): void {
   try {
     const registry = registryOf(model);
@@ -49,7 +50,7 @@ export function drawTranscriptsLazily(model: Model): void {
       lazily(markdown.createRenderer({ ...options, mimeType: MARKDOWN }));
     registry.addFactory({ safe: true, mimeTypes: [CHAT], createRenderer }, RANK);
   } catch {
-    // As if there were none.
+    // As if the host had no such API.
   }
 }
 
@@ -72,7 +73,7 @@ function lazily(renderer: Renderer): Renderer {
     settle();
     return Promise.resolve();
   };
-  // Without a height it would never come into sight.
+  // An element without a height is never visible.
   renderer.node.style.minHeight = "1em";
   observer.observe(renderer.node);
   renderer.disposed?.connect(() => {

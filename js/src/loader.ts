@@ -1,8 +1,9 @@
 /**
- * The anywidget module of every widget: it finds the bundle, which the kernel sends once, and hands over to it.
+ * The anywidget module of every widget. It finds the bundle, which the kernel sends once, and
+ * delegates to it.
  *
- * Each widget's module is part of its state, and so of the saved notebook. The bundle is a model of
- * its own (widget/bundle.py), to which the trait `_bundle` refers.
+ * A widget's module is part of its state and so is stored in the notebook with each widget; hence it
+ * is small. The bundle is a model of its own (widget/bundle.py), to which the trait `_bundle` refers.
  */
 
 interface Model {
@@ -26,14 +27,15 @@ interface Manager {
   get_model(id: string): Promise<Model>;
 }
 
-/** Milliseconds between two looks for the bundle, which may be restored after the widget, and for all of them. */
+/** Milliseconds between two attempts to find the bundle, which may be restored after the widget. */
 const PAUSE = 50;
+/** Milliseconds after which the bundle counts as missing. */
 const PATIENCE = 20_000;
-/** anywidget gives up a model that is not initialized after two seconds. */
+/** Milliseconds to wait in `initialize`: anywidget gives up on a model after two seconds. */
 const INITIALIZE_PATIENCE = 1_000;
 const PREFIX = "IPY_MODEL_";
 const MISSING = "This widget needs its kernel: run its cell again.";
-/** Modules by their notebook's widget manager and their bundle. */
+/** Where the page keeps the imported modules, by widget manager and bundle id. */
 const LOADED = Symbol.for("mlc-widget.loaded");
 
 type Loaded = WeakMap<object, Map<string, Promise<Widget>>>;
@@ -98,7 +100,7 @@ async function initialize(props: Props): Promise<Cleanup> {
   const begun = begin(props).then((found) => {
     cleanup = found;
     if (ended) found?.();
-  }, () => undefined); // `render` says it
+  }, () => undefined); // `render` shows the error
   await Promise.race([begun, pause(INITIALIZE_PATIENCE)]);
   return () => {
     ended = true;

@@ -1,11 +1,13 @@
 /**
- * What the kernel's side and the page say to each other.
+ * The messages between the kernel and the page.
  *
- * Kernel to page: the synced traits `_engine`, `_chat`, `_live` and `_options` mirror snapshots, the
- * first two with a growing `rev`, all without a single `<` (`readTrait`); custom messages carry what streams (`delta`) and what answers an intent (`ack`).
- * Page to kernel: intents, as custom messages `{type: "intent", id, intent}`. The page holds no truth.
+ * Kernel to page: the synced traits `_engine`, `_chat`, `_live` and `_options` hold snapshots, the
+ * first two with an increasing `rev`, all with `<` escaped (see `readTrait`). Custom messages append
+ * text to a reply (`delta`) and acknowledge intents (`ack`).
+ * Page to kernel: intents, as custom messages `{type: "intent", id, intent}`. Only the kernel
+ * changes the conversation; the page shows its snapshots.
  *
- * Everything that arrives is checked here: saved notebooks may hold any state at all.
+ * Everything that arrives is checked here, since a saved notebook may hold any state at all.
  */
 
 export type EngineState = "idle" | "starting" | "loading" | "ready" | "dead" | "terminated";
@@ -26,7 +28,7 @@ export interface ErrorInfo {
   readonly message: string;
 }
 
-/** No sign of life for longer than is usual: of the worker at all, or of a model's step. */
+/** The worker has not answered, or the engine has not finished a step, for longer than is usual. */
 export interface Hang {
   readonly part: "worker" | "engine";
   readonly seconds: number;
@@ -38,19 +40,19 @@ export interface Engine {
   readonly model: string;
   readonly device: string;
   readonly runtime: string;
-  /** Tokens of the context window; null is "not known". */
+  /** Size of the context window in tokens; null if unknown. */
   readonly window: number | null;
-  /** Of the worker's machine, and what of it the worker holds. */
+  /** Memory of the worker's machine in bytes, and the part that the worker uses; null if unknown. */
   readonly memoryBytes: number | null;
   readonly memoryUsedBytes: number | null;
   readonly progress: Progress | null;
   readonly error: ErrorInfo | null;
   readonly hang: Hang | null;
-  /** The settings that the model's configuration has. */
+  /** Default settings from the model's configuration. */
   readonly defaults: Readonly<Partial<Record<OptionName, number>>>;
 }
 
-/** Figures of one reply; null is "not known". */
+/** Statistics of one reply; null if unknown. */
 export interface Stats {
   readonly ttftS: number | null;
   readonly tokensPerS: number | null;
@@ -72,34 +74,37 @@ export interface Message {
   readonly text: string;
   readonly reasoning: string;
   readonly toolCalls: readonly ToolCall[];
-  /** Are the notebook's functions at these calls? */
+  /** Whether functions of the notebook are running these calls. */
   readonly calling: boolean;
-  /** Of a tool's result: the tool. */
+  /** In a message of the role "tool": the tool's name. */
   readonly name: string;
-  /** Was the reply asked for as JSON? */
+  /** Whether the request asked for JSON. */
   readonly json: boolean;
-  /** This message's id among those in its place, oldest first; empty if it is alone. */
+  /** The ids of all versions of this message, oldest first; empty if it has only one. */
   readonly branches: readonly string[];
   readonly status: Status;
   readonly finish: string;
   readonly error: ErrorInfo | null;
   readonly stats: Stats | null;
-  /** null, or another worker went on with it: is the text the one that it would have been? */
+  /**
+   * null, unless the worker died and another one continued the reply: then whether the text is
+   * exactly the one that the first would have written.
+   */
   readonly resumed: boolean | null;
-  /** Does its end say the same again and again? */
+  /** Whether the end of the reply keeps repeating itself. */
   readonly repeats: boolean;
 }
 
-/** The conversation as the kernel's side saw it at `rev`. */
+/** The conversation in the kernel at revision `rev`. */
 export interface ChatSnapshot {
   readonly rev: number;
   readonly messages: readonly Message[];
 }
 
 /**
- * Text that was appended to a reply. `offset` is where it begins, in UTF-16 code units, which is
- * what JavaScript strings count in. Text is only ever appended, and a reply that is made anew gets
- * another id, so equal offsets of one id always hold equal text.
+ * Text that was appended to a reply. It begins at `offset`, counted in UTF-16 code units as in
+ * JavaScript strings. Text is only ever appended, and a regenerated reply gets a new id, so the text
+ * at an offset of a reply never changes.
  */
 export interface Delta {
   readonly reply: string;
@@ -110,7 +115,7 @@ export interface Delta {
 
 export type Part = "text" | "reasoning";
 
-/** The chat's settings; null leaves one to the model. */
+/** The chat's settings; null stands for the model's default. */
 export interface Options {
   readonly system: string | null;
   readonly temperature: number | null;
@@ -120,12 +125,12 @@ export interface Options {
   readonly seed: number | null;
   readonly schema: string | null;
   readonly tools: readonly string[];
-  /** Names of the models that are built in. */
+  /** Names of the built-in models. */
   readonly models: readonly string[];
 }
 export type OptionName = Exclude<keyof Options, "tools" | "models">;
 
-/** An intent was taken over; `error` says why it was refused. */
+/** The kernel has received an intent; `error` is null, or says why the intent was refused. */
 export interface Ack {
   readonly intent: string;
   readonly error: string | null;
@@ -160,8 +165,8 @@ const texts = (value: unknown): string[] =>
   Array.isArray(value) ? value.filter((item) => typeof item === "string") : [];
 
 /**
- * A synced trait's value as it was meant. Saved state holds no `<`, which might end the script tag
- * that an exported page keeps it in: U+E03C and 1 stand for it, U+E03C and 0 for U+E03C.
+ * The original value of a synced trait. Saved state holds no `<`, since that might end the script
+ * tag in which an exported page keeps it: `<` is written as U+E03C and 1, U+E03C as U+E03C and 0.
  */
 export function readTrait(value: unknown): unknown {
   if (typeof value === "string") {
@@ -284,7 +289,7 @@ export function parseDelta(value: unknown): Delta | null {
   return { reply: value["reply"], part, offset: count(value["offset"]), text: value["text"] };
 }
 
-/** Reads the `_live` trait: all that the growing reply says so far. */
+/** Reads the `_live` trait: the whole text so far of the reply that is being written. */
 export function parseLive(value: unknown): Delta[] {
   if (!isObject(value)) return [];
   const { reply } = value;

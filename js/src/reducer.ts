@@ -1,9 +1,9 @@
 /**
- * Turns snapshots and deltas into the conversation, whatever order they come in.
+ * Turns snapshots and deltas, in any order, into the conversation.
  *
- * Pure: no clock, no DOM. Deltas may be lost, repeated, late or out of order; the shown text of a
- * reply is a prefix of the true one at every moment, and the true one once a snapshot or all deltas
- * have come. `hasGap` tells the store that it should ask for a snapshot.
+ * A pure function: no clock, no DOM. Deltas may be lost, repeated, late or out of order. The shown
+ * text of a reply is always a prefix of the true text, and equals it once a snapshot or all deltas
+ * have arrived. `hasGap` tells the store to ask for a snapshot.
  */
 
 import type { ChatSnapshot, Delta, Message } from "./protocol.ts";
@@ -11,13 +11,13 @@ import type { ChatSnapshot, Delta, Message } from "./protocol.ts";
 export interface ChatState {
   readonly rev: number;
   readonly messages: readonly Message[];
-  /** Deltas that cannot be applied yet, by reply: a gap is before them, or the reply is unknown. */
+  /** Deltas by reply that cannot be applied yet, as earlier text or the reply itself is missing. */
   readonly waiting: ReadonlyMap<string, readonly Delta[]>;
 }
 
 export const emptyChat: ChatState = { rev: -1, messages: [], waiting: new Map() };
 
-/** More than this many waiting deltas are dropped: a snapshot will bring their text. */
+/** Of each reply, this many deltas may wait; older ones are dropped, as a snapshot will have their text. */
 const MAX_WAITING = 512;
 
 const grows = (message: Message): boolean =>
@@ -25,19 +25,19 @@ const grows = (message: Message): boolean =>
 
 const longer = (one: string, other: string): string => (one.length > other.length ? one : other);
 
-/** Takes a snapshot, unless a newer one was taken already. */
+/** Applies a snapshot, unless a newer one has been applied. */
 export function applySnapshot(state: ChatState, snapshot: ChatSnapshot): ChatState {
   if (snapshot.rev < state.rev) return state;
   const shown = new Map(state.messages.map((message) => [message.id, message]));
   const messages = snapshot.messages.map((message) => {
     const old = shown.get(message.id);
     if (!old || !grows(message)) return message;
-    // Deltas run ahead of the snapshots: what is on the screen already stays there.
+    // Deltas may be ahead of the snapshot: text that is shown already stays.
     return { ...message, text: longer(old.text, message.text), reasoning: longer(old.reasoning, message.reasoning) };
   });
   const alive = new Set(messages.filter(grows).map((message) => message.id));
   const known = new Set(messages.map((message) => message.id));
-  // A delta may be ahead of the snapshot that names its reply.
+  // A delta may arrive before the snapshot that introduces its reply.
   const waiting = new Map(
     [...state.waiting].filter(([reply]) => alive.has(reply) || !known.has(reply)),
   );
@@ -46,10 +46,10 @@ export function applySnapshot(state: ChatState, snapshot: ChatSnapshot): ChatSta
   return next;
 }
 
-/** Takes a delta: applies it, keeps it for later, or ignores it as already known. */
+/** Applies a delta, keeps it for later, or ignores it if its text is known. */
 export function applyDelta(state: ChatState, delta: Delta): ChatState {
   const message = state.messages.find((item) => item.id === delta.reply);
-  if (message && !grows(message)) return state; // the final text has come
+  if (message && !grows(message)) return state; // it has its final text
   const have = message ? message[delta.part].length : 0;
   if (message && delta.offset + delta.text.length <= have) return state;
   const waiting = new Map(state.waiting);
@@ -57,12 +57,12 @@ export function applyDelta(state: ChatState, delta: Delta): ChatState {
   return settle({ ...state, waiting }, delta.reply);
 }
 
-/** Is text missing before deltas that have come? */
+/** Whether text before a received delta is missing. */
 export function hasGap(state: ChatState): boolean {
   return state.waiting.size > 0;
 }
 
-/** Appends all waiting deltas of `reply` that reach into or touch what is there. */
+/** Appends the waiting deltas of `reply` that continue its text. */
 function settle(state: ChatState, reply: string): ChatState {
   const index = state.messages.findIndex((item) => item.id === reply);
   const message = state.messages[index];

@@ -1,6 +1,6 @@
-/** Keeps the end of a growing log in sight, until the reader scrolls away, and from when they come back. */
+/** Keeps the end of a growing log in view, except while the reader has scrolled away from it. */
 
-/** Pixels from the end that still count as being there. */
+/** Distance from the end, in pixels, that still counts as the end. */
 const NEAR = 32;
 
 export class StickyScroll {
@@ -20,7 +20,7 @@ export class StickyScroll {
     );
   }
 
-  /** To call after the content has grown. */
+  /** To be called after the content has grown. */
   grown(): void {
     if (this.#following) this.#box.scrollTop = this.#box.scrollHeight;
   }

@@ -1,11 +1,11 @@
 /**
- * One widget's state in the page, shared by all its views.
+ * The state of one widget in the page, shared by all its views.
  *
- * Listens to the model, runs the reducer, and tells the views at most once per animation frame.
+ * It listens to the model, runs the reducer, and notifies the views at most once per animation frame.
  */
 
 import { hasControl, watchConnection, type Model } from "./host.ts";
-import { Courier } from "./intents.ts";
+import { IntentSender } from "./intents.ts";
 import {
   messageType,
   parseAck,
@@ -20,19 +20,19 @@ import {
 } from "./protocol.ts";
 import { applyDelta, applySnapshot, emptyChat, hasGap, type ChatState } from "./reducer.ts";
 
-/** Milliseconds that a gap may last before a snapshot is asked for. */
+/** Milliseconds that text may be missing before a snapshot is asked for. */
 const GAP_PATIENCE = 300;
 
 export interface View {
   readonly engine: Engine;
   readonly chat: ChatState;
   readonly options: Options;
-  /** False for a saved widget without its kernel. */
+  /** False for a saved widget whose kernel is gone. */
   readonly connected: boolean;
 }
 
 export class Store {
-  readonly courier: Courier;
+  readonly intents: IntentSender;
   readonly #model: Model;
   readonly #views = new Set<(view: View) => void>();
   #view: View;
@@ -42,7 +42,7 @@ export class Store {
   constructor(model: Model, signal: AbortSignal) {
     const commId = String(model.get("_comm_id"));
     this.#model = model;
-    this.courier = new Courier(model, commId);
+    this.intents = new IntentSender(model, commId);
     this.#view = {
       engine: parseEngine(this.#read("_engine")),
       chat: emptyChat,
@@ -70,7 +70,7 @@ export class Store {
     });
   }
 
-  /** Do intents reach the kernel's side while a cell runs, whatever the cell does? */
+  /** Whether intents reach the kernel at any time, even while a cell runs. */
   get direct(): boolean {
     return this.#model.get("_control") === true && hasControl(this.#model);
   }
@@ -116,7 +116,7 @@ export class Store {
       if (delta) this.#setChat(applyDelta(this.#view.chat, delta));
     } else if (type === "ack") {
       const ack = parseAck(content);
-      if (ack) this.courier.acknowledge(ack);
+      if (ack) this.intents.acknowledge(ack);
     }
   };
 
@@ -129,8 +129,8 @@ export class Store {
     } else {
       this.#gapTimer ??= setTimeout(() => {
         this.#gapTimer = undefined;
-        // The answer is a snapshot; if it is lost too, the next delta asks again.
-        if (hasGap(this.#view.chat)) void this.courier.send({ kind: "resync" }).catch(() => undefined);
+        // The answer is a snapshot. If it gets lost as well, the next delta starts the timer again.
+        if (hasGap(this.#view.chat)) void this.intents.send({ kind: "resync" }).catch(() => undefined);
       }, GAP_PATIENCE);
     }
   }

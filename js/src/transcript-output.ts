@@ -1,16 +1,16 @@
 /**
- * Keeps the transcript below a chat up to date after the page was loaded again.
+ * Keeps the transcript below a chat up to date after the page was reloaded.
  *
- * The kernel updates that output by its display id (widget/transcript_output.py), which a page knows only
- * since it saw the output being made. After a reload the page asks the kernel for the transcript
- * instead, and puts it into the notebook itself, where the host lets it. Nothing is drawn here.
+ * The kernel updates that output by its display id (widget/transcript_output.py). A page knows the
+ * display ids only of outputs that it saw being made, so after a reload it asks the kernel for the
+ * transcript, and writes it to the notebook itself where the host allows that. Nothing is drawn here.
  */
 
 import type { Model } from "./host.ts";
-import type { Courier } from "./intents.ts";
+import type { IntentSender } from "./intents.ts";
 import { messageType } from "./protocol.ts";
 
-/** Milliseconds in which the host should have made the kernel's own update. */
+/** Milliseconds after which the host should have applied the kernel's own update. */
 const PATIENCE = 1000;
 
 type Json = Readonly<Record<string, unknown>>;
@@ -32,7 +32,7 @@ interface Cells {
 
 const isJson = (value: unknown): value is Json => typeof value === "object" && value !== null;
 
-/** Calls back with every output of the notebook that holds this transcript, and its revision. */
+/** Calls back with each output of the notebook that holds this transcript, and its revision. */
 function eachOutput(
   model: Model,
   id: string,
@@ -54,14 +54,14 @@ function eachOutput(
   }
 }
 
-export function keepTranscript(model: Model, courier: Courier, signal: AbortSignal): void {
+export function keepTranscript(model: Model, intents: IntentSender, signal: AbortSignal): void {
   if (!isJson(model.widget_manager) || !isJson(model.widget_manager["context"])) return;
   const timers = new Set<ReturnType<typeof setTimeout>>();
 
   const check = (id: string, rev: number): void => {
     const revs: number[] = [];
     eachOutput(model, id, (_outputs, _index, has) => revs.push(has));
-    if (revs.some((has) => has < rev)) void courier.send({ kind: "transcript" }, { signal }).catch(() => undefined);
+    if (revs.some((has) => has < rev)) void intents.send({ kind: "transcript" }, { signal }).catch(() => undefined);
   };
 
   const onMessage = (content: unknown): void => {
@@ -75,7 +75,7 @@ export function keepTranscript(model: Model, courier: Courier, signal: AbortSign
           try {
             check(id, Number(rev));
           } catch {
-            // Another host than JupyterLab: its notebook is none of ours.
+            // The host is not JupyterLab, and its notebook has another structure.
           }
         }, PATIENCE);
         timers.add(timer);
@@ -94,6 +94,6 @@ export function keepTranscript(model: Model, courier: Courier, signal: AbortSign
     model.off("msg:custom", onMessage);
     for (const timer of timers) clearTimeout(timer);
   });
-  // What ended while no page was open is behind now.
-  void courier.send({ kind: "kept" }, { signal }).catch(() => undefined);
+  // Replies may have ended while no page was open.
+  void intents.send({ kind: "kept" }, { signal }).catch(() => undefined);
 }

@@ -7,7 +7,7 @@ describe("sentences", () => {
     ["", 0], ["Hello", 0], ["Hello.", 6], ["It is 3.14", 0], ["One. Two", 4], ['He said "no."', 13], ["a\nb", 2],
   ])("%j", (text, end) => { expect(lastSentenceEnd(text)).toBe(end); });
 
-  it("are announced once, the rest at the end", () => {
+  it("are announced once each, and the rest at the end", () => {
     const region = document.createElement("div");
     const announcer = new Announcer(region);
     const heard: string[] = [];

@@ -2,7 +2,7 @@ import type { Model } from "../src/host.ts";
 
 type Callback = (...args: never[]) => void;
 
-/** A model as anywidget gives it, with a record of what was sent. */
+/** A model as anywidget provides it, which records what was sent. */
 export class FakeModel implements Model {
   readonly sent: unknown[] = [];
   readonly control: unknown[] = [];
@@ -14,7 +14,7 @@ export class FakeModel implements Model {
     this.#traits = { _comm_id: "c", _control: false, ...traits };
   }
 
-  /** Lends a kernel connection whose control channel records. */
+  /** Adds a kernel connection whose control channel records messages. */
   withControl(): this {
     this.#traits["_control"] = true;
     this.widget_manager = {

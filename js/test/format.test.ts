@@ -4,7 +4,7 @@ import {
   formatBytes, formatBytesOf, formatClock, formatDuration, formatRate, formatSpeed, formatTokens, joinFacts, modelName,
 } from "../src/format.ts";
 
-describe("figures for people", () => {
+describe("formatted numbers", () => {
   it.each([
     [null, ""], [0, "0 B"], [999, "999 B"], [1000, "1.0 kB"], [999_499, "999 kB"], [999_960, "1.0 MB"],
     [12_345_678, "12.3 MB"], [123_456_789, "123 MB"], [4.2e9, "4.2 GB"], [Number.NaN, ""],

@@ -1,4 +1,4 @@
-/** The corpus at every length; tests/browser adds that nothing runs or is fetched. */
+/** Every prefix of every hostile text. (tests/browser checks that nothing is run or fetched.) */
 
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
@@ -14,7 +14,7 @@ beforeEach(() => { page = new AbortController(); });
 afterEach(() => { page.abort(); });
 
 describe("hostile text", () => {
-  it("is plenty", () => { expect(new Set(payloads).size).toBeGreaterThan(150); });
+  it("comes in many forms", () => { expect(new Set(payloads).size).toBeGreaterThan(150); });
 
   it.each(Object.keys(groups))("%s becomes allowed elements only, at every length", (group) => {
     for (const payload of groups[group] ?? []) {
@@ -41,7 +41,7 @@ function check(root: Element, payload: string): void {
 }
 
 describe("the last step before the page", () => {
-  it("makes nothing else, whatever it is asked for", () => {
+  it("makes no other elements, whatever it is asked for", () => {
     for (const tag of ["script", "img", "iframe", "svg", "style", "form", "input", "object", "maction", "annotation-xml"]) {
       expect(makeElement(tag).localName).toBe("span");
     }

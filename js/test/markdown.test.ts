@@ -49,7 +49,7 @@ Bye.
 `;
 
 describe("whole documents", () => {
-  it("become the elements that they mean", () => {
+  it("become the right elements", () => {
     const node = shown(DOCUMENT);
     const outline = [...node.children].map((child) => child.localName + (child.className ? `.${child.className}` : ""));
     expect(outline).toEqual([
@@ -70,7 +70,7 @@ describe("whole documents", () => {
     "%j is shown without harm", (source) => { expect(() => shown(source)).not.toThrow(); },
   );
 
-  it("nested beyond reason they are shown as written", () => {
+  it("are shown as written if they are nested too deeply", () => {
     const deep = `${"> ".repeat(20_000)}deep`;
     expect(shown(deep).textContent).toContain("deep");
     expect(shown(`${"[".repeat(5_000)}x`).textContent).toContain("x");
@@ -79,7 +79,7 @@ describe("whole documents", () => {
 });
 
 describe("documents that grow", () => {
-  it("end as if they had come at once, and finished blocks keep their nodes", () => {
+  it("end as if they had arrived at once, and finished blocks keep their nodes", () => {
     const points = Array.from(DOCUMENT);
     const view = new MarkdownView(page.signal);
     let finished: Element[] = [];
@@ -96,7 +96,7 @@ describe("documents that grow", () => {
     expect([...view.node.children].slice(0, last.length)).toEqual(last);
   });
 
-  it("never show a mark that formatting will take away", () => {
+  it("never show a mark that formatting will replace", () => {
     const source = "Some **bold words**, *slanted ones*, `code`, ~~old~~ and [a link](https://example.org/x) end.";
     const view = new MarkdownView(page.signal);
     for (let count = 1; count <= source.length; count++) {
@@ -132,7 +132,7 @@ describe("open marks", () => {
 
   it.each([
     ["a\n-", "a\n"], ["a\n1.", "a\n"], ["a\n``", "a\n"], ["a - b", "a - b"], ["#", ""], ["# T", "# T"], ["a\n---\n", "a\n---\n"],
-  ])("%j: undecided lines wait", (source, decided) => { expect(withoutUndecided(source)).toBe(decided); });
+  ])("%j: undecided lines are held back", (source, decided) => { expect(withoutUndecided(source)).toBe(decided); });
 });
 
 describe("what the model writes", () => {
@@ -160,7 +160,7 @@ describe("what the model writes", () => {
     }
   });
 
-  it("opens a link only when clicked, and without a way back", () => {
+  it("opens a link only when it is clicked, and without access to this page", () => {
     const open = vi.spyOn(window, "open").mockReturnValue(null);
     const node = shown("[docs](https://example.org/a)");
     document.body.append(node);

@@ -4,8 +4,8 @@ import { messageType, parseAck, parseChat, parseDelta, parseEngine, readTrait } 
 
 const rubbish = [undefined, null, 0, "x", [], [1], {}, { rev: "x" }, { messages: 4 }, { progress: [] }];
 
-describe("what arrives is checked", () => {
-  it.each(rubbish)("rubbish %j is taken without harm", (value) => {
+describe("messages and traits are checked", () => {
+  it.each(rubbish)("rubbish %j does no harm", (value) => {
     expect(parseEngine(value).state).toBe("idle");
     expect(parseChat(value).messages).toEqual([]);
     expect(parseDelta(value)).toBeNull();
@@ -13,7 +13,7 @@ describe("what arrives is checked", () => {
     expect(messageType(value)).toBe("");
   });
 
-  it("messages without an id are dropped, unknown words become known ones", () => {
+  it("messages without an id are dropped, unknown words become defaults", () => {
     const chat = parseChat({ rev: 2, messages: [{}, { id: "a", role: "root", status: "?", text: 5 }] });
     expect(chat).toEqual({
       rev: 2,
@@ -41,5 +41,5 @@ describe("what arrives is checked", () => {
 describe("saved state", () => {
   it.each([
     ["\ue03c1/script>", "</script>"], ["a \ue03c1 b \ue03c0 c", "a < b \ue03c c"], ["\ue03c01", "\ue03c1"], ["plain", "plain"],
-  ])("%j is read as it was meant", (saved, meant) => { expect(readTrait({ deep: [saved] })).toEqual({ deep: [meant] }); });
+  ])("%j is decoded", (saved, meant) => { expect(readTrait({ deep: [saved] })).toEqual({ deep: [meant] }); });
 });

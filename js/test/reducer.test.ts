@@ -12,7 +12,7 @@ const delta = (reply: string, offset: number, text: string): Delta => ({ reply, 
 const textOf = (state: ChatState, id: string): string | undefined =>
   state.messages.find((item) => item.id === id)?.text;
 
-/** A small seeded generator (mulberry32), so that a failure can be run again. */
+/** A small seeded generator (mulberry32), so that a failure can be reproduced. */
 function generator(seed: number): () => number {
   let state = seed;
   return () => {
@@ -23,7 +23,7 @@ function generator(seed: number): () => number {
   };
 }
 
-/** Splits text into deltas between code points, as Python's strings do. */
+/** Splits text into deltas between code points, as slices of Python's strings would be. */
 function split(reply: string, text: string, random: () => number): Delta[] {
   const deltas: Delta[] = [];
   let piece = "";
@@ -63,8 +63,8 @@ describe("deltas in order", () => {
   });
 });
 
-describe("loss and lateness", () => {
-  it("shows no text after a gap, says so, and goes on when a snapshot fills it", () => {
+describe("lost and late deltas", () => {
+  it("shows no text after a gap, reports it, and goes on when a snapshot fills it", () => {
     let state = applySnapshot(emptyChat, snapshot(1, message("a", "", "running")));
     state = applyDelta(state, delta("a", 4, "tail"));
     expect(textOf(state, "a")).toBe("");
@@ -82,7 +82,7 @@ describe("loss and lateness", () => {
     expect(hasGap(state)).toBe(false);
   });
 
-  it("never takes text away that a late snapshot does not have yet", () => {
+  it("never removes text that a late snapshot does not have yet", () => {
     let state = applySnapshot(emptyChat, snapshot(1, message("a", "", "running")));
     state = applyDelta(state, delta("a", 0, "Hello, world"));
     state = applySnapshot(state, snapshot(2, message("a", "Hello", "running")));
@@ -95,14 +95,14 @@ describe("loss and lateness", () => {
     expect(state.messages[0]).toMatchObject({ text: "new", status: "done" });
   });
 
-  it("lets nothing change a finished reply", () => {
+  it("never changes a finished reply", () => {
     let state = applySnapshot(emptyChat, snapshot(1, message("a", "final", "stopped")));
     state = applyDelta(state, delta("a", 5, " more"));
     expect(textOf(state, "a")).toBe("final");
     expect(hasGap(state)).toBe(false);
   });
 
-  it("forgets what waits for a reply that has ended", () => {
+  it("forgets the waiting deltas of a reply that has ended", () => {
     let state = applySnapshot(emptyChat, snapshot(1, message("a", "", "running")));
     state = applyDelta(state, delta("a", 9, "far"));
     state = applySnapshot(state, snapshot(2, message("a", "done now", "done")));
@@ -117,7 +117,7 @@ describe("loss and lateness", () => {
 });
 
 describe.each(Array.from({ length: 200 }, (_, seed) => seed))("random delivery, seed %i", (seed) => {
-  it("shows a prefix of the truth at every moment and the truth at the end", () => {
+  it("always shows a prefix of the true text, and all of it at the end", () => {
     const random = generator(seed);
     const deltas = split("a", TRUTH, random);
     const lossy = random() < 0.5;

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 
-import { indentJson, isJson, partThoughts } from "../src/answer.ts";
+import { indentJson, isJson, splitThoughts } from "../src/answer.ts";
 import { highlight } from "../src/markdown/highlight.ts";
 import { closeOpenMarks } from "../src/markdown/partial.ts";
 import { MarkdownView } from "../src/markdown/view.ts";
@@ -29,10 +29,10 @@ describe("math", () => {
   });
 
   it.each(["It costs $5 and $10.", "from $5-$10", "echo $HOME", "$ x $", "`$x$`", "a \\$5 b$", "$$"])(
-    "%j is none", (source) => { expect(shown(source).querySelector("math")).toBeNull(); },
+    "%j is not a formula", (source) => { expect(shown(source).querySelector("math")).toBeNull(); },
   );
 
-  it("that is wrong is shown as it was written", () => {
+  it("is shown as written if it is not valid", () => {
     expect(shown("$\\frac{1$").textContent).toBe("$\\frac{1$");
     expect(shown(`$${"{".repeat(3000)}$`).textContent).toContain("{{{");
   });
@@ -40,7 +40,7 @@ describe("math", () => {
   it.each([
     ["the rate $\\eta", "the rate "], ["see $$x^2", "see "], ["so \\(a+", "so "], ["costs $5 and", "costs $5 and"],
     ["a $x$ b", "a $x$ b"], ["`$x", "`$x`"], ["a $", "a "],
-  ])("%j waits for its end: %j", (source, closed) => { expect(closeOpenMarks(source)).toBe(closed); });
+  ])("%j is held back until it is complete: %j", (source, closed) => { expect(closeOpenMarks(source)).toBe(closed); });
 
   it("never shows its source while it grows", () => {
     const source = "Let $f(x) = \\frac{1}{x}$ and\n\n$$\n\\sum_i x_i\n= y\n$$\n\nthen \\(a_b\\) and \\[c\\] end.";
@@ -56,7 +56,7 @@ describe("math", () => {
 });
 
 describe("code", () => {
-  it("is coloured by spans of ours, and reads as it was written", () => {
+  it("is coloured by our own spans, and its text is unchanged", () => {
     const source = 'def f(x):\n    return f"{x}" # c';
     const node = shown(`\`\`\`python\n${source}\n\`\`\``);
     expect(node.querySelector("code")?.textContent).toBe(source);
@@ -64,7 +64,7 @@ describe("code", () => {
     expect(node.querySelector(".mlcw-hl-comment")?.textContent).toBe("# c");
   });
 
-  it("keeps the nodes of what is there while it grows", () => {
+  it("keeps its nodes while it grows", () => {
     const view = new MarkdownView(page.signal);
     view.update("```py\ndef f():\n", false);
     const first = view.node.querySelector(".mlcw-hl-keyword");
@@ -72,7 +72,7 @@ describe("code", () => {
     expect(view.node.querySelector(".mlcw-hl-keyword")).toBe(first);
   });
 
-  it("in an unknown language, or very long, stays plain", () => {
+  it("stays plain if it is very long or its language unknown", () => {
     expect(highlight("x = 1", "klingon", false)).toEqual(["x = 1"]);
     const long = "x = 1\n".repeat(5000);
     expect(highlight(long, "python", true)).toEqual([long]);
@@ -81,7 +81,7 @@ describe("code", () => {
 });
 
 describe("direction", () => {
-  it("is found by a block's own letters, not by code or formulas", () => {
+  it("is taken from a block's own letters, not from code or formulas", () => {
     const node = shown("`x` نص\n\n- نص\n\n> نص");
     for (const block of node.children) expect(block.getAttribute("dir")).toBe("auto");
     expect(node.querySelector("code")?.getAttribute("dir")).toBe("ltr");
@@ -100,7 +100,7 @@ describe("thoughts", () => {
     ["Yes", "hm", true, ["hm", "Yes", false]],
     ["<think>never ends", "", false, ["never ends", "", false]],
   ] as const)("of %j and %j", (source, reasoning, growing, [thoughts, text, thinking]) => {
-    expect(partThoughts(source, reasoning, growing)).toEqual({ thoughts, text, thinking });
+    expect(splitThoughts(source, reasoning, growing)).toEqual({ thoughts, text, thinking });
   });
 });
 

@@ -51,7 +51,7 @@ describe("chat", () => {
     expect(box.querySelector("img, script")).toBeNull();
   });
 
-  it("sends on Enter, not on Shift+Enter nor while an input method composes; keeps the text until it is taken", async () => {
+  it("sends on Enter, not on Shift+Enter or while an input method is composing, and keeps the text until it is accepted", async () => {
     const model = chat({ rev: 1, messages: [] });
     const input = composer();
     const press = (init: KeyboardEventInit): boolean =>
@@ -71,7 +71,7 @@ describe("chat", () => {
     await vi.waitFor(() => { expect(input.value).toBe(" and more"); });
   });
 
-  it("keeps what was typed and says why when a message is refused", async () => {
+  it("keeps the text and says why when a message is refused", async () => {
     const model = chat({ rev: 1, messages: [] });
     const input = composer();
     input.value = "Hello";
@@ -101,7 +101,7 @@ describe("chat", () => {
     await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "retry", reply: "a" } }]); });
   });
 
-  it("asks for a snapshot when a gap stays", async () => {
+  it("asks for a snapshot when text stays missing", async () => {
     const model = chat({ rev: 1, messages: [user, reply("", "running")] });
     model.receive({ type: "delta", reply: "a", offset: 7, text: "late" });
     await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "resync" } }]); });
@@ -119,7 +119,7 @@ describe("chat", () => {
     for (const view of [box, second]) expect(view.querySelector(".mlcw-assistant .mlcw-body")?.textContent).toBe("Both");
   });
 
-  it("takes the results of a last reply's calls, unless the notebook's functions make them", async () => {
+  it("asks for the results of the last reply's calls, unless functions of the notebook make them", async () => {
     const calls = { tool_calls: [{ name: "add", arguments: "{}" }, { name: "now", arguments: "{}" }] };
     const snapshot = (rev: number, more: object): object =>
       ({ rev, messages: [user, { ...reply("", "done"), ...calls, ...more }] });
@@ -146,7 +146,7 @@ describe("chat", () => {
     expect(query(".mlcw-tool-result code").textContent).toContain('"sum": 5');
   });
 
-  it("says that a reply repeats itself, also while it does", async () => {
+  it("says that a reply repeats itself, even while it is running", async () => {
     const model = chat({ rev: 1, messages: [user, { ...reply("Hi Hi Hi", "running"), repeats: true }] });
     expect(query(".mlcw-assistant .mlcw-facts").textContent).toContain("repeats itself");
     expect(query(".mlcw-assistant .mlcw-foot").hidden).toBe(false);
@@ -155,7 +155,7 @@ describe("chat", () => {
     expect(query(".mlcw-assistant .mlcw-facts").textContent).toMatch(/^Stopped · It repeats itself/);
   });
 
-  it("shows the model's own settings where none are set", async () => {
+  it("shows the model's default settings as hints", async () => {
     const model = chat({ rev: 1, messages: [] });
     const hint = (label: string): string =>
       [...box.querySelectorAll<HTMLInputElement>(".mlcw-settings input")].find((input) => input.labels?.[0]?.textContent === label)?.placeholder ?? "";
@@ -181,7 +181,7 @@ describe("chat", () => {
     expect(query(".mlcw-assistant .mlcw-foot").hidden).toBe(false);
   });
 
-  it("leaves nothing behind when it ends", () => {
+  it("leaves nothing behind when it is closed", () => {
     const model = chat({ rev: 1, messages: [] });
     expect(model.listeners()).toBeGreaterThan(0);
     page.abort();
@@ -203,7 +203,7 @@ describe.each(["chat", "load"])("a hang, in the view %s", (view) => {
   const hung = { ...ready, rev: 2, hang: { part: "worker", seconds: 40.2 } };
   afterEach(() => { vi.useRealTimers(); });
 
-  it("is told once, counts on, and goes when it passes", async () => {
+  it("is announced once, counts seconds, and disappears when it is over", async () => {
     vi.useFakeTimers();
     const model = open({ _view: view, _engine: ready, _chat: {}, _live: {} });
     const line = query(".mlcw-hang-line");
@@ -270,7 +270,7 @@ describe("load panel", () => {
     expect(box.querySelector("b")).toBeNull();
   });
 
-  it("knows no percentage before the first report", () => {
+  it("shows no percentage before the first report", () => {
     load({ ...ready, state: "starting" });
     expect(query('[role="progressbar"]').hasAttribute("aria-valuenow")).toBe(false);
     expect(query(".mlcw-load-phase").textContent).toBe("Starting the worker");

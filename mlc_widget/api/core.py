@@ -1,4 +1,4 @@
-"""The seam below the public engines: calls on an engine's home loop, with plain dicts.
+"""The interface below the public engines: calls on an engine's home loop, with plain dicts.
 
 `engine.core.DirectCore` runs models in this process; `proxy.core.KernelCore` sends the same calls
 to a worker kernel. The public engines (`api.engine_base`) give one of them a typed interface.

@@ -1,8 +1,8 @@
 /**
- * The last step before the page: which elements and attributes may exist inside a message.
+ * The elements and attributes that may exist inside a message, checked as they are made.
  *
- * Whatever the steps before it did with the model's text, nothing else is ever made here, so no
- * `id`, `name`, `style`, `href`, `src`, `data-*` or event attribute can come of it.
+ * Whatever earlier steps made of the model's text, no other element is ever created, and no `id`,
+ * `name`, `style`, `href`, `src`, `data-*` or event attribute is ever set.
  */
 
 import { OWN_KEYS } from "../dom.ts";
@@ -43,13 +43,13 @@ export function isAllowedAttribute(tag: string, name: string, value: string): bo
   return Object.hasOwn(HTML_ATTRIBUTES, name) && (HTML_ATTRIBUTES[name]?.test(value) ?? false);
 }
 
-/** Makes an element, or a `span` in place of one that may not be. */
+/** Makes an element; a `span` if the tag is not allowed. */
 export function makeElement(tag: string): Element {
   if (MATH_TAGS.has(tag)) return document.createElementNS(MATHML, tag);
   return document.createElement(HTML_TAGS.has(tag) ? tag : "span");
 }
 
-/** Makes an element's attributes those of `wanted` that may be. */
+/** Replaces an element's attributes by those of `wanted` that are allowed. */
 export function setAttributes(element: Element, wanted: Readonly<Record<string, string>>): void {
   const tag = element.localName;
   for (const name of element.getAttributeNames()) {

@@ -1,4 +1,4 @@
-/** Code in colours: highlight.js finds the parts, this makes spans of ours of its tree. */
+/** Syntax highlighting: highlight.js parses the code, and its tree becomes our own spans. */
 
 import core from "highlight.js/lib/core";
 import bash from "highlight.js/lib/languages/bash";
@@ -45,11 +45,11 @@ const LANGUAGES = {
 for (const [name, language] of Object.entries(LANGUAGES)) core.registerLanguage(name, language);
 core.registerAliases(["ipython", "ipython3"], { languageName: "python" });
 
-/** Longer code stays plain: while it grows, it is coloured anew at each step. */
+/** Characters; longer code is not highlighted. The limit is lower while it grows, as each step highlights it all. */
 const MAX_GROWING = 20_000;
 const MAX_WHOLE = 200_000;
 
-/** highlight.js has many names for parts; these are the kinds that the style sheet colours. */
+/** Maps highlight.js's many scopes to the few for which the style sheet has colours. */
 const KINDS: Readonly<Record<string, string>> = {
   addition: "added", attr: "name", attribute: "name", bullet: "keyword", built_in: "built", class: "title",
   code: "string", comment: "comment", deletion: "deleted", doctag: "comment", function: "title", keyword: "keyword",

@@ -1,8 +1,8 @@
 /**
- * TeX in Markdown as MathML: `$…$`, `\(…\)`, `$$…$$`, `\[…\]`.
+ * Converts TeX in Markdown to MathML: `$…$`, `\(…\)`, `$$…$$`, `\[…\]`.
  *
- * Temml's tree is read, never its markup; colours, links and everything else that would need an
- * inline style or an address is left out. The fonts are the reader's.
+ * It reads Temml's tree, never its markup. Colours, links and anything else that needs an inline
+ * style or a URL are left out. The browser's own fonts are used.
  */
 
 import temml from "temml";
@@ -13,11 +13,11 @@ export interface MathToken extends Tokens.Generic {
   readonly type: "math";
   readonly tex: string;
   readonly display: boolean;
-  /** Its end has not come yet. */
+  /** Whether its closing mark is still to come. */
   readonly open: boolean;
 }
 
-/** Formulas longer than this are shown as written. */
+/** Characters; longer formulas are shown as TeX. */
 const MAX_LENGTH = 4000;
 const MAX_DEPTH = 60;
 
@@ -29,7 +29,7 @@ const INLINE: readonly { readonly rule: RegExp; readonly display: boolean }[] = 
   { rule: /^\$\$((?:(?!\n[ \t]*\n)[^$])+?)\$\$/, display: true },
   { rule: /^\\\[((?:(?!\n[ \t]*\n)[\s\S])+?)\\\]/, display: true },
   { rule: /^\\\(((?:(?!\n[ \t]*\n)[\s\S])+?)\\\)/, display: false },
-  // As in Pandoc: no space inside the marks, no digit after them, so that prices are no formulas.
+  // As in Pandoc: no space just inside the marks and no digit after them, so that prices are not formulas.
   { rule: /^\$(?!\s)((?:\\[^\n]|[^$\\\n])*?[^\s\\$]|\\[^\n])\$(?!\d)/, display: false },
 ];
 
@@ -37,7 +37,7 @@ function token(raw: string, tex: string, display: boolean, open = false): MathTo
   return { type: "math", raw, tex: tex.trim(), display, open };
 }
 
-/** What marked has to know; `growing` also takes a formula whose end is still to come. */
+/** Extensions of marked for formulas. With `growing`, one whose closing mark is still to come is a formula, too. */
 export function mathExtensions(growing: boolean): TokenizerAndRendererExtension[] {
   return [
     {
@@ -66,7 +66,7 @@ export function mathExtensions(growing: boolean): TokenizerAndRendererExtension[
   ];
 }
 
-/** The length of the formula that begins at `at`: 0 if none does, null if its end is still to come. */
+/** The length of the formula that begins at `at`; 0 if there is none, null if its end is still to come. */
 export function mathLength(text: string, at: number): number | null {
   const rest = text.slice(at);
   for (const { rule } of INLINE) {
@@ -75,12 +75,12 @@ export function mathLength(text: string, at: number): number | null {
   }
   if (/^\\[([]/.test(rest) || rest === "$" || rest === "\\" || rest.startsWith("$$")) return null;
   if (!rest.startsWith("$")) return 0;
-  // A price, a variable of the shell, or a formula? Held back only while it may be the last.
+  // A price, a shell variable or a formula? It is held back only as long as it may be a formula.
   const maybe = /^\$[^\s$][^$\n]{0,200}$/.test(rest) && !/^\$\d[\d.,]*(?:[\s)!?;:]|[a-z]+\b)/i.test(rest);
   return maybe ? null : 0;
 }
 
-/** A formula as a node, or as it was written where it is none. */
+/** A formula as a node; its source if it is not valid TeX. */
 export function mathNode({ tex, display, raw }: MathToken): VElement {
   try {
     if (tex.length > MAX_LENGTH) throw new Error("too long");

@@ -1,9 +1,9 @@
 /**
- * From Markdown to a tree of plain values, and nothing that the model wrote becomes more than text.
+ * Parses Markdown into a tree of plain values, in which everything that the model wrote is text.
  *
- * Every tag, class and attribute below is one of ours; HTML in the source is shown as the text it is.
- * Images are never fetched, and a link is only an address that a click opens (`view.ts`): no element
- * carries a URL that the browser would act on by itself.
+ * Tags, classes and attributes are all ours; HTML in the source is shown as text. Images are never
+ * fetched, and a link is an address that a click opens (`view.ts`): no element has a URL that the
+ * browser would load by itself.
  */
 
 import { Marked, type MarkedToken, type Token, type Tokens } from "marked";
@@ -13,7 +13,7 @@ import type { VElement, VNode } from "./tree.ts";
 
 const MAX_DEPTH = 24;
 
-/** GFM, and a line of the source is a line on the screen, as people write in chats. */
+/** Tokenizes GitHub-flavoured Markdown. Line breaks are kept, as people expect in chats. */
 export function lex(source: string, growing = false): Token[] {
   return (growing ? GROWING : WHOLE).lexer(source);
 }
@@ -25,12 +25,12 @@ function v(tag: VElement["tag"], attributes: Readonly<Record<string, string>>, .
   return { tag, attributes, children };
 }
 
-/** One block as a node; null for what shows nothing. */
+/** One block as a node; null if it shows nothing. */
 export function blockNode(token: Token, growing = false, depth = 0): VElement | null {
   if (depth > MAX_DEPTH) return v("p", { dir: "auto" }, token.raw);
   if (isMath(token)) return token.open ? null : mathNode(token);
   const known = token as MarkedToken;
-  // A list or a quotation finds its direction in its first letters, so none is set inside it.
+  // A list or quotation takes its direction from its first letters, so it is set on the outermost block only.
   const direction: Readonly<Record<string, string>> = depth === 0 ? { dir: "auto" } : {};
   switch (known.type) {
     case "paragraph":
@@ -38,7 +38,7 @@ export function blockNode(token: Token, growing = false, depth = 0): VElement | 
     case "text": // the content of a list's item
       return v("span", {}, ...inlineNodes(known.tokens ?? [known]));
     case "heading":
-      // The notebook has its own first levels.
+      // The first heading levels are the notebook's own.
       return v(HEADINGS[known.depth] ?? "h6", direction, ...inlineNodes(known.tokens));
     case "code":
       return codeNode(known.text, (known.lang ?? "").trim().split(/\s/)[0] ?? "", growing);
@@ -69,7 +69,7 @@ export function blockNodes(tokens: readonly Token[], growing = false, depth = 0)
 
 const isMath = (token: Token): token is MathToken => token.type === "math";
 
-/** A block of code with its language's name and a button that copies it. */
+/** A code block with the name of its language and a Copy button. */
 export function codeNode(code: string, language: string, growing: boolean): VElement {
   return v(
     "div",
@@ -148,14 +148,14 @@ function inlineNodes(tokens: readonly Token[], depth = 0): VNode[] {
   });
 }
 
-/** A link that only a click opens; what is not a plain web or mail address is shown as its source. */
+/** A link that only a click opens; shown as its source if it is not a plain web or mail address. */
 function linkNode(href: string, children: readonly VNode[], raw: string): VNode {
   const address = safeAddress(href);
   if (address === null) return raw;
   return v("a", { class: "mlcw-link", role: "link", tabindex: "0", title: address }, ...children);
 }
 
-/** The whole address if it is http, https or mailto; relative ones would point into the host's server. */
+/** The address if it is an absolute http, https or mailto URL. (Relative ones would point into the host's server.) */
 export function safeAddress(href: string): string | null {
   try {
     const url = new URL(href);
@@ -169,7 +169,7 @@ const ENTITIES: Readonly<Record<string, string>> = {
   amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", hellip: "…", ndash: "–", mdash: "—", copy: "©",
 };
 
-/** Character references in Markdown's text; the result is text, never markup. */
+/** Decodes character references in Markdown; the result is text, never markup. */
 export function decodeEntities(text: string): string {
   return text.replace(/&(?:#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6})|(\w{2,8}));/g, (whole, decimal, hex, name) => {
     if (typeof name === "string") return ENTITIES[name] ?? whole;

@@ -1,31 +1,31 @@
 /**
- * Makes Markdown that is still being written look as it will when it is finished.
+ * Makes Markdown that is still being written look as it will once it is finished.
  *
- * A model's text ends in the middle of things: `**bol`, "[text](htt", a line with only "-". Shown as
- * it is, it would flicker between marks and formatting. These functions only ever look at the end.
+ * A growing text may end anywhere: `**bol`, "[text](htt", a line with only "-". Shown as it is, it
+ * would flicker between marks and formatting. These functions change only the end of the text.
  */
 
 import { mathLength } from "./math.ts";
 
-/** A last line that may become anything: a bullet, a heading's underline, a fence, a number. */
+/** A last line whose meaning is open: a bullet, a heading's underline, a fence, a number. */
 const UNDECIDED_LINE = /(^|\n)[ \t]*(?:[-=*+#>]+|\d{1,9}[.)]?|`{1,2}|~{1,2})[ \t]*$/;
 
-/** A last paragraph of one or two lines in pipes: a table whose second line is not there yet. */
+/** A last paragraph of one or two lines that begin with a pipe: perhaps a table whose second line is not complete. */
 const UNDECIDED_TABLE = /(^|\n\n)[ \t]*\|[^\n]*(\n[ \t]*\|?[ \t:|-]*)?$/;
 
-/** Leaves out an end whose meaning the next characters decide. */
+/** `text` without an end whose meaning depends on the next characters. */
 export function withoutUndecided(text: string): string {
   if (UNDECIDED_TABLE.test(text)) return text.replace(UNDECIDED_TABLE, "$1");
   return text.replace(UNDECIDED_LINE, "$1");
 }
 
-/** Where the inline text begins that the end of a block belongs to. */
+/** Where the last inline text of a block begins. */
 const INLINE_START = /\n[ \t]*\n|\n[ \t>]*(?:[-*+]|\d{1,9}[.)])[ \t]+|^[ \t>]*(?:[-*+]|\d{1,9}[.)]|#{1,6})[ \t]+/g;
 
-/** A link or image whose address is not complete. */
+/** A link or image at the end, whose address is not complete. */
 const OPEN_LINK = /(!?)\[([^[\]]*)\]\([^()\s]*$/;
 
-/** Closes what inline marks are open at the end of a block's source. */
+/** Closes the inline marks that are open at the end of a block's source. */
 export function closeOpenMarks(source: string): string {
   let start = 0;
   for (const match of source.matchAll(INLINE_START)) start = match.index + match[0].length;
@@ -35,7 +35,7 @@ export function closeOpenMarks(source: string): string {
   return source.slice(0, start) + closeInline(linked);
 }
 
-/** Where a mark may begin that `closeInline` looks at. */
+/** The characters with which a mark may begin that `closeInline` closes. */
 const MARKS = "`*_~$";
 
 function closeInline(text: string): string {
@@ -81,12 +81,12 @@ function closeInline(text: string): string {
     at += run.length;
   }
   if (code) return text.slice(0, end) + code + open.toReversed().join("");
-  // A mark cannot close right after a space, so the space waits for what comes next.
+  // No mark closes right after a space, so the space is held back until more text follows.
   const kept = text.slice(0, end);
   return open.length > 0 ? kept.trimEnd() + open.toReversed().join("") : kept;
 }
 
-/** Does this run of marks begin something? Single marks only where no word or sum is meant. */
+/** Whether this run of marks opens formatting. A single mark inside a word or an expression does not. */
 function opens(run: string, before: string, after: string): boolean {
   if (/\s/.test(after) || run.length > 3) return false;
   if (run.startsWith("~")) return run.length === 2;

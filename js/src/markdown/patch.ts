@@ -1,11 +1,11 @@
-/** Makes the page agree with a tree of values, keeping every node that can be kept. */
+/** Updates the page to match a tree of values, keeping as many nodes as possible. */
 
 import { makeElement, setAttributes } from "./allowed.ts";
 import type { VElement, VNode } from "./tree.ts";
 
-/** Changes the children of `parent`, from the child at `first` on, to `wanted`. */
+/** Replaces the children of `parent`, from the one at index `first` on, by `wanted`. */
 export function patchChildren(parent: Element, wanted: readonly VNode[], first = 0): void {
-  // By siblings: a list of its child nodes would stay in memory with each element.
+  // Walks from sibling to sibling: an element's `childNodes`, once read, stays in memory.
   let old = first === 0 ? parent.firstChild : (parent.childNodes[first] ?? null);
   for (const node of wanted) {
     const next = old?.nextSibling ?? null;
@@ -23,7 +23,7 @@ export function patchChildren(parent: Element, wanted: readonly VNode[], first =
 function patch(old: ChildNode, node: VNode): boolean {
   if (typeof node === "string") {
     if (!(old instanceof Text)) return false;
-    // Appending leaves the reader's selection as it is.
+    // Appending keeps the reader's selection.
     if (node.startsWith(old.data)) {
       if (node.length > old.data.length) old.appendData(node.slice(old.data.length));
     } else old.data = node;

@@ -1,7 +1,7 @@
-/** What Markdown becomes before it is drawn: a tree of plain values. */
+/** The tree of plain values that Markdown is parsed into. */
 
 export interface VElement {
-  /** Of those in `allowed.ts`; anything else becomes a `span`. */
+  /** A tag that `allowed.ts` lists; any other becomes a `span`. */
   readonly tag: string;
   readonly attributes: Readonly<Record<string, string>>;
   readonly children: readonly VNode[];

@@ -1,4 +1,4 @@
-/** Shows Markdown that grows. Blocks that are finished are not looked at again. */
+/** Shows Markdown that grows. Finished blocks are not parsed again. */
 
 import type { Token } from "marked";
 import { copyText } from "../copy.ts";
@@ -14,7 +14,7 @@ export class MarkdownView {
   readonly node = h("div", { class: "mlcw-md" });
   #text = "";
   #complete = false;
-  /** How much of the text is in finished blocks, and how many nodes those have. */
+  /** Length of the finished blocks' text, and the number of their nodes. */
   #doneLength = 0;
   #doneNodes = 0;
 
@@ -36,7 +36,7 @@ export class MarkdownView {
     try {
       this.#draw(shown, complete);
     } catch {
-      // Nested beyond all reason: then it is shown as it was written.
+      // Text that is nested too deeply for the parser is shown as written.
       patchChildren(this.node, [{ tag: "p", attributes: { class: "mlcw-md-raw" }, children: [shown] }], this.#doneNodes);
     }
   }
@@ -81,7 +81,7 @@ export class MarkdownView {
   }
 }
 
-/** The block with its open marks closed. */
+/** A block with its open marks closed. */
 function closed(token: Token): Token {
   if (token.type === "code" || token.type === "html" || token.type === "math") return token;
   const source = closeOpenMarks(token.raw);

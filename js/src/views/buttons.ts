@@ -1,8 +1,8 @@
-/** Small buttons with an icon, a name for screen readers and a tip. */
+/** Small buttons with an icon, an accessible name and a tooltip. */
 
 import { h, icon, setAttribute } from "../dom.ts";
 
-/** Milliseconds that a button shows what it did, or waits to be pressed again. */
+/** Milliseconds for which a button shows that it has been pressed. */
 export const MOMENT = 2500;
 
 export const ICONS = {
@@ -24,7 +24,7 @@ export function iconButton(path: string, label: string, onClick: () => void, sig
   return button;
 }
 
-/** Changes a button's look and name for a moment, or for good. */
+/** Replaces a button's icon and name. */
 export function relabel(button: HTMLButtonElement, path: string, label: string): void {
   setAttribute(button, "aria-label", label);
   setAttribute(button, "title", label);

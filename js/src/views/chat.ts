@@ -1,4 +1,4 @@
-/** The chat: what the engine does, the conversation, and where to write. */
+/** The chat view: the state of the engine, the conversation, and the box to write in. */
 
 import { Announcer } from "../announce.ts";
 import { h, icon, keepKeys, setAttribute, setText, show } from "../dom.ts";
@@ -13,19 +13,19 @@ import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./
 import { MessageView } from "./message.ts";
 import { SettingsPanel } from "./settings.ts";
 
-const BUSY = "The kernel is running a cell; this will be done when the cell has finished.";
-const INDIRECT = "This notebook cannot reach the chat while a cell is running: Stop takes effect when the cell has ended.";
+const BUSY = "The kernel is running a cell. Your request will be handled when the cell has finished.";
+const INDIRECT = "This notebook cannot reach the chat while a cell is running: Stop takes effect when the cell has finished.";
 
 export function renderChat({ store, el, signal }: RenderProps): void {
   const send = (intent: Intent): Promise<void> =>
-    store.courier.send(intent, {
+    store.intents.send(intent, {
       signal,
       onWaiting: () => {
         composer.note(BUSY);
       },
     });
-  /** Sends, and says below the composer why something was refused. */
-  const sendAloud = async (intent: Intent): Promise<void> => {
+  /** Sends an intent; if it is refused, the reason is shown below the composer. */
+  const sendOrExplain = async (intent: Intent): Promise<void> => {
     try {
       if (intent.kind === "retry" || intent.kind === "edit") scroll.toEnd();
       await send(intent);
@@ -105,7 +105,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   }, { signal });
   keepKeys(root, signal);
   el.append(root);
-  // The end of the log stays in sight when the panel or its window is resized, too.
+  // Keep the end of the log in view when the panel or its window is resized.
   const resized = new ResizeObserver(() => {
     scroll.grown();
   });
@@ -124,14 +124,14 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     const wanted = new Set(messages.map((message) => message.id));
     for (const [id, view] of views) {
       if (wanted.has(id)) continue;
-      if (view.node.contains(document.activeElement)) log.focus(); // or the page would have it
+      if (view.node.contains(document.activeElement)) log.focus(); // otherwise the page's body would get it
       view.node.remove();
       views.delete(id);
     }
     messages.forEach((message, index) => {
       let view = views.get(message.id);
       if (!view) {
-        view = new MessageView(message, { send: sendAloud, say }, signal);
+        view = new MessageView(message, { send: sendOrExplain, say }, signal);
         views.set(message.id, view);
       }
       if (list.children[index] !== view.node) list.insertBefore(view.node, list.children[index] ?? null);
@@ -184,7 +184,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   store.subscribe(update, signal);
 }
 
-/** How full the context window was after the last reply. */
+/** Shows how full the context window was after the last reply. */
 function drawContext(node: HTMLElement, messages: readonly Message[], { window }: Engine): void {
   const stats = messages.findLast((message) => message.stats !== null)?.stats;
   const used = (stats?.promptTokens ?? 0) + (stats?.completionTokens ?? 0);
@@ -195,7 +195,7 @@ function drawContext(node: HTMLElement, messages: readonly Message[], { window }
   node.classList.toggle("mlcw-full", used / window > 0.9);
 }
 
-/** What the figure in the head means. */
+/** Explains the amount of memory in the header. */
 function memoryText({ state, memoryBytes, memoryUsedBytes }: Engine): string | null {
   if (state !== "ready" || memoryUsedBytes === null) return null;
   const machine = memoryBytes === null ? "" : `, of ${formatBytes(memoryBytes)} on its machine`;
@@ -212,7 +212,7 @@ function engineText(engine: Engine): string {
     case "dead":
       return "The worker stopped";
     case "terminated":
-      return "The engine has ended";
+      return "The engine was terminated";
     default:
       return engine.error ? "Not loaded" : "No model is loaded";
   }

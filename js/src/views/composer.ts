@@ -1,4 +1,4 @@
-/** Where messages are written. Enter sends, Shift+Enter makes a line, Escape stops the answer. */
+/** The box to write messages in. Enter sends, Shift+Enter begins a new line, Escape stops the answer. */
 
 import { h, icon, setAttribute, setText, show } from "../dom.ts";
 
@@ -6,7 +6,7 @@ const ARROW_UP = "M8 13V3.5M3.8 7.5 8 3.3l4.2 4.2";
 const SQUARE = "M4.5 4.5h7v7h-7z";
 
 export interface ComposerActions {
-  /** Resolves when the message was taken over; throws with the reason why not. */
+  /** Resolves when the kernel has accepted the message; throws an error with the reason if it refuses. */
   readonly send: (text: string) => Promise<void>;
   readonly stop: () => Promise<void>;
 }
@@ -60,7 +60,7 @@ export class Composer {
       this.#draw();
     }, { signal });
     this.input.addEventListener("keydown", (event) => {
-      // While an input method composes, Enter belongs to it; Safari says so by key code 229 only.
+      // While an input method is composing, Enter belongs to it. Safari shows that only by key code 229.
       if (event.isComposing || event.keyCode === 229) return; // eslint-disable-line @typescript-eslint/no-deprecated
       if (event.key === "Enter" && !event.shiftKey) {
         event.preventDefault();
@@ -79,7 +79,7 @@ export class Composer {
     this.#draw();
   }
 
-  /** Says something about the delivery below the box; "" takes it away. */
+  /** Shows a note about sending below the box; "" removes it. */
   note(text: string, kind: "info" | "error" = "info"): void {
     setText(this.#note, text);
     show(this.#note, text !== "");
@@ -99,11 +99,11 @@ export class Composer {
 
   async #submit(): Promise<void> {
     const text = this.input.value;
-    this.#again = this.#sending; // what was entered while one is on its way follows it
+    this.#again = this.#sending; // submitted while another message is being sent: send it afterwards
     if (this.#sending || !this.#state.enabled || text.trim() === "") return;
     this.#sending = true;
     this.#draw();
-    // What was typed stays until it has been taken over, and what is typed meanwhile stays too.
+    // The text stays in the box until it has been accepted, and so does what is typed meanwhile.
     const taken = await this.#guard(() => this.#actions.send(text));
     if (taken && this.input.value.startsWith(text)) {
       this.input.value = this.input.value.slice(text.length);
@@ -128,7 +128,7 @@ export class Composer {
   #draw(): void {
     const { enabled, running } = this.#state;
     const empty = this.input.value.trim() === "";
-    // While an answer runs, the button stops it, unless there is something to send.
+    // While an answer is running, the button stops it, unless there is text to send.
     show(this.#stop, running);
     show(this.#send, !running || !empty);
     this.#stop.disabled = this.#stopping;
@@ -136,7 +136,7 @@ export class Composer {
     setAttribute(this.node, "aria-busy", this.#sending ? "true" : null);
   }
 
-  /** Grows with its text; the style sheet sets the limit. */
+  /** Fits the height of the box to its text, up to the limit in the style sheet. */
   #fit(): void {
     this.input.style.height = "auto";
     this.input.style.height = `${this.input.scrollHeight}px`;

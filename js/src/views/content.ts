@@ -1,6 +1,6 @@
-/** What a message says, by who says it; nodes stay, only what changed is touched. */
+/** The content of messages of each role. An update touches only the nodes that changed. */
 
-import { indentJson, isJson, partThoughts } from "../answer.ts";
+import { indentJson, isJson, splitThoughts } from "../answer.ts";
 import { copyText } from "../copy.ts";
 import { h, icon, setAttribute, setText, show } from "../dom.ts";
 import { codeNode } from "../markdown/nodes.ts";
@@ -9,7 +9,7 @@ import { MarkdownView } from "../markdown/view.ts";
 import type { Message } from "../protocol.ts";
 import { MOMENT } from "./buttons.ts";
 
-/** What the user wrote is shown as it is. */
+/** A message of the user's, shown as plain text. */
 export class UserContent {
   readonly #body: HTMLElement;
 
@@ -28,7 +28,7 @@ export class UserContent {
   }
 }
 
-/** What a tool gave, folded. */
+/** The result of a tool, collapsed. */
 export class ResultContent {
   readonly #summary = h("summary", {});
   readonly #code = h("div", { class: "mlcw-md" });
@@ -49,7 +49,7 @@ export class ResultContent {
   }
 }
 
-/** What the model writes: thoughts, folded; Markdown or JSON; calls of tools. */
+/** A reply of the model: thoughts (collapsed), Markdown or JSON, and tool calls. */
 export class ReplyContent {
   readonly #summary = h("summary", {});
   readonly #thoughts = h("div", { class: "mlcw-thoughts", dir: "auto" });
@@ -71,9 +71,9 @@ export class ReplyContent {
     body.append(this.#markdown.node, this.#json, this.#calls);
   }
 
-  /** Returns whether there is nothing to see in the body. */
+  /** Returns whether the body is empty. */
   update(message: Message, growing: boolean): boolean {
-    const { thoughts, text, thinking } = partThoughts(message.text, message.reasoning, growing);
+    const { thoughts, text, thinking } = splitThoughts(message.text, message.reasoning, growing);
     show(this.thoughts, thoughts.trim() !== "" || thinking);
     setText(this.#summary, thinking ? "Thinking …" : "Thoughts");
     this.#summary.classList.toggle("mlcw-thinking", thinking);
@@ -104,7 +104,7 @@ export class ReplyContent {
   }
 
   plain(message: Message): string {
-    return partThoughts(message.text, message.reasoning, false).text;
+    return splitThoughts(message.text, message.reasoning, false).text;
   }
 }
 

@@ -1,9 +1,9 @@
-/** A message of the user's while it is written anew. Enter saves, Shift+Enter makes a line, Escape leaves. */
+/** The box to edit a message of the user's. Enter sends, Shift+Enter begins a new line, Escape cancels. */
 
 import { h, setText, show } from "../dom.ts";
 
 export interface EditorActions {
-  /** Resolves when it was taken over; throws with the reason why not. */
+  /** Resolves when the kernel has accepted the message; throws an error with the reason if it refuses. */
   readonly save: (text: string) => Promise<void>;
   readonly cancel: () => void;
 }
@@ -31,7 +31,7 @@ export class Editor {
     this.#input.addEventListener("keydown", (event) => {
       if (event.isComposing) return;
       if (event.key === "Escape") {
-        event.stopPropagation(); // it would stop the answer that runs
+        event.stopPropagation(); // the chat would stop the running answer
         actions.cancel();
       } else if (event.key === "Enter" && !event.shiftKey) {
         event.preventDefault();

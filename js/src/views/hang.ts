@@ -1,4 +1,4 @@
-/** Says that the worker seems to hang, for how long, and offers to restart it. */
+/** A notice that the worker seems to hang, since when, and a button to restart it. */
 
 import { h, setText, show } from "../dom.ts";
 import { formatClock } from "../format.ts";
@@ -15,11 +15,11 @@ export class HangNotice {
   readonly #restart = h("button", { class: "mlcw-button", type: "button" }, "Restart worker");
   readonly #line = h("div", { class: "mlcw-hang-line", hidden: true }, this.#text, this.#restart);
   readonly #refusal = h("div", { class: "mlcw-error-text", role: "alert", hidden: true });
-  /** Said once: the text counts on, which is nothing to hear. */
+  /** For screen readers: announced once, while the visible text goes on counting seconds. */
   readonly #said = h("span", { class: "mlcw-sr", role: "status" });
   #engine: Engine | null = null;
   #hang: Hang | null = null;
-  /** When the last sign of life was, by `performance.now`. */
+  /** Time of the last sign of life, by `performance.now`. */
   #since = 0;
   #ticker: ReturnType<typeof setInterval> | undefined;
 
@@ -49,7 +49,7 @@ export class HangNotice {
     clearInterval(this.#ticker);
     show(this.#line, hang !== null);
     this.node.classList.toggle("mlcw-hung", hang !== null);
-    setText(this.#said, hang ? `${SILENCE[hang.part]} for long; it may be hung.` : "");
+    setText(this.#said, hang ? `${SILENCE[hang.part]} for a while; it may be hung.` : "");
     if (!hang) {
       this.#refuse("");
       return;

@@ -1,4 +1,4 @@
-/** The load panel: alone in `LoadProgress`, and inside the chat while its model loads. */
+/** The load panel, used alone in `LoadProgress` and inside the chat while its model loads. */
 
 import { h, icon, keepKeys, setAttribute, setText, show } from "../dom.ts";
 import {
@@ -35,7 +35,7 @@ export function isLoading(engine: Engine): boolean {
   return engine.state === "starting" || engine.state === "loading";
 }
 
-/** Has a load, or the worker, failed? */
+/** Whether a load failed or the worker died. */
 export function hasFailed(engine: Engine): boolean {
   return engine.error !== null && !isLoading(engine) && engine.state !== "ready";
 }
@@ -47,8 +47,8 @@ export function phaseText(engine: Engine): string {
 }
 
 export function renderLoadProgress({ store, el, signal }: RenderProps): void {
-  const panel = new LoadPanel(signal, (intent) => store.courier.send(intent, { signal }));
-  const hang = new HangNotice(signal, (intent) => store.courier.send(intent, { signal }));
+  const panel = new LoadPanel(signal, (intent) => store.intents.send(intent, { signal }));
+  const hang = new HangNotice(signal, (intent) => store.intents.send(intent, { signal }));
   panel.node.classList.add("mlcw");
   panel.node.append(hang.node);
   el.append(panel.node);
@@ -75,7 +75,7 @@ export class LoadPanel {
   readonly #live = h("div", { class: "mlcw-sr", role: "status" });
   #engine: Engine | null = null;
   #connected = true;
-  /** When the latest report came, to let the clock run on between reports. */
+  /** Time of the latest report, by `performance.now`; the clock runs on between reports. */
   #reportedAt = 0;
 
   constructor(signal: AbortSignal, send: (intent: Intent) => Promise<void>) {
@@ -145,7 +145,7 @@ export class LoadPanel {
     show(this.#error, failed);
     show(this.#retry, failed && connected && engine.model !== "" && engine.state !== "terminated");
     show(this.#cancel, loading && connected && engine.state === "loading");
-    // One announcement per phase; the bar itself carries the figures.
+    // Announce once per phase; the bar itself has the figures.
     setText(this.#live, loading ? `${name}: ${phaseText(engine)}` : sentence);
   }
 
@@ -153,9 +153,9 @@ export class LoadPanel {
     const state = this.#engine?.state;
     if (kind === "ready") return `${name} is ready`;
     const why = this.#engine?.error?.type;
-    // An engine whose load failed has ended, too; why it failed says more.
+    // An engine whose load failed is terminated as well; the reason of the failure says more.
     if (state === "terminated" && (kind !== "failed" || why === "EngineTerminatedError")) {
-      return "The engine has ended";
+      return "The engine was terminated";
     }
     if (kind === "failed") {
       switch (this.#engine?.error?.type) {

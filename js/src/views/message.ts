@@ -1,4 +1,4 @@
-/** One message of the conversation; nodes stay, only what changed is touched. */
+/** One message of the conversation. An update touches only the nodes that changed. */
 
 import { copyText } from "../copy.ts";
 import { h, setAttribute, setText, show } from "../dom.ts";
@@ -9,19 +9,19 @@ import { ReplyContent, ResultContent, UserContent } from "./content.ts";
 import { Editor } from "./editor.ts";
 import { CallForm } from "./results.ts";
 
-/** What a message's look depends on, beside itself. */
+/** What the view of a message depends on besides the message. */
 export interface Surroundings {
   readonly modelReady: boolean;
   readonly connected: boolean;
-  /** Tokens of the context window. */
+  /** Size of the context window in tokens; null if unknown. */
   readonly window: number | null;
-  /** Is it the last one? */
+  /** Whether it is the last message. */
   readonly last: boolean;
 }
 
 export interface MessageActions {
   readonly send: (intent: Intent) => Promise<void>;
-  /** Says something for screen readers. */
+  /** Announces a text to screen readers. */
   readonly say: (text: string) => void;
 }
 
@@ -37,7 +37,7 @@ export function statsText(stats: Stats | null, window: number | null): string {
   );
 }
 
-/** What is to say about a reply beside its text. */
+/** The state of a reply, in words. */
 export function stateText(message: Message, modelReady: boolean): string {
   switch (message.status) {
     case "queued":
@@ -53,7 +53,7 @@ export function stateText(message: Message, modelReady: boolean): string {
   }
 }
 
-/** May the calls of an ended reply be answered? Those of one that was cut may lack arguments. */
+/** Whether the tool calls of a finished reply are complete; those of one that was cut off may not be. */
 function callsAreWhole({ toolCalls, status, finish }: Message): boolean {
   return toolCalls.length > 0 && status === "done" && (finish === "" || finish === "tool_calls");
 }
@@ -164,7 +164,7 @@ export class MessageView {
     setAttribute(this.node, "aria-busy", status === "running" ? "true" : null);
   }
 
-  /** A form for the results of a last reply's calls. */
+  /** Shows a form for the results of the last reply's tool calls. */
   #drawCalls(message: Message, open: boolean): void {
     if (!open || !callsAreWhole(message)) {
       this.#calls?.node.remove();
@@ -207,13 +207,13 @@ export class MessageView {
     setTimeout(() => { relabel(button, ICONS.copy, label); }, MOMENT);
   }
 
-  /** Deletes at the second press, as all that follows goes too. */
+  /** Deletes when pressed a second time, since all later messages are deleted as well. */
   #remove(button: HTMLButtonElement): void {
     if (button.classList.contains("mlcw-sure")) {
       this.#send({ kind: "delete", message: this.#message.id });
       return;
     }
-    const question = this.#around?.last === true ? "Delete?" : "Delete this message and all that follow?";
+    const question = this.#around?.last === true ? "Delete?" : "Delete this message and all that follow it?";
     button.classList.add("mlcw-sure");
     relabel(button, ICONS.remove, question);
     button.append(h("span", { "aria-hidden": "true" }, question));

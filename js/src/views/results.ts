@@ -1,9 +1,9 @@
-/** A form for what a reply's calls gave. */
+/** A form for the results of a reply's tool calls. */
 
 import { h, show } from "../dom.ts";
 import type { Message } from "../protocol.ts";
 
-/** Where the results of a reply's calls are entered, if no function of the notebook makes them. */
+/** Lets the user enter results, unless functions of the notebook make the calls. */
 export class CallForm {
   readonly node: HTMLFormElement;
   readonly #fields = h("div", { class: "mlcw-results-fields" });

@@ -1,4 +1,4 @@
-/** How replies are made, and by which model. The kernel's side checks each value and says what is wrong. */
+/** The settings of the chat and its model. The kernel checks each value and says what is wrong with it. */
 
 import { h, setAttribute, setText, show } from "../dom.ts";
 import { modelName } from "../format.ts";
@@ -161,7 +161,7 @@ class FieldView {
     const text = value === null ? "" : String(value);
     if (text === this.#known) return;
     this.#known = text;
-    // What is being typed, or was refused, stays.
+    // Keep a value that is being typed or was refused.
     if (!this.#invalid && document.activeElement !== this.#input) this.#input.value = text;
   }
 }

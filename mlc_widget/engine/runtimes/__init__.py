@@ -1,1 +1,1 @@
-"""What executes models: the seam (`base`) and the runtimes behind it."""
+"""The runtimes, which execute models, and the interface that they implement (`base`)."""

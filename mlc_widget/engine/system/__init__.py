@@ -1,1 +1,1 @@
-"""What the engine needs of the system: child processes, and memory given back."""
+"""What the engine needs from the operating system: child processes, threads and memory."""

@@ -1,4 +1,4 @@
-"""Work in a Python process of its own: it can be ended at any moment, and ends with its parent."""
+"""Work in a child Python process, which can be killed at any time and ends with its parent."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ _CLEAN_UP_S: Final = 1.0
 async def run_child(
     module: str, argument: Mapping[str, Any], on_line: Callable[[str], object]
 ) -> None:
-    """Run ``python -P -m module JSON`` to its end; cancelling this ends it and all it started.
+    """Run ``python -P -m module JSON`` until it ends.
 
-    The working folder is not on its path: the user's files there may have any name.
+    Cancelling the task kills the process and all processes that it started. The working folder is
+    not on its path, since the user's files there may have any name.
 
     Args:
-        module: Its name; its `main` calls `end_with_parent` first.
+        module: The module to run; its `main` calls `end_with_parent` first.
         argument: Its only argument, as JSON.
-        on_line: Gets each line of its output and of its errors, on this loop.
+        on_line: Called with each line of its stdout and stderr, on this loop.
     """
-    # Not asyncio's, which needs a loop that can watch children; output is read on a thread.
+    # Not asyncio's subprocess, which needs a loop that can watch children; a thread reads output.
     process = subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-P", "-m", module, json.dumps(argument)],
         stdin=subprocess.PIPE,
@@ -52,10 +53,10 @@ async def run_child(
 
 
 def end_with_parent(clean_up: Callable[[], object] = lambda: None) -> None:
-    """In the child: end, with what it started, when the parent does or wants it.
+    """In the child: end, with all processes that it started, when the parent ends or asks for it.
 
     Args:
-        clean_up: Called before; it has less than a second.
+        clean_up: Called before; it may take less than a second.
     """
     threading.Thread(target=_wait_for_the_end, args=(clean_up,), daemon=True).start()
 
@@ -77,14 +78,14 @@ def _read(
     lines: asyncio.Queue[str | None],
 ) -> None:
     assert process.stdout is not None
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting any more
         for line in process.stdout:
             loop.call_soon_threadsafe(lines.put_nowait, line.rstrip())
         loop.call_soon_threadsafe(lines.put_nowait, None)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End the process and what it started."""
+    """End the process and all processes that it started."""
     if process.stdin is not None:
         process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Calls that may never return, on threads that keep nothing from ending."""
+"""Calls that may never return, on daemon threads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _T = TypeVar("_T")
 def call_in_daemon(function: Callable[[], _T], name: str) -> asyncio.Future[_T]:
     """Call a function that may never return on a daemon thread.
 
-    Threads that it starts inherit that, and do not keep the process from ending.
+    Threads that it starts are daemons, too, so none keeps the process from ending.
 
-    Raises:
-        RuntimeError: From the future, where the function raised no Exception: an exit, or the
-            panic of native code, is not for the loop to take.
+    Returns:
+        A future of the result. If the function raises a `BaseException` that is not an
+        `Exception`, such as the panic of native code, the future raises a `RuntimeError` instead.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -31,7 +31,7 @@ def call_in_daemon(function: Callable[[], _T], name: str) -> asyncio.Future[_T]:
         outcome: Any
         try:
             outcome = function()
-        except StopIteration as error:  # no future takes it
+        except StopIteration as error:  # futures do not accept it
             set_outcome, outcome = future.set_exception, RuntimeError(repr(error))
         except Exception as error:
             set_outcome, outcome = future.set_exception, error

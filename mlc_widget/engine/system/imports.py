@@ -1,8 +1,7 @@
-"""Why a package could not be imported, or memory ran out, told by what was found out.
+"""Errors for packages that cannot be imported, and for memory that ran out.
 
-A remedy is named only for the cause that was checked: a package that is not there is installed, a
-file of the user's that stands in a package's place is renamed, and what needs more memory than the
-process may have gets more.
+A message names a remedy only for a cause that was established: install a missing package, rename a
+file of the user's that shadows a package, allow the process more memory.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from mlc_widget.api.errors import (
 )
 
 _NO_MEMORY = ("cannot allocate memory", "failed to map segment", "out of memory")
-"""What the system's loader and C++ libraries say, in the text of other errors."""
+"""How the dynamic loader and C++ libraries report it, in the text of other errors."""
 
 
 def import_package(name: str, *attributes: str, purpose: str, install: str) -> ModuleType:
-    """Import a package, and see that it is the one of that name.
+    """Import a package, and check that it is the right one.
 
     Args:
         name: The package.
-        attributes: Some that it has.
-        purpose: What needs it, as a sentence begins: ``Structured output needs llguidance``.
+        attributes: Names that it must have.
+        purpose: The beginning of a message, such as ``Structured output needs llguidance``.
         install: The command that installs it.
 
     Raises:
-        RuntimeUnavailableError: It is not there, is another one, or does not work.
+        RuntimeUnavailableError: It is not installed, is another module, or does not work.
         InsufficientMemoryError: Memory ran out.
     """
     try:
@@ -51,13 +50,13 @@ def import_package(name: str, *attributes: str, purpose: str, install: str) -> M
 def import_error(
     error: BaseException, *, purpose: str, install: str, package: str | None = None
 ) -> MLCEngineError:
-    """The error to raise for one that an import ended with.
+    """The error to raise for an exception of an import.
 
     Args:
-        error: That one.
-        purpose: What needs the package, as a sentence begins.
+        error: The exception.
+        purpose: The beginning of the message, which says what needs the package.
         install: The command that installs it.
-        package: The package, where the error does not tell.
+        package: The package, for exceptions that do not name it.
     """
     if ran_out_of_memory(error):
         return memory_error(f"{purpose}, and memory ran out while it was imported", error)
@@ -66,9 +65,9 @@ def import_error(
         file = _file_of(suspect)
         if file is not None and _is_foreign(file):
             return RuntimeUnavailableError(
-                f"{purpose}, but `import {suspect}` finds {file}, which stands in the package's "
-                f"place ({type(error).__name__}: {error}). Rename that file, or take its folder "
-                "out of PYTHONPATH."
+                f"{purpose}, but `import {suspect}` finds {file} instead of the package "
+                f"({type(error).__name__}: {error}). Rename that file, or remove its folder from "
+                "PYTHONPATH."
             )
     if isinstance(error, ImportError) and name and _file_of(name) is None:
         return RuntimeUnavailableError(f"{purpose}: {error}. Install it with `{install}`.")
@@ -80,15 +79,15 @@ def import_error(
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, be it in its text."""
+    """Whether an error means that memory ran out, by its class or its text."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
-        return _address_space_limit() is not None  # else there may be too many threads
-    told = isinstance(error, OSError | ImportError | RuntimeError)
-    return told and any(words in str(error).lower() for words in _NO_MEMORY)
+        return _address_space_limit() is not None  # otherwise there may be too many threads
+    may_say_so = isinstance(error, OSError | ImportError | RuntimeError)
+    return may_say_so and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def memory_error(what: str, error: BaseException) -> InsufficientMemoryError:
@@ -96,10 +95,10 @@ def memory_error(what: str, error: BaseException) -> InsufficientMemoryError:
     detail = str(error) or type(error).__name__
     limit = _address_space_limit()
     if limit is None:
-        return InsufficientMemoryError(f"{what} ({detail}). Free some, or choose a smaller model.")
+        return InsufficientMemoryError(f"{what} ({detail}). Free memory or choose a smaller model.")
     return InsufficientMemoryError(
-        f"{what} ({detail}). This process may have {limit:,} bytes of address space (RLIMIT_AS, "
-        f"`ulimit -v {limit // 1024}`): allow it more, or choose a smaller model."
+        f"{what} ({detail}). This process may use {limit:,} bytes of address space (RLIMIT_AS, "
+        f"`ulimit -v {limit // 1024}`): raise the limit or choose a smaller model."
     )
 
 
@@ -113,7 +112,7 @@ def _address_space_limit() -> int | None:
 
 
 def _file_of(package: str) -> str | None:
-    """Where an import of a package finds it, if anywhere."""
+    """The file that an import of the package finds; None if there is none."""
     module = sys.modules.get(package)
     if module is not None and getattr(module, "__file__", None):
         return str(module.__file__)
@@ -125,7 +124,7 @@ def _file_of(package: str) -> str | None:
 
 
 def _is_foreign(file: str) -> bool:
-    """Whether a file is in none of the folders where packages are installed."""
+    """Whether a file is outside the folders in which packages are installed."""
     folders = {*site.getsitepackages(), *sysconfig.get_paths().values()}
     if site.ENABLE_USER_SITE:
         folders.add(site.getusersitepackages())

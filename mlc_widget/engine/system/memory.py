@@ -11,13 +11,13 @@ from pathlib import Path
 
 
 def give_back_memory() -> None:
-    """Collect garbage, and then as `trim`; blocks for a moment."""
+    """Collect garbage and `trim`. This blocks for a moment."""
     gc.collect()
     trim()
 
 
 def trim() -> None:
-    """Make the C library let go of what is free, where it can be told to (glibc)."""
+    """Have the C library return free memory to the system, if it can (glibc)."""
     if sys.platform == "linux":
         malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if malloc_trim is not None:

@@ -1,4 +1,4 @@
-"""What a thread of the engine is at, as hang reports tell it."""
+"""The step that a thread of the engine is executing, for reports of hangs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class RunningStep:
     """The current step of a runtime's thread.
 
     Attributes:
-        number: A number that changes with each step.
+        number: Changes with each step.
         seconds: How long the step has been running.
         usual_s: The length of the longest step before it, in seconds; None for the first.
     """

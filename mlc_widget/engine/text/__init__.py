@@ -1,1 +1,1 @@
-"""Between text and token ids: tokenizers, and tokens turned back into text as they arrive."""
+"""Conversion between text and token ids: tokenizers and incremental detokenization."""

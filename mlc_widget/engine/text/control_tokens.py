@@ -1,4 +1,4 @@
-"""A tokenizer's control tokens, and where a prompt's markup has them."""
+"""A tokenizer's control tokens, and how to find them in a prompt's markup."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mlc_widget.engine.text.prompt_text import PromptText
 
 
 class ControlTokens:
-    """The added tokens that no content may become.
+    """The added tokens that must not come from content, such as ``<|im_end|>``.
 
-    These are all but the ones that are not special and consist of letters, digits and white space:
-    runs of spaces, and words that a model's makers added to a vocabulary, are text.
+    Added tokens that are not special and consist only of letters, digits and white space are not
+    among them: runs of spaces, and words that were added to the vocabulary, are ordinary text.
 
     Attributes:
-        ids: Theirs.
-        names: Their text, by id.
+        ids: Their ids.
+        names: Their texts, by id.
     """
 
     def __init__(self, added: Mapping[int, Any]) -> None:
@@ -30,10 +30,10 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if found else None
 
     def find(self, prompt: PromptText) -> Iterator[tuple[int, int, int]]:
-        """Where control tokens are, as (start, end, token id), in order: in pieces of markup alone.
+        """Find control tokens in pieces of markup, as (start, end, token id) in order.
 
-        As the `tokenizers` package finds them in a text that is all markup: the first, of those the
-        longest; white space that a token takes in at its sides may be content.
+        They are found as the `tokenizers` package does in a text that is all markup: leftmost
+        first, then longest. White space that a token absorbs on either side may be content.
         """
         if self._pattern is None:
             return
@@ -55,7 +55,7 @@ class ControlTokens:
 
 
 def _is_mark(content: str) -> bool:
-    """Whether it has other characters than those of words and the spaces between them."""
+    """Whether a token has characters other than letters, digits and white space."""
     return not all(c.isalnum() or c.isspace() or c == "\u2581" for c in content)
 
 

@@ -1,4 +1,4 @@
-"""From tokens to text as they arrive: whole characters only, and never a piece of a stop string."""
+"""Incremental detokenization: whole characters only, and never a part of a stop string."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 
 
 class StopStrings:
-    """Ends a text before the first of some stop strings.
+    """Ends a text before the first stop string that appears in it.
 
-    Holds back only text that may still become a stop string. The first stop string to be complete
-    ends the text; of two complete at the same character, the longer. So the outcome does not
-    depend on how the text was cut into pieces.
+    Only text that may still become a stop string is held back. The first stop string to be
+    complete ends the text; if two are complete at the same character, the longer one does. So the
+    result does not depend on how the text was cut into pieces.
 
     Attributes:
-        stopped: The stop string that ended the text, or None so far.
+        stopped: The stop string that ended the text; None until then.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """Take more text, give what is certain. After the end, gives nothing."""
+        """Take more text; return what is certain, and nothing after the end."""
         if self.stopped is not None:
             return ""
         held = self._held + text
@@ -45,12 +45,12 @@ class StopStrings:
         return held[: len(held) - keep]
 
     def flush(self) -> str:
-        """What was held back, now that no more text comes."""
+        """Return the text that was held back; no more text will come."""
         held, self._held = self._held, ""
         return held
 
     def _undecided(self, text: str) -> int:
-        """Length of the longest end of `text` with which a stop string begins."""
+        """The length of the longest end of `text` that is the beginning of a stop string."""
         for n in range(min(self._longest - 1, len(text)), 0, -1):
             if any(s.startswith(text[-n:]) for s in self._stop):
                 return n
@@ -58,11 +58,11 @@ class StopStrings:
 
 
 class Detokenizer:
-    """Turns one generation's tokens into text, exactly.
+    """Turns the tokens of one generation into text as they arrive.
 
-    However the tokens cut the text's bytes, the pieces joined are `Tokenizer.decode` of them all
-    (up to the stop string): a character comes when its last byte is there, invalid bytes become
-    U+FFFD as with Python's decoder, and a character that never gets finished never appears.
+    However the tokens cut the text's bytes, the joined pieces equal `Tokenizer.decode` of all
+    tokens (up to a stop string): a character is given once its last byte is there, invalid bytes
+    become U+FFFD as with Python's decoder, and an incomplete character at the end is left out.
     Special tokens have no text.
     """
 
@@ -79,7 +79,7 @@ class Detokenizer:
         return self._stop.stopped is not None
 
     def push(self, token_id: int) -> str:
-        """Take a token, give the text that is certain now, possibly none."""
+        """Take a token; return the text that is now certain, possibly empty."""
         if self._tokenizer.is_special(token_id):
             return ""
         text = self._decoder.decode(self._tokenizer.token_bytes(token_id))
@@ -89,5 +89,5 @@ class Detokenizer:
         return self._stop.push(text)
 
     def flush(self) -> str:
-        """The rest of the text, now that no more tokens come."""
+        """Return the rest of the text; no more tokens will come."""
         return self._stop.flush()

@@ -1,9 +1,9 @@
-"""Encodes the texts of one model's requests, off the event loop and under a watch.
+"""Encodes the texts of one model's requests on threads, with a time limit.
 
-What tokenizer.json holds is code of a kind: regular expressions that may run away on a text that
-somebody chose. A thread cannot be ended: where a text takes too long its request ends with an error
-and the worker is seen to hang, and a request that is cancelled leaves its thread behind. Such
-threads still count until they end, so that they cannot fill the memory.
+A tokenizer.json has regular expressions, which may take practically forever on a hostile text, and
+a thread cannot be killed. If a text takes too long, its request fails and the worker is reported as
+hanging; a cancelled request leaves its thread behind, too. The number of such threads is limited,
+so that they cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 _T = TypeVar("_T")
 
 LIMIT_S: Final = 30.0
-"""Seconds that a text may take, and a second more for each `CHARS_PER_S` characters."""
+"""Seconds that encoding a text may take, plus one second for each `CHARS_PER_S` characters."""
 CHARS_PER_S: Final = 50_000
 _LONG: Final = 32 * 1024
-"""Characters from which a text is long: encoding it takes many times its memory."""
+"""A text of so many characters counts as long; encoding takes many times a text's memory."""
 _LONG_AT_ONCE: Final = 2
-"""Long texts that are encoded at once; more wait."""
+"""The number of long texts that are encoded at the same time; others wait."""
 _MOST_LOST: Final = 4
-"""Threads whose requests have ended; while there are so many, others wait."""
+"""While so many threads run whose requests have ended, no other text is encoded."""
 
 
 @dataclass(eq=False, slots=True)
 class _Work:
-    """One text that is being encoded.
+    """A text that is being encoded.
 
     Attributes:
-        number: Counts the texts.
-        began: When it began, by `time.monotonic`.
+        number: The number of the text, counted per encoder.
+        began: When encoding began, by `time.monotonic`.
         due: When it should have ended.
-        long: Whether it is a long text.
-        done: Ends with its thread.
-        lost: Whether its request has ended, and it has not.
+        long: Whether the text is long.
+        done: Done when the thread has ended.
+        lost: Whether its request has ended while the thread is still running.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Encoder:
     """Runs a tokenizer on threads of its own.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The model's tokenizer.
         model_id: For error messages.
     """
 
@@ -72,22 +72,22 @@ class Encoder:
         self._longest: float | None = None
 
     async def encode_prompt(self, prompt: PromptText) -> list[int]:
-        """`Tokenizer.encode_prompt`.
+        """Run `Tokenizer.encode_prompt` on a thread.
 
         Raises:
-            InternalEngineError: The tokenizer failed, or took too long.
+            InternalEngineError: The tokenizer failed or took too long.
         """
         return await self.run(lambda: self._tokenizer.encode_prompt(prompt), len(prompt))
 
     async def run(self, work: Callable[[], _T], chars: int) -> _T:
-        """Do work on a thread that may be left behind.
+        """Encode on a thread, which is abandoned if it takes too long.
 
         Args:
             work: The encoding to run.
-            chars: The length of its text, in characters.
+            chars: The length of its text in characters.
 
         Raises:
-            InternalEngineError: It failed, or took too long.
+            InternalEngineError: The tokenizer failed or took too long.
         """
         long = chars >= _LONG
         await self._wait_for_room(long)
@@ -104,9 +104,9 @@ class Encoder:
         if not finished:
             running.lost = True
             raise InternalEngineError(
-                f"The tokenizer of {self._model_id} has not finished a text of {chars} characters "
-                f"in {limit:.0f} s: its tokenizer.json may never end on this text. Restart the "
-                "worker to stop it, and change the text or use another model.",
+                f"The tokenizer of {self._model_id} did not encode a text of {chars} characters "
+                f"within {limit:.0f} s; a pattern in its tokenizer.json may take forever on this "
+                "text. Restart the worker to stop it, and change the text or use another model.",
                 code="tokenizer_hangs",
             )
         try:
@@ -123,14 +123,15 @@ class Encoder:
         """Wait until another text may be encoded.
 
         Raises:
-            InternalEngineError: All that it would wait for should have ended already.
+            InternalEngineError: All threads that it would wait for are overdue.
         """
         while blocking := self._blocking(long):
             left = [work.due - time.monotonic() for work in blocking]
             if max(left) <= 0:
                 raise InternalEngineError(
-                    f"The tokenizer of {self._model_id} has not finished {len(blocking)} texts; "
-                    "restart the worker, and use another model if that happens again.",
+                    f"The tokenizer of {self._model_id} is still encoding {len(blocking)} texts "
+                    "that should have been finished: restart the worker, and use another model if "
+                    "it happens again.",
                     code="tokenizer_hangs",
                 )
             await asyncio.wait(
@@ -140,7 +141,7 @@ class Encoder:
             )
 
     def _blocking(self, long: bool) -> list[_Work]:
-        """What runs and has to end, one of it at least, before another text may be encoded."""
+        """Running work of which at least one must end before another text may be encoded."""
         lost = [work for work in self._running.values() if work.lost]
         if len(lost) >= _MOST_LOST:
             return lost
@@ -151,10 +152,10 @@ class Encoder:
         took = time.monotonic() - self._running.pop(work.number).began
         self._longest = max(took, self._longest or 0.0)
         if work.lost and not work.done.cancelled():
-            work.done.exception()  # nobody else asks for it
+            work.done.exception()  # so that asyncio does not log it as never retrieved
 
     def running_step(self) -> RunningStep | None:
-        """The work that runs for longest, as the step of a model's thread; None if none does."""
+        """The work that has been running longest, as a step; None if nothing is running."""
         if not self._running:
             return None
         work = next(iter(self._running.values()))

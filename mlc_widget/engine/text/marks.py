@@ -1,4 +1,4 @@
-"""Marks in texts that go through a chat template, which makes one string of markup and content."""
+"""Marks that survive a chat template, to find the content in the single string that it makes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 from mlc_widget.api.errors import BadRequestError
 
 _MARK: Final = "\ufdd0"
-"""A code point that is no character (Unicode's noncharacters), and so is in no text."""
+"""A code point that is not a character (one of Unicode's noncharacters): no text has it."""
 
 END_MARK: Final = "\ufdd1"
-"""Another, which marks where a text ends that is to be gone on with."""
+"""Another noncharacter, which marks the end of a text that the model is to continue."""
 
 
 @lru_cache(maxsize=32)
@@ -22,14 +22,14 @@ def _any_of(names: frozenset[str]) -> re.Pattern[str]:
 
 
 def protect(value: Any, control: frozenset[str]) -> Any:
-    """`value` with a mark inside each text of a control token, so that it is none any more.
+    """Return `value` with a mark inside each control token's text, which is then ordinary text.
 
     Args:
-        value: JSON values: what came from somebody else and goes into a template.
-        control: Texts of the control tokens.
+        value: JSON values that are content and go into a template.
+        control: The texts of the control tokens.
 
     Raises:
-        BadRequestError: a text has the mark itself.
+        BadRequestError: A text contains the mark itself.
     """
     pattern = _any_of(control)
 
@@ -37,8 +37,8 @@ def protect(value: Any, control: frozenset[str]) -> Any:
         for mark in (_MARK, END_MARK):
             if mark in text:
                 raise BadRequestError(
-                    f"messages: a text has U+{ord(mark):04X}, which Unicode reserves as no "
-                    "character.",
+                    f"messages: a text contains U+{ord(mark):04X}, which is not a Unicode "
+                    "character: remove it.",
                     param="messages",
                 )
         return pattern.sub(lambda m: m[0][0] + _MARK + m[0][1:], text)
@@ -56,7 +56,7 @@ def protect(value: Any, control: frozenset[str]) -> Any:
 
 
 def parts_of(text: str) -> list[tuple[str, bool]]:
-    """A rendered text as (text, is markup): one character of what `protect` marked is content."""
+    """Split a rendered text into (text, is markup), with one character at each mark as content."""
     found: list[tuple[str, bool]] = []
     *marked, last = text.split(_MARK)
     for part in marked:

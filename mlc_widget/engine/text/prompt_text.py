@@ -1,9 +1,9 @@
-"""A prompt's text in which markup and content are told apart.
+"""The text of a prompt as pieces of markup and content.
 
-Markup is what a conversation template and its tools' format write around a conversation: there, the
-text of a control token such as ``<|im_end|>`` means that token. Content is what came from somebody
-else: system prompts, messages, data, tools' descriptions and results, a model's earlier answers.
-There the same characters are only characters (see `Tokenizer.encode_prompt`).
+Markup is written by the conversation template and the format of tool calls. In it, the text of a
+control token such as ``<|im_end|>`` stands for that token. Content comes from elsewhere: system
+prompts, messages, data, descriptions and results of tools, earlier answers of a model. In it, the
+same characters are ordinary text (see `Tokenizer.encode_prompt`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class Piece(NamedTuple):
     """A part of a prompt.
 
     Attributes:
-        text: What it says.
-        is_markup: Whether it is the template's own.
+        text: The text.
+        is_markup: Whether it is markup.
     """
 
     text: str
@@ -30,7 +30,7 @@ class PromptText:
     __slots__ = ("pieces",)
 
     def __init__(self, pieces: Iterable[Piece] = ()) -> None:
-        """Take pieces; empty ones are left out, and neighbours of one kind become one."""
+        """Join the pieces; empty ones are left out, and adjacent ones of one kind are merged."""
         joined: list[Piece] = []
         for kind, texts in _runs(pieces):
             joined.append(Piece("".join(texts), kind))
@@ -38,10 +38,10 @@ class PromptText:
 
     @classmethod
     def between(cls, text: str, begin: str, end: str) -> PromptText:
-        """The pieces of a text in which content is whatever stands between two marks.
+        """Split a text in which all content is between two marks.
 
-        For templates that write markup and content into one string: give them each content with a
-        mark before and after it, which must be in no content.
+        This is for templates that write markup and content into one string: give them each content
+        with `begin` before and `end` after it. No content may contain these marks.
         """
         first, *rest = text.split(begin)
         pieces = [Piece(first, is_markup=True)]
@@ -52,7 +52,7 @@ class PromptText:
 
     @property
     def text(self) -> str:
-        """All of it as one string."""
+        """The whole prompt as one string."""
         return "".join(piece.text for piece in self.pieces)
 
     def __add__(self, other: PromptText) -> PromptText:
@@ -72,7 +72,7 @@ class PromptText:
 
 
 Content: TypeAlias = str | PromptText
-"""A message's content: a plain string is content all through."""
+"""The content of a message; a plain string is content as a whole."""
 
 
 def markup(text: str) -> PromptText:
@@ -81,17 +81,17 @@ def markup(text: str) -> PromptText:
 
 
 def content(text: Content) -> PromptText:
-    """A string as content; what has its pieces already stays as it is."""
+    """A string as content; a `PromptText` is returned unchanged."""
     return text if isinstance(text, PromptText) else PromptText((Piece(text, is_markup=False),))
 
 
 def join(parts: Iterable[PromptText]) -> PromptText:
-    """All `parts`, one after the other."""
+    """The concatenation of `parts`."""
     return PromptText(piece for part in parts for piece in part.pieces)
 
 
 def fill(template: str, placeholder: str, value: Content) -> PromptText:
-    """`template` as markup, with `value` wherever `placeholder` stands."""
+    """`template` as markup, with `value` in place of each `placeholder`."""
     first, *rest = template.split(placeholder)
     filled, inside = [markup(first)], content(value)
     for part in rest:

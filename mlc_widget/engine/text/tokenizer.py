@@ -1,4 +1,4 @@
-"""A model's tokenizer: text to token ids, and token ids to their exact bytes."""
+"""A model's tokenizer: turns text into token ids, and token ids into their exact bytes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _MOST_ADDED: Final = 1 << 16
 _LONGEST_ADDED: Final = 1 << 12
 _MOST_GROWTH: Final = 256
 _UNASSIGNED = "\U0010fffd"
-"""A character that no vocabulary has."""
+"""A character that is in no vocabulary."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's map from the printable character that stands for a byte to the byte."""
+    """Map GPT-2's printable characters to the bytes for which they stand."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(b): b for b in printable}
     missing = (b for b in range(256) if b not in set(printable))
@@ -48,10 +48,10 @@ _TO_BYTES: Final[dict[int, int | str]] = {
 
 
 def import_tokenizers() -> ModuleType:
-    """The package.
+    """Import the package `tokenizers`.
 
     Raises:
-        RuntimeUnavailableError: It is not there, or another one is in its place.
+        RuntimeUnavailableError: It is not installed, or another module has its name.
         InsufficientMemoryError: Memory ran out.
     """
     return import_package(
@@ -66,16 +66,12 @@ def import_tokenizers() -> ModuleType:
 class Tokenizer:
     """Wraps a Hugging Face `tokenizer.json`.
 
-    Two families of vocabularies are understood to the byte: byte-level BPE (GPT-2, Llama 3, Qwen)
-    and SentencePiece with byte fallback (Llama 2, Mistral), where ``▁`` is a space and ``<0x0A>``
-    a byte, and where one space at the beginning of a text is an artefact that decoding removes.
+    The exact bytes of each token are known for two families of vocabularies: byte-level BPE
+    (GPT-2, Llama 3, Qwen), and SentencePiece with byte fallback (Llama 2, Mistral), where ``▁`` is
+    a space, ``<0x0A>`` is a byte, and decoding removes one space at the beginning of a text.
 
-    Tokens that were added to the vocabulary are control tokens, unless they are not special and
-    consist of letters, digits and white space alone, as runs of spaces do. No text becomes a
-    control token but what `encode_prompt` is told is markup.
-
-    The text of an added token is that token where it is markup, and only there (`encode_prompt`);
-    `ControlTokens` says which added tokens are meant.
+    Text becomes a control token only in markup (see `encode_prompt`); `ControlTokens` says which
+    added tokens are control tokens.
 
     Use `from_folder`. Instances are immutable and may be shared between threads.
     """
@@ -120,11 +116,11 @@ class Tokenizer:
         """Load a tokenizer.
 
         Args:
-            content: Of a tokenizer.json.
-            file: Its name, for error messages.
+            content: The content of a tokenizer.json.
+            file: The file's name, for error messages.
 
         Raises:
-            ModelFormatError: It is malformed, or has absurd ids.
+            ModelFormatError: It is malformed, or its vocabulary is unreasonably large.
         """
         tokenizers = import_tokenizers()
         with _errors_of(file, tokenizers):
@@ -134,15 +130,15 @@ class Tokenizer:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], file: Path) -> Tokenizer:
-        """Make a tokenizer that we have the parts of, in half the time that their text would take.
+        """Make a tokenizer from its parts, in half the time that it takes from their JSON text.
 
         Args:
             spec: The content of a tokenizer.json, made by us; its model is BPE or WordPiece, and
                 its added tokens are in the vocabulary.
-            file: Where it comes from, for error messages.
+            file: The file that it comes from, for error messages.
 
         Raises:
-            ModelFormatError: It does not hold together.
+            ModelFormatError: The parts are inconsistent.
         """
         tokenizers = import_tokenizers()
         with _errors_of(file, tokenizers):
@@ -150,39 +146,39 @@ class Tokenizer:
 
     @property
     def control_names(self) -> Iterable[str]:
-        """The texts of the tokens that no content may become."""
+        """The texts of the control tokens."""
         return self._control.names.values()
 
     @property
     def kind(self) -> TokenKind:
-        """How tokens stand for bytes."""
+        """How tokens represent bytes."""
         return self._kind
 
     @property
     def strips_leading_space(self) -> bool:
-        """Whether one space at the beginning of a decoded text is dropped."""
+        """Whether decoding drops one space at the beginning of a text."""
         return self._strips_leading_space
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest token."""
+        """The length of the longest token in bytes."""
         return self._longest
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest token id; a model's logits may be padded beyond it."""
+        """The largest token id plus one; a model's logits may be padded beyond it."""
         return self._vocab_size
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Token ids of `text`, in which nothing is a control token.
+        """Encode `text` without control tokens.
 
         Args:
             text: The text.
-            add_special_tokens: Add what tokenizer.json puts around a text, such as ``[CLS]`` and
-                ``[SEP]``.
+            add_special_tokens: Add the tokens that tokenizer.json puts around a text, such as
+                ``[CLS]`` and ``[SEP]``.
 
         Raises:
-            BadRequestError: The text has lone surrogates, which no encoding can represent.
+            BadRequestError: The text has lone surrogates, which UTF-8 cannot represent.
         """
         ids = self._encode_text(text, continues=False)
         if not add_special_tokens:
@@ -194,12 +190,12 @@ class Tokenizer:
         return [*around.ids[:before], *ids, *around.ids[len(mask) - after :]]
 
     def encode_prompt(self, prompt: PromptText) -> list[int]:
-        """Token ids of a prompt; the text of a control token is that token in markup alone.
+        """Encode a prompt, in whose markup (only) a control token's text becomes that token.
 
-        All that is between two control tokens is encoded as one text, whatever its pieces are.
+        Everything between two control tokens is encoded as one text, of markup or content.
 
         Raises:
-            BadRequestError: The text has lone surrogates, which no encoding can represent.
+            BadRequestError: The text has lone surrogates, which UTF-8 cannot represent.
         """
         ids: list[int] = []
         text, done = prompt.text, 0
@@ -210,14 +206,14 @@ class Tokenizer:
         return ids + self._encode_text(text[done:], continues=done > 0)
 
     def _encode_text(self, text: str, *, continues: bool) -> list[int]:
-        """Token ids of a text without control tokens; `continues` if something is before it."""
+        """Encode text without control tokens; `continues` if it is not the prompt's beginning."""
         if not text:
             return []
         backend = self._continuing if continues else self._backend
         ids: list[int] = _encode(backend, text).ids
         if self._control.ids.isdisjoint(ids):
             return ids
-        # A vocabulary may have a control token's name among its words: such names are cut in two.
+        # The vocabulary itself may have a control token's name; such a name is cut in two.
         offsets = _encode(backend, text, fast=False).offsets
         cuts = [
             (start + end) // 2
@@ -236,19 +232,19 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids` without special tokens.
+        """Decode `ids` without special tokens.
 
-        Invalid bytes become U+FFFD as with Python's decoder; an unfinished character at the end
+        Invalid bytes become U+FFFD as with Python's decoder; an incomplete character at the end
         is left out.
         """
         data = b"".join(self.token_bytes(i) for i in ids if i not in self._special)
         return decode_bytes(data, strip_leading_space=self._strips_leading_space)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The exact bytes that a token stands for.
+        """The exact bytes of a token.
 
-        A special token gives its content (``b"<|im_end|>"``), which `decode` leaves out: ask
-        `is_special`. An id outside the vocabulary gives ``b""``.
+        For a special token these are its name (``b"<|im_end|>"``), which `decode` leaves out; see
+        `is_special`. An id outside the vocabulary has no bytes (``b""``).
         """
         return self._bytes[token_id] if 0 <= token_id < self._vocab_size else b""
 
@@ -258,27 +254,27 @@ class Tokenizer:
         return found
 
     def is_special(self, token_id: int) -> bool:
-        """Whether the token is a control token, such as an end of turn, that is not text."""
+        """Whether the token is a special one, such as an end of turn, and not text."""
         return token_id in self._special
 
 
 def decode_bytes(data: bytes, *, strip_leading_space: bool) -> str:
-    """Decode as a `Detokenizer` does when it is given `data` in any pieces and flushed."""
+    """Decode as a `Detokenizer` does that gets `data` in any pieces and is then flushed."""
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(data)
     return text.removeprefix(" ") if strip_leading_space else text
 
 
 @contextmanager
 def _errors_of(file: Path, tokenizers: ModuleType) -> Iterator[None]:
-    """What the `tokenizers` package raises, as an error that names the file."""
+    """Turn exceptions of the `tokenizers` package into errors that name the file."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as e:  # the package raises bare Exception, and its panics are none
+    except BaseException as e:  # its errors are plain Exceptions, its panics BaseExceptions
         if ran_out_of_memory(e):
             raise memory_error(f"Memory ran out while {file} was loaded", e) from e
-        version = getattr(tokenizers, "__version__", "of no version")
+        version = getattr(tokenizers, "__version__", "(unknown version)")
         raise ModelFormatError(
             f"{file} is not a tokenizer that the package tokenizers {version} can read: {e}.",
             param=str(file),
@@ -286,7 +282,7 @@ def _errors_of(file: Path, tokenizers: ModuleType) -> Iterator[None]:
 
 
 def _backend_of(spec: Mapping[str, Any], tokenizers: ModuleType) -> Any:
-    """A `tokenizers.Tokenizer` whose vocabulary did not go through JSON."""
+    """Make a `tokenizers.Tokenizer` without writing its vocabulary as JSON."""
     options = {key: value for key, value in spec["model"].items() if value is not None}
     kind, vocab = options.pop("type"), options["vocab"]
     empty: dict[str, Any] = {**spec["model"], "vocab": {}}
@@ -306,10 +302,10 @@ def _backend_of(spec: Mapping[str, Any], tokenizers: ModuleType) -> Any:
 
 
 def _names(backend: Any) -> list[str | None]:
-    """The tokens by their ids, without the vocabulary as a dict where there is no gap.
+    """The tokens by id; the vocabulary is copied to a dict only if its ids have gaps.
 
     Raises:
-        ValueError: An id for whose list no memory would suffice.
+        ValueError: An id is so large that the list would take too much memory.
     """
     size: int = backend.get_vocab_size(with_added_tokens=True)
     names: list[str | None] = [backend.id_to_token(i) for i in range(size)]
@@ -317,12 +313,12 @@ def _names(backend: Any) -> list[str | None]:
         return names
     last = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
     if last >= _MOST_IDS:
-        raise ValueError(f"it has a token id of {last}, and models have less than {_MOST_IDS}")
+        raise ValueError(f"it has the token id {last}; at most {_MOST_IDS - 1} is allowed")
     return [*names[: last + 1], *(backend.id_to_token(i) for i in range(size, last + 1))]
 
 
 def _bytes_of(names: Sequence[str | None], kind: TokenKind) -> list[bytes]:
-    """What tokens stand for, by their names in the vocabulary."""
+    """The bytes of tokens, given their names in the vocabulary."""
     match kind:
         case "byte_level":
             return [b"" if name is None else _byte_level(name) for name in names]
@@ -351,15 +347,15 @@ def _bytes_of(names: Sequence[str | None], kind: TokenKind) -> list[bytes]:
 def _byte_level(name: str) -> bytes:
     try:
         return name.translate(_TO_BYTES).encode("latin-1")
-    except UnicodeEncodeError:  # it is not made of characters that stand for bytes
+    except UnicodeEncodeError:  # it has characters that do not stand for bytes
         return name.encode()
 
 
 def read_tokenizer(file: Path) -> bytes:
-    """The content of a tokenizer.json.
+    """Read a tokenizer.json.
 
     Raises:
-        ModelFormatError: It is missing, no regular file, too large or unreadable.
+        ModelFormatError: It is missing, not a regular file, too large or unreadable.
     """
     return read_file(
         file,
@@ -370,9 +366,9 @@ def read_tokenizer(file: Path) -> bytes:
 
 
 def _encode(backend: Any, text: str, *, add_special_tokens: bool = False, fast: bool = True) -> Any:
-    """The `tokenizers.Encoding` of a text; a fast one knows no offsets."""
+    """The `tokenizers.Encoding` of a text; with `fast`, it has no offsets."""
     try:
-        # Of a batch: only then does the package let other threads go on.
+        # Encoded as a batch, since only then does the package release the GIL.
         encode = backend.encode_batch_fast if fast else backend.encode_batch
         return encode([text], add_special_tokens=add_special_tokens)[0]
     except (TypeError, UnicodeEncodeError) as e:
@@ -383,7 +379,7 @@ def _check_sizes(names: Sequence[str | None], added: Mapping[int, Any]) -> None:
     """Refuse a vocabulary that is larger than any model's.
 
     Raises:
-        ValueError: It says what is too much.
+        ValueError: It is too large; the message says in what way.
     """
     if len(added) > _MOST_ADDED:
         raise ValueError(f"it adds {len(added)} tokens, more than {_MOST_ADDED}")
@@ -392,14 +388,14 @@ def _check_sizes(names: Sequence[str | None], added: Mapping[int, Any]) -> None:
         raise ValueError(f"an added token has {longest} characters, more than {_LONGEST_ADDED}")
     if len(names) > _MOST_IDS:
         last = len(names) - 1
-        raise ValueError(f"it has a token id of {last}, and models have less than {_MOST_IDS}")
+        raise ValueError(f"it has the token id {last}; at most {_MOST_IDS - 1} is allowed")
 
 
 def _check_normalizer(spec: Any) -> None:
-    """Refuse a normalizer that makes a text very much longer.
+    """Refuse a normalizer that makes a text much longer.
 
     Raises:
-        ValueError: It says by how much.
+        ValueError: It may make a text more than `_MOST_GROWTH` times as long.
     """
     steps, growth = [spec.get("normalizer")], 1
     while steps:
@@ -419,11 +415,11 @@ def _check_normalizer(spec: Any) -> None:
 
 
 def _ignore_in_text(backend: Any, tokens: list[Any]) -> None:
-    """Have the `tokenizers` package leave the text of these added tokens to the vocabulary."""
+    """Have the `tokenizers` package treat the text of these added tokens as ordinary text."""
     from tokenizers import AddedToken
 
     backend.encode_special_tokens = True
-    backend.add_special_tokens(  # makes those special that are not, and changes nothing else
+    backend.add_special_tokens(  # marks existing tokens as special, and changes nothing else
         [
             AddedToken(
                 token.content,
@@ -440,9 +436,9 @@ def _ignore_in_text(backend: Any, tokens: list[Any]) -> None:
 
 
 def _without_first_space(backend: Any) -> Any:
-    """The backend for what is not a prompt's beginning.
+    """The backend for text that does not begin a prompt.
 
-    That is another one where SentencePiece's space is put before the beginning alone.
+    It differs from `backend` only if that puts SentencePiece's space before a text's beginning.
     """
     step = backend.pre_tokenizer
     if step is None or b'"first"' not in step.__getstate__():
@@ -459,7 +455,7 @@ def _without_first_space(backend: Any) -> Any:
 
 
 def _kind_of(decoder: dict[str, Any]) -> tuple[TokenKind, bool]:
-    """What a tokenizer.json's decoder does: the kind, and whether it drops a leading space."""
+    """The kind of a tokenizer.json's decoder, and whether it drops a leading space."""
     steps: list[dict[str, Any]] = decoder.get("decoders", [decoder])
     types = {step.get("type"): step for step in steps}
     if "ByteLevel" in types:

@@ -1,9 +1,9 @@
-"""Loads the tokenizer of a model folder, after it was tried in a process that may die of it.
+"""Loads the tokenizer of a model folder, after trying it in a child process.
 
-The `tokenizers` package is native code that believes its file: an id of 2**31 makes it allocate
-without end, and nothing in this process could stop that. A child process under limits of time and
-memory loads the same bytes first and encodes some texts. That costs once: good files are remembered
-by their SHA-256.
+The `tokenizers` package is native code that does not check its file: a token id of 2**31, say,
+makes it allocate endlessly, and nothing in this process could stop it. So a child process with
+limits on time and memory first loads the same bytes and encodes some texts. That is done once for
+each file: the SHA-256 of good files is remembered.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ MEMORY_BYTES: Final = 4 << 30
 _NOT_THE_FILES: Final[dict[str, type[MLCEngineError]]] = {
     cls.__name__: cls for cls in (InsufficientMemoryError, RuntimeUnavailableError)
 }
-"""Errors of the child that are no fault of the file."""
+"""Errors in the child for which the file is not to blame."""
 _SAMPLES: Final = (
     "Hello, world! It's 12345.67 — naïve café, 犬が走る 🙂.\n\n\tdef f(x):\n        return x\n",
     "".join(map(chr, range(32, 0x250))),
     " " * 300 + "a" * 300 + "!" * 300 + "\n" * 300 + "0" * 300 + "é" * 300 + "a b" * 300,
 )
-"""What any tokenizer must be able to encode; and a normaliser that explodes, explodes here."""
+"""Texts that every tokenizer must encode. A normalizer that inflates texts is caught here."""
 
 
 async def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder; cancelling this ends the work.
+    """Load the tokenizer of a model folder. Cancelling the task ends the work.
 
     Raises:
-        ModelFormatError: tokenizer.json is missing, malformed, or not to be used safely.
+        ModelFormatError: tokenizer.json is missing, malformed, or cannot be used safely.
     """
     file = folder / TOKENIZER_FILE
     content = await call_in_daemon(lambda: read_tokenizer(file), "mlc_widget-tokenizer")
@@ -65,39 +65,39 @@ async def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _entry(digest: str) -> str:
-    """The name of what is remembered of a file: another version may find other faults."""
+    """The cache entry of a good file, per version of `tokenizers`, as others may find faults."""
     return f"{digest}-{version('tokenizers')}-1"
 
 
 async def _try(file: Path, digest: str) -> None:
-    told: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     lines: list[str] = []
 
     def on_line(line: str) -> None:
         if line.startswith(MARK):
-            told.update(json.loads(line.removeprefix(MARK)))
+            outcome.update(json.loads(line.removeprefix(MARK)))
         else:
             lines.append(line[:500])
             del lines[:-20]
 
     await run_child(__name__, {"file": str(file), "limits": [CPU_S, MEMORY_BYTES]}, on_line)
-    if told.get("type") in _NOT_THE_FILES:
-        raise _NOT_THE_FILES[told["type"]](told["error"])
-    if "error" in told:
-        raise ModelFormatError(told["error"], param=str(file))
-    if "digest" not in told:
-        last = f" It said: {lines[-1]}" if lines else ""
+    if outcome.get("type") in _NOT_THE_FILES:
+        raise _NOT_THE_FILES[outcome["type"]](outcome["error"])
+    if "error" in outcome:
+        raise ModelFormatError(outcome["error"], param=str(file))
+    if "digest" not in outcome:
+        last = f" Its last output: {lines[-1]}" if lines else ""
         raise ModelFormatError(
-            f"{file} cannot be used: loading it, or encoding a short text with it, takes more than "
-            f"{CPU_S} s or {MEMORY_BYTES >> 30} GiB, or fails in native code.{last}",
+            f"{file} cannot be used: loading it or encoding a short text with it takes more than "
+            f"{CPU_S} s or {MEMORY_BYTES >> 30} GiB, or crashes.{last}",
             param=str(file),
         )
-    if told["digest"] != digest:
+    if outcome["digest"] != digest:
         raise ModelFormatError(f"{file} changed while it was read. Try again.", param=str(file))
 
 
 def main() -> None:
-    """Try a tokenizer, under limits, and say how that ended."""
+    """In the child: try a tokenizer under limits and print the outcome."""
     wanted: dict[str, Any] = json.loads(sys.argv[1])
     end_with_parent()
     _limit(*wanted["limits"])
@@ -107,12 +107,12 @@ def main() -> None:
         tokenizer = Tokenizer.from_bytes(content, file)
         for text in _SAMPLES:
             tokenizer.encode(text)
-        told = {"digest": hashlib.sha256(content).hexdigest()}
+        outcome = {"digest": hashlib.sha256(content).hexdigest()}
     except MLCEngineError as error:
-        told = {"error": error.message, "type": type(error).__name__}
+        outcome = {"error": error.message, "type": type(error).__name__}
     except BaseException as error:
-        told = {"error": f"{file} cannot be used: encoding a short text with it fails: {error}."}
-    print(MARK + json.dumps(told), flush=True)
+        outcome = {"error": f"{file} cannot be used: encoding a short text with it fails: {error}."}
+    print(MARK + json.dumps(outcome), flush=True)
     os._exit(0)
 
 

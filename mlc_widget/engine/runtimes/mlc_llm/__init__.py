@@ -1,6 +1,5 @@
-"""MLC's own engine as a runtime: the GPUs it serves, tensor parallelism, speculative decoding.
+"""MLC's own engine as a runtime, for its GPUs, tensor parallelism and speculative decoding.
 
-It runs in a Python environment with MLC's wheels, which bring a TVM of their own. Nothing here but
-`constructor`, `compilation_child` and `embedding` imports mlc_llm or tvm, and none of them before a
-load.
+It needs a Python environment with MLC's wheels, which bring their own TVM. Only `constructor`,
+`compilation_child` and `embedding` import mlc_llm or tvm, and only when a model is loaded.
 """

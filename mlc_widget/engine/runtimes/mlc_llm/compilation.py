@@ -1,4 +1,4 @@
-"""The library of a model: mlc_llm's cached one, or compiled now, with progress."""
+"""Finds a model's compiled library in mlc_llm's cache, or has it compiled, with progress."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _OVERRIDES: Final = {
     "max_batch_size": "max_num_sequence",
     "opt": "opt",
 }
-"""Which of EngineConfig's fields go into a library, by the compiler's names for them."""
+"""Maps the compiler's options to the fields of EngineConfig that they are taken from."""
 
 
 async def model_library(
     folder: Path, device: str, engine_config: Mapping[str, Any], on_line: Callable[[str], None]
 ) -> str:
-    """The path of the library for a model, compiled if mlc_llm's cache does not have it.
+    """Return the path of a model's library, compiled now unless it is in mlc_llm's cache.
 
-    Cancelling this ends the compiler.
+    Cancelling the task ends the compiler.
 
     Args:
-        folder: The model.
-        device: Such as ``cuda:0``.
+        folder: The model's folder.
+        device: The device to compile for, such as ``cuda:0``.
         engine_config: Checked fields of EngineConfig.
-        on_line: Gets each line of mlc_llm's log, on this loop.
+        on_line: Called with each line of mlc_llm's log, on this loop.
 
     Raises:
-        RuntimeUnavailableError: mlc_llm does not import, or may not compile (MLC_JIT_POLICY).
-        UnsupportedModelError: the compiler does not know the model.
-        InternalEngineError: the compiler failed; with the end of its log.
+        RuntimeUnavailableError: mlc_llm cannot be imported, or may not compile (MLC_JIT_POLICY).
+        UnsupportedModelError: The compiler does not know the model.
+        InternalEngineError: The compiler failed; the message has the end of its log.
     """
     wanted = {
         "model": str(folder),

@@ -1,8 +1,8 @@
-"""Finds or compiles a model's library, in a process of its own: it can be watched and ended.
+"""Finds or compiles a model's library in a child process, which can be watched and killed.
 
 ``python -m mlc_widget.engine.runtimes.mlc_llm.compilation_child JSON`` with ``{"model", "device",
-"overrides"}`` prints mlc_llm's log and, last, the library's path. It ends, compiler and all, when
-its standard input does, so that it does not outlive whoever started it.
+"overrides"}`` prints mlc_llm's log and finally the library's path. It ends together with the
+compiler when its standard input is closed, so it does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RESULT: Final = "mlc_widget-library:"
 
 
 def main() -> None:
-    """Run mlc_llm's just-in-time compiler, whose cache and whose policies hold."""
+    """Run mlc_llm's just-in-time compiler, with its cache and its policy (MLC_JIT_POLICY)."""
     wanted: dict[str, Any] = json.loads(sys.argv[1])
     end_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
@@ -33,9 +33,9 @@ def main() -> None:
         overrides=wanted["overrides"],
         device=tvm.device(kind, int(index or 0)),
     )
-    path = getattr(made, "model_lib_path", made)  # earlier versions gave the path itself
+    path = getattr(made, "model_lib_path", made)  # earlier versions returned the path itself
     print(RESULT + json.dumps(str(path)), flush=True)
-    os._exit(0)  # not through the packages' clean-up, which may wait
+    os._exit(0)  # skip the packages' clean-up at exit, which may hang
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""mlc_llm's engine, constructed where its constructor may hang, and watched while it is."""
+"""Constructs mlc_llm's engine on a thread of its own, and notices if the constructor hangs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ THREADS: Final = ("_background_loop_thread", "_background_stream_back_loop_threa
 
 
 def resolve_device(options: MLCLLMOptions) -> str:
-    """The device to use, such as ``cuda:0``; imports mlc_llm and its TVM.
+    """Return the device to use, such as ``cuda:0``. This imports mlc_llm and its TVM.
 
     Raises:
-        RuntimeUnavailableError: mlc_llm does not import, or there is no such device.
+        RuntimeUnavailableError: mlc_llm cannot be imported, or there is no such device.
     """
     try:
         import mlc_llm  # noqa: F401
@@ -62,7 +62,7 @@ def resolve_device(options: MLCLLMOptions) -> str:
     kind, _, index = wanted.partition(":")
     try:
         there = kind == "cpu" or bool(tvm.device(kind, int(index or 0)).exist)
-    except Exception:  # TVM without this kind of device raises as it likes
+    except Exception:  # a TVM built without this kind of device may raise anything
         there = False
     if not there:
         raise RuntimeUnavailableError(
@@ -74,7 +74,7 @@ def resolve_device(options: MLCLLMOptions) -> str:
 
 
 def tvm_device(name: str) -> Any:
-    """TVM's object for ``cuda:0``: given the name, mlc_llm would search for it for seconds."""
+    """TVM's object for a name such as ``cuda:0``. mlc_llm takes seconds to look up a name."""
     import tvm
 
     kind, _, index = name.partition(":")
@@ -99,7 +99,7 @@ class Construction:
     """One run of `AsyncMLCEngine`'s constructor.
 
     Attributes:
-        deaths: Hears how mlc_llm's threads die, during the construction and after it.
+        deaths: The exceptions that ended mlc_llm's threads, during the construction and after it.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Construction:
     def _construct(self) -> Any:
         from mlc_llm.serve import AsyncMLCEngine
 
-        # In two steps, so that its threads can be looked at while the second one hangs.
+        # In two steps, so that the engine's threads can be inspected while the second one hangs.
         engine = self._engine = AsyncMLCEngine.__new__(AsyncMLCEngine)
         engine.__init__(
             str(self._folder),
@@ -136,14 +136,16 @@ class Construction:
         return engine
 
     async def run(self, phases: LoadPhases) -> Any:
-        """The engine.
+        """Construct and return the engine.
 
-        Cancelling this leaves the constructor alone on its thread; the engine that may still come
-        is terminated, but the process should be replaced.
+        Cancelling the task leaves the constructor running on its thread. If it still returns an
+        engine, that is terminated, but the process should be replaced.
 
         Raises:
-            ModelFormatError, InsufficientMemoryError, InternalEngineError: what is wrong.
-            EngineDeadError: its thread died, or nothing happens any more.
+            ModelFormatError: A file of the model is missing or malformed.
+            InsufficientMemoryError: The model does not fit.
+            InternalEngineError: mlc_llm failed in another way.
+            EngineDeadError: The engine's thread died, or the load makes no progress any more.
         """
         started = time.monotonic()
         read_before = bytes_read()
@@ -167,11 +169,11 @@ class Construction:
                 raise load_error(error) from error
 
     def _check(self, watch: _SignsOfLife, read: int | None) -> None:
-        """Find out what a hanging constructor will never say."""
+        """Raise the error if the constructor will never return."""
         now = time.monotonic()
         died = self.deaths.first()
         dead = any(t.ident and not t.is_alive() for t in background_threads(self._engine))
-        # Without its own threads the constructor cannot end; another's death may mean nothing.
+        # The constructor cannot return once an engine's own thread died; others may not matter.
         grace = _POLL_S if dead else _GRACE_S
         if watch.dead_for(dead or died is not None, now) > grace:
             raise load_error(died or EngineDeadError("mlc_llm's thread ended while it loaded."))
@@ -182,13 +184,13 @@ class Construction:
             )
         if watch.still_for(read, now) > self._options.stall_timeout:
             raise EngineDeadError(
-                f"mlc_llm hangs: nothing has moved for {self._options.stall_timeout:g} s while it "
-                "loaded (runtime_options.stall_timeout)."
+                f"mlc_llm hangs: the load has made no progress for {self._options.stall_timeout:g} "
+                "s (runtime_options.stall_timeout)."
             )
 
 
 class _SignsOfLife:
-    """Since when a load shows none: no line of log, nothing read, no processor time used."""
+    """Measures how long a load has logged nothing, read nothing and used no processor time."""
 
     def __init__(self, phases: LoadPhases, started: float) -> None:
         self.started = started
@@ -206,7 +208,7 @@ class _SignsOfLife:
         return 0.0 if self._died is None else now - self._died
 
     def still_for(self, read: int | None, now: float) -> float:
-        # Reading /proc is reading, too: only more than that counts.
+        # Reading /proc counts as reading, so only whole MiB are compared.
         seen = (self._phases.lines, (read or 0) >> 20)
         cpu = time.process_time()
         busy = cpu - self._cpu > _BUSY * max(now - self._at, 1e-9)
@@ -217,13 +219,13 @@ class _SignsOfLife:
 
 
 def background_threads(engine: Any) -> list[threading.Thread]:
-    """The threads that an engine lives on, as far as it has them (yet)."""
+    """The engine's background threads; those that it has started so far."""
     found = [getattr(engine, name, None) for name in THREADS]
     return [t for t in found if isinstance(t, threading.Thread)]
 
 
 def load_error(error: BaseException) -> MLCEngineError:
-    """The error of our tree for what a load died of."""
+    """The `MLCEngineError` for an exception that ended a load."""
     if isinstance(error, MLCEngineError):
         return error
     text = f"{type(error).__name__}: {error}"

@@ -1,6 +1,7 @@
-"""Which GPUs are here, found out without loading mlc_llm or TVM.
+"""Detects GPUs without loading mlc_llm or TVM.
 
-mlc_llm's own detection starts a Python with TVM in it for each kind of device: 4 to 13 seconds.
+mlc_llm's own detection takes 4 to 13 seconds: it starts a Python process with TVM for each kind of
+device.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ INSTALL_HINT: Final = (
 
 
 def installed() -> bool:
-    """Whether mlc_llm can be imported here, as far as can be told without importing it."""
+    """Whether mlc_llm is installed here; found out without importing it."""
     try:
         spec = importlib.util.find_spec(PACKAGE)
     except (ImportError, ValueError):
         return False
-    return spec is not None and spec.origin is not None  # a bare folder of that name has no origin
+    return spec is not None and spec.origin is not None  # a bare folder has no origin
 
 
 def built_for_cpu_only() -> bool:
@@ -40,9 +41,10 @@ def built_for_cpu_only() -> bool:
 
 
 def find_gpu() -> str | None:
-    """The kind of the first GPU that mlc_llm serves (``cuda``, ``rocm`` or ``metal``), or None.
+    """The kind of the first GPU that mlc_llm supports (``cuda``, ``rocm`` or ``metal``), or None.
 
-    Vulkan and OpenCL drivers may be software renderers; they are used only when they are named.
+    Vulkan and OpenCL are used only if the user names them, as their drivers may be software
+    renderers.
     """
     if _cuda_devices() > 0:
         return "cuda"
@@ -52,7 +54,7 @@ def find_gpu() -> str | None:
 
 
 def _cuda_devices() -> int:
-    """As the driver counts them, so CUDA_VISIBLE_DEVICES holds here, too."""
+    """The number of devices that the CUDA driver reports; CUDA_VISIBLE_DEVICES applies."""
     if sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
         return 0
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""Embedding models, by mlc_llm's `AsyncEmbeddingEngine`."""
+"""Runs embedding models on mlc_llm's `AsyncEmbeddingEngine`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _POLL_S = 0.1
 
 
 def is_embedding_model(config: Mapping[str, Any]) -> bool:
-    """Whether a model folder says that it gives embeddings and not text."""
+    """Whether a model's configuration says that it is an embedding model."""
     return config.get("model_task") == "embedding"
 
 
 class EmbeddingEngine:
-    """mlc_llm's embedding engine, behind the seam's token ids.
+    """mlc_llm's embedding engine, for inputs given as token ids.
 
-    It takes texts and encodes them itself, adding the special tokens that the model wants.
+    mlc_llm takes texts and encodes them itself, adding the special tokens that the model needs. So
+    token ids are decoded to text, and refused if the text would be encoded differently.
     """
 
     def __init__(self, engine: Any, tokenizer: Tokenizer, longest: int) -> None:
@@ -47,11 +48,11 @@ class EmbeddingEngine:
         config: Mapping[str, Any],
         poll: Callable[[], None],
     ) -> EmbeddingEngine:
-        """Load a model; `poll` is called now and then meanwhile.
+        """Load a model; `poll` is called repeatedly while it loads.
 
         Raises:
-            RuntimeUnavailableError: this mlc_llm has no embedding engine.
-            MLCEngineError: what went wrong in it.
+            RuntimeUnavailableError: This version of mlc_llm has no embedding engine.
+            MLCEngineError: mlc_llm failed to load the model.
         """
         try:
             from mlc_llm.serve import AsyncEmbeddingEngine
@@ -75,12 +76,12 @@ class EmbeddingEngine:
         return cls(engine, tokenizer, longest)
 
     async def embed(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
-        """One vector for each token sequence.
+        """Return one vector for each token sequence.
 
         Raises:
-            ContextLengthExceededError: an input is longer than the model takes; mlc_llm would
-                cut it.
-            BadRequestError: token ids that no text gives.
+            ContextLengthExceededError: An input is too long for the model. (mlc_llm would
+                truncate it silently.)
+            BadRequestError: The token ids are not the encoding of any text.
         """
         texts = [self._text(i, list(ids)) for i, ids in enumerate(inputs)]
         try:
@@ -97,18 +98,19 @@ class EmbeddingEngine:
         param = f"input[{index}]"
         if len(ids) + 2 > self._longest:  # with the two special tokens that may be added
             raise ContextLengthExceededError(
-                f"{param} has {len(ids)} tokens; this model takes {self._longest - 2}: shorten it.",
+                f"{param} has {len(ids)} tokens; this model takes at most {self._longest - 2}: "
+                "shorten it.",
                 param=param,
             )
         text = self._tokenizer.decode(ids)
-        if self._tokenizer.encode_prompt(markup(text)) != ids:  # as mlc_llm's own encodes it
+        if self._tokenizer.encode_prompt(markup(text)) != ids:  # as mlc_llm's tokenizer encodes it
             raise BadRequestError(
-                f"{param}: the mlc_llm runtime embeds texts, and no text gives these token ids: "
-                "give a string.",
+                f"{param}: the mlc_llm runtime takes texts, and no text is encoded as these token "
+                "ids: give a string.",
                 param=param,
             )
         return text
 
     def terminate(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._engine.terminate()

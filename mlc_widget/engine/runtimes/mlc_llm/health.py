@@ -1,4 +1,4 @@
-"""Whether a loaded engine still lives. When its thread dies, its requests would wait for ever."""
+"""Notices when a loaded engine dies or hangs; its requests would otherwise wait forever."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _QUIET_S: Final = 5.0
 
 
 class EngineHealth:
-    """Watches an engine's threads always, and while requests run, that it answers.
+    """Watches an engine's threads and, while requests are running, whether the engine responds.
 
-    An engine that steps answers a question for its metrics between two steps, also during a long
-    prefill; one that hangs does not.
+    A working engine answers a request for its metrics between two steps, even during a long
+    prefill; an engine that hangs does not.
 
     Args:
         threads: The engine's threads.
-        deaths: What threads died of.
+        deaths: The exceptions that ended threads.
         ask: Asks the engine for its metrics.
-        stall_timeout: Seconds without any answer after which it counts as hung.
-        on_dead: Called once, on the loop, with what is wrong.
+        stall_timeout: Seconds without any answer after which the engine counts as hung.
+        on_dead: Called once, on the loop, with the error.
     """
 
     def __init__(
@@ -51,21 +51,21 @@ class EngineHealth:
         self._longest_quiet: float | None = None
         self._question: asyncio.Future[Any] | None = None
         self.error: EngineDeadError | None = None
-        """What it died of."""
+        """Why the engine is dead; None while it works."""
         self._task = asyncio.create_task(self._watch())
 
     def begin(self) -> None:
-        """A request begins."""
+        """Note that a request begins."""
         if self._running == 0:
             self._last_sign = time.monotonic()
         self._running += 1
 
     def end(self) -> None:
-        """A request has ended."""
+        """Note that a request has ended."""
         self._running -= 1
 
     def sign(self) -> None:
-        """The engine did something."""
+        """Note that the engine has done something."""
         now = time.monotonic()
         if self._running:
             self._longest_quiet = max(now - self._last_sign, self._longest_quiet or 0.0)
@@ -73,7 +73,7 @@ class EngineHealth:
         self._signs += 1
 
     def running_step(self) -> RunningStep | None:
-        """Its steps are not seen from here: what lies between two signs of life counts as one."""
+        """The time since the engine's last sign of life, as its steps are not visible from here."""
         if not self._running:
             return None
         quiet = time.monotonic() - self._last_sign

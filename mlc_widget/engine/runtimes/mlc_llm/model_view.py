@@ -1,8 +1,9 @@
-"""A model folder as mlc_llm is to see it: whole, and with our stops in its configuration.
+"""Prepares a model folder for mlc_llm: verifies its weights and replaces its stop tokens.
 
-mlc_llm reads stops from the folder's mlc-chat-config.json and adds them to every request, text
-completions included. The engine decides about stops (they may come from `chat_opts`), so mlc_llm
-gets a folder of links with a configuration that holds the token ids and no stop strings.
+mlc_llm reads stop strings and tokens from the folder's mlc-chat-config.json and adds them to every
+request, text completions included. In our engine they may be overridden (by `chat_opts`), and it
+handles stop strings itself. So mlc_llm gets a folder of links whose configuration has the stop
+tokens' ids and no stop strings.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from mlc_widget.engine.store.verification import PublishedFile, verify_files
 from mlc_widget.models import CONFIG_FILE
 
 _INDEXES: Final = ("tensor-cache.json", "ndarray-cache.json")
-"""Where mlc_llm looks for the shards: today, and in earlier versions."""
+"""The files in which mlc_llm looks up the shards: in current and in earlier versions."""
 
 
 def stop_token_ids(config: Mapping[str, Any]) -> frozenset[int]:
-    """The ids at which mlc_llm will end texts: the end of text, and the template's."""
+    """The ids at which mlc_llm ends a text: the end-of-text tokens and the template's."""
     eos = config.get("eos_token_id")
     ids = [eos] if isinstance(eos, int) else list(eos or ())
     template = config.get("conv_template")
@@ -37,17 +38,17 @@ def stop_token_ids(config: Mapping[str, Any]) -> frozenset[int]:
 
 
 def check_weights(folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Check that all of a model's weights are there and undamaged; returns their bytes.
+    """Check that all of a model's weights exist and are undamaged; return their size in bytes.
 
-    mlc_llm takes any folder for complete and fails in its background thread otherwise.
+    mlc_llm does not check this, and would fail in its background thread.
 
     Args:
-        folder: The model's.
-        progress: Called with bytes compared with their MD5 sums, and those to be; files that were
-            found good before are not read. What it raises ends the work.
+        folder: The model's folder.
+        progress: Called with the bytes that were compared with their MD5 sums and the total.
+            Files that passed before are not read again. An exception from it ends the check.
 
     Raises:
-        ModelFormatError: naming the file.
+        ModelFormatError: A file is missing or damaged; the message names it.
     """
     index = next((folder / name for name in _INDEXES if (folder / name).is_file()), None)
     if index is None:
@@ -95,7 +96,7 @@ def _shards(index: Path) -> list[PublishedFile]:
 
 @contextlib.contextmanager
 def view(source: ModelSource) -> Iterator[Path]:
-    """A folder for mlc_llm's eyes, for as long as a load takes."""
+    """A temporary folder from which mlc_llm loads the model."""
     folder = Path(tempfile.mkdtemp(prefix="mlc_widget-model-"))
     try:
         for file in source.path.iterdir():
@@ -122,7 +123,7 @@ def _config(source: ModelSource) -> dict[str, Any]:
 def _link(source: Path, target: Path) -> None:
     try:
         target.symlink_to(source, target_is_directory=source.is_dir())
-    except OSError:  # Windows wants a privilege for symbolic links
+    except OSError:  # Windows requires a privilege for symbolic links
         if source.is_dir():
             shutil.copytree(source, target)
             return

@@ -1,7 +1,7 @@
-"""The runtime's options, checked before any of them reaches mlc_llm.
+"""The runtime's options, checked before mlc_llm gets them.
 
-mlc_llm checks few of them itself: an unknown mode, for one, kills its background thread and leaves
-its constructor waiting for ever.
+mlc_llm itself checks few of them: an unknown mode, for example, kills its background thread, and
+its constructor then waits forever.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from mlc_widget.api.errors import BadRequestError
 
 MOCK_LIB: Final = "mock://echo"
-"""mlc_llm's engine without weights: it answers with the prompt."""
+"""Selects mlc_llm's mock engine, which needs no weights and answers with the prompt."""
 
 _DEVICE = re.compile(r"auto|(cpu|cuda|rocm|metal|vulkan|opencl)(:\d{1,3})?")
 _MODES: Final = ("local", "interactive", "server")
@@ -134,7 +134,8 @@ ENGINE_CONFIG: Final[Mapping[str, _Check]] = {
     "additional_models": _additional_models,
     "verbose": _boolean,
 }
-"""Fields of mlc_llm's `EngineConfig` that may be given; the others are options themselves."""
+"""The fields of mlc_llm's `EngineConfig` that may be given in `engine_config`; the others are
+options of their own."""
 
 
 def _engine_config(name: str, value: Any) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _engine_config(name: str, value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class MLCLLMOptions:
-    """What `runtime_options` may hold for ``runtime="mlc_llm"``.
+    """The `runtime_options` of ``runtime="mlc_llm"``.
 
     Attributes:
         device: ``auto``, or a device such as ``cuda``, ``cuda:1``, ``rocm``, ``metal``, ``vulkan``.
@@ -163,8 +164,8 @@ class MLCLLMOptions:
         model_lib: A compiled library; without it the model is compiled once and cached, as
             mlc_llm's MLC_JIT_POLICY and MLC_LLM_HOME say. ``mock://echo`` needs no weights.
         engine_config: Fields of mlc_llm's `EngineConfig`, such as ``tensor_parallel_shards``.
-        load_timeout: Seconds after which a load is given up.
-        stall_timeout: Seconds without any sign of life after which a load, or a request that runs,
+        load_timeout: Seconds after which a load fails.
+        stall_timeout: Seconds without any sign of life after which a load or a running request
             counts as hung.
     """
 
@@ -177,10 +178,11 @@ class MLCLLMOptions:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> MLCLLMOptions:
-        """Check options as they come over the wire; None means not given.
+        """Check options as they were received; None means that an option is not given.
 
         Raises:
-            BadRequestError: naming the option, its value and the remedy.
+            BadRequestError: An option is unknown or its value invalid; the message names both
+                and says what to do.
         """
         checks: dict[str, _Check] = {
             "device": _device,
@@ -199,5 +201,5 @@ class MLCLLMOptions:
 
     @property
     def is_mock(self) -> bool:
-        """Whether no weights are needed."""
+        """Whether the mock engine is selected, which needs no weights."""
         return self.model_lib == MOCK_LIB

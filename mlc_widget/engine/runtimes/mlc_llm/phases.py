@@ -1,4 +1,4 @@
-"""How far a load is: from the compiler's log, the engine's log, and the bytes that are read."""
+"""The progress of a load, taken from the compiler's log, the engine's log and the bytes read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _COMPILE: Final = (
     ("Using compiled model lib", 1.0, "Compiled"),
     ("Using cached model lib", 1.0, "Compiled before"),
 )
-"""Lines of mlc_llm's compiler in their order, with the share of the work before each."""
+"""Lines of the compiler's log in order, each with the fraction of the work done by then and the
+text to report."""
 
 _MEMORY: Final = re.compile(r"Estimated total single GPU memory usage: ([\d.]+) MB")
 _STARTING: Final = ("Under mode", "The actual engine mode is", "Using library model")
@@ -41,7 +42,7 @@ class LoadPhases:
     """Turns log lines and byte counts into reports. Its methods may be called from any thread.
 
     Attributes:
-        lines: How many lines were seen: a sign of life.
+        lines: The number of lines seen so far.
     """
 
     def __init__(self, report: LoadReporter, weight_bytes: int) -> None:
@@ -51,14 +52,14 @@ class LoadPhases:
         self.lines = 0
 
     def compiler_line(self, line: str) -> None:
-        """A line of the compiler."""
+        """Take a line of the compiler's log."""
         self.lines += 1
         for sign, fraction, text in _COMPILE:
             if sign in line:
                 self._report("compile", fraction, text)
 
     def engine_line(self, line: str) -> None:
-        """A line of the engine's own log."""
+        """Take a line of the engine's log."""
         self.lines += 1
         if found := _MEMORY.search(line):
             self._text = f"Loading weights (mlc_llm will use about {float(found[1]):,.0f} MB)"
@@ -66,7 +67,7 @@ class LoadPhases:
             self._text = "Loading weights"
 
     def read_bytes(self, count: int | None) -> None:
-        """So many bytes were read since the engine began to load; None if it is not known."""
+        """Take the number of bytes read since the engine began to load; None if unknown."""
         if count is None or not self._total:
             self._report("load", 0.1, self._text)
             return
@@ -81,7 +82,7 @@ class LoadPhases:
 
 
 def bytes_read() -> int | None:
-    """Bytes that this process has read so far, from whatever; None where it cannot be told."""
+    """The number of bytes that this process has read so far from anywhere; None if unknown."""
     try:
         for line in Path("/proc/self/io").read_text(encoding="ascii").splitlines():
             if line.startswith("rchar:"):
@@ -93,10 +94,10 @@ def bytes_read() -> int | None:
 
 @contextlib.contextmanager
 def engine_log(on_line: Callable[[str], None]) -> Iterator[None]:
-    """Hear mlc_llm's log, from Python and from C++, while a model loads. It still gets printed.
+    """Follow mlc_llm's log, from Python and from C++, while a model loads. It is still printed.
 
-    C++ writes to file descriptor 2, so that is a pipe meanwhile. Its other end is read until the
-    last process that has inherited it (tensor parallelism starts some) is gone.
+    C++ writes to file descriptor 2, so that is a pipe meanwhile. The pipe is read until the last
+    process that inherited it has ended (tensor parallelism starts processes).
     """
     logger = logging.getLogger("mlc_llm")
     handler, level = _LineHandler(on_line), logger.level
@@ -108,7 +109,7 @@ def engine_log(on_line: Callable[[str], None]) -> Iterator[None]:
     os.dup2(write, 2)
     os.close(write)
     crash_dumps = faulthandler.is_enabled()
-    if crash_dumps:  # of a crash in here, straight to where they are kept
+    if crash_dumps:  # write dumps of a crash to the real stderr, not into the pipe
         faulthandler.enable(file=printed)
     threading.Thread(target=_tee, args=(read, printed, on_line), daemon=True).start()
     try:

@@ -64,20 +64,20 @@ _FROM_CHAT_OPTS: Final = {
 
 
 class MLCLLMRuntime:
-    """Runs one model on mlc_llm's `AsyncMLCEngine`, or its `AsyncEmbeddingEngine`.
+    """Runs one model on mlc_llm's `AsyncMLCEngine` or `AsyncEmbeddingEngine`.
 
-    One process loads one model once: mlc_llm keeps state for the whole process, and gives a
-    device's memory back only with it. So after a load that got as far as mlc_llm's constructor,
-    `capabilities.fresh_process_needed` is true, whether it went well or not.
+    A process can load only one model, and only once: mlc_llm has process-wide state, and frees a
+    device's memory only when the process ends. So once mlc_llm's constructor has been called,
+    `capabilities.fresh_process_needed` is true, whether the load succeeded or not.
 
-    Its log-probabilities are of the distribution after temperature, unlike other runtimes', and
-    results depend on what else is in the batch.
+    Unlike other runtimes, it gives log-probabilities of the distribution after temperature, and
+    its results depend on the other requests in the batch.
 
     Args:
         options: See `MLCLLMOptions`.
 
     Raises:
-        BadRequestError: an option is unknown or wrong.
+        BadRequestError: An option is unknown or has an invalid value.
         RuntimeUnavailableError: mlc_llm is not installed here.
     """
 
@@ -105,7 +105,7 @@ class MLCLLMRuntime:
 
     @property
     def capabilities(self) -> RuntimeCapabilities:
-        """What it does for the loaded model."""
+        """The capabilities for the loaded model."""
         return RuntimeCapabilities(
             batch_invariant=False,
             request_fields=REQUEST_FIELDS if self._exact else _FIELDS,
@@ -117,7 +117,7 @@ class MLCLLMRuntime:
 
     @property
     def context_window_size(self) -> int:
-        """Tokens of prompt and answer: the model's window, or the room in the KV cache if less."""
+        """Tokens of prompt and answer that fit: the model's window, or less in a small KV cache."""
         return self._context_window
 
     # Loading
@@ -126,14 +126,14 @@ class MLCLLMRuntime:
         """Make the model ready; see `ModelRuntime.load`."""
         if MLCLLMRuntime._process_used:
             raise EngineDeadError(
-                "mlc_llm can load one model per process, and this process has loaded one: "
-                "load in a fresh one.",
+                "mlc_llm can load one model per process, and this process has already loaded one: "
+                "load the model in a new process.",
                 code="fresh_process_needed",
             )
         engine_config = self._engine_config(source)
         weight_bytes = 0
         if not self._options.is_mock:
-            report("verify", 0.0, "Checking that all weights are there")
+            report("verify", 0.0, "Checking the weights")
             weight_bytes = await _check_weights(source.path, report)
         phases = LoadPhases(report, weight_bytes)
         report("compile", 0.0, "Importing mlc_llm")
@@ -150,7 +150,7 @@ class MLCLLMRuntime:
         await self._warm_up()
 
     def _engine_config(self, source: ModelSource) -> dict[str, Any]:
-        """EngineConfig's fields: the user's, and what `chat_opts` change in the model's folder."""
+        """The fields of EngineConfig: the user's, and those that `chat_opts` override."""
         config = dict(self._options.engine_config)
         on_disk = read_config_file(source.path)
         for option, name in _FROM_CHAT_OPTS.items():
@@ -163,14 +163,14 @@ class MLCLLMRuntime:
                     f"{config[name]!r} contradict each other: give only one of them.",
                     param=f"chat_opts.{option}",
                 )
-            if option == "context_window_size":  # or mode="local" would keep to 8192
+            if option == "context_window_size":  # mode="local" would limit it to 8192
                 config.setdefault("max_total_sequence_length", wanted)
         return config
 
     async def _library(
         self, folder: Path, engine_config: dict[str, Any], phases: LoadPhases
     ) -> str:
-        """The model's library; those of additional models are put into `engine_config`."""
+        """Return the model's library; those of additional models are put into `engine_config`."""
 
         async def find(model: Path, given: str | None) -> str:
             if given is not None:
@@ -222,7 +222,7 @@ class MLCLLMRuntime:
         self._context_window = int(source.config.get("context_window_size") or 512)
 
     async def _warm_up(self) -> None:
-        """Have the engine answer once: it binds itself to this event loop with its first answer."""
+        """Have the engine answer once; its first answer binds it to this event loop."""
         if self._health is None:
             return
         self._health.begin()
@@ -249,7 +249,7 @@ class MLCLLMRuntime:
             raise ModelNotLoadedError("The mlc_llm runtime has no model; load one first.")
         if health is None or self._token_ids is None:
             raise UnsupportedModelError(
-                f"{source.model_id} is an embedding model and generates no text."
+                f"{source.model_id} is an embedding model, which generates no text."
             )
         if health.error is not None:
             raise health.error
@@ -257,7 +257,7 @@ class MLCLLMRuntime:
         check(prompt_token_ids, sampling, vocab_size=self._vocab_size, context_window=window)
         own_stops = sampling.ignore_eos or set(sampling.stop_token_ids) != self._stop_ids
         ask = sources.exact if self._exact and (sampling.logprobs or own_stops) else sources.public
-        # mlc_llm takes an id once, and may not have let go of one that was just aborted.
+        # mlc_llm refuses an id that is in use, and may not have released one that was aborted.
         unique = f"{request_id}.{next(self._numbers)}"
         stream = RequestStream(
             ask(self._engine, prompt_token_ids, sampling, unique, window),
@@ -292,7 +292,7 @@ class MLCLLMRuntime:
         return None if self._health is None else self._health.running_step()
 
     def interrupt(self) -> None:
-        """End everything that runs now with finish reason ``abort``."""
+        """End all running generations with finish reason ``abort``."""
         for stream in list(self._streams):
             stream.abort()
 
@@ -303,20 +303,21 @@ class MLCLLMRuntime:
             stream.fail(error)
 
     async def unload(self) -> None:
-        """Stop what runs and let go of the model. Idempotent.
+        """Stop all generations and release the model. Idempotent.
 
-        The device's memory comes back with the process; see `capabilities.fresh_process_needed`.
+        The device's memory is freed only when the process ends; see
+        `capabilities.fresh_process_needed`.
         """
         engine = self._engine or self._embedding
         health, self._health = self._health, None
         self._engine = self._embedding = self._source = None
         if health is not None:
             await health.close()
-        for stream in list(self._streams):  # one that is open would hang after terminate
+        for stream in list(self._streams):  # an open one would hang after terminate
             stream.abort()
             await stream.close()
         if engine is not None:
-            # It waits for its threads, which may not end.
+            # terminate() joins the engine's threads, which may never end.
             ended = call_in_daemon(engine.terminate, "mlc_llm-terminate")
             await asyncio.wait({ended}, timeout=_TERMINATE_S)
             if ended.done() and (error := ended.exception()) is not None:
@@ -324,7 +325,7 @@ class MLCLLMRuntime:
 
 
 def _vocab_size(source: ModelSource) -> int:
-    """Ids that may be given to the model: the tokenizer may have more than the embedding table."""
+    """The number of valid token ids; a tokenizer may have more than the embedding table."""
     inner = source.config.get("model_config")
     sizes = [
         source.tokenizer.vocab_size,
@@ -335,7 +336,7 @@ def _vocab_size(source: ModelSource) -> int:
 
 
 async def _check_weights(folder: Path, report: LoadReporter) -> int:
-    """`model_view.check_weights` on a thread that ends soon after this is cancelled."""
+    """Run `model_view.check_weights` on a thread, which ends soon after this is cancelled."""
     cancelled = threading.Event()
 
     def progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""From the seam's `Sampling` to mlc_llm's arguments, with a last look at what would crash it."""
+"""Translates `Sampling` to mlc_llm's arguments, and refuses what would crash mlc_llm."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.mlc_llm.schema import response_format
 
 _MAX_TOP_LOGPROBS = 5
-"""Its sampler on the CPU checks for more, and dies of them with every request."""
+"""With more, mlc_llm's CPU sampler raises an error that ends its thread and all requests."""
 
 
 def check(
     prompt: Sequence[int], sampling: Sampling, *, vocab_size: int, context_window: int
 ) -> None:
-    """Refuse what mlc_llm would crash or hang on, whoever let it through.
+    """Refuse requests on which mlc_llm would crash or hang, even if earlier checks passed them.
 
-    An id outside the vocabulary ends its process; an exception in its thread ends every request.
+    A token id outside the vocabulary ends mlc_llm's process; an exception in its thread ends every
+    request.
 
     Raises:
-        BadRequestError: naming the field and the value.
-        ContextLengthExceededError: the prompt leaves no room for an answer.
+        BadRequestError: A value is invalid; the message names the field and the value.
+        ContextLengthExceededError: The prompt leaves no room for an answer.
     """
     if not prompt:
         raise BadRequestError("prompt = []: give at least one token.", param="prompt")
@@ -41,8 +42,8 @@ def check(
                 )
     if len(prompt) >= context_window:
         raise ContextLengthExceededError(
-            f"The prompt has {len(prompt)} tokens; the context window is {context_window}, with "
-            "at least one for the answer: shorten the conversation, or raise "
+            f"The prompt has {len(prompt)} tokens; the context window has {context_window}, of "
+            "which the answer needs at least one: shorten the conversation, or raise "
             "engine_config.max_total_sequence_length if the model's own window is larger.",
             param="messages",
         )
@@ -68,9 +69,9 @@ def _wrong(param: str, value: Any, wanted: str) -> BadRequestError:
 
 
 def engine_seed(seed: int, choice: int) -> int:
-    """mlc_llm's seed (it keeps 31 bits) for one choice of a request.
+    """The seed to give to mlc_llm, which uses 31 bits, for one choice of a request.
 
-    A small seed stays as it is, so that it gives the text that mlc_llm itself would give for it.
+    A small seed is passed unchanged, so that it gives the same text as in mlc_llm itself.
     """
     if choice == 0 and seed < 2**31:
         return seed
@@ -81,12 +82,12 @@ def engine_seed(seed: int, choice: int) -> int:
 def common_arguments(
     sampling: Sampling, *, prompt_tokens: int, context_window: int
 ) -> dict[str, Any]:
-    """What `completions.create` and `GenerationConfig` both take.
+    """The arguments that `completions.create` and `GenerationConfig` have in common.
 
-    Stop strings are not among them: mlc_llm drops the whole token in which one begins, and ignores
-    them together with the end of the text. The runtime ends its texts itself. Nor is
-    repetition_penalty, which mlc_llm's interface lacks; one in mlc-chat-config.json it does not
-    read either.
+    Stop strings are not among them, because mlc_llm drops the whole token in which one begins, and
+    ignores them when it ignores the end of the text; this runtime looks for them itself. Neither
+    is repetition_penalty: mlc_llm's interface lacks it, and mlc_llm ignores the one in
+    mlc-chat-config.json.
     """
     room = context_window - prompt_tokens
     arguments: dict[str, Any] = {
@@ -106,11 +107,11 @@ def common_arguments(
 
 
 def debug_config(sampling: Sampling) -> dict[str, Any]:
-    """mlc_llm's extra arguments, which travel apart."""
+    """The arguments that mlc_llm takes in its ``debug_config``."""
     debug: dict[str, Any] = {}
     if sampling.ignore_eos:
         debug["ignore_eos"] = True
     if sampling.response_format is not None:
-        # Its default mode, jump forward, rewrites tokens behind the stream's back.
+        # The default mode, jump forward, replaces tokens that have already been streamed.
         debug["grammar_execution_mode"] = "constraint"
     return debug

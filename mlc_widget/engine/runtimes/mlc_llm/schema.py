@@ -1,8 +1,8 @@
-"""Structured output: OpenAI's and WebLLM's `response_format` as mlc_llm takes it.
+"""Structured output: translates OpenAI's and WebLLM's `response_format` to mlc_llm's.
 
-A schema that mlc_llm's grammar compiler does not like ends its thread, and with it every request.
-So a schema is rebuilt from the keywords that are known to be safe and enforced; annotations are
-left out, and anything else is refused by name.
+A schema that mlc_llm's grammar compiler cannot handle ends its thread, and with it every request.
+So a schema is rebuilt from the keywords that are known to be safe and to be enforced. Annotations
+are left out; any other keyword is refused by name.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _OF_TYPE: Final[Mapping[str, tuple[str, ...]]] = {
     "array": ("items", "prefixItems", "minItems", "maxItems"),
 }
 _LOOKS: Final = 20_000
-"""Parts of a schema, as often as references lead to them, that are looked at."""
+"""The number of subschemas that are visited at most, counted each time a reference leads there."""
 _ANY_OBJECT: Final = {"type": "object", "additionalProperties": True}
 
 
 def response_format(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """mlc_llm's `response_format` for a checked one of ours; None for plain text.
+    """Translate a checked `response_format`; None stands for plain text.
 
     Raises:
-        UnsupportedFieldError: a kind or a keyword that mlc_llm does not hold to.
-        BadRequestError: a malformed schema.
+        UnsupportedFieldError: mlc_llm does not enforce this type or a keyword of the schema.
+        BadRequestError: The schema is malformed.
     """
     kind = "text" if wanted is None else wanted.get("type", "text")
     if wanted is None or kind == "text":
@@ -47,7 +47,7 @@ def response_format(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
         at, schema = "response_format.json_schema.schema", outer["schema"]
     elif kind == "json_object":
         at, schema = "response_format.schema", wanted.get("schema")
-        if schema is None:  # mlc_llm's own JSON grammar did not hold reliably
+        if schema is None:  # mlc_llm's own JSON grammar is not enforced reliably
             schema = _ANY_OBJECT
     else:
         raise UnsupportedFieldError(
@@ -93,7 +93,7 @@ class _Rebuild:
         rest = {k: v for k, v in self._schema.items() if k not in definitions}
         self._refuse_recursion(rest, ())
         rebuilt = self._one(self._at, rest)
-        if not rebuilt:  # it dies of a root without a keyword; any object is any value, too
+        if not rebuilt:  # mlc_llm crashes on a root without keywords, so any object is asked for
             rebuilt = dict(_ANY_OBJECT)
         for name, value in definitions.items():
             rebuilt[name] = self._schemas_by_name(f"{self._at}.{name}", value)
@@ -113,8 +113,8 @@ class _Rebuild:
                 continue
             if name not in self._keywords:
                 raise UnsupportedFieldError(
-                    f"{at}.{name} = {value!r:.120}: the mlc_llm runtime cannot hold to this "
-                    f"keyword; it knows {', '.join(self._keywords)}.",
+                    f"{at}.{name} = {value!r:.120}: the mlc_llm runtime cannot enforce this "
+                    f"keyword; it supports {', '.join(self._keywords)}.",
                     param=f"{at}.{name}",
                 )
             rebuilt[name] = self._keywords[name](f"{at}.{name}", value)
@@ -124,11 +124,11 @@ class _Rebuild:
         if missing:
             raise self._wrong(f"{at}.required", missing, "describe these in properties")
         if rebuilt.get("minItems", 0) > rebuilt.get("maxItems", 2**31):
-            raise self._wrong(f"{at}.minItems", rebuilt["minItems"], "it is more than maxItems")
+            raise self._wrong(f"{at}.minItems", rebuilt["minItems"], "it must not exceed maxItems")
         return rebuilt
 
     def _one_type(self, at: str, schema: dict[str, Any]) -> dict[str, Any]:
-        """Without a list of types, of which mlc_llm dies: one schema for each."""
+        """Replace a list of types, on which mlc_llm crashes, by one schema for each type."""
         kinds = schema.get("type")
         if not isinstance(kinds, list):
             return schema
@@ -143,15 +143,15 @@ class _Rebuild:
             return {"type": kinds[0], **rest}
         if found := rest.keys() & {"anyOf", "oneOf", "$ref"}:
             raise UnsupportedFieldError(
-                f"{at}.type = {kinds!r}: the mlc_llm runtime cannot hold to several types beside "
-                f"{min(found)}; give one.",
+                f"{at}.type = {kinds!r}: the mlc_llm runtime cannot enforce several types together "
+                f"with {min(found)}; give one type.",
                 param=f"{at}.type",
             )
         own = {kind: [k for k in rest if k in _OF_TYPE.get(kind, ())] for kind in kinds}
         return {"anyOf": [{"type": kind, **{k: rest[k] for k in own[kind]}} for kind in kinds]}
 
     def _check_choice(self, at: str, schema: dict[str, Any]) -> None:
-        """A oneOf of constants becomes an enum: mlc_llm does not hold to numbers in one."""
+        """Turn a oneOf of constants into an enum; mlc_llm does not enforce numbers in a oneOf."""
         branches = schema.get("oneOf", ())
         constants = [b.get("enum", [b["const"]] if "const" in b else []) for b in branches]
         if branches and all(c and len(b) == 1 for c, b in zip(constants, branches, strict=True)):
@@ -166,13 +166,13 @@ class _Rebuild:
             numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
             if numbers:
                 raise UnsupportedFieldError(
-                    f"{at}.oneOf[{i}] = {numbers[0]!r}: the mlc_llm runtime does not hold to a "
-                    "number in oneOf; use anyOf, or enum.",
+                    f"{at}.oneOf[{i}] = {numbers[0]!r}: the mlc_llm runtime cannot enforce a "
+                    "number in oneOf; use anyOf or enum.",
                     param=f"{at}.oneOf[{i}]",
                 )
 
     def _refuse_recursion(self, schema: Any, within: tuple[str, ...]) -> None:
-        """mlc_llm's compiler follows a schema into itself without end."""
+        """Refuse a recursive schema, in which mlc_llm's compiler would recurse endlessly."""
         self._looked += 1
         if self._looked > _LOOKS:
             raise self._wrong(self._at, "…", "it is too large; make it smaller")
@@ -181,8 +181,8 @@ class _Rebuild:
         if isinstance(reference, str):
             if reference in within:
                 raise UnsupportedFieldError(
-                    f"{self._at}: {reference!r} leads back to itself, to which the mlc_llm runtime "
-                    "cannot hold; write out as many levels as are needed.",
+                    f"{self._at}: {reference!r} is recursive, which the mlc_llm runtime does not "
+                    "support; write out as many levels as are needed.",
                     param=self._at,
                 )
             *_, section, name = ["", *reference.split("/")]

@@ -1,4 +1,4 @@
-"""The two ways to ask mlc_llm for tokens."""
+"""Two ways to stream tokens from mlc_llm: its public API, and the generator below it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def can_generate_exactly(engine: Any) -> bool:
 
 
 async def metrics(engine: Any) -> None:
-    """Have an engine answer, between two steps; its answer is of no interest.
+    """Wait until an engine answers a request for its metrics, which are discarded.
 
-    mlc_llm's own ``metrics`` asks by a chat, whose system message may be longer than the window.
+    It does so between two steps. mlc_llm's own ``metrics`` sends a chat, whose system message may
+    be longer than the context window.
     """
     chunks = await engine.completions.create(
         prompt=[0],
@@ -41,7 +42,7 @@ async def metrics(engine: Any) -> None:
 async def public(
     engine: Any, prompt: Sequence[int], sampling: Sampling, request_id: str, context_window: int
 ) -> AsyncGenerator[Piece, None]:
-    """By ``completions.create``: text, and the stops of the folder's configuration."""
+    """Stream text from ``completions.create``, which stops as the folder's configuration says."""
     arguments = common_arguments(sampling, prompt_tokens=len(prompt), context_window=context_window)
     debug = debug_config(sampling)
     chunks = await engine.completions.create(
@@ -63,11 +64,11 @@ async def public(
 async def exact(
     engine: Any, prompt: Sequence[int], sampling: Sampling, request_id: str, context_window: int
 ) -> AsyncGenerator[Piece, None]:
-    """By the generator that mlc_llm's own ``create`` is built on, which it does not document.
+    """Stream from the undocumented generator on which mlc_llm's own ``create`` is built.
 
-    It is used where ``completions.create`` cannot do it: log-probabilities with the tokens' bytes,
-    stops other than the folder's, and none at all. The latter stops at the folder's stop strings
-    also where the end of a text is to be ignored, since special tokens come as text.
+    It can do what ``completions.create`` cannot: give log-probabilities with the tokens' bytes, and
+    use other stops than the folder's, or none. (``completions.create`` ends at the folder's stop
+    strings even with ``ignore_eos``, since special tokens come as text.)
     """
     from mlc_llm.protocol.debug_protocol import DebugConfig
     from mlc_llm.protocol.generation_config import GenerationConfig

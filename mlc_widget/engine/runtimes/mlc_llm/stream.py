@@ -1,4 +1,4 @@
-"""One running request: mlc_llm's stream on one side, the seam's events on the other."""
+"""A running request: turns mlc_llm's stream into `GenerationEvent`s."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _CLOSE_S: Final = 2.0
 
 
 class RequestStream:
-    """Reads an engine's stream on a task of its own, so that a dead engine can be left.
+    """Reads an engine's stream in a task of its own, so that a request can end if the engine dies.
 
-    mlc_llm's own `abort` leaves whoever reads a stream waiting for ever; cancelling the reader
-    aborts the request in the engine and ends it.
+    After mlc_llm's own `abort`, the reader of a stream waits forever. Cancelling the reading task
+    instead aborts the request in the engine and ends the stream.
 
     Args:
         source: mlc_llm's stream.
-        prompt_tokens: How many tokens the prompt has.
-        sampling: As asked.
-        tokenizer: The model's.
-        token_ids: To find the tokens of log-probabilities.
-        on_sign: Called for everything that comes.
+        prompt_tokens: The number of tokens of the prompt.
+        sampling: The request's parameters.
+        tokenizer: The model's tokenizer.
+        token_ids: Finds the ids of the tokens in log-probabilities.
+        on_sign: Called for each item of the stream, as a sign of life.
     """
 
     def __init__(
@@ -72,29 +72,29 @@ class RequestStream:
             self._queue.put_nowait(None)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # raised to the consumer
+        except BaseException as error:  # raised in `events`
             self._queue.put_nowait(error)
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error."""
+        """End the stream with an error."""
         self._queue.put_nowait(error)
         self._task.cancel()
 
     def abort(self) -> None:
-        """End it with finish reason ``abort``."""
+        """End the stream with finish reason ``abort``."""
         self._queue.put_nowait(Piece(finish_reason="abort", usage={}))
         self._task.cancel()
 
     async def close(self) -> None:
-        """Abort the request in the engine, if it still runs."""
+        """Abort the request in the engine if it is still running."""
         self._task.cancel()
         await asyncio.wait({self._task}, timeout=_CLOSE_S)
 
     async def events(self) -> AsyncGenerator[GenerationEvent, None]:
-        """The events; the last one has the finish reason and the statistics.
+        """Iterate over the events; the last one has the finish reason and the statistics.
 
         Raises:
-            MLCEngineError: what `fail` was given, or what went wrong in mlc_llm.
+            MLCEngineError: The error given to `fail`, or mlc_llm's.
         """
         reason: FinishReason | None = None
         while True:
@@ -125,7 +125,7 @@ class RequestStream:
         yield self._last(reason or "stop", usage)
 
     def _without_stop_token(self, entries: list[TokenLogprob]) -> list[TokenLogprob]:
-        """mlc_llm reports the token that ended the text, whose text it leaves out."""
+        """Drop the token that ended the text; mlc_llm reports it, but leaves out its text."""
         stops = self._sampling.stop_token_ids
         return entries[:-1] if entries and entries[-1].token_id in stops else entries
 
@@ -137,7 +137,7 @@ class RequestStream:
     def _last(self, reason: FinishReason, usage: object) -> GenerationEvent:
         if isinstance(usage, dict) and usage.get("completion_tokens"):
             found = translate.stats(usage, prompt_tokens=self._prompt_tokens)
-            if self._sampling.max_tokens is not None:  # it also counts tokens that it took back
+            if self._sampling.max_tokens is not None:  # it counts tokens that it withdrew, too
                 counted = min(found.completion_tokens, self._sampling.max_tokens)
                 found = replace(found, completion_tokens=counted)
         else:
@@ -145,7 +145,7 @@ class RequestStream:
         return GenerationEvent(text="", finish_reason=reason, stats=found)
 
     def _own_stats(self) -> GenerationStats:
-        """Of a text that was ended here: mlc_llm then gives none, so its tokens are counted."""
+        """Count tokens ourselves: mlc_llm gives no statistics for a text that we ended."""
         now = time.monotonic()
         first = self._first_at or now
         counted = self._tokens or len(self._tokenizer.encode(self._text))
@@ -160,7 +160,7 @@ class RequestStream:
 
 
 def _request_error(error: BaseException) -> MLCEngineError:
-    """The error of our tree for what a request raised in mlc_llm."""
+    """The `MLCEngineError` for an exception that a request raised in mlc_llm."""
     if isinstance(error, MLCEngineError):
         return error
     if type(error).__name__ in ("BadRequestError", "ValidationError"):

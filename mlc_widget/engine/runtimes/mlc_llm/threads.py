@@ -1,4 +1,4 @@
-"""mlc_llm's own threads, which may die."""
+"""Observes mlc_llm's background threads, which may die."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import threading
 
 
 class ThreadDeaths:
-    """Remembers which threads, born after it was made, died of which exception.
+    """Records the exceptions that end threads which were started after it was made.
 
-    mlc_llm's threads have no one to tell. It hooks in before the hook that is there.
+    mlc_llm does not report such exceptions. This installs a `threading.excepthook` that calls the
+    previous one.
     """
 
     def __init__(self) -> None:
@@ -23,18 +24,18 @@ class ThreadDeaths:
         self._previous(args)
 
     def born(self) -> list[threading.Thread]:
-        """Threads that are alive now and were not there before."""
+        """The living threads that were started since."""
         return [t for t in threading.enumerate() if t not in self._before]
 
     def first(self) -> BaseException | None:
-        """What the first of them died of, if one has died."""
+        """The exception that ended the first thread to die; None if none has died."""
         return next((error for _, error in self._deaths), None)
 
     def of(self, thread: threading.Thread) -> BaseException | None:
-        """What a thread died of, if it is known."""
+        """The exception that ended this thread; None if unknown."""
         return next((error for dead, error in self._deaths if dead is thread), None)
 
     def close(self) -> None:
-        """Stop listening."""
+        """Restore the previous hook."""
         if threading.excepthook == self._hook:
             threading.excepthook = self._previous

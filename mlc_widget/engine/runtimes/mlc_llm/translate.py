@@ -1,4 +1,4 @@
-"""From what mlc_llm streams to the seam's events: counts, times, reasons, exact tokens."""
+"""Translates mlc_llm's output to ours: statistics, finish reasons, log-probabilities, token ids."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One thing that mlc_llm streamed.
+    """One item of mlc_llm's stream.
 
     Attributes:
         text: New text.
-        logprobs: One JSON text for each new token, where they were asked for.
-        finish_reason: mlc_llm's, with the last text.
-        usage: mlc_llm's usage, after the last text.
+        logprobs: For each new token, mlc_llm's JSON text of its log-probabilities, if requested.
+        finish_reason: mlc_llm's finish reason, in the item with the last text.
+        usage: mlc_llm's usage, in an item after the last text.
     """
 
     text: str = ""
@@ -30,24 +30,24 @@ class Piece:
 
 
 def finish_reason(reason: str) -> FinishReason:
-    """The seam's finish reason for mlc_llm's.
+    """Translate a finish reason.
 
     Raises:
-        InternalEngineError: one that says that something went wrong.
+        InternalEngineError: The reason stands for an error.
     """
     match reason:
         case "stop" | "length" | "abort":
             return reason
-        case "preempt":  # no room left in the KV cache
+        case "preempt":  # the KV cache is full
             return "length"
     raise InternalEngineError(f"mlc_llm ended the text with the reason {reason!r}.")
 
 
 def stats(usage: Mapping[str, Any], *, prompt_tokens: int) -> GenerationStats:
-    """The seam's statistics from mlc_llm's usage and its `extra`.
+    """Make statistics from mlc_llm's usage and its `extra`.
 
-    Its times end with each token's arrival at its own stream; a request of one token has no decode
-    speed, and one that was served from the prefix cache has few prefill tokens.
+    mlc_llm's times are those at which tokens reach its stream. A request for one token has no
+    decode speed, and one that was served from the prefix cache has few prefill tokens.
     """
     extra = usage.get("extra") or {}
 
@@ -70,11 +70,11 @@ def stats(usage: Mapping[str, Any], *, prompt_tokens: int) -> GenerationStats:
 
 
 class TokenIds:
-    """Token ids by their bytes: mlc_llm's log-probabilities name tokens by their bytes alone."""
+    """Finds token ids by the tokens' bytes, as mlc_llm's log-probabilities have only the bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._ids: dict[bytes, int] = {}
-        # Of tokens with the same bytes, a model writes the named one rather than a lone byte.
+        # A byte may have an ordinary token and a byte token; models write the ordinary one.
         for token_id in range(tokenizer.vocab_size - 1, -1, -1):
             self._ids[tokenizer.token_bytes(token_id)] = token_id
         for token_id in range(tokenizer.vocab_size):
@@ -83,7 +83,7 @@ class TokenIds:
                 self._ids[token] = token_id
 
     def find(self, token: bytes) -> int:
-        """The id of a token, or -1 for bytes that are none."""
+        """The id of the token with these bytes; -1 if there is none."""
         return self._ids.get(token, -1)
 
 
@@ -92,9 +92,9 @@ def _is_byte_token(tokenizer: Tokenizer, token_id: int, token: bytes) -> bool:
 
 
 def logprobs(texts: Iterable[str], ids: TokenIds) -> list[TokenLogprob]:
-    """mlc_llm's JSON texts as the seam's log-probabilities.
+    """Parse mlc_llm's JSON texts of log-probabilities.
 
-    Their ``token`` keeps printable ASCII only, without even its leading space; ``bytes`` is exact.
+    It reads their ``bytes``, not ``token``, which keeps printable ASCII only and no leading space.
     """
     found = []
     for text in texts:
@@ -118,6 +118,6 @@ def logprobs(texts: Iterable[str], ids: TokenIds) -> list[TokenLogprob]:
 
 
 def known_ids(entries: Sequence[TokenLogprob]) -> tuple[int, ...]:
-    """The entries' token ids, or none of them where one is not known."""
+    """The entries' token ids; an empty tuple if one of them is unknown."""
     ids = tuple(e.token_id for e in entries)
     return ids if all(i >= 0 for i in ids) else ()

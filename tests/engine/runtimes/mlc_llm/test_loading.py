@@ -117,7 +117,7 @@ async def test_mock_echo(
 FAILURES: dict[str, tuple[dict[str, Any], type[MLCEngineError], str]] = {
     "thread dies": ({"load_dies": "no such kernel"}, InternalEngineError, "no such kernel"),
     "crash": ({"load_crashes": True}, EngineDeadError, "SIGSEGV"),
-    "hang": ({"load_hangs": True}, EngineDeadError, "nothing has moved"),
+    "hang": ({"load_hangs": True}, EngineDeadError, "no progress"),
     "compiler fails": ({"compile_fails": "mamba"}, MLCEngineError, "mamba"),
     "no device": ({}, RuntimeUnavailableError, "cuda:7"),
 }
