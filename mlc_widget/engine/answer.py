@@ -29,7 +29,7 @@ class Delta:
 
 
 class AnswerParser:
-    """Takes one choice's text; without parsers, all of it is content."""
+    """Parses the text of one choice; without parsers, all of it is content."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class AnswerParser:
         tools: ToolCallParser | None = None,
         call_key: str = "",
     ) -> None:
-        """Set the parsers that apply; the ids of tool calls depend only on `call_key`."""
+        """Set the parsers to apply; the ids of tool calls depend only on `call_key`."""
         self._reasoning, self._tools, self._call_key = reasoning, tools, call_key
 
     @property

@@ -62,7 +62,7 @@ def plan_completion(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPla
 
 
 def _prompt(model: LoadedModel, request: Mapping[str, Any], tools: Tools | None) -> PromptText:
-    """A chat's prompt; a template in Jinja writes tools, calls and results by itself."""
+    """The prompt of a chat; Jinja templates write tools, calls and results themselves."""
     template, longest = model.template, model.longest_prompt
     if not isinstance(template, JinjaConversation):
         return template.render(render_messages(request["messages"], tools, template), longest)
@@ -95,7 +95,7 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
     end = prompt.pieces[-1]
     inside = end.is_markup and end.text.rstrip().endswith(OPEN)
     quiet = can_think and wanted is False and not inside
-    begun = not end.is_markup  # an answer that the request begins: its thoughts are behind it
+    begun = not end.is_markup  # the request begins the answer, so the model is past its thoughts
     quiet = quiet and not begun
     thinks = can_think and not quiet and not begun
     shown = quiet and isinstance(template, JinjaConversation) and template.knows_thinking

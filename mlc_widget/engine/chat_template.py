@@ -1,4 +1,4 @@
-"""A model's way to write a conversation down: MLC's `conv_template`, or its own in Jinja."""
+"""A model's chat template: MLC's `conv_template`, or the model's own template in Jinja."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def template_of(stored: StoredModel, tokenizer: Tokenizer) -> ChatTemplate:
     """The template of a model; a `conv_template` in its configuration or its overrides wins.
 
     Raises:
-        ModelFormatError: it is missing or malformed.
-        UnsupportedModelError: only a template's name is given.
+        ModelFormatError: It is missing or malformed.
+        UnsupportedModelError: Only the name of a template is given.
     """
     if stored.jinja is not None and "conv_template" not in stored.config:
         return JinjaConversation(stored.jinja, tokenizer)

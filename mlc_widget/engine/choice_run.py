@@ -21,11 +21,12 @@ class ChoiceRun:
         choice: The content so far.
         tokens: Tokens from the runtime so far, including those before a resumption.
         text_without_ids: Text whose token ids the runtime does not report.
-        replay_left: After a resumption, tokens to come whose chunks the reader has already.
+        replay_left: The number of tokens still to be replayed after a resumption; the reader
+            already has their chunks.
         last_chunk_sent: Whether the reader has its last chunk.
         first_at: The time of its first event, by `time.monotonic`.
-        begun: Whether a chunk of it was sent.
-        ended: Whether its last event is in the queue, or was taken.
+        begun: Whether a chunk has been sent.
+        ended: Whether its last event has been queued.
         stats: The statistics of the whole choice, at its end.
     """
 

@@ -1,8 +1,8 @@
-"""From OpenAI's messages to a prompt, by the `conv_template` of mlc-chat-config.json.
+"""Turns OpenAI's messages into a prompt by the `conv_template` of mlc-chat-config.json.
 
-The template's fields and their meaning are mlc_llm's (its conversation protocol): a system part,
-then for each message a role header, the content put into the role's template, and a separator; at
-the end the assistant's header, after which the model writes.
+The template's fields have the meaning that mlc_llm's conversation protocol gives them. A prompt
+has a system part, then for each message a role header, the content in the role's template and a
+separator, and finally the assistant's header, after which the model writes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PLACEHOLDERS = {
 
 @dataclass(frozen=True, slots=True)
 class ConversationTemplate:
-    """How one model's prompts are written; see the module's docstring."""
+    """The conversation template of one model; see the module's docstring."""
 
     name: str
     system_template: str
@@ -52,17 +52,17 @@ class ConversationTemplate:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ConversationTemplate:
-        """Read it from a parsed mlc-chat-config.json.
+        """Read the template from a parsed mlc-chat-config.json.
 
         Raises:
-            ModelFormatError: a field is missing or of the wrong type.
-            UnsupportedModelError: only a template's name is given.
+            ModelFormatError: A field is missing or of the wrong type.
+            UnsupportedModelError: Only the name of a template is given.
         """
         template = config.get("conv_template")
         if isinstance(template, str):
             raise UnsupportedModelError(
-                f"{_WHERE} is the name {template!r}: put the template itself there, as "
-                "`mlc_llm gen_config` writes it now.",
+                f"{_WHERE} is only the name {template!r}: put the template itself there, as "
+                "current versions of `mlc_llm gen_config` do.",
                 param="conv_template",
             )
         if not isinstance(template, Mapping):
@@ -96,12 +96,12 @@ class ConversationTemplate:
         """The token ids of a conversation, up to where the assistant's answer starts.
 
         Args:
-            messages: As `tools.render_messages` gives them: one system message at most, the first;
-                the last, of the assistant, may be ``continued``.
+            messages: As returned by `tools.render_messages`: at most one system message, which is
+                the first; the last one, if it is the assistant's, may be ``continued``.
             tokenizer: The model's tokenizer.
 
         Raises:
-            BadRequestError: a role that this model's template does not have.
+            BadRequestError: The template does not have the role of a message.
         """
         text = self.render(messages)
         return [*self.system_prefix_token_ids, *tokenizer.encode_prompt(text)]
@@ -110,11 +110,11 @@ class ConversationTemplate:
         """The text that `prompt` encodes, without `system_prefix_token_ids`.
 
         The template's own strings are markup. Each message's ``content`` is content, unless it is
-        a `PromptText` that tells markup and content apart itself.
+        a `PromptText` with markup of its own.
 
         Raises:
-            BadRequestError: a role that this model's template does not have.
-            ContextLengthExceededError: it would have more than `longest` characters.
+            BadRequestError: The template does not have the role of a message.
+            ContextLengthExceededError: The prompt would have more than `longest` characters.
         """
         system: Content = self.system_message
         turns = list(messages)
@@ -130,7 +130,7 @@ class ConversationTemplate:
                 length += len(template) + times * (len(value) - len(placeholder))
             else:
                 length += len(template)
-            if longest is not None and length > longest:  # before it is made
+            if longest is not None and length > longest:  # before the prompt is built
                 raise too_long("messages", length, longest)
             parts.append(fill(template, placeholder, value) if placeholder else markup(template))
 
@@ -139,8 +139,8 @@ class ConversationTemplate:
             role = message["role"]
             if role not in self.roles:
                 raise BadRequestError(
-                    f"messages: role {role!r} is not one that this model's conversation template "
-                    f"has; it has {', '.join(self.roles)}.",
+                    f"messages: this model's conversation template has no role {role!r}; it has "
+                    f"{', '.join(self.roles)}.",
                     param="messages",
                 )
             if message.get("continued"):
@@ -163,8 +163,8 @@ class ConversationTemplate:
 def too_long(param: str, chars: int, longest: int) -> ContextLengthExceededError:
     """The error for a prompt with more characters than the context window can hold."""
     return ContextLengthExceededError(
-        f"{param}: the prompt has {chars} characters or more, and the model's context window holds "
-        f"{longest} at most: shorten it.",
+        f"{param}: the prompt has at least {chars} characters, and the model's context window "
+        f"holds at most {longest}: shorten it.",
         param=param,
     )
 

@@ -46,7 +46,8 @@ class DirectCore:
     Args:
         runtime: The runtime's name, or ``auto``.
         runtime_options: Options of the runtime, such as ``device`` and ``threads``.
-        logit_processors: By model id, in addition to those of installed packages (entry points).
+        logit_processors: Factories by model id, in addition to those of installed packages (entry
+            points).
     """
 
     def __init__(
@@ -215,9 +216,9 @@ class DirectCore:
         """Answer one request with the whole response.
 
         Args:
-            kind: Which of OpenAI's three.
-            request: In OpenAI's shape.
-            required: Models that are loaded first, once the request was checked; it may be
+            kind: The kind of request.
+            request: The request in OpenAI's shape.
+            required: Models to load first, after the request has been checked. The request may be
                 aborted meanwhile.
         """
         if kind == "embedding":
@@ -240,18 +241,18 @@ class DirectCore:
         journal: bool = False,
         resumption: Resumption | None = None,
     ) -> Generation:
-        """Accept one streaming request, which runs from now until it has ended or is closed.
+        """Accept one streaming request, which runs until it ends or is closed.
 
         Args:
-            kind: Which of OpenAI's.
-            request: In OpenAI's shape.
+            kind: The kind of request.
+            request: The request in OpenAI's shape.
             required: As for `request`.
-            gather_s: The least time between two batches of chunks, in seconds; see `Generation`.
+            gather_s: The minimum time between two batches of chunks in seconds; see `Generation`.
             journal: Whether chunks have a ``journal``; see `Generation`.
-            resumption: What was delivered already, if a stream is continued.
+            resumption: What was already delivered of a stream that is to be continued.
 
         Raises:
-            EngineDeadError: the runtime cannot continue the stream.
+            EngineDeadError: The runtime cannot continue the stream.
         """
         if kind == "embedding":
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
@@ -276,7 +277,7 @@ class DirectCore:
     async def abort(self, request_id: str) -> None:
         """End one request."""
         self._check_alive()
-        if request_id in self._opening:  # it ends as soon as it begins
+        if request_id in self._opening:  # it ends as soon as it has begun
             self._opening[request_id].set()
         elif request_id in self._generations:
             self._generations[request_id].abort()
@@ -345,7 +346,7 @@ class DirectCore:
 async def _plan(
     kind: Literal["chat", "completion"], model: LoadedModel, checked: JSONDict
 ) -> AnswerPlan:
-    """Plan an answer; on a thread if a schema has to be compiled, which may take long."""
+    """Plan an answer, on a thread if a schema has to be compiled, which may take a while."""
     if checked.keys() & {"response_format", "tools"}:
         return await asyncio.to_thread(plan, kind, model, checked)
     return plan(kind, model, checked)
@@ -364,7 +365,7 @@ async def _prompt_ids(model: LoadedModel, param: str, prompt: str | list[int]) -
 
 
 def _echo(model: LoadedModel, checked: JSONDict) -> list[Echo]:
-    """What the answers of each prompt begin with: never what the template put before a text."""
+    """The text with which the answers of each prompt begin, without the template's prefix."""
     prefix = len(model.template.completion_prefix_token_ids)
     return [
         Echo(p, prefix) if isinstance(p, str) else Echo(model.tokenizer.decode(p))

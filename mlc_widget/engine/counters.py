@@ -1,4 +1,4 @@
-"""What the engine counts: sums over all finished requests, under mlc_llm's names."""
+"""The engine's counters: sums over all finished requests, under mlc_llm's names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Counters:
         self._last: JSONDict = {}
 
     def add(self, stats: Sequence[GenerationStats], completion_tokens: int) -> None:
-        """Add an ended request, by its ended choices."""
+        """Add a finished request, given the statistics of its finished choices."""
         self._finished += 1
         self._completion_tokens += completion_tokens
         if not stats:
@@ -55,7 +55,7 @@ class Counters:
         }
 
     def read(self, running: int) -> JSONDict:
-        """The sums now; see `mlc_widget.api.metrics.EngineMetrics`."""
+        """The current sums; see `mlc_widget.api.metrics.EngineMetrics`."""
         return {
             "running_requests": running,
             "finished_requests": self._finished,

@@ -31,10 +31,10 @@ class RunningEmbeddings(Collection[str]):
         return len(self._tasks)
 
     async def run(self, request_id: str, work: Coroutine[Any, Any, JSONDict]) -> JSONDict:
-        """Do one request's work; cancelling the caller cancels it.
+        """Do the work of one request. Cancelling the caller cancels it.
 
         Raises:
-            MLCEngineError: it was aborted (code ``aborted``), or ended by `end_all`.
+            MLCEngineError: It was aborted (code ``aborted``), or ended by `end_all`.
         """
         task = self._tasks[request_id] = asyncio.create_task(work)
         try:
@@ -56,7 +56,7 @@ class RunningEmbeddings(Collection[str]):
             self._tasks[request_id].cancel()
 
     def end_all(self, error: MLCEngineError | None) -> None:
-        """End all of them."""
+        """End all requests."""
         for request_id in list(self._tasks):
             self.end(request_id, error)
 
@@ -64,12 +64,12 @@ class RunningEmbeddings(Collection[str]):
 async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
     """Answer a checked embedding request.
 
-    ``dimensions`` keeps that many leading components and normalizes them to length 1.
-    ``truncate`` cuts inputs at the context window, which are refused otherwise.
+    With ``dimensions``, only that many leading components are kept and normalized to length 1.
+    With ``truncate``, inputs are cut at the context window; otherwise longer ones are refused.
 
     Raises:
-        UnsupportedModelError: the model has no embeddings.
-        BadRequestError: `dimensions` is more than the model has.
+        UnsupportedModelError: The model has no embeddings.
+        BadRequestError: ``dimensions`` is greater than the model's.
     """
     if not model.runtime.capabilities.embeddings:
         raise UnsupportedModelError(
@@ -78,7 +78,7 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
         )
     given = request["input"]
     window = model.runtime.context_window_size if request.get("truncate") else None
-    if window is not None:  # what is cut need not be encoded
+    if window is not None:  # text that will be cut off need not be encoded
         given = [one[: model.longest_prompt] for one in given]
     inputs = await model.encoder.run(lambda: _encode(model, given, window), sum(map(len, given)))
     vectors = await model.runtime.embed(inputs)
@@ -101,7 +101,7 @@ async def embed(model: LoadedModel, request: JSONDict) -> JSONDict:
 def _encode(
     model: LoadedModel, inputs: list[str | list[int]], window: int | None
 ) -> list[list[int]]:
-    """Token ids of all inputs, `window` of each at most; texts get what the tokenizer adds."""
+    """The token ids of all inputs, at most `window` each, with the tokenizer's special tokens."""
     encoded = []
     for text in inputs:
         if isinstance(text, str):
@@ -117,7 +117,7 @@ def _encode(
 
 
 def _cut(ids: list[int], own: list[int], window: int) -> list[int]:
-    """A text's tokens without the last of its `own`: what the tokenizer puts after them stays."""
+    """Cut the end of a text's `own` tokens, keeping special tokens before and after them."""
     added = len(ids) - len(own)
     before = next((i for i in range(added + 1) if ids[i : i + len(own)] == own), 0)
     after = added - before

@@ -23,7 +23,7 @@ from mlc_widget.engine.core import DirectCore
 
 def _end(core: DirectCore, home: HomeLoop) -> None:
     """Unload the models of an engine that nothing refers to any more."""
-    with contextlib.suppress(EngineForkedError):  # a copy of the object is not the engine
+    with contextlib.suppress(EngineForkedError):  # this is a copy in a forked process
         home.submit(core.terminate())
 
 
@@ -59,21 +59,21 @@ class _DirectEngine(EngineBase):
 class AsyncMLCEngine(_DirectEngine, AsyncMLCEngineInterface):
     """Runs models in this process; every method is awaited.
 
-    It may be used from any event loop, and from several.
+    It may be used from any event loop, and from several at once.
 
     Args:
         logit_processors: Factories of `LogitProcessor` objects, by model id.
         **options: See `EngineOptions`.
 
     Raises:
-        TypeError: an option does not exist, or a model was given: `create_mlc_engine` takes one.
-        BadRequestError: an option is invalid.
+        TypeError: An option does not exist, or a model was given: `create_mlc_engine` takes one.
+        BadRequestError: An option is invalid.
     """
 
     _factory = "await create_mlc_engine"
 
 
 class MLCEngine(_DirectEngine, MLCEngineInterface):
-    """`AsyncMLCEngine`, blocking the calling thread; `mlc_engine` makes one."""
+    """Like `AsyncMLCEngine`, but its methods block the calling thread; see `mlc_engine`."""
 
     _factory = "mlc_engine"

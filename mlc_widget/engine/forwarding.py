@@ -1,4 +1,4 @@
-"""`forward_tokens_and_sample`: raw tokens in, the next token out."""
+"""`forward_tokens_and_sample`: takes raw tokens and returns the next token."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ async def forward_and_sample(model: LoadedModel, input_ids: Sequence[int]) -> in
     prefix cache avoids computing earlier tokens again.
 
     Raises:
-        BadRequestError: no ids, or one outside the vocabulary.
-        ContextLengthExceededError: the context is full.
-        UnsupportedFieldError: the runtime does not report which tokens it samples.
+        BadRequestError: There are no ids, or one is outside the vocabulary.
+        ContextLengthExceededError: The context is full.
+        UnsupportedFieldError: The runtime does not report which tokens it samples.
     """
     input_ids = token_ids("input_ids", input_ids)
     model.check_ids("input_ids", input_ids)
@@ -31,7 +31,7 @@ async def forward_and_sample(model: LoadedModel, input_ids: Sequence[int]) -> in
             model.sampling({}, stop_at_template=False),
             max_tokens=1,
             ignore_eos=True,
-            # With them, runtimes name the token that otherwise give its text alone.
+            # With log-probabilities, all runtimes report the token and not only its text.
             logprobs="logprobs" in model.runtime.capabilities.request_fields,
         )
         events = model.runtime.generate(context, sampling, request_id=f"forward-{id(context)}")

@@ -22,10 +22,10 @@ from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sa
 from mlc_widget.engine.shapes import ResponseShape, usage
 
 _AHEAD: Final = 32
-"""Events that may be queued for the consumer; then the choices wait for it."""
+"""The number of events that may wait for the consumer; with more, the choices pause."""
 _NOTHING: Final = GenerationEvent(text="")
 _MANY: Final = 16
-"""Events that are sent at once as a batch, however soon after the last one."""
+"""A batch of so many events is sent at once, however soon after the last batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Echo:
 
     Attributes:
         text: The prompt's text.
-        unseen: How many of its first tokens are not of that text, such as a BOS.
+        unseen: The number of the prompt's first tokens that are not part of the text, such as BOS.
     """
 
     text: str
@@ -51,18 +51,18 @@ class Generation:
     Args:
         model: The model that answers.
         shape: Builds the response.
-        prompts: Token ids of each prompt; a chat has one.
-        sampling: For every choice; their index is filled in.
-        plan: How the answers are read.
-        n: Choices of each prompt.
+        prompts: The token ids of each prompt; a chat has one.
+        sampling: The parameters of every choice; the choice's index is filled in.
+        plan: How the answers are parsed.
+        n: The number of choices for each prompt.
         include_usage: Whether the last chunk is the usage.
-        echo: What the answers of each prompt begin with, if anything.
-        gather_s: Seconds that at least lie between two batches, unless one is large or the last:
-            for a consumer to whom a batch costs much more than a chunk. The first does not wait.
-        journal: Whether each chunk has, as ``journal``, what `Delivered` is made of: the token ids
-            since its choice's last chunk or, of a runtime that is not batch-invariant, the text.
-        resumption: What of it was delivered already. The first chunk says so as ``resumed``.
-        on_end: Called once when nothing of it runs any more.
+        echo: The texts with which the answers of each prompt begin, if any.
+        gather_s: The minimum time between two batches in seconds, for a consumer for whom a batch
+            costs much more than a chunk. The first, the last and large batches do not wait.
+        journal: Whether each chunk has a ``journal``, from which `Delivered` is made: the token ids
+            since its choice's last chunk or, if the runtime is not batch-invariant, the text.
+        resumption: What was already delivered; the first chunk then has a mark, ``resumed``.
+        on_end: Called once when all choices have ended.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Generation:
         self._space = asyncio.Event()
         self._gather_s = gather_s
         self._taken_at = -math.inf
-        self._enough = asyncio.Event()  # there is no more reason to gather
+        self._enough = asyncio.Event()  # set when a batch need not wait for more events
         self._journal = journal
         exact = is_exact(model)
         self._marker = resumption.marker(model) if resumption is not None else None
@@ -142,7 +142,7 @@ class Generation:
             task.cancel()
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error for the consumer."""
+        """End the request with an error for the consumer."""
         self._error = self._error or error
         self.abort()
         self._ready.set()
@@ -151,7 +151,7 @@ class Generation:
     # The choices' side
 
     def _go_on(self, index: int, delivered: Delivered) -> None:
-        """Start a choice from what its reader has."""
+        """Start a choice after what its reader already has."""
         run = self._runs[index]
         run.begun, run.last_chunk_sent = True, delivered.finish_reason is not None
         run.tokens = run.replay_left = len(delivered.tokens)
@@ -199,13 +199,13 @@ class Generation:
             self._enough.set()
 
     def _echo(self, index: int) -> GenerationEvent:
-        """What a choice begins with."""
+        """The event with which a choice begins."""
         return self._echoes[index // self._n] if self._echoes else _NOTHING
 
     def _counting_all(
         self, index: int, event: GenerationEvent, start: Beginning
     ) -> GenerationEvent:
-        """The event; a last one counts what was delivered as answer, though it was prompted."""
+        """Return the event; in the last one, count delivered tokens as answer, not as prompt."""
         if event.finish_reason is None:
             return event
         if event.stats is None:
@@ -280,12 +280,12 @@ class Generation:
         await asyncio.wait(self._tasks)
         if not self._closed:
             self._closed = True
-            for run in self._runs:  # what was cut short counts as far as it got
+            for run in self._runs:  # count the tokens of choices that were cut short
                 run.stats = run.stats or self._aborted(run).stats
             self._on_end(self)
 
     async def _take(self) -> list[tuple[int, GenerationEvent]]:
-        """All events that are there, at least one."""
+        """Return all queued events, waiting until there is at least one."""
         while not self._events:
             if self._error is not None:
                 await self.aclose()
@@ -331,7 +331,7 @@ class Generation:
             last = event.finish_reason is not None
             if run.last_chunk_sent or (run.replay_left > 0 and not last):
                 run.replay_left -= len(event.token_ids)
-                continue  # the reader has it
+                continue  # the reader already has it
             if self._journal and event is not self._echo(index):
                 run.note(event)
             if not delta and not last and logprobs is None:

@@ -1,7 +1,7 @@
-"""Grammars from outside, compiled in a process of their own before the engine compiles them.
+"""Compiles grammars of requests in a child process before the engine compiles them.
 
-llguidance is native code: a grammar can end the process that compiles it, or keep it busy without
-end. Here it ends `grammar_child`, and the request.
+llguidance is native code: a hostile grammar can crash the process that compiles it, or keep it busy
+forever. Here it crashes only `grammar_child`, and the request fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlc_widget.engine.system.imports import import_package
 
 _CHILDREN: Final = 2
 _WALL_S: Final = 60.0
-"""Seconds for one answer on a machine that is busy; the child has its own limit of CPU time."""
+"""Seconds to wait for an answer, even on a busy machine; the child limits its own CPU time."""
 _KEPT: Final = 4096
 CRASHED: Final = (
     "it ended the process that tried to compile it, by its depth, its size, or the time that it "
@@ -43,7 +43,7 @@ class GrammarChecker:
         self._answers: OrderedDict[bytes, str] = OrderedDict()
 
     def problem(self, grammar: str) -> str:
-        """What is wrong with a grammar; "" if nothing. An answer is remembered.
+        """Say what is wrong with a grammar; "" if nothing. Answers are cached.
 
         Raises:
             RuntimeUnavailableError: No process can be started, or llguidance is not installed.
@@ -61,17 +61,21 @@ class GrammarChecker:
         return found
 
     def is_satisfiable(self, lark: str) -> bool:
-        """Whether some text fits a grammar; true where it cannot be told."""
+        """Whether some text matches a grammar; true if that is not known."""
         found = self.problem(json.dumps({"grammars": [{"lark_grammar": lark}]}))
         return not (found == grammar_child.EMPTY or "Unsatisfiable" in found)
 
     def lark(self, gbnf: str) -> tuple[str, str]:
-        """A grammar in llama.cpp's syntax as Lark, and what is wrong with it, "" if nothing."""
+        """Translate a grammar from llama.cpp's syntax to Lark's.
+
+        Returns:
+            The translation, and what is wrong with the grammar ("" if nothing).
+        """
         answer = self._ask({"gbnf": gbnf})
         return answer.get("lark", ""), answer["problem"]
 
     def close(self) -> None:
-        """End the processes that wait; the next question starts new ones."""
+        """End the idle processes; the next question starts new ones."""
         with self._lock:
             idle, self._idle = self._idle, []
         for child in idle:
@@ -90,7 +94,7 @@ class GrammarChecker:
 
     def _take(self) -> subprocess.Popen[bytes]:
         with self._lock:
-            if self._owner != os.getpid():  # a fork: the children are its parent's
+            if self._owner != os.getpid():  # a forked process: the children are its parent's
                 self._owner, self._idle = os.getpid(), []
             while self._idle:
                 child = self._idle.pop()
@@ -124,7 +128,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _answer(child: subprocess.Popen[bytes], question: dict[str, str]) -> dict[str, str] | None:
-    """A child's answer; None if it died or was ended for taking too long."""
+    """A child's answer; None if it died or took too long and was killed."""
     assert child.stdin is not None
     assert child.stdout is not None
     timer = threading.Timer(_WALL_S, child.kill)

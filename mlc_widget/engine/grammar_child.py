@@ -1,8 +1,8 @@
-"""The process that compiles grammars first: where one crashes or runs away, it alone ends.
+"""The child process that compiles grammars first, so that only it crashes or runs forever.
 
-A script by itself: it imports nothing of the package. Each line of its input is a question as JSON,
-``{"grammar": …}`` or ``{"gbnf": …}``; each line of its output the answer, ``{"problem": …}``, for
-the latter with ``lark``. It ends with its parent.
+This is a script of its own, which imports nothing of the package. Each line of its input is a
+question in JSON, ``{"grammar": …}`` or ``{"gbnf": …}``; each line of its output is an answer,
+``{"problem": …}``, for GBNF with ``lark``. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any, Final, cast
 _CPU_S: Final = 10
 _MEMORY: Final = 2 * 1024**3
 _STACK: Final = 4 * 1024**2
-"""Half of what a thread of the engine has, so that what fits here fits there."""
+"""Half of the stack of the engine's threads, so that a grammar that fits here fits there."""
 _STEPS: Final = 48
-"""Bytes of a text that are tried after a grammar was compiled."""
+"""The number of bytes that are generated with a grammar after it was compiled."""
 _PARENT_S: Final = 2.0
 EMPTY: Final = "no text can match it"
 COMPLEX: Final = "it has too many choices at one place; make it smaller"
 
 
 class _Bytes:
-    """A vocabulary of single bytes, as llguidance wants one."""
+    """A vocabulary of single bytes, with the interface that llguidance expects."""
 
     eos_token_id, bos_token_id, is_tokenizer_wrapper = 256, None, True
     tokens: Final = [*(bytes([i]) for i in range(256)), b"<eos>"]
@@ -38,7 +38,7 @@ class _Bytes:
 
 
 def _check(llguidance: Any, tokenizer: Any, grammar: str) -> str:
-    """What is wrong with a grammar; "" if nothing."""
+    """Say what is wrong with a grammar; "" if nothing."""
     problem: str = llguidance.LLMatcher.validate_grammar(grammar)
     if problem and not problem.startswith("WARNING"):
         return problem
@@ -47,7 +47,7 @@ def _check(llguidance: Any, tokenizer: Any, grammar: str) -> str:
         problem = str(matcher.get_error())
         if "panic" in problem or "too big" in problem:
             return COMPLEX
-        # Of the model's own tokens only the engine can tell.
+        # Special tokens of the model in a grammar are known only to the engine.
         return "" if "token" in problem else problem
     choose = random.Random(0)
     for step in range(_STEPS):
@@ -71,12 +71,12 @@ def _answer(llguidance: Any, tokenizer: Any, question: dict[str, str]) -> dict[s
 
     try:
         return {"problem": "", "lark": gbnf_to_lark(question["gbnf"])}
-    except Exception as e:  # its errors have no class of their own
+    except Exception as e:  # llguidance has no error classes of its own
         return {"problem": str(e) or type(e).__name__}
 
 
 def _limit() -> None:
-    """Give the next question its seconds."""
+    """Set the limit of CPU time for the next question."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -92,17 +92,17 @@ def _lower(kind: int, most: int) -> None:
 
 
 def _wait_for_input(parent: int) -> None:
-    """Until there is some; a fork of the parent may hold its end open after the parent's death."""
+    """Wait for input or the parent's death, after which a fork of it may keep the pipe open."""
     while not select.select([0], [], [], _PARENT_S)[0]:
         if os.getppid() != parent:
             os._exit(0)
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer questions until the input ends."""
     parent = os.getppid()
     sys.path.append(sys.argv[1])
-    import resource  # POSIX's: the parent, which imports this module too, does without
+    import resource  # POSIX only; the parent imports this module, too, and does without it
 
     import llguidance
 

@@ -17,17 +17,17 @@ from mlc_widget.engine.schema.compiler import json_grammar
 from mlc_widget.engine.system.imports import import_package
 
 Part: TypeAlias = Mapping[str, Any]
-"""One grammar: ``{"lark_grammar": text}``, maybe with the ``json_schema`` that it is of."""
+"""A grammar: ``{"lark_grammar": text}``, perhaps with the ``json_schema`` it was made from."""
 
 ANY_TEXT: Final = r"/(.|\n)*/"
 _GRAMMAR: Final = 256 * 1024
-"""Characters of a grammar that a request gives."""
+"""The maximum number of characters of a grammar in a request."""
 _REGEX: Final = 16_384
 _ASSEMBLED: Final = 4 * 1024 * 1024
 
 
 def llguidance() -> Any:
-    """The package.
+    """Import the package llguidance.
 
     Raises:
         RuntimeUnavailableError: It is not installed.
@@ -42,16 +42,16 @@ def llguidance() -> Any:
 
 
 def literal(text: str) -> str:
-    """A text as a Lark string; an empty text gives an empty string."""
+    """Write a text as a string in Lark; "" for an empty text."""
     return json.dumps(text) if text else ""
 
 
 def json_part(schema: Any, at: str) -> Part:
-    """JSON that fits a checked schema (`json_schema.check_schema`).
+    """A grammar for JSON that matches a checked schema (see `json_schema.check_schema`).
 
     Raises:
-        BadRequestError: No value fits, or the schema is too large; `param` names where.
-        UnsupportedFieldError: It wants what cannot be enforced.
+        BadRequestError: No value can match, or the schema is too large; `param` names the place.
+        UnsupportedFieldError: A part of the schema cannot be enforced.
     """
     text = json_grammar(schema, at, satisfiable=CHECKER.is_satisfiable)
     return {"lark_grammar": text, "json_schema": schema}
@@ -73,14 +73,14 @@ def grammar_part(text: str, at: str) -> Part:
         raise BadRequestError(f"{at}: {len(text)} characters; give at most {_GRAMMAR}.", param=at)
     if "::=" not in text or re.search(r"(?m)^[ \t]*(%llguidance\b|start[ \t]*:[^:])", text):
         return {"lark_grammar": text}
-    # llguidance's converter takes `root` only, and alternatives on new lines only after the bar.
+    # llguidance's converter needs a `root`, and accepts line breaks only after a bar.
     text = re.sub(r"[ \t\r\f\v]*\n\s*\|", " |", text)
     found = re.search(r"(?m)^[ \t]*(root|main)[ \t]*::=", text)
     if not found:
         raise BadRequestError(f"{at}: the grammar has no rule named root.", param=at)
     if found[1] == "main":
         text = f"root ::= main\n{text}"
-    # A root that is one terminal is matched as such, not letter by letter.
+    # Under another name, a root that is one terminal becomes one, not a rule of single letters.
     text = re.sub(r"(?m)^[ \t]*root[ \t]*::=", "grammar-root ::=", text)
     lark, problem = CHECKER.lark(f"root ::= grammar-root\n{text}")
     if problem:
@@ -108,7 +108,7 @@ def check_grammar(grammar: str, at: str) -> None:
 
 
 def regex_problem(pattern: str) -> str:
-    """What is wrong with a regular expression; "" if nothing."""
+    """Say what is wrong with a regular expression; "" if nothing."""
     if len(pattern) > _REGEX:
         return f"it has {len(pattern)} characters; give at most {_REGEX}"
     return _first_lines(

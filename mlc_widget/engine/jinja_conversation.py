@@ -1,4 +1,4 @@
-"""From OpenAI's messages to a prompt, by a model's own chat template in Jinja."""
+"""Turns OpenAI's messages into a prompt by a model's own chat template in Jinja."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ _PROBE: Final[dict[str, Any]] = {
 
 
 class JinjaConversation:
-    """A chat template, and what comes with it.
+    """A chat template in Jinja, with the same interface as a `ConversationTemplate`.
 
     Args:
-        source: The template's text and tokens.
-        tokenizer: The model's, whose control tokens no content may become.
+        source: The template's text and special tokens.
+        tokenizer: The model's tokenizer, whose control tokens must not come from content.
 
     Attributes:
-        name: What to call it in messages.
-        stop_str: Nothing: these models end by tokens, which the configuration has.
-        stop_token_ids: Nothing, likewise.
-        system_prefix_token_ids: Nothing: `render` writes what a prompt begins with.
-        completion_prefix_token_ids: What a prompt of plain text begins with.
+        name: The template's name in error messages.
+        stop_str: Empty: these models end with tokens, which the configuration has.
+        stop_token_ids: Empty, too.
+        system_prefix_token_ids: Empty: `render` writes the beginning of the prompt.
+        completion_prefix_token_ids: The tokens before a prompt of plain text.
 
     Raises:
-        ModelFormatError: the template cannot be read.
+        ModelFormatError: The template is not valid.
     """
 
     name: Final = "the model's own chat template"
@@ -99,32 +99,32 @@ class JinjaConversation:
         tools: Sequence[JSONDict] = (),
         **variables: Any,
     ) -> PromptText:
-        """The prompt of a conversation that the assistant is to go on with.
+        """Render the prompt of a conversation, up to where the assistant's answer starts.
 
         Args:
             messages: Checked messages; a content may be a `PromptText`.
-            longest: Characters that the prompt may have.
-            tools: OpenAI's, for a template that writes them.
-            variables: What else the template may look at, such as ``enable_thinking``.
+            longest: The maximum length of the prompt in characters.
+            tools: OpenAI's tools, for a template that writes them.
+            variables: Other variables for the template, such as ``enable_thinking``.
 
         Raises:
-            UnsupportedFieldError: the model has no template, or it refuses these messages.
-            ModelFormatError: the template fails.
-            ContextLengthExceededError: it would have more than `longest` characters.
+            UnsupportedFieldError: The model has no template, or it refuses these messages.
+            ModelFormatError: The template fails.
+            ContextLengthExceededError: The prompt would have more than `longest` characters.
         """
         if self.template is None:
             raise UnsupportedFieldError(
                 f"messages: {self._source.where} has no chat template, so this is a base model: "
-                "ask it by completions.create(prompt=…), or use an instruct model.",
+                "use completions.create(prompt=…), or an instruct model.",
                 param="messages",
             )
         said = sum(len(m.get("content") or "") for m in messages)
-        if longest is not None and said > longest:  # before anything is made of it
+        if longest is not None and said > longest:  # before anything is rendered
             raise too_long("messages", said, longest)
         last = messages[-1]
         continued = last["role"] == "assistant" and not last.get("tool_calls")
         written = [self._message(m) for m in messages]
-        if continued:  # the prompt ends where the answer's beginning does
+        if continued:  # the prompt ends with the beginning of the answer
             written[-1]["content"] += _END
         text = self.template.render(
             {
@@ -138,12 +138,12 @@ class JinjaConversation:
         )
         if continued:
             text, mark, behind = text.rpartition(END_MARK)
-            if not behind.startswith(_END[1:]):  # the template takes white space off an end
+            if not behind.startswith(_END[1:]):  # the template strips white space
                 text = text.rstrip()
             if not mark:
                 raise UnsupportedFieldError(
-                    "messages: this model's chat template cannot go on with an answer that was "
-                    "begun; leave the last message out.",
+                    "messages: with this model's chat template, an answer cannot be continued; "
+                    "leave the last message out.",
                     param="messages",
                 )
         if longest is not None and len(text) > longest:
@@ -197,7 +197,7 @@ class JinjaConversation:
         function = call["function"]
         arguments: Any = function.get("arguments") or "{}"
         if isinstance(arguments, str) and form.objects:
-            # What a cut answer left stays the text that it is.
+            # Arguments that were cut off stay a string.
             try:
                 arguments = json.loads(arguments)
             except (ValueError, RecursionError):

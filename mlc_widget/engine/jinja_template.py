@@ -1,4 +1,4 @@
-"""Chat templates in Jinja, as GGUF files and Hugging Face repositories carry them.
+"""Renders chat templates in Jinja, as in GGUF files and Hugging Face repositories.
 
 Rendering follows transformers' ``apply_chat_template`` (trimmed blocks, loop controls,
 ``raise_exception``, ``strftime_now``, ``tojson``, the ``generation`` tag). Templates are untrusted
@@ -24,11 +24,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mlc_widget.api.errors import ModelFormatError, UnsupportedFieldError
 
 MAX_SOURCE: Final = 1 << 18
-"""Characters of a template; the longest known have some 20,000."""
+"""The maximum length of a template in characters; the longest known ones have some 20,000."""
 MAX_OUTPUT: Final = 1 << 24
-"""Characters of a text that a template makes, at any moment."""
+"""The maximum length in characters of any text that a template makes."""
 MAX_SECONDS: Final = 5.0
-"""Time that a template may take; usual ones take about a millisecond."""
+"""The maximum time that rendering may take; usually it takes about a millisecond."""
 
 
 class TemplateRefusedError(Exception):
@@ -36,7 +36,7 @@ class TemplateRefusedError(Exception):
 
 
 class _TooMuchError(Exception):
-    """The template takes too long, or makes too long a text."""
+    """The template takes too long, or makes a text that is too long."""
 
 
 class _Guard:
@@ -47,7 +47,7 @@ class _Guard:
         self._calls = 0
 
     def step(self) -> None:
-        """Count a step; called wherever a template may loop."""
+        """Check the time; called wherever a template may loop."""
         self._calls += 1
         if self._calls & 255 == 0 and time.monotonic() > self._end:
             raise _TooMuchError(f"it took longer than {MAX_SECONDS:g} s")
@@ -69,7 +69,7 @@ def _bounded(size: int) -> None:
 
 
 class _GenerationTag(Extension):
-    """``{% generation %}`` marks what a model wrote; it changes nothing here."""
+    """``{% generation %}``, which marks the model's own text for training; it is ignored here."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -79,7 +79,7 @@ class _GenerationTag(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with bounds."""
+    """Jinja's sandbox with limits on time and size."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -108,14 +108,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         }
 
     def compiled(self, source: str) -> jinja2.Template:
-        """The template, its loops and joins under guard."""
+        """Compile a template whose loops and concatenations are checked."""
         tree = self.parse(source)
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, "_each", [], [], None, None)
         return self.from_string(_guard_joins(tree))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """An operation whose result may be much larger than what it has."""
+        """Check operations whose result may be much larger than their operands."""
         if operator == "+":
             _bounded(_size(left) + _size(right))
         elif operator == "*":
@@ -129,7 +129,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """A call; also of a template's own macros."""
+        """Check a call; calls of a template's own macros come here, too."""
         self.guard.step()
         name = getattr(function, "__name__", "")
         if name in _GROWING and not isinstance(function, type):
@@ -255,7 +255,7 @@ def _to_json(
 
 
 def _plain(value: Any) -> Any:
-    """What templates hand to `tojson` that JSON does not know."""
+    """Convert values that templates pass to `tojson` and JSON does not know."""
     if isinstance(value, jinja2.Undefined):
         return None
     if isinstance(value, Mapping):
@@ -266,7 +266,7 @@ def _plain(value: Any) -> Any:
 
 
 def _guard_joins(tree: nodes.Template) -> nodes.Template:
-    """The tree with each ``a ~ b`` as a call of a filter that looks at the result's size."""
+    """Replace each ``a ~ b`` by the call of a filter that checks the size of the result."""
 
     def guarded(node: Any) -> Any:
         for field in node.fields:
@@ -291,18 +291,18 @@ class JinjaTemplate:
     """A chat template.
 
     Args:
-        source: Its text.
-        where: What to call it in messages.
+        source: The template's text.
+        where: The template's origin, for error messages.
 
     Raises:
-        ModelFormatError: it is not a template, or too long.
+        ModelFormatError: It is not a valid template, or too long.
     """
 
     def __init__(self, source: str, where: str) -> None:
         if len(source) > MAX_SOURCE:
             raise ModelFormatError(
-                f"{where}: the chat template has {len(source)} characters; {MAX_SOURCE} is the "
-                "most.",
+                f"{where}: the chat template has {len(source)} characters; at most {MAX_SOURCE} "
+                "are allowed.",
                 param="model_id",
             )
         self.source, self._where = source, where
@@ -315,19 +315,19 @@ class JinjaTemplate:
             ) from None
         except RecursionError:
             raise ModelFormatError(
-                f"{where}: the chat template is nested too deep.", param="model_id"
+                f"{where}: the chat template is nested too deeply.", param="model_id"
             ) from None
 
     def uses(self, name: str) -> bool:
-        """Whether the template looks at a variable, such as ``tools`` or ``enable_thinking``."""
+        """Whether the template uses a variable, such as ``tools`` or ``enable_thinking``."""
         return re.search(rf"\b{re.escape(name)}\b", self.source) is not None
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render the template with these variables.
 
         Raises:
-            UnsupportedFieldError: the template refuses this conversation, by ``raise_exception``.
-            ModelFormatError: it fails, takes too long or makes too much.
+            UnsupportedFieldError: The template refuses this conversation with ``raise_exception``.
+            ModelFormatError: It fails, takes too long, or makes too long a text.
         """
         try:
             environment = _Environment()
@@ -345,7 +345,7 @@ class JinjaTemplate:
             ) from None
         except MemoryError:
             raise
-        except Exception as error:  # whatever code from outside may raise
+        except Exception as error:  # a template may raise anything
             raise ModelFormatError(
                 f"{self._where}: the chat template failed: {type(error).__name__}: "
                 f"{str(error)[:300]}.",

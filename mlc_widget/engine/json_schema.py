@@ -1,9 +1,9 @@
 """Checks JSON schemas keyword by keyword, and rewrites them to the form that a grammar can enforce.
 
-The keywords are those of JSON Schema's draft 2020-12; what earlier drafts wrote otherwise (tuples
-in `items`, a boolean `exclusiveMinimum`) is rewritten. Annotations and keywords that no draft has
-are left out, as the specification says they may be. A keyword that cannot be enforced is refused:
-a text that need not fit the schema would be worse than none. `schema.compiler` writes the grammar.
+The keywords are those of JSON Schema's draft 2020-12; forms of earlier drafts (tuples in `items`, a
+boolean `exclusiveMinimum`) are rewritten. Annotations and unknown keywords are ignored, as the
+specification allows. A keyword that cannot be enforced is refused, since an answer that may not
+match the schema would be worse than none. `schema.compiler` writes the grammar.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMATS: Final = frozenset(
         "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
     }
 )  # fmt: skip
-"""Formats of strings that are enforced; any other is an annotation."""
+"""The formats of strings that are enforced; any other is an annotation."""
 
 _UNENFORCEABLE: Final = {
     "not": "describe what is allowed instead",
@@ -46,28 +46,28 @@ _HARMLESS: Final[Mapping[str, Any]] = {
     "unevaluatedItems": True,
     "unevaluatedProperties": True,
 }
-"""Values with which an unenforceable keyword asks for nothing."""
+"""Values with which a keyword that cannot be enforced has no effect."""
 _DEPTH: Final = 100
-"""Levels of a schema."""
+"""The maximum depth of a schema."""
 _CONSTANT_BYTES: Final = 64 * 1024
 _ENUM_BYTES: Final = 128 * 1024
 _REWRITTEN: Final = ("not", "dependencies", "dependentRequired", "dependentSchemas")
-"""Keywords that are written as an allOf."""
+"""Keywords that are rewritten as an allOf."""
 _LENGTH: Final = 65_536
-"""Characters, items or properties that a schema may ask for."""
+"""The maximum number of characters, items or properties that a schema may ask for."""
 _DIGITS: Final = 300
-"""Of a number."""
+"""The maximum number of digits of a number."""
 _PATTERN: Final = 16_384
-"""Characters of a regular expression."""
+"""The maximum number of characters of a regular expression."""
 _LOOKS_AROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])|\\[1-9]|\\k<")
 
 
 def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any:
-    """A schema in the form that `schema.compiler` takes: known keywords, references in ``$defs``.
+    """Bring a schema into the form that `schema.compiler` takes, with all references to ``$defs``.
 
     Args:
         schema: The schema, or its JSON text.
-        at: The request's field that it comes from, for errors.
+        at: The field of the request that has the schema, for error messages.
         is_regex: Says what is wrong with a regular expression; "" if nothing.
 
     Raises:
@@ -89,10 +89,10 @@ def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any
 
 
 def read_json(text: str, at: str) -> Any:
-    """The value of a JSON text in a request.
+    """Parse a JSON text in a request.
 
     Raises:
-        BadRequestError: It is no JSON; `param` is the field.
+        BadRequestError: It is not valid JSON; `param` is the field.
     """
     try:
         return json.loads(text)
@@ -105,7 +105,7 @@ def _wrong(at: str, value: Any, remedy: str) -> BadRequestError:
 
 
 def _shown(value: Any) -> str:
-    """A value for an error, however long or deep it is."""
+    """A value for an error message, shortened however long or deep it is."""
     try:
         return f"{value!r:.120}"
     except (RecursionError, ValueError):
@@ -113,7 +113,7 @@ def _shown(value: Any) -> str:
 
 
 class _Checker:
-    """Rebuilds one schema from the keywords that it knows."""
+    """Rebuilds a schema from the keywords that can be enforced."""
 
     def __init__(self, root: Any, at: str, is_regex: Callable[[str], str]) -> None:
         self._references = References(root, at)
@@ -171,7 +171,7 @@ class _Checker:
             self._depth -= 1
 
     def definitions(self) -> dict[str, Any]:
-        """What references lead to, by the names that they have in what was rebuilt."""
+        """The schemas to which references lead, by their names in the rebuilt schema."""
         made: dict[str, Any] = {}
         for name, at, target in self._references.followed():
             made[name] = self.schema(at, target)
@@ -199,7 +199,7 @@ class _Checker:
             check = self._keywords.get(name)
             if check is not None:
                 rebuilt[name] = check(f"{at}.{name}", value)
-        for name in ("$defs", "definitions"):  # checked, and kept where they are referred to
+        for name in ("$defs", "definitions"):  # checked here, and kept if they are referred to
             rebuilt.pop(name, None)
         for name in _REWRITTEN:
             if name in rebuilt:
@@ -304,7 +304,7 @@ class _Checker:
         return value if value in FORMATS else None
 
     def _not(self, at: str, value: Any) -> list[Any]:
-        """Only that properties are not there, or that nothing may be, can be enforced."""
+        """Rewrite a `not`; it can be enforced only if it forbids properties, or everything."""
         if value in (True, {}) and self._depth > 1:
             return [False]
         if value is False:
@@ -341,7 +341,7 @@ class _Checker:
         return checked
 
     def _dependencies(self, at: str, value: Any) -> list[Any]:
-        """What is wanted where a property is there, as choices: it is not, or that fits."""
+        """Rewrite each condition as a choice: the property is absent, or its schema matches."""
         if not isinstance(value, Mapping):
             raise _wrong(at, value, "give an object of names or schemas by name")
         made: list[Any] = []
@@ -366,7 +366,7 @@ def _is_harmless(name: str, value: Any) -> bool:
 
 
 def _required_of(schema: Any) -> list[Any] | None:
-    """Sets of properties; a schema wants all of one of them. None if it wants anything else."""
+    """The sets of properties of which a schema requires one; None if it has other requirements."""
     if not isinstance(schema, Mapping) or len(schema) != 1:
         return None
     if "required" in schema:
@@ -385,7 +385,7 @@ def _required_of(schema: Any) -> list[Any] | None:
 
 
 def _check_numbers(at: str, rebuilt: Mapping[str, Any]) -> None:
-    """Refuse bounds that no number keeps, by the name of one of them."""
+    """Refuse bounds that no number satisfies; the error names one of them."""
     bounds = {"minimum": "low", "maximum": "high", "exclusiveMinimum": "above",
               "exclusiveMaximum": "below"}  # fmt: skip
     given = {field: rebuilt[name] for name, field in bounds.items() if name in rebuilt}
@@ -404,7 +404,7 @@ def _check_numbers(at: str, rebuilt: Mapping[str, Any]) -> None:
 
 
 def _problem_of_value(value: Any, depth: int = 0) -> str:
-    """What keeps a value from being written as JSON; "" if nothing."""
+    """Say why a value cannot be written as JSON; "" if it can."""
     if value is None or isinstance(value, bool):
         return ""
     if isinstance(value, str):

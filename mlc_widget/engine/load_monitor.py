@@ -25,7 +25,7 @@ class LoadMonitor:
 
     Args:
         model_id: The model being loaded.
-        emit: Gets the reports.
+        emit: Called with each report.
         started: When the whole load began, by `time.monotonic`.
         part: This model's share of the whole load, as (low, high) within 0 to 1.
     """

@@ -20,12 +20,12 @@ class LoadSequence:
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `work` after the previous work was cancelled and has cleaned up.
+        """Run `work` once the previous work has been cancelled and has cleaned up.
 
         Cancelling the caller cancels the work.
 
         Raises:
-            LoadCancelledError: newer work cancelled it, even before it began.
+            LoadCancelledError: Newer work cancelled it, perhaps even before it began.
         """
         self._epoch += 1
         epoch = self._epoch
@@ -55,9 +55,9 @@ def _cancelling() -> bool:
 
 
 async def uncancelled(work: Awaitable[_T]) -> _T:
-    """Run `work` to its end even if the caller is cancelled, which takes effect only after it.
+    """Run `work` to its end even if the caller is cancelled; the cancellation takes effect then.
 
-    For freeing memory: doing half of that is a leak.
+    This is for freeing memory, which must not stop halfway.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -68,6 +68,6 @@ async def uncancelled(work: Awaitable[_T]) -> _T:
             cancelled = error
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # the cancellation is what the caller hears of
+            task.exception()  # the caller gets the cancellation instead
         raise cancelled
     return task.result()

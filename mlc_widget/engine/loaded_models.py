@@ -39,7 +39,7 @@ class LoadedModels:
     Args:
         runtime: The runtime's name, or ``auto``.
         runtime_options: Options of each runtime.
-        logit_processors: By model id.
+        logit_processors: Factories by model id.
         before_unload: Called before models are unloaded.
     """
 
@@ -97,8 +97,8 @@ class LoadedModels:
         """The model of this id, or the only one.
 
         Raises:
-            ModelNotLoadedError: this model, or no model at all, is loaded.
-            BadRequestError: several are loaded, and none is named.
+            ModelNotLoadedError: The model is not loaded, or no model is.
+            BadRequestError: Several models are loaded, and none is named.
         """
         if not self._models:
             if self._loading is not None:
@@ -125,20 +125,20 @@ class LoadedModels:
         """Unload all models and load `target`; after a failure nothing is loaded.
 
         Raises:
-            LoadCancelledError: a newer load or unload cancelled it.
-            EngineDeadError: this process can load nothing more (code ``fresh_process_needed``);
+            LoadCancelledError: A newer load or unload cancelled it.
+            EngineDeadError: This process can load no other model (code ``fresh_process_needed``);
                 nothing has changed.
         """
         if self.fresh_process_needed:
             raise EngineDeadError(
                 f"This process cannot load {', '.join(target.model_ids)}: its runtime loads only "
-                "one model per process. Load it in a fresh process.",
+                "one model per process. Load it in a new process.",
                 code="fresh_process_needed",
             )
         await self._loads.run(partial(self._load_all, target, app_config))
 
     async def ensure(self, target: LoadTarget, app_config: AppConfig) -> None:
-        """Load `target` unless it is loaded; requests that need the same load share it."""
+        """Load `target` unless it is loaded; requests that need the same models share a load."""
         wanted = (target, app_config.digest)
         if self._loaded == wanted:
             return
@@ -146,7 +146,7 @@ class LoadedModels:
             task = asyncio.create_task(self.load(target, app_config))
             task.add_done_callback(lambda t: None if t.cancelled() else t.exception() and None)
             self._joined = (wanted, task)
-        # Shielded: the request that began the load may go, those that joined it need it.
+        # Shielded: if the request that began the load is cancelled, others still need it.
         await asyncio.shield(self._joined[1])
 
     async def unload(self) -> None:
@@ -170,7 +170,7 @@ class LoadedModels:
                     model_id, opts, app_config, runtime, monitor
                 )
                 monitor("warm up", 1.0, f"{model_id} is ready")
-            await asyncio.sleep(0)  # the last report goes out before the load's answer
+            await asyncio.sleep(0)  # send the last report before the load's answer
         except BaseException:
             await self._unload_all()
             raise
@@ -184,8 +184,8 @@ class LoadedModels:
         limit = runtime.capabilities.models_per_process
         if limit is not None and len(target.model_ids) > limit:
             raise BadRequestError(
-                f"model_id = {list(target.model_ids)!r}: the {runtime.name} runtime holds {limit} "
-                "per process; make an engine for each model.",
+                f"model_id = {list(target.model_ids)!r}: the {runtime.name} runtime can load "
+                f"{limit} per process; make an engine for each model.",
                 param="model_id",
             )
         runtime.on_dead = self._died
@@ -234,7 +234,7 @@ class LoadedModels:
             finally:
                 self._leaving = None
             del model
-            # What the runtime could not: tokenizer and template are gone only now.
+            # The runtime has given back its memory, but tokenizer and template are freed only now.
             await uncancelled(asyncio.to_thread(give_back_memory))
 
     def _emit(self, report: InitProgressReport) -> None:

@@ -35,17 +35,17 @@ def find_logit_processor(
 
 
 def import_object(path: str, param: str) -> Any:
-    """The object at ``package.module:Name``.
+    """Import the object at ``package.module:Name``.
 
     Raises:
-        BadRequestError: there is none.
+        BadRequestError: There is none.
     """
     module, _, name = path.partition(":")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadRequestError(
-            f"{param} = {path!r}: give package.module:Name of something that can be imported "
-            f"where the models run ({error}).",
+            f"{param} = {path!r}: give package.module:Name of an object that can be imported where "
+            f"the models run ({error}).",
             param=param,
         ) from None

@@ -28,7 +28,7 @@ from mlc_widget.engine.text.encoder import Encoder
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from mlc_widget.engine.text.tokenizer_loading import load_tokenizer
 
-# What means nothing by itself, and so asks nothing of a runtime.
+# Values without an effect, which a runtime need not support.
 _NEUTRAL: Final[Mapping[str, Any]] = {
     "frequency_penalty": 0.0,
     "presence_penalty": 0.0,
@@ -41,7 +41,7 @@ _NEUTRAL: Final[Mapping[str, Any]] = {
     "enable_latency_breakdown": False,
 }
 
-# What a request does not give and the model's configuration does not either.
+# Defaults for fields that are neither in a request nor in the model's configuration.
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "max_tokens": None,
     "temperature": 1.0,
@@ -53,14 +53,14 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 _GREEDY: Final = 1e-5
-"""Lower temperatures are greedy: in float32 only the most likely token would have a probability."""
+"""Lower temperatures are greedy: in float32, all but the most likely token would have p = 0."""
 _SHORTEST: Final = 16
-"""Bytes: no vocabulary's longest token counts as shorter, as some leave out parts of a text."""
+"""Bytes; the longest token counts as at least this long, since some tokenizers drop text."""
 
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model that is ready, with its own state."""
+    """A loaded model, with its own state."""
 
     source: ModelSource
     chat_opts: Mapping[str, Any]
@@ -104,10 +104,10 @@ class LoadedModel:
         return self.source.tokenizer
 
     def check_supported(self, request: Mapping[str, Any]) -> None:
-        """Refuse what the runtime cannot honour.
+        """Refuse fields that the runtime does not support.
 
         Raises:
-            UnsupportedFieldError: naming the field.
+            UnsupportedFieldError: A field is not supported; the message names it.
         """
         for name, neutral in _NEUTRAL.items():
             value = request.get(name, neutral)
@@ -121,28 +121,28 @@ class LoadedModel:
 
     @property
     def longest_prompt(self) -> int:
-        """Characters that a prompt can have: with more, no tokens of the vocabulary would do."""
+        """The most characters that can fit into the context window, by the longest token."""
         return self.runtime.context_window_size * max(self.tokenizer.longest, _SHORTEST)
 
     def check_prompt_logprobs(self, request: Mapping[str, Any]) -> None:
-        """Refuse ``echo`` with ``logprobs`` where the runtime cannot tell those of a prompt.
+        """Refuse ``echo`` with ``logprobs`` if the runtime gives none for prompts.
 
         Raises:
-            UnsupportedFieldError: naming ``echo``.
+            UnsupportedFieldError: It gives none.
         """
         wanted = request.get("echo") and "logprobs" in request
         if wanted and not self.runtime.capabilities.prompt_logprobs:
             raise UnsupportedFieldError(
-                f"echo = True: the {self.runtime.name} runtime does not tell the log-probabilities "
-                "of a prompt; leave out echo or logprobs.",
+                f"echo = True: the {self.runtime.name} runtime does not give log-probabilities of "
+                "prompts; leave out echo or logprobs.",
                 param="echo",
             )
 
     def check_length(self, param: str, chars: int) -> None:
-        """Refuse a prompt that is too long to be encoded at all.
+        """Refuse a prompt that is too long even before it is encoded.
 
         Raises:
-            ContextLengthExceededError: with both numbers.
+            ContextLengthExceededError: It is too long; the message has its length and the limit.
         """
         if chars > self.longest_prompt:
             raise too_long(param, chars, self.longest_prompt)
@@ -151,7 +151,7 @@ class LoadedModel:
         """Refuse a prompt that leaves no room for an answer.
 
         Raises:
-            ContextLengthExceededError: with both numbers.
+            ContextLengthExceededError: It is too long; the message has its length and the limit.
         """
         window = self.runtime.context_window_size
         if prompt_tokens >= window:
@@ -165,7 +165,7 @@ class LoadedModel:
         """Refuse token ids outside the vocabulary.
 
         Raises:
-            BadRequestError: naming the id.
+            BadRequestError: An id is outside; the message names it.
         """
         size = self.tokenizer.vocab_size
         for token_id in token_ids:
@@ -180,11 +180,11 @@ class LoadedModel:
 
         Args:
             request: A checked request.
-            stop_at_template: Whether the conversation template's stops apply.
+            stop_at_template: Whether to stop where the conversation template says.
         """
         wanted = {**self._defaults(), **request}
         logprobs = request.get("logprobs", False)
-        counted = not isinstance(logprobs, bool)  # completions give a number, chats a switch
+        counted = not isinstance(logprobs, bool)  # a number in completions, a boolean in chats
         bias = request.get("logit_bias", {})
         self.check_ids("logit_bias", bias)
         seed = request.get("seed")
@@ -243,13 +243,13 @@ async def load_model(
         model_id: The id that the user gave.
         chat_opts: The user's overrides of mlc-chat-config.json.
         runtime: The runtime to load it into.
-        report: Gets progress reports.
+        report: Called with progress reports.
         location: The location that an app config gives for the id, if any.
         overrides: The app config's overrides; `chat_opts` take precedence.
-        logit_processor: Makes its logit processors, if it has any.
+        logit_processor: Makes the model's logit processors, if it has any.
 
     Raises:
-        ModelError, RuntimeUnavailableError, InsufficientMemoryError: see `ModelRuntime.load`.
+        ModelError, RuntimeUnavailableError, InsufficientMemoryError: See `ModelRuntime.load`.
         BadRequestError: `chat_opts` has a field that cannot be overridden.
     """
     report("resolve", 0.0, f"Looking for {model_id}")

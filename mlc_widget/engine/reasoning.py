@@ -16,11 +16,11 @@ gap: /[ \n]{{0,4}}/'''
 
 INSIDE_RULES: Final = rf'''thought[lazy]: /(.|\n)*/ "{CLOSE}"
 gap: /[ \n]{{0,4}}/'''
-"""The same where the prompt has opened the thought; there it is required."""
+"""The same for a prompt that has already opened the thought, which is then required."""
 
 
 def without_thoughts(text: str) -> str:
-    """An earlier answer without its thoughts, which do not belong to the history."""
+    """An earlier answer without its thoughts, which are left out of the history."""
     return text.rpartition(CLOSE)[2].lstrip("\n") if CLOSE in text else text
 
 
@@ -34,10 +34,10 @@ class ReasoningParser:
         """Start; `inside` says that the prompt ends inside a thought."""
         self._state = "thought" if inside else "start"
         self._held = ""
-        self._fresh = True  # nothing of this thought or answer was given yet
+        self._fresh = True  # no text of this thought or answer has been returned yet
 
     def push(self, text: str) -> tuple[str, str]:
-        """Add text; returns what is certain by now, as (thought, answer)."""
+        """Add text; return what is now certain, as (thought, answer)."""
         self._held += text
         thought = ""
         if self._state == "start":
@@ -67,7 +67,7 @@ class ReasoningParser:
         if mark:
             self._state, self._held, self._fresh = "answer", after, True
             return before.rstrip("\n")
-        # Breaks and the beginning of the mark may belong to the end of the thought.
+        # Hold back line breaks and a beginning of the mark: both may end the thought.
         undecided = re.search(r"\n*(?:<(?:/(?:t(?:h(?:i(?:n(?:k)?)?)?)?)?)?)?$", self._held)
         assert undecided is not None
         certain = self._held[: undecided.start()]

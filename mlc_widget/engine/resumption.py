@@ -1,4 +1,4 @@
-"""Continues an answer that another process began, from what was delivered of it."""
+"""Continues an answer that another process began, after the part that was delivered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FINISH_REASONS: Final = ("stop", "length", "abort", "tool_calls")
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What the reader has of one choice, from the journal of its chunks.
+    """The part of one choice that the reader has, from the journal of its chunks.
 
     Attributes:
         tokens: The token ids of its chunks, without those of the last event.
@@ -63,7 +63,7 @@ class Resumption:
         """Read the ``resume`` of a stream's init.
 
         Raises:
-            ProtocolError: it is malformed.
+            ProtocolError: It is malformed.
         """
         if isinstance(content, Mapping):
             created, choices = content.get("created"), content.get("choices")
@@ -72,11 +72,11 @@ class Resumption:
         raise ProtocolError("resume needs created and choices", param="resume")
 
     def check(self, model: LoadedModel, sampling: Sampling, choices: int) -> None:
-        """Refuse what cannot be continued.
+        """Refuse a stream that cannot be continued.
 
         Raises:
-            EngineDeadError: the runtime cannot continue such an answer.
-            ProtocolError: the number of choices does not match.
+            EngineDeadError: The runtime cannot continue such an answer.
+            ProtocolError: The number of choices does not match.
         """
         exact = is_exact(model)
         if choices != len(self.choices):
@@ -85,8 +85,8 @@ class Resumption:
             )
         if any(c is not None and bool(c.text if exact else c.tokens) for c in self.choices):
             raise EngineDeadError(
-                f"The worker died, and another runtime ({model.runtime.name}) took its place, "
-                "which cannot continue the answer: ask again."
+                f"The worker died, and the new worker uses another runtime ({model.runtime.name}), "
+                "which cannot continue the answer: send the request again."
             )
         if exact:
             return
@@ -95,26 +95,26 @@ class Resumption:
         if field and any(c is not None and c.finish_reason is None for c in self.choices):
             raise EngineDeadError(
                 f"The worker died, and the {model.runtime.name} runtime cannot continue an answer "
-                f"with {field}: ask again."
+                f"with {field}: send the request again."
             )
 
     def marker(self, model: LoadedModel) -> JSONDict:
-        """What the first chunk after the resumption says of it."""
+        """The ``resumed`` field of the first chunk after the resumption."""
         tokens = sum(_count(model, c) for c in self.choices if c is not None)
         return {"exact": is_exact(model), "tokens": tokens}
 
 
 def is_exact(model: LoadedModel) -> bool:
-    """Whether a resumed answer is the one that would have come without the interruption."""
+    """Whether a resumed answer equals the one that would have come without the interruption."""
     return model.runtime.capabilities.batch_invariant
 
 
 def begin(
     model: LoadedModel, prompt: Sequence[int], sampling: Sampling, delivered: Delivered | None
 ) -> Beginning:
-    """How one choice begins, or goes on after what was delivered.
+    """How one choice begins, or continues after what was delivered.
 
-    A runtime that is not batch-invariant reads the text as part of the prompt.
+    A runtime that is not batch-invariant gets the delivered text as part of the prompt.
     """
     if delivered is None:
         return Beginning(prompt, sampling)
@@ -143,7 +143,7 @@ def _read_choice(content: Any) -> Delivered | None:
         if known and isinstance(journal, list) and all(type(i) is int for i in journal):
             return Delivered(tokens=tuple(journal), finish_reason=model_reason)
     raise ProtocolError(
-        f"resume.choices: {str(content)[:200]} is no choice: it needs a journal of token ids or "
+        f"resume.choices: {str(content)[:200]} is not a choice: it needs a journal of token ids or "
         "text, and a known finish_reason or null",
         param="resume",
     )

@@ -1,4 +1,4 @@
-"""OpenAI's response shapes, as plain dicts."""
+"""Builds responses in OpenAI's shapes, as plain dicts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float, *, n: int = 1) -> JSON
     """OpenAI's usage over all choices; `extra` has WebLLM's names (speeds in tokens/s, times in s).
 
     Args:
-        stats: One for each choice.
-        n: How many choices each prompt has.
+        stats: The statistics of each choice.
+        n: The number of choices for each prompt.
         e2e_s: Seconds from the request's arrival to its last token.
     """
     prompt = sum(s.prompt_tokens for s in stats[::n])
@@ -54,7 +54,7 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float, *, n: int = 1) -> JSON
 
 
 def new_request_id(kind: Literal["chat", "completion", "embedding"]) -> str:
-    """An id for a request that came without one, as OpenAI's look."""
+    """Make an id in OpenAI's style for a request without one."""
     prefix = {"chat": "chatcmpl", "completion": "cmpl", "embedding": "embd"}[kind]
     return f"{prefix}-{uuid.uuid4().hex}"
 
@@ -64,10 +64,10 @@ class ResponseShape:
     """Builds the chunks and the whole response of one request.
 
     Attributes:
-        kind: Which of OpenAI's two shapes.
-        model: The model's id, as the user knows it.
+        kind: The kind of request.
+        model: The model's id, as the user gave it.
         id: The request's id.
-        chat_logprobs: Whether log-probabilities have the shape of a chat's also in a completion.
+        chat_logprobs: Whether a completion's log-probabilities have the shape of a chat's.
     """
 
     kind: Literal["chat", "completion"]
@@ -98,7 +98,7 @@ class ResponseShape:
         finish_reason: str | None,
         logprobs: JSONDict | None,
     ) -> JSONDict:
-        """One chunk of one choice."""
+        """A chunk of one choice."""
         choice: JSONDict = {"index": index, "finish_reason": finish_reason, "logprobs": logprobs}
         if self.kind == "chat":
             delta: JSONDict = {"role": "assistant"} if first else {}
@@ -118,7 +118,7 @@ class ResponseShape:
         return {**self._envelope([], chunk=True), "usage": used}
 
     def whole(self, choices: Sequence[Choice], used: JSONDict) -> JSONDict:
-        """The response of a request without a stream."""
+        """The response to a request without streaming."""
         shaped = []
         for i, choice in enumerate(choices):
             logprobs = join_logprobs(choice.logprobs) if choice.logprobs else None
@@ -135,7 +135,7 @@ class ResponseShape:
         return {**self._envelope(shaped, chunk=False), "usage": used}
 
     def logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> JSONDict | None:
-        """Log-probabilities of some tokens, the first of them at `offset` of the text."""
+        """The log-probabilities of some tokens; the first begins at `offset` of the text."""
         if not tokens:
             return None
         if self.kind == "chat" or self.chat_logprobs:
@@ -160,7 +160,7 @@ class ResponseShape:
 
 @dataclass(slots=True)
 class Choice:
-    """One choice of a response while it is put together."""
+    """One choice of a response while it is being assembled."""
 
     parts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -186,7 +186,7 @@ class Choice:
         return message
 
     def add(self, new: Delta, length: int, logprobs: JSONDict | None) -> None:
-        """Append what came, from `length` characters of the model's text."""
+        """Append new content, which was made from `length` characters of the model's text."""
         self.parts.append(new.content)
         if new.reasoning:
             self.reasoning.append(new.reasoning)
@@ -203,7 +203,7 @@ class Choice:
 
 
 def join_logprobs(parts: Sequence[JSONDict]) -> JSONDict:
-    """One logprobs object from those of successive chunks."""
+    """Join the ``logprobs`` objects of successive chunks."""
     joined: dict[str, list[Any]] = {}
     for part in parts:
         for name, values in part.items():
@@ -212,7 +212,7 @@ def join_logprobs(parts: Sequence[JSONDict]) -> JSONDict:
 
 
 def _name(token: bytes) -> str:
-    """A token as completions name it: its text or, of a part of a character, its bytes."""
+    """A token's name in completions: its text, or its bytes if it is part of a character."""
     try:
         return token.decode()
     except UnicodeDecodeError:
@@ -220,7 +220,7 @@ def _name(token: bytes) -> str:
 
 
 def _alternatives(token: TokenLogprob) -> dict[str, float] | None:
-    """The most probable tokens and the chosen one; of two with the same text, the more probable."""
+    """The most probable tokens and the chosen one; of equal texts, only the more probable."""
     if math.isnan(token.logprob):
         return None
     found: dict[str, float] = {}

@@ -1,8 +1,8 @@
-"""Structural tags: free text in which some marked places must fit a grammar.
+"""Structural tags: free text in which some marked places must match a grammar.
 
-Two ways of writing them are understood: ``{"structures": [{"begin", "schema", "end"}],
-"triggers": […]}``, and xgrammar's ``{"format": {"type": …}}`` with its formats const_string,
-json_schema, regex, grammar, any_text, sequence, or, tag, triggered_tags and tags_with_separator.
+They may be written in two ways: ``{"structures": [{"begin", "schema", "end"}], "triggers": […]}``,
+or xgrammar's ``{"format": {"type": …}}`` with its formats const_string, json_schema, regex,
+grammar, any_text, sequence, or, tag, triggered_tags and tags_with_separator.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from mlc_widget.engine.json_schema import check_schema
 
 
 def structural_tag_parts(wanted: Any, at: str) -> dict[str, Part]:
-    """The grammar of a structural tag: ``body``, and the parts that it refers to.
+    """The grammar of a structural tag: ``body``, and the parts to which it refers.
 
     Args:
         wanted: The tag, or its JSON text.
-        at: The request's field that it comes from, for errors.
+        at: The field of the request that has the tag, for error messages.
 
     Raises:
         BadRequestError: It is malformed; `param` names the part.
-        UnsupportedFieldError: A format that is not known.
+        UnsupportedFieldError: It has an unknown format.
     """
     if isinstance(wanted, str):
         try:
@@ -147,7 +147,7 @@ class _Maker:
             if made and made[-1] == ANY_TEXT:
                 if element.get("type") != "const_string" or not text:
                     raise _wrong(f"{at}.elements[{i}]", element,
-                                 "what follows any_text must be a const_string")  # fmt: skip
+                                 "only a const_string may follow any_text")  # fmt: skip
                 made[-1] = self._rule("until", "[lazy]", f"{ANY_TEXT} {text}")
             else:
                 made.append(text)

@@ -1,4 +1,4 @@
-"""`response_format`: what a text must match, from OpenAI's and WebLLM's words to a grammar."""
+"""Turns a `response_format`, OpenAI's or WebLLM's, into a grammar."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AT: Final = "response_format"
 def response_grammar(wanted: Mapping[str, Any] | None) -> str | None:
     """The grammar of a checked `response_format`; None for plain text.
 
-    Understood are ``text``; ``json_object``, with or without ``schema``; OpenAI's ``json_schema``;
+    Its type may be ``text``; ``json_object``, with or without ``schema``; OpenAI's ``json_schema``;
     ``regex`` with ``regex``; ``grammar`` with a ``grammar`` in EBNF or Lark, or as OpenAI's
     ``{"syntax": "lark" | "regex", "definition": …}``; ``structural_tag`` (see `structural_tag`).
 
@@ -41,9 +41,12 @@ def response_grammar(wanted: Mapping[str, Any] | None) -> str | None:
 
 
 def response_parts(wanted: Mapping[str, Any]) -> tuple[Mapping[str, Part], str]:
-    """As `response_grammar`, as parts to build on: the whole is ``body``; and the field's name.
+    """Like `response_grammar`, but return the grammar's parts, of which ``body`` is the whole.
 
-    Not yet compiled: what only llguidance can find wrong is not found here.
+    They are not compiled, so errors that only llguidance finds are not found here.
+
+    Returns:
+        The parts, and the name of the field that they come from.
     """
     kind = wanted.get("type", "text")
     if kind == "structural_tag":
@@ -55,7 +58,7 @@ def response_parts(wanted: Mapping[str, Any]) -> tuple[Mapping[str, Part], str]:
 
 
 def _part(kind: str, wanted: Mapping[str, Any]) -> tuple[Part, str]:
-    """The grammar of one kind, and the field that it comes from."""
+    """The grammar for one type of `response_format`, and the field that it comes from."""
     if kind == "json_object":
         at = f"{_AT}.schema"
         given = wanted.get("schema")

@@ -1,11 +1,11 @@
-r"""How models are told of tools and how they call them, by family.
+r"""The formats in which families of models get descriptions of tools and call them.
 
-Texts follow the models' own chat templates: Qwen2.5's and Qwen3's (of any ChatML model), Hermes 2
-Pro's and Hermes 3's, Llama 3.1's.
+The texts are those of the models' own chat templates: of Qwen2.5 and Qwen3 (for all ChatML models),
+of Hermes 2 Pro and Hermes 3, and of Llama 3.1.
 
-ChatML's and Hermes's calls and results stand between tags such as ``<tool_response>``, which need
-not be tokens of their own. So that no text can open or close one, a ``<`` that begins such a tag is
-written ``\u003c`` in JSON, where it means the same, and ``&lt;``, as in XML, in other text.
+In ChatML and Hermes, calls and results are enclosed in tags such as ``<tool_response>``, which need
+not be tokens of their own. So that no content can open or close one, the ``<`` of such a tag is
+written ``\u003c`` in JSON, where it means the same, and ``&lt;`` in other text.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Call:
 
 
 class ToolFormat(ABC):
-    """One family's way.
+    """The format of tools of one family of models.
 
     Attributes:
-        begin: What opens a call in the model's text; "" where a call is a bare JSON object.
-        end: What closes it.
-        between: What parts two calls in a row.
+        begin: The text that opens a call; "" if a call is a bare JSON object.
+        end: The text that closes a call.
+        between: The text between two consecutive calls.
         arguments: The key of the arguments.
     """
 
@@ -58,7 +58,7 @@ class ToolFormat(ABC):
         return message
 
     def text(self, message: str) -> str:
-        """What somebody said, so that it cannot be taken for a call or a result."""
+        """Escape a message so that it cannot be taken for a call or a result."""
         return _TURN_TAG.sub("&lt;", message)
 
     def calls(self, said: str, calls: Sequence[Call]) -> PromptText:
@@ -73,18 +73,18 @@ class ToolFormat(ABC):
 
     @abstractmethod
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
-        """Messages that give what successive calls returned."""
+        """Messages with the results of consecutive calls."""
 
 
 class ChatML(ToolFormat):
-    """Qwen2.5 and Qwen3: results are a user's turn."""
+    """Qwen2.5 and Qwen3; results are in a turn of the user."""
 
     begin = "<tool_call>\n"
     end = "\n</tool_call>"
     between = "\n"
 
     def system(self, message: str, tools: Sequence[JSONDict]) -> PromptText:
-        """Signatures as JSON, one to a line."""
+        """The system message, then signatures as JSON, one per line."""
         lines = "".join(f"\n{_json(tool)}" for tool in tools)
         before = markup(
             "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -98,7 +98,7 @@ class ChatML(ToolFormat):
         return join((_own(message), before, content(lines), after))
 
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
-        """All in one turn."""
+        """All results in one turn of the user."""
         return [{"role": "user", "content": _responses(self, contents)}]
 
 
@@ -114,14 +114,14 @@ _HERMES_CALL: Final = {
 
 
 class Hermes(ToolFormat):
-    """Hermes 2 Pro and Hermes 3: as ChatML, with a role for results."""
+    """Hermes 2 Pro and Hermes 3; like ChatML, but with a role for results."""
 
     begin = "<tool_call>\n"
     end = "\n</tool_call>"
     between = "\n"
 
     def system(self, message: str, tools: Sequence[JSONDict]) -> PromptText:
-        """The prompt that Hermes was trained with, after the system message."""
+        """The system message, then the prompt with which Hermes was trained."""
         before = markup(
             "You are a function calling AI model. You are provided with function signatures "
             "within <tools></tools> XML tags. You may call one or more functions to assist with "
@@ -138,12 +138,12 @@ class Hermes(ToolFormat):
         return join((_own(message), before, content(_json(list(tools))), after))
 
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
-        """A turn of role tool with all of them."""
+        """All results in one turn of the role ``tool``."""
         return [{"role": "tool", "content": _responses(self, contents)}]
 
 
 class Llama31(ToolFormat):
-    """Llama 3.1 and later: an answer that is a call is nothing but the call."""
+    """Llama 3.1 and later; an answer is either text or a call."""
 
     begin = ""
     end = ""
@@ -151,7 +151,7 @@ class Llama31(ToolFormat):
     arguments = "parameters"
 
     def system(self, message: str, tools: Sequence[JSONDict]) -> PromptText:
-        """The environment that goes with tools, before the system message."""
+        """The description of the environment that tools need, then the system message."""
         environment = (
             "Environment: ipython\nCutting Knowledge Date: December 2023\n"
             "Today Date: 26 Jul 2024\n\n"
@@ -159,7 +159,7 @@ class Llama31(ToolFormat):
         return markup(environment) + content(message)
 
     def first_user(self, message: Content, tools: Sequence[JSONDict]) -> Content:
-        """Signatures as indented JSON, before the question."""
+        """Signatures as indented JSON, then the message."""
         signatures = "".join(f"{json.dumps(t, indent=4, ensure_ascii=False)}\n\n" for t in tools)
         before = markup(
             "Given the following functions, please respond with a JSON for a function call with "
@@ -170,20 +170,20 @@ class Llama31(ToolFormat):
         return before + content(signatures) + content(message)
 
     def text(self, message: str) -> str:
-        """There are no tags: roles alone tell who speaks."""
+        """Nothing to escape, as there are no tags."""
         return message
 
     def calls(self, said: str, calls: Sequence[Call]) -> PromptText:
-        """The calls alone."""
+        """Only the calls."""
         return content(self.between.join(map(self._call, calls)))
 
     def results(self, contents: Sequence[str]) -> list[JSONDict]:
-        """A turn of the template's role ``ipython`` for each."""
+        """Each result in a turn of the role ``ipython``."""
         return [{"role": "tool", "content": c} for c in contents]
 
 
 def tool_format_of(template: ChatTemplate) -> ToolFormat | None:
-    """The way of the models that have this template; None if they know no tools."""
+    """The format of the models with this template; None if they do not support tools."""
     if isinstance(template, JinjaConversation):
         return _format_of_jinja(template)
     user = template.roles["user"]
@@ -195,7 +195,7 @@ def tool_format_of(template: ChatTemplate) -> ToolFormat | None:
 
 
 def _format_of_jinja(template: JinjaConversation) -> ToolFormat | None:
-    """The format of which a template writes the tags; None if it writes no tools that are known."""
+    """The format whose tags a template writes; None if it writes none of a known format."""
     if not template.writes_tools or template.template is None:
         return None
     if "<tool_call>" in template.template.source:
@@ -208,17 +208,17 @@ def _json(value: Any) -> str:
 
 
 def _untagged(text: str) -> str:
-    """JSON that says the same and has no tags in it."""
+    """Escape tags in JSON without changing its meaning."""
     return _TAG.sub(r"\\u003c", text)
 
 
 def _own(message: str) -> PromptText:
-    """The request's system message, before that of the tools."""
+    """The request's own system message, which comes before the description of the tools."""
     return content(f"{message}\n\n" if message else "")
 
 
 def _responses(known: ToolFormat, contents: Sequence[str]) -> PromptText:
-    """Results between tags."""
+    """Results enclosed in tags."""
     begin, end = markup("<tool_response>\n"), markup("\n</tool_response>")
     return _lines([join((begin, content(known.text(c)), end)) for c in contents])
 

@@ -1,4 +1,4 @@
-"""Calls of tools in a model's text, found as the text comes."""
+"""Finds calls of tools in a model's text as it arrives."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mlc_widget.engine.tool_formats import ToolFormat
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """More of one call.
+    """An addition to one call.
 
     Attributes:
-        index: Which call of the answer.
-        name: The tool's name, in the first piece only.
-        arguments: More of the arguments' JSON text.
+        index: The index of the call in the answer.
+        name: The tool's name, in the first addition only.
+        arguments: An addition to the arguments' JSON text.
     """
 
     index: int
@@ -25,12 +25,12 @@ class CallDelta:
 
 
 class CallScanner:
-    """Reads one JSON object ``{"name": …, "arguments": …}`` as it comes.
+    """Reads one JSON object ``{"name": …, "arguments": …}`` as it arrives.
 
     Attributes:
         name: The tool's name, once it is known.
-        done: The object has ended.
-        failed: This is no such object.
+        done: Whether the object has ended.
+        failed: Whether the text is not such an object.
     """
 
     def __init__(self, arguments_keys: Collection[str] = ("arguments", "parameters")) -> None:
@@ -46,7 +46,7 @@ class CallScanner:
         self.done = self.failed = False
 
     def push(self, text: str) -> int:
-        """Read on, until the object ends; how many characters were read."""
+        """Read until the object ends; return the number of characters that were read."""
         for at, char in enumerate(text):
             if self.done or self.failed:
                 return at
@@ -54,12 +54,12 @@ class CallScanner:
         return len(text)
 
     def take(self) -> str:
-        """More of the arguments, as JSON text; "" while the name is not known."""
+        """Return new text of the arguments' JSON; "" while the name is not known."""
         text = self._arguments
         if self.name is None:
             return ""
         if text is None:
-            # No arguments at all is a call without any.
+            # A call without arguments.
             text = "{}" if self.done else ""
         elif text.startswith('"'):  # JSON within a string
             text = _unquoted(text) if self._arguments_end else ""
@@ -129,7 +129,7 @@ class CallScanner:
         try:
             value = json.loads(self._value)
         except ValueError:
-            # Arguments that are not quite JSON are the caller's to judge; a key or name is not.
+            # Invalid JSON is passed on in arguments, but not accepted in a key or a name.
             if self._key not in self._keys or self._state == "in key":
                 self.failed = True
                 return
@@ -159,30 +159,31 @@ def _unquoted(text: str) -> str:
 
 
 def _well_formed(text: str) -> str:
-    """Without lone surrogates, which JSON can escape and no encoding can represent."""
+    """The text without lone surrogates, which JSON can escape but UTF-8 cannot represent."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class ToolCallParser:
-    """Parts a text, as it comes, into content and calls.
+    """Splits a text, as it arrives, into content and calls.
 
-    Text around calls keeps its words and loses the breaks next to them. What looks like a call and
-    is none, is content.
+    Line breaks next to a call are dropped from the content. Text that looks like a call but turns
+    out not to be one is content.
 
     Attributes:
-        count: Calls so far.
-        broken: A call ended before it was whole.
+        count: The number of calls so far.
+        broken: Whether the text ended before a call was complete.
     """
 
     def __init__(self, format: ToolFormat, names: Collection[str]) -> None:
-        """Look for calls in a family's way, of these tools.
+        """Look for calls of these tools in this format.
 
-        Where a call is a bare JSON object, only one that begins an answer and names a tool is one.
+        If calls are bare JSON objects, only an object at the beginning of the answer that names
+        one of the tools is a call.
         """
         self._begin, self._end = format.begin.strip(), format.end.strip()
         self._names = names
         self._held = ""  # text that may be the beginning of a mark, or breaks before one
-        self._raw = ""  # the call's text so far, should it be none
+        self._raw = ""  # the call's text so far, in case it is not one
         self._scanner: CallScanner | None = None
         self._named = False
         self._text_began = False
@@ -190,7 +191,7 @@ class ToolCallParser:
         self.broken = False
 
     def push(self, text: str) -> tuple[str, list[CallDelta]]:
-        """Take more text, give what is certain: (content, pieces of calls)."""
+        """Take more text; return what is now certain: content, and additions to calls."""
         content = ""
         deltas: list[CallDelta] = []
         while text:
@@ -203,7 +204,7 @@ class ToolCallParser:
         return content, deltas
 
     def flush(self) -> tuple[str, list[CallDelta]]:
-        """The rest, now that no more text comes."""
+        """Return the rest; no more text will come."""
         if self._scanner is not None:
             self.broken = self.broken or (self._named and not self._scanner.done)
             text, self._raw, self._scanner, self._held = self._raw, "", None, ""
@@ -212,7 +213,7 @@ class ToolCallParser:
         return (held.rstrip() if self.count else held), []
 
     def _outside(self, text: str) -> tuple[str, str]:
-        """Content, and what comes after a mark."""
+        """Split text into content and what follows a call's opening mark."""
         text, self._held = self._held + text, ""
         if not self._begin:
             return self._outside_bare(text)
@@ -247,7 +248,7 @@ class ToolCallParser:
         self._text_began = self._text_began and bool(self._begin)
 
     def _inside(self, text: str, deltas: list[CallDelta]) -> tuple[str, str]:
-        """Read on in a call: (content if it was none, the rest of the text)."""
+        """Read on in a call; return content if it was not a call, and the rest of the text."""
         scanner = self._scanner
         assert scanner is not None
         read = scanner.push(text)
@@ -272,7 +273,7 @@ class ToolCallParser:
         return "", rest
 
     def _after(self, rest: str) -> tuple[str, str]:
-        """Skip what closes a call."""
+        """Skip the text that closes a call."""
         if not self._end:
             self._scanner, self._text_began = None, False
             return "", rest
@@ -285,7 +286,7 @@ class ToolCallParser:
 
 
 def _undecided(text: str, mark: str) -> int:
-    """Length of the longest end of `text` with which `mark` begins."""
+    """The length of the longest end of `text` that is the beginning of `mark`."""
     for n in range(min(len(mark) - 1, len(text)), 0, -1):
         if mark.startswith(text[-n:]):
             return n

@@ -1,4 +1,4 @@
-"""OpenAI's `tools` and `tool_choice`: into the prompt, and into a grammar for the answer."""
+"""Turns OpenAI's `tools` and `tool_choice` into a prompt and a grammar for the answer."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Tools:
     """The tools of one request.
 
     Attributes:
-        format: How the model is told of them and calls them.
-        offered: Those that it may call, as the request gives them.
-        forced: It must call one.
-        parallel: It may call several.
+        format: The format in which the model gets and calls them.
+        offered: The tools that it may call, in OpenAI's shape.
+        forced: Whether it must call one.
+        parallel: Whether it may call several.
     """
 
     format: ToolFormat
@@ -43,18 +43,18 @@ class Tools:
 
     @property
     def names(self) -> frozenset[str]:
-        """Of the tools on offer."""
+        """The names of the offered tools."""
         return frozenset(tool["function"]["name"] for tool in self.offered)
 
     def grammar(self, *, else_body: bool) -> tuple[str, dict[str, Part]]:
-        """Rules for an answer, ``answer`` the first of them, and the parts that they refer to.
+        """The rules for an answer, the first of them ``answer``, and the parts they refer to.
 
         Args:
-            else_body: An answer without a call is not free text but ``@body``.
+            else_body: Whether an answer without a call must match ``@body``.
 
         Raises:
-            BadRequestError: A tool's parameters are malformed, or it asks for ``strict`` and they
-                cannot be enforced.
+            BadRequestError: A tool's parameters are malformed, or cannot be enforced although it
+                is ``strict``.
         """
         f, parts, heads = self.format, {}, []
         for i, tool in enumerate(self.offered):
@@ -80,7 +80,7 @@ class Tools:
 
 
 def read_tools(request: Mapping[str, Any], template: ChatTemplate) -> Tools | None:
-    """The tools of a checked chat request; None where it has none or wants none.
+    """The tools of a checked chat request; None if it has none or none may be called.
 
     Raises:
         UnsupportedFieldError: The model's template does not support tools.
@@ -105,7 +105,7 @@ def read_tools(request: Mapping[str, Any], template: ChatTemplate) -> Tools | No
 
 
 def _arguments(index: int, tool: JSONDict) -> Part:
-    """What the arguments of one tool must match."""
+    """The grammar that the arguments of one tool must match."""
     at = f"tools[{index}].function.parameters"
     wanted, strict = tool["function"].get("parameters"), tool["function"].get("strict")
     try:
@@ -118,7 +118,7 @@ def _arguments(index: int, tool: JSONDict) -> Part:
         part = json_part(schema, at)
         check_grammar(assemble("start: @body", {"body": part}), at)
     except BadRequestError as error:
-        # What is well-formed but cannot be enforced is the model's to keep to, unless strict.
+        # A valid schema that cannot be enforced is left to the model, unless it is strict.
         enforceable = not isinstance(error, UnsupportedFieldError)
         if strict or (enforceable and (error.param != at or "no value" in str(error))):
             raise
@@ -129,10 +129,10 @@ def _arguments(index: int, tool: JSONDict) -> Part:
 def render_messages(
     messages: Sequence[JSONDict], tools: Tools | None, template: ChatTemplate
 ) -> list[JSONDict]:
-    """Messages with tools, calls and results in them as messages that any template can write.
+    """Write tools, calls and results into messages that any template can render.
 
     Raises:
-        UnsupportedFieldError: There are calls or results, and the template does not support tools.
+        UnsupportedFieldError: There are calls or results, but the template does not support tools.
         BadRequestError: A call or a result is malformed; `param` names it.
     """
     known = tools.format if tools else tool_format_of(template)
@@ -176,7 +176,7 @@ def render_messages(
 
 
 def system_message(messages: Sequence[JSONDict]) -> list[JSONDict]:
-    """All system messages as one, for the one place that a template has for them; or none."""
+    """All system messages joined to one, as templates have one place for them; or none."""
     system = [m["content"] for m in messages if m["role"] == "system"]
     content = "\n\n".join(filter(None, system))
     return [{"role": "system", "content": content}] if system else []
@@ -190,13 +190,13 @@ def _with_signatures(
         system, messages = messages[0]["content"], messages[1:]
     for i, message in enumerate(messages):
         if message["role"] == "user":
-            told = tools.format.first_user(message["content"], tools.offered)
-            messages[i] = {**message, "content": told}
+            described = tools.format.first_user(message["content"], tools.offered)
+            messages[i] = {**message, "content": described}
             break
     else:  # a system message alone
-        told = tools.format.first_user("", tools.offered)
-        if told:
-            messages = [{"role": "user", "content": told}, *messages]
+        described = tools.format.first_user("", tools.offered)
+        if described:
+            messages = [{"role": "user", "content": described}, *messages]
     return [{"role": "system", "content": tools.format.system(system, tools.offered)}, *messages]
 
 
@@ -224,10 +224,10 @@ def _calls(at: str, calls: Any) -> list[Call]:
 
 
 def _arguments_json(text: str) -> str:
-    """A call's arguments as JSON, whatever the text: an answer may have ended in their midst.
+    """A call's arguments as JSON, even if the text is not: an answer may have been cut off there.
 
-    An object is written as the models' templates write it, and nothing at all is an object without
-    members. Any other text becomes a string, of which `ToolCallParser` would read the same text.
+    An object is written as in the models' templates, and an empty text becomes an empty object.
+    Any other text becomes a JSON string, which `ToolCallParser` reads back as the same text.
     """
     try:
         value = json.loads(text or "{}")
@@ -240,7 +240,7 @@ def _arguments_json(text: str) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether there are no lone surrogates in it, which no encoding can represent."""
+    """Whether a text has no lone surrogates, which UTF-8 cannot represent."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -94,7 +94,7 @@ SHOWN: dict[Kind, dict[str, tuple[str, str]]] = {
         "tools": (_CALLS, "test_auto_may_answer_in_words_and_calls_are_valid"),
         "tool_choice": (_CALLS, "test_a_named_tool_is_called_once"),
         "parallel_tool_calls": (_CALLS, "test_several_calls_unless_they_must_not_be_parallel"),
-        "enable_thinking": (_CALLS, "test_thoughts_are_parted_from_the_answer"),
+        "enable_thinking": (_CALLS, "test_thoughts_are_separated_from_the_answer"),
     },
     "completion": {
         **_TEXT_SHOWN,

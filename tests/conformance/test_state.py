@@ -108,7 +108,7 @@ async def test_forwarding_tokens(driver: Any) -> None:
     try:
         first = await driver.call("forward_tokens_and_sample", [40, 41, 42], True)
     except UnsupportedFieldError:
-        pytest.skip("this runtime does not tell its tokens")
+        pytest.skip("this runtime does not report its tokens")
     second = await driver.call("forward_tokens_and_sample", [first])
     await driver.call("reset_chat")
     at_once = await driver.call("forward_tokens_and_sample", [40, 41, 42, first], is_prefill=True)

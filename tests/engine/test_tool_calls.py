@@ -202,7 +202,7 @@ def thought_of(message) -> str:
     return getattr(message, "reasoning_content", None) or ""
 
 
-async def test_thoughts_are_parted_from_the_answer(thinker):
+async def test_thoughts_are_separated_from_the_answer(thinker):
     tokenizer = next(iter(thinker._core._models)).tokenizer
     marks = [tokenizer.token_to_id(m) for m in THOUGHT_MARKS]
     # The first token opens a thought, and a bias closes it soon.
