@@ -116,7 +116,7 @@ def test_what_comes_before_a_later_system_message_is_not_gone_on_with():
 def test_a_template_that_explodes_is_refused_before_it_is_written(fields):
     known = template(**fields)
     long = [{**m, "content": "y" * 10**6} for m in (SYSTEM, USER)]
-    with pytest.raises(ContextLengthExceededError, match="1000 at most"):
+    with pytest.raises(ContextLengthExceededError, match="at most 1000"):
         prompt(known, *long, longest=1000)
 
 
