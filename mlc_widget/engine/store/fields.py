@@ -1,4 +1,4 @@
-"""Reading JSON objects with errors that name the field, its value and the remedy."""
+"""Reads JSON objects, with errors that name the field, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlc_widget.api.request_values import shortened
 
 _MISSING = object()
 
-# Far above those of any model, and low enough that nothing is computed with absurd ones.
+# Limits far above the values of any model, so that absurd values are refused at once.
 MOST_FEATURES: Final = 1 << 20
 MOST_HEADS: Final = 1 << 12
 MOST_HEAD_DIM: Final = 1 << 12
@@ -22,7 +22,7 @@ class Fields:
     """A mapping from a file of the model, read field by field."""
 
     def __init__(self, values: Any, path: str, file: str = "mlc-chat-config.json") -> None:
-        """Read `values`, which lies at the dotted `path` of `file` ("" for the file itself).
+        """Read `values`, the object at the dotted `path` of `file` ("" for the file itself).
 
         Raises:
             ModelFormatError: It is not an object.
@@ -36,7 +36,7 @@ class Fields:
         self._values = values
 
     def get(self, key: str, default: Any = _MISSING) -> Any:
-        """The value, or `default` where it is absent or null.
+        """The value, or `default` if it is absent or null.
 
         Raises:
             ModelFormatError: It is absent and has no default.
@@ -52,18 +52,18 @@ class Fields:
         return default
 
     def positive_int(self, key: str, default: Any = _MISSING, *, most: int = 2**31 - 1) -> int:
-        """An integer above zero, `most` at most."""
+        """A positive integer of at most `most`."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self.wrong(key, "must be a positive integer", value)
         if value > most:
-            raise self.wrong(key, f"must be {most} at most", value)
+            raise self.wrong(key, f"must be at most {most}", value)
         return value
 
     def positive_float(
         self, key: str, default: Any = _MISSING, *, least: float = 0.0, most: float = 1e30
     ) -> float:
-        """A number above zero, `least` at least and `most` at most."""
+        """A positive number from `least` to `most`."""
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise self.wrong(key, "must be a positive number", value)

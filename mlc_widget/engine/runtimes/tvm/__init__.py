@@ -1,8 +1,8 @@
-"""The embedded runtime: MLC-format models, compiled and run by apache-tvm from PyPI.
+"""The embedded runtime: compiles and runs models with apache-tvm from PyPI.
 
-From bottom to top: `kernels` (hand-written TIR), `layouts` (MLC's tensors to the kernels'),
+From bottom to top: `kernels` (hand-written TIR), `layouts` (from MLC's tensors to the kernels'),
 `layers` and `architectures` (models as `relax.frontend.nn` modules), `compile` and `cache` (to
 machine code, once), `executor` (one step), `pages` and `scheduler` (many sequences), `loading` (all
-of it from a folder) and `runtime` (the seam). Only what is above `scheduler`, and what compiles,
-imports tvm, and only when a model is loaded.
+of these from a model folder) and `runtime` (the `ModelRuntime`). Only the modules that compile, and
+those above `scheduler`, import tvm, and only when a model is loaded.
 """

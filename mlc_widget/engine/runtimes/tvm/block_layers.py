@@ -1,10 +1,10 @@
 # mypy: disable-error-code="misc"
-"""Layers whose weights lie in a file's own blocks, each tensor in a type of its own.
+"""Layers whose weights stay in the blocks of a GGUF file, where each tensor has its own type.
 
 `BlockBuilder` makes them for a CPU. A linear layer of an architecture may be several tensors in the
 file (queries, keys and values; the two halves of a gated layer). Each is a part with its own
-kernel, which writes its columns of the result. Which types they have is known when the model is
-whole, and its layers have names (`bind_blocks`).
+kernel, which writes its columns of the result. The types of the parts are set after the model has
+been built, when its layers have names (`bind_blocks`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BlockPart:
 
     Attributes:
         kind: ggml's name of its type.
-        rows: Its outputs.
+        rows: The number of its outputs.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class BlockPart:
 
 
 class BlockBuilder(CpuBuilder):
-    """Makes layers of weights in blocks for a CPU; other layers are `CpuBuilder`'s."""
+    """Makes layers with weights in blocks for a CPU; other layers are `CpuBuilder`'s."""
 
     def __init__(
         self, quantization: Quantization, isa: Isa, *, int8: bool = False, kv_dtype: str = "float32"
@@ -62,7 +62,7 @@ class BlockBuilder(CpuBuilder):
 
 
 class BlockLinear(nn.Module):
-    """y = x · Wᵀ (+ bias) (+ residual), W's rows being the parts' one after the other."""
+    """y = x · Wᵀ (+ bias) (+ residual), where W is the concatenation of the parts' rows."""
 
     def __init__(self, build: CpuBuilder, inputs: int, *outputs: int, bias: bool = False) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class BlockLinear(nn.Module):
         self.kinds: list[str] = []
 
     def bind(self, parts: Sequence[BlockPart]) -> None:
-        """Take the tensors that it consists of."""
+        """Set the tensors of which the layer consists."""
         ends = _columns(self.outputs, [part.rows for part in parts])
         for i, (part, (first, end)) in enumerate(zip(parts, ends, strict=True)):
             name = f"part{i}"
@@ -120,7 +120,7 @@ class BlockLinear(nn.Module):
 
 
 class BlockGatedLinear(BlockLinear):
-    """silu(gate) · up, for linear layers; gates are the first output, ups the second."""
+    """silu(gate) · up, as input for linear layers. The first output is gate, the second up."""
 
     def forward(self, x: Tensor | Quantized) -> Tensor | Quantized:  # type: ignore[override]
         """(M, pad(inputs)) → (M, pad(features))."""
@@ -128,7 +128,7 @@ class BlockGatedLinear(BlockLinear):
 
 
 class BlockEmbedding(BlockLinear):
-    """A vocabulary's embedding, and the output layer that is tied to it."""
+    """A vocabulary's embedding and the output layer that is tied to it."""
 
     def __init__(self, build: CpuBuilder, vocab_size: int, hidden_size: int) -> None:
         super().__init__(build, hidden_size, vocab_size)
@@ -145,7 +145,7 @@ class BlockEmbedding(BlockLinear):
 
 
 def _columns(outputs: Sequence[int], rows: Sequence[int]) -> list[tuple[int, int]]:
-    """First column and the one behind the last, of each part, padded as the layer pads."""
+    """The first column of each part and the one after its last, with the layer's padding."""
     found: list[tuple[int, int]] = []
     left = list(rows)
     at = 0
@@ -157,21 +157,21 @@ def _columns(outputs: Sequence[int], rows: Sequence[int]) -> list[tuple[int, int
             count = left.pop(0)
             last = at - start + count >= width
             if at - start + count > width or (not last and count % BLOCK):
-                raise ValueError(f"parts of {list(rows)} rows make no layer of {list(outputs)}")
+                raise ValueError(f"parts of {list(rows)} rows do not make up {list(outputs)}")
             found.append((at, end if last else at + count))
             at += count
         at = end
     if left:
-        raise ValueError(f"parts of {list(rows)} rows make no layer of {list(outputs)}")
+        raise ValueError(f"parts of {list(rows)} rows do not make up {list(outputs)}")
     return found
 
 
 def bind_blocks(module: Any, types_of: Callable[[str], Sequence[tuple[str, int]]]) -> None:
-    """Give each linear layer of a model its tensors.
+    """Set the tensors of each linear layer of a model.
 
     Args:
         module: The model.
-        types_of: Gives type and rows of the tensors of a layer by its name, such as
+        types_of: Returns the type and rows of each tensor of a layer, given its name, such as
             ``model.layers.0.mlp.down_proj``.
 
     Raises:
@@ -188,9 +188,9 @@ def bind_blocks(module: Any, types_of: Callable[[str], Sequence[tuple[str, int]]
 
 
 def takes_int8(module: Any) -> bool:
-    """Whether all that is multiplied with activations is codes.
+    """Whether all weights that are multiplied with activations are codes.
 
-    An embedding that only gathers rows may be anything.
+    An embedding that only gathers rows may have any type.
     """
     layers = dict(_block_layers(module, ""))
     tied = not any(name.endswith("lm_head") for name in layers)

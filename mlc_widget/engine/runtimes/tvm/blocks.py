@@ -1,19 +1,19 @@
-"""How the kernels hold matrices whose weights are in ggml's blocks, with numpy alone.
+"""The memory layout of matrices in ggml's block formats, written with numpy alone.
 
-A matrix (N, K) becomes (N/16, words) uint32: one row for each 16 outputs, one output to a lane, in
+A matrix (N, K) becomes (N/16, words) uint32: one row for each 16 outputs, one output per lane, in
 sections that each begin at a multiple of 16 words:
 
-    codes     K · 16 codes of 4 or 8 bits; word i of a lane has its next 8 or 4 inputs
-    factors   one byte for each group and lane, where the format has them
-    scales    a float16 for each block of groups and lane
-    the same two again for minima, where the format has them
+    codes     K · 16 codes of 4 or 8 bits; each word of a lane has its next 8 or 4 inputs
+    factors   one byte per group and lane, if the format has factors
+    scales    one float16 per block of groups and lane
+    minima    their factors and the minima themselves in the same way, if the format has minima
 
-In a word of 4-bit codes the lowest bits are the first input. 8-bit codes lie in pairs of words: the
-bytes of the first are inputs 0 2 4 6 of eight, those of the second 1 3 5 7, which is the order of
-8-bit activations (`kernels.quantize`).
+In a word of 4-bit codes, the lowest bits are the first input. 8-bit codes come in pairs of words:
+of eight inputs, the bytes of the first word are 0 2 4 6, those of the second 1 3 5 7. That is the
+order of 8-bit activations (`kernels.quantize`).
 
-A weight is ``scale · factor · (code − zero) − minimum · minimum factor``. Floats are held as they
-are, input after input of 16 lanes.
+A weight is ``scale · factor · (code − zero) − minimum · minimum factor``. Floats are stored
+unchanged, 16 lanes for each input.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class BlockFormat:
-    """One way of holding weights.
+    """The format of one of ggml's types in the kernels' memory.
 
     Attributes:
-        name: ggml's name of the type that it holds.
-        bits: Of a code as the kernels hold it, 4 or 8; of a float, 16 or 32.
-        zero: The code of weight 0, before the minimum is taken off.
-        group: Inputs that share a factor (or, without factors, a scale): 16 or 32.
-        block: Inputs that share a scale.
+        name: ggml's name of the type.
+        bits: The size of a code in bits, 4 or 8; of a float, 16 or 32.
+        zero: The code of weight 0, before the minimum is subtracted.
+        group: The number of inputs that share a factor (or a scale, without factors): 16 or 32.
+        block: The number of inputs that share a scale.
         factors: Whether groups have factors.
-        signed: Whether these are signed.
+        signed: Whether the factors are signed.
         minima: Whether groups have minima.
-        dtype: Of scales and minima.
+        dtype: The dtype of scales and minima.
     """
 
     name: str
@@ -63,7 +63,7 @@ class BlockFormat:
         return self.bits < 16
 
     def sections(self, inputs: int) -> Sections:
-        """Where a matrix of so many inputs (a padded number) has what."""
+        """Where the sections of a row begin, for a padded number of inputs."""
         codes = inputs * BLOCK * self.bits // 32
         if not self.coded:
             return Sections(0, 0, 0, 0, codes)
@@ -79,14 +79,14 @@ class BlockFormat:
 
 @dataclass(frozen=True, slots=True)
 class Sections:
-    """The first word of each section in a row; codes begin at 0.
+    """The first word of each section of a row; the codes begin at 0.
 
     Attributes:
-        factors: Of the factors.
-        scales: Of the scales.
-        minimum_factors: Of the minima's factors.
-        minima: Of the minima.
-        words: Of a whole row.
+        factors: The first word of the factors.
+        scales: The first word of the scales.
+        minimum_factors: The first word of the minima's factors.
+        minima: The first word of the minima.
+        words: The number of words of the whole row.
     """
 
     factors: int
@@ -119,17 +119,17 @@ FORMATS: Final = {
         BlockFormat("F32", 32, 0),
     )
 }
-"""The formats by ggml's names. Types of 5 and 6 bits, and those with tables, are held in 8."""
+"""The formats by ggml's names. Types of 5 and 6 bits, and those with tables, have 8-bit codes."""
 
 _PAIRED: Final = [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 def pack_rows(kind: BlockFormat, rows: Unpacked, out: Array) -> None:
-    """Write rows of a matrix, at most a block's 16 a time being filled from the first lane on.
+    """Write rows of a matrix, beginning with the first lane of the first block of `out`.
 
     Args:
-        kind: How they are held.
-        rows: The rows, as they lie in the file.
+        kind: The format.
+        rows: The rows, unpacked from the file.
         out: (at least rows/16, words) uint32, zeros.
     """
     count, inputs = rows.codes.shape
@@ -138,7 +138,7 @@ def pack_rows(kind: BlockFormat, rows: Unpacked, out: Array) -> None:
     blocks = -(-count // BLOCK)
 
     def lanes(values: Array, dtype: str, columns: int) -> Array:
-        """(count, columns) → (blocks, columns, 16), with zeros where there is nothing."""
+        """(count, columns) → (blocks, columns, 16), padded with zeros."""
         whole = np.zeros((blocks * BLOCK, columns), dtype)
         whole[:count, : values.shape[1]] = values
         return np.ascontiguousarray(whole.reshape(blocks, BLOCK, columns).transpose(0, 2, 1))
@@ -148,7 +148,7 @@ def pack_rows(kind: BlockFormat, rows: Unpacked, out: Array) -> None:
         out[:blocks, start : start + words.shape[1]] = words
 
     codes: Array = (rows.codes.astype(np.int16) + kind.zero).astype(np.uint8)
-    if padded != inputs:  # what is not there is a weight of 0: its activations are 0, too
+    if padded != inputs:  # padding may have any code: its activations are 0
         codes = np.pad(codes, ((0, 0), (0, padded - inputs)))
     packed: Array
     if kind.bits == 4:
@@ -167,7 +167,7 @@ def pack_rows(kind: BlockFormat, rows: Unpacked, out: Array) -> None:
 
 
 def _pack_floats(rows: Array, size: int, out: Array) -> None:
-    """Write rows of floats of `size` bytes, whatever they mean, block by block."""
+    """Write rows of floats of `size` bytes block by block, without interpreting them."""
     dtype = np.dtype(f"u{size}")
     values = rows.view(dtype)
     lanes = out.view(dtype).reshape(len(out), -1, BLOCK)
@@ -177,7 +177,7 @@ def _pack_floats(rows: Array, size: int, out: Array) -> None:
 
 
 def matrix_words(kind: BlockFormat, outputs: Sequence[int], inputs: int) -> tuple[int, int]:
-    """The shape of a matrix in the kernels' memory, its parts of rows padded one by one."""
+    """The shape of a matrix in the kernels' memory; each of its parts of rows is padded."""
     return sum(map(pad, outputs)) // BLOCK, kind.sections(pad(inputs)).words
 
 
@@ -186,10 +186,10 @@ class BlockMatrix(Layout):
 
     Args:
         kind: ggml's name of their type.
-        inputs: Weights in a row.
-        outputs: Rows in the file.
-        rows: Rows in the kernels' memory, a multiple of 16; those that are not in the file are 0.
-        width: Features of its whole layer, of which it may be a part.
+        inputs: The number of weights in a row.
+        outputs: The number of rows in the file.
+        rows: The number of rows in the kernels' memory, a multiple of 16; additional rows are 0.
+        width: The number of output features of the whole layer, of which this may be a part.
     """
 
     source_dtypes = ("uint8",)
@@ -206,20 +206,20 @@ class BlockMatrix(Layout):
 
     @property
     def width(self) -> int:
-        """Features of what its layer makes."""
+        """The number of output features of its layer."""
         return self._width
 
     @property
     def weights(self) -> int:
-        """How many weights it holds."""
+        """The number of its weights."""
         return self.inputs * self.outputs
 
     def pack(self, source: Array, out: Array) -> None:
-        """All rows at once."""
+        """Write all rows at once."""
         self.pack_piece(source, 0, out)
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
-        """As `Layout.pieces`: whole blocks."""
+        """As `Layout.pieces`; a piece is a number of whole blocks."""
         step = max(BLOCK, rows // BLOCK * BLOCK)
         return [(at, min(at + step, self.outputs)) for at in range(0, self.outputs, step)]
 

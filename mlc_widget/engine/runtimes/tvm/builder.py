@@ -1,9 +1,9 @@
 # mypy: disable-error-code="misc"
-"""What architectures are made of: the layers and operations that every device has.
+"""The layers and operations of which architectures are built, on every device.
 
-Activations are (rows, features) with features padded to a multiple of 32. The residual stream is
-float32; what norms, gated linear layers and attention give to linear layers may have another form
-(8-bit, float16), which a builder's own linear layers take.
+Activations are (rows, features), with features padded to a multiple of 32. The residual stream is
+float32; the outputs of norms, gated linear layers and attention may have another form (8-bit,
+float16), which the linear layers of the same builder take as input.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh"]
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """What one layer's attention is.
+    """The parameters of one layer's attention.
 
     Attributes:
-        query_heads: Heads of queries.
-        kv_heads: Heads of keys and values.
-        head_dim: Dimensions of a head.
-        scale: What scores are multiplied by; None for ``head_dim ** -0.5``.
-        window: How many keys a token attends to, itself among them; None for all before it.
-        rotary: Which of the model's rotary tables rotates queries and keys; None for none.
-        soft_cap: Scores become ``soft_cap * tanh(score / soft_cap)``; None for as they are.
+        query_heads: The number of query heads.
+        kv_heads: The number of key and value heads.
+        head_dim: The dimension of a head.
+        scale: The factor of the scores; None for ``head_dim ** -0.5``.
+        window: The number of keys that a token attends to, its own included; None for all.
+        rotary: The index of the model's rotary table that rotates queries and keys; None for no
+            rotation.
+        soft_cap: Scores become ``soft_cap * tanh(score / soft_cap)``; None leaves them unchanged.
         sinks: Whether each head has a learned score that takes part in the softmax.
     """
 
@@ -49,14 +50,14 @@ class AttentionSpec:
 
     @property
     def heads(self) -> tuple[int, int, int]:
-        """Heads of queries, heads of keys and values, dimensions of a head."""
+        """``(query_heads, kv_heads, head_dim)``."""
         return self.query_heads, self.kv_heads, self.head_dim
 
     def check_plain(self) -> None:
-        """Refuse what no kernel does yet.
+        """Refuse features that no kernel supports yet.
 
         Raises:
-            UnsupportedModelError: naming what it is.
+            UnsupportedModelError: There is one; the message names it.
         """
         if self.scale is not None and self.scale != self.head_dim**-0.5:
             unsupported(f"attention with a scale of {self.scale:g}", "head_dim ** -0.5")
@@ -70,9 +71,9 @@ class AttentionSpec:
 
 
 class Rows:
-    """What a step gives to every layer's attention; `k_pages` and `v_pages` change in place.
+    """The inputs of a step for every layer's attention; `k_pages` and `v_pages` change in place.
 
-    See `kernels.attention` for shapes.
+    See `kernels.attention` for their shapes.
     """
 
     def __init__(
@@ -105,12 +106,12 @@ class Attention(nn.Module):
 class Builder(ABC):
     """Makes the layers and operations of one model for a device.
 
-    Architectures use these methods and nothing else of a device. What a device has no kernel for
-    is refused when the layer is made, which is when the model is planned.
+    Architectures use only these methods. If a device has no kernel for a layer, the layer is
+    refused when it is made, which is when the model is planned.
 
     Args:
-        quantization: Of the model's weights.
-        kv_dtype: Of keys and values in the cache.
+        quantization: The quantization of the model's weights.
+        kv_dtype: The dtype of keys and values in the cache.
     """
 
     def __init__(self, quantization: Quantization, kv_dtype: str) -> None:
@@ -118,14 +119,14 @@ class Builder(ABC):
         self._kernels: dict[tuple[Any, ...], Any] = {}
 
     def kernel(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The PrimFunc ``make(*args, **kwargs)``, made once; for a device's own layers."""
+        """Make the PrimFunc ``make(*args, **kwargs)`` once; only a device's own layers use this."""
         key = (make, args, tuple(kwargs.items()))
         if key not in self._kernels:
             self._kernels[key] = make(*args, **kwargs)
         return self._kernels[key]
 
     def attention(self, spec: AttentionSpec, layer: int) -> Attention:
-        """Attention that keeps its keys and values as the layer of that number.
+        """Attention that keeps its keys and values as those of layer number `layer`.
 
         Raises:
             UnsupportedModelError: This device has no kernel for it.
@@ -135,15 +136,16 @@ class Builder(ABC):
 
     @abstractmethod
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
-        """Y = x · Wᵀ (+ bias), called with x and, to be added, a residual.
+        """Y = x · Wᵀ (+ bias), called with x and optionally a residual, which is added.
 
-        `outputs` lists the parts of W's rows that are padded one by one. Called with ``out``, it
-        writes there. Parameters: ``weight`` or ``q_weight`` and ``q_scale``, and ``bias``.
+        `outputs` are the sizes of the parts of W's rows, each of which is padded. Called with
+        ``out``, it writes there. Its parameters are ``weight`` or ``q_weight`` and ``q_scale``, and
+        ``bias``.
         """
 
     @abstractmethod
     def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
-        """activation(x · Gᵀ) · (x · Uᵀ), for a linear layer; G's rows lie before U's in one tensor.
+        """activation(x · Gᵀ) · (x · Uᵀ), for a linear layer; one tensor has G's rows, then U's.
 
         Raises:
             UnsupportedModelError: This device has no kernel for the activation.
@@ -151,15 +153,15 @@ class Builder(ABC):
 
     @abstractmethod
     def embedding(self, vocab_size: int, hidden_size: int) -> Any:
-        """Has ``embed(ids)``; called as a linear layer, it is the output layer tied to it."""
+        """An embedding with ``embed(ids)``; called like a linear layer, it is the tied output."""
 
     @abstractmethod
     def rms_norm(self, features: int, eps: float) -> Any:
-        """RMSNorm for linear layers, called with x and, to norm only those, numbers of rows."""
+        """RMSNorm for linear layers, called with x and optionally the indices of some rows."""
 
     @abstractmethod
     def output_norm(self, features: int, eps: float) -> Any:
-        """RMSNorm of what a block gives, called with it and the residual that it is added to.
+        """RMSNorm of a block's output, called with that and the residual to which it is added.
 
         Raises:
             UnsupportedModelError: This device has no kernel for it.
@@ -167,7 +169,7 @@ class Builder(ABC):
 
     @abstractmethod
     def layer_norm(self, features: int, eps: float) -> Any:
-        """LayerNorm in float32, called with one tensor or with three whose sum is normed.
+        """LayerNorm in float32, called with one tensor or with three that are added first.
 
         Raises:
             UnsupportedModelError: This device has no kernel for it.
@@ -175,40 +177,44 @@ class Builder(ABC):
 
     @abstractmethod
     def head_norm(self, head_dim: int, eps: float) -> Any:
-        """The weight of an RMSNorm of heads, for `norm_heads`."""
+        """The weight of an RMSNorm over heads, for `norm_heads`."""
 
     @abstractmethod
     def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
-        """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
+        """Apply RMSNorm to each query head and key head of `qkv`, in place."""
 
     @abstractmethod
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU in float32, with the error function."""
+        """GELU in float32, computed with the error function."""
 
     @abstractmethod
     def norm_into(self, norm: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
-        """What a layer of `rms_norm` makes of some rows, in float32, written to `out`."""
+        """Write to `out`, in float32, the result of a layer of `rms_norm` for some rows."""
 
     @abstractmethod
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Any:
-        """What `Attention` does; for that alone."""
+        """Compute attention; only `Attention` calls this."""
 
 
 def parameter(layout: Layout) -> Any:
-    """A parameter that is stored as a layout says."""
+    """A parameter that is stored in a layout."""
     made = nn.Parameter(layout.shape, layout.dtype)
     made.attrs["layout"] = layout
     return made
 
 
 def unsupported(what: str, instead: str) -> NoReturn:
-    """Refuse a model for what it is made of.
+    """Refuse a model because of a feature.
+
+    Args:
+        what: The feature.
+        instead: What is supported instead.
 
     Raises:
         UnsupportedModelError: Always.
     """
     raise UnsupportedModelError(
-        f"The model has {what}, which the tvm runtime does not run on this device; it runs "
+        f"The model has {what}, which the tvm runtime does not support on this device; it supports "
         f"{instead}. Choose another model or device.",
         param="model_config",
     )

@@ -1,8 +1,8 @@
-"""Compiled models on disk: found again without a compiler, never trusted blindly.
+"""A cache of compiled models on disk, which are checked and then loaded without a compiler.
 
 An entry is a file ``<root>/tvm/<key>.code``: a line of JSON that says what it was made for, then
-the virtual machine's program and the machine code. One that is damaged, was made for something
-else, or can have been written by another user (see `UserCache`) is not used.
+the virtual machine's program and the machine code. An entry is not used if it is damaged, was made
+for something else, or could have been written by another user (see `UserCache`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any, Final
 from mlc_widget.engine.store.user_cache import UserCache
 
 _ROOM: Final = 1 << 26
-"""Bytes that there must be room for before LLVM writes code; a model's is less than 1 MB."""
+"""The free space in bytes that is required before LLVM writes code; a model's is below 1 MB."""
 
-# LLVM writes a module's code, and maps it into the process, for one thread at a time.
+# Only one thread at a time may have LLVM write a module's code, or map it into the process.
 _llvm = threading.Lock()
 
 
 @functools.cache
 def sources_digest() -> str:
-    """SHA-256 over this package's sources: other code makes other kernels."""
+    """The SHA-256 of this package's sources, since other sources may make other kernels."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for file in sorted(here.rglob("*.py")):
@@ -43,7 +43,7 @@ def sources_digest() -> str:
 
 @functools.cache
 def versions() -> Mapping[str, str]:
-    """Those of all that compiled code comes from."""
+    """The versions of everything that determines compiled code."""
     return MappingProxyType(
         {
             "sources": sources_digest(),
@@ -58,8 +58,8 @@ class CompileCache:
     """The entry of one key.
 
     Args:
-        key: Everything that the compiled code depends on beside the versions of our sources and of
-            TVM, as JSON values.
+        key: Everything on which the compiled code depends, except for the versions of our sources
+            and of TVM, as JSON values.
         root: The cache's folder.
     """
 
@@ -81,7 +81,7 @@ class CompileCache:
         return None if parts is None else _module(*parts)
 
     def store(self, executable: Any) -> Any:
-        """Write a `relax.VMExecutable`, where that is possible.
+        """Write a `relax.VMExecutable`, if the cache can be written.
 
         Returns:
             The executable, ready for a virtual machine, whether or not it was written.
@@ -103,7 +103,7 @@ class CompileCache:
         return _module(program, code)
 
     def _parts(self, content: bytes) -> tuple[bytes, bytes] | None:
-        """Program and machine code of an entry, if it is whole and made for this key."""
+        """The program and machine code of an entry; None if it is damaged or for another key."""
         head, _, payload = content.partition(b"\n")
         try:
             entry = json.loads(head)
@@ -117,23 +117,23 @@ class CompileCache:
 
 
 def _module(program: bytes, code: bytes) -> Any:
-    """A module of a virtual machine's program and the machine code that it calls."""
+    """Load a virtual machine's program and the machine code that it calls as a module."""
     import tvm_ffi
 
     module = tvm_ffi.get_global_func("ffi.Module.load_from_bytes.relax.VMExecutable")(program)
     with _llvm:
-        # It would ask $CXX for a C++ library, which our code does not need.
+        # Otherwise it would ask $CXX for a C++ library, which our code does not need.
         module.import_module(_session().load_module(code, cxx=os.devnull))
     return module
 
 
 def _emitted(module: Any, kind: str) -> bytes:
-    """What TVM writes to a file of some kind (``o`` or ``ro``).
+    """The content of the file that TVM writes for a module, of kind ``o`` or ``ro``.
 
-    LLVM ends the process if it cannot write. So it writes to memory, or where there is room.
+    LLVM ends the process if it cannot write. So it writes to memory, or where there is space.
 
     Raises:
-        OSError: There is no room.
+        OSError: There is not enough space.
     """
     with _scratch_file() as path:
         module.write_to_file(str(path), kind)
@@ -142,20 +142,20 @@ def _emitted(module: Any, kind: str) -> bytes:
 
 @contextmanager
 def _scratch_file() -> Iterator[Path]:
-    """A file that can be written, as far as one can know."""
+    """A file to which LLVM can write, as far as that can be checked."""
     _check_file_size_limit()
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("mlc_widget-code", os.MFD_CLOEXEC)
         try:
             path = Path(f"/proc/self/fd/{descriptor}")
-            if path.exists():  # there is a /proc
+            if path.exists():  # /proc is mounted
                 yield path
                 return
         finally:
             os.close(descriptor)
     with tempfile.TemporaryDirectory(prefix="mlc_widget-") as folder:
         path = Path(folder) / "code"
-        with path.open("wb") as file:  # a full disk is found out here, not by LLVM
+        with path.open("wb") as file:  # notice a full disk here, before LLVM does
             file.write(bytes(_ROOM))
             file.flush()
             os.fsync(file.fileno())
@@ -163,7 +163,7 @@ def _scratch_file() -> Iterator[Path]:
 
 
 def _check_file_size_limit() -> None:
-    """Raise OSError if this process may not write files of the size of a model's code."""
+    """Raise OSError if this process may not write files as large as a model's code."""
     try:
         import resource
     except ImportError:  # Windows
@@ -172,7 +172,7 @@ def _check_file_size_limit() -> None:
     if limit != resource.RLIM_INFINITY and limit < _ROOM:
         raise OSError(
             errno.EFBIG,
-            f"this process may write files of {limit} bytes at most (`ulimit -f`), and compiled "
+            f"this process may write files of at most {limit} bytes (`ulimit -f`), and compiled "
             f"code may take {_ROOM}",
         )
 
@@ -181,8 +181,8 @@ def _check_file_size_limit() -> None:
 def _session() -> Any:
     """The JIT that maps machine code into this process.
 
-    TVM's objects call C functions only and have no constructors, so they need none of ORC's own
-    runtime; and one object is too little for the pools that many would share.
+    TVM's object files only call C functions and have no constructors, so they need none of ORC's
+    own runtime. A single object also does not need the memory pools that many would share.
     """
     import tvm_ffi_orcjit
 

@@ -1,4 +1,4 @@
-"""From a model's configuration to compiled code."""
+"""Turns a model's configuration into a program, and compiles it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Program:
 
     Attributes:
         module: The `relax.frontend.nn` module.
-        shape: What the runtime knows of the model.
-        target: What it is to be compiled for.
-        parameters: Name and layout of each parameter, in the order that the compiled function
-            takes them.
-        kv_dtype: Of the pages of keys and values, float16 or float32.
+        shape: The shape of the model, as the runtime needs it.
+        target: The target for which to compile.
+        parameters: The name and layout of each parameter, in the order in which the compiled
+            function takes them.
+        kv_dtype: The dtype of the pages of keys and values, float16 or float32.
     """
 
     module: Any
@@ -43,21 +43,21 @@ class Program:
 
     @property
     def decodes(self) -> bool:
-        """Whether steps of one row are common, and get code of their own."""
+        """Whether steps of one row are common, so that they get their own code."""
         return True
 
     @property
     def max_rows(self) -> int:
-        """Rows that memory is planned for."""
+        """The largest number of rows, for which memory is planned."""
         return MAX_ROWS
 
     def signature(self) -> dict[str, Any]:
-        """Of ``forward``, the one function of the compiled model."""
+        """The signature of ``forward``, the only function of the compiled model."""
         return forward_spec(self.shape, self.kv_dtype)
 
     @property
     def widest(self) -> int:
-        """Features of the widest activation."""
+        """The number of features of the widest activation."""
         names = ("lm_head", "embed_tokens")
         inner = [p for name, p in self.parameters if not any(n in name for n in names)]
         return max(p.width for p in inner)
@@ -70,14 +70,14 @@ def make_program(
     kv_dtype: str = "float32",
     weights: WeightSource | None = None,
 ) -> Program:
-    """Lay out a model.
+    """Build the graph of a model.
 
     Args:
         architecture: The model's configuration.
         quantization: How its matrices are stored; `GGML` if each tensor has a type of its own.
-        target: What to compile for.
-        kv_dtype: Of the cache of keys and values.
-        weights: Tells the types, where there are several.
+        target: The target for which to compile.
+        kv_dtype: The dtype of the KV cache.
+        weights: Gives the type of each tensor, if `quantization` is `GGML`.
     """
     builder: Builder
     if quantization is GGML:
@@ -100,27 +100,27 @@ def _block_program(
     kv_dtype: str,
     weights: WeightSource | None,
 ) -> Program:
-    """A model whose weights stay in their file's blocks."""
+    """Build the graph of a model whose weights stay in their file's blocks."""
     if not isinstance(target, CpuTarget) or weights is None or weights.tensor_types() is None:
         raise UnsupportedModelError(
-            "quantization is 'ggml', which only the weights of a GGUF file have, on a CPU.",
+            "quantization is 'ggml', which is only for the weights of GGUF files on a CPU.",
             param="quantization",
         )
     builder = BlockBuilder(GGML, target.isa, kv_dtype=kv_dtype)
     module = architecture.build(builder)
     bind_blocks(module, weights.types_of)
-    # Rows of 8 bits are for codes alone; where a layer has floats, all activations stay floats.
+    # 8-bit activations need codes; if a layer has float weights, all activations stay floats.
     builder.int8 = bool(target.isa.dot) and takes_int8(module)
     parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())
     return Program(module, architecture.shape, target, parameters, kv_dtype)
 
 
 def forward_spec(shape: ModelShape, kv_dtype: str) -> dict[str, Any]:
-    """The signature of ``forward``, the one function of a compiled model.
+    """The signature of ``forward``, the only function of a compiled model.
 
-    It runs n ≤ MAX_ROWS rows (tokens), of any sequences, rows of one sequence adjacent and in
-    order, and writes to ``logits`` those of the rows ``logit_rows``. Parameters follow as one
-    tuple. ``k_pages`` and ``v_pages`` are changed in place.
+    It runs n ≤ MAX_ROWS rows (tokens) of any sequences, where the rows of a sequence are adjacent
+    and in order, and writes the logits of the rows ``logit_rows`` to ``logits``. The parameters
+    follow as a tuple. ``k_pages`` and ``v_pages`` are changed in place.
     """
     half, heads, layers = shape.head_dim // 2, shape.kv_heads, shape.layers
     return {
@@ -140,13 +140,13 @@ def forward_spec(shape: ModelShape, kv_dtype: str) -> dict[str, Any]:
 
 
 def trace(program: Program) -> Any:
-    """The program's IRModule."""
+    """Make the program's IRModule."""
     spec = nn.spec.ModuleSpec.from_raw({"forward": program.signature()}, program.module)
     module, _ = program.module.export_tvm(spec=spec)
     bounds = dict.fromkeys(("n", "m", "tiles"), program.max_rows)
     module["forward"] = module["forward"].with_attr("tir_var_upper_bound", bounds)
     if program.decodes and isinstance(program.target, CpuTarget):
-        # The same kernels in the same order: with known shapes, a step of one row costs less.
+        # The same kernels in the same order; with fixed shapes, a step of one row takes less time.
         ones = dict.fromkeys(("n", "m", "tiles", "sequences"), 1)
         one = module["forward"].bind_symbolic_vars(ones)
         module["forward_one"] = one.with_attr("global_symbol", "forward_one")
@@ -156,7 +156,7 @@ def trace(program: Program) -> Any:
 def compile_module(module: Any, target: CpuTarget | CudaTarget) -> Any:
     """Compile a traced program to a `relax.VMExecutable`.
 
-    The kernels are scheduled by hand, so what is left is to plan memory and lower calls.
+    The kernels are scheduled by hand, so all that remains is to plan memory and lower calls.
     """
     return tvm.compile(module, target.tvm_target(), relax_pipeline=_pipeline())
 

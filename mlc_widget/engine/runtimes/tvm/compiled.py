@@ -1,4 +1,4 @@
-"""A model's compiled code: found in the cache, or made by TVM's compiler and put there."""
+"""Gets a model's compiled code from the cache, or compiles it with TVM and caches it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.compile import Program
 
 compiling = threading.Lock()
-"""Held while TVM compiles: its graph builder is one for the process."""
+"""Held while TVM compiles, as its graph builder is shared by the whole process."""
 
 
 def code_key(
     program: Program, quantization: Quantization, architecture: Architecture
 ) -> dict[str, Any]:
-    """What the compiled code of a program depends on."""
+    """Everything on which the compiled code of a program depends."""
     return {
         "target": dataclasses.asdict(program.target),
         "kv_dtype": program.kv_dtype,
@@ -42,21 +42,21 @@ def executable_of(
     *,
     cached: bool = True,
 ) -> Any:
-    """The executable of a program, as a module.
+    """Get the executable of a program, as a module.
 
     Args:
         key: The program's `code_key`.
-        program: Gives the program, if it must be compiled.
-        options: Where the cache is.
-        progress: Hears of it; what it raises ends the work.
-        cached: Whether the cache keeps such code; a GPU's is kept kernel by kernel elsewhere.
+        program: Returns the program; called if it must be compiled.
+        options: The runtime's options, which say where the cache is.
+        progress: Called with reports; an exception from it ends the work.
+        cached: Whether to cache the code here. Code for GPUs is cached elsewhere, by kernel.
     """
     cache = CompileCache(key, options.cache_dir)
     progress("compile", 0.0, "Looking for compiled code")
     executable = cache.load() if cached else None
     if executable is not None:
         return executable
-    # Who waits here may find the code made meanwhile.
+    # After waiting for another compilation, the code may be in the cache.
     while not compiling.acquire(timeout=0.1):
         progress("compile", 0.0, "Waiting for another compilation")
     try:

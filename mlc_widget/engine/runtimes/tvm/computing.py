@@ -1,4 +1,4 @@
-"""A model on its compute thread."""
+"""Runs a model on a compute thread."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def run_on_compute_thread(scheduler: Any, executor: Any, threads: int) -> Future
     """Prepare the executor on a compute thread and leave the scheduler running there.
 
     Args:
-        scheduler: Has ``run()`` and ``stop()``: a `Scheduler`, or an embedding model's `Embedder`.
-        executor: Has ``prepare()``.
-        threads: CPU threads.
+        scheduler: A `Scheduler`, or an embedding model's `Embedder`; its ``run()`` is called.
+        executor: The executor, whose ``prepare()`` is called first.
+        threads: The number of CPU threads.
 
     Returns:
-        Done when the thread has left the model for good.
+        A future that is done when the thread no longer uses the model.
     """
     ready = threading.Event()
     failure: list[BaseException] = []
@@ -28,7 +28,7 @@ def run_on_compute_thread(scheduler: Any, executor: Any, threads: int) -> Future
     def body() -> None:
         try:
             executor.prepare()
-        except BaseException as e:  # handed to the loading thread
+        except BaseException as e:  # raised in the loading thread
             failure.append(e)
             ready.set()
             return

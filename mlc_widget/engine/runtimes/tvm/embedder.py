@@ -1,4 +1,4 @@
-"""Embeddings: one thread per model that runs texts in batches and pools what comes out."""
+"""Embeddings: a thread per model runs texts in batches and pools their hidden states."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class EmbeddingSettings:
     """`embedding_metadata` of mlc-chat-config.json.
 
     Attributes:
-        pooling: Which rows make the vector: the first, all on average, or the last.
-        normalize: Whether vectors have length 1.
+        pooling: How hidden states become a vector: the first one (cls), their mean, or the last.
+        normalize: Whether vectors are scaled to length 1.
     """
 
     pooling: Pooling
@@ -36,7 +36,7 @@ class EmbeddingSettings:
 
     @classmethod
     def read(cls, config: Fields, *, encoder: bool) -> EmbeddingSettings:
-        """Read it; encoders pool the first row and decoders the last where it says nothing.
+        """Read the settings; by default, encoders use ``cls`` and decoders ``last``.
 
         Raises:
             ModelFormatError: A field is wrong.
@@ -52,7 +52,7 @@ class EmbeddingSettings:
         return cls(cast("Pooling", pooling), fields.boolean("normalize", default=True))
 
     def finish(self, total: npt.NDArray[np.float64], tokens: int) -> Vector:
-        """A vector from the sum of the pooled rows."""
+        """Make a vector from the sum of the pooled rows."""
         vector = total / tokens if self.pooling == "mean" else total
         if self.normalize:
             vector = vector / (np.linalg.norm(vector) or 1.0)
@@ -60,7 +60,7 @@ class EmbeddingSettings:
 
 
 class TextModel(Protocol):
-    """What turns texts into sums of hidden states, batch by batch."""
+    """Computes the sums of texts' hidden states, batch by batch."""
 
     max_rows: int
 
@@ -70,13 +70,13 @@ class TextModel(Protocol):
     def pooled(
         self, texts: Sequence[Sequence[int]], pooling: Pooling
     ) -> Iterator[list[npt.NDArray[np.float64]]]:
-        """For each batch of `texts`, in order, the sums of the rows that pooling takes."""
+        """Yield the sums of the rows to pool, for each batch of `texts` in order."""
 
 
 def batches(
     texts: Sequence[Sequence[int]], max_rows: int, max_texts: int
 ) -> Iterator[Sequence[Sequence[int]]]:
-    """Cut a list into batches of at most `max_rows` tokens, or of one text."""
+    """Split a list into batches of at most `max_rows` tokens, or of a single longer text."""
     start = rows = 0
     for i, text in enumerate(texts):
         if i > start and (rows + len(text) > max_rows or i - start == max_texts):
@@ -88,7 +88,7 @@ def batches(
 
 
 def sum_rows(rows: Rows) -> npt.NDArray[np.float64]:
-    """The sum, row after row, so that it does not depend on how a text was cut."""
+    """Sum row after row, so that the result does not depend on how a text was cut."""
     total = np.zeros(rows.shape[1])
     for row in rows:
         total += row
@@ -96,10 +96,10 @@ def sum_rows(rows: Rows) -> npt.NDArray[np.float64]:
 
 
 class DecoderTexts:
-    """Texts through a decoder, long ones chunk by chunk."""
+    """A `TextModel` that runs a decoder; long texts are run chunk by chunk."""
 
     def __init__(self, executor: Executor, max_texts: int) -> None:
-        """Take an executor with the pages of a text of any length, or of `max_texts` short ones."""
+        """Take an executor with pages for a text of any length, or for `max_texts` short ones."""
         self._executor, self._max_texts = executor, max_texts
         self.max_rows = executor.max_rows
 
@@ -138,7 +138,7 @@ class DecoderTexts:
 
 
 def _wanted(pooling: Pooling, start: int, count: int, length: int) -> list[int]:
-    """Rows of a chunk that pooling takes."""
+    """The rows of a chunk that are pooled."""
     if pooling == "mean":
         return list(range(count))
     at = 0 if pooling == "cls" else length - 1
@@ -162,9 +162,9 @@ class Embedder:
     `submit`, `cancel` and `stop` may be called from any thread. `run` is the thread's body.
 
     Attributes:
-        vocab_size: Tokens that the model knows.
-        context_window: Tokens of a text at most.
-        ended: Done when the thread has left the model for good.
+        vocab_size: The number of tokens in the model's vocabulary.
+        context_window: The maximum number of tokens of a text.
+        ended: Done when the thread no longer uses the model.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Embedder:
         texts: Sequence[Sequence[int]],
         deliver: Callable[[list[Vector] | BaseException], None],
     ) -> Any:
-        """Embed `texts`; `deliver` is called on the thread. Returns what `cancel` takes.
+        """Embed `texts`; `deliver` is called on the thread. Returns an argument for `cancel`.
 
         Raises:
             EngineDeadError: The thread died or was stopped.
@@ -202,17 +202,17 @@ class Embedder:
         return job
 
     def cancel(self, job: Any) -> None:
-        """Drop a request within a batch, without a result for it."""
+        """Drop a request after the current batch; it gets no result."""
         job.cancelled = True
 
     def stop(self) -> None:
-        """End the thread; what waits gets an error."""
+        """End the thread; waiting requests get an error."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def run(self) -> None:
-        """Run until `stop`. Whatever goes wrong, everybody who waits hears of it."""
+        """Run until `stop`. After any failure, all requests get an error."""
         jobs: deque[_Job] = deque()
         error: BaseException | None = None
         try:
@@ -227,7 +227,7 @@ class Embedder:
                     if not (jobs[0].cancelled or self._advance(jobs[0])):
                         jobs.append(jobs[0])
                 jobs.popleft()
-        except BaseException as e:  # whatever it is, nobody may be left waiting
+        except BaseException as e:  # every waiting request must get an answer
             error = e
         with self._changed:
             self._dead = error or EngineDeadError("The model was unloaded.")
@@ -237,10 +237,10 @@ class Embedder:
                 failed = EngineDeadError("The model was unloaded, or its thread died.")
                 failed.__cause__ = error
                 job.deliver(failed)
-        self._model = cast("TextModel", None)  # its memory goes with it
+        self._model = cast("TextModel", None)  # frees its memory
 
     def _advance(self, job: _Job) -> bool:
-        """Run one batch of a request; whether it was the last."""
+        """Run one batch of a request; return whether it was the last."""
         try:
             for total in next(job.steps):
                 tokens = len(job.texts[len(job.vectors)])
@@ -252,7 +252,7 @@ class Embedder:
 
 
 class EncoderTexts:
-    """Texts through an encoder, each whole."""
+    """A `TextModel` that runs an encoder; texts are never cut."""
 
     def __init__(self, executor: Any, max_texts: int) -> None:
         self._executor, self._max_texts = executor, max_texts

@@ -1,4 +1,4 @@
-"""From a model folder to a running `Embedder`. Runs on a thread of its own, as `loading` does."""
+"""Loads a model as a running `Embedder`; like `loading`, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -44,15 +44,14 @@ ENCODERS = ("bert",)
 
 
 def is_embedding_model(config: Any) -> bool:
-    """Whether a model is for embeddings, by mlc-chat-config.json."""
+    """Whether mlc-chat-config.json says that a model is for embeddings."""
     return config.get("model_task") == "embedding" or config.get("model_type") in ENCODERS
 
 
 def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedder:
     """Load an embedding model and start its thread.
 
-    Vectors are compared with those of other programs, so the model is computed faithfully unless
-    its configuration says otherwise.
+    The default numerics are faithful, as vectors are compared with those of other programs.
 
     Raises:
         MLCEngineError: As `ModelRuntime.load`.
@@ -60,12 +59,12 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     """
     if options.device == "cuda":
         raise UnsupportedModelError(
-            "device is 'cuda'; embedding models run on the CPU alone. Choose 'cpu' or 'auto'.",
+            "device is 'cuda'; embedding models run only on the CPU. Choose 'cpu' or 'auto'.",
             param="device",
         )
     if options.device not in ("cpu", "auto"):
         raise UnsupportedModelError(
-            f"device is {options.device!r}: the tvm runtime embeds on the CPU. Set it to cpu.",
+            f"device is {options.device!r}; embedding models run only on the CPU. Choose 'cpu'.",
             param="device",
         )
     source = dataclasses.replace(source, config={"numerics": "faithful", **source.config})
@@ -136,7 +135,7 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
 
 
 class _DecoderPlanner(ModelPlanner):
-    """Of a decoder without its output layer."""
+    """Plans a decoder without its output layer."""
 
     task = "embeddings"
 
@@ -147,13 +146,14 @@ class _DecoderPlanner(ModelPlanner):
         decoder = super()._architecture()
         if not isinstance(decoder, LlamaConfig):
             raise UnsupportedModelError(
-                "The tvm runtime has no embeddings from models of this type.", param="model_type"
+                "The tvm runtime cannot make embeddings with a model of this type.",
+                param="model_type",
             )
         return HiddenStates(decoder)
 
 
 class _EncoderPlanner(ModelPlanner):
-    """Of an encoder, through which texts go whole."""
+    """Plans an encoder, which runs whole texts."""
 
     task = "embeddings"
 
@@ -168,7 +168,7 @@ class _EncoderPlanner(ModelPlanner):
 def _sizes(
     source: ModelSource, options: TVMOptions, rows: int, *, encoder: bool
 ) -> tuple[int, int]:
-    """The longest text, and the pages for it or for a batch of short ones."""
+    """The length of the longest text, and the pages for that or for a batch of short texts."""
     batch = rows // PAGE + MAX_TEXTS
     if encoder:
         fields = Fields(model_config(source), "model_config")

@@ -1,4 +1,4 @@
-"""Encoders in their compiled form; `encoder_executor` runs them."""
+"""The compiled form of encoders; `encoder_executor` runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
 def batch_rows(config: BertConfig) -> int:
-    """Tokens of one batch at most: a text goes through whole."""
+    """The maximum number of tokens of a batch, which must hold any whole text."""
     return max(512, config.context_window_size)
 
 
@@ -21,24 +21,25 @@ def batch_rows(config: BertConfig) -> int:
 class EncoderProgram(Program):
     """An encoder as a graph.
 
-    Its ``forward`` runs n ≤ `max_rows` rows (tokens) of whole texts, the rows of a text adjacent:
-    ``position`` is a row's place in its text, ``last`` that of its text's last token, ``slot`` and
-    ``page_table`` say where its keys and values go. It returns all rows, (n, pad(hidden)).
+    Its ``forward`` runs n ≤ `max_rows` rows (tokens) of whole texts, where the rows of a text are
+    adjacent. ``position`` is a row's position in its text, ``last`` that of the text's last token;
+    ``slot`` and ``page_table`` say where its keys and values go. It returns all rows,
+    (n, pad(hidden)).
 
     Attributes:
-        rows: Tokens of one batch at most.
+        rows: The maximum number of tokens of a batch.
     """
 
     rows: int = 512
 
     @property
     def decodes(self) -> bool:
-        """Texts go through whole."""
+        """False: texts are run as a whole."""
         return False
 
     @property
     def max_rows(self) -> int:
-        """Rows that memory is planned for."""
+        """The largest number of rows, for which memory is planned."""
         return self.rows
 
     def signature(self) -> dict[str, Any]:

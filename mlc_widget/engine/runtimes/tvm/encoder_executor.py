@@ -1,4 +1,4 @@
-"""Running batches of whole texts on a compiled encoder."""
+"""Runs batches of whole texts on a compiled encoder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 Rows = npt.NDArray[np.float32]
 
 MAX_TEXTS = 64
-"""Texts of one batch at most."""
+"""The maximum number of texts in a batch."""
 
 
 class EncoderExecutor:
-    """Runs batches of a compiled encoder. All calls from one thread."""
+    """Runs batches on a compiled encoder. All calls must come from one thread."""
 
     def __init__(
         self,
@@ -33,16 +33,16 @@ class EncoderExecutor:
         max_rows: int,
         kv_dtype: str,
     ) -> None:
-        """Take a model's parts.
+        """Set up a model from its parts.
 
         Args:
             executable: The compiled module.
             shape: The model's shape.
             weights: Its parameters, in the order of the program.
-            context: Tokens of a text at most.
-            features: Of its hidden states.
-            max_rows: Tokens of a batch at most.
-            kv_dtype: Of keys and values.
+            context: The maximum number of tokens of a text.
+            features: The number of features of its hidden states.
+            max_rows: The maximum number of tokens of a batch.
+            kv_dtype: The dtype of keys and values.
         """
         import tvm_ffi
 
@@ -51,8 +51,8 @@ class EncoderExecutor:
         self.features, self.max_rows = features, max_rows
         pages = self.max_rows // PAGE + MAX_TEXTS
         self._weights = tvm_ffi.convert([as_tensor(w) for w in weights])
-        # An encoder's positions are embedded: the attention that it shares with decoders rotates
-        # by the angle zero.
+        # An encoder has embeddings of positions. It shares attention with decoders, which rotates
+        # queries and keys; here the angle is zero.
         cos, sin = (aligned_zeros((context, shape.head_dim // 2), np.float32) for _ in range(2))
         cos.fill(1)
         self._static = [cos, sin]
@@ -83,7 +83,7 @@ class EncoderExecutor:
             self._position[n:end] = places
             self._last[n:end] = len(tokens) - 1
             self._slot[n:end] = page * PAGE + places
-            # A tile's rows are at successive places, and these are all at the last: one by one.
+            # Rows of a tile have successive positions, and all these have the last one: no tiles.
             self._tile[n:end] = np.stack(
                 [np.arange(n, end), np.ones_like(places), np.full_like(places, i)], axis=1
             )

@@ -1,4 +1,4 @@
-"""One loaded model: its code, its weights, its KV cache; runs one step at a time."""
+"""A loaded model with its code, weights and KV cache, which runs one step at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.system.memory import trim
 
 MIN_TILE_ROWS = 4
-"""Attention tiles of fewer rows are not made for the sake of threads."""
+"""Attention is not cut into smaller tiles than this to occupy more threads."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -29,9 +29,9 @@ class Span:
 
     Attributes:
         tokens: The tokens, at successive positions.
-        start: Position of the first.
-        pages: The sequence's pages, enough for the last; all before `start` are filled.
-        logits: Rows whose logits are wanted, as indices into `tokens`.
+        start: The position of the first token.
+        pages: The sequence's pages, enough for the last token; they are filled up to `start`.
+        logits: The indices in `tokens` for which logits are needed.
     """
 
     tokens: Sequence[int]
@@ -41,7 +41,7 @@ class Span:
 
 
 class Executor:
-    """Runs steps of a compiled model. All calls from one thread, which TVM's workers belong to."""
+    """Runs steps of a compiled model. All calls must come from the thread with TVM's workers."""
 
     def __init__(
         self,
@@ -58,20 +58,20 @@ class Executor:
         threads: int = 1,
         kv_dtype: str = "float32",
     ) -> None:
-        """Take a model's parts.
+        """Set up a model from its parts.
 
         Args:
             executable: The compiled module.
             shape: The model's shape.
             weights: Its parameters, in the order of the program.
-            page_size: Tokens to a page.
-            pages: Pages of the KV cache.
-            context: Positions that the rotary table must have.
-            vocab: Tokens to give logits for, the first of the model's.
-            max_rows: Tokens of a step at most.
-            attention_rows: Rows of an attention tile at most.
-            threads: CPU threads that the steps will run on.
-            kv_dtype: Of keys and values in the cache.
+            page_size: The number of tokens in a page.
+            pages: The number of pages of the KV cache.
+            context: The number of positions in the rotary table.
+            vocab: The number of tokens for which to return logits, from the model's first.
+            max_rows: The maximum number of tokens of a step.
+            attention_rows: The maximum number of rows of an attention tile.
+            threads: The number of CPU threads on which steps run.
+            kv_dtype: The dtype of keys and values in the cache.
         """
         self._executable = executable
         self._forward: Any = None
@@ -87,7 +87,7 @@ class Executor:
         )
         self._tile = aligned_zeros((max_rows, 3), np.int32)
         self._page_table = aligned_zeros((max_rows * max_pages,), np.int32)
-        # Only the rows that are ever used are taken from the system; numpy asks for huge pages.
+        # The system allocates only rows that are used (numpy would ask for huge pages).
         self._logits = large_zeros((max_rows, pad(shape.vocab_size)), np.float32)
         self.steps = 0
         self.weight_bytes = sum(w.nbytes for w in weights)
@@ -95,7 +95,7 @@ class Executor:
         self._allocate(weights, cos, sin, kv_dtype)
 
     def _allocate(self, weights: list[Array], cos: Array, sin: Array, kv_dtype: str) -> None:
-        """Put the weights where the kernels read them, and make the pages."""
+        """Put the weights where the kernels read them, and allocate the pages."""
         import tvm_ffi
 
         self._huge_pages = HugePages(weights)
@@ -109,11 +109,11 @@ class Executor:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the KV cache, touched or not."""
+        """The size of the KV cache in bytes, whether used or not."""
         return self._k.nbytes + self._v.nbytes
 
     def prepare(self) -> None:
-        """Make the virtual machine and run one row, on the thread that will run the steps."""
+        """Make the virtual machine and run one row; called on the thread that will run steps."""
         machine = virtual_machine(self._executable)
         self._forward, self._forward_one = machine["forward"], machine["forward_one"]
         self.run([Span([0], 0, [0], [0])])
@@ -123,7 +123,7 @@ class Executor:
         """Run the tokens of all spans in one step.
 
         Returns:
-            (rows, vocab) float32, the logits that the spans asked for, in their order. A view
+            (rows, vocab) float32, the logits for which the spans ask, in their order. It is a view
             of memory that the next step overwrites.
         """
         inputs, count = self._fill(spans)
@@ -136,7 +136,7 @@ class Executor:
         return self._logits[:count, : self.vocab]
 
     def _fill(self, spans: Sequence[Span]) -> tuple[list[Array], int]:
-        """The first inputs of a step, up to `logit_rows`, and how many logits are asked for."""
+        """The first inputs of a step, up to `logit_rows`, and the number of requested logits."""
         n = tiles = 0
         wanted: list[int] = []
         width = max(len(span.pages) for span in spans)
@@ -159,7 +159,7 @@ class Executor:
                 tiles += 1
             wanted.extend(n + i for i in span.logits)
             n = end
-        # Some row's logits are always computed: an empty tensor would be a special case below.
+        # The logits of one row are always computed, as an empty tensor would be a special case.
         m = max(1, len(wanted))
         self._logit_rows[0] = 0
         self._logit_rows[: len(wanted)] = wanted
@@ -170,14 +170,14 @@ class Executor:
         return inputs, len(wanted)
 
     def settle(self) -> bool:
-        """Spend some milliseconds, while there is no step to run, on making later ones faster.
+        """While there is no step to run, spend some milliseconds on making later steps faster.
 
         Returns:
             Whether there may be more to do.
         """
         if not self._trimmed:
             self._trimmed = True
-            trim()  # of what the load left
+            trim()  # free memory that the load used
             return True
         return self._huge_pages is not None and self._huge_pages.move()
 
@@ -188,10 +188,10 @@ class Executor:
 
 
 def attention_tiles(rows: int, most: int, kv_heads: int, threads: int) -> int:
-    """Into how many tiles of `most` rows at most to cut successive rows of a sequence.
+    """The number of tiles of at most `most` rows into which to cut rows of a sequence.
 
-    Work is dealt to threads by tiles and heads of keys, so there are as many tiles as give all of
-    them equally much to do, if that leaves `MIN_TILE_ROWS` rows to a tile.
+    Each thread computes some pairs of a tile and a key head. So the number of tiles is chosen such
+    that all threads get equally many, provided that a tile has at least `MIN_TILE_ROWS` rows.
     """
     fewest = -(-rows // most)
     unit = threads // math.gcd(threads, kv_heads)
@@ -200,7 +200,7 @@ def attention_tiles(rows: int, most: int, kv_heads: int, threads: int) -> int:
 
 
 def kv_bytes_per_page(shape: ModelShape, page_size: int, kv_dtype: str) -> int:
-    """Bytes of one page in all layers."""
+    """The size in bytes of one page, in all layers together."""
     return (
         2 * np.dtype(kv_dtype).itemsize * shape.layers * shape.kv_heads * shape.head_dim * page_size
     )

@@ -1,4 +1,4 @@
-"""Grammars that a text must match, as sets of allowed tokens, by llguidance."""
+"""Follows a grammar along a text with llguidance, and says which tokens it allows next."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 Mask = npt.NDArray[np.bool_]
 
 _KEPT: Final = 32
-"""Compiled grammars that are kept for the next request with the same."""
+"""The number of compiled grammars that are cached for later requests."""
 
 
 class Grammar:
-    """The grammar of one generation, as far as its text has come.
+    """The state of the grammar of one generation.
 
     Attributes:
-        init_s: Seconds that it took to make.
-        seconds: Seconds spent on masks and on following the text so far.
+        init_s: The seconds that it took to make.
+        seconds: The seconds spent so far on masks and on following the text.
     """
 
     def __init__(self, matcher: Any, end_ids: frozenset[int], *, ignore_eos: bool, init_s: float):
@@ -38,11 +38,11 @@ class Grammar:
         self.seconds = 0.0
 
     def allowed(self, vocab_size: int) -> Mask:
-        """Which tokens may come next, (vocab_size,); at least one.
+        """Which tokens may come next, (vocab_size,) bool; at least one is true.
 
         Raises:
-            BadRequestError: llguidance gave up: the grammar is too complex where it has come to.
-            InternalEngineError: No token fits.
+            BadRequestError: llguidance gave up, as the grammar is too complex in this state.
+            InternalEngineError: No token is allowed.
         """
         started = time.perf_counter()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
@@ -54,16 +54,16 @@ class Grammar:
         self.seconds += time.perf_counter() - started
         if self._matcher.is_error():
             raise BadRequestError(
-                "response_format: the grammar has too many choices at this place of the answer; "
-                "make it smaller.",
+                "response_format: the grammar allows too many alternatives at this point of the "
+                "answer; make it smaller.",
                 param="response_format",
             )
         if not mask.any():
-            raise InternalEngineError("The grammar cannot go on: no token fits.")
+            raise InternalEngineError("The grammar allows no token.")
         return mask.view(np.bool_)
 
     def accept(self, token_id: int) -> bool:
-        """Follow the text by one token; whether it is complete with it.
+        """Follow the text by one token; return whether the text is now complete.
 
         Raises:
             InternalEngineError: The token is not allowed.
@@ -81,10 +81,10 @@ class GrammarCompiler:
     """Makes the grammars of one model. May be used from several threads."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: Sequence[int]) -> None:
-        """Know a model's tokens.
+        """Set up the compiler for a model.
 
         Args:
-            tokenizer: The model's.
+            tokenizer: The model's tokenizer.
             end_ids: The tokens that end a text.
         """
         self._tokenizer = tokenizer
@@ -94,10 +94,10 @@ class GrammarCompiler:
         self._matchers: OrderedDict[str, Any] = OrderedDict()
 
     def compile(self, grammar: str, *, ignore_eos: bool = False) -> Grammar:
-        """A grammar at its beginning; blocks for up to a second.
+        """Compile a grammar and return its initial state; this blocks for up to a second.
 
         Args:
-            grammar: As llguidance takes it: JSON with "grammars", or Lark.
+            grammar: A grammar for llguidance: JSON with "grammars", or Lark.
             ignore_eos: Do not end a text that may go on.
 
         Raises:
@@ -127,7 +127,7 @@ class GrammarCompiler:
             )
         matcher = llguidance.LLMatcher(self._known, grammar, log_level=0)
         if not matcher.is_error():
-            matcher.compute_bitmask()  # the first takes longest; copies have what it found
+            matcher.compute_bitmask()  # the first mask takes longest; copies reuse it
         if matcher.is_error():
             raise BadRequestError(
                 f"response_format: the grammar cannot be used: {matcher.get_error()}",
@@ -137,7 +137,7 @@ class GrammarCompiler:
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer (its `TokenizerWrapper`)."""
+    """A vocabulary with the interface that llguidance's `TokenizerWrapper` expects."""
 
     is_tokenizer_wrapper = True
     bos_token_id = None

@@ -1,8 +1,8 @@
-"""Weights move to huge pages after they are loaded, while nobody asks for anything.
+"""Moves weights to huge pages after a model was loaded, while there are no requests.
 
-From huge pages a step of a large model reads its weights some 2 to 6 % faster. Loading onto them
-does not pay: the system may have to put them together first, or a virtual machine to fetch them
-from its host, which takes up to four times as long as the rest of the load.
+With huge pages, a step of a large model takes 2 to 6 % less time. Loading directly into them does
+not pay: the system may have to compact memory first, or a virtual machine may have to get it from
+its host, which takes up to four times as long as the rest of the load.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _SETTING: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 class HugePages:
-    """Moves arrays that are in use to huge pages, a page at a time.
+    """Moves arrays that are in use to huge pages, one page at a time.
 
-    Where the system has none, or none left, nothing happens. A kernel that cannot be told to do it
-    now is left to do it in its own time.
+    If the system has no huge pages, or none left, nothing happens. A kernel that cannot do it on
+    request (Linux before 6.1) may still do it by itself later.
     """
 
     def __init__(self, arrays: Sequence[Array]) -> None:
-        """Take arrays, to be kept alive by others; what fills no huge page stays where it is."""
+        """Take arrays, which the caller keeps alive; parts that fill no huge page are not moved."""
         spans = _whole_pages(arrays) if _wanted() else []
         for span in spans:
             _madvise(span, mmap.MADV_HUGEPAGE)
         self._pages = iter([page for span in spans for page in _each(span)])
 
     def move(self) -> bool:
-        """Move the next page, which takes some milliseconds; False if there was nothing to do."""
+        """Move the next page, which takes some milliseconds; return False if none is left."""
         page = next(self._pages, None)
         if page is None:
             return False
@@ -49,14 +49,14 @@ class HugePages:
 def _wanted() -> bool:
     try:
         return sys.platform == "linux" and "[never]" not in _SETTING.read_text()
-    except OSError:  # a kernel without them
+    except OSError:  # a kernel without huge pages
         return False
 
 
 def _madvise(addresses: range, advice: int) -> bool:
-    """Advise the kernel about memory; whether it took the advice.
+    """Advise the kernel about memory; return whether it took the advice.
 
-    Python's own `mmap.madvise` would hold the interpreter's lock meanwhile.
+    Python's own `mmap.madvise` would hold the GIL meanwhile.
     """
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -64,7 +64,7 @@ def _madvise(addresses: range, advice: int) -> bool:
 
 
 def _whole_pages(arrays: Sequence[Array]) -> list[range]:
-    """Addresses of the huge pages that arrays fill, alone or one behind the other."""
+    """The addresses of the huge pages that arrays fill, where adjacent arrays count as one."""
     runs: list[range] = []
     for start, stop in sorted((a.ctypes.data, a.ctypes.data + a.nbytes) for a in arrays):
         if runs and start <= runs[-1].stop + ALIGNMENT:
@@ -78,5 +78,5 @@ def _whole_pages(arrays: Sequence[Array]) -> list[range]:
 
 
 def _each(span: range) -> list[range]:
-    """The huge pages of a span."""
+    """The huge pages of a range of addresses."""
     return [range(at, at + HUGE_PAGE) for at in span[::HUGE_PAGE]]

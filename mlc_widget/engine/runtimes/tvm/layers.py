@@ -1,8 +1,8 @@
 # mypy: disable-error-code="misc"
-"""The layers of a `Builder` for CPUs, as `relax.frontend.nn` modules on our kernels.
+"""The layers of a `Builder` for CPUs, as `relax.frontend.nn` modules that call our kernels.
 
-Activations are float32, or 8-bit for linear layers. Each parameter knows as a `Layout` how MLC's
-tensor of its name becomes the kernel's.
+Activations are float32, or 8-bit as inputs of linear layers. The `Layout` of each parameter says
+how MLC's tensor of that name becomes the kernel's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Rows of 8-bit activations, (M, `quantized_words(K)`) int32 as `kernels.quantize` has them."""
+    """Rows of 8-bit activations, (M, `quantized_words(K)`) int32; see `kernels.quantize`."""
 
     q: Tensor
 
@@ -48,10 +48,10 @@ class CpuBuilder(Builder):
     """Makes the layers and operations of one model for a CPU.
 
     Args:
-        quantization: Of the model's weights.
-        isa: What the CPU has.
+        quantization: The quantization of the model's weights.
+        isa: The instructions that the kernels may use.
         int8: Whether linear layers take 8-bit activations.
-        kv_dtype: Of keys and values in the cache.
+        kv_dtype: The dtype of keys and values in the cache.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class CpuBuilder(Builder):
         self.isa, self.int8 = isa, int8
 
     def quantized(self, kernel: Any, args: list[Tensor], rows: Any, features: int) -> Quantized:
-        """Call a kernel that makes 8-bit activations."""
+        """Call a kernel that returns 8-bit activations."""
         out = Tensor.placeholder((rows, quantize.quantized_words(features)), "int32")
         return Quantized(op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out))
 
@@ -96,18 +96,18 @@ class CpuBuilder(Builder):
         return LayerNorm(self, features, eps)
 
     def head_norm(self, head_dim: int, eps: float) -> RMSNorm:
-        """An `RMSNorm` whose weight `norm_heads` takes."""
+        """An `RMSNorm` whose weight is for `norm_heads`."""
         return RMSNorm(self, head_dim, eps)
 
     def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
-        """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
+        """Apply RMSNorm to each query head and key head of `qkv`, in place."""
         kernel = self.kernel(norm.make_head_norm, *spec.heads, q_norm.eps, self.isa)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
 
     def gate(self, both: Tensor) -> Tensor | Quantized:
-        """silu(gate) · up, for linear layers, of (M, 2 I), gates before ups."""
+        """silu(gate) · up, as input for linear layers, of (M, 2 I), gate then up."""
         features = int(both.shape[1]) // 2
         if self.int8:
             kernel = self.kernel(quantize.make_silu_mul_quantize, features, self.isa)
@@ -116,11 +116,11 @@ class CpuBuilder(Builder):
         return self.call(kernel, [both], (both.shape[0], features))
 
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU in float32, with the error function."""
+        """GELU in float32, computed with the error function."""
         return self.call(self.kernel(encoder.make_gelu, int(x.shape[1]), self.isa), [x], x.shape)
 
     def norm_into(self, norm_layer: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
-        """What a layer of `rms_norm` makes of some rows, in float32, written to `out`."""
+        """Write to `out`, in float32, the result of a layer of `rms_norm` for some rows."""
         features = norm_layer.hidden_size
         kernel = self.kernel(norm.make_rms_norm, features, norm_layer.eps, self.isa, rows=True)
         made = Tensor.placeholder((rows.shape[0], pad(features)), "float32")
@@ -128,17 +128,17 @@ class CpuBuilder(Builder):
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [3], made)
 
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
-        """Rotate, append to the pages, attend; see `paged_attention`."""
+        """Rotate, append to the pages and attend; see `paged_attention`."""
         return paged_attention(self, qkv, rows, layer, spec.heads, spec.window)
 
     def call(self, kernel: Any, args: list[Tensor], shape: Any) -> Tensor:
-        """Call a kernel that makes float32."""
+        """Call a kernel that returns float32."""
         out = Tensor.placeholder(shape, "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
 
 
 def check_silu(activation: str) -> None:
-    """Refuse other activations of gated layers, for which there are no kernels yet."""
+    """Refuse gated layers with other activations, for which there are no kernels yet."""
     if activation != "silu":
         unsupported(f"gated layers with {activation}", "silu")
 
@@ -146,8 +146,8 @@ def check_silu(activation: str) -> None:
 class Linear(nn.Module):
     """y = x · Wᵀ (+ bias) (+ residual).
 
-    `outputs` lists the parts of W's rows that are padded one by one. `build` is the builder of the
-    device, here and in subclasses.
+    `outputs` are the sizes of the parts of W's rows, each of which is padded. `build` is the
+    device's builder, here and in subclasses.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Linear(nn.Module):
         self.bias = parameter(Vector(*outputs)) if bias else None
 
     def weights(self) -> tuple[Any, Any]:
-        """Weights and scales as the kernels take them."""
+        """The weights and scales for the kernels."""
         if self.quantization.coded:
             return self.q_weight, self.q_scale
         return self.weight, self.weight
@@ -189,7 +189,7 @@ class Linear(nn.Module):
     def _call(
         self, x: Tensor | Quantized, residual: Tensor | None
     ) -> tuple[Any, list[Tensor], Any]:
-        """The kernel, what it reads, and the number of rows."""
+        """The kernel, its inputs, and the number of rows."""
         q, build = self.quantization, self.build
         added = {"residual": residual is not None, "bias": self.bias is not None}
         if build.int8:
@@ -199,7 +199,7 @@ class Linear(nn.Module):
             kernel = build.kernel(
                 matmul_int8.make_matmul_int8, self.k, self.n, q.dtype, build.isa, **added
             )
-            # Where there is no bias or residual, the kernel ignores what is passed in its place.
+            # Without bias or residual, the kernel ignores the argument in its place.
             bias = x.q if self.bias is None else self.bias
             addend = x.q if residual is None else residual
             return kernel, [x.q, *self.weights(), bias, addend], x.q.shape[0]
@@ -217,7 +217,7 @@ class Linear(nn.Module):
 
 
 class GatedLinear(Linear):
-    """silu(gate) · up, for linear layers; gates are the first output, ups the second."""
+    """silu(gate) · up, as input for linear layers. The first output is gate, the second up."""
 
     def forward(  # type: ignore[override]
         self, x: Tensor | Quantized
@@ -227,7 +227,7 @@ class GatedLinear(Linear):
 
 
 class Embedding(Linear):
-    """A vocabulary's embedding, and the output layer that is tied to it."""
+    """A vocabulary's embedding and the output layer that is tied to it."""
 
     def __init__(self, build: CpuBuilder, vocab_size: int, hidden_size: int) -> None:
         super().__init__(build, hidden_size, vocab_size, transposable=False)
@@ -245,7 +245,7 @@ class Embedding(Linear):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm of all rows, or of some."""
+    """RMSNorm of all rows or of some."""
 
     def __init__(self, build: Any, hidden_size: int, eps: float) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor | Quantized:
         """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`.
 
-        What comes is for linear layers alone: 8-bit where they take that.
+        The result is only for linear layers: it is 8-bit if they take that.
         """
         build, hidden = self.build, pad(self.hidden_size)
         make = quantize.make_rms_norm_quantize if build.int8 else norm.make_rms_norm
@@ -284,7 +284,7 @@ class OutputNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm of one tensor, or of the sum of three."""
+    """LayerNorm of one tensor or of the sum of three."""
 
     def __init__(self, build: CpuBuilder, features: int, eps: float) -> None:
         super().__init__()
@@ -309,15 +309,15 @@ def paged_attention(
     heads: tuple[int, int, int],
     window: int | None = None,
 ) -> Tensor:
-    """Rotate, append to the pages, attend.
+    """Rotate queries and keys, append keys and values to the pages, and attend.
 
     Args:
-        build: Where kernels come from.
-        qkv: (n, pad((HQ + 2 HKV) D)), queries before keys before values.
+        build: The builder, which makes the kernels.
+        qkv: (n, pad((HQ + 2 HKV) D)): queries, then keys, then values.
         rows: The step's rows and pages.
-        layer: Which layer's pages.
+        layer: The number of the layer, whose pages are used.
         heads: (HQ, HKV, D).
-        window: Keys that a row sees at most, its own among them; None for all before it.
+        window: The maximum number of keys for a row, its own included; None for all.
 
     Returns:
         (n, pad(HQ D)).

@@ -1,4 +1,4 @@
-"""Layouts as JSON values, and back: a plan keeps them so."""
+"""Makes layouts from the JSON values in which a plan stores them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, S
 
 
 def layout_of(record: Sequence[Any]) -> Layout:
-    """The layout that gave this record.
+    """The layout with this record.
 
     Raises:
-        ValueError: None gives such a one.
+        ValueError: No layout has it.
     """
     match record:
         case ["Vector", *parts]:

@@ -1,4 +1,4 @@
-"""From MLC's tensors to the layouts that the kernels read, with numpy alone.
+"""Turns MLC's tensors into the layouts that the kernels read, with numpy alone.
 
 Kernels read matrices in blocks of 16 rows (outputs), one row per lane: (rows/16, columns, 16).
 Every dimension is padded with zeros to a multiple of 32.
@@ -17,9 +17,9 @@ Array = npt.NDArray[Any]
 GROUP = 32
 BLOCK = 16
 PAGE = 16
-"""Tokens to a page of the KV cache."""
+"""The number of tokens in a page of the KV cache."""
 MAX_ROWS = 256
-"""Rows of one step at most; memory for activations is planned for it."""
+"""The maximum number of rows of a step, for which memory for activations is planned."""
 
 
 def pad(features: int) -> int:
@@ -28,7 +28,7 @@ def pad(features: int) -> int:
 
 
 class Layout(ABC):
-    """One parameter: MLC's tensor on one side, the kernel's on the other.
+    """How one parameter is converted from MLC's tensor to the kernel's.
 
     Attributes:
         source_shape: The tensor's shape in the model folder.
@@ -44,37 +44,38 @@ class Layout(ABC):
 
     @property
     def width(self) -> int:
-        """Features of what the parameter's layer makes."""
+        """The number of output features of the parameter's layer."""
         return self.shape[0] * (BLOCK if len(self.shape) > 1 else 1)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the kernel's tensor."""
+        """The size of the kernel's tensor in bytes."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     @abstractmethod
     def pack(self, source: Array, out: Array) -> None:
-        """Write a tensor of `source_shape` into one of `shape` and `dtype` that is all zeros."""
+        """Write a tensor of `source_shape` to `out`, which has `shape` and `dtype` and is zero."""
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
-        """How to cut the source for `pack_piece`: first rows, and rows behind the last.
+        """How to cut the source for `pack_piece`, as pairs of a first row and an end.
 
         Args:
-            rows: Rows of a piece, about; a layout that must see the whole takes all.
+            rows: The approximate number of rows of a piece. (A layout that needs the whole tensor
+                returns one piece.)
         """
         return [(0, self.source_shape[0])]
 
     def pack_piece(self, piece: Array, start: int, out: Array) -> None:
-        """Write the piece of the source that begins at row `start`, as `pack` does the whole."""
+        """Like `pack`, but write only the piece of the source that begins at row `start`."""
         self.pack(piece, out)
 
     @abstractmethod
     def record(self) -> list[Any]:
-        """Its class's name and arguments, as JSON values, from which `layout_of` makes it."""
+        """The name and arguments of its class as JSON values, for `layout_of`."""
 
 
 class Vector(Layout):
-    """A vector of features, such as a norm's weight, or of parts that are padded one by one."""
+    """A vector of features, such as a norm's weight; each of its parts is padded."""
 
     def __init__(self, *parts: int) -> None:
         self.parts = parts
@@ -97,9 +98,9 @@ class Vector(Layout):
 
 
 class _Blocks(Layout):
-    """A matrix whose rows are parts that are padded one by one; `packed` inputs to a column.
+    """A matrix with `packed` inputs per column; each part of its rows is padded.
 
-    With `transposed` the folder's tensor lies inputs first.
+    With `transposed`, inputs come first in the folder's tensor.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class _Blocks(Layout):
             start += rows
 
     def pieces(self, rows: int) -> list[tuple[int, int]]:
-        """As `Layout.pieces`: whole blocks of one part."""
+        """As `Layout.pieces`; a piece is a number of whole blocks of one part."""
         if self.transposed:
             return super().pieces(rows)
         step = max(BLOCK, rows // BLOCK * BLOCK)
@@ -142,7 +143,7 @@ class _Blocks(Layout):
             self._pack_rows(piece, start, out)
 
     def _pack_rows(self, rows: Array, start: int, out: Array) -> None:
-        """Write rows of one part, the first of which, `start`, begins a block."""
+        """Write rows of one part; the first, `start`, begins a block."""
         to, (count, columns) = self._block(start), rows.shape
         whole = count // BLOCK * BLOCK
         blocks = rows[:whole].reshape(-1, BLOCK, columns).transpose(0, 2, 1)
@@ -151,7 +152,7 @@ class _Blocks(Layout):
             out[to + whole // BLOCK, :columns, : count - whole] = rows[whole:].T
 
     def _block(self, row: int) -> int:
-        """The block that a row of the source begins."""
+        """The index of the block that begins with a row of the source."""
         start = at = 0
         for rows in self.outputs:
             if row < start + rows:
@@ -176,9 +177,9 @@ class FloatBlocks(_Blocks):
 
 
 class Codes(_Blocks):
-    """MLC's 4- or 8-bit codes, (N, K/P) uint32 → (N/16, K/P, 16), P = 32 / bits to a word.
+    """MLC's 4- or 8-bit codes, (N, K/P) uint32 → (N/16, K/P, 16), with P = 32 / bits.
 
-    Padded rows have scale 0.
+    Rows of padding have the scale 0.
     """
 
     source_dtypes = ("uint32",)
@@ -196,7 +197,7 @@ class Codes(_Blocks):
 
 
 class Scales(_Blocks):
-    """Their scales, (N, K/32) → (N/16, K/32, 16)."""
+    """The scales of codes, (N, K/32) → (N/16, K/32, 16)."""
 
     source_dtypes = ("float32", "float16")
 

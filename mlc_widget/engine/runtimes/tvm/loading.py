@@ -1,4 +1,4 @@
-"""From a model folder to a running scheduler. Runs on a thread of its own."""
+"""Loads a model and starts its scheduler, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that runs.
+    """A running model.
 
     Attributes:
-        scheduler: Takes its sequences.
-        vocab_size: Tokens that it knows.
-        context_window: Tokens of a sequence at most.
-        ended: Done when its thread has left the model for good.
+        scheduler: Runs its sequences.
+        vocab_size: The number of tokens in its vocabulary.
+        context_window: The maximum number of tokens of a sequence.
+        ended: Done when its thread no longer uses the model.
     """
 
     scheduler: Scheduler
@@ -57,11 +57,11 @@ class Loaded:
 
     @property
     def clock(self) -> StepClock:
-        """Of its thread's steps."""
+        """The clock of its thread's steps."""
         return self.scheduler.clock
 
     def stop(self) -> None:
-        """End everything that runs, and the thread."""
+        """End all sequences and the thread."""
         self.scheduler.stop()
 
 
@@ -98,17 +98,17 @@ def load(
 def make_executor(
     source: ModelSource, options: TVMOptions, progress: Progress, target: Target | None = None
 ) -> tuple[Executor, int]:
-    """Everything but the scheduler: checks, code, weights.
+    """Load a model without a scheduler: check it, get its code, read its weights.
 
     Args:
         source: The model.
-        options: The caller's.
-        progress: Hears of it.
-        target: What to compile for, if not for what `options` and this machine say.
+        options: The caller's options.
+        progress: Called with reports.
+        target: The target for which to compile, if not the one of `options` and this machine.
 
     Returns:
-        The executor, to be prepared on the thread that will run it, and how many CPU threads it is
-        best run with.
+        The executor, to be prepared on the thread that will run it, and the best number of CPU
+        threads for it.
 
     Raises:
         MLCEngineError: As `ModelRuntime.load`.
@@ -119,7 +119,7 @@ def make_executor(
     progress("resolve", 1.0, "Starting TVM")
     device = device_of(options)
     if device != "cpu" and isinstance(weights, GGUFWeights):
-        # A GPU has no kernels for ggml's blocks: it takes the weights as float16.
+        # There are no GPU kernels for ggml's blocks, so a GPU gets the weights as float16.
         weights = FloatWeights(weights)
         source = dataclasses.replace(source, config={**source.config, "quantization": "q0f16"})
     config = Fields(source.config, "")

@@ -1,4 +1,4 @@
-"""TVM's runtime without its compiler: code that is there already needs 3 MB of library, not 260."""
+"""Loads TVM's runtime without its compiler; compiled code needs 3 MB of libraries, not 260."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.system.imports import import_error
 
 TVM = "0.27"
-"""The version of apache-tvm, up to its last part, whose interfaces we use."""
+"""The version of apache-tvm (major and minor) whose interfaces we use."""
 
 _CPU, _POOLED = 1, 2
 INSTALL = 'pip install "mlc-widget[tvm]"'
@@ -26,7 +26,7 @@ def start() -> None:
     `import tvm` loads them too, beside the compiler; either may come first.
 
     Raises:
-        RuntimeUnavailableError: They are not there, or of another version.
+        RuntimeUnavailableError: They are not installed, or of another version.
     """
     try:
         import tvm_ffi_orcjit  # noqa: F401
@@ -37,18 +37,18 @@ def start() -> None:
         raise RuntimeUnavailableError(
             f"{_PURPOSE}, which is not installed. Install it with `{INSTALL}`."
         ) from e
-    except Exception as e:  # a file in a package's place may raise anything
+    except Exception as e:  # a file that shadows a package may raise anything
         raise import_error(e, purpose=_PURPOSE, install=INSTALL, package="tvm") from e
     if not found.startswith(f"{TVM}."):
         raise RuntimeUnavailableError(
-            f"{_PURPOSE} {TVM}, and {found} is installed. Install it with `{INSTALL}`."
+            f"{_PURPOSE} {TVM}, but {found} is installed. Install it with `{INSTALL}`."
         )
 
 
 def virtual_machine(executable: Any) -> Any:
-    """A `relax.VMExecutable` module's functions by name, ready to run on this thread and the CPU.
+    """Initialize a `relax.VMExecutable` module on the CPU and this thread; its functions by name.
 
-    What `tvm.relax.VirtualMachine` does, which needs the compiler.
+    `tvm.relax.VirtualMachine` does the same, but needs the compiler.
     """
     machine = executable["vm_load_executable"]()
     machine["vm_initialization"](_CPU, 0, _POOLED)

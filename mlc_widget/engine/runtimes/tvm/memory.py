@@ -1,4 +1,4 @@
-"""Memory that the kernels read: aligned, zeroed, given back when dropped; and how much there is."""
+"""Allocates aligned, zeroed memory for the kernels, and says how much memory is free."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Array = npt.NDArray[Any]
 
 ALIGNMENT = 64
 HUGE_PAGE = 1 << 21
-"""Bytes of one on x86-64, and on arm64 with pages of 4 KiB."""
+"""The size of a huge page in bytes on x86-64, and on arm64 with pages of 4 KiB."""
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """A zeroed array at a 64-byte boundary, which is what compiled code assumes.
+    """A zeroed array at a 64-byte boundary, as compiled code requires.
 
-    Memory that is never written is never taken from the system.
+    The system allocates only memory that is written.
     """
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
@@ -33,23 +33,23 @@ def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
 
 
 def large_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike, *, huge: bool = False) -> Array:
-    """As `aligned_zeros`, for megabytes: begins where a huge page may (Linux).
+    """Like `aligned_zeros`, for megabytes; on Linux the array is aligned to a huge page.
 
     Args:
-        shape: Of the array.
-        dtype: Of the array.
-        huge: Take huge pages from the first write on, if the system has them, for all but the
-            rest that fills none. They are faster to read; see `HugePages` for when not to.
+        shape: The shape of the array.
+        dtype: Its dtype.
+        huge: Use huge pages from the first write on, if the system has them. They are faster to
+            read; see `HugePages` for when not to use them.
     """
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return aligned_zeros(shape, dtype)
-    # Python's anonymous maps are shared ones unless told otherwise, and these get no huge pages.
+    # Python's anonymous maps are shared by default, and shared maps get no huge pages.
     memory = mmap.mmap(-1, nbytes + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     raw = np.frombuffer(memory, np.uint8)
     start = -raw.ctypes.data % HUGE_PAGE
     if huge and nbytes >= HUGE_PAGE:
-        with contextlib.suppress(OSError):  # a kernel without them
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE, start, nbytes // HUGE_PAGE * HUGE_PAGE)
     return raw[start : start + nbytes].view(dtype).reshape(shape)
 
@@ -62,27 +62,27 @@ def as_tensor(array: Array) -> Any:
 
 
 def available_bytes() -> int:
-    """Memory that can still be used here: the machine's, or the control group's if less."""
+    """The memory that is still free, in bytes: the machine's, or less under a control group."""
     return min([int(psutil.virtual_memory().available), *_cgroup_room()])
 
 
 def require(weights: int, kv_cache: int, activations: int) -> None:
-    """Refuse what does not fit.
+    """Refuse a model that does not fit into memory.
 
     Raises:
-        InsufficientMemoryError: With the numbers.
+        InsufficientMemoryError: It does not fit; the message has the numbers.
     """
     need, have = weights + kv_cache + activations, available_bytes()
     if need > have:
         raise InsufficientMemoryError(
             f"The model needs {need:,} bytes ({weights:,} for weights, {kv_cache:,} for the KV "
-            f"cache, {activations:,} for activations) and {have:,} are free. Close other "
+            f"cache, {activations:,} for activations), but only {have:,} are free. Close other "
             "programs, lower max_total_sequence_length, or choose a smaller model."
         )
 
 
 def _cgroup_room() -> list[int]:
-    """Bytes left under the limit of this process's control group (Linux, version 2)."""
+    """The bytes left under the limits of this process's control groups (Linux, version 2)."""
     root = Path("/sys/fs/cgroup")
     try:
         limit = (root / "memory.max").read_text().strip()

@@ -1,4 +1,4 @@
-"""The shape of a model, as far as the runtime must know it."""
+"""The shape of a model, as far as the runtime needs it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mlc_widget.engine.runtimes.tvm.rope import Rope
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What the runtime itself must know of a model.
+    """The shape of a model, as far as the runtime needs it.
 
     Attributes:
-        layers: Layers with keys and values.
-        query_heads: Heads of queries in each.
-        kv_heads: Heads of keys and values in each.
-        head_dim: Dimensions of a head.
-        vocab_size: Tokens that the model has logits for.
+        layers: The number of layers with keys and values.
+        query_heads: The number of query heads in each.
+        kv_heads: The number of key and value heads in each.
+        head_dim: The dimension of a head.
+        vocab_size: The number of tokens for which the model has logits.
         rope: Its rotary embedding.
     """
 

@@ -1,7 +1,7 @@
-"""How exactly a model is computed: fast or faithful.
+"""The two modes in which a model can be computed: fast and faithful.
 
-docs/numerics.md has what fast costs: on the built-in model 0.14 % of the largest logit (root mean
-square), and nothing of the perplexity. So fast is the default.
+On the built-in model, the error of fast is 0.14 % of the largest logit (root mean square), with no
+loss in perplexity (see docs/numerics.md). So fast is the default.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ class Numerics:
     """What a model's kernels may round.
 
     Attributes:
-        int8: 4-bit weights meet activations of 8 bits (where the CPU has integer dot products).
-        kv_dtype: Of keys and values in the cache, float16 or float32.
+        int8: Whether activations are rounded to 8 bits for 4-bit weights, if the CPU has integer
+            dot products.
+        kv_dtype: The dtype of keys and values in the cache, float16 or float32.
     """
 
     int8: bool
     kv_dtype: str
 
     def isa(self, isa: Isa) -> Isa:
-        """The instructions that kernels may use with these numerics: no int8 dot without `int8`."""
+        """The instructions that kernels may use: without `int8`, no integer dot products."""
         return isa if self.int8 else dataclasses.replace(isa, dot="")
 
 
@@ -41,19 +42,19 @@ NUMERICS = {
 
 
 def numerics_of(config: Mapping[str, Any], kv_dtype: str | None) -> Numerics:
-    """What `numerics` of mlc-chat-config.json (or `chat_opts`) says; "fast" if it says nothing.
+    """The mode that `numerics` of mlc-chat-config.json or `chat_opts` names; by default "fast".
 
     Args:
         config: mlc-chat-config.json with overrides applied.
-        kv_dtype: The dtype of the cache if it is not to be the mode's.
+        kv_dtype: The dtype of the KV cache; None for that of the mode.
 
     Raises:
-        BadRequestError: It is no mode.
+        BadRequestError: There is no mode of that name.
     """
     name = config.get("numerics", "fast")
     if not isinstance(name, str) or name not in NUMERICS:
         raise BadRequestError(
-            f"numerics is {name!r}; the tvm runtime knows {' and '.join(NUMERICS)}.",
+            f"numerics is {name!r}; it must be {' or '.join(NUMERICS)}.",
             param="numerics",
         )
     chosen = NUMERICS[name]

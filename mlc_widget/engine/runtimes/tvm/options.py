@@ -1,4 +1,4 @@
-"""What a caller may set about the tvm runtime."""
+"""The options of the tvm runtime."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from mlc_widget.engine.store.verification import VerifyPolicy
 MAX_CHUNK = 256
 
 CPUS = ("portable", "avx2", "avxvnni", "avx512", "avx512vnni")
-"""Kinds of x86-64 CPUs, each with what the ones before it have (but avx512 has no avxvnni)."""
+"""Kinds of x86-64 CPUs; each has the features of those before it (but avx512 lacks avxvnni)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TVMOptions:
-    """Options by mlc_llm's names where it has them.
+    """The options of the tvm runtime, by mlc_llm's names where it has them.
 
     Attributes:
-        device: ``cpu``, ``cuda``, or ``auto``: cuda where it can be used, else cpu.
-        threads: CPU threads; None leaves one core free, and takes one thread for small models.
-        max_num_sequence: Generations that share steps; more wait their turn.
-        max_total_sequence_length: Tokens that the KV cache holds, all sequences together; None for
-            four context windows, at most 8192.
-        prefill_chunk_size: Tokens of one step at most, 1 to 256, and no more than the model's own.
-        prefix_cache_mode: ``radix`` reuses what sequences have in common, ``disable`` does not.
-        cache_dir: Where compiled code is kept; None for ``$MLC_WIDGET_HOME`` or
+        device: ``cpu``, ``cuda`` or ``auto``, which is cuda if it can be used and otherwise cpu.
+        threads: The number of CPU threads. None leaves one core free, and uses one thread for
+            small models.
+        max_num_sequence: The number of generations that share steps; others wait.
+        max_total_sequence_length: The number of tokens that the KV cache holds for all sequences
+            together. None is four context windows, at most 8192.
+        prefill_chunk_size: The maximum number of tokens of a step, 1 to 256; a model may have a
+            lower maximum.
+        prefix_cache_mode: ``radix`` reuses common prefixes of sequences, ``disable`` does not.
+        cache_dir: The folder for compiled code; None for ``$MLC_WIDGET_HOME`` or
             ``~/.cache/mlc_widget``.
-        kv_cache_dtype: ``float16`` or ``float32``, of keys and values in the cache; None for what
-            the model's numerics say.
-        cpu: The kind of CPU to compile for (one of `CPUS`); None for the CPU at hand.
-        verify: When to compare the weights with their MD5 sums: ``once`` for each file, until it
-            changes; ``always``, at each load (also True); or ``never`` (also False).
+        kv_cache_dtype: The dtype of keys and values in the cache, ``float16`` or ``float32``; None
+            for that of the model's numerics.
+        cpu: The kind of CPU to compile for (one of `CPUS`); None for this machine's.
+        verify: When to compare weights with their MD5 sums: ``once`` for each file, until it
+            changes; ``always`` (or True), at each load; ``never`` (or False).
     """
 
     device: str = "cpu"
@@ -54,7 +56,7 @@ class TVMOptions:
         """Check `options`.
 
         Raises:
-            BadRequestError: An option is unknown or has a wrong value; `param` names it.
+            BadRequestError: An option is unknown or has an invalid value; `param` names it.
         """
         known = [f.name for f in dataclasses.fields(cls)]
         for key in options:
@@ -97,5 +99,5 @@ def _check_int(values: Mapping[str, Any], key: str, low: int, high: int) -> None
 def _check_choice(values: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> None:
     if values.get(key, choices[0]) not in choices:
         raise BadRequestError(
-            f"{key} is {values[key]!r}; the tvm runtime knows {' and '.join(choices)}.", param=key
+            f"{key} is {values[key]!r}; it must be one of {', '.join(choices)}.", param=key
         )

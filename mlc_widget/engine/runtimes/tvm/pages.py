@@ -1,9 +1,9 @@
-"""Which page of the KV cache belongs to whom, and which beginnings of sequences are still there.
+"""The pages of the KV cache: which are in use, and which still hold a prefix of a sequence.
 
-Pages hold `page_size` tokens. A page that a sequence gave back keeps its content, and can serve
-another sequence that begins alike, until it is needed for something else (the page longest unused
-first). A page's content is named by all tokens up to its end, so it is found by walking from page
-to page; matching compares tokens, never hashes alone.
+A page holds `page_size` tokens. A released page keeps its content, and can be used by another
+sequence with the same prefix, until it is needed for something else (least recently used first). A
+page's content is identified by all tokens up to its end, so it is found by walking from page to
+page; tokens are compared, not only hashes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROOT = 0
 
 @dataclass(slots=True)
 class _Content:
-    """What a page holds: `tokens`, after the pages that `parent` names."""
+    """The content of a page: `tokens`, which follow the content that `parent` names."""
 
     uid: int
     parent: int
@@ -26,13 +26,13 @@ class _Content:
 
 @dataclass(slots=True)
 class Match:
-    """The longest beginning of a prompt that the cache holds.
+    """The longest prefix of a prompt that is in the cache.
 
     Attributes:
-        pages: Its full pages, each now held once more.
-        parent: Names the content up to their end, for `PagePool.publish`.
+        pages: Its full pages, each held by the match.
+        parent: The name of the content up to their end, for `PagePool.publish`.
         partial: A page whose first `partial_tokens` tokens continue it, to be copied; also held.
-        partial_tokens: How many.
+        partial_tokens: The number of these tokens.
     """
 
     pages: list[int] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Match:
 
 
 class PagePool:
-    """Owns the numbers 0 … `size` - 1 of the pages. Not safe for threads: the scheduler's alone."""
+    """Manages pages by their numbers, 0 … `size` - 1. Only the scheduler's thread may use it."""
 
     def __init__(self, size: int, page_size: int, *, reuse: bool = True) -> None:
         self.size, self.page_size, self.reuse = size, page_size, reuse
@@ -55,16 +55,16 @@ class PagePool:
 
     @property
     def available(self) -> int:
-        """Pages that `allocate` can still give."""
+        """The number of pages that `allocate` can still return."""
         return len(self._blank) + len(self._cached)
 
     @property
     def held(self) -> int:
-        """Pages that somebody holds."""
+        """The number of pages that are held."""
         return self.size - self.available
 
     def allocate(self) -> int | None:
-        """A page for new content, held once; None if all are held."""
+        """Take a page for new content, which is then held once; None if all pages are held."""
         if self._blank:
             page = self._blank.pop()
         elif self._cached:
@@ -76,7 +76,7 @@ class PagePool:
         return page
 
     def release(self, page: int) -> None:
-        """Let go of a page once."""
+        """Release a page that is held once less afterwards."""
         if self._references[page] <= 0:
             raise RuntimeError(f"page {page} was released more often than held")
         self._references[page] -= 1
@@ -87,10 +87,10 @@ class PagePool:
                 self._blank.append(page)
 
     def publish(self, page: int, parent: int, tokens: tuple[int, ...]) -> int:
-        """Say what a held page now holds, so that others can find it.
+        """Record the content of a held page, so that `match` finds it.
 
         Returns:
-            The name of the content up to the page's end, the `parent` of what follows.
+            The name of the content up to the page's end, which is the next page's `parent`.
         """
         siblings = self._children.setdefault(parent, {})
         twin = siblings.get(tokens)
@@ -106,7 +106,7 @@ class PagePool:
         return uid
 
     def match(self, tokens: Sequence[int]) -> Match:
-        """Find and hold the longest beginning of `tokens` that is here, but never all of them."""
+        """Find and hold the longest prefix of `tokens` in the cache, but never all of them."""
         match = Match()
         if not self.reuse:
             return match

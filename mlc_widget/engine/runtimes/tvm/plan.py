@@ -1,8 +1,8 @@
-"""What a load must know of a model beside its compiled code, kept from the load that compiled it.
+"""Plans: what a load needs to know of a model besides its compiled code, cached on disk.
 
-It is the same each time, and takes TVM's compiler to find out: 150 MB of memory and half a second
-to import. A plan is a file ``<root>/plans/<key>.json``. One that is damaged, was made for something
-else, or can have been written by another user (see `UserCache`) is not used.
+A plan is always the same, but making it needs TVM's compiler, which takes 150 MB of memory and half
+a second to import. A plan is a file ``<root>/plans/<key>.json``. It is not used if it is damaged,
+was made for something else, or could have been written by another user (see `UserCache`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mlc_widget.engine.store.user_cache import UserCache
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A model as the CPU's executors take it.
+    """What an executor needs to know of a model.
 
     Attributes:
-        shape: Of the model.
-        parameters: Name and layout of each parameter, in the order of the compiled function.
-        attention_rows: Rows of a full attention tile.
-        max_rows: Rows of a step at most.
-        widest: Features of the widest activation.
+        shape: The model's shape.
+        parameters: The name and layout of each parameter, in the order of the compiled function.
+        attention_rows: The number of rows of a full attention tile.
+        max_rows: The maximum number of rows of a step.
+        widest: The number of features of the widest activation.
         code: The key of the compiled code in the `CompileCache`.
     """
 
@@ -46,7 +46,7 @@ class Plan:
     code: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values that `from_json` takes."""
+        """The plan as JSON values, for `from_json`."""
         return {
             "shape": dataclasses.asdict(self.shape),
             "parameters": [[name, layout.record()] for name, layout in self.parameters],
@@ -68,8 +68,8 @@ class PlanCache:
     """The plan of one key.
 
     Args:
-        key: Everything that the plan depends on beside this machine's CPU and the versions of our
-            sources and of TVM, as JSON values.
+        key: Everything on which the plan depends, except for this machine's CPU and the versions of
+            our sources and of TVM, as JSON values.
         root: The cache's folder.
     """
 
@@ -80,7 +80,7 @@ class PlanCache:
         self._cache = UserCache("plans", root)
 
     def load(self) -> Plan | None:
-        """The plan; None if there is no good one, or if this CPU cannot be told from others."""
+        """The plan; None if there is no valid one, or if this CPU cannot be identified."""
         if self._key["host"] is None or (content := self._cache.read(self._name)) is None:
             return None
         try:
@@ -90,12 +90,12 @@ class PlanCache:
             return None
 
     def store(self, plan: Plan) -> None:
-        """Write a plan, where that is possible."""
+        """Write a plan, if the cache can be written."""
         entry = {"key": self._key, "plan": plan.to_json()}
         self._cache.write(self._name, json.dumps(entry).encode())
 
 
-_TELLING = {
+_IDENTIFYING = {
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
     "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
 }  # fmt: skip
@@ -103,12 +103,12 @@ _TELLING = {
 
 @functools.cache
 def host() -> str | None:
-    """A digest of what sets this CPU apart, as Linux tells it; elsewhere None."""
+    """A digest that identifies this kind of CPU on Linux; None on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = (line.partition(":") for line in text.splitlines())
-    told = sorted({(name.strip(), value.strip()) for name, _, value in fields})
-    told = [field for field in told if field[0] in _TELLING]
-    return hashlib.sha256(json.dumps([platform.machine(), told]).encode()).hexdigest()
+    found = sorted({(name.strip(), value.strip()) for name, _, value in fields})
+    found = [field for field in found if field[0] in _IDENTIFYING]
+    return hashlib.sha256(json.dumps([platform.machine(), found]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""From a model's configuration and a caller's options to its plan, and to its program if needed."""
+"""Makes a model's plan, and its program if needed, from its configuration and options."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 class ModelPlanner:
-    """The plan of a model, and its program where that is needed, which takes TVM's compiler.
+    """Makes the plan of a model, and its program if needed, for which it imports TVM's compiler.
 
     Args:
         source: The model.
-        options: The caller's.
-        device: From `device_of`.
-        target: What to compile for, if not for what `options` and this machine say.
-        weights: The model's, which may have tensors of several types.
+        options: The caller's options.
+        device: The result of `device_of`.
+        target: The target for which to compile, if not the one of `options` and this machine.
+        weights: The model's weights, whose tensors may have several types.
 
     Attributes:
-        executor: What runs the model's code; known once there is a plan.
+        executor: The class that runs the model's code; set once there is a plan.
     """
 
     task: ClassVar[str] = "text"
-    """Names its kind of program in cache keys, as one model may have several."""
+    """The kind of program in cache keys, as a model may have programs of several kinds."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class ModelPlanner:
         self.executor: type[Executor] = Executor
 
     def plan(self) -> Plan:
-        """From the cache, or of the program.
+        """Get the plan from the cache, or make it from the program.
 
         Raises:
-            MLCEngineError: The model is none that we run.
+            MLCEngineError: The model is not supported.
         """
         source, options = self._source, self._options
         if self._device != "cpu" or self._target is not None:
@@ -85,7 +85,7 @@ class ModelPlanner:
         return plan
 
     def program(self) -> Program:
-        """To be compiled."""
+        """Make the program, to be compiled."""
         if self._made is None:
             self._make_plan()
         assert self._made is not None
@@ -125,10 +125,10 @@ class ModelPlanner:
 
 
 def device_of(options: TVMOptions) -> str:
-    """``cpu`` or ``cuda``; to be asked before TVM is imported.
+    """The device to use, ``cpu`` or ``cuda``. To be called before TVM is imported.
 
     Raises:
-        RuntimeUnavailableError: The GPU was asked for and something is missing.
+        RuntimeUnavailableError: The user chose the GPU, but something that it needs is missing.
     """
     from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 
@@ -144,7 +144,7 @@ def device_of(options: TVMOptions) -> str:
 
 
 def _target(device: str, options: TVMOptions) -> Target:
-    """What this machine compiles for."""
+    """The target of this machine."""
     from mlc_widget.engine.runtimes.tvm.target import host_target
 
     if device != "cpu":
@@ -163,7 +163,7 @@ def _target(device: str, options: TVMOptions) -> Target:
 
 
 def _executor_class(target: Target) -> type[Executor]:
-    """What runs code of a target."""
+    """The class that runs code for a target."""
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
     from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 
@@ -171,7 +171,7 @@ def _executor_class(target: Target) -> type[Executor]:
 
 
 def _attention_rows(program: Program, quantization: Quantization) -> int:
-    """Rows of an attention tile at most."""
+    """The maximum number of rows of an attention tile."""
     from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
     shape = program.shape
@@ -183,7 +183,7 @@ def _attention_rows(program: Program, quantization: Quantization) -> int:
 
 
 def model_config(source: ModelSource) -> Mapping[str, Any]:
-    """`model_config`, with what mlc-chat-config.json or the caller's overrides say above it."""
+    """`model_config`, with the values that mlc-chat-config.json or overrides have outside of it."""
     values = Fields(source.config, "").get("model_config")
     above = source.config.get("sliding_window_size")
     if above is None or not isinstance(values, Mapping):

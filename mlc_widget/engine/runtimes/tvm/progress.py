@@ -1,4 +1,4 @@
-"""How a load tells of itself, and how it is cancelled."""
+"""Progress reports of a load, and its cancellation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mlc_widget.api.progress import LoadReporter
 
 
 class Cancelled(Exception):
-    """The load was cancelled; raised by `Progress` where it is noticed."""
+    """The load was cancelled; raised by the next report."""
 
 
 class Progress:
-    """Passes reports on, and ends the load where it reports once it is cancelled."""
+    """Passes reports on; after a cancellation, the next report ends the load by raising."""
 
     def __init__(self, report: LoadReporter, cancelled: threading.Event) -> None:
         self.report, self.cancelled = report, cancelled
@@ -26,7 +26,7 @@ class Progress:
         self.report(phase, fraction, text, **counts)
 
     def bytes(self, phase: Any, text: str) -> Callable[[int, int], None]:
-        """A function that reports bytes done and bytes in all."""
+        """A function that reports the bytes done and the total."""
 
         def progress(done: int, total: int) -> None:
             self(phase, done / max(1, total), text, bytes_done=done, bytes_total=total)

@@ -1,10 +1,10 @@
-"""The quantizations that the kernels run, by MLC's names.
+"""The quantizations that the kernels support, by MLC's names.
 
-To add one: add its line to `QUANTIZATIONS`. A new width of codes also needs kernels
-(`kernels.matmul.make_matmul_codes`, `kernels.embedding.make_embedding_codes`, and the GPU's of
-these names and in `cuda.fragments`); a new arrangement in the model folder needs a
-`layouts.Layout`. Then give `tools/mlc_format.py` the way to write it, and make its golden logits
-with `tools/golden.py`.
+To add one, add its line to `QUANTIZATIONS`. Another size of codes also needs kernels
+(`kernels.matmul.make_matmul_codes`, `kernels.embedding.make_embedding_codes`, those of the same
+names for GPUs, and `cuda.fragments`); another arrangement in the model folder needs a
+`layouts.Layout`. Then teach `tools/mlc_format.py` to write it, and make golden logits with
+`tools/golden.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Quantization:
 
     Attributes:
         name: MLC's name.
-        bits: Of a weight: 4 or 8 (unsigned codes c in groups of 32 inputs with a scale s, meaning
-            (c - zero) · s), or 16 or 32 (floats).
-        dtype: Of scales and of what is not quantised, in the folder and in memory.
-        transposed: Linear layers lie inputs-first in the folder (MLC's KN layout); embeddings
-            never do.
+        bits: The size of a weight: 4 or 8 for unsigned codes c, in groups of 32 inputs with a scale
+            s, of value (c - zero) · s; 16 or 32 for floats.
+        dtype: The dtype of scales and of weights that are not quantized, on disk and in memory.
+        transposed: Whether inputs come first in the folder's linear layers (MLC's KN layout); in
+            embeddings they never do.
     """
 
     name: str
@@ -51,7 +51,7 @@ QUANTIZATIONS = {
     )
 }
 GGML: Final = Quantization("ggml", 8, "float16")
-"""Each tensor has a type of its own, which its file tells (`WeightSource.tensor_types`)."""
+"""Each tensor has its own type, which its file gives (`WeightSource.tensor_types`)."""
 
 
 def zero_code(bits: int) -> int:
@@ -63,14 +63,14 @@ def quantization_of(name: object) -> Quantization:
     """The quantization of that name.
 
     Raises:
-        UnsupportedModelError: It is none that we run.
+        UnsupportedModelError: It is not supported.
     """
     if isinstance(name, str) and name in QUANTIZATIONS:
         return QUANTIZATIONS[name]
     if name == GGML.name:
         return GGML
     raise UnsupportedModelError(
-        f"The tvm runtime does not run quantization {name!r}; it runs "
+        f"The tvm runtime does not support the quantization {name!r}; it supports "
         f"{', '.join(QUANTIZATIONS)}. Choose a model in one of these.",
         param="quantization",
     )

@@ -1,4 +1,4 @@
-"""Rotary embedding tables, computed as transformers computes them."""
+"""Tables of rotary embeddings, computed as in transformers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Rope:
 
     Attributes:
         theta: The base of its frequencies.
-        head_dim: Dimensions of a head, all rotated.
+        head_dim: The dimension of a head; all dimensions are rotated.
         scaling: MLC's `rope_scaling`, of type default, linear or llama3; or of type factors, with
-            a divisor of each frequency, as GGUF files have them.
+            a divisor for each frequency, as in GGUF files.
     """
 
     theta: float
@@ -36,14 +36,14 @@ class Rope:
     def __post_init__(self) -> None:
         if self._kind() not in {"default", "linear", "llama3", "factors"}:
             raise UnsupportedModelError(
-                f"The tvm runtime does not run rope_scaling of type {self._kind()!r}; it runs "
-                "default, linear and llama3.",
+                f"The tvm runtime does not support rope_scaling of type {self._kind()!r}; it "
+                "supports default, linear and llama3.",
                 param="model_config.rope_scaling",
             )
         self.frequencies()
 
     def frequencies(self) -> Table:
-        """(head_dim / 2,) float32, radians per position."""
+        """The frequencies in radians per position, (head_dim / 2,) float32."""
         exponent = np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim)
         frequency = np.float32(1) / np.float32(self.theta) ** exponent
         if self._kind() == "linear":
@@ -55,12 +55,12 @@ class Rope:
         return frequency
 
     def table(self, positions: int) -> tuple[Table, Table]:
-        """Cosines and sines, each (positions, head_dim / 2) float32."""
+        """The cosines and the sines, each (positions, head_dim / 2) float32."""
         angle = np.arange(positions, dtype=np.float32)[:, None] * self.frequencies()
         return np.cos(angle), np.sin(angle)
 
     def _llama3(self, frequency: Table) -> Table:
-        """Llama 3.1's: long waves are stretched by `factor`, short ones kept, a ramp between."""
+        """Llama 3.1's scaling: stretch long waves by `factor`, keep short ones, blend between."""
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         if not low < high:
             raise ModelFormatError(

@@ -1,4 +1,4 @@
-"""The embedded runtime: MLC-format models on apache-tvm from PyPI."""
+"""`ModelRuntime` on apache-tvm."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ REQUEST_FIELDS: Final = frozenset(
 
 
 class TVMRuntime:
-    """A `ModelRuntime` that compiles with TVM and runs on this machine's CPU.
+    """A `ModelRuntime` that compiles models with TVM, for this machine's CPU or NVIDIA GPU.
 
-    TVM is imported when a model is loaded, not before.
+    TVM is imported only when a model is loaded.
     """
 
     name: ClassVar[str] = "tvm"
@@ -69,7 +69,7 @@ class TVMRuntime:
             options: See `TVMOptions`.
 
         Raises:
-            BadRequestError: An option is unknown or wrong.
+            BadRequestError: An option is unknown or has an invalid value.
         """
         self._options = TVMOptions.parse(options)
         self.on_dead: Callable[[EngineDeadError], None] | None = None
@@ -81,7 +81,7 @@ class TVMRuntime:
 
     @property
     def capabilities(self) -> RuntimeCapabilities:
-        """What this runtime does."""
+        """The capabilities for the loaded model."""
         return RuntimeCapabilities(
             batch_invariant=True,
             request_fields=REQUEST_FIELDS,
@@ -93,7 +93,7 @@ class TVMRuntime:
 
     @property
     def context_window_size(self) -> int:
-        """Tokens of prompt and answer together: the model's window, or the KV cache if less."""
+        """Tokens of prompt and answer that fit: the model's window, or less in a small KV cache."""
         return self._running().context_window
 
     async def load(self, source: ModelSource, report: LoadReporter) -> None:
@@ -120,17 +120,17 @@ class TVMRuntime:
                 loaded = self._load(source, report, cancelled)
             except MLCEngineError as e:
                 error = e
-            except BaseException as e:  # whatever it is, nobody may be left waiting
+            except BaseException as e:  # `load` must not wait forever
                 error = InternalEngineError(f"Loading {source.model_id} failed: {e!r}")
                 error.__cause__ = e
             try:
                 loop.call_soon_threadsafe(settle, loaded, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed: nobody is waiting any more
                 if loaded is not None:
                     loaded.stop()
 
-        # Not the loop's executor: a compilation in LLVM cannot be ended, and must not keep the
-        # process from ending.
+        # Not the loop's executor, as a compilation in LLVM cannot be stopped, and must not keep
+        # the process from ending.
         thread = threading.Thread(target=work, name="mlc_widget-tvm-load", daemon=True)
         shutdown.load_runs(thread, cancelled)
         thread.start()
@@ -193,8 +193,8 @@ class TVMRuntime:
         model = self._running()
         if _generates(model):
             raise UnsupportedModelError(
-                "The loaded model is for text. Load an embedding model, or this one with chat_opts "
-                '{"model_task": "embedding"}.'
+                "The loaded model is for text. Load an embedding model, or load this one with "
+                'chat_opts={"model_task": "embedding"}.'
             )
         for tokens in inputs:
             self._check_prompt(list(tokens), model, param="input")
@@ -210,7 +210,7 @@ class TVMRuntime:
                 done.set_result(result)
 
         def deliver(result: list[Vector] | BaseException) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting
                 loop.call_soon_threadsafe(settle, result)
 
         embedder = cast("Embedder", model)
@@ -225,12 +225,12 @@ class TVMRuntime:
         return None if self._clock is None else self._clock.running()
 
     def interrupt(self) -> None:
-        """End everything that runs now with finish reason ``abort``, within one step."""
+        """End all running generations with finish reason ``abort``, within one step."""
         if self._loaded is not None and _generates(self._loaded):
             self._loaded.scheduler.interrupt()
 
     async def unload(self) -> None:
-        """Stop what runs and give the memory back to the system. Idempotent."""
+        """Stop all generations and give the memory back to the system. Idempotent."""
         loaded, self._loaded, self._source = self._loaded, None, None
         self._grammars = None
         if loaded is None:
@@ -240,13 +240,13 @@ class TVMRuntime:
         del loaded
         await asyncio.wrap_future(ended)
         self._clock = None
-        with contextlib.suppress(RuntimeError):  # the process is about to end: no threads any more
+        with contextlib.suppress(RuntimeError):  # the process is ending: no thread can be started
             await asyncio.to_thread(_release_memory)
 
     async def _grammar(self, sampling: Sampling) -> Grammar | None:
         if sampling.grammar is None or self._grammars is None:
             return None
-        # llguidance lets the interpreter go on while it works.
+        # llguidance releases the GIL while it works.
         return await asyncio.to_thread(
             self._grammars.compile, sampling.grammar, ignore_eos=sampling.ignore_eos
         )
@@ -254,7 +254,7 @@ class TVMRuntime:
     def _load(
         self, source: ModelSource, report: LoadReporter, cancelled: threading.Event
     ) -> Loaded | Embedder | None:
-        """Load on this thread; None if it was cancelled."""
+        """Load the model on this thread; return None if the load was cancelled."""
         for package, attribute in (("numpy", "ndarray"), ("psutil", "virtual_memory")):
             purpose = f"The tvm runtime needs {package}"
             import_package(package, attribute, purpose=purpose, install=INSTALL)
@@ -274,12 +274,12 @@ class TVMRuntime:
             return None
 
     def _post(self, deliveries: list[Delivery]) -> None:
-        """Hand a step's events to the event loop; called on the scheduler's thread."""
+        """Pass a step's events to the event loop; called on the scheduler's thread."""
         loop = self._loop
         assert loop is not None
         try:
             loop.call_soon_threadsafe(self._deliver, deliveries)
-        except RuntimeError:  # the loop is closed: nobody listens any more
+        except RuntimeError:  # the loop is closed: nobody is listening any more
             if self._loaded is not None:
                 self._loaded.stop()
 
@@ -309,14 +309,14 @@ class TVMRuntime:
             raise BadRequestError(f"{param} has no tokens; give at least one.", param=param)
         if param == "input" and len(prompt) > model.context_window:
             raise ContextLengthExceededError(
-                f"input: a text has {len(prompt)} tokens, and the model takes "
-                f"{model.context_window} at most. Split it.",
+                f"input: a text has {len(prompt)} tokens, and the model takes at most "
+                f"{model.context_window}. Split it.",
                 param=param,
             )
         if param == "prompt" and len(prompt) >= model.context_window:
             raise ContextLengthExceededError(
-                f"The prompt has {len(prompt)} tokens, and the context window is "
-                f"{model.context_window} with at least one for the answer. Shorten the "
+                f"The prompt has {len(prompt)} tokens; the context window has "
+                f"{model.context_window}, of which the answer needs at least one. Shorten the "
                 "conversation, or raise max_total_sequence_length if the model's own window is "
                 "larger.",
                 param="messages",
@@ -334,7 +334,7 @@ def _generates(model: Loaded | Embedder) -> TypeGuard[Loaded]:
 
 
 def _end_ids(config: Mapping[str, Any]) -> list[int]:
-    """The tokens that end a text, by mlc-chat-config.json."""
+    """The tokens that end a text, as mlc-chat-config.json says."""
     eos, template = config.get("eos_token_id"), config.get("conv_template")
     ids = [eos] if isinstance(eos, int) else list(eos or ())
     if isinstance(template, Mapping):
@@ -343,7 +343,7 @@ def _end_ids(config: Mapping[str, Any]) -> list[int]:
 
 
 def _release_memory() -> None:
-    """Give freed memory back to the system, as far as the allocators let us."""
+    """Give freed memory back to the system, as far as the allocators allow."""
     import tvm_ffi
 
     from mlc_widget.engine.runtimes.tvm.cuda import pool

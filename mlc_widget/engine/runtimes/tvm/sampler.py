@@ -1,4 +1,4 @@
-"""From logits to a token, with numpy, reproducibly."""
+"""Samples tokens from logits with numpy, reproducibly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 
 _BLOCK: Final = 256
 _MANY: Final = 4096
-"""With more allowed tokens than this, it is quicker to leave the others in, at zero."""
+"""If more tokens are allowed than this, it is faster to keep the others, with mass 0."""
 
 STAGES = (
     "logitProcessorTime",
@@ -33,15 +33,16 @@ STAGES = (
     "sampleTime",
     "totalTime",
 )
-"""What `Sampler.latency` tells apart, by WebLLM's names."""
+"""The stages that `Sampler.latency` distinguishes, by WebLLM's names."""
 
 _UNTIMED: Final = nullcontext()
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
-    """A number in [0, 1) that depends on these three alone.
+    """A random number in [0, 1) that depends only on these three.
 
-    Philox is counter-based: position counts, seed and choice are the key.
+    It comes from Philox, a counter-based generator: `seed` and `choice` are the key, and `position`
+    is the counter.
     """
     bits = np.random.Philox(key=[seed, choice], counter=[0, position, 0, 0])
     return float(bits.random_raw(1)[0] >> np.uint64(11)) * 2.0**-53
@@ -50,14 +51,14 @@ def uniform(seed: int, choice: int, position: int) -> float:
 class Sampler:
     """Chooses the tokens of one generation.
 
-    The logits of a step are changed in this order: the logit processor, repetition penalty (over
-    prompt and answer, as transformers does), frequency and presence penalty (over the answer),
-    logit_bias. What the grammar forbids is left out. Then, unless the temperature is 0, the softmax
-    of logits / temperature is cut to the smallest set of most probable tokens whose mass reaches
-    top_p, and one is drawn by inverting its distribution.
+    The logits of a step are changed in this order: the logit processor, the repetition penalty
+    (over prompt and answer, as in transformers), frequency and presence penalties (over the
+    answer), logit_bias. Tokens that the grammar forbids are left out. Unless the temperature is 0,
+    the softmax of logits / temperature is then cut to the smallest set of most probable tokens
+    whose mass reaches top_p, and one of these is drawn by inverting their distribution.
 
     Attributes:
-        latency: Seconds of each token by stage, if the sampling asks for it; see `STAGES`.
+        latency: The seconds that each token took in each of the `STAGES`, if requested.
     """
 
     def __init__(self, sampling: Sampling, prompt: list[int], grammar: Grammar | None = None):
@@ -76,15 +77,15 @@ class Sampler:
         """Choose the token at `position` of the sequence.
 
         Args:
-            logits: (vocab_size,), not changed.
+            logits: (vocab_size,) float32; not changed.
             position: The token's index in the sequence, prompt included.
-            token_bytes: Gives a token's bytes, for logprobs.
+            token_bytes: Returns a token's bytes, for log-probabilities.
 
         Returns:
-            The token and, if asked for, its log-probabilities after penalties and bias.
+            The token and, if requested, its log-probabilities after penalties and bias.
 
         Raises:
-            InternalEngineError: The logits are not numbers, or the logit processor failed.
+            InternalEngineError: The logits are not finite, or the logit processor failed.
         """
         s = self._s
         with self._timed("totalTime"):
@@ -107,17 +108,17 @@ class Sampler:
         return int(ids[0 if len(ids) == 1 else self._pick(logits[ids], position)])
 
     def _pick(self, logits: Logits, position: int) -> int:
-        """The index of the chosen one."""
+        """The index of the chosen token in `logits`."""
         best = int(np.argmax(logits))
         if not math.isfinite(logits[best]):
             raise InternalEngineError(
-                "The logits are not finite. The model's weights are damaged or of another model, "
-                "or its logit processor is wrong."
+                "The logits are not finite. The model's weights are damaged or belong to another "
+                "model, or its logit processor is wrong."
             )
         return best if self._s.temperature == 0 else self._make_plan(logits, best, position)
 
     def remember(self, token: int) -> None:
-        """A token was chosen, here or before this generation was resumed."""
+        """Note a token that was chosen, here or before this generation was resumed."""
         self._answer[token] += 1
         if self._s.repetition_penalty != 1.0:
             self._seen.add(token)
@@ -156,7 +157,7 @@ class Sampler:
         assert self._processor is not None
         try:
             changed = np.asarray(self._processor.process_logits(logits), np.float32)
-        except BaseException as e:  # an exit is not for it to ask for
+        except BaseException as e:  # even SystemExit must not end the thread
             raise InternalEngineError(f"The logit processor failed: {e!r}") from e
         if changed.shape != logits.shape:
             raise InternalEngineError(
@@ -191,14 +192,14 @@ def _make_processor(sampling: Sampling) -> LogitProcessor | None:
         return None
     try:
         return sampling.logit_processor()
-    except BaseException as e:  # an exit is not for it to ask for
+    except BaseException as e:  # even SystemExit must not end the thread
         raise InternalEngineError(f"The logit processor cannot be made: {e!r}") from e
 
 
 def _invert(mass: Logits, u: float) -> int:
-    """The first index at which the cumulative mass exceeds the share `u` of it all.
+    """The first index at which the cumulative mass exceeds the fraction `u` of the total.
 
-    Blocks are summed first: a running sum over a whole vocabulary would take longer than all else.
+    Blocks are summed first, since a running sum over a whole vocabulary would be slow.
     """
     whole = len(mass) // _BLOCK * _BLOCK
     sums = mass[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
@@ -208,18 +209,18 @@ def _invert(mass: Logits, u: float) -> int:
     start = block * _BLOCK
     cumulative = np.cumsum(mass[start : start + _BLOCK], dtype=np.float64)
     index = start + int(np.searchsorted(cumulative, target - before[block], side="right"))
-    # Rounding may lead to the end of a block, where what follows has no mass.
+    # Because of rounding, the index may be at the end of a block, after the last token with mass.
     if index >= min(start + _BLOCK, len(mass)) or not mass[index]:
         index = int(np.flatnonzero(mass[: index + 1] if index < len(mass) else mass)[-1])
     return index
 
 
 def _nucleus(mass: Logits, top_p: float) -> Ids:
-    """Ids of the smallest set of most probable tokens with a share of at least `top_p`.
+    """The ids of the smallest set of most probable tokens with a mass of at least `top_p`.
 
-    Sorted from the most probable; of equally probable ones the smaller id first.
+    They are sorted by descending probability, then by ascending id.
     """
-    # Few tokens carry nearly all mass: sort those, and all only if they are not enough.
+    # A few tokens have nearly all the mass: sort these first, and all only if they do not suffice.
     total = float(mass.sum(dtype=np.float64))
     likely = np.flatnonzero(mass > np.float32(1e-4) * mass.max())
     for candidates in (likely, np.arange(len(mass))):
@@ -234,7 +235,7 @@ def _nucleus(mass: Logits, top_p: float) -> Ids:
 def logprob_of(
     logits: Logits, token: int, top: int, token_bytes: Callable[[int], bytes]
 ) -> TokenLogprob:
-    """A token's log-probability, and those of the `top` most probable ones."""
+    """The log-probability of a token, and of the `top` most probable ones."""
     peak = logits.max()
     total = float(peak) + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
     best: list[tuple[int, bytes, float]] = []

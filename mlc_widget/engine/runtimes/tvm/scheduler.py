@@ -1,9 +1,9 @@
-"""Continuous batching: one thread per model that runs step after step while there is work.
+"""Continuous batching: one thread per model runs step after step while there is work.
 
-A step takes one token of every sequence that is decoding, and prompt tokens of those that are not
-yet, up to a budget that keeps a step short. Results do not depend on who shares a step, so a
-sequence can be interrupted for want of pages and computed again without a trace in its text.
-One whose reader is far behind is parked: it holds no pages and no place until the reader has
+A step takes one token of every decoding sequence and prompt tokens of the others, up to a budget
+that keeps steps short. Results do not depend on which sequences share a step, so a sequence can be
+preempted when pages run out and recomputed later, without any effect on its text. A sequence whose
+reader is far behind is parked: it holds no pages, and others run in its place, until the reader has
 caught up.
 """
 
@@ -27,7 +27,7 @@ from mlc_widget.engine.runtimes.tvm.sequence import (
 )
 
 _SCORED: Final = 32
-"""Tokens of a prompt that is scored, in a step."""
+"""The number of tokens per step of a prompt whose log-probabilities are requested."""
 
 Delivery = tuple[Sequence, GenerationEvent | BaseException]
 
@@ -48,14 +48,14 @@ class Scheduler:
         chunk: int,
         post: Callable[[list[Delivery]], None],
     ) -> None:
-        """Schedule at most `max_sequences` at once, and `chunk` tokens to a step.
+        """Set up a scheduler.
 
         Args:
             executor: Runs the steps.
-            pool: Its pages; holds a sequence of any allowed length.
-            max_sequences: Sequences that share steps; more wait.
-            chunk: Tokens of a step, at least `max_sequences`.
-            post: Called from the scheduler's thread with what a step brought.
+            pool: The executor's pages, enough for a sequence of any allowed length.
+            max_sequences: The number of sequences that share steps; others wait.
+            chunk: The maximum number of tokens of a step, at least `max_sequences`.
+            post: Called on the scheduler's thread with the events of a step.
         """
         self.executor, self.pool = executor, pool
         self.clock = StepClock()
@@ -74,7 +74,7 @@ class Scheduler:
         self._out: list[Delivery] = []
 
     def submit(self, sequence: Sequence) -> None:
-        """Take a sequence in.
+        """Accept a sequence.
 
         Raises:
             EngineDeadError: The thread died or was stopped.
@@ -89,20 +89,20 @@ class Scheduler:
             self._changed.notify_all()
 
     def cancel(self, sequence: Sequence) -> None:
-        """Drop a sequence without an event for it; its pages are freed within a step."""
+        """Drop a sequence without further events; its pages are freed within a step."""
         with self._changed:
             if not sequence.finished:
                 self._cancelled.add(sequence)
                 self._changed.notify_all()
 
     def wake(self, sequence: Sequence) -> None:
-        """Go on with a parked sequence if its reader has caught up."""
+        """Continue a parked sequence if its reader has caught up."""
         if sequence.caught_up:
             with self._changed:
                 self._changed.notify_all()
 
     def interrupt(self) -> None:
-        """End all sequences that are here now with ``abort``."""
+        """End all current sequences with ``abort``."""
         with self._changed:
             self._epoch += 1
             self._interrupted = True
@@ -115,7 +115,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def wait_idle(self, timeout: float) -> bool:
-        """Wait until nothing runs or waits and all pages are given back."""
+        """Wait until no sequence runs or waits and all pages are released."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: (
@@ -126,7 +126,7 @@ class Scheduler:
             )
 
     def run(self) -> None:
-        """Run until `stop`. Whatever goes wrong, everybody who waits hears of it."""
+        """Run until `stop`. After any failure, all sequences get an error."""
         try:
             while self._next_commands():
                 with self.clock:
@@ -135,13 +135,13 @@ class Scheduler:
                     if plan:
                         self._step(plan)
                     self._flush()
-        except BaseException as e:  # whatever it is, nobody may be left waiting
+        except BaseException as e:  # every waiting reader must get an answer
             self._die(e)
 
-    # --- the thread's own -------------------------------------------------------------------------
+    # --- called only on the scheduler's thread ----------------------------------------------------
 
     def _next_commands(self) -> bool:
-        """Wait for work and carry out what was asked; False to end."""
+        """Wait for work and carry out commands; return False to end the thread."""
         with self._changed:
             self._idle = not (self._waiting or self._running or self._parked)
             if self._idle:
@@ -179,7 +179,7 @@ class Scheduler:
         )
 
     def _unpark(self) -> None:
-        """Let parked sequences wait again, before those that never ran."""
+        """Queue parked sequences whose readers have caught up, before those that never ran."""
         ready = [s for s in self._parked if s.caught_up]
         self._parked = [s for s in self._parked if s not in ready]
         self._waiting.extendleft(reversed(ready))
@@ -187,7 +187,7 @@ class Scheduler:
             sequence.parked = False
 
     def _park(self) -> None:
-        """Put aside what is far ahead of its reader; others that wait need its place sooner."""
+        """Park sequences that are far ahead of their readers, sooner if others are waiting."""
         most = MAX_UNREAD_IF_OTHERS_WAIT if self._waiting or self._submitted else MAX_UNREAD
         for sequence in [s for s in self._running if s.unread >= most]:
             sequence.resume_at = most // 2
@@ -197,19 +197,19 @@ class Scheduler:
             sequence.parked = True
 
     def _admit(self) -> None:
-        """Let waiting sequences in, oldest first, while there is room for their prompts."""
+        """Admit waiting sequences, oldest first, while there is room for their prompts."""
         for sequence in list(self._waiting):
             if len(self._running) >= self._max_sequences:
                 return
             if self._is_being_computed(sequence):
                 continue
             if not self._take_in(sequence):
-                return  # nobody overtakes for want of pages
+                return  # a younger sequence must not overtake one that waits for pages
 
     def _is_being_computed(self, sequence: Sequence) -> bool:
         """Whether a running prompt is about to fill pages that this one can share.
 
-        So the choices of a request, and requests with one long beginning, compute it once.
+        So a common prefix is computed once for the choices of a request or for several requests.
         """
         if not self.pool.reuse or sequence.scoring:
             return False
@@ -222,8 +222,8 @@ class Scheduler:
         return False
 
     def _take_in(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence what the cache has of its tokens; False if it must wait."""
-        # What is scored must be computed here.
+        """Admit a waiting sequence with its cached prefix; return False if it must wait."""
+        # Tokens whose log-probabilities are requested must be computed, not taken from the cache.
         match = self.pool.match(sequence.tokens[:1] if sequence.scoring else sequence.tokens)
         size = self.pool.page_size
         needed = len(sequence.tokens) // size + 1 - len(match.pages)
@@ -252,7 +252,7 @@ class Scheduler:
         return True
 
     def _plan(self) -> list[tuple[Sequence, int]]:
-        """How many tokens of which sequences the next step takes; their pages are there."""
+        """The number of tokens of each sequence in the next step, with their pages allocated."""
         budget = self._chunk
         plan: dict[Sequence, int] = {}
         for sequence in self._running:
@@ -260,14 +260,14 @@ class Scheduler:
                 plan[sequence] = 1
                 budget -= 1
         prompts = [s for s in self._running if s.remaining > 1]
-        # Equal shares first, so that a long prompt does not keep a short one waiting; then the
-        # oldest take what is left.
+        # Give all an equal share first, so that a long prompt does not delay a short one; the
+        # oldest then get the rest.
         share = max(self.pool.page_size, budget // max(1, len(prompts)))
         for limit in (share, budget):
             for sequence in prompts:
                 taken = plan.get(sequence, 0)
                 more = min(limit, sequence.remaining - taken, budget)
-                if sequence.scoring:  # a row of logits is large, and takes a while to read
+                if sequence.scoring:  # each token needs a row of logits, which take a while to read
                     more = min(more, _SCORED - taken)
                 if more > 0:
                     plan[sequence] = taken + more
@@ -275,7 +275,7 @@ class Scheduler:
         return self._with_pages(plan)
 
     def _with_pages(self, plan: dict[Sequence, int]) -> list[tuple[Sequence, int]]:
-        """Give each its pages, the oldest first; the youngest go back to wait if there are none."""
+        """Allocate pages, oldest sequence first; if they run out, preempt the youngest."""
         ready: list[tuple[Sequence, int]] = []
         for sequence in list(self._running):
             if sequence not in plan or sequence not in self._running:
@@ -321,7 +321,7 @@ class Scheduler:
                 if not complete:
                     continue
                 self._out.append((sequence, sequence.accept(own[-1])))
-            except BaseException as e:  # this sequence's alone, whatever it is
+            except BaseException as e:  # it fails this sequence only
                 sequence.finished = True
                 self._out.append((sequence, _failed(e)))
             sequence.posted += 1
@@ -329,7 +329,7 @@ class Scheduler:
         self._park()
 
     def _sweep(self) -> None:
-        """Let go of what has finished."""
+        """Remove the sequences that have finished."""
         for sequence in self._running:
             if sequence.finished:
                 self._give_back(sequence)
@@ -338,7 +338,7 @@ class Scheduler:
         self._parked = [s for s in self._parked if not s.finished]
 
     def _publish(self, sequence: Sequence) -> None:
-        """Let others find the pages that became full, and the beginning of a prompt's last page."""
+        """Publish pages that became full, and the beginning of a prompt's last page."""
         if not self.pool.reuse:
             return
         size = self.pool.page_size
@@ -351,15 +351,14 @@ class Scheduler:
             self._publish_rest(sequence)
 
     def _publish_rest(self, sequence: Sequence) -> None:
-        """Let others find the tokens in a sequence's last page."""
+        """Publish the tokens in a sequence's last page."""
         rest = tuple(sequence.tokens[sequence.published * self.pool.page_size : sequence.computed])
         if self.pool.reuse and rest:
             self.pool.publish(sequence.pages[sequence.published], sequence.parent, rest)
 
     def _give_back(self, sequence: Sequence) -> None:
         self._publish_rest(sequence)
-        # The end first: of pages not used for equally long, the end of a text goes before its
-        # beginning.
+        # Release the end first, so that the end of a text is evicted before its beginning.
         for page in reversed(sequence.pages):
             self.pool.release(page)
         sequence.pages = []
@@ -384,7 +383,7 @@ class Scheduler:
 
 
 def _failed(error: BaseException) -> Exception:
-    """An error that an event loop can take: exits and the panics of native code are none."""
+    """An exception for the event loop; an exit or the panic of native code is replaced."""
     if isinstance(error, Exception):
         return error
     failed = InternalEngineError(f"A step failed: {error!r}")

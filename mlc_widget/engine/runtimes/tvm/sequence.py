@@ -1,4 +1,4 @@
-"""One generation as the scheduler sees it."""
+"""The scheduler's state of one generation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mlc_widget.engine.text.detokenizer import Detokenizer
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 MAX_UNREAD: Final = 256
-"""Events that a sequence may be ahead of its reader; half of it, and it goes on."""
+"""A sequence that is so many events ahead of its reader is parked; it resumes at half of them."""
 MAX_UNREAD_IF_OTHERS_WAIT: Final = 16
-"""The same while others wait for a place: a reader that has stopped keeps nobody waiting."""
+"""The same limit while others wait for a place, so that a stopped reader does not delay them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,24 +32,24 @@ class Sequence:
     """A prompt and the tokens generated so far.
 
     Attributes:
-        request_id: Whose it is.
-        tokens: Prompt and answer.
-        prompt_tokens: How many of them are the prompt.
-        sampling: How to go on.
-        deliver: Takes the generation's events, or the error that ends it; from any thread.
-        grammar: What the answer must match, if anything.
+        request_id: The id of its request.
+        tokens: The tokens of prompt and answer.
+        prompt_tokens: The number of them in the prompt.
+        sampling: The sampling parameters.
+        deliver: Called with the generation's events, or the error that ends it; from any thread.
+        grammar: The grammar that the answer must match, if any.
         pages: The pages that hold its keys and values.
-        computed: How many tokens have keys and values there.
-        parent: Names the content of its full, published pages (see `PagePool`).
-        published: How many pages are published.
-        epoch: How many interrupts there were before it came.
-        cached: Tokens of the prompt that the cache had when it was first admitted.
-        finished: Set once an event with a finish reason, or an error, went out.
-        posted: Events that the scheduler made of it.
-        taken: How many of them its reader took; written by the reader's thread alone.
-        parked: Whether it is put aside until the reader has caught up.
-        resume_at: How many events a parked one may be ahead of its reader to go on.
-        scores: Log-probabilities of the prompt's tokens so far, if asked for.
+        computed: The number of tokens that have keys and values in the pages.
+        parent: The name of the content of its full, published pages (see `PagePool`).
+        published: The number of published pages.
+        epoch: The number of interrupts before it was submitted.
+        cached: The number of prompt tokens that were in the cache when it was first admitted.
+        finished: Set once an event with a finish reason, or an error, was delivered.
+        posted: The number of events that the scheduler has made.
+        taken: The number of events that the reader has taken; only the reader's thread writes it.
+        parked: Whether it waits until its reader has caught up.
+        resume_at: A parked sequence resumes when it is at most so many events ahead of its reader.
+        scores: The log-probabilities of the prompt's tokens so far, if requested.
     """
 
     request_id: str
@@ -84,17 +84,17 @@ class Sequence:
         return self.sampling.prompt_logprobs and len(self.scores) < self.prompt_tokens
 
     def rows(self, start: int, count: int) -> list[int]:
-        """Of which of `count` tokens, from the one at `start`, the logits are needed."""
+        """The indices, among `count` tokens from `start`, of those whose logits are needed."""
         last = [count - 1] if start + count == len(self.tokens) else []
         if not self.scoring:
             return last
-        # The logits at one token are about the next.
+        # The logits at a token are those of the next token.
         return [*range(min(count, self.prompt_tokens - 1 - start)), *last]
 
     def score(self, start: int, logits: Logits) -> None:
-        """Take (rows, vocab_size) logits at the tokens from the one at `start`, for the next ones.
+        """Score tokens of the prompt by (rows, vocab_size) logits at the tokens from `start`.
 
-        Rows of tokens that have their scores already, from before an interruption, are passed over.
+        Tokens that were scored before a preemption are skipped.
         """
         if not self.scores:
             first = self.tokens[0]
@@ -107,23 +107,23 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """Tokens without keys and values; 1 while decoding."""
+        """The number of tokens without keys and values; 1 while decoding."""
         return len(self.tokens) - self.computed
 
     @property
     def unread(self) -> int:
-        """How many events it is ahead of its reader."""
+        """The number of events that its reader has not taken."""
         return self.posted - self.taken
 
     @property
     def caught_up(self) -> bool:
-        """Whether it need not wait for its reader any more."""
+        """Whether a parked sequence can resume."""
         return self.unread <= self.resume_at
 
     def follow(self, token: int) -> GenerationEvent:
-        """Take a token that was chosen in another process, before the sequence was submitted.
+        """Append a token that was chosen in another process; before the sequence is submitted.
 
-        What comes next is then as if it had been chosen here.
+        The sequence then continues as if the token had been chosen here.
 
         Raises:
             InternalEngineError: The grammar does not allow it.
@@ -135,7 +135,7 @@ class Sequence:
         return GenerationEvent(self.detokenizer.push(token), (token,))
 
     def accept(self, logits: Logits) -> GenerationEvent:
-        """Choose the next token from (vocab_size,) logits, and say what it means for the text."""
+        """Choose the next token from (vocab_size,) logits; return the event with its text."""
         s = self.sampling
         if s.max_tokens == 0:
             return self.finish("length")
@@ -158,7 +158,7 @@ class Sequence:
         return GenerationEvent(text, (token,), logprobs, self._take_scores())
 
     def _take_scores(self) -> tuple[TokenLogprob, ...]:
-        """The prompt's log-probabilities, for the first event."""
+        """Take the prompt's log-probabilities, which are in the first event."""
         first = len(self.tokens) - self.prompt_tokens <= 1
         return tuple(self.scores) if first and not self.sampling.resume else ()
 
@@ -169,7 +169,7 @@ class Sequence:
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> GenerationEvent:
-        """The generation's last event."""
+        """Make the generation's last event."""
         self.finished = True
         now = time.monotonic()
         admitted = self.admitted_at or now
@@ -198,7 +198,7 @@ def make_sequence(
     deliver: Callable[[GenerationEvent | BaseException], None],
     grammar: Grammar | None = None,
 ) -> Sequence:
-    """A sequence that has not begun; it ends at `max_length` tokens at the latest.
+    """Make a sequence, which ends at `max_length` tokens at the latest.
 
     Raises:
         InternalEngineError: The logit processor cannot be made.

@@ -1,9 +1,9 @@
-"""The end of the process: threads leave native code before the interpreter is torn down.
+"""Stops all threads in native code before the interpreter shuts down.
 
-A thread that returns to an interpreter which is being torn down is ended by unwinding its stack.
-C++ code in between cannot be unwound and ends the process with ``std::terminate``, whatever the
-exit status was to be. So models are stopped, loads are cancelled, and their threads are waited
-for, within bounds, while the interpreter is still whole.
+A thread that returns from native code while the interpreter is being torn down is ended by
+unwinding its stack. C++ frames cannot be unwound, and end the process with ``std::terminate``
+instead of its exit status. So at exit, models are stopped, loads are cancelled, and their threads
+are waited for, for a limited time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from weakref import WeakKeyDictionary
 from mlc_widget.engine.runtimes.tvm import threads
 
 _STEP_S: Final = 5.0
-"""How long a model's last step may take."""
+"""Seconds to wait for a model's last step."""
 _COMPILE_S: Final = 15.0
-"""How long a compilation may take, which cannot be cancelled."""
+"""Seconds to wait for a compilation, which cannot be cancelled."""
 
 
 class Stoppable(Protocol):
     """A model that runs on a compute thread."""
 
     def stop(self) -> None:
-        """End what runs, and the thread's work on the model, soon."""
+        """Have all sequences and the thread's work on the model end soon."""
 
 
 _models: WeakKeyDictionary[Stoppable, Future[None]] = WeakKeyDictionary()
@@ -36,12 +36,12 @@ _loads: dict[threading.Thread, threading.Event] = {}
 
 
 def model_runs(model: Stoppable, ended: Future[None]) -> None:
-    """Have a model stopped at the end of the process; `ended` is done when its thread left it."""
+    """Register a model, to be stopped at exit; `ended` is done when its thread has left it."""
     _models[model] = ended
 
 
 def load_runs(thread: threading.Thread, cancelled: threading.Event) -> None:
-    """Have a load cancelled at the end of the process, and its thread waited for."""
+    """Register a load, to be cancelled at exit."""
     for other in [t for t in _loads if not t.is_alive() and t.ident is not None]:
         _loads.pop(other, None)
     _loads[thread] = cancelled
@@ -55,7 +55,7 @@ def end_all() -> None:
         cancelled.set()
     _stop_models()
     _join([thread for thread, _ in loads], _COMPILE_S)
-    _stop_models()  # a load may have come to its end meanwhile
+    _stop_models()  # a load may have finished meanwhile
     _join(threads.end_all(), _STEP_S)
 
 
@@ -74,7 +74,7 @@ def _join(running: list[threading.Thread], within: float) -> None:
 
 
 def _forget() -> None:
-    """A forked child has none of the threads."""
+    """Forget all threads, as a forked child has none of them."""
     _models.clear()
     _loads.clear()
 

@@ -1,4 +1,4 @@
-"""How large a model's context, KV cache and steps are to be."""
+"""Sizes of a model's context window, KV cache and steps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mlc_widget.engine.runtimes.tvm.weights import Parameters
 from mlc_widget.engine.store.fields import Fields
 
 DEFAULT_TOTAL = 8192
-"""Tokens that the KV cache holds where nothing else is said, or four context windows if less."""
+"""The default number of tokens in the KV cache, or four context windows if that is less."""
 
 
 def sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
-    """The context window, and the pages of the KV cache.
+    """The context window in tokens, and the number of pages of the KV cache.
 
-    Models with a sliding window say -1: their context is what the KV cache holds.
+    Models with a sliding window have a context window of -1; it is then as large as the KV cache.
     """
     model_config = Fields(source.config.get("model_config", {}), "model_config")
     window = source.config.get("context_window_size")
@@ -33,13 +33,13 @@ def sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
 
 
 def chunk(source: ModelSource, options: TVMOptions) -> int:
-    """Tokens of a step at most."""
+    """The maximum number of tokens of a step."""
     own = Fields(source.config, "").positive_int("prefill_chunk_size", options.prefill_chunk_size)
     return min(own, options.prefill_chunk_size)
 
 
 def weight_count(parameters: Parameters, quantization: Quantization) -> int:
-    """Weights of a model, to tell small from large."""
+    """The number of a model's weights, which decides how many threads it gets."""
     layouts = [layout for name, layout in parameters if not name.endswith("scale")]
     if quantization is GGML:
         return sum(p.weights for p in layouts if isinstance(p, BlockMatrix))

@@ -1,4 +1,4 @@
-"""The CPU at hand: what the compiler may use, and how the kernels adapt to it."""
+"""Detects this machine's CPU: the features for the compiler, and those for our kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa
 
-# LLVM's features that matter to our kernels, with their names in Linux's /proc/cpuinfo.
+# LLVM's features that our kernels use, with their names in Linux's /proc/cpuinfo.
 _X86_FLAGS = {
     "fma": "fma",
     "avx2": "avx2",
@@ -36,14 +36,14 @@ _X86_FLAGS = {
 
 @dataclass(frozen=True, slots=True)
 class CpuTarget:
-    """What code is compiled for.
+    """A CPU for which code is compiled.
 
     Attributes:
         triple: LLVM's target triple.
         cpu: LLVM's name of the CPU.
-        missing: Features that the CPU's name implies and that are not there, as in some virtual
+        missing: Features that the CPU's name implies but that are missing, as in some virtual
             machines.
-        isa: What the kernels adapt to.
+        isa: The features for our kernels.
         extra: Features that the CPU's name does not imply.
     """
 
@@ -58,7 +58,7 @@ class CpuTarget:
         return _tvm_target(self.triple, self.cpu, self.missing, self.extra)
 
 
-# LLVM's names of CPUs that are nothing but these kinds, and features beside theirs.
+# LLVM's names of CPUs that have exactly these kinds' features, and additional features.
 _KINDS = {
     "portable": ("x86-64", ()),
     "avx2": ("x86-64-v3", ()),
@@ -69,10 +69,10 @@ _KINDS = {
 
 
 def host_target(kind: str | None = None) -> CpuTarget:
-    """The target of the CPU that this process runs on, or of a kind (`options.CPUS`) that it has.
+    """The target of this machine's CPU, or of a kind (`options.CPUS`) that it supports.
 
     Raises:
-        BadRequestError: It is not of that kind.
+        BadRequestError: It does not support that kind.
     """
     host = _host_target()
     if kind is None:
@@ -81,12 +81,12 @@ def host_target(kind: str | None = None) -> CpuTarget:
     x86 = host.triple.startswith("x86_64")
     has = _features(host.tvm_target()) if x86 else set()
     needs = _features(_tvm_target(host.triple, cpu, (), extra)) if x86 else {"x86-64"}
-    # These say how LLVM should schedule, not what it may use.
+    # These features say how LLVM should schedule, not which instructions it may use.
     absent = {f for f in needs - has if f in _X86_FLAGS}
     if absent or not x86:
         raise BadRequestError(
-            f"cpu is {kind!r}, and this machine's has no {', '.join(sorted(absent)) or 'x86-64'}. "
-            "Leave the option out.",
+            f"cpu is {kind!r}, but this machine's CPU has no "
+            f"{', '.join(sorted(absent)) or 'x86-64'}. Leave the option out.",
             param="cpu",
         )
     return CpuTarget(host.triple, cpu, (), isa_of(needs, host.triple), extra)
@@ -106,7 +106,7 @@ def _host_target() -> CpuTarget:
 
 
 def isa_of(features: set[str], triple: str) -> Isa:
-    """How the kernels adapt to LLVM's feature names."""
+    """The features for our kernels, from LLVM's feature names."""
     dot = next((d for d in ("avx512vnni", "avxvnni", "avx2") if d in features), "")
     if "avx512f" in features:
         return Isa(fma=True, matmul_rows=8, registers=32, dot=dot, int8_rows=8)
@@ -140,7 +140,7 @@ def _features(target: Any) -> set[str]:
 
 
 def _cpuinfo_flags() -> set[str] | None:
-    """The flags of an x86 CPU under Linux, else None."""
+    """The flags of an x86 CPU on Linux; otherwise None."""
     if platform.machine() not in {"x86_64", "AMD64"}:
         return None
     try:

@@ -1,7 +1,7 @@
 """Threads that run compiled code.
 
-TVM keeps a pool of workers for each thread that calls it, and never ends it. So threads that have
-run models are kept for the next model that wants as many workers.
+TVM keeps a pool of workers for each thread that calls it, and never ends it. So a thread that has
+run a model is kept for the next model with the same number of workers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _largest = 0
 
 
 def default_threads(parameters: int) -> int:
-    """How many workers suit this machine and a model of so many parameters.
+    """The best number of workers on this machine for a model of so many parameters.
 
-    One core is left to the notebook where there are two or more. Small models finish a step before
-    a second core is awake.
+    One of two or more cores is left to the notebook. Small models get one worker, as they finish a
+    step before a second core has woken up.
     """
     if parameters < 50_000_000:
         return 1
@@ -37,7 +37,7 @@ def default_threads(parameters: int) -> int:
 
 
 class ComputeThread:
-    """A thread with a pool of `workers` (itself among them). Get one by `take`."""
+    """A thread with a pool of `workers`, of which it is one. Use `take` to get one."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -50,7 +50,7 @@ class ComputeThread:
 
     @classmethod
     def take(cls, workers: int) -> ComputeThread:
-        """An idle thread with that many workers, or a new one."""
+        """Take an idle thread with that many workers, or a new one."""
         with _lock:
             idle = _idle.get(workers)
             return idle.pop() if idle else cls(workers)
@@ -59,15 +59,15 @@ class ComputeThread:
         """Run `work`, which must not raise, and then keep the thread for another `take`.
 
         Returns:
-            Done when the thread has let go of `work`, and all that it held.
+            A future that is done when the thread has released `work` and all that it held.
         """
         ended: Future[None] = Future()
-        ended.set_running_or_notify_cancel()  # so that who waits cannot cancel it
+        ended.set_running_or_notify_cancel()  # so that nobody can cancel it
         self._work.put((work, ended))
         return ended
 
     def end(self) -> threading.Thread:
-        """Let the thread end once it has nothing to do."""
+        """Have the thread end once it has nothing to do; return it."""
         self._work.put(None)
         return self._thread
 
@@ -85,7 +85,7 @@ class ComputeThread:
 
 
 def end_all() -> list[threading.Thread]:
-    """Let all compute threads end once they have nothing to do; the threads."""
+    """Have all compute threads end once they have nothing to do; return them."""
     with _lock:
         _idle.clear()
         ending, _all[:] = list(_all), []
@@ -95,8 +95,8 @@ def end_all() -> list[threading.Thread]:
 def _make_pool(workers: int) -> None:
     """Make this thread's pool of workers.
 
-    TVM reads its size from the environment when it is made, and afterwards only whether more than
-    one worker is wanted at all.
+    TVM reads the pool's size from the environment when it makes the pool; later it only reads
+    whether more than one worker is wanted.
     """
     import tvm_ffi
 
@@ -110,7 +110,7 @@ def _make_pool(workers: int) -> None:
 
 
 def _forget() -> None:
-    """A forked child has none of the threads, and nobody who holds the lock."""
+    """Forget all threads, as a forked child has none of them, nor one that holds the lock."""
     global _lock
     _lock = threading.Lock()
     _idle.clear()

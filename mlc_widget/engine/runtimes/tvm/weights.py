@@ -1,4 +1,4 @@
-"""Parameters from a model folder into the layouts of the kernels."""
+"""Reads parameters into the layouts of the kernels."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mlc_widget.engine.store.weight_source import WeightRecord, WeightSource
 Parameters = Sequence[tuple[str, Layout]]
 
 _THREADS: Final = 4
-"""Enough for the memory to be what limits it."""
+"""The number of reading threads, enough to be limited by the speed of memory."""
 _PIECE: Final = 1 << 18
-"""Bytes that are read at a time, to be in the caches still when they are re-laid."""
+"""The number of bytes read at a time, few enough to stay in the CPU's caches while repacked."""
 
 
 def weight_bytes(parameters: Parameters) -> int:
-    """Bytes that `load_weights` will hold."""
+    """The number of bytes that `load_weights` will allocate."""
     return sum(layout.nbytes for _, layout in parameters)
 
 
@@ -33,7 +33,7 @@ def check_weights(parameters: Parameters, source: WeightSource) -> None:
     """Compare the folder's parameters with those of the model.
 
     Raises:
-        ModelFormatError: One is missing, or has another shape or dtype.
+        ModelFormatError: A parameter is missing, or has another shape or dtype.
     """
     for name, layout in parameters:
         record = source.find(name)
@@ -46,7 +46,7 @@ def check_weights(parameters: Parameters, source: WeightSource) -> None:
             )
         if record.shape != layout.source_shape or record.dtype not in layout.source_dtypes:
             raise ModelFormatError(
-                f"{source.where}: parameter {name} is {record.dtype}{list(record.shape)}, and the "
+                f"{source.where}: parameter {name} is {record.dtype}{list(record.shape)}, but the "
                 f"model needs {' or '.join(layout.source_dtypes)}{list(layout.source_shape)}. The "
                 "weights belong to another model than mlc-chat-config.json says; download both "
                 "again.",
@@ -55,14 +55,16 @@ def check_weights(parameters: Parameters, source: WeightSource) -> None:
 
 
 def check_layers(config: Any, source: WeightSource) -> None:
-    """Refuse a number of layers that is not that of the weights, before any work for each.
+    """Refuse a model whose weights have another number of layers than its configuration says.
+
+    This is done first, before any work for each layer.
 
     Args:
-        config: `model_config`.
+        config: The model's `model_config`.
         source: The model's weights.
 
     Raises:
-        ModelFormatError: It is another number, or none.
+        ModelFormatError: The numbers differ, or the configuration has none.
     """
     fields = Fields(config, "model_config")
     layers = fields.positive_int("num_hidden_layers", most=MOST_LAYERS)
@@ -75,12 +77,12 @@ def check_layers(config: Any, source: WeightSource) -> None:
 def load_weights(
     parameters: Parameters, source: WeightSource, progress: Callable[[int, int], None]
 ) -> list[Array]:
-    """Read and re-lay all parameters, several at a time, as numpy leaves the interpreter free.
+    """Read and repack all parameters, several at a time, as numpy releases the GIL.
 
     Args:
-        parameters: The model's, already checked.
+        parameters: The model's parameters, already checked.
         source: The model's weights.
-        progress: Called with bytes done and bytes in all; what it raises ends the work.
+        progress: Called with the bytes done and the total; an exception from it ends the work.
 
     Returns:
         One array for each of `parameters`, in their order.
@@ -111,7 +113,7 @@ def load_weights(
 
 
 def _arrays(layouts: Sequence[Layout]) -> list[Array]:
-    """Zeroed arrays for all layouts, one behind the other at 64-byte boundaries."""
+    """Zeroed arrays for all layouts, one after the other at 64-byte boundaries."""
     sizes = [-(-layout.nbytes // 64) * 64 for layout in layouts]
     memory, at, arrays = large_zeros((sum(sizes),), np.uint8), 0, []
     for layout, size in zip(layouts, sizes, strict=True):

@@ -1,8 +1,8 @@
-"""The model architectures that the runtime runs, by MLC's `model_type`.
+"""The supported model architectures, by MLC's `model_type`.
 
 An architecture is one module with a configuration (an `Architecture`) and the layers that differ
-from what `llama` has; docs/adding-models.md tells how to add one. What is said here needs no TVM;
-the modules need it.
+from those in `llama`; docs/adding-models.md says how to add one. Only the modules of architectures
+import TVM.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Architecture(Protocol):
 
     @property
     def shape(self) -> ModelShape:
-        """What the runtime must know."""
+        """The shape of the model."""
 
     def compiled_from(self) -> Mapping[str, Any]:
-        """What the compiled code depends on, as JSON values."""
+        """Everything on which the compiled code depends, as JSON values."""
 
     def build(self, build: Any) -> Any:
-        """The `relax.frontend.nn` module, with a method `forward` as `compile` documents."""
+        """The `relax.frontend.nn` module; see `compile.forward_spec` for its `forward`."""
 
 
 ARCHITECTURES = {
@@ -36,14 +36,14 @@ ARCHITECTURES = {
     "qwen3": "qwen3.Qwen3Config",
     "bert": "bert.BertConfig",
 }
-"""Module and class of each `model_type`."""
+"""The module and class of each `model_type`."""
 
 
 def architecture_of(model_type: object, config: Mapping[str, Any]) -> Architecture:
     """The architecture of that name, with a model's `model_config`.
 
     Raises:
-        UnsupportedModelError: It is none that we run, or has a feature that we do not run.
+        UnsupportedModelError: The architecture, or a feature of the model, is not supported.
         ModelFormatError: A field is missing or wrong.
     """
     if isinstance(model_type, str) and model_type in ARCHITECTURES:
@@ -52,7 +52,7 @@ def architecture_of(model_type: object, config: Mapping[str, Any]) -> Architectu
         made: Architecture = architecture.from_config(config)
         return made
     raise UnsupportedModelError(
-        f"The tvm runtime does not run models of type {model_type!r}; it runs "
+        f"The tvm runtime does not support models of type {model_type!r}; it supports "
         f"{', '.join(ARCHITECTURES)}. Choose a model of one of these.",
         param="model_type",
     )

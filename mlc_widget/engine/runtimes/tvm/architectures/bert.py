@@ -1,9 +1,9 @@
 # mypy: disable-error-code="misc"
 """BERT encoders, such as snowflake-arctic-embed: every token attends to all of its text.
 
-Attention is the decoders' own, on one page-wise store that all layers use in turn: keys of a layer
-are written, then read, then written over. Its rotation is by angle zero, and every row takes the
-place of its text's last token, so that it sees the whole text.
+Attention is that of the decoders, on pages that all layers use in turn: the keys of a layer are
+written, read, and then overwritten. It rotates by the angle zero, and every row has the position of
+its text's last token, so that it attends to the whole text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mlc_widget.engine.store.fields import (
 
 @dataclass(frozen=True, slots=True)
 class BertConfig:
-    """The fields of MLC's `model_config` that make a BERT, by their names there."""
+    """The fields of a BERT's `model_config`, by MLC's names."""
 
     hidden_size: int
     intermediate_size: int
@@ -48,25 +48,25 @@ class BertConfig:
 
         Raises:
             ModelFormatError: A field is missing or wrong.
-            UnsupportedModelError: The model has a feature that we do not run.
+            UnsupportedModelError: The model has a feature that is not supported.
         """
         fields = Fields(config, "model_config")
         hidden = fields.positive_int("hidden_size", most=MOST_FEATURES)
         heads = fields.positive_int("num_attention_heads", most=MOST_HEADS)
         if hidden % heads or hidden // heads % 16:
             raise UnsupportedModelError(
-                f"model_config: {heads} heads of hidden_size {hidden}; the tvm runtime runs heads "
-                "of a multiple of 16 dimensions.",
+                f"model_config: hidden_size {hidden} with {heads} heads; the tvm runtime supports "
+                "heads whose dimension is a multiple of 16.",
                 param="model_config.num_attention_heads",
             )
         if (act := fields.get("hidden_act", "gelu")) != "gelu":
             raise UnsupportedModelError(
-                f"model_config.hidden_act is {act!r}; the tvm runtime runs BERT with gelu.",
+                f"model_config.hidden_act is {act!r}; the tvm runtime supports BERT with gelu.",
                 param="model_config.hidden_act",
             )
         if (offset := fields.get("position_offset", 0)) != 0:
             raise UnsupportedModelError(
-                f"model_config.position_offset is {offset!r}; the tvm runtime runs BERT with 0.",
+                f"model_config.position_offset is {offset!r}; the tvm runtime supports only 0.",
                 param="model_config.position_offset",
             )
         return cls(
@@ -84,7 +84,7 @@ class BertConfig:
 
     @property
     def shape(self) -> ModelShape:
-        """What the runtime must know; a "layer" is a layer's share of the cache: all have one."""
+        """The shape of the model, with one layer, as all layers share the same pages."""
         head_dim = self.hidden_size // self.num_attention_heads
         return ModelShape(
             layers=1,
@@ -96,7 +96,7 @@ class BertConfig:
         )
 
     def compiled_from(self) -> Mapping[str, Any]:
-        """All of it."""
+        """All fields."""
         return dataclasses.asdict(self)
 
     def build(self, build: Builder) -> nn.Module:
@@ -105,7 +105,7 @@ class BertConfig:
 
 
 class BertEmbeddings(nn.Module):
-    """Word, position and token type, added and normed."""
+    """The sum of the embeddings of word, position and token type, normalized."""
 
     def __init__(self, c: BertConfig, build: Builder) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class BertEmbeddings(nn.Module):
 
 
 class BertSelfAttention(nn.Module):
-    """Queries, keys and values, and attention over them."""
+    """The projection to queries, keys and values, and attention."""
 
     def __init__(self, c: BertConfig, build: Builder) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class BertOutput(nn.Module):
 
 
 class BertAttention(nn.Module):
-    """Self-attention with its output."""
+    """Self-attention with its output layer."""
 
     def __init__(self, c: BertConfig, build: Builder) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class BertEncoder(nn.Module):
 
 
 class BertModel(nn.Module):
-    """The whole model; parameters carry MLC's names."""
+    """The whole model; parameters have MLC's names."""
 
     def __init__(self, c: BertConfig, build: Builder) -> None:
         super().__init__()
@@ -227,6 +227,6 @@ class BertModel(nn.Module):
         k_pages: Tensor,
         v_pages: Tensor,
     ) -> Tensor:
-        """One batch; see `encoder.EncoderProgram`."""
+        """Run one batch; see `encoder.EncoderProgram`."""
         rows = Rows(last, slot, page_table, tile, cos, sin, k_pages, v_pages)
         return self.encoder(self.embeddings(ids, position, kind), rows)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc"
-"""A decoder that gives its last hidden states, normed, in the place of logits: for embeddings."""
+"""A decoder that returns its last hidden states, normalized, instead of logits: for embeddings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
-    """An `Architecture`: a decoder's without its output layer."""
+    """The `Architecture` of a decoder without its output layer."""
 
     decoder: LlamaConfig
 
     @property
     def shape(self) -> ModelShape:
-        """The decoder's; its "logits" are the hidden features."""
+        """The shape of the decoder; its "logits" are the hidden features."""
         return dataclasses.replace(self.decoder.shape, vocab_size=self.decoder.hidden_size)
 
     def compiled_from(self) -> Mapping[str, Any]:
-        """What the decoder is compiled from, and which it is."""
+        """Everything on which the decoder's code depends, and its class."""
         return {"decoder": type(self.decoder).__name__, **self.decoder.compiled_from()}
 
     def build(self, build: Builder) -> nn.Module:
@@ -58,7 +58,7 @@ class HiddenStatesModel(nn.Module):
         v_pages: Tensor,
         logits: Tensor,
     ) -> Tensor:
-        """One step; see `compile.forward_spec`. `logits` gets (m, pad(hidden))."""
+        """Run one step; see `compile.forward_spec`. `logits` gets (m, pad(hidden))."""
         rows = Rows(position, slot, page_table, tile, cos, sin, k_pages, v_pages)
         x = self.model.embed_tokens.embed(ids)
         for layer in self.model.layers:

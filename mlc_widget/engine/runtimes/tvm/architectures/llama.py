@@ -1,7 +1,7 @@
 # mypy: disable-error-code="misc"
-"""Llama 2 and 3, and what has their shape: SmolLM2 (tied embeddings), TinyLlama.
+"""Llama 2 and 3, and models of the same architecture: SmolLM2 (tied embeddings), TinyLlama.
 
-Other architectures of this kind are made from these parts. Parameters carry MLC's names.
+Similar architectures are made from the same parts. Parameters have MLC's names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mlc_widget.engine.store.fields import (
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """The fields of MLC's `model_config` that make a Llama, by their names there."""
+    """The fields of a Llama's `model_config`, by MLC's names."""
 
     family: ClassVar[str] = "Llama"
 
@@ -53,17 +53,17 @@ class LlamaConfig:
 
         Raises:
             ModelFormatError: A field is missing or wrong.
-            UnsupportedModelError: The model has a feature that we do not run.
+            UnsupportedModelError: The model has a feature that is not supported.
         """
         fields = Fields(config, "model_config")
         for bias in ("attention_bias", "mlp_bias"):
             if fields.boolean(bias, default=False):
-                raise _unsupported(fields, bias, f"runs {cls.family} without biases")
+                raise _unsupported(fields, bias, f"supports {cls.family} without biases")
         return cls(**cls._common(fields))
 
     @classmethod
     def _common(cls, fields: Fields) -> dict[str, Any]:
-        """What all models of this kind have."""
+        """Read the fields that all models of this kind have."""
         hidden = fields.positive_int("hidden_size", most=MOST_FEATURES)
         heads = fields.positive_int("num_attention_heads", most=MOST_HEADS)
         kv_heads = fields.positive_int("num_key_value_heads", heads, most=heads)
@@ -71,12 +71,14 @@ class LlamaConfig:
         if heads % kv_heads:
             raise fields.wrong("num_key_value_heads", f"must divide num_attention_heads, {heads}")
         if head_dim % 16:
-            raise _unsupported(fields, "head_dim", "runs multiples of 16", head_dim)
+            raise _unsupported(fields, "head_dim", "supports multiples of 16", head_dim)
         if fields.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise _unsupported(fields, "hidden_act", f"runs {cls.family} with silu")
+            raise _unsupported(fields, "hidden_act", f"supports {cls.family} with silu")
         window = fields.get("sliding_window_size", -1)
         if window not in (-1, 0):
-            raise _unsupported(fields, "sliding_window_size", f"runs {cls.family} without, -1")
+            raise _unsupported(
+                fields, "sliding_window_size", f"supports {cls.family} without a window (-1)"
+            )
         theta = fields.positive_float(
             "position_embedding_base", fields.get("rope_theta", 10000), least=1.0
         )
@@ -95,7 +97,7 @@ class LlamaConfig:
 
     @property
     def shape(self) -> ModelShape:
-        """What the runtime must know."""
+        """The shape of the model."""
         return ModelShape(
             layers=self.num_hidden_layers,
             query_heads=self.num_attention_heads,
@@ -106,11 +108,11 @@ class LlamaConfig:
         )
 
     def compiled_from(self) -> Mapping[str, Any]:
-        """All but the rotary embedding, whose tables are data."""
+        """All fields except for the rotary embedding, whose tables are inputs of the code."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "rope"}
 
     def attention_spec(self, layer: int) -> AttentionSpec:
-        """What the attention of a layer is."""
+        """The parameters of a layer's attention."""
         return AttentionSpec(
             self.num_attention_heads,
             self.num_key_value_heads,
@@ -119,7 +121,7 @@ class LlamaConfig:
         )
 
     def attention(self, build: Builder, layer: int) -> nn.Module:
-        """One layer's attention: forward(x, rows, residual)."""
+        """A layer's attention, with ``forward(x, rows, residual)``."""
         return LlamaAttention(self, build, layer)
 
     def build(self, build: Builder) -> nn.Module:
@@ -165,7 +167,7 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaDecoderLayer(nn.Module):
-    """Attention and MLP, each on a normed input and added to it."""
+    """Attention and MLP, each applied to the normalized input and added to the residual."""
 
     def __init__(self, c: LlamaConfig, build: Builder, layer: int) -> None:
         super().__init__()
@@ -181,7 +183,7 @@ class LlamaDecoderLayer(nn.Module):
 
 
 class LlamaModel(nn.Module):
-    """Embedding, layers, last norm."""
+    """The embedding, the layers and the last norm."""
 
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
@@ -192,7 +194,7 @@ class LlamaModel(nn.Module):
         self.norm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
 
     def forward(self, ids: Tensor, rows: Rows, logit_rows: Tensor) -> Tensor:
-        """(n,) ids → (m, hidden) of the rows that logits are wanted for."""
+        """(n,) ids → (m, hidden), for the rows whose logits are needed."""
         x = self.embed_tokens.embed(ids)
         for layer in self.layers:
             x = layer(x, rows)
@@ -223,7 +225,7 @@ class LlamaForCausalLM(nn.Module):
         v_pages: Tensor,
         logits: Tensor,
     ) -> Tensor:
-        """One step; see `compile.forward_spec`."""
+        """Run one step; see `compile.forward_spec`."""
         rows = Rows(position, slot, page_table, tile, cos, sin, k_pages, v_pages)
         x = self.model(ids, rows, logit_rows)
         head = self.model.embed_tokens if self.tied else self.lm_head

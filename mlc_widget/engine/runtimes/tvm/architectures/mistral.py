@@ -1,4 +1,4 @@
-"""Mistral: Llama with attention to a sliding window (version 0.1) or to all (later versions)."""
+"""Mistral: Llama with a sliding window (version 0.1) or full attention (later versions)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mlc_widget.engine.store.fields import Fields
 class MistralConfig(LlamaConfig):
     """Llama's fields and `sliding_window_size` (-1: none).
 
-    A token attends to the latest keys of the window, as the model was trained. mlc_llm's
-    `attention_sink_size`, which keeps the sequence's first tokens in sight, is not used.
+    A token attends to the latest keys in the window, as in training. mlc_llm's
+    `attention_sink_size`, with which it also attends to the sequence's first tokens, is not used.
     """
 
     family: ClassVar[str] = "Mistral"

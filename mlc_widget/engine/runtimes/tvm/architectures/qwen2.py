@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc"
-"""Qwen2 and Qwen2.5: Llama with biases where queries, keys and values are made."""
+"""Qwen2 and Qwen2.5: Llama with biases in the projection to queries, keys and values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlc_widget.engine.store.fields import Fields
 
 @dataclass(frozen=True, slots=True)
 class Qwen2Config(LlamaConfig):
-    """Llama's fields; MLC spells the rotary base `rope_theta` here."""
+    """Llama's fields; MLC calls the rotary base `rope_theta` here."""
 
     family: ClassVar[str] = "Qwen2"
 
@@ -27,12 +27,12 @@ class Qwen2Config(LlamaConfig):
         return cls(**cls._common(Fields(config, "model_config")))
 
     def attention(self, build: Builder, layer: int) -> nn.Module:
-        """One layer's attention."""
+        """A layer's attention."""
         return Qwen2Attention(self, build, layer)
 
 
 class Qwen2Attention(nn.Module):
-    """Grouped-query attention with rotary embedding; `c_attn` is queries, keys and values."""
+    """Grouped-query attention with rotary embedding; `c_attn` projects to q, k and v."""
 
     def __init__(self, c: Qwen2Config, build: Builder, layer: int) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="misc"
-"""Qwen3: Llama whose queries and keys are normed head by head before they are rotated."""
+"""Qwen3: Llama with an RMSNorm over each head of queries and keys before they are rotated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlc_widget.engine.store.fields import Fields
 
 @dataclass(frozen=True, slots=True)
 class Qwen3Config(LlamaConfig):
-    """Llama's fields and `attention_bias`; `head_dim` is free of `hidden_size`."""
+    """Llama's fields and `attention_bias`; `head_dim` does not depend on `hidden_size`."""
 
     family: ClassVar[str] = "Qwen3"
 
@@ -32,12 +32,12 @@ class Qwen3Config(LlamaConfig):
         return cls(**cls._common(fields), attention_bias=bias)
 
     def attention(self, build: Builder, layer: int) -> nn.Module:
-        """One layer's attention."""
+        """A layer's attention."""
         return Qwen3Attention(self, build, layer)
 
 
 class Qwen3Attention(nn.Module):
-    """Grouped-query attention; `c_attn` is queries, keys and values."""
+    """Grouped-query attention; `c_attn` projects to queries, keys and values."""
 
     def __init__(self, c: Qwen3Config, build: Builder, layer: int) -> None:
         super().__init__()
