@@ -1,8 +1,8 @@
-"""The same models on NVIDIA GPUs: kernels, layers and the executor of `device="cuda"`.
+"""Kernels, layers and the executor for NVIDIA GPUs (`device="cuda"`).
 
-Architectures, pages and the scheduler are those of the CPU; a `layers.CudaBuilder` stands where
-`tvm.layers.CpuBuilder` does. Models in float16 get a `tensor_layers.TensorBuilder`, whose kernels
-(`tensor_matmul`, `tensor_attention`, `tensor_rope`) multiply on tensor cores and read the weights
-as `fragments` arranges them; the others (`matmul`, `attention`) are computed in float32 and lie as
-on the CPU. `executor` runs them, `decode` as one CUDA graph.
+Architectures, pages and the scheduler are those of the CPU; `layers.CudaBuilder` replaces
+`tvm.layers.CpuBuilder`. Models in float16 get a `tensor_layers.TensorBuilder`, whose kernels
+(`tensor_matmul`, `tensor_attention`, `tensor_rope`) multiply on tensor cores, with weights in the
+order of `fragments`. Other models are computed in float32 (`matmul`, `attention`), with the CPU's
+layouts. `executor` runs steps; `decode` runs decode steps as one CUDA graph.
 """

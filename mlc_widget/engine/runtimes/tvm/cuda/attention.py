@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Paged attention in float32, one row to a tile, on the CPU's pages."""
+"""Paged attention in float32 with one row per tile, on pages in the CPU's layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARPS = THREADS // WARP
 
 
 def make_rope_append(HQ: int, HKV: int, D: int, dtype: str) -> Any:
-    """As the CPU's `make_rope_append`; a block for a row, a thread for a pair or a value."""
+    """Like the CPU's `make_rope_append`, with a block per row and a thread per pair or value."""
     HALF = D // 2
     PAIRS = (HQ + HKV) * HALF
     TOTAL = PAIRS + HKV * D
@@ -80,12 +80,12 @@ def make_rope_append(HQ: int, HKV: int, D: int, dtype: str) -> Any:
 
 
 def make_attention(HQ: int, HKV: int, D: int, dtype: str, window: int | None) -> Any:
-    """As the CPU's `make_attention`, one row to a tile; a block for a row and query head.
+    """Like the CPU's `make_attention` with one row per tile, and a block per row and query head.
 
-    Warp w takes pages w, w + 8, … of those that the row sees, ascending, and keeps the running
-    maximum m, the sum l of 2 ^ (score - m) lane by lane, and the output for them; then the lanes'
-    sums are added in a tree and the warps' results ascending. In a page, lane t and lane t + 16
-    share key t's dot product by halves of the dimensions.
+    Warp w takes pages w, w + 8, … of those that the row sees, ascending, and keeps for them the
+    running maximum m, the sum l of 2 ^ (score - m) lane by lane, and the output. Finally the lanes'
+    sums are added in a tree, and the warps' results in ascending order. In a page, lanes t and
+    t + 16 each compute the dot product of key t over half of the dimensions.
     """
     G, HALF, DV = HQ // HKV, D // 2, -(-D // WARP)
     PADDING = pad(HQ * D) - HQ * D

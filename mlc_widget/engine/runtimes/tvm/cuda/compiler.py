@@ -1,7 +1,7 @@
-"""CUDA source to machine code by NVRTC, kept on disk.
+"""Compiles CUDA source to machine code with NVRTC, and caches it on disk.
 
-TVM's own way does not find the headers of NVIDIA's packages (cccl lies apart), and compiles every
-time.
+TVM's own function does not find the headers of NVIDIA's packages (those of cccl are elsewhere), and
+does not cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def compile_with_nvrtc(code: str, arch: str) -> bytes:
-    """A cubin of TVM's CUDA source for a GPU such as ``sm_90``; headers are under ``CUDA_PATH``."""
+    """Compile TVM's CUDA source to a cubin for a GPU such as ``sm_90``.
+
+    Headers are looked up under ``CUDA_PATH``.
+    """
     from tvm.support import nvcc
 
     cccl = Path(os.environ.get("CUDA_PATH", "/usr/local/cuda")) / "include" / "cccl"
@@ -27,13 +30,13 @@ def compile_with_nvrtc(code: str, arch: str) -> bytes:
 
 
 def install(arch: str, root: Path | None = None) -> None:
-    """Make TVM compile CUDA source for `arch` so, and look in the user's cache first.
+    """Have TVM compile CUDA source for `arch` in this way, with the user's cache.
 
-    A file there is a SHA-256 sum and the code that it is of. One that is damaged, or that another
-    user can have written (see `UserCache`), is not used.
+    A file of the cache is a SHA-256 and the code with that sum. It is not used if it is damaged, or
+    could have been written by another user (see `UserCache`).
 
     Args:
-        arch: NVIDIA's name of the GPU's kind, such as ``sm_90``.
+        arch: NVIDIA's name of the GPU's architecture, such as ``sm_90``.
         root: The cache's folder.
     """
     import tvm_ffi

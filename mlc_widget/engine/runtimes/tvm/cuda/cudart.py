@@ -1,6 +1,6 @@
-"""The few calls of CUDA's runtime that TVM does not offer: pinned memory and graphs.
+"""The calls of CUDA's runtime that TVM does not offer: pinned memory and graphs.
 
-They go to the libcudart that TVM's library for CUDA is linked against, on the default stream.
+They go to the libcudart to which TVM's library for CUDA is linked, on the default stream.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def _call(name: str, *args: Any) -> None:
 
 
 class Pinned:
-    """Memory of the host that the GPU copies to and from by itself, given back when dropped.
+    """Pinned memory of the host, from and to which the GPU can copy; freed when dropped.
 
     Attributes:
-        array: A view of it, which does not keep it.
+        array: A view of the memory, which does not keep it alive.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
@@ -76,17 +76,17 @@ def copy(to: int, source: int, nbytes: int, kind: int, stream: int = 0) -> None:
 
 
 def synchronize() -> None:
-    """Wait until everything that was started is done."""
+    """Wait until all started work is done."""
     _call("cudaStreamSynchronize", ctypes.c_void_p(0))
 
 
 class Graph:
-    """Work of the GPU that is recorded once and then started as a whole."""
+    """A CUDA graph: work of the GPU that is recorded once and then started as a whole."""
 
     def __init__(self, record: Callable[[int], None]) -> None:
-        """Record what `record` starts on the stream that it is given; none of it runs yet.
+        """Record the work that `record` starts on the stream that it gets; none of it runs yet.
 
-        The stream does not block the default one, so others may use the GPU meanwhile.
+        That stream does not block the default one, so others may use the GPU meanwhile.
         """
         self._executable = ctypes.c_void_p()
         stream, graph = ctypes.c_void_p(), ctypes.c_void_p()
@@ -109,7 +109,7 @@ class Graph:
             _library().cudaStreamDestroy(stream)
 
     def start(self) -> None:
-        """Start it, after what was started before."""
+        """Start the graph, after all work that was started before."""
         _call("cudaGraphLaunch", self._executable, ctypes.c_void_p(0))
 
     def __del__(self) -> None:

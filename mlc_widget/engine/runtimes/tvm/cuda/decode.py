@@ -1,7 +1,7 @@
-"""A decode step of a given number of rows as one CUDA graph: starting 100 kernels costs one call.
+"""Decode steps as CUDA graphs, one for each number of rows: one call starts 100 kernels.
 
-All shapes of such a step are fixed but the page table's, which is as wide as the context here. What
-differs from step to step lies in pinned memory, from where the graph begins by copying it.
+All shapes of such a step are fixed; the page table is as wide as the context window. Inputs that
+differ from step to step are in pinned memory, from which the graph copies them first.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from mlc_widget.engine.runtimes.tvm.cuda.cudart import TO_DEVICE, Graph, Pinned,
 from mlc_widget.engine.runtimes.tvm.executor import Span
 
 MOST_ROWS = 16
-"""Steps of more rows are started kernel by kernel."""
+"""The maximum number of rows; larger steps are started kernel by kernel."""
 
 
 def is_decode(spans: Sequence[Span]) -> bool:
-    """Whether this is a step of one token for each sequence, all of whose logits are wanted."""
+    """Whether a step has one token of each sequence, and the logits of all are needed."""
     return len(spans) <= MOST_ROWS and all(
         len(span.tokens) == 1 and len(span.logits) == 1 for span in spans
     )
@@ -28,7 +28,7 @@ def is_decode(spans: Sequence[Span]) -> bool:
 class DecodeStep:
     """The decode step of `rows` rows.
 
-    The graph holds addresses of activations that TVM gave back to its `pool`.
+    The graph uses addresses of activations that TVM has returned to its `pool`.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class DecodeStep:
         device: Any,
         forward: Callable[[tuple[Any, ...]], None],
     ) -> None:
-        """Make room for its inputs.
+        """Allocate memory for the inputs.
 
         Args:
-            rows: How many.
-            page_size: Tokens to a page.
-            max_pages: Pages of the longest context.
+            rows: The number of rows.
+            page_size: The number of tokens in a page.
+            max_pages: The number of pages of the longest context.
             device: The `tvm_ffi.Device`.
             forward: Starts the step on the tensors ids … logit_rows in the GPU's memory.
         """
@@ -62,7 +62,7 @@ class DecodeStep:
         self._there, self._inputs = there, (*there, *constant)
 
     def start(self, spans: Sequence[Span]) -> None:
-        """Start it; the spans' order is that of the rows."""
+        """Start the step; the rows are in the order of the spans."""
         for i, span in enumerate(spans):
             self._ids[i] = span.tokens[0]
             self._position[i] = span.start
@@ -72,7 +72,7 @@ class DecodeStep:
         if self._graph is not None:
             self._graph.start()
             return
-        # What runs for the first time loads code and allocates, which cannot be recorded.
+        # The first run loads code and allocates memory, which cannot be recorded.
         self._run(0)
         self._graph = Graph(self._record)
 

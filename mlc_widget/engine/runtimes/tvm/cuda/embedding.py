@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Rows of the vocabulary's embedding, from the arrangement that the output layer tied to it has."""
+"""Gathers rows of the embedding, which has the layout of the output layer that is tied to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ THREADS = 256
 
 
 def make_embedding_codes(H: int, V: int, bits: int, dtype: str) -> Any:
-    """As the CPU's `make_embedding_codes`; a block for a row."""
+    """Like the CPU's `make_embedding_codes`, with a block per row."""
     P = 32 // bits
 
     @T.prim_func(s_tir=True)
@@ -50,7 +50,7 @@ def make_embedding_codes(H: int, V: int, bits: int, dtype: str) -> Any:
 
 
 def make_embedding_floats(H: int, V: int, dtype: str) -> Any:
-    """As the CPU's `make_embedding_floats`, without `s`; a block for a row."""
+    """Like the CPU's `make_embedding_floats`, without `s`, with a block per row."""
 
     @T.prim_func(s_tir=True)
     def embedding(ids: T.handle, w: T.handle, y: T.handle):
@@ -74,12 +74,12 @@ def make_embedding_floats(H: int, V: int, dtype: str) -> Any:
 
 
 def make_tensor_embedding(H: int, V: int, bits: int) -> Any:
-    """As `make_embedding_codes`, from `fragments`: 4 or 8 bits, or 16 without `s`."""
+    """Like `make_embedding_codes`, for `fragments` layouts of 4, 8 or (without `s`) 16 bits."""
     STEPS = steps_of(H)
     LOADS = bits // 4
 
     def place(lane: Any, k: Any) -> Any:
-        """Which 16-byte part of a step holds input k of it, times 32, plus the lane."""
+        """The index of the 16-byte part of a step that holds input k, times 32, plus the lane."""
         part = {4: 0, 8: k // 32, 16: k // 32 * 2 + k // 4 % 2}[bits]
         return part * WARP + lane * 4 + k // 8 % 4
 

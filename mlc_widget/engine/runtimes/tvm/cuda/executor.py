@@ -1,4 +1,4 @@
-"""One loaded model on a GPU; runs one step at a time."""
+"""A loaded model on a GPU, which runs one step at a time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
 
 
 class CudaExecutor(Executor):
-    """As `Executor`, with weights, pages and logits in the GPU's memory."""
+    """An `Executor` with weights, pages and logits in the GPU's memory."""
 
     def _allocate(self, weights: list[Array], cos: Array, sin: Array, kv_dtype: str) -> None:
         import tvm
         import tvm_ffi
 
-        self._threads = 1  # a GPU's tiles need not be even
+        self._threads = 1  # tiles need not be distributed evenly over threads
         self._device = tvm.cuda(0)
         self._decode_steps: dict[int, DecodeStep] = {}
         self._epoch = pool.epoch()
         on_device = []
-        while weights:  # given back one by one, so that they are not held twice
+        while weights:  # freed one by one, so that they are not in memory twice
             on_device.append(tvm.runtime.tensor(weights.pop(0), self._device))
         self._weights = tvm_ffi.convert(on_device)
         pages, shape = self.pages, self.shape
@@ -52,23 +52,23 @@ class CudaExecutor(Executor):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the KV cache."""
+        """The size of the KV cache in bytes."""
         both: tuple[Any, Any] = (self._k, self._v)
         return sum(int(np.prod(p.shape)) * np.dtype(str(p.dtype)).itemsize for p in both)
 
     def prepare(self) -> None:
-        """Make the virtual machine and run one row, on the thread that will run the steps."""
+        """Make the virtual machine and run one row; called on the thread that will run steps."""
         from tvm import relax
 
         self._forward = relax.VirtualMachine(self._executable, self._device)["forward"]
-        # The first step allocates what all steps need. Where memory is short, TVM takes for it what
-        # other models' steps have left in the pool.
+        # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
+        # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
         self._device.sync()
         self.steps = 0
 
     def run(self, spans: Sequence[Span]) -> Logits:
-        """Run the tokens of all spans in one step; as `Executor.run`."""
+        """Run the tokens of all spans in one step; see `Executor.run`."""
         count = self.launch(spans)
         m = max(1, count)
         if m > MOST_ROWS:
@@ -81,16 +81,16 @@ class CudaExecutor(Executor):
         return here[:count, : self.vocab]
 
     def launch(self, spans: Sequence[Span]) -> int:
-        """Start a step; the next may be started when it is done.
+        """Start a step; the next may be started only when it is done.
 
         Returns:
-            How many rows of logits it leaves in the GPU's memory.
+            The number of rows of logits that it leaves in the GPU's memory.
         """
         with pool.lock:
             return self._launch(spans)
 
     def _launch(self, spans: Sequence[Span]) -> int:
-        """As `launch`, under the pool's lock."""
+        """Like `launch`, but the caller holds the pool's lock."""
         self.steps += 1
         if self._epoch != pool.epoch():
             self._epoch = pool.epoch()

@@ -1,14 +1,14 @@
-"""Matrices in the order in which tensor cores take them.
+"""Layouts of matrices in the order in which tensor cores need them.
 
-A matrix is cut into tiles of 16 rows (outputs) and steps of 64 columns (inputs), padded with zeros
-to whole ones. Of a tile and a step, lane 4 g + j of a warp holds rows g and g + 8 and, of each half
-h of 32 inputs, inputs 32 h + 8 j … 8 j + 7: four successive ones to each of two products q, see
-`intrinsics.mma`. What a lane holds lies together, so that a warp reads whole lines:
+A matrix is cut into tiles of 16 rows (outputs) and steps of 64 columns (inputs), and padded with
+zeros. Of a tile and a step, lane 4 g + j of a warp has rows g and g + 8 and, from each half h of 32
+inputs, inputs 32 h + 8 j … 32 h + 8 j + 7, four consecutive ones for each of two products q (see
+`intrinsics.mma`). The values of a lane are adjacent, so that a warp reads whole cache lines:
 
     float16   (tiles, steps, 4 = h, q, 32 lanes, 8 = pair of inputs, row, input of the pair)
-    4 bits    (tiles, steps, 1,        32 lanes, 4 words = h, q), a word's codes, from the lowest:
-              row g's inputs 0, row g + 8's 0, then inputs 2, 2, 1, 1, 3, 3 of the four
-    8 bits    (tiles, steps, 2 = h,    32 lanes, 4 words = q, row), four inputs to a word
+    4 bits    (tiles, steps, 1,        32 lanes, 4 words = h, q), the codes of a word, lowest first:
+              input 0 of row g, input 0 of row g + 8, then of both rows inputs 2, 1 and 3
+    8 bits    (tiles, steps, 2 = h,    32 lanes, 4 words = q, row), four inputs per word
     scales    (tiles, steps, 8 = g, 4 = h, row) float16
 """
 
@@ -27,14 +27,14 @@ _AT_ONCE = 32  # tiles, to stay in the caches
 
 
 def steps_of(inputs: int) -> int:
-    """Steps of this many inputs."""
+    """The number of steps for so many inputs."""
     return -(-inputs // STEP)
 
 
 class _Fragments(Layout):
-    """A matrix whose rows are parts that are padded one by one.
+    """A matrix, each of whose parts of rows is padded.
 
-    `stored` inputs make one column of the folder's tensor, which lies inputs first if `transposed`.
+    A column of the folder's tensor has `stored` inputs; inputs come first if it is `transposed`.
     """
 
     stored: int
@@ -49,7 +49,7 @@ class _Fragments(Layout):
         self.shape = (sum(map(pad, outputs)) // BLOCK, steps_of(inputs), *self.unit)
 
     def pack(self, source: Array, out: Array) -> None:
-        """Part by part."""
+        """Write the matrix part by part."""
         if self.transposed:
             source = source.T
         start = at = 0
@@ -71,7 +71,7 @@ class _Fragments(Layout):
 
     @abstractmethod
     def _arrange(self, part: Array, out: Array) -> None:
-        """Write whole tiles and steps of `stored` inputs to a column."""
+        """Write whole tiles and steps of a part."""
 
     def record(self) -> list[Any]:
         """As `Layout.record`."""
@@ -94,7 +94,7 @@ class Floats(_Fragments):
 
 
 class Codes4(_Fragments):
-    """(N, K/8) uint32, eight codes of successive inputs to a word."""
+    """(N, K/8) uint32; each word has the codes of eight successive inputs."""
 
     source_dtypes = ("uint32",)
     dtype = "uint32"
@@ -115,7 +115,7 @@ class Codes4(_Fragments):
 
 
 class Codes8(_Fragments):
-    """(N, K/4) uint32, four codes of successive inputs to a word."""
+    """(N, K/4) uint32; each word has the codes of four successive inputs."""
 
     source_dtypes = ("uint32",)
     dtype = "uint32"

@@ -1,7 +1,7 @@
-"""What the kernels take from CUDA beyond TIR: shuffles, wide loads, tensor cores.
+"""CUDA's instructions that TIR lacks: shuffles, wide loads, tensor cores.
 
-Functions that a kernel calls get the elements that they write as references: TVM shrinks arrays to
-the elements that it sees, and sees none behind a pointer.
+Functions called by a kernel take the elements that they write by reference, because TVM shrinks
+arrays to the elements whose use it sees, and does not see uses through a pointer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _OVERLAPPED = {"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_laun
 
 
 def named(function: Any, name: str, *, overlapped: bool) -> Any:
-    """A PrimFunc by its name; if `overlapped`, its kernels may start before the last is done."""
+    """Name a PrimFunc; if `overlapped`, its kernel may start before the previous one has ended."""
     return function.with_attr({"global_symbol": name} | (_OVERLAPPED if overlapped else {}))
 
 
 def shuffle_xor(value: Any, mask: Any) -> Any:
-    """The value of the lane whose number differs by `mask`."""
+    """The value of the lane whose number is this lane's, xor `mask`."""
     return T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), value, mask, WARP, WARP)
 
 
@@ -40,7 +40,7 @@ def silu(value: Any) -> Any:
 
 
 def saturated(value: Any) -> Any:
-    """As float16, at most its largest number."""
+    """Convert to float16, saturating at its largest number."""
     return T.Cast("float16", T.min(T.max(value, T.float32(-65504)), T.float32(65504)))
 
 
@@ -112,8 +112,8 @@ __device__ __forceinline__ unsigned pack2(float low, float high) {
   return *(unsigned*)&both;
 }
 """
-# 0x6400 | c is 1024 + c in float16, and 0x6400 | c << 4 is 1024 + 16 c. To multiply by a half of
-# `scales` takes no instruction to part it.
+# 0x6400 | c is 1024 + c in float16, and 0x6400 | c << 4 is 1024 + 16 c. Multiplying by one half of
+# `scales` needs no instruction to extract it.
 _HALVES = """
   const __half2 s = *(const __half2*)&scales, s0 = __low2half2(s), s1 = __high2half2(s);
   __half2 r0 = __hmul2(v0, s0), r1 = __hmul2(v1, s1), r2 = __hmul2(v2, s0), r3 = __hmul2(v3, s1);
@@ -155,34 +155,35 @@ def _four(buffer: Any, at: Any) -> tuple[Any, ...]:
 
 
 def load16(to: Any, at: Any, address: Any) -> Any:
-    """16 bytes that no kernel writes meanwhile, to 4 words from ``to[at]`` on."""
+    """Load 16 bytes, which no kernel may write meanwhile, into 4 words from ``to[at]`` on."""
     return _call("load16", _LOAD16, *_four(to, at), address)
 
 
 def stream16(to: Any, at: Any, address: Any) -> Any:
-    """As `load16`, of what is read once: it does not stay in the first cache."""
+    """Like `load16`, for data that is read once; it does not stay in the L1 cache."""
     return _call("stream16", _STREAM16, *_four(to, at), address)
 
 
 def fetch16(to: Any, at: Any, address: Any) -> Any:
-    """As `load16`, of what the kernel before may write until `await_inputs`."""
+    """Like `load16`, for data that the previous kernel may write until `await_inputs`."""
     return _call("fetch16", _FETCH16, *_four(to, at), address)
 
 
 def fetch8(to: Any, at: Any, address: Any) -> Any:
-    """8 bytes as `fetch16`."""
+    """Like `fetch16`, for 8 bytes."""
     return _call("fetch8", _FETCH8, to[at], to[at + 1], address)
 
 
 def fetch4(address: Any) -> Any:
-    """A float32 as `fetch16`."""
+    """Like `fetch16`, for a float32."""
     return T.cuda.func_call("fetch4", address, source_code=_FETCH4, return_type="float32")
 
 
 def await_inputs() -> Any:
-    """Wait for the kernel before, in one that is `overlapped` and may start while it runs.
+    """Wait for the previous kernel, in an `overlapped` one that may start while it runs.
 
-    What that kernel writes must be read by `fetch16` and its like: other loads may come earlier.
+    Data that the previous kernel writes must be read with `fetch16` and the like, as other loads
+    may be moved before the wait.
     """
     return _call("await_inputs", _AWAIT_INPUTS)
 
@@ -190,49 +191,49 @@ def await_inputs() -> Any:
 def start_next() -> Any:
     """Let the next kernel start, if it is `overlapped`, as soon as there is room for it.
 
-    It follows `await_inputs`, so that no kernel starts before the last but one is done.
+    This comes after `await_inputs`, so that at most two kernels run at a time.
     """
     return _call("start_next", _START_NEXT)
 
 
 def load8(to: Any, at: Any, address: Any) -> Any:
-    """8 bytes that no kernel writes meanwhile, to 2 words from ``to[at]`` on."""
+    """Load 8 bytes, which no kernel may write meanwhile, into 2 words from ``to[at]`` on."""
     return _call("load8", _LOAD8, to[at], to[at + 1], address)
 
 
 def mma(c: Any, i: Any, a: Any, j: Any, b: Any, k: Any) -> Any:
     """C (16, 8) += A (16, 16) · B (16, 8) on tensor cores, float32 += float16 · float16.
 
-    The lanes of a warp hold parts; with g = lane // 4 and j = lane % 4:
+    Each lane of a warp holds parts of them; with g = lane // 4 and j = lane % 4:
 
     - C: 4 floats of rows g, g, g + 8, g + 8 and columns 2j, 2j + 1, 2j, 2j + 1.
     - A: 4 words of 2 values, in rows g, g + 8, g, g + 8 and columns 2j, 2j + 1 (words 0 and 1) and
       2j + 8, 2j + 9 (words 2 and 3).
     - B: 2 words, in column g and rows 2j, 2j + 1 and 2j + 8, 2j + 9.
 
-    Which inputs are A's columns and B's rows does not matter as long as both agree, so the kernels
-    give lane j four successive ones: 4j … 4j + 3 (or, of 32, 8j … 8j + 7 to two calls).
+    Any inputs may be A's columns as long as B's rows are the same. So the kernels give lane j four
+    successive inputs, 4j … 4j + 3 (or, of 32 inputs, 8j … 8j + 7 in two calls).
     """
     return _call("mma_16_8_16", _MMA, *_four(c, i), *_four(a, j), b[k], b[k + 1])
 
 
 def pack2(low: Any, high: Any) -> Any:
-    """Two float32 as float16 in a word."""
+    """Pack two float32 as float16 into a word."""
     return T.cuda.func_call("pack2", low, high, source_code=_PACK2, return_type="uint32")
 
 
 def opaque(value: Any) -> Any:
-    """An int32 that the compiler does not know: times the blocks in z, of which there is one."""
+    """Hide an int32's value from the compiler, by multiplying it by the grid's size in z, 1."""
     return T.cuda.func_call(
         "opaque", T.Cast("int32", value), source_code=_OPAQUE, return_type="int32"
     )
 
 
 def decode4(to: Any, word: Any, scales: Any) -> Any:
-    """A's 4 words of `fragments.Codes4` to ``to[0:4]``: (code - 7) · scale in float16."""
+    """Decode A's 4 words from `fragments.Codes4` to ``to[0:4]``: (code - 7) · scale in float16."""
     return _call("decode4", _DECODE4, *_four(to, 0), word, scales)
 
 
 def decode8(to: Any, upper: Any, lower: Any, scales: Any) -> Any:
-    """A's 4 words of `fragments.Codes8` to ``to[0:4]``: (code - 127) · scale in float16."""
+    """Decode A's 4 words from `fragments.Codes8` to ``to[0:4]``: (code - 127) · scale, float16."""
     return _call("decode8", _DECODE8, *_four(to, 0), upper, lower, scales)

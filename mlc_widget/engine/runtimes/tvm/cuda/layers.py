@@ -1,7 +1,7 @@
 # mypy: disable-error-code="misc"
-"""The layers of a `Builder` on float32 kernels of a GPU, and which layers a model gets.
+"""The layers of a `Builder` on a GPU's float32 kernels.
 
-Activations are float32 everywhere here; `tensor_layers` has those for tensor cores.
+Activations here are float32; `tensor_layers` has the layers for tensor cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CudaBuilder(Builder):
     """Makes the layers and operations of one model for a GPU.
 
     Attributes:
-        overlapped: A kernel may start while the one before still runs.
+        overlapped: Whether a kernel may start while the previous one is still running.
     """
 
     overlapped = False
@@ -68,7 +68,7 @@ class CudaBuilder(Builder):
         unsupported("LayerNorm", "RMSNorm")
 
     def head_norm(self, head_dim: int, eps: float) -> Any:
-        """A `CudaRMSNorm` whose weight `norm_heads` takes."""
+        """A `CudaRMSNorm` whose weight is for `norm_heads`."""
         return CudaRMSNorm(self, head_dim, eps)
 
     def gelu(self, x: Tensor) -> Tensor:
@@ -80,14 +80,14 @@ class CudaBuilder(Builder):
         unsupported("embeddings as output", "models for text")
 
     def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
-        """RMSNorm of each head of queries and of keys in `qkv`, which is changed in place."""
+        """Apply RMSNorm to each query head and key head of `qkv`, in place."""
         kernel = self.kernel(make_head_norm, *spec.heads, q_norm.eps)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
 
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
-        """Rotate, append to the pages, attend; as `layers.paged_attention`."""
+        """Rotate, append to the pages and attend, like `layers.paged_attention`."""
         hq, hkv, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
         append = self.kernel(make_rope_append, hq, hkv, d, self.kv_dtype)
@@ -109,7 +109,7 @@ class CudaBuilder(Builder):
         return self.call(attend, args, (n, pad(hq * d)))
 
     def call(self, kernel: Any, args: list[Any], shape: tuple[Any, ...]) -> Tensor:
-        """Call a kernel that makes float32."""
+        """Call a kernel that returns float32."""
         out = Tensor.placeholder(shape, "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
 
@@ -118,7 +118,7 @@ class CudaLinear(layers.Linear):
     """y = x · Wᵀ (+ bias) (+ residual)."""
 
     def _call(self, x: Any, residual: Tensor | None) -> tuple[Any, list[Tensor], Any]:
-        """The kernel, what it reads, and the number of rows."""
+        """The kernel, its inputs, and the number of rows."""
         q, build = self.quantization, self.build
         added = {"residual": residual is not None, "bias": self.bias is not None}
         if q.coded:
@@ -126,14 +126,14 @@ class CudaLinear(layers.Linear):
         else:
             make, bits = make_matmul_floats, ()  # type: ignore[assignment]
         kernel = build.kernel(make, self.k, self.n, *bits, q.dtype, **added)
-        # Where there is no bias or residual, the kernel ignores what is passed in its place.
+        # Without bias or residual, the kernel ignores the argument in its place.
         bias = x if self.bias is None else self.bias
         addend = x if residual is None else residual
         return kernel, [x, *self.weights(), bias, addend], x.shape[0]
 
 
 class CudaGatedLinear(CudaLinear):
-    """silu(gate) · up; gates are the first output, ups the second."""
+    """silu(gate) · up. The first output is gate, the second up."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(M, pad(inputs)) → (M, pad(features))."""
@@ -143,7 +143,7 @@ class CudaGatedLinear(CudaLinear):
 
 
 class CudaEmbedding(CudaLinear):
-    """A vocabulary's embedding, and the output layer that is tied to it."""
+    """A vocabulary's embedding and the output layer that is tied to it."""
 
     def __init__(self, build: CudaBuilder, vocab_size: int, hidden_size: int) -> None:
         super().__init__(build, hidden_size, vocab_size, transposable=False)
@@ -162,7 +162,7 @@ class CudaEmbedding(CudaLinear):
 
 
 class CudaRMSNorm(layers.RMSNorm):
-    """RMSNorm of all rows, or of some, to a dtype."""
+    """RMSNorm of all rows or of some, with a result of some dtype."""
 
     dtype = "float32"
 

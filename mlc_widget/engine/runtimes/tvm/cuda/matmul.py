@@ -1,14 +1,14 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Linear layers on a GPU, y = x · Wᵀ (+ bias) (+ residual), for few rows and for many.
 
-A block of 256 threads makes 16 outputs, one block of the layout, for 1, 2, 4 or 8 rows. A thread
-reads 16 bytes of weights at a time (V outputs of one input, or of one word of codes), so COLUMNS =
-16 / V threads cover the outputs and the other SPLIT = 256 / COLUMNS share the inputs. One output's
-order of summation is the same for any number of rows:
+A block of 256 threads computes 16 outputs, which are a block of the layout, for 1, 2, 4 or 8 rows.
+A thread reads 16 bytes of weights at a time (for V outputs, one input or one word of codes), so
+COLUMNS = 16 / V threads cover the outputs, and the inputs are divided among SPLIT = 256 / COLUMNS.
+The order of an output's sum is the same for any number of rows:
 
     thread s     inputs (or words) s, s + SPLIT, … ascending; the codes of a word ascending from 0,
                  then fma(scale, sum of the word, sum so far)
-    warp         tree over the threads of a column, nearest first
+    warp         a tree over the threads of a column, nearest first
     block        warps ascending; then + bias, + residual
 """
 
@@ -49,7 +49,7 @@ def make_matmul_codes(K: int, N: int, bits: int, dtype: str, *, residual: bool, 
 
     @T.inline
     def add4(X, M, w, x, part, row, word, u, R, first):
-        """Codes first … first + 3 of a word."""
+        """Add codes first … first + 3 of a word."""
         for r in T.unroll(R):
             for k in T.vectorized(4):
                 x[r, k] = X[T.min(row + r, M - 1), word * P + first + k]
@@ -61,7 +61,7 @@ def make_matmul_codes(K: int, N: int, bits: int, dtype: str, *, residual: bool, 
 
     @T.inline
     def multiply(X, W, S, M, bx, row, tx, R, U, acc):
-        """The thread's part of R rows' sums, U words in flight."""
+        """Compute the thread's part of the sums of R rows, with U words in flight."""
         w = T.sblock_alloc_buffer((U, V), "uint32", scope="local")
         s = T.sblock_alloc_buffer((U, V), dtype, scope="local")
         x = T.sblock_alloc_buffer((R, 4), "float32", scope="local")
@@ -102,7 +102,7 @@ def make_matmul_floats(K: int, N: int, dtype: str, *, residual: bool, bias: bool
 
     @T.inline
     def multiply(X, W, S, M, bx, row, tx, R, U, acc):
-        """The thread's part of R rows' sums, U inputs in flight."""
+        """Compute the thread's part of the sums of R rows, with U inputs in flight."""
         w = T.sblock_alloc_buffer((U, V), dtype, scope="local")
         column: T.let = tx % COLUMNS * V
         for i in T.serial(-(-K // (SPLIT * U))):
@@ -140,17 +140,17 @@ def _kernel(
 ) -> Any:
     """A PrimFunc that launches blocks for 16 outputs and 1, 2, 4 or 8 rows.
 
-    All variants take (x, w, s, b, r, y); what there is not is given as x again and not read.
+    All variants take (x, w, s, b, r, y); x is passed for those that do not apply, and not read.
     """
     COLUMNS = 16 // V
     LEVELS = 4 if COLUMNS == 2 else 3
 
     def held(R: int, level: int) -> int:
-        """Sums to a lane after `level` levels of the tree."""
+        """The number of sums per lane after `level` levels of the tree."""
         return max(1, R * V >> level)
 
     def first_of(lane: Any, R: int) -> Any:
-        """Which of a thread's R · V sums its lane ends with first."""
+        """The first of a thread's R · V sums that its lane ends up with."""
         first: Any = T.int32(0)
         for level in range(LEVELS):
             if held(R, level) > 1:
@@ -160,9 +160,9 @@ def _kernel(
 
     @T.inline
     def fold(acc, lane, count, mask):
-        """One level of the tree: `count` sums to a lane before it, half of them after it.
+        """One level of the tree, which halves the number of sums per lane, `count`.
 
-        Of a pair of lanes one goes on with the first half and one with the second.
+        Of a pair of lanes, one continues with the first half and the other with the second.
         """
         if count > 1:
             for j in T.unroll(count // 2):

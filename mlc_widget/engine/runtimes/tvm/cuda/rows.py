@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Norms and activations on float32 rows.
 
-They keep the CPU kernels' promise that a row's bits depend on that row alone: the threads of a
-block share one row's reduction in one way, whatever the number of rows.
+As on the CPU, the result of a row depends only on that row, bit for bit: the threads of a block
+always divide a row's reduction in the same way, whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WARPS = THREADS // WARP
 
 
 def make_silu_mul(IP: int) -> Any:
-    """As the CPU's `make_silu_mul`; a thread for a feature."""
+    """Like the CPU's `make_silu_mul`, with a thread per feature."""
 
     @T.prim_func(s_tir=True)
     def silu_mul(x: T.handle, y: T.handle):
@@ -51,7 +51,7 @@ def make_silu_mul(IP: int) -> Any:
 def make_rms_norm(
     H: int, eps: float, *, rows: bool, dtype: str = "float32", overlapped: bool = False
 ) -> Any:
-    """As the CPU's `make_rms_norm`, to a dtype; a block for a row.
+    """Like the CPU's `make_rms_norm`, with a result of some dtype and a block per row.
 
     Order of the sum of squares: thread t sums features t, t + 256, … ascending; the lanes of a warp
     are summed in a tree (distances 16 … 1), then warps ascending.
@@ -124,7 +124,7 @@ def make_rms_norm(
 
 
 def make_head_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:
-    """As the CPU's `make_head_norm`; a warp for a head.
+    """Like the CPU's `make_head_norm`, with a warp per head.
 
     Order of the sum of squares: lane l sums l, l + 32, … ascending, then a tree over the lanes.
     """

@@ -1,4 +1,4 @@
-"""The GPU at hand, and what must be installed beside apache-tvm to use it."""
+"""Detects this machine's GPU, and what must be installed besides apache-tvm to use it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ INSTALL = 'pip install "mlc-widget[cuda]"'
 
 @dataclass(frozen=True, slots=True)
 class CudaTarget:
-    """What code is compiled for.
+    """A GPU for which code is compiled.
 
     Attributes:
-        arch: NVIDIA's name of the GPU's kind, such as ``sm_90``.
-        triple: LLVM's target triple of the code that starts the kernels.
-        cpu: LLVM's name of the CPU that runs it.
+        arch: NVIDIA's name of the GPU's architecture, such as ``sm_90``.
+        triple: LLVM's target triple for the host code, which starts the kernels.
+        cpu: LLVM's name of the CPU that runs the host code.
     """
 
     arch: str
@@ -31,7 +31,7 @@ class CudaTarget:
 
     @property
     def capability(self) -> int:
-        """The kind as a number: 90 for ``sm_90``."""
+        """The architecture as a number: 90 for ``sm_90``."""
         return int(self.arch.removeprefix("sm_").rstrip("af"))
 
     def tvm_target(self) -> Any:
@@ -43,18 +43,18 @@ class CudaTarget:
 
 
 def is_there() -> bool:
-    """Whether this machine has an NVIDIA driver; cheap, and imports nothing."""
+    """Whether this machine has an NVIDIA driver. This is fast, and imports nothing."""
     return _driver() is not None
 
 
 def prepare() -> None:
-    """Find what TVM needs of CUDA. To be called before TVM is first imported.
+    """Find what TVM needs for CUDA. To be called before TVM is first imported.
 
-    TVM's library for CUDA is linked against libcudart 13, which pip installs where the system's
-    loader does not look, and its compiler finds headers by ``CUDA_PATH``.
+    TVM's library for CUDA is linked to libcudart 13, which pip installs where the system's loader
+    does not look, and its compiler finds headers by ``CUDA_PATH``.
 
     Raises:
-        RuntimeUnavailableError: Something is missing; the text has the command that brings it.
+        RuntimeUnavailableError: Something is missing; the message has the command that installs it.
     """
     if _driver() is None:
         raise RuntimeUnavailableError(
@@ -80,7 +80,7 @@ def local_target() -> CudaTarget:
 
     device = tvm.cuda(0)
     if not device.exist:
-        # Imported before `prepare`, TVM left its library for CUDA aside.
+        # If TVM was imported before `prepare`, it did not load its library for CUDA.
         raise RuntimeUnavailableError(
             "TVM finds no CUDA device: the driver is older than CUDA 13 needs (580), no GPU is "
             "visible (CUDA_VISIBLE_DEVICES), or TVM was imported before CUDA 13's libcudart could "
@@ -103,12 +103,12 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def cudart() -> ctypes.CDLL | None:
-    """CUDA 13's runtime, by the system's search or from NVIDIA's packages; None without."""
+    """Load CUDA 13's runtime, from the system or NVIDIA's packages; None if it is not found."""
     return _load("libcudart.so.13", _toolkit() / "lib" / "libcudart.so.13")
 
 
 def _load(name: str, *others: Path) -> ctypes.CDLL | None:
-    """A shared library, by the system's search or from one of `others`."""
+    """Load a shared library, by the system's search or from one of `others`."""
     if not sys.platform.startswith("linux"):
         return None
     for candidate in (name, *map(str, others)):
@@ -127,7 +127,7 @@ def _has(module: str) -> bool:
 
 
 def _toolkit() -> Path:
-    """Where NVIDIA's packages put CUDA 13."""
+    """The folder in which NVIDIA's packages install CUDA 13."""
     spec = importlib.util.find_spec("nvidia")
     roots = list(spec.submodule_search_locations or ()) if spec is not None else []
     found = [Path(root) / "cu13" for root in roots if (Path(root) / "cu13").is_dir()]
@@ -135,11 +135,11 @@ def _toolkit() -> Path:
 
 
 def _headers() -> bool:
-    """Whether headers are found, and ``CUDA_PATH`` then says where."""
+    """Whether the headers are found; ``CUDA_PATH`` is then set to their place."""
     given = [Path(os.environ[k]) for k in ("CUDA_PATH", "CUDA_HOME") if os.environ.get(k)]
     for root in (*given, _toolkit(), Path("/usr/local/cuda")):
         include = root / "include"
-        # cccl lies in the toolkit's include/cccl or, by some installers, in targets/*/include/cccl.
+        # cccl is in the toolkit's include/cccl or, with some installers, targets/*/include/cccl.
         places = (include, include / "cccl", *root.glob("targets/*/include/cccl"))
         if (include / "cuda_fp16.h").is_file() and any(
             (place / "cuda" / "std" / "cstdint").is_file() for place in places

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Paged attention on tensor cores, on the pages and queries that `tensor_rope` writes."""
+"""Paged attention on tensor cores, with the pages and queries that `tensor_rope` writes."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 SLOTS = 16
-"""Pairs of a row and a query head that a block attends for, the rows of A."""
+"""The number of pairs of a row and a query head in a block, which are the rows of A."""
 
 
 def heads_of(group: int) -> int:
-    """Query heads of one key head that share a block, of `group`."""
+    """The number of query heads of one key head, of `group`, that share a block."""
     return min(group, SLOTS)
 
 
 def rows_of(group: int) -> int:
-    """Rows that share a block: a full tile."""
+    """The number of rows that share a block, which is that of a full tile."""
     return SLOTS // heads_of(group)
 
 
 def warps_of(D: int) -> int:
-    """Warps of a block: as many as what half of them hand on fits in its memory."""
+    """The number of warps of a block, such that the results of half of them fit in its memory."""
     return 16 if D <= 64 else 8 if D <= 128 else 4
 
 
 def make_tensor_attention(
     HQ: int, HKV: int, D: int, window: int | None, *, overlapped: bool = False
 ) -> Any:
-    """Attention of rows over pages; a block for a tile and a key head (or 16 of its query heads).
+    """Attention of rows over pages, with a block per tile and key head (or 16 of its query heads).
 
     A tile's rows and heads are 16 slots s = row · heads + head. Warp w takes pages w, w + WARPS, …
-    ascending and keeps of each slot the running maximum m, the sum l of 2 ^ (score - m) and the
-    output o for them:
+    ascending, and keeps for them each slot's running maximum m, sum l of 2 ^ (score - m), and
+    output o:
 
-        score   over dimensions by 16 ascending, one mma after the other, from 0
-        l       of 2 ^ (score - m) lane by lane, 4 tokens of a page each; at the end a tree over the
-                four lanes of a slot
+        score   the sum over dimensions, 16 at a time ascending, one mma after the other, from 0
+        l       the sum of 2 ^ (score - m) lane by lane, for 4 tokens of a page each; at the end a
+                tree over the four lanes of a slot
         o       + weights (rounded to float16) · values, a page's 16 tokens in one mma
 
-    A page that has none of a slot's tokens changes nothing of it, so slots do not depend on each
-    other. At the end the upper half of the warps hands m, l and o on to the lower half, and so on.
+    A page without tokens of a slot does not change it, so slots do not depend on each other. At the
+    end, the upper half of the warps passes m, l and o to the lower half, and so on.
 
     Shapes as the CPU's `make_attention`: q (n, HQ D) float16, y (n, pad(HQ D)) float16, tile
     (tiles, 3) of first row, count ≤ `rows_of` and sequence.
@@ -66,7 +66,7 @@ def make_tensor_attention(
     WARPS = warps_of(D)
     LEVELS = WARPS.bit_length() - 1
     CHUNKS = D // 16
-    OUT = D // 2  # values of the output that a lane holds
+    OUT = D // 2  # the number of values of the output in a lane
     PADDING = pad(HQ * D) - HQ * D
 
     def visible(key: Any, pos: Any) -> Any:
@@ -76,7 +76,7 @@ def make_tensor_attention(
 
     @T.inline
     def queries(Q, q, both, kt, half, row, head, j, valid):
-        """A's words of 16 dimensions of a slot."""
+        """Load A's words for 16 dimensions of a slot."""
         both[0] = T.uint32(0)
         both[1] = T.uint32(0)
         if valid:
@@ -86,7 +86,7 @@ def make_tensor_attention(
 
     @T.inline
     def soften(s, o, top, most, total, half, key, pos):
-        """Scores of a page to weights of a slot, and what is there so far to the new maximum."""
+        """Turn a page's scores into weights of a slot, and rescale its results so far."""
         most[0] = top[half]
         for i in T.unroll(4):
             if visible(key + i // 2 * 8 + i % 2, pos):
@@ -131,7 +131,7 @@ def make_tensor_attention(
 
     @T.inline
     def hand_on(handed, o, top, most, total, warp, lane, half):
-        """Warps half … 2 half - 1 give what they have to warps 0 … half - 1."""
+        """Pass the results of warps half … 2 half - 1 to warps 0 … half - 1."""
         T.evaluate(T.tvm_storage_sync("shared"))
         if warp >= half and warp < half * 2:
             for d in T.unroll(OUT):

@@ -1,8 +1,9 @@
 # mypy: disable-error-code="misc"
-"""The layers of a `Builder` on tensor cores: what linear layers and attention take is float16.
+"""The layers of a `Builder` on tensor cores.
 
-The residual stream, sums of products and logits stay float32. Models whose weights and pages are
-float16 get these layers, the others those of `layers`.
+Inputs of linear layers and of attention are float16; the residual stream, sums of products and
+logits are float32. Models with weights and pages in float16 get these layers; others get those of
+`layers`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def has_tensor_cores(quantization: Quantization, kv_dtype: str, target: CudaTarg
     """Whether a model's layers run on tensor cores.
 
     Args:
-        quantization: Of its weights.
-        kv_dtype: Of its pages; float32 pages ask for float32 activations, too.
-        target: The GPU; `intrinsics.mma` is there from Ampere on.
+        quantization: The quantization of its weights.
+        kv_dtype: The dtype of its pages; float32 pages imply float32 activations.
+        target: The GPU; `intrinsics.mma` needs Ampere or later.
     """
     return quantization.dtype == kv_dtype == "float16" and target.capability >= 80
 
@@ -49,7 +50,7 @@ def builder_for(quantization: Quantization, kv_dtype: str, target: CudaTarget) -
 def attention_rows(
     quantization: Quantization, kv_dtype: str, target: CudaTarget, shape: ModelShape
 ) -> int:
-    """Rows of an attention tile at most, as the kernels of such a model take them."""
+    """The maximum number of rows of an attention tile in the kernels of such a model."""
     if has_tensor_cores(quantization, kv_dtype, target):
         return rows_of(shape.query_heads // shape.kv_heads)
     return 1
@@ -80,7 +81,7 @@ class TensorBuilder(CudaBuilder):
         return TensorRMSNorm(self, features, eps)
 
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
-        """Rotate, append to the pages, attend; as `layers.paged_attention`, to float16."""
+        """Rotate, append to the pages and attend, like `layers.paged_attention`, in float16."""
         hq, hkv, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
         added = {"overlapped": self.overlapped}
@@ -130,7 +131,7 @@ class TensorLinear(nn.Module):
         self.bias = parameter(Vector(*outputs)) if bias else None
 
     def weights(self) -> tuple[Any, Any]:
-        """Weights and scales as the kernels take them."""
+        """The weights and scales for the kernels."""
         if self.quantization.coded:
             return self.q_weight, self.q_scale
         return self.weight, self.weight
@@ -150,7 +151,7 @@ class TensorLinear(nn.Module):
             overlapped=self.build.overlapped,
         )
         name = kernel.attrs["global_symbol"]
-        # Where there is no bias or residual, the kernel ignores what is passed in its place.
+        # Without bias or residual, the kernel ignores the argument in its place.
         args = [
             x,
             *self.weights(),
@@ -167,7 +168,7 @@ class TensorLinear(nn.Module):
 
 
 class TensorGatedLinear(TensorLinear):
-    """silu(gate) · up in float16: gates are the first output, ups the second, of the same size."""
+    """silu(gate) · up in float16. The first output is gate, the second up, of the same size."""
 
     gated = True
 
@@ -176,7 +177,7 @@ class TensorGatedLinear(TensorLinear):
 
 
 class TensorEmbedding(TensorLinear):
-    """A vocabulary's embedding, and the output layer that is tied to it."""
+    """A vocabulary's embedding and the output layer that is tied to it."""
 
     def __init__(self, build: TensorBuilder, vocab_size: int, hidden_size: int) -> None:
         super().__init__(build, hidden_size, vocab_size, transposable=False)
@@ -191,6 +192,6 @@ class TensorEmbedding(TensorLinear):
 
 
 class TensorRMSNorm(CudaRMSNorm):
-    """RMSNorm of all rows, or of some, to float16."""
+    """RMSNorm of all rows or of some, with a result in float16."""
 
     dtype = "float16"

@@ -1,24 +1,24 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Linear layers on tensor cores: y = x · Wᵀ (+ bias) (+ residual), or silu(gate) · up of both.
 
-x is (M, K) float16, W lies as `fragments` has it and is taken as float16 (codes: (code - zero) ·
-scale, rounded to it), products are added in float32, and y is float32 (silu · up: float16). W's
-rows are A's of `intrinsics.mma`, eight rows of x are B's columns.
+x is (M, K) float16. W has a layout of `fragments` and is converted to float16 (for codes, (code -
+zero) · scale is rounded). Products are added in float32, and y is float32 (silu(gate) · up is
+float16). The rows of W are those of A in `intrinsics.mma`; eight rows of x are the columns of B.
 
-Two kernels, by the number of rows, give a row the same bits, whatever the others are. Its inputs
-are cut into `SLICES` runs of whole steps:
+There are two kernels, for few and for many rows; both compute the same bits for a row, whatever the
+other rows are. The inputs are divided into `SLICES` runs of whole steps:
 
-    slice        from 0, step by step, inputs by 16 ascending: one mma after the other
+    slice        from 0, step by step, 16 inputs at a time ascending, one mma after the other
     output       from 0, slices ascending; then + bias, + residual
 
-`few`, up to `FEW` rows: a block makes 16 outputs (or 16 gates and their ups) of 8 rows, a warp a
-slice. The weights of a step are read once, with nothing between them and the tensor cores; the
-first of them before the rows are there, if the kernel before still makes those (`overlapped`).
+`few`, for up to `FEW` rows: a block computes 16 outputs (or 16 gates and their ups) of 8 rows, each
+of its warps a slice. The weights of a step are read once, directly into registers; the first ones
+are read before the rows are available, if the previous kernel is still running (`overlapped`).
 
-`many`: a warp makes 64 outputs of 32 rows, so that what it reads serves often. Either 2 × 2 warps
-share a block, each all slices; or, where there are few outputs, 2 by rows and `GROUPS` by slices:
-group z makes slice GROUPS r + z in round r, and then adds up 8 of the 32 rows for all groups, in
-the slices' order.
+`many`: a warp computes 64 outputs of 32 rows, so that data is reused often. A block has either
+2 × 2 warps, each of which computes all slices; or, if there are few outputs, 2 warps by rows and
+`GROUPS` by slices: group z computes slice GROUPS r + z in round r, and then adds up 8 of the 32
+rows of all groups, in the order of the slices.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SLICES = 16
 FEW = 32
 GROUPS = 4
 WIDE = 8192
-"""From so many outputs on, `many` has blocks enough without parting the inputs."""
+"""With at least so many outputs, `many` has enough blocks without dividing the inputs."""
 THOUSANDS = 2048
 _TILES, _COLUMNS = 4, 4  # of a warp of `many`: 16 outputs, 8 rows
 
@@ -67,13 +67,13 @@ def make_tensor_matmul(
     """A PrimFunc (x, w, s, b, r, y) for weights of 4, 8 or 16 bits.
 
     Args:
-        K: Inputs, a multiple of 32.
-        N: Outputs, a multiple of 32; with `gated`, gates before ups, each padded by itself.
-        bits: Of a weight; 16 is float16.
-        residual: r, (M, N) float32, is added; else x is given as r and not read.
-        bias: b, (N,) float32, is added; else x is given as b and not read.
-        gated: y is (M, N / 2) float16, silu(gate) · up; else (M, N) float32.
-        overlapped: `few` reads its first weights while the kernel before still runs.
+        K: The number of inputs, a multiple of 32.
+        N: The number of outputs, a multiple of 32; with `gated`, gates, then ups, each padded.
+        bits: The size of a weight; 16 is float16.
+        residual: Whether r, (M, N) float32, is added; if not, x is passed for r and not read.
+        bias: Whether b, (N,) float32, is added; if not, x is passed for b and not read.
+        gated: Whether y is silu(gate) · up, (M, N / 2) float16; if not, it is (M, N) float32.
+        overlapped: Whether `few` reads its first weights while the previous kernel is running.
     """
     STEPS = steps_of(K)
     PER = -(-STEPS // SLICES)
@@ -103,22 +103,22 @@ def make_tensor_matmul(
         return T.min(first * _TILES + t, N // 16 - 1)
 
     def known(value: Any) -> Any:
-        """A bound of a loop of `few`.
+        """The bound of a loop of `few`, hidden from the compiler unless there are many blocks.
 
-        Could the compiler count, it would put loads off to where their words are needed. Where
-        there are thousands of blocks, it had better: more of them then share a multiprocessor.
+        If the compiler knew the bound, it would delay loads until their words are needed. With
+        thousands of blocks that is better, as more of them then share a multiprocessor.
         """
         return value if OUT >= THOUSANDS * 16 else opaque(value)
 
     def weight(f: Any, w: Any, at: Any, s: Any, scale: Any, h: Any, q: Any) -> Any:
-        """Put A's words of product q of half h, of a step's words from ``w[at]`` on, into f."""
+        """Put A's words for product q of half h into f, from the step's words at ``w[at]``."""
         if bits == 4:
             return decode4(f, w[at + 2 * h + q], s[scale + h])
         return decode8(f, w[at + 4 * h + 2 * q], w[at + 4 * h + 2 * q + 1], s[scale + h])
 
     @T.inline
     def rows_of(X, b, at, row, k):
-        """Eight inputs from k on of a row, four words; 0 behind the last."""
+        """Load eight inputs of a row from k on as four words; 0 after the last row."""
         if RAGGED:
             for v in T.unroll(4):
                 b[at + v] = T.uint32(0)
@@ -127,7 +127,7 @@ def make_tensor_matmul(
 
     @T.inline
     def inputs(X, b, row, M, start, last, lane):
-        """The rows of `few`'s steps from `start` on."""
+        """Load the rows of `few` for the steps from `start` on."""
         if row + lane // 4 < M:
             for u in T.unroll(AHEAD):
                 if start + u < last:
@@ -137,7 +137,7 @@ def make_tensor_matmul(
 
     @T.inline
     def fetch(W, S, w, s, bx, start, last, lane):
-        """The weights of these steps."""
+        """Load the weights for these steps."""
         for u in T.unroll(AHEAD):
             if start + u < last:
                 for t in T.unroll(TILES):
@@ -200,7 +200,7 @@ def make_tensor_matmul(
             for i in T.serial(known(1)):
                 fetch(W, S, w, s, bx, start + i * AHEAD, last, lane)
             T.evaluate(await_inputs())
-            if not gated:  # the next may be large, and blocks that wait would lie unevenly
+            if not gated:  # after gated layers, waiting blocks of a large kernel spread unevenly
                 T.evaluate(start_next())
             inputs(X, b, row, M, start, last, lane)
             use(w, s, f, b, acc, start, last)
@@ -233,7 +233,7 @@ def make_tensor_matmul(
 
     @T.inline
     def multiply(X, W, S, M, first, row, step, g, j, lane, acc):
-        """A step of a warp of `many`."""
+        """Compute a step of a warp of `many`."""
         w = T.sblock_alloc_buffer((_TILES * 4 * max(1, LOADS % 4),), "uint32", scope="local")
         s = T.sblock_alloc_buffer((_TILES * 2,), "uint32", scope="local")
         f = T.sblock_alloc_buffer((4,), "uint32", scope="local")
@@ -270,7 +270,7 @@ def make_tensor_matmul(
 
     @T.inline
     def write(Y, B, RES, M, total, t, v, up, m, n):
-        """Value v of tile t, whose gates' ups are `up` values after it."""
+        """Write value v of tile t; with `gated`, the up of a gate is `up` values after it."""
         if m < M and n < OUT:
             if bias:
                 total[v] = total[v] + B[n]

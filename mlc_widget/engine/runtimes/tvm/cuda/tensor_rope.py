@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Rotary embedding for tensor cores, and the pages of float16 keys and values that it appends to.
+"""Rotary embedding for tensor cores, and pages of float16 keys and values to which it appends.
 
-A page holds 16 tokens of each head, arranged as tensor cores take them (B of `intrinsics.mma`;
-lane 4 g + j), so that the CPU's shape (heads, D, 16) or (heads, 16, D) says its size alone:
+A page holds 16 tokens of each head in the order in which tensor cores need them (B of
+`intrinsics.mma`; lane 4 g + j). So of the shape on the CPU, (heads, D, 16) or (heads, 16, D), only
+the size applies:
 
     keys      (D / 16, 32 lanes, 2, 4): of 16 dimensions, 4 j … 4 j + 3 of tokens g and g + 8
     values    (D / 16, 32 lanes, 2, 2, 2): of 8 and 8 dimensions, the g-th of tokens 2 j, 2 j + 1,
@@ -31,7 +32,7 @@ THREADS = 256
 
 
 def make_tensor_rope_append(HQ: int, HKV: int, D: int, *, overlapped: bool = False) -> Any:
-    """As `attention.make_rope_append`, to pages and queries for `make_tensor_attention`."""
+    """Like `attention.make_rope_append`, with pages and queries for `make_tensor_attention`."""
     HALF = D // 2
     PAIRS = (HQ + HKV) * HALF
     TOTAL = PAIRS + HKV * D

@@ -11,11 +11,11 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LOG2E, Isa, splat
 
 
 def make_silu_mul(IP: int, isa: Isa) -> Any:
-    """Gate and multiply.
+    """Gate and multiply, lane by lane.
 
-    Shapes: x (M, 2 IP) float32, the gate's IP features before the other's; y (M, IP) float32. IP is
-    a padded size. Lane by lane; exp is clamped to where float32 has it, which changes no result
-    that float32 can tell from 0 or from a · b.
+    Shapes: x (M, 2 IP) float32, of which the first IP features are the gate; y (M, IP) float32. IP
+    is a padded size. The argument of exp is clamped to the range of float32, which does not change
+    a result that differs from 0 and from a · b in float32.
     """
 
     @T.inline

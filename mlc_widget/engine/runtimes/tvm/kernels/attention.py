@@ -2,9 +2,10 @@
 """Attention of rows over the paged cache of `rope`.
 
 Every row, of a prompt or of an answer, reads all its keys and values from the pages, in the order
-of their positions. So how a prompt was cut into chunks cannot be seen. `attention_row` is for the
-one row of a decode step, which lives by the memory's speed; `attention_tile` for several rows,
-which live by the arithmetic units'. Both compute the sums that stand here, to the bit.
+of their positions. So the result does not depend on how a prompt was cut into chunks.
+`attention_row` is for the single row of a decode step, which is limited by memory bandwidth;
+`attention_tile` is for several rows, which are limited by arithmetic. Both compute the sums below,
+bit for bit.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 def make_attention(
     HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32", window: int | None = None
 ) -> Any:
-    """Causal attention, over all positions before a row or the last `window` of them.
+    """Causal attention over all positions up to a row's own, or over the last `window` of them.
 
     Shapes: q (n, HQ D) float32; k_pages (pages, layers, HKV, D, PAGE) and v_pages (pages, layers,
     HKV, PAGE, D) of `dtype`, float32 or float16; position (n,) int32; page_table (sequences,
-    max_pages) int32; tile (tiles, 3) int32, each (first row, rows, sequence), its rows at
-    successive positions of one sequence; y (n, pad(HQ D)) float32, its padding zero. The rows of
-    all tiles are the rows of q, and a tile has at most `isa.attention_rows(HQ / HKV)`.
+    max_pages) int32; tile (tiles, 3) int32, each (first row, number of rows, sequence), where the
+    rows have successive positions in one sequence; y (n, pad(HQ D)) float32, padded with zeros. The
+    tiles together have all rows of q, and each has at most `isa.attention_rows(HQ / HKV)`.
 
-    For one row, head, and the keys t = first … position that it sees, with c = D^-1/2 log2(e):
+    For one row and head, with the visible keys t = first … position and c = D^-1/2 log2(e):
 
         score[t] = c · (fma chain over d ascending, from 0)
         m        = max score
@@ -38,8 +39,8 @@ def make_attention(
         sum      = lane t % 16 sums its e[t], t ascending; then lanes 0 … 15 ascending
         y        = (fma chain of e[t] · v[t] over t ascending, from 0) / sum
 
-    Work is dealt to threads by tiles and heads of keys, the tiles of a head side by side: a
-    sequence's next tile finds the keys and values of the one before in the cache.
+    Each thread computes some pairs of a tile and a key head, with the tiles of a head next to each
+    other, so that a sequence's next tile finds keys and values in the CPU's cache.
     """
     row = make_row(HQ, HKV, D, isa, dtype, window)
     several = make_tile(HQ, HKV, D, isa, dtype, window)
@@ -76,7 +77,7 @@ def make_attention(
                         Q, KP, VP, POS, PT, Y, layer, TILE[th % tiles, 0], TILE[th % tiles, 1],
                         TILE[th % tiles, 2], th // tiles, max_pages,
                     )  # fmt: skip
-        # A loop of its own, so a function of its own: together they run out of registers.
+        # A separate loop becomes a separate function; one for both would run out of registers.
         for th in T.parallel(tiles * HKV):
             if TILE[th % tiles, 1] == 1:
                 row(

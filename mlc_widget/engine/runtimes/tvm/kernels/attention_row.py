@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Attention of a single row: a decode step's, which waits for keys and values from memory."""
+"""Attention of a single row, as in decode steps; it is limited by memory bandwidth."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import (
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 SMALL = 15
-"""Vectors of 16 floats that TVM leaves on the stack, from where LLVM takes them into registers."""
+"""The number of vectors of 16 floats that TVM keeps on the stack, and LLVM then in registers."""
 
 
 def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None) -> Any:
     """``row(Q, KP, VP, POS, PT, Y, layer, row, seq, h, max_pages)`` for use in a kernel.
 
-    It writes the outputs of one row's G = HQ / HKV heads that read head h of keys and values. The
-    buffers and what is computed are those of `attention.make_attention`. The G heads share each
-    load of keys and values; several pages of keys, and several vectors of values, are summed at
-    once so that no sum waits for the one before, and two pages ahead are asked for.
+    It writes the outputs of those G = HQ / HKV heads of a row that read head h of keys and values.
+    See `attention.make_attention` for the buffers and the result. The G heads share each load of
+    keys and values. Several pages of keys, and several vectors of values, are summed concurrently,
+    so that no sum has to wait for the one before; two pages ahead are prefetched.
     """
     G = HQ // HKV
     scale = D**-0.5 * LOG2E
     windowed = window is not None
 
     def at_once(of: int) -> int:
-        """How many vectors of `of` to sum for all heads at once; divides `of`."""
+        """How many of `of` vectors to sum concurrently for all heads; a divisor of `of`."""
         room = max(1, min(4, isa.sums // G, SMALL // G))
         return max(k for k in range(1, of + 1) if of % k == 0 and k <= room)
 
     PAGES, DIMS = at_once(4), at_once(D // 16)
 
     def masked(value: Any, at: Any, start: Any, end: Any) -> Any:
-        """Scores of positions `at`, and -1e30 outside start … end - 1."""
+        """The scores of positions `at`, with -1e30 outside start … end - 1."""
         value = T.Select(at < T.broadcast(end, 16), value, splat(-1e30))
         if windowed:
             value = T.Select(T.broadcast(start, 16) <= at, value, splat(-1e30))
@@ -78,7 +78,7 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
 
     @T.inline
     def softmax(score, top, norm, first, pages):
-        """Scores → e, and norm = sum."""
+        """Replace scores by e, and set norm to their sum."""
         with T.sblock("softmax"):
             T.reads()
             T.writes()

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Attention of several rows of a sequence, which live by the speed of the arithmetic units."""
+"""Attention of several rows of a sequence, which is limited by arithmetic."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import (
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 STRIP = 6
-"""Pairs of a row and a head that are summed at once, in two halves."""
+"""The number of pairs of a row and a head that are summed concurrently, in two halves."""
 
 BLOCK = 4
-"""Pages that are read at once."""
+"""The number of pages that are processed together."""
 
 
 def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None) -> Any:
     """``several(Q, KP, VP, POS, PT, Y, layer, row, n, seq, h, max_pages)`` for use in a kernel.
 
-    It writes the outputs of rows row … row + n - 1, of the G = HQ / HKV heads that read head h of
-    keys and values. The buffers and what is computed are those of `attention.make_attention`.
+    It writes the outputs of rows row … row + n - 1, for the G = HQ / HKV heads that read head h of
+    keys and values. See `attention.make_attention` for the buffers and the result.
 
-    Pair c = r G + g is row r of the tile and head g of the group, so that heads are as good as
-    rows: for a block of BLOCK pages, keys (values) are converted to float32 once,
+    Pair c = r G + g is row r of the tile and head g of the group, so heads are treated like rows.
+    For a block of BLOCK pages, keys (and values) are converted to float32 once,
 
         keys (D, BLOCK PAGE), values (BLOCK PAGE, D)        in the first-level cache
 
-    and all strips of STRIP pairs pass over them. A strip multiplies STRIP broadcast numbers with as
-    many vectors of 16 keys (of 16 dimensions of values) as there are registers for the sums: each
-    operand that is loaded serves several products. While they run, the block that comes next is
-    asked for from memory. There are two passes, so that e[t] is made once, from the final maximum:
+    and are then used by all strips of STRIP pairs. A strip multiplies STRIP broadcast numbers with
+    as many vectors of 16 keys (or of 16 dimensions of values) as there are registers for the sums,
+    so that each loaded operand is used in several products. Meanwhile the next block is prefetched.
+    There are two passes, so that e[t] is computed once, from the final maximum:
 
         1. score (pages, pairs, 16), and its maxima
         2. e, its sums, and out += e · v
 
-    A strip skips what none of its rows sees: whole blocks; in the second pass, single keys. Keys
-    that only some of its rows see come last (and first, under a window), and are added pair by
-    pair, so that what lies in the others' places cannot be seen, were it not even a number. The
-    last strip is filled up with pairs that nobody reads. None of this touches the order of a sum.
+    A strip skips keys that none of its rows sees: whole blocks and, in the second pass, single
+    keys. Keys that only some of its rows see come last (with a window, also first). They are added
+    pair by pair, so that the memory of unseen keys, which may hold NaN, has no effect. The last
+    strip is filled up with unused pairs. None of this changes the order of a sum.
     """
     G = HQ // HKV
     PAIRS = -(-isa.attention_rows(G) * G // STRIP) * STRIP
@@ -56,10 +56,10 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
     KEYS = BLOCK * PAGE
     scale = D**-0.5 * LOG2E
     windowed = window is not None
-    # Vectors of keys, and of dimensions of values, that a strip sums at once.
+    # The numbers of vectors of keys, and of dimensions of values, that a strip sums concurrently.
     KV = max(k for k in range(1, BLOCK + 1) if BLOCK % k == 0 and k <= SUMS)
     DV = max(k for k in range(1, D // 16 + 1) if (D // 16) % k == 0 and k <= SUMS)
-    # How often a strip goes over a block's keys, its values; each time it asks for a page or two.
+    # How often a strip passes over a block's keys and values; each time it prefetches some pages.
     KEY_TURNS, VALUE_TURNS = BLOCK // KV, D // 16 // DV
     lanes = T.ramp(T.int32(0), T.int32(1), 16)
 
@@ -67,7 +67,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
         return T.broadcast(T.Cast("int32", value), 16)
 
     def next_page(PT: Any, seq: Any, p: Any, pages: Any, turn: Any) -> Any:
-        """The page of the block after page p's that a strip asks for in its `turn`."""
+        """The page of the next block, after that of page p, to prefetch in pass `turn`."""
         return PT[seq, T.min(p + BLOCK + turn % BLOCK, pages - 1)]
 
     @T.inline
@@ -106,7 +106,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
         with T.sblock("scores"):
             T.reads()
             T.writes()
-            # In halves: TVM puts what has 1 KiB and more on the heap.
+            # In halves, as TVM puts buffers of 1 KiB or more on the heap.
             upper = in_registers((HALF * KV, 16))
             lower = in_registers((HALF * KV, 16))
             for i in T.unroll(HALF * KV):
@@ -133,7 +133,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
 
     @T.inline
     def mask(score, p, c, start, end, last):
-        """-1e30 where a pair of the strip does not see a key of the block."""
+        """Set the score to -1e30 where a pair of the strip does not see a key of the block."""
         for k in T.serial(BLOCK):
             for i in T.serial(STRIP):
                 row: T.let = T.min((c + i) // G, last)
@@ -159,7 +159,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
 
     @T.inline
     def exponentials(score, top, total, p, c, count):
-        """Scores → e in pages p … p + count - 1, and their sums by lanes."""
+        """Replace the scores of pages p … p + count - 1 by e, and add them to the lanes' sums."""
         with T.sblock("exponentials"):
             T.reads()
             T.writes()
@@ -236,7 +236,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
         if p * PAGE < end + upper:
             for k in T.serial(KEY_TURNS):
                 scores(query, keys, score, KP, PT, layer, seq, h, p, pages, c, k * KV)
-            # How many keys the first row does not see yet, or the last no more.
+            # The number of keys that the first row does not see yet, or the last no longer sees.
             ragged: T.let = (p + BLOCK) * PAGE - (end + c // G)
             if (T.max(ragged, start + upper - p * PAGE) if windowed else ragged) > 0:
                 mask(score, p, c, start, end, last)
@@ -252,7 +252,7 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
         seen: T.let = T.min(end + upper - p * PAGE, T.int64(KEYS))
         if seen > 0:
             exponentials(score, top, total, p, c, (seen + PAGE - 1) // PAGE)
-            # Keys low … high - 1 of the block are seen by all.
+            # All rows see keys low … high - 1 of the block.
             high: T.let = T.max(T.min(end + first - p * PAGE, T.int64(KEYS)), T.int64(0))
             low: T.let = T.min(T.max(start + upper - p * PAGE, T.int64(0)), high)
             if windowed:

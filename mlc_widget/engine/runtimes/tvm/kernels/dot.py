@@ -1,8 +1,8 @@
-"""Integer dot products of the CPUs that have them: unsigned codes × signed 8-bit activations.
+"""Integer dot products of unsigned codes and signed 8-bit activations, for CPUs that have them.
 
-All are exact: the largest sum of a group is 32 · 255 · 128, and where 16-bit sums occur (`Dot`
-"avx2" with codes below 16) the largest is 8 · 2 · 15 · 127 = 30480. So every CPU computes the same
-bits. Codes of up to 8 bits take `wide`, for which "avx2" multiplies 16-bit integers instead.
+All are exact. The largest sum of a group is 32 · 255 · 128, and the largest sum of 16 bits (in
+`Dot` "avx2", with codes below 16) is 8 · 2 · 15 · 127 = 30480. So all CPUs compute the same bits.
+Codes of up to 8 bits need `wide`, for which "avx2" multiplies 16-bit integers instead.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Dot:
 
     Attributes:
         name: ``avx512vnni``, ``avxvnni`` or ``avx2``.
-        lanes: Outputs in a vector, 16 or 8; a word of four codes for each.
-        partial: Dtype of the sum while it runs.
-        partial_lanes: Lanes of the sum while it runs.
+        lanes: The number of outputs in a vector, 16 or 8, each with a word of four codes.
+        partial: The dtype of the running sum.
+        partial_lanes: The number of lanes of the running sum.
     """
 
     name: str
@@ -30,11 +30,11 @@ class Dot:
     partial_lanes: int
 
     def sum_type(self, wide: bool) -> tuple[str, int]:
-        """Dtype and lanes of the sum while it runs."""
+        """The dtype and the number of lanes of the running sum."""
         return ("int32", self.lanes) if wide else (self.partial, self.partial_lanes)
 
     def start(self, offset: Any, wide: bool = False) -> Any:
-        """The sum before the first product; `offset` is an int32 that all lanes begin with."""
+        """The sum before the first product; all lanes begin with the int32 `offset`."""
         if self.name == "avx2" and not wide:
             return T.broadcast(T.int16(0), 16)
         return T.broadcast(offset, self.lanes)
@@ -42,8 +42,8 @@ class Dot:
     def add(self, total: Any, codes: Any, x: Any, wide: bool = False) -> Any:
         """Total + the four products of each lane.
 
-        `codes` is a vector of uint32 words, four codes to a word, below 16 unless `wide`; `x` is
-        one int32 word of four int8.
+        `codes` is a vector of uint32 words with four codes each, below 16 unless `wide`; `x` is an
+        int32 word with four int8.
         """
         words = T.broadcast(x, self.lanes)
         if self.name == "avx2" and wide:
@@ -72,7 +72,7 @@ class Dot:
 
 
 def _products16(codes: Any, x: Any, odd: bool) -> Any:
-    """The two products of each lane's even bytes, or of its odd ones, by 16-bit integers."""
+    """The two products of each lane's even bytes, or of its odd ones, as 16-bit integers."""
     if odd:
         weights = T.bitwise_and(
             T.shift_right(codes, T.broadcast(T.uint32(8), 8)), T.broadcast(T.uint32(0x00FF00FF), 8)

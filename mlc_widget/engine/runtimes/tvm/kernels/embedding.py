@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Rows of the embedding table, from the layout that the output layer's matmul reads."""
+"""Gathers rows of the embedding table, which has the layout for the output layer's matmul."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 
 def make_embedding_codes(H: int, V: int, bits: int, dtype: str, isa: Isa) -> Any:
-    """Gather and dequantise.
+    """Gather and dequantize.
 
     Shapes: ids (n,) int32 below V; w (V/16, H/P, 16) uint32 and s (V/16, H/32, 16) of `dtype` as in
     `make_matmul_codes`; y (n, H) float32. H and V are padded sizes. Exact: (code - zero) · s.
@@ -54,8 +54,8 @@ def make_embedding_codes(H: int, V: int, bits: int, dtype: str, isa: Isa) -> Any
 def make_embedding_floats(H: int, V: int, dtype: str, isa: Isa) -> Any:
     """Gather.
 
-    Shapes: ids (n,) int32 below V; w (V/16, H, 16) of `dtype` as in `make_matmul_floats`, and again
-    as s; y (n, H) float32. H and V are padded sizes.
+    Shapes: ids (n,) int32 below V; w (V/16, H, 16) of `dtype` as in `make_matmul_floats`; s is not
+    read, and callers pass w for it; y (n, H) float32. H and V are padded sizes.
     """
 
     @T.prim_func(s_tir=True)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""What encoders (BERT) have that decoders have not: LayerNorm and GELU."""
+"""Kernels that only encoders (BERT) need: LayerNorm and GELU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_layer_norm(H: int, eps: float, isa: Isa, *, terms: int = 1) -> Any:
     HP = pad(H)
 
     def kept(value: Any, k: Any) -> Any:
-        """Without the padding, which is zero and not the mean."""
+        """The value, but zero in the padding, where x - mean would not be zero."""
         if HP == H:
             return value
         at = T.ramp(T.Cast("int32", k) * 16, T.int32(1), 16)

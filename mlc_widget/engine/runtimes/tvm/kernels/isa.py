@@ -1,4 +1,4 @@
-"""The 16-lane vector vocabulary of the kernels, and what they need to know about the CPU."""
+"""The kernels' operations on vectors of 16 lanes, and the CPU's features on which they depend."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _EXP2 = (
 
 
 def in_registers(shape: tuple[int, ...], dtype: str = "float32") -> Any:
-    """A small buffer of a kernel's own, on the stack.
+    """A small local buffer of a kernel, on the stack.
 
-    LLVM keeps it in registers where all its indices are constants once loops are unrolled. TVM
-    would put a buffer of scope "local", or of 1 KiB and more, on the heap instead, and every use
-    of it would be one of memory.
+    LLVM keeps it in registers if all its indices are constants after loops have been unrolled. A
+    buffer of scope "local", or of 1 KiB or more, would be put on the heap by TVM instead, and every
+    access would go to memory.
     """
     return T.alloc_buffer(shape, dtype, annotations={"disable_lower_builtin": True})
 
@@ -67,16 +67,17 @@ def usplat(value: Any) -> Any:
 
 
 def prefetch(buffer: Any, index: list[Any]) -> Any:
-    """The statement that asks for the cache line of an element; it may lie outside the buffer."""
+    """A statement that prefetches the cache line of an element, which may be out of bounds."""
     where = T.address_of(buffer[tuple(index)])
     return T.evaluate(T.call_intrin("void", "tirx.prefetch", where, 0, 3, 1))
 
 
 def hmax(v: Any) -> Any:
-    """The largest lane; exact, so its order does not matter.
+    """The largest lane.
 
-    It is found among integers that are in the order of the floats, -0 below 0: of floats LLVM makes
-    a chain of sixteen comparisons, of integers a tree.
+    A maximum is exact, so the order of comparisons does not matter. The lanes are compared as
+    integers in the order of the floats, with -0 below 0: LLVM makes a tree of comparisons for
+    integers, but a chain of sixteen for floats.
     """
     largest = T.call_llvm_pure_intrin(
         "int32", "llvm.vector.reduce.smax.v16i32", _ordered(T.reinterpret(I32, v), LANES)
@@ -85,7 +86,7 @@ def hmax(v: Any) -> Any:
 
 
 def _ordered(bits: Any, lanes: int) -> Any:
-    """A float's bits as an integer in the floats' order, and back: negative ones are turned."""
+    """Map a float's bits to an integer in the order of floats, or back, by flipping negatives."""
 
     def constant(value: int) -> Any:
         return T.broadcast(T.int32(value), lanes) if lanes > 1 else T.int32(value)
@@ -96,16 +97,16 @@ def _ordered(bits: Any, lanes: int) -> Any:
 
 @dataclass(frozen=True)
 class Isa:
-    """What the kernels adapt to. Changing a field changes the compiled code's cache key.
+    """The CPU's features on which kernels depend. The compiled code's cache key includes them.
 
     Attributes:
-        fma: The CPU has fused multiply-add.
-        matmul_rows: Rows that a matmul handles at once: 1, 2, 4, 8 or 16, as many accumulators of
-            16 floats as the CPU's registers hold beside the operands.
-        registers: How many vectors of 16 floats the CPU's registers hold.
-        f16c: The CPU converts float16.
-        dot: The integer dot product that the CPU has (a name of `dot.DOTS`), or nothing.
-        int8_rows: Rows that a matmul of 8-bit activations handles at once.
+        fma: Whether the CPU has fused multiply-add.
+        matmul_rows: The number of rows of a matmul's tile: 1, 2, 4, 8 or 16, which is the number of
+            accumulators of 16 floats that fit into the CPU's registers besides the operands.
+        registers: The number of vectors of 16 floats that fit into the CPU's registers.
+        f16c: Whether the CPU converts float16.
+        dot: The CPU's integer dot product (a name in `dot.DOTS`), or "".
+        int8_rows: The number of rows of the tile of a matmul with 8-bit activations.
     """
 
     fma: bool
@@ -117,33 +118,29 @@ class Isa:
 
     @property
     def chains(self) -> int:
-        """Into how many sums a row's products of one group are dealt, so that they wait less."""
+        """The number of independent sums for a row's products of one group."""
         return 2 if self.registers >= 32 else 1
 
     @property
     def sums(self) -> int:
-        """How many vectors of 16 floats a kernel should sum into at once."""
+        """The number of vectors of 16 floats into which a kernel should sum concurrently."""
         return self.registers * 3 // 4
 
     def attention_rows(self, group: int) -> int:
-        """Query rows of one sequence that share a pass over its keys, for `group` heads each.
+        """The number of query rows of an attention tile, for `group` heads each.
 
         Their queries and one block of keys fit into the first-level cache.
         """
         return max(1, 60 // group)
 
     def mul_add(self, a: Any, b: Any, c: Any, lanes: int = LANES) -> Any:
-        """``a * b + c``, rounded once where the CPU can."""
+        """``a * b + c``, rounded once if the CPU has fused multiply-add."""
         if self.fma:
             return T.call_llvm_pure_intrin(f"float32x{lanes}", f"llvm.fma.v{lanes}f32", a, b, c)
         return a * b + c
 
     def load(self, buffer: Any, index: list[Any], dtype: str) -> Any:
-        """16 lanes of a float32 or float16 buffer as float32, exactly.
-
-        Without the CPU's help a float16's bits are put into a float32's, whose exponent is then
-        112 too small; that is right for subnormal numbers too.
-        """
+        """Load 16 lanes of a float32 or float16 buffer as float32, exactly."""
         if dtype == "float32":
             return buffer.vload(index, F32)
         if self.f16c:
@@ -151,7 +148,11 @@ class Isa:
         return self.widen(T.reinterpret("uint16x16", buffer.vload(index, F16)))
 
     def widen(self, bits: Any, lanes: int = LANES) -> Any:
-        """The float16 numbers with these bits as float32, exactly, without the CPU's help."""
+        """Convert the bits of float16 to float32, exactly, without instructions for it.
+
+        The bits are put into a float32, whose exponent is then too small by 112. This is also right
+        for subnormal numbers.
+        """
 
         def all_lanes(value: int) -> Any:
             return T.broadcast(T.uint32(value), lanes)
@@ -164,7 +165,7 @@ class Isa:
         return T.reinterpret(f"float32x{lanes}", both)
 
     def store(self, buffer: Any, index: list[Any], value: Any, dtype: str) -> Any:
-        """The statement that writes 16 float32 lanes to a float32 or float16 buffer, rounded."""
+        """A statement that stores 16 float32 lanes in a float32 or float16 buffer, rounded."""
         return buffer.vstore(index, T.Cast(F16, value) if dtype == "float16" else value)
 
     def exp2(self, x: Any) -> Any:

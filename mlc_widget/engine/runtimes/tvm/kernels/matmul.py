@@ -1,15 +1,15 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Linear layers, y = x · Wᵀ (+ bias) (+ residual), for one row and for tiles of rows.
 
-Weights lie in blocks of 16 outputs, one output per lane. One group is 32 inputs. For each output n
-and row m the order of the sum is
+Weights are in blocks of 16 outputs, one output per lane. A group is 32 inputs. For each output n
+and row m, the order of the sum is
 
     g[i] = Σ p[j] ascending,  p[j] = fma chain of w[k] · x[k], from 0,     inputs k ascending,
            over the inputs k of group i with k % chains = j
     y    = fma(s[i], g[i], y)                                              groups ascending
 
-and then y + bias + residual, for any tile of rows and any number of threads. Float weights have no
-scale: y + g[i].
+and then y + bias + residual, for any tile of rows and any number of threads. For float weights,
+which have no scales, it is y + g[i].
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 GROUP = 32
 AHEAD = 192
-"""How many cache lines of weights a single row asks for in advance."""
+"""The number of cache lines of weights that are prefetched for a single row."""
 
 
 def code(word: Any, k: Any, bits: int, zero: int | None = None) -> Any:
     """``code - zero`` as float32 lanes, exactly, for the code at bits `bits` k of each word.
 
-    `zero` is MLC's unless it is given.
+    `zero` is MLC's by default.
 
-    The code is put, where it lies, into the mantissa of a float whose unit is that bit, so that a
-    subtraction makes the number: and, or, subtract, and no shift but one for the upper half.
+    The code's bits are put, without moving them, into the mantissa of a float whose unit is the
+    lowest of these bits, so a subtraction gives the number. This takes an and, an or and a
+    subtraction, and one shift for all codes in the upper half.
     """
     per_half = 16 // bits
     half = T.shift_right(word, usplat(T.Cast("uint32", k // per_half * 16)))
@@ -57,10 +58,10 @@ def make_matmul_codes(
 ) -> Any:
     """4- or 8-bit weights × float32 activations.
 
-    Shapes: x (M, K) float32; w (N/16, K/P, 16) uint32, P = 32 / bits inputs to a word, lowest bits
-    first; s (N/16, K/32, 16) of `dtype`, float32 or float16; b (N,) float32 if `bias`; r (M, N)
-    float32 if `residual`; y (M, N) float32. The weight of a code c is (c - zero) · s, zero being 7
-    for 4 bits and 127 for 8. K and N are multiples of 32.
+    Shapes: x (M, K) float32; w (N/16, K/P, 16) uint32 with P = 32 / bits inputs per word, lowest
+    bits first; s (N/16, K/32, 16) of `dtype`, float32 or float16; b (N,) float32 if `bias`; r
+    (M, N) float32 if `residual`; y (M, N) float32. The weight of a code c is (c - zero) · s, where
+    zero is 7 for 4 bits and 127 for 8. K and N are multiples of 32.
     """
     G, NB, P, C = K // GROUP, N // 16, 32 // bits, isa.chains
     LINES, ROWS_PER_LINE = GROUP // P, 1
@@ -108,8 +109,8 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
     """Float weights × float32 activations.
 
     Shapes: x (M, K) float32; w (N/16, K, 16) of `dtype`, float32 or float16; b (N,) float32 if
-    `bias`; r (M, N) float32 if `residual`; y (M, N) float32. K and N are multiples of 32. (`s` is
-    not read: callers pass w again, so that all matmuls are called alike.)
+    `bias`; r (M, N) float32 if `residual`; y (M, N) float32. K and N are multiples of 32. `s` is
+    not read; callers pass w for it, so that all matmuls have the same arguments.
     """
     G, NB, C = K // GROUP, N // 16, isa.chains
     ROWS_PER_LINE = 1 if dtype == "float32" else 2
@@ -152,7 +153,7 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
 
 
 def _total(isa: Isa) -> Any:
-    """The sum of a row's chains, chain j of row r of R being vector j R + r."""
+    """The sum of a row's chains, where chain j of row r of R is vector j R + r."""
 
     def total(grp: Any, r: Any, R: int) -> Any:
         value = grp.vload([r, 0], F32)
@@ -184,15 +185,15 @@ def _over_rows(
 ) -> Any:
     """A PrimFunc that runs `block` for every 16 outputs (in parallel) and all rows (in tiles).
 
-    The rows are dealt to the largest tiles first; a block's weights stay in the cache while its
-    tiles pass, and with the first tile the next block is asked for.
+    The largest tiles come first. A block's weights stay in the cache for all its tiles; during the
+    first tile, the next block is prefetched.
     """
     NB = N // 16
     R = isa.matmul_rows
 
     @T.inline
     def leftover(X, W, S, B, RES, Y, nb, M, rows):
-        # Tiles of `rows` come after all tiles of twice as many, at most once.
+        # At most one tile of `rows` is left after all tiles of twice as many rows.
         if rows < R:  # noqa: SIM102 - known when the kernel is made
             if M % (2 * rows) >= rows:
                 block(X, W, S, B, RES, Y, nb, M // (2 * rows) * (2 * rows), rows)

@@ -1,20 +1,20 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Linear layers of weights in ggml's blocks (`tvm.blocks`), y = x · Wᵀ (+ bias) (+ residual).
+"""Linear layers with weights in ggml's blocks (`tvm.blocks`), y = x · Wᵀ (+ bias) (+ residual).
 
-With 8-bit activations (`kernels.quantize`), for each output n and row m, over the groups of weights
-ascending (of 32 inputs, or two halves of 16):
+With 8-bit activations (`kernels.quantize`), the sum for each output n and row m is over the groups
+of weights (of 32 inputs, or two halves of 16), in ascending order:
 
     d = Σ code · q − zero · Σ q                                     exact
     y = fma(float(d), s · x, y)                                     from 0; x is the scale of q
-    y = fma(fma(s, float(d), −m · float(Σ q)), x, y)                where there are minima
+    y = fma(fma(s, float(d), −m · float(Σ q)), x, y)                for formats with minima
 
-and with float activations, over the groups of 32 inputs ascending:
+With float activations, it is over the groups of 32 inputs, in ascending order:
 
     w = fma(s, code − zero, −m)                                     the weight, rounded once
     y = y + Σ p[j],  p[j] = fma chain of w · x, from 0              over every chain-th code
 
-and then y + bias + residual, for any tile of rows and any number of threads. `s` and `m` are
-products of scales and factors, exact in float32.
+Then follow + bias and + residual. The order is the same for any tile of rows and any number of
+threads. `s` and `m` are products of scales and factors, exact in float32.
 """
 
 from __future__ import annotations
@@ -81,19 +81,19 @@ class _Reader:
 def make_matmul_blocks_int8(
     K: int, kind: BlockFormat, isa: Isa, *, residual: bool, bias: bool
 ) -> Any:
-    """Weights in blocks × 8-bit activations, of N outputs that are columns `first` on of C.
+    """Weights in blocks × 8-bit activations; the N outputs are columns `first` … of C.
 
     Shapes: q (M, `quantized_words(K)`) int32; w as `blocks.matrix_words` for N outputs; b (C,)
-    float32 if `bias`, else q again, which is then not read for it; r (M, C) float32 if `residual`,
-    else q again; `first` int64; y (M, C) float32. K and N are multiples of 32.
+    float32 if `bias`; r (M, C) float32 if `residual`; `first` int64; y (M, C) float32. K and N are
+    multiples of 32. Without `bias` or `residual`, q is passed for b or r and not read.
 
-    N, C and `first` are known when it is called, so that one kernel serves all matrices of a type
-    and a number of inputs.
+    N, C and `first` are known only when it is called, so one kernel serves all matrices of a type
+    with the same number of inputs.
 
     Args:
-        K: Inputs.
-        kind: How the weights are held.
-        isa: The CPU.
+        K: The number of inputs.
+        kind: The format of the weights.
+        isa: The CPU's features.
         residual: Whether a residual is added.
         bias: Whether a bias is added.
     """
@@ -112,7 +112,7 @@ def make_matmul_blocks_int8(
         return buffer.vload([i, 0], f"{sum_dtype}x{sum_lanes}")
 
     def sum_of(Q: Any, m: Any, g: Any, h: Any) -> Any:
-        """Σ q of what one group of weights meets."""
+        """Σ q over the inputs of one group of weights."""
         if SPLIT == 2:
             return Q[m, SUMS + g * 2 + h]
         return Q[m, SUMS + g * 2] + Q[m, SUMS + g * 2 + 1]
@@ -136,7 +136,7 @@ def make_matmul_blocks_int8(
 
     @T.inline
     def half(Q, W, acc, total, nb, part, row, g, h, ROWS):
-        """Half h of group g, or all of it."""
+        """Add half h of group g, or the whole group."""
         for r in T.unroll(ROWS):
             total.vstore([r, 0], dot.start(offset(Q, row + r, g, h), wide))
         if wide:
@@ -176,7 +176,7 @@ def make_matmul_blocks_int8(
 
     @T.inline
     def tile(Q, W, B, RES, Y, first, nb, part, row, ROWS):
-        """Rows row … row + ROWS - 1 of lanes part · L … of block nb."""
+        """Compute rows row … row + ROWS - 1 of lanes part · L … of block nb."""
         with T.sblock("tile"):
             T.reads()
             T.writes()
@@ -233,11 +233,11 @@ def _name(how: str, kind: BlockFormat, K: int, bias: bool, residual: bool) -> st
 
 
 def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, bias: bool) -> Any:
-    """Weights in blocks × float32 activations, of N outputs that are columns `first` on of C.
+    """Weights in blocks × float32 activations; the N outputs are columns `first` … of C.
 
-    Shapes: x (M, K) float32; w as `blocks.matrix_words` for N outputs; b (C,) float32 if `bias`,
-    else x again, which is then not read for it; r (M, C) float32 if `residual`, else x again;
-    `first` int64; y (M, C) float32. K and N are multiples of 32. The arguments are those of
+    Shapes: x (M, K) float32; w as `blocks.matrix_words` for N outputs; b (C,) float32 if `bias`; r
+    (M, C) float32 if `residual`; `first` int64; y (M, C) float32. K and N are multiples of 32.
+    Without `bias` or `residual`, x is passed for b or r and not read. For the arguments, see
     `make_matmul_blocks_int8`.
     """
     G, R = K // 32, isa.matmul_rows
@@ -257,7 +257,7 @@ def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, b
         return value + RES.vload([m, n], F32) if residual else value
 
     def second(first: Any, ROWS: int) -> Any:
-        """The other chain's sums. One buffer for both would not be kept in registers."""
+        """The sums of the other chain; one buffer for both would not be kept in registers."""
         return in_registers((ROWS, 16)) if isa.chains == 2 else first
 
     def both(even: Any, odd: Any, r: Any) -> Any:
@@ -334,7 +334,7 @@ def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, b
 
     @T.inline
     def leftover(X, W, B, RES, Y, first, nb, M, rows):
-        # Tiles of `rows` come after all tiles of twice as many, at most once.
+        # At most one tile of `rows` is left after all tiles of twice as many rows.
         if rows < R:  # noqa: SIM102 - known when the kernel is made
             if M % (2 * rows) >= rows:
                 block(X, W, B, RES, Y, first, nb, M // (2 * rows) * (2 * rows), rows)
@@ -375,7 +375,7 @@ def make_embedding_blocks(H: int, kind: BlockFormat, isa: Isa) -> Any:
     per_word = 32 // kind.bits if kind.coded else 1
 
     def word_and_place(k: Any) -> tuple[Any, Any]:
-        """The word of a lane that has input k, and where in it."""
+        """The word of a lane that has input k, and the place in the word."""
         if kind.bits == 8:  # pairs of words: 0 2 4 6 and 1 3 5 7 of eight
             return k // 8 * 2 + k % 2, k % 8 // 2
         return k // per_word, k % per_word

@@ -2,7 +2,7 @@
 """Linear layers of 4-bit weights × 8-bit activations, y = x · Wᵀ (+ bias) (+ residual).
 
 Blocks, groups and words of weights are those of `matmul`; activations are those of `quantize`.
-For each output n and row m
+For each output n and row m, the order of the sum is
 
     d[i] = Σ code · q + offset[i]                 exact, over the 32 inputs of group i
     y    = fma(float(d[i]), s[i] · scale[i], y)   groups ascending, from 0
@@ -27,15 +27,15 @@ _MASK = 0x0F0F0F0F
 def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bias: bool) -> Any:
     """4-bit weights × 8-bit activations.
 
-    Shapes: q (M, `quantized_words(K)`) int32 as `quantize` makes it; w (N/16, K/8, 16) uint32 and
+    Shapes: q (M, `quantized_words(K)`) int32 as made by `quantize`; w (N/16, K/8, 16) uint32 and
     s (N/16, K/32, 16) of `dtype`, float32 or float16, as in `matmul.make_matmul_codes`; b (N,)
-    float32 if `bias`, else q again, which is not read for it; r (M, N) float32 if `residual`, else
-    q again; y (M, N) float32. K and N are multiples of 32.
+    float32 if `bias`; r (M, N) float32 if `residual`; y (M, N) float32. K and N are multiples of
+    32. Without `bias` or `residual`, q is passed for b or r and not read.
 
-    Work is dealt to threads by blocks of outputs; a block's weights stay in the cache while all
-    tiles of rows pass over them, and with the first tile the next block is asked for. A single row
-    lives by the memory's speed: it reads the weights as one stream, and asks for them 12 KiB ahead,
-    across the ends of blocks.
+    Each thread computes some blocks of outputs. A block's weights stay in the cache for all tiles
+    of rows; during the first tile, the next block is prefetched. A single row is limited by memory
+    bandwidth: it reads the weights as one stream, which is prefetched 12 KiB ahead, across the ends
+    of blocks.
     """
     G, NB, R = K // 32, N // 16, isa.int8_rows
     dot = DOTS[isa.dot]
@@ -53,7 +53,7 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
 
     @T.inline
     def tile(Q, W, S, B, RES, Y, nb, part, row, ROWS):
-        """Rows row … row + ROWS - 1 of lanes part · L … of block nb."""
+        """Compute rows row … row + ROWS - 1 of lanes part · L … of block nb."""
         with T.sblock("tile"):
             T.reads()
             T.writes()

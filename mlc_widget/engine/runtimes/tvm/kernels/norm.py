@@ -12,10 +12,10 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, in_registers, p
 
 @T.inline
 def inverse_rms(X, m, start, H, eps, isa, inv):
-    """``inv[0]`` = rsqrt(mean(x²) + eps) of row m's H features from `start` on.
+    """Set ``inv[0]`` to rsqrt(mean(x²) + eps) of row m's H features from `start` on.
 
     Order of the sum of squares: lane l sums x[l], x[16 + l], … ascending; then the lanes 0 … 15
-    ascending. What pads the features is zero.
+    ascending. The padding of the features is zero.
     """
     squares = in_registers((16,))
     squares.vstore([0], splat(0.0))
@@ -29,7 +29,7 @@ def inverse_rms(X, m, start, H, eps, isa, inv):
 
 
 def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
-    """RMSNorm of all rows, or with `rows` of those that `ids` names, in its order.
+    """RMSNorm of all rows or, with `rows`, of those whose indices are in `ids`, in that order.
 
     Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
     y (m, HP) float32. Padding of w and x is zero, and so is that of y.
@@ -77,7 +77,7 @@ def make_rms_norm(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
 
 
 def make_rms_norm_add(H: int, eps: float, isa: Isa) -> Any:
-    """RMSNorm of all rows, added to others: y = r + rms_norm(x).
+    """RMSNorm of all rows, added to a residual: y = r + rms_norm(x).
 
     Shapes: x, r, y (n, HP) float32 with HP = pad(H); w (HP,) float32. Padding is zero.
     """
@@ -112,10 +112,10 @@ def make_rms_norm_add(H: int, eps: float, isa: Isa) -> Any:
 
 
 def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
-    """RMSNorm of every head of queries and of keys, in place.
+    """RMSNorm of every query head and key head, in place.
 
-    Shapes: x (n, pad((HQ + 2 HKV) D)) float32, queries before keys before values; wq, wk (pad(D),)
-    float32. D is a multiple of 16.
+    Shapes: x (n, pad((HQ + 2 HKV) D)) float32: queries, keys, values; wq, wk (pad(D),) float32. D
+    is a multiple of 16.
     """
 
     @T.inline

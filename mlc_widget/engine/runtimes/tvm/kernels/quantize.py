@@ -1,14 +1,15 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Activations as 8-bit integers, alone or fused with what makes them.
+"""Quantizes activations to 8-bit integers, alone or fused with the operation before.
 
 A group of 32 features of a row becomes 32 int8 and a scale:
 
     scale = max |x| / 127,   q = round_half_even(x · (127 / max |x|)),   all 0 where max |x| is 0
 
-The integers lie as `matmul_int8` reads them against MLC's 4-bit codes, eight to a word, of which
-masks take the even and the odd ones: two int32 words for eight features, whose bytes are features
-0 2 4 6 and 1 3 5 7. A row ends with what belongs to its groups: the bits of their scales, their
-offsets -zero · Σ q, with which the products of MLC's codes begin, and the Σ q of their halves:
+The integers are in the order in which `matmul_int8` multiplies them with MLC's 4-bit codes. Of the
+eight codes in a word, masks select the even or the odd ones, so eight features are two int32 words,
+whose bytes are features 0 2 4 6 and 1 3 5 7. At the end of a row are the values of its groups: the
+bits of their scales, their offsets -zero · Σ q (where sums of products with MLC's codes begin), and
+Σ q for each of their halves:
 
     q (M, `quantized_words(K)`) int32:      K/4 words | K/32 scales | K/32 offsets | K/16 sums
 """
@@ -37,7 +38,7 @@ _EVEN_ODD = [8 * word + 2 * i + odd for word in range(4) for odd in range(2) for
 
 
 def quantized_words(K: int) -> int:
-    """Words of a quantised row of K features."""
+    """The number of words of a quantized row of K features."""
     return K // 4 + K // 32 + K // 32 + K // 16
 
 
@@ -61,7 +62,7 @@ def _sum(v: Any) -> Any:
 
 @T.inline
 def _group(a, b, Q, K, m, g):
-    """Quantise group g of row m from its two vectors."""
+    """Quantize group g of row m, given as two vectors."""
     most: T.let = hmax(T.max(_abs(a), _abs(b)))
     inverse: T.let = T.Select(most > T.float32(0), T.float32(127) / most, T.float32(0))
     qa: T.let = _round(a * splat(inverse))
@@ -76,7 +77,7 @@ def _group(a, b, Q, K, m, g):
 
 
 def make_quantize(K: int, isa: Isa) -> Any:
-    """Quantise rows.
+    """Quantize rows.
 
     Shapes: x (M, K) float32; q as above. K is a padded size.
     """
@@ -108,10 +109,10 @@ def make_quantize(K: int, isa: Isa) -> Any:
 
 
 def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
-    """SiLU · mul of `activation.make_silu_mul`, quantised.
+    """`activation.make_silu_mul` with a quantized result.
 
-    Shapes: x (M, 2 IP) float32, the gate's IP features before the other's; q, scale, offset as
-    above for K = IP. IP is a padded size.
+    Shapes: x (M, 2 IP) float32, of which the first IP features are the gate; q as above for K = IP.
+    IP is a padded size.
     """
 
     def gated(X: Any, m: Any, k: Any) -> Any:
@@ -146,7 +147,7 @@ def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
 
 
 def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
-    """RMSNorm of `norm.make_rms_norm`, quantised.
+    """`norm.make_rms_norm` with a quantized result.
 
     Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
     q as above for K = HP and m rows.

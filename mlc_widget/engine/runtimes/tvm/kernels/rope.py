@@ -1,14 +1,14 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Rotary embedding, and the paged cache of keys and values.
 
-A page holds PAGE tokens of one sequence. Keys lie dimension-major within a page, values
-token-major, so that both passes of attention read whole vectors. All layers of a page lie together,
-so that memory is touched as pages are used:
+A page holds PAGE tokens of one sequence. Within a page, keys are dimension-major and values
+token-major, so that attention reads whole vectors of both. All layers of a page are adjacent, so
+that memory is used only as pages are:
 
     k_pages (pages, layers, kv heads, D, PAGE)      v_pages (pages, layers, kv heads, PAGE, D)
 
-float16 or float32; float16 is half the memory and half the traffic, and rounds each key and value
-to 11 bits.
+The dtype is float32 or float16, which takes half the memory and bandwidth, and rounds each key and
+value to 11 bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
 def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32") -> Any:
-    """Rotate queries and keys by their positions, store keys and values into their pages.
+    """Rotate queries and keys by their positions, and store keys and values in their pages.
 
     Shapes: qkv (n, pad((HQ + 2 HKV) D)) float32; cos, sin (positions, D/2) float32;
     position (n,) int32; slot (n,) int32, page · PAGE + offset; pages as above, of
