@@ -5,7 +5,7 @@
 The built-in model reads held-out conversations of its evaluation. Compared with "faithful"
 (float32 activations, keys and values) are "fast" (8-bit activations, float16 keys and values) and
 each half of it: the error of all logits relative to the largest (root mean square, and largest),
-how often the likeliest token is the same, and the perplexity of the answers' tokens.
+how often the most probable token is the same, and the perplexity of the answers' tokens.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> None:
         print(
             f"{name:>34}: error {square / largest:.2e} (largest "
             f"{max(float(np.abs(e).max()) for e in errors) / largest:.2e}), "
-            f"same likeliest token {same.mean():.2%}, perplexity {ppl:.4f}"
+            f"same most probable token {same.mean():.2%}, perplexity {ppl:.4f}"
         )
 
 

@@ -2,7 +2,7 @@
 
 The tiny models of `golden` have few features, sharp attention and logits that are all alike, so
 that they magnify any rounding tenfold. These are shaped as trained models are: 256 features, some
-of which the norms let stand out, attention that looks at many tokens, and a likeliest token well
+of which the norms let stand out, attention that looks at many tokens, and a most probable token well
 above the others, as the output layer knows each token by its embedding.
 """
 

@@ -50,8 +50,8 @@ def test_an_answer_that_was_begun_ends_as_the_template_writes_it(template, begun
     assert text == "<user>?<|im_end|>" + ends
 
 
-def test_a_template_that_leaves_the_last_answer_out_cannot_go_on_with_it():
-    with pytest.raises(UnsupportedFieldError, match="cannot go on"):
+def test_a_template_that_leaves_the_last_answer_out_cannot_continue_it():
+    with pytest.raises(UnsupportedFieldError, match="cannot be continued"):
         prompt("{{ messages[0].content }}", {"role": "user", "content": "?"},
                {"role": "assistant", "content": "begun"})  # fmt: skip
 
