@@ -1,9 +1,9 @@
 """Random models wide enough for 8-bit activations, made from a seed wherever they are needed.
 
 The tiny models of `golden` have few features, sharp attention and logits that are all alike, so
-that they magnify any rounding tenfold. These are shaped as trained models are: 256 features, some
-of which the norms let stand out, attention that looks at many tokens, and a most probable token well
-above the others, as the output layer knows each token by its embedding.
+that they magnify any rounding tenfold. These are shaped like trained models: 256 features, some of
+which the norms make much larger, attention to many tokens, and one token that is much more probable
+than the others, because the output layer is tied to the embedding.
 """
 
 from __future__ import annotations
