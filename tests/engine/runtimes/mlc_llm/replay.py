@@ -61,22 +61,28 @@ async def ends(awaitable: Any) -> bool:
 
 
 async def abort_mid_stream(engine: Any) -> dict[str, Any]:
-    stream = await engine.chat.completions.create(
-        messages=[{"role": "user", "content": "Abort me"}],
-        stream=True,
-        request_id="aborted",
-        extra_body={"debug_config": {"ignore_eos": True}},
-    )
-    await anext(stream)
+    """Abort a stream while its consumer waits; one that was faster than the abort is no measure."""
+    for i in range(100):
+        request = f"aborted-{i}"
+        stream = await engine.chat.completions.create(
+            messages=[{"role": "user", "content": "Abort me"}],
+            stream=True,
+            request_id=request,
+            extra_body={"debug_config": {"ignore_eos": True}},
+        )
+        await anext(stream)
+        finished = []
 
-    async def drain() -> None:
-        async for _ in stream:
-            pass
+        async def drain(stream: Any = stream, finished: list[bool] = finished) -> None:
+            async for chunk in stream:
+                finished.extend(bool(choice.finish_reason) for choice in chunk.choices)
 
-    consumer = asyncio.ensure_future(drain())
-    await asyncio.sleep(0.01)
-    returned = await engine.abort("aborted")
-    return {"abort_returned": returned, "consumer_ended_within_3_s": await ends(consumer)}
+        consumer = asyncio.ensure_future(drain())
+        returned = await engine.abort(request)
+        ended = await ends(consumer)
+        if not any(finished):
+            return {"abort_returned": returned, "consumer_ended_within_3_s": ended}
+    raise AssertionError("every stream ended by itself before it could be aborted")
 
 
 async def main() -> None:
