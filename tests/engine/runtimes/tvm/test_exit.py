@@ -26,6 +26,7 @@ from mlc_widget import AsyncMLCEngine, MLCEngine, create_mlc_engine
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.engine.runtimes.tvm import compiled, executor, loading, scheduler
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 begun = threading.Event()
 
 def take_long():
