@@ -26,6 +26,9 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 ROOT = Path(__file__).parents[4]
 GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 NAMES = sorted(p.name for p in GOLDEN.iterdir())
+QUICK = {"gqa-tied-q4f32_1", "mha-untied-q0f32", "odd-sizes-q0f32"}
+"""Each of these models is compiled, so `make test` takes what differs most, and `make soak` all."""
+MODELS = [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in NAMES]
 DEADLINE = 60.0
 
 

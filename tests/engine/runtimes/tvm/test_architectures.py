@@ -101,9 +101,16 @@ def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_d
 
 @pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="x86-64's tiers")
 @pytest.mark.parametrize(
-    ("cpu", "features"), [("haswell", {"avx2", "fma", "f16c"}), ("x86-64", set())]
+    ("quantization", "cpu", "features"),
+    [
+        pytest.param(quantization, cpu, features, marks=() if quick else pytest.mark.soak)
+        for quantization in ("q0f16", "q4f16_1", "q8f16_1")
+        for cpu, features, quick in (
+            ("haswell", {"avx2", "fma", "f16c"}, quantization == "q4f16_1"),
+            ("x86-64", set(), quantization == "q8f16_1"),
+        )
+    ],
 )
-@pytest.mark.parametrize("quantization", ["q0f16", "q4f16_1", "q8f16_1"])
 def test_float16_on_other_tiers_of_cpus(quantization, cpu, features, folder_of, cache_dir):
     host = host_target()
     prompt, reference = data("qwen3", quantization)

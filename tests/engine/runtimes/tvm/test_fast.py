@@ -65,14 +65,13 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory):
 def combinations() -> Iterator[Any]:
     """Every architecture, 4-bit quantization and kind of CPU.
 
-    Each is compiled, so `make test` takes each architecture and each CPU with integer dot products
-    once; `make soak` takes the rest.
+    Each is compiled, so `make test` takes each architecture once; that other CPUs with integer dot
+    products give the same bits is in test_numerics.py. `make soak` takes the rest.
     """
     for model_type in wide.WIDE:
         for quantization in ("q4f16_0", "q4f16_1", "q4f32_1"):
             for cpu in (None, *cpus()):
-                quick = cpu is None or (model_type == "llama" and cpu in INTEGER)
-                marks = () if quick and quantization == "q4f16_1" else pytest.mark.soak
+                marks = () if cpu is None and quantization == "q4f16_1" else pytest.mark.soak
                 name = f"{model_type}-{quantization}-{cpu or 'host'}"
                 yield pytest.param(model_type, quantization, cpu, marks=marks, id=name)
 

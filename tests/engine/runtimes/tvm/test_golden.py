@@ -9,7 +9,7 @@ import pytest
 
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
 
-from .conftest import NAMES, collect, executor_for, golden_data, greedy, ids_of, run_chunks
+from .conftest import MODELS, collect, executor_for, golden_data, greedy, ids_of, run_chunks
 
 TOLERANCE = 1e-4
 CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
@@ -23,7 +23,7 @@ def assert_close(logits: np.ndarray, reference: np.ndarray) -> None:
     assert (logits.argmax(axis=1) == reference.argmax(axis=1)).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_logits_at_every_position_over_chunks_that_cross_pages(name, cache_dir):
     golden = golden_data(name)
     executor = executor_for(name, cache_dir)
@@ -32,11 +32,16 @@ def test_logits_at_every_position_over_chunks_that_cross_pages(name, cache_dir):
 
 @pytest.mark.skipif(not X86, reason="x86-64's tiers")
 @pytest.mark.parametrize(
-    ("cpu", "features"),
-    [("haswell", {"avx2", "fma"}), ("x86-64", set()), ("x86-64-v4", {"avx512f"})],
-)
-@pytest.mark.parametrize(
-    "name", [pytest.param("gqa-tied-q4f32_1", marks=pytest.mark.soak), "odd-sizes-q0f32"]
+    ("name", "cpu", "features"),
+    [
+        pytest.param(name, cpu, features, marks=() if quick else pytest.mark.soak)
+        for name in ("gqa-tied-q4f32_1", "odd-sizes-q0f32")
+        for cpu, features, quick in (
+            ("haswell", {"avx2", "fma"}, False),  # test_architectures.py has one of these
+            ("x86-64", set(), name == "odd-sizes-q0f32"),
+            ("x86-64-v4", {"avx512f"}, False),
+        )
+    ],
 )
 def test_other_tiers_of_cpus(name, cpu, features, cache_dir):
     host = host_target()
@@ -51,7 +56,7 @@ def test_other_tiers_of_cpus(name, cpu, features, cache_dir):
     assert np.array_equal(one, run_chunks(executor, golden["prompt"].tolist(), [1, 80, 3]))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 async def test_greedy_tokens(name, load):
     golden = golden_data(name)
     runtime = await load(name, prefill_chunk_size=24, max_num_sequence=4)

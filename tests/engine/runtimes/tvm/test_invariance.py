@@ -10,10 +10,10 @@ import pytest
 
 from mlc_widget.engine.runtimes.tvm.threads import ComputeThread
 
-from .conftest import DEADLINE, NAMES, Stepper, executor_for, golden_data, run_chunks
+from .conftest import DEADLINE, MODELS, Stepper, executor_for, golden_data, run_chunks
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=MODELS)
 def case(request, tmp_path_factory, cache_dir):
     """(executor, prompt, logits of the prompt in one chunk)."""
     executor = executor_for(request.param, cache_dir)

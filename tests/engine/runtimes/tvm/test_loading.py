@@ -58,27 +58,20 @@ async def test_progress_goes_through_the_phases_and_counts_bytes(cache_dir):
 # --- the compile cache (its own tests are in test_cache.py) ---------------------------------------
 
 
-async def test_the_second_load_compiles_nothing(tmp_path):
-    assert (await load_from(GOLDEN / NAME, tmp_path)).compiled
-    assert not (await load_from(GOLDEN / NAME, tmp_path)).compiled
-    [entry] = (tmp_path / "tvm").iterdir()
-    entry.write_bytes(b"no machine code")
-    assert (await load_from(GOLDEN / NAME, tmp_path)).compiled
-    assert not (await load_from(GOLDEN / NAME, tmp_path)).compiled
-
-
-async def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path):
-    (tmp_path / "tvm").write_text("a file in the way")
-    assert (await load_from(GOLDEN / NAME, tmp_path)).compiled
-
-
-def test_compiles_and_loads_without_any_program_on_the_path(tmp_path):
+def test_the_second_load_compiles_nothing_and_none_needs_a_program_on_the_path(tmp_path):
     code = f"""
 import asyncio
 from tests.engine.runtimes.tvm.conftest import *
 from tests.engine.runtimes.tvm.test_loading import load_from
-assert asyncio.run(load_from(GOLDEN / {NAME!r}, Path({str(tmp_path)!r}))).compiled
-assert not asyncio.run(load_from(GOLDEN / {NAME!r}, Path({str(tmp_path)!r}))).compiled
+cache = Path({str(tmp_path)!r})
+async def main():
+    assert (await load_from(GOLDEN / {NAME!r}, cache)).compiled
+    assert not (await load_from(GOLDEN / {NAME!r}, cache)).compiled
+    [entry] = (cache / "tvm").iterdir()
+    entry.write_bytes(b"no machine code")
+    assert (await load_from(GOLDEN / {NAME!r}, cache)).compiled
+    assert not (await load_from(GOLDEN / {NAME!r}, cache)).compiled
+asyncio.run(main())
 """
     subprocess.run(
         [sys.executable, "-c", code],
@@ -87,6 +80,11 @@ assert not asyncio.run(load_from(GOLDEN / {NAME!r}, Path({str(tmp_path)!r}))).co
         check=True,
         timeout=DEADLINE,
     )
+
+
+async def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path):
+    (tmp_path / "tvm").write_text("a file in the way")
+    assert (await load_from(GOLDEN / NAME, tmp_path)).compiled
 
 
 async def test_several_at_once_do_not_disturb_each_other(tmp_path):
@@ -172,10 +170,10 @@ async def test_a_shard_that_is_damaged(copy_of, cache_dir, options):
         await load_from(folder, cache_dir, verify=never)
 
 
-async def test_weights_are_verified_once(copy_of, cache_dir, tmp_path):
+async def test_weights_are_verified_once(copy_of, cache_dir):
     folder = copy_of(NAME)
     for expected in (True, False):
-        reports = await load_from(folder, tmp_path, cpu=None)
+        reports = await load_from(folder, cache_dir, cpu=None)
         assert ("verify" in {r[0] for r in reports.all}) == expected
 
 
