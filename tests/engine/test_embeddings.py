@@ -67,7 +67,7 @@ async def test_an_encoder_gives_transformers_vectors(cache_dir, pooling):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("qwen3", marks=pytest.mark.soak)])
 async def test_a_decoder_gives_transformers_vectors(cache_dir, name, pooling):
     with np.load(FIXTURES / "embeddings" / "decoders.npz") as data:
         tokens = [data[f"tokens-{i}"].tolist() for i in range(len(TEXTS))]
