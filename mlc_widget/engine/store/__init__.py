@@ -1,1 +1,1 @@
-"""From a model_id to verified files on disk."""
+"""Turns a model_id into verified files on disk."""

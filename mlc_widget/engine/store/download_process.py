@@ -1,8 +1,8 @@
-"""Downloads in a process of their own: how it tells its parent what it does, and how it ended.
+"""Downloads in child processes: how a child reports its progress and its result.
 
-A child prints lines that begin with `MARK` and go on in JSON: ``bytes_done`` and ``bytes_total`` as
-it advances, ``chosen`` and ``of`` when it takes one of several files, ``waiting`` while another
-process downloads the same, ``pause_s`` and ``reason`` before it tries again; last what it found, or
+A child prints lines of JSON after `MARK`: ``bytes_done`` and ``bytes_total`` as it advances,
+``chosen`` and ``of`` when it has chosen one of several files, ``waiting`` while another process
+downloads the same file, ``pause_s`` and ``reason`` before it tries again; finally its result, or
 ``error`` (a kind) and ``message``.
 """
 
@@ -21,31 +21,31 @@ _TAIL_LINES: Final = 10
 
 
 def say(**facts: Any) -> None:
-    """In the child: tell the parent."""
+    """In the child: send facts to the parent."""
     print(MARK + json.dumps(facts), flush=True)
 
 
 def one_line(error: BaseException) -> str:
-    """In the child: an exception's text."""
+    """In the child: the text of an exception, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 async def run_download(
     module: str, argument: Mapping[str, Any], report: LoadReporter, name: str
 ) -> dict[str, Any]:
-    """Run a child to its end and pass on how far it is.
+    """Run a child until it ends, and report its progress.
 
-    Cancelling this ends it.
+    Cancelling the task ends the child.
 
     Args:
         module: The child's module; its `main` calls `end_with_parent` first.
         argument: Its only argument.
-        report: Gets the progress, in the phase ``download``.
-        name: What is downloaded, for people.
+        report: Called with the progress, in the phase ``download``.
+        name: The name of what is downloaded, for messages.
 
     Returns:
-        What the child said, later facts over earlier ones. Where it said no ``message``, that
-        has the end of its other output.
+        The facts that the child sent, where later ones replace earlier ones. If there is no
+        ``message`` among them, it is the end of the child's other output.
     """
     outcome: dict[str, Any] = {}
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -62,7 +62,7 @@ async def run_download(
         if said.get("waiting"):
             report("download", fraction, f"Another process is downloading {what}")
         elif (seconds := said.get("pause_s")) is not None:
-            text = f"{said['reason']}; going on in {seconds:.0f} s"
+            text = f"{said['reason']}; trying again in {seconds:.0f} s"
             report("download", fraction, text)
         elif (done := said.get("bytes_done")) is not None:
             total = said.get("bytes_total") or None

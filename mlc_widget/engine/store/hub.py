@@ -1,12 +1,12 @@
 """Models on the Hugging Face Hub, kept in the Hub's own cache.
 
-``HF://user/repo[@revision]`` is a repository: in MLC format, or of GGUF files, of which one that
-fits is taken. ``HF://user/repo:Q4_K_M`` says which quantization, ``HF://user/repo/file.gguf`` which
-file; a split one comes with its other parts. ``HF://`` may be left out.
+``HF://user/repo[@revision]`` is a repository in MLC format or of GGUF files, of which one that fits
+is chosen. ``HF://user/repo:Q4_K_M`` names the quantization, ``HF://user/repo/file.gguf`` the file;
+if it is split, all parts are downloaded. ``HF://`` may be left out.
 
-`huggingface_hub` has the settings: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``
-and proxies. What was downloaded is found again without a network, and a download that was cut short
-goes on where it ended.
+The settings are those of `huggingface_hub`: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``,
+``HF_HUB_OFFLINE`` and proxies. Downloaded models are found without a network, and an interrupted
+download continues where it ended.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _LISTED: Final = 30
 
 
 def is_repository(model_id: str) -> bool:
-    """Whether an id without ``HF://`` can be that of a repository, or of a file in one."""
+    """Whether an id without ``HF://`` may be that of a repository or of a file in one."""
     try:
         parse(model_id)
     except BadRequestError:
@@ -62,7 +62,7 @@ def is_repository(model_id: str) -> bool:
 
 
 def parse(model_id: str) -> HubModel:
-    """Take an id such as ``[HF://]user/repo[/file.gguf][@revision][#sha256=…]`` apart.
+    """Parse an id such as ``[HF://]user/repo[/file.gguf][@revision][#sha256=…]``.
 
     Raises:
         BadRequestError: It is malformed.
@@ -94,23 +94,23 @@ def parse(model_id: str) -> HubModel:
 
 
 def cached(wanted: HubModel) -> Path | None:
-    """What the cache has of it, whole and, where that is pinned, with the right sum."""
+    """The model in the cache, if it is complete and has the pinned checksum, if any."""
     found = CachedRepository(cache_root(), wanted.repo).find(wanted)
     return found if found is not None and has_sum(found, wanted.sha256) else None
 
 
 async def download(model_id: str, report: LoadReporter) -> Path:
-    """The folder of a repository's files, or its GGUF file, as far as the cache lacks them.
+    """Download the files that the cache lacks; return the folder or the GGUF file.
 
-    Cancelling this closes the connections at once; what came stays for the next try.
+    Cancelling the task closes the connections at once; received data is kept for the next attempt.
 
     Raises:
         BadRequestError: `model_id` is malformed.
-        ModelNotFoundError: there is no such repository, revision or file, or it is private.
-        ModelFormatError: the repository is in no format that runs, or has several models, or the
-            file is not the expected one.
-        ModelDownloadError: no network, no access, no space.
-        InsufficientMemoryError: no file was named, and all are too large for this machine.
+        ModelNotFoundError: There is no such repository, revision or file, or it is private.
+        ModelFormatError: The repository has no supported format, or several models, or the file is
+            not the expected one.
+        ModelDownloadError: There is no network, no access or no space.
+        InsufficientMemoryError: No file was named, and all are too large for this machine.
     """
     wanted = parse(model_id)
     name = wanted.repo if wanted.file is None else wanted.file.rpartition("/")[2]
@@ -125,7 +125,7 @@ async def download(model_id: str, report: LoadReporter) -> Path:
 
 
 def _what_to_give(wanted: HubModel, files: Mapping[str, int]) -> str:
-    """The GGUF files of a repository, and the one to take."""
+    """List the GGUF files of a repository, and suggest one."""
     if not files:
         return "It has no GGUF files."
     listed = [f"{name} ({_size(nbytes)})" for name, nbytes in list(files.items())[:_LISTED]]

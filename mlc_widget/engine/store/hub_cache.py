@@ -1,7 +1,7 @@
 """The Hub's cache on this disk, in the layout that `huggingface_hub` documents.
 
-``models--USER--REPO/blobs/SUM`` has each content once, ``snapshots/COMMIT/NAME`` links to it, and
-``refs/BRANCH`` has a branch's commit. Looking here needs neither a network nor that package.
+``models--USER--REPO/blobs/SUM`` are the contents, ``snapshots/COMMIT/NAME`` are links to them, and
+``refs/BRANCH`` has a branch's commit. Reading it needs neither a network nor that package.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mlc_widget.engine.store.split_files import choose, parts_of, whole_files
 from mlc_widget.models import CONFIG_FILE
 
 PARTIAL: Final = ".incomplete"
-"""How the names of files end that are not whole."""
+"""The suffix of the names of incomplete files."""
 WEIGHT_LISTS: Final = ("tensor-cache.json", "ndarray-cache.json")
-"""Names of the file that lists the shards of a folder in MLC format."""
+"""The names of the file that lists the shards of a folder in MLC format."""
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _LARGEST_LIST: Final = 1 << 26
@@ -37,10 +37,10 @@ class HubModel:
     Attributes:
         repo: ``user/repo``.
         revision: A branch, tag or commit; None is the default branch.
-        file: The path of a GGUF file in it; None for a repository in MLC format, or for the file
-            to take of one that has GGUF files.
-        sha256: What the file's content must have, as 64 hexadecimal digits; None for any.
-        quantization: Such as ``Q4_K_M``: which GGUF file to take where `file` is None.
+        file: The path of a GGUF file in it; None for a repository in MLC format, or if the file is
+            to be chosen.
+        sha256: The required SHA-256 of the file as 64 hexadecimal digits; None for any.
+        quantization: The quantization, such as ``Q4_K_M``, of the file to choose if `file` is None.
     """
 
     repo: str
@@ -51,12 +51,12 @@ class HubModel:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision names one state of a repository for ever."""
+    """Whether a revision is a commit, and so always names the same state of a repository."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where `huggingface_hub` keeps repositories."""
+    """The folder in which `huggingface_hub` keeps repositories."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if value := environ.get(name):
             return Path(os.path.expandvars(value)).expanduser()
@@ -67,10 +67,10 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 class CachedRepository:
-    """What the cache has of one repository.
+    """The files of one repository in the cache.
 
     Args:
-        root: The cache.
+        root: The cache's folder.
         repo: ``user/repo``.
     """
 
@@ -85,15 +85,15 @@ class CachedRepository:
 
     @property
     def locks(self) -> Path:
-        """The locks of those that download contents."""
+        """The folder of locks, held by processes that download contents."""
         return self.root / ".locks" / self.folder.name
 
     def snapshot(self, commit: str) -> Path:
-        """The files of one state."""
+        """The folder with the files of one commit."""
         return self.folder / "snapshots" / commit
 
     def commit(self, revision: str | None) -> str | None:
-        """The commit that a branch or tag had when it was last asked for."""
+        """The commit of a branch or tag when it was last looked up."""
         if revision is not None and is_commit(revision):
             return revision
         with contextlib.suppress(OSError, ValueError):
@@ -102,7 +102,7 @@ class CachedRepository:
         return None
 
     def remember(self, revision: str | None, commit: str) -> None:
-        """Note a branch's commit."""
+        """Record a branch's commit."""
         if not is_commit(revision):
             ref = self.folder / "refs" / (revision or "main")
             ref.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ class CachedRepository:
             os.replace(new, ref)
 
     def link(self, commit: str, name: str, digest: str) -> None:
-        """Have a snapshot's file be a content that is whole."""
+        """Link a snapshot's file to a complete content."""
         path, blob = self.snapshot(commit) / name, self.blobs / digest
         if path.exists():
             return
@@ -125,10 +125,10 @@ class CachedRepository:
         os.replace(new, path)
 
     def find(self, wanted: HubModel) -> Path | None:
-        """A folder or file that is whole.
+        """Find a complete folder or file.
 
         Args:
-            wanted: What is looked for; its sum is compared by `has_sum`.
+            wanted: The model; `has_sum` compares its checksum.
         """
         commit = self.commit(wanted.revision)
         if commit is None:
@@ -144,13 +144,13 @@ class CachedRepository:
     def _chosen(self, folder: Path, quantization: str | None) -> str | None:
         sizes: dict[str, int] = {}
         for path in _files_below(folder):
-            with contextlib.suppress(OSError):  # a link to what was removed
+            with contextlib.suppress(OSError):  # a dangling link
                 sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
         return choose(whole_files(sizes), quantization=quantization).name
 
 
 def has_sum(path: Path, sha256: str | None) -> bool:
-    """Whether a cached file has a sum, by the name of its content; another file is read."""
+    """Whether a file has this checksum; for a cached file, its content's name is compared."""
     if sha256 is None:
         return True
     blob = path.resolve()
@@ -162,7 +162,7 @@ def has_sum(path: Path, sha256: str | None) -> bool:
 
 
 def is_whole_folder(folder: Path) -> bool:
-    """Whether a folder in MLC format has all files that its list of weights names."""
+    """Whether a folder in MLC format has all files in its list of weights."""
     if not (folder / CONFIG_FILE).is_file():
         return False
     listed = next((folder / n for n in WEIGHT_LISTS if (folder / n).is_file()), None)
@@ -188,7 +188,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def cached_repositories(root: Path) -> Iterator[CachedRepository]:
-    """All models of the cache, whole or not."""
+    """All models in the cache, complete or not."""
     with contextlib.suppress(OSError):
         for folder in sorted(root.iterdir()):
             parts = folder.name.split("--")

@@ -1,12 +1,12 @@
-"""Downloads files of a repository of the Hub, in a process that can be ended at any moment.
+"""Downloads files of a repository on the Hub, in a process that can be killed at any time.
 
-``python -m mlc_widget.engine.store.hub_child JSON`` with the fields of a `HubModel` tells its
-parent, as `download_process` says, ``path`` (a folder in MLC format, or a GGUF file), or ``error``,
-``endpoint`` and ``files`` (the GGUF files' bytes by name).
+``python -m mlc_widget.engine.store.hub_child JSON`` with the fields of a `HubModel` sends its
+parent, as in `download_process`, ``path`` (a folder in MLC format, or a GGUF file), or ``error``,
+``endpoint`` and ``files`` (the sizes of the GGUF files in bytes, by name).
 
 `huggingface_hub` knows the user's token, endpoint, proxies and certificates, and lists the files.
-Their contents come by `transfer`, since a download of that package cannot go on where it was cut
-off, does not compare sums, and does not try again after a reset or an answer such as 503.
+`transfer` downloads their contents, since that package cannot resume a download, does not compare
+checksums, and does not try again after a reset or a response such as 503.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _NEEDED: Final = (CONFIG_FILE, *WEIGHT_LISTS, "tokenizer.model", "vocab.txt", "m
 
 
 def main() -> None:
-    """Download, and say how it ended."""
+    """Download, and send the result to the parent."""
     wanted = HubModel(**json.loads(sys.argv[1]))
     end_with_parent()
     endpoint = "the Hub"
@@ -77,15 +77,15 @@ def main() -> None:
         files = getattr(error, "files", {})
         why = getattr(error, "why", "")
         say(error=kind, message=one_line(error), endpoint=endpoint, files=files, why=why)
-    os._exit(0)  # not through the packages' clean-up, which may wait
+    os._exit(0)  # skip the packages' clean-up at exit, which may hang
 
 
 class _NotThere(Exception):
-    """What was asked for is not in the repository.
+    """The requested model is not in the repository.
 
     Attributes:
-        files: Its GGUF files, with their bytes.
-        why: As `Choice` says.
+        files: The sizes of its GGUF files in bytes, by name.
+        why: The reason, as in `Choice`.
     """
 
     def __init__(self, files: dict[str, int], why: str = "") -> None:
@@ -102,7 +102,7 @@ class NoFile(_NotThere):
 
 
 class NotCached(Exception):
-    """The Hub cannot be reached, and the cache lacks what is needed."""
+    """The Hub cannot be reached, and files are missing in the cache."""
 
 
 class NoSpace(Exception):
@@ -133,18 +133,18 @@ def _kind(cls: type) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """A file of a repository: its bytes, and the sum that its content is named by."""
+    """A file of a repository: its size, and the checksum by which its content is named."""
 
     size: int
     digest: str
 
 
 class Hub:
-    """What `huggingface_hub` knows of the Hub and the user.
+    """The Hub's API, with the user's settings for `huggingface_hub`.
 
     Args:
-        endpoint: Its address; None for the user's setting.
-        token: The user's; None for the one that is logged in.
+        endpoint: The Hub's address; None for the user's setting.
+        token: The user's token; None for that of the login.
         sleep: Waits between attempts.
     """
 
@@ -162,7 +162,7 @@ class Hub:
         self._api = huggingface_hub.HfApi(endpoint=self.endpoint, token=token)
         self._sleep = sleep
         self._http_error = HfHubHTTPError
-        # httpx, or its successor: the class is of whichever this version of the package uses.
+        # The exceptions belong to the HTTP library that this version of the package uses.
         base = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
         package = importlib.import_module(base.__module__.partition(".")[0])
         self._network_errors: tuple[type[BaseException], ...] = (package.RequestError,)
@@ -181,10 +181,11 @@ class Hub:
         return Patience(on_wait=_say_pause, sleep=self._sleep, **more)
 
     def commit(self, repo: str, revision: str | None) -> str:
-        """The commit that a branch or tag has now.
+        """The current commit of a branch or tag.
 
         Raises:
-            HfHubHTTPError, GaveUp: As the Hub answers.
+            HfHubHTTPError: The Hub answered with an error.
+            GaveUp: It could not be reached.
         """
         if revision is not None and is_commit(revision):
             return revision
@@ -194,10 +195,11 @@ class Hub:
         return str(info.sha)
 
     def files(self, repo: str, commit: str) -> dict[str, _Listed]:
-        """The files of one state that have plain names, at most `_MOST_FILES`.
+        """The files of a commit that have plain names, at most `_MOST_FILES`.
 
         Raises:
-            HfHubHTTPError, GaveUp: As the Hub answers.
+            HfHubHTTPError: The Hub answered with an error.
+            GaveUp: It could not be reached.
         """
 
         def listed() -> list[Any]:
@@ -214,7 +216,7 @@ class Hub:
         return found
 
     def url(self, repo: str, name: str, commit: str) -> str:
-        """Where a file's content is."""
+        """The URL of a file's content."""
         return self._url(repo, name, revision=commit, endpoint=self.endpoint)
 
     def _ask(self, call: Callable[[], _T]) -> _T:
@@ -238,7 +240,7 @@ class Hub:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether it is a path below where it is put, on every system."""
+    """Whether a path stays below the folder in which it is put, on every system."""
     return (
         len(name) <= _LONGEST_NAME
         and name.isprintable()
@@ -252,13 +254,13 @@ def _say_pause(seconds: float, reason: str) -> None:
 
 
 class Download:
-    """One repository's files, as far as the cache lacks them.
+    """Downloads the files of one repository that the cache lacks.
 
     Args:
         hub: The Hub.
-        wanted: What to download.
-        root: The cache; None for the user's.
-        memory: Bytes that the weights of a GGUF file may have where none is named.
+        wanted: The model to download.
+        root: The cache's folder; None for the user's.
+        memory: The maximum size in bytes of a GGUF file that is chosen because none is named.
     """
 
     def __init__(
@@ -273,17 +275,17 @@ class Download:
         self._told = 0.0
 
     def run(self) -> Path:
-        """Download; returns the folder in MLC format, or the GGUF file.
+        """Download; return the folder in MLC format, or the GGUF file.
 
         Raises:
-            NotMLC, NoFile, NotCached, NoSpace, DamagedError, GaveUp: see there.
-            HfHubHTTPError: There is no such repository or revision, or it may not be read.
+            NotMLC, NoFile, NotCached, NoSpace, DamagedError, GaveUp: See there.
+            HfHubHTTPError: There is no such repository or revision, or no access to it.
         """
         wanted = self._wanted
         try:
             commit = self._hub.commit(wanted.repo, wanted.revision)
             files = self._hub.files(wanted.repo, commit)
-        except (GaveUp, OSError) as error:  # also refusals, and where HF_HUB_OFFLINE is set
+        except (GaveUp, OSError) as error:  # refused or unreachable, or HF_HUB_OFFLINE is set
             found = self._cache.find(wanted)
             if found is not None and has_sum(found, wanted.sha256):
                 return found
@@ -300,7 +302,7 @@ class Download:
         return folder if result is None else folder / result
 
     def _names(self, files: Mapping[str, _Listed]) -> tuple[list[str], str | None]:
-        """The files that are needed, and the GGUF file that is the result."""
+        """The required files, and the GGUF file that is the result."""
         wanted = self._wanted
         ggufs = whole_files({name: listed.size for name, listed in files.items()})
         if wanted.file is not None:
@@ -342,7 +344,7 @@ class Download:
         _check_space(blobs, missing - sum(here.values()))
         self._tell(force=True)
         self._cache.locks.mkdir(parents=True, exist_ok=True)
-        # The largest first: it takes the longest, and the rest fits beside it.
+        # The largest first, as it takes longest; the others are downloaded meanwhile.
         order = sorted(lacking.values(), key=lambda item: -item[1].size)
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
@@ -361,7 +363,7 @@ class Download:
         from filelock import FileLock, Timeout
 
         partial, blob = self._partial(listed.digest), self._cache.blobs / listed.digest
-        # The same lock as huggingface_hub's, so that its downloads are waited for, too.
+        # The same lock as huggingface_hub's, so that each waits for the other's downloads.
         lock = FileLock(self._cache.locks / f"{listed.digest}.lock")
         told, counted = 0.0, _size(partial)
         while True:
@@ -405,7 +407,7 @@ class Download:
 
 
 def _is_needed(name: str) -> bool:
-    """Whether a model in MLC format needs a file; repositories also hold pictures and code."""
+    """Whether a model in MLC format needs a file; repositories also have images and code."""
     if "/" in name:
         return False
     return (

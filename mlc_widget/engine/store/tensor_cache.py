@@ -1,7 +1,7 @@
 """The parameters of an MLC model folder: ``tensor-cache.json`` and its shards.
 
-The format is that of ``tvm.contrib.tvmjs.dump_tensor_cache``; ``ndarray-cache.json`` is its older
-name. Only numpy is needed.
+The format is that of ``tvm.contrib.tvmjs.dump_tensor_cache``; the file's older name is
+``ndarray-cache.json``. Reading it needs only numpy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAMES: Final = ("tensor-cache.json", "ndarray-cache.json")
 _DTYPES: Final = ("float32", "float16", "uint32", "int32", "uint16", "int16", "uint8", "int8")
 _LAYER: Final = re.compile(r"\blayers?\.(\d{1,6})\.")
 _LONGEST_LIST: Final = 1 << 26
-"""Bytes of the JSON file at most; that of a model of 400 GB has 1 MB."""
+"""The maximum size of the JSON file in bytes; that of a model of 400 GB has 1 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,11 @@ class TensorRecord:
     Attributes:
         name: MLC's name.
         shape: Its shape.
-        dtype: Its dtype once read; a bfloat16 tensor is read as float32.
+        dtype: Its dtype after reading; a bfloat16 tensor is read as float32.
         bf16: Whether it is stored as bfloat16.
-        shard: The file it lies in.
-        offset: Its first byte there.
-        nbytes: Its bytes there.
+        shard: The file that has it.
+        offset: The position of its first byte in the file.
+        nbytes: Its size in the file in bytes.
     """
 
     name: str
@@ -79,7 +79,7 @@ class TensorCache:
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> TensorCache:
-        """Read the list and check that the shards are there in full.
+        """Read the list and check that all shards exist and have the right size.
 
         Raises:
             ModelFormatError: A file is missing, malformed or truncated; `param` names it.
@@ -112,7 +112,7 @@ class TensorCache:
 
     @property
     def where(self) -> str:
-        """The list's file."""
+        """The file that lists the parameters."""
         return str(self.file)
 
     def find(self, name: str) -> TensorRecord | None:
@@ -120,26 +120,26 @@ class TensorCache:
         return self.records.get(name)
 
     def layers(self) -> int:
-        """How many layers there are parameters of."""
+        """The number of layers with parameters."""
         return len({m[1] for name in self.records if (m := _LAYER.search(name))})
 
     def tensor_types(self) -> None:
-        """One quantization holds for all parameters."""
+        """None, as all parameters have the same quantization."""
 
     def types_of(self, layer: str) -> Sequence[tuple[str, int]]:
-        """Parameters of this format have no types of their own."""
+        """Not available, as parameters of this format do not have types of their own."""
         raise ValueError(f"{layer}: MLC's parameters have one quantization")
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing, as no file stays open."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all shards."""
+        """The size of all shards in bytes."""
         return sum(s.nbytes for s in self._shards)
 
     def read(self, record: TensorRecord) -> Array:
-        """A parameter as an array of its `shape` and `dtype`.
+        """Read a parameter as an array of its `shape` and `dtype`.
 
         Raises:
             ModelFormatError: The shard became unreadable or shorter.
@@ -148,14 +148,14 @@ class TensorCache:
         return rows.reshape(record.shape)
 
     def read_rows(self, record: TensorRecord, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
-        """A parameter piece by piece, so that little of it is in memory at a time.
+        """Read a parameter piece by piece, so that only one piece is in memory at a time.
 
         Args:
             record: The parameter.
-            pieces: First row (of its first axis) of each, and the row behind its last.
+            pieces: The first row (along its first axis) of each piece, and the end of the piece.
 
         Yields:
-            The rows, in memory that the next piece takes.
+            The rows, in memory that the next piece overwrites.
 
         Raises:
             ModelFormatError: The shard became unreadable or shorter.
@@ -187,31 +187,31 @@ class TensorCache:
         policy: VerifyPolicy = "always",
         cache_root: Path | None = None,
     ) -> None:
-        """Compare every shard with its MD5 sum, where the list has one.
+        """Compare every shard with its MD5 sum, if the list has one.
 
-        A shard that is changed after that can no longer be read.
+        A shard that is changed later can no longer be read.
 
         Args:
-            progress: Called with bytes done and bytes in all; what it raises ends the work.
-            policy: See `verify_files`, as for `cache_root`.
-            cache_root: See there.
+            progress: Called with the bytes done and the total; an exception from it ends the work.
+            policy: See `verify_files`.
+            cache_root: See `verify_files`.
 
         Raises:
-            ModelFormatError: A shard's bytes are not those that were published.
+            ModelFormatError: A shard is not the one that was published.
         """
         self._verified = verify_files(
             self._shards, self.file, progress, policy=policy, cache_root=cache_root
         )
 
     def _check_unchanged(self, file: io.FileIO, shard: Path) -> None:
-        """Raise ModelFormatError if a shard is not what was verified."""
+        """Raise ModelFormatError if a shard has changed since it was verified."""
         verified = self._verified.get(shard)
         if verified is not None and not FileIdentity.of(file.fileno()).same_content(verified):
             raise changed_meanwhile(shard)
 
 
 def opener(folder: Path) -> Callable[[], TensorCache]:
-    """Opens the parameters of a folder, when they are needed."""
+    """A function that opens the parameters of a folder."""
     return lambda: TensorCache.from_folder(folder)
 
 
@@ -224,7 +224,7 @@ def _read_list(file: Path) -> bytes:
 
 
 def _parse(folder: Path, listed: Any) -> tuple[list[PublishedFile], dict[str, TensorRecord]]:
-    """Shards and records of the JSON; ValueError, KeyError or TypeError if it is malformed."""
+    """Parse shards and records; raises ValueError, KeyError or TypeError if malformed."""
     shards: list[PublishedFile] = []
     records: dict[str, TensorRecord] = {}
     if not isinstance(listed, list) or not listed:
@@ -256,7 +256,7 @@ def _record(shard: PublishedFile, item: Mapping[str, Any]) -> TensorRecord:
     elif dtype in _DTYPES and encoding == "raw":
         bf16 = False
     elif encoding == "f32-to-bf16" and dtype in _DTYPES:
-        bf16 = dtype == "float32"  # writers give this format to other dtypes, stored as they are
+        bf16 = dtype == "float32"  # other dtypes with this format are stored unchanged
     else:
         raise ValueError(
             f"{name} has dtype {dtype!r} in format {encoding!r}, which is not supported"
@@ -273,7 +273,7 @@ def _record(shard: PublishedFile, item: Mapping[str, Any]) -> TensorRecord:
 
 
 def _md5(value: Any, name: str) -> str | None:
-    """A sum of the list, or None where it has none."""
+    """Check an MD5 sum of the list; None if there is none."""
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not re.fullmatch("[0-9a-fA-F]{32}", value):
@@ -305,7 +305,7 @@ def _check_size(shard: PublishedFile) -> None:
 
 
 def _fill(file: io.FileIO, memory: Array) -> None:
-    """Read until the memory is full; OSError if the file ends before."""
+    """Read until the memory is full; raises OSError if the file is too short."""
     view = memory.data
     while view:
         count = file.readinto(view)
@@ -315,5 +315,5 @@ def _fill(file: io.FileIO, memory: Array) -> None:
 
 
 def _widened(stored: Array) -> Array:
-    """The float32 values of bfloat16 ones."""
+    """Convert bfloat16 to float32."""
     return np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)

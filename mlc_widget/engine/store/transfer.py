@@ -1,7 +1,8 @@
-"""Downloads one file over HTTP: goes on where it was cut off, and is right or not there at all.
+"""Downloads one file over HTTP, resuming interrupted downloads and checking the result.
 
-What came so far lies in a file beside the result, named after the content's sum, so that only the
-same content is ever continued. It becomes the result when its size and its sum are right.
+Received data is in a file next to the result, which is named by the content's checksum, so that a
+download is resumed only with the same content. It becomes the result once its size and checksum are
+right.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class Client(Protocol):
-    """What `httpx.Client` offers."""
+    """The interface of `httpx.Client` that is used here."""
 
     def stream(
         self, method: str, url: str, *, headers: Mapping[str, str], follow_redirects: bool
@@ -35,7 +36,7 @@ class Client(Protocol):
 
 
 class DamagedError(Exception):
-    """What the server sends is not what it should be. The text is for the user."""
+    """A server sent wrong data. The text is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,10 @@ class RemoteFile:
     """A file on a server.
 
     Attributes:
-        name: For people.
-        url: Where it is.
-        size: Its bytes.
-        digest: Its sha256, or the sha1 that git gives its content, in hexadecimal digits.
+        name: The name for messages.
+        url: The file's URL.
+        size: Its size in bytes.
+        digest: Its SHA-256, or git's SHA-1 of its content, in hexadecimal digits.
     """
 
     name: str
@@ -56,12 +57,12 @@ class RemoteFile:
 
 
 def is_digest(text: str) -> bool:
-    """Whether it is a sum that `content_digest` can compute."""
+    """Whether a text is a checksum that `content_digest` can compute."""
     return re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) is not None
 
 
 def content_digest(path: Path, like: str) -> str:
-    """The sum of a file's content, of the same kind as another one."""
+    """The checksum of a file's content, of the same kind as the checksum `like`."""
     with path.open("rb") as file:
         if len(like) == 64:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -77,10 +78,10 @@ class Transfer:
 
     Args:
         client: Sends the requests.
-        headers: Sent to the servers of `origins` alone if they identify the user.
-        check_status: Raises for a response with an error status that no retry mends.
-        network_errors: What the client raises when a connection fails.
-        patience: Makes what waits between attempts.
+        headers: The headers to send; those that identify the user go only to the file's server.
+        check_status: Raises an exception for an error status with which trying again is useless.
+        network_errors: The exceptions that the client raises when a connection fails.
+        patience: Makes a `Patience`, which waits between attempts.
     """
 
     def __init__(
@@ -98,19 +99,19 @@ class Transfer:
         self._patience = patience
 
     def fetch(self, file: RemoteFile, partial: Path, on_bytes: Callable[[int], object]) -> None:
-        """Download a file to `partial`, which has all of it and nothing else then.
+        """Download a file to `partial`, which then has exactly its content.
 
         Args:
-            file: What to download.
-            partial: Holds what came so far; where this fails, it stays for the next attempt,
+            file: The file to download.
+            partial: The data received so far; after a failure it is kept for the next attempt,
                 unless its content is wrong.
-            on_bytes: Called with the bytes that came; with a negative number where some are
-                thrown away.
+            on_bytes: Called with the number of received bytes; with a negative number if some are
+                discarded.
 
         Raises:
-            GaveUp: The server or the connection fails again and again.
-            DamagedError: The server sends something else.
-            OSError: The disk is full, or cannot be written.
+            GaveUp: The server or the connection fails repeatedly.
+            DamagedError: The server sends wrong data.
+            OSError: The disk is full or cannot be written.
         """
         patience = self._patience()
         had = _size(partial)
@@ -141,12 +142,12 @@ class Transfer:
                     f"{file.name} has the sum {found}, and {file.digest} is expected: it was "
                     "damaged on its way, or the server has another file. Try again."
                 )
-            begun_here = True  # what was left of an earlier attempt may have been wrong
+            begun_here = True  # the data of an earlier attempt may have been wrong
 
     def _receive(
         self, file: RemoteFile, partial: Path, start: int, on_bytes: Callable[[int], object]
     ) -> None:
-        """One attempt: append what comes."""
+        """Make one attempt, appending the received data."""
         url, headers = file.url, dict(self._headers)
         if start:
             headers["range"] = f"bytes={start}-"
@@ -163,7 +164,7 @@ class Transfer:
                 raise TemporaryError(f"{file.name}: {_said(error, url)}") from error
             target = urljoin(url, target)
             if _origin(target) != _origin(url):
-                # Another server: who the user is, is not for it.
+                # Do not tell another server who the user is.
                 for name in ("authorization", "cookie"):
                     headers.pop(name, None)
             if urlsplit(target).scheme not in _PORTS:
@@ -189,7 +190,7 @@ class Transfer:
                 f"{file.name}: {_host(url)} answers {status} {response.reason_phrase}".rstrip(),
                 wanted_pause(headers),
             )
-        if status == 416:  # it has less than we have
+        if status == 416:  # the server has less data than we have
             on_bytes(-start)
             partial.unlink(missing_ok=True)
             raise TemporaryError(f"{file.name}: {_host(url)} cannot go on from byte {start}")
@@ -200,7 +201,7 @@ class Transfer:
             raise DamagedError(f"{file.name}: {_host(url)} answers {status}.")
         total: int | None = None
         encoded = headers.get("content-encoding") not in (None, "identity")
-        if status == 206 and encoded:  # a part of what is not the file itself
+        if status == 206 and encoded:  # a range of the compressed data, not of the file
             on_bytes(-start)
             partial.unlink(missing_ok=True)
             raise TemporaryError(f"{file.name}: {_host(url)} compresses what it should not")
@@ -218,7 +219,7 @@ class Transfer:
                 f"{file.name} has {file.size} bytes by the list of files, and {_host(url)} has "
                 f"{total}."
             )
-        if status != 206 and start:  # all of it comes once more
+        if status != 206 and start:  # the server sends the whole file again
             on_bytes(-start)
             start = 0
         self._append(file, partial, start, response, on_bytes)
@@ -252,8 +253,8 @@ class Transfer:
             os.fsync(descriptor)
 
     def _pieces(self, file: RemoteFile, response: Any) -> Any:
-        """What comes, with the connection's errors told from the disk's."""
-        pieces = response.iter_bytes()  # of no fixed size: what has come is not to wait for more
+        """Iterate over received data, with errors of the connection as `TemporaryError`."""
+        pieces = response.iter_bytes()  # of no fixed size, so as not to wait for more data
         while True:
             try:
                 piece = next(pieces)

@@ -1,10 +1,10 @@
-"""The user's cache: files that are trusted, so nobody else may have written them.
+"""The user's cache of trusted files, which no other user may have written.
 
-On POSIX systems every folder from the root of the file system down must belong to this user or to
-root, and must not be writable by others (one with the sticky bit may be, above the cache's own
-folder). Each is opened relative to the one above it, and a file is checked and read through one
-descriptor, so nothing can be exchanged between the check and the use. Where a folder is not safe,
-or cannot be written, the cache holds nothing, and one warning says why.
+On POSIX systems, every folder from the root of the file system down to the cache must belong to
+this user or to root, and must not be writable by others (above the cache, a folder with the sticky
+bit may be). Each is opened relative to its parent, and a file is checked and read through one
+descriptor, so that nothing can be replaced between the check and the use. If a folder is unsafe or
+cannot be written, nothing is cached, and one warning says why.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 LARGEST: Final = 1 << 28
-"""Bytes of a file that is read, at most."""
+"""The maximum size in bytes of a file that is read."""
 
 _POSIX: Final = os.name == "posix"
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -32,7 +32,7 @@ _LINKS: Final = 40
 _FOLDER: Final = (
     getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 )
-_PASS: Final = _FOLDER | getattr(os, "O_PATH", os.O_RDONLY)  # through folders we cannot list
+_PASS: Final = _FOLDER | getattr(os, "O_PATH", os.O_RDONLY)  # for folders that we cannot list
 _FILE: Final = (
     getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 )
@@ -42,7 +42,7 @@ _warned: set[str] = set()
 
 
 class UnsafeFolderError(OSError):
-    """Another user could change what lies in a folder; the text says which, and what to do."""
+    """Another user could change files in a folder; the text names it and says what to do."""
 
 
 def default_root() -> Path:
@@ -64,7 +64,7 @@ class UserCache:
     """One folder of the cache.
 
     Args:
-        name: Of the folder, in the cache's root.
+        name: The folder's name in the cache's root.
         root: The cache's root; None for `default_root`.
     """
 
@@ -73,7 +73,7 @@ class UserCache:
 
     @property
     def folder(self) -> Path:
-        """Where it is.
+        """The path of the folder.
 
         Raises:
             OSError: This user has no home folder.
@@ -81,7 +81,7 @@ class UserCache:
         return (self._root or default_root()).absolute() / self._name
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None if there is none, or if others can have written it."""
+        """The content of a file; None if there is none, or if others could have written it."""
         try:
             with _opened(self.folder, create=False) as descriptor:
                 return _read(_At(self.folder, descriptor), name)
@@ -92,7 +92,7 @@ class UserCache:
             return None
 
     def write(self, name: str, content: bytes) -> bool:
-        """Put a file there, whole or not at all; whether that was possible."""
+        """Write a file atomically; return whether that was possible."""
         try:
             with _opened(self.folder, create=True) as descriptor:
                 _write(_At(self.folder, descriptor), name, content)
@@ -102,17 +102,17 @@ class UserCache:
         return True
 
     def secure_folder(self) -> Path:
-        """The folder, made where it is missing, for files that are too large for `write`.
+        """The folder, made if it is missing, for files that are too large for `write`.
 
         Raises:
-            UnsafeFolderError: Others could change what lies in it.
+            UnsafeFolderError: Others could change files in it.
             OSError: It cannot be made.
         """
         with _opened(self.folder, create=True):
             return self.folder
 
     def warn(self, error: OSError) -> None:
-        """Say why nothing is kept, once for all folders of the cache."""
+        """Log why nothing is cached, once for all folders of the cache."""
         if isinstance(error, UnsafeFolderError):
             text = str(error)
         else:
@@ -134,7 +134,7 @@ class UserCache:
 
 
 class _At:
-    """Names in an opened folder, as the functions of `os` take them."""
+    """Names in an opened folder, as arguments for functions of `os`."""
 
     def __init__(self, folder: Path, descriptor: int | None) -> None:
         self._folder, self.descriptor = folder, descriptor
@@ -145,11 +145,11 @@ class _At:
 
 @contextlib.contextmanager
 def _opened(folder: Path, *, create: bool) -> Iterator[int | None]:
-    """A descriptor of a folder that only we can change; None where there are no descriptors.
+    """Open a folder that only we can change; None on systems without descriptors of folders.
 
     Raises:
         UnsafeFolderError: Others could change it.
-        OSError: It is not there, or cannot be made.
+        OSError: It does not exist, or cannot be made.
     """
     if not _POSIX:
         if create:
@@ -164,7 +164,7 @@ def _opened(folder: Path, *, create: bool) -> Iterator[int | None]:
 
 
 def _walk(folder: Path, *, create: bool) -> int:
-    """Open a folder by way of all that lie above it."""
+    """Open a folder by opening all folders above it, one after the other."""
     left = deque(folder.parts[1:])
     path, links = Path("/"), 0
     at = os.open("/", _PASS)
@@ -232,7 +232,7 @@ def _read(at: _At, name: str) -> bytes | None:
     flags = os.O_RDONLY | _FILE | getattr(os, "O_NONBLOCK", 0)
     try:
         descriptor = os.open(at(name), flags, dir_fd=at.descriptor)
-    except OSError:  # a link, a socket, one that we may not read: it is written anew
+    except OSError:  # a link, a socket or a file without access: it will be replaced
         return None
     with open(descriptor, "rb") as file:
         info = os.fstat(descriptor)
@@ -267,7 +267,7 @@ def _replace(at: _At, old: str, new: str) -> None:
 
 
 def _clear_away(at: _At, name: str) -> None:
-    """Remove a folder that is where a file should be."""
+    """Remove a folder in the place of a file."""
     aside = f".{secrets.token_hex(8)}.old"
     _replace(at, name, aside)
     shutil.rmtree(at(aside), ignore_errors=True, dir_fd=at.descriptor)

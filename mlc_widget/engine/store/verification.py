@@ -1,7 +1,7 @@
-"""Weight files compared with their published MD5 sums, each once.
+"""Compares weight files with their published MD5 sums, each file once.
 
-What was found good is remembered in the user's cache by the file's inode, size and times, so that
-a changed file is checked again and an unchanged one is not.
+Files that pass are recorded in the user's cache with their inode, size and times, so that a file is
+checked again only after it has changed.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ VerifyPolicy: TypeAlias = Literal["once", "always", "never"]
 _BLOCK: Final = 1 << 20
 _THREADS: Final = 4
 _TICK_S: Final = 0.02
-"""A file that changes again within this time may keep its time of change."""
+"""Seconds; a file that changes twice within this time may keep the same time of change."""
 _COARSE_TICK_S: Final = 2.0
 """The same on file systems that count whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """A file as a model's list of weights has it.
+    """A file in a model's list of weights.
 
     Attributes:
         path: The file.
-        nbytes: Its size.
-        md5: Its MD5 sum in hexadecimal digits, where the list has one.
+        nbytes: Its size in bytes.
+        md5: Its MD5 sum in hexadecimal digits, if the list has one.
     """
 
     path: Path
@@ -51,13 +51,13 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What tells a file from what it was before it changed.
+    """Identifies the state of a file, so that changes can be noticed.
 
     Attributes:
-        inode: Its number in its file system.
-        size: Its bytes.
-        mtime_ns: When its content was changed, in nanoseconds.
-        ctime_ns: When anything of it was changed.
+        inode: Its inode number.
+        size: Its size in bytes.
+        mtime_ns: The time at which its content was changed, in nanoseconds.
+        ctime_ns: The time at which the inode was changed, in nanoseconds.
     """
 
     inode: int
@@ -67,7 +67,7 @@ class FileIdentity:
 
     @classmethod
     def of(cls, file: Path | int) -> FileIdentity:
-        """That of a regular file, or of an open one.
+        """The identity of a regular file, given its path or descriptor.
 
         Raises:
             OSError: There is no such file.
@@ -78,16 +78,16 @@ class FileIdentity:
         return cls(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
     def same_content(self, other: FileIdentity) -> bool:
-        """Whether nothing says that the content was changed in between."""
+        """Whether the content has not changed in between, as far as this shows."""
         return (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
 
 
 class VerifiedFiles:
-    """Files of one folder that were found good before.
+    """The record of files of one folder that have been verified.
 
     Args:
-        folder: The model's.
-        root: The cache's; None for the user's own.
+        folder: The model's folder.
+        root: The cache's folder; None for the user's own.
     """
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
@@ -104,17 +104,17 @@ class VerifiedFiles:
             self._known = known
 
     def has(self, file: PublishedFile, identity: FileIdentity) -> bool:
-        """Whether the file, as it is now, had this sum."""
+        """Whether the file, in its current state, has been verified."""
         return bool(self._known.get(file.path.name) == self._entry(file, identity))
 
     def add(self, file: PublishedFile, identity: FileIdentity) -> None:
-        """Remember a file that was found good."""
+        """Add a file that has been verified."""
         if not self.has(file, identity):
             self._known[file.path.name] = self._entry(file, identity)
             self._changed = True
 
     def save(self) -> None:
-        """Keep what was added, where that is possible."""
+        """Save the record, if the cache can be written."""
         if self._changed:
             self._changed = False
             self._cache.write(self._name, json.dumps(self._known).encode())
@@ -135,19 +135,19 @@ def verify_files(
     """Compare files with their MD5 sums.
 
     Args:
-        files: What is to be compared; a file without a sum is not.
+        files: The files to compare; those without a sum are skipped.
         published_in: The list that has the sums.
-        progress: Called on this thread with bytes done and bytes in all; what it raises ends the
-            work within a block or two.
-        policy: ``once`` reads only what was not found good before, ``always`` everything,
-            ``never`` nothing.
-        cache_root: Where the cache is that remembers what was found good.
+        progress: Called on this thread with the bytes done and the total; an exception from it ends
+            the work within a block or two.
+        policy: ``once`` reads files that have not been verified before, ``always`` all files,
+            ``never`` none.
+        cache_root: The folder of the cache that records verified files.
 
     Returns:
-        What identifies the files that are good.
+        The identities of the verified files.
 
     Raises:
-        ModelFormatError: A file's bytes are not those that were published.
+        ModelFormatError: A file is not the one that was published.
     """
     if policy == "never":
         return {}
@@ -170,7 +170,7 @@ def verify_files(
             to_read.append(file)
     try:
         _Check(published_in, remembered, good, progress).run(to_read)
-    finally:  # also what was found good before a damaged file, or before the load was cancelled
+    finally:  # even if a file is damaged or the load is cancelled, save the files verified so far
         remembered.save()
     return good
 
@@ -212,7 +212,7 @@ class _Check:
     def _take(self, file: PublishedFile, md5: str, identity: FileIdentity, certain: bool) -> None:
         if md5 != file.md5:
             raise ModelFormatError(
-                f"{file.path} is damaged: its MD5 sum is {md5}, and {self._published_in.name} says "
+                f"{file.path} is damaged: its MD5 sum is {md5}, but {self._published_in.name} says "
                 f"{file.md5}. Download the file again, or the whole model.",
                 param=str(file.path),
             )
@@ -221,7 +221,7 @@ class _Check:
             self._remembered.add(file, identity)
 
     def _read(self, file: PublishedFile) -> tuple[str, FileIdentity, bool]:
-        """Sum and identity of a file, and whether a change of it would show in the latter."""
+        """The sum and identity of a file, and whether the latter would show a change of it."""
         certain = _wait_for_tick(_identity(file))
         digest = hashlib.md5(usedforsecurity=False)
         block = memoryview(bytearray(_BLOCK))
@@ -246,7 +246,7 @@ class _Check:
 
 
 def _wait_for_tick(identity: FileIdentity) -> bool:
-    """Wait until another change of a file would get a later time; whether it will."""
+    """Wait until a change of a file would get a later time; return whether it would."""
     latest = max(identity.mtime_ns, identity.ctime_ns)
     age = time.time() - latest / 1e9
     if latest % 1_000_000_000 == 0 or age < 0:
@@ -271,9 +271,9 @@ def _unreadable(path: Path, error: OSError) -> ModelFormatError:
 
 
 def changed_meanwhile(path: Path) -> ModelFormatError:
-    """The error for a file that another program writes to."""
+    """The error for a file to which another program writes."""
     return ModelFormatError(
-        f"{path} was changed while it was being loaded. Wait until what writes it (a download, a "
-        "conversion) is done, and load the model again.",
+        f"{path} was changed while it was being loaded. Wait until the program that writes it (a "
+        "download or a conversion) is done, and load the model again.",
         param=str(path),
     )

@@ -1,4 +1,4 @@
-"""What a runtime reads a model's weights from, whatever files they lie in."""
+"""The interface through which a runtime reads a model's weights, whatever their file format."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class WeightRecord(Protocol):
 
     Attributes:
         name: The parameter's name in the architecture.
-        shape: Its shape; of a matrix in blocks, its rows and the bytes of a row.
-        dtype: Of what is read: a float, ``uint32`` for MLC's codes, ``uint8`` for blocks.
-        nbytes: Its bytes on disk.
+        shape: Its shape; for a matrix in blocks, (rows, bytes of a row).
+        dtype: The dtype that is read: a float, ``uint32`` for MLC's codes, ``uint8`` for blocks.
+        nbytes: Its size on disk in bytes.
     """
 
     @property
@@ -41,17 +41,17 @@ class WeightSource(Protocol):
         """The file to name in messages."""
 
     def find(self, name: str) -> WeightRecord | None:
-        """The tensor of a parameter; None where the files have none."""
+        """The tensor of a parameter; None if the files do not have it."""
 
     def layers(self) -> int:
-        """How many layers the files have tensors of; 0 where that cannot be told."""
+        """The number of layers with tensors in the files; 0 if unknown."""
 
     def read_rows(self, record: Any, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
-        """A tensor piece by piece.
+        """Read a tensor piece by piece.
 
         Args:
-            record: From `find`.
-            pieces: First row of each, and the row behind its last.
+            record: A record from `find`.
+            pieces: The first row of each piece, and the end of the piece.
 
         Raises:
             ModelFormatError: The file became unreadable or shorter.
@@ -63,27 +63,27 @@ class WeightSource(Protocol):
         policy: VerifyPolicy = "always",
         cache_root: Path | None = None,
     ) -> None:
-        """Compare the files with their published sums, where there are any.
+        """Compare the files with their published checksums, if there are any.
 
         Raises:
             ModelFormatError: They differ.
         """
 
     def tensor_types(self) -> Mapping[str, str] | None:
-        """Ggml's type of each tensor, by its name in the file.
+        """The ggml type of each tensor, by its name in the file.
 
-        None where the quantization of mlc-chat-config.json holds for all tensors.
+        None if the quantization in mlc-chat-config.json applies to all tensors.
         """
 
     def types_of(self, layer: str) -> Sequence[tuple[str, int]]:
-        """Ggml's type and the rows of each tensor of a linear layer, where tensors have types.
+        """The ggml type and the rows of each tensor of a linear layer, if tensors have types.
 
         Raises:
-            ModelFormatError: The files lack one.
+            ModelFormatError: The files lack a tensor.
         """
 
     def close(self) -> None:
-        """Let go of the files. Idempotent."""
+        """Close the files. Idempotent."""
 
 
 OpenWeights: TypeAlias = Callable[[], WeightSource]

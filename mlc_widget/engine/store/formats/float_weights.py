@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """A linear layer's tensors, one below the other."""
+    """The tensors of a linear layer, concatenated by rows."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,10 +27,10 @@ class _Matrix:
 
 
 class FloatWeights:
-    """A `WeightSource` over another's tensors; linear layers have one ``weight`` of float16.
+    """A `WeightSource` whose linear layers have one ``weight`` in float16.
 
     Args:
-        weights: The file's tensors. They are rounded to float16 once.
+        weights: The file's tensors; they are rounded to float16 once.
     """
 
     def __init__(self, weights: GGUFWeights) -> None:
@@ -39,10 +39,10 @@ class FloatWeights:
         self.layers, self.verify, self.close = weights.layers, weights.verify, weights.close
 
     def tensor_types(self) -> None:
-        """One quantization holds for all parameters."""
+        """None, as all parameters have the same quantization."""
 
     def types_of(self, layer: str) -> Sequence[tuple[str, int]]:
-        """These tensors have no types of their own."""
+        """Not available, as tensors do not have types of their own."""
         raise ValueError(f"{layer}: these weights have one quantization")
 
     def find(self, name: str) -> GGUFRecord | _Matrix | None:
@@ -63,7 +63,7 @@ class FloatWeights:
     def read_rows(
         self, record: GGUFRecord | _Matrix, pieces: Sequence[tuple[int, int]]
     ) -> Iterator[Array]:
-        """A parameter piece by piece."""
+        """Read a parameter piece by piece."""
         if isinstance(record, GGUFRecord):
             yield from self._weights.read_rows(record, pieces)
             return

@@ -1,11 +1,11 @@
-"""The block formats of GGUF tensors: their sizes, and how their blocks come apart.
+"""The block formats of GGUF tensors: their sizes, and how to unpack their blocks.
 
-Source: ggml's ``ggml-common.h`` and ``ggml-quants.c`` describe the blocks; ``gguf.quants`` of the
-`gguf` package is the reference that the tests compare with.
+ggml's ``ggml-common.h`` and ``ggml-quants.c`` describe the blocks; ``gguf.quants`` of the package
+`gguf` is the reference with which the tests compare.
 
-Every quantised weight is ``scale · code − minimum`` in float32, with one scale (and one minimum)
-for each group of 16 or 32 neighbouring inputs. The product of scale and code is exact in float32,
-so there is one rounding, the subtraction's, as in the reference.
+A quantized weight is ``scale · code − minimum`` in float32, with one scale (and one minimum) for
+each group of 16 or 32 neighbouring inputs. The product of scale and code is exact in float32, so
+only the subtraction is rounded, as in the reference.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class GGMLType:
     Attributes:
         id: Its number in the file.
         name: Its name in ggml, such as ``Q4_K``.
-        block: Weights in a block.
-        nbytes: Bytes of a block.
-        readable: Whether this module can take its blocks apart.
+        block: The number of weights in a block.
+        nbytes: The size of a block in bytes.
+        readable: Whether this module can unpack its blocks.
     """
 
     id: int
@@ -41,18 +41,18 @@ class GGMLType:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Rows of quantised weights, taken apart.
+    """Rows of quantized weights, unpacked.
 
-    The scale of a group is ``scale · factor`` of its block and itself, and its minimum likewise;
-    both products are exact in float32. Types without factors have one group to a block.
+    The scale of a group is the ``scale`` of its block times the group's ``factor``, and its minimum
+    likewise; both products are exact in float32. Types without factors have one group per block.
 
     Attributes:
         codes: (rows, inputs) uint8 or int8.
         scale: (rows, blocks) float32.
         factor: (rows, groups) int8 or uint8, or None for 1.
-        minimum: (rows, blocks) float32, or None where the type has no minima.
+        minimum: (rows, blocks) float32, or None if the type has no minima.
         minimum_factor: (rows, groups) uint8, or None for 1.
-        group: Inputs that share a scale: 16 or 32.
+        group: The number of inputs that share a scale: 16 or 32.
     """
 
     codes: Array
@@ -63,7 +63,7 @@ class Unpacked:
     group: int
 
     def weights(self) -> Array:
-        """(rows, inputs) float32: ``scale · code − minimum``."""
+        """The weights, ``scale · code − minimum``, (rows, inputs) float32."""
         rows, inputs = self.codes.shape
         grouped = self.codes.reshape(rows, inputs // self.group, self.group).astype(np.float32)
         grouped *= _of_groups(self.scale, self.factor)[:, :, None]
@@ -73,7 +73,7 @@ class Unpacked:
 
 
 def _of_groups(values: Array, factors: Array | None) -> Array:
-    """What belongs to each group, from what its block and it have."""
+    """The values of the groups: those of their blocks times the groups' factors."""
     if factors is None:
         return values
     return np.repeat(values, factors.shape[1] // values.shape[1], axis=1) * factors.astype(
@@ -84,7 +84,7 @@ def _of_groups(values: Array, factors: Array | None) -> Array:
 _NF4: Final = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
 )
-"""ggml's ``kvalues_iq4nl``: what the 16 codes of IQ4_NL and IQ4_XS stand for."""
+"""ggml's ``kvalues_iq4nl``: the values of the 16 codes of IQ4_NL and IQ4_XS."""
 _E2M1: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
 """ggml's ``kvalues_mxfp4``: twice the values of the 4-bit floats of MXFP4."""
 
@@ -95,7 +95,7 @@ def _half(blocks: Array, at: int) -> Array:
 
 
 def _nibbles(packed: Array, width: int) -> Array:
-    """Two codes of 4 bits from each byte: all low halves of `width` bytes, then the high ones."""
+    """Split bytes into 4-bit codes: of each `width` bytes, the low halves, then the high halves."""
     parts = packed.reshape(-1, width)
     return np.stack([parts & 15, parts >> 4], axis=1).reshape(packed.shape[0], -1)
 
@@ -108,7 +108,7 @@ def _fifth_bits(blocks: Array, at: int) -> Array:
 
 
 def _plain(codes: Array, scale: Array, minimum: Array | None = None) -> Unpacked:
-    """Blocks that are one group each."""
+    """Make `Unpacked` from blocks with one group each."""
     return Unpacked(codes, scale, None, minimum, None, 32)
 
 
@@ -151,7 +151,7 @@ def _q3_k(blocks: Array) -> Unpacked:
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
     codes = (low >> shifts) & 3
     at = np.arange(8, dtype=np.uint8).reshape(1, 2, 4, 1)
-    # A bit that is not set stands for 4 less.
+    # If the bit is not set, the code is smaller by 4.
     missing = (((high >> at) & 1) ^ 1) << 2
     codes = codes.reshape(rows, 256).view(np.int8) - missing.reshape(rows, 256).view(np.int8)
     lowest = _nibbles(packed[:, :8], 8)
@@ -208,7 +208,7 @@ def _iq4_xs(blocks: Array) -> Unpacked:
 
 
 def _mxfp4(blocks: Array) -> Unpacked:
-    # The scale is a power of two with its exponent in a byte, and half of it, as codes are doubled.
+    # The scale is a power of two, with its exponent in a byte; it is halved, as codes are doubled.
     exponent = blocks[:, :1].astype(np.uint32)
     bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - 1) << 23)
     scale = bits.astype(np.uint32).view(np.float32)
@@ -261,17 +261,17 @@ GGML_TYPES: Final = {
         GGMLType(39, "MXFP4", 32, 17),
     )
 }
-"""The types by their numbers; what is not `readable` is known by name and size only."""
+"""The types by their numbers; of those that are not `readable`, only name and size are known."""
 TYPES_BY_NAME: Final = {t.name: t for t in GGML_TYPES.values()}
 
 
 def unpack(kind: GGMLType, data: Array, inputs: int) -> Unpacked:
-    """Take rows of a quantised type apart.
+    """Unpack rows of a quantized type.
 
     Args:
-        kind: Their type; a readable one that is quantised.
+        kind: Their type, which is quantized and readable.
         data: (rows, bytes of a row) uint8.
-        inputs: Weights in a row, a multiple of the type's block.
+        inputs: The number of weights in a row, a multiple of the type's block.
 
     Returns:
         The rows' codes, scales and minima.
@@ -293,7 +293,7 @@ def unpack(kind: GGMLType, data: Array, inputs: int) -> Unpacked:
 
 
 def floats(kind: GGMLType, data: Array) -> Array:
-    """Rows of a float type as float32 (F32, BF16) or float16 (F16), without loss.
+    """Convert rows of a float type to float32 (F32, BF16) or float16 (F16), exactly.
 
     Args:
         kind: F32, F16 or BF16.
@@ -305,7 +305,7 @@ def floats(kind: GGMLType, data: Array) -> Array:
 
 
 def dequantize(kind: GGMLType, data: Array, inputs: int) -> Array:
-    """(rows, inputs) float32 of any readable type; equals ``gguf.quants.dequantize`` to the bit."""
+    """Convert any readable type to (rows, inputs) float32, just as ``gguf.quants.dequantize``."""
     if kind.name in _UNPACK:
         return unpack(kind, data, inputs).weights()
     return floats(kind, data).astype(np.float32)

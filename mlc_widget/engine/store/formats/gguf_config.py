@@ -1,4 +1,4 @@
-"""A GGUF file's metadata as the fields of mlc-chat-config.json."""
+"""Translates a GGUF file's metadata to the fields of mlc-chat-config.json."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.engine.store.formats.gguf_file import GGUFModel
 
 QUANTIZATION: Final = "ggml"
-"""What `quantization` says where each tensor has a type of its own."""
+"""The `quantization` of models in which each tensor has its own type."""
 
 _ARCHITECTURES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """MLC's `model_type` of each ``general.architecture``."""
 _INTERLEAVED: Final = frozenset({"llama"})
-"""Architectures whose heads' rows llama.cpp's converter puts in pairs."""
+"""Architectures in which llama.cpp's converter interleaves the rows of heads in pairs."""
 _SAMPLING: Final = {
     "temp": "temperature",
     "top_p": "top_p",
@@ -29,22 +29,22 @@ _TURN_ENDS: Final = frozenset(
         "<EOT>", "_<EOT>", "<|end_of_text|>", "</s>", "<|return|>", "<|call|>",
     }
 )  # fmt: skip
-"""Control tokens that end an answer in whatever vocabulary they are."""
+"""Control tokens that end an answer, in any vocabulary that has them."""
 _CONTROL: Final = 3
 
 
 def interleaved_heads(model: GGUFModel) -> int:
-    """Rows of a head that the file has in pairs; see `GGUFWeights`."""
+    """The number of rows of a head, if the file has them in pairs; otherwise 0."""
     fields = _Fields(model)
     return fields.head_dim() if fields.architecture in _INTERLEAVED else 0
 
 
 def chat_config(model: GGUFModel) -> dict[str, Any]:
-    """What mlc-chat-config.json would say of this model.
+    """Make the mlc-chat-config.json of this model.
 
     Raises:
-        UnsupportedModelError: an architecture that does not run.
-        ModelFormatError: a field is missing or wrong.
+        UnsupportedModelError: The architecture is not supported.
+        ModelFormatError: A field is missing or wrong.
     """
     fields = _Fields(model)
     vocabulary = _vocabulary_size(model)
@@ -65,7 +65,7 @@ def chat_config(model: GGUFModel) -> dict[str, Any]:
 
 
 def end_ids(fields: Mapping[str, Any]) -> list[int]:
-    """Tokens that end an answer: those that the file names, and those known by their text."""
+    """The tokens that end an answer: those that the file names, and known ones by their text."""
     tokens, types = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.token_type")
     found = [i for key in ("eos", "eot", "eom") if (i := special_id(fields, key)) is not None]
     if isinstance(tokens, list) and isinstance(types, np.ndarray):
@@ -75,7 +75,7 @@ def end_ids(fields: Mapping[str, Any]) -> list[int]:
 
 
 def special_id(fields: Mapping[str, Any], name: str) -> int | None:
-    """A token that the file names, such as ``eos``; what is no token's id is none, as elsewhere."""
+    """The id of a special token of the file, such as ``eos``; None if it is not a token's id."""
     value = fields.get(f"tokenizer.ggml.{name}_token_id")
     tokens = fields.get("tokenizer.ggml.tokens")
     if not isinstance(value, int) or isinstance(value, bool) or not isinstance(tokens, list):
@@ -86,8 +86,8 @@ def special_id(fields: Mapping[str, Any], name: str) -> int | None:
 def _vocabulary_size(model: GGUFModel) -> int:
     if "token_embd.weight" not in model.tensors:
         raise ModelFormatError(
-            f"{model.files[0].path} has no tensor token_embd.weight: it is no language model, or "
-            "not whole.",
+            f"{model.files[0].path} has no tensor token_embd.weight: it is not a language model, "
+            "or not complete.",
             param="model_id",
         )
     return model.tensors["token_embd.weight"][1].shape[0]
@@ -115,7 +115,7 @@ def _model_config(
 
 
 def _rope_scaling(fields: _Fields, model: GGUFModel) -> dict[str, Any] | None:
-    """What stretches the rotary embedding: divisors of its frequencies, or one factor."""
+    """The scaling of the rotary embedding: divisors of its frequencies, or one factor."""
     if "rope_freqs.weight" in model.tensors:
         file, tensor = model.tensors["rope_freqs.weight"]
         if tensor.kind.name != "F32" or len(tensor.shape) != 1:
@@ -129,7 +129,7 @@ def _rope_scaling(fields: _Fields, model: GGUFModel) -> dict[str, Any] | None:
         return None
     if kind == "linear":
         return {"rope_type": "linear", "factor": fields.number("rope.scaling.factor")}
-    return {"rope_type": str(kind)}  # refused by name, with what runs
+    return {"rope_type": str(kind)}  # refused later, with an error that names the supported ones
 
 
 class _Fields:

@@ -1,8 +1,8 @@
-"""Reads GGUF files: metadata, and where each tensor lies.
+"""Reads GGUF files: their metadata, and the positions of their tensors.
 
-The format is described in ggml's ``docs/gguf.md``. A file comes from outside, so that every count,
-length and offset is compared with the file's size and with a limit before memory is taken for it,
-and the file is read through one descriptor, so that what was checked is what is used.
+ggml's ``docs/gguf.md`` describes the format. Files are not trusted: every count, length and offset
+is compared with the file's size and with a limit before memory is allocated for it, and the file is
+read through one descriptor, so that the checked file is the one that is used.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _MAX_FIELDS: Final = 1 << 14
 _MAX_KEY: Final = 1 << 16
 _MAX_STRING: Final = 1 << 24
 _MAX_ITEMS: Final = 1 << 22
-"""Items of an array; the largest vocabularies have some 2**18 tokens, and twice as many merges."""
+"""The maximum number of items in an array; the largest vocabularies have some 2**18 tokens, and
+twice as many merges."""
 _MAX_HEADER: Final = 1 << 28
-"""Bytes before the tensors' data."""
+"""The maximum number of bytes before the tensors' data."""
 _MAX_DIMENSIONS: Final = 4
 _MAX_SPLITS: Final = 1000
 _WINDOW: Final = 1 << 20
@@ -53,10 +54,10 @@ class GGUFTensor:
 
     Attributes:
         name: Its name in the file, such as ``blk.0.attn_q.weight``.
-        shape: Rows first, as numpy has it (the file lists the inputs of a row first).
+        shape: Its shape in numpy's order, rows first (the file has the inputs of a row first).
         kind: Its type.
-        offset: Its first byte in the file.
-        nbytes: Its bytes.
+        offset: The position of its first byte in the file.
+        nbytes: Its size in bytes.
     """
 
     name: str
@@ -67,7 +68,7 @@ class GGUFTensor:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row, which is `shape[-1]` weights."""
+        """The size in bytes of one row of `shape[-1]` weights."""
         return self.shape[-1] // self.kind.block * self.kind.nbytes
 
 
@@ -128,13 +129,13 @@ class GGUFFile:
         self.close()
 
     def read_rows(self, tensor: GGUFTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """The bytes of rows `start` to `stop` of a tensor; safe from any thread.
+        """Read the bytes of rows `start` to `stop` of a tensor; may be called from any thread.
 
         Returns:
             (rows, `tensor.row_bytes`) uint8.
 
         Raises:
-            ModelFormatError: the file has become shorter.
+            ModelFormatError: The file has become shorter.
         """
         width = tensor.row_bytes
         data = np.empty((stop - start) * width, np.uint8)
@@ -147,7 +148,7 @@ class GGUFFile:
         return data.reshape(stop - start, width)
 
     def _read_at(self, view: memoryview, at: int) -> int:
-        """Read bytes at an offset into `view`; returns how many."""
+        """Read bytes at an offset into `view`; return their number."""
         if hasattr(os, "preadv"):
             return os.preadv(self._fd, [view], at)
         with self._position:  # Windows has one position for all readers
@@ -202,14 +203,14 @@ class GGUFFile:
             named = f"ggml's type {number}" if kind is None else kind.name
             known = ", ".join(t.name for t in GGML_TYPES.values() if t.readable)
             raise UnsupportedModelError(
-                f"{self.path}: tensor {name!r} is {named}; the types that run are {known}. Choose "
+                f"{self.path}: tensor {name!r} is {named}; the supported types are {known}. Choose "
                 "another quantization of this model, such as Q4_K_M or Q8_0.",
                 param="model_id",
             )
         if min(shape) < 1 or shape[-1] % kind.block:
             raise self._wrong(f"tensor {name!r} of type {kind.name} has the shape {list(shape)}")
         weights = 1
-        for size in shape:  # in Python's integers, which cannot overflow
+        for size in shape:  # Python's integers cannot overflow
             weights *= size
         return GGUFTensor(name, shape, kind, offset, weights // kind.block * kind.nbytes)
 
@@ -233,7 +234,7 @@ class GGUFFile:
 
 
 class _Header:
-    """Takes values one after the other from the beginning of a file."""
+    """Reads values one after the other from the beginning of a file."""
 
     def __init__(
         self,
@@ -246,7 +247,7 @@ class _Header:
         self.at = 0
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes."""
+        """Read the next `count` bytes."""
         if count > self._size - self.at:
             raise self._wrong(
                 f"its header goes on past byte {self._size}, which is the file's end or more than "
@@ -292,7 +293,7 @@ class _Header:
             raise self._wrong(f"a string is not UTF-8 ({error.reason})") from None
 
     def value(self) -> Any:
-        """A metadata value with its type before it."""
+        """Read a metadata value, which follows its type."""
         number = self.number("<u4")
         if number == _STRING:
             return self.string(_MAX_STRING)
@@ -317,7 +318,7 @@ class _Header:
         if number == _ARRAY:
             raise self._wrong("a metadata value is an array of arrays")
         if number == _STRING:
-            if count * 8 > self._size - self.at:  # each has a length at least
+            if count * 8 > self._size - self.at:  # each has at least a length
                 raise self._wrong(f"it claims {count} strings, which cannot be in it")
             return [self.string(_MAX_STRING) for _ in range(count)]
         dtype = np.dtype(self._dtype(number))
@@ -325,13 +326,13 @@ class _Header:
 
 
 def split_paths(path: Path) -> list[Path]:
-    """All files of a model that llama.cpp has split, in order; `path` alone if it is not split.
+    """The files of a model that was split by llama.cpp, in order; only `path` if it is not split.
 
     Args:
-        path: Any one of them, named ``NAME-00001-of-00003.gguf``.
+        path: Any of the files, named like ``NAME-00001-of-00003.gguf``.
 
     Raises:
-        ModelFormatError: one of them is missing.
+        ModelFormatError: One of the files is missing.
     """
     match = _SPLIT_NAME.match(path.name)
     if match is None:
@@ -364,8 +365,8 @@ class GGUFModel:
         tensors: All tensors by name, each with its file.
 
     Raises:
-        ModelFormatError: a file is missing or damaged, or the parts do not belong together.
-        UnsupportedModelError: as `GGUFFile`.
+        ModelFormatError: A file is missing or damaged, or the parts do not belong together.
+        UnsupportedModelError: As for `GGUFFile`.
     """
 
     def __init__(self, path: Path) -> None:

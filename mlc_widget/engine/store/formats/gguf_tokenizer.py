@@ -1,8 +1,8 @@
-"""A GGUF file's vocabulary as the content of a Hugging Face ``tokenizer.json``.
+"""Translates a GGUF file's vocabulary to the content of a Hugging Face ``tokenizer.json``.
 
-``tokenizer.ggml.model`` names the kind: ``gpt2`` is byte-level BPE, whose pre-tokenizer
-``tokenizer.ggml.pre`` names; ``llama`` is SentencePiece's BPE, with scores in the place of merges;
-``bert`` is WordPiece. The patterns are those of the models' own tokenizer.json files.
+``tokenizer.ggml.model`` names the kind: ``gpt2`` is byte-level BPE, whose pre-tokenizer is named by
+``tokenizer.ggml.pre``; ``llama`` is SentencePiece's BPE, with scores instead of merges; ``bert`` is
+WordPiece. The patterns are those of the models' own tokenizer.json files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlc_widget.engine.store.formats.merges import pairs_of
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SPACE: Final = "\u2581"
 _MAX_TOKEN: Final = 1 << 9
-"""Characters of a token, of which pieces are made to find a SentencePiece vocabulary's merges."""
+"""The maximum length of a token in a SentencePiece vocabulary."""
 _MAX_VOCABULARY: Final = 1 << 20
 
 _CONTRACTIONS: Final = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -91,24 +91,24 @@ _PATTERNS: Final[dict[str, tuple[str, ...]]] = {
     "gpt-4o": (_GPT4O,),
     "llama4": (_GPT4O,),
 }
-"""How text is cut before BPE, each pattern cutting what the one before it has left. Files that name
-none are cut as llama.cpp cuts them ("default"), which is no model's own way.
+"""The patterns by which text is split before BPE; each splits the pieces of the one before. Files
+that name no pre-tokenizer are split as in llama.cpp ("default"), which is not any model's own way.
 """
 
 _WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "lfm2", "tekken"})
-"""Where a word that is in the vocabulary is one token whatever the merges say."""
+"""Pre-tokenizers with which a word of the vocabulary is one token, whatever the merges say."""
 
 
 def tokenizer_spec(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What the tokenizer.json of a file would say.
+    """Make the content of a tokenizer.json for a file.
 
     Args:
         fields: The file's metadata.
         where: The file, for messages.
 
     Raises:
-        ModelFormatError: the vocabulary is missing or does not hold together.
-        UnsupportedModelError: a kind of vocabulary that is not known.
+        ModelFormatError: The vocabulary is missing or inconsistent.
+        UnsupportedModelError: The kind of vocabulary is not known.
     """
     vocabulary = _Vocabulary(fields, where)
     kind = fields.get("tokenizer.ggml.model")
@@ -136,7 +136,7 @@ def tokenizer_spec(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 class _Vocabulary:
-    """The tokens, checked."""
+    """The checked tokens of a file."""
 
     def __init__(self, fields: Mapping[str, Any], where: str) -> None:
         self._fields, self.where = fields, where
@@ -171,12 +171,12 @@ class _Vocabulary:
         return name
 
     def ids(self) -> dict[str, int]:
-        """Ids by token; of tokens that are twice in the file the first counts."""
+        """The ids by token; if a token occurs twice, the first counts."""
         last = len(self.tokens) - 1
         return dict(zip(reversed(self.tokens), range(last, -1, -1), strict=True))
 
     def added(self) -> list[dict[str, Any]]:
-        """Control tokens, and those that are matched before anything is cut."""
+        """The added tokens: control tokens, and others that are matched before text is split."""
         return [
             {
                 "id": i,
@@ -192,7 +192,7 @@ class _Vocabulary:
         ]
 
     def merges(self) -> list[tuple[str, str]]:
-        """The merges of a byte-level vocabulary, the first ones first."""
+        """The merges of a byte-level vocabulary, by descending priority."""
         merges = self._fields.get("tokenizer.ggml.merges")
         if not isinstance(merges, list):
             raise self.wrong("tokenizer.ggml.merges", "must be a list of pairs")
@@ -288,7 +288,7 @@ def _sentence_piece(v: _Vocabulary) -> dict[str, Any]:
 
 
 def _merges_by_score(v: _Vocabulary) -> list[tuple[str, str]]:
-    """SentencePiece joins the pair whose whole has the best score: the same as merges in order."""
+    """The merges that equal SentencePiece's rule of joining the pair with the best score."""
     longest = max(map(len, v.tokens))
     if longest > _MAX_TOKEN:
         raise v.wrong("tokenizer.ggml.tokens", f"has a token of {longest} characters")
@@ -303,7 +303,7 @@ def _merges_by_score(v: _Vocabulary) -> list[tuple[str, str]]:
 
 def _word_piece(v: _Vocabulary) -> dict[str, Any]:
     def named(token: str, kind: int) -> str:
-        # GGUF marks what begins a word; tokenizer.json what continues one.
+        # GGUF marks tokens that begin a word, tokenizer.json those that continue one.
         if kind != _NORMAL:
             return token
         return token[1:] if token.startswith(_SPACE) else f"##{token}"

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF model, by the names that architectures give their parameters."""
+"""The tensors of a GGUF model by the names of the architectures' parameters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "input_layernorm": ("attn_norm",),
     "post_attention_layernorm": ("ffn_norm",),
 }
-"""A layer's tensors in the file, by the layer's name within its block."""
+"""The names of a layer's tensors in the file, by the layer's name within its block."""
 _LAYER: Final = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
 _PART: Final = re.compile(r"^(.+)\.part(\d+)$")
 _BLOCK: Final = re.compile(r"^blk\.(\d+)\.")
@@ -39,13 +39,13 @@ _BLOCK: Final = re.compile(r"^blk\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class GGUFRecord:
-    """One parameter, as it lies in the file.
+    """One parameter in the file.
 
     Attributes:
         name: The parameter's name.
-        shape: Rows and bytes of a row of a matrix; (n,) of a vector of floats.
+        shape: (rows, bytes of a row) of a matrix, or (n,) of a vector of floats.
         dtype: ``uint8`` or ``float32``.
-        nbytes: Its bytes in the file.
+        nbytes: Its size in the file in bytes.
     """
 
     name: str
@@ -59,8 +59,9 @@ class GGUFWeights:
 
     Args:
         model: The open file.
-        interleaved_heads: Rows of a head of queries and of keys that the file has in pairs, as
-            llama.cpp rotates them in ``llama`` files; 0 where it has them in the model's own order.
+        interleaved_heads: The number of rows of a query head and a key head, if the file has them
+            in pairs, as llama.cpp rotates them in ``llama`` files; 0 if they are in the model's
+            order.
     """
 
     def __init__(self, model: GGUFModel, interleaved_heads: int = 0) -> None:
@@ -69,22 +70,22 @@ class GGUFWeights:
 
     @property
     def where(self) -> str:
-        """What to call it in messages."""
+        """The file, for messages."""
         return str(self._model.files[0].path)
 
     def layers(self) -> int:
-        """How many layers there are tensors of."""
+        """The number of layers in the file."""
         return len({m[1] for name in self._model.tensors if (m := _BLOCK.match(name))})
 
     def tensor_types(self) -> dict[str, str]:
-        """Ggml's type of each tensor, by its name in the file."""
+        """The ggml type of each tensor, by its name in the file."""
         return {name: t.kind.name for name, (_, t) in self._model.tensors.items()}
 
     def types_of(self, layer: str) -> list[tuple[str, int]]:
-        """Type and rows of each tensor of a linear layer, by its name in the architecture.
+        """The type and rows of each tensor of a linear layer, given its name in the architecture.
 
         Raises:
-            ModelFormatError: the file lacks one.
+            ModelFormatError: The file lacks a tensor.
         """
         return [(t.kind.name, t.shape[0]) for _, t in self._tensors(layer, "weight")]
 
@@ -93,17 +94,17 @@ class GGUFWeights:
         return len(self._tensors(layer, "weight")[0][1].shape) > 1
 
     def verify(self, *args: Any, **kwargs: Any) -> None:
-        """A GGUF file has no sums of its own; its sizes were checked when it was opened."""
+        """Do nothing: GGUF files have no checksums, and sizes were checked when it was opened."""
 
     def close(self) -> None:
         """Close the files. Idempotent."""
         self._model.close()
 
     def find(self, parameter: str) -> GGUFRecord:
-        """A parameter by its name: a matrix's ``.part<i>``, or a vector.
+        """Find a parameter by its name: ``.part<i>`` of a matrix, or a vector.
 
         Raises:
-            ModelFormatError: the file lacks it.
+            ModelFormatError: The file lacks it.
         """
         found = self._of(parameter)
         nbytes = sum(tensor.nbytes for _, tensor in found)
@@ -114,10 +115,10 @@ class GGUFWeights:
         return GGUFRecord(parameter, (length,), "float32", nbytes)
 
     def read_rows(self, record: GGUFRecord, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
-        """Pieces of a parameter: rows of a matrix from the first to before the last.
+        """Read a parameter piece by piece, given the first row of each piece and its end.
 
         Raises:
-            ModelFormatError: the file has become shorter.
+            ModelFormatError: The file has become shorter.
         """
         found = self._of(record.name)
         if not _PART.match(record.name):
@@ -133,7 +134,7 @@ class GGUFWeights:
             )
 
     def _head_rows(self, file: GGUFFile, tensor: GGUFTensor, start: int, stop: int) -> Array:
-        """Rows in the model's order, the first halves of a head's pairs before the second ones."""
+        """Read rows in the model's order: a head's first rows of pairs, then its second rows."""
         head = self._head
         first, end = start // head * head, -(-stop // head) * head
         pairs = file.read_rows(tensor, first, end).reshape(-1, head // 2, 2, tensor.row_bytes)
@@ -154,7 +155,7 @@ class GGUFWeights:
         return self._tensors(layer, kind)
 
     def _tensors(self, layer: str, kind: str) -> list[tuple[GGUFFile, GGUFTensor]]:
-        """The file's tensors of a layer: ``weight`` or ``bias``."""
+        """The file's tensors for the ``weight`` or ``bias`` of a layer."""
         prefix, name = "", layer
         if inside := _LAYER.match(layer):
             prefix, name = f"blk.{inside[1]}.", inside[2]
@@ -164,13 +165,13 @@ class GGUFWeights:
             if full not in self._model.tensors:
                 raise ModelFormatError(
                     f"{self.where} has no tensor {full}, which the model needs for {layer}: the "
-                    "file is not whole, or of an architecture other than its metadata says.",
+                    "file is incomplete, or its architecture is not the one in its metadata.",
                     param="model_id",
                 )
             found.append(self._model.tensors[full])
         if not found:
             raise ModelFormatError(
-                f"{self.where}: nothing is known of the layer {layer} in a GGUF file.",
+                f"{self.where}: the name of the layer {layer} in GGUF files is not known.",
                 param="model_id",
             )
         return found

@@ -1,7 +1,7 @@
-"""The merges of a vocabulary that has none but scores, as SentencePiece's have.
+"""Finds the merges of a vocabulary that has scores instead, such as SentencePiece's.
 
-A token may be joined from any two tokens whose texts make its own. Large vocabularies have millions
-of places to cut their tokens at, so that the halves are looked up by hashes, in numpy.
+A token may be joined from any two tokens whose concatenation it is. In a large vocabulary there are
+millions of places at which tokens can be cut, so the halves are looked up by hash, in numpy.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 _CHARACTERS: Final = 1 << 19
-"""How many characters are looked at together, about."""
+"""The approximate number of characters that are processed together."""
 _BASE: Final = 0x9E3779B97F4A7C15
 _BITS: Final = 22
-"""Of a hash, for a first look whether it may be a token's."""
+"""The number of leading bits by which a table finds the candidate for a hash."""
 
 
 def pairs_of(tokens: Sequence[str]) -> tuple[Array, Array, Array]:
-    """All pairs of tokens whose texts, one after the other, are a token.
+    """Find all pairs of tokens whose concatenation is a token.
 
     Args:
-        tokens: The vocabulary; of tokens with the same text the first counts.
+        tokens: The vocabulary; if a text occurs twice, the first counts.
 
     Returns:
         Three arrays of indices into `tokens`: wholes, lefts and rights.
@@ -43,7 +43,7 @@ def pairs_of(tokens: Sequence[str]) -> tuple[Array, Array, Array]:
         there = lefts >= 0
         found.append((token[there], lefts[there], rights[there]))
     wholes, lefts, rights = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    # Two texts may have one hash, if by an attacker's design.
+    # Two texts may have the same hash, at least if an attacker has designed them.
     same = lengths[wholes] == lengths[lefts] + lengths[rights]
     first = known.find(hashes[wholes]) == wholes
     kept = same & first
@@ -51,7 +51,7 @@ def pairs_of(tokens: Sequence[str]) -> tuple[Array, Array, Array]:
 
 
 class _Part:
-    """Some tokens, with the hashes of all that begins or ends inside one of them.
+    """Some tokens, with the hashes of all their prefixes and suffixes.
 
     The hash of the characters c from a to b is Σ (c[i] + 1) · base^(i - a), modulo 2**64.
     """
@@ -71,7 +71,7 @@ class _Part:
         return hashes
 
     def cuts(self) -> tuple[Array, Array, Array]:
-        """Each place to cut a token at: the token, and the hashes of its halves."""
+        """For each place at which a token can be cut: the token, and the hashes of its halves."""
         token = np.repeat(np.arange(len(self._lengths)), np.maximum(self._lengths - 1, 0))
         starts = self._ends - self._lengths
         before = np.cumsum(np.maximum(self._lengths - 1, 0)) - np.maximum(self._lengths - 1, 0)
@@ -88,7 +88,7 @@ def _powers(base: int, size: int) -> Array:
 
 
 def _parts(tokens: Sequence[str], lengths: Array) -> Iterator[_Part]:
-    """The vocabulary in parts of bounded size."""
+    """Split the vocabulary into parts of bounded size."""
     part = np.cumsum(lengths) // _CHARACTERS
     edges = [0, *(np.flatnonzero(np.diff(part)) + 1).tolist(), len(tokens)]
     for first, last in pairwise(edges):
@@ -106,14 +106,14 @@ class _Known:
         self._table[self._sorted[::-1] >> self._shift] = np.arange(len(hashes))[::-1]
 
     def find(self, hashes: Array) -> Array:
-        """The first token of each hash, or -1."""
+        """The first token with each hash, or -1."""
         found = np.full(len(hashes), -1, np.int64)
         at = self._table[hashes >> self._shift]
         likely = np.flatnonzero(at >= 0)
         at, wanted = at[likely], hashes[likely]
         there = self._sorted[at] == wanted
         found[likely[there]] = self._order[at[there]]
-        # Others with the same first bits.
+        # Look for other tokens with the same leading bits.
         likely, wanted = likely[~there], wanted[~there]
         at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
         there = self._sorted[at] == wanted
