@@ -1,9 +1,10 @@
-"""Random-weight models of published shapes, as an MLC folder (q4f16_1) and as GGUF (Q4_0).
+"""Random-weight models of published shapes, as an MLC folder (q4f16_1) and as GGUF.
 
 The MLC folder is written here; the GGUF by this file run as a script in llama.cpp's environment,
-``python _kernel_models.py NAME FILE [pure]``: float16, then what llama.cpp's own quantizer makes of
-it. As in the files that people download, that keeps an output layer that is tied to the embedding
-in Q6_K or Q8_0, where MLC's q4f16_1 has 4 bits; ``pure`` makes it Q4_0, too.
+``python _kernel_models.py SOURCE FILE TYPE [pure]``: float16 of a shape, or another GGUF file, then
+what llama.cpp's own quantizer makes of it. As in the files that people download, that keeps an
+output layer that is tied to the embedding in Q6_K or Q8_0, where MLC's q4f16_1 has 4 bits; ``pure``
+makes it of the type, too.
 """
 
 from __future__ import annotations
@@ -35,8 +36,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
         "num_hidden_layers": 16, "vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
     },
+    "Qwen2.5-1.5B": {
+        "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 128,
+        "num_hidden_layers": 28, "vocab_size": 151936, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    },
 }  # fmt: skip
 """By name; all tie their embeddings."""
+
+FILE_TYPES = {
+    "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15,
+    "Q5_K_M": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
+}  # fmt: skip
+"""llama.cpp's numbers of kinds of files."""
 
 
 def mlc_config(name: str) -> dict[str, Any]:
@@ -86,34 +98,43 @@ def write_mlc(name: str, folder: Path) -> None:
     (folder / "mlc-chat-config.json").write_text(json.dumps(config))
 
 
-def write_gguf(name: str, file: Path, *, pure: bool = False) -> None:
-    """The same shape as GGUF, in Q4_0 as llama.cpp quantizes it.
+def write_gguf(source: str, file: Path, kind: str, *, pure: bool = False) -> None:
+    """The same shape as GGUF, or another GGUF file, as llama.cpp quantizes it.
 
     Raises:
         RuntimeError: llama.cpp could not.
     """
     import llama_cpp
 
-    floats = file.with_suffix(".float16")
-    _write_float16(name, floats)
+    floats = file.with_suffix(".float16") if source in SHAPES else Path(source)
+    if source in SHAPES:
+        _write_float16(source, floats)
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.pure = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0, pure
+    params.ftype, params.pure, params.allow_requantize = FILE_TYPES[kind], pure, True
     quiet = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(quiet, None)
     status = llama_cpp.llama_model_quantize(
         str(floats).encode(), str(file).encode(), ctypes.byref(params)
     )
-    floats.unlink()
+    if source in SHAPES:
+        floats.unlink()
     if status:
-        raise RuntimeError(f"llama_model_quantize gave {status} for {name}")
+        raise RuntimeError(f"llama_model_quantize gave {status} for {source}")
 
 
-def gguf_file(name: str, folder: Path, python: str, *, pure: bool = False) -> Path:
-    """The GGUF file of that name in a folder, made by the Python of llama.cpp's environment."""
-    file = folder / f"{name}.q4_0{'-pure' if pure else ''}.gguf"
+def gguf_file(source: str, kind: str, folder: Path, python: str) -> Path:
+    """A GGUF file in a folder, made by the Python of llama.cpp's environment.
+
+    Args:
+        source: The name of a shape, or the path of a GGUF file.
+        kind: Of `FILE_TYPES`, and `` pure`` behind it for one type throughout.
+        folder: Where it is kept.
+        python: Of an environment with llama-cpp-python and gguf.
+    """
+    file = folder / f"{Path(source).name.removesuffix('.gguf')}.{kind.replace(' ', '-')}.gguf"
     if not file.exists():
         aside = file.with_suffix(".part")
-        script = [python, __file__, name, str(aside), *(["pure"] if pure else [])]
+        script = [python, __file__, source, str(aside), *kind.split()]
         subprocess.run(script, check=True)
         aside.rename(file)
     return file
@@ -168,4 +189,4 @@ def _write_float16(name: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_gguf(sys.argv[1], Path(sys.argv[2]), pure=sys.argv[3:] == ["pure"])
+    write_gguf(sys.argv[1], Path(sys.argv[2]), sys.argv[3], pure=sys.argv[4:] == ["pure"])

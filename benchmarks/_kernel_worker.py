@@ -1,14 +1,15 @@
 # ruff: noqa: N806, N812 - TVMScript
 """One engine with one model, asked for timings on standard input and answering in JSON.
 
-``python _kernel_worker.py tvm FOLDER THREADS [TOTAL]``, or in llama.cpp's environment ``…
-llama.cpp FILE THREADS FLASH [TOTAL]``; TOTAL tokens fit into the KV cache. A line ``prefill N``
-runs a prompt of N tokens from nothing; ``decode C N`` runs N tokens, one by one, each after C
-others; ``turn C A N`` runs C tokens, A one by one after them for an answer, and then, which is
-timed, N together in the place of the answer. All give wall and process CPU seconds. ``memory``
-fills the KV cache and gives the resident bytes, and how many of them are of no file. ``python
-_kernel_worker.py memory - THREADS`` has no engine, and answers ``bandwidth`` by the bytes per
-second that so many threads read.
+``python _kernel_worker.py tvm MODEL THREADS [TOTAL]``, the model being an MLC folder or a GGUF
+file, or in llama.cpp's environment ``… llama.cpp FILE THREADS FLASH [TOTAL]``; TOTAL tokens fit
+into the KV cache. A line ``prefill N`` runs a prompt of N tokens from nothing; ``decode C N`` runs
+N tokens, one by one, each after C others; ``turn C A N`` runs C tokens, A one by one after them for
+an answer, and then, which is timed, N together in the place of the answer. All give wall and
+process CPU seconds. ``memory`` fills the KV cache and gives the resident bytes, and how many of
+them are of no file. ``python _kernel_worker.py memory - THREADS`` has no engine, and answers
+``bandwidth`` by the bytes per second that so many threads read, and ``spin`` by the times of a loop
+that does nothing.
 """
 
 from __future__ import annotations
@@ -62,24 +63,54 @@ class LlamaCpp:
         self.run([i % 1000 for i in range(CONTEXT)], 0)
 
 
+def model_source(path: Path, **changes: Any) -> Any:
+    """A `ModelSource` of an MLC folder without its tokenizer, or of a GGUF file.
+
+    Args:
+        path: The folder or file. Where the file has a vocabulary, its tokenizer is made.
+        changes: Of the configuration.
+    """
+    from mlc_widget.engine.runtimes.base import ModelSource
+    from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
+    from mlc_widget.engine.store.formats.gguf_file import GGUFModel
+    from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
+    from mlc_widget.engine.store.stored_model import read_model
+    from mlc_widget.engine.store.tensor_cache import opener
+    from mlc_widget.engine.text.tokenizer import Tokenizer
+
+    tokenizer: Any = None  # token ids in, logits out
+    if path.suffix != ".gguf":
+        config = json.loads((path / "mlc-chat-config.json").read_text())
+        return ModelSource(path.name, path, {**config, **changes}, tokenizer, opener(path))
+    with GGUFModel(path) as model:
+        bare = model.fields.get("tokenizer.ggml.model") == "no_vocab"
+        config = chat_config(model)
+    if not bare:
+        stored = read_model(path, {})
+        assert stored.tokenizer is not None
+        tokenizer = Tokenizer.from_spec(stored.tokenizer, path)
+
+    def weights() -> GGUFWeights:
+        opened = GGUFModel(path)
+        return GGUFWeights(opened, interleaved_heads(opened))
+
+    return ModelSource(path.name, path, {**config, **changes}, tokenizer, weights)
+
+
 class Tvm:
     """The engine's executor, on a compute thread as in the engine, in the engine's chunks."""
 
     def __init__(self, model: str, threads: int, total: int, chunk: int = 128) -> None:
-        from mlc_widget.engine.runtimes.base import ModelSource
         from mlc_widget.engine.runtimes.tvm.executor import Span
         from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
         from mlc_widget.engine.runtimes.tvm.options import TVMOptions
         from mlc_widget.engine.runtimes.tvm.threads import ComputeThread
-        from mlc_widget.engine.store.tensor_cache import opener
 
-        folder = Path(model)
-        config = json.loads((folder / "mlc-chat-config.json").read_text())
-        tokenizer: Any = None  # token ids in, logits out
-        source = ModelSource(folder.name, folder, config, tokenizer, opener(folder))
         options = {"threads": threads, "max_total_sequence_length": total}
         self._executor, _ = make_executor(
-            source, TVMOptions.parse(options), Progress(lambda *a, **k: None, threading.Event())
+            model_source(Path(model)),
+            TVMOptions.parse(options),
+            Progress(lambda *a, **k: None, threading.Event()),
         )
         self._thread = ComputeThread.take(threads)
         self._span, self._chunk = Span, chunk
@@ -206,6 +237,11 @@ def _timed(work: Callable[[], object]) -> dict[str, float]:
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
+def _spin() -> None:
+    for _ in range(2_000_000):
+        pass
+
+
 def main() -> None:
     kind, model, workers, *rest = sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
     flash = rest.pop(0) == "1" if kind == "llama.cpp" else False
@@ -213,8 +249,9 @@ def main() -> None:
     if kind == "memory":
         memory = Memory(workers)
         print(json.dumps({}), flush=True)
-        for _ in sys.stdin:
-            print(json.dumps({"bytes_per_s": memory.bandwidth()}), flush=True)
+        for line in sys.stdin:
+            told = _timed(_spin) if line == "spin\n" else {"bytes_per_s": memory.bandwidth()}
+            print(json.dumps(told), flush=True)
         return
     if kind == "tvm":
         from mlc_widget.engine.runtimes.tvm import loading, machine, threads  # noqa: F401

@@ -100,7 +100,7 @@ def llama_processes(python: str, name: str, threads: int) -> list[LlamaCpp]:
     if probe.returncode:
         print(f"llama.cpp is left out: {python} cannot import llama_cpp and gguf")
         return []
-    file = gguf_file(name, BUILD, python)
+    file = gguf_file(name, "Q4_0", BUILD, python)
     return [LlamaCpp(python, file, threads, flash) for flash in "01"]
 
 

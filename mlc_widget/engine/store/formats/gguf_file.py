@@ -44,6 +44,7 @@ _SCALARS: Final = {
     0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?",
     10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
+_LENGTH: Final = struct.Struct("<Q")
 _STRING: Final = 8
 _ARRAY: Final = 9
 
@@ -290,7 +291,29 @@ class _Header:
         try:
             return self.take(length).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self._wrong(f"a string is not UTF-8 ({error.reason})") from None
+            raise self._not_text(error) from None
+
+    def _strings(self, count: int) -> list[str]:
+        """Many strings: vocabularies have some 100,000, most of which lie whole in the window."""
+        found: list[str] = []
+        while len(found) < count:
+            found.append(self.string(_MAX_STRING))
+            window, inside = self._window, self.at - self._start
+            end, length_at = len(window), _LENGTH.unpack_from
+            try:
+                while len(found) < count and inside + 8 <= end:
+                    stop = inside + 8 + length_at(window, inside)[0]
+                    if stop > end:
+                        break
+                    found.append(window[inside + 8 : stop].decode())
+                    inside = stop
+            except UnicodeDecodeError as error:
+                raise self._not_text(error) from None
+            self.at = self._start + inside
+        return found
+
+    def _not_text(self, error: UnicodeDecodeError) -> ModelFormatError:
+        return self._wrong(f"a string is not UTF-8 ({error.reason})")
 
     def value(self) -> Any:
         """Read a metadata value, which follows its type."""
@@ -320,7 +343,7 @@ class _Header:
         if number == _STRING:
             if count * 8 > self._size - self.at:  # each has at least a length
                 raise self._wrong(f"it claims {count} strings, which cannot be in it")
-            return [self.string(_MAX_STRING) for _ in range(count)]
+            return self._strings(count)
         dtype = np.dtype(self._dtype(number))
         return np.frombuffer(self.take(count * dtype.itemsize), dtype)
 

@@ -1,0 +1,192 @@
+"""llama.cpp beside the tvm runtime: its environment, and what both are asked for in turns."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from _process import Process
+from _stats import shown
+
+from mlc_widget.engine.runtimes.tvm.sizing import DEFAULT_TOTAL
+
+BUILD = Path(__file__).resolve().parents[1] / ".make" / "bench"
+LLAMA_CPP = "0.3.36"
+"""The version of llama-cpp-python that is measured against."""
+
+LOADS = 7
+"""Processes that are started to measure a load."""
+
+Starts = dict[str, Callable[..., Process]]
+
+_FEATURES = {
+    "AVX": "avx", "AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "BMI2": "bmi2",
+    "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16",
+}  # fmt: skip
+"""What llama.cpp can be built for, by the names in Linux's /proc/cpuinfo."""
+
+
+def cmake_args() -> str:
+    """How llama.cpp is to be built for this CPU.
+
+    A build for a CPU with AMX crashes where the system does not let a process use it, so that AMX
+    is left out and all else is named.
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    flags = set(
+        next((v for k, _, v in map(_parted, text.splitlines()) if k == "flags"), "").split()
+    )
+    if not any(flag.startswith("amx") for flag in flags):
+        return ""
+    has = [f"-DGGML_{name}=ON" for name, flag in _FEATURES.items() if flag in flags]
+    return " ".join(["-DGGML_NATIVE=OFF", *has])
+
+
+def _parted(line: str) -> tuple[str, str, str]:
+    key, colon, value = line.partition(":")
+    return key.strip(), colon, value
+
+
+def llama_environment() -> str:
+    """The Python of an environment with llama-cpp-python, built from source for this CPU."""
+    python = BUILD / "llama" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
+        packages = [f"llama-cpp-python=={LLAMA_CPP}", "gguf"]
+        # A wheel that pip has from another build may be of another kind.
+        options = ["--no-cache-dir", "--no-binary", "llama-cpp-python"]
+        arguments = f"{os.environ.get('CMAKE_ARGS', '')} {cmake_args()}".strip()
+        subprocess.run(
+            [str(python), "-m", "pip", "install", *options, *packages],
+            check=True,
+            env={**os.environ, "CMAKE_ARGS": arguments},
+        )
+    return str(python)
+
+
+def describe(python: str) -> None:
+    """Print which llama.cpp it is, and how it was built."""
+    info = "import llama_cpp as l; print(l.__version__, l.llama_print_system_info().decode())"
+    system = subprocess.run([python, "-c", info], capture_output=True, text=True, check=True)
+    print("llama-cpp-python", system.stdout.strip())
+
+
+def loads(starts: Starts) -> None:
+    """Print how long each engine takes to load, in fresh processes that take turns.
+
+    Args:
+        starts: Start a process with an engine; "tvm" first.
+    """
+    times: dict[str, list[float]] = {name: [] for name in starts}
+    for _ in range(LOADS):
+        for name, start in starts.items():
+            worker = start()
+            times[name].append(worker.started["load"]["wall"])
+            worker.close()
+    ours, *others = times
+    best = min(others, key=lambda name: statistics.median(times[name]))
+    pairs = [b / a for a, b in zip(times[ours], times[best], strict=True)]
+    print(
+        f"load, warm caches: {ours} {statistics.median(times[ours]):.3f} s, "
+        f"{best} {statistics.median(times[best]):.3f} s, ratio {shown(pairs)}"
+    )
+
+
+def measure(
+    starts: Starts, threads: int, rounds: int, figures: Sequence[str], memory: Process
+) -> None:
+    """Print figures, such as ``decode 32``, that the engines take turns at.
+
+    Args:
+        starts: Start a process with an engine; "tvm" first.
+        threads: What each runs with.
+        rounds: Measurements of each figure.
+        figures: ``decode`` or ``prefill``, and a number of tokens.
+        memory: Tells the bandwidth, and what an idle process gets of the machine.
+    """
+    workers = {engine: begin() for engine, begin in starts.items()}
+    ours = workers["tvm"]
+    weights, kv = ours.started["weights"], ours.started["kv"]
+    print(f"weights {weights / 1e6:.0f} MB, KV cache {kv / 1e6:.0f} MB")
+    for figure in figures:
+        kind, size = figure.split()
+        steps = 16 if kind == "decode" else 1
+        command = f"decode {size} {steps}" if kind == "decode" else f"prefill {size}"
+        times: dict[str, list[dict[str, float]]] = {w: [] for w in workers}
+        rates: list[float] = []
+        idle: list[float] = []
+        for w in workers.values():
+            w.ask(command)
+        for i in range(rounds):
+            order = list(workers) if i % 2 else list(workers)[::-1]
+            for w in order:
+                times[w].append(workers[w].ask(command))
+            spun = memory.ask("spin")
+            idle.append(spun["cpu"] / spun["wall"])
+            if kind == "decode":
+                rates.append(memory.ask("bandwidth")["bytes_per_s"])
+        tokens = steps if kind == "decode" else int(size)
+        for clock in ("cpu", "wall"):
+            median = {w: statistics.median(t[clock] for t in times[w]) for w in workers}
+            best = min((w for w in workers if w != "tvm"), key=lambda w: median[w])
+            pairs = [b[clock] / a[clock] for a, b in zip(times["tvm"], times[best], strict=True)]
+            line = (
+                f"{figure:>12} {clock:>4}: tvm {tokens / median['tvm']:8.1f} tok/s, "
+                f"{best} {tokens / median[best]:8.1f}, ratio {shown(pairs)}"
+            )
+            print(line, flush=True)
+            if kind == "decode" and clock == "wall":
+                read = (weights + int(size) * ours.started["kv_per_token"]) * tokens
+                _bound(read, rates, [t["wall"] for t in times["tvm"]], median[best])
+        print(f"{'':>18}an idle process got {shown([100 * i for i in idle], digits=0)} % of a core")
+    for worker in workers.values():
+        worker.close()
+
+
+def resident(starts: Starts) -> None:
+    """Print the resident memory with a full KV cache, of the size that a load makes by itself."""
+    for engine, start in starts.items():
+        worker = start(str(DEFAULT_TOTAL))
+        if engine == "tvm":
+            base = worker.started["resident_before"]
+            both = worker.started["weights"] + worker.started["kv"]
+        memory = worker.ask("memory")
+        bytes_, files = memory["resident"], memory["resident"] - memory["anonymous"]
+        line = (
+            f"resident with {DEFAULT_TOTAL} tokens: {engine} {bytes_ / 1e6:.0f} MB "
+            f"({files / 1e6:.0f} MB of them files')"
+        )
+        if engine == "tvm":
+            line += (
+                f", {bytes_ / both:.3f} × the {both / 1e6:.0f} MB of weights and KV: "
+                f"{base / 1e6:.0f} MB of Python, numpy and TVM's runtime, "
+                f"{(bytes_ - base) / both:.2f} × since"
+            )
+        print(line, flush=True)
+        worker.close()
+
+
+def _bound(read: float, rates: list[float], ours: list[float], theirs: float) -> None:
+    """Print how near decoding comes to reading its bytes once, and what that leaves to win.
+
+    Args:
+        read: Bytes of weights, keys and values.
+        rates: Bytes per second that as many threads read, measured after each of `ours`.
+        ours: Seconds of our steps.
+        theirs: Median seconds of llama.cpp's.
+    """
+    shares = [100 * read / rate / took for rate, took in zip(rates, ours, strict=True)]
+    rate = statistics.median(rates)
+    print(
+        f"{'':>18}{shown(shares, digits=0)} % of the bandwidth bound at {rate / 1e9:.1f} GB/s, "
+        f"where the ratio would be {theirs / (read / rate):.2f}",
+        flush=True,
+    )
