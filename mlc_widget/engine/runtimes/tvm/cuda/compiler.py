@@ -7,11 +7,11 @@ does not cache.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from mlc_widget.engine.runtimes.tvm.cuda import toolkit
 from mlc_widget.engine.store.user_cache import UserCache
 
 _DIGEST = hashlib.sha256().digest_size
@@ -24,8 +24,8 @@ def compile_with_nvrtc(code: str, arch: str) -> bytes:
     """
     from tvm.support import nvcc
 
-    cccl = Path(os.environ.get("CUDA_PATH", "/usr/local/cuda")) / "include" / "cccl"
-    options = [f"-I{cccl}"] if cccl.is_dir() else []
+    cccl = toolkit.cccl()
+    options = [f"-I{cccl}"] if cccl is not None else []
     return bytes(nvcc.compile_cuda(code, "cubin", arch, options, compiler="nvrtc"))
 
 

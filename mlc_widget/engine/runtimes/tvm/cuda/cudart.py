@@ -25,7 +25,7 @@ _RELAXED: Final = 2
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    from mlc_widget.engine.runtimes.tvm.cuda.target import cudart
+    from mlc_widget.engine.runtimes.tvm.cuda.toolkit import cudart
 
     library = cudart()
     if library is None:
