@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from typing import Final
 
@@ -39,6 +40,14 @@ class Echo:
 
     text: str
     unseen: int = 0
+
+
+class _Status(Enum):
+    RUNNING = "running"
+    FINISHED = "finished"
+    """The consumer gets no more chunks."""
+    CLOSED = "closed"
+    """Nothing of it runs any more, and `on_end` was called."""
 
 
 class Generation:
@@ -111,7 +120,7 @@ class Generation:
                 self._go_on(i, delivered)
             elif self._echoes and not sampling.prompt_logprobs:
                 self._events.append((i, self._echo(i)))
-        self._finished = self._closed = False
+        self._status = _Status.RUNNING
         self._tasks = [asyncio.create_task(self._run(i)) for i in range(choices)]
         for i, task in enumerate(self._tasks):
             task.add_done_callback(partial(self._done, i))
@@ -249,13 +258,13 @@ class Generation:
         return self
 
     async def __anext__(self) -> list[JSONDict]:
-        if self._finished:
+        if self._status is not _Status.RUNNING:
             raise StopAsyncIteration
         while any(run.stats is None for run in self._runs):
             chunks = self._shape_events(await self._take())
             if chunks:
                 return chunks
-        self._finished = True
+        self._no_more_chunks()
         used = self._finish()
         await self.aclose()
         if self._include_usage:
@@ -274,15 +283,19 @@ class Generation:
 
     async def aclose(self) -> None:
         """Stop the running choices and wait until they have stopped. Idempotent."""
-        self._finished = True
+        self._no_more_chunks()
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
-        if not self._closed:
-            self._closed = True
-            for run in self._runs:  # count the tokens of choices that were cut short
+        if self._status is not _Status.CLOSED:
+            self._status = _Status.CLOSED
+            for run in self._runs:  # what was cut short counts as far as it got
                 run.stats = run.stats or self._aborted(run).stats
             self._on_end(self)
+
+    def _no_more_chunks(self) -> None:
+        if self._status is _Status.RUNNING:
+            self._status = _Status.FINISHED
 
     async def _take(self) -> list[tuple[int, GenerationEvent]]:
         """Return all queued events, waiting until there is at least one."""

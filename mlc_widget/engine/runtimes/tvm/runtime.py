@@ -151,7 +151,7 @@ class TVMRuntime:
         self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Generate from a prompt; see `ModelRuntime.generate`."""
-        from mlc_widget.engine.runtimes.tvm.sequence import make_sequence
+        from mlc_widget.engine.runtimes.tvm.sequence import SequenceStatus, make_sequence
 
         model, source = self._model(), self._source
         assert source is not None
@@ -180,7 +180,7 @@ class TVMRuntime:
                 if isinstance(event, BaseException):
                     raise event
                 sequence.taken += 1
-                if sequence.parked:
+                if sequence.status is SequenceStatus.PARKED:
                     model.scheduler.wake(sequence)
                 yield event
                 if event.finish_reason is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from mlc_widget.api.errors import EngineDeadError, InternalEngineError
@@ -24,6 +24,7 @@ from mlc_widget.engine.runtimes.tvm.sequence import (
     MAX_UNREAD,
     MAX_UNREAD_IF_OTHERS_WAIT,
     Sequence,
+    SequenceStatus,
 )
 
 _SCORED: Final = 32
@@ -63,8 +64,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._submitted: list[Sequence] = []
         self._cancelled: set[Sequence] = set()
-        self._epoch = 0
-        self._interrupted = False
+        self._interrupted: int | None = None  # how many of those submitted an interrupt found
         self._stopping = False
         self._dead: BaseException | None = None
         self._idle = True
@@ -84,14 +84,13 @@ class Scheduler:
                 raise _dead(self._dead)
             if self._stopping:
                 raise EngineDeadError("The model was unloaded.")
-            sequence.epoch = self._epoch
             self._submitted.append(sequence)
             self._changed.notify_all()
 
     def cancel(self, sequence: Sequence) -> None:
         """Drop a sequence without further events; its pages are freed within a step."""
         with self._changed:
-            if not sequence.finished:
+            if sequence.status is not SequenceStatus.FINISHED:
                 self._cancelled.add(sequence)
                 self._changed.notify_all()
 
@@ -104,8 +103,7 @@ class Scheduler:
     def interrupt(self) -> None:
         """End all current sequences with ``abort``."""
         with self._changed:
-            self._epoch += 1
-            self._interrupted = True
+            self._interrupted = len(self._submitted)
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -152,15 +150,16 @@ class Scheduler:
             self._changed.wait_for(self._has_work)
             self._idle = False
             self._unpark()
-            self._waiting.extend(self._submitted)
-            self._submitted.clear()
+            submitted, self._submitted = self._submitted, []
+            self._waiting.extend(submitted)
             cancelled, self._cancelled = self._cancelled, set()
-            self._interrupted = False
-            epoch, stopping = self._epoch, self._stopping
+            found, self._interrupted = self._interrupted, None
+            stopping = self._stopping
+        came_later = set(submitted if found is None else submitted[found:])
         for sequence in [*self._running, *self._waiting, *self._parked]:
             if sequence in cancelled:
-                sequence.finished = True
-            elif stopping or sequence.epoch < epoch:
+                sequence.status = SequenceStatus.FINISHED
+            elif stopping or (found is not None and sequence not in came_later):
                 text = sequence.detokenizer.flush()
                 self._out.append((sequence, sequence.finish("abort", text)))
         self._sweep()
@@ -173,7 +172,7 @@ class Scheduler:
             or self._running
             or self._submitted
             or self._cancelled
-            or self._interrupted
+            or self._interrupted is not None
             or self._stopping
             or any(s.caught_up for s in self._parked)
         )
@@ -184,7 +183,7 @@ class Scheduler:
         self._parked = [s for s in self._parked if s not in ready]
         self._waiting.extendleft(reversed(ready))
         for sequence in ready:
-            sequence.parked = False
+            sequence.status = SequenceStatus.WAITING
 
     def _park(self) -> None:
         """Park sequences that are far ahead of their readers, sooner if others are waiting."""
@@ -194,7 +193,7 @@ class Scheduler:
             self._running.remove(sequence)
             self._give_back(sequence)
             self._parked.append(sequence)
-            sequence.parked = True
+            sequence.status = SequenceStatus.PARKED
 
     def _admit(self) -> None:
         """Admit waiting sequences, oldest first, while there is room for their prompts."""
@@ -249,6 +248,7 @@ class Scheduler:
             sequence.admitted_at = time.monotonic()
             sequence.cached = sequence.computed
         self._running.append(sequence)
+        sequence.status = SequenceStatus.RUNNING
         return True
 
     def _plan(self) -> list[tuple[Sequence, int]]:
@@ -300,6 +300,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._give_back(sequence)
         self._waiting.appendleft(sequence)
+        sequence.status = SequenceStatus.WAITING
 
     def _step(self, plan: list[tuple[Sequence, int]]) -> None:
         spans, wanted = [], list[tuple[Sequence, int, int, bool]]()
@@ -321,8 +322,8 @@ class Scheduler:
                 if not complete:
                     continue
                 self._out.append((sequence, sequence.accept(own[-1])))
-            except BaseException as e:  # it fails this sequence only
-                sequence.finished = True
+            except BaseException as e:  # this sequence's alone, whatever it is
+                sequence.status = SequenceStatus.FINISHED
                 self._out.append((sequence, _failed(e)))
             sequence.posted += 1
         self._sweep()
@@ -331,11 +332,11 @@ class Scheduler:
     def _sweep(self) -> None:
         """Remove the sequences that have finished."""
         for sequence in self._running:
-            if sequence.finished:
+            if sequence.status is SequenceStatus.FINISHED:
                 self._give_back(sequence)
-        self._running = [s for s in self._running if not s.finished]
-        self._waiting = deque(s for s in self._waiting if not s.finished)
-        self._parked = [s for s in self._parked if not s.finished]
+        self._running = _unfinished(self._running)
+        self._waiting = deque(_unfinished(self._waiting))
+        self._parked = _unfinished(self._parked)
 
     def _publish(self, sequence: Sequence) -> None:
         """Publish pages that became full, and the beginning of a prompt's last page."""
@@ -376,10 +377,14 @@ class Scheduler:
             self._running, self._waiting, self._parked, self._submitted = [], deque(), [], []
             self._changed.notify_all()
         failed = _dead(error)
-        self._out += [(s, failed) for s in everybody if not s.finished]
+        self._out += [(s, failed) for s in _unfinished(everybody)]
         for sequence in everybody:
-            sequence.finished = True
+            sequence.status = SequenceStatus.FINISHED
         self._flush()
+
+
+def _unfinished(sequences: Iterable[Sequence]) -> list[Sequence]:
+    return [s for s in sequences if s.status is not SequenceStatus.FINISHED]
 
 
 def _failed(error: BaseException) -> Exception:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from mlc_widget.engine.runtimes.base import (
@@ -27,6 +28,19 @@ MAX_UNREAD_IF_OTHERS_WAIT: Final = 16
 """The same limit while others wait for a place, so that a stopped reader does not delay them."""
 
 
+class SequenceStatus(Enum):
+    """Where a sequence is in its life, which ends in `FINISHED`; the scheduler changes it."""
+
+    WAITING = "waiting"
+    """For a place: it has not begun, its pages were taken for others, or its reader caught up."""
+    RUNNING = "running"
+    """It takes part in steps, and has pages."""
+    PARKED = "parked"
+    """It is far ahead of its reader, and waits for that without pages."""
+    FINISHED = "finished"
+    """An event with a finish reason, or an error, was made; or it was cancelled."""
+
+
 @dataclass(eq=False, slots=True)
 class Sequence:
     """A prompt and the tokens generated so far.
@@ -39,17 +53,15 @@ class Sequence:
         deliver: Called with the generation's events, or the error that ends it; from any thread.
         grammar: The grammar that the answer must match, if any.
         pages: The pages that hold its keys and values.
-        computed: The number of tokens that have keys and values in the pages.
-        parent: The name of the content of its full, published pages (see `PagePool`).
-        published: The number of published pages.
-        epoch: The number of interrupts before it was submitted.
-        cached: The number of prompt tokens that were in the cache when it was first admitted.
-        finished: Set once an event with a finish reason, or an error, was delivered.
-        posted: The number of events that the scheduler has made.
-        taken: The number of events that the reader has taken; only the reader's thread writes it.
-        parked: Whether it waits until its reader has caught up.
-        resume_at: A parked sequence resumes when it is at most so many events ahead of its reader.
-        scores: The log-probabilities of the prompt's tokens so far, if requested.
+        computed: How many tokens have keys and values there.
+        parent: Names the content of its full, published pages (see `PagePool`).
+        published: How many pages are published.
+        cached: Tokens of the prompt that the cache had when it was first admitted.
+        status: Where it is in its life.
+        posted: Events that the scheduler made of it.
+        taken: How many of them its reader took; written by the reader's thread alone.
+        resume_at: How many events a parked one may be ahead of its reader to go on.
+        scores: Log-probabilities of the prompt's tokens so far, if asked for.
     """
 
     request_id: str
@@ -66,12 +78,10 @@ class Sequence:
     computed: int = 0
     parent: int = 0
     published: int = 0
-    epoch: int = 0
     cached: int | None = None
-    finished: bool = False
+    status: SequenceStatus = SequenceStatus.WAITING
     posted: int = 0
     taken: int = 0
-    parked: bool = False
     resume_at: int = 0
     scores: list[TokenLogprob] = field(default_factory=list)
     submitted_at: float = field(default_factory=time.monotonic)
@@ -169,8 +179,8 @@ class Sequence:
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> GenerationEvent:
-        """Make the generation's last event."""
-        self.finished = True
+        """The generation's last event."""
+        self.status = SequenceStatus.FINISHED
         now = time.monotonic()
         admitted = self.admitted_at or now
         first = self.first_token_at or now
