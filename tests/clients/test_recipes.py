@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .environment import ALL, MOST_USED, ROOT, make_environment
+from tests.environments import ROOT
+
+from .environment import ALL, MOST_USED, make_client_environment
 
 PAGE = ROOT / "docs" / "clients.md"
 RUNNER = Path(__file__).parent / "run_recipe.py"
@@ -37,7 +39,7 @@ def check(ran: subprocess.CompletedProcess[str]) -> None:
 @pytest.mark.parametrize("heading", MOST_USED)
 def test_a_recipe_of_the_most_used(request: pytest.FixtureRequest, heading: str) -> None:
     cache = request.config.cache.mkdir("client-environments")
-    check(run(make_environment(cache, tuple(MOST_USED.values())), PAGE, heading))
+    check(run(make_client_environment(cache, tuple(MOST_USED.values())), PAGE, heading))
 
 
 @pytest.mark.soak
@@ -45,7 +47,7 @@ def test_a_recipe_of_the_most_used(request: pytest.FixtureRequest, heading: str)
 @pytest.mark.parametrize("heading", ALL)
 def test_a_recipe_with_all_of_them_installed(request: pytest.FixtureRequest, heading: str) -> None:
     cache = request.config.cache.mkdir("client-environments")
-    check(run(make_environment(cache, tuple(ALL.values())), PAGE, heading))
+    check(run(make_client_environment(cache, tuple(ALL.values())), PAGE, heading))
 
 
 def test_every_recipe_is_run() -> None:

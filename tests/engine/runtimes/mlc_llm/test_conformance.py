@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 
+from tests.environments import ROOT
+
 from .conftest import Package
-from .environment import ROOT, faults
+from .environment import faults
 
 
 def test_the_conformance_suite(package: Package) -> None:
