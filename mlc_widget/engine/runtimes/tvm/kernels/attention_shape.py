@@ -1,0 +1,89 @@
+"""How attention of several rows is cut into strips, and how much of it registers hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, Isa
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE
+
+STRIP: Final = 6
+"""Pairs of a row and a head that are summed at once, in two halves."""
+HALF: Final = STRIP // 2
+
+BLOCK: Final = 4
+"""Pages that are read at once."""
+KEYS: Final = BLOCK * PAGE
+"""Keys of a block."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileShape:
+    """What the kernels of both passes are made for.
+
+    Attributes:
+        query_heads: Heads of queries.
+        kv_heads: Heads of keys and values.
+        head_dim: Dimensions of a head.
+        isa: The CPU.
+        dtype: Of keys and values in the pages.
+        window: Keys that a row sees at most; None for all before it.
+    """
+
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    isa: Isa
+    dtype: str
+    window: int | None
+
+    @property
+    def group(self) -> int:
+        """Heads of queries that read one head of keys and values."""
+        return self.query_heads // self.kv_heads
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a row and a head in a tile, up to whole strips."""
+        return -(-self.isa.attention_rows(self.group) * self.group // STRIP) * STRIP
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by, for powers of two."""
+        return float(self.head_dim**-0.5 * LOG2E)
+
+    @property
+    def key_vectors(self) -> int:
+        """Vectors of 16 keys that a strip sums at once; a divisor of `BLOCK`."""
+        return _largest_divisor(BLOCK, self._sums)
+
+    @property
+    def value_vectors(self) -> int:
+        """Vectors of 16 dimensions of values that a strip sums at once."""
+        return _largest_divisor(self.head_dim // 16, self._sums)
+
+    @property
+    def key_turns(self) -> int:
+        """How often a strip goes over a block's keys; each time it asks for a page or two."""
+        return BLOCK // self.key_vectors
+
+    @property
+    def value_turns(self) -> int:
+        """How often a strip goes over a block's values; each time it asks for a page or two."""
+        return self.head_dim // 16 // self.value_vectors
+
+    @property
+    def _sums(self) -> int:
+        return max(1, self.isa.sums // STRIP)
+
+
+def _largest_divisor(of: int, most: int) -> int:
+    return max(k for k in range(1, of + 1) if of % k == 0 and k <= most)
+
+
+def next_page(PT: Any, seq: Any, p: Any, pages: Any, turn: Any) -> Any:
+    """The page of the block after page p's that a strip asks for in its `turn`."""
+    return PT[seq, T.min(p + BLOCK + turn % BLOCK, pages - 1)]
