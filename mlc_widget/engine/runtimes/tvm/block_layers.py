@@ -19,7 +19,12 @@ from tvm.relax.frontend.nn import Tensor, op
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
 from mlc_widget.engine.runtimes.tvm.builder import Activation, parameter
-from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
+from mlc_widget.engine.runtimes.tvm.kernels import (
+    embedding_blocks,
+    matmul_blocks,
+    matmul_blocks_int8,
+    quantize,
+)
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
 from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder, Quantized, check_silu, int64
 from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, Vector
@@ -92,7 +97,7 @@ class BlockLinear(nn.Module):
             x = build.quantized(to_int8, [x], x.shape[0], self.k)
         rows = x.q if isinstance(x, Quantized) else x
         make = (
-            matmul_blocks.make_matmul_blocks_int8
+            matmul_blocks_int8.make_matmul_blocks_int8
             if isinstance(x, Quantized)
             else matmul_blocks.make_matmul_blocks
         )
@@ -138,7 +143,7 @@ class BlockEmbedding(BlockLinear):
         weights = self.part0
         kind = FORMATS[weights.attrs["layout"].kind.name]
         kernel = self.build.kernel(
-            matmul_blocks.make_embedding_blocks, self.k, kind, self.build.isa
+            embedding_blocks.make_embedding_blocks, self.k, kind, self.build.isa
         )
         out = Tensor.placeholder((ids.shape[0], self.k), "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], [ids, weights], out)

@@ -7,6 +7,7 @@ how MLC's tensor of that name becomes the kernel's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,29 +192,24 @@ class Linear(nn.Module):
     ) -> tuple[Any, list[Tensor], Any]:
         """The kernel, its inputs, and the number of rows."""
         q, build = self.quantization, self.build
+        make: Callable[..., Any]
+        kind: tuple[Any, ...]
         added = {"residual": residual is not None, "bias": self.bias is not None}
         if build.int8:
             if isinstance(x, Tensor):
                 to_int8 = build.kernel(quantize.make_quantize, self.k, build.isa)
                 x = build.quantized(to_int8, [x], x.shape[0], self.k)
-            kernel = build.kernel(
-                matmul_int8.make_matmul_int8, self.k, self.n, q.dtype, build.isa, **added
-            )
-            # Without bias or residual, the kernel ignores the argument in its place.
-            bias = x.q if self.bias is None else self.bias
-            addend = x.q if residual is None else residual
-            return kernel, [x.q, *self.weights(), bias, addend], x.q.shape[0]
-        assert isinstance(x, Tensor)
-        args = [x, *self.weights(), *(t for t in (self.bias, residual) if t is not None)]
-        if q.coded:
-            kernel = build.kernel(
-                matmul.make_matmul_codes, self.k, self.n, q.bits, q.dtype, build.isa, **added
-            )
+            make, kind = matmul_int8.make_matmul_int8, (q.dtype,)
+        elif q.coded:
+            make, kind = matmul.make_matmul_codes, (q.bits, q.dtype)
         else:
-            kernel = build.kernel(
-                matmul.make_matmul_floats, self.k, self.n, q.dtype, build.isa, **added
-            )
-        return kernel, args, x.shape[0]
+            make, kind = matmul.make_matmul_floats, (q.dtype,)
+        kernel = build.kernel(make, self.k, self.n, *kind, build.isa, **added)
+        rows = x.q if isinstance(x, Quantized) else x
+        # Where there is no bias or residual, the kernel ignores what is passed in its place.
+        bias = rows if self.bias is None else self.bias
+        addend = rows if residual is None else residual
+        return kernel, [rows, *self.weights(), bias, addend], rows.shape[0]
 
 
 class GatedLinear(Linear):

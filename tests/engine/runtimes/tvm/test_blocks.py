@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix
-from mlc_widget.engine.runtimes.tvm.kernels import matmul_blocks, quantize
+from mlc_widget.engine.runtimes.tvm.kernels import (
+    embedding_blocks,
+    matmul_blocks,
+    matmul_blocks_int8,
+    quantize,
+)
 from mlc_widget.engine.runtimes.tvm.layout_records import layout_of
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.memory import aligned_zeros, as_tensor
@@ -147,7 +152,7 @@ def test_with_8_bit_activations(name, cpu):
     if not target.isa.dot or not layer.kind.coded:
         pytest.skip("floats, and CPUs without integer dot products, take float activations")
     x = np.random.default_rng(2).standard_normal((M, K)).astype(np.float32)
-    kernel = matmul_blocks.make_matmul_blocks_int8(
+    kernel = matmul_blocks_int8.make_matmul_blocks_int8(
         K, layer.kind, target.isa, residual=True, bias=True
     )
     # Nothing is rounded but the activations, as their one rule says.
@@ -170,7 +175,7 @@ def test_the_largest_codes_and_activations_do_not_overflow(cpu):
     x = np.ones((3, K), np.float32)
     x[1], x[2, ::2] = -1, -1
     target = host_target(cpu)
-    kernel = matmul_blocks.make_matmul_blocks_int8(
+    kernel = matmul_blocks_int8.make_matmul_blocks_int8(
         K, FORMATS["Q8_0"], target.isa, residual=False, bias=False
     )
     q = integers(x, target)
@@ -181,7 +186,7 @@ def test_the_largest_codes_and_activations_do_not_overflow(cpu):
 @pytest.mark.parametrize(("name", "cpu"), combinations("embedding", []))
 def test_embeddings_are_the_weights_to_the_bit(name, cpu):
     target, layer = host_target(cpu), Layer(name)
-    kernel = matmul_blocks.make_embedding_blocks(K, layer.kind, target.isa)
+    kernel = embedding_blocks.make_embedding_blocks(K, layer.kind, target.isa)
     ids = np.array([0, 79, 16, 15, 33, 0], np.int32)
     y = Built(kernel, target)(ids, layer.words, np.zeros((len(ids), K), np.float32))
     assert np.array_equal(y, layer.weights[ids].astype(np.float32))

@@ -8,9 +8,11 @@ Codes of up to 8 bits need `wide`, for which "avx2" multiplies 16-bit integers i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from tvm.script import tirx as T
+
+_NIBBLES: Final = 0x0F0F0F0F
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,17 @@ class Dot:
             )
             return pairs + T.broadcast(offset, self.lanes)
         return total
+
+
+def low_codes(words: Any, lanes: int) -> Any:
+    """The four codes of 4 bits in the lower halves of each word's bytes, for `Dot.add`."""
+    return T.bitwise_and(words, T.broadcast(T.uint32(_NIBBLES), lanes))
+
+
+def high_codes(words: Any, lanes: int) -> Any:
+    """The four codes of 4 bits in the upper halves of each word's bytes, for `Dot.add`."""
+    shifted = T.shift_right(words, T.broadcast(T.uint32(4), lanes))
+    return T.bitwise_and(shifted, T.broadcast(T.uint32(_NIBBLES), lanes))
 
 
 def _products16(codes: Any, x: Any, odd: bool) -> Any:

@@ -23,15 +23,18 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import (
     U32,
     Isa,
     in_registers,
-    prefetch,
     splat,
     usplat,
+)
+from mlc_widget.engine.runtimes.tvm.kernels.linear import (
+    Addends,
+    halved_tiles,
+    make_linear,
+    prefetcher,
 )
 from mlc_widget.engine.runtimes.tvm.quantization import zero_code
 
 GROUP = 32
-AHEAD = 192
-"""The number of cache lines of weights that are prefetched for a single row."""
 
 
 def code(word: Any, k: Any, bits: int, zero: int | None = None) -> Any:
@@ -64,11 +67,14 @@ def make_matmul_codes(
     zero is 7 for 4 bits and 127 for 8. K and N are multiples of 32.
     """
     G, NB, P, C = K // GROUP, N // 16, 32 // bits, isa.chains
-    LINES, ROWS_PER_LINE = GROUP // P, 1
     total = _total(isa)
+    ask = prefetcher(GROUP // P, lambda nb, line: [nb, line, 0])
+    added = Addends(bias, residual)
+    w, s = ((NB, K // P, 16), "uint32"), ((NB, G, 16), dtype)
+    name = f"matmul_q{bits}_{dtype}_{K}_{N}"
 
     @T.inline
-    def block(X, W, S, B, RES, Y, nb, row, R):
+    def block(X, W, S, B, RES, Y, first, nb, row, R):
         with T.sblock("rows"):
             T.reads()
             T.writes()
@@ -77,12 +83,7 @@ def make_matmul_codes(
             for r in T.unroll(R):
                 acc.vstore([r, 0], splat(0.0))
             for g in T.serial(G):
-                if R == 1:
-                    for j in T.unroll(LINES):
-                        prefetch(W, [nb, (g * LINES + j + AHEAD) * ROWS_PER_LINE, 0])
-                elif row == 0:
-                    for j in T.unroll(LINES):
-                        prefetch(W, [nb + 1, (g * LINES + j) * ROWS_PER_LINE, 0])
+                ask(W, S, nb, g, row, R)
                 for r in T.unroll(C * R):
                     grp.vstore([r, 0], splat(0.0))
                 for j in T.unroll(GROUP // P):
@@ -97,12 +98,12 @@ def make_matmul_codes(
                 for r in T.unroll(R):
                     acc.vstore([r, 0], isa.mul_add(scale, total(grp, r, R), acc.vload([r, 0], F32)))
             for r in T.unroll(R):
-                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), B, RES, row + r, nb))
+                Y.vstore(
+                    [row + r, nb * 16],
+                    added.plus(acc.vload([r, 0], F32), B, RES, row + r, nb * 16),
+                )
 
-    return _over_rows(
-        block, K, N, isa, (NB, K // P, 16), "uint32", (NB, G, 16), dtype, residual, bias,
-        f"matmul_q{bits}_{dtype}_{K}_{N}",
-    )  # fmt: skip
+    return make_linear(name, (K, "float32"), N, w, s, added, halved_tiles(block, isa.matmul_rows))
 
 
 def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bias: bool) -> Any:
@@ -114,11 +115,14 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
     """
     G, NB, C = K // GROUP, N // 16, isa.chains
     ROWS_PER_LINE = 1 if dtype == "float32" else 2
-    LINES = GROUP // ROWS_PER_LINE
     total = _total(isa)
+    ask = prefetcher(GROUP // ROWS_PER_LINE, lambda nb, line: [nb, line * ROWS_PER_LINE, 0])
+    added = Addends(bias, residual)
+    w, s = ((NB, K, 16), dtype), ((NB, K, 16), dtype)
+    name = f"matmul_{dtype}_{K}_{N}"
 
     @T.inline
-    def block(X, W, S, B, RES, Y, nb, row, R):
+    def block(X, W, S, B, RES, Y, first, nb, row, R):
         with T.sblock("rows"):
             T.reads()
             T.writes()
@@ -127,12 +131,7 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
             for r in T.unroll(R):
                 acc.vstore([r, 0], splat(0.0))
             for g in T.serial(G):
-                if R == 1:
-                    for j in T.unroll(LINES):
-                        prefetch(W, [nb, (g * LINES + j + AHEAD) * ROWS_PER_LINE, 0])
-                elif row == 0:
-                    for j in T.unroll(LINES):
-                        prefetch(W, [nb + 1, (g * LINES + j) * ROWS_PER_LINE, 0])
+                ask(W, S, nb, g, row, R)
                 for r in T.unroll(C * R):
                     grp.vstore([r, 0], splat(0.0))
                 for k in T.unroll(32):
@@ -144,12 +143,12 @@ def make_matmul_floats(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, 
                 for r in T.unroll(R):
                     acc.vstore([r, 0], total(grp, r, R) + acc.vload([r, 0], F32))
             for r in T.unroll(R):
-                Y.vstore([row + r, nb * 16], _plus(acc.vload([r, 0], F32), B, RES, row + r, nb))
+                Y.vstore(
+                    [row + r, nb * 16],
+                    added.plus(acc.vload([r, 0], F32), B, RES, row + r, nb * 16),
+                )
 
-    return _over_rows(
-        block, K, N, isa, (NB, K, 16), dtype, (NB, K, 16), dtype, residual, bias,
-        f"matmul_{dtype}_{K}_{N}",
-    )  # fmt: skip
+    return make_linear(name, (K, "float32"), N, w, s, added, halved_tiles(block, isa.matmul_rows))
 
 
 def _total(isa: Isa) -> Any:
@@ -162,106 +161,3 @@ def _total(isa: Isa) -> Any:
         return value
 
     return total
-
-
-def _plus(value: Any, b: Any, res: Any, row: Any, nb: Any) -> Any:
-    if b is not None:
-        value = value + b.vload([nb * 16], F32)
-    return value if res is None else value + res.vload([row, nb * 16], F32)
-
-
-def _over_rows(
-    block: Any,
-    K: int,
-    N: int,
-    isa: Isa,
-    w_shape: tuple[int, ...],
-    w_dtype: str,
-    s_shape: tuple[int, ...],
-    s_dtype: str,
-    residual: bool,
-    bias: bool,
-    name: str,
-) -> Any:
-    """A PrimFunc that runs `block` for every 16 outputs (in parallel) and all rows (in tiles).
-
-    The largest tiles come first. A block's weights stay in the cache for all its tiles; during the
-    first tile, the next block is prefetched.
-    """
-    NB = N // 16
-    R = isa.matmul_rows
-
-    @T.inline
-    def leftover(X, W, S, B, RES, Y, nb, M, rows):
-        # At most one tile of `rows` is left after all tiles of twice as many rows.
-        if rows < R:  # noqa: SIM102 - known when the kernel is made
-            if M % (2 * rows) >= rows:
-                block(X, W, S, B, RES, Y, nb, M // (2 * rows) * (2 * rows), rows)
-
-    @T.inline
-    def all_rows(X, W, S, B, RES, Y, nb, M):
-        for t in T.serial(M // R):
-            block(X, W, S, B, RES, Y, nb, t * R, R)
-        leftover(X, W, S, B, RES, Y, nb, M, 8)
-        leftover(X, W, S, B, RES, Y, nb, M, 4)
-        leftover(X, W, S, B, RES, Y, nb, M, 2)
-        leftover(X, W, S, B, RES, Y, nb, M, 1)
-
-    if bias and residual:
-
-        @T.prim_func(s_tir=True)
-        def matmul(x: T.handle, w: T.handle, s: T.handle, b: T.handle, r: T.handle, y: T.handle):
-            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-            M = T.int64()
-            X = T.match_buffer(x, (M, K), "float32")
-            W = T.match_buffer(w, w_shape, w_dtype)
-            S = T.match_buffer(s, s_shape, s_dtype)
-            B = T.match_buffer(b, (N,), "float32")
-            RES = T.match_buffer(r, (M, N), "float32")
-            Y = T.match_buffer(y, (M, N), "float32")
-            for nb in T.parallel(NB):
-                all_rows(X, W, S, B, RES, Y, nb, M)
-
-    elif bias:
-
-        @T.prim_func(s_tir=True)
-        def matmul(x: T.handle, w: T.handle, s: T.handle, b: T.handle, y: T.handle):
-            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-            M = T.int64()
-            X = T.match_buffer(x, (M, K), "float32")
-            W = T.match_buffer(w, w_shape, w_dtype)
-            S = T.match_buffer(s, s_shape, s_dtype)
-            B = T.match_buffer(b, (N,), "float32")
-            Y = T.match_buffer(y, (M, N), "float32")
-            for nb in T.parallel(NB):
-                all_rows(X, W, S, B, None, Y, nb, M)
-
-    elif residual:
-
-        @T.prim_func(s_tir=True)
-        def matmul(x: T.handle, w: T.handle, s: T.handle, r: T.handle, y: T.handle):
-            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-            M = T.int64()
-            X = T.match_buffer(x, (M, K), "float32")
-            W = T.match_buffer(w, w_shape, w_dtype)
-            S = T.match_buffer(s, s_shape, s_dtype)
-            RES = T.match_buffer(r, (M, N), "float32")
-            Y = T.match_buffer(y, (M, N), "float32")
-            for nb in T.parallel(NB):
-                all_rows(X, W, S, None, RES, Y, nb, M)
-
-    else:
-
-        @T.prim_func(s_tir=True)
-        def matmul(x: T.handle, w: T.handle, s: T.handle, y: T.handle):
-            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-            M = T.int64()
-            X = T.match_buffer(x, (M, K), "float32")
-            W = T.match_buffer(w, w_shape, w_dtype)
-            S = T.match_buffer(s, s_shape, s_dtype)
-            Y = T.match_buffer(y, (M, N), "float32")
-            for nb in T.parallel(NB):
-                all_rows(X, W, S, None, None, Y, nb, M)
-
-    name += ("_bias" if bias else "") + ("_residual" if residual else "")
-    return matmul.with_attr("global_symbol", name)
