@@ -1,0 +1,57 @@
+"""The turns between a reply that calls tools and the reply to their results."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.widget.functions import results_in_order
+from mlc_widget.widget.state import ChatState, Message
+
+MAX_CALL_TURNS = 8
+"""Replies in a row whose calls are answered by the notebook's functions, before the user is."""
+
+
+def result_turn(reply: Message, results: Any) -> list[Message]:
+    """A reply whose calls are made, and the messages with their results after it.
+
+    Args:
+        reply: The reply with the calls.
+        results: A list with a result for each call, or a mapping by the calls' ids or names.
+
+    Raises:
+        BadRequestError: the reply makes no calls, they are not complete, or results are missing.
+    """
+    if not reply.tool_calls:
+        raise BadRequestError(f"reply = {reply.id!r}: it calls no tools.", param="reply")
+    if not reply.calls_are_whole:
+        raise BadRequestError(
+            f"reply = {reply.id!r}: it ended before its calls were complete; regenerate it.",
+            param="reply",
+        )
+    turn = [replace(reply, calling=False)]
+    texts = results_in_order(reply.tool_calls, results)
+    for call, text in zip(reply.tool_calls, texts, strict=True):
+        turn.append(
+            Message(
+                uuid.uuid4().hex,
+                "tool",
+                text,
+                parent=turn[-1].id,
+                tool_call_id=call["id"],
+                name=call["function"]["name"],
+            )
+        )
+    return turn
+
+
+def may_call(state: ChatState, reply_id: str) -> bool:
+    """Whether functions may make a reply's calls; not after too many turns without the user."""
+    turns = 0
+    for message in reversed(state.path(reply_id)):
+        if message.role == "user":
+            break
+        turns += message.role == "assistant"
+    return turns <= MAX_CALL_TURNS

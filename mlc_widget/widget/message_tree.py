@@ -1,0 +1,73 @@
+"""The tree of a chat's messages as it grows; on the I/O thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.widget.state import ChatState, Message
+
+
+class MessageTree:
+    """Holds the newest `ChatState`.
+
+    `state` may be read on any thread; what it gives is immutable.
+
+    Args:
+        history: Messages that are there already, in the order in which they follow each other.
+    """
+
+    def __init__(self, history: Sequence[Message] = ()) -> None:
+        self.state = ChatState()
+        if history:
+            self.state = self.state.put(*history, head=history[-1].id)
+
+    def find(self, message_id: Any) -> Message:
+        """A message.
+
+        Raises:
+            BadRequestError: there is no such message.
+        """
+        message = self.state.messages.get(message_id) if isinstance(message_id, str) else None
+        if message is None:
+            raise BadRequestError(f"message = {message_id!r}: no such message.", param="message")
+        return message
+
+    def add_turn(self, turn: Sequence[Message], answer: Message, before: Sequence[str]) -> None:
+        """Add messages and the answer to them, and show the answer.
+
+        Args:
+            turn: The messages.
+            answer: Follows the last of them.
+            before: Waiting messages that move behind the answer. If one of them was shown, it is
+                still shown.
+        """
+        head = self.state.head
+        self.state = self.state.put(*turn, answer, head=answer.id)
+        for message_id in before:
+            self.state = self.state.behind(answer.id, message_id)
+            if head in self.state.subtree(message_id):
+                self.state = self.state.put(head=head)
+
+    def change(self, message_id: str, **fields: Any) -> Message | None:
+        """Change fields of a message; returns it, or None if it was deleted."""
+        message = self.state.messages.get(message_id)
+        if message is None:
+            return None
+        changed = replace(message, **fields)
+        self.state = self.state.put(changed)
+        return changed
+
+    def select(self, message_id: Any) -> None:
+        """Show the branch that contains this message.
+
+        Raises:
+            BadRequestError: there is no such message.
+        """
+        self.state = self.state.select(self.find(message_id).id)
+
+    def delete(self, message_id: str) -> None:
+        """Delete a message and all that follow it."""
+        self.state = self.state.without(message_id)
