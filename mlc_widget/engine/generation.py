@@ -289,7 +289,7 @@ class Generation:
         await asyncio.wait(self._tasks)
         if self._status is not _Status.CLOSED:
             self._status = _Status.CLOSED
-            for run in self._runs:  # what was cut short counts as far as it got
+            for run in self._runs:  # count the tokens of choices that were cut short
                 run.stats = run.stats or self._aborted(run).stats
             self._on_end(self)
 

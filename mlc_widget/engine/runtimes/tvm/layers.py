@@ -206,7 +206,7 @@ class Linear(nn.Module):
             make, kind = matmul.make_matmul_floats, (q.dtype,)
         kernel = build.kernel(make, self.k, self.n, *kind, build.isa, **added)
         rows = x.q if isinstance(x, Quantized) else x
-        # Where there is no bias or residual, the kernel ignores what is passed in its place.
+        # Without bias or residual, the kernel ignores the argument in its place.
         bias = rows if self.bias is None else self.bias
         addend = rows if residual is None else residual
         return kernel, [rows, *self.weights(), bias, addend], rows.shape[0]

@@ -322,7 +322,7 @@ class Scheduler:
                 if not complete:
                     continue
                 self._out.append((sequence, sequence.accept(own[-1])))
-            except BaseException as e:  # this sequence's alone, whatever it is
+            except BaseException as e:  # it fails this sequence only
                 sequence.status = SequenceStatus.FINISHED
                 self._out.append((sequence, _failed(e)))
             sequence.posted += 1

@@ -53,15 +53,15 @@ class Sequence:
         deliver: Called with the generation's events, or the error that ends it; from any thread.
         grammar: The grammar that the answer must match, if any.
         pages: The pages that hold its keys and values.
-        computed: How many tokens have keys and values there.
-        parent: Names the content of its full, published pages (see `PagePool`).
-        published: How many pages are published.
-        cached: Tokens of the prompt that the cache had when it was first admitted.
-        status: Where it is in its life.
-        posted: Events that the scheduler made of it.
-        taken: How many of them its reader took; written by the reader's thread alone.
-        resume_at: How many events a parked one may be ahead of its reader to go on.
-        scores: Log-probabilities of the prompt's tokens so far, if asked for.
+        computed: The number of tokens that have keys and values in the pages.
+        parent: The name of the content of its full, published pages (see `PagePool`).
+        published: The number of published pages.
+        cached: The number of prompt tokens that were in the cache when it was first admitted.
+        status: Whether it waits, runs, is parked or has finished.
+        posted: The number of events that the scheduler has made.
+        taken: The number of events that the reader has taken; only the reader's thread writes it.
+        resume_at: A parked sequence resumes when it is at most so many events ahead of its reader.
+        scores: The log-probabilities of the prompt's tokens so far, if requested.
     """
 
     request_id: str
@@ -179,7 +179,7 @@ class Sequence:
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprob, ...] = (),
     ) -> GenerationEvent:
-        """The generation's last event."""
+        """Make the generation's last event."""
         self.status = SequenceStatus.FINISHED
         now = time.monotonic()
         admitted = self.admitted_at or now

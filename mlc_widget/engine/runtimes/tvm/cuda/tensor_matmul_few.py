@@ -42,8 +42,8 @@ def make_few(shape: MatmulShape) -> Any:
     def known(value: Any) -> Any:
         """A bound of a loop.
 
-        Could the compiler count, it would put loads off to where their words are needed. Where
-        there are thousands of blocks, it had better: more of them then share a multiprocessor.
+        If the compiler knew the bound, it would delay loads until their words are needed. With
+        thousands of blocks that is better, as more of them then share a multiprocessor.
         """
         return value if shape.outputs >= THOUSANDS * 16 else opaque(value)
 

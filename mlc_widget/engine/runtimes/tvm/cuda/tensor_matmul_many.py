@@ -177,7 +177,7 @@ def _make_write(shape: MatmulShape) -> Any:
 
     @T.inline
     def write(Y, B, RES, M, total, t, v, up, m, n):
-        """Value v of tile t, whose gates' ups are `up` values after it."""
+        """Write value v of tile t; with `gated`, the up of a gate is `up` values after it."""
         if m < M and n < OUT:
             if bias:
                 total[v] = total[v] + B[n]

@@ -83,7 +83,7 @@ class MatmulShape:
         return name + ("_bias" if self.bias else "") + ("_residual" if self.residual else "")
 
     def weight(self, f: Any, w: Any, at: Any, s: Any, scale: Any, h: Any, q: Any) -> Any:
-        """Put A's words of product q of half h, of a step's words from ``w[at]`` on, into f."""
+        """Put A's words for product q of half h into f, from the step's words at ``w[at]``."""
         if self.bits == 4:
             return decode4(f, w[at + 2 * h + q], s[scale + h])
         return decode8(f, w[at + 4 * h + 2 * q], w[at + 4 * h + 2 * q + 1], s[scale + h])
@@ -95,7 +95,7 @@ def make_rows_of(shape: MatmulShape) -> Any:
 
     @T.inline
     def rows_of(X, b, at, row, k):
-        """Eight inputs from k on of a row, four words; 0 behind the last."""
+        """Load eight inputs of a row from k on as four words; 0 after the last row."""
         if RAGGED:
             for v in T.unroll(4):
                 b[at + v] = T.uint32(0)

@@ -24,7 +24,7 @@ def driver() -> ctypes.CDLL | None:
 
 
 def cudart() -> ctypes.CDLL | None:
-    """CUDA 13's runtime, by the system's search or from NVIDIA's packages; None without."""
+    """Load CUDA 13's runtime, from the system or NVIDIA's packages; None if it is not found."""
     name = "libcudart.so.13"
     return _load(name, *(root / lib / name for root in _toolkits() for lib in ("lib", "lib64")))
 
@@ -76,7 +76,7 @@ def _nvidia_folders() -> Iterator[Path]:
 
 
 def _load(name: str, *others: Path) -> ctypes.CDLL | None:
-    """A shared library, by the system's search or from one of `others`."""
+    """Load a shared library, by the system's search or from one of `others`."""
     if not sys.platform.startswith("linux"):
         return None
     for candidate in (name, *map(str, others)):

@@ -52,7 +52,7 @@ def make_score_strip(shape: TileShape) -> Any:
         if p * PAGE < end + upper:
             for k in T.serial(KEY_TURNS):
                 scores(query, keys, score, KP, PT, layer, seq, h, p, pages, c, k * KV)
-            # How many keys the first row does not see yet, or the last no more.
+            # The number of keys that the first row does not see yet, or the last no longer sees.
             ragged: T.let = (p + BLOCK) * PAGE - (end + c // G)
             if (T.max(ragged, start + upper - p * PAGE) if windowed else ragged) > 0:
                 mask(score, p, c, start, end, last)
@@ -84,7 +84,7 @@ def _make_scores(shape: TileShape) -> Any:
         with T.sblock("scores"):
             T.reads()
             T.writes()
-            # In halves: TVM puts what has 1 KiB and more on the heap.
+            # In halves, as TVM puts buffers of 1 KiB or more on the heap.
             upper = in_registers((HALF * KV, 16))
             lower = in_registers((HALF * KV, 16))
             for i in T.unroll(HALF * KV):
@@ -121,7 +121,7 @@ def _make_mask(shape: TileShape) -> Any:
 
     @T.inline
     def mask(score, p, c, start, end, last):
-        """-1e30 where a pair of the strip does not see a key of the block."""
+        """Set the score to -1e30 where a pair of the strip does not see a key of the block."""
         for k in T.serial(BLOCK):
             for i in T.serial(STRIP):
                 row: T.let = T.min((c + i) // G, last)

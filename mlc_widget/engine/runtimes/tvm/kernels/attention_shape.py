@@ -11,11 +11,11 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, Isa
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 STRIP: Final = 6
-"""Pairs of a row and a head that are summed at once, in two halves."""
+"""The number of pairs of a row and a head that are summed concurrently, in two halves."""
 HALF: Final = STRIP // 2
 
 BLOCK: Final = 4
-"""Pages that are read at once."""
+"""The number of pages that are processed together."""
 KEYS: Final = BLOCK * PAGE
 """Keys of a block."""
 
@@ -85,5 +85,5 @@ def _largest_divisor(of: int, most: int) -> int:
 
 
 def next_page(PT: Any, seq: Any, p: Any, pages: Any, turn: Any) -> Any:
-    """The page of the block after page p's that a strip asks for in its `turn`."""
+    """The page of the next block, after that of page p, to prefetch in pass `turn`."""
     return PT[seq, T.min(p + BLOCK + turn % BLOCK, pages - 1)]

@@ -60,7 +60,7 @@ def make_value_strip(shape: TileShape) -> Any:
         seen: T.let = T.min(end + upper - p * PAGE, T.int64(KEYS))
         if seen > 0:
             exponentials(score, top, total, p, c, (seen + PAGE - 1) // PAGE)
-            # Keys low … high - 1 of the block are seen by all.
+            # All rows see keys low … high - 1 of the block.
             high: T.let = T.max(T.min(end + first - p * PAGE, T.int64(KEYS)), T.int64(0))
             low: T.let = T.min(T.max(start + upper - p * PAGE, T.int64(0)), high)
             if windowed:
@@ -82,7 +82,7 @@ def _make_exponentials(shape: TileShape) -> Any:
 
     @T.inline
     def exponentials(score, top, total, p, c, count):
-        """Scores → e in pages p … p + count - 1, and their sums by lanes."""
+        """Replace the scores of pages p … p + count - 1 by e, and add them to the lanes' sums."""
         with T.sblock("exponentials"):
             T.reads()
             T.writes()

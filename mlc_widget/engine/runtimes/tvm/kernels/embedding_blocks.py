@@ -22,7 +22,7 @@ def make_embedding_blocks(H: int, kind: BlockFormat, isa: Isa) -> Any:
     per_word = 32 // kind.bits if kind.coded else 1
 
     def word_and_place(k: Any) -> tuple[Any, Any]:
-        """The word of a lane that has input k, and where in it."""
+        """The word of a lane that has input k, and the place in the word."""
         if kind.bits == 8:  # pairs of words: 0 2 4 6 and 1 3 5 7 of eight
             return k // 8 * 2 + k % 2, k % 8 // 2
         return k // per_word, k % per_word

@@ -2,9 +2,10 @@
 """What the kernels of linear layers have in common: their arguments, and how rows are dealt.
 
 A kernel makes y = x · Wᵀ (+ b) (+ r). W's rows lie in blocks of 16 outputs.
-Blocks are dealt to threads. A block's weights stay in the cache while all tiles of rows pass over
-them, and with the first tile the next block is asked for. A single row lives by the memory's speed:
-it reads the weights as one stream, and asks for them 12 KiB ahead, across the ends of blocks.
+Each thread computes some blocks of outputs. A block's weights stay in the cache for all tiles of
+rows; during the first tile, the next block is prefetched. A single row is limited by memory
+bandwidth: it reads the weights as one stream, which is prefetched 12 KiB ahead, across the ends of
+blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.kernels.isa import prefetch
 
 AHEAD: Final = 192
-"""How many cache lines of weights a single row asks for in advance."""
+"""The number of cache lines of weights that are prefetched for a single row."""
 
 Array: TypeAlias = tuple[tuple[int, ...], str]
 """Shape and dtype of an argument."""
@@ -140,7 +141,7 @@ def halved_tiles(tile: Any, most: int) -> Any:
 
     @T.inline
     def leftover(X, W, S, B, RES, Y, first, nb, M, rows):
-        # Tiles of `rows` come after all tiles of twice as many, at most once.
+        # At most one tile of `rows` is left after all tiles of twice as many rows.
         if rows < most:  # noqa: SIM102 - known when the kernel is made
             if M % (2 * rows) >= rows:
                 tile(X, W, S, B, RES, Y, first, nb, M // (2 * rows) * (2 * rows), rows)

@@ -30,11 +30,11 @@ from mlc_widget.engine.runtimes.tvm.kernels.matmul import code
 
 
 def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, bias: bool) -> Any:
-    """Weights in blocks × float32 activations, of N outputs that are columns `first` on of C.
+    """Weights in blocks × float32 activations; the N outputs are columns `first` … of C.
 
-    Shapes: x (M, K) float32; w as `blocks.matrix_words` for N outputs; b (C,) float32 if `bias`,
-    else x again, which is then not read for it; r (M, C) float32 if `residual`, else x again;
-    `first` int64; y (M, C) float32. K and N are multiples of 32.
+    Shapes: x (M, K) float32; w as `blocks.matrix_words` for N outputs; b (C,) float32 if `bias`; r
+    (M, C) float32 if `residual`; `first` int64; y (M, C) float32. K and N are multiples of 32.
+    Without `bias` or `residual`, x is passed for b or r and not read.
 
     N, C and `first` are known only when it is called, so one kernel serves all matrices of a type
     with the same number of inputs.

@@ -6,10 +6,10 @@ y = x · Wᵀ (+ bias) (+ residual); for each output n and row m, over the group
 
     d = Σ code · q − zero · Σ q                                     exact
     y = fma(float(d), s · x, y)                                     from 0; x is the scale of q
-    y = fma(fma(s, float(d), −m · float(Σ q)), x, y)                where there are minima
+    y = fma(fma(s, float(d), −m · float(Σ q)), x, y)                for formats with minima
 
-and then y + bias + residual, for any tile of rows and any number of threads. `s` and `m` are
-products of scales and factors, exact in float32.
+Then follow + bias and + residual. The order is the same for any tile of rows and any number of
+threads. `s` and `m` are products of scales and factors, exact in float32.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from mlc_widget.engine.runtimes.tvm.kernels.quantize import quantized_words
 def make_matmul_blocks_int8(
     K: int, kind: BlockFormat, isa: Isa, *, residual: bool, bias: bool
 ) -> Any:
-    """Weights in blocks × 8-bit activations, of N outputs that are columns `first` on of C.
+    """Weights in blocks × 8-bit activations; the N outputs are columns `first` … of C.
 
     Shapes: q (M, `quantized_words(K)`) int32; w as `blocks.matrix_words` for N outputs; b (C,)
-    float32 if `bias`, else q again, which is then not read for it; r (M, C) float32 if `residual`,
-    else q again; `first` int64; y (M, C) float32. K and N are multiples of 32.
+    float32 if `bias`; r (M, C) float32 if `residual`; `first` int64; y (M, C) float32. K and N are
+    multiples of 32. Without `bias` or `residual`, q is passed for b or r and not read.
 
-    N, C and `first` are known when it is called, so that one kernel serves all matrices of a type
-    and a number of inputs.
+    N, C and `first` are known only when it is called, so one kernel serves all matrices of a type
+    with the same number of inputs.
 
     Args:
-        K: Inputs.
-        kind: How the weights are held.
-        isa: The CPU.
+        K: The number of inputs.
+        kind: The format of the weights.
+        isa: The CPU's features.
         residual: Whether a residual is added.
         bias: Whether a bias is added.
     """
@@ -67,7 +67,7 @@ def make_matmul_blocks_int8(
         return buffer.vload([i, 0], f"{sum_dtype}x{sum_lanes}")
 
     def sum_of(Q: Any, m: Any, g: Any, h: Any) -> Any:
-        """Σ q of what one group of weights meets."""
+        """Σ q over the inputs of one group of weights."""
         if SPLIT == 2:
             return Q[m, SUMS + g * 2 + h]
         return Q[m, SUMS + g * 2] + Q[m, SUMS + g * 2 + 1]
@@ -94,7 +94,7 @@ def make_matmul_blocks_int8(
 
     @T.inline
     def half(Q, W, acc, total, nb, part, row, g, h, ROWS):
-        """Half h of group g, or all of it."""
+        """Add half h of group g, or the whole group."""
         for r in T.unroll(ROWS):
             total.vstore([r, 0], dot.start(offset(Q, row + r, g, h), wide))
         if wide:
@@ -121,7 +121,7 @@ def make_matmul_blocks_int8(
 
     @T.inline
     def tile(Q, W, S, B, RES, Y, first, nb, part, row, ROWS):
-        """Rows row … row + ROWS - 1 of lanes part · L … of block nb."""
+        """Compute rows row … row + ROWS - 1 of lanes part · L … of block nb."""
         with T.sblock("tile"):
             T.reads()
             T.writes()

@@ -32,8 +32,8 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
 
     Shapes: q (M, `quantized_words(K)`) int32 as made by `quantize`; w (N/16, K/8, 16) uint32 and
     s (N/16, K/32, 16) of `dtype`, float32 or float16, as in `matmul.make_matmul_codes`; b (N,)
-    float32 if `bias`, else q again, which is not read for it; r (M, N) float32 if `residual`, else
-    q again; y (M, N) float32. K and N are multiples of 32.
+    float32 if `bias`; r (M, N) float32 if `residual`; y (M, N) float32. K and N are multiples of
+    32. Without `bias` or `residual`, q is passed for b or r and not read.
     """
     G, NB = K // 32, N // 16
     dot = DOTS[isa.dot]
@@ -50,7 +50,7 @@ def make_matmul_int8(K: int, N: int, dtype: str, isa: Isa, *, residual: bool, bi
 
     @T.inline
     def tile(Q, W, S, B, RES, Y, first, nb, part, row, ROWS):
-        """Rows row … row + ROWS - 1 of lanes part · L … of block nb."""
+        """Compute rows row … row + ROWS - 1 of lanes part · L … of block nb."""
         with T.sblock("tile"):
             T.reads()
             T.writes()
