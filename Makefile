@@ -72,7 +72,7 @@ format: install
 	$(BIN)/ruff format .
 
 test: check chromium
-	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30 -m "not soak"
+	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30
 
 # The browser tests drive Debian's Chromium; anything else in CHROMIUM= is used as it is.
 chromium:
