@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mlc_widget.api.request_values import Check, JSONDict, bad, integer, mapping
+from mlc_widget.api.request_values import Check, JSONDict, bad, integer, mapping, one_of
 from mlc_widget.api.requests import CHAT_FIELDS
 
 _SIZE: Final = integer(1, 2**31 - 1)
@@ -33,6 +33,7 @@ CHAT_OPTS: Final[Mapping[str, Check]] = {
     "model_task": _any,
     "embedding_metadata": _any,
     "numerics": _any,
+    "quantization": one_of("q4f16_1", "q8f16_1", "q0f16", "q0f32"),  # of safetensors alone
 }
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-InitPhase: TypeAlias = Literal["resolve", "download", "verify", "compile", "load", "warm up"]
+InitPhase: TypeAlias = Literal[
+    "resolve", "download", "convert", "verify", "compile", "load", "warm up"
+]
 
 
 @dataclass(frozen=True, slots=True)

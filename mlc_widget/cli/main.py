@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from mlc_widget._version import __version__
 from mlc_widget.api.errors import BadRequestError, MLCEngineError
+from mlc_widget.cli import convert
 
 
 class Command(Protocol):
@@ -23,7 +24,7 @@ class Command(Protocol):
         """Add a parser to `commands`; its default ``run`` is what is called with the arguments."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = ()
+COMMANDS: Final[tuple[Command, ...]] = (convert,)
 
 
 def parser() -> argparse.ArgumentParser:

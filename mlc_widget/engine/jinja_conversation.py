@@ -150,7 +150,8 @@ class JinjaConversation:
             raise too_long("messages", len(text), longest)
         prompt = PromptText(Piece(part, is_markup) for part, is_markup in parts_of(text))
         bos = self._source.tokens.get("bos_token", "")
-        if self._source.bos_id is not None and not text.startswith(bos):
+        begins = self._source.bos_in_chats and self._source.bos_id is not None
+        if begins and not text.startswith(bos):
             prompt = markup(bos) + prompt
         return prompt
 

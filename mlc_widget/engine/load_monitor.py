@@ -12,6 +12,7 @@ from mlc_widget.api.progress import InitPhase, InitProgressReport
 _SPANS: Final[dict[InitPhase, tuple[float, float]]] = {
     "resolve": (0.0, 0.02),
     "download": (0.02, 0.40),
+    "convert": (0.02, 0.44),  # of a model that is here, as a rule
     "verify": (0.40, 0.45),
     "compile": (0.45, 0.75),
     "load": (0.75, 0.97),

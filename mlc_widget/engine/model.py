@@ -20,6 +20,7 @@ from mlc_widget.api.progress import LoadReporter
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.chat_template import ChatTemplate, template_of
 from mlc_widget.engine.conversation import too_long
+from mlc_widget.engine.converted_models import in_mlc_format
 from mlc_widget.engine.runtimes.base import ModelRuntime, ModelSource, Sampling
 from mlc_widget.engine.store.model_folder import fetch
 from mlc_widget.engine.store.stored_model import StoredModel, read_model
@@ -253,8 +254,8 @@ async def load_model(
         BadRequestError: `chat_opts` has a field that cannot be overridden.
     """
     report("resolve", 0.0, f"Looking for {model_id}")
-    folder = await fetch(location or model_id, report)
     opts = {**(overrides or {}), **(chat_opts or {})}
+    folder = await in_mlc_format(await fetch(location or model_id, report), opts, report)
     stored = await call_in_daemon(lambda: read_model(folder, opts), "mlc_widget-model")
     report("resolve", 0.5, "Reading the tokenizer")
     tokenizer = await _tokenizer_of(stored)

@@ -19,6 +19,7 @@ const CROSS = "M8 4.5v4.2M8 11.4v.1";
 const PHASES: Readonly<Record<string, string>> = {
   resolve: "Finding the model",
   download: "Downloading",
+  convert: "Converting weights",
   verify: "Checking files",
   compile: "Compiling",
   load: "Loading weights",

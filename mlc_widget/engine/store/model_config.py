@@ -28,7 +28,7 @@ def token_ids(param: str, value: Any) -> tuple[int, ...]:
 
 
 _FIELDS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    **{name: check for name, check in CHAT_OPTS.items() if name != "numerics"},
+    **{n: check for n, check in CHAT_OPTS.items() if n not in ("numerics", "quantization")},
     "eos_token_id": token_ids,
 }
 

@@ -55,12 +55,12 @@ def read_file(path: Path, largest: int, missing: str) -> bytes:
                 f"has {info.st_size} bytes, and such a file has at most {largest}.",
             )
         with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(largest + 1)
+            content = file.read(info.st_size + 1)  # memory is taken for all that is asked for
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error}.") from error
     finally:
         os.close(descriptor)
-    if len(content) > largest:
+    if len(content) > info.st_size:
         raise _wrong(path, "grew while it was read. Try again.")
     return content
 

@@ -1,7 +1,8 @@
-"""From a model_id to a folder in MLC format, or a GGUF file, on this machine."""
+"""From a model_id to a model's folder, or a GGUF file, on this machine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from mlc_widget.models import CONFIG_FILE, builtin_models
 from mlc_widget.models.catalogue import catalogue
 
 _LARGEST_CONFIG: Final = 4 << 20
+_TRANSFORMERS: Final = ("config.json", "model.safetensors", "model.safetensors.index.json")
 
 
 async def fetch(model_id: str, report: LoadReporter) -> Path:
@@ -53,7 +55,7 @@ def resolve(model_id: str) -> Path:
 
     Raises:
         ModelNotFoundError: neither a built-in name, nor a folder, nor a ``.gguf`` file.
-        ModelFormatError: the folder has no mlc-chat-config.json.
+        ModelFormatError: the folder is neither in MLC format nor saved by transformers.
     """
     builtin = builtin_models()
     if model_id in builtin:
@@ -69,13 +71,21 @@ def resolve(model_id: str) -> Path:
             f"{advice(model_id, [*builtin, *catalogue()])}",
             param="model_id",
         )
-    if not (folder / CONFIG_FILE).is_file():
+    if not ((folder / CONFIG_FILE).is_file() or is_transformers_folder(folder)):
         raise ModelFormatError(
             f"{folder / CONFIG_FILE} is missing: give a folder in MLC format, as "
-            "`mlc_llm gen_config` and `mlc_llm convert_weight` make.",
+            "`mlc_llm gen_config` and `mlc_llm convert_weight` make, or one of safetensors, with "
+            "config.json.",
             param=str(folder / CONFIG_FILE),
         )
     return folder
+
+
+def is_transformers_folder(folder: Path) -> bool:
+    """Whether a folder is not in MLC format and has what transformers saves of a model."""
+    return not (folder / CONFIG_FILE).is_file() and any(
+        os.path.lexists(folder / name) for name in _TRANSFORMERS
+    )
 
 
 def read_config(folder: Path, chat_opts: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from mlc_widget.api.errors import RuntimeUnavailableError
+from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
 from mlc_widget.engine.store.model_config import check_config
+from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_folder import read_config
 
 if TYPE_CHECKING:
     from mlc_widget.engine.store.weight_source import OpenWeights, WeightSource
+
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+_LARGEST_TOKENIZER_CONFIG: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +28,15 @@ class JinjaSource:
         tokens: ``bos_token``, ``eos_token`` and so on, by the template's names.
         bos_id: The token with which every prompt begins, if any.
         where: The file, for messages.
+        bos_in_chats: Whether a chat's prompt also begins with `bos_id` if the template does not
+            write it. llama.cpp adds it; transformers leaves it to the template.
     """
 
     text: str | None
     tokens: Mapping[str, str]
     bos_id: int | None
     where: str
+    bos_in_chats: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +68,66 @@ def read_model(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     Raises:
         ModelFormatError: A file is missing or malformed.
         UnsupportedModelError: The model has an unsupported feature.
+        BadRequestError: `chat_opts` asks for a quantization other than the model's.
     """
     if path.is_dir():
+        config = read_config(path, None)
+        _check_quantization(path, config, chat_opts)
+        config |= chat_opts or {}
         return StoredModel(
             path,
-            read_config(path, chat_opts),
+            config,
             None,
             lambda: _tensor_cache(path),
+            None if "conv_template" in config else _own_template(path, config),
         )
     try:
-        return _read_gguf(path, chat_opts)
+        stored = _read_gguf(path, chat_opts)
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
             f"Reading a GGUF file needs the package {error.name}, which is missing: "
             'pip install "mlc-widget[tvm]".'
         ) from error
+    _check_quantization(path, {}, chat_opts)
+    return stored
+
+
+def _check_quantization(
+    path: Path, config: Mapping[str, Any], chat_opts: Mapping[str, Any] | None
+) -> None:
+    """Refuse to quantise what is quantised: that is done from a folder of safetensors alone."""
+    wanted = (chat_opts or {}).get("quantization")
+    if wanted is not None and wanted != config.get("quantization"):
+        has = config.get("quantization", "a type for each tensor")
+        raise BadRequestError(
+            f"chat_opts.quantization = {wanted!r}: the weights of {path} are stored already, in "
+            f"{has}. Leave quantization out, or give the model's folder of safetensors.",
+            param="chat_opts.quantization",
+        )
+
+
+def _own_template(folder: Path, config: Mapping[str, Any]) -> JinjaSource | None:
+    """The template in tokenizer_config.json, where a folder has that and no ``conv_template``."""
+    file = folder / _TOKENIZER_CONFIG
+    if not file.exists():
+        return None
+    given = read_json_object(file, _LARGEST_TOKENIZER_CONFIG, "Download it again.", "restore it")
+    template = given.get("chat_template", ...)
+    if template is ...:
+        return None
+    tokens = {
+        name: value
+        for name, value in given.items()
+        if name.endswith("_token") and isinstance(value, str)
+    }
+    begin = config.get("bos_token_id") if given.get("add_bos_token") is True else None
+    return JinjaSource(
+        template if isinstance(template, str) else None,
+        tokens,
+        begin if isinstance(begin, int) else None,
+        str(file),
+        bos_in_chats=False,
+    )
 
 
 def _tensor_cache(folder: Path) -> WeightSource:

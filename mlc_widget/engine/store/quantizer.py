@@ -1,0 +1,203 @@
+"""Floats to the codes of MLC's group quantization, with numpy alone.
+
+A group is 32 neighbouring inputs of a row. Its weights become codes c with one scale s, meaning
+``(c - zero) · s``, zero being 7 of 4 bits and 127 of 8. mlc_llm takes the scale from the largest
+weight. Here the scale of 4-bit codes is searched for, so that the squared error of the group is
+least, and the codes use all 16 values where mlc_llm's use 15: the largest weight is at the side of
+the codes that has one more, which makes the scale negative where that weight is. Every reader of
+the format computes with signed scales and all codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+GROUP: Final = 32
+_BLOCK: Final = 1 << 15
+"""Weights that are worked on at a time, to be in the caches still."""
+_LARGEST_CODES: Final = (8.0, 7.0, 7.4, 7.7, 8.3, 8.6, 9.0, 9.5)
+"""What the largest weight of a group is tried to become before it is rounded and clipped."""
+_REFINEMENTS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a quantization stores a model.
+
+    Attributes:
+        name: MLC's name.
+        bits: Of a matrix's weight: 4 or 8 of a code, 16 or 32 of a float.
+        dtype: Of scales, and of what is not quantised.
+    """
+
+    name: str
+    bits: int
+    dtype: str
+
+    @property
+    def coded(self) -> bool:
+        """Whether matrices are codes with scales."""
+        return self.bits < 16
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a parameter."""
+        size = np.dtype(self.dtype).itemsize
+        if len(shape) < 2 or not self.coded:
+            return int(np.prod(shape, dtype=object)) * size
+        groups = -(-shape[1] // GROUP)
+        return shape[0] * groups * (GROUP * self.bits // 8 + size)
+
+
+FORMATS: Final = {
+    f.name: f
+    for f in (
+        Format("q4f16_1", 4, "float16"),
+        Format("q8f16_1", 8, "float16"),
+        Format("q0f16", 16, "float16"),
+        Format("q0f32", 32, "float32"),
+    )
+}
+
+
+class NotRepresentableError(ValueError):
+    """A weight is no finite number, or too large for the quantization; the text says which."""
+
+
+def quantize(
+    rows: Array, bits: int, dtype: npt.DTypeLike = np.float16, importance: Array | None = None
+) -> tuple[npt.NDArray[np.uint32], Array]:
+    """Rows of a matrix as codes and scales.
+
+    Args:
+        rows: (N, K) floats.
+        bits: Of a code, 4 or 8.
+        dtype: Of the scales.
+        importance: (K,) weights of each input's squared error; None for all alike.
+
+    Returns:
+        (N, G · bits) uint32, 32 / bits codes to a word, the first in its lowest bits, and (N, G)
+        scales, for G groups to a row. Where K is no multiple of 32, weights of 0 follow.
+
+    Raises:
+        NotRepresentableError: A weight is NaN, infinite, or too large for a scale of this dtype.
+    """
+    count, inputs = rows.shape
+    groups = -(-inputs // GROUP)
+    values = np.zeros((count, groups * GROUP), np.float32)
+    values[:, :inputs] = rows
+    check_finite(values)
+    weights = None
+    if importance is not None:
+        weights = np.zeros(groups * GROUP, np.float32)
+        weights[:inputs] = importance
+    zero = (1 << (bits - 1)) - 1
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > zero * float(np.finfo(dtype).max):
+        raise NotRepresentableError(
+            f"a weight of {largest:.3g} is too large for a scale in {np.dtype(dtype).name}"
+        )
+    scales = np.empty((count, groups), dtype)
+    codes = np.empty((count, groups * GROUP), np.uint8)
+    for start, stop in _blocks(count, groups * GROUP):
+        part = values[start:stop].reshape(-1, GROUP)
+        least = -zero
+        most = zero + 1 if bits == 4 else zero
+        if bits == 4:
+            of_part = None
+            if weights is not None:
+                of_part = np.tile(weights.reshape(-1, GROUP), (stop - start, 1))
+            found = _searched(part, least, most, of_part)
+        else:
+            found = np.abs(part).max(axis=1) / np.float32(zero)
+        stored = found.astype(dtype)
+        scales[start:stop] = stored.reshape(stop - start, groups)
+        steps = _rounded(part, _inverse(stored.astype(np.float32)), least, most)
+        codes[start:stop] = (steps + zero).astype(np.uint8).reshape(stop - start, -1)
+    if bits == 4:
+        codes = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    words: Array = np.ascontiguousarray(codes).view(np.uint32)
+    return words, scales
+
+
+def check_finite(values: Array) -> None:
+    """Refuse what is no number.
+
+    Raises:
+        NotRepresentableError: A value is NaN or infinite.
+    """
+    # The sum of finite float32 numbers may be infinite; their largest and least are not.
+    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
+        what = "NaN" if np.isnan(values).any() else "infinite"
+        raise NotRepresentableError(f"a weight is {what}")
+
+
+def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _BLOCK // max(1, columns))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def _inverse(scales: Array) -> Array:
+    """1 / s, and 0 for 0."""
+    inverse = np.zeros_like(scales)
+    np.divide(np.float32(1), scales, out=inverse, where=np.abs(scales) > np.float32(1e-37))
+    return inverse
+
+
+def _rounded(
+    values: Array, inverse: Array, least: int, most: int, out: Array | None = None
+) -> Array:
+    steps: Array = np.multiply(values, inverse[:, None], out=out)
+    np.rint(steps, out=steps)
+    np.maximum(steps, np.float32(least), out=steps)
+    np.minimum(steps, np.float32(most), out=steps)
+    return steps
+
+
+def _searched(values: Array, least: int, most: int, weights: Array | None) -> Array:
+    """The scale of each group that has the least squared error of those tried.
+
+    Args:
+        values: (groups, 32) float32.
+        least: The least code, less zero.
+        most: The largest code, less zero.
+        weights: (groups, 32) of squared errors, or None.
+
+    For codes q, the best scale is Σ x·q / Σ q², and takes (Σ x·q)² / Σ q² off the squared error.
+    """
+    at = np.abs(values).argmax(axis=1)
+    largest = values[np.arange(len(values)), at]
+    weighted = values if weights is None else values * weights
+    steps, other = np.empty_like(values), np.empty_like(values)
+    best = np.zeros(len(values), np.float32)
+    gained = np.full(len(values), -1, np.float32)
+
+    def attempt(inverse: Array) -> Array:
+        _rounded(values, inverse, least, most, steps)
+        product: Array = np.einsum("gk,gk->g", weighted, steps)
+        if weights is None:
+            square = np.einsum("gk,gk->g", steps, steps)
+        else:
+            np.multiply(steps, weights, out=other)
+            square = np.einsum("gk,gk->g", other, steps)
+        scale: Array = np.zeros_like(product)
+        np.divide(product, square, out=scale, where=square > 0)
+        gain = product * scale
+        better = gain > gained
+        np.copyto(gained, gain, where=better)
+        np.copyto(best, scale, where=better)
+        return scale
+
+    inverse = _inverse(largest)
+    for code in _LARGEST_CODES:
+        attempt(inverse * np.float32(code))
+    for _ in range(_REFINEMENTS):
+        attempt(_inverse(best))
+    return best
