@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import os
 import re
@@ -89,6 +90,17 @@ def write_tiny_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
         tokenizer_json=tokenizer.to_str(),
     )
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_heap() -> None:
+    """Spare garbage collections what was there before the module's tests.
+
+    Thousands of collected tests and imported packages make each collection take up to a second,
+    and many tests collect often.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES
 from mlc_widget.proxy.stream_receiver import StreamReceiver
-from mlc_widget.worker import stream_sender
+from mlc_widget.worker import handler, stream_sender
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 
 from ..waiting import until
@@ -46,22 +46,24 @@ async def test_a_malformed_message_is_answered(client: Any, data: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "content"),
     [
-        ("completionNonStreaming", {"request": {"prompt": "x" * MAX_MESSAGE_BYTES}}),
-        ("completionStreamInit", {"streamId": "s", "request": {"prompt": ["x" * 2**20] * 17}}),
-        ("embedding", {"request": {"input": [[7] * 2**20] * 6}}),
-        ("customRequest", {"é" * 2**23: 1}),
-        ("nonsense", [[1.23456789] * 2**20, [[]] * 2**22]),
+        ("completionNonStreaming", {"request": {"prompt": "x" * 2**20}}),
+        ("completionStreamInit", {"streamId": "s", "request": {"prompt": ["x" * 2**16] * 17}}),
+        ("embedding", {"request": {"input": [[7] * 2**16] * 6}}),
+        ("customRequest", {"é" * 2**19: 1}),
+        ("nonsense", [[1.23456789] * 2**16, [[]] * 2**18]),
     ],
     ids=["a text", "many texts", "token ids", "a key", "numbers"],
 )
 async def test_a_message_that_is_too_large_is_answered(
-    client: Any, kind: str, content: Any
+    client: Any, kind: str, content: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert MAX_MESSAGE_BYTES == 2**24
+    monkeypatch.setattr(handler, "MAX_MESSAGE_BYTES", 2**20)
     await client.hello()
     uuid = client.post(kind, content, n=0)
     (answer,) = [m for m in client.down if m["uuid"] == uuid]  # at once, without any work
     assert answer["kind"] == "throw"
-    assert str(MAX_MESSAGE_BYTES) in answer["content"]
+    assert str(2**20) in answer["content"]
     assert answer["error"]["code"] == "protocol_error"
     # Those after it do not wait for its number.
     after = client.post("listModels", n=1)
