@@ -1,4 +1,4 @@
-"""What many tests share: a tiny real model, and engines that are always ended."""
+"""Fixtures that many tests share: a tiny real model, and engines that are always terminated."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `tiny_model`, with other weights."""
+    """Like `tiny_model`, with other weights."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
 
 
@@ -140,7 +140,7 @@ async def kernel_engine(tiny_model: Path) -> AsyncIterator[KernelEngineFactory]:
 
 @pytest_asyncio.fixture
 async def direct_engine(tiny_model: Path) -> AsyncIterator[DirectEngineFactory]:
-    """As `kernel_engine`, in this process."""
+    """Like `kernel_engine`, in this process."""
     async with _engines(AsyncMLCEngine, tiny_model) as make:
         yield make
 

@@ -1,4 +1,4 @@
-"""The one way to wait in a test: for a state. The deadline only catches what hangs."""
+"""How tests wait: for a state. Deadlines only catch hangs."""
 
 from __future__ import annotations
 

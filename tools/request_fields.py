@@ -15,15 +15,15 @@ PAGE = Path(__file__).parent.parent / "docs" / "request-fields.md"
 _HEAD = """\
 # Request fields
 
-What becomes of every field that OpenAI's API, WebLLM or mlc_llm know, on each runtime. A field is
-honoured, or refused before any work starts, by a `BadRequestError` that names the field, the value
-and the reason; a field that nobody knows is refused, too. Fields that are not OpenAI's may be given
-as keywords or, through OpenAI's client, in `extra_body`. `None` means that a field is not given.
+All fields of OpenAI's API, WebLLM and mlc_llm, and whether each runtime supports them. A field that
+is not supported is refused before any work starts, by a `BadRequestError` that names the field, its
+value and the reason, and so is a field that is not listed here. Fields that are not OpenAI's are
+given as keywords or, with OpenAI's client, in `extra_body`. `None` means that a field is not given.
 
-*by template*: honoured where the model's conversation template knows tools, or thoughts.
-*label*: taken, and without effect by its nature.
+- *by template*: supported if the model's conversation template has tools, or thoughts.
+- *label*: accepted; by its nature it has no effect on the answer.
 
-This page is made by `python tools/request_fields.py`; a test holds it against the code.
+This page is made by `python tools/request_fields.py`; a test compares it with the code.
 """
 
 _BY = {"engine": "yes", "template": "by template", "label": "label", "nobody": "refused"}
@@ -39,7 +39,7 @@ def page() -> str:
     """The page's text."""
     runtimes: Mapping[str, frozenset[str]] = {"tvm": TVM_FIELDS, "mlc_llm": MLC_LLM_FIELDS}
     lines = [
-        "| field | requests | known to | runtime `tvm` | runtime `mlc_llm` | note |",
+        "| field | requests | API | runtime `tvm` | runtime `mlc_llm` | note |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for rule in RULES:

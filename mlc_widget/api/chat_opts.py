@@ -38,10 +38,10 @@ CHAT_OPTS: Final[Mapping[str, Check]] = {
 
 
 def check_chat_opts(param: str, value: Any) -> JSONDict:
-    """One model's overrides; None is none, and None for an option means that it is not given.
+    """Check the overrides of one model; None, or None for an option, means that it is not given.
 
     Raises:
-        BadRequestError: naming the option and the value.
+        BadRequestError: An override is invalid; the message names the option and its value.
     """
     if value is None:
         return {}

@@ -105,7 +105,7 @@ class EngineBase(NotCopyable, ABC):
 
     @abstractmethod
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set who hears of load progress."""
+        """Set the callback for load progress; None for none."""
 
     @abstractmethod
     def _on_progress(self, report: InitProgressReport) -> None:

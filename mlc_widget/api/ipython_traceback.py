@@ -11,7 +11,7 @@ from typing import Any, Final
 
 _OURS: Final = __name__.partition(".")[0]
 _BETWEEN: Final = frozenset({"asyncio", "concurrent", "contextlib", "threading", "traitlets"})
-"""Packages whose frames go with ours where they come next to them."""
+"""Packages whose frames are left out together with ours if they are adjacent to them."""
 
 
 def render_traceback(error: Any) -> list[str]:

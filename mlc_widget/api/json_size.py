@@ -27,7 +27,7 @@ class _Measured:
     Attributes:
         node: It; kept, so that no other gets its id.
         size: The bytes of its JSON, without those of what `rest` still gives.
-        levels: Its levels, as far as they are known.
+        levels: The number of its levels that have been found so far.
         rest: Gives the items that have not been measured.
         complete: Whether there are none.
     """
@@ -57,13 +57,13 @@ class _Measured:
 def check_json_size(value: Any, largest: int, deepest: int | None = None) -> None:
     """Check that the JSON of a value is of bounded size and depth.
 
-    The size is that without escapes or, where that is quicker, a little less. What JSON cannot
-    represent counts as one byte: whoever makes the JSON refuses it.
+    Escapes are not counted, and the size may be a little too small if that is faster to compute.
+    A value that JSON cannot represent counts as one byte; it is refused when the JSON is made.
 
     Args:
         value: Lists, tuples and mappings of plain values.
-        largest: Bytes that its JSON may have in UTF-8.
-        deepest: Levels of lists and mappings that it may have; None is any number.
+        largest: The maximum size of its JSON in UTF-8, in bytes.
+        deepest: The maximum depth of nested lists and mappings; None for no limit.
 
     Raises:
         TooLargeError: It is longer, or holds itself.

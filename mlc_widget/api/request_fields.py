@@ -53,31 +53,33 @@ class FieldRule:
 
 RULES: Final[tuple[FieldRule, ...]] = (
     # What to answer
-    FieldRule("messages", _CHAT, _OWM, "engine", "text only; an assistant's last is continued"),
+    FieldRule(
+        "messages", _CHAT, _OWM, "engine", "text only; one of the assistant at the end is continued"
+    ),
     FieldRule(
         "prompt", _COMPLETION, _OWM, "engine", "a raw text with control tokens, or token ids"
     ),
     FieldRule("input", _EMBEDDING, _OW, "engine", "texts or lists of token ids"),
-    FieldRule("model", _ALL, _OWM, "engine", "a loaded model; needed if several are"),
+    FieldRule("model", _ALL, _OWM, "engine", "a loaded model; required if there are several"),
     # How much, and how it comes
     FieldRule("stream", _TEXT, _OWM, "engine"),
     FieldRule("stream_options", _TEXT, _OWM, "engine", "include_usage"),
-    FieldRule("n", _TEXT, _OWM, "engine", "1 to 16, of each prompt"),
+    FieldRule("n", _TEXT, _OWM, "engine", "1 to 16, for each prompt"),
     FieldRule(
         "max_tokens",
         _TEXT,
         _OWM,
         "engine",
-        "1 or more; default: the model's, else up to the context window",
+        "1 or more; default: the model's, or the rest of the context window",
     ),
     FieldRule("max_completion_tokens", _CHAT, _O, "engine", "another name of max_tokens"),
-    FieldRule("stop", _TEXT, _OWM, "engine", "at most 16, of at most 1024 bytes"),
+    FieldRule("stop", _TEXT, _OWM, "engine", "at most 16, each of at most 1024 bytes"),
     FieldRule("ignore_eos", _TEXT, _W, "runtime", "mlc_llm has it in debug_config"),
-    FieldRule("echo", _COMPLETION, _OWM, "engine", "with logprobs: of the prompt's tokens, too"),
+    FieldRule("echo", _COMPLETION, _OWM, "engine", "with logprobs: also those of the prompt"),
     # How tokens are chosen
     FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; below 1e-5 is greedy"),
     FieldRule("top_p", _TEXT, _OWM, "engine", "0 to 1; 0 is greedy"),
-    FieldRule("seed", _TEXT, _OWM, "engine", "an integer of 64 bits; random if not given"),
+    FieldRule("seed", _TEXT, _OWM, "engine", "a 64-bit integer; random if not given"),
     FieldRule("frequency_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
     FieldRule("presence_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
     FieldRule("repetition_penalty", _TEXT, _W, "runtime", "0.01 to 10"),
@@ -99,9 +101,9 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("parallel_tool_calls", _CHAT, _O, "template"),
     FieldRule("enable_thinking", _CHAT, _W, "template", "WebLLM has it in extra_body"),
     # Embeddings
-    FieldRule("dimensions", _EMBEDDING, _OW, "engine", "the leading ones, normalized again"),
+    FieldRule("dimensions", _EMBEDDING, _OW, "engine", "keeps the leading ones, normalized"),
     FieldRule(
-        "truncate", _EMBEDDING, ("mlc_widget",), "engine", "cut what is longer than the window"
+        "truncate", _EMBEDDING, ("mlc_widget",), "engine", "cuts inputs at the context window"
     ),
     FieldRule("encoding_format", _EMBEDDING, _OW, "engine", "float or base64"),
     # About the request

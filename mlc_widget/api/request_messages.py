@@ -198,8 +198,8 @@ def _check_fields(param: str, role: str, message: Mapping[str, Any]) -> None:
     for name, owner in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
         if given.get(name) and role != owner:
             raise bad(f"{param}.{name}", given[name], f"only messages of role {owner} have it.")
-    told = {name: value for name, value in given.items() if name not in _GIVEN_BACK}
-    known(param, told, _MESSAGE)
+    fields = {name: value for name, value in given.items() if name not in _GIVEN_BACK}
+    known(param, fields, _MESSAGE)
 
 
 def _tool_calls(param: str, value: Any) -> list[JSONDict]:
@@ -220,12 +220,12 @@ def _tool_calls(param: str, value: Any) -> list[JSONDict]:
         arguments = function.get("arguments")
         if isinstance(arguments, Mapping):  # as some templates and servers have it
             arguments = json.dumps(mapping(f"{at}.function.arguments", arguments))
-        told = {
+        fields = {
             "name": string(f"{at}.function.name", function["name"]),
             "arguments": string(f"{at}.function.arguments", "" if arguments is None else arguments),
         }
-        calls[call_id] = {"id": call_id, "type": "function", "function": told}
-        size += len(told["arguments"])
+        calls[call_id] = {"id": call_id, "type": "function", "function": fields}
+        size += len(fields["arguments"])
         if size > LIMITS.prompt_bytes:
             raise _too_large(param, value)
     return list(calls.values())

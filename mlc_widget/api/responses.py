@@ -40,7 +40,7 @@ def warm_up() -> None:
     """Import openai's types on a thread, so that the first response does not hold up a loop."""
 
     def work() -> None:
-        with contextlib.suppress(Exception):  # whoever needs them will hear of it
+        with contextlib.suppress(Exception):  # the first response will raise the error
             chat_completion_chunk(_SAMPLE)
             _type("openai.types.chat", "ChatCompletion").model_validate(
                 {**_SAMPLE, "object": "chat.completion", "choices": []}

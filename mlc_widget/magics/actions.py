@@ -144,11 +144,11 @@ def stats(registry: EngineRegistry, given: argparse.Namespace) -> None:
     if link.snapshot.hang is not None:  # it would not answer
         print(f"{link.snapshot.hang.message} `%mlc restart` continues in a new worker.")
         return
-    told = _wait(engine, _facts(link))
-    if told is _NOT_YET:
+    facts = _wait(engine, _facts(link))
+    if facts is _NOT_YET:
         print(f"The engine has not answered for {_PATIENCE_S:.0f} s; it may be busy.")
     else:
-        print("\n".join(told))
+        print("\n".join(facts))
 
 
 async def _facts(link: EngineLink) -> list[str]:
@@ -192,8 +192,8 @@ def explanation_wanted() -> str:
     error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
     if error is None:
         raise UsageError("%mlc explain: no cell has failed yet.")
-    told = shortened(describe_error(error), LIMIT)
-    return f"Explain this Python error in plain words, and say how to fix it.\n\n```\n{told}\n```"
+    shown = shortened(describe_error(error), LIMIT)
+    return f"Explain this Python error in plain words, and say how to fix it.\n\n```\n{shown}\n```"
 
 
 def _engine_options(given: argparse.Namespace) -> dict[str, Any]:

@@ -116,12 +116,12 @@ class ReplyWidget(EngineWidget):
     def _transcript_bundle(self) -> JSONDict:
         shown = self._shown
         session = self._talk.session
-        told = (session.state.path(shown.id), None, self._view_of.model)
-        text = markdown(self._turn, None, told[2], headings=False)
+        shown_chat = (session.state.path(shown.id), None, self._view_of.model)
+        text = markdown(self._turn, None, shown_chat[2], headings=False)
         return {
             "text/markdown": "" if shown.status == "queued" else text,
             "text/plain": repr(self),
-            CHAT_MIME: conversation(*told),
+            CHAT_MIME: conversation(*shown_chat),
         }
 
     def _ipython_display_(self) -> None:

@@ -25,8 +25,7 @@ class CellTransformer:
       with the reply. It awaits, so that the notebook's functions can be called meanwhile.
     - IPython refuses a cell magic without a body, such as ``%%chat --help``; ours gets an empty
       line for one.
-    - ``%load_ext mlc_widget`` brings the public names also where it was loaded and ``%reset`` took
-      them away.
+    - ``%load_ext mlc_widget`` defines the public names again if ``%reset`` has removed them.
 
     Args:
         shell: IPython's.

@@ -26,7 +26,7 @@ def encode_error(error: BaseException, request_id: str | None = None) -> JSONDic
     if isinstance(error, errors.MLCEngineError):
         own = error
     else:
-        own = errors.InternalEngineError(_told(error))
+        own = errors.InternalEngineError(_description(error))
     return {
         "type": type(own).__name__,
         "message": own.message,
@@ -37,7 +37,7 @@ def encode_error(error: BaseException, request_id: str | None = None) -> JSONDic
     }
 
 
-def _told(error: BaseException) -> str:
+def _description(error: BaseException) -> str:
     """An error's class and text; one that cannot say its text has its class alone."""
     try:
         return f"{type(error).__name__}: {error}"

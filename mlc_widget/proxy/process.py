@@ -32,9 +32,9 @@ _LAST_WORDS_S: Final = 0.5
 _LONGEST_SOCKET: Final = 100
 """The longest path of an ipc socket, in bytes, that all systems accept."""
 _open_contexts: Final[set[zmq.asyncio.Context]] = set()
-"""Keeps each context until it is closed. One that the garbage collector finds together with its
-sockets waits for ever, on whichever thread that is: it no longer knows the sockets that it would
-have to close, as weak references are cleared first."""
+"""Keeps each context alive until it is closed. If the garbage collector finds a context together
+with its sockets, the context waits forever, on any thread: weak references are cleared first, so it
+no longer knows the sockets that it should close."""
 
 
 def _safe_path() -> dict[str, str]:
@@ -127,7 +127,7 @@ class WorkerProcess:
         )
         context = self._context = zmq.asyncio.Context()
         _open_contexts.add(context)
-        # By default a socket that is closed waits for ever for a peer that is gone.
+        # By default a socket that is closed waits forever for a peer that is gone.
         context.linger = 200
         manager = self._manager = self._make_manager(directory, context)
         environment = {

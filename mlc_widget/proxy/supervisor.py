@@ -95,7 +95,7 @@ class WorkerSupervisor:
         return None if self.worker is None else self.worker.connection
 
     def reset_death_count(self) -> None:
-        """Start counting deaths anew: a request was answered, or the user tries again."""
+        """Reset the count of deaths: a request was answered, or the user tries again."""
         self._deaths = 0
 
     def count_as_one(self, deaths: int) -> None:

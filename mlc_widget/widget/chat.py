@@ -113,9 +113,9 @@ class ChatWidget(EngineWidget, ChatSettings):
             on_options=self._on_options,
             on_end=self._on_end,
         )
-        told, messages = read_history(history)
+        saved_system, messages = read_history(history)
         options = checked_options(
-            system=told if system is None else system,
+            system=saved_system if system is None else system,
             temperature=temperature,
             top_p=top_p,
             repetition_penalty=repetition_penalty,
@@ -250,19 +250,19 @@ class ChatWidget(EngineWidget, ChatSettings):
             BadRequestError: the format is unknown.
             OSError: the file cannot be written.
         """
-        return export(*self._told(), as_format=format, path=path)
+        return export(*self._shown(), as_format=format, path=path)
 
-    def _told(self) -> tuple[Sequence[Message], str | None, str]:
+    def _shown(self) -> tuple[Sequence[Message], str | None, str]:
         """The shown messages, the system prompt and the model."""
         session = self._session
         return session.state.path(), session.options.system, self._view_of.model
 
     def _transcript_bundle(self) -> JSONDict:
-        told = self._told()
+        shown = self._shown()
         return {
-            "text/markdown": markdown(*told, headings=False),
-            "text/plain": f"A chat of {len(told[0])} messages",
-            CHAT_MIME: conversation(*told),
+            "text/markdown": markdown(*shown, headings=False),
+            "text/plain": f"A chat of {len(shown[0])} messages",
+            CHAT_MIME: conversation(*shown),
         }
 
     def _ipython_display_(self) -> None:

@@ -107,10 +107,10 @@ def _as_tool(function: Any, name: str) -> FunctionTool:
         raise BadRequestError(f"tools[{name!r}] = {function!r}: not a function.", param="tools")
     name = name or getattr(function, "__name__", "")
     text = inspect.getdoc(function) or ""
-    told: JSONDict = {"name": name, "parameters": _parameters(function, name, text)}
+    described: JSONDict = {"name": name, "parameters": _parameters(function, name, text)}
     if summary := " ".join(text.partition("\n\n")[0].split()):
-        told["description"] = summary
-    return FunctionTool({"type": "function", "function": told}, function)
+        described["description"] = summary
+    return FunctionTool({"type": "function", "function": described}, function)
 
 
 def _parameters(function: Callable[..., Any], name: str, text: str) -> JSONDict:

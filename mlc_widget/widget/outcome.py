@@ -27,7 +27,7 @@ def outcome_of(task: asyncio.Task[Outcome]) -> Outcome:
         return task.result()
     if isinstance(error, MLCEngineError):
         return Outcome("error", error=error)
-    # A bug here or below; it must not leave the chat waiting for ever.
+    # A bug here or below; it must not leave the chat waiting forever.
     internal = InternalEngineError(f"{type(error).__name__}: {error}")
     internal.__cause__ = error
     return Outcome("error", error=internal)

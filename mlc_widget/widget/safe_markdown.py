@@ -36,7 +36,7 @@ _UNDERLINE: Final = re.compile(r"^ {0,3}(?:=+|-{2,})[ \t]*$")
 _PARAGRAPH: Final = re.compile(r"^ {0,3}(?=\S)(?![>|#]|[-*+][ \t]|\d+[.)][ \t])")
 
 
-@lru_cache(maxsize=1024)  # a transcript is written anew after each reply
+@lru_cache(maxsize=1024)  # a transcript is written again after each reply
 def safe_markdown(text: str) -> str:
     """A model's Markdown with its structure kept and everything active made plain text."""
     lines = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")

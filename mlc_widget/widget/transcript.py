@@ -82,8 +82,8 @@ def _notebook(messages: Sequence[Message], system: str | None, model: str) -> JS
     """A notebook with a Markdown cell per message, and the conversation in its metadata."""
     cells: list[JSONDict] = []
     for number, message in enumerate(messages):
-        told = system if number == 0 else None
-        source = markdown([message], told, model).splitlines(keepends=True)
+        shown_system = system if number == 0 else None
+        source = markdown([message], shown_system, model).splitlines(keepends=True)
         cells.append(
             {"cell_type": "markdown", "id": f"message-{number}", "metadata": {}, "source": source}
         )

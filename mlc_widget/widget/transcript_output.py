@@ -84,7 +84,7 @@ class TranscriptOutput:
             self._read(), raw=True, display_id=self._id, metadata=self._mark
         )
         self._visible = True
-        if self._rev != rev:  # it changed meanwhile, and nobody could be told
+        if self._rev != rev:  # it changed meanwhile, and no client got the update
             self._send()
         _shown.add(self)
         _watch_cells()
@@ -94,7 +94,7 @@ class TranscriptOutput:
         self._rev += 1
         if not self._visible:
             return
-        # A client that only heeds the running cell's messages, such as nbclient, hears of it when
+        # A client that only processes messages of the running cell, such as nbclient, gets it when
         # the next cell ends.
         self._stale = True
         try:

@@ -47,8 +47,8 @@ class WorkerKernelApp(IPKernelApp):
         self.outstream_class = None  # type: ignore[assignment]
         super().initialize(argv)  # type: ignore[no-untyped-call]
         if self.settings.handler is not None or self.settings.logit_processors:
-            # The user's own modules may be in the notebook's folder. It comes last: a file there
-            # must not stand in the place of a package.
+            # The user's own modules may be in the notebook's folder. It comes last, so that a file
+            # there does not shadow a package.
             sys.path.append(os.getcwd())
         self._core = self._make_core()
         self._clients: set[KernelMLCEngineHandler] = set()

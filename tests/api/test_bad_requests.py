@@ -1,8 +1,8 @@
 # ruff: noqa: E501 - a table reads best by the line
-"""What no request may be: each is refused by the field's name, the value, and what to do.
+"""Invalid requests: each is refused with the field's name, its value, and what to do.
 
 `tests/conformance/test_refusals.py` shows that every engine checks before work starts; these are
-the many ways to be wrong, which need no engine.
+the many invalid requests, for which no engine is needed.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ TABLES: dict[str, Any] = {
 }
 
 
-def told(caught: BadRequestError, param: str) -> None:
+def check_message(caught: BadRequestError, param: str) -> None:
     """The error names the field and says something after the value, in a readable length."""
     assert caught.param == param, caught
     assert caught.message.startswith(param)
@@ -279,7 +279,7 @@ def test_a_bad_request(kind: str, case: str) -> None:
     fields, param = table[case]
     with pytest.raises(BadRequestError) as caught:
         check({**good, **fields})
-    told(caught.value, param)
+    check_message(caught.value, param)
 
 
 def test_the_caps_are_what_is_still_taken() -> None:

@@ -42,9 +42,9 @@ def make(factory: str, model: str, **options: Any) -> Any:
 )
 def test_every_option_has_a_default_and_a_description(options: Any, defaults: Any) -> None:
     assert options.__annotations__.keys() == defaults.keys()
-    told = (inspect.getdoc(EngineOptions) or "") + (inspect.getdoc(options) or "")
+    documented = (inspect.getdoc(EngineOptions) or "") + (inspect.getdoc(options) or "")
     for name in defaults:
-        assert f"    {name}: " in told
+        assert f"    {name}: " in documented
 
 
 @pytest.mark.parametrize("maker", [*ENGINES, *FACTORIES], ids=str)

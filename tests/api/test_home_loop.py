@@ -1,4 +1,4 @@
-"""The thread on which engines live: results reach who waits, or whoever cleans up after them."""
+"""The home loop: results reach the waiting caller, or are cleaned up if it was cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the package costs a notebook: nothing heavy before it is needed."""
+"""Importing the package is cheap: heavy packages are imported only when they are needed."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MB = 1 << 20
 
 
 def bomb(levels: int = 12) -> Any:
-    """A list that holds one list ten times, and so on: its JSON takes terabytes."""
+    """A list that has the same list ten times, and so on: its JSON would take terabytes."""
     value: Any = [0]
     for _ in range(levels):
         value = [value] * 10
@@ -110,7 +110,7 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """What the test allocates at once stays small."""
+    """The peak memory of the test stays small."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     yield

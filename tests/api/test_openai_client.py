@@ -1,4 +1,4 @@
-"""What is built on OpenAI's client works on the notebook's engine, with the real packages."""
+"""Frameworks that use OpenAI's client work on the notebook's engine, with the real packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However a stream was left, `close` returns when the engine has let go of it."""
+"""However a stream was left, `close` returns when the engine has stopped working on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEADLINE = 60.0
 
 
 class Source:
-    """An endless answer, whose engine lets go of it when it is allowed to."""
+    """An endless answer, which its engine stops only when the test allows it."""
 
     def __init__(self) -> None:
         self.chunks = 0

@@ -30,7 +30,7 @@ OpenNotebook = Callable[..., Notebook]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark these tests, and put them first, as the slowest."""
+    """Mark these tests, and run them first, since they are the slowest."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
@@ -97,8 +97,8 @@ def open_notebook(
         def on_error(error: Error) -> None:
             # Notebook 7 throws now and then by itself, JupyterLab when it ends a kernel that it
             # asks something; what is ours runs from a blob.
-            told = not classic and "Canceled future" not in str(error)
-            if told or "blob:" in (error.stack or ""):
+            relevant = not classic and "Canceled future" not in str(error)
+            if relevant or "blob:" in (error.stack or ""):
                 faults.append(f"thrown in the page: {error}")
 
         page.on("pageerror", on_error)
@@ -119,7 +119,7 @@ def open_notebook(
         classic: bool = False,
         **context: Any,
     ) -> Notebook:
-        """Opens a new notebook with these cells, or one of that name that is there."""
+        """Opens a new notebook with these cells, or an existing one of that name."""
         name = f"{request.node.name.partition('[')[0]}-{len(opened)}.ipynb"
         if isinstance(cells, str):
             name = cells

@@ -184,12 +184,12 @@ class BusyCell:
     """A cell that keeps the kernel busy until it is told to end."""
 
     def __init__(self, folder: Path) -> None:
-        self._told = folder / "told"
+        self._released = folder / "released"
         self.code = (
             "import pathlib, time\n"
-            f"while not pathlib.Path({str(self._told)!r}).exists(): time.sleep(0.01)"
+            f"while not pathlib.Path({str(self._released)!r}).exists(): time.sleep(0.01)"
         )
 
     def end(self) -> None:
         """Let the cell end."""
-        self._told.touch()
+        self._released.touch()

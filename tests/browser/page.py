@@ -1,7 +1,7 @@
-"""The bundle alone in a page, with a model that the test plays: for looks and for hostile text.
+"""The bundle alone in a page, with a model that the test controls: for layout and hostile text.
 
-No kernel and no server is behind it. Every request but those for the page itself is refused and
-noted, and so is everything that looks like a script of somebody else's.
+There is no kernel and no server. Every request except those for the page itself is refused and
+recorded, and so is everything that looks like a foreign script.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ STATS = {"ttft_s": 0.042, "tokens_per_s": 38.2, "prompt_tokens": 212, "completio
 
 
 class WidgetPage:
-    """A page with one widget; `faults` has what it should never have done."""
+    """A page with one widget; `faults` records what it must never do."""
 
     def __init__(self, browser: Browser, *, dark: bool = False, **context: Any) -> None:
         self.faults: list[str] = []

@@ -53,7 +53,7 @@ def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Take them all."""
+    """Take all screenshots."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)

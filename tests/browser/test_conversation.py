@@ -1,4 +1,4 @@
-"""A conversation in JupyterLab and Notebook 7: what a user does to it, and what is left of it."""
+"""A conversation in JupyterLab and Notebook 7: editing, branches, stopping, saving."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OpenNotebook = Callable[..., Notebook]
 
 
 def bodies(chat: Chat) -> list[str]:
-    """What is said, in order."""
+    """The texts of the messages, in order."""
     return [text.strip() for text in chat.root.locator(".mlcw-body").all_inner_texts()]
 
 

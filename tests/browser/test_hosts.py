@@ -1,4 +1,4 @@
-"""The oldest JupyterLab that is promised, and others between it and this one: `make soak`."""
+"""The oldest supported JupyterLab, and others up to the installed one (`make soak`)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Chat:
 
 
 def expect_growing(chat: Chat) -> None:
-    """The last reply gets longer."""
+    """Wait until the last reply gets longer."""
     before = chat.text_length()
     body = chat.replies.last.locator(".mlcw-body")
     expect(body).to_have_text(re.compile(rf".{{{before + 20},}}", re.DOTALL))

@@ -1,4 +1,4 @@
-"""The bundle in Chromium without a kernel: hostile text, nodes that stay, accessibility, fit."""
+"""The bundle in Chromium without a kernel: hostile text, stable nodes, accessibility, layout."""
 
 from __future__ import annotations
 

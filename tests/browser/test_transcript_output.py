@@ -1,4 +1,4 @@
-"""What stays in the notebook: read back from the file that JupyterLab saves."""
+"""The transcript in the notebook, read back from the file that JupyterLab saves."""
 
 from __future__ import annotations
 

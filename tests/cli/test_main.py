@@ -34,13 +34,13 @@ def raising(error):
 
 
 def test_it_is_a_module_that_runs():
-    told = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "mlc_widget", "--version"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == f"mlc_widget {__version__}"
+    assert ended.stdout.strip() == f"mlc_widget {__version__}"
 
 
 def test_a_command_that_works(command, capsys):

@@ -29,7 +29,7 @@ ENGINES = {
 
 
 class Driver:
-    """The four engines behind one awaited face: what blocks is called on a thread.
+    """The four engines behind one awaited interface; blocking methods are called on a thread.
 
     Attributes:
         engine: The engine itself.
@@ -73,7 +73,7 @@ class Driver:
         return int((await self.call("metrics"))["running_requests"])
 
     async def ready(self) -> None:
-        """Make the model loaded, as the test before may have left it otherwise."""
+        """Load the model, as the previous test may have unloaded it."""
         models = await self.call("models.list")
         if [m.id for m in models] != [self.model]:
             await self.call("reload", self.model)

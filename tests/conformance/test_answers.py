@@ -1,4 +1,4 @@
-"""Every engine answers alike: shapes, streams, choices, sampling."""
+"""Every engine answers in the same way: shapes, streams, choices, sampling."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ async def test_the_logprobs_of_a_stream(driver: Any) -> None:
 )
 async def test_a_penalty_changes_the_text(driver: Any, field: str, value: float) -> None:
     needs(driver, field)
-    # A token that comes again and again is what a penalty is against.
+    # A penalty must have an effect on a token that is repeated.
     params = {**GREEDY, "temperature": 0, "max_tokens": 40}
     assert await driver.text(**params, **{field: value}) != await driver.text(**params)
 

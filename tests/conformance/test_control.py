@@ -1,4 +1,4 @@
-"""Every engine is stopped, aborted, interrupted and shared alike."""
+"""Every engine can be stopped, aborted, interrupted and shared in the same way."""
 
 from __future__ import annotations
 

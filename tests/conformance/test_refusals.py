@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a table reads best by the line
-"""Every engine refuses what is wrong, before work starts, by the field's name and the value."""
+"""Every engine refuses invalid requests before work starts, naming the field and its value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every engine keeps, tells and changes its state alike."""
+"""Every engine keeps, reports and changes its state in the same way."""
 
 from __future__ import annotations
 

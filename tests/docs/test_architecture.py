@@ -1,4 +1,4 @@
-"""docs/architecture.md says what the code does: every bound, and every name."""
+"""docs/architecture.md agrees with the code: every bound and every name."""
 
 from __future__ import annotations
 

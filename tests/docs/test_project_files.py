@@ -1,4 +1,4 @@
-"""What GitHub, pip and release tools read of this repository agrees with itself."""
+"""The files of this repository that GitHub, pip and release tools read are consistent."""
 
 from __future__ import annotations
 

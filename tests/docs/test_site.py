@@ -1,4 +1,4 @@
-"""The reference follows `mlc_widget.__all__`, and what nobody explains is found."""
+"""The reference follows `mlc_widget.__all__`, and names without a docstring are found."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Silent:
 class Half:
     """It is explained."""
 
-    def told(self) -> None:
+    def explained(self) -> None:
         """And so is this."""
 
     def silent(self) -> None: ...

@@ -171,7 +171,7 @@ class Steps:
         return await asyncio.gather(*tasks)
 
     async def until_submitted(self, requests: Sequence[asyncio.Future[Any]]) -> None:
-        """Until the scheduler has all requests; the model is to be held."""
+        """Wait until the scheduler has all requests; the model must be held."""
         s = self._scheduler
 
         def submitted() -> bool:

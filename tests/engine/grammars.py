@@ -1,4 +1,4 @@
-"""Texts that a grammar takes, without a model: followed byte by byte, and made at random."""
+"""Texts that match a grammar, without a model: checked byte by byte, and made at random."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def matcher_of(grammar: str) -> Any:
 
 
 def follows(grammar: str, text: str) -> int:
-    """How many bytes of a text a grammar takes."""
+    """The number of bytes of a text that a grammar accepts."""
     return int(matcher_of(grammar).try_consume_tokens(list(text.encode())))
 
 
 def takes(grammar: str, text: str) -> bool:
-    """Whether a grammar takes a text, and nothing need follow."""
+    """Whether a grammar accepts a text as complete."""
     matcher = matcher_of(grammar)
     return bool(
         matcher.try_consume_tokens(list(text.encode())) == len(text.encode())
@@ -56,7 +56,7 @@ def takes_value(schema: Any, text: str) -> bool:
 
 
 def random_text(grammar: str, seed: int, limit: int = 4000) -> str | None:
-    """A whole text that a grammar takes; None if none was found within a limit."""
+    """A complete text that matches a grammar; None if none was found within a limit."""
     chance, matcher, made = random.Random(seed), matcher_of(grammar), bytearray()
     patience = chance.choice([5, 40, 150])
     while len(made) < limit:

@@ -1,4 +1,4 @@
-"""JSON schemas of the kinds that people write: a hundred good ones, and fifty malformed."""
+"""JSON schemas as people write them: a hundred valid ones, and fifty malformed ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pattern(regex: str, **more: Any) -> Schema:
 
 
 def tagged(key: str, **kinds: Schema) -> Schema:
-    """A union told apart by a constant, as pydantic writes it."""
+    """A union discriminated by a constant, as pydantic writes it."""
     defs = {}
     for name, schema in kinds.items():
         properties = {key: {"const": name}, **schema["properties"]}

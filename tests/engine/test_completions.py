@@ -1,4 +1,4 @@
-"""Completions as OpenAI has them: several prompts, echoes, and what a prompt's tokens score."""
+"""Completions as in OpenAI's API: several prompts, echoes, and log-probabilities of prompts."""
 
 from __future__ import annotations
 

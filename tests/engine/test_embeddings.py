@@ -1,4 +1,4 @@
-"""Embeddings against transformers', one by one and in batches, through OpenAI's interface."""
+"""Embeddings compared with transformers', one by one and in batches, through OpenAI's interface."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ async def test_interrupts_among_many(engine, steps):
 
 
 async def test_a_load_that_ends_what_runs(model_folder, cache_dir, steps):
-    """Unloading under load: everybody hears of it, and the threads end."""
+    """Unloading under load: every request gets an end, and the threads end."""
     async with engine_on(model_folder, cache_dir) as engine:
         count = steps(engine)
         count.pause_after(20)

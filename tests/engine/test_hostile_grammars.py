@@ -1,4 +1,4 @@
-"""Grammars that crash or never end their compiler end nothing but the request that gave them."""
+"""A grammar that crashes its compiler, or keeps it busy forever, fails only its own request."""
 
 from __future__ import annotations
 

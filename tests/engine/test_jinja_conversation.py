@@ -1,4 +1,4 @@
-"""From messages to a prompt, by a template in Jinja as models have them."""
+"""Messages become a prompt by a model's template in Jinja."""
 
 import json
 from types import SimpleNamespace

@@ -12,7 +12,7 @@ from ..waiting import until
 
 
 class Work:
-    """A load that runs until it is let go or ended, and then cleans up for as long as told."""
+    """A load that runs until it is released or cancelled, and then cleans up for some time."""
 
     def __init__(self, log: list[str], name: str) -> None:
         self.begun = False

@@ -97,7 +97,7 @@ def whole(request: dict[str, Any]) -> dict[str, Any]:
     return {**given, **same, "request_id": "one", **request}
 
 
-def told(chunks: Sequence[dict[str, Any]]) -> dict[Any, list[Any]]:
+def seen(chunks: Sequence[dict[str, Any]]) -> dict[Any, list[Any]]:
     """What each choice's reader sees, and the counts."""
     seen: dict[Any, list[Any]] = defaultdict(list)
     for chunk in chunks:
@@ -130,7 +130,7 @@ async def test_it_goes_on_after_any_chunk(engine: AsyncMLCEngine, name: str) -> 
         assert all("resumed" not in c for c in rest)
         for other in rest:
             other.pop("journal", None)
-        assert told([*chunks[:cut], *rest]) == told(without_journal(chunks)), cut
+        assert seen([*chunks[:cut], *rest]) == seen(without_journal(chunks)), cut
     journal.take(chunks[-1])
     assert journal.complete
     assert (await engine._core.get_message()) == said(chunks)

@@ -52,7 +52,7 @@ def letters(engine) -> dict[int, str]:
 
 
 def check(found: Counter, expected: dict[str, float]) -> None:
-    """Every frequency is within its binomial interval."""
+    """Check that every frequency is within its binomial interval."""
     total = sum(found.values())
     assert set(found) <= {t for t, p in expected.items() if p > 0}
     for token, p in expected.items():

@@ -1,4 +1,4 @@
-"""Numbers of schemas are held to their last digit, wherever they stand."""
+"""Numbers in schemas are enforced to the last digit, wherever they are."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONSTANTS = [
 
 
 def near(value):
-    """Texts of other numbers that are easily taken for this one."""
+    """Texts of other numbers that are easily mistaken for this one."""
     if isinstance(value, int):
         return [str(value + 1), str(value - 1), f"{value}.5", f"{value or 3}07", str(-value or 1)]
     return [json.dumps(value * 2 or 1.5), json.dumps(-value or 2), "1e9", "0.2", "17"]

@@ -1,4 +1,4 @@
-"""A reader that falls behind holds its own text back, and nobody else's."""
+"""A reader that falls behind delays only its own text."""
 
 from __future__ import annotations
 

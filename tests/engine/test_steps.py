@@ -1,4 +1,4 @@
-"""What is computed, counted in calls of the compiled model and in rows."""
+"""The amount of computation, counted in calls of the compiled model and in rows."""
 
 from __future__ import annotations
 

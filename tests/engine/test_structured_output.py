@@ -1,4 +1,4 @@
-"""Answers that must match: schemas, grammars, tags; and what is refused before work starts."""
+"""Structured output: schemas, grammars, tags, and what is refused before work starts."""
 
 from __future__ import annotations
 

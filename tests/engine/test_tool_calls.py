@@ -48,7 +48,7 @@ def engine(shared_engine):
 
 @pytest_asyncio.fixture(params=["chatml", "llama"])
 async def caller(request, model_folder, tmp_path, cache_dir):
-    """Each family."""
+    """The tool formats of all families."""
     folder = model_folder
     if request.param == "llama":
         folder = write_model(tmp_path / "llama", template=LLAMA, context=4096)
@@ -58,7 +58,7 @@ async def caller(request, model_folder, tmp_path, cache_dir):
 
 @pytest_asyncio.fixture
 async def thinker(tmp_path, cache_dir):
-    """The same model with a tokenizer that knows thoughts."""
+    """The same model with a tokenizer that has the tokens of thoughts."""
     folder = write_model(tmp_path / "thinker", marks=[*CALL_MARKS, *THOUGHT_MARKS])
     async with engine_on(folder, cache_dir) as made:
         yield made

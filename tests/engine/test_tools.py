@@ -1,4 +1,4 @@
-"""Tools in the prompt, and calls found in a model's text however it comes."""
+"""Tools in the prompt, and calls in a model's text, however it is cut into pieces."""
 
 from __future__ import annotations
 

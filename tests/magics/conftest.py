@@ -30,7 +30,7 @@ def tools_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(NotebookClient):
-    """Runs cells as a page does: it names them, and somebody is there to answer `input`."""
+    """Runs cells as a page does: it gives their ids, and can answer `input`."""
 
     async def async_start_new_kernel_client(self) -> Any:
         client = await super().async_start_new_kernel_client()

@@ -86,7 +86,7 @@ def test_a_batch_run_fails_with_its_reply(execute: Execute, model_folder: Path) 
 
 @pytest.fixture
 def console() -> Iterator[BlockingKernelClient]:
-    """What `jupyter console` has: a client that reads what comes while a cell runs."""
+    """A client like `jupyter console`, which reads messages only while a cell runs."""
     manager, client = start_new_kernel(kernel_name="python3")
     yield client
     client.stop_channels()

@@ -1,4 +1,4 @@
-"""What somebody tries in the first hour, and what is obvious then."""
+"""What users try in their first hour, and how it should behave."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_options_for_an_engine_that_is_there(execute: Execute, model_folder: Pat
     assert printed(notebook, 2) == "False assistant\n"
     assert printed(notebook, 3).endswith("True\n")
     for cell, flags in ((6, "--device --python:"), (7, "--kernel:")):
-        told = str(notebook.cells[cell].outputs)
-        assert flags in told
-        assert "--runtime" not in told
-        assert "own.terminate()" in told
+        text = str(notebook.cells[cell].outputs)
+        assert flags in text
+        assert "--runtime" not in text
+        assert "own.terminate()" in text

@@ -1,4 +1,4 @@
-"""What a notebook shows of our errors."""
+"""How a notebook shows our errors."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: P
         assert text.count("\n") < 20
     assert "mine()" in shown(notebook, 10)
     assert "return chat.export" in shown(notebook, 10)  # the user's own frames stay
-    (told,) = notebook.cells[len(LOADED) + 1].outputs
-    assert told["text"] == "RemoteTraceback True\nTrue\n"
+    (output,) = notebook.cells[len(LOADED) + 1].outputs
+    assert output["text"] == "RemoteTraceback True\nTrue\n"
     assert "mlc_widget/" in shown(notebook, len(LOADED) + 2)
 
 
@@ -97,9 +97,9 @@ def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: P
     ],
 )
 def test_an_unknown_name_is_answered_by_what_to_give_instead(name: str, says: str) -> None:
-    told = advice(name, ["demo", "smollm2-135m"])
-    assert says in told
-    assert len(told) < 200
+    text = advice(name, ["demo", "smollm2-135m"])
+    assert says in text
+    assert len(text) < 200
 
 
 def test_a_gguf_file_that_is_there_is_a_model(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Errors cross the wire as what they are, with the other side's traceback as their cause."""
+"""Errors keep their class over the wire, with the other side's traceback as their cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that can be held at a token."""
+"""Fixtures with a model that can be held at a token."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GatedModel:
         self._hold_at(0)
 
     def _hold_at(self, at: int) -> None:
-        """At once: the worker may be reading it."""
+        """Write atomically, since the worker may be reading it."""
         new = self.folder / "at.new"
         new.write_text(str(at))
         new.replace(self.folder / "at")

@@ -1,4 +1,4 @@
-"""A worker that breaks the wire's rules is found out, never believed."""
+"""A worker that violates the protocol is detected, and its messages are not trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A load on the tvm runtime can be ended in each of its phases, and leaves a true state."""
+"""A load on the tvm runtime can be cancelled in each of its phases, and the state stays right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine ends when its variable does, whatever was done with it, in a real Jupyter kernel."""
+"""An engine ends when no variable refers to it, whatever was done with it, in a real kernel."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_what_was_said_stays_and_says_that_the_engine_has_ended(notebook: Notebo
     worker = int(notebook.run("print(engine.worker_pid)"))
     notebook.run("del engine")
     until_gone(worker)
-    told = notebook.run("""
+    printed = notebook.run("""
 while chat._link.snapshot.state != "terminated": await asyncio.sleep(0.01)
 try:
     await long
@@ -129,7 +129,7 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """)
-    reply, shown, refusal = told.splitlines()
+    reply, shown, refusal = printed.splitlines()
     assert reply.startswith("error 2 True This engine has ended")
     assert shown.startswith("terminated This engine has ended, as no variable held it any more")
     assert refusal == f"EngineTerminatedError {shown.removeprefix('terminated ')}"

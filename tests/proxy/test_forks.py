@@ -1,4 +1,4 @@
-"""A process that was forked after an engine was made gets an error, not a wait for ever."""
+"""A process that was forked after an engine was made gets an error instead of waiting forever."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def refused(name, call):
     try:
         call()
     except Exception as error:
-        told = error if isinstance(error, EngineForkedError) else error.body
-        assert "was forked" in str(told) and "spawn" in str(told), (name, error)
+        message = error if isinstance(error, EngineForkedError) else error.body
+        assert "was forked" in str(message) and "spawn" in str(message), (name, error)
     else:
         raise AssertionError(f"{name} was not refused")
 """

@@ -1,4 +1,4 @@
-"""Hangs are told from work, reported, and ended only by whoever asks for it."""
+"""Hangs are distinguished from work, reported, and ended only on request."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class Reports:
-    """All that an engine reports from now on."""
+    """Records all reports of an engine from now on."""
 
     def __init__(self, engine: AsyncKernelMLCEngine) -> None:
         self.parts: list[str | None] = []
@@ -82,7 +82,7 @@ def watch(engine: AsyncKernelMLCEngine) -> HangWatch:
 
 
 async def until_more_is_heard(engine: AsyncKernelMLCEngine, messages: int) -> None:
-    """Until so many messages have come from the worker: answers to the watch's questions."""
+    """Wait until so many messages have come from the worker: answers to the pings."""
     connection = watch(engine)._connection
     heard = connection.heard
     await until(lambda: connection.heard >= heard + messages)
@@ -147,11 +147,11 @@ async def test_a_stopped_worker_is_reported_until_it_goes_on(
         await until(lambda: engine.hang is None)
     assert reports.parts[0] == "worker"
     assert reports.parts[-1] is None
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == len(reports.parts)  # once each
-    assert told[0].startswith("The worker has not answered for ")
-    assert "%mlc restart" in told[0]
-    assert told[-1].startswith("The worker responds again")
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) == len(reports.parts)  # once each
+    assert logged[0].startswith("The worker has not answered for ")
+    assert "%mlc restart" in logged[0]
+    assert logged[-1].startswith("The worker responds again")
     connection = engine._core._supervisor.living()
     assert connection is not None
     await until(lambda: not connection.asked.is_set())  # nothing is asked while nothing runs

@@ -1,4 +1,4 @@
-"""The kernel engine on a real worker kernel: answers, streams, and what ends them."""
+"""The kernel engine on a real worker kernel: answers, streams, and how they end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams that are left, in any way and at any moment, stop the engine's work and nothing else.
+"""Leaving a stream, in any way and at any moment, stops the engine's work on it and nothing else.
 
 Each test leaves streams while a garbage collection is forced in the places where it once jammed
 the engine: where messages are packed, sent and read. It then asks the engine again.
@@ -102,7 +102,7 @@ def collecting(engine: AsyncMLCEngineInterface, places: list[str]) -> Iterator[N
 
 
 class Holder:
-    """Puts a stream into a reference cycle: only a garbage collection finds it."""
+    """Puts a stream into a reference cycle, so that only the garbage collector finds it."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream

@@ -1,4 +1,4 @@
-"""A message that does not reach the worker is an error for who waits, and for nobody else."""
+"""A message that does not reach the worker is an error for its sender, and for nobody else."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ async def test_a_forgotten_worker_does_not_hold_up_the_garbage_collector(python:
         exited = process.exited
         await until(exited.done)  # from here on, nothing on the loop refers to the process
         del process, exited
-        # In a thread: a context that is collected beside its open sockets waits for ever.
+        # In a thread: a context that is collected beside its open sockets waits forever.
         collection = threading.Thread(target=gc.collect, daemon=True)
         with warnings.catch_warnings(action="ignore"):  # raised, it would end the wait
             collection.start()

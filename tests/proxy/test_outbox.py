@@ -135,10 +135,10 @@ def test_lost_numbers_are_told_to_who_waits() -> None:
     wire = Wire()
     for i in range(6):
         wire.post("ask", waiter=f"w{i}")
-    told = wire.outbox.lost(2, 3)
-    assert [w for w, _ in told] == ["w2", "w3"]
-    assert all(isinstance(e, ProtocolError) for _, e in told)
-    assert str(told[0][1]) == "Message 2 to the worker, ask, was lost: try again."
+    lost = wire.outbox.lost(2, 3)
+    assert [w for w, _ in lost] == ["w2", "w3"]
+    assert all(isinstance(e, ProtocolError) for _, e in lost)
+    assert str(lost[0][1]) == "Message 2 to the worker, ask, was lost: try again."
     assert wire.outbox.lost(2, 3) == []
     assert wire.outbox.lost(100, 10**12) == []
 

@@ -1,4 +1,4 @@
-"""What a worker was working on when it died goes on in another, once."""
+"""After a worker's death, its requests are resumed in another worker."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def kill(engine: AsyncKernelMLCEngine | KernelMLCEngine) -> None:
 
 
 async def kill_and_see(engine: AsyncKernelMLCEngine) -> None:
-    """Until the engine knows; another worker may be starting then."""
+    """Wait until the engine has noticed; another worker may be starting then."""
     pid = engine.worker_pid
     kill(engine)
     await until(lambda: engine.worker_pid != pid)
@@ -72,8 +72,8 @@ def ask(engine: Any, request: dict[str, Any]) -> Any:
     return engine.chat.completions.create(**seeded({"messages": HELLO, **request}))
 
 
-class Told:
-    """What the reader of a stream gets."""
+class Received:
+    """Collects what the reader of a stream gets."""
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
@@ -96,18 +96,18 @@ class Told:
             self.usage = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
 
 
-async def read(engine: AsyncKernelMLCEngine, request: dict[str, Any]) -> Told:
-    told = Told()
+async def read(engine: AsyncKernelMLCEngine, request: dict[str, Any]) -> Received:
+    received = Received()
     wanted = {**request, "stream": True, "stream_options": {"include_usage": True}}
     async for chunk in await ask(engine, wanted):
-        told.take(chunk)
-    assert len(told.ids) == len(told.created) == 1
-    return told
+        received.take(chunk)
+    assert len(received.ids) == len(received.created) == 1
+    return received
 
 
-def same(told: Told, other: Told) -> None:
-    assert told.choices == other.choices
-    assert told.usage == other.usage
+def same(received: Received, other: Received) -> None:
+    assert received.choices == other.choices
+    assert received.usage == other.usage
 
 
 @pytest.mark.parametrize("at", [0, 13])
@@ -125,10 +125,10 @@ async def test_everything_in_flight_goes_on(gated: GatedModel, at: int) -> None:
     kill(engine)
     gated.release()
     for name, stream in streams.items():
-        told = await stream
-        same(told, expected[name])
-        assert len(told.resumed) <= 1
-        assert all(r["exact"] and r["tokens"] <= 2 * at for r in told.resumed)
+        received = await stream
+        same(received, expected[name])
+        assert len(received.resumed) <= 1
+        assert all(r["exact"] and r["tokens"] <= 2 * at for r in received.resumed)
     again = await whole
     assert again.choices == answer.choices
     assert again.usage.completion_tokens == answer.usage.completion_tokens
@@ -162,11 +162,11 @@ async def test_what_was_sent_is_read_before_what_comes_from_the_new_worker(
     assert engine.state == "dead"  # nobody needs a worker yet
     gated.release()
     for stream in (quick, slow):
-        told = Told()
+        received = Received()
         async for chunk in stream:
-            told.take(chunk)
-        same(told, expected)
-        [marker] = told.resumed
+            received.take(chunk)
+        same(received, expected)
+        [marker] = received.resumed
         assert 256 < marker["tokens"] <= 1000
 
 
@@ -194,10 +194,10 @@ async def test_without_a_seed_it_is_one_text(gated: GatedModel) -> None:
     [in_flight] = engine._core._in_flight_requests._active
     kill(engine)
     gated.release()
-    told = await reading
-    same(told, await read(engine, {"max_tokens": 40, "seed": in_flight.request["seed"]}))
+    received = await reading
+    same(received, await read(engine, {"max_tokens": 40, "seed": in_flight.request["seed"]}))
     another = await read(engine, {"max_tokens": 40, "seed": None})
-    assert another.choices != told.choices
+    assert another.choices != received.choices
 
 
 def test_a_blocking_reader_goes_on_too(gated: GatedModel, tiny_model: Path) -> None:
@@ -456,9 +456,9 @@ async def test_an_abort_in_the_gap_ends_it_in_the_new_worker(gated: GatedModel) 
     await engine.abort("mine")
     await engine.interrupt_generate()
     gated.release()
-    told, answer = await reading, await whole
-    assert {chunks[-1]["finish_reason"] for chunks in told.choices.values()} == {"abort"}
-    assert told.usage[1] < 2 * 500  # of both choices
+    received, answer = await reading, await whole
+    assert {chunks[-1]["finish_reason"] for chunks in received.choices.values()} == {"abort"}
+    assert received.usage[1] < 2 * 500  # of both choices
     assert answer.choices[0].finish_reason == "abort"
 
 

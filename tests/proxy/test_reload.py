@@ -1,4 +1,4 @@
-"""Loads in the worker: one at a time, the newest wins, and failures leave a true state."""
+"""Loads in the worker: one at a time, the newest wins, and after failures the state is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader that is slow, blocked or stopped costs bounded memory, loses nothing, stalls nobody."""
+"""A slow, blocked or stopped reader costs bounded memory, loses nothing and delays nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervisor alone, over workers that live and die as they are told."""
+"""The supervisor alone, with workers whose life the test controls."""
 
 from __future__ import annotations
 

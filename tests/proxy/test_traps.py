@@ -1,4 +1,4 @@
-"""The user's files with names of packages do not stand in their place; if one does, it is named."""
+"""Files of the user's that are named like packages do not shadow them; if one does, it is named."""
 
 from __future__ import annotations
 

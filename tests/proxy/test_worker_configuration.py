@@ -1,4 +1,4 @@
-"""What is registered on the worker's side: a handler class, and logit processors."""
+"""Registration on the worker's side: a handler class, and logit processors."""
 
 from __future__ import annotations
 

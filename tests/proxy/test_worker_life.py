@@ -1,4 +1,4 @@
-"""The worker's start, death, restart and end, with real processes and real signals."""
+"""A worker's start, death, restart and end, with real processes and real signals."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ class Stuck(KernelMLCEngineHandler):
 
 @pytest.fixture
 def stuck_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A handler class that, when asked, holds the worker's interpreter for ever."""
+    """A handler class that, when asked, holds the worker's interpreter forever."""
     (tmp_path / "stuck_worker.py").write_text(_STUCK)
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
@@ -344,7 +344,7 @@ async def test_a_normal_exit_ends_the_worker_too(tiny_model: Path, temp_dir: Pat
 async def test_nothing_is_started_while_the_interpreter_ends(
     kernel_engine: Make, tiny_model: Path, temp_dir: Path
 ) -> None:
-    """What was in flight must not have another worker started, nor a folder left for it."""
+    """Running requests must not start another worker, nor leave a folder for it."""
     engine = await kernel_engine(repeat=1000, pace_s=0.005)
     stream = await engine.chat.completions.create(messages=HELLO, stream=True)
     await anext(stream)

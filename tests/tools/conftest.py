@@ -1,4 +1,4 @@
-"""The tools are no installed package: tests find them from the root of the repository."""
+"""The tools are not an installed package; tests find them from the root of the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that is shipped: small, whole, consistent, and as good as its card says."""
+"""The built-in model: small, complete, consistent, and as good as its card says."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 
 FAULTS: dict[str, tuple[str, ...]] = {
-    "an abandoned stream keeps the model's lock for ever": (
+    "an abandoned stream keeps the model's lock forever": (
         "conformance/test_control.py::test_the_next_request_after_an_abandoned_stream_is_answered",
         "proxy/test_kernel_engine.py::test_garbage_collection_stops_the_engine",
         "worker/test_handler.py::test_a_client_that_goes_takes_its_work_along",

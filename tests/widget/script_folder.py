@@ -1,4 +1,4 @@
-"""What the scripted runtime takes for a model: a tokenizer of bytes and a template."""
+"""A model folder for the scripted runtime: a tokenizer of bytes and a template."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 DEADLINE = 60.0
-# Python that does not let go of its thread, as a loop over a data frame might not, until told to.
+# Python that keeps its thread busy, as a loop over a data frame might, until a file appears.
 BUSY = """
 import os
 print("busy", flush=True)
-while not os.path.exists({told!r}):
+while not os.path.exists({released!r}):
     for _ in range(100_000):
         pass
 print("cell done")
@@ -66,7 +66,7 @@ def ack_of(message: dict[str, Any]) -> str | None:
 
 @pytest.fixture(scope="module")
 def comm_id(kernel: BlockingKernelClient, model_folder: Path) -> str:
-    """The comm of a chat whose reply goes on for ever."""
+    """The comm of a chat whose reply never ends."""
     script = {"text": "word", "repeat": 100_000, "pace_s": 0.01}
     run(
         kernel,
@@ -87,9 +87,9 @@ def comm_id(kernel: BlockingKernelClient, model_folder: Path) -> str:
 def test_stop_ends_the_reply_while_a_cell_computes(
     kernel: BlockingKernelClient, comm_id: str, tmp_path: Path
 ) -> None:
-    told = tmp_path / "told"
+    released = tmp_path / "released"
     run(kernel, "reply = chat.send('Go on')")
-    kernel.execute(BUSY.format(told=str(told)))
+    kernel.execute(BUSY.format(released=str(released)))
     until(kernel, lambda m: m["content"].get("text") == "busy\n")
     until(kernel, lambda m: m["msg_type"] == "comm_msg" and "delta" in str(m["content"]))
     intent(kernel, comm_id, "stop-1", "stop")
@@ -103,7 +103,7 @@ def test_stop_ends_the_reply_while_a_cell_computes(
         return heard == {"ack", "stopped"}
 
     until(kernel, acknowledged_and_stopped)  # the cell still computes
-    told.touch()
+    released.touch()
     until(kernel, lambda m: m["content"].get("text") == "cell done\n")
     run(kernel, "assert reply.done() and reply.status == 'stopped'")
 

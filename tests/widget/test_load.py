@@ -19,7 +19,7 @@ MakeEngine = Callable[..., KernelMLCEngine]
 
 
 class Recorded(LoadProgress):
-    """Keeps what it sends to the page."""
+    """A widget that records what it sends to the page."""
 
     def __init__(self, engine: object) -> None:
         self.engines: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The build hook: what is built when, and what a machine without Node is told."""
+"""The build hook: what it builds when, and its message on a machine without Node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reply that repeats itself, and how long one may become."""
+"""Replies that repeat themselves, and the maximum length of a reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transcript that stays in the notebook: what it says, who can read it, what it cannot do."""
+"""The transcript in the notebook: its content, its readers, its safety."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Found(HTMLParser):
 
 
 def rendered(markdown: str) -> Found:
-    """What nbconvert makes of it, which sanitises nothing by itself."""
+    """The output of nbconvert, which does not sanitize by itself."""
     found = Found()
     found.feed(markdown2html_mistune(markdown))
     return found

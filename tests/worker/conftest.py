@@ -15,7 +15,7 @@ from mlc_widget.worker.handler import KernelMLCEngineHandler
 
 
 class Client:
-    """A client of a handler in this process: posts messages, and keeps what comes down."""
+    """A client of a handler in this process, which posts messages and keeps the answers."""
 
     def __init__(self, core: DirectCore, handler: type[KernelMLCEngineHandler]) -> None:
         self.down: list[dict[str, Any]] = []
@@ -33,7 +33,7 @@ class Client:
         return uuid
 
     async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first message, past or to come, of which something is true."""
+        """Wait for the first message that satisfies a condition, among past and future ones."""
         async with asyncio.timeout(30):
             while True:
                 for message in self.down:

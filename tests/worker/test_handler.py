@@ -1,4 +1,4 @@
-"""The handler answers everything once: what is right, what is wrong, and what is nonsense."""
+"""The handler answers everything exactly once: valid and invalid messages, and nonsense."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbered messages: in their order, and a number that never comes is found out and named."""
+"""Numbered messages are delivered in order, and a number that never arrives is reported."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def how_long(rng: random.Random) -> int:
 
 
 def training(seed: int) -> Iterator[Dialogue]:
-    """Training conversations for ever."""
+    """Training conversations forever."""
     rng = random.Random(f"mlc_widget demo {seed}")
     while True:
         dialogue = conversation(rng, how_long(rng))

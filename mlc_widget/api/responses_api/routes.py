@@ -45,7 +45,7 @@ class ResponsesApi:
             return await stream.response()
 
     async def retrieve(self, response_id: str, query: str) -> JSONDict:
-        """A response that was made, or as far as it has come."""
+        """A stored response; if it is still running, its state so far."""
         for name, value in parse_qsl(query):
             if name == "stream" and value != "false":
                 raise bad("stream", value, "the events of a response are not kept.")

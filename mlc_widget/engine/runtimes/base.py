@@ -32,7 +32,7 @@ class ModelSource:
         path: The folder with mlc-chat-config.json, or the file that holds the model.
         config: The parsed mlc-chat-config.json, or what it would say, with `chat_opts` applied.
         tokenizer: The model's tokenizer, shared with the engine.
-        open_weights: Opens its weights.
+        open_weights: A function that opens its weights.
     """
 
     model_id: str
@@ -44,20 +44,20 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeCapabilities:
-    """What a runtime supports beyond plain generation.
+    """The features that a runtime supports beyond plain generation.
 
     Attributes:
         batch_invariant: Whether the same seed gives the same text alone, in a batch and resumed.
-            If so, it must honour `Sampling.resume`.
-        request_fields: The optional request fields, by OpenAI's names, that it honours.
+            If so, it must support `Sampling.resume`.
+        request_fields: The optional request fields that it supports, by OpenAI's names.
         embeddings: Whether `embed` works for this model.
-        devices: Devices that it can use here, best first, such as ``("cpu",)``.
+        devices: The devices that it can use here, best first, such as ``("cpu",)``.
         logit_processors: Whether it calls `Sampling.logit_processor`.
-        models_per_process: How many models one process can hold; None is any number.
-        fresh_process_needed: This process can load no other model, and `unload` gives the
-            device's memory back only with it: replace the process.
-        grammars: Whether it takes `Sampling.grammar`.
-        prompt_logprobs: Whether it takes `Sampling.prompt_logprobs`.
+        models_per_process: The maximum number of models in one process; None for no limit.
+        fresh_process_needed: Whether this process can load no other model, and the device's memory
+            is freed only when the process ends.
+        grammars: Whether it supports `Sampling.grammar`.
+        prompt_logprobs: Whether it supports `Sampling.prompt_logprobs`.
     """
 
     batch_invariant: bool
@@ -78,31 +78,31 @@ class Sampling:
     Random numbers are keyed by (`seed`, `choice`, position), so they do not depend on the batch.
 
     Attributes:
-        max_tokens: Tokens to generate at most; None is up to the context window. 0 comes only
-            with `prompt_logprobs`.
-        temperature: 0 is greedy.
-        top_p: Nucleus mass, in (0, 1].
-        seed: 0 to 2**63 - 1; the engine draws one where the user gave none.
-        choice: Index among the `n` choices of one request.
+        max_tokens: The maximum number of tokens to generate; None for the rest of the context
+            window. It is 0 only with `prompt_logprobs`.
+        temperature: The temperature; 0 is greedy.
+        top_p: The mass of nucleus sampling, in (0, 1].
+        seed: 0 to 2**63 - 1; the engine draws one if the user gives none.
+        choice: The index among the `n` choices of one request.
         stop: Stop strings; the text ends before the first that appears.
-        stop_token_ids: Ids that end the text and are not part of it.
-        ignore_eos: Do not end at `stop_token_ids`.
+        stop_token_ids: Token ids that end the text and are not part of it.
+        ignore_eos: Whether to ignore `stop_token_ids`.
         logit_bias: Added to the logits, by token id.
         logprobs: Whether to give the chosen tokens' log-probabilities.
-        top_logprobs: How many alternatives to give with each.
-        prompt_logprobs: Whether to give those of the prompt's tokens, too; for a runtime that
-            declares `RuntimeCapabilities.prompt_logprobs`.
-        logit_processor: Makes this generation's `LogitProcessor`; called once, by a runtime that
-            declares `RuntimeCapabilities.logit_processors`.
-        response_format: As checked by `api.requests`; None for plain text. For a runtime that has
-            ``response_format`` among its `RuntimeCapabilities.request_fields`.
-        grammar: What the text must match, as llguidance takes it (`engine.structured_output` made
-            it from `response_format` and tools); for a runtime that declares
+        top_logprobs: The number of alternatives to give with each.
+        prompt_logprobs: Whether to give log-probabilities of the prompt's tokens, too; only for a
+            runtime with `RuntimeCapabilities.prompt_logprobs`.
+        logit_processor: Makes this generation's `LogitProcessor`; called once, by a runtime with
+            `RuntimeCapabilities.logit_processors`.
+        response_format: The format, as checked by `api.requests`; None for plain text. Only for a
+            runtime that has ``response_format`` in its `RuntimeCapabilities.request_fields`.
+        grammar: The grammar that the text must match, for llguidance (`engine.structured_output`
+            makes it from `response_format` and tools); only for a runtime with
             `RuntimeCapabilities.grammars`.
-        latency_breakdown: Whether to measure what each token's sampling takes.
-        resume: Tokens that this generation made already, in another process. Its events give them
-            again, one each, without log-probabilities; then it goes on as if it had just made
-            them. For a runtime that is `RuntimeCapabilities.batch_invariant`.
+        latency_breakdown: Whether to measure the time that each token's sampling takes.
+        resume: Tokens that this generation has already made, in another process. Its events give
+            them again, one token each, without log-probabilities; then it continues as if it had
+            just made them. Only for a runtime that is `RuntimeCapabilities.batch_invariant`.
     """
 
     max_tokens: int | None
@@ -134,7 +134,7 @@ class TokenLogprob:
     Attributes:
         token_id: The token's id.
         token: Its bytes.
-        logprob: log p of it, before temperature and top_p; not a number (NaN) for a prompt's first.
+        logprob: Its log-probability, before temperature and top_p; NaN for a prompt's first token.
         top: The most probable alternatives, best first, as (id, bytes, logprob).
     """
 
@@ -149,15 +149,17 @@ class GenerationStats:
     """Counts and times of one finished generation.
 
     Attributes:
-        prompt_tokens: Tokens of the prompt.
-        cached_tokens: How many of them were served from the prefix cache.
-        completion_tokens: Tokens generated, a stop token that ended the text included.
+        prompt_tokens: The number of tokens of the prompt.
+        cached_tokens: The number of them that were in the prefix cache.
+        completion_tokens: The number of generated tokens, including a stop token that ended the
+            text.
         queue_s: Seconds before the first prefill step.
         prefill_s: Seconds from there to the first token.
         decode_s: Seconds from the first token to the last.
-        grammar_init_s: Seconds that making the grammar took; None without one.
+        grammar_init_s: Seconds that it took to make the grammar; None without one.
         grammar_s: Seconds spent on the grammar's masks and on following it.
-        latency: Seconds of each token by stage of its sampling, under WebLLM's names, if asked for.
+        latency: Seconds that each token took in each stage of its sampling, under WebLLM's names,
+            if requested.
     """
 
     prompt_tokens: int
@@ -176,12 +178,12 @@ class GenerationEvent:
     """A step of one generation. Only the last one has `finish_reason` and `stats`.
 
     Attributes:
-        text: New text, possibly empty: whole characters, never part of a stop string.
-        token_ids: The tokens decoded since the last event, where the runtime knows them.
-        logprobs: One entry for each of `token_ids`, if asked for.
-        prompt_logprobs: One entry for each token of the prompt, if asked for; in one event.
-        finish_reason: Why it ended.
-        stats: What it took.
+        text: New text, possibly empty: whole characters, never a part of a stop string.
+        token_ids: The tokens decoded since the last event, if the runtime knows them.
+        logprobs: One entry for each of `token_ids`, if requested.
+        prompt_logprobs: One entry for each token of the prompt, if requested; all in one event.
+        finish_reason: Why the generation ended.
+        stats: Its counts and times.
     """
 
     text: str
@@ -196,10 +198,10 @@ class ModelRuntime(Protocol):
     """Executes one model. All methods are called on one event loop and never block it.
 
     Attributes:
-        name: What `runtime=` calls it.
-        on_dead: Set by the engine. To be called once, on the event loop, when what the runtime
-            lives on (its own thread, most of all) has died or hangs; before the requests that run
-            hear of it. A worker ends then, and another takes its place.
+        name: Its name as the value of `runtime=`.
+        on_dead: Set by the engine. To be called once, on the event loop, when the runtime's thread
+            or engine has died or hangs, before the running requests fail. The worker then ends,
+            and another takes its place.
     """
 
     name: str
@@ -223,15 +225,15 @@ class ModelRuntime(Protocol):
 
     @property
     def context_window_size(self) -> int:
-        """Tokens of prompt and answer together that fit, for the loaded model."""
+        """The maximum number of tokens of prompt and answer together, for the loaded model."""
 
     def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str
     ) -> AsyncGenerator[GenerationEvent, None]:
-        """Generate from a prompt. Several may run at once.
+        """Generate from a prompt. Several generations may run at once.
 
-        Closing the generator (`aclose`, or cancelling its consumer) stops the work within one step
-        and gives its memory back.
+        Closing the generator (with `aclose`, or by cancelling its consumer) stops the work within
+        one step and frees its memory.
 
         Raises:
             ContextLengthExceededError: The prompt does not fit, at the first iteration.
@@ -246,7 +248,7 @@ class ModelRuntime(Protocol):
         """
 
     def running_step(self) -> RunningStep | None:
-        """The current step of its thread; None if there is none, or it is unknown.
+        """The current step of the runtime's thread; None if there is none or it is unknown.
 
         It may be called while that thread hangs, so it must not wait for anything.
         """

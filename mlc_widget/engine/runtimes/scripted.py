@@ -1,4 +1,4 @@
-"""A runtime without a model: it says what it was told to, and fails when told to.
+"""A runtime without a model, which follows a script: it gives certain texts, and fails on demand.
 
 For tests and for trying a front end: pace, failures, hangs and crashes on demand. The model folder
 only lends its tokenizer and template.

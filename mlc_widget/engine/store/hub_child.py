@@ -272,7 +272,7 @@ class Download:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._done = self._total = 0
-        self._told = 0.0
+        self._reported_at = 0.0
 
     def run(self) -> Path:
         """Download; return the folder in MLC format, or the GGUF file.
@@ -365,14 +365,14 @@ class Download:
         partial, blob = self._partial(listed.digest), self._cache.blobs / listed.digest
         # The same lock as huggingface_hub's, so that each waits for the other's downloads.
         lock = FileLock(self._cache.locks / f"{listed.digest}.lock")
-        told, counted = 0.0, _size(partial)
+        reported_at, counted = 0.0, _size(partial)
         while True:
             try:
                 lock.acquire(timeout=0)
                 break
             except Timeout:
-                if time.monotonic() - told >= _WAITING_S:
-                    told = time.monotonic()
+                if time.monotonic() - reported_at >= _WAITING_S:
+                    reported_at = time.monotonic()
                     say(waiting=True)
                 now = _size(partial)
                 if now > counted:
@@ -401,8 +401,8 @@ class Download:
 
     def _tell(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if force or now - self._told >= _INTERVAL_S or self._done == self._total:
-            self._told = now
+        if force or now - self._reported_at >= _INTERVAL_S or self._done == self._total:
+            self._reported_at = now
             say(bytes_done=self._done, bytes_total=self._total)
 
 

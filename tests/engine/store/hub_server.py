@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub on this machine: one repository, its revisions, and what goes wrong."""
+"""A small Hugging Face Hub on this machine: one repository, its revisions, and faults."""
 
 from __future__ import annotations
 
@@ -225,6 +225,6 @@ def _entry(path: Path) -> dict[str, Any]:
 
 
 def _oid(path: Path) -> str:
-    """What git calls a content."""
+    """The name that git gives to a content."""
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

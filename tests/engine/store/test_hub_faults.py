@@ -52,7 +52,7 @@ def server(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     made.close()
 
 
-class Told(list[dict[str, Any]]):
+class Reports(list[dict[str, Any]]):
     """What the child would tell its parent."""
 
     @property
@@ -61,8 +61,8 @@ class Told(list[dict[str, Any]]):
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    said = Told()
+def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
+    said = Reports()
     monkeypatch.setattr(hub_child, "say", lambda **facts: said.append(facts))
     return said
 
@@ -84,7 +84,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(server: HubServer, told: Told, tmp_path: Path) -> Machine:
+def machine(server: HubServer, reports: Reports, tmp_path: Path) -> Machine:
     return Machine(server, tmp_path / "cache")
 
 
@@ -96,7 +96,7 @@ def nothing_whole(machine: Machine) -> bool:
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_connection_that_breaks_at_every_tenth(
-    machine: Machine, server: HubServer, files: Path, told: Told, reset: bool
+    machine: Machine, server: HubServer, files: Path, reports: Reports, reset: bool
 ) -> None:
     server.faults.extend(Fault(cut_after=SIZE // 10, reset=reset) for _ in range(9))
     path = machine.download()
@@ -106,9 +106,9 @@ def test_a_connection_that_breaks_at_every_tenth(
     if not reset:  # a reset may take with it what had come
         assert ranges[1:] == [f"bytes={SIZE // 10 * i}-" for i in range(1, 10)]
     assert all(seconds < 1 for seconds in machine.slept), "each gave something"
-    done = [done for done, _ in told.progress]
+    done = [done for done, _ in reports.progress]
     assert done == sorted(done)
-    assert told.progress[-1] == (SIZE, SIZE)
+    assert reports.progress[-1] == (SIZE, SIZE)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -134,12 +134,12 @@ def test_a_server_that_stays_bad(machine: Machine, server: HubServer, status: in
 
 @pytest.mark.parametrize("where", ["faults", "api_faults"])
 def test_a_server_that_asks_for_a_pause(
-    machine: Machine, server: HubServer, told: Told, where: str
+    machine: Machine, server: HubServer, reports: Reports, where: str
 ) -> None:
     getattr(server, where).append(Fault(429, {"Retry-After": "17"}))
     machine.download()
     assert 17 <= sum(machine.slept) < 18
-    assert [(s["pause_s"], "answers 429" in s["reason"]) for s in told if "pause_s" in s] == [
+    assert [(s["pause_s"], "answers 429" in s["reason"]) for s in reports if "pause_s" in s] == [
         (17.0, True)
     ]
     getattr(server, where).append(Fault(429, {"Retry-After": "4000"}))
@@ -210,7 +210,7 @@ def test_a_wrong_sum(machine: Machine, server: HubServer) -> None:
 
 
 def test_what_an_earlier_try_left_may_be_wrong(
-    machine: Machine, server: HubServer, files: Path, told: Told
+    machine: Machine, server: HubServer, files: Path, reports: Reports
 ) -> None:
     content = (files / NAME).read_bytes()
     machine.download()
@@ -220,7 +220,7 @@ def test_what_an_earlier_try_left_may_be_wrong(
         whole.unlink()
         whole.with_name(f"{whole.name}.incomplete").write_bytes(left)
         assert machine.download().read_bytes() == content
-        assert told.progress[-1] == (SIZE, SIZE)
+        assert reports.progress[-1] == (SIZE, SIZE)
     assert machine.partial() is None
 
 

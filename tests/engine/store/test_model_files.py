@@ -1,4 +1,4 @@
-"""What lies in a model folder may be anything: it is refused at once, and by name."""
+"""A model folder may contain anything: what is wrong is refused at once, and by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's cache: which folders and files it trusts, and what it does where it cannot be kept."""
+"""The user's cache: which folders and files it trusts, and what happens if it cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights against their MD5 sums: what is found, what is remembered, and what is not."""
+"""Weights are compared with their MD5 sums, and verified files are recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text is text: only a template's own markup has control tokens."""
+"""Only a template's own markup has control tokens; the same text elsewhere is text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoding beside the event loop: nothing that a tokenizer does holds up or ends anything else."""
+"""Encoding on threads: whatever a tokenizer does, it does not delay or end anything else."""
 
 from __future__ import annotations
 

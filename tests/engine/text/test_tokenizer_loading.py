@@ -1,4 +1,4 @@
-"""A tokenizer.json may be anything; what it does to native code, it does to a child process."""
+"""A tokenizer.json may be hostile; if it crashes native code, it crashes a child process."""
 
 from __future__ import annotations
 

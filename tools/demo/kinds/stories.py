@@ -139,7 +139,7 @@ _MIDDLE = (
 _ENDS = (
     "And if you pass the {pl} today, you may still hear {n} laugh.",
     "That night {n} slept better than ever before.",
-    "{n} kept the {t} for ever.",
+    "{n} kept the {t} forever.",
     "And so they lived happily ever after.",
     "Everyone still tells this story today.",
 )

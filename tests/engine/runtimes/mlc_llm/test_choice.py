@@ -1,4 +1,4 @@
-"""Which runtime ``auto`` is, what a worker needs, and who imports mlc_llm or TVM."""
+"""Which runtime ``auto`` chooses, what a worker needs, and which modules import mlc_llm or TVM."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_worker_needs_little(standin: Package) -> None:
 async def test_auto_in_the_worker(
     standin: Package, make_engine: EngineFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decided where the model runs: there mlc_llm is, and no GPU."""
+    """The choice is made where the model runs, and there mlc_llm is installed without a GPU."""
     engine = await make_engine(standin, load=False, runtime="auto", options={"device": "auto"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     if devices._has_rocm():

@@ -1,4 +1,4 @@
-"""The suite that holds for every engine, on mlc_llm."""
+"""The conformance suite for every engine, on mlc_llm."""
 
 from __future__ import annotations
 

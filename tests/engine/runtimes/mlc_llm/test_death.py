@@ -1,4 +1,4 @@
-"""What happens when mlc_llm's thread dies, hangs, or takes the process with it, and at the end."""
+"""mlc_llm's thread dies, hangs or crashes the process; and the end of the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What mlc_llm was writing when it died goes on, and says that it is no longer the same text."""
+"""After mlc_llm's death, its answer continues, and says that it is not exactly the same text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests into mlc_llm's arguments, and its outputs back into the seam's events."""
+"""Requests become mlc_llm's arguments, and its outputs become `GenerationEvent`s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes mlc_llm hang or crash, one trap for each name; ``python traps.py NAME FOLDER``.
+"""The ways to make mlc_llm hang or crash, one for each name; ``python traps.py NAME FOLDER``.
 
 Prints ``hang`` where it hangs.
 """

@@ -102,7 +102,7 @@ async def load(cache_dir: Path) -> AsyncIterator[Load]:
 
 
 def cpus() -> list[str]:
-    """The kinds of CPUs that this machine can be."""
+    """The kinds of CPUs that this machine supports."""
     can = []
     for cpu in CPUS:
         try:

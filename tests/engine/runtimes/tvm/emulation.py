@@ -62,7 +62,7 @@ class Decoder:
         return self.linear(self.norm(x, "model.norm"), "model.embed_tokens" if tied else "lm_head")
 
     def attention(self, layer: str, x: Array, rotation: tuple[Array, Array]) -> Array:
-        """Causal, over the sliding window if there is one."""
+        """Causal attention, over the sliding window if there is one."""
         name = "qkv_proj" if f"{layer}qkv_proj.weight" in self.params else "c_attn"
         n, d = len(x), self.head_dim
         qkv = self.linear(x, layer + name).reshape(n, -1, d).transpose(1, 0, 2)

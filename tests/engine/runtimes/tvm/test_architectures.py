@@ -68,7 +68,7 @@ def test_there_is_a_fixture_for_all_that_generate_text():
 
 
 def _combinations():
-    """Every architecture with every quantization, on this CPU and on every kind that it can be.
+    """Every architecture with every quantization, on this CPU and every kind that it supports.
 
     Each combination is compiled, so `make test` takes one architecture with each quantization that
     test_golden.py has not, and one quantization of each, on this CPU; `make soak` takes the rest.

@@ -1,4 +1,4 @@
-"""The compile cache: what it uses, and what it does not trust."""
+"""The compile cache: which entries it uses, and which it does not trust."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = {"model": "one kernel"}
 
 
 def smallest() -> Any:
-    """The smallest program there is."""
+    """The smallest possible program."""
     import tvm
     from tvm import relax
     from tvm.script import relax as R  # noqa: N812

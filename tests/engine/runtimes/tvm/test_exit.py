@@ -1,4 +1,4 @@
-"""The end of a process while threads are in native code: the exit status is what it was to be.
+"""The end of a process while threads are in native code: its exit status is right.
 
 Each child has a thread in C++ at its end, in a call that takes `NATIVE_S`, and reports when that
 begins. Without an order in which threads end, `std::terminate` ends such a process.

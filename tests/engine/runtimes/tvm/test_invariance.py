@@ -1,4 +1,4 @@
-"""A row's bits depend on its own sequence alone."""
+"""The result of a row depends only on its own sequence, bit for bit."""
 
 from __future__ import annotations
 

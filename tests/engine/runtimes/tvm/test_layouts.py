@@ -1,4 +1,4 @@
-"""Re-laying, against the definition element by element."""
+"""Layouts, compared with their definition element by element."""
 
 from __future__ import annotations
 

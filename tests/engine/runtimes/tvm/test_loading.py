@@ -1,4 +1,4 @@
-"""From a folder to a model: what is reported, cached, refused, cancelled."""
+"""Loading a model: reports, caches, refusals, cancellation."""
 
 from __future__ import annotations
 

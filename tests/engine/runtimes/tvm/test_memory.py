@@ -1,4 +1,4 @@
-"""The memory that weights and pages lie in."""
+"""The memory for weights and pages."""
 
 from __future__ import annotations
 

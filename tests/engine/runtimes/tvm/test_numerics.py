@@ -1,4 +1,4 @@
-"""The fast mode: the same bits however it is run. How far from the model it is: `test_fast`."""
+"""The fast mode gives the same bits however it is run. (`test_fast` tests its accuracy.)"""
 
 from __future__ import annotations
 

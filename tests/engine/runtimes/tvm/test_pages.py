@@ -1,4 +1,4 @@
-"""The page pool against a plain model of what it promises."""
+"""The page pool, compared with a simple model of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def release(pool: PagePool, pages: list[int]) -> None:
 
 
 def matched(pool: PagePool, tokens: list[int]) -> int:
-    """Tokens that a match finds; lets go of it again."""
+    """The number of tokens that a match finds; it is released at once."""
     match = pool.match(tokens)
     pool.check()
     release(pool, match.pages)

@@ -1,4 +1,4 @@
-"""A plan that was damaged is made anew, whatever stands in its place."""
+"""A damaged plan is made again, whatever is in its place."""
 
 from __future__ import annotations
 

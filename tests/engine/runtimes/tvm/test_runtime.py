@@ -1,4 +1,4 @@
-"""The runtime through its seam: text, reasons to end, batching, reuse, interruption, failure."""
+"""The runtime through its interface: text, finish reasons, batching, reuse, interrupts, errors."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ async def test_interrupt_without_work_does_nothing(load):
 
 
 async def test_fuzzed_company(load):
-    """Requests that come, end, are closed and cancelled at random; nothing hangs or leaks."""
+    """Requests begin, end, are closed and cancelled at random; nothing hangs or leaks."""
     runtime = await load(NAME, max_num_sequence=6, max_total_sequence_length=512)
     rng = np.random.default_rng(3)
     expected: dict[int, list[int]] = {}

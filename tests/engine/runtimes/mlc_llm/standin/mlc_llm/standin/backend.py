@@ -60,7 +60,7 @@ class Backend:
 
     def reload(self, config: dict[str, Any]) -> None:
         self._todo.put(("reload", config))
-        self._loaded.wait()  # for ever, if the thread dies
+        self._loaded.wait()  # forever, if the thread dies
 
     def create_request(self, request_id: str, prompt: list[int], config: Any) -> Request:
         problem = None
