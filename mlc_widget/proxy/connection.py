@@ -58,6 +58,8 @@ class WorkerConnection:
         self._pending: dict[str, asyncio.Future[Any]] = {}
         self._streams: dict[str, StreamReceiver] = {}
         self._dead: MLCEngineError | None = None
+        self.broken: asyncio.Future[EngineDeadError] = asyncio.get_running_loop().create_future()
+        """Done once nothing more gets through to the worker, or from it, though it may live."""
         self.replaced = False
         """Whether a new worker will replace this one."""
         self.asked = asyncio.Event()
@@ -121,11 +123,13 @@ class WorkerConnection:
         self._post(WorkerRequest(kind, request_uuid, content), request_uuid, failed)
         return answer
 
-    def _post(self, request: WorkerRequest, waiter: str, failed: Failed) -> None:
+    def _post(
+        self, request: WorkerRequest, waiter: str, failed: Failed, *, again: bool = False
+    ) -> None:
         if self._dead is not None:
             failed(_copy(self._dead))
-        else:
-            self._outbox.post(request, waiter, failed)
+        elif not self.broken.done():  # else it fails in a moment, with all that waits
+            self._outbox.post(request, waiter, failed, again=again)
 
     def _pack(self, data: Mapping[str, Any]) -> list[bytes]:
         content = {"comm_id": self._comm_id, "data": data}
@@ -142,7 +146,14 @@ class WorkerConnection:
     def _sent(self, sent: asyncio.Future[Any]) -> None:
         error = None if sent.cancelled() else sent.exception()
         if error is not None:
-            self.fail(EngineDeadError(f"The connection to the worker broke: {error}"))
+            self._break(EngineDeadError(f"The connection to the worker broke: {error}"))
+
+    def _break(self, error: EngineDeadError) -> None:
+        """Have the worker replaced: it can no longer be reached."""
+        if not self._greeted:
+            self.fail(error)
+        elif not self.broken.done():
+            self.broken.set_result(error)
 
     async def call(self, kind: str, content: Any = None) -> Any:
         """Send a message and wait for its answer.
@@ -153,15 +164,15 @@ class WorkerConnection:
         return await self.send(kind, content)
 
     def post(self, kind: str, content: Any = None, waiter: str = "") -> None:
-        """Send a message whose answer nobody waits for; never raises.
+        """Send a message whose answer nobody waits for, again if it is lost; never raises.
 
         Args:
             kind: The message's kind.
             content: The message's content.
-            waiter: The uuid of the stream that gets the error if it is lost.
+            waiter: The uuid of the stream that gets the error if it is lost; it is not sent again.
         """
         request = WorkerRequest(kind, uuid.uuid4().hex, content)
-        self._post(request, waiter, partial(self._tell, waiter))
+        self._post(request, waiter, partial(self._tell, waiter), again=not waiter)
 
     def _tell(self, waiter: str, error: MLCEngineError) -> None:
         """Pass the error of a message that cannot reach the worker to whoever waits for it."""
@@ -206,7 +217,7 @@ class WorkerConnection:
                 if message["msg_type"] == "comm_msg":
                     self._on_message(message["content"]["data"])
                 elif message["msg_type"] == "comm_close":
-                    self.fail(self._closed_by_worker())
+                    self._break(self._closed_by_worker())
             except Exception:  # one bad message must not stop the reader
                 logger.exception("a message from the worker could not be read")
 
@@ -218,8 +229,10 @@ class WorkerConnection:
         )
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
-        if not reader.cancelled():
-            self.fail(EngineDeadError(f"The connection to the worker broke: {reader.exception()}"))
+        # A socket that is closed cancels what waits for it.
+        why = "its socket was closed" if reader.cancelled() else reader.exception()
+        if self._dead is None:
+            self._break(EngineDeadError(f"The connection to the worker broke: {why}"))
 
     def _on_message(self, data: Mapping[str, Any]) -> None:
         kind, message_uuid = data.get("kind"), str(data.get("uuid"))

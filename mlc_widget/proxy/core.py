@@ -23,6 +23,7 @@ from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.worker import Worker
 
 _T = TypeVar("_T")
 
@@ -164,7 +165,8 @@ class KernelCore(EngineLink):
     ) -> int:
         """Append tokens to the model's raw context and sample the next one."""
         content = {"inputIds": list(input_ids), "isPrefill": is_prefill, "modelId": model_id}
-        return int(await self._ask("forwardTokensAndSample", content))
+        connection = (await self._loaded()).connection  # may take long, as requests may
+        return int(await connection.call("forwardTokensAndSample", content))
 
     async def custom_request(self, name: str, message: Any) -> Any:
         """Send a request to the worker's own handler class; starts the worker if needed."""
@@ -174,24 +176,27 @@ class KernelCore(EngineLink):
     async def interrupt_generate(self) -> None:
         """End all running requests."""
         self._in_flight_requests.abort()
-        if (connection := self._supervisor.living()) is not None:
-            await connection.call("interruptGenerate")
+        if (worker := self._supervisor.living()) is not None:
+            await worker.call("interruptGenerate")
 
     async def abort(self, request_id: str) -> None:
         """End one request."""
         self._in_flight_requests.abort(request_id)
-        if (connection := self._supervisor.living()) is not None:
-            await connection.call("abort", {"requestId": request_id})
+        if (worker := self._supervisor.living()) is not None:
+            await worker.call("abort", {"requestId": request_id})
 
     # EngineCore: state and statistics
 
-    async def _ask(self, kind: str, content: Any = None) -> Any:
-        """Send a call to the worker, which must be running."""
+    async def _loaded(self) -> Worker:
+        """The worker, which must be running."""
         await self._models.begun()
-        connection = self._supervisor.living()
-        if connection is None:
+        worker = self._supervisor.living()
+        if worker is None:
             raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
-        return await connection.call(kind, content)
+        return worker
+
+    async def _ask(self, kind: str, content: Any = None) -> Any:
+        return await (await self._loaded()).call(kind, content)
 
     async def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
         """Forget the last message and, unless kept, the statistics."""
@@ -207,8 +212,8 @@ class KernelCore(EngineLink):
 
     async def metrics(self) -> JSONDict:
         """Counters since the worker started; none is started for this."""
-        connection = self._supervisor.living()
-        metrics: JSONDict = no_metrics() if connection is None else await connection.call("metrics")
+        worker = self._supervisor.living()
+        metrics: JSONDict = no_metrics() if worker is None else await worker.call("metrics")
         return metrics
 
     async def set_log_level(self, level: str) -> None:
@@ -217,11 +222,11 @@ class KernelCore(EngineLink):
 
     async def list_models(self) -> list[JSONDict]:
         """The loaded models."""
-        connection = self._supervisor.living()
-        models: list[JSONDict] = [] if connection is None else await connection.call("listModels")
+        worker = self._supervisor.living()
+        models: list[JSONDict] = [] if worker is None else await worker.call("listModels")
         return models
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions of the worker."""
-        info: JSONDict = await (await self._supervisor.up()).connection.call("deviceInfo")
+        info: JSONDict = await (await self._supervisor.up()).call("deviceInfo")
         return info

@@ -2,7 +2,8 @@
 
 Two things can hang: the worker's event loop, which then answers nothing, or a model's thread, which
 then stays at one step for very long. This module reports a hang and ends nothing: the user may keep
-waiting, restart the worker or terminate the engine.
+waiting, restart the worker or terminate the engine. Only calls that any worker answers at once, for
+its state and the like, are not left waiting for one that answers nothing; see `Worker.call`.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class HangWatch:
         """The current hang, if any, or the one at the time of `close`."""
         self.silence = 0.0
         """Seconds for which the worker has not answered, counted by checks."""
+        self.silent = asyncio.Event()
+        """Set while the worker answers nothing, for so long that it counts as a hang."""
         self._task = asyncio.create_task(self._watch())
 
     def close(self) -> None:
@@ -138,6 +141,10 @@ class HangWatch:
         if self.hang is not None and self.hang.part == part:
             return
         self.hang = hang = Hang(part, since)
+        if part == "worker":
+            self.silent.set()
+        else:
+            self.silent.clear()
         logger.warning(
             "%s Running requests wait. A restart (`%%mlc restart`, or the button in a chat) "
             "continues them in a new worker; terminate() ends them.",
@@ -147,6 +154,7 @@ class HangWatch:
 
     def _withdraw(self) -> None:
         hang, self.hang = self.hang, None
+        self.silent.clear()
         if hang is not None:
             logger.warning("The worker responds again, after %.0f s.", hang.seconds)
             self._board.update(hang=None)

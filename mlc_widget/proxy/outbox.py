@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from mlc_widget.api.errors import MLCEngineError, ProtocolError
@@ -16,7 +17,24 @@ logger = logging.getLogger(__name__)
 _REMEMBERED: Final = 8192
 """Recent messages that can be reported as lost; the worker gives up far fewer at once."""
 
+_TIMES: Final = 3
+"""How often a message that may be repeated is sent."""
+
 Failed: TypeAlias = Callable[[MLCEngineError], object]
+
+
+@dataclass(slots=True)
+class _Posted:
+    """A message that was posted, with who gets the error if it is lost or cannot be sent.
+
+    `request` is None once the message was sent, unless it is sent again if it is lost.
+    """
+
+    kind: str
+    waiter: str
+    failed: Failed
+    request: WorkerRequest | None
+    repeats: int
 
 
 class Outbox:
@@ -37,34 +55,43 @@ class Outbox:
     ) -> None:
         self._pack = pack
         self._send = send
-        self._posted: deque[tuple[WorkerRequest, str, Failed]] = deque()
+        self._posted: deque[_Posted] = deque()
         self._sending = False
         self._number = 0  # of the next numbered message
-        self._sent: OrderedDict[int, tuple[str, str]] = OrderedDict()  # kind and waiter
+        self._sent: OrderedDict[int, _Posted] = OrderedDict()
 
-    def post(self, request: WorkerRequest, waiter: str, failed: Failed) -> None:
+    def post(
+        self, request: WorkerRequest, waiter: str, failed: Failed, *, again: bool = False
+    ) -> None:
         """Send a message now or, from within this call for another one, right after that.
 
         Args:
             request: What to send.
             waiter: Who gets an error if it is lost; see `lost`.
             failed: Called with the error if it cannot be sent.
+            again: Whether to send it again if it is lost. It keeps the message meanwhile.
         """
-        self._posted.append((request, waiter, failed))
+        repeats = _TIMES - 1 if again else 0
+        self._posted.append(_Posted(request.kind, waiter, failed, request, repeats))
+        self._send_posted()
+
+    def _send_posted(self) -> None:
         if self._sending:
             return
         self._sending = True
         try:
             while self._posted:
-                request, waiter, failed = self._posted.popleft()
+                posted = self._posted.popleft()
                 try:
-                    self._send_one(request, waiter)
+                    self._send_one(posted)
                 except MLCEngineError as error:
-                    failed(error)
+                    posted.failed(error)
         finally:
             self._sending = False
 
-    def _send_one(self, request: WorkerRequest, waiter: str) -> None:
+    def _send_one(self, posted: _Posted) -> None:
+        request = posted.request
+        assert request is not None
         # What says hello comes before the order: it is repeated until it is heard.
         number = None if request.kind == "hello" else self._number
         try:
@@ -86,16 +113,26 @@ class Outbox:
         self._send(frames)
         if number is not None:
             self._number += 1
-            self._sent[number] = (request.kind, waiter)
+            self._sent[number] = posted
+            if not posted.repeats:
+                posted.request = None
             if len(self._sent) > _REMEMBERED:
                 self._sent.popitem(last=False)
 
     def lost(self, first: int, last: int) -> list[tuple[str, ProtocolError]]:
-        """The waiters of messages that the worker has given up waiting for, each with its error."""
+        """The waiters of messages that the worker has given up waiting for, each with its error.
+
+        What may be sent again is sent again, and has no error.
+        """
         logger.error("messages %d to %d to the worker were lost", first, last)
         lost = [n for n in self._sent if first <= n <= last]
-        found = [(n, *self._sent.pop(n)) for n in lost]
-        return [
-            (waiter, ProtocolError(f"Message {n} to the worker, {kind}, was lost: try again."))
-            for n, kind, waiter in found
-        ]
+        errors = []
+        for number, posted in [(n, self._sent.pop(n)) for n in lost]:
+            if posted.repeats:
+                posted.repeats -= 1
+                self._posted.append(posted)
+            else:
+                told = f"Message {number} to the worker, {posted.kind}, was lost: try again."
+                errors.append((posted.waiter, ProtocolError(told)))
+        self._send_posted()
+        return errors

@@ -166,8 +166,9 @@ class RemoteModels:
         try:
             if self._retiring is not None:
                 await asyncio.wait({self._retiring})
-            if self.supervisor.worker is not None and self.supervisor.worker.needs_fresh_process:
-                await self.supervisor.retire(self.supervisor.worker)
+            old = self.supervisor.worker
+            if old is not None and (old.needs_fresh_process or not await old.responds()):
+                await self.supervisor.retire(old)
             worker = await self.supervisor.up()
             if load != self._loads:
                 raise LoadCancelledError("A newer reload or unload cancelled this load.")
@@ -186,7 +187,7 @@ class RemoteModels:
         self._board.update(state="loading", model_id=wanted.title, progress=None, error=None)
         try:
             await worker.connection.call("reload", wanted.content())
-            info = await worker.connection.call("deviceInfo")
+            info = await worker.call("deviceInfo")
         except BaseException as error:
             if load == self._loads and isinstance(error, asyncio.CancelledError):
                 worker.connection.post("unload")
@@ -210,22 +211,30 @@ class RemoteModels:
 
     async def unload(self) -> None:
         """Unload all models and cancel a running load; the worker stays if it can load again."""
-        connection = self.supervisor.living()
+        worker = self.supervisor.living()
         self._loads += 1
         load = self._loads
         self._expected = None
-        if self.supervisor.worker is not None and self.supervisor.worker.needs_fresh_process:
-            await self.supervisor.retire(self.supervisor.worker)
-        elif connection is not None:
-            await connection.call("unload")
+        if worker is not None and worker.needs_fresh_process:
+            await self.supervisor.retire(worker)
+        elif worker is not None:
+            try:
+                await worker.call("unload")
+            except MLCEngineError:
+                if self.supervisor.worker is not worker:
+                    raise
+                await self.supervisor.retire(worker)  # it cannot even do this
         if load == self._loads and self._board.snapshot.state in ("ready", "loading", "idle"):
             self._board.update(state="idle", model_id=None, progress=None, error=None)
 
     async def _retire_if_spent(self, worker: Worker) -> None:
         """After a failed load, end a worker that can load nothing more but still holds memory."""
-        await worker.connection.call("unload")  # a cancelled one may still be ending
-        info = await worker.connection.call("deviceInfo")
-        worker.needs_fresh_process = bool(info.get("fresh_process_needed"))
+        try:
+            await worker.call("unload")  # a cancelled one may still be ending
+            info = await worker.call("deviceInfo")
+            worker.needs_fresh_process |= bool(info.get("fresh_process_needed"))
+        except MLCEngineError:
+            worker.needs_fresh_process = True  # it cannot even do this
         if worker.needs_fresh_process and not worker.loaded:
             await self.supervisor.retire(worker)
 
@@ -296,14 +305,14 @@ class RemoteModels:
 
     async def set_app_config(self, config: AppConfig) -> None:
         """Set the names for the next load, here and in the worker."""
-        connection = self.supervisor.living()
+        worker = self.supervisor.living()
         self._app_config = config
-        if connection is not None:
-            connection.post("setAppConfig", config.source)
+        if worker is not None:
+            worker.connection.post("setAppConfig", config.source)
 
     async def set_log_level(self, level: str) -> None:
         """Set the worker's log level."""
-        connection = self.supervisor.living()
+        worker = self.supervisor.living()
         self._log_level = level
-        if connection is not None:
-            connection.post("setLogLevel", level)
+        if worker is not None:
+            worker.connection.post("setLogLevel", level)

@@ -13,7 +13,6 @@ from typing import Any, Final
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressReport
-from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.state import SnapshotBoard
 from mlc_widget.proxy.worker import Worker
@@ -89,10 +88,10 @@ class WorkerSupervisor:
         if self._end_message is not None:
             raise EngineTerminatedError(self._end_message)
 
-    def living(self) -> WorkerConnection | None:
-        """The connection to the worker, if one is up; none is started."""
+    def living(self) -> Worker | None:
+        """The worker, if one is up; none is started."""
         self.check_alive()
-        return None if self.worker is None else self.worker.connection
+        return self.worker
 
     def reset_death_count(self) -> None:
         """Reset the count of deaths: a request was answered, or the user tries again."""
@@ -162,9 +161,10 @@ class WorkerSupervisor:
 
     async def retire(self, worker: Worker) -> None:
         """End a worker whose process can load nothing more; the next call starts a new one."""
-        with contextlib.suppress(EngineDeadError):
-            await worker.connection.call("unload")  # what runs on it ends as after any unload
+        with contextlib.suppress(MLCEngineError):
+            await worker.call("unload")  # what runs on it ends as after any unload
         if self.worker is worker:
+            worker.connection.fail(EngineDeadError("The worker was ended before it answered."))
             await asyncio.shield(self._end(worker))
 
     async def restart(self) -> None:

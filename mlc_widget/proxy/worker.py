@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from mlc_widget.api.errors import EngineDeadError, WorkerStartError
+from mlc_widget.api.errors import EngineDeadError, MLCEngineError, WorkerStartError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
@@ -69,21 +69,64 @@ class Worker:
         return cls(process, connection, hello, HangWatch(connection, board, hang_timeout))
 
     async def died(self) -> EngineDeadError:
-        """Wait until the process ends, fail all that waits for it, and return how it died."""
-        await asyncio.shield(self.process.exited)
+        """Wait until the process ends, or can no longer be reached; fail all that waits for it.
+
+        Returns:
+            How it died.
+        """
+        exited, broken = self.process.exited, self.connection.broken
+        ends: set[asyncio.Future[Any]] = {exited, broken}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         self.hangs.close()
-        how = await self.process.describe_death()
+        if exited.done():
+            how = f"The worker {await self.process.describe_death()}"
+        else:
+            how = broken.result().message
         error = EngineDeadError(
-            f"The worker {how}\nThe notebook is not affected; the next request starts a new worker."
+            f"{how}\nThe notebook is not affected; the next request starts a new worker."
         )
         self.connection.fail(error, replaced=True)
         return error
+
+    async def call(self, kind: str, content: Any = None) -> Any:
+        """Send what a worker that lives answers soon, and wait for its answer.
+
+        Raises:
+            EngineDeadError: it died, or (code ``worker_silent``) answers nothing for so long that
+                it counts as hung.
+            MLCEngineError: its error.
+        """
+        answer = self.connection.send(kind, content)
+        silent = asyncio.create_task(self.hangs.silent.wait())
+        try:
+            await asyncio.wait({answer, silent}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+        finally:
+            answer.cancel()
+            silent.cancel()
+        raise EngineDeadError(
+            f"The worker does not answer ({kind}). A restart (`%mlc restart`, or the button in a "
+            "chat) or reload() replaces it.",
+            code="worker_silent",
+        )
+
+    async def responds(self) -> bool:
+        """Whether it answers at all; waits for that."""
+        try:
+            await self.call("health")
+        except EngineDeadError:
+            return False
+        except MLCEngineError:  # it says that it cannot tell
+            return True
+        return True
 
     async def stop(self) -> None:
         """End it and free everything, at once if it hangs. Idempotent."""
         self.hangs.close()
         await self.connection.close()
-        await self.process.stop(now=self.hangs.hang is not None)
+        lost = self.hangs.hang is not None or self.connection.broken.done()
+        await self.process.stop(now=lost)
 
 
 async def _hello(process: WorkerProcess, connection: WorkerConnection, timeout: float) -> JSONDict:

@@ -152,9 +152,9 @@ async def test_a_stopped_worker_is_reported_until_it_goes_on(
     assert logged[0].startswith("The worker has not answered for ")
     assert "%mlc restart" in logged[0]
     assert logged[-1].startswith("The worker responds again")
-    connection = engine._core._supervisor.living()
-    assert connection is not None
-    await until(lambda: not connection.asked.is_set())  # nothing is asked while nothing runs
+    worker = engine._core._supervisor.living()
+    assert worker is not None
+    await until(lambda: not worker.connection.asked.is_set())  # nothing is asked while nothing runs
 
 
 @pytest.mark.parametrize("timeout", [SOON, math.inf])

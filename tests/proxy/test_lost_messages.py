@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine
-from mlc_widget.api.errors import EngineDeadError, ProtocolError
+from mlc_widget.api.errors import EngineDeadError, ModelNotFoundError, ProtocolError
+from mlc_widget.proxy.worker import Worker
 
-from ..waiting import until, until_idle
+from ..waiting import DEADLINE_S, until, until_idle, until_running
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
@@ -101,14 +104,89 @@ async def test_a_lost_message_is_noticed_while_nothing_else_is_asked(
         await engine.metrics()
 
 
-async def test_a_socket_that_breaks_fails_what_waits(kernel_engine: Make) -> None:
-    engine = await kernel_engine(repeat=1000, pace_s=0.01)
+async def test_what_nobody_waits_for_is_sent_again(
+    kernel_engine: Make, impatient: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await kernel_engine(handler=impatient, repeat=10**6, pace_s=0.001)
+    dropped = drop(engine, "completionStreamReturn", monkeypatch)
+    stream = await engine.chat.completions.create(messages=HELLO, stream=True)
+    await stream.close()
+    await until(lambda: dropped)
+    await until_idle(engine)  # what comes behind it shows that it is missing
+    dropped = drop(engine, "abort", monkeypatch)
+    whole = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
+    await until_running(engine)
+    whole.cancel()
+    await until(lambda: dropped)
+    await until_idle(engine)
+    dropped = drop(engine, "setAppConfig", monkeypatch)
+    await engine.set_app_config({"model_list": [{"model_id": "mine", "model": "/no/such"}]})
+    assert dropped
+    with pytest.raises(ModelNotFoundError, match="/no/such"):
+        await until_loaded(engine, "mine")
+
+
+async def until_loaded(engine: AsyncKernelMLCEngine, model: str) -> None:
+    """Load it, again if the worker does not know the config yet that is still on its way."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            with contextlib.suppress(ProtocolError):
+                return await engine.reload(model)
+
+
+def break_shell(engine: AsyncKernelMLCEngine, worker: Worker) -> None:
+    """What is sent next cannot be."""
+    engine._core.call_soon(worker.connection._shell.close, 0)
+
+
+def break_iopub(engine: AsyncKernelMLCEngine, worker: Worker) -> None:
+    """Nothing can be read any more."""
+    engine._core.call_soon(worker.connection._iopub.close, 0)
+
+
+def close_comm(engine: AsyncKernelMLCEngine, worker: Worker) -> None:
+    """As a worker does whose kernel is restarted by somebody else."""
+    engine._core.call_soon(worker.connection._break, worker.connection._closed_by_worker())
+
+
+@pytest.mark.parametrize("breaks", [break_shell, break_iopub, close_comm])
+async def test_a_worker_that_cannot_be_reached_is_replaced(
+    kernel_engine: Make, breaks: Callable[[AsyncKernelMLCEngine, Worker], None]
+) -> None:
+    engine = await kernel_engine(repeat=10**6, pace_s=0.01)
     running = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
-    while not (await engine.metrics())["running_requests"]:
-        pass
+    stream = await engine.chat.completions.create(messages=HELLO, stream=True)
+    await anext(stream)
+    await until_running(engine, 2)
     worker = engine._core._supervisor.worker
     assert worker is not None
-    engine._core.call_soon(worker.connection._shell.close, 0)
-    for asked in (engine.metrics(), engine.metrics(), running):
-        with pytest.raises(EngineDeadError, match="connection to the worker broke"):
-            await asked
+    pid = engine.worker_pid
+    assert pid is not None
+    breaks(engine, worker)
+    with contextlib.suppress(EngineDeadError):
+        await engine.metrics()  # without something to send, nobody would notice
+    # Both go on in the next worker.
+    async for chunk in stream:
+        if getattr(chunk, "resumed", None):
+            break
+    await until_running(engine, 2)
+    assert engine.worker_pid not in (pid, None)
+    await until(lambda: not psutil.pid_exists(pid))
+    running.cancel()
+    await stream.close()
+    assert (await engine.chat.completions.create(messages=HELLO, max_tokens=1)).choices
+
+
+async def test_a_socket_that_breaks_is_told(kernel_engine: Make) -> None:
+    engine = await kernel_engine(repeat=1000, pace_s=0.01, recovery="error")
+    running = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
+    await until_running(engine)
+    worker = engine._core._supervisor.worker
+    assert worker is not None
+    break_shell(engine, worker)
+    with pytest.raises(EngineDeadError, match=r"connection to the worker broke(.|\n)*not affected"):
+        await engine.metrics()
+    with pytest.raises(EngineDeadError, match="connection to the worker broke"):
+        await running
+    assert engine.state == "dead"
+    assert (await engine.chat.completions.create(messages=HELLO, max_tokens=1)).choices

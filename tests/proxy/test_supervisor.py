@@ -30,9 +30,6 @@ class Connection:
     def fail(self, error: BaseException, replaced: bool = False) -> None:
         self.failed.append((error, replaced))
 
-    async def call(self, kind: str) -> None:
-        assert kind == "unload"
-
 
 class FakeWorker:
     """Comes up when it may, dies when `death` is set, and has stopped when it may have."""
@@ -59,6 +56,9 @@ class FakeWorker:
 
     async def died(self) -> EngineDeadError:
         return await asyncio.shield(self.death)
+
+    async def call(self, kind: str) -> None:
+        assert kind == "unload"
 
     async def stop(self) -> None:
         await self.may_stop.wait()
@@ -121,7 +121,7 @@ async def test_all_who_ask_at_once_get_one_worker(
     assert all(worker is workers[0] for worker in workers)
     assert (board.snapshot.state, board.snapshot.device) == ("idle", "cpu")
     assert supervisor.pid == Process.pid
-    assert supervisor.living() is workers[0].connection
+    assert supervisor.living() is workers[0]
 
 
 async def test_who_stops_waiting_leaves_the_start_to_the_others(

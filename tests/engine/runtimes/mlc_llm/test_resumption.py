@@ -129,10 +129,10 @@ async def test_choices_that_had_ended_stay_as_they_were(
     }
 
     async def collect() -> list[dict[str, Any]]:
-        connection = engine._core._supervisor.living()
-        assert connection is not None
+        worker = engine._core._supervisor.living()
+        assert worker is not None
         content = {"request": request, "resume": {"created": 5, "choices": choices}}
-        stream = await connection.open_stream("completionStreamInit", content)
+        stream = await worker.connection.open_stream("completionStreamInit", content)
         return [chunk async for batch in stream for chunk in batch]
 
     *chunks, last = await engine._call(collect)
