@@ -20,6 +20,7 @@ from typing import Final
 
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine import grammar_child
+from mlc_widget.engine.system import limits
 from mlc_widget.engine.system.imports import import_package
 
 _CHILDREN: Final = 2
@@ -87,6 +88,10 @@ class GrammarChecker:
             answer = _answer(child, question)
             if answer is None:
                 _end(child)
+                if why := limits.lowered():  # which that process has inherited
+                    raise RuntimeUnavailableError(
+                        f"Structured output needs a second process, which ended: {why}."
+                    )
                 return {"problem": CRASHED}
             with self._lock:
                 self._idle.append(child)

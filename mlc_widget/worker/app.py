@@ -23,6 +23,7 @@ from mlc_widget.protocol.messages import COMM_TARGET
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.worker.client_streams import MAX_STREAMS
 from mlc_widget.worker.handler import KernelMLCEngineHandler
+from mlc_widget.worker.resources import ResourceWatch
 from mlc_widget.worker.stream_sender import MAX_CREDIT
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class WorkerKernelApp(IPKernelApp):
         self._handler_class: type[KernelMLCEngineHandler] = KernelMLCEngineHandler
         if self.settings.handler is not None:
             self._handler_class = import_object(self.settings.handler, "handler")
+        self._resources = ResourceWatch()
+        self._resources.start()
         self.kernel.comm_manager.register_target(COMM_TARGET, self._on_open)
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
@@ -82,6 +85,8 @@ class WorkerKernelApp(IPKernelApp):
 
     def _on_open(self, comm: Any, message: Any) -> None:
         handler = self._handler_class(self._core, comm.send)
+        handler.resources = self._resources
+        asyncio.get_running_loop().set_exception_handler(self._resources.on_loop_error)
         self._clients.add(handler)
 
         def on_close(_: Any) -> None:

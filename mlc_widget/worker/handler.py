@@ -10,7 +10,7 @@ from typing import Any, Final
 from mlc_widget._version import __version__
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import ChunkSource, RequestKind
-from mlc_widget.api.errors import MLCEngineError, ProtocolError
+from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ProtocolError
 from mlc_widget.api.json_size import TooLargeError, check_json_size
 from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.progress import InitProgressReport
@@ -31,6 +31,7 @@ from mlc_widget.worker.client_streams import ClientStreams
 from mlc_widget.worker.contents import content_of, integer, model_ids, optional_text, text
 from mlc_widget.worker.progress_feed import ProgressFeed
 from mlc_widget.worker.reorder_buffer import ReorderBuffer
+from mlc_widget.worker.resources import ResourceWatch
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ class KernelMLCEngineHandler:
         core: The engine.
         send: Sends one message down.
     """
+
+    resources: ResourceWatch | None = None
+    """Judges failures in a worker's own process."""
 
     def __init__(self, core: DirectCore, send: Callable[[JSONDict], None]) -> None:
         self.core = core
@@ -142,14 +146,16 @@ class KernelMLCEngineHandler:
             content = await call(request)
             if content is not _NO_ANSWER:
                 self._send(return_message(request.uuid, content))
-        except MLCEngineError as error:
-            self._throw(request.uuid, error)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # native code's panics are no Exceptions
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise  # the client has gone
-            logger.exception("%s failed", request.kind)
+            if not isinstance(error, MLCEngineError):
+                logger.exception("%s failed", request.kind)
+            if self.resources is not None:
+                # What fails for lack of them goes on in the worker that takes this one's place.
+                await self.resources.leave_if_lacking(error)
             self._throw(request.uuid, error)
 
     def _throw(self, uuid: str, error: BaseException) -> None:
@@ -189,6 +195,10 @@ class KernelMLCEngineHandler:
         content = content_of(request)
         ids = model_ids(request)
         config = self._named_config(content, self._app_config)
+        if self.resources is not None and (lowered := self.resources.lowered()):
+            raise EngineDeadError(
+                f"This worker may lack what a model needs: {lowered}.", code="fresh_process_needed"
+            )
         self._reloaded_with = config
         with self._progress.waiting():
             await self.core.reload(ids, content.get("chatOpts"), config)
