@@ -22,7 +22,7 @@ _TRIES: Final = 3
 """Times in a row that the process must be found lacking: a request may have taken what there was
 for a moment."""
 _TRY_AGAIN_S: Final = 0.2
-EXHAUSTED: Final = 71  # EX_OSERR of sysexits.h
+_EXHAUSTED: Final = 71  # EX_OSERR of sysexits.h
 _NOT_THE_PROCESS: Final = (
     BadRequestError,
     EngineDeadError,
@@ -38,7 +38,7 @@ def exit_exhausted(why: str) -> NoReturn:
     try:
         os.write(2, f"{why} Another worker takes its place.\n".encode())
     finally:
-        os._exit(EXHAUSTED)
+        os._exit(_EXHAUSTED)
 
 
 class ResourceWatch:

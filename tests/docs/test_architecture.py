@@ -23,6 +23,7 @@ COMPLETE = (
 NOT_BOUNDS = {
     "mlc_widget.protocol.messages.PROTOCOL_VERSION",
     "mlc_widget.worker.app._ENGINE_DEAD",
+    "mlc_widget.worker.resources._EXHAUSTED",
     "mlc_widget.protocol.errors._MAX_TRACEBACK",
 }
 
