@@ -24,10 +24,11 @@ import numpy.typing as npt
 from mlc_widget.api.errors import BadRequestError, ModelError, ModelFormatError
 from mlc_widget.engine.store import quantizer
 from mlc_widget.engine.store.formats import hf_config, hf_tokenizer, hf_weights
-from mlc_widget.engine.store.formats.hf_folder import CONFIG, INDEX, HFFolder, SafetensorsModel
+from mlc_widget.engine.store.formats.hf_folder import HFFolder, SafetensorsModel
 from mlc_widget.engine.store.formats.hf_weights import Parameter
 from mlc_widget.engine.store.model_config import check_config, token_ids
 from mlc_widget.engine.store.tensor_cache_writer import TensorCacheWriter, write_whole
+from mlc_widget.engine.store.transformers_files import CONFIG, INDEX
 from mlc_widget.models import CONFIG_FILE
 
 Array = npt.NDArray[Any]

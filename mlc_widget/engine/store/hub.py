@@ -1,8 +1,9 @@
 """Models on the Hugging Face Hub, kept in the Hub's own cache.
 
-``HF://user/repo[@revision]`` is a repository in MLC format or of GGUF files, of which one that fits
-is chosen. ``HF://user/repo:Q4_K_M`` names the quantization, ``HF://user/repo/file.gguf`` the file;
-if it is split, all parts are downloaded. ``HF://`` may be left out.
+``HF://user/repo[@revision]`` is a repository in MLC format, of safetensors, or of GGUF files, of
+which one that fits is chosen. ``HF://user/repo:Q4_K_M`` names the quantization,
+``HF://user/repo/file.gguf`` the file; if it is split, all parts are downloaded. ``HF://`` may be
+left out.
 
 The settings are those of `huggingface_hub`: ``HF_TOKEN``, ``HF_HOME``, ``HF_ENDPOINT``,
 ``HF_HUB_OFFLINE`` and proxies. Downloaded models are found without a network, and an interrupted
@@ -195,9 +196,8 @@ def _failure(model_id: str, wanted: HubModel, outcome: dict[str, Any]) -> Except
         )
     if kind == "NotMLC":
         return ModelFormatError(
-            f"{model_id} is not in MLC format: it has neither an mlc-chat-config.json nor GGUF "
-            "files. Look for one that has, as in https://huggingface.co/mlc-ai, or convert it with "
-            " `mlc_llm convert_weight` and `mlc_llm gen_config`.",
+            f"{model_id} is not in MLC format: it has no mlc-chat-config.json, and neither GGUF "
+            "files nor safetensors with a config.json. Look for a repository that has one of them.",
             param="model_id",
         )
     if kind == "NoSpace":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.store import transformers_files
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.split_files import choose, parts_of, whole_files
 from mlc_widget.models import CONFIG_FILE
@@ -162,9 +163,9 @@ def has_sum(path: Path, sha256: str | None) -> bool:
 
 
 def is_whole_folder(folder: Path) -> bool:
-    """Whether a folder in MLC format has all files in its list of weights."""
+    """Whether a folder in MLC format or of safetensors has all files in its list of weights."""
     if not (folder / CONFIG_FILE).is_file():
-        return False
+        return transformers_files.is_complete(folder)
     listed = next((folder / n for n in WEIGHT_LISTS if (folder / n).is_file()), None)
     if listed is None:
         return False

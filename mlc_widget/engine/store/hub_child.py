@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from mlc_widget.engine.store import transformers_files
 from mlc_widget.engine.store.download_process import one_line, say
 from mlc_widget.engine.store.hub_cache import (
     PARTIAL,
@@ -94,7 +95,7 @@ class _NotThere(Exception):
 
 
 class NotMLC(_NotThere):
-    """The repository has no mlc-chat-config.json, and no GGUF file to take."""
+    """The repository has no mlc-chat-config.json, no GGUF file to take, and no safetensors."""
 
 
 class NoFile(_NotThere):
@@ -312,6 +313,9 @@ class Download:
             return parts, wanted.file
         if CONFIG_FILE in files and wanted.quantization is None:
             return [name for name in files if _is_needed(name)], None
+        safetensors = transformers_files.needed(files)
+        if not ggufs and safetensors is not None and wanted.quantization is None:
+            return safetensors, None
         choice: Choice = choose(ggufs, quantization=wanted.quantization, memory=self._memory)
         if choice.name is None:
             raise (NotMLC if wanted.quantization is None else NoFile)(ggufs, choice.why)

@@ -13,11 +13,12 @@ from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_names import advice
+from mlc_widget.engine.store.transformers_files import CONFIG, INDEX, SINGLE
 from mlc_widget.models import CONFIG_FILE, builtin_models
 from mlc_widget.models.catalogue import catalogue
 
 _LARGEST_CONFIG: Final = 4 << 20
-_TRANSFORMERS: Final = ("config.json", "model.safetensors", "model.safetensors.index.json")
+_TRANSFORMERS: Final = (CONFIG, SINGLE, INDEX)
 
 
 async def fetch(model_id: str, report: LoadReporter) -> Path:

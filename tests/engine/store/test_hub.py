@@ -24,11 +24,13 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
 )
 from mlc_widget.engine.store import hub, hub_child
+from mlc_widget.engine.store.conversion import Conversion
 from mlc_widget.engine.store.hub_cache import HubModel
 from mlc_widget.engine.store.split_files import choose
 from mlc_widget.models import builtin_models
 
 from ...waiting import until
+from . import hf_folders
 from .hub_server import COMMIT, HubServer
 
 REPO = "someone/Tiny-q4f32_1-MLC"
@@ -199,6 +201,27 @@ async def test_a_repository_in_another_format(server: HubServer, files: Path) ->
     with pytest.raises(ModelFormatError, match="not in MLC format"):
         await hub.download(f"HF://{REPO}", Reports())
     assert not [p for m, p, _ in server.requests if m == "GET" and p.endswith(".bin")]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_a_repository_of_safetensors(
+    server: HubServer, files: Path, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(files)
+    hf_folders.make(files, shards=shards)
+    more = ["pytorch_model.bin", "consolidated.safetensors", "README.md", "chat_template.jinja"]
+    for name in more:
+        (files / name).write_bytes(b"{{ messages }}")
+    path = await hub.download(f"HF://{REPO}", Reports())
+    expected = {p.name for p in files.iterdir() if p.is_file()} - set(more[:3])
+    assert {p.name for p in path.iterdir()} == expected
+    with Conversion(path, "q4f16_1") as conversion:
+        assert conversion.name.startswith("Tiny-q4f32_1-MLC-q4f16_1-")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert await hub.download(f"HF://{REPO}", Reports()) == path
+    next(path.glob("*.safetensors")).unlink()
+    with pytest.raises(ModelDownloadError, match="not in the cache"):
+        await hub.download(f"HF://{REPO}", Reports())
 
 
 @pytest.fixture

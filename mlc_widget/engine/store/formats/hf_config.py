@@ -15,7 +15,7 @@ from mlc_widget.engine.store.fields import (
     MOST_TOKENS,
     Fields,
 )
-from mlc_widget.engine.store.formats.hf_folder import CONFIG
+from mlc_widget.engine.store.transformers_files import CONFIG
 
 MODEL_TYPES: Final = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE: Final = {

@@ -12,11 +12,8 @@ from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.api.request_values import shortened
 from mlc_widget.engine.store.formats.safetensors_file import SafetensorsFile, SafetensorsTensor
 from mlc_widget.engine.store.model_files import read_file, read_json_object
+from mlc_widget.engine.store.transformers_files import INDEX, SINGLE, SUFFIX
 
-CONFIG: Final = "config.json"
-INDEX: Final = "model.safetensors.index.json"
-SINGLE: Final = "model.safetensors"
-_SUFFIX: Final = ".safetensors"
 _PICKLES: Final = re.compile(r".+\.(?:bin|pt|pth|ckpt|pkl|pickle)")
 _LARGEST_JSON: Final = 16 << 20
 _MOST_SHARDS: Final = 1000
@@ -102,7 +99,7 @@ class HFFolder:
         names = sorted(self._names())
         if self.has(SINGLE):
             return {SINGLE: None}
-        found = [name for name in names if name.endswith(_SUFFIX)]
+        found = [name for name in names if name.endswith(SUFFIX)]
         if len(found) == 1:
             if found[0].startswith("adapter_"):
                 raise UnsupportedModelError(
