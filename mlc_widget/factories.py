@@ -29,8 +29,9 @@ async def create_mlc_engine(
     """Make an engine that runs models in this process, and load a model into it.
 
     Args:
-        model: A folder in MLC format, a ``.gguf`` file, ``HF://user/repo[@revision]``,
-            ``HF://user/repo/file.gguf``, ``PYPI://package/file.gguf``, a built-in name, or several.
+        model: One model or a list: a folder in MLC format or of safetensors, a ``.gguf`` file, a
+            built-in name, ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
+            ``PYPI://package/file.gguf``.
         chat_opts: For each model, overrides of its mlc-chat-config.json.
         logit_processors: Factories of `LogitProcessor` objects, by model id.
         **options: See `EngineOptions`.
@@ -81,8 +82,9 @@ async def create_kernel_mlc_engine(
     In a notebook, a progress bar is shown meanwhile; the kernel stays free.
 
     Args:
-        model: A folder in MLC format, a ``.gguf`` file, ``HF://user/repo[@revision]``,
-            ``HF://user/repo/file.gguf``, ``PYPI://package/file.gguf``, a built-in name, or several.
+        model: One model or a list: a folder in MLC format or of safetensors, a ``.gguf`` file, a
+            built-in name, ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
+            ``PYPI://package/file.gguf``.
         chat_opts: For each model, overrides of its mlc-chat-config.json.
         show_progress: Whether to show the progress bar.
         **options: See `WorkerOptions`.

@@ -32,9 +32,9 @@ class ModelRecord:
 
     Attributes:
         model_id: The name to give to `reload`.
-        model: What it stands for: a folder in MLC format, a ``.gguf`` file, a built-in name,
-            ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
-            ``PYPI://package/file.gguf``.
+        model: The model that the name stands for: a folder in MLC format or of safetensors, a
+            ``.gguf`` file, a built-in name, ``HF://user/repo[@revision]``,
+            ``HF://user/repo/file.gguf`` or ``PYPI://package/file.gguf``.
         overrides: Its default `chat_opts`; those given to `reload` take precedence.
     """
 
@@ -64,7 +64,7 @@ class AppConfig:
         Fields that only a browser needs are ignored; None means no config.
 
         Raises:
-            BadRequestError: naming the field and the value.
+            BadRequestError: A field is invalid; the message names it and its value.
         """
         if config is None:
             return cls()

@@ -1,4 +1,4 @@
-"""The interface of every engine, wherever it computes: one awaited, one blocking.
+"""The two interfaces of all engines, one awaited and one blocking, wherever the model runs.
 
 `AsyncMLCEngine` and `AsyncKernelMLCEngine` are `AsyncMLCEngineInterface`s, `MLCEngine` and
 `KernelMLCEngine` are `MLCEngineInterface`s. They differ in their cores only: an `EngineCore` of
@@ -69,7 +69,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class EngineBase(NotCopyable, ABC):
-    """What awaited and blocking engines share: their core and the progress callback."""
+    """The common part of awaited and blocking engines: a core and the progress callback."""
 
     _instead = (
         "it is threads and memory, not a value. Pass the object itself, or make another engine "
@@ -132,8 +132,8 @@ class AsyncMLCEngineInterface(EngineBase):
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
         """Set the callback for load progress; None removes it.
 
-        It is called on the event loop that was running when it was set or, if there was none, on
-        the one that awaits `reload`.
+        It is called on the event loop that was running when it was set or, if none was running, on
+        the loop that awaits `reload`.
         """
         self._callback = callback
         self._callback_loop = _running_loop()
@@ -157,9 +157,9 @@ class AsyncMLCEngineInterface(EngineBase):
         A newer `reload` or `unload` cancels one that is still running.
 
         Args:
-            model_id: One model or a list: a folder in MLC format, a ``.gguf`` file, a built-in
-                name, ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
-                ``PYPI://package/file.gguf``.
+            model_id: One model or a list: a folder in MLC format or of safetensors, a ``.gguf``
+                file, a built-in name, ``HF://user/repo[@revision]``,
+                ``HF://user/repo/file.gguf`` or ``PYPI://package/file.gguf``.
             chat_opts: Overrides of mlc-chat-config.json, one mapping for each model.
 
         Raises:
@@ -225,7 +225,7 @@ class AsyncMLCEngineInterface(EngineBase):
                 ``model`` is what `reload` takes and ``overrides`` are `chat_opts`.
 
         Raises:
-            BadRequestError: naming the field and the value.
+            BadRequestError: A field is invalid; the message names it and its value.
         """
         await self._call(self._core.set_app_config, app_config)
 
@@ -248,7 +248,7 @@ class AsyncMLCEngineInterface(EngineBase):
     @overload
     def openai_client(self, *, sync: Literal[True], **options: Any) -> OpenAI: ...
     def openai_client(self, *, sync: bool | None = None, **options: Any) -> AsyncOpenAI | OpenAI:
-        """A client of OpenAI's that this engine answers, for libraries built on that client.
+        """A client of the `openai` package, answered by this engine, for libraries that take one.
 
         Nothing is sent over a network. A library that takes both kinds of clients must be given
         both: a client that it makes itself connects to api.openai.com.
@@ -284,7 +284,7 @@ class AsyncMLCEngineInterface(EngineBase):
 
 @releases_locals_of_methods
 class MLCEngineInterface(EngineBase):
-    """Every engine whose methods block the calling thread; they mean what the awaited ones do.
+    """Every engine whose methods block the calling thread; otherwise as the awaited interface.
 
     Args:
         core: What computes.

@@ -84,7 +84,7 @@ class EngineLink(EngineCore, Protocol):
         """The engine now."""
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer` on the engine's loop with each new snapshot; returns what ends that."""
+        """Call `observer` on the engine's loop with each new snapshot; returns how to stop it."""
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Run a coroutine on the engine's loop."""
@@ -98,10 +98,10 @@ class EngineLink(EngineCore, Protocol):
     def begin_reload(
         self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
     ) -> None:
-        """Begin a `reload` that nobody awaits: requests that come meanwhile wait for it.
+        """Begin a `reload` without awaiting it; requests made meanwhile wait for it.
 
         Raises:
-            BadRequestError: no such load is possible.
+            BadRequestError: The arguments are invalid.
             EngineTerminatedError: after `terminate`.
         """
 

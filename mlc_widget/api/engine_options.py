@@ -1,4 +1,4 @@
-"""The options of every engine, written once; whatever makes an engine takes and shows them all."""
+"""The options of all engines, defined once; everything that makes an engine takes all of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class EngineOptions(TypedDict, total=False):
     """The options of every engine, as keyword arguments of engines and factories.
 
     Attributes:
-        device: What to compute on, such as ``cpu``, ``cuda`` or ``auto``; the same as
+        device: The device to compute on, such as ``cpu``, ``cuda`` or ``auto``; the same as
             ``runtime_options={"device": …}``. By default the runtime chooses.
         runtime: ``tvm``, ``mlc_llm``, or ``auto`` (the default) for the best one that is installed
             where the models run.
@@ -76,17 +76,17 @@ def takes_options(options: type, defaults: Mapping[str, Any]) -> Callable[[_Func
 def complete_options(
     engine: type, factory: str, models: tuple[Any, ...], given: _Options, defaults: _Options
 ) -> _Options:
-    """The options of an engine that is being made, those that were not given included.
+    """All options of an engine that is being made: those given, and defaults for the others.
 
     Args:
         engine: The engine's class.
         factory: How to make one with a model loaded, such as ``await create_mlc_engine``.
-        models: What was given by position.
-        given: What was given by name.
+        models: The positional arguments.
+        given: The keyword arguments.
         defaults: All options with their defaults.
 
     Raises:
-        TypeError: a model was given, or an option that does not exist.
+        TypeError: There is a positional argument, or an option that does not exist.
     """
     name = engine.__name__
     by_name = [value for option, value in given.items() if option in _MODEL_NAMES]
@@ -109,7 +109,8 @@ def runtime_options_of(options: EngineOptions) -> dict[str, Any]:
     """The options for the runtime, with `device` among them.
 
     Raises:
-        BadRequestError: they are no mapping, `device` is no text, or both name different devices.
+        BadRequestError: The options are not a mapping, `device` is not text, or the two
+            contradict each other.
     """
     given, device = options["runtime_options"], options["device"]
     if given is not None and not isinstance(given, Mapping):

@@ -62,7 +62,7 @@ class MLCEngineError(Exception):
         self.request_id = request_id
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows of it."""
+        """The lines that IPython shows; called by IPython."""
         return render_traceback(self)
 
     def copy(self) -> Self:

@@ -65,13 +65,13 @@ class HomeLoop:
         self.loop.run_forever()
 
     def park(self, timeout: float) -> None:
-        """Let the thread do nothing any more, at the end of the process.
+        """Stop the thread for good, at the end of the process.
 
-        What it runs may be in native code, from which it must not return to an interpreter that is
-        being torn down. What waits for it, is left waiting.
+        The thread may be in native code, from which it must not return to an interpreter that is
+        being torn down. Its tasks are not cancelled; they never continue.
 
         Args:
-            timeout: Seconds that it may take until it comes back to its loop.
+            timeout: The longest wait, in seconds, for the thread to return to its loop.
         """
         parked = threading.Event()
 
@@ -97,7 +97,7 @@ class HomeLoop:
         """Refuse to wait for a thread that is not in this process.
 
         Raises:
-            EngineForkedError: it was forked from the one that is.
+            EngineForkedError: This process was forked from the one that has the thread.
         """
         check_not_forked_from(self._pid)
 
@@ -155,7 +155,7 @@ class HomeLoop:
         """Make a coroutine and run it here, and await it on the caller's loop.
 
         Cancelling the caller (also by ■ in Jupyter) cancels the coroutine. If it had already
-        finished, `abandoned` gets the result that nobody waits for any more.
+        finished, `abandoned` gets the result, which the caller can no longer receive.
         """
         self.check_process()
         handover = _Handover(self.spawn, abandoned)
@@ -189,7 +189,7 @@ class HomeLoop:
             raise RuntimeError("a blocking call on the engine's own thread would deadlock")
         handover = _Handover(self.spawn, abandoned)
         try:
-            # The interrupt may come in here, too: then nobody knows whether it has begun.
+            # An interrupt is possible here too; then it is unknown whether the work has begun.
             self.call_soon(handover.start, work)
             if not concurrent.futures.wait({handover.future}, timeout).done:
                 raise WaitTimeoutError
@@ -204,10 +204,10 @@ class HomeLoop:
 
 
 def check_not_forked_from(pid: int) -> None:
-    """Refuse to use what belongs to a process from which this one was forked.
+    """Refuse to use an engine of a process from which this one was forked.
 
     Raises:
-        EngineForkedError: with what to do.
+        EngineForkedError: `pid` is not this process; the message says what to do.
     """
     if pid != os.getpid():
         raise EngineForkedError(
@@ -228,7 +228,7 @@ def _park() -> None:
 def to_raise(error: BaseException) -> BaseException:
     """An error of this thread, to be raised on another.
 
-    What stays here of an error, such as an engine's last one, must not get the caller's frames into
+    An error that is kept here, such as an engine's last one, must not get the caller's frames into
     its traceback: they hold the caller's variables, and so the engine.
     """
     if isinstance(error, MLCEngineError):
@@ -303,7 +303,7 @@ class _Handover(Generic[_T]):
         return result
 
     def give_up(self) -> None:
-        """Note that nobody waits any more; from any thread."""
+        """Note that the caller has stopped waiting; from any thread."""
         with self._lock:
             self._given_up = True
         self._drop()

@@ -37,7 +37,7 @@ def render_traceback(error: Any) -> list[str]:
 
 
 def own_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """A traceback without the frames of this package, and what it called on the way."""
+    """A traceback without the frames of this package, and of packages that it called."""
     kept: list[TracebackType] = []
     between: list[TracebackType] = []
     after_ours = False

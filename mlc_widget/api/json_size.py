@@ -1,7 +1,7 @@
 """Bounds on values before they become JSON.
 
-A list may hold one list many times, and that another: a few objects whose text takes gigabytes. So
-values are measured first, each list and mapping once however often it is there.
+A list may contain the same list many times, and that one another list: the JSON of a few objects
+may take gigabytes. So values are measured first, each list and mapping only once.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class _Measured:
     """A list or mapping, and how much of it was measured.
 
     Attributes:
-        node: It; kept, so that no other gets its id.
-        size: The bytes of its JSON, without those of what `rest` still gives.
+        node: The list or mapping; kept, so that no other object gets its id.
+        size: The bytes of its JSON, without the items that `rest` still gives.
         levels: The number of its levels that have been found so far.
         rest: Gives the items that have not been measured.
-        complete: Whether there are none.
+        complete: Whether all items have been measured.
     """
 
     __slots__ = ("complete", "levels", "node", "rest", "size")

@@ -26,7 +26,7 @@ class LoadTarget:
         """Check and normalise `reload`'s arguments.
 
         Raises:
-            BadRequestError: naming the argument and the value.
+            BadRequestError: An argument is invalid; the message names it and its value.
         """
         ids = tuple(model_ids)
         if not ids:

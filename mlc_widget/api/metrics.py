@@ -1,4 +1,4 @@
-"""What `metrics()` returns: counters by mlc_llm's names, also in Prometheus' text format."""
+"""The result of `metrics()`: counters by mlc_llm's names, also in Prometheus' text format."""
 
 from __future__ import annotations
 

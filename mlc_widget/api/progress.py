@@ -1,4 +1,4 @@
-"""What a load reports while it runs."""
+"""The progress reports of a load."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What becomes of every request field that OpenAI, WebLLM or mlc_llm know.
+"""How every request field that OpenAI, WebLLM or mlc_llm know is treated.
 
-Each is honoured, or refused with the reason given here; nothing is ignored that would change an
-answer. ``docs/request-fields.md`` is made from this, and the tests hold it against the code, and
-against the fields that the installed `openai` knows.
+Each is honoured, or refused with the reason given here; no field that would change an answer is
+ignored. ``docs/request-fields.md`` is generated from this table, and tests compare the table with
+the code and with the fields that the installed `openai` knows.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ _M: Final[tuple[Origin, ...]] = ("mlc_llm",)
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """What becomes of one field.
+    """How one field is treated.
 
     Attributes:
-        name: The field.
-        kinds: The requests that have it.
-        origins: Who knows it.
-        by: Who honours it: the ``engine``, whatever the runtime; the ``runtime``, if it declares
-            the field among its capabilities; the model's conversation ``template``; a ``label`` is
-            taken and has no effect by its nature; of a ``neutral`` field only the value that asks
-            for nothing is taken; ``nobody`` honours a refused one.
-        note: What to know or, of a refused field, the reason and the remedy.
+        name: The name of the field.
+        kinds: The kinds of requests that have it.
+        origins: The APIs that define it.
+        by: The part that honours it: ``engine``, with every runtime; ``runtime``, if the runtime
+            declares the field among its capabilities; ``template``, the model's conversation
+            template. A ``label`` is accepted and has no effect by its nature; of a ``neutral``
+            field only the values that ask for nothing are accepted; ``nobody`` marks a field that
+            is refused.
+        note: A remark or, for a refused field, the reason and the remedy.
     """
 
     name: str

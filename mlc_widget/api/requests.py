@@ -135,7 +135,7 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
     """Check a chat completion request.
 
     Raises:
-        BadRequestError: naming the field and the value.
+        BadRequestError: A field is invalid; the message names it and its value.
     """
     checked = _check("chat", request, CHAT_FIELDS, "messages")
     if "max_completion_tokens" in checked:
@@ -156,7 +156,7 @@ def check_completion(request: Mapping[str, Any]) -> JSONDict:
     """Check a text completion request.
 
     Raises:
-        BadRequestError: naming the field and the value.
+        BadRequestError: A field is invalid; the message names it and its value.
     """
     checked = _check("completion", request, COMPLETION_FIELDS, "prompt")
     if checked.get("echo") and checked.get("logprobs") is True:
@@ -188,7 +188,7 @@ def check_embedding(request: Mapping[str, Any]) -> JSONDict:
     """Check an embedding request.
 
     Raises:
-        BadRequestError: naming the field and the value.
+        BadRequestError: A field is invalid; the message names it and its value.
     """
     return _check("embedding", request, EMBEDDING_FIELDS, "input")
 

@@ -117,7 +117,7 @@ class AsyncChatCompletions(_Resource):
         """Answer a conversation: OpenAI's chat completion, whole or as a stream of chunks.
 
         Raises:
-            BadRequestError: naming the field and the value, before any work.
+            BadRequestError: A field is invalid; raised before any work is done.
             ModelNotLoadedError: no model is loaded, or not the one that ``model`` names.
             EngineDeadError: the engine died during this request, which could not continue in
                 another worker.
@@ -263,7 +263,7 @@ class AsyncEmbeddings(_Resource):
         """Embed texts or token ids.
 
         Raises:
-            BadRequestError: naming the field and the value.
+            BadRequestError: A field is invalid; the message names it and its value.
             UnsupportedModelError: the loaded model has no embeddings.
         """
         request = check_embedding({"input": input, **params})

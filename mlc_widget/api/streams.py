@@ -25,9 +25,9 @@ _CAPACITY = 256
 class _Pump:
     """The home loop's half of a stream: reads the source, ahead of the consumer within bounds.
 
-    The other half, `StreamBuffer`, is the consumer's. The home loop keeps this one alive and this
-    one does not refer to the other, so a consumer that is dropped is noticed, and nothing that is
-    still at work is ever garbage.
+    The other half, `StreamBuffer`, belongs to the consumer. The home loop keeps this half alive,
+    and it does not refer to the other, so dropping the consumer is noticed, and the working half is
+    never garbage-collected.
 
     The two share no lock: a garbage collection may run a finaliser at any point, and a finaliser
     that waited for a lock could wait for the very thread that it runs on.
@@ -125,7 +125,7 @@ class StreamBuffer:
 
     @contextlib.contextmanager
     def _woken(self, waker: Callable[[], object]) -> Iterator[JSONDict | None]:
-        """Have `waker` called once there may be something new; gives what came before that."""
+        """Have `waker` called once something new may be there; gives the next chunk, if any."""
         wakers = self._pump.wakers
         wakers.append(waker)
         try:
@@ -195,7 +195,7 @@ class StreamBuffer:
 
 
 def _cancelled() -> bool:
-    """Whether it is the task that was cancelled, and not only what it waited for."""
+    """Whether the current task was cancelled, and not only something that it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -210,9 +210,9 @@ class _Stream(Generic[T_co]):
         self._relay = relay
         self._convert = convert
         self._closed = False
-        """Nothing more is to be read; the engine may still be at work on it."""
+        """No more chunks will be read; the engine may still be working on the answer."""
         self._released = False
-        """The engine has let go of it."""
+        """The engine has stopped working on the answer."""
 
     def _abandon(self) -> None:
         """Stop it without waiting: from a finaliser, waiting could block the home loop itself."""

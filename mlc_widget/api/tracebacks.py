@@ -18,7 +18,7 @@ _C = TypeVar("_C", bound=type)
 
 
 def releases_locals(function: _F) -> _F:
-    """Decorate a function: when it raises, its locals, and those of its package, are released.
+    """Decorate a function: when it raises, its locals and those of its package are released.
 
     Only frames that the error has left are cleared; those on an engine's own thread are in other
     packages or do not hold an engine.

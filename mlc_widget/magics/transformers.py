@@ -1,4 +1,4 @@
-"""What becomes of cells with our magics before they run, as IPython's input transformers."""
+"""IPython input transformers that prepare cells with our magics before they run."""
 
 from __future__ import annotations
 

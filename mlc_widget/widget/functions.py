@@ -41,7 +41,7 @@ def read_tools(tools: Any) -> list[JSONDict] | None:
     """Check tools; functions become `FunctionTool`s.
 
     Raises:
-        BadRequestError: naming the tool, and what is wrong with it.
+        BadRequestError: A tool is invalid; the message names it and the fault.
     """
     if isinstance(tools, Mapping):
         tools = [_as_tool(function, name) for name, function in tools.items()]

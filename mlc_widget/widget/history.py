@@ -27,7 +27,7 @@ def read_history(history: History) -> tuple[str | None, tuple[Message, ...]]:
     """The system prompt, if there is one, and the messages after it.
 
     Raises:
-        BadRequestError: naming the message, or the file, and what it should be.
+        BadRequestError: A message or the file is invalid; the error names it and the remedy.
     """
     given = CHAT_FIELDS["messages"]("history", _messages(history)) if history else []
     system = None

@@ -22,7 +22,7 @@ def check_option(name: str, value: Any) -> Any:
     """Check one setting; returns the value to keep.
 
     Raises:
-        BadRequestError: naming the setting, the value and what it may be.
+        BadRequestError: A setting is invalid; the message has its value and the valid ones.
     """
     if name not in OPTION_NAMES:
         known = ", ".join(OPTION_NAMES)
@@ -59,7 +59,7 @@ def checked_options(**values: Any) -> ChatOptions:
     """Make options from unchecked values.
 
     Raises:
-        BadRequestError: naming the setting and the value.
+        BadRequestError: A setting is invalid; the message names it and its value.
     """
     return with_options(ChatOptions(), **values)
 
@@ -68,7 +68,7 @@ def with_options(options: ChatOptions, **values: Any) -> ChatOptions:
     """Options with some changed.
 
     Raises:
-        BadRequestError: naming the setting and the value.
+        BadRequestError: A setting is invalid; the message names it and its value.
     """
     return replace(options, **{name: check_option(name, value) for name, value in values.items()})
 

@@ -189,7 +189,7 @@ class ChatSession:
         """Change one setting for replies that start from now on.
 
         Raises:
-            BadRequestError: naming the setting, the value and what it may be.
+            BadRequestError: A setting is invalid; the message has its value and the valid ones.
         """
         self.options = with_options(self.options, **{name: value})
         self._listener.on_options()

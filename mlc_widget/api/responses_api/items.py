@@ -24,7 +24,7 @@ def input_items(param: str, value: Any) -> list[JSONDict]:
     """Check ``input``, a text or items, and give every item its id.
 
     Raises:
-        BadRequestError: naming the item and the field.
+        BadRequestError: An item is invalid; the message names it and the field.
     """
     if isinstance(value, str):
         value = [{"role": "user", "content": string(param, value)}]

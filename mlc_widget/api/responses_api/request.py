@@ -86,7 +86,7 @@ def check_response(body: Mapping[str, Any], history: Sequence[JSONDict]) -> Resp
         history: The items of the responses that it goes on from.
 
     Raises:
-        BadRequestError: naming the field and the value.
+        BadRequestError: A field is invalid; the message names it and its value.
     """
     given = {name: value for name, value in body.items() if value is not None}
     for name, why in _REFUSED.items():
