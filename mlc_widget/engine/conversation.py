@@ -17,13 +17,14 @@ from mlc_widget.api.errors import (
     ModelFormatError,
     UnsupportedModelError,
 )
-from mlc_widget.api.request_values import shortened
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.engine.store.fields import Fields
 from mlc_widget.engine.store.model_config import token_ids
 from mlc_widget.engine.text.prompt_text import Content, PromptText, fill, join, markup
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 _WHERE = "mlc-chat-config.json: conv_template"
+_REMEDY = "Regenerate the file with `mlc_llm gen_config`."
 _PLACEHOLDERS = {
     "system": "{system_message}",
     "user": "{user_message}",
@@ -71,25 +72,25 @@ class ConversationTemplate:
                 "`mlc_llm gen_config`.",
                 param="conv_template",
             )
-        reader = _Reader(template)
-        seps = reader.strings("seps", [""])
+        fields = Fields(template, "conv_template", remedy=_REMEDY)
+        seps = fields.strings("seps", [""])
         if not 1 <= len(seps) <= 2:
-            raise reader.wrong("seps", "one or two strings")
+            raise fields.wrong("seps", "must be one or two strings")
         return cls(
-            name=reader.string("name", ""),
-            system_template=reader.string("system_template", _PLACEHOLDERS["system"]),
-            system_message=reader.string("system_message", ""),
-            system_prefix_token_ids=reader.ids("system_prefix_token_ids"),
-            add_role_after_system_message=reader.boolean(
+            name=fields.string("name", ""),
+            system_template=fields.string("system_template", _PLACEHOLDERS["system"]),
+            system_message=fields.string("system_message", ""),
+            system_prefix_token_ids=_ids(fields, "system_prefix_token_ids"),
+            add_role_after_system_message=fields.boolean(
                 "add_role_after_system_message", default=True
             ),
-            roles=reader.texts("roles"),
-            role_templates=reader.texts("role_templates"),
+            roles=_texts(fields, "roles", "user", "assistant"),
+            role_templates=_texts(fields, "role_templates"),
             seps=seps,
-            role_content_sep=reader.string("role_content_sep", ""),
-            role_empty_sep=reader.string("role_empty_sep", ""),
-            stop_str=reader.strings("stop_str", []),
-            stop_token_ids=reader.ids("stop_token_ids"),
+            role_content_sep=fields.string("role_content_sep", ""),
+            role_empty_sep=fields.string("role_empty_sep", ""),
+            stop_str=fields.strings("stop_str", []),
+            stop_token_ids=_ids(fields, "stop_token_ids"),
         )
 
     def prompt(self, messages: Sequence[JSONDict], tokenizer: Tokenizer) -> list[int]:
@@ -169,52 +170,18 @@ def too_long(param: str, chars: int, longest: int) -> ContextLengthExceededError
     )
 
 
-class _Reader:
-    """Typed access to the template's fields, with errors that name them."""
+def _ids(fields: Fields, name: str) -> tuple[int, ...]:
+    try:
+        return token_ids(name, fields.get(name, []))
+    except BadRequestError:
+        raise fields.wrong(name, "must be a list of token ids") from None
 
-    def __init__(self, template: Mapping[str, Any]) -> None:
-        self._template = template
 
-    def wrong(self, name: str, wanted: str) -> ModelFormatError:
-        return ModelFormatError(
-            f"{_WHERE}.{name} is {shortened(self._template.get(name))}: it must be {wanted}.",
-            param=f"conv_template.{name}",
-        )
-
-    def string(self, name: str, default: str) -> str:
-        value = self._template.get(name, default)
-        if not isinstance(value, str):
-            raise self.wrong(name, "a string")
-        return value
-
-    def boolean(self, name: str, *, default: bool) -> bool:
-        value = self._template.get(name, default)
-        if not isinstance(value, bool):
-            raise self.wrong(name, "true or false")
-        return value
-
-    def strings(self, name: str, default: Sequence[str]) -> tuple[str, ...]:
-        value = self._template.get(name)
-        value = default if value is None else [value] if isinstance(value, str) else value
-        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-            raise self.wrong(name, "a list of strings")
-        return tuple(value)
-
-    def ids(self, name: str) -> tuple[int, ...]:
-        value = self._template.get(name)
-        if value is None:
-            return ()
-        try:
-            return token_ids(name, value)
-        except BadRequestError:
-            raise self.wrong(name, "a list of token ids") from None
-
-    def texts(self, name: str) -> Mapping[str, str]:
-        value = self._template.get(name)
-        if not isinstance(value, Mapping):
-            raise self.wrong(name, "an object with user and assistant")
-        if name == "roles" and not {"user", "assistant"} <= set(value):
-            raise self.wrong(name, "an object with user and assistant")
-        if not all(isinstance(v, str) for v in value.values()):
-            raise self.wrong(name, "an object of strings")
-        return dict(value)
+def _texts(fields: Fields, name: str, *keys: str) -> Mapping[str, str]:
+    """An object of strings that has these keys."""
+    value = fields.get(name)
+    if not isinstance(value, Mapping) or not set(keys) <= set(value):
+        raise fields.wrong(name, "must be an object with user and assistant")
+    if not all(isinstance(text, str) for text in value.values()):
+        raise fields.wrong(name, "must be an object of strings")
+    return dict(value)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from mlc_widget.api.errors import EngineDeadError, ModelFormatError
+from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.store.fields import Fields
@@ -41,14 +41,9 @@ class EmbeddingSettings:
         Raises:
             ModelFormatError: A field is wrong.
         """
-        fields = Fields(config.get("embedding_metadata", None) or {}, "embedding_metadata")
-        pooling = fields.get("pooling_strategy", "cls" if encoder else "last")
-        if pooling not in ("cls", "mean", "last"):
-            raise ModelFormatError(
-                f"mlc-chat-config.json: embedding_metadata.pooling_strategy is {pooling!r}; it "
-                "must be cls, mean or last.",
-                param="embedding_metadata.pooling_strategy",
-            )
+        fields = config.nested("embedding_metadata")
+        default = "cls" if encoder else "last"
+        pooling = fields.choice("pooling_strategy", ("cls", "mean", "last"), default)
         return cls(cast("Pooling", pooling), fields.boolean("normalize", default=True))
 
     def finish(self, total: npt.NDArray[np.float64], tokens: int) -> Vector:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
-from mlc_widget.api.request_values import shortened
+from mlc_widget.api.errors import UnsupportedModelError
+from mlc_widget.engine.store.fields import Fields
 
 _LEAST, _MOST = 1e-6, 1e9
 
@@ -63,10 +63,8 @@ class Rope:
         """Llama 3.1's scaling: stretch long waves by `factor`, keep short ones, blend between."""
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         if not low < high:
-            raise ModelFormatError(
-                f"mlc-chat-config.json: model_config.rope_scaling.high_freq_factor is {high:g}; it "
-                f"must be greater than low_freq_factor, {low:g}.",
-                param="model_config.rope_scaling.high_freq_factor",
+            raise self._fields().wrong(
+                "high_freq_factor", f"must be greater than low_freq_factor, {low:g}"
             )
         factor = np.float32(self._number("factor"))
         context = self._number("original_max_position_embeddings")
@@ -77,34 +75,15 @@ class Rope:
         return np.where(wave < context / high, frequency, scaled).astype(np.float32)
 
     def _factors(self) -> Table:
-        factors = np.asarray((self.scaling or {}).get("factors"), np.float32)
-        if factors.shape != (self.head_dim // 2,) or not (factors > 0).all():
-            raise ModelFormatError(
-                f"rope_scaling.factors must be {self.head_dim // 2} positive numbers.",
-                param="model_config.rope_scaling.factors",
-            )
-        return factors
+        factors = self._fields().positive_floats("factors", self.head_dim // 2)
+        return np.asarray(factors, np.float32)
 
     def _kind(self) -> str:
-        scaling = self.scaling or {}
-        if not isinstance(scaling, Mapping):
-            raise ModelFormatError(
-                f"mlc-chat-config.json: model_config.rope_scaling is {shortened(scaling)}; it must "
-                "be an object.",
-                param="model_config.rope_scaling",
-            )
-        return str(scaling.get("rope_type") or scaling.get("type") or "default")
+        fields = self._fields()
+        return str(fields.get("rope_type", "") or fields.get("type", "") or "default")
 
     def _number(self, key: str) -> float:
-        value = (self.scaling or {}).get(key)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not _LEAST <= value <= _MOST
-        ):
-            raise ModelFormatError(
-                f"mlc-chat-config.json: model_config.rope_scaling.{key} is "
-                f"{shortened(value)}; it must be a number between {_LEAST:g} and {_MOST:g}.",
-                param=f"model_config.rope_scaling.{key}",
-            )
-        return float(value)
+        return self._fields().positive_float(key, least=_LEAST, most=_MOST)
+
+    def _fields(self) -> Fields:
+        return Fields(self.scaling or {}, "model_config.rope_scaling")

@@ -8,6 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+from mlc_widget.api.request_values import shortened
+from mlc_widget.engine.store.fields import MISSING, Fields
 from mlc_widget.engine.store.formats.gguf_file import GGUFModel
 
 QUANTIZATION: Final = "ggml"
@@ -31,6 +33,7 @@ _TURN_ENDS: Final = frozenset(
 )  # fmt: skip
 """Control tokens that end an answer, in any vocabulary that has them."""
 _CONTROL: Final = 3
+_REMEDY: Final = "Download the file again, or take another conversion of the model."
 
 
 def interleaved_heads(model: GGUFModel) -> int:
@@ -48,7 +51,7 @@ def chat_config(model: GGUFModel) -> dict[str, Any]:
     """
     fields = _Fields(model)
     vocabulary = _vocabulary_size(model)
-    context = fields.whole("context_length")
+    context = fields.positive_int("context_length")
     config: dict[str, Any] = {
         "model_type": fields.model_type(),
         "quantization": QUANTIZATION,
@@ -96,17 +99,17 @@ def _vocabulary_size(model: GGUFModel) -> int:
 def _model_config(
     fields: _Fields, model: GGUFModel, vocabulary: int, context: int
 ) -> dict[str, Any]:
-    heads = fields.whole("attention.head_count")
+    heads = fields.positive_int("attention.head_count")
     return {
-        "hidden_size": fields.whole("embedding_length"),
-        "intermediate_size": fields.whole("feed_forward_length"),
+        "hidden_size": fields.positive_int("embedding_length"),
+        "intermediate_size": fields.positive_int("feed_forward_length"),
         "num_attention_heads": heads,
-        "num_key_value_heads": fields.whole("attention.head_count_kv", heads),
-        "num_hidden_layers": fields.whole("block_count"),
+        "num_key_value_heads": fields.positive_int("attention.head_count_kv", heads),
+        "num_hidden_layers": fields.positive_int("block_count"),
         "head_dim": fields.head_dim(),
         "vocab_size": vocabulary,
-        "rms_norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
-        "rope_theta": fields.number("rope.freq_base", 10000.0),
+        "rms_norm_eps": fields.positive_float("attention.layer_norm_rms_epsilon"),
+        "rope_theta": fields.positive_float("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(fields, model),
         "tie_word_embeddings": "output.weight" not in model.tensors,
         "attention_bias": "blk.0.attn_output.bias" in model.tensors,
@@ -128,69 +131,48 @@ def _rope_scaling(fields: _Fields, model: GGUFModel) -> dict[str, Any] | None:
     if kind in ("none", None):
         return None
     if kind == "linear":
-        return {"rope_type": "linear", "factor": fields.number("rope.scaling.factor")}
+        return {"rope_type": "linear", "factor": fields.positive_float("rope.scaling.factor")}
     return {"rope_type": str(kind)}  # refused later, with an error that names the supported ones
 
 
-class _Fields:
-    """Typed access to an architecture's fields, with errors that name them."""
+class _Fields(Fields):
+    """The fields of a file's architecture; one value for each layer counts as one if all agree."""
 
     def __init__(self, model: GGUFModel) -> None:
-        self._fields, self._where = model.fields, model.files[0].path
+        self._where = str(model.files[0].path)
         self.architecture = model.fields.get("general.architecture")
+        prefix = f"{self.architecture}."
+        own = {k.removeprefix(prefix): v for k, v in model.fields.items() if k.startswith(prefix)}
+        super().__init__(own, str(self.architecture), self._where, _REMEDY)
 
     def model_type(self) -> str:
-        if self.architecture not in _ARCHITECTURES:
-            raise UnsupportedModelError(
-                f"{self._where}: general.architecture is {self.architecture!r}; those that run are "
-                f"{', '.join(_ARCHITECTURES)}.",
-                param="model_id",
+        if not isinstance(self.architecture, str) or self.architecture not in _ARCHITECTURES:
+            raise self._unsupported(
+                f"general.architecture is {shortened(self.architecture)}; those that run are "
+                f"{', '.join(_ARCHITECTURES)}"
             )
         return _ARCHITECTURES[self.architecture]
 
-    def get(self, name: str, default: Any = None) -> Any:
-        return self._fields.get(f"{self.architecture}.{name}", default)
+    def get(self, key: str, default: Any = MISSING) -> Any:
+        value = super().get(key, default)
+        if not isinstance(value, np.ndarray):
+            return value
+        if len(set(value.tolist())) != 1:
+            raise self._unsupported(
+                f"{self.architecture}.{key} differs from layer to layer, which does not run"
+            )
+        return value.tolist()[0]
 
-    def _wrong(self, name: str, what: str) -> ModelFormatError:
-        return ModelFormatError(
-            f"{self._where}: {self.architecture}.{name} {what}.", param="model_id"
-        )
-
-    def whole(self, name: str, default: int | None = None) -> int:
-        value = self.get(name, default)
-        if value is None:
-            raise self._wrong(name, "is missing")
-        if isinstance(value, np.ndarray):
-            if len(set(value.tolist())) != 1:
-                raise UnsupportedModelError(
-                    f"{self._where}: {self.architecture}.{name} differs from layer to layer, "
-                    "which does not run.",
-                    param="model_id",
-                )
-            value = value.tolist()[0]
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-            raise self._wrong(name, f"is {value!r}, and must be a positive integer")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.get(name, default)
-        if value is None:
-            raise self._wrong(name, "is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self._wrong(name, f"is {value!r}, and must be a positive number")
-        return float(value)
+    def _unsupported(self, what: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self._where}: {what}.", param="model_id")
 
     def head_dim(self) -> int:
-        size = self.whole("embedding_length") // self.whole("attention.head_count")
-        head = self.whole("attention.key_length", size)
-        if self.whole("attention.value_length", head) != head:
-            raise UnsupportedModelError(
-                f"{self._where}: heads of keys and of values differ in size, which does not run.",
-                param="model_id",
+        size = self.positive_int("embedding_length") // self.positive_int("attention.head_count")
+        head = self.positive_int("attention.key_length", size)
+        if self.positive_int("attention.value_length", head) != head:
+            raise self._unsupported(
+                "keys and values have heads of different sizes, which does not run"
             )
-        if self.whole("rope.dimension_count", head) != head:
-            raise UnsupportedModelError(
-                f"{self._where}: only a part of each head is rotated, which does not run.",
-                param="model_id",
-            )
+        if self.positive_int("rope.dimension_count", head) != head:
+            raise self._unsupported("only a part of each head is rotated, which does not run")
         return head
