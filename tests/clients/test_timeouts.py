@@ -15,7 +15,7 @@ import pytest
 
 from mlc_widget.api.engine_base import AsyncMLCEngineInterface
 
-from ..waiting import until_idle, until_running
+from ..waiting import until, until_idle, until_running
 
 httpx: Any = importlib.import_module("httpx2" if openai.__version__.startswith("3") else "httpx")
 
@@ -124,7 +124,8 @@ async def test_without_a_timeout_it_waits(scripted: AsyncMLCEngineInterface) -> 
     client = scripted.openai_client(timeout=600)
     asking = asyncio.create_task(client.chat.completions.create(**REQUEST))
     await until_running(scripted)
-    await asyncio.sleep(SHORT)
+    with pytest.raises(openai.APITimeoutError):  # one that came later, and has a timeout
+        await scripted.openai_client(timeout=SHORT).chat.completions.create(**REQUEST)
     assert not asking.done()
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
@@ -133,11 +134,13 @@ async def test_without_a_timeout_it_waits(scripted: AsyncMLCEngineInterface) -> 
 
 async def test_a_reader_that_pauses_does_not_time_out(scripted: AsyncMLCEngineInterface) -> None:
     """The timeout is for the engine: what it has sent can be read whenever one likes."""
-    client = scripted.openai_client(timeout=1)
+    client = scripted.openai_client(timeout=2)
+    began = time.monotonic()
     stream = await client.chat.completions.create(**REQUEST, stream=True, max_tokens=3)
     texts = []
     async for chunk in stream:
-        await asyncio.sleep(0.4)
+        await until_idle(scripted)  # it has sent all
+        await until(lambda: time.monotonic() - began > 2)
         texts += [choice.delta.content or "" for choice in chunk.choices]
     assert "".join(texts).split() == ["one", "two", "three"]
 

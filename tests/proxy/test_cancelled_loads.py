@@ -11,6 +11,8 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import LoadCancelledError
 
+from ..waiting import until
+
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
@@ -57,10 +59,14 @@ async def test_loads_ended_at_any_moment_leave_the_newest(
     engine = await kernel_engine(load=False, runtime="tvm")
     models = [str(tiny_model), str(other_tiny_model)]
     await engine.reload(models[0])
+    reports: list[object] = []
+    engine.set_init_progress_callback(reports.append)
     loads = []
-    for i in range(8):
-        loads.append(asyncio.create_task(engine.reload(models[i % 2])))
-        await asyncio.sleep(0.02 * i)
+    for i in range(8):  # each ends the one before after some more of its reports
+        load = asyncio.create_task(engine.reload(models[i % 2]))
+        loads.append(load)
+        reports.clear()
+        await until(lambda load=load, i=i: load.done() or len(reports) >= i)
     outcomes = await asyncio.gather(*loads, return_exceptions=True)
     assert outcomes[-1] is None
     assert {type(o) for o in outcomes} <= {LoadCancelledError, type(None)}

@@ -35,15 +35,13 @@ async def test_a_generation_waits_for_its_reader(tiny_model: Path) -> None:
     core = DirectCore(runtime="scripted", runtime_options={"repeat": 10_000})
     await core.reload([str(tiny_model)])
     generation = await core.open_stream("chat", {"messages": HELLO})
-    while generation.completion_tokens < 16:
-        await asyncio.sleep(0)
+    await until(lambda: generation.completion_tokens >= 16)
     for _ in range(1000):  # time enough for thousands of words
         await asyncio.sleep(0)
     assert generation.completion_tokens <= 64
     before = generation.completion_tokens
     await anext(generation)
-    while generation.completion_tokens == before:
-        await asyncio.sleep(0)
+    await until(lambda: generation.completion_tokens > before)
     await generation.aclose()
     assert (await core.metrics())["running_requests"] == 0
     await core.terminate()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-import time
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from mlc_widget.api.errors import ProtocolError
 from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES
 from mlc_widget.worker import reorder_buffer
-from mlc_widget.worker.reorder_buffer import MAX_EARLY, ReorderBuffer
+from mlc_widget.worker.reorder_buffer import _LOOKS, MAX_EARLY, ReorderBuffer
 
 from ..waiting import until
 
@@ -64,24 +65,70 @@ async def test_a_missing_number_is_given_up_and_named(
     assert taken.messages[-1] == passed[-1] + 1
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_gap_that_closes_is_not_named() -> None:
+class Looks:
+    """The buffer's timer, which a test lets pass."""
+
+    def __init__(self) -> None:
+        self._next: Callable[[], object] | None = None
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Looks:
+        self._next = partial(callback, *args)
+        return self
+
+    def cancel(self) -> None:
+        self._next = None
+
+    def let_pass(self, count: int) -> None:
+        for _ in range(count):
+            assert self._next is not None, "the buffer waits for nothing"
+            look, self._next = self._next, None
+            look()
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    made = Looks()
+    loop = SimpleNamespace(get_running_loop=lambda: made)
+    monkeypatch.setattr(reorder_buffer, "asyncio", loop)
+    return made
+
+
+def test_a_gap_that_closes_is_not_named(looks: Looks) -> None:
     taken = Taken()
     for i in range(0, 60, 2):
         taken.take(i + 1)
-        await asyncio.sleep(0.004)
+        looks.let_pass(_LOOKS - 1)
         taken.take(i)
     assert taken.lost == []
     assert taken.messages == list(range(60))
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_loop_that_was_held_up_gives_nothing_up() -> None:
+def test_gaps_one_after_the_other_are_each_waited_for(looks: Looks) -> None:
+    taken = Taken()
+    taken.take(1, 3)
+    looks.let_pass(_LOOKS - 1)
+    taken.take(0)
+    looks.let_pass(_LOOKS - 1)
+    assert taken.lost == []
+    taken.take(2)
+    assert taken.messages == [0, 1, 2, 3]
+
+
+def test_a_gap_that_stays_is_named_after_the_last_look(looks: Looks) -> None:
+    taken = Taken()
+    taken.take(2)
+    looks.let_pass(_LOOKS - 1)
+    assert taken.lost == []
+    looks.let_pass(1)
+    assert taken.lost == [(0, 1)]
+    assert taken.messages == [2]
+
+
+def test_a_loop_that_was_held_up_gives_nothing_up(looks: Looks) -> None:
+    """However long it was: one look is late then, and the others are still to come."""
     taken = Taken()
     taken.take(1)
-    time.sleep(0.2)  # noqa: ASYNC251 - holds up the loop, while message 0 comes
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    looks.let_pass(1)
     assert taken.lost == []
     taken.take(0)
     assert taken.messages == [0, 1]
