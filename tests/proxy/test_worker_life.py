@@ -214,7 +214,7 @@ async def test_a_worker_that_floods_its_output_is_not_held_up(
 
 
 _NOTEBOOK = """
-import asyncio, signal, sys
+import asyncio, pathlib, signal, sys
 from mlc_widget import create_kernel_mlc_engine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 async def main():
@@ -255,12 +255,13 @@ async def test_the_worker_ends_with_its_parent(
 
 
 _STUCK = """
-import ctypes
+import ctypes, pathlib
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 
 class Stuck(KernelMLCEngineHandler):
     async def custom_request(self, name, message):
         if name == "hold the lock":
+            pathlib.Path(__file__).with_suffix(".held").touch()
             ctypes.PyDLL(None).sleep(1000)  # native code that never gives the interpreter back
 """
 
@@ -274,13 +275,15 @@ def stuck_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "stuck_worker:Stuck"
 
 
-async def test_terminate_ends_a_worker_that_hangs(kernel_engine: Make, stuck_worker: str) -> None:
+async def test_terminate_ends_a_worker_that_hangs(
+    kernel_engine: Make, stuck_worker: str, tmp_path: Path
+) -> None:
     engine = await kernel_engine(handler=stuck_worker)
     pid = engine.worker_pid
     assert pid is not None
     request = asyncio.create_task(engine.custom_request("hold the lock"))
     probe = asyncio.create_task(engine.custom_request("anything"))
-    await asyncio.sleep(0.2)
+    await until((tmp_path / "stuck_worker.held").exists)
     assert not request.done()
     assert not probe.done()
     started = time.monotonic()
@@ -293,7 +296,7 @@ async def test_terminate_ends_a_worker_that_hangs(kernel_engine: Make, stuck_wor
 
 
 async def test_a_worker_that_hangs_ends_with_its_parent(
-    tiny_model: Path, temp_dir: Path, stuck_worker: str
+    tiny_model: Path, temp_dir: Path, stuck_worker: str, tmp_path: Path
 ) -> None:
     code = _NOTEBOOK.replace(
         'runtime="scripted",', f'runtime="scripted", handler="{stuck_worker}",'
@@ -301,7 +304,8 @@ async def test_a_worker_that_hangs_ends_with_its_parent(
     code = code.replace(
         "print(engine.worker_pid, flush=True)",
         'asyncio.ensure_future(engine.custom_request("hold the lock"))\n'
-        "    await asyncio.sleep(0.3)\n    print(engine.worker_pid, flush=True)",
+        f"    while not pathlib.Path({str(tmp_path / 'stuck_worker.held')!r}).exists():\n"
+        "        await asyncio.sleep(0.01)\n    print(engine.worker_pid, flush=True)",
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(tiny_model)],
