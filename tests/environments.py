@@ -33,8 +33,8 @@ def make_environment(cache: Path, wanted: tuple[str, ...], *paths: Path) -> Path
     with FileLock(cache / f"{key}.lock"):
         if not ready.is_file():
             venv.create(folder, with_pip=False, clear=True)
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "--no-input", "--quiet"]
-            subprocess.run([*pip, "install", "--disable-pip-version-check", *wanted], check=True)
+            install = [sys.executable, "-m", "uv", "pip", "install", "--quiet"]
+            subprocess.run([*install, "--python", str(python), *wanted], check=True)
             query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
             packages = subprocess.check_output([python, "-c", query], text=True).strip()
             (Path(packages) / "mlc_widget_tests.pth").write_text("".join(f"{p}\n" for p in lines))

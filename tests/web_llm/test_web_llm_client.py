@@ -34,7 +34,7 @@ def node() -> str:
     assert found is not None, "Node is needed: the front end is built with it, too"
     assert npm is not None
     if not (HERE / "node_modules" / ".package-lock.json").is_file():
-        command = [npm, "ci", "--no-audit", "--no-fund", "--silent"]
+        command = [npm, "ci", "--no-audit", "--no-fund", "--silent", "--prefer-offline"]
         subprocess.run(command, cwd=HERE, check=True, timeout=300)
     return found
 
