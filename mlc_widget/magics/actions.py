@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import concurrent.futures
 import logging
+import subprocess
 import sys
+import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -106,16 +108,40 @@ def unload(registry: EngineRegistry, given: argparse.Namespace) -> None:
 
 def models(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """List models and engines."""
+    if given.action is not None:
+        _run_models([given.action, *given.name])
+        return
     from mlc_widget.models import builtin_models
     from mlc_widget.models.catalogue import catalogue
+    from mlc_widget.models.inventory import matching, model_choices
 
     print(f"Built in: {', '.join(builtin_models()) or 'none'}")
     for name, model in catalogue().items():
-        print(f"To download: {name} ({model.nbytes / 1e6:.0f} MB, {model.licence})")
+        here = any(entry.whole for entry in matching(name))
+        what = "Downloaded" if here else "To download"
+        print(f"{what}: {name} ({model.nbytes / 1e6:.0f} MB, {model.licence})")
+    for name in model_choices():
+        if name not in builtin_models() and name not in catalogue():
+            print(f"Downloaded: {name}")
     for name, engine in registry.engines().items():
         snapshot = engine.link.snapshot
         facts = [snapshot.model_id or "no model", snapshot.state, snapshot.device or ""]
         print(f"{name}: {', '.join(fact for fact in facts if fact)}")
+
+
+def _run_models(arguments: Sequence[str]) -> None:
+    """Run `mlc_widget models` in a process of its own; a download goes on behind the cell."""
+    command = [sys.executable, "-P", "-m", "mlc_widget", "models", *arguments]
+    if arguments[0] == "pull":
+        threading.Thread(target=subprocess.run, args=(command,), daemon=True).start()
+        print("The download goes on in the background. `%mlc models list` shows what is here.")
+        return
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, end="")
+    if done.returncode:
+        raise UsageError(done.stderr.strip().splitlines()[-1] if done.stderr else "it failed")
+    if done.stderr:
+        print(done.stderr, end="")
 
 
 def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:

@@ -61,6 +61,7 @@ class MLCMagics(Magics):
             %mlc load MODEL [--to NAME]   load a model; returns at once, and shows a progress bar
             %mlc unload                   unload it and free its memory; the worker stays
             %mlc models                   list built-in models, and engines with their models
+            %mlc models ACTION [MODEL]    list, search, info, pull, verify or rm models on this disk
             %mlc stop                     stop replies that are running or queued
             %mlc reset                    start a new conversation with %%chat
             %mlc stats                    show speed, tokens and memory

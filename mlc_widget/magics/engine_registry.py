@@ -162,11 +162,10 @@ class EngineRegistry:
 
     def model_names(self) -> list[str]:
         """Models that can be named: built in, to be downloaded by name, or loaded."""
-        from mlc_widget.models import builtin_models
-        from mlc_widget.models.catalogue import catalogue
+        from mlc_widget.models.inventory import model_choices
 
         loaded = [m for engine in self.engines().values() for m in models_of(engine)]
-        return sorted({*builtin_models(), *catalogue(), *loaded})
+        return sorted({*model_choices(), *loaded})
 
     def schema_names(self) -> list[str]:
         """Variables that hold a mapping."""

@@ -69,7 +69,14 @@ def mlc_parser() -> Parser:
     load.add_argument("--python", help="the interpreter to run the worker in, for a new engine")
     load.add_argument("--kernel", help="an installed kernelspec to run in, for a new engine")
     add("unload", "Unload the model and free its memory; the worker stays.")
-    add("models", "List the built-in models, and the engines with their models.")
+    models = add("models", "List the models that are here, and the engines with theirs.")
+    models.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "search", "info", "pull", "verify", "rm"),
+        help="what to do with models on this disk; as `mlc_widget models` in a terminal",
+    )
+    models.add_argument("name", nargs="*", help="a model, or a part of its name")
     add("stop", "Stop replies that are running or queued; their text so far is kept.")
     add("reset", "Start a new conversation with %%%%chat.")
     add("stats", "Show speed, tokens and memory.")

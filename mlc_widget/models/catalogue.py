@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from importlib.resources import files
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
+from mlc_widget.models import builtin_models
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINTS: Final = "mlc_widget.models"
 _FILE: Final = "catalogue.json"
+_MOST_PACKAGES: Final = 64
+_MOST_MODELS: Final = 1000
+_MOST_SOURCES: Final = 8
+_LARGEST: Final = 1 << 20
+_LARGEST_NUMBER: Final = 1 << 50
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SOURCE: Final = re.compile(r"(?:HF|PYPI)://[!-~ ]{3,400}#sha256=[0-9a-fA-F]{64}")
+_FIELDS: Final = {"family", "nbytes", "memory_bytes", "licence", "context", "sources"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +55,74 @@ class CatalogueModel:
 
 @cache
 def catalogue() -> MappingProxyType[str, CatalogueModel]:
-    """The models, by name."""
-    entries = json.loads(files(__package__).joinpath(_FILE).read_text("utf-8"))
-    return MappingProxyType(
-        {
-            name: CatalogueModel(**{**entry, "sources": tuple(entry["sources"])})
-            for name, entry in entries.items()
-        }
-    )
+    """The models, by name: our own, and those that other packages add.
+
+    A package adds some by an entry point of the group ``mlc_widget.models`` whose value names a
+    package with a ``catalogue.json`` in the format of ours. None of its code runs. An entry that
+    makes no sense is left out with a warning, and no name of ours can be taken.
+    """
+    own = files("mlc_widget.models").joinpath(_FILE).read_text("utf-8")
+    found = {name: _entry(name, entry) for name, entry in json.loads(own).items()}
+    for point in islice(entry_points(group=ENTRY_POINTS), _MOST_PACKAGES):
+        try:
+            for name, entry in _of_package(point.value):
+                try:
+                    model = _entry(name, entry)
+                except ValueError as error:
+                    _warn(point.value, f"{str(name)[:80]!r}: {error}")
+                    continue
+                if name in found or name in builtin_models():
+                    _warn(point.value, f"{name!r} is the name of another model")
+                else:
+                    found[name] = model
+        except Exception as error:  # whatever a package has there
+            _warn(point.value, str(error)[:200])
+    return MappingProxyType(found)
+
+
+def _of_package(value: str) -> Iterator[tuple[str, Any]]:
+    top, *below = value.split(".")
+    if not all(part.isidentifier() for part in (top, *below)):
+        raise ValueError("the entry point's value is not the name of a package")
+    spec = find_spec(top)  # of what has no parent, which so is not imported
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    path = next((p for place in places if (p := Path(place, *below, _FILE)).is_file()), None)
+    if path is None:
+        raise ValueError(f"it has no {_FILE}")
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"its {_FILE} has more than {_LARGEST} bytes")
+    try:
+        entries = json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError(f"its {_FILE} is nested too deep") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"its {_FILE} is not an object")
+    return islice(entries.items(), _MOST_MODELS)
+
+
+def _entry(name: str, entry: Any) -> CatalogueModel:
+    if not _NAME.fullmatch(name):
+        raise ValueError("a name has lower-case letters, digits, '.', '_' and '-'")
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        raise ValueError(f"it must have {', '.join(sorted(_FIELDS))}, and nothing else")
+    for field in ("nbytes", "memory_bytes", "context"):
+        value = entry[field]
+        if type(value) is not int or not 0 < value < _LARGEST_NUMBER:
+            raise ValueError(f"{field} = {value!r:.40} is not a sensible number")
+    for field in ("family", "licence"):
+        value = entry[field]
+        if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 64:
+            raise ValueError(f"{field} is not a short text")
+    sources = entry["sources"]
+    if not isinstance(sources, list) or not 0 < len(sources) <= _MOST_SOURCES:
+        raise ValueError(f"sources is not a list of 1 to {_MOST_SOURCES}")
+    for source in sources:
+        if not isinstance(source, str) or not _SOURCE.fullmatch(source):
+            raise ValueError("a source is HF://… or PYPI://… with #sha256=… at its end")
+    if len({source.rpartition("=")[2].lower() for source in sources}) > 1:
+        raise ValueError("its sources have different checksums")
+    return CatalogueModel(**{**entry, "sources": tuple(sources)})
+
+
+def _warn(package: str, text: str) -> None:
+    logger.warning("The models of the package %.80s: %s.", package, text)

@@ -32,7 +32,7 @@ import traitlets
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
-from mlc_widget.models import builtin_models
+from mlc_widget.models.inventory import model_choices
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import FunctionCaller
 from mlc_widget.widget.chat_listener import ChatListener
@@ -140,7 +140,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             "_live": lambda: self._session.live,
             "_options": lambda: {
                 **options_json(self._session.options),
-                "models": list(builtin_models()),
+                "models": model_choices(),
             },
         }
 

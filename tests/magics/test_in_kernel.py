@@ -93,16 +93,20 @@ def test_the_demo_model_is_loaded_on_demand_and_adds(execute: Execute) -> None:
         "%mlc models",
         "%mlc unload",
         "%mlc models",
+        "%mlc models info smollm2-135m",
     )
     assert "42" in printed(notebook, 2)
     assert "42" in transcript(notebook, 1)
     assert "AsyncKernelMLCEngine demo: ready" in printed(notebook, 2)
     assert "bool" in printed(notebook, 5)
     assert "Built in: demo" in printed(notebook, 6)
-    assert "To download: smollm2-135m (98 MB, Apache-2.0)" in printed(notebook, 6)
+    assert re.search(
+        r"(To download|Downloaded): smollm2-135m \(98 MB, Apache", printed(notebook, 6)
+    )
     assert "_engine: demo, ready" in printed(notebook, 6)
     assert "unloaded" in printed(notebook, 7)
     assert "_engine: no model" in printed(notebook, 8)
+    assert "smollm2-135m: llama, Apache-2.0" in printed(notebook, 9)
 
 
 def test_stop_reset_and_restart(execute: Execute, model_folder: Path) -> None:

@@ -33,12 +33,12 @@ from mlc_widget.engine.store.download_process import run_download
 from mlc_widget.engine.store.hub_cache import (
     CachedRepository,
     HubModel,
-    cache_root,
     has_sum,
     is_commit,
 )
 from mlc_widget.engine.store.split_files import closest, preferred
-from mlc_widget.engine.system.memory import weight_budget
+from mlc_widget.models.places import hub_cache_root as cache_root
+from mlc_widget.models.places import weight_budget
 
 HUB_PREFIX: Final = "HF://"
 _NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,17 +54,6 @@ class HubModel:
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is a commit, and so always names the same state of a repository."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
-
-
-def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder in which `huggingface_hub` keeps repositories."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if value := environ.get(name):
-            return Path(os.path.expandvars(value)).expanduser()
-    if home := environ.get("HF_HOME"):
-        return Path(os.path.expandvars(home)).expanduser() / "hub"
-    base = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base).expanduser() / "huggingface" / "hub"
 
 
 class CachedRepository:

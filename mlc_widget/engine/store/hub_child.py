@@ -34,7 +34,6 @@ from mlc_widget.engine.store.hub_cache import (
     WEIGHT_LISTS,
     CachedRepository,
     HubModel,
-    cache_root,
     has_sum,
     is_commit,
 )
@@ -48,8 +47,9 @@ from mlc_widget.engine.store.retrying import (
 from mlc_widget.engine.store.split_files import Choice, choose, parts_of, whole_files
 from mlc_widget.engine.store.transfer import DamagedError, RemoteFile, Transfer, is_digest
 from mlc_widget.engine.system.child_process import end_with_parent
-from mlc_widget.engine.system.memory import weight_budget
 from mlc_widget.models import CONFIG_FILE
+from mlc_widget.models.places import hub_cache_root as cache_root
+from mlc_widget.models.places import weight_budget
 
 _T = TypeVar("_T")
 
@@ -215,6 +215,21 @@ class Hub:
             if isinstance(size, int) and size >= 0 and is_digest(digest) and _is_plain(name):
                 found[name] = _Listed(size, digest)
         return found
+
+    def search(self, text: str, limit: int = 10) -> list[str]:
+        """The most downloaded repositories with GGUF files whose names have a text.
+
+        Raises:
+            HfHubHTTPError, GaveUp: As the Hub answers.
+        """
+
+        def found() -> list[Any]:
+            models = self._api.list_models(
+                search=text, filter="gguf", sort="downloads", limit=limit
+            )
+            return list(itertools.islice(models, limit))
+
+        return [str(model.id) for model in self._ask(found)]
 
     def url(self, repo: str, name: str, commit: str) -> str:
         """The URL of a file's content."""

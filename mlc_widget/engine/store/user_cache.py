@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from mlc_widget.models.places import user_cache_root as default_root
+
 logger = logging.getLogger(__name__)
 
 LARGEST: Final = 1 << 28
@@ -43,21 +45,6 @@ _warned: set[str] = set()
 
 class UnsafeFolderError(OSError):
     """Another user could change files in a folder; the text names it and says what to do."""
-
-
-def default_root() -> Path:
-    """``$MLC_WIDGET_HOME``, else ``$XDG_CACHE_HOME/mlc_widget``, else ``~/.cache/mlc_widget``.
-
-    Raises:
-        OSError: This user has no home folder.
-    """
-    try:
-        if home := os.environ.get("MLC_WIDGET_HOME"):
-            return Path(home).expanduser()
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mlc_widget"
-    except RuntimeError as e:
-        raise FileNotFoundError(errno.ENOENT, str(e)) from e
 
 
 class UserCache:

@@ -1,0 +1,185 @@
+"""The models on this disk: those that were downloaded from the Hub or out of Python packages.
+
+Only names, sizes and times are read here, so that listing is quick and needs no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mlc_widget.models import CONFIG_FILE, builtin_models
+from mlc_widget.models.catalogue import catalogue
+from mlc_widget.models.places import hub_cache_root, user_cache_root
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I)
+_MOST_FILES: Final = 10_000
+_LARGEST_INDEX: Final = 1 << 24
+_REMEMBERED_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryEntry:
+    """A model on this disk.
+
+    Attributes:
+        name: The id that loads it.
+        kind: Where it is from.
+        folder: What the cache has of its repository or package.
+        files: Its files. Those of the Hub are links into the cache's ``blobs``.
+        nbytes: Their size.
+        last_used: When one of them was last read, in seconds since 1970, as far as the file system
+            records that.
+        whole: Whether it is all there. What is not is continued by the next download.
+    """
+
+    name: str
+    kind: Literal["hub", "wheel"]
+    folder: Path
+    files: tuple[Path, ...]
+    nbytes: int
+    last_used: float
+    whole: bool = True
+
+
+def inventory() -> list[InventoryEntry]:
+    """All downloaded models, by name."""
+    found = [*_of_hub(hub_cache_root())]
+    with contextlib.suppress(OSError):
+        found += _of_wheels(user_cache_root() / "wheels")
+    return sorted(found, key=lambda entry: (entry.name, not entry.whole))
+
+
+def matching(name: str) -> list[InventoryEntry]:
+    """The entries that a model's name stands for; a name of the catalogue has several sources."""
+    listed = catalogue().get(name)
+    wanted = {plain_id(source) for source in (listed.sources if listed else [name])}
+    return [entry for entry in inventory() if plain_id(entry.name) in wanted]
+
+
+def plain_id(model_id: str) -> str:
+    """A model's id without ``HF://``, revision and checksum."""
+    return re.sub(r"@[^@/]+(?:/[^@]*)?$", "", model_id.partition("#")[0]).removeprefix("HF://")
+
+
+_choices: tuple[float, list[str]] | None = None
+
+
+def model_choices() -> list[str]:
+    """Names to offer: built-in models, the catalogue, and what is on this disk."""
+    global _choices
+    now = time.monotonic()
+    if _choices is None or now - _choices[0] > _REMEMBERED_S:
+        by_id = {plain_id(s): name for name, m in catalogue().items() for s in m.sources}
+        here = [by_id.get(plain_id(e.name), e.name) for e in inventory() if e.whole]
+        _choices = now, list(dict.fromkeys([*builtin_models(), *catalogue(), *here]))
+    return list(_choices[1])
+
+
+def _of_hub(root: Path) -> Iterator[InventoryEntry]:
+    try:
+        folders = sorted(root.iterdir())
+    except OSError:
+        return
+    for folder in folders:
+        parts = folder.name.split("--")
+        if len(parts) < 3 or parts[0] != "models":
+            continue
+        repo = f"{parts[1]}/{'--'.join(parts[2:])}"
+        yield from _of_repository(folder, repo)
+
+
+def _of_repository(folder: Path, repo: str) -> Iterator[InventoryEntry]:
+    seen: set[str] = set()
+    for snapshot in _snapshots(folder):
+        files = _files_below(snapshot)
+        groups: dict[str, list[Path]] = {}
+        if (snapshot / CONFIG_FILE).is_file():
+            groups[f"HF://{repo}"] = files
+        for path in files:
+            if path.name.lower().endswith(".gguf"):
+                name = path.relative_to(snapshot).as_posix()
+                if part := _PART.fullmatch(name):
+                    name = f"{part['stem']}-00001-of-{part['count']}.gguf"
+                groups.setdefault(f"HF://{repo}/{name}", []).append(path)
+        for name, members in groups.items():
+            if name not in seen:
+                seen.add(name)
+                part = _PART.fullmatch(name)
+                whole = part is None or len(members) == int(part["count"])
+                yield _entry(name, "hub", folder, members, whole)
+    partial = [path for path in _files_below(folder / "blobs") if path.suffix == ".incomplete"]
+    if partial:
+        yield _entry(f"HF://{repo}", "hub", folder, partial, False)
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    """The states of a repository, that of the default branch first."""
+    current = ""
+    with contextlib.suppress(OSError, ValueError):
+        current = (folder / "refs" / "main").read_text("ascii").strip()
+    found: list[Path] = []
+    with contextlib.suppress(OSError):
+        found = [p for p in (folder / "snapshots").iterdir() if _COMMIT.fullmatch(p.name)]
+    return sorted(found, key=lambda p: (p.name != current, p.name))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The files of a folder, without links to nothing."""
+    found: list[Path] = []
+    for at, _, names in os.walk(folder):
+        found += [path for name in sorted(names) if (path := Path(at, name)).is_file()]
+        if len(found) > _MOST_FILES:
+            break
+    return found
+
+
+def _of_wheels(root: Path) -> Iterator[InventoryEntry]:
+    for folder in sorted(root.iterdir()):
+        index = wheel_index(folder)
+        for key, value in index.items():
+            version, _, member = key.partition("/")
+            if not version or not member:
+                continue
+            with contextlib.suppress(LookupError, TypeError, AttributeError, OSError):
+                inner = [f"{value['folder']}/{name}" for name in value["files"]]
+                if inner and all(_is_below(name) for name in inner):
+                    model_id = f"PYPI://{folder.name}=={version}/{member}"
+                    yield _entry(model_id, "wheel", folder, [folder / n for n in inner], True)
+
+
+def _is_below(name: str) -> bool:
+    return not set(name.split("/")) & {"", ".", ".."} and "\\" not in name
+
+
+def wheel_index(folder: Path) -> dict[str, Any]:
+    """What is kept of a package; empty where that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        path = folder / "index.json"
+        if path.stat().st_size <= _LARGEST_INDEX:
+            index = json.loads(path.read_bytes())
+            return index if isinstance(index, dict) else {}
+    return {}
+
+
+def _entry(
+    name: str, kind: Literal["hub", "wheel"], folder: Path, files: list[Path], whole: bool
+) -> InventoryEntry:
+    infos = [path.stat() for path in files]
+    return InventoryEntry(
+        name,
+        kind,
+        folder,
+        tuple(files),
+        sum(info.st_size for info in infos),
+        max((max(info.st_atime, info.st_mtime) for info in infos), default=0.0),
+        whole,
+    )
