@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from mlc_widget.api.errors import RuntimeUnavailableError
+from mlc_widget.api.safe_path import safe_path
 from mlc_widget.engine import grammar_child
 from mlc_widget.engine.system import limits
 from mlc_widget.engine.system.imports import import_package
@@ -125,6 +126,7 @@ def _start() -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env={**os.environ, **safe_path()},
         )
     except OSError as e:
         raise RuntimeUnavailableError(

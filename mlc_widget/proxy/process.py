@@ -19,6 +19,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from mlc_widget.api.errors import WorkerStartError
+from mlc_widget.api.safe_path import safe_path
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.output_tail import OutputTail
 from mlc_widget.proxy.parent_watch import ParentWatch
@@ -35,14 +36,6 @@ _open_contexts: Final[set[zmq.asyncio.Context]] = set()
 """Keeps each context alive until it is closed. If the garbage collector finds a context together
 with its sockets, the context waits forever, on any thread: weak references are cleared first, so it
 no longer knows the sockets that it should close."""
-
-
-def _safe_path() -> dict[str, str]:
-    """Keeps the worker's working folder off its path: the user's files there may have any name."""
-    path = os.environ.get("PYTHONPATH", "")
-    # An empty entry is the working folder, too.
-    kept = [p for p in path.split(os.pathsep) if p and os.path.abspath(p) != os.getcwd()]
-    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(kept)}
 
 
 class _WorkerSpecs(KernelSpecManager):
@@ -134,7 +127,7 @@ class WorkerProcess:
             **os.environ,
             **settings.to_environment(),
             "IPYTHONDIR": str(directory),
-            **_safe_path(),
+            **safe_path(),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's chatter would hide last words
         }
         options: dict[str, Any] = {"env": environment}

@@ -6,6 +6,7 @@ are opened without waiting, and only regular ones of a plausible size are read.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -63,6 +64,25 @@ def read_file(path: Path, largest: int, missing: str) -> bytes:
     if len(content) > info.st_size:
         raise _wrong(path, "grew while it was read. Try again.")
     return content
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """Open a regular file to read it, unbuffered; it may be a link to one.
+
+    What is checked is what was opened, and a pipe that has taken the file's place is not waited
+    for.
+
+    Raises:
+        OSError: It cannot be opened.
+        ModelFormatError: It is no regular file.
+    """
+    descriptor = os.open(path, _OPEN)
+    try:
+        check_regular(path, os.fstat(descriptor))
+        return io.FileIO(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def check_regular(path: Path, info: os.stat_result) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError
-from mlc_widget.engine.store.model_files import check_regular
+from mlc_widget.engine.store.model_files import check_regular, open_regular
 from mlc_widget.engine.store.verification import (
     FileIdentity,
     PublishedFile,
@@ -166,7 +166,7 @@ class TensorCache:
         most = max((stop - start for start, stop in pieces), default=0)
         memory = np.empty(most * row, np.uint8)
         try:
-            with record.shard.open("rb", buffering=0) as file:
+            with open_regular(record.shard) as file:
                 self._check_unchanged(file, record.shard)
                 for start, stop in pieces:
                     part = memory[: (stop - start) * row]
@@ -216,8 +216,8 @@ def opener(folder: Path) -> Callable[[], TensorCache]:
 
 
 def _read_list(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        content = opened.read(_LONGEST_LIST + 1)
+    with open_regular(file) as opened, io.BufferedReader(opened) as buffered:
+        content = buffered.read(_LONGEST_LIST + 1)
     if len(content) > _LONGEST_LIST:
         raise ValueError(f"it is longer than {_LONGEST_LIST} bytes")
     return content

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.store.model_files import open_regular
 from mlc_widget.engine.store.user_cache import UserCache
 
 logger = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ class _Check:
         digest = hashlib.md5(usedforsecurity=False)
         block = memoryview(bytearray(_BLOCK))
         try:
-            with file.path.open("rb", buffering=0) as opened:
+            with open_regular(file.path) as opened:
                 identity = FileIdentity.of(opened.fileno())
                 left = identity.size
                 while left > 0 and not self._stop.is_set():

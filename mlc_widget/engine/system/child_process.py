@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from mlc_widget.api.safe_path import safe_path
+
 _CLEAN_UP_S: Final = 1.0
 
 
@@ -39,7 +41,12 @@ async def run_child(
         text=True,
         errors="replace",
         start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": tempfile.gettempdir()},
+        env={
+            **os.environ,
+            **safe_path(),
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": tempfile.gettempdir(),
+        },
     )
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | None] = asyncio.Queue()

@@ -11,7 +11,7 @@ import pytest
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.conversation import ConversationTemplate
-from mlc_widget.engine.store.model_files import read_file, read_json_object
+from mlc_widget.engine.store.model_files import open_regular, read_file, read_json_object
 from mlc_widget.engine.store.model_folder import CONFIG_FILE, read_config
 
 
@@ -48,6 +48,9 @@ def test_what_is_no_file_is_never_waited_for(tmp_path, monkeypatch, make, match)
     assert caught.value.param == str(path)
     with pytest.raises(ModelFormatError, match=match):
         read_config(tmp_path, None)
+    if "bytes" not in match:
+        with pytest.raises((ModelFormatError, OSError)):
+            open_regular(path)
 
 
 JSON = {

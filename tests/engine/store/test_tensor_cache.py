@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.store import model_files
 from mlc_widget.engine.store.tensor_cache import TensorCache
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
@@ -183,3 +184,26 @@ def test_a_shard_that_is_no_file_is_one_error_at_once(raw, make, kind, nbytes):
     if nbytes is not None:
         edit(raw, lambda c: c["records"][0].update(nbytes=nbytes, records=[]))
     refused(raw, f"is {kind}, not a regular file", shard.name)
+
+
+@pytest.mark.parametrize("use", ["read", "verify", "list"])
+def test_a_pipe_that_takes_a_files_place_meanwhile_is_not_waited_for(raw, monkeypatch, use):
+    cache = TensorCache.from_folder(raw)
+    file = raw / ("tensor-cache.json" if use == "list" else "params_shard_0.bin")
+    opened = model_files.os.open
+
+    def swap(path, *args, **kwargs):
+        if Path(path) == file and not file.is_fifo():
+            file.unlink()
+            os.mkfifo(file)
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(model_files.os, "open", swap)
+    with pytest.raises(ModelFormatError, match="is a pipe") as caught:
+        if use == "read":
+            cache.read(cache.records["b"])
+        elif use == "verify":
+            cache.verify()
+        else:
+            TensorCache.from_folder(raw)
+    assert caught.value.param == str(file)

@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_read(folder, root, how, monkeypatch):
     cache = TensorCache.from_folder(folder)
     path = shard(folder, 2)
     if how == "unreadable":  # root may read everything
-        monkeypatch.setattr(Path, "open", _denied)
+        monkeypatch.setattr("mlc_widget.engine.store.verification.open_regular", _denied)
     else:
         path.unlink()
         if how == "folder":

@@ -19,10 +19,13 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.store.model_files import read_file
 from mlc_widget.engine.store.model_folder import read_config_file
 from mlc_widget.engine.store.verification import PublishedFile, verify_files
 from mlc_widget.models import CONFIG_FILE
 
+_LARGEST_INDEX: Final = 1 << 26
+_MISSING: Final = "Download the model again."
 _INDEXES: Final = ("tensor-cache.json", "ndarray-cache.json")
 """The files in which mlc_llm looks up the shards: in current and in earlier versions."""
 
@@ -74,7 +77,7 @@ def check_weights(folder: Path, progress: Callable[[int, int], None] | None = No
 
 def _shards(index: Path) -> list[PublishedFile]:
     try:
-        records = json.loads(index.read_text(encoding="utf-8"))["records"]
+        records = json.loads(read_file(index, _LARGEST_INDEX, _MISSING))["records"]
         return [
             PublishedFile(
                 index.parent / str(r["dataPath"]),
@@ -83,10 +86,6 @@ def _shards(index: Path) -> list[PublishedFile]:
             )
             for r in records
         ]
-    except OSError as error:
-        raise ModelFormatError(
-            f"{index} cannot be read: {error.strerror or error}.", param=str(index)
-        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFormatError(
             f"{index} is not a list of shards as MLC writes it ({type(error).__name__}: {error}).",
