@@ -12,6 +12,7 @@ download continues where it ended.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 from mlc_widget.api.progress import LoadReporter
-from mlc_widget.engine.store import hub_child
+from mlc_widget.engine.store import hub_child, other_caches
 from mlc_widget.engine.store.download_process import run_download
 from mlc_widget.engine.store.hub_cache import (
     CachedRepository,
@@ -97,7 +98,9 @@ def parse(model_id: str) -> HubModel:
 def cached(wanted: HubModel) -> Path | None:
     """The model in the cache, if it is complete and has the pinned checksum, if any."""
     found = CachedRepository(cache_root(), wanted.repo).find(wanted)
-    return found if found is not None and has_sum(found, wanted.sha256) else None
+    if found is not None and has_sum(found, wanted.sha256):
+        return found
+    return other_caches.find(wanted)
 
 
 async def download(model_id: str, report: LoadReporter) -> Path:
@@ -115,6 +118,9 @@ async def download(model_id: str, report: LoadReporter) -> Path:
     """
     wanted = parse(model_id)
     name = wanted.repo if wanted.file is None else wanted.file.rpartition("/")[2]
+    found = await asyncio.to_thread(other_caches.find, wanted)
+    if found is not None and CachedRepository(cache_root(), wanted.repo).find(wanted) is None:
+        return found
     if is_commit(wanted.revision) and (path := cached(wanted)) is not None:
         return path  # it cannot have changed
     report("download", 0.0, f"Asking the Hub for {wanted.repo}")

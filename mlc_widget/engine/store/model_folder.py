@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_names import advice
+from mlc_widget.engine.store.other_caches import ollama_model
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX, SINGLE
 from mlc_widget.models import CONFIG_FILE, builtin_models
 from mlc_widget.models.catalogue import catalogue
@@ -38,6 +40,10 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
         return await sources.download(model_id, report)
     if (listed := catalogue().get(model_id)) is not None:
         return await sources.download_first(model_id, listed.sources, report)
+    if not _is_here(model_id):
+        pulled = await asyncio.to_thread(ollama_model, model_id)
+        if pulled is not None:
+            return pulled
     if hub.is_repository(model_id) and not _is_here(model_id):
         try:
             return await sources.download(f"{hub.HUB_PREFIX}{model_id}", report)
