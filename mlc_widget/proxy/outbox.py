@@ -132,7 +132,7 @@ class Outbox:
                 posted.repeats -= 1
                 self._posted.append(posted)
             else:
-                told = f"Message {number} to the worker, {posted.kind}, was lost: try again."
-                errors.append((posted.waiter, ProtocolError(told)))
+                text = f"Message {number} to the worker, {posted.kind}, was lost: try again."
+                errors.append((posted.waiter, ProtocolError(text)))
         self._send_posted()
         return errors

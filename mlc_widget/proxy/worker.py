@@ -89,7 +89,7 @@ class Worker:
         return error
 
     async def call(self, kind: str, content: Any = None) -> Any:
-        """Send what a worker that lives answers soon, and wait for its answer.
+        """Send a message that a responsive worker answers soon, and wait for the answer.
 
         Raises:
             EngineDeadError: it died, or (code ``worker_silent``) answers nothing for so long that
@@ -112,7 +112,7 @@ class Worker:
         )
 
     async def responds(self) -> bool:
-        """Whether it answers at all; waits for that."""
+        """Wait until it answers; return whether it does."""
         try:
             await self.call("health")
         except EngineDeadError:

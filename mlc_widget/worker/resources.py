@@ -19,8 +19,7 @@ from mlc_widget.engine.system import limits
 
 _POLL_S: Final = 0.5
 _TRIES: Final = 3
-"""Times in a row that the process must be found lacking: a request may have taken what there was
-for a moment."""
+"""Checks in a row that must fail: a single request may use up memory or files for a moment."""
 _TRY_AGAIN_S: Final = 0.2
 _EXHAUSTED: Final = 71  # EX_OSERR of sysexits.h
 _NOT_THE_PROCESS: Final = (
@@ -30,11 +29,11 @@ _NOT_THE_PROCESS: Final = (
     ModelNotLoadedError,
     ProtocolError,
 )
-"""Errors that say what is wrong with a request, whatever the process lacks."""
+"""Errors in a request, which do not come from the process's limits."""
 
 
 def exit_exhausted(why: str) -> NoReturn:
-    """End this process at once, with as little as possible."""
+    """End this process at once, needing as few resources as possible."""
     try:
         os.write(2, f"{why} Another worker takes its place.\n".encode())
     finally:
@@ -42,10 +41,10 @@ def exit_exhausted(why: str) -> NoReturn:
 
 
 class ResourceWatch:
-    """Tells a request that failed because it is too large from a process that can do nothing more.
+    """Finds out whether a request failed because the process has run out of a resource.
 
     Args:
-        leave: Called with the reason, a sentence, to end the process.
+        leave: Ends the process; called with the reason, a sentence.
     """
 
     def __init__(self, leave: Callable[[str], object] = exit_exhausted) -> None:
@@ -53,7 +52,7 @@ class ResourceWatch:
         self._at_start = self._seen = limits.read_limits()
 
     def start(self) -> None:
-        """Look at the limits from now on, from a thread: the loop may already be unable to."""
+        """Start a thread that checks the limits: the event loop may become unable to do so."""
         thread = threading.Thread(target=self._watch, name="resource-watch", daemon=True)
         thread.start()
 
@@ -67,7 +66,7 @@ class ResourceWatch:
                 self._leave("This worker can get no more memory.")
 
     def look(self) -> None:
-        """Leave if a limit was lowered since the last look, so far that nothing can be done."""
+        """Leave if a limit was lowered since the last check and the process can no longer work."""
         if not limits.lowered(self._seen):
             return
         for _ in range(_TRIES):
@@ -86,10 +85,10 @@ class ResourceWatch:
         return limits.lowered(self._at_start)
 
     async def cause(self, error: BaseException) -> str:
-        """A sentence on what the process lacks, if that is why something failed; else ""."""
+        """A sentence on the missing resource, if it may have caused the error; otherwise ""."""
         if isinstance(error, _NOT_THE_PROCESS):
             return ""
-        if lowered := self.lowered():  # then it may be, and another process will tell
+        if lowered := self.lowered():  # possibly the cause; a new process will show it
             return f"This worker may lack what the request needs: {lowered}."
         if not limits.ran_out(error):
             return ""
@@ -101,12 +100,12 @@ class ResourceWatch:
         return self._lacks(what)
 
     async def leave_if_lacking(self, error: BaseException) -> None:
-        """End the process if that is why something failed."""
+        """End the process if a missing resource may have caused the error."""
         if why := await self.cause(error):
             self._leave(why)
 
     def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-        """An event loop's exception handler: what fails there may be why nothing is answered."""
+        """Handle an event loop's exceptions: one may be the reason that nothing is answered."""
         error = context.get("exception")
         loop.default_exception_handler(context)
         if isinstance(error, Exception) and limits.ran_out(error):

@@ -1,7 +1,7 @@
-"""From a folder that transformers saved to one in MLC format, quantised on the way.
+"""Converts a folder saved by transformers to one in MLC format, and quantises the weights.
 
-The weights go through memory in pieces: what is held at a time is a few of those and the scales of
-one parameter, however large the model is.
+The weights are read in pieces: only a few pieces and the scales of one parameter are in memory at a
+time, however large the model is.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from mlc_widget.models import CONFIG_FILE
 Array = npt.NDArray[Any]
 _T = TypeVar("_T")
 Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all; what it raises ends the work."""
+"""Called with the number of bytes done and of all bytes; an exception ends the conversion."""
 
 CODES_AT: Final = 600_000_000
-"""Weights from which on 4 bits are the default; they cost smaller models too much."""
+"""Models with at least so many weights get 4 bits by default; smaller ones would lose too much."""
 _VERSION: Final = 1
-"""Of what is written: with another, a model is converted again."""
+"""The version of the converted form; models of another version are converted again."""
 _GENERATION: Final = "generation_config.json"
 PART: Final = ".part"
 _NOTE: Final = "conversion.json"
 _PIECE: Final = 1 << 19
-"""Weights of a piece."""
+"""The number of weights in a piece."""
 _THREADS: Final = 4
 _LARGEST_TOKENIZER: Final = 256 << 20
 _BESIDE: Final = 16 << 20
-"""Bytes that are to be free beside those of the weights."""
+"""Bytes that must be free on the disk in addition to those of the weights."""
 _MOST_EOS: Final = 64
 
 
 class Vocabulary(Protocol):
-    """What a conversion asks of the model's tokenizer."""
+    """The part of the model's tokenizer that a conversion needs."""
 
     @property
     def vocab_size(self) -> int: ...  # noqa: D102
@@ -64,19 +64,19 @@ class Vocabulary(Protocol):
 
 
 class Conversion:
-    """A model that is to be converted; everything is checked that can be before the work starts.
+    """The conversion of one model. As much as possible is checked before the work starts.
 
     Args:
         path: The folder.
-        quantization: A name in `quantizer.FORMATS`; None for 4 bits, or 8 where the model is small.
+        quantization: A name in `quantizer.FORMATS`; None for 4 bits, or 8 if the model is small.
 
     Attributes:
         path: The folder.
         format: How the model will be stored.
-        nbytes: Bytes that its weights will take.
-        source_bytes: Bytes of weights to be read.
-        weights: How many weights there are.
-        name: Of a folder for the result, which tells this source and this quantization from others.
+        nbytes: The size of the converted weights in bytes.
+        source_bytes: The size of the weights to be read, in bytes.
+        weights: The number of weights.
+        name: A folder name for the result, unique to this source and quantization.
 
     Raises:
         ModelFormatError: A file is missing, malformed, or does not fit the others.
@@ -128,16 +128,16 @@ class Conversion:
         self.close()
 
     def run(self, destination: Path, vocabulary: Vocabulary, progress: Progress) -> None:
-        """Write the folder; it is there when all of it is.
+        """Write the folder. It appears under its name only when it is complete.
 
         Args:
-            destination: The folder, which must not exist; the one that it is to lie in does.
+            destination: The folder, which must not exist; its parent must.
             vocabulary: The model's tokenizer.
             progress: Called on this thread.
 
         Raises:
-            ModelFormatError: A weight is no number, or the files change meanwhile.
-            ModelError: The disk is full, or cannot be written.
+            ModelFormatError: A weight is not a number, or the files change meanwhile.
+            ModelError: The disk is full, or the folder cannot be written.
         """
         self._check_space(destination.parent)
         aside = destination.parent / f".{destination.name}.{os.getpid()}{PART}"
@@ -258,7 +258,7 @@ class Conversion:
         pool: ThreadPoolExecutor,
         read_bytes: Callable[[int], None],
     ) -> Iterator[_T]:
-        """What `work` makes of each piece, in order, a few being worked on at a time."""
+        """The results of `work` for all pieces, in order; a few are computed at a time."""
         ahead = min(_THREADS, os.cpu_count() or 1)
         running: deque[tuple[str, int, Future[_T]]] = deque()
 
@@ -284,7 +284,7 @@ class Conversion:
         while running:
             yield oldest()
 
-    # What is beside them
+    # The other files
 
     def _chat_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         window = self._model_config["context_window_size"]
@@ -340,9 +340,10 @@ class Conversion:
         write_whole(folder / CONFIG_FILE, _json(config))
 
     def _key(self) -> str:
-        """A digest of the source's files: of small ones as they are, of weights by what is known.
+        """A digest of the source.
 
-        That is a file's size, its time of change and its header.
+        It covers the contents of small files, and the size, time of change and header of files of
+        weights.
         """
         digest = hashlib.sha256(f"{_VERSION} {self.format.name}".encode())
 
@@ -366,7 +367,7 @@ def _small_files(folder: HFFolder) -> Sequence[str]:
 
 
 def _slug(path: Path) -> str:
-    """A name for people: the folder's, or the repository's if it is a snapshot of the Hub's."""
+    """A readable name: the folder's, or the repository's if it is a snapshot in the Hub's cache."""
     name = path.absolute().name
     above = path.absolute().parent
     if above.name == "snapshots" and above.parent.name.startswith("models--"):

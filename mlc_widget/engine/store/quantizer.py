@@ -1,11 +1,11 @@
-"""Floats to the codes of MLC's group quantization, with numpy alone.
+"""Quantises floats as MLC's group quantization does, using only numpy.
 
-A group is 32 neighbouring inputs of a row. Its weights become codes c with one scale s, meaning
-``(c - zero) · s``, zero being 7 of 4 bits and 127 of 8. mlc_llm takes the scale from the largest
-weight. Here the scale of 4-bit codes is searched for, so that the squared error of the group is
-least, and the codes use all 16 values where mlc_llm's use 15: the largest weight is at the side of
-the codes that has one more, which makes the scale negative where that weight is. Every reader of
-the format computes with signed scales and all codes.
+A group is 32 neighbouring inputs of a row. Its weights become codes c with one scale s; a code
+stands for ``(c - zero) · s``, where zero is 7 with 4 bits and 127 with 8. mlc_llm derives the scale
+from the largest weight. Here several scales are tried for 4-bit codes, and the one with the least
+squared error is used. The codes use all 16 values, mlc_llm's only 15: the weight of largest
+magnitude lies on the side that has one more code, so the scale can be negative. Every reader of the
+format supports negative scales and all codes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Array = npt.NDArray[Any]
 
 GROUP: Final = 32
 _BLOCK: Final = 1 << 15
-"""Weights that are worked on at a time, to be in the caches still."""
+"""The number of weights processed at a time, so that they stay in the CPU's caches."""
 _LARGEST_CODES: Final = (8.0, 7.0, 7.4, 7.7, 8.3, 8.6, 9.0, 9.5)
-"""What the largest weight of a group is tried to become before it is rounded and clipped."""
+"""The values tried for a group's largest weight, divided by the scale, before rounding."""
 _REFINEMENTS: Final = 2
 
 
@@ -33,8 +33,8 @@ class Format:
 
     Attributes:
         name: MLC's name.
-        bits: Of a matrix's weight: 4 or 8 of a code, 16 or 32 of a float.
-        dtype: Of scales, and of what is not quantised.
+        bits: The bits of a matrix's weight: 4 or 8 for codes, 16 or 32 for floats.
+        dtype: The type of scales, and of parameters that are not quantised.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Format:
 
     @property
     def coded(self) -> bool:
-        """Whether matrices are codes with scales."""
+        """Whether matrices are stored as codes with scales."""
         return self.bits < 16
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a parameter."""
+        """The size of a parameter in bytes."""
         size = np.dtype(self.dtype).itemsize
         if len(shape) < 2 or not self.coded:
             return int(np.prod(shape, dtype=object)) * size
@@ -67,23 +67,23 @@ FORMATS: Final = {
 
 
 class NotRepresentableError(ValueError):
-    """A weight is no finite number, or too large for the quantization; the text says which."""
+    """A weight is not finite, or too large for the quantization; the text says which."""
 
 
 def quantize(
     rows: Array, bits: int, dtype: npt.DTypeLike = np.float16, importance: Array | None = None
 ) -> tuple[npt.NDArray[np.uint32], Array]:
-    """Rows of a matrix as codes and scales.
+    """Quantise rows of a matrix to codes and scales.
 
     Args:
         rows: (N, K) floats.
-        bits: Of a code, 4 or 8.
-        dtype: Of the scales.
-        importance: (K,) weights of each input's squared error; None for all alike.
+        bits: The bits of a code, 4 or 8.
+        dtype: The type of the scales.
+        importance: (K,) factors of each input's squared error; None for equal factors.
 
     Returns:
-        (N, G · bits) uint32, 32 / bits codes to a word, the first in its lowest bits, and (N, G)
-        scales, for G groups to a row. Where K is no multiple of 32, weights of 0 follow.
+        (N, G · bits) uint32 with 32 / bits codes in each word, the first in its lowest bits; and
+        (N, G) scales, for G groups in a row. If K is not a multiple of 32, zeros are appended.
 
     Raises:
         NotRepresentableError: A weight is NaN, infinite, or too large for a scale of this dtype.
@@ -127,7 +127,7 @@ def quantize(
 
 
 def check_finite(values: Array) -> None:
-    """Refuse what is no number.
+    """Check that all values are finite.
 
     Raises:
         NotRepresentableError: A value is NaN or infinite.
@@ -162,15 +162,15 @@ def _rounded(
 
 
 def _searched(values: Array, least: int, most: int, weights: Array | None) -> Array:
-    """The scale of each group that has the least squared error of those tried.
+    """For each group, the scale with the least squared error among those tried.
 
     Args:
         values: (groups, 32) float32.
-        least: The least code, less zero.
-        most: The largest code, less zero.
-        weights: (groups, 32) of squared errors, or None.
+        least: The smallest code minus zero.
+        most: The largest code minus zero.
+        weights: (groups, 32) factors of the squared errors, or None.
 
-    For codes q, the best scale is Σ x·q / Σ q², and takes (Σ x·q)² / Σ q² off the squared error.
+    For codes q, the best scale is Σ x·q / Σ q², which reduces the squared error by (Σ x·q)² / Σ q².
     """
     at = np.abs(values).argmax(axis=1)
     largest = values[np.arange(len(values)), at]

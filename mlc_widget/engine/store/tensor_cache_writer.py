@@ -15,14 +15,14 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 _SHARD: Final = 64 << 20
-"""Bytes of a shard, unless one parameter alone has more."""
+"""The maximum size of a shard in bytes, unless a single parameter is larger."""
 
 
 class TensorCacheWriter:
-    """Writes parameters one after the other; `finish` writes the list of them.
+    """Writes parameters one after the other; `finish` writes the list of all.
 
     Args:
-        folder: Where; it has no parameters yet.
+        folder: The folder to write to; it must not contain parameters.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class TensorCacheWriter:
             name: MLC's name.
             shape: Its shape.
             dtype: ``float16``, ``float32`` or ``uint32``.
-            nbytes: Its bytes.
+            nbytes: Its size in bytes.
             pieces: Its content, in order.
 
         Raises:
@@ -109,7 +109,7 @@ class TensorCacheWriter:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a new file, and wait until the disk has it.
+    """Write a new file, and wait until it is on the disk.
 
     Raises:
         OSError: It cannot be written.

@@ -1,7 +1,7 @@
-"""What this process can get no more of, such as memory, files or threads, and why.
+"""Whether this process can still get memory, files and threads, and if not, why.
 
-Limits can be lowered while a process runs (`prlimit`). Then all that it is asked for may fail,
-though another process could do it.
+The limits of a process can be lowered while it runs (`prlimit`). Then every request may fail in it,
+while a new process could answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlc_widget.engine.system.imports import ran_out_of_memory
 _NAMES: Final = ("AS", "DATA", "NOFILE", "NPROC", "FSIZE", "STACK")
 _MEMORY: Final = 16 * 1024 * 1024
 _FILES: Final = 8
-"""What starting a process takes."""
+"""The number of files that starting a process opens."""
 _THREAD_S: Final = 5.0
 _ERRORS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EFBIG, errno.E2BIG}
@@ -29,7 +29,7 @@ _ERRORS: Final = frozenset(
 
 
 def read_limits() -> Mapping[str, int]:
-    """The soft limits of this process that work depends on; empty where there are none."""
+    """The soft limits of this process that matter here; empty on systems without limits."""
     if sys.platform == "win32":
         return {}
     import resource
@@ -48,7 +48,7 @@ AT_START: Final = read_limits()
 def lowered(since: Mapping[str, int] = AT_START) -> str:
     """Which limits are lower than they were; "" if none is."""
     return ", ".join(
-        f"RLIMIT_{name} was lowered from {_told(before)} to {_told(now)}"
+        f"RLIMIT_{name} was lowered from {_text(before)} to {_text(now)}"
         for name, now in read_limits().items()
         if _size(now) < _size(before := since[name])
     )
@@ -58,14 +58,14 @@ def _size(limit: int) -> float:
     return float("inf") if limit < 0 else limit  # RLIM_INFINITY is -1 in Python
 
 
-def _told(limit: int) -> str:
+def _text(limit: int) -> str:
     return "unlimited" if limit < 0 else f"{limit:,}"
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error, or one that led to it, may be one of too little memory, files or threads.
+    """Whether an error, or one of its causes, may come from too little memory, files or threads.
 
-    It may be another: EAGAIN is what a process that may not start gives, and so is other things.
+    The answer is not certain: EAGAIN, for example, has other causes too.
     """
     seen: set[int] = set()
     links: list[BaseException | None] = [error]
@@ -85,9 +85,9 @@ def ran_out(error: BaseException) -> bool:
 
 
 def lacking() -> str:
-    """What this process cannot get now, found out by trying; "" if it can get all. Takes no time.
+    """The resource that this process cannot get now, found by trying; "" if it can get all. Fast.
 
-    That is 16 MiB of memory, eight files, and a thread.
+    It tries to get 16 MiB of memory, eight files and a thread.
     """
     for what, take in _TRIALS.items():
         try:
@@ -114,7 +114,7 @@ def _take_files() -> None:
 def _take_thread() -> None:
     ran = threading.Lock()
     ran.acquire()
-    _thread.start_new_thread(ran.release, ())  # `Thread.start` may wait for ever if this fails
+    _thread.start_new_thread(ran.release, ())  # `Thread.start` may wait forever if this fails
     if not ran.acquire(timeout=_THREAD_S):
         raise RuntimeError("a new thread does not run")
 

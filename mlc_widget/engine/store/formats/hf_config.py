@@ -1,4 +1,4 @@
-"""What mlc-chat-config.json says of a model, from what transformers saves of it."""
+"""Makes the contents of mlc-chat-config.json from the files that transformers saves."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
 
     Args:
         config: The content of config.json.
-        has_output: Whether there are weights of an output layer of its own.
+        has_output: Whether the model has separate weights for the output layer.
 
     Raises:
         ModelFormatError: A field is missing or wrong.
-        UnsupportedModelError: It is a model, or has a feature, that does not run.
+        UnsupportedModelError: The model, or a feature of it, is not supported.
     """
     _check_kind(config)
     fields = Fields(config, "", CONFIG)

@@ -1,4 +1,4 @@
-"""A folder as Hugging Face's transformers saves models: its files, none of them outside it."""
+"""A folder saved by Hugging Face's transformers; files outside the folder are not read."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class HFFolder:
         self._roots = _roots(path)
 
     def has(self, name: str) -> bool:
-        """Whether there is something of this name."""
+        """Whether the folder has an entry of this name."""
         return os.path.lexists(self.path / name)
 
     def inside(self, name: str) -> Path:
         """The path of a file.
 
         Raises:
-            ModelFormatError: It is a link out of the folder. (Files of a snapshot in the Hub's
-                cache are links into the same repository's cache, which may be.)
+            ModelFormatError: It is a link out of the folder. (Links from a snapshot in the Hub's
+                cache to the same repository's files are allowed.)
         """
         path = self.path / name
         real = os.path.realpath(path)
@@ -91,8 +91,8 @@ class HFFolder:
         """The files of weights, each with the names of the tensors to take; None for all.
 
         Raises:
-            ModelFormatError: There are none, or the index names what is no file of weights.
-            UnsupportedModelError: There are pickles alone.
+            ModelFormatError: There are none, or the index lists something else.
+            UnsupportedModelError: There are only pickles.
         """
         if self.has(INDEX):
             return self._indexed()
@@ -155,7 +155,7 @@ class HFFolder:
 
 
 class SafetensorsModel:
-    """The tensors of a folder, whatever files they lie in. Close it when it is no longer needed.
+    """The tensors in all files of a folder. Close it when it is no longer needed.
 
     Args:
         folder: The folder.
@@ -163,7 +163,7 @@ class SafetensorsModel:
     Attributes:
         folder: The folder.
         files: The open files.
-        tensors: File and tensor, by the tensor's name.
+        tensors: Pairs of file and tensor, by the tensor's name.
 
     Raises:
         ModelFormatError: A file is missing, damaged, or outside the folder.
@@ -206,7 +206,7 @@ class SafetensorsModel:
 
 
 def _roots(path: Path) -> tuple[str, ...]:
-    """The folders in which a model's files may really lie."""
+    """The folders that may contain a model's files once links are resolved."""
     real = os.path.realpath(path)
     snapshots, repository = os.path.split(os.path.dirname(real))[::-1]
     if snapshots == "snapshots" and os.path.basename(repository).startswith("models--"):

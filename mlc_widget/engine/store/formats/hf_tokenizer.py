@@ -1,4 +1,4 @@
-"""Chat template and special tokens of a model that transformers saved."""
+"""The chat template and special tokens of a model saved by transformers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_tokenizer(folder: HFFolder) -> None:
 
 
 def tokenizer_config(folder: HFFolder) -> dict[str, Any]:
-    """What of tokenizer_config.json, and of the files beside it, a conversation needs.
+    """The parts of tokenizer_config.json and related files that a conversation needs.
 
     Returns:
         ``chat_template``, a text or None; special tokens such as ``eos_token``, as texts; and

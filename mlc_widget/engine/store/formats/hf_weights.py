@@ -1,4 +1,4 @@
-"""Which tensors of transformers' models are which of MLC's parameters, and of what shape."""
+"""Maps the tensors of transformers' models to MLC's parameters, with their shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 _QKV: Final = ("q_proj", "k_proj", "v_proj")
 _UNUSED: Final = re.compile(r".*\.(?:rotary_emb\.inv_freq|masked_bias)$")
-"""Tensors that old versions saved and that are computed anew."""
+"""Tensors that old versions saved; they are not needed, as they can be computed."""
 _PACKED: Final = re.compile(r".*\.(qweight|qzeros|weight_packed|absmax|weight_scale(?:_inv)?)$")
 _LISTED: Final = 3
 
@@ -30,7 +30,7 @@ class Parameter:
     Attributes:
         name: MLC's name.
         shape: Its shape.
-        parts: Name and rows of each tensor of the files that it has, one below the other.
+        parts: Name and number of rows of each tensor in the files that it is stacked from.
     """
 
     name: str
@@ -88,7 +88,7 @@ def check(model: SafetensorsModel, wanted: Sequence[Parameter]) -> None:
 
     Raises:
         ModelFormatError: One is missing, or has another shape.
-        UnsupportedModelError: One has a type that is not read, or is none of the architecture's.
+        UnsupportedModelError: One has an unsupported type, or is unknown to the architecture.
     """
     left = dict.fromkeys(model.tensors)
     for parameter in wanted:
@@ -139,7 +139,7 @@ def _check_one(model: SafetensorsModel, name: str, shape: tuple[int, ...]) -> No
 
 
 def source_bytes(model: SafetensorsModel, wanted: Sequence[Parameter]) -> int:
-    """Bytes that reading these parameters takes from the files."""
+    """The number of bytes to read from the files for these parameters."""
     return sum(model.tensors[name][1].nbytes for p in wanted for name, _ in p.parts)
 
 
@@ -150,11 +150,11 @@ def read(
 
     Args:
         model: The files, checked.
-        parameter: One of theirs.
-        weights: How many weights a piece has, about.
+        parameter: One of the model's.
+        weights: The approximate number of weights in a piece.
 
     Yields:
-        The tensor's name, the bytes that the piece takes in the file, and the rows.
+        The tensor's name, the size of the piece in the file in bytes, and the rows.
 
     Raises:
         ModelFormatError: A file has become shorter.

@@ -1,9 +1,9 @@
-"""Reads safetensors files: which tensors there are, and where each lies.
+"""Reads safetensors files (https://github.com/huggingface/safetensors#format).
 
-A file is 8 bytes with the length of a header, the header in JSON, and the tensors' bytes, which lie
-one behind the other without gaps. It comes from outside, so every length and offset is compared
-with the file's size and with a limit before memory is taken for it, and the file is read through
-one descriptor, so that what was checked is what is used.
+A file consists of 8 bytes with the length of a header, the header in JSON, and the tensors' bytes
+without gaps. Files are not trusted: every length and offset is compared with the file's size and
+with a limit before memory is allocated, and the file is checked and read through the same
+descriptor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlc_widget.api.request_values import shortened
 Array = npt.NDArray[Any]
 
 _MAX_HEADER: Final = 8 << 20
-"""Bytes of a header; a layer's tensors take some 2,000."""
+"""The maximum size of a header in bytes; a layer's tensors take some 2,000."""
 _MAX_TENSORS: Final = 1 << 16
 _MAX_NAME: Final = 1 << 10
 _MAX_DIMENSIONS: Final = 8
@@ -36,7 +36,7 @@ _BITS: Final = {
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
 FLOATS: Final = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""Types that can be read, and numpy's of their bytes."""
+"""Types that can be read, and numpy's type for their bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class SafetensorsTensor:
         name: Its name in the file.
         dtype: Its type by the format's name, such as ``BF16``.
         shape: Its shape.
-        offset: Its first byte in the file.
-        nbytes: Its bytes.
+        offset: The position of its first byte in the file.
+        nbytes: Its size in bytes.
     """
 
     name: str
@@ -66,14 +66,14 @@ class SafetensorsFile:
 
     Attributes:
         path: The file.
-        size: Its bytes.
-        mtime_ns: When it was changed last, in nanoseconds.
+        size: Its size in bytes.
+        mtime_ns: The time of its last change, in nanoseconds since 1970.
         header: The JSON before the tensors.
         tensors: Its tensors by name.
 
     Raises:
         ModelFormatError: It is not a safetensors file, or it is damaged.
-        UnsupportedModelError: A type of tensor that is not known.
+        UnsupportedModelError: A tensor has an unknown type.
     """
 
     def __init__(self, path: Path) -> None:
