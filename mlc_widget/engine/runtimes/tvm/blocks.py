@@ -4,6 +4,7 @@ A matrix (N, K) becomes (N/16, words) uint32: one row for each 16 outputs, one o
 sections that each begin at a multiple of 16 words:
 
     codes     K · 16 codes of 4 or 8 bits; each word of a lane has its next 8 or 4 inputs
+    high      the further bits of codes of 5 or 6 bits, whose lowest 4 are above
     factors   one byte per group and lane, if the format has factors
     scales    one float16 per block of groups and lane
     minima    their factors and the minima themselves in the same way, if the format has minima
@@ -45,6 +46,7 @@ class BlockFormat:
         signed: Whether the factors are signed.
         minima: Whether groups have minima.
         dtype: The dtype of scales and minima.
+        high: The number of further bits of a code, which are stored apart from its lowest 4.
     """
 
     name: str
@@ -56,6 +58,7 @@ class BlockFormat:
     signed: bool = False
     minima: bool = False
     dtype: str = "float16"
+    high: int = 0
 
     @property
     def coded(self) -> bool:
@@ -66,15 +69,16 @@ class BlockFormat:
         """Where the sections of a row begin, for a padded number of inputs."""
         codes = inputs * BLOCK * self.bits // 32
         if not self.coded:
-            return Sections(0, 0, 0, 0, codes)
+            return Sections(0, 0, 0, 0, 0, codes)
+        high = inputs * BLOCK * self.high // 32
         factors = inputs // self.group * BLOCK // 4 if self.factors else 0
         scales = -(-inputs // self.block) * BLOCK * np.dtype(self.dtype).itemsize // 4
         ends, at = [], 0
-        for size in (codes, factors, scales, *((factors, scales) if self.minima else ())):
+        for size in (codes, high, factors, scales, *((factors, scales) if self.minima else ())):
             ends.append(at)
             at += -(-size // BLOCK) * BLOCK
-        minima = (ends[3], ends[4]) if self.minima else (0, 0)
-        return Sections(ends[1], ends[2], *minima, at)
+        minima = (ends[4], ends[5]) if self.minima else (0, 0)
+        return Sections(ends[1], ends[2], ends[3], *minima, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class Sections:
     """The first word of each section of a row; the codes begin at 0.
 
     Attributes:
+        high: The first word of the codes' further bits.
         factors: The first word of the factors.
         scales: The first word of the scales.
         minimum_factors: The first word of the minima's factors.
@@ -89,6 +94,7 @@ class Sections:
         words: The number of words of the whole row.
     """
 
+    high: int
     factors: int
     scales: int
     minimum_factors: int
@@ -103,14 +109,14 @@ FORMATS: Final = {
     for f in (
         BlockFormat("Q4_0", 4, 8),
         BlockFormat("Q4_1", 4, 0, minima=True),
-        BlockFormat("Q5_0", 8, 16),
-        BlockFormat("Q5_1", 8, 0, minima=True),
+        BlockFormat("Q5_0", 4, 16, high=1),
+        BlockFormat("Q5_1", 4, 0, minima=True, high=1),
         BlockFormat("Q8_0", 8, 128),
         BlockFormat("Q2_K", 4, 0, 16, minima=True, **_K),
         BlockFormat("Q3_K", 4, 4, 16, signed=True, **_K),
         BlockFormat("Q4_K", 4, 0, minima=True, **_K),
-        BlockFormat("Q5_K", 8, 0, minima=True, **_K),
-        BlockFormat("Q6_K", 8, 32, 16, signed=True, **_K),
+        BlockFormat("Q5_K", 4, 0, minima=True, high=1, **_K),
+        BlockFormat("Q6_K", 4, 32, 16, signed=True, high=2, **_K),
         BlockFormat("IQ4_NL", 8, 127),
         BlockFormat("IQ4_XS", 8, 127, signed=True, **_K),
         BlockFormat("MXFP4", 8, 12, dtype="float32"),
@@ -119,7 +125,7 @@ FORMATS: Final = {
         BlockFormat("F32", 32, 0),
     )
 }
-"""The formats by ggml's names. Types of 5 and 6 bits, and those with tables, have 8-bit codes."""
+"""The formats by ggml's names. Those with tables have 8-bit codes."""
 
 _PAIRED: Final = [0, 2, 4, 6, 1, 3, 5, 7]
 
@@ -147,15 +153,18 @@ def pack_rows(kind: BlockFormat, rows: Unpacked, out: Array) -> None:
         words = values.reshape(blocks, -1).view(np.uint32)
         out[:blocks, start : start + words.shape[1]] = words
 
-    codes: Array = (rows.codes.astype(np.int16) + kind.zero).astype(np.uint8)
+    codes: Array = np.ascontiguousarray(rows.codes.view(np.uint8) + np.uint8(kind.zero))
     if padded != inputs:  # padding may have any code: its activations are 0
         codes = np.pad(codes, ((0, 0), (0, padded - inputs)))
     packed: Array
     if kind.bits == 4:
-        packed = codes[:, 0::2] | (codes[:, 1::2] << 4)
+        pairs = codes.view("<u2")
+        packed = ((pairs & 0x0F) | (pairs >> 4 & 0xF0)).astype(np.uint8)
     else:
         packed = codes.reshape(count, padded // 8, 8)[:, :, _PAIRED].reshape(count, padded)
     put(0, lanes(np.ascontiguousarray(packed).view(np.uint32), "uint32", packed.shape[1] // 4))
+    if kind.high:
+        put(at.high, lanes(_high_words(codes, kind.high), "uint32", padded * kind.high // 32))
     groups, many = padded // kind.group, -(-padded // kind.block)
     if rows.factor is not None:
         put(at.factors, lanes(rows.factor, rows.factor.dtype.name, groups))
@@ -164,6 +173,25 @@ def pack_rows(kind: BlockFormat, rows: Unpacked, out: Array) -> None:
         if rows.minimum_factor is not None:
             put(at.minimum_factors, lanes(rows.minimum_factor, "uint8", groups))
         put(at.minima, lanes(rows.minimum, kind.dtype, many))
+
+
+def _high_words(codes: Array, bits: int) -> Array:
+    """Bits 4 and on of (rows, inputs) uint8 codes, as (rows, inputs · bits / 32) uint32.
+
+    A group of 32 inputs meets 8 words of 4 activations each. Byte b of a word has the bits of the
+    inputs that are byte b of these, those of the first one lowest.
+    """
+    rows, inputs = codes.shape
+    mask = np.uint64(0x0101010101010101 * ((1 << bits) - 1))
+    eights = (codes.view("<u8") >> np.uint64(4)) & mask
+    eights = eights.reshape(rows, inputs // 32 * bits, 4 // bits)
+    joined = eights[:, :, 0].copy()
+    for i in range(1, 4 // bits):
+        joined |= eights[:, :, i] << np.uint64(2 * bits * i)
+    # Even inputs are in the lower byte of each pair, odd ones in the upper.
+    pairs = joined.view("<u2")
+    made: Array = (pairs | pairs >> (8 - bits)).astype(np.uint8).view(np.uint32)
+    return made
 
 
 def _pack_floats(rows: Array, size: int, out: Array) -> None:

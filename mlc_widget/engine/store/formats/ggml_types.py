@@ -102,9 +102,7 @@ def _nibbles(packed: Array, width: int) -> Array:
 
 def _fifth_bits(blocks: Array, at: int) -> Array:
     """(n, 32) uint8: the bits of the 32-bit word at byte `at`, each as 0 or 16."""
-    word = blocks[:, at : at + 4].copy().view("<u4")
-    bits = (word >> np.arange(32, dtype=np.uint32)) & 1
-    return (bits << 4).astype(np.uint8)
+    return np.unpackbits(blocks[:, at : at + 4], axis=1, bitorder="little") << 4
 
 
 def _plain(codes: Array, scale: Array, minimum: Array | None = None) -> Unpacked:

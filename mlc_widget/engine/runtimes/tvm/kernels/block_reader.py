@@ -1,4 +1,4 @@
-"""How kernels load scales, minima and floats of weights in ggml's blocks (`tvm.blocks`)."""
+"""How kernels load parts of weights in ggml's blocks (`tvm.blocks`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, U32, Isa
 
 
 class BlockReader:
-    """Loads scales, minima and floats of `lanes` outputs of a matrix."""
+    """Loads scales, minima, high bits of codes, and floats of `lanes` outputs of a matrix."""
 
     def __init__(self, kind: BlockFormat, K: int, isa: Isa, lanes: int = 16) -> None:
         self.kind, self.isa, self.lanes = kind, isa, lanes
@@ -24,6 +24,23 @@ class BlockReader:
     def minimum(self, W: Any, nb: Any, part: Any, group: Any) -> Any:
         """``minimum · its factor`` of a group of weights."""
         return self._product(W, nb, part, group, self.at.minima, self.at.minimum_factors, False)
+
+    def high(self, W: Any, nb: Any, part: Any, g: Any, h: Any) -> Any:
+        """The word with the high bits of the codes of half h of the 32 inputs g, or of all."""
+        at = self.at.high + (g * self.kind.high + h) * 16 + part * self.lanes
+        return W.vload([nb, at if self.kind.high else 0], f"uint32x{self.lanes}")
+
+    def above(self, high: Any, at: Any) -> Any:
+        """The high bits of the four codes that meet word `at` of the activations, in place.
+
+        The word is rotated so that they lie above the codes' lowest four; the rest is masked.
+        """
+        L, bits = self.lanes, self.kind.high
+        by = T.Cast("uint32", (at % (8 // bits) * bits + 28) % 32)
+        turned = T.call_llvm_pure_intrin(
+            f"uint32x{L}", f"llvm.fshr.v{L}i32", high, high, T.broadcast(by, L)
+        )
+        return T.bitwise_and(turned, T.broadcast(T.uint32(0x10101010 * ((1 << bits) - 1)), L))
 
     def _product(
         self, W: Any, nb: Any, part: Any, group: Any, scales: int, factors: int, signed: bool

@@ -30,7 +30,15 @@ def make_embedding_blocks(H: int, kind: BlockFormat, isa: Isa) -> Any:
     def code_of(W: Any, nb: Any, lane: Any, k: Any) -> Any:
         word, place = word_and_place(k)
         shifted = T.shift_right(W[nb, word * 16 + lane], T.Cast("uint32", place * kind.bits))
-        return T.bitwise_and(shifted, T.uint32((1 << kind.bits) - 1))
+        low = T.bitwise_and(shifted, T.uint32((1 << kind.bits) - 1))
+        if not kind.high:
+            return low
+        per = 8 // kind.high
+        meets = k % 32 // 8 * 2 + k % 2  # which word of the group's activations
+        bits = W[nb, read.at.high + (k // 32 * kind.high + meets // per) * 16 + lane]
+        bits = T.shift_right(bits, T.Cast("uint32", k % 8 // 2 * 8 + meets % per * kind.high))
+        above = T.bitwise_and(bits, T.uint32((1 << kind.high) - 1))
+        return T.bitwise_or(low, T.shift_left(above, T.uint32(4)))
 
     @T.inline
     def coded_row(W, Y, i, nb, lane):

@@ -19,7 +19,15 @@ from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.blocks import BlockFormat
 from mlc_widget.engine.runtimes.tvm.kernels.block_reader import BlockReader
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, U32, Isa, in_registers, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import (
+    F32,
+    I32,
+    U32,
+    Isa,
+    in_registers,
+    splat,
+    usplat,
+)
 from mlc_widget.engine.runtimes.tvm.kernels.linear import (
     Addends,
     halved_tiles,
@@ -56,8 +64,18 @@ def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, b
         """The input of a group that is code i of a word."""
         return word // 2 * 8 + 2 * i + word % 2 if kind.bits == 8 else word * 8 + i
 
-    def weight(word: Any, i: int, s: Any, least: Any) -> Any:
-        return isa.mul_add(s, code(word, i, kind.bits, kind.zero), splat(0.0) - least)
+    def number(word: Any, high: Any, j: Any, i: Any) -> Any:
+        """``code − zero`` as floats, for code i of word j of a group."""
+        if not kind.high:
+            return code(word, i, kind.bits, kind.zero)
+        nibble = T.bitwise_and(T.shift_right(word, usplat(T.Cast("uint32", i * 4))), usplat(15))
+        at = i // 2 * 8 + (j * 2 + i % 2) % (8 // kind.high) * kind.high
+        shifted = T.shift_right(high, usplat(T.Cast("uint32", at)))
+        above = T.shift_left(T.bitwise_and(shifted, usplat((1 << kind.high) - 1)), usplat(4))
+        return T.Cast(F32, T.reinterpret(I32, T.bitwise_or(nibble, above))) - splat(kind.zero)
+
+    def weight(word: Any, high: Any, j: Any, i: Any, s: Any, least: Any) -> Any:
+        return isa.mul_add(s, number(word, high, j, i), splat(0.0) - least)
 
     def second(first: Any, ROWS: int) -> Any:
         """The sums of the other chain; one buffer for both would not be kept in registers."""
@@ -68,14 +86,14 @@ def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, b
         return sums + odd.vload([r, 0], F32) if isa.chains == 2 else sums
 
     @T.inline
-    def word_of(X, W, even, odd, nb, g, j, s, least, row, ROWS):
+    def word_of(X, W, even, odd, nb, g, j, high, s, least, row, ROWS):
         word: T.let = W.vload([nb, (g * LINES + j) * 16], U32)
         for i in T.unroll(PER_WORD // 2):
-            w: T.let = weight(word, i * 2, s, least)
+            w: T.let = weight(word, high, j, i * 2, s, least)
             for r in T.unroll(ROWS):
                 x: T.let = splat(X[row + r, g * 32 + place(j, i * 2)])
                 even.vstore([r, 0], isa.mul_add(w, x, even.vload([r, 0], F32)))
-            w2: T.let = weight(word, i * 2 + 1, s, least)
+            w2: T.let = weight(word, high, j, i * 2 + 1, s, least)
             for r in T.unroll(ROWS):
                 x2: T.let = splat(X[row + r, g * 32 + place(j, i * 2 + 1)])
                 odd.vstore([r, 0], isa.mul_add(w2, x2, odd.vload([r, 0], F32)))
@@ -84,14 +102,16 @@ def make_matmul_blocks(K: int, kind: BlockFormat, isa: Isa, *, residual: bool, b
     def coded_of(X, W, even, odd, nb, g, row, ROWS):
         for h in T.unroll(SPLIT):
             s: T.let = read.scale(W, nb, 0, g * SPLIT + h)
+            high: T.let = read.high(W, nb, 0, g, h)
             if kind.minima:
                 least: T.let = read.minimum(W, nb, 0, g * SPLIT + h)
                 for j in T.unroll(LINES // SPLIT):
-                    word_of(X, W, even, odd, nb, g, h * (LINES // SPLIT) + j, s, least, row, ROWS)
+                    at: T.let = h * (LINES // SPLIT) + j
+                    word_of(X, W, even, odd, nb, g, at, high, s, least, row, ROWS)
             else:
                 for j in T.unroll(LINES // SPLIT):
                     at: T.let = h * (LINES // SPLIT) + j
-                    word_of(X, W, even, odd, nb, g, at, s, splat(0.0), row, ROWS)
+                    word_of(X, W, even, odd, nb, g, at, high, s, splat(0.0), row, ROWS)
 
     @T.inline
     def floats_of(X, W, even, odd, nb, g, row, ROWS):

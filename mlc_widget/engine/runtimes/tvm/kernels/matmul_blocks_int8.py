@@ -57,7 +57,7 @@ def make_matmul_blocks_int8(
     U, F = f"uint32x{L}", f"float32x{L}"
     read = BlockReader(kind, K, isa, L)
     SPLIT, ZERO = 32 // kind.group, kind.zero
-    wide = kind.bits == 8
+    wide = kind.bits + kind.high > 4
     sum_dtype, sum_lanes = dot.sum_type(wide)
     SUMS = K // 4 + K // 16
     ask = prefetcher(kind.bits, lambda nb, line: [nb, line * 16])
@@ -78,6 +78,10 @@ def make_matmul_blocks_int8(
     def of_lanes(value: Any) -> Any:
         return T.broadcast(value, L)
 
+    def whole(low: Any, high: Any, at: Any) -> Any:
+        """The codes that meet word `at` of a group's activations."""
+        return T.bitwise_or(low, read.above(high, at)) if kind.high else low
+
     def scaled(Q: Any, m: Any, g: Any, h: Any, d: Any, s: Any, least: Any, x: Any, y: Any) -> Any:
         if least is None:
             return isa.mul_add(d, s * x, y, L)
@@ -97,21 +101,25 @@ def make_matmul_blocks_int8(
         """Add half h of group g, or the whole group."""
         for r in T.unroll(ROWS):
             total.vstore([r, 0], dot.start(offset(Q, row + r, g, h), wide))
-        if wide:
+        if kind.bits == 8:
             for j in T.unroll(8 // SPLIT):
                 word: T.let = W.vload([nb, (g * 8 + h * (8 // SPLIT) + j) * 16 + part * L], U)
                 for r in T.unroll(ROWS):
                     x: T.let = Q[row + r, g * 8 + h * (8 // SPLIT) + j]
                     total.vstore([r, 0], dot.add(partial(total, r), word, x, True))
         else:
+            high: T.let = read.high(W, nb, part, g, h)
             for j in T.unroll(4 // SPLIT):
                 at: T.let = h * (4 // SPLIT) + j
                 word: T.let = W.vload([nb, (g * 4 + at) * 16 + part * L], U)
-                even: T.let = low_codes(word, L)
-                odd: T.let = high_codes(word, L)
+                even: T.let = whole(low_codes(word, L), high, at * 2)
+                odd: T.let = whole(high_codes(word, L), high, at * 2 + 1)
                 for r in T.unroll(ROWS):
-                    with_even: T.let = dot.add(partial(total, r), even, Q[row + r, g * 8 + at * 2])
-                    total.vstore([r, 0], dot.add(with_even, odd, Q[row + r, g * 8 + at * 2 + 1]))
+                    with_even: T.let = dot.add(
+                        partial(total, r), even, Q[row + r, g * 8 + at * 2], wide
+                    )
+                    both: T.let = dot.add(with_even, odd, Q[row + r, g * 8 + at * 2 + 1], wide)
+                    total.vstore([r, 0], both)
         s: T.let = read.scale(W, nb, part, g * SPLIT + h)
         if kind.minima:
             least: T.let = read.minimum(W, nb, part, g * SPLIT + h)
