@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
+
+ENGINES: Final = (
+    "it belongs to an engine, which is threads and memory, not a value. Pass the object itself, or "
+    "make another engine where it is needed."
+)
+"""The `_instead` of an engine's parts."""
 
 
 class NotCopyable:

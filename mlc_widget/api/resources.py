@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from mlc_widget.api import responses
+from mlc_widget.api.copies import ENGINES, NotCopyable
 from mlc_widget.api.core import EngineCore, RequestKind
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
@@ -79,7 +80,9 @@ class EmbeddingParams(TypedDict, total=False):
     user: str | None
 
 
-class _Resource:
+class _Resource(NotCopyable):
+    _instead = ENGINES
+
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self._core = core
         self._home = home
@@ -304,15 +307,19 @@ class Models(_Resource):
         return [responses.model(m) for m in self._home.wait_blocking(self._core.list_models)]
 
 
-class AsyncChat:
+class AsyncChat(NotCopyable):
     """``engine.chat``."""
+
+    _instead = ENGINES
 
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self.completions = AsyncChatCompletions(core, home)
 
 
-class Chat:
+class Chat(NotCopyable):
     """``engine.chat``, blocking."""
+
+    _instead = ENGINES
 
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self.completions = ChatCompletions(core, home)

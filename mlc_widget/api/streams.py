@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from mlc_widget.api.copies import ENGINES, NotCopyable
 from mlc_widget.api.core import ChunkSource
 from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError, to_raise, wait_ticking
 from mlc_widget.api.requests import JSONDict
@@ -205,7 +206,9 @@ def _resolve(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-class _Stream(Generic[T_co]):
+class _Stream(NotCopyable, Generic[T_co]):
+    _instead = ENGINES
+
     def __init__(self, relay: StreamBuffer, convert: Callable[[JSONDict], Any]) -> None:
         self._relay = relay
         self._convert = convert

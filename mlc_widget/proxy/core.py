@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from mlc_widget.api.app_config import AppConfig
+from mlc_widget.api.copies import ENGINES, NotCopyable
 from mlc_widget.api.core import ChatOpts, RequestKind
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Observer
 from mlc_widget.api.errors import EngineDeadError, ModelNotLoadedError
@@ -35,7 +36,7 @@ _DROPPED = (
 )
 
 
-class KernelCore(EngineLink):
+class KernelCore(NotCopyable, EngineLink):
     """An engine in a worker kernel. State lives on the home loop; snapshots go anywhere.
 
     Args:
@@ -45,6 +46,8 @@ class KernelCore(EngineLink):
         hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
         recovery: What happens to running requests when the worker dies.
     """
+
+    _instead = ENGINES
 
     def __init__(
         self,

@@ -74,3 +74,42 @@ def test_reprs_say_class_state_and_model(engine: type[Any], tiny_model: Path) ->
 @pytest.mark.parametrize("engine", [AsyncKernelMLCEngine, AsyncMLCEngine])
 def test_reprs_of_awaited_engines(engine: type[Any]) -> None:
     assert repr(engine()) == f"<{engine.__name__} no model: idle>"
+
+
+PARTS: dict[str, Callable[[Any], Any]] = {
+    "chat": lambda engine: engine.chat,
+    "chat.completions": lambda engine: engine.chat.completions,
+    "completions": lambda engine: engine.completions,
+    "embeddings": lambda engine: engine.embeddings,
+    "models": lambda engine: engine.models,
+}
+
+
+@pytest.mark.parametrize(
+    "engine", [AsyncKernelMLCEngine, AsyncMLCEngine, KernelMLCEngine, MLCEngine]
+)
+@pytest.mark.parametrize("part", PARTS)
+def test_parts_of_engines_are_not_copied(engine: type[Any], part: str) -> None:
+    shown = PARTS[part](engine())
+    for way in COPIES.values():
+        with pytest.raises(TypeError, match=r"cannot be pickled or copied: .*make another engine"):
+            way(shown)
+
+
+@pytest.mark.parametrize("engine", [AsyncKernelMLCEngine, KernelMLCEngine])
+def test_links_are_not_copied(engine: type[Any]) -> None:
+    for way in COPIES.values():
+        with pytest.raises(TypeError, match="cannot be pickled or copied"):
+            way(engine().link)
+
+
+def test_streams_are_not_copied(tiny_model: Path) -> None:
+    engine = MLCEngine(runtime="scripted")
+    engine.reload(str(tiny_model))
+    with engine.chat.completions.create(
+        messages=[{"role": "user", "content": "Hi"}], stream=True
+    ) as stream:
+        for way in COPIES.values():
+            with pytest.raises(TypeError, match="Stream cannot be pickled or copied"):
+                way(stream)
+    engine.terminate()
