@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 CODES_AT: Final = 600_000_000
 """Models with at least so many weights get 4 bits by default; smaller ones would lose too much."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 """The version of the converted form; models of another version are converted again."""
 _GENERATION: Final = "generation_config.json"
 PART: Final = ".part"

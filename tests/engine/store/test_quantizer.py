@@ -28,6 +28,13 @@ def squared(rows, other):
     return float(((rows - other) ** 2).sum())
 
 
+def cost(rows, other):
+    """The error of each group, in which large weights count more."""
+    groups = rows.reshape(-1, 32)
+    weights = np.sqrt((groups**2).mean(axis=1, keepdims=True) + groups**2)
+    return (weights * (other.reshape(-1, 32) - groups) ** 2).sum(axis=1)
+
+
 def largest_weight(rows, bits):
     codes, scales = mlc_format.quantize_group(rows, scale_dtype=np.float16, bits=bits)
     return mlc_format.dequantize_group(codes, scales.astype(np.float32), bits=bits)
@@ -46,8 +53,7 @@ SHAPES = {
 @pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
 def test_the_searched_scale_beats_the_largest_weight_in_every_group(make):
     rows = make(np.random.default_rng(0)).astype(np.float32)
-    searched = ((restored(rows, 4) - rows) ** 2).reshape(-1, 32).sum(axis=1)
-    plain = ((largest_weight(rows, 4) - rows) ** 2).reshape(-1, 32).sum(axis=1)
+    searched, plain = cost(rows, restored(rows, 4)), cost(rows, largest_weight(rows, 4))
     assert searched.sum() < 0.8 * plain.sum()
     assert np.mean(searched <= plain * 1.01) > 0.97
 
@@ -55,14 +61,14 @@ def test_the_searched_scale_beats_the_largest_weight_in_every_group(make):
 def test_no_scale_on_a_fine_grid_is_much_better():
     rows = np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32)
     groups = rows.reshape(-1, 32)
-    found = ((restored(rows, 4).reshape(-1, 32) - groups) ** 2).sum(axis=1)
+    found = cost(rows, restored(rows, 4))
     most = np.abs(groups).max(axis=1)
     best = np.full(len(groups), np.inf)
     for sign in (1, -1):
         for part in np.linspace(0.05, 0.25, 2000):
             scale = (sign * part * most)[:, None]
             codes = np.clip(np.rint(groups / scale), -7, 8)
-            best = np.minimum(best, ((codes * scale - groups) ** 2).sum(axis=1))
+            best = np.minimum(best, cost(rows, codes * scale))
     assert found.sum() < 1.05 * best.sum()
     assert (found < 1.35 * best).all()
 
@@ -73,10 +79,10 @@ def test_importance_moves_the_error_to_where_it_matters_less():
     importance = np.where(np.arange(64) % 8 == 0, 100.0, 1.0).astype(np.float32)
     alike, weighted = restored(rows, 4), restored(rows, 4, importance=importance)
 
-    def cost(other):
+    def important(other):
         return float((importance * (other - rows) ** 2).sum())
 
-    assert cost(weighted) < 0.9 * cost(alike)
+    assert important(weighted) < 0.9 * important(alike)
     assert squared(rows, weighted) >= squared(rows, alike)
 
 
