@@ -11,6 +11,7 @@ from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_folder import read_config
+from mlc_widget.engine.system.imports import check_room_for_numpy
 
 if TYPE_CHECKING:
     from mlc_widget.engine.store.weight_source import OpenWeights, WeightSource
@@ -69,6 +70,7 @@ def read_model(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
         ModelFormatError: A file is missing or malformed.
         UnsupportedModelError: The model has an unsupported feature.
         BadRequestError: `chat_opts` asks for a quantization other than the model's.
+        InsufficientMemoryError: There is too little memory to read a GGUF file.
     """
     if path.is_dir():
         config = read_config(path, None)
@@ -81,6 +83,7 @@ def read_model(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
             lambda: _tensor_cache(path),
             None if "conv_template" in config else _own_template(path, config),
         )
+    check_room_for_numpy("Reading a GGUF file needs numpy")
     try:
         stored = _read_gguf(path, chat_opts)
     except ModuleNotFoundError as error:

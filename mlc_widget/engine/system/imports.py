@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import os
 import site
 import sys
 import sysconfig
@@ -23,6 +24,9 @@ from mlc_widget.api.errors import (
 
 _NO_MEMORY = ("cannot allocate memory", "failed to map segment", "out of memory")
 """How the dynamic loader and C++ libraries report it, in the text of other errors."""
+_NUMPY_BYTES = 100 * 10**6
+_NUMPY_BYTES_PER_THREAD = 40 * 10**6
+"""Address space that an import of numpy takes: its libraries, and OpenBLAS' buffers and stacks."""
 
 
 def import_package(name: str, *attributes: str, purpose: str, install: str) -> ModuleType:
@@ -45,6 +49,31 @@ def import_package(name: str, *attributes: str, purpose: str, install: str) -> M
     except Exception as error:
         raise import_error(error, purpose=purpose, install=install, package=name) from error
     return module
+
+
+def check_room_for_numpy(purpose: str) -> None:
+    """Refuse to import numpy where its OpenBLAS would end the process for want of memory.
+
+    It exits, or raises SIGINT, where it cannot reserve its buffers; an error cannot be caught.
+
+    Args:
+        purpose: The beginning of the message, such as ``The tvm runtime needs numpy``.
+
+    Raises:
+        InsufficientMemoryError: RLIMIT_AS leaves too little.
+    """
+    limit = _address_space_limit()
+    if limit is None or "numpy" in sys.modules:
+        return
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # not Linux, where the limit binds nothing
+        return
+    room = limit - pages * os.sysconf("SC_PAGE_SIZE")
+    needed = _NUMPY_BYTES + (os.cpu_count() or 1) * _NUMPY_BYTES_PER_THREAD
+    if room < needed:
+        error = MemoryError(f"numpy needs {needed:,} bytes, and {max(room, 0):,} are left")
+        raise memory_error(purpose, error)
 
 
 def import_error(
@@ -92,7 +121,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 def memory_error(what: str, error: BaseException) -> InsufficientMemoryError:
     """The error for memory that ran out, with the limit of this process if it has one."""
-    detail = str(error) or type(error).__name__
+    detail = _line_about_memory(str(error)) or type(error).__name__
     limit = _address_space_limit()
     if limit is None:
         return InsufficientMemoryError(f"{what} ({detail}). Free memory or choose a smaller model.")
@@ -100,6 +129,13 @@ def memory_error(what: str, error: BaseException) -> InsufficientMemoryError:
         f"{what} ({detail}). This process may use {limit:,} bytes of address space (RLIMIT_AS, "
         f"`ulimit -v {limit // 1024}`): raise the limit or choose a smaller model."
     )
+
+
+def _line_about_memory(text: str) -> str:
+    """The line that names the cause: numpy, for one, surrounds it with advice about others."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    about = (line for line in lines if any(words in line.lower() for words in _NO_MEMORY))
+    return next(about, lines[0] if lines else "")
 
 
 def _address_space_limit() -> int | None:

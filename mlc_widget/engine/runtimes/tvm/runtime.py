@@ -28,7 +28,13 @@ from mlc_widget.engine.runtimes.base import (
 from mlc_widget.engine.runtimes.tvm import shutdown
 from mlc_widget.engine.runtimes.tvm.machine import INSTALL
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
-from mlc_widget.engine.system.imports import import_error, import_package
+from mlc_widget.engine.system.imports import (
+    check_room_for_numpy,
+    import_error,
+    import_package,
+    memory_error,
+    ran_out_of_memory,
+)
 from mlc_widget.engine.system.memory import give_back_memory
 from mlc_widget.engine.system.running_step import RunningStep
 
@@ -121,7 +127,10 @@ class TVMRuntime:
             except MLCEngineError as e:
                 error = e
             except BaseException as e:  # `load` must not wait forever
-                error = InternalEngineError(f"Loading {source.model_id} failed: {e!r}")
+                if ran_out_of_memory(e):
+                    error = memory_error(f"Memory ran out while {source.model_id} was loaded", e)
+                else:
+                    error = InternalEngineError(f"Loading {source.model_id} failed: {e!r}")
                 error.__cause__ = e
             try:
                 loop.call_soon_threadsafe(settle, loaded, error)
@@ -255,6 +264,7 @@ class TVMRuntime:
         self, source: ModelSource, report: LoadReporter, cancelled: threading.Event
     ) -> Loaded | Embedder | None:
         """Load the model on this thread; return None if the load was cancelled."""
+        check_room_for_numpy("The tvm runtime needs numpy")
         for package, attribute in (("numpy", "ndarray"), ("psutil", "virtual_memory")):
             purpose = f"The tvm runtime needs {package}"
             import_package(package, attribute, purpose=purpose, install=INSTALL)
