@@ -51,6 +51,11 @@ class Wanted:
             multiples = (base["multipleOf"],) if "multipleOf" in base else ()
             self.numbers = self.numbers.within(Range(**bounds, multiples_of=multiples))
 
+    def is_count(self, of: str, count: int) -> bool:
+        """Whether there may be so many Items or Properties."""
+        low, high = self.counts(of)
+        return count >= low and (high is None or count <= high)
+
     def counts(self, of: str) -> tuple[int, int | None]:
         """The least and the most Items or Properties."""
         low = max((b.get(f"min{of}", 0) for b in self._bases), default=0)

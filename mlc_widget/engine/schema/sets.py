@@ -1,0 +1,86 @@
+"""Sets of schemas that one value is to fit at once, by number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+Ids: TypeAlias = tuple[int, ...]
+"""Schemas by their numbers; that of ``false`` is -1."""
+Group: TypeAlias = tuple[int, str]
+"""A choice that is to be made: the schema's number and its keyword."""
+
+NOTHING: Final[Ids] = (-1,)
+"""The set of schemas that no value fits."""
+_CHOICES: Final = ("anyOf", "oneOf")
+_LINKS: Final = frozenset({"$ref", "allOf", "$defs", *_CHOICES})
+
+
+class SchemaSets:
+    """Numbers the parts of one checked schema, and follows its references."""
+
+    def __init__(self, root: Any) -> None:
+        self._definitions = root.get("$defs", {}) if isinstance(root, Mapping) else {}
+        self._schemas: list[Any] = []
+        self._numbered: dict[int, int] = {}
+        self._kept: dict[str, Any] = {}
+
+    def ids(self, schemas: Iterable[Any]) -> Ids:
+        """The set of these schemas, without those that say nothing."""
+        ids = []
+        for schema in schemas:
+            if schema is True or schema == {}:
+                continue
+            known = self._numbered.get(id(schema))
+            if known is None or schema is False:
+                known = -1 if schema is False else len(self._schemas)
+                if schema is not False:
+                    self._numbered[id(schema)] = known
+                    self._schemas.append(schema)
+            ids.append(known)
+        return NOTHING if -1 in ids else tuple(dict.fromkeys(ids))
+
+    def gather(self, ids: Ids) -> tuple[list[Any], list[Group]] | None:
+        """The schemas and choices behind references and allOf; None if one of them is false."""
+        bases: list[Any] = []
+        groups: list[Group] = []
+        seen: set[int] = set()
+        left = list(reversed(ids))
+        while left:
+            i = left.pop()
+            if i in seen:
+                continue
+            if i == -1:
+                return None
+            seen.add(i)
+            schema = self._schemas[i]
+            if schema.keys() - _LINKS:
+                bases.append(schema)
+            links = list(schema.get("allOf", ()))
+            if "$ref" in schema:
+                links.insert(0, self._definitions[schema["$ref"]])
+            groups += [(i, kind) for kind in _CHOICES if kind in schema]
+            left += reversed(self.ids(links))
+        return bases, groups
+
+    def schema(self, group: Group) -> Any:
+        """The schema with a choice."""
+        return self._schemas[group[0]]
+
+    def branches(self, group: Group) -> Sequence[Any]:
+        """What there is to choose among."""
+        branches: Sequence[Any] = self._schemas[group[0]][group[1]]
+        return branches
+
+    def resolved(self, schema: Any) -> Any:
+        """What a schema that is a reference and nothing else leads to."""
+        for _ in range(100):
+            if not isinstance(schema, Mapping) or set(schema) != {"$ref"}:
+                break
+            schema = self._definitions[schema["$ref"]]
+        return schema
+
+    def same(self, schema: Any) -> Any:
+        """The same object for the same schema, since schemas are known by identity."""
+        return self._kept.setdefault(json.dumps(schema), schema)

@@ -1,0 +1,95 @@
+"""Whether a given value fits several schemas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mlc_widget.engine.schema.conjunction import (
+    NOT_ONE_OF,
+    Wanted,
+    canonical,
+    kind_of,
+    string_of,
+    unlisted,
+)
+from mlc_widget.engine.schema.members import Members
+from mlc_widget.engine.schema.sets import Ids, SchemaSets
+
+
+class Values:
+    """Holds values of JSON against schemas."""
+
+    def __init__(
+        self, sets: SchemaSets, members: Members, satisfiable: Callable[[str], bool]
+    ) -> None:
+        self._sets = sets
+        self._members = members
+        self._satisfiable = satisfiable
+
+    def fits(self, ids: Ids, value: Any) -> bool:
+        """Whether a value fits a set of schemas."""
+        gathered = self._sets.gather(ids)
+        if gathered is None:
+            return False
+        bases, groups = gathered
+        if not self.fits_bases(bases, value):
+            return False
+        for group in groups:
+            fitting = sum(self.fits(self._sets.ids([b]), value)
+                          for b in self._sets.branches(group))  # fmt: skip
+            if not fitting or (group[1] == "oneOf" and fitting > 1):
+                return False
+        return True
+
+    def fits_bases(self, bases: Sequence[Any], value: Any, *, listed: bool = False) -> bool:
+        """Whether a value fits what schemas say themselves, without their choices.
+
+        Args:
+            bases: The schemas.
+            value: Of JSON.
+            listed: It is known to be one of those that they list.
+        """
+        wanted = Wanted(unlisted(bases) if listed else bases)
+        if wanted.values is not None and canonical(value) not in map(canonical, wanted.values):
+            return False
+        kind = kind_of(value)
+        if kind not in wanted.kinds:
+            return False
+        if any(canonical(v) == canonical(value) for b in bases for v in b.get(NOT_ONE_OF, ())):
+            return False
+        if kind == "number":
+            return wanted.numbers.has(value)
+        if kind == "string":
+            strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
+            return not strings or self.some_string([{"enum": [value]}, *strings])
+        if kind == "array":
+            return wanted.is_count("Items", len(value)) and all(
+                self.fits(self._members.item(bases, i), v) for i, v in enumerate(value)
+            )
+        if kind == "object":
+            return wanted.is_count("Properties", len(value)) and self._fits_object(
+                bases, wanted, value
+            )
+        return True
+
+    def _fits_object(self, bases: Sequence[Any], wanted: Wanted, value: Mapping[str, Any]) -> bool:
+        limits = [b["propertyNames"] for b in bases if "propertyNames" in b]
+        return (
+            all(self.is_key(limits, str(n)) for n in value)
+            and set(wanted.required) <= set(value)
+            and all(self.fits(self._members.property(bases, n), v) for n, v in value.items())
+        )
+
+    def is_key(self, limits: Sequence[Any], name: str) -> bool:
+        """Whether what `propertyNames` say allows a name."""
+        return all(
+            limit is not False and (limit is True or self.fits_bases([limit], name))
+            for limit in limits
+        )
+
+    def some_string(self, strings: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether some string fits what several schemas say of strings."""
+        wanted = strings[0] if len(strings) == 1 else {"allOf": strings}
+        return self._satisfiable(f"start: %json {json.dumps({'type': 'string', **wanted})}")
