@@ -67,6 +67,10 @@ class GrammarChecker:
         found = self.problem(json.dumps({"grammars": [{"lark_grammar": lark}]}))
         return not (found == grammar_child.EMPTY or "Unsatisfiable" in found)
 
+    def can_compile(self, lark: str) -> bool:
+        """Whether a grammar can be used."""
+        return not self.problem(json.dumps({"grammars": [{"lark_grammar": lark}]}))
+
     def lark(self, gbnf: str) -> tuple[str, str]:
         """Translate a grammar from llama.cpp's syntax to Lark's.
 

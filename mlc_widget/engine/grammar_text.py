@@ -53,7 +53,7 @@ def json_part(schema: Any, at: str) -> Part:
         BadRequestError: No value can match, or the schema is too large; `param` names the place.
         UnsupportedFieldError: A part of the schema cannot be enforced.
     """
-    text = json_grammar(schema, at, satisfiable=CHECKER.is_satisfiable)
+    text = json_grammar(schema, at, checker=CHECKER)
     return {"lark_grammar": text, "json_schema": schema}
 
 

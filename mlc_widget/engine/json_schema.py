@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
-from mlc_widget.engine.schema.located import LocatedSchema
+from mlc_widget.engine.schema.complement import NoComplementError, complement
+from mlc_widget.engine.schema.located import LocatedSchema, located
 from mlc_widget.engine.schema.numbers import Range
-from mlc_widget.engine.schema.references import References
+from mlc_widget.engine.schema.references import References, leads_back
 
 TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null")
 FORMATS: Final = frozenset(
@@ -28,21 +29,12 @@ FORMATS: Final = frozenset(
 """The formats of strings that are enforced; any other is an annotation."""
 
 _UNENFORCEABLE: Final = {
-    "not": "describe what is allowed instead",
-    "if": "use anyOf",
-    "then": "use anyOf",
-    "else": "use anyOf",
-    "contains": "leave it out, or list the items in prefixItems",
-    "minContains": "leave it out",
-    "maxContains": "leave it out",
-    "uniqueItems": "leave it out and check the answer",
     "unevaluatedItems": "use items: false",
     "unevaluatedProperties": "use additionalProperties: false",
     "$dynamicRef": "use $ref",
     "$recursiveRef": "use $ref",
 }
 _HARMLESS: Final[Mapping[str, Any]] = {
-    "uniqueItems": False,
     "unevaluatedItems": True,
     "unevaluatedProperties": True,
 }
@@ -149,6 +141,13 @@ class _Checker:
             "exclusiveMaximum": self._number,
             "multipleOf": self._positive,
             "not": self._not,
+            "if": self.schema,
+            "then": self.schema,
+            "else": self.schema,
+            "uniqueItems": self._boolean,
+            "contains": self.schema,
+            "minContains": self._count,
+            "maxContains": self._count,
             "propertyNames": self._property_names,
             "dependencies": self._dependencies,
             "dependentRequired": self._dependencies,
@@ -176,15 +175,12 @@ class _Checker:
         for name, at, target in self._references.followed():
             made[name] = self.schema(at, target)
         for name, at, _ in self._references.followed():
-            seen = {name}
-            while isinstance(made[name], Mapping) and set(made[name]) == {"$ref"}:
-                name = made[name]["$ref"]
-                if name in seen:
-                    raise BadRequestError(
-                        f"{at}.$ref: it leads back to itself; refer to a schema.",
-                        param=f"{at}.$ref",
-                    )
-                seen.add(name)
+            if leads_back(name, made):
+                raise BadRequestError(
+                    f"{at}: it leads back to itself without a property or an item between; "
+                    "refer to another schema.",
+                    param=at,
+                )
         return made
 
     def _rebuilt(self, at: str, schema: Mapping[str, Any]) -> LocatedSchema:
@@ -204,12 +200,14 @@ class _Checker:
         for name in _REWRITTEN:
             if name in rebuilt:
                 rebuilt.setdefault("allOf", []).extend(rebuilt.pop(name))
+        if conditions := self._conditions(at, rebuilt):
+            rebuilt.setdefault("allOf", []).extend(conditions)
         if rebuilt.get("format", ...) is None:
             del rebuilt["format"]
         self._check_ranges(at, rebuilt)
         return rebuilt
 
-    def _check_ranges(self, at: str, rebuilt: Mapping[str, Any]) -> None:
+    def _check_ranges(self, at: str, rebuilt: LocatedSchema) -> None:
         for kind in ("Items", "Length", "Properties"):
             low, high = rebuilt.get(f"min{kind}", 0), rebuilt.get(f"max{kind}", math.inf)
             if low > high:
@@ -217,8 +215,11 @@ class _Checker:
         _check_numbers(at, rebuilt)
         if rebuilt.get("additionalProperties") is False and "patternProperties" not in rebuilt:
             known = rebuilt.get("properties", {})
-            for missing in (n for n in rebuilt.get("required", ()) if n not in known):
-                raise _wrong(f"{at}.required", missing, "properties has no such entry")
+            missing = [n for n in rebuilt.get("required", ()) if n not in known]
+            if missing:
+                rebuilt.problem = _wrong(
+                    f"{at}.required", missing[0], "properties has no such entry"
+                )
 
     def _type(self, at: str, value: Any) -> Any:
         kinds = value if isinstance(value, list) else [value]
@@ -274,6 +275,11 @@ class _Checker:
             raise _wrong(at, value, f"no answer is that long; give at most {_LENGTH}")
         return min(value, _LENGTH)
 
+    def _boolean(self, at: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise _wrong(at, value, "give true or false")
+        return value
+
     def _number(self, at: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _wrong(at, value, "give a number")
@@ -304,24 +310,27 @@ class _Checker:
         return value if value in FORMATS else None
 
     def _not(self, at: str, value: Any) -> list[Any]:
-        """Rewrite a `not`; it can be enforced only if it forbids properties, or everything."""
-        if value in (True, {}) and self._depth > 1:
-            return [False]
-        if value is False:
+        return [self._opposite(at, self.schema(at, value))]
+
+    def _conditions(self, at: str, rebuilt: dict[str, Any]) -> list[Any]:
+        """What if, then and else say, as choices."""
+        is_there = "if" in rebuilt
+        wanted, then, otherwise = (rebuilt.pop(k, True) for k in ("if", "then", "else"))
+        if not is_there or (then is True and otherwise is True):
             return []
-        required = _required_of(value)
-        if required is None:
+        opposite = self._opposite(f"{at}.if", wanted)
+        return [{"anyOf": [{"allOf": [wanted, then]}, {"allOf": [opposite, otherwise]}]}]
+
+    def _opposite(self, at: str, schema: Any) -> Any:
+        """A schema of what does not fit another."""
+        try:
+            return located(complement(schema), at)
+        except NoComplementError as error:
             raise UnsupportedFieldError(
-                f"{at} = {_shown(value)}: this keyword cannot be enforced; "
-                f"{_UNENFORCEABLE['not']}.",
+                f"{at}: what does not fit this schema cannot be enforced, because of its "
+                f"{error.keyword}; describe what is allowed instead.",
                 param=at,
-            )
-        made: list[Any] = []
-        for i, names in enumerate(required):
-            names = self._names(f"{at}[{i}].required", names)
-            absent = [{"type": "object", "properties": {n: False}} for n in names]
-            made.append({"anyOf": absent} if absent else False)
-        return made
+            ) from None
 
     def _property_names(self, at: str, value: Any) -> Any:
         checked = self.schema(at, value)
@@ -362,26 +371,7 @@ class _Checker:
 
 
 def _is_harmless(name: str, value: Any) -> bool:
-    return name == "not" or value == _HARMLESS.get(name, ...)
-
-
-def _required_of(schema: Any) -> list[Any] | None:
-    """The sets of properties of which a schema requires one; None if it has other requirements."""
-    if not isinstance(schema, Mapping) or len(schema) != 1:
-        return None
-    if "required" in schema:
-        return [schema["required"]]
-    [(keyword, branches)] = schema.items()
-    if keyword not in ("anyOf", "allOf") or not isinstance(branches, list) or not branches:
-        return None
-    found = [_required_of(b) for b in branches]
-    known = [f for f in found if f is not None]
-    if len(known) < len(found):
-        return None
-    if keyword == "anyOf":
-        return [names for sets in known for names in sets]
-    lists = [sets[0] for sets in known if len(sets) == 1 and isinstance(sets[0], list)]
-    return [[n for names in lists for n in names]] if len(lists) == len(found) else None
+    return bool(value == _HARMLESS.get(name, ...))
 
 
 def _check_numbers(at: str, rebuilt: Mapping[str, Any]) -> None:

@@ -522,8 +522,8 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "minimum is a string": ({"type": "number", "minimum": "0"}, "minimum"),
     "multiple of nothing": ({"type": "number", "multipleOf": 0}, "multipleOf"),
     "format is a list": ({"type": "string", "format": ["date"]}, "format"),
-    "not": (record(a={"not": STR}), "properties.a.not"),
-    "if": ({"type": "object", "if": {}, "then": {}}, "if"),
+    "not": (record(a={"not": {"format": "date"}}), "properties.a.not"),
+    "if": ({"if": {"multipleOf": 3}, "then": {"minimum": 5}}, "if"),
     "uniqueItems": (array(STR, uniqueItems=True), "uniqueItems"),
     "unevaluatedProperties": (
         {"allOf": [STR], "unevaluatedProperties": False},

@@ -10,7 +10,7 @@ import pytest
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 
 from .grammars import random_value, schema_grammar, takes_value
-from .schemas import BOOL, INT, NUM, STR, array, loose, optional, record, ref, tagged
+from .schemas import BOOL, DATE, INT, NUM, STR, array, loose, optional, record, ref, tagged
 
 
 def union(*schemas, **more):
@@ -256,6 +256,94 @@ KINDS = {
         **ref("A"),
         "$defs": {"A": optional(b=ref("B")), "B": array(ref("A"), maxItems=2)},
     },
+    "not a kind": {"not": {"type": ["string", "object"]}},
+    "not an integer": {"type": "number", "not": {"type": "integer"}, "minimum": 2, "maximum": 9},
+    "not these strings": {"type": "string", "maxLength": 2, "not": {"enum": ["a", "b", "", 5]}},
+    "not this beginning": {"type": "string", "not": {"pattern": "^[a-m]"}, "minLength": 1},
+    "not these numbers": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 5,
+        "not": {"enum": [1, 2, 4]},
+    },
+    "not this object": {"type": "object", "not": {"const": {"a": 1, "b": [True]}}},
+    "not this array": {"type": "array", "maxItems": 3, "not": {"const": [1, {"a": None}]}},
+    "not this model": {
+        "type": "object",
+        "not": {"$ref": "#/$defs/Node"},
+        "$defs": {"Node": optional(v=INT, next=ref("Node"))},
+    },
+    "not not": {"not": {"not": {"type": "boolean"}}},
+    "not one of": {"not": {"oneOf": [STR, {"maxLength": 3}]}},
+    "not only these names": {"type": "object", "not": optional(a=INT, b=INT), "maxProperties": 3},
+    "not all by a pattern": {
+        "type": "object",
+        "additionalProperties": INT,
+        "not": {"patternProperties": {"^x": {"minimum": 5}}},
+    },
+    "not all items": {"type": "array", "items": INT, "not": {"items": {"minimum": 3}}},
+    "if a constant": {
+        **loose(["country"], country={"enum": ["US", "DE"]}, zip=STR),
+        "additionalProperties": False,
+        "if": {"properties": {"country": {"const": "US"}}},
+        "then": {"required": ["zip"]},
+    },
+    "if a name": {
+        **optional(a=INT, b=INT, c=INT),
+        "if": {"required": ["a"]},
+        "then": {"required": ["b"]},
+        "else": {"required": ["c"]},
+    },
+    "several ifs": {
+        **optional(kind={"enum": [*"abcdefgh"]}, **dict.fromkeys("abcdefgh", INT)),
+        "allOf": [
+            {
+                "if": {"properties": {"kind": {"const": k}}, "required": ["kind"]},
+                "then": {"required": [k]},
+            }
+            for k in "abcdefgh"
+        ],
+    },
+    "if a range": {
+        "type": "integer",
+        "if": {"minimum": 10},
+        "then": {"multipleOf": 10},
+        "maximum": 50,
+    },
+    "contains": array(STR, contains={"const": "x"}),
+    "contains so many": array(
+        INT, contains={"minimum": 5}, minContains=2, maxContains=3, maxItems=5
+    ),
+    "contains beside a tuple": {"type": "array", "prefixItems": [STR], "contains": INT},
+    "contains two": {"type": "array", "allOf": [{"contains": INT}, {"contains": STR}]},
+    "a set of a list": array({"enum": [*"abc", 1, 1.0, None]}, uniqueItems=True),
+    "a set of truths": array(BOOL, uniqueItems=True, minItems=2),
+    "a set of digits": array(
+        {"type": "integer", "minimum": 0, "maximum": 9}, uniqueItems=True, minItems=2, maxItems=4
+    ),
+    "a set of a choice": array(
+        {"anyOf": [{"const": "all"}, {"pattern": "^(a|b)$", "type": "string"}]}, uniqueItems=True
+    ),
+    "a set of one": array(STR, uniqueItems=True, maxItems=1),
+    "a set of kinds": {
+        "type": "array",
+        "prefixItems": [STR, INT],
+        "items": False,
+        "uniqueItems": True,
+    },
+    "oneOf of closed objects": union(optional(a=INT), optional(b=INT)),
+    "oneOf of open objects": union(loose([], a=STR), loose([], b=STR)),
+    "oneOf of a format and a pattern": union({"format": "uuid"}, {"pattern": "^\\$[A-Z]"}),
+    "oneOf with an optional tag": union(
+        *(
+            optional(kind={"const": k}, value=s, note=STR)
+            for k, s in zip("abcd", [INT, STR, BOOL, NUM], strict=True)
+        )
+    ),
+    "an option that nothing meets": {
+        "type": "object",
+        "properties": {"a": {"required": ["x"], "additionalProperties": False, "type": "object"}},
+    },
     "nullable": {"type": "object", "properties": {"a": {"anyOf": [INT, {"type": "null"}]}}},
     "draft 4": {
         "$schema": "http://json-schema.org/draft-04/schema#",
@@ -296,6 +384,29 @@ def test_every_whole_answer_is_valid(name):
         ("dependencies of names", ['{"b": 1}', '{"a": 1, "b": 2, "c": 3}'], ['{"a": 1, "b": 2}']),
         ("oneOf of some strings and all", ['"windows"'], ['"linux"', "5"]),
         ("an enum within a pattern", ['"ab"'], ['"b"', '"abc"']),
+        ("not this object", ['{"a": 1, "b": [false]}', '{"a": 1}', '{"a": 1, "b": [true], "c": 2}'],
+         ['{"a": 1, "b": [true]}']),
+        ("not this array", ["[]", "[1]", '[1, {"a": 1}]', "[1, {}, 2]"], ['[1, {"a": null}]']),
+        ("not this model", ['{"v": "a"}', '{"next": {"v": "b"}}', '{"w": 1}'],
+         ["{}", '{"v": 1}', '{"next": {"v": 1}}', '{"next": {}}']),
+        ("not only these names", ['{"c": 1}', '{"a": 1, "c": 2}', '{"a": "x"}'],
+         ["{}", '{"a": 1}']),
+        ("not an integer", ["2.5", "8.125"], ["3", "3.0", "3.00"]),
+        ("if a constant", ['{"country": "DE"}', '{"country": "US", "zip": "1"}'],
+         ['{"country": "US"}']),
+        ("if a name", ['{"a": 1, "b": 2}', '{"c": 1}'], ['{"a": 1, "c": 2}', '{"b": 1}', "{}"]),
+        ("several ifs", ['{"kind": "c", "c": 1}', "{}", '{"kind": "h", "a": 1, "h": 1}'],
+         ['{"kind": "c"}', '{"kind": "c", "d": 1}']),
+        ("contains", ['["x"]', '["a", "x", "b"]'], ["[]", '["a"]']),
+        ("contains so many", ["[5, 6]", "[1, 9, 1, 9, 9]"], ["[5]", "[5, 5, 5, 5]"]),
+        ("contains beside a tuple", ['["a", 1]', '["a", "b", 2, 3]'], ['["a"]', "[1]", "[]"]),
+        ("contains two", ['[1, "a"]', '["a", null, 2]'], ["[1]", '["a"]']),
+        ("a set of a list", ["[]", '["c", "a"]', '[1, null, "b", "a", "c"]'],
+         ['["a", "a"]', '["a", "b", "a"]']),
+        ("a set of digits", ["[3, 1]", "[9, 0, 5, 1]"], ["[1]", "[1, 1]", "[1, 2, 3, 4, 5]"]),
+        ("oneOf of closed objects", ['{"a": 1}', '{"b": 1}'], ["{}", '{"a": 1, "b": 2}']),
+        ("oneOf of open objects", ['{"a": 1}', '{"a": "x", "b": 3}'], ["{}", '{"a": "x"}']),
+        ("an option that nothing meets", ["{}", '{"b": 1}'], ['{"a": {}}']),
         ("names of a pattern", ['{"a": 1, "b": 2}', '{"abc": 1, "ccb": 5}'], ['{"d": 1, "a": 2}']),
     ],
 )  # fmt: skip
@@ -309,13 +420,16 @@ def test_what_a_schema_takes_and_what_not(name, good, bad):
 @pytest.mark.parametrize(
     ("schema", "path"),
     [
-        (record(a={"not": {"type": "string"}}), "properties.a.not"),
-        ({"items": {"if": {"minimum": 3}, "then": INT}}, "items.if"),
+        (record(a={"not": {"type": "string", "format": "date"}}), "properties.a.not"),
+        ({"items": {"if": {"multipleOf": 3}, "then": INT}}, "items.if"),
+        ({"if": {"properties": {"a": {"propertyNames": {"maxLength": 3}}}}, "else": INT}, "if"),
+        ({"not": {"uniqueItems": True}}, "not"),
         (array(STR, uniqueItems=True), "uniqueItems"),
-        (array(STR, contains={"const": "a"}), "contains"),
-        (union(loose([], a=STR), loose([], b=STR)), "oneOf"),
-        (record(a=union({"type": "string", "format": "date"}, {"type": "string", "pattern": "2"})),
-         "properties.a.oneOf"),
+        (record(a={"type": "array", "uniqueItems": True}), "properties.a.uniqueItems"),
+        (array({"enum": [*range(65)]}, uniqueItems=True), "uniqueItems"),
+        ({"type": "array", "allOf": [{"contains": {"const": n}, "maxContains": 2} for n in "ab"]},
+         "allOf[1].contains"),
+        (record(a=union(DATE, DATE)), "properties.a.oneOf"),
         ({"type": "object", "minProperties": 40, "additionalProperties": INT}, "minProperties"),
         ({"type": "object", "patternProperties": {r"\bx": INT}}, r"patternProperties.\bx"),
         ({"propertyNames": {"format": "date"}}, "propertyNames"),

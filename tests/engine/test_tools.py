@@ -269,13 +269,13 @@ def test_parameters_that_are_malformed_or_strict_and_not_enforceable_are_refused
     for parameters, strict, path in [
         ({"type": "objekt"}, None, ".type"),
         ({"type": "object", "properties": {"a": "string"}}, None, ".properties.a"),
-        ({"type": "object", "not": {}}, True, ".not"),
+        ({"type": "object", "unevaluatedProperties": False}, True, ".unevaluatedProperties"),
     ]:
         tools = Tools(ChatML(), (with_parameters(parameters, strict=strict),))
         with pytest.raises(BadRequestError) as caught:
             tools.grammar(else_body=False)
         assert caught.value.param == f"tools[0].function.parameters{path}"
-    loose = Tools(ChatML(), (with_parameters({"type": "object", "not": {}}),))
+    loose = Tools(ChatML(), (with_parameters({"type": "object", "unevaluatedProperties": False}),))
     _, parts = loose.grammar(else_body=False)
     assert parts["arguments_0"]["json_schema"]["type"] == "object"
 

@@ -11,22 +11,26 @@ Numbers and structure are written here; of llguidance's own JSON compiler only s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.schema.array_text import array_text
 from mlc_widget.engine.schema.conjunction import Wanted, path_of
-from mlc_widget.engine.schema.emptiness import Emptiness, too_large
+from mlc_widget.engine.schema.emptiness import Emptiness
 from mlc_widget.engine.schema.exclusive import exclusive
+from mlc_widget.engine.schema.free_keys import FreeKeys
 from mlc_widget.engine.schema.keys import KeyPatterns
-from mlc_widget.engine.schema.lark import LarkText
-from mlc_widget.engine.schema.layout import ArrayShape, Node, ObjectShape, Writer, has_value
+from mlc_widget.engine.schema.lark import Checker, LarkText
+from mlc_widget.engine.schema.layout import ArrayShape, Node, ObjectShape, has_value
 from mlc_widget.engine.schema.members import Members
+from mlc_widget.engine.schema.object_text import object_text
 from mlc_widget.engine.schema.sets import Group, Ids, SchemaSets
 from mlc_widget.engine.schema.shapes import FREE_ITEMS, Shapes
+from mlc_widget.engine.schema.strings import Strings
 from mlc_widget.engine.schema.texts import Texts
 from mlc_widget.engine.schema.values import Values
+from mlc_widget.engine.schema.writer import Writer
 
 FREE_DEPTH: Final = 12
 """Levels of a value without a schema."""
@@ -41,23 +45,23 @@ class _Key:
     done: frozenset[Group] = frozenset()
 
 
-def json_grammar(schema: Any, at: str, *, satisfiable: Callable[[str], bool]) -> str:
+def json_grammar(schema: Any, at: str, *, checker: Checker) -> str:
     """A Lark text, ``start`` its beginning.
 
     Args:
         schema: From `json_schema.check_schema`.
         at: The request's field that it comes from, for errors.
-        satisfiable: Whether some text fits a grammar (a Lark text).
+        checker: Tells what fits and what can be used.
 
     Raises:
         BadRequestError: No value fits the schema, or it is too large.
         UnsupportedFieldError: It wants what cannot be enforced.
     """
-    return _Compiler(schema, at, satisfiable).compile()
+    return _Compiler(schema, at, checker).compile()
 
 
 class _Compiler:
-    def __init__(self, root: Any, at: str, satisfiable: Callable[[str], bool]) -> None:
+    def __init__(self, root: Any, at: str, checker: Checker) -> None:
         self._root = root
         self._at = at
         self._names: dict[_Key, str] = {}
@@ -65,12 +69,25 @@ class _Compiler:
         self._pending: list[_Key] = []
         self._lark = LarkText()
         self._sets = SchemaSets(root)
-        self._patterns = KeyPatterns(satisfiable)
+        self._patterns = KeyPatterns(checker.is_satisfiable)
         members = Members(self._sets, self._patterns)
-        values = Values(self._sets, members, satisfiable)
-        self._emptiness = Emptiness(self._sets, members, values, at)
-        self._texts = Texts(self._lark, values, at)
-        self._shapes = Shapes(members, values, self._patterns, lambda i: self._node(_Key(i)), at)
+        values = Values(self._sets, members, self._patterns, checker.is_satisfiable)
+        free_keys = FreeKeys(self._sets, members, self._patterns, at)
+        self._strings = Strings(self._lark, values, checker, at)
+        self._emptiness = Emptiness(
+            self._sets, members, values, self._strings, free_keys, self._patterns
+        )
+        self._texts = Texts(self._lark, values, self._patterns, checker.is_satisfiable, at)
+        self._shapes = Shapes(
+            self._sets,
+            members,
+            values,
+            self._emptiness,
+            self._texts,
+            free_keys,
+            lambda ids: self._node(_Key(ids)),
+            at,
+        )
 
     def compile(self) -> str:
         root = self._node(_Key(self._sets.ids([self._root])))
@@ -79,6 +96,8 @@ class _Compiler:
             self._nodes[self._names[key]] = self._expand(key)
         alive = self._productive()
         if root not in alive:
+            if problem := self._sets.problem():
+                raise problem
             raise BadRequestError(
                 f"{self._at}: no value can meet this schema; it contradicts itself, or requires "
                 "itself within itself.",
@@ -92,7 +111,11 @@ class _Compiler:
         name = self._names.get(key)
         if name is None:
             if len(self._names) >= _NODES:
-                raise too_large(self._at)
+                raise BadRequestError(
+                    f"{self._at}: the schema is too large, or has too many choices within each "
+                    "other; make it smaller.",
+                    param=self._at,
+                )
             name = self._names[key] = f"n{len(self._names)}"
             self._pending.append(key)
         return name
@@ -104,20 +127,24 @@ class _Compiler:
         bases, groups = gathered
         left = [g for g in groups if g not in key.done]
         if left:
-            return self._choose(key, left[0], alone=not bases and len(left) == 1 and not key.done)
+            return self._choose(key, left, bases)
         if not bases:
             return Node(nodes=[self._any(FREE_DEPTH)])
         return self._of_kinds(bases)
 
-    def _choose(self, key: _Key, group: Group, *, alone: bool) -> Node:
-        """One node for each branch of a choice; `alone` where nothing else is wanted."""
-        branches = self._sets.branches(group)
+    def _choose(self, key: _Key, left: list[Group], bases: list[Any]) -> Node:
+        """One node for each branch of the first choice that is left."""
+        group = left[0]
+        branches = self._emptiness.branches(group, bases)
+        alone = not bases and len(left) == 1 and not key.done
         done = frozenset() if alone else key.done | {group}
         rest = () if alone else key.ids
         chosen = [(*rest, *self._sets.ids([b])) for b in branches]
         if group[1] == "oneOf" and len(branches) > 1:
             at = f"{path_of(self._sets.schema(group), self._at)}.oneOf"
             chosen = exclusive(self._sets, self._emptiness, at, branches, chosen, done)
+        elif len(left) > 1:  # or else what contradicts itself is multiplied by the other choices
+            chosen = [c for c in chosen if not self._emptiness.is_empty(c, done, choices=False)]
         return Node(nodes=[self._node(_Key(tuple(dict.fromkeys(c)), done)) for c in chosen])
 
     def _of_kinds(self, bases: list[Any]) -> Node:
@@ -132,7 +159,7 @@ class _Compiler:
             elif kind == "array":
                 node.arrays.append(self._shapes.array(bases, wanted))
             elif kind == "string":
-                node.texts += self._texts.string(bases)
+                node.texts += self._strings.options(bases)
             elif kind == "number":
                 node.texts += self._texts.number(wanted.numbers, bases)
             else:
@@ -170,8 +197,8 @@ class _Compiler:
             node = self._nodes[name]
             writer = Writer(self._lark, self._patterns, alive)
             options = [*node.texts, *(n for n in dict.fromkeys(node.nodes) if n in alive)]
-            options += [writer.object(o) for o in node.objects if o.is_alive(alive)]
-            options += [writer.array(a) for a in node.arrays if a.is_alive(alive)]
+            options += [object_text(o, writer) for o in node.objects if o.is_alive(alive)]
+            options += [array_text(a, writer) for a in node.arrays if a.is_alive(alive)]
             self._lark.rule(" | ".join(options), name)
             new = {*node.nodes, *writer.used} & alive - written
             written |= new

@@ -10,8 +10,18 @@ from mlc_widget.engine.schema.located import LocatedSchema
 from mlc_widget.engine.schema.numbers import Range, exact
 
 KINDS: Final = ("object", "array", "string", "number", "boolean", "null")
+# Keywords of our own, for what `complement` writes:
 NOT_ONE_OF: Final = "notOneOf"
-"""A keyword of our own: values that are not meant."""
+"""Strings that the value is not; it may be of another kind."""
+NOT_MATCHING: Final = "notMatching"
+"""Patterns that the string does not match."""
+NOT_INTEGER: Final = "notInteger"
+"""The number is no integer."""
+HAS_PROPERTY: Final = "hasProperty"
+"""The object has some property: its key is ``matching`` a pattern, or ``beside`` some names and
+patterns, and its ``value`` fits a schema."""
+FREE_PROPERTY: Final = "freeProperty"
+"""The same, and no schema names that key."""
 _NUMBERS: Final[Mapping[str, str]] = {
     "minimum": "low", "maximum": "high", "exclusiveMinimum": "above", "exclusiveMaximum": "below",
 }  # fmt: skip
@@ -31,7 +41,7 @@ class Wanted:
     def __init__(self, bases: Sequence[Any]) -> None:
         self._bases = bases
         kinds = list(KINDS)
-        integer = False
+        integer = fractional = False
         lists: list[list[Any]] = []
         self.required: dict[str, None] = {}
         for base in bases:
@@ -40,12 +50,13 @@ class Wanted:
                 integer = integer or ("integer" in given and "number" not in given)
                 given = ["number" if g == "integer" else g for g in given]
                 kinds = [k for k in kinds if k in given]
+            fractional = fractional or base.get(NOT_INTEGER, False)
             lists += [base["enum"]] if "enum" in base else []
             lists += [[base["const"]]] if "const" in base else []
             self.required.update(dict.fromkeys(base.get("required", ())))
         self.kinds = kinds
         self.values = _common(lists) if lists else None
-        self.numbers = Range(integer=integer)
+        self.numbers = Range(integer=integer, fractional=fractional)
         for base in bases:
             bounds = {f: base[n] for n, f in _NUMBERS.items() if n in base}
             multiples = (base["multipleOf"],) if "multipleOf" in base else ()
@@ -109,44 +120,3 @@ def string_of(base: Mapping[str, Any]) -> dict[str, Any]:
 def path_of(schema: Any, otherwise: str) -> str:
     """Where a schema stands in the request."""
     return schema.at if isinstance(schema, LocatedSchema) else otherwise
-
-
-def negated(schema: Any) -> Any:
-    """A schema of values that do not fit another: not of all, and None if of none."""
-    if isinstance(schema, bool):
-        return not schema
-    found: list[Any] = []
-    kinds = schema.get("type", KINDS)
-    kinds = {"number" if k == "integer" else k
-             for k in ([kinds] if isinstance(kinds, str) else kinds)}  # fmt: skip
-    values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
-    if values:
-        kinds &= {kind_of(v) for v in values}
-    others = [k for k in KINDS if k not in kinds]
-    if others:
-        found.append({"type": others})
-    if "string" in kinds and values:
-        found.append({"type": "string", NOT_ONE_OF: values})
-    if "object" in kinds:
-        required = schema.get("required", ())
-        found += [{"type": "object", "properties": {name: False}} for name in required]
-    if "number" in kinds:
-        opposite = {"minimum": "exclusiveMaximum", "maximum": "exclusiveMinimum",
-                    "exclusiveMinimum": "maximum", "exclusiveMaximum": "minimum"}  # fmt: skip
-        found += [{"type": "number", o: schema[k]} for k, o in opposite.items() if k in schema]
-    if "string" in kinds:
-        if schema.get("minLength", 0) > 0:
-            found.append({"type": "string", "maxLength": schema["minLength"] - 1})
-        if "maxLength" in schema:
-            found.append({"type": "string", "minLength": schema["maxLength"] + 1})
-    if "array" in kinds:
-        if schema.get("minItems", 0) > 0:
-            found.append({"type": "array", "maxItems": schema["minItems"] - 1})
-        if "maxItems" in schema:
-            found.append({"type": "array", "minItems": schema["maxItems"] + 1})
-    branches = schema.get("anyOf")
-    if branches is not None:
-        opposites = [negated(b) for b in branches]
-        if None not in opposites:
-            found.append({"allOf": opposites})
-    return {"anyOf": found} if found else None

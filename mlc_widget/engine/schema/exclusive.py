@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from mlc_widget.api.errors import UnsupportedFieldError
-from mlc_widget.engine.schema.conjunction import negated
+from mlc_widget.engine.schema.complement import complement
 from mlc_widget.engine.schema.emptiness import Emptiness
 from mlc_widget.engine.schema.sets import Group, Ids, SchemaSets
+
+_WAYS: Final = 24
+"""Ways to fit one branch and no other that are written, of all branches."""
+_OPTIONS: Final = 4
+"""Ways not to fit one of the others."""
+_COSTLIER: Final = 5
+"""So many times as long as the simplest of them may be another."""
 
 
 def exclusive(
@@ -32,21 +41,16 @@ def exclusive(
     Raises:
         UnsupportedFieldError: They overlap in a way that cannot be told.
     """
-    made = []
+    made: list[Ids] = []
+    most = max(2, _WAYS // len(branches))
     for i, mine in enumerate(chosen):
         if emptiness.is_empty(mine, done):
             continue
-        narrowed: Ids | None = mine
-        for j, other in enumerate(branches):
-            if i == j or emptiness.is_empty((*mine, *sets.ids([other])), done):
-                continue
-            opposite = negated(sets.resolved(other))
-            if opposite is None:
-                narrowed = None
-                break
-            narrowed = (*(narrowed or ()), *sets.ids([sets.same(opposite)]))
-        if narrowed is not None and not emptiness.is_empty(narrowed, done):
-            made.append(narrowed)
+        narrowed = [mine]
+        for other in (b for j, b in enumerate(branches) if j != i):
+            narrowed = [way for one in narrowed
+                        for way in _without(sets, emptiness, one, other, done)][:most]  # fmt: skip
+        made += narrowed
     if not made and any(not emptiness.is_empty(s, done) for s in chosen):
         raise UnsupportedFieldError(
             f"{at}: its schemas may fit one value together, which cannot be ruled out; use "
@@ -54,3 +58,31 @@ def exclusive(
             param=at,
         )
     return made
+
+
+def _without(
+    sets: SchemaSets, emptiness: Emptiness, one: Ids, other: Any, done: frozenset[Group]
+) -> list[Ids]:
+    """Ways to fit some schemas and not another: the simplest few that can be written."""
+    if emptiness.is_empty(sets.joined(one, sets.ids([other])), done):
+        return [one]
+    opposite = complement(sets.resolved(other), lenient=True)
+    options = [opposite]
+    if isinstance(opposite, Mapping) and set(opposite) == {"anyOf"}:
+        options = sorted(opposite["anyOf"], key=_cost)
+    ways: list[Ids] = []
+    most = math.inf
+    for option in options:
+        if len(ways) == _OPTIONS or (cost := _cost(option)) > most:
+            break
+        way = sets.joined(one, sets.ids([sets.same(option)]))
+        if not emptiness.is_empty(way, done):
+            most = min(most, _COSTLIER * cost)
+            ways.append(way)
+    return ways
+
+
+def _cost(option: Any) -> int:
+    """How much a schema brings with it: what is behind references most of all."""
+    text = json.dumps(option)
+    return len(text) + 1000 * text.count('"$ref"')

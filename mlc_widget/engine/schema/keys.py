@@ -10,6 +10,8 @@ from typing import Any, Final
 
 _TEXT: Final = r'/[^"\\\x00-\x1F\x7F]+/'
 """Without what would have to be escaped, so that each key has one spelling."""
+_ASCII: Final = r"/[\x20\x21\x23-\x5B\x5D-\x7E]+/"
+"""Where readers differ on which keys beyond ASCII match a pattern."""
 _ALL_COMBINATIONS: Final = 3
 """Patterns of which every combination is looked at; of more, keys match one at most."""
 _PLACES: Final = (r"(?s:.*)%s", r"%s(?s:.*)", r"(?s:.*)%s(?s:.)", r"(?s:.)%s(?s:.*)")
@@ -62,9 +64,9 @@ class KeyPatterns:
         Returns:
             An expression of their texts without quotes; None if a pattern cannot be written.
         """
-        parts = [_TEXT]
+        parts = [_TEXT if all(map(is_read_alike, patterns)) else _ASCII]
         for pattern in patterns:
-            written = _whole(pattern)
+            written = whole_pattern(pattern)
             if written is None:
                 return None
             parts.append(written if pattern in matched else f"~{written}")
@@ -72,7 +74,7 @@ class KeyPatterns:
             if not isinstance(limit, Mapping):
                 continue
             if "pattern" in limit:
-                written = _whole(limit["pattern"])
+                written = whole_pattern(limit["pattern"])
                 if written is None:
                     return None
                 parts.append(written)
@@ -111,7 +113,12 @@ def _class(index: int, count: int) -> str:
     return "[" + "".join(f"\\x{c:02x}" for c in chars) + rest + "]"
 
 
-def _whole(pattern: str) -> str | None:
+def can_be_written(pattern: str) -> bool:
+    """Whether `whole_pattern` has an expression for a pattern."""
+    return whole_pattern(pattern) is not None
+
+
+def whole_pattern(pattern: str) -> str | None:
     """A pattern that may be found anywhere as one that matches from end to end, in Lark."""
     made = []
     for part in _alternatives(pattern):
@@ -125,6 +132,11 @@ def _whole(pattern: str) -> str | None:
             return None
         made.append(f"{head}({_ascii(part)}){tail}")
     return f"/{'|'.join(made)}/"
+
+
+def is_read_alike(pattern: str) -> bool:
+    r"""Whether all readers have the same texts match: of \d, some take other scripts' digits."""
+    return not re.search(r"\\[dDwWsSpPbB]|\(\?", pattern)
 
 
 def _alternatives(pattern: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 WHITESPACE: Final = r"(\x20|\x0A[\x20\x09]{0,24})"
 """Between the parts of a JSON text: a space, or a break and indentation, and no more."""
@@ -13,19 +13,35 @@ PLAIN_STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt])*"'
 STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt]|\\u00[01][0-9a-f])*"'
 
 
+class Checker(Protocol):
+    """Compiles Lark texts to answer questions about them."""
+
+    def is_satisfiable(self, lark: str) -> bool:
+        """Whether some text fits a grammar; true where it cannot be told."""
+
+    def can_compile(self, lark: str) -> bool:
+        """Whether a grammar can be used."""
+
+
 class LarkText:
     """A grammar in the making; whatever is written twice is there once."""
 
     def __init__(self) -> None:
         self._rules: list[str] = []
+        self._made = 0
         self._terminals: dict[str, str] = {}
         self._strings: dict[str, str] = {}
 
     def rule(self, body: str, name: str | None = None) -> str:
         """The name of a new rule."""
-        name = name or f"r{len(self._rules)}"
+        name = name or self.new_name()
         self._rules.append(f"{name}: {body}")
         return name
+
+    def new_name(self) -> str:
+        """The name of a rule that is written later."""
+        self._made += 1
+        return f"r{self._made - 1}"
 
     def terminal(self, text: str) -> str:
         """The name of a terminal."""
@@ -56,6 +72,13 @@ def regex(pattern: str) -> str:
 def json_text(value: Any) -> str:
     """A value's JSON text, as models write it."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def times(text: str, low: int, high: int | None) -> str:
+    """A text from `low` to `high` times."""
+    if high == 0:
+        return ""
+    return f"({text}){{{low},{'' if high is None else high}}}"
 
 
 def quoted(text: str) -> str:

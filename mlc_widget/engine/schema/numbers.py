@@ -21,6 +21,8 @@ _WHOLE: Final = 30
 _PLACES: Final = 16
 """Digits after the point; more where the bounds have more."""
 INTEGER: Final = rf"-?(0|[1-9][0-9]{{0,{_WHOLE - 1}}})"
+FRACTION: Final = r"-?(0|[1-9][0-9]{0,8})\.[0-9]{0,5}[1-9]"
+"""Numbers that are no integers, also when they are read as doubles."""
 NUMBER: Final = rf"{INTEGER}(\.[0-9]{{1,{_PLACES}}})?([eE][+-]?[0-9]{{1,2}})?"
 _LISTED: Final = 10_001
 """Multiples within bounds that are listed one by one."""
@@ -45,6 +47,7 @@ class Range:
         below: It is less than this.
         multiples_of: Each of these divides it.
         integer: It is an integer.
+        fractional: It is none.
     """
 
     low: Number | None = None
@@ -53,6 +56,7 @@ class Range:
     below: Number | None = None
     multiples_of: tuple[Number, ...] = ()
     integer: bool = False
+    fractional: bool = False
 
     def within(self, other: Range) -> Range:
         """What both allow."""
@@ -63,11 +67,13 @@ class Range:
             _pick(min, self.below, other.below),
             tuple(dict.fromkeys(self.multiples_of + other.multiples_of)),
             self.integer or other.integer,
+            self.fractional or other.fractional,
         )
 
     def has(self, value: Number) -> bool:
         """Whether a number is one of these."""
-        if self.integer and isinstance(value, float) and not value.is_integer():
+        whole = not isinstance(value, float) or value.is_integer()
+        if (self.integer and not whole) or (self.fractional and whole):
             return False
         return (
             (self.low is None or value >= self.low)
@@ -80,14 +86,19 @@ class Range:
     def pattern(self) -> str | None:
         """A regular expression of their texts; None if there are none.
 
+        Where they are `fractional` it has integers with a point, too: only those are meant that
+        `FRACTION` matches as well.
+
         Raises:
             CannotBeWrittenError: They are multiples, and too many to be listed; see `multiples`.
         """
         if self == Range():
             return NUMBER
+        if self.integer and self.fractional:
+            return None
         if self.multiples_of:
             return self._listed()
-        found = [_integers(*self._integer_bounds())]
+        found = [] if self.fractional else [_integers(*self._integer_bounds())]
         if not self.integer:
             low, high = self._decimal_bounds()
             if high is None or high >= 0:
@@ -106,6 +117,8 @@ class Range:
         Raises:
             CannotBeWrittenError: The divisor is no such number, or none of its multiples is.
         """
+        if self.fractional:
+            raise CannotBeWrittenError
         step = self._step()
         divisor = step.numerator if step.denominator == 1 else float(step)
         if step.numerator > _DIVISOR or Fraction(str(divisor)) != step:
@@ -128,7 +141,7 @@ class Range:
         last = None if high is None else math.floor(high / step)
         if first is None or last is None or last - first >= _LISTED:
             zeros = len(str(step)) - 1
-            if step != 10**zeros or not zeros:
+            if step != 10**zeros or not zeros or self.fractional:
                 raise CannotBeWrittenError
             return _either(_followed_by_zeros(first, last, zeros))
         values = [step * k for k in range(first, last + 1)]

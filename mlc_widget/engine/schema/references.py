@@ -106,6 +106,31 @@ class References:
         return self._identified
 
 
+def leads_back(name: str, definitions: Mapping[str, Any]) -> bool:
+    """Whether what a checked schema wants of a value depends on whether it fits that schema.
+
+    Args:
+        name: The schema's, in `definitions`; those of complements have a mark before them.
+        definitions: Checked schemas by name.
+    """
+    seen: set[str] = set()
+    left: list[Any] = [definitions[name]]
+    while left:
+        schema = left.pop()
+        if not isinstance(schema, Mapping):
+            continue
+        for keyword in ("allOf", "anyOf", "oneOf"):
+            left += schema.get(keyword, ())
+        if "$ref" in schema:
+            target = schema["$ref"].lstrip("!?")
+            if target == name:
+                return True
+            if target not in seen:
+                seen.add(target)
+                left.append(definitions[target])
+    return False
+
+
 def _parts(fragment: str) -> list[str]:
     pointer = unquote(fragment)
     return [p.replace("~1", "/").replace("~0", "~") for p in pointer.split("/")[1:]]

@@ -6,6 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.schema.complement import complement, definition_of
+from mlc_widget.engine.schema.conjunction import HAS_PROPERTY
+from mlc_widget.engine.schema.located import LocatedSchema
+
 Ids: TypeAlias = tuple[int, ...]
 """Schemas by their numbers; that of ``false`` is -1."""
 Group: TypeAlias = tuple[int, str]
@@ -13,15 +18,15 @@ Group: TypeAlias = tuple[int, str]
 
 NOTHING: Final[Ids] = (-1,)
 """The set of schemas that no value fits."""
-_CHOICES: Final = ("anyOf", "oneOf")
-_LINKS: Final = frozenset({"$ref", "allOf", "$defs", *_CHOICES})
+_CHOICES: Final = ("anyOf", "oneOf", HAS_PROPERTY)
+_LINKS: Final = frozenset({"$ref", "allOf", "$defs", "anyOf", "oneOf"})
 
 
 class SchemaSets:
     """Numbers the parts of one checked schema, and follows its references."""
 
     def __init__(self, root: Any) -> None:
-        self._definitions = root.get("$defs", {}) if isinstance(root, Mapping) else {}
+        self._definitions = dict(root.get("$defs", {})) if isinstance(root, Mapping) else {}
         self._schemas: list[Any] = []
         self._numbered: dict[int, int] = {}
         self._kept: dict[str, Any] = {}
@@ -41,8 +46,16 @@ class SchemaSets:
             ids.append(known)
         return NOTHING if -1 in ids else tuple(dict.fromkeys(ids))
 
+    @staticmethod
+    def joined(one: Ids, other: Ids) -> Ids:
+        """What is in either set."""
+        return NOTHING if -1 in one or -1 in other else tuple(dict.fromkeys((*one, *other)))
+
     def gather(self, ids: Ids) -> tuple[list[Any], list[Group]] | None:
-        """The schemas and choices behind references and allOf; None if one of them is false."""
+        """The schemas and choices behind references and allOf; None if one of them is false.
+
+        The choices that depend on what the others bring come last.
+        """
         bases: list[Any] = []
         groups: list[Group] = []
         seen: set[int] = set()
@@ -59,17 +72,22 @@ class SchemaSets:
                 bases.append(schema)
             links = list(schema.get("allOf", ()))
             if "$ref" in schema:
-                links.insert(0, self._definitions[schema["$ref"]])
+                links.insert(0, self._definition(schema["$ref"]))
             groups += [(i, kind) for kind in _CHOICES if kind in schema]
             left += reversed(self.ids(links))
-        return bases, groups
+        return bases, sorted(groups, key=lambda g: g[1] == HAS_PROPERTY)
+
+    def problem(self) -> BadRequestError | None:
+        """Why one of the schemas fits no value, if that is plain."""
+        found = (s.problem for s in self._schemas if isinstance(s, LocatedSchema) and s.problem)
+        return next(found, None)
 
     def schema(self, group: Group) -> Any:
         """The schema with a choice."""
         return self._schemas[group[0]]
 
     def branches(self, group: Group) -> Sequence[Any]:
-        """What there is to choose among."""
+        """What there is to choose among, for an anyOf or a oneOf."""
         branches: Sequence[Any] = self._schemas[group[0]][group[1]]
         return branches
 
@@ -78,8 +96,14 @@ class SchemaSets:
         for _ in range(100):
             if not isinstance(schema, Mapping) or set(schema) != {"$ref"}:
                 break
-            schema = self._definitions[schema["$ref"]]
+            schema = self._definition(schema["$ref"])
         return schema
+
+    def _definition(self, name: str) -> Any:
+        if name not in self._definitions:  # the complement of one that is there
+            of, lenient = definition_of(name)
+            self._definitions[name] = complement(self._definitions[of], lenient=lenient)
+        return self._definitions[name]
 
     def same(self, schema: Any) -> Any:
         """The same object for the same schema, since schemas are known by identity."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable
 from typing import Any, Final
 
 from mlc_widget.api.errors import UnsupportedFieldError
+from mlc_widget.engine.schema.array_text import MOST_COUNTED, MOST_FOUND
+from mlc_widget.engine.schema.complement import NoComplementError, complement
 from mlc_widget.engine.schema.conjunction import Wanted, path_of
-from mlc_widget.engine.schema.finite_patterns import matching_texts
-from mlc_widget.engine.schema.keys import KeyPatterns
-from mlc_widget.engine.schema.layout import FREE_KEYS, ArrayShape, ObjectShape
+from mlc_widget.engine.schema.emptiness import Emptiness
+from mlc_widget.engine.schema.finite_values import MOST, FiniteValues
+from mlc_widget.engine.schema.free_keys import FreeKeys, limits_of
+from mlc_widget.engine.schema.layout import FREE_KEYS, ArrayShape, Found, ObjectShape
 from mlc_widget.engine.schema.members import Members
-from mlc_widget.engine.schema.sets import NOTHING, Ids
+from mlc_widget.engine.schema.sets import NOTHING, Ids, SchemaSets
+from mlc_widget.engine.schema.texts import Texts
 from mlc_widget.engine.schema.values import Values
 
 DECLARED_KEYS: Final = 256
@@ -25,27 +30,100 @@ class Shapes:
 
     def __init__(
         self,
+        sets: SchemaSets,
         members: Members,
         values: Values,
-        patterns: KeyPatterns,
+        emptiness: Emptiness,
+        texts: Texts,
+        free_keys: FreeKeys,
         node: Callable[[Ids], str],
         at: str,
     ) -> None:
+        self._sets = sets
         self._members = members
         self._values = values
-        self._patterns = patterns
+        self._emptiness = emptiness
+        self._texts = texts
+        self._finite = FiniteValues(sets, values)
+        self._free_keys = free_keys
         self._node = node
         self._at = at
 
     def array(self, bases: list[Any], wanted: Wanted) -> ArrayShape:
-        """The arrays that several schemas allow."""
+        """The arrays that several schemas allow.
+
+        Raises:
+            UnsupportedFieldError: That their items are distinct, or what they contain, cannot be
+                enforced.
+        """
         low, high = wanted.counts("Items")
         length = max((len(b.get("prefixItems", ())) for b in bases), default=0)
-        prefix = [self._node(self._members.item(bases, i)) for i in range(length)]
-        rest = self._members.item(bases, length)
-        if not rest and high is None:
+        items = [self._members.item(bases, i) for i in range(length + 1)]
+        if not items[-1] and high is None:
             high = max(FREE_ITEMS, length, low)
-        return ArrayShape(prefix, self._node(rest), low, high)
+        shape = ArrayShape([self._node(i) for i in items[:-1]], self._node(items[-1]), low, high)
+        self._contain(bases, items, shape)
+        self._differ(bases, items, shape)
+        return shape
+
+    def _contain(self, bases: list[Any], items: list[Ids], shape: ArrayShape) -> None:
+        wanted = [b for b in bases if "contains" in b
+                  and (b.get("minContains", 1) > 0 or "maxContains" in b)]  # fmt: skip
+        if not wanted:
+            return
+        at = path_of(wanted[-1], self._at)
+        limited = any("maxContains" in b for b in wanted)
+        if len(wanted) > (1 if limited else MOST_FOUND):
+            raise _unsupported(f"{at}.contains", "so many cannot be enforced for the same array")
+        lows = [b.get("minContains", 1) for b in wanted]
+        highs = [b.get("maxContains") for b in wanted]
+        counts = [*lows, *highs, shape.low, shape.high, len(items)]
+        if max(c for c in counts if c is not None) > MOST_COUNTED:
+            raise _unsupported(
+                f"{at}.contains", f"more than {MOST_COUNTED} items cannot be counted"
+            )
+        for base, low, high in zip(wanted, lows, highs, strict=True):
+            one = self._sets.ids([base["contains"]])
+            nodes = [self._node(self._sets.joined(ids, one)) for ids in items]
+            shape.found.append(Found(nodes[:-1], nodes[-1], low, high))
+        if limited:
+            try:
+                none = self._sets.ids([self._sets.same(complement(wanted[0]["contains"]))])
+            except NoComplementError as error:
+                raise _unsupported(
+                    f"{at}.maxContains",
+                    f"what does not fit contains cannot be enforced, because of its "
+                    f"{error.keyword}; leave it out",
+                ) from None
+            nodes = [self._node(self._sets.joined(ids, none)) for ids in items]
+            shape.prefix, shape.rest = nodes[:-1], nodes[-1]
+
+    def _differ(self, bases: list[Any], items: list[Ids], shape: ArrayShape) -> None:
+        wanted = [b for b in bases if b.get("uniqueItems")]
+        if not wanted or (shape.high is not None and shape.high <= 1):
+            return
+        at = f"{path_of(wanted[0], self._at)}.uniqueItems"
+        if self._differ_by_place(items, shape.high):
+            return
+        values = self._finite.of(items[-1]) if len(items) == 1 else None
+        if values is None or shape.found:
+            raise _unsupported(
+                at,
+                f"items can be kept apart if they are of {MOST} values at most, as of an enum; "
+                "leave it out and check the answer",
+            )
+        shape.distinct = [self._texts.constant(v) for v in values]
+
+    def _differ_by_place(self, items: list[Ids], high: int | None) -> bool:
+        """Whether the items at no two places can be the same."""
+        if items[-1] == NOTHING:
+            high = len(items) - 1 if high is None else min(high, len(items) - 1)
+        if high is None or high >= len(items):
+            return False
+        return all(
+            self._emptiness.is_empty(self._sets.joined(a, b), frozenset())
+            for a, b in itertools.combinations(items[:high], 2)
+        )
 
     def object(self, bases: list[Any], wanted: Wanted) -> ObjectShape:
         """The objects that several schemas allow.
@@ -54,55 +132,22 @@ class Shapes:
             UnsupportedFieldError: Keys cannot be held to a pattern.
         """
         low, high = wanted.counts("Properties")
-        patterns = list(dict.fromkeys(p for b in bases for p in b.get("patternProperties", ())))
-        limits = [b["propertyNames"] for b in bases if "propertyNames" in b]
-        names = self._names(bases, wanted, patterns, limits)
+        limits = limits_of(bases)
+        names = self._free_keys.names(bases)
         named = []
         for n in names:
             ids = self._members.property(bases, n) if self._values.is_key(limits, n) else NOTHING
             named.append((n, self._node(ids), n in wanted.required))
-        declared = patterns or any("additionalProperties" in b for b in bases)
+        declared = any(b.keys() & {"patternProperties", "additionalProperties"} for b in bases)
         bound = DECLARED_KEYS if declared else FREE_KEYS
         at = next((path_of(b, self._at) for b in bases if "minProperties" in b), self._at)
-        free = self._free(bases, patterns, limits, names)
-        return ObjectShape(named, free, low, high, bound, at)
+        free = [(keys, self._node(ids)) for keys, ids in self._free_keys.options(bases, names)]
+        witnesses = self._free_keys.witnesses(bases, names)
+        last = None
+        if witnesses is not None:
+            last = [(keys, self._node(ids)) for keys, ids in witnesses]
+        return ObjectShape(named, free, low, high, bound, at, last)
 
-    @staticmethod
-    def _names(
-        bases: list[Any], wanted: Wanted, patterns: list[str], limits: list[Any]
-    ) -> list[str]:
-        names = dict.fromkeys(n for b in bases for n in b.get("properties", ()))
-        names.update(dict.fromkeys(wanted.required))
-        for pattern in patterns:  # few enough to be listed: they are names, too
-            names.update(dict.fromkeys(matching_texts(pattern) or ()))
-        for limit in limits:
-            if isinstance(limit, Mapping) and ("enum" in limit or "const" in limit):
-                values = limit.get("enum", [limit.get("const")])
-                names.update(dict.fromkeys(v for v in values if isinstance(v, str)))
-        return list(names)
 
-    def _free(
-        self, bases: list[Any], patterns: list[str], limits: list[Any], names: list[str]
-    ) -> list[tuple[str, str]]:
-        """Keys that no schema names, as expressions, and the node of the values of each kind."""
-        if any(limit is False or (isinstance(limit, Mapping) and "enum" in limit)
-               for limit in limits):  # fmt: skip
-            return []
-        endless = [p for p in patterns if matching_texts(p) is None]
-        free = []
-        for matched in self._patterns.combinations(endless):
-            ids = self._members.free(bases, matched)
-            if -1 in ids:
-                continue
-            keys = self._patterns.keys(matched, endless, names, limits)
-            if keys is None:
-                of = "patternProperties" if patterns else "propertyNames"
-                path = next((f"{path_of(b, self._at)}.{of}" for b in bases if of in b), self._at)
-                raise UnsupportedFieldError(
-                    f"{path}: keys cannot be held to this pattern; write ^ only at its beginning "
-                    "and $ only at its end.",
-                    param=path,
-                )
-            if not (patterns or limits) or self._patterns.is_satisfiable(keys):
-                free.append((keys, self._node(ids)))
-        return free
+def _unsupported(at: str, problem: str) -> UnsupportedFieldError:
+    return UnsupportedFieldError(f"{at}: {problem}.", param=at)

@@ -1,21 +1,20 @@
-"""Values without parts as Lark: constants, numbers and strings."""
+"""Values without parts as Lark, apart from `strings`: constants and numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.engine.schema.conjunction import (
+    NOT_MATCHING,
     NOT_ONE_OF,
     Wanted,
-    canonical,
     kind_of,
     path_of,
-    string_of,
 )
+from mlc_widget.engine.schema.keys import KeyPatterns
 from mlc_widget.engine.schema.lark import (
-    PLAIN_STRING,
     STRING,
     LarkText,
     json_text,
@@ -23,6 +22,7 @@ from mlc_widget.engine.schema.lark import (
     regex,
 )
 from mlc_widget.engine.schema.numbers import (
+    FRACTION,
     NUMBER,
     CannotBeWrittenError,
     Range,
@@ -36,9 +36,18 @@ _COMMA: Final = ' "," '
 class Texts:
     """Writes values without parts; each answer lists the options."""
 
-    def __init__(self, lark: LarkText, values: Values, at: str) -> None:
+    def __init__(
+        self,
+        lark: LarkText,
+        values: Values,
+        patterns: KeyPatterns,
+        satisfiable: Callable[[str], bool],
+        at: str,
+    ) -> None:
         self._lark = lark
         self._values = values
+        self._patterns = patterns
+        self._satisfiable = satisfiable
         self._at = at
 
     def any(self) -> list[str]:
@@ -63,11 +72,7 @@ class Texts:
         found = [self.constant(v) for v in fitting if kind_of(v) != "number"]
         if numbers:
             found.append(self._lark.regex("|".join(constant_pattern(v) for v in numbers)))
-        excluded = {canonical(v) for b in bases for v in b.get(NOT_ONE_OF, ())}
-        low, high = wanted.counts("Length")
-        texts = [v for v in wanted.values or () if isinstance(v, str) and "string" in wanted.kinds
-                 and low <= len(v) and (high is None or len(v) <= high)
-                 and not (excluded and canonical(v) in excluded)]  # fmt: skip
+        texts = self._listed_strings(bases, wanted)
         strings = [{k: b[k] for k in ("pattern", "format") if k in b} for b in bases]
         strings = [s for s in strings if s]
         if texts and strings:
@@ -77,6 +82,19 @@ class Texts:
         elif texts:
             found.append(self._lark.terminal(" | ".join(quoted(json_text(v)) for v in texts)))
         return found
+
+    def _listed_strings(self, bases: Sequence[Any], wanted: Wanted) -> list[str]:
+        """Those of an enum, not yet held to patterns and formats: that is asked for all at once."""
+        if "string" not in wanted.kinds:
+            return []
+        low, high = wanted.counts("Length")
+        excluded = {v for b in bases for v in b.get(NOT_ONE_OF, ())}
+        unlike = [p for b in bases for p in b.get(NOT_MATCHING, ())]
+        return [
+            v for v in wanted.values or () if isinstance(v, str)
+            and low <= len(v) and (high is None or len(v) <= high) and v not in excluded
+            and not any(self._patterns.matches(p, v) for p in unlike)
+        ]  # fmt: skip
 
     def number(self, numbers: Range, bases: Sequence[Any]) -> list[str]:
         """The numbers of a range.
@@ -98,33 +116,12 @@ class Texts:
                     param=at,
                 ) from None
             return [self._lark.json(schema)]
-        return [] if pattern is None else [self._lark.regex(pattern)]
-
-    def string(self, bases: Sequence[Any]) -> list[str]:
-        """The strings that several schemas allow.
-
-        Raises:
-            UnsupportedFieldError: What is excluded of them cannot be told from the others.
-        """
-        strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
-        if excluded := [v for b in bases for v in b.get(NOT_ONE_OF, ()) if isinstance(v, str)]:
-            if strings:
-                at = path_of(bases[0], self._at)
-                raise UnsupportedFieldError(
-                    f"{at}: what oneOf leaves out of strings with a pattern, format or length "
-                    "cannot be enforced; use anyOf.",
-                    param=at,
-                )
-            options = " | ".join(quoted(json_text(v)) for v in excluded)
-            return [self._lark.terminal(f"{regex(PLAIN_STRING)} & ~({options})")]
-        if not strings:
-            return [self._lark.regex(STRING)]
-        words = sum(len(s.keys() & {"pattern", "format"}) for s in strings)
-        narrow = len(strings) > 1 or (words and len(strings[0]) > 1)
-        if narrow and not self._values.some_string(strings):
+        if pattern is None:
             return []
-        wanted = strings[0] if len(strings) == 1 else {"allOf": strings}
-        return [self._lark.json({"type": "string", **wanted})]
+        if numbers.fractional:
+            text = f"{regex(pattern)} & {regex(FRACTION)}"
+            return [self._lark.terminal(text)] if self._satisfiable(f"start: N\nN: {text}") else []
+        return [self._lark.regex(pattern)]
 
     def constant(self, value: Any) -> str:
         """One value, its parts as far apart as everywhere."""

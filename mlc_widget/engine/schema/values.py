@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlc_widget.engine.schema.conjunction import (
+    FREE_PROPERTY,
+    HAS_PROPERTY,
+    NOT_MATCHING,
     NOT_ONE_OF,
     Wanted,
     canonical,
@@ -14,18 +17,25 @@ from mlc_widget.engine.schema.conjunction import (
     string_of,
     unlisted,
 )
+from mlc_widget.engine.schema.keys import KeyPatterns
 from mlc_widget.engine.schema.members import Members
 from mlc_widget.engine.schema.sets import Ids, SchemaSets
+from mlc_widget.engine.schema.witnesses import is_witness
 
 
 class Values:
     """Holds values of JSON against schemas."""
 
     def __init__(
-        self, sets: SchemaSets, members: Members, satisfiable: Callable[[str], bool]
+        self,
+        sets: SchemaSets,
+        members: Members,
+        patterns: KeyPatterns,
+        satisfiable: Callable[[str], bool],
     ) -> None:
         self._sets = sets
         self._members = members
+        self._patterns = patterns
         self._satisfiable = satisfiable
 
     def fits(self, ids: Ids, value: Any) -> bool:
@@ -37,6 +47,8 @@ class Values:
         if not self.fits_bases(bases, value):
             return False
         for group in groups:
+            if group[1] == HAS_PROPERTY:  # a keyword, looked at with the others
+                continue
             fitting = sum(self.fits(self._sets.ids([b]), value)
                           for b in self._sets.branches(group))  # fmt: skip
             if not fitting or (group[1] == "oneOf" and fitting > 1):
@@ -57,22 +69,32 @@ class Values:
         kind = kind_of(value)
         if kind not in wanted.kinds:
             return False
-        if any(canonical(v) == canonical(value) for b in bases for v in b.get(NOT_ONE_OF, ())):
-            return False
         if kind == "number":
             return wanted.numbers.has(value)
         if kind == "string":
             strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
-            return not strings or self.some_string([{"enum": [value]}, *strings])
+            return not any(
+                value in b.get(NOT_ONE_OF, ())
+                or any(self._patterns.matches(p, value) for p in b.get(NOT_MATCHING, ()))
+                for b in bases
+            ) and (not strings or self.some_string([{"enum": [value]}, *strings]))
         if kind == "array":
-            return wanted.is_count("Items", len(value)) and all(
-                self.fits(self._members.item(bases, i), v) for i, v in enumerate(value)
-            )
+            return wanted.is_count("Items", len(value)) and self._fits_array(bases, value)
         if kind == "object":
             return wanted.is_count("Properties", len(value)) and self._fits_object(
                 bases, wanted, value
             )
         return True
+
+    def _fits_array(self, bases: Sequence[Any], value: Sequence[Any]) -> bool:
+        if any(b.get("uniqueItems") for b in bases) and len({*map(canonical, value)}) < len(value):
+            return False
+        for base in bases:
+            if "contains" in base:
+                found = sum(self.fits(self._sets.ids([base["contains"]]), v) for v in value)
+                if not base.get("minContains", 1) <= found <= base.get("maxContains", found):
+                    return False
+        return all(self.fits(self._members.item(bases, i), v) for i, v in enumerate(value))
 
     def _fits_object(self, bases: Sequence[Any], wanted: Wanted, value: Mapping[str, Any]) -> bool:
         limits = [b["propertyNames"] for b in bases if "propertyNames" in b]
@@ -80,6 +102,15 @@ class Values:
             all(self.is_key(limits, str(n)) for n in value)
             and set(wanted.required) <= set(value)
             and all(self.fits(self._members.property(bases, n), v) for n, v in value.items())
+            and all(self._has_property(b[k], value)
+                    for b in bases for k in (HAS_PROPERTY, FREE_PROPERTY) if k in b)
+        )  # fmt: skip
+
+    def _has_property(self, wanted: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+        ids = self._sets.ids([wanted["value"]])
+        return any(
+            is_witness(wanted, name, self._patterns) and self.fits(ids, part)
+            for name, part in value.items()
         )
 
     def is_key(self, limits: Sequence[Any], name: str) -> bool:

@@ -1,0 +1,144 @@
+"""Strings as Lark: what they match, how long they are, and what they are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mlc_widget.api.errors import UnsupportedFieldError
+from mlc_widget.engine.schema.conjunction import (
+    NOT_MATCHING,
+    NOT_ONE_OF,
+    path_of,
+    string_of,
+)
+from mlc_widget.engine.schema.keys import is_read_alike, whole_pattern
+from mlc_widget.engine.schema.lark import (
+    PLAIN_STRING,
+    STRING,
+    Checker,
+    LarkText,
+    json_text,
+    quoted,
+    regex,
+)
+from mlc_widget.engine.schema.located import LocatedSchema
+from mlc_widget.engine.schema.values import Values
+
+_TEXT: Final = r'/[^"\\\x00-\x1F\x7F]*/'
+"""Without what would have to be escaped: what is excluded has one spelling."""
+_ANY: Final = "/(?s:.)*/"
+_ASCII: Final = r"/[\x20\x21\x23-\x5B\x5D-\x7E]*/"
+"""Where readers differ on what a class of characters has beyond ASCII."""
+
+
+class Strings:
+    """Writes strings; each answer lists the options."""
+
+    def __init__(self, lark: LarkText, values: Values, checker: Checker, at: str) -> None:
+        self._lark = lark
+        self._values = values
+        self._checker = checker
+        self._at = at
+
+    def options(self, bases: Sequence[Any]) -> list[str]:
+        """The strings that several schemas allow.
+
+        Raises:
+            UnsupportedFieldError: What is excluded of them cannot be told from the others.
+        """
+        strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
+        unlike = self._unlike(bases, strings)
+        excluded = self._excluded(bases, strings)
+        if not (excluded or unlike):
+            return self._plain(bases, strings)
+        if not (strings or unlike):
+            listed = " | ".join(quoted(json_text(v)) for v in excluded)
+            return [self._lark.terminal(f"{regex(PLAIN_STRING)} & ~({listed})")]
+        alphabet = _TEXT if all(map(is_read_alike, unlike)) else _ASCII
+        text = self._expression(alphabet, bases, unlike, excluded)
+        if not self._checker.is_satisfiable(f"start: S\nS: {text}"):
+            return []
+        inside = self._lark.terminal(text)
+        return [self._lark.terminal(f'"\\"" {inside} "\\""')]
+
+    def is_empty(self, bases: Sequence[Any]) -> bool:
+        """Whether no string fits several schemas; false where it cannot be told."""
+        strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
+        if len(strings) > 1 and not self._values.some_string(strings):
+            return True
+        unlike = self._unlike(bases, strings)
+        excluded = self._excluded(bases, strings)
+        if not strings or not (unlike or excluded):
+            return False
+        try:
+            text = self._expression(_ANY, bases, unlike, excluded)
+        except UnsupportedFieldError:
+            return False
+        return not self._checker.is_satisfiable(f"start: S\nS: {text}")
+
+    def _excluded(self, bases: Sequence[Any], strings: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The strings that are not meant and would fit otherwise."""
+        found = dict.fromkeys(v for b in bases for v in b.get(NOT_ONE_OF, ()))
+        if not strings:
+            return list(found)
+        return [v for v in found if self._values.some_string([{"enum": [v]}, *strings])]
+
+    def _unlike(self, bases: Sequence[Any], strings: Sequence[Mapping[str, Any]]) -> list[str]:
+        """The patterns that must not match and could otherwise."""
+        found = list(dict.fromkeys(p for b in bases for p in b.get(NOT_MATCHING, ())))
+        if not strings:
+            return found
+        return [p for p in found if self._values.some_string([{"pattern": p}, *strings])]
+
+    def _plain(self, bases: Sequence[Any], strings: Sequence[Mapping[str, Any]]) -> list[str]:
+        if not strings:
+            return [self._lark.regex(STRING)]
+        words = sum(len(s.keys() & {"pattern", "format"}) for s in strings)
+        wanted = strings[0] if len(strings) == 1 else {"allOf": strings}
+        if len(strings) > 1 or (words and len(strings[0]) > 1):
+            if not self._values.some_string(strings):
+                return []
+            if not self._checker.can_compile(f"start: %json {json.dumps(wanted)}"):
+                # llguidance cannot tell whether there are some. In a way not to fit a oneOf's
+                # other schemas they are left out; what the request itself wants is refused.
+                if not all(isinstance(b, LocatedSchema) for b in bases if string_of(b)):
+                    return []
+                at = path_of(next(b for b in bases if string_of(b)), self._at)
+                raise UnsupportedFieldError(
+                    f"{at}: {', '.join(wanted)} cannot be enforced together; leave one out.",
+                    param=at,
+                )
+        return [self._lark.json({"type": "string", **wanted})]
+
+    def _expression(
+        self, alphabet: str, bases: Sequence[Any], unlike: Sequence[str], excluded: Sequence[str]
+    ) -> str:
+        """Texts without quotes, as one expression of Lark."""
+        parts = [alphabet]
+        for base in bases:
+            at = path_of(base, self._at)
+            if "format" in base:
+                raise self._not_told(f"{at}.format", base["format"])
+            if "pattern" in base:
+                whole = whole_pattern(base["pattern"])
+                if whole is None:
+                    raise self._not_told(f"{at}.pattern", base["pattern"])
+                parts.append(whole)
+            if base.keys() & {"minLength", "maxLength"}:
+                low, high = base.get("minLength", 0), base.get("maxLength", "")
+                parts.append(f"/(?s:.){{{low},{high}}}/")
+        parts += [f"~{whole_pattern(p)}" for p in unlike]
+        if texts := [quoted(v) for v in excluded if v]:
+            parts.append(f"~({' | '.join(texts)})")
+        if "" in excluded:
+            parts.append("/(?s:.)+/")
+        return " & ".join(parts)
+
+    def _not_told(self, at: str, value: str) -> UnsupportedFieldError:
+        return UnsupportedFieldError(
+            f"{at} = {value!r:.120}: such strings without what not, if or oneOf exclude cannot be "
+            "enforced; leave it out there.",
+            param=at,
+        )
