@@ -61,7 +61,8 @@ def test_a_broken_tokenizer_is_told(folder, tmp_path, capsys):
 def test_ctrl_c_leaves_nothing(folder, tmp_path):
     """It comes while the first piece is worked on, which waits for it."""
     program = (
-        "import os, sys, time\n"
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
         "from mlc_widget.engine.store import conversion\n"
         "def hold(self, folder, progress):\n"
         "    print('held', flush=True)\n"

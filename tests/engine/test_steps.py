@@ -104,9 +104,13 @@ async def test_a_long_prompt_holds_the_others_up_for_a_chunk_at_most(
 ):
     async with engine_on(model_folder, cache_dir, prefill_chunk_size=64) as engine:
         count = steps(engine)
-        short, long = await count.held(
-            chat(engine, "short", max_tokens=100), chat(engine, LONG * 6, max_tokens=1)
-        )
+        count.pause_after(0)
+        first = asyncio.ensure_future(chat(engine, "short", max_tokens=100))
+        await count.until_submitted([first])  # or the long one may come before it
+        second = asyncio.ensure_future(chat(engine, LONG * 6, max_tokens=1))
+        await count.until_submitted([first, second])
+        count.go_on()
+        short, long = await asyncio.gather(first, second)
         prompts = short.usage.prompt_tokens, long.usage.prompt_tokens
         assert prompts[0] < 64 < 500 < prompts[1]
         # Each step had the short one's row in it, and no more than a chunk: it never waited.

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from mlc_widget.api.errors import InternalEngineError, ModelFormatError, UnsupportedModelError
+from mlc_widget.api.errors import (
+    InsufficientMemoryError,
+    InternalEngineError,
+    ModelFormatError,
+    UnsupportedModelError,
+)
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 
 from .conftest import (
@@ -271,7 +276,10 @@ async def test_a_load_ends_whatever_is_thrown(copy_of, cache_dir, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(TVMRuntime, "_load", raising(error))
             runtime = TVMRuntime({"cache_dir": cache_dir})
-            with pytest.raises(InternalEngineError, match=type(error).__name__):
+            expected = (
+                InsufficientMemoryError if isinstance(error, MemoryError) else InternalEngineError
+            )
+            with pytest.raises(expected, match=type(error).__name__):
                 await runtime.load(source, Reports())
 
 
