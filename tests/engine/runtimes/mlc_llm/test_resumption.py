@@ -13,6 +13,7 @@ from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
+from ....waiting import until
 from .conftest import EngineFactory, Package
 
 SAME = {"seed": 3, "extra_body": {"ignore_eos": True}}
@@ -31,17 +32,19 @@ def hangs_once(folder: Path, steps: int) -> dict[str, Any]:
 
 
 async def read(
-    engine: AsyncKernelMLCEngine, *, kill: bool = False, **request: Any
+    engine: AsyncKernelMLCEngine, *, kill: Path | None = None, **request: Any
 ) -> tuple[list[str], list[Any], Any]:
     """The text before and after each resumption, the markers, and the last chunk.
 
-    With `kill`, the worker is killed at the first chunk.
+    The worker is killed after the first chunk, once it stands still and has written the file
+    `kill`: killed before, it would leave the standing still to the next worker.
     """
     texts, markers, last = [""], [], None
     wanted = {**SAME, "stream": True, "stream_options": {"include_usage": True}, **request}
     async for last in await engine.completions.create(**wanted):
-        if kill:
-            kill = False
+        if kill is not None:
+            await until(kill.exists)
+            kill = None
             assert engine.worker_pid is not None
             os.kill(engine.worker_pid, signal.SIGKILL)
         if hasattr(last, "resumed"):
@@ -58,7 +61,7 @@ async def test_a_stream_goes_on_and_says_that_it_is_another_text(
     engine = await make_engine(standin, **hangs_once(tmp_path, 20))
     tokenizer = Tokenizer.from_folder(standin.model)
     prompt = tokenizer.encode("Hello")
-    texts, markers, last = await read(engine, kill=True, prompt=prompt, max_tokens=60)
+    texts, markers, last = await read(engine, kill=tmp_path / "once", prompt=prompt, max_tokens=60)
     before, after = texts
     delivered = tokenizer.encode(before)
     assert markers == [{"exact": False, "tokens": len(delivered)}]
@@ -101,7 +104,7 @@ async def test_what_cannot_be_continued_says_so(
 ) -> None:
     engine = await make_engine(standin, **hangs_once(tmp_path, 4))
     with pytest.raises(EngineDeadError, match=f"cannot continue an answer with {field}"):
-        await read(engine, kill=True, prompt="Hello", max_tokens=400, **request_fields)
+        await read(engine, kill=tmp_path / "once", prompt="Hello", max_tokens=400, **request_fields)
     answer = await engine.completions.create(prompt="Hello", max_tokens=3, **SAME)
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 3
