@@ -7,11 +7,8 @@ read through one descriptor, so that the checked file is the one that is used.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import struct
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+from mlc_widget.engine.store.formats.binary_file import BinaryFile
 from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, GGMLType
 
 _MAGIC: Final = b"GGUF"
@@ -73,14 +71,13 @@ class GGUFTensor:
         return self.shape[-1] // self.kind.block * self.kind.nbytes
 
 
-class GGUFFile:
+class GGUFFile(BinaryFile):
     """An open GGUF file. Close it, or use it in ``with``.
 
     Args:
         path: The file.
 
     Attributes:
-        path: The file.
         fields: Its metadata by key; arrays are lists of strings, or numpy arrays.
         tensors: Its tensors by name, in the file's order.
 
@@ -90,44 +87,9 @@ class GGUFFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.fields: dict[str, Any] = {}
         self.tensors: dict[str, GGUFTensor] = {}
-        self._position = threading.Lock()
-        # Non-blocking, so that opening a FIFO does not wait for a writer.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            self._fd = os.open(path, flags)
-        except OSError as error:
-            raise ModelFormatError(
-                f"{path} cannot be opened ({error.strerror}).", param=str(path)
-            ) from error
-        try:
-            status = os.fstat(self._fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise self._wrong("it is not a regular file")
-            self.size = status.st_size
-            self._read_header()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().__init__(path)
 
     def read_rows(self, tensor: GGUFTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Read the bytes of rows `start` to `stop` of a tensor; may be called from any thread.
@@ -140,31 +102,16 @@ class GGUFFile:
         """
         width = tensor.row_bytes
         data = np.empty((stop - start) * width, np.uint8)
-        view, at = memoryview(data.data), tensor.offset + start * width
-        while view:
-            count = self._read_at(view, at)
-            if count == 0:
-                raise self._wrong("it became shorter while it was read")
-            view, at = view[count:], at + count
+        self.fill(memoryview(data.data), tensor.offset + start * width)
         return data.reshape(stop - start, width)
-
-    def _read_at(self, view: memoryview, at: int) -> int:
-        """Read bytes at an offset into `view`; return their number."""
-        if hasattr(os, "preadv"):
-            return os.preadv(self._fd, [view], at)
-        with self._position:  # Windows has one position for all readers
-            os.lseek(self._fd, at, os.SEEK_SET)
-            part = os.read(self._fd, len(view))
-        view[: len(part)] = part
-        return len(part)
 
     # The header
 
     def _wrong(self, what: str) -> ModelFormatError:
         return ModelFormatError(f"{self.path} is not a valid GGUF file: {what}.", param="model_id")
 
-    def _read_header(self) -> None:
-        header = _Header(self._read_at, min(self.size, _MAX_HEADER), self._wrong)
+    def _read(self) -> None:
+        header = _Header(self.read_at, min(self.size, _MAX_HEADER), self._wrong)
         if header.take(4) != _MAGIC:
             raise self._wrong("it does not begin with GGUF")
         version = header.number("<u4")

@@ -9,9 +9,6 @@ descriptor.
 from __future__ import annotations
 
 import json
-import os
-import stat
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +18,7 @@ import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.api.request_values import shortened
+from mlc_widget.engine.store.formats.binary_file import BinaryFile
 
 Array = npt.NDArray[Any]
 
@@ -58,16 +56,13 @@ class SafetensorsTensor:
     nbytes: int
 
 
-class SafetensorsFile:
+class SafetensorsFile(BinaryFile):
     """An open safetensors file. Close it when it is no longer needed.
 
     Args:
         path: The file.
 
     Attributes:
-        path: The file.
-        size: Its size in bytes.
-        mtime_ns: The time of its last change, in nanoseconds since 1970.
         header: The JSON before the tensors.
         tensors: Its tensors by name.
 
@@ -77,37 +72,8 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.tensors: dict[str, SafetensorsTensor] = {}
-        self._position = threading.Lock()
-        # Non-blocking, so that opening a FIFO does not wait for a writer.
-        flags = os.O_RDONLY | sum(
-            getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
-        )
-        try:
-            self._fd = os.open(path, flags)
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(
-                f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}. Download "
-                "it again.",
-                param=str(path),
-            ) from error
-        try:
-            status = os.fstat(self._fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise self._wrong("it is not a regular file")
-            self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
-            self.header = self._read_header()
-            self._parse()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file. Idempotent."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        super().__init__(path)
 
     def read_rows(self, tensor: SafetensorsTensor, start: int, stop: int) -> Array:
         """Rows `start` to `stop` of a tensor of floats; safe from any thread.
@@ -122,37 +88,11 @@ class SafetensorsFile:
         inner = tensor.shape[1:]
         row = int(np.prod(inner, dtype=np.int64)) * dtype.itemsize
         data = np.empty((stop - start) * row, np.uint8)
-        self._fill(memoryview(data.data), tensor.offset + start * row)
+        self.fill(memoryview(data.data), tensor.offset + start * row)
         rows: Array = data.view(dtype).reshape(stop - start, *inner)
         if tensor.dtype == "BF16":
             rows = np.left_shift(rows, 16, dtype=np.uint32).view(np.float32)
         return rows
-
-    def check_unchanged(self) -> None:
-        """Raise ModelFormatError if the file was written to since it was opened."""
-        status = os.fstat(self._fd)
-        if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
-            raise ModelFormatError(
-                f"{self.path} was changed while it was read. Wait until what writes it is done, "
-                "and load the model again.",
-                param=str(self.path),
-            )
-
-    def _fill(self, view: memoryview, at: int) -> None:
-        while view:
-            count = self._read_at(view, at)
-            if count == 0:
-                raise self._wrong("it became shorter while it was read")
-            view, at = view[count:], at + count
-
-    def _read_at(self, view: memoryview, at: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._fd, [view], at)
-        with self._position:  # Windows has one position for all readers
-            os.lseek(self._fd, at, os.SEEK_SET)
-            part = os.read(self._fd, len(view))
-        view[: len(part)] = part
-        return len(part)
 
     def _wrong(self, what: str) -> ModelFormatError:
         return ModelFormatError(
@@ -160,11 +100,15 @@ class SafetensorsFile:
             param=str(self.path),
         )
 
+    def _read(self) -> None:
+        self.header = self._read_header()
+        self._parse()
+
     def _read_header(self) -> bytes:
         if self.size < 8:
             raise self._wrong(f"it has {self.size} bytes")
         prefix = bytearray(8)
-        self._fill(memoryview(prefix), 0)
+        self.fill(memoryview(prefix), 0)
         length = int.from_bytes(prefix, "little")
         if length > self.size - 8:
             if prefix.startswith(b"version "):
@@ -176,7 +120,7 @@ class SafetensorsFile:
         if length > _MAX_HEADER:
             raise self._wrong(f"its header has {length} bytes; {_MAX_HEADER} is the most")
         header = bytearray(length)
-        self._fill(memoryview(header), 8)
+        self.fill(memoryview(header), 8)
         return bytes(header)
 
     def _parse(self) -> None:
