@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from _process import Process
@@ -77,6 +78,46 @@ def describe(python: str) -> None:
     info = "import llama_cpp as l; print(l.__version__, l.llama_print_system_info().decode())"
     system = subprocess.run([python, "-c", info], capture_output=True, text=True, check=True)
     print("llama-cpp-python", system.stdout.strip())
+
+
+def compare(
+    title: str,
+    ours: Path,
+    theirs: Path,
+    threads: int,
+    rounds: int,
+    figures: Sequence[str],
+    llama_python: str,
+) -> None:
+    """Print load, speed and memory of both engines, at one number of threads.
+
+    Args:
+        title: What the figures are of.
+        ours: The model for the tvm runtime.
+        theirs: The GGUF file for llama.cpp.
+        threads: Threads of each engine.
+        rounds: How often they take turns.
+        figures: Which of `_kernel_worker`'s figures.
+        llama_python: See `llama_environment`.
+    """
+
+    def start(python: str, *args: str) -> Process:
+        return Process(python, "_kernel_worker.py", *args)
+
+    llama = partial(start, llama_python, "llama.cpp", str(theirs), str(threads))
+    starts = {
+        "tvm": partial(start, sys.executable, "tvm", str(ours), str(threads)),
+        "llama.cpp": partial(llama, "0"),
+        "llama.cpp fa": partial(llama, "1"),
+    }
+    starts["tvm"]().close()  # fills the compile cache
+    print(f"\n## {title}, {threads} thread{'s' if threads > 1 else ''}")
+    print(f"llama.cpp's file: {theirs.stat().st_size / 1e6:.0f} MB")
+    loads(starts)
+    memory = start(sys.executable, "memory", "-", str(threads))
+    measure(starts, threads, rounds, figures, memory)
+    memory.close()
+    resident(starts)
 
 
 def loads(starts: Starts) -> None:

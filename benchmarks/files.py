@@ -28,12 +28,11 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _beside_llama import BUILD, describe, llama_environment, loads, measure, resident
+from _beside_llama import BUILD, compare, describe, llama_environment
 from _forward import Forward
 from _kernel_models import FILE_TYPES, gguf_file
 from _kernel_worker import model_source
@@ -216,25 +215,8 @@ def fast(
     source: str, kind: str, threads: int, rounds: int, figures: Sequence[str], llama_python: str
 ) -> None:
     """Print speed, load and memory of both engines with one file."""
-    file = str(_file(source, kind, llama_python))
-
-    def start(python: str, *args: str) -> Process:
-        return Process(python, "_kernel_worker.py", *args)
-
-    theirs = partial(start, llama_python, "llama.cpp", file, str(threads))
-    starts = {
-        "tvm": partial(start, sys.executable, "tvm", file, str(threads)),
-        "llama.cpp": partial(theirs, "0"),
-        "llama.cpp fa": partial(theirs, "1"),
-    }
-    starts["tvm"]().close()  # fills the compile cache
-    print(f"\n## {Path(file).name}, {threads} thread{'s' if threads > 1 else ''}")
-    print(f"file: {Path(file).stat().st_size / 1e6:.0f} MB")
-    loads(starts)
-    memory = start(sys.executable, "memory", "-", str(threads))
-    measure(starts, threads, rounds, figures, memory)
-    memory.close()
-    resident(starts)
+    file = _file(source, kind, llama_python)
+    compare(file.name, file, file, threads, rounds, figures, llama_python)
 
 
 def _file(source: str, kind: str, llama_python: str) -> Path:

@@ -17,14 +17,11 @@ for this CPU.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from _beside_llama import BUILD, describe, llama_environment, loads, measure, resident
+from _beside_llama import BUILD, compare, describe, llama_environment
 from _kernel_models import SHAPES, gguf_file, write_mlc
-from _process import Process
 
 FIGURES = ["decode 32", "decode 1000", "prefill 128", "prefill 512", "prefill 2000"]
 
@@ -37,30 +34,12 @@ def mlc_folder(name: str) -> Path:
     return folder
 
 
-def compare(
+def measure_model(
     name: str, threads: int, rounds: int, figures: Sequence[str], llama_python: str, *, pure: bool
 ) -> None:
     """Run and print all figures of one model at one number of threads."""
-    kind = "Q4_0 pure" if pure else "Q4_0"
-    folder, file = str(mlc_folder(name)), gguf_file(name, kind, BUILD, llama_python)
-
-    def start(python: str, *args: str) -> Process:
-        return Process(python, "_kernel_worker.py", *args)
-
-    theirs = partial(start, llama_python, "llama.cpp", str(file), str(threads))
-    starts = {
-        "tvm": partial(start, sys.executable, "tvm", folder, str(threads)),
-        "llama.cpp": partial(theirs, "0"),
-        "llama.cpp fa": partial(theirs, "1"),
-    }
-    starts["tvm"]().close()  # fills the compile cache
-    print(f"\n## {name}, {threads} thread{'s' if threads > 1 else ''}")
-    print(f"llama.cpp's file: {file.stat().st_size / 1e6:.0f} MB")
-    loads(starts)
-    memory = start(sys.executable, "memory", "-", str(threads))
-    measure(starts, threads, rounds, figures, memory)
-    memory.close()
-    resident(starts)
+    file = gguf_file(name, "Q4_0 pure" if pure else "Q4_0", BUILD, llama_python)
+    compare(name, mlc_folder(name), file, threads, rounds, figures, llama_python)
 
 
 def main() -> None:
@@ -80,7 +59,7 @@ def main() -> None:
     describe(llama_python)
     for name in args.models:
         for threads in args.threads:
-            compare(name, threads, args.rounds, args.figures, llama_python, pure=args.pure)
+            measure_model(name, threads, args.rounds, args.figures, llama_python, pure=args.pure)
 
 
 if __name__ == "__main__":
