@@ -54,7 +54,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from mlc_widget.engine.store.hub_child import Hub
+    from mlc_widget.engine.store.hub_api import Hub
     from mlc_widget.engine.store.retrying import GaveUp
 
     text = options.name.lower()
@@ -90,7 +90,7 @@ def _info(options: argparse.Namespace) -> None:
 def _show_repository(name: str, *, known: bool) -> None:
     """The files of a repository of the Hub."""
     from mlc_widget.engine.store import hub
-    from mlc_widget.engine.store.hub_child import Hub
+    from mlc_widget.engine.store.hub_api import Hub
     from mlc_widget.engine.store.retrying import GaveUp
     from mlc_widget.engine.store.split_files import choose, whole_files
 

@@ -147,7 +147,7 @@ def test_what_is_known(caches: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_the_files_of_a_repository(
     caches: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlc_widget.engine.store import hub_child
+    from mlc_widget.engine.store import hub_api
     from mlc_widget.engine.store.retrying import GaveUp
 
     class Hub:
@@ -156,12 +156,12 @@ def test_the_files_of_a_repository(
 
         def files(self, *_: Any) -> dict[str, Any]:
             names = ["a-Q8_0.gguf", "a-Q4_K_M.gguf", "README.md"]
-            return {name: hub_child._Listed(10**6, "0" * 64) for name in names}
+            return {name: hub_api.ListedFile(10**6, "0" * 64) for name in names}
 
         def search(self, text: str) -> list[str]:
             return [f"user/{text}"]
 
-    monkeypatch.setattr(hub_child, "Hub", Hub)
+    monkeypatch.setattr(hub_api, "Hub", Hub)
     lines = run(capsys, "info", "user/repo").splitlines()
     assert [line.split()[0] for line in lines] == ["FILE", "a-Q4_K_M.gguf", "a-Q8_0.gguf"]
     assert "taken by default" in lines[1]

@@ -4,57 +4,46 @@
 parent, as in `download_process`, ``path`` (a folder in MLC format, or a GGUF file), or ``error``,
 ``endpoint`` and ``files`` (the sizes of the GGUF files in bytes, by name).
 
-`huggingface_hub` knows the user's token, endpoint, proxies and certificates, and lists the files.
-`transfer` downloads their contents, since that package cannot resume a download, does not compare
-checksums, and does not try again after a reset or a response such as 503.
+`hub_api` lists the files. `transfer` downloads their contents, since `huggingface_hub` cannot
+resume a download, does not compare checksums, and does not try again after a reset or a response
+such as 503.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
-import itertools
 import json
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from mlc_widget.engine.store import transformers_files
 from mlc_widget.engine.store.download_process import one_line, say
+from mlc_widget.engine.store.hub_api import Hub, ListedFile
 from mlc_widget.engine.store.hub_cache import (
     PARTIAL,
     WEIGHT_LISTS,
     CachedRepository,
     HubModel,
     has_sum,
-    is_commit,
 )
 from mlc_widget.engine.store.retrying import (
-    TEMPORARY,
     GaveUp,
-    Patience,
-    TemporaryError,
-    wanted_pause,
 )
 from mlc_widget.engine.store.split_files import Choice, choose, parts_of, whole_files
-from mlc_widget.engine.store.transfer import DamagedError, RemoteFile, Transfer, is_digest
+from mlc_widget.engine.store.transfer import DamagedError, RemoteFile
 from mlc_widget.engine.system.child_process import end_with_parent
 from mlc_widget.models import CONFIG_FILE
 from mlc_widget.models.places import hub_cache_root as cache_root
 from mlc_widget.models.places import weight_budget
 
-_T = TypeVar("_T")
-
-_MOST_FILES: Final = 10_000
-_LONGEST_NAME: Final = 512
 _AT_ONCE: Final = 4
 _INTERVAL_S: Final = 0.05
 _POLL_S: Final = 0.1
@@ -68,7 +57,7 @@ def main() -> None:
     end_with_parent()
     endpoint = "the Hub"
     try:
-        hub = Hub()
+        hub = Hub(on_wait=_say_pause)
         endpoint = hub.endpoint
         say(path=str(Download(hub, wanted).run()))
     except Exception as error:
@@ -132,139 +121,6 @@ def _kind(cls: type) -> str | None:
     return cls.__name__ if cls.__name__ in _KINDS else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """A file of a repository: its size, and the checksum by which its content is named."""
-
-    size: int
-    digest: str
-
-
-class Hub:
-    """The Hub's API, with the user's settings for `huggingface_hub`.
-
-    Args:
-        endpoint: The Hub's address; None for the user's setting.
-        token: The user's token; None for that of the login.
-        sleep: Waits between attempts.
-    """
-
-    def __init__(
-        self,
-        endpoint: str | None = None,
-        token: str | None = None,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        import huggingface_hub
-        from huggingface_hub import constants
-        from huggingface_hub.errors import HfHubHTTPError
-
-        self.endpoint: str = endpoint or constants.ENDPOINT
-        self._api = huggingface_hub.HfApi(endpoint=self.endpoint, token=token)
-        self._sleep = sleep
-        self._http_error = HfHubHTTPError
-        # The exceptions belong to the HTTP library that this version of the package uses.
-        base = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
-        package = importlib.import_module(base.__module__.partition(".")[0])
-        self._network_errors: tuple[type[BaseException], ...] = (package.RequestError,)
-        self._url = huggingface_hub.hf_hub_url
-        utils: Any = importlib.import_module("huggingface_hub.utils")
-        headers = utils.build_hf_headers(token=token, library_name="mlc_widget")
-        self.transfer = Transfer(
-            utils.get_session(),
-            headers,
-            check_status=utils.hf_raise_for_status,
-            network_errors=self._network_errors,
-            patience=self._patience,
-        )
-
-    def _patience(self, **more: Any) -> Patience:
-        return Patience(on_wait=_say_pause, sleep=self._sleep, **more)
-
-    def commit(self, repo: str, revision: str | None) -> str:
-        """The current commit of a branch or tag.
-
-        Raises:
-            HfHubHTTPError: The Hub answered with an error.
-            GaveUp: It could not be reached.
-        """
-        if revision is not None and is_commit(revision):
-            return revision
-        info = self._ask(lambda: self._api.repo_info(repo, revision=revision))
-        if not is_commit(info.sha):
-            raise DamagedError(f"{self.endpoint} names no commit of {repo}.")
-        return str(info.sha)
-
-    def files(self, repo: str, commit: str) -> dict[str, _Listed]:
-        """The files of a commit that have plain names, at most `_MOST_FILES`.
-
-        Raises:
-            HfHubHTTPError: The Hub answered with an error.
-            GaveUp: It could not be reached.
-        """
-
-        def listed() -> list[Any]:
-            tree = self._api.list_repo_tree(repo, recursive=True, revision=commit)
-            return list(itertools.islice(tree, _MOST_FILES))
-
-        found: dict[str, _Listed] = {}
-        for entry in self._ask(listed):
-            name, lfs = str(entry.path), getattr(entry, "lfs", None)
-            size = getattr(lfs or entry, "size", None)
-            digest = str(lfs.sha256 if lfs is not None else getattr(entry, "blob_id", "")).lower()
-            if isinstance(size, int) and size >= 0 and is_digest(digest) and _is_plain(name):
-                found[name] = _Listed(size, digest)
-        return found
-
-    def search(self, text: str, limit: int = 10) -> list[str]:
-        """The most downloaded repositories with GGUF files whose names have a text.
-
-        Raises:
-            HfHubHTTPError, GaveUp: As the Hub answers.
-        """
-
-        def found() -> list[Any]:
-            models = self._api.list_models(
-                search=text, filter="gguf", sort="downloads", limit=limit
-            )
-            return list(itertools.islice(models, limit))
-
-        return [str(model.id) for model in self._ask(found)]
-
-    def url(self, repo: str, name: str, commit: str) -> str:
-        """The URL of a file's content."""
-        return self._url(repo, name, revision=commit, endpoint=self.endpoint)
-
-    def _ask(self, call: Callable[[], _T]) -> _T:
-        patience = self._patience(attempts=4)
-        while True:
-            try:
-                return call()
-            except self._http_error as error:
-                response = getattr(error, "response", None)
-                if response is None or response.status_code not in TEMPORARY:
-                    raise
-                text = f"{self.endpoint} answers {response.status_code}"
-                patience.wait(TemporaryError(text, wanted_pause(response.headers)))
-            except self._network_errors as error:
-                if type(error).__name__ == "TooManyRedirects":
-                    raise DamagedError(f"{self.endpoint} redirects in a circle.") from error
-                raise GaveUp(
-                    f"{self.endpoint} cannot be reached ({one_line(error)}). Check the internet "
-                    "connection and the proxy."
-                ) from error
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a path stays below the folder in which it is put, on every system."""
-    return (
-        len(name) <= _LONGEST_NAME
-        and name.isprintable()
-        and not set(name) & set('\\:*?"<>|')
-        and all(part == part.strip(" ") and part.strip(".") for part in name.split("/"))
-    )
-
-
 def _say_pause(seconds: float, reason: str) -> None:
     say(pause_s=round(seconds, 1), reason=reason)
 
@@ -317,7 +173,7 @@ class Download:
         folder = self._cache.snapshot(commit)
         return folder if result is None else folder / result
 
-    def _names(self, files: Mapping[str, _Listed]) -> tuple[list[str], str | None]:
+    def _names(self, files: Mapping[str, ListedFile]) -> tuple[list[str], str | None]:
         """The required files, and the GGUF file that is the result."""
         wanted = self._wanted
         ggufs = whole_files({name: listed.size for name, listed in files.items()})
@@ -340,14 +196,14 @@ class Download:
         say(chosen=choice.name, of=len(ggufs))
         return parts, choice.name
 
-    def _check_pinned(self, result: str | None, files: Mapping[str, _Listed]) -> None:
+    def _check_pinned(self, result: str | None, files: Mapping[str, ListedFile]) -> None:
         sha256 = self._wanted.sha256
         if result is not None and sha256 not in (None, files[result].digest):
             raise DamagedError(
                 f"{result} has the sha256 {files[result].digest}, and {sha256} is expected."
             )
 
-    def _fetch(self, commit: str, files: Mapping[str, _Listed]) -> None:
+    def _fetch(self, commit: str, files: Mapping[str, ListedFile]) -> None:
         blobs = self._cache.blobs
         snapshot = self._cache.snapshot(commit)
         lacking = {
@@ -378,7 +234,7 @@ class Download:
     def _partial(self, digest: str) -> Path:
         return self._cache.blobs / f"{digest}{PARTIAL}"
 
-    def _fetch_one(self, commit: str, name: str, listed: _Listed) -> None:
+    def _fetch_one(self, commit: str, name: str, listed: ListedFile) -> None:
         from filelock import FileLock, Timeout
 
         partial, blob = self._partial(listed.digest), self._cache.blobs / listed.digest

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from mlc_widget.engine.store import hub_child
+from mlc_widget.engine.store.hub_api import Hub
 from mlc_widget.engine.store.hub_cache import CachedRepository, HubModel
 from mlc_widget.engine.store.retrying import (
     GaveUp,
@@ -76,7 +77,7 @@ class Machine:
         self.blobs = CachedRepository(root, REPO).blobs
 
     def download(self, wanted: HubModel = WANTED, **more: Any) -> Path:
-        hub = hub_child.Hub(self.server.url, "hf_secret", self.slept.append)
+        hub = Hub(self.server.url, "hf_secret", self.slept.append, hub_child._say_pause)
         return hub_child.Download(hub, wanted, self.root, **more).run()
 
     def partial(self) -> Path | None:
@@ -319,7 +320,7 @@ def test_names_that_lead_elsewhere_are_left_out(machine: Machine, server: HubSer
         {**entry, "path": "negative.gguf", "size": -1},
         {**entry, "path": "odd.gguf", "oid": "../../x"},
     ]
-    hub = hub_child.Hub(server.url)
+    hub = Hub(server.url)
     assert list(hub.files(REPO, COMMIT)) == [NAME]
 
 
@@ -371,7 +372,7 @@ def test_several_files_come_at_once(machine: Machine, server: HubServer, files: 
     for n in (1, 2, 3):
         (files / f"Big-Q8_0-0000{n}-of-00003.gguf").write_bytes(os.urandom(50_000))
     gate = threading.Barrier(3, timeout=30)
-    hub = hub_child.Hub(server.url)
+    hub = Hub(server.url)
     stream = hub.transfer._client.stream
 
     class Client:
