@@ -1,4 +1,4 @@
-"""Takes the README's screenshots of JupyterLab with the built-in demo model.
+"""Takes the README's screenshots of JupyterLab with SmolLM2.
 
 ``python -m tests.browser.screenshots [folder]``, from the repository's root; the folder is
 docs/images if not given. It writes light.png and dark.png.
@@ -18,11 +18,15 @@ from .test_lab import Chat
 
 CELLS = [
     "%load_ext mlc_widget",
-    'engine = await create_kernel_mlc_engine("demo")',
+    'engine = await create_kernel_mlc_engine("smollm2-135m")',
     "chat = ChatWidget(engine, temperature=0)\nchat",
     "import time\n\ntime.sleep(30)  # the kernel is busy; the chat is not",
 ]
-QUESTIONS = ["What is 17 + 25?", "How do I stop a reply?", "Tell me a story about a fox."]
+QUESTIONS = [
+    "What is 6 times 7?",
+    "What is the capital of France? Answer in one word.",
+    "And of Italy?",
+]
 
 
 def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
