@@ -209,15 +209,28 @@ def test_the_exit_status_is_what_it_was_to_be(cache_dir, case):
     assert "never retrieved" not in said
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="forks, and looks at its threads")
 def test_a_forked_child_ends_at_once(cache_dir):
+    """It forks while no thread is ending: OpenSSL holds a lock then, for which a child that was
+    forked in that moment waits at its exit, whatever program it is."""
     code = """
+    started = set()
+    set_native_id = threading.Thread._set_native_id
+    def noted(thread):
+        set_native_id(thread)
+        started.add(thread.native_id)
+    threading.Thread._set_native_id = noted
+    def ending():
+        ended = started - {thread.native_id for thread in threading.enumerate()}
+        return ended & {int(task) for task in os.listdir("/proc/self/task")}
     async def main():
         global engine
         engine = await make()
         await engine.completions.create(**PROMPT)
     asyncio.run(main())
     sys.stdout.flush()
+    while ending():
+        time.sleep(0.001)
     began = time.monotonic()
     child = os.fork()
     if child == 0:
