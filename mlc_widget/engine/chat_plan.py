@@ -15,7 +15,7 @@ from mlc_widget.engine.reasoning import INSIDE_RULES, NO_THOUGHT, OPEN, RULES, R
 from mlc_widget.engine.structured_output import response_grammar, response_parts
 from mlc_widget.engine.text.prompt_text import PromptText, markup
 from mlc_widget.engine.tool_parser import ToolCallParser
-from mlc_widget.engine.tools import Tools, read_tools, render_messages, system_message
+from mlc_widget.engine.tools import Tools, jinja_messages, read_tools, render_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,17 @@ def plan_completion(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPla
 
 
 def _prompt(model: LoadedModel, request: Mapping[str, Any], tools: Tools | None) -> PromptText:
-    """The prompt of a chat; Jinja templates write tools, calls and results themselves."""
+    """The prompt of a chat; most Jinja templates write tools, calls and results themselves."""
     template, longest = model.template, model.longest_prompt
     if not isinstance(template, JinjaConversation):
         return template.render(render_messages(request["messages"], tools, template), longest)
     variables = {}
     if template.knows_thinking and request.get("enable_thinking") is not None:
         variables["enable_thinking"] = request["enable_thinking"]
-    offered = tools.offered if tools else ()
-    said = request["messages"]
-    messages = [*system_message(said), *(m for m in said if m["role"] != "system")]
-    return template.render(messages, longest, tools=offered, **variables)
+    messages, offered = jinja_messages(request["messages"], tools, template)
+    last = request["messages"][-1]
+    continued = last["role"] == "assistant" and not last.get("tool_calls")
+    return template.render(messages, longest, tools=offered, continued=continued, **variables)
 
 
 def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:

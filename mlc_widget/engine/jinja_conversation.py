@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,41 @@ _FORMS: Final = (
 _PROBE: Final[dict[str, Any]] = {
     "id": "call00001",  # some templates want nine letters or digits
     "type": "function",
-    "function": {"name": "get_probe", "arguments": '{"place": "here"}'},
+    "function": {"name": "get_probe", "arguments": '{"place": "probed-one"}'},
 }
+_SECOND: Final[dict[str, Any]] = {
+    "id": "call00002",
+    "type": "function",
+    "function": {"name": "get_second", "arguments": '{"place": "probed-two"}'},
+}
+_PROBE_TOOL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {
+        "name": "get_probe",
+        "description": "Probes.",
+        "parameters": {
+            "type": "object",
+            "properties": {"probed_place": {"type": "string", "description": "Where."}},
+            "required": ["probed_place"],
+        },
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSupport:
+    """What a template writes of tools, found by letting it write some.
+
+    Attributes:
+        signatures: Whether it writes the offered tools.
+        calls: How many calls of one answer it writes, with their arguments and results; 2 stands
+            for any number.
+        text: A conversation with the call ``get_probe({"place": "probed-one"})``; "" if it fails.
+    """
+
+    signatures: bool
+    calls: int
+    text: str
 
 
 class JinjaConversation:
@@ -82,9 +116,9 @@ class JinjaConversation:
         self.completion_prefix_token_ids = () if source.bos_id is None else (source.bos_id,)
 
     @property
-    def writes_tools(self) -> bool:
-        """Whether the template itself writes tools, calls and results."""
-        return self.template is not None and self.template.uses("tools")
+    def mentions_tools(self) -> bool:
+        """Whether the template says anything of tools, so that the model was trained with some."""
+        return self.template is not None and "tool" in self.template.source
 
     @property
     def knows_thinking(self) -> bool:
@@ -97,6 +131,7 @@ class JinjaConversation:
         longest: int | None = None,
         *,
         tools: Sequence[JSONDict] = (),
+        continued: bool | None = None,
         **variables: Any,
     ) -> PromptText:
         """Render the prompt of a conversation, up to where the assistant's answer starts.
@@ -105,6 +140,8 @@ class JinjaConversation:
             messages: Checked messages; a content may be a `PromptText`.
             longest: The maximum length of the prompt in characters.
             tools: OpenAI's tools, for a template that writes them.
+            continued: Whether the last message is the beginning of the answer; None if it is so if
+                it is the assistant's and has no calls.
             variables: Other variables for the template, such as ``enable_thinking``.
 
         Raises:
@@ -122,14 +159,15 @@ class JinjaConversation:
         if longest is not None and said > longest:  # before anything is rendered
             raise too_long("messages", said, longest)
         last = messages[-1]
-        continued = last["role"] == "assistant" and not last.get("tool_calls")
+        if continued is None:
+            continued = last["role"] == "assistant" and not last.get("tool_calls")
         written = [self._message(m) for m in messages]
         if continued:  # the prompt ends with the beginning of the answer
             written[-1]["content"] += _END
         text = self.template.render(
             {
                 "messages": written,
-                "tools": protect(list(tools), self._control) or None,
+                "tools": protect(list(tools), self._control) or self._no_tools,
                 "documents": None,
                 "add_generation_prompt": not continued,
                 **self._source.tokens,
@@ -156,24 +194,83 @@ class JinjaConversation:
         return prompt
 
     @cached_property
+    def _no_tools(self) -> list[JSONDict] | None:
+        """What the template takes for no tools: None as in transformers, or an empty list."""
+        assert self.template is not None
+        said = {"messages": [{"role": "user", "content": "?"}], **self._source.tokens}
+        forms: tuple[list[JSONDict] | None, ...] = (None, [])
+        for tools in forms:
+            with contextlib.suppress(ModelFormatError, UnsupportedFieldError):
+                self.template.render({**said, "tools": tools, "documents": None})
+                return tools
+        return None
+
+    def support(self, *, offered: bool) -> ToolSupport:
+        """What the template writes of tools.
+
+        Templates lose what they do not know, and some lose calls only if no tools are offered.
+
+        Args:
+            offered: Whether tools are offered in the request.
+        """
+        return self._with_tools if offered else self._without_tools
+
+    @cached_property
+    def _with_tools(self) -> ToolSupport:
+        return self._probed([_PROBE_TOOL])
+
+    @cached_property
+    def _without_tools(self) -> ToolSupport:
+        return self._probed([])
+
+    def _probed(self, tools: Sequence[JSONDict]) -> ToolSupport:
+        asked = {"role": "user", "content": "?"}
+        first = self._try([asked], tools)
+        one = self._try(_called(_PROBE), tools)
+        two = self._try(_called(_PROBE, _SECOND), tools)
+        kept = 0
+        if all(word in one for word in ("get_probe", "probed-one", "result-1")):
+            # One that refuses several calls says so when it gets them: it loses nothing.
+            lost = two and not all(word in two for word in ("get_second", "probed-two", "result-2"))
+            kept = 1 if lost else 2
+        return ToolSupport("get_probe" in first and "probed_place" in first, kept, one)
+
+    def _try(self, messages: Sequence[JSONDict], tools: Sequence[JSONDict]) -> str:
+        if self.template is None:
+            return ""
+        try:
+            return self.template.render(
+                {
+                    "messages": [self._message(message) for message in messages],
+                    "tools": list(tools) or self._no_tools,
+                    "documents": None,
+                    "add_generation_prompt": True,
+                    **self._source.tokens,
+                }
+            )
+        except (ModelFormatError, UnsupportedFieldError):
+            return ""
+
+    @cached_property
     def _call_form(self) -> _CallForm:
         """The form of calls that this template writes, found by letting it write one."""
         probe = {"role": "assistant", "tool_calls": [_PROBE]}
-        for form in _FORMS:
-            messages = [
-                {"role": "user", "content": "?"},
-                self._message(probe, form),
-                {"role": "tool", "content": "!", "tool_call_id": _PROBE["id"]},
-            ]
-            assert self.template is not None
-            try:
-                text = self.template.render(
-                    {"messages": messages, "tools": None, **self._source.tokens}
-                )
-            except (ModelFormatError, UnsupportedFieldError):
-                continue
-            if _PROBE["function"]["name"] in text:
-                return form
+        for tools in (self._no_tools, [_PROBE_TOOL]):  # some templates need tools before calls
+            for form in _FORMS:
+                messages = [
+                    {"role": "user", "content": "?"},
+                    self._message(probe, form),
+                    {"role": "tool", "content": "!", "tool_call_id": _PROBE["id"]},
+                ]
+                assert self.template is not None
+                try:
+                    text = self.template.render(
+                        {"messages": messages, "tools": tools, **self._source.tokens}
+                    )
+                except (ModelFormatError, UnsupportedFieldError):
+                    continue
+                if "probed-one" in text:
+                    return form
         return _FORMS[0]
 
     def _message(self, message: JSONDict, form: _CallForm | None = None) -> dict[str, Any]:
@@ -209,6 +306,20 @@ class JinjaConversation:
             "type": "function",
             "function": protect(named, self._control),
         }
+
+
+def _called(*calls: JSONDict) -> list[JSONDict]:
+    """A conversation with an answer that has these calls, and their results."""
+    results = [
+        {"role": "tool", "content": f"result-{i}", "tool_call_id": call["id"],
+         "name": call["function"]["name"]}
+        for i, call in enumerate(calls, 1)
+    ]  # fmt: skip
+    return [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": list(calls)},
+        *results,
+    ]
 
 
 def _text(value: Any, control: frozenset[str]) -> Any:

@@ -11,6 +11,7 @@ import datetime
 import json
 import re
 import string
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -306,8 +307,10 @@ class JinjaTemplate:
                 param="model_id",
             )
         self.source, self._where = source, where
+        self._environment = _Environment()
+        self._lock = threading.Lock()  # the environment counts the time of one rendering
         try:
-            _Environment().compiled(source)
+            self._compiled = self._environment.compiled(source)
         except jinja2.TemplateSyntaxError as error:
             raise ModelFormatError(
                 f"{where}: the chat template is not Jinja: {error.message} (line {error.lineno}).",
@@ -330,13 +333,14 @@ class JinjaTemplate:
             ModelFormatError: It fails, takes too long, or makes too long a text.
         """
         try:
-            environment = _Environment()
-            parts, size = [], 0
-            for part in environment.compiled(self.source).generate(**variables):
-                environment.guard.step()
-                size += len(part)
-                _bounded(size)
-                parts.append(part)
+            with self._lock:
+                self._environment.guard = guard = _Guard()
+                parts, size = [], 0
+                for part in self._compiled.generate(**variables):
+                    guard.step()
+                    size += len(part)
+                    _bounded(size)
+                    parts.append(part)
             return "".join(parts)
         except TemplateRefusedError as error:
             raise UnsupportedFieldError(

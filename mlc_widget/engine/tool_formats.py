@@ -25,6 +25,13 @@ from mlc_widget.engine.text.prompt_text import Content, PromptText, content, joi
 _TAG: Final = re.compile(r"<(?=\s{0,4}/?\s{0,4}(?:tool_call|tool_response|tools)\b)", re.IGNORECASE)
 _TURN_TAG: Final = re.compile(r"<(?=\s{0,4}/?\s{0,4}(?:tool_call|tool_response)\b)", re.IGNORECASE)
 
+_PLACE: Final = r'\{\s*"place"\s*:\s*"probed-one"\s*\}'
+_NAME: Final = r'\{\s*"name"\s*:\s*"get_probe"\s*,\s*'
+_CHATML_CALL: Final = re.compile(
+    rf'<tool_call>\s*{_NAME}"arguments"\s*:\s*{_PLACE}\s*\}}\s*</tool_call>'
+)
+_LLAMA_CALL: Final = re.compile(rf'{_NAME}"parameters"\s*:\s*{_PLACE}\s*\}}')
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -195,12 +202,22 @@ def tool_format_of(template: ChatTemplate) -> ToolFormat | None:
 
 
 def _format_of_jinja(template: JinjaConversation) -> ToolFormat | None:
-    """The format whose tags a template writes; None if it writes none of a known format."""
-    if not template.writes_tools or template.template is None:
+    """Its own format, or that of ChatML, which models learn from the description of the tools."""
+    return own_format(template) or (ChatML() if template.mentions_tools else None)
+
+
+def own_format(template: JinjaConversation) -> ToolFormat | None:
+    """The format in which a template writes tools and calls; None if it is not one of these."""
+    offered = template.support(offered=True)
+    if not offered.signatures:
         return None
-    if "<tool_call>" in template.template.source:
+    if _CHATML_CALL.search(offered.text):
         return ChatML()
-    return Llama31() if "ipython" in template.template.source else None
+    if _LLAMA_CALL.search(offered.text) and "ipython" in offered.text:
+        return Llama31()
+    # It describes ChatML's calls to the model, but does not write earlier ones.
+    described = "<tool_call>" in offered.text and '"arguments":' in offered.text
+    return ChatML() if described and offered.calls == 0 else None
 
 
 def _json(value: Any) -> str:

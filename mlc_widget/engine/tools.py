@@ -19,10 +19,11 @@ from mlc_widget.engine.grammar_text import (
     literal,
     regex_problem,
 )
+from mlc_widget.engine.jinja_conversation import JinjaConversation
 from mlc_widget.engine.json_schema import check_schema
 from mlc_widget.engine.reasoning import without_thoughts
 from mlc_widget.engine.text.prompt_text import Content
-from mlc_widget.engine.tool_formats import Call, ToolFormat, tool_format_of
+from mlc_widget.engine.tool_formats import Call, ToolFormat, own_format, tool_format_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,32 @@ def render_messages(
     if continued:
         out[-1] = {**out[-1], "continued": True}
     return out
+
+
+def jinja_messages(
+    messages: Sequence[JSONDict], tools: Tools | None, template: JinjaConversation
+) -> tuple[list[JSONDict], tuple[JSONDict, ...]]:
+    """The messages and the tools for a template in Jinja.
+
+    What the template would lose is written into the messages: the tools, or calls and results.
+
+    Raises:
+        UnsupportedFieldError: There are calls or results, but the template does not support tools.
+        BadRequestError: A call is malformed; `param` names it.
+    """
+    offered = tools.offered if tools else ()
+    plain = [*system_message(messages), *(m for m in messages if m["role"] != "system")]
+    most = max(len(m.get("tool_calls") or ()) for m in messages)
+    if not offered and not most and all(m["role"] != "tool" for m in messages):
+        return plain, ()
+    support = template.support(offered=bool(offered))
+    signs = bool(offered) and support.signatures and own_format(template) is not None
+    whole = support.calls > 1 or 0 < support.calls >= most
+    if whole and (signs or not offered):
+        return plain, offered
+    written = render_messages(messages, None if signs else tools, template)
+    made = [{k: v for k, v in message.items() if k != "continued"} for message in written]
+    return made, offered if signs else ()
 
 
 def system_message(messages: Sequence[JSONDict]) -> list[JSONDict]:
