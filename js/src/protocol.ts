@@ -34,6 +34,14 @@ export interface Hang {
   readonly seconds: number;
 }
 
+/** The GPU that the model computes on, with its memory in bytes; null if unknown. */
+export interface Gpu {
+  readonly name: string;
+  readonly memoryBytes: number | null;
+  readonly freeBytes: number | null;
+  readonly modelBytes: number | null;
+}
+
 export interface Engine {
   readonly rev: number;
   readonly state: EngineState;
@@ -45,6 +53,7 @@ export interface Engine {
   /** Memory of the worker's machine in bytes, and the part that the worker uses; null if unknown. */
   readonly memoryBytes: number | null;
   readonly memoryUsedBytes: number | null;
+  readonly gpu: Gpu | null;
   readonly progress: Progress | null;
   readonly error: ErrorInfo | null;
   readonly hang: Hang | null;
@@ -220,6 +229,16 @@ function parseDefaults(value: unknown): Engine["defaults"] {
   return Object.fromEntries(found.filter(([, item]) => item !== null));
 }
 
+function parseGpu(value: unknown): Gpu | null {
+  if (!isObject(value)) return null;
+  return {
+    name: text(value["name"]),
+    memoryBytes: number(value["memory_bytes"]),
+    freeBytes: number(value["free_bytes"]),
+    modelBytes: number(value["model_bytes"]),
+  };
+}
+
 export function parseEngine(value: unknown): Engine {
   const engine = isObject(value) ? value : {};
   return {
@@ -231,6 +250,7 @@ export function parseEngine(value: unknown): Engine {
     window: number(engine["window"]),
     memoryBytes: number(engine["memory_bytes"]),
     memoryUsedBytes: number(engine["memory_used_bytes"]),
+    gpu: parseGpu(engine["gpu"]),
     progress: parseProgress(engine["progress"]),
     error: parseError(engine["error"]),
     hang: parseHang(engine["hang"]),

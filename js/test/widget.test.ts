@@ -44,6 +44,16 @@ describe("chat", () => {
     expect(query(".mlcw-assistant p").firstChild).toBe(node);
   });
 
+  it("names a GPU and the memory of the model there", () => {
+    const gpu = { name: "NVIDIA H200", memory_bytes: 150e9, free_bytes: 140e9, model_bytes: 5e9 };
+    chat({ rev: 1, messages: [] }, { ...ready, device: "cuda:0", memory_used_bytes: 1e9, gpu });
+    expect(box.textContent).toContain("NVIDIA H200 · 5.0 GB memory");
+    const title = query('[title*="GPU memory"]').getAttribute("title");
+    expect(title).toBe(
+      "GPU memory: 5.0 GB for the model, 140 GB free of 150 GB\nMemory of the worker: 1.0 GB",
+    );
+  });
+
   it("shows markup as text", () => {
     const hostile = '<img src=x onerror="alert(1)"><script>alert(1)</script>';
     chat({ rev: 1, messages: [user, reply(hostile, "done")] });

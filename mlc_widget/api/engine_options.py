@@ -20,8 +20,8 @@ class EngineOptions(TypedDict, total=False):
     """The options of every engine, as keyword arguments of engines and factories.
 
     Attributes:
-        device: The device to compute on, such as ``cpu``, ``cuda`` or ``auto``; the same as
-            ``runtime_options={"device": …}``. By default the runtime chooses.
+        device: The device to compute on, such as ``cpu``, ``cuda``, ``cuda:1`` or ``auto``;
+            the same as ``runtime_options={"device": …}``. By default the runtime chooses.
         runtime: ``tvm``, ``mlc_llm``, or ``auto`` (the default) for the best one that is installed
             where the models run.
         runtime_options: Options of the runtime, such as ``threads``.

@@ -331,9 +331,9 @@ class DirectCore:
         return [m.describe() for m in self._models]
 
     async def device_info(self) -> JSONDict:
-        """Runtime, device and versions."""
+        """Runtime, device and versions; memory in bytes. See `describe_device`."""
         self._check_alive()
-        info = describe_device(self._runtime, list(self._models))
+        info = await describe_device(self._runtime, list(self._models))
         return {**info, "fresh_process_needed": self._models.fresh_process_needed}
 
     async def terminate(self) -> None:

@@ -181,7 +181,16 @@ async def _facts(link: EngineLink) -> list[str]:
     info, metrics, speed = await asyncio.gather(
         link.device_info(), link.metrics(), link.runtime_stats_text()
     )
-    lines = [f"{link.snapshot.model_id} on {link.snapshot.device or 'an unknown device'}"]
+    device = link.snapshot.device or "an unknown device"
+    name = info.get("device_name")
+    lines = [f"{link.snapshot.model_id} on {f'{name} ({device})' if name else device}"]
+    taken, free = info.get("model_memory_bytes"), info.get("device_memory_free_bytes")
+    there = info.get("device_memory_bytes")
+    if name and taken is not None and free is not None and there is not None:
+        lines.append(
+            f"GPU memory: {taken / 2**20:,.0f} MiB for the model, {free / 2**20:,.0f} MiB free "
+            f"of {there / 2**20:,.0f} MiB"
+        )
     used, memory = info.get("memory_used_bytes"), info.get("memory_bytes")
     if used is not None and memory is not None:
         lines.append(

@@ -71,8 +71,9 @@ class EngineWidget(NotCopyable, anywidget.AnyWidget):
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
         _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
-            "memory_used_bytes", "runtime", "defaults", "progress", "error", "hang"}``: the memory
-            of the worker's machine, and how much of it the worker uses; ``defaults`` are the
+            "memory_used_bytes", "gpu", "runtime", "defaults", "progress", "error", "hang"}``: the
+            memory of the worker's machine, and how much of it the worker uses; ``gpu`` is
+            ``{"name", "memory_bytes", "free_bytes", "model_bytes"}`` or None; ``defaults`` are the
             settings in the model's configuration; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
@@ -216,6 +217,13 @@ class EngineMirror:
             "defaults": models[0].get("default_sampling_params") if models else None,
             "memory_bytes": info.get("memory_bytes"),
             "memory_used_bytes": info.get("memory_used_bytes"),
+            "gpu": info.get("device_name")
+            and {
+                "name": info["device_name"],
+                "memory_bytes": info.get("device_memory_bytes"),
+                "free_bytes": info.get("device_memory_free_bytes"),
+                "model_bytes": info.get("model_memory_bytes"),
+            },
             "runtime": info.get("runtime"),
         }
         self._rev += 1
@@ -257,6 +265,7 @@ class EngineMirror:
             "defaults": self._details.get("defaults") or {},
             "memory_bytes": self._details.get("memory_bytes"),
             "memory_used_bytes": self._details.get("memory_used_bytes"),
+            "gpu": self._details.get("gpu"),
             "runtime": self._details.get("runtime") or "",
             "error": error_json(snapshot.error),
             "progress": report

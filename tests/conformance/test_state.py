@@ -101,6 +101,9 @@ async def test_the_device(driver: Any) -> None:
     assert info["device"]
     assert info["runtime"] == (await driver.call("models.list"))[0].owned_by
     assert info["mlc_widget"] == mlc_widget.__version__
+    if info["model_memory_bytes"] is not None:
+        assert 0 < info["model_memory_bytes"] < info["device_memory_bytes"]
+        assert 0 < info["device_memory_free_bytes"] < info["device_memory_bytes"]
 
 
 async def test_forwarding_tokens(driver: Any) -> None:

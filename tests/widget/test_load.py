@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from mlc_widget.api.engine_link import EngineSnapshot
 from mlc_widget.api.errors import LoadCancelledError, ModelFormatError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget, LoadProgress, display_load_progress
+from mlc_widget.widget.base import EngineMirror
 
 MakeEngine = Callable[..., KernelMLCEngine]
 
@@ -141,3 +143,24 @@ def test_nothing_is_displayed_outside_a_kernel(
 ) -> None:
     display_load_progress(make_engine(load=False))
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_gpu_and_its_memory_reach_the_page() -> None:
+    info = {
+        "device": "cuda:1",
+        "device_name": "NVIDIA H200",
+        "device_memory_bytes": 150,
+        "device_memory_free_bytes": 140,
+        "model_memory_bytes": 5,
+    }
+    mirror = EngineMirror(EngineSnapshot(state="ready", model_id="demo", device="cuda:1"))
+    assert mirror.to_json()["gpu"] is None
+    mirror.describe([], info)
+    assert mirror.to_json()["gpu"] == {
+        "name": "NVIDIA H200",
+        "memory_bytes": 150,
+        "free_bytes": 140,
+        "model_bytes": 5,
+    }
+    mirror.describe([], {**info, "device_name": None})
+    assert mirror.to_json()["gpu"] is None

@@ -196,16 +196,33 @@ function drawContext(node: HTMLElement, messages: readonly Message[], { window }
 }
 
 /** Explains the amount of memory in the header. */
-function memoryText({ state, memoryBytes, memoryUsedBytes }: Engine): string | null {
-  if (state !== "ready" || memoryUsedBytes === null) return null;
-  const machine = memoryBytes === null ? "" : `, of ${formatBytes(memoryBytes)} on its machine`;
-  return `Memory of the worker: ${formatBytes(memoryUsedBytes)}${machine}`;
+function memoryText({ state, memoryBytes, memoryUsedBytes, gpu }: Engine): string | null {
+  if (state !== "ready") return null;
+  const lines: string[] = [];
+  const { modelBytes = null, freeBytes = null, memoryBytes: allBytes = null } = gpu ?? {};
+  if (modelBytes !== null && freeBytes !== null && allBytes !== null) {
+    lines.push(
+      `GPU memory: ${formatBytes(modelBytes)} for the model, ` +
+        `${formatBytes(freeBytes)} free of ${formatBytes(allBytes)}`,
+    );
+  }
+  if (memoryUsedBytes !== null) {
+    const machine = memoryBytes === null ? "" : `, of ${formatBytes(memoryBytes)} on its machine`;
+    lines.push(`Memory of the worker: ${formatBytes(memoryUsedBytes)}${machine}`);
+  }
+  return lines.join("\n") || null;
+}
+
+/** The device, and the memory there that the model (on a GPU) or the worker (on a CPU) takes. */
+function deviceText({ device, gpu, memoryUsedBytes }: Engine): string {
+  const memory = gpu?.modelBytes ?? memoryUsedBytes;
+  return joinFacts(gpu?.name ?? device, memory === null ? "" : `${formatBytes(memory)} memory`);
 }
 
 function engineText(engine: Engine): string {
   switch (engine.state) {
     case "ready":
-      return joinFacts(engine.device, engine.memoryUsedBytes === null ? "" : `${formatBytes(engine.memoryUsedBytes)} memory`);
+      return deviceText(engine);
     case "starting":
     case "loading":
       return `${phaseText(engine)} …`;

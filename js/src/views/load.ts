@@ -200,7 +200,7 @@ export class LoadPanel {
     } else if (kind === "ready") {
       facts = joinFacts(
         progress ? `loaded in ${formatDuration(progress.elapsed)}` : "",
-        engine.device,
+        engine.gpu?.name ?? engine.device,
       );
     }
     setText(this.#facts, facts);

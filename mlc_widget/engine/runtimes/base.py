@@ -51,7 +51,6 @@ class RuntimeCapabilities:
             If so, it must support `Sampling.resume`.
         request_fields: The optional request fields that it supports, by OpenAI's names.
         embeddings: Whether `embed` works for this model.
-        devices: The devices that it can use here, best first, such as ``("cpu",)``.
         logit_processors: Whether it calls `Sampling.logit_processor`.
         models_per_process: The maximum number of models in one process; None for no limit.
         fresh_process_needed: Whether this process can load no other model, and the device's memory
@@ -63,12 +62,30 @@ class RuntimeCapabilities:
     batch_invariant: bool
     request_fields: frozenset[str]
     embeddings: bool = False
-    devices: tuple[str, ...] = ("cpu",)
     logit_processors: bool = False
     models_per_process: int | None = None
     fresh_process_needed: bool = False
     grammars: bool = False
     prompt_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUsage:
+    """The device that a loaded model computes on, and its memory in bytes; None if unknown.
+
+    Attributes:
+        device: The device as the option ``device`` names it, such as ``cpu`` or ``cuda:0``.
+        name: Its maker's name, such as ``NVIDIA H200``.
+        memory: Its memory.
+        free: How much of it is free, whatever uses the rest.
+        model: How much of it the model's weights and KV cache take.
+    """
+
+    device: str
+    name: str | None = None
+    memory: int | None = None
+    free: int | None = None
+    model: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +243,13 @@ class ModelRuntime(Protocol):
     @property
     def context_window_size(self) -> int:
         """The maximum number of tokens of prompt and answer together, for the loaded model."""
+
+    async def device_usage(self) -> DeviceUsage:
+        """The loaded model's device and its memory now.
+
+        Raises:
+            ModelNotLoadedError: No model is loaded.
+        """
 
     def generate(
         self, prompt_token_ids: Sequence[int], sampling: Sampling, *, request_id: str

@@ -26,6 +26,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
+    DeviceUsage,
     GenerationEvent,
     GenerationStats,
     ModelSource,
@@ -116,6 +117,10 @@ class ScriptedRuntime:
         """The folder's, or 4096."""
         config = self._source.config if self._source else {}
         return int(config.get("context_window_size", 4096))
+
+    async def device_usage(self) -> DeviceUsage:
+        """It computes nothing, on the CPU."""
+        return DeviceUsage("cpu")
 
     async def load(self, source: ModelSource, report: LoadReporter) -> None:
         """Pretend to load."""

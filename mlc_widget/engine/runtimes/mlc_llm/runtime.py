@@ -21,6 +21,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
+    DeviceUsage,
     GenerationEvent,
     ModelSource,
     RuntimeCapabilities,
@@ -110,7 +111,6 @@ class MLCLLMRuntime:
             batch_invariant=False,
             request_fields=REQUEST_FIELDS if self._exact else _FIELDS,
             embeddings=self._embedding is not None,
-            devices=(self._device,),
             models_per_process=1,
             fresh_process_needed=MLCLLMRuntime._process_used,
         )
@@ -119,6 +119,10 @@ class MLCLLMRuntime:
     def context_window_size(self) -> int:
         """Tokens of prompt and answer that fit: the model's window, or less in a small KV cache."""
         return self._context_window
+
+    async def device_usage(self) -> DeviceUsage:
+        """The model's device; mlc_llm does not tell what it uses of its memory."""
+        return DeviceUsage(self._device)
 
     # Loading
 

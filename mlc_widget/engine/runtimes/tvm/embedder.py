@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import EngineDeadError
+from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.store.fields import Fields
@@ -159,14 +160,22 @@ class Embedder:
     Attributes:
         vocab_size: The number of tokens in the model's vocabulary.
         context_window: The maximum number of tokens of a text.
+        usage: Tells the model's device and memory.
         ended: Done when the thread no longer uses the model.
     """
 
     def __init__(
-        self, model: TextModel, settings: EmbeddingSettings, *, vocab_size: int, context_window: int
+        self,
+        model: TextModel,
+        settings: EmbeddingSettings,
+        *,
+        vocab_size: int,
+        context_window: int,
+        usage: Callable[[], DeviceUsage],
     ) -> None:
         self._model, self._settings = model, settings
         self.vocab_size, self.context_window = vocab_size, context_window
+        self.usage = usage
         self.ended: Future[None] = Future()
         self.clock = StepClock()
         self._changed = threading.Condition()

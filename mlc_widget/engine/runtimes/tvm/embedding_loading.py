@@ -21,7 +21,7 @@ from mlc_widget.engine.runtimes.tvm.embedder import (
 from mlc_widget.engine.runtimes.tvm.encoder_executor import MAX_TEXTS, EncoderExecutor
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
-from mlc_widget.engine.runtimes.tvm.memory import require
+from mlc_widget.engine.runtimes.tvm.memory import require, usage
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, model_config
@@ -57,14 +57,10 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
         MLCEngineError: As `ModelRuntime.load`.
         Cancelled: The load was cancelled.
     """
-    if options.device == "cuda":
-        raise UnsupportedModelError(
-            "device is 'cuda'; embedding models run only on the CPU. Choose 'cpu' or 'auto'.",
-            param="device",
-        )
     if options.device not in ("cpu", "auto"):
         raise UnsupportedModelError(
-            f"device is {options.device!r}; embedding models run only on the CPU. Choose 'cpu'.",
+            f"device is {options.device!r}; embedding models run only on the CPU. Choose 'cpu' or "
+            "'auto'.",
             param="device",
         )
     source = dataclasses.replace(source, config={"numerics": "faithful", **source.config})
@@ -92,6 +88,9 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(plan.code, planner.program, options, progress)
     arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
+    taken = weight_bytes(plan.parameters) + pages * kv_bytes_per_page(
+        shape, PAGE, numerics.kv_dtype
+    )
     threads = options.threads or default_threads(weight_count(plan.parameters, quantization))
     model_fields = Fields(model_config(source), "model_config")
     model: TextModel
@@ -123,7 +122,13 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
         model = DecoderTexts(executor, MAX_TEXTS)
     vocab = model_fields.positive_int("vocab_size")
     known = min(vocab, config.positive_int("active_vocab_size", vocab))
-    embedder = Embedder(model, settings, vocab_size=known, context_window=context)
+    embedder = Embedder(
+        model,
+        settings,
+        vocab_size=known,
+        context_window=context,
+        usage=lambda: usage(taken),
+    )
     progress("warm up", 0.0, "Warming up")
     embedder.ended = run_on_compute_thread(embedder, embedder, threads)
     try:

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
-from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor, large_zeros
+from mlc_widget.engine.runtimes.tvm.memory import (
+    Array,
+    aligned_zeros,
+    as_tensor,
+    large_zeros,
+    usage,
+)
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.system.memory import trim
 
@@ -57,6 +64,7 @@ class Executor:
         attention_rows: int,
         threads: int = 1,
         kv_dtype: str = "float32",
+        device: str = "cpu",
     ) -> None:
         """Set up a model from its parts.
 
@@ -72,7 +80,9 @@ class Executor:
             attention_rows: The maximum number of rows of an attention tile.
             threads: The number of CPU threads on which steps run.
             kv_dtype: The dtype of keys and values in the cache.
+            device: The device that computes, such as ``cpu`` or ``cuda:1``.
         """
+        self.device = device
         self._executable = executable
         self._forward: Any = None
         self._forward_one: Any = None
@@ -106,6 +116,10 @@ class Executor:
             for last in ((shape.head_dim, self.page_size), (self.page_size, shape.head_dim))
         )
         self._static = tuple(map(as_tensor, (cos, sin, self._k, self._v)))
+
+    def usage(self) -> DeviceUsage:
+        """The device and its memory, of which the model takes its weights and its KV cache."""
+        return usage(self.weight_bytes + self.kv_bytes)
 
     @property
     def kv_bytes(self) -> int:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.runtimes.base import DeviceUsage, ModelSource
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.compiled import executable_of
@@ -47,12 +47,14 @@ class Loaded:
         scheduler: Runs its sequences.
         vocab_size: The number of tokens in its vocabulary.
         context_window: The maximum number of tokens of a sequence.
+        usage: Tells its device and memory.
         ended: Done when its thread no longer uses the model.
     """
 
     scheduler: Scheduler
     vocab_size: int
     context_window: int
+    usage: Callable[[], DeviceUsage]
     ended: Future[None]
 
     @property
@@ -92,7 +94,7 @@ def load(
     except Cancelled:
         scheduler.stop()
         raise
-    return Loaded(scheduler, executor.vocab, executor.context, ended)
+    return Loaded(scheduler, executor.vocab, executor.context, executor.usage, ended)
 
 
 def make_executor(
@@ -131,11 +133,18 @@ def make_executor(
     shape = plan.shape
     check_weights(plan.parameters, weights)
     context, pages = sizes(source, options)
-    require(
+    needs = (
         weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
         4 * (4 * MAX_ROWS * plan.widest + options.max_num_sequence * shape.vocab_size),
     )
+    if planner.device == "cpu":
+        require(*needs)
+    else:
+        from mlc_widget.engine.runtimes.tvm.cuda.device import index_of, usage
+
+        gpu = usage(index_of(planner.device))
+        require(*needs, free=gpu.free, where=f"on the {gpu.name} ({gpu.device})")
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(
         plan.code, planner.program, options, progress, cached=planner.executor is Executor
@@ -155,5 +164,6 @@ def make_executor(
         attention_rows=plan.attention_rows,
         threads=threads,
         kv_dtype=numerics.kv_dtype,
+        device=planner.device,
     )
     return executor, threads

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import psutil
 
 from mlc_widget.api.errors import InsufficientMemoryError
+from mlc_widget.engine.runtimes.base import DeviceUsage
 
 Array = npt.NDArray[Any]
 
@@ -66,17 +67,37 @@ def available_bytes() -> int:
     return min([int(psutil.virtual_memory().available), *_cgroup_room()])
 
 
-def require(weights: int, kv_cache: int, activations: int) -> None:
+def usage(model: int) -> DeviceUsage:
+    """The CPU and this machine's memory, of which a model takes `model` bytes."""
+    return DeviceUsage(
+        "cpu",
+        memory=int(psutil.virtual_memory().total),
+        free=available_bytes(),
+        model=model,
+    )
+
+
+def require(
+    weights: int, kv_cache: int, activations: int, *, free: int | None = None, where: str = ""
+) -> None:
     """Refuse a model that does not fit into memory.
+
+    Args:
+        weights: The size of its weights, in bytes.
+        kv_cache: That of its KV cache.
+        activations: That of its activations, at most.
+        free: The memory that is free; None for the machine's.
+        where: Where that is, for the message, such as ``on the NVIDIA H200``.
 
     Raises:
         InsufficientMemoryError: It does not fit; the message has the numbers.
     """
-    need, have = weights + kv_cache + activations, available_bytes()
+    need, have = weights + kv_cache + activations, available_bytes() if free is None else free
     if need > have:
         raise InsufficientMemoryError(
             f"The model needs {need:,} bytes ({weights:,} for weights, {kv_cache:,} for the KV "
-            f"cache, {activations:,} for activations), but only {have:,} are free. Close other "
+            f"cache, {activations:,} for activations), but only {have:,} are free"
+            f"{where and ' '}{where}. Close other "
             "programs, lower max_total_sequence_length, or choose a smaller model."
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ class TVMOptions:
     """The options of the tvm runtime, by mlc_llm's names where it has them.
 
     Attributes:
-        device: ``cpu``, ``cuda`` or ``auto``, which is cuda if it can be used and otherwise cpu.
+        device: ``cpu``; ``cuda`` for the first NVIDIA GPU, ``cuda:1`` for the second and so on; or
+            ``auto``, which is cuda if it can be used and otherwise cpu.
         threads: The number of CPU threads. None leaves one core free, and uses one thread for
             small models.
         max_num_sequence: The number of generations that share steps; others wait.
@@ -72,7 +74,12 @@ class TVMOptions:
             _check_int(values, "threads", 1, 256)
         if "max_num_sequence" in values:
             _check_int(values, "max_num_sequence", 1, MAX_CHUNK)
-        _check_choice(values, "device", ("cpu", "cuda", "auto"))
+        if not _is_device(values.get("device", "cpu")):
+            raise BadRequestError(
+                f"device is {values['device']!r}; it must be cpu, cuda, auto, or cuda: and the "
+                "number of a GPU, such as cuda:1.",
+                param="device",
+            )
         _check_choice(values, "prefix_cache_mode", ("radix", "disable"))
         _check_choice(values, "kv_cache_dtype", ("float16", "float32"))
         _check_choice(values, "cpu", CPUS)
@@ -86,6 +93,10 @@ class TVMOptions:
                 )
             values["cache_dir"] = Path(values["cache_dir"]).expanduser()
         return cls(**values)
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"cpu|auto|cuda(:[0-9]{1,3})?", value))
 
 
 def _check_int(values: Mapping[str, Any], key: str, low: int, high: int) -> None:

@@ -38,6 +38,7 @@ class ModelPlanner:
 
     Attributes:
         executor: The class that runs the model's code; set once there is a plan.
+        device: The device that it runs on, such as ``cpu`` or ``cuda:0``; set once there is a plan.
     """
 
     task: ClassVar[str] = "text"
@@ -55,6 +56,7 @@ class ModelPlanner:
         self._source, self._options, self._device, self._target = source, options, device, target
         self._made: Program | None = None
         self.executor: type[Executor] = Executor
+        self.device = "cpu"
 
     def plan(self) -> Plan:
         """Get the plan from the cache, or make it from the program.
@@ -111,7 +113,7 @@ class ModelPlanner:
         target = self._target or _target(self._device, self._options)
         if isinstance(target, CpuTarget):
             target = dataclasses.replace(target, isa=numerics.isa(target.isa))
-        self.executor = _executor_class(target)
+        self.executor, self.device = _executor_class(target)
         program = self._program(architecture, quantization, target, numerics.kv_dtype)
         self._made = program
         return Plan(
@@ -125,7 +127,9 @@ class ModelPlanner:
 
 
 def device_of(options: TVMOptions) -> str:
-    """The device to use, ``cpu`` or ``cuda``. To be called before TVM is imported.
+    """The device to use: ``cpu``, ``auto``, or ``cuda`` with or without a number.
+
+    To be called before TVM is imported.
 
     Raises:
         RuntimeUnavailableError: The user chose the GPU, but something that it needs is missing.
@@ -137,7 +141,7 @@ def device_of(options: TVMOptions) -> str:
     try:
         cuda.prepare()
     except RuntimeUnavailableError:
-        if options.device == "cuda":
+        if options.device != "auto":
             raise
         return "cpu"
     return options.device
@@ -149,12 +153,13 @@ def _target(device: str, options: TVMOptions) -> Target:
 
     if device != "cpu":
         from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
+        from mlc_widget.engine.runtimes.tvm.cuda.device import index_of
         from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
 
         try:
-            found = local_target()
+            found = local_target(index_of(device))
         except RuntimeUnavailableError:
-            if device == "cuda":
+            if device != "auto":
                 raise
         else:
             install(found.arch, options.cache_dir)
@@ -162,12 +167,14 @@ def _target(device: str, options: TVMOptions) -> Target:
     return host_target(options.cpu)
 
 
-def _executor_class(target: Target) -> type[Executor]:
-    """The class that runs code for a target."""
+def _executor_class(target: Target) -> tuple[type[Executor], str]:
+    """The class that runs code for a target, and on which device."""
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
     from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 
-    return CudaExecutor if isinstance(target, CudaTarget) else Executor
+    if isinstance(target, CudaTarget):
+        return CudaExecutor, f"cuda:{target.index}"
+    return Executor, "cpu"
 
 
 def _attention_rows(program: Program, quantization: Quantization) -> int:

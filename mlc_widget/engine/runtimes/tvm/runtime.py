@@ -20,6 +20,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.runtimes.base import (
+    DeviceUsage,
     GenerationEvent,
     ModelSource,
     RuntimeCapabilities,
@@ -101,6 +102,13 @@ class TVMRuntime:
     def context_window_size(self) -> int:
         """Tokens of prompt and answer that fit: the model's window, or less in a small KV cache."""
         return self._running().context_window
+
+    async def device_usage(self) -> DeviceUsage:
+        """The model's device and its memory; see `ModelRuntime.device_usage`."""
+        usage = self._running().usage
+        if self._options.device == "cpu":
+            return usage()
+        return await asyncio.to_thread(usage)  # a GPU that is busy or lost may not answer
 
     async def load(self, source: ModelSource, report: LoadReporter) -> None:
         """Make the model ready; see `ModelRuntime.load`."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mlc_widget.api.errors import RuntimeUnavailableError
-from mlc_widget.engine.runtimes.tvm.cuda import fragments, pool, toolkit
+from mlc_widget.api.errors import (
+    BadRequestError,
+    InsufficientMemoryError,
+    RuntimeUnavailableError,
+)
+from mlc_widget.engine.runtimes.base import DeviceUsage
+from mlc_widget.engine.runtimes.tvm.cuda import device, fragments, pool, toolkit
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
@@ -190,8 +196,101 @@ def test_weights_lie_as_tensor_cores_take_them(bits, transposed):
             np.testing.assert_array_equal(got, wanted[rows, columns])
 
 
-def test_the_option_is_known():
-    assert TVMOptions.parse({"device": "cuda"}).device == "cuda"
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda", "cuda:0", "cuda:12"])
+def test_a_device_is_named_as_elsewhere(device):
+    assert TVMOptions.parse({"device": device}).device == device
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:-1", "cuda:a", "cuda:0 ", "cpu:0", 0])
+def test_other_devices_are_refused(device):
+    with pytest.raises(BadRequestError, match="cuda:1") as caught:
+        TVMOptions.parse({"device": device})
+    assert caught.value.param == "device"
+
+
+class Cards:
+    """Stands for `tvm.cuda` on a machine with some GPUs."""
+
+    name, total, free = "NVIDIA T4", 16 << 30, 15 << 30
+
+    def __init__(self, count):
+        self.count = count
+
+    def __call__(self, index):
+        return SimpleNamespace(
+            exist=index < self.count,
+            compute_version="7.5",
+            device_name=self.name,
+            total_global_memory=self.total,
+            available_global_memory=self.free,
+        )
+
+
+@pytest.mark.parametrize(("count", "sees"), [(1, "1 GPU, cuda:0"), (2, "2 GPUs, cuda:0 to cuda:1")])
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, count, sees):
+    import tvm
+
+    monkeypatch.setattr(tvm, "cuda", Cards(count))
+    assert cuda.local_target(count - 1).index == count - 1
+    with pytest.raises(RuntimeUnavailableError, match=f"'cuda:3'.*{sees}"):
+        cuda.local_target(3)
+
+
+def test_a_gpu_tells_its_name_and_memory(monkeypatch):
+    import tvm
+
+    monkeypatch.setattr(tvm, "cuda", Cards(2))
+    assert device.usage(1, 5) == DeviceUsage("cuda:1", Cards.name, Cards.total, Cards.free, 5)
+    assert [device.index_of(name) for name in ("cuda", "cuda:0", "cuda:12", "auto")] == [
+        0,
+        0,
+        12,
+        0,
+    ]
+
+
+@needs_gpu
+async def test_the_device_is_told_truly(folder_of, cache_dir):  # noqa: F811
+    source = source_of(folder_of("llama", "q4f16_1"), numerics="fast")
+    runtime = TVMRuntime({"device": "cuda", "cache_dir": cache_dir})
+    await runtime.load(source, Reports())
+    try:
+        usage = await runtime.device_usage()
+        assert usage.device == "cuda:0"
+        assert "NVIDIA" in str(usage.name)
+        assert 0 < usage.model < usage.memory - usage.free < usage.memory
+    finally:
+        await runtime.unload()
+
+
+@needs_gpu
+async def test_a_model_that_does_not_fit_a_gpu_is_refused_with_both_numbers(
+    folder_of,  # noqa: F811
+    cache_dir,
+):
+    source = source_of(folder_of("llama", "q4f16_1"), numerics="fast")
+    options = {"device": "cuda", "cache_dir": cache_dir, "max_total_sequence_length": 1 << 30}
+    runtime = TVMRuntime(options)
+    with pytest.raises(InsufficientMemoryError, match=r"needs [0-9,]+ bytes.*free on the NVIDIA"):
+        await runtime.load(source, Reports())
+
+
+@needs_gpu
+def test_a_second_gpu_gives_the_same_logits(folder_of, cache_dir):  # noqa: F811
+    import tvm
+
+    if not tvm.cuda(1).exist:
+        pytest.skip("needs two NVIDIA GPUs")
+    prompt = data("llama", "q4f16_1")[0]
+    folder = folder_of("llama", "q4f16_1")
+    steps = [len(prompt) - 3, 1, 1, 1]
+    first, second = (
+        run_chunks(
+            executor_for(folder, cache_dir, device=name, kv_cache_dtype="float16"), prompt, steps
+        )
+        for name in ("cuda:0", "cuda:1")
+    )
+    assert np.array_equal(first, second)
 
 
 def test_steps_of_single_tokens_are_decode_steps():

@@ -43,6 +43,11 @@ def _call(name: str, *args: Any) -> None:
         raise InternalEngineError(f"CUDA's {name} failed: {text}")
 
 
+def use(index: int) -> None:
+    """Have this thread's later calls go to a GPU, by its number."""
+    _call("cudaSetDevice", index)
+
+
 class Pinned:
     """Pinned memory of the host, from and to which the GPU can copy; freed when dropped.
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlc_widget.engine.runtimes.tvm.cuda import cudart, pool
+from mlc_widget.engine.runtimes.base import DeviceUsage
+from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
@@ -22,7 +23,9 @@ class CudaExecutor(Executor):
         import tvm_ffi
 
         self._threads = 1  # tiles need not be distributed evenly over threads
-        self._device = tvm.cuda(0)
+        self._index = device.index_of(self.device)
+        self._device = tvm.cuda(self._index)
+        cudart.use(self._index)
         self._decode_steps: dict[int, DecodeStep] = {}
         self._epoch = pool.epoch()
         on_device = []
@@ -50,6 +53,10 @@ class CudaExecutor(Executor):
             )
         ]  # fmt: skip
 
+    def usage(self) -> DeviceUsage:
+        """The GPU and its memory, of which the model takes its weights and its KV cache."""
+        return device.usage(self._index, self.weight_bytes + self.kv_bytes)
+
     @property
     def kv_bytes(self) -> int:
         """The size of the KV cache in bytes."""
@@ -60,6 +67,7 @@ class CudaExecutor(Executor):
         """Make the virtual machine and run one row; called on the thread that will run steps."""
         from tvm import relax
 
+        cudart.use(self._index)
         self._forward = relax.VirtualMachine(self._executable, self._device)["forward"]
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.

@@ -20,11 +20,13 @@ class CudaTarget:
         arch: NVIDIA's name of the GPU's architecture, such as ``sm_90``.
         triple: LLVM's target triple for the host code, which starts the kernels.
         cpu: LLVM's name of the CPU that runs the host code.
+        index: Its number among the GPUs that this process sees.
     """
 
     arch: str
     triple: str
     cpu: str
+    index: int = 0
 
     @property
     def capability(self) -> int:
@@ -66,8 +68,8 @@ def prepare() -> None:
         raise _missing("CUDA's headers, cuda_fp16.h and cccl")
 
 
-def local_target() -> CudaTarget:
-    """The target of this machine's first GPU.
+def local_target(index: int = 0) -> CudaTarget:
+    """The target of one of this machine's GPUs.
 
     Raises:
         RuntimeUnavailableError: TVM cannot use it.
@@ -75,17 +77,23 @@ def local_target() -> CudaTarget:
     import tvm
     from tvm.target import codegen
 
-    device = tvm.cuda(0)
-    if not device.exist:
+    if not tvm.cuda(0).exist:
         # If TVM was imported before `prepare`, it did not load its library for CUDA.
         raise RuntimeUnavailableError(
             "TVM finds no CUDA device: the driver is older than CUDA 13 needs (580), no GPU is "
             "visible (CUDA_VISIBLE_DEVICES), or TVM was imported before CUDA 13's libcudart could "
             "be found. Start a new process, or choose device='cpu'."
         )
+    device = tvm.cuda(index)
+    if not device.exist:
+        count = next(i for i in range(1, index + 1) if not tvm.cuda(i).exist)
+        raise RuntimeUnavailableError(
+            f"device is 'cuda:{index}', but this process sees {count} "
+            + ("GPU, cuda:0." if count == 1 else f"GPUs, cuda:0 to cuda:{count - 1}.")
+        )
     arch = "sm_" + str(device.compute_version).replace(".", "")
     return CudaTarget(
-        arch, str(codegen.llvm_get_system_triple()), str(codegen.llvm_get_system_cpu())
+        arch, str(codegen.llvm_get_system_triple()), str(codegen.llvm_get_system_cpu()), index
     )
 
 

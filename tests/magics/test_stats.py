@@ -1,0 +1,51 @@
+"""What `%mlc stats` says of the device and its memory."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlc_widget.magics.actions import _facts
+
+GPU = {
+    "device_name": "NVIDIA H200",
+    "device_memory_bytes": 150 << 30,
+    "device_memory_free_bytes": 140 << 30,
+    "model_memory_bytes": 5 << 30,
+}
+METRICS = {"prompt_tokens_sum": 1, "completion_tokens_sum": 2, "finished_requests": 1}
+
+
+def link(info: dict[str, Any]) -> Any:
+    """An engine on a device that gives `info`."""
+
+    async def give(value: Any) -> Any:
+        return value
+
+    return SimpleNamespace(
+        snapshot=SimpleNamespace(model_id="demo", device=info["device"]),
+        device_info=lambda: give(info),
+        metrics=lambda: give(METRICS),
+        runtime_stats_text=lambda: give("fast"),
+    )
+
+
+async def test_a_gpu_is_named_with_its_memory() -> None:
+    lines = await _facts(link({"device": "cuda:1", **GPU}))
+    assert lines[:2] == [
+        "demo on NVIDIA H200 (cuda:1)",
+        "GPU memory: 5,120 MiB for the model, 143,360 MiB free of 153,600 MiB",
+    ]
+
+
+@pytest.mark.parametrize("missing", ["device_memory_free_bytes", "model_memory_bytes"])
+async def test_what_is_not_known_is_not_said(missing: str) -> None:
+    lines = await _facts(link({"device": "cuda:0", **GPU, missing: None}))
+    assert lines[:2] == ["demo on NVIDIA H200 (cuda:0)", "fast"]
+
+
+async def test_a_cpu_is_just_that() -> None:
+    info = {"device": "cpu", **GPU, "device_name": None}
+    assert (await _facts(link(info)))[:2] == ["demo on cpu", "fast"]
