@@ -153,7 +153,6 @@ async def test_blocking_clients_serve_many_threads_while_the_loop_runs(
 ) -> None:
     client = scripted.openai_client(sync=True)
     answers: list[Any] = []
-    ticks = 0
 
     def ask() -> None:
         for _ in range(5):
@@ -164,11 +163,15 @@ async def test_blocking_clients_serve_many_threads_while_the_loop_runs(
     threads = [threading.Thread(target=ask) for _ in range(6)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        ticks += 1
-        await asyncio.sleep(0.001)
+    await until(lambda: not any(thread.is_alive() for thread in threads))
     assert len(answers) == 60
-    assert ticks > 3
+    # This loop runs while a thread waits for an answer: it is what ends it.
+    waiting = asyncio.create_task(
+        asyncio.to_thread(partial(client.chat.completions.create, **REQUEST))
+    )
+    await until_running(scripted)
+    await scripted.interrupt_generate()
+    assert (await waiting).choices[0].finish_reason == "abort"
     # And on the thread of the loop itself, as in a notebook's cell.
     answer = client.chat.completions.create(**REQUEST, max_tokens=2)
     assert answer.choices[0].message.content == "one two"

@@ -15,6 +15,7 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from ..waiting import until
 from .conftest import DEADLINE
+from .runtimes.tvm.conftest import held_after, until_submitted
 
 PROMPT = list(range(20, 60))
 SAMPLING = Sampling(4 * MAX_UNREAD, 1.0, 1.0, seed=5, ignore_eos=True)
@@ -92,11 +93,15 @@ async def test_many_stalled_texts_do_not_keep_a_neighbour_waiting(runtime):
     scheduler._max_sequences = 4
     steps = scheduler.executor.steps
     stalled = [runtime.generate(PROMPT, SAMPLING, request_id=f"s{i}") for i in range(60)]
-    opening = [asyncio.ensure_future(anext(one)) for one in stalled]
-    await until(lambda: scheduler._running)
     greedy = Sampling(10, 0.0, 1.0, seed=0, ignore_eos=True)
-    neighbour = runtime.generate(PROMPT, greedy, request_id="neighbour")
-    assert len(await ids_of(neighbour)) == 10
+    with held_after(runtime, 0) as release:
+        opening = [asyncio.ensure_future(anext(one)) for one in stalled]
+        await until_submitted(runtime, 60)
+        neighbour = runtime.generate(PROMPT, greedy, request_id="neighbour")
+        answer = asyncio.ensure_future(ids_of(neighbour))
+        await until_submitted(runtime, 61)
+        release()
+        assert len(await answer) == 10
     # Each stalled text had its place for a few steps only.
     assert scheduler.executor.steps - steps < 60 / 4 * 2 * MAX_UNREAD_IF_OTHERS_WAIT
     firsts = await asyncio.gather(*opening)

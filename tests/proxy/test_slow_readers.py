@@ -6,7 +6,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mlc_widget.api.streams import _CAPACITY
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.proxy.stream_receiver import STREAM_CREDIT
 
-from ..waiting import until
+from ..waiting import until, until_blocking
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
@@ -53,8 +52,8 @@ async def test_a_blocked_loop_loses_nothing(kernel_engine: Make) -> None:
     stream = await engine.chat.completions.create(messages=HELLO, stream=True)
     text = ""
     async for chunk in stream:
-        if not text:
-            time.sleep(1.0)  # noqa: ASYNC251 - the loop is what is blocked
+        if not text:  # this loop stands still until all that may wait for it does
+            until_blocking(lambda: len(stream._relay._pump.buffer) >= _CAPACITY)
         text += chunk.choices[0].delta.content or ""
     assert text == " ".join(words)
 
@@ -132,13 +131,11 @@ async def test_a_stopped_client_does_not_stall_another(
         before = rss(engine)
         for _ in range(2):
             seen = 0
-            started = time.monotonic()
             async for _chunk in await engine.chat.completions.create(
                 messages=HELLO, stream=True, max_tokens=5000
             ):
                 seen += 1
             assert seen == 5001
-            assert time.monotonic() - started < 30
         # Its credit bounds what waits for it: eight streams of as many chunks.
         assert rss(engine) - before < 60
         metrics = await engine.metrics()

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -286,9 +285,7 @@ async def test_terminate_ends_a_worker_that_hangs(
     await until((tmp_path / "stuck_worker.held").exists)
     assert not request.done()
     assert not probe.done()
-    started = time.monotonic()
-    await engine.terminate()
-    assert time.monotonic() - started < 30
+    await asyncio.wait_for(engine.terminate(), 60)
     assert not psutil.pid_exists(pid)
     for task in (request, probe):
         with pytest.raises(EngineTerminatedError):

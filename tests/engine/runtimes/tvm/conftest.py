@@ -23,6 +23,8 @@ from mlc_widget.engine.runtimes.tvm.target import host_target
 from mlc_widget.engine.store.tensor_cache import opener
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
+from ....waiting import until
+
 ROOT = Path(__file__).parents[4]
 GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 NAMES = sorted(p.name for p in GOLDEN.iterdir())
@@ -149,6 +151,12 @@ def held_after(runtime: TVMRuntime, steps: int) -> Iterator[Callable[[], None]]:
     finally:
         going.set()
         vars(executor).pop("run")
+
+
+async def until_submitted(runtime: TVMRuntime, requests: int) -> None:
+    """Wait until the scheduler of a model that is held has so many requests."""
+    s = scheduler_of(runtime)
+    await until(lambda: len(s._submitted) + len(s._waiting) + len(s._running) >= requests)
 
 
 class Stepper:

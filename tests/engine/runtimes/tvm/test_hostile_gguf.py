@@ -24,7 +24,7 @@ from mlc_widget.engine.runtimes.tvm.weights import check_layers, check_weights
 from mlc_widget.engine.store.stored_model import read_model
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
-LONGEST_S = 20.0
+LONGEST_S = 60.0
 MOST_BYTES = 256 << 20
 """How much more memory the process may have taken at its peak, after all the cases of a test."""
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
