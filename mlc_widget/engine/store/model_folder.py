@@ -13,7 +13,7 @@ from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
-from mlc_widget.engine.store.model_names import advice
+from mlc_widget.engine.store.model_names import advice, file_advice
 from mlc_widget.engine.store.other_caches import ollama_model
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX, SINGLE
 from mlc_widget.models import CONFIG_FILE, builtin_models
@@ -62,7 +62,8 @@ def resolve(model_id: str) -> Path:
 
     Raises:
         ModelNotFoundError: It is neither a built-in name, nor a folder, nor a ``.gguf`` file.
-        ModelFormatError: The folder is neither in MLC format nor saved by transformers.
+        ModelFormatError: The folder is neither in MLC format nor saved by transformers, or it is a
+            file of another kind.
     """
     builtin = builtin_models()
     if model_id in builtin:
@@ -70,6 +71,15 @@ def resolve(model_id: str) -> Path:
     folder = Path(model_id).expanduser()
     if folder.suffix.lower() == ".gguf" and folder.exists() and not folder.is_dir():
         return folder
+    if folder.is_file():
+        raise ModelFormatError(
+            f"{folder} is not a .gguf file. "
+            + (
+                file_advice(folder.name)
+                or "Give a .gguf file, or a folder in MLC format or of safetensors."
+            ),
+            param=str(folder),
+        )
     if not folder.is_dir():
         known, named = ", ".join(builtin) or "none", ", ".join(catalogue())
         raise ModelNotFoundError(

