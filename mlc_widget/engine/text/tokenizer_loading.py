@@ -25,12 +25,8 @@ from mlc_widget.api.errors import (
 from mlc_widget.engine.store.user_cache import UserCache
 from mlc_widget.engine.system.child_process import end_with_parent, run_child
 from mlc_widget.engine.system.daemon import call_in_daemon
-from mlc_widget.engine.text.tokenizer import (
-    TOKENIZER_FILE,
-    Tokenizer,
-    import_tokenizers,
-    read_tokenizer,
-)
+from mlc_widget.engine.text.tokenizer import TOKENIZER_FILE, Tokenizer, read_tokenizer
+from mlc_widget.engine.text.tokenizer_backend import import_tokenizers
 
 MARK: Final = "mlc_widget-tokenizer:"
 CPU_S: Final = 60

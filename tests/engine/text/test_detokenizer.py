@@ -5,7 +5,8 @@ import random
 import pytest
 
 from mlc_widget.engine.text.detokenizer import Detokenizer, StopStrings
-from mlc_widget.engine.text.tokenizer import Tokenizer, decode_bytes
+from mlc_widget.engine.text.token_bytes import decode_bytes
+from mlc_widget.engine.text.tokenizer import Tokenizer
 
 
 class Bytes(Tokenizer):
