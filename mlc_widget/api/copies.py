@@ -1,4 +1,4 @@
-"""Objects that are threads, memory or a place on the page, and so cannot be pickled or copied."""
+"""Refuses to pickle or copy objects that own threads, memory or a place on the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENGINES: Final = (
 class NotCopyable:
     """Refuses `pickle`, `copy.copy` and `copy.deepcopy`, and says what to do.
 
-    It has to come before bases with methods of their own for this.
+    Name it before other bases that define these methods.
     """
 
     _instead: ClassVar[str]

@@ -163,11 +163,13 @@ class AsyncMLCEngineInterface(EngineBase):
             chat_opts: Overrides of mlc-chat-config.json, one mapping for each model.
 
         Raises:
-            ModelError: the model cannot be found, read or run; the message names the file and
-                what to do.
-            RuntimeUnavailableError: a package or device is missing.
-            InsufficientMemoryError: it does not fit.
-            LoadCancelledError: a newer call ended this one.
+            ModelError: The model cannot be found, downloaded, read or run; the message names the
+                file and says what to do.
+            BadRequestError: An argument is invalid; the message names it and its value.
+            RuntimeUnavailableError: A package or device is missing.
+            InsufficientMemoryError: The model does not fit into memory.
+            LoadCancelledError: A newer call ended this one.
+            EngineTerminatedError: The engine has been terminated.
         """
         if self._callback_loop is None or self._callback_loop.is_closed():
             self._callback_loop = _running_loop()
@@ -175,11 +177,11 @@ class AsyncMLCEngineInterface(EngineBase):
         await self._call(self._core.reload, _model_list(model_id), _opts_list(chat_opts))
 
     async def unload(self) -> None:
-        """Unload all models and give their memory back."""
+        """Unload all models and free their memory. A running load is cancelled."""
         await self._call(self._core.unload)
 
     async def interrupt_generate(self) -> None:
-        """End all running requests; their answers so far get finish reason ``abort``."""
+        """End all running requests; their answers so far end with finish reason ``abort``."""
         await self._call(self._core.interrupt_generate)
 
     async def abort(self, request_id: str) -> None:
@@ -187,15 +189,41 @@ class AsyncMLCEngineInterface(EngineBase):
         await self._call(self._core.abort, identifier("request_id", request_id))
 
     async def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
-        """Forget the last message and, unless `keep_stats`, the statistics."""
+        """Forget a model's last answer and the context of `forward_tokens_and_sample`.
+
+        Conversations are not affected: each request carries its own messages.
+
+        Args:
+            keep_stats: Whether `runtime_stats_text` keeps what it says.
+            model_id: Which model, if several are loaded.
+
+        Raises:
+            ModelNotLoadedError: The model is not loaded.
+        """
         await self._call(self._core.reset_chat, keep_stats, _named(model_id))
 
     async def get_message(self, model_id: str | None = None) -> str:
-        """The text of the last answer."""
+        """The text of a model's last answer, empty if there is none.
+
+        Args:
+            model_id: Which model, if several are loaded.
+
+        Raises:
+            ModelNotLoadedError: The model is not loaded.
+        """
         return str(await self._call(self._core.get_message, _named(model_id)))
 
     async def runtime_stats_text(self, model_id: str | None = None) -> str:
-        """Prefill and decode speed of the last answer, as WebLLM formats them."""
+        """A model's prefill and decode speed in its last answer, formatted as by WebLLM.
+
+        For example ``prefill: 123.4000 tokens/sec, decoding: 45.6000 tokens/sec``.
+
+        Args:
+            model_id: Which model, if several are loaded.
+
+        Raises:
+            ModelNotLoadedError: The model is not loaded.
+        """
         return str(await self._call(self._core.runtime_stats_text, _named(model_id)))
 
     async def forward_tokens_and_sample(
@@ -204,14 +232,20 @@ class AsyncMLCEngineInterface(EngineBase):
         """Append raw tokens to the context that `reset_chat` clears, and sample the next token.
 
         Args:
-            input_ids: Token ids.
+            input_ids: Token ids, at least one.
             is_prefill: Accepted for compatibility with WebLLM, and not needed: the engine knows
                 which tokens it has computed.
             model_id: Which model, if several are loaded.
 
+        Returns:
+            The id of the next token, sampled with the model's default parameters. It becomes part
+            of the context only when it is passed to a later call.
+
         Raises:
-            BadRequestError: an id outside the vocabulary.
-            UnsupportedFieldError: the runtime does not report which tokens it samples.
+            BadRequestError: An id is not in the vocabulary.
+            ContextLengthExceededError: The context is full.
+            UnsupportedFieldError: The runtime does not report which tokens it samples.
+            ModelNotLoadedError: The model is not loaded.
         """
         ids = token_ids("input_ids", input_ids)
         call = self._core.forward_tokens_and_sample
@@ -233,12 +267,12 @@ class AsyncMLCEngineInterface(EngineBase):
         """Set how much the engine logs: TRACE, DEBUG, INFO, WARN, ERROR or SILENT.
 
         Raises:
-            BadRequestError: no such level.
+            BadRequestError: There is no such level.
         """
         await self._call(self._core.set_log_level, level)
 
     async def metrics(self) -> EngineMetrics:
-        """Counters since the engine was made, in mlc_llm's shape."""
+        """Counters since the engine was made, by mlc_llm's names; see `EngineMetrics`."""
         return EngineMetrics(await self._call(self._core.metrics))
 
     @overload

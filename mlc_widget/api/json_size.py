@@ -58,7 +58,7 @@ def check_json_size(value: Any, largest: int, deepest: int | None = None) -> Non
     """Check that the JSON of a value is of bounded size and depth.
 
     Escapes are not counted, and the size may be a little too small if that is faster to compute.
-    A value that JSON cannot represent counts as one byte; it is refused when the JSON is made.
+    A value that JSON cannot represent counts as one byte; encoding it as JSON refuses it later.
 
     Args:
         value: Lists, tuples and mappings of plain values.
@@ -66,8 +66,8 @@ def check_json_size(value: Any, largest: int, deepest: int | None = None) -> Non
         deepest: The maximum depth of nested lists and mappings; None for no limit.
 
     Raises:
-        TooLargeError: It is longer, or holds itself.
-        TooDeepError: It is deeper, or holds itself.
+        TooLargeError: It is longer, or contains itself.
+        TooDeepError: It is deeper, or contains itself.
     """
     if not _nests(value):
         if _size(value) > largest:
@@ -94,9 +94,9 @@ def check_json_size(value: Any, largest: int, deepest: int | None = None) -> Non
             here.add(found)
             levels = found.levels
         elif deepest is not None:
-            raise TooDeepError("without end, as it holds itself")
+            raise TooDeepError("without end, as it contains itself")
         else:
-            raise TooLargeError("more than any bytes, as it holds itself")
+            raise TooLargeError("without end, as it contains itself")
         if deepest is not None and len(within) + levels > deepest:
             raise TooDeepError(f"more than {deepest} levels")
         if here.size > largest:

@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes in bytes, or counts."""
+    """Maximum sizes (``…_bytes``, in bytes) and counts (all others) for one request."""
 
     prompt_bytes: int = 4 * 1024 * 1024
     messages: int = 4096

@@ -34,11 +34,12 @@ class LoadTarget:
         for one in ids:
             model("model_id", one)
         if len(set(ids)) != len(ids):
-            raise bad("model_id", list(ids), "give each once.")
+            raise bad("model_id", list(ids), "give each model only once.")
         opts = tuple(chat_opts or [None] * len(ids))
         if len(opts) != len(ids):
             raise BadRequestError(
-                f"chat_opts has {len(opts)} entries for {len(ids)} models: give one each.",
+                f"chat_opts has {len(opts)} entries for {len(ids)} models: give one for each "
+                "model.",
                 param="chat_opts",
             )
         return cls(ids, tuple(check_chat_opts("chat_opts", one) for one in opts))

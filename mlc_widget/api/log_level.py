@@ -23,7 +23,7 @@ def check_log_level(level: str) -> str:
     """Check a level; returns its upper-case name.
 
     Raises:
-        BadRequestError: no such level.
+        BadRequestError: There is no such level.
     """
     name = level.upper() if isinstance(level, str) else ""
     if name not in _LEVELS:
@@ -37,6 +37,6 @@ def set_log_level(level: str) -> None:
     """Set the level of this process's ``mlc_widget`` loggers.
 
     Raises:
-        BadRequestError: no such level.
+        BadRequestError: There is no such level.
     """
     logging.getLogger("mlc_widget").setLevel(_LEVELS[check_log_level(level)])

@@ -1,7 +1,7 @@
 """`openai.AsyncOpenAI` and `openai.OpenAI` whose transport is an engine: no port, no server.
 
-Libraries that use OpenAI's client (LangChain, instructor …) can so use the notebook's engine;
-`openai_routes` defines what is answered.
+With it, libraries that use OpenAI's client (LangChain, Instructor …) run on the notebook's engine.
+`openai_routes` defines which requests are answered.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
     httpx = _httpx()
 
     class StreamTimeoutError(openai.APITimeoutError, httpx.ReadTimeout):  # type: ignore[misc,name-defined]
-        """A timeout, as OpenAI's client raises it before an answer and httpx within one."""
+        """A timeout within a stream: OpenAI's class of timeouts, and httpx's as well."""
 
         def __init__(self, request: Any, seconds: float | None) -> None:
             openai.APITimeoutError.__init__(self, request=request)

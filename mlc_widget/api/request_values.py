@@ -33,7 +33,7 @@ _EXCERPT.maxstring = _EXCERPT.maxother = _EXCERPT.maxlong = 2 * _SHOWN
 
 
 def shortened(value: Any) -> str:
-    """A value as an error message shows it; what is large is not written out for that."""
+    """A value as an error message shows it; a large one is not written out in full first."""
     try:
         check_json_size(value, _SHOWN)
         shown = repr(value)
@@ -161,7 +161,7 @@ def _token_id(key: Any) -> int | None:
 
 
 def completion_logprobs(param: str, value: Any) -> int | bool:
-    """OpenAI's number of alternatives to tell with each token, or WebLLM's switch, as of chats."""
+    """The number of alternatives to each token (OpenAI), or True or False as in chats (WebLLM)."""
     if isinstance(value, bool) or _is_numpy_bool(value):
         return bool(value)
     return int(integer(0, 20)(param, value))
@@ -244,7 +244,7 @@ def prompts(param: str, value: Any) -> str | list[int] | list[str | list[int]]:
 
 
 def _prompts(param: str, value: Sequence[Any], largest: int) -> list[str | list[int]]:
-    """Several prompts, of `largest` bytes together; one list of ids may be there many times."""
+    """Several prompts, of `largest` bytes in total; the same list may occur many times."""
     checked: list[str | list[int]] = []
     left = largest
     for i, one in enumerate(value):
@@ -261,7 +261,7 @@ def token_ids(param: str, value: Any) -> list[int]:
         raise bad(param, value, "give a list of token ids.")
     if len(value) * 4 > LIMITS.prompt_bytes:
         raise bad(param, f"{len(value)} ids", f"give at most {LIMITS.prompt_bytes // 4} ids.")
-    # A conversation's ids come again at each turn: one by one only to name the one that is wrong.
+    # Long conversations are checked at each turn, so quickly; slowly only to name the invalid id.
     if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < 2**31:
         return list(value)
     token_id = integer(0, 2**31 - 1)

@@ -44,7 +44,11 @@ class _Sampling(TypedDict, total=False):
 
 
 class ChatParams(_Sampling, total=False):
-    """Fields of `chat.completions.create`, beside ``messages`` and ``stream``."""
+    """Fields of `chat.completions.create` in addition to ``messages`` and ``stream``.
+
+    None has the same effect as leaving the field out. The page "Request fields" lists the meaning,
+    the range and the default of each.
+    """
 
     max_completion_tokens: int | None
     logprobs: bool | None
@@ -62,7 +66,7 @@ class ChatParams(_Sampling, total=False):
 
 
 class CompletionParams(_Sampling, total=False):
-    """Fields of `completions.create`, beside ``prompt`` and ``stream``."""
+    """Fields of `completions.create` in addition to ``prompt`` and ``stream``; see `ChatParams`."""
 
     logprobs: int | bool | None
     top_logprobs: int | None
@@ -70,7 +74,7 @@ class CompletionParams(_Sampling, total=False):
 
 
 class EmbeddingParams(TypedDict, total=False):
-    """Fields of `embeddings.create`, beside ``input``."""
+    """Fields of `embeddings.create` in addition to ``input``; see `ChatParams`."""
 
     model: str | None
     dimensions: int | None
@@ -117,14 +121,24 @@ class AsyncChatCompletions(_Resource):
         stream: bool | None = None,
         **params: Unpack[ChatParams],
     ) -> ChatCompletion | AsyncStream[ChatCompletionChunk]:
-        """Answer a conversation: OpenAI's chat completion, whole or as a stream of chunks.
+        """Answer a conversation, as OpenAI's chat completions do.
+
+        Args:
+            messages: The conversation: mappings with ``role`` and ``content``, or the message
+                objects of earlier answers.
+            stream: Whether to return chunks while the answer is generated.
+            params: Other fields of the request.
+
+        Returns:
+            The whole answer or, with ``stream=True``, a stream of its chunks.
 
         Raises:
             BadRequestError: A field is invalid; raised before any work is done.
-            ModelNotLoadedError: no model is loaded, or not the one that ``model`` names.
-            EngineDeadError: the engine died during this request, which could not continue in
+            ContextLengthExceededError: The conversation does not fit into the context window.
+            ModelNotLoadedError: No model is loaded, or not the one that ``model`` names.
+            EngineDeadError: The engine died during this request, which could not continue in
                 another worker.
-            EngineTerminatedError: after `terminate`.
+            EngineTerminatedError: The engine has been terminated.
         """
         request = check_chat({"messages": messages, "stream": stream, **params})
         if request.get("stream"):
@@ -201,11 +215,18 @@ class AsyncCompletions(_Resource):
     ) -> Completion | AsyncStream[Completion]:
         """Continue texts or token ids as they are, without a conversation template.
 
-        Of several prompts, each has `n` choices, in order: choice ``i`` is of prompt ``i // n``.
+        Args:
+            prompt: A text, a list of token ids, or a list of texts and lists of token ids. Each
+                prompt gets ``n`` choices: choice ``i`` belongs to prompt ``i // n``.
+            stream: Whether to return chunks while the text is generated.
+            params: Other fields of the request.
+
+        Returns:
+            The completion or, with ``stream=True``, a stream of its chunks.
 
         Raises:
-            BadRequestError, ModelNotLoadedError, EngineDeadError, EngineTerminatedError: as for
-                `AsyncChatCompletions.create`.
+            BadRequestError, ContextLengthExceededError, ModelNotLoadedError, EngineDeadError,
+                EngineTerminatedError: As for `AsyncChatCompletions.create`.
         """
         request = check_completion({"prompt": prompt, "stream": stream, **params})
         if request.get("stream"):
@@ -263,11 +284,23 @@ class AsyncEmbeddings(_Resource):
         input: str | Sequence[Any],
         **params: Unpack[EmbeddingParams],
     ) -> CreateEmbeddingResponse:
-        """Embed texts or token ids.
+        """Compute embeddings of texts or token ids.
+
+        Args:
+            input: A text, a list of token ids, or a list of texts and lists of token ids.
+            params: Other fields of the request.
+
+        Returns:
+            One vector for each input, in their order: a list of floats or, with
+            ``encoding_format="base64"``, its little-endian float32 values in base64. With
+            ``dimensions``, it has that many components and length 1; otherwise it is the model's.
 
         Raises:
             BadRequestError: A field is invalid; the message names it and its value.
-            UnsupportedModelError: the loaded model has no embeddings.
+            ContextLengthExceededError: An input does not fit into the context window, and
+                ``truncate`` is not set.
+            UnsupportedModelError: The loaded model does not compute embeddings.
+            ModelNotLoadedError: No model is loaded, or not the one that ``model`` names.
         """
         request = check_embedding({"input": input, **params})
         return responses.embedding_response(
@@ -295,7 +328,7 @@ class AsyncModels(_Resource):
     """``engine.models``."""
 
     async def list(self) -> list[Model]:
-        """List the loaded models."""
+        """The loaded models; `id` is what was passed to `reload`."""
         return [responses.model(m) for m in await self._home.wait(self._core.list_models)]
 
 
@@ -303,7 +336,7 @@ class Models(_Resource):
     """``engine.models``, blocking."""
 
     def list(self) -> list[Model]:
-        """List the loaded models."""
+        """As `AsyncModels.list`, blocking the calling thread."""
         return [responses.model(m) for m in self._home.wait_blocking(self._core.list_models)]
 
 

@@ -16,9 +16,9 @@ class ResponseBuilder:
     """Builds one response as the chunks of its chat come.
 
     Args:
-        response_id: Its id.
-        model: The model that was asked for; chunks say which answers.
-        echo: What it repeats of its request.
+        response_id: The id of the response.
+        model: The model that the request names; chunks name the one that answers.
+        echo: The fields of the request that the response repeats.
     """
 
     def __init__(self, response_id: str, model: str, echo: JSONDict) -> None:
@@ -54,7 +54,7 @@ class ResponseBuilder:
         return [self.event(kind, response=self._snapshot()) for kind in kinds]
 
     def take(self, chunk: JSONDict) -> list[JSONDict]:
-        """The events that a chunk makes."""
+        """The events for one chunk."""
         if chunk.get("model"):
             self.response["model"] = chunk["model"]
         if chunk.get("usage"):
@@ -75,7 +75,7 @@ class ResponseBuilder:
         return events
 
     def _writes_message(self, delta: JSONDict) -> bool:
-        """Whether tokens without text are a message's: text may be held back."""
+        """Whether tokens without text belong to a message, whose text may be held back."""
         writing = bool(self._open) and isinstance(self._open[-1], _MessageItem)
         return writing and not (delta.get("tool_calls") or delta.get("reasoning_content"))
 
@@ -94,7 +94,7 @@ class ResponseBuilder:
         function = call.get("function") or {}
         item = self._calls.get(call["index"])
         if item is None:
-            # Calls may come in turns: only what is no call ends where one begins.
+            # The pieces of several calls may alternate, so a new call ends all items but calls.
             events += self._close("completed", but=_CallItem)
             item = _CallItem(self, call.get("id") or new_id("call"), function.get("name") or "")
             self._calls[call["index"]] = item
@@ -134,7 +134,7 @@ class ResponseBuilder:
         return [*events, self.event(f"response.{done}", response=self._snapshot())]
 
     def fail(self, error: MLCEngineError) -> list[JSONDict]:
-        """The events after which an error ends it."""
+        """The last events of a response that an error ends."""
         events = self._close("incomplete")
         self.response["status"] = "failed"
         self.response["error"] = {"code": "server_error", "message": error.message}
@@ -181,7 +181,7 @@ class _TextItem(_Item):
     """An item with one part of text."""
 
     kind = ""
-    """Of its events."""
+    """The name of its events: ``response.<kind>.delta`` and ``response.<kind>.done``."""
 
     def __init__(self, builder: ResponseBuilder, data: JSONDict, part: JSONDict) -> None:
         super().__init__(builder, {**data, "status": "in_progress", "content": []})

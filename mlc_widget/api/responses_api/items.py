@@ -32,7 +32,7 @@ def input_items(param: str, value: Any) -> list[JSONDict]:
         raise bad(param, value, "give a text, or a list of input items.")
     if len(value) > LIMITS.messages:
         raise bad(param, len(value), f"give at most {LIMITS.messages} items.")
-    try:  # one item may be there many times
+    try:  # the same item may occur many times
         check_json_size(value, LIMITS.input_bytes)
     except TooLargeError:
         raise bad(
@@ -109,7 +109,7 @@ def _output(param: str, item: JSONDict) -> JSONDict:
 
 
 def _reasoning(param: str, item: JSONDict) -> JSONDict:
-    """What a model thought says nothing to it when it comes back, here as in chats."""
+    """Accept earlier reasoning; as in chats, it is not shown to the model again."""
     return {"summary": item.get("summary") or [], "content": item.get("content") or []}
 
 

@@ -1,4 +1,4 @@
-"""Requests for responses: checked, and as the chat requests that answer them."""
+"""Checks requests for responses, and turns them into chat requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SAME: Final = (
     "safety_identifier", "prompt_cache_key", "service_tier", "seed", "stop", "frequency_penalty",
     "presence_penalty", "repetition_penalty", "logit_bias", "ignore_eos", "enable_thinking",
 )  # fmt: skip
-"""Fields that mean in a chat what they mean here; the last ones are not OpenAI's."""
+"""Fields that mean the same in a chat request; those from ``seed`` on are not OpenAI's."""
 _OWN: Final = (
     "input", "instructions", "include", "max_output_tokens", "max_tool_calls",
     "previous_response_id", "reasoning", "store", "stream", "stream_options", "text",
@@ -37,9 +37,9 @@ _REFUSED: Final[Mapping[str, str]] = {
     "conversation": "use previous_response_id.",
     "prompt": "prompt templates are OpenAI's; give instructions and input.",
     "context_management": "the context is never compacted; leave it out.",
-    "moderation": "the engine moderates nothing.",
-    "prompt_cache_options": "the prefix cache needs no options.",
-    "prompt_cache_retention": "the cache lives as the worker does.",
+    "moderation": "the engine does not moderate; leave it out.",
+    "prompt_cache_options": "the prefix cache needs no options; leave it out.",
+    "prompt_cache_retention": "the cache lasts as long as the worker; leave it out.",
 }
 _LOGPROBS: Final = "message.output_text.logprobs"
 _CHAT_NAMES: Final[Mapping[str, str]] = {
@@ -57,8 +57,8 @@ class ResponseRequest:
         chat: The streamed chat request that answers it, without an id.
         items: The input items of this request alone, each with its id.
         echo: The fields that a response repeats.
-        stream: Whether events are wanted.
-        store: Whether the response is kept.
+        stream: Whether to answer with events.
+        store: Whether to keep the response.
     """
 
     chat: JSONDict
@@ -69,10 +69,10 @@ class ResponseRequest:
 
 
 def previous_id(body: Mapping[str, Any]) -> str | None:
-    """The response that a request goes on from.
+    """The id of the response that a request continues, if any.
 
     Raises:
-        BadRequestError: it is no string.
+        BadRequestError: It is not a string.
     """
     given = body.get("previous_response_id")
     return None if given is None else identifier("previous_response_id", given)
@@ -82,8 +82,8 @@ def check_response(body: Mapping[str, Any], history: Sequence[JSONDict]) -> Resp
     """Check a request.
 
     Args:
-        body: As it came.
-        history: The items of the responses that it goes on from.
+        body: The request.
+        history: The items of the responses that it continues.
 
     Raises:
         BadRequestError: A field is invalid; the message names it and its value.
@@ -120,7 +120,7 @@ def check_response(body: Mapping[str, Any], history: Sequence[JSONDict]) -> Resp
 
 
 def _check_neutral(given: Mapping[str, Any]) -> None:
-    """Fields of which only what asks for nothing is taken."""
+    """Check fields of which only the values that have no effect are accepted."""
     one_of(False)("background", given.get("background", False))
     one_of("disabled")("truncation", given.get("truncation", "disabled"))
     if "max_tool_calls" in given:  # of tools that OpenAI runs, of which there are none
@@ -227,7 +227,7 @@ def _allowed(tools: list[JSONDict], choice: Mapping[str, Any]) -> tuple[list[JSO
 
 
 def _renamed(error: BadRequestError) -> BadRequestError:
-    """A complaint about a chat's field, under the name that it has here."""
+    """An error about a field of the chat request, with the field's name in the Responses API."""
     for chat, ours in _CHAT_NAMES.items():
         if error.param is not None and error.param.startswith(chat):
             message = error.message.replace(chat, ours, 1)
@@ -236,7 +236,7 @@ def _renamed(error: BadRequestError) -> BadRequestError:
 
 
 def _echo(given: Mapping[str, Any]) -> JSONDict:
-    """What a response repeats of its request, with what holds where nothing was said."""
+    """The fields of the request that its response repeats, with the defaults of those not given."""
     text = given.get("text") or {}
     tools = [{"strict": None, "parameters": None, **tool} for tool in given.get("tools", ())]
     return {

@@ -29,10 +29,10 @@ class ResponsesApi:
         self._store = store
 
     async def create(self, body: Mapping[str, Any]) -> JSONDict | ChunkSource:
-        """Answer: with the response or, if it asks for a stream, its events.
+        """Answer with the response or, if the request asks for a stream, its events.
 
         Raises:
-            MLCEngineError: what is wrong with the request, or what ended it.
+            MLCEngineError: The request is invalid, or it failed.
         """
         previous = previous_id(body)
         history = [] if previous is None else self._store.history(previous)
@@ -48,7 +48,7 @@ class ResponsesApi:
         """A stored response; if it is still running, its state so far."""
         for name, value in parse_qsl(query):
             if name == "stream" and value != "false":
-                raise bad("stream", value, "the events of a response are not kept.")
+                raise bad("stream", value, "events are not kept; leave it out to get the response.")
         return self._store.get(response_id).response
 
     async def delete(self, response_id: str) -> JSONDict:
@@ -57,10 +57,10 @@ class ResponsesApi:
         return {"id": response_id, "object": "response", "deleted": True}
 
     async def cancel(self, response_id: str) -> JSONDict:
-        """End a response that is being made.
+        """Cancel a response that is in progress.
 
         Raises:
-            BadRequestError: it has ended.
+            BadRequestError: It has ended.
         """
         entry = self._store.get(response_id)
         if not self._store.running(response_id):
@@ -71,7 +71,7 @@ class ResponsesApi:
         return {**entry.response, "status": "cancelled"}
 
     async def input_items(self, response_id: str, query: str) -> JSONDict:
-        """What the model was given, the last first unless ``order=asc``."""
+        """The items that the model was given, the newest first unless ``order=asc``."""
         asked = dict(parse_qsl(query))
         items = list(self._store.get(response_id).items)
         order, limit = asked.get("order", "desc"), asked.get("limit", "20")
@@ -97,7 +97,7 @@ class ResponsesApi:
 
 
 class _EventStream:
-    """A `ChunkSource` of events; stored once it has ended."""
+    """A `ChunkSource` of a response's events; the response is stored when it ends."""
 
     def __init__(
         self,
@@ -117,20 +117,20 @@ class _EventStream:
         self._begun = self._ended = False
 
     async def open(self) -> None:
-        """Have the request accepted.
+        """Submit the request to the engine.
 
         Raises:
-            MLCEngineError: what is wrong with it.
+            MLCEngineError: The engine refuses the request.
         """
         chat = {**self._request.chat, "request_id": self._id}
         self._chat = await self._core.open_stream("chat", chat)
         self._store.begin(self._builder.response, self._items)
 
     async def response(self) -> JSONDict:
-        """The response, once it has been made.
+        """Wait for the whole response.
 
         Raises:
-            MLCEngineError: what ended it.
+            MLCEngineError: The request failed.
         """
         async for _ in self:
             pass
@@ -170,7 +170,7 @@ class _EventStream:
         return events
 
     async def aclose(self) -> None:
-        """Stop it; one that is left before its end is not stored. Idempotent."""
+        """Stop the response, which is not stored if it has not ended. Idempotent."""
         self._ended = True
         self._store.end(self._id, store=False)
         if self._chat is not None:

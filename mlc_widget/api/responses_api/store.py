@@ -1,4 +1,4 @@
-"""The responses of an engine that later requests may name, for as long as it lives."""
+"""Keeps an engine's responses, which later requests may continue, as long as the engine exists."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class ResponseNotFoundError(BadRequestError):
-    """No response of this id is stored, or no longer."""
+    """No response with this id is stored (any longer)."""
 
     default_code = "response_not_found"
 
 
 @dataclass(slots=True)
 class StoredResponse:
-    """A response with what it answered.
+    """A response and what the model was given for it.
 
     Attributes:
-        response: As it was sent.
-        items: The items that the model was given: those of earlier responses, then its own.
-        size: About its bytes.
+        response: The response as it was sent.
+        items: The items that the model was given: those of earlier responses, then those of this
+            request.
+        size: The size of both as JSON, in characters.
     """
 
     response: JSONDict
@@ -38,7 +39,7 @@ class StoredResponse:
 class ResponseStore:
     """The newest responses, up to `MAX_RESPONSES` and `MAX_BYTES`. On the home loop.
 
-    Those that are still being made are kept beside, however many they are.
+    Responses in progress are kept in addition, without a limit.
     """
 
     def __init__(self) -> None:
@@ -47,15 +48,15 @@ class ResponseStore:
         self._bytes = 0
 
     def begin(self, response: JSONDict, items: list[JSONDict]) -> None:
-        """A response is being made; its dict is filled meanwhile."""
+        """Add a response in progress; its dict is filled until it ends."""
         self._running[response["id"]] = StoredResponse(response, items)
 
     def running(self, response_id: str) -> bool:
-        """Whether it is being made."""
+        """Whether the response is in progress."""
         return response_id in self._running
 
     def end(self, response_id: str, *, store: bool) -> None:
-        """It was made, or left. Idempotent."""
+        """Note that a response has ended, and keep it if it is to be stored. Idempotent."""
         entry = self._running.pop(response_id, None)
         if entry is None or not store:
             return
@@ -66,24 +67,24 @@ class ResponseStore:
             self._bytes -= self._stored.popitem(last=False)[1].size
 
     def get(self, response_id: str) -> StoredResponse:
-        """A response that was made, or is being made.
+        """A response that is stored or in progress.
 
         Raises:
-            ResponseNotFoundError: there is none.
+            ResponseNotFoundError: There is none with this id.
         """
         entry = self._running.get(response_id) or self._stored.get(response_id)
         if entry is None:
             raise ResponseNotFoundError(
-                f"Response with id {response_id!r} not found: it was made with store=False, or "
-                "deleted, or by another engine, or has made room for newer ones."
+                f"Response with id {response_id!r} not found: it was created with store=False or "
+                "by another engine, it was deleted, or newer responses have replaced it."
             )
         return entry
 
     def history(self, response_id: str) -> list[JSONDict]:
-        """The items that a conversation goes on from: what the response was given and said.
+        """The items of the conversation up to and including a response.
 
         Raises:
-            BadRequestError: there is no such response, or it is still being made.
+            BadRequestError: There is no such response, or it is still in progress.
         """
         try:
             entry = self.get(response_id)
@@ -93,7 +94,7 @@ class ResponseStore:
             ) from None
         if self.running(response_id):
             raise BadRequestError(
-                f"previous_response_id = {response_id!r}: it is still being made.",
+                f"previous_response_id = {response_id!r}: it is still in progress.",
                 param="previous_response_id",
             )
         return [*entry.items, *entry.response["output"]]
@@ -102,7 +103,7 @@ class ResponseStore:
         """Forget a response.
 
         Raises:
-            ResponseNotFoundError: there is none.
+            ResponseNotFoundError: There is none with this id.
         """
         self.get(response_id)
         entry = self._stored.pop(response_id, None)
