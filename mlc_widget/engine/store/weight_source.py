@@ -53,6 +53,9 @@ class WeightSource(Protocol):
             record: A record from `find`.
             pieces: The first row of each piece, and the end of the piece.
 
+        Yields:
+            The rows, in memory that the next piece may overwrite.
+
         Raises:
             ModelFormatError: The file became unreadable or shorter.
         """

@@ -12,8 +12,10 @@ from tvm.relax.frontend import nn
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture
 from mlc_widget.engine.runtimes.tvm.block_layers import BlockBuilder, bind_blocks, takes_int8
+from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
 from mlc_widget.engine.runtimes.tvm.builder import Builder
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
+from mlc_widget.engine.runtimes.tvm.kernels.repack import make_repack
 from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
@@ -150,7 +152,16 @@ def trace(program: Program) -> Any:
         ones = dict.fromkeys(("n", "m", "tiles", "sequences"), 1)
         one = module["forward"].bind_symbolic_vars(ones)
         module["forward_one"] = one.with_attr("global_symbol", "forward_one")
+    for kernel in _loading_kernels(program):
+        module[kernel.attrs["global_symbol"]] = kernel
     return module
+
+
+def _loading_kernels(program: Program) -> list[Any]:
+    """The kernels that write the program's parameters while it is loaded."""
+    layouts = [layout for _, layout in program.parameters]
+    kinds = {p.kind.name: p.kind for p in layouts if isinstance(p, BlockMatrix) and p.kind.coded}
+    return [make_repack(kind) for kind in kinds.values()]
 
 
 def compile_module(module: Any, target: CpuTarget | CudaTarget) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlc_widget.api.errors import UnsupportedModelError
@@ -87,7 +88,12 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     )
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(plan.code, planner.program, options, progress)
-    arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
+    arrays = load_weights(
+        plan.parameters,
+        weights,
+        partial(machine.function, executable),
+        progress.bytes("load", "Loading weights"),
+    )
     taken = weight_bytes(plan.parameters) + pages * kv_bytes_per_page(
         shape, PAGE, numerics.kv_dtype
     )

@@ -7,12 +7,15 @@ Every dimension is padded with zeros to a multiple of 32.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Packer: TypeAlias = Callable[[Array, int, Array], None]
+"""Called like `Layout.pack_piece`."""
 
 GROUP = 32
 BLOCK = 16
@@ -68,6 +71,14 @@ class Layout(ABC):
     def pack_piece(self, piece: Array, start: int, out: Array) -> None:
         """Like `pack`, but write only the piece of the source that begins at row `start`."""
         self.pack(piece, out)
+
+    def packer(self, compiled: Callable[[str], Any]) -> Packer:
+        """The fastest way to write pieces, which does the same as `pack_piece`.
+
+        Args:
+            compiled: Finds a function in the model's compiled code, by its name.
+        """
+        return self.pack_piece
 
     @abstractmethod
     def record(self) -> list[Any]:

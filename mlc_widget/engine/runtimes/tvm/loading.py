@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlc_widget.engine.runtimes.base import DeviceUsage, ModelSource
@@ -149,7 +150,12 @@ def make_executor(
     executable = executable_of(
         plan.code, planner.program, options, progress, cached=planner.executor is Executor
     )
-    arrays = load_weights(plan.parameters, weights, progress.bytes("load", "Loading weights"))
+    arrays = load_weights(
+        plan.parameters,
+        weights,
+        partial(machine.function, executable),
+        progress.bytes("load", "Loading weights"),
+    )
     weights.close()
     threads = options.threads or default_threads(weight_count(plan.parameters, quantization))
     executor = planner.executor(

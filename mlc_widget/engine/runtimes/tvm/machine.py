@@ -55,6 +55,11 @@ def virtual_machine(executable: Any) -> Any:
     return machine
 
 
+def function(executable: Any, name: str) -> Any:
+    """A kernel of a `relax.VMExecutable` module, which needs no virtual machine."""
+    return executable.get_function(name, query_imports=True)
+
+
 @functools.cache
 def _load() -> Any:
     from tvm_ffi.libinfo import load_lib_ctypes

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from mlc_widget.api.errors import ModelFormatError
-from mlc_widget.engine.runtimes.tvm.layouts import Layout
+from mlc_widget.engine.runtimes.tvm.layouts import Layout, Packer
 from mlc_widget.engine.runtimes.tvm.memory import Array, large_zeros
 from mlc_widget.engine.store.fields import MOST_LAYERS, Fields
 from mlc_widget.engine.store.weight_source import WeightRecord, WeightSource
@@ -22,6 +23,9 @@ _THREADS: Final = 4
 """The number of reading threads, enough to be limited by the speed of memory."""
 _PIECE: Final = 1 << 18
 """The number of bytes read at a time, few enough to stay in the CPU's caches while repacked."""
+_TASK: Final = 1 << 22
+"""The approximate number of bytes after which a thread takes another task, so that all threads are
+done at about the same time, and progress is reported often."""
 
 
 def weight_bytes(parameters: Parameters) -> int:
@@ -75,41 +79,76 @@ def check_layers(config: Any, source: WeightSource) -> None:
 
 
 def load_weights(
-    parameters: Parameters, source: WeightSource, progress: Callable[[int, int], None]
+    parameters: Parameters,
+    source: WeightSource,
+    compiled: Callable[[str], Any],
+    progress: Callable[[int, int], None],
 ) -> list[Array]:
-    """Read and repack all parameters, several at a time, as numpy releases the GIL.
+    """Read and repack all parameters on several threads, as this is mostly done without the GIL.
 
     Args:
         parameters: The model's parameters, already checked.
         source: The model's weights.
+        compiled: Finds a function in the model's compiled code, by its name.
         progress: Called with the bytes done and the total; an exception from it ends the work.
 
     Returns:
         One array for each of `parameters`, in their order.
     """
-    index = {name: i for i, (name, _) in enumerate(parameters)}
-    records = [r for name in index if (r := source.find(name)) is not None]
-    total, done = sum(r.nbytes for r in records), 0
-    loaded = _arrays([layout for _, layout in parameters])
+    arrays = _arrays([layout for _, layout in parameters])
+    tasks: list[_Task] = []
+    for (name, layout), array in zip(parameters, arrays, strict=True):
+        if (record := source.find(name)) is not None:
+            tasks += _tasks(record, layout, layout.packer(compiled), array)
+    total, done = sum(task.nbytes for task in tasks), 0
 
-    def pack(record: WeightRecord) -> int:
-        i = index[record.name]
-        layout = parameters[i][1]
-        rows = max(1, record.shape[0])
-        pieces = layout.pieces(_PIECE // max(1, record.nbytes // rows))
-        for (start, _), piece in zip(pieces, source.read_rows(record, pieces), strict=True):
-            layout.pack_piece(piece, start, loaded[i])
-        return record.nbytes
+    def run(task: _Task) -> int:
+        pieces = source.read_rows(task.record, task.pieces)
+        for (start, _), piece in zip(task.pieces, pieces, strict=True):
+            task.pack(piece, start, task.out)
+        return task.nbytes
 
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "mlc_widget-weights")
     try:
-        tasks = [pool.submit(pack, record) for record in records]
-        for task in as_completed(tasks):
-            done += task.result()
+        for finished in as_completed([pool.submit(run, task) for task in tasks]):
+            done += finished.result()
             progress(done, total)
     finally:
         pool.shutdown(cancel_futures=True)
-    return loaded
+    return arrays
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Some pieces of a parameter, to be read and packed by one thread.
+
+    Attributes:
+        record: The parameter.
+        pieces: The first row of each piece, and the end of the piece.
+        pack: Packs a piece into `out`.
+        out: The whole parameter in the kernels' memory.
+        nbytes: The number of bytes to read.
+    """
+
+    record: WeightRecord
+    pieces: Sequence[tuple[int, int]]
+    pack: Packer
+    out: Array
+    nbytes: int
+
+
+def _tasks(record: WeightRecord, layout: Layout, pack: Packer, out: Array) -> list[_Task]:
+    """Cut a parameter into tasks of about `_TASK` bytes."""
+    rows = max(1, record.shape[0])
+    pieces = layout.pieces(_PIECE // max(1, record.nbytes // rows))
+    tasks, first = [], 0
+    for i, (_, stop) in enumerate(pieces):
+        start = pieces[first][0]
+        nbytes = (stop - start) * record.nbytes // rows
+        if nbytes >= _TASK or i == len(pieces) - 1:
+            tasks.append(_Task(record, pieces[first : i + 1], pack, out, nbytes))
+            first = i + 1
+    return tasks
 
 
 def _arrays(layouts: Sequence[Layout]) -> list[Array]:

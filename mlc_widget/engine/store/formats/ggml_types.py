@@ -81,11 +81,11 @@ def _of_groups(values: Array, factors: Array | None) -> Array:
     )
 
 
-_NF4: Final = np.array(
+NF4: Final = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
 )
 """ggml's ``kvalues_iq4nl``: the values of the 16 codes of IQ4_NL and IQ4_XS."""
-_E2M1: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
+E2M1: Final = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
 """ggml's ``kvalues_mxfp4``: twice the values of the 4-bit floats of MXFP4."""
 
 
@@ -192,7 +192,7 @@ def _q6_k(blocks: Array) -> Unpacked:
 
 
 def _iq4_nl(blocks: Array) -> Unpacked:
-    return _plain(_NF4[_nibbles(blocks[:, 2:], 16)], _half(blocks, 0))
+    return _plain(NF4[_nibbles(blocks[:, 2:], 16)], _half(blocks, 0))
 
 
 def _iq4_xs(blocks: Array) -> Unpacked:
@@ -201,7 +201,7 @@ def _iq4_xs(blocks: Array) -> Unpacked:
     high = ((high >> np.arange(0, 16, 2, dtype=np.uint16)) & 3).astype(np.uint8)
     low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(rows, 8)
     factor = (low | (high << 4)).view(np.int8) - np.int8(32)
-    codes = _NF4[_nibbles(blocks[:, 8:136], 16)]
+    codes = NF4[_nibbles(blocks[:, 8:136], 16)]
     return Unpacked(codes, _half(blocks, 0), factor, None, None, 32)
 
 
@@ -210,7 +210,7 @@ def _mxfp4(blocks: Array) -> Unpacked:
     exponent = blocks[:, :1].astype(np.uint32)
     bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - 1) << 23)
     scale = bits.astype(np.uint32).view(np.float32)
-    return _plain(_E2M1[_nibbles(blocks[:, 1:], 16)], scale)
+    return _plain(E2M1[_nibbles(blocks[:, 1:], 16)], scale)
 
 
 _UNPACK: Final[dict[str, Callable[[Array], Unpacked]]] = {

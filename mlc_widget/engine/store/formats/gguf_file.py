@@ -91,8 +91,20 @@ class GGUFFile(BinaryFile):
         self.tensors: dict[str, GGUFTensor] = {}
         super().__init__(path)
 
-    def read_rows(self, tensor: GGUFTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:
+    def read_rows(
+        self,
+        tensor: GGUFTensor,
+        start: int,
+        stop: int,
+        memory: npt.NDArray[np.uint8] | None = None,
+    ) -> npt.NDArray[np.uint8]:
         """Read the bytes of rows `start` to `stop` of a tensor; may be called from any thread.
+
+        Args:
+            tensor: The tensor.
+            start: The first row.
+            stop: The row after the last.
+            memory: Where to put them, if not in new memory.
 
         Returns:
             (rows, `tensor.row_bytes`) uint8.
@@ -101,7 +113,8 @@ class GGUFFile(BinaryFile):
             ModelFormatError: The file has become shorter.
         """
         width = tensor.row_bytes
-        data = np.empty((stop - start) * width, np.uint8)
+        size = (stop - start) * width
+        data = np.empty(size, np.uint8) if memory is None else memory[:size]
         self.fill(memoryview(data.data), tensor.offset + start * width)
         return data.reshape(stop - start, width)
 

@@ -117,6 +117,9 @@ class GGUFWeights:
     def read_rows(self, record: GGUFRecord, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
         """Read a parameter piece by piece, given the first row of each piece and its end.
 
+        Yields:
+            The rows, in memory that the next piece overwrites.
+
         Raises:
             ModelFormatError: The file has become shorter.
         """
@@ -125,13 +128,14 @@ class GGUFWeights:
             yield np.concatenate([self._vector(file, tensor) for file, tensor in found])
             return
         file, tensor = found[0]
-        permuted = self._head and tensor.name.endswith((".attn_q.weight", ".attn_k.weight"))
+        if self._head and tensor.name.endswith((".attn_q.weight", ".attn_k.weight")):
+            for start, stop in pieces:
+                yield self._head_rows(file, tensor, start, stop)
+            return
+        most = max((stop - start for start, stop in pieces), default=0)
+        memory = np.empty(most * tensor.row_bytes, np.uint8)
         for start, stop in pieces:
-            yield (
-                self._head_rows(file, tensor, start, stop)
-                if permuted
-                else file.read_rows(tensor, start, stop)
-            )
+            yield file.read_rows(tensor, start, stop, memory)
 
     def _head_rows(self, file: GGUFFile, tensor: GGUFTensor, start: int, stop: int) -> Array:
         """Read rows in the model's order: a head's first rows of pairs, then its second rows."""
