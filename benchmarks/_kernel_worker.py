@@ -70,6 +70,7 @@ def model_source(path: Path, **changes: Any) -> Any:
         path: The folder or file. Where the file has a vocabulary, its tokenizer is made.
         changes: Of the configuration.
     """
+    from mlc_widget.api.errors import UnsupportedModelError
     from mlc_widget.engine.runtimes.base import ModelSource
     from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
@@ -82,19 +83,21 @@ def model_source(path: Path, **changes: Any) -> Any:
     if path.suffix != ".gguf":
         config = json.loads((path / "mlc-chat-config.json").read_text())
         return ModelSource(path.name, path, {**config, **changes}, tokenizer, opener(path))
-    with GGUFModel(path) as model:
-        bare = model.fields.get("tokenizer.ggml.model") == "no_vocab"
-        config = chat_config(model)
-    if not bare:
+    try:
         stored = read_model(path, {})
-        assert stored.tokenizer is not None
-        tokenizer = Tokenizer.from_spec(stored.tokenizer, path)
+    except UnsupportedModelError:  # it has no vocabulary
+        with GGUFModel(path) as model:
+            config = chat_config(model)
 
-    def weights() -> GGUFWeights:
-        opened = GGUFModel(path)
-        return GGUFWeights(opened, interleaved_heads(opened))
+        def weights() -> GGUFWeights:
+            opened = GGUFModel(path)
+            return GGUFWeights(opened, interleaved_heads(opened))
 
-    return ModelSource(path.name, path, {**config, **changes}, tokenizer, weights)
+        return ModelSource(path.name, path, {**config, **changes}, tokenizer, weights)
+    assert stored.tokenizer is not None
+    tokenizer = Tokenizer.from_spec(stored.tokenizer, path)
+    config = {**stored.config, **changes}
+    return ModelSource(path.name, path, config, tokenizer, stored.open_weights)
 
 
 class Tvm:

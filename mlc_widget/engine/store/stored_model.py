@@ -156,6 +156,7 @@ def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
         fields = model.fields
         tokenizer = tokenizer_spec(fields, str(path))
         template = fields.get("tokenizer.chat_template")
+        headers = model.headers
     tokens = fields["tokenizer.ggml.tokens"]  # checked by `tokenizer_spec`
     names = ("bos", "eos", "unknown", "padding")
     ids = {name: i for name in names if (i := special_id(fields, name)) is not None}
@@ -178,7 +179,7 @@ def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     )
 
     def open_weights() -> GGUFWeights:
-        opened = GGUFModel(path)
+        opened = GGUFModel(path, headers)
         try:
             return GGUFWeights(opened, interleaved_heads(opened))
         except BaseException:

@@ -76,6 +76,11 @@ class FileIdentity:
         info = os.stat(file)
         if not stat.S_ISREG(info.st_mode):
             raise OSError(f"{file} is not a regular file")
+        return cls.from_status(info)
+
+    @classmethod
+    def from_status(cls, info: os.stat_result) -> FileIdentity:
+        """The identity of a file, given what `os.stat` says of it."""
         return cls(info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
     def same_content(self, other: FileIdentity) -> bool:

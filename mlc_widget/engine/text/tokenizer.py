@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +27,7 @@ from mlc_widget.engine.text.tokenizer_backend import (
     ignore_in_text,
     import_tokenizers,
     names_of,
+    names_of_spec,
     without_first_space,
 )
 
@@ -61,12 +62,17 @@ class Tokenizer:
     Use `from_folder`. Instances are immutable and may be shared between threads.
     """
 
-    def __init__(self, backend: Any) -> None:
-        """Wrap a `tokenizers.Tokenizer`, which this object owns from now on."""
+    def __init__(self, backend: Any, names: Sequence[str | None] | None = None) -> None:
+        """Wrap a `tokenizers.Tokenizer`, which this object owns from now on.
+
+        Args:
+            backend: That.
+            names: Its tokens by id, if they are known: see `names_of`.
+        """
         backend.no_truncation()
         backend.no_padding()
         added = backend.get_added_tokens_decoder()
-        names = names_of(backend)
+        names = names_of(backend) if names is None else names
         check_sizes(names, added)
         self._special = frozenset(i for i, token in added.items() if token.special)
         self._added = {i: str(token.content) for i, token in added.items()}
@@ -125,7 +131,7 @@ class Tokenizer:
         """
         tokenizers = import_tokenizers()
         with errors_of(file, tokenizers):
-            return cls(backend_from_spec(spec, tokenizers))
+            return cls(backend_from_spec(spec, tokenizers), names_of_spec(spec))
 
     @property
     def control_names(self) -> Iterable[str]:

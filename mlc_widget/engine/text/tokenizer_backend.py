@@ -100,6 +100,15 @@ def names_of(backend: Any) -> list[str | None]:
     return [*names[: last + 1], *(backend.id_to_token(i) for i in range(size, last + 1))]
 
 
+def names_of_spec(spec: Mapping[str, Any]) -> list[str | None]:
+    """Like `names_of` of `backend_from_spec`, but without a call for each token."""
+    vocab = spec["model"]["vocab"]
+    names: list[str | None] = [None] * (max(vocab.values(), default=-1) + 1)
+    for token, i in vocab.items():
+        names[i] = token
+    return names
+
+
 def check_sizes(names: Sequence[str | None], added: Mapping[int, Any]) -> None:
     """Refuse a vocabulary that is larger than any model's.
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.engine.store.verification import FileIdentity
 
 _FLAGS: Final = os.O_RDONLY | sum(
     # Non-blocking, so that opening a FIFO does not wait for a writer.
@@ -31,6 +32,7 @@ class BinaryFile(ABC):
         path: The file.
         size: Its size in bytes.
         mtime_ns: The time of its last change, in nanoseconds since 1970.
+        identity: The state in which it was opened.
 
     Raises:
         ModelFormatError: It cannot be opened, or is not a regular file.
@@ -51,6 +53,7 @@ class BinaryFile(ABC):
             if not stat.S_ISREG(status.st_mode):
                 raise self._wrong("it is not a regular file")
             self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
+            self.identity = FileIdentity.from_status(status)
             self._read()
         except BaseException:
             self.close()

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.engine.store.formats.binary_file import BinaryFile
 from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, GGMLType
+from mlc_widget.engine.store.verification import FileIdentity
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
@@ -71,11 +72,27 @@ class GGUFTensor:
         return self.shape[-1] // self.kind.block * self.kind.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class GGUFHeader:
+    """What must be known of a file to read its tensors, without its vocabulary.
+
+    Attributes:
+        identity: The state of the file in which this was read.
+        fields: Its metadata without the tokenizer's, which takes most of the time and memory.
+        tensors: Its tensors by name.
+    """
+
+    identity: FileIdentity
+    fields: Mapping[str, Any]
+    tensors: Mapping[str, GGUFTensor]
+
+
 class GGUFFile(BinaryFile):
     """An open GGUF file. Close it, or use it in ``with``.
 
     Args:
         path: The file.
+        known: Its header, if that was read before. It is read again if the file has changed.
 
     Attributes:
         fields: Its metadata by key; arrays are lists of strings, or numpy arrays.
@@ -86,10 +103,17 @@ class GGUFFile(BinaryFile):
         UnsupportedModelError: a version or a type of tensor that this does not read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: GGUFHeader | None = None) -> None:
         self.fields: dict[str, Any] = {}
         self.tensors: dict[str, GGUFTensor] = {}
+        self._known = known
         super().__init__(path)
+
+    @property
+    def header(self) -> GGUFHeader:
+        """What another `GGUFFile` of the same file need not read again."""
+        fields = {k: v for k, v in self.fields.items() if not k.startswith("tokenizer.")}
+        return GGUFHeader(self.identity, fields, self.tensors)
 
     def read_rows(
         self,
@@ -124,6 +148,9 @@ class GGUFFile(BinaryFile):
         return ModelFormatError(f"{self.path} is not a valid GGUF file: {what}.", param="model_id")
 
     def _read(self) -> None:
+        if self._known is not None and self._known.identity == self.identity:
+            self.fields, self.tensors = dict(self._known.fields), dict(self._known.tensors)
+            return
         header = _Header(self.read_at, min(self.size, _MAX_HEADER), self._wrong)
         if header.take(4) != _MAGIC:
             raise self._wrong("it does not begin with GGUF")
@@ -341,6 +368,7 @@ class GGUFModel:
 
     Args:
         path: The file, or any part of a split model.
+        known: The `headers` of a model that was opened before.
 
     Attributes:
         files: Its files, open.
@@ -352,13 +380,13 @@ class GGUFModel:
         UnsupportedModelError: As for `GGUFFile`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: Mapping[Path, GGUFHeader] | None = None) -> None:
         self.files: list[GGUFFile] = []
         self.tensors: dict[str, tuple[GGUFFile, GGUFTensor]] = {}
         try:
             paths = split_paths(path)
             for i, part in enumerate(paths):
-                file = GGUFFile(part)
+                file = GGUFFile(part, (known or {}).get(part))
                 self.files.append(file)
                 self._check_part(file, i, len(paths))
                 for name, tensor in file.tensors.items():
@@ -371,6 +399,11 @@ class GGUFModel:
             self.close()
             raise
         self.fields: Mapping[str, Any] = self.files[0].fields
+
+    @property
+    def headers(self) -> dict[Path, GGUFHeader]:
+        """The headers of its files, for opening the model again."""
+        return {file.path: file.header for file in self.files}
 
     def _check_part(self, file: GGUFFile, number: int, count: int) -> None:
         said = file.fields.get("split.count", 1) or 1

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import ModelError, ModelFormatError, UnsupportedModelError
+from mlc_widget.engine.store.formats import gguf_file
 from mlc_widget.engine.store.formats.gguf_file import GGUFFile, GGUFModel
 from tests.engine.store.formats.gguf_writer import READABLE, random_blocks, write
 
@@ -188,3 +189,51 @@ def test_parts_that_were_renamed_are_refused(tmp_path):
     paths = _split(tmp_path, said=3)
     with pytest.raises(ModelFormatError, match="do not rename"):
         GGUFModel(paths[0])
+
+
+def test_a_model_that_is_opened_again_is_not_parsed_again(tmp_path, monkeypatch):
+    first, _ = _split(tmp_path)
+    with GGUFModel(first) as model:
+        headers, tensors = model.headers, model.tensors
+        rows = [file.read_rows(tensor, 0, 2) for file, tensor in tensors.values()]
+    monkeypatch.setattr(gguf_file, "_Header", lambda *_: pytest.fail("it is parsed"))
+    with GGUFModel(first, headers) as again:
+        assert again.fields["split.count"] == 2
+        for (file, tensor), expected in zip(again.tensors.values(), rows, strict=True):
+            assert np.array_equal(file.read_rows(tensor, 0, 2), expected)
+
+
+def _touched(path, other):
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def _overwritten(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def _replaced(path, other):
+    os.replace(other, path)
+
+
+@pytest.mark.parametrize("change", [_touched, _overwritten, _replaced])
+def test_a_file_that_has_changed_is_parsed_again(sound, tmp_path, change):
+    path, other = tmp_path / "model.gguf", tmp_path / "other.gguf"
+    path.write_bytes(sound[0].read_bytes())
+    write(other, {"another": (READABLE[2], random_blocks(READABLE[2], 5, 512))}, FIELDS)
+    with GGUFModel(path) as model:
+        headers = model.headers
+        assert not any(key.startswith("tokenizer.") for key in headers[path].fields)
+    change(path, other)
+    with GGUFModel(path, headers) as model:
+        assert model.fields["tokenizer.ggml.tokens"] == FIELDS["tokenizer.ggml.tokens"]
+        assert list(model.tensors) == (list(sound[1]) if change is _touched else ["another"])
+
+
+def test_a_file_that_was_cut_after_it_was_parsed_is_an_error(sound, tmp_path):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(sound[0].read_bytes())
+    with GGUFModel(path) as model:
+        headers = model.headers
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(ModelFormatError, match="cut short"):
+        GGUFModel(path, headers)

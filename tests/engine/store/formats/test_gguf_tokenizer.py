@@ -12,6 +12,12 @@ from mlc_widget.engine.store.formats import gguf_tokenizer
 from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_spec
 from mlc_widget.engine.store.formats.merges import pairs_of
 from mlc_widget.engine.text.tokenizer import Tokenizer
+from mlc_widget.engine.text.tokenizer_backend import (
+    backend_from_spec,
+    import_tokenizers,
+    names_of,
+    names_of_spec,
+)
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 FILE = Path("model.gguf")
@@ -93,6 +99,20 @@ def test_a_tokenizer_made_of_parts_is_that_of_its_json(fields):
     assert [parts.token_bytes(i) for i in ids] == [whole.token_bytes(i) for i in ids]
     assert [parts.is_special(i) for i in ids] == [whole.is_special(i) for i in ids]
     assert set(parts.control_names) == set(whole.control_names)
+
+
+@pytest.mark.parametrize("fields", [byte_level, sentence_piece, word_piece])
+@pytest.mark.parametrize("twice", [0, 3, -1], ids=["no name", "a name", "the last name"])
+def test_names_are_those_of_the_package(fields, twice):
+    """Also if a name occurs twice, so that an id has none."""
+    made_fields = fields()
+    if twice:
+        made_fields["tokenizer.ggml.tokens"][twice] = made_fields["tokenizer.ggml.tokens"][4]
+        made_fields.pop("tokenizer.ggml.merges", None)
+        if fields is byte_level:
+            made_fields["tokenizer.ggml.merges"] = []
+    spec = tokenizer_spec(made_fields, "model.gguf")
+    assert names_of_spec(spec) == names_of(backend_from_spec(spec, import_tokenizers()))
 
 
 @pytest.mark.parametrize("fields", [byte_level, sentence_piece])
