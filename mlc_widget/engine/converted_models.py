@@ -47,7 +47,9 @@ async def in_mlc_format(path: Path, chat_opts: Mapping[str, Any], report: LoadRe
         conversion.close()
 
 
-async def opened(path: Path, quantization: str | None) -> Conversion:
+async def opened(
+    path: Path, quantization: str | None, calibration: Path | None = None
+) -> Conversion:
     """A `Conversion`, to be closed; its errors, and RuntimeUnavailableError without numpy."""
 
     def make() -> Conversion:
@@ -58,7 +60,7 @@ async def opened(path: Path, quantization: str | None) -> Conversion:
                 f"Converting safetensors needs the package {error.name}, which is missing: "
                 'pip install "mlc-widget[tvm]".'
             ) from error
-        return Conversion(path, quantization)
+        return Conversion(path, quantization, calibration)
 
     return await call_in_daemon(make, _THREAD)
 

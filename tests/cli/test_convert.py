@@ -64,7 +64,7 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore it
         "from mlc_widget.engine.store import conversion\n"
-        "def hold(self, folder, progress):\n"
+        "def hold(self, folder, importance, progress):\n"
         "    print('held', flush=True)\n"
         "    while True: progress(0, 1); time.sleep(0.01)\n"
         "conversion.Conversion._write_weights = hold\n"

@@ -26,6 +26,7 @@ from mlc_widget.engine.store import quantizer
 from mlc_widget.engine.store.formats import hf_config, hf_tokenizer, hf_weights
 from mlc_widget.engine.store.formats.hf_folder import HFFolder, SafetensorsModel
 from mlc_widget.engine.store.formats.hf_weights import Parameter
+from mlc_widget.engine.store.importance import MOST_TOKENS, ImportanceRun, calibration_text
 from mlc_widget.engine.store.model_config import check_config, token_ids
 from mlc_widget.engine.store.tensor_cache_writer import TensorCacheWriter, write_whole
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX
@@ -38,13 +39,11 @@ Progress = Callable[[int, int], None]
 
 CODES_AT: Final = 600_000_000
 """Models with at least so many weights get 4 bits by default; smaller ones would lose too much."""
-_VERSION: Final = 2
+_VERSION: Final = 3
 """The version of the converted form; models of another version are converted again."""
 _GENERATION: Final = "generation_config.json"
 PART: Final = ".part"
 _NOTE: Final = "conversion.json"
-_PIECE: Final = 1 << 19
-"""The number of weights in a piece."""
 _THREADS: Final = 4
 _LARGEST_TOKENIZER: Final = 256 << 20
 _BESIDE: Final = 16 << 20
@@ -69,28 +68,35 @@ class Conversion:
     Args:
         path: The folder.
         quantization: A name in `quantizer.FORMATS`; None for 4 bits, or 8 if the model is small.
+        calibration: A text file on which the importance of weights with 4 bits is measured; None
+            for the text in this package.
 
     Attributes:
         path: The folder.
         format: How the model will be stored.
         nbytes: The size of the converted weights in bytes.
-        source_bytes: The size of the weights to be read, in bytes.
+        source_bytes: The number of bytes of weights to be read; the measurement of importance
+            reads most of them once more.
         weights: The number of weights.
         name: A folder name for the result, unique to this source and quantization.
 
     Raises:
         ModelFormatError: A file is missing, malformed, or does not fit the others.
         UnsupportedModelError: The model does not run, or has its weights in another format.
-        BadRequestError: There is no such quantization.
+        BadRequestError: There is no such quantization, or `calibration` is not a text.
     """
 
-    def __init__(self, path: Path, quantization: str | None = None) -> None:
+    def __init__(
+        self, path: Path, quantization: str | None = None, calibration: Path | None = None
+    ) -> None:
         if quantization is not None and quantization not in quantizer.FORMATS:
             raise BadRequestError(
                 f"quantization = {quantization!r}: give {', '.join(quantizer.FORMATS)}.",
                 param="quantization",
             )
         self.path = path
+        self._text = calibration_text(calibration)
+        self._done = 0
         self._folder = HFFolder(path)
         config = self._folder.read_json(CONFIG)
         hf_config.model_config(config, has_output=True)  # its errors before those of the weights
@@ -115,6 +121,9 @@ class Conversion:
         self.format = quantizer.FORMATS[quantization]
         self.nbytes = sum(self.format.nbytes(p.shape) for p in self._parameters)
         self.source_bytes = hf_weights.source_bytes(self._model, self._parameters)
+        self._measured = self.format.bits == 4
+        if self._measured:
+            self.source_bytes += self._importance_run(lambda nbytes: None).nbytes
         self.name = f"{_slug(path)}-{quantization}-{self._key()}"
 
     def close(self) -> None:
@@ -144,7 +153,8 @@ class Conversion:
         try:
             aside.mkdir()
             try:
-                self._write_weights(aside, progress)
+                importance = self._importance(vocabulary, progress)
+                self._write_weights(aside, importance, progress)
                 self._write_rest(aside, vocabulary)
                 for file in self._model.files:
                     file.check_unchanged()
@@ -181,23 +191,40 @@ class Conversion:
 
     # The weights
 
-    def _write_weights(self, folder: Path, progress: Progress) -> None:
+    def _importance_run(self, on_bytes: Callable[[int], object]) -> ImportanceRun:
+        return ImportanceRun(self._model, self._parameters, self._model_config, on_bytes)
+
+    def _importance(self, vocabulary: Vocabulary, progress: Progress) -> Mapping[str, Array]:
+        """The importance of the inputs of each matrix, where weights get 4 bits."""
+        self._done = 0
+        progress(0, self.source_bytes)
+        size = self._model_config["vocab_size"]
+        ids = vocabulary.encode(self._text, add_special_tokens=True)[:MOST_TOKENS]
+        ids = [i for i in ids if 0 <= i < size]
+        if not self._measured or not ids:
+            return {}
+        return self._importance_run(lambda nbytes: self._count(nbytes, progress)).measure(ids)
+
+    def _count(self, nbytes: int, progress: Progress) -> None:
+        self._done += nbytes
+        progress(self._done, self.source_bytes)
+
+    def _write_weights(
+        self, folder: Path, importance: Mapping[str, Array], progress: Progress
+    ) -> None:
         writer = TensorCacheWriter(folder)
-        done = 0
 
         def read_bytes(count: int) -> None:
-            nonlocal done
-            done += count
-            progress(done, self.source_bytes)
+            self._count(count, progress)
 
-        progress(0, self.source_bytes)
         with (
             ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "mlc_widget-convert") as pool,
             contextlib.closing(writer),
         ):
             for parameter in self._parameters:
                 if len(parameter.shape) == 2 and self.format.coded:
-                    self._write_codes(writer, parameter, pool, read_bytes)
+                    weights = importance.get(parameter.name)
+                    self._write_codes(writer, parameter, weights, pool, read_bytes)
                 else:
                     self._write_floats(writer, parameter, pool, read_bytes)
             writer.finish(self.weights)
@@ -206,6 +233,7 @@ class Conversion:
         self,
         writer: TensorCacheWriter,
         parameter: Parameter,
+        importance: Array | None,
         pool: ThreadPoolExecutor,
         read_bytes: Callable[[int], None],
     ) -> None:
@@ -213,7 +241,7 @@ class Conversion:
         scales: list[Array] = []
 
         def quantized(rows: Array) -> tuple[Array, Array]:
-            return quantizer.quantize(rows, bits, dtype)
+            return quantizer.quantize(rows, bits, dtype, importance)
 
         def codes() -> Iterator[Array]:
             for words, scale in self._worked(parameter, quantized, pool, read_bytes):
@@ -277,7 +305,7 @@ class Conversion:
             read_bytes(size)
             return made
 
-        for name, size, rows in hf_weights.read(self._model, parameter, _PIECE):
+        for name, size, rows in hf_weights.read(self._model, parameter, hf_weights.PIECE):
             running.append((name, size, pool.submit(work, rows)))
             if len(running) > ahead:
                 yield oldest()
@@ -346,6 +374,8 @@ class Conversion:
         weights.
         """
         digest = hashlib.sha256(f"{_VERSION} {self.format.name}".encode())
+        if self._measured:
+            digest.update(hashlib.sha256(self._text.encode()).digest())
 
         def take(name: str, *parts: bytes) -> None:
             for part in (name.encode(), *parts):

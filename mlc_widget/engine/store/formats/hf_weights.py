@@ -21,6 +21,8 @@ _UNUSED: Final = re.compile(r".*\.(?:rotary_emb\.inv_freq|masked_bias)$")
 """Tensors that old versions saved; they are not needed, as they can be computed."""
 _PACKED: Final = re.compile(r".*\.(qweight|qzeros|weight_packed|absmax|weight_scale(?:_inv)?)$")
 _LISTED: Final = 3
+PIECE: Final = 1 << 19
+"""The number of weights that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
