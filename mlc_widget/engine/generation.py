@@ -23,9 +23,11 @@ from mlc_widget.engine.runtimes.base import GenerationEvent, GenerationStats, Sa
 from mlc_widget.engine.shapes import ResponseShape, usage
 
 _AHEAD: Final = 32
-"""The number of events that may wait for the consumer; with more, the choices pause."""
+"""The number of events that may wait for a consumer that is busy; with more, the choices pause."""
+_AHEAD_OF_BATCH: Final = 256
+"""The same while the consumer waits for a batch, which it takes soon."""
 _NOTHING: Final = GenerationEvent(text="")
-_MANY: Final = 16
+_MANY: Final = 128
 """A batch of so many events is sent at once, however soon after the last batch."""
 
 
@@ -103,6 +105,7 @@ class Generation:
         self._gather_s = gather_s
         self._taken_at = -math.inf
         self._enough = asyncio.Event()  # set when a batch need not wait for more events
+        self._gathering = False
         self._journal = journal
         exact = is_exact(model)
         self._marker = resumption.marker(model) if resumption is not None else None
@@ -195,7 +198,7 @@ class Generation:
                 self._put(index, self._counting_all(index, event, start))
                 if event.finish_reason is not None:
                     return
-                while len(self._events) >= _AHEAD:
+                while len(self._events) >= (_AHEAD_OF_BATCH if self._gathering else _AHEAD):
                     self._space.clear()
                     await self._space.wait()
         raise RuntimeError("the runtime ended a generation without a finish reason")
@@ -319,9 +322,12 @@ class Generation:
         if wait > 0 and len(self._events) < _MANY and not ending:
             self._enough.clear()
             timer = loop.call_later(wait, self._enough.set)
+            self._gathering = True
+            self._space.set()
             try:
                 await self._enough.wait()
             finally:
+                self._gathering = False
                 timer.cancel()
         self._taken_at = loop.time()
 

@@ -70,7 +70,7 @@ def test_a_clients_credit_cannot_fill_the_worker_s_queue() -> None:
 def test_gathering_never_holds_the_choices_back() -> None:
     from mlc_widget.engine import generation
 
-    assert generation._MANY < generation._AHEAD
+    assert generation._AHEAD < generation._MANY < generation._AHEAD_OF_BATCH
 
 
 def test_the_names_in_the_text_are_in_the_code() -> None:

@@ -15,6 +15,7 @@ import psutil
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.streams import _CAPACITY
 from mlc_widget.engine.core import DirectCore
+from mlc_widget.engine.generation import _AHEAD, _MANY
 from mlc_widget.proxy.stream_receiver import STREAM_CREDIT
 
 from ..waiting import until, until_blocking
@@ -43,6 +44,23 @@ async def test_a_generation_waits_for_its_reader(tiny_model: Path) -> None:
     await until(lambda: generation.completion_tokens > before)
     await generation.aclose()
     assert (await core.metrics())["running_requests"] == 0
+    await core.terminate()
+
+
+async def test_a_reader_that_waits_for_a_batch_gets_a_large_one(tiny_model: Path) -> None:
+    """A fast model's messages are few, though little is generated ahead of a busy reader."""
+    core = DirectCore(runtime="scripted", runtime_options={"repeat": 10_000})
+    await core.reload([str(tiny_model)])
+    generation = await core.open_stream("chat", {"messages": HELLO}, gather_s=3600.0)
+    await anext(generation)
+    for _ in range(3):
+        assert len(await anext(generation)) >= _MANY  # no timer of an hour ends it
+    await until(lambda: len(generation._events) == _AHEAD)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert len(generation._events) == _AHEAD
+    assert len(await anext(generation)) >= _MANY  # the choices that paused go on for it
+    await generation.aclose()
     await core.terminate()
 
 
