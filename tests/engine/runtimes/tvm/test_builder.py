@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
 from tvm.relax.frontend import nn
+from tvm.script.parser.core.parser import ScriptMacro
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder
@@ -117,3 +119,18 @@ def test_a_norm_after_a_block(features):
     mean = (x[:, :features].astype(np.float64) ** 2).mean(axis=1, keepdims=True)
     assert np.allclose(made, residual + x / np.sqrt(mean + 1e-5) * weight, atol=1e-5)
     assert not made[:, features:].any()
+
+
+def test_macros_find_the_nearest_parser_without_reading_source_files(monkeypatch):
+    CpuBuilder(Q4, host_target().isa)
+    monkeypatch.setattr(inspect, "getouterframes", lambda *_: pytest.fail("it reads them"))
+    name = ScriptMacro.parser_object_name
+
+    def find(*_: object) -> Any:
+        return ScriptMacro._find_parser_def(None)
+
+    assert eval("find()", {name: "a parser", "find": find}) == "a parser"
+    nested = partial(eval, "find()", {name: "the inner one", "find": find})
+    assert eval("nested()", {name: "the outer one", "nested": nested}) == "the inner one"
+    with pytest.raises(RuntimeError, match=name):
+        find()
