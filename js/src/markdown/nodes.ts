@@ -76,7 +76,7 @@ export function codeNode(code: string, language: string, growing: boolean): VEle
     { class: "mlcw-code" },
     v(
       "div",
-      { class: "mlcw-code-head" },
+      { class: language ? "mlcw-code-head" : "mlcw-code-head mlcw-unlabelled" },
       v("span", {}, language),
       v("button", { type: "button", class: "mlcw-copy", title: "Copy code" }, "Copy"),
     ),
@@ -91,7 +91,7 @@ export function codeNode(code: string, language: string, growing: boolean): VEle
 function listNode(token: Tokens.List, growing: boolean, depth: number): VElement {
   const items = token.items.map((item) => {
     const box = item.task ? [v("span", { class: "mlcw-task" }, item.checked === true ? "☑ " : "☐ ")] : [];
-    return v("li", {}, ...box, ...blockNodes(item.tokens, growing, depth + 1));
+    return v("li", item.task ? { class: "mlcw-task-item" } : {}, ...box, ...blockNodes(item.tokens, growing, depth + 1));
   });
   const looseness = { ...(depth === 0 ? { dir: "auto" } : {}), ...(token.loose ? { class: "mlcw-loose" } : {}) };
   if (!token.ordered) return v("ul", looseness, ...items);

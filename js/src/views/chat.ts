@@ -4,6 +4,7 @@ import { Announcer } from "../announce.ts";
 import { h, icon, keepKeys, setAttribute, setText, show } from "../dom.ts";
 import { formatBytes, formatCount, formatPercent, joinFacts, modelName } from "../format.ts";
 import type { Engine, Intent, Message } from "../protocol.ts";
+import { Room } from "../room.ts";
 import { StickyScroll } from "../scroll.ts";
 import type { View } from "../store.ts";
 import { iconButton, ICONS } from "./buttons.ts";
@@ -87,6 +88,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     composer.node,
     announcements,
   );
+  const room = new Room(root, composer.node, signal);
   const announcer = new Announcer(announcements);
   const scroll = new StickyScroll(log, signal, (following) => {
     show(jump, !following);
@@ -171,7 +173,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
         ? "Messages are answered in a background kernel; this notebook stays free."
         : "This chat has no kernel. Run its cell to start it.",
     );
-    drawMessages(chat.messages, view);
+    room.keep(() => { drawMessages(chat.messages, view); });
     announce(chat.messages);
     const running = chat.messages.some((item) => item.status === "running" || item.status === "queued");
     composer.update({

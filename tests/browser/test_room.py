@@ -1,0 +1,172 @@
+"""The chat in what is visible of the host's page, and in the host's colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, ViewportSize, expect
+
+from .page import WidgetPage, reply, user
+
+LONG = "\n\n".join(f"Paragraph {n} of a long reply." for n in range(60))
+
+# As in JupyterLab: outputs have `overflow: auto` and grow; only the notebook's panel scrolls.
+PANEL = """height => {
+    const main = document.getElementById("main");
+    document.body.style.margin = "0";
+    const panel = document.createElement("div"), output = document.createElement("div");
+    panel.id = "panel";
+    panel.style.cssText = `height: ${height}px; overflow-y: auto`;
+    output.style.cssText = "overflow-x: auto";
+    const space = (pixels) => {
+        const node = document.createElement("div");
+        node.style.height = `${pixels}px`;
+        return node;
+    };
+    main.replaceWith(panel);
+    output.append(main);
+    panel.append(space(200), output, space(900));
+}"""
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[WidgetPage]:
+    """A page whose notebook is 560 pixels high."""
+    page = WidgetPage(browser, viewport=ViewportSize(width=800, height=600))
+    page.page.evaluate(PANEL, 560)
+    yield page
+    page.close()
+    assert page.faults == []
+
+
+def show_reply(page: WidgetPage, text: str, status: str = "running") -> None:
+    messages = [user("Go on"), reply(text, status)]
+    page.change(_chat={"rev": len(text) + 2, "messages": messages})
+
+
+def in_view(page: WidgetPage, what: Locator) -> bool:
+    box = what.bounding_box()
+    return box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 561
+
+
+def test_a_composer_in_view_stays_there_while_a_reply_grows(page: WidgetPage) -> None:
+    chat = page.show(user("Go on"), reply("", "running"))
+    composer, stop = chat.locator(".mlcw-composer"), chat.get_by_role("button", name="Stop")
+    assert in_view(page, composer)
+    for end in range(0, len(LONG), 150):
+        show_reply(page, LONG[:end])
+        assert in_view(page, composer), end
+        assert in_view(page, stop), end
+    show_reply(page, LONG, "done")
+    assert in_view(page, composer)
+    assert in_view(page, chat.locator(".mlcw-head"))
+
+
+def test_a_reader_who_looks_elsewhere_is_left_there(page: WidgetPage) -> None:
+    page.show(user("Go on"), reply("", "running"))
+    below = page.page.locator("#panel > div").last  # what stands below the chat
+    page.page.evaluate("document.getElementById('panel').scrollTop = 700")
+    page.frame()
+    before = below.bounding_box()
+    for end in (500, 1000, len(LONG)):
+        show_reply(page, LONG[:end])
+    after = below.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["y"] == pytest.approx(before["y"], abs=1)
+
+
+@pytest.mark.parametrize("height", [240, 400, 700, 1200])
+def test_header_and_composer_fit_together(browser: Browser, height: int) -> None:
+    page = WidgetPage(browser, viewport=ViewportSize(width=640, height=height + 40))
+    page.page.evaluate(PANEL, height)
+    chat = page.show(user("Go on"), reply(LONG))
+    box = chat.bounding_box()
+    assert box is not None
+    assert box["height"] <= height
+    page.close()
+
+
+def test_the_wheel_goes_on_to_the_notebook_at_the_end_of_the_chat(page: WidgetPage) -> None:
+    chat = page.show(user("Go on"), reply(LONG))
+    chat.locator(".mlcw-log").hover()
+    before = page.page.evaluate("document.getElementById('panel').scrollTop")
+    page.page.mouse.wheel(0, 300)
+    page.page.wait_for_function(f"document.getElementById('panel').scrollTop > {before}")
+
+
+BACKGROUND = "node => getComputedStyle(node).backgroundColor"
+DARK, LIGHT = "rgb(30, 30, 30)", "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize(
+    ("system_dark", "host", "background"),
+    [
+        (True, "document.body.style.colorScheme = 'light'", LIGHT),
+        (False, "document.body.style.colorScheme = 'dark'", DARK),
+        (True, "document.body.style.colorScheme = 'normal'", LIGHT),
+        (False, "document.body.className = 'vscode-dark'", DARK),
+        (True, "document.body.className = 'vscode-light'", LIGHT),
+        (
+            True,
+            "document.body.className = 'vscode-high-contrast vscode-high-contrast-light'",
+            LIGHT,
+        ),
+        (False, "document.documentElement.setAttribute('theme', 'dark')", DARK),
+        (True, "document.body.dataset.jpThemeLight = 'true'", LIGHT),
+    ],
+)
+def test_the_theme_is_the_host_s(
+    browser: Browser, system_dark: bool, host: str, background: str
+) -> None:
+    page = WidgetPage(browser, dark=system_dark)
+    page.page.evaluate(f"document.body.removeAttribute('data-jp-theme-light'); {host}")
+    chat = page.show(user("Hi"))
+    assert chat.evaluate(BACKGROUND) == background
+    page.close()
+
+
+VSCODE: dict[str, Any] = {
+    "--vscode-foreground": "#cccccc",
+    "--vscode-editor-background": "#1f1f1f",
+    "--vscode-font-family": "sans-serif",
+    "--vscode-editor-font-family": "monospace",
+    # VS Code gives these to widgets made for JupyterLab.
+    **{f"--jp-layout-color{n}": "#1f1f1f" for n in range(4)},
+    **dict.fromkeys(("--jp-ui-font-family", "--jp-content-font-family"), "monospace"),
+}
+
+
+def test_a_question_is_seen_in_vs_code(browser: Browser) -> None:
+    page = WidgetPage(browser)
+    page.page.evaluate(
+        """values => {
+            document.body.removeAttribute("data-jp-theme-light");
+            document.body.dataset.vscodeThemeKind = document.body.className = "vscode-dark";
+            for (const [name, value] of Object.entries(values))
+                document.documentElement.style.setProperty(name, value);
+        }""",
+        VSCODE,
+    )
+    chat = page.show(user("Hi"), reply("Hello"))
+    bubble = chat.locator(".mlcw-user .mlcw-body")
+    assert bubble.evaluate(BACKGROUND) != chat.evaluate(BACKGROUND) == "rgb(31, 31, 31)"
+    assert bubble.evaluate("node => getComputedStyle(node).fontFamily") == "sans-serif"
+    page.close()
+
+
+def test_lists_of_tasks_and_code_without_a_language(browser: Browser) -> None:
+    page = WidgetPage(browser)
+    chat = page.show(user("Hi"), reply("- [x] done\n- [ ] open\n- plain\n\n```\ncode\n```"))
+    styles = chat.locator("li").evaluate_all(
+        "items => items.map((item) => getComputedStyle(item).listStyleType)"
+    )
+    assert styles[-3:] == ["none", "none", "disc"]
+    code, copy = chat.locator(".mlcw-code"), chat.locator(".mlcw-copy")
+    expect(copy).to_be_visible()
+    height = code.bounding_box()
+    assert height is not None
+    assert height["height"] < 48  # there is no empty line above the code
+    page.close()
