@@ -1,4 +1,4 @@
-"""llama.cpp beside the tvm runtime: its environment, and what both are asked for in turns."""
+"""Compares llama.cpp with the tvm runtime: its environment, and figures that both give in turns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mlc_widget.engine.runtimes.tvm.sizing import DEFAULT_TOTAL
 
 BUILD = Path(__file__).resolve().parents[1] / ".make" / "bench"
 LLAMA_CPP = "0.3.36"
-"""The version of llama-cpp-python that is measured against."""
+"""The version of llama-cpp-python that we compare with."""
 
 LOADS = 7
-"""Processes that are started to measure a load."""
+"""The number of processes that are started to measure a load."""
 
 Starts = dict[str, Callable[..., Process]]
 
@@ -29,14 +29,14 @@ _FEATURES = {
     "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi", "AVX512_VNNI": "avx512_vnni",
     "AVX512_BF16": "avx512_bf16",
 }  # fmt: skip
-"""What llama.cpp can be built for, by the names in Linux's /proc/cpuinfo."""
+"""The CPU features for which llama.cpp can be built, with their names in Linux's /proc/cpuinfo."""
 
 
 def cmake_args() -> str:
-    """How llama.cpp is to be built for this CPU.
+    """CMake's arguments to build llama.cpp for this CPU.
 
-    A build for a CPU with AMX crashes where the system does not let a process use it, so that AMX
-    is left out and all else is named.
+    They name all features except AMX: where the system does not let processes use it, a build with
+    AMX crashes.
     """
     try:
         text = Path("/proc/cpuinfo").read_text()

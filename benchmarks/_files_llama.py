@@ -28,12 +28,12 @@ class Engine:
         )
 
     def tokens(self, file: str, special: str) -> dict[str, Any]:
-        """See the module's text."""
+        """The ids of a file's text; control tokens are recognized if `special` is "1"."""
         text = Path(file).read_bytes()
         return {"ids": self._llama.tokenize(text, add_bos=False, special=special == "1")}
 
     def logits(self, file: str, out: str) -> dict[str, Any]:
-        """See the module's text."""
+        """Write the logits of all positions of a file's ids."""
         np.save(out, self._run(json.loads(Path(file).read_text())))
         return {}
 
@@ -43,7 +43,7 @@ class Engine:
         return self._llama.scores[: len(ids)].astype(np.float32)
 
     def greedy(self, file: str, count: str, out: str) -> dict[str, Any]:
-        """See the module's text."""
+        """Continue each prompt of a file greedily, and write the logits."""
         steps = []
         for prompt in json.loads(Path(file).read_text()):
             rows = [self._run(prompt)[-1]]

@@ -12,15 +12,15 @@ HERE = Path(__file__).resolve().parent
 
 
 class Process:
-    """One of the scripts beside this one, such as `_kernel_worker`.
+    """Runs one of the scripts in this folder, such as `_kernel_worker`.
 
     Args:
-        python: Of the environment to run it in.
-        script: Its name.
-        args: Its arguments.
+        python: The interpreter to run it with.
+        script: The script's file name.
+        args: The script's arguments.
 
     Attributes:
-        started: What it said first.
+        started: The first line of its output.
     """
 
     def __init__(self, python: str, script: str, *args: str) -> None:

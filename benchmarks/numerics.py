@@ -1,10 +1,10 @@
-"""What the modes of `numerics` cost in exactness: logits, and perplexity of `demo`.
+"""What each mode of `numerics` costs in exactness: the logits and the perplexity of `demo`.
 
     python benchmarks/numerics.py [--dialogues 20]
 
-The built-in model reads held-out conversations of its evaluation. Compared with "faithful"
-(float32 activations, keys and values) are "fast" (8-bit activations, float16 keys and values) and
-each half of it: the error of all logits relative to the largest (root mean square, and largest),
+The built-in model reads held-out conversations of its evaluation. "fast" (8-bit activations,
+float16 keys and values), and each half of it alone, is compared with "faithful" (float32 activations, keys
+and values): the error of all logits relative to the largest one (root mean square, and maximum),
 how often the most probable token is the same, and the perplexity of the answers' tokens.
 """
 

@@ -1,13 +1,13 @@
 """What the proxy costs: throughput, time to first token, chunks per second, the notebook's loop.
 
-Everything in one run: direct and proxied engine take turns on the same prompts with the built-in
-``demo`` model, and every figure of the loop stands beside an idle one. Medians come with 95 %
-bootstrap intervals. Run it alone on an otherwise idle machine::
+The direct and the proxied engine take turns on the same prompts with the built-in ``demo`` model;
+each figure of the loop is printed with that of an idle loop. Medians come with 95 % bootstrap
+intervals. Run it on an otherwise idle machine::
 
     python benchmarks/proxy.py [--pairs 15] [--tokens 1000]
 
-What the proxy adds to the first token is a figure of its own; the answers are long enough for the
-throughput to be about the tokens.
+The time that the proxy adds to the first token is measured separately; the answers are so long that
+it hardly affects the throughput.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Many requests at once: the engine on the tvm runtime, beside llama.cpp's batch API.
+"""Many requests at once: the engine on the tvm runtime, compared with llama.cpp's batch API.
 
     python benchmarks/serving.py [--quick] [--model NAME] [--threads N] [--llama-python PYTHON]
 
 One interleaved run on a model of a published shape with random weights (4-bit), through the public
-`AsyncMLCEngine`: all that a request costs is in its figures. Printed are medians with 95 %
-bootstrap intervals, and of ratios the medians of the pairs:
+`AsyncMLCEngine`, so that the figures include all costs of a request. It prints medians with 95 %
+bootstrap intervals; a ratio is the median of the ratios of pairs:
 
-- tokens per second of one request, and of eight at once in all;
+- tokens per second of one request, and of eight at once in total;
 - the same eight sequences on llama.cpp's low-level batch API, with the better of its flash
   attention settings (left out where it cannot be imported; ``--llama-python ""`` leaves it out);
-- time to the first token of a conversation's second turn, by the length of its history; what of it
-  serving adds to the model's own step of the new tokens, which attend to the history: that must not
-  grow; and the same of llama.cpp with its cache kept;
-- speed under a JSON schema, over free text's;
-- resident memory before a load, loaded, and after unload, in a process of its own.
+- time to the first token of a conversation's second turn, by the length of its history; the part of
+  it that serving adds to the model's step of the new tokens, which must not grow with the history;
+  and the time of llama.cpp, which keeps its cache;
+- speed under a JSON schema, relative to free text;
+- resident memory before a load, with the model loaded and after unload, in a separate process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the chat costs the page: messages, bytes, memory, frames, Stop, and the first paint.
 
-A real JupyterLab in Chromium, a real kernel, and a worker that follows a script. Every figure is
-printed beside its goal and, where there is one, an idle page's. Run on an idle machine:
+It runs a real JupyterLab in Chromium, a real kernel, and a worker that follows a script. Every
+figure is printed with its goal and, where it has one, the figure of an idle page. Run it on an idle
+machine:
 
     python benchmarks/widget.py [--seconds 60]
 """

@@ -2,7 +2,7 @@
 
     python tools/golden.py tests/fixtures
 
-Needs torch and transformers beside numpy and tokenizers; the tests need neither. Each of
+Needs torch and transformers in addition to numpy and tokenizers; the tests need neither. Each of
 ``golden/`` is an MLC model folder with ``golden.npz`` beside the weights:
 
 - ``prompt`` (n,) int32, a prompt that crosses pages and chunks;
@@ -11,8 +11,8 @@ Needs torch and transformers beside numpy and tokenizers; the tests need neither
 - ``greedy`` (m,) int32, the tokens that greedy decoding appends to it.
 
 ``architectures/`` has one folder for each architecture, in q0f32, with ``prompt.npy`` and, for each
-quantization, ``<quantization>.npz`` with the ``logits`` of the same weights once they are quantised
-so. Tests make the other quantizations from the folder by `mlc_format.quantize_params`.
+quantization, ``<quantization>.npz`` with the ``logits`` of the same weights after quantisation.
+Tests make the other quantizations from the folder by `mlc_format.quantize_params`.
 
 ``wide/`` has one ``<architecture>.npz`` with such logits, by quantization, of each model of `wide`,
 whose weights are made from a seed where they are needed.

@@ -35,10 +35,10 @@ MODEL_DTYPE: dict[str, type[np.floating[Any]]] = {
     "q4f32_1": np.float32,
     "q8f16_1": np.float16,
 }
-"""Of scales and of what is not quantised."""
+"""The dtype of scales, and of parameters that are not quantised, by quantization."""
 
 CODE_BITS = {"q4f16_0": 4, "q4f16_1": 4, "q4f32_1": 4, "q8f16_1": 8}
-"""Of those that quantise."""
+"""Bits of a code, of the quantizations that have codes."""
 
 QKV_NAME = {"llama": "qkv_proj", "mistral": "qkv_proj", "qwen2": "c_attn", "qwen3": "c_attn"}
 """MLC's name of queries, keys and values stacked, by `model_type`."""
@@ -76,11 +76,11 @@ def quantize_group(
     """Quantise a matrix as mlc_llm's group quantisation does (layout NK, groups of 32 on K).
 
     Args:
-        weight: (N, K) floating. Where K is no multiple of 32, the last group is filled with code 0,
-            which nobody reads.
+        weight: (N, K) floating. If K is not a multiple of 32, the rest of the last group has code 0
+            and is never read.
         scale_dtype: the model's dtype, float32 or float16. As in mlc_llm the weight is cast to it
             first and all arithmetic is done in it.
-        bits: of a code, 4 or 8.
+        bits: The bits of a code, 4 or 8.
 
     Returns:
         q_weight: (N, G * bits) uint32 for G groups. With P = 32 / bits codes to a word, element k
@@ -89,13 +89,13 @@ def quantize_group(
         q_scale: (N, G) of scale_dtype, ``max|w| / zero`` of each group.
 
     Raises:
-        ValueError: if the weight is no finite matrix.
+        ValueError: The weight is not a matrix, or has an infinite or undefined element.
     """
     dtype = np.dtype(scale_dtype)
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {weight.shape}: group quantisation needs (N, K)")
     if not np.isfinite(weight).all():
-        raise ValueError("weight holds NaN or infinity and cannot be quantised")
+        raise ValueError("weight has a NaN or an infinity and cannot be quantised")
     n, k = weight.shape
     groups = -(-k // GROUP_SIZE)
     padded = np.zeros((n, groups * GROUP_SIZE), dtype)
@@ -121,7 +121,7 @@ def dequantize_group(q_weight: npt.NDArray[np.uint32], q_scale: Array, *, bits: 
     Args:
         q_weight: (N, G * bits) uint32.
         q_scale: (N, G) floating.
-        bits: of a code, 4 or 8.
+        bits: The bits of a code, 4 or 8.
 
     Returns:
         (N, 32 G) of q_scale's dtype.
@@ -309,11 +309,11 @@ def write_params(
     Args:
         folder: existing folder to write to.
         params: name → array, float32, float16 or uint32, written in this order.
-        shard_bytes: a new shard begins before one would reach this many bytes.
+        shard_bytes: The size in bytes that a shard must not reach if it has several parameters.
         cache_name: ``tensor-cache.json`` or ``ndarray-cache.json``.
         encode_format: ``f32-to-bf16`` stores float32 arrays rounded to bfloat16, which is what
             mlc_llm does; ``raw`` stores them as they are.
-        codes_per_word: of ``q_weight``, for the metadata.
+        codes_per_word: The number of codes in each element of ``q_weight``, for the metadata.
     """
     records: list[dict[str, Any]] = []
     pending: list[dict[str, Any]] = []
@@ -422,8 +422,8 @@ def write_model(
             ``num_attention_heads``, ``num_hidden_layers``, ``rms_norm_eps``, ``vocab_size``,
             ``context_window_size``, and where they differ from the default
             ``num_key_value_heads``, ``head_dim``, ``position_embedding_base``,
-            ``prefill_chunk_size``, ``tie_word_embeddings``, ``rope_scaling``). For another
-            `model_type` than llama, its own fields come beside these.
+            ``prefill_chunk_size``, ``tie_word_embeddings``, ``rope_scaling``). A `model_type` other
+            than llama has its own fields in addition.
         quantization: the name that `llama_params` was called with.
         model_type: MLC's name of the architecture.
         conv_template: an mlc_llm ``Conversation`` as JSON; its ``stop_token_ids`` must fit the
