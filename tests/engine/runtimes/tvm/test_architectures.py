@@ -71,13 +71,15 @@ def _combinations():
     """Every architecture with every quantization, on this CPU and every kind that it supports.
 
     Each combination is compiled, so `make test` takes one architecture with each quantization that
-    test_golden.py has not, and one quantization of each, on this CPU; `make soak` takes the rest.
+    test_golden.py has not, and one quantization of each other architecture that it has not, on this
+    CPU; `make soak` takes the rest.
     """
     for name in NAMES:
         for quantization in QUANTIZATIONS:
             for cpu in (None, *cpus()):
                 one = name == "qwen2" and quantization not in ("q0f32", "q4f32_1")
-                quick = cpu is None and (one or quantization == "q4f16_1")
+                other = name != "llama" and quantization == "q4f16_1"
+                quick = cpu is None and (one or other)
                 marks = () if quick else pytest.mark.soak
                 id_ = f"{name}-{quantization}-{cpu or 'host'}"
                 yield pytest.param(name, quantization, cpu, marks=marks, id=id_)
