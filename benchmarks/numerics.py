@@ -3,9 +3,10 @@
     python benchmarks/numerics.py [--dialogues 20]
 
 The built-in model reads held-out conversations of its evaluation. "fast" (8-bit activations,
-float16 keys and values), and each half of it alone, is compared with "faithful" (float32 activations, keys
-and values): the error of all logits relative to the largest one (root mean square, and maximum),
-how often the most probable token is the same, and the perplexity of the answers' tokens.
+float16 keys and values), and each half of it alone, is compared with "faithful" (float32
+activations, keys and values): the error of all logits relative to the largest one (root mean
+square, and maximum), how often the most probable token is the same, and the perplexity of the
+answers' tokens.
 """
 
 from __future__ import annotations
