@@ -13,6 +13,7 @@ from mlc_widget.engine.text.control_tokens import ControlTokens
 from mlc_widget.engine.text.prompt_text import PromptText
 from mlc_widget.engine.text.token_bytes import (
     UNASSIGNED,
+    TokenBytes,
     TokenKind,
     bytes_of,
     decode_bytes,
@@ -85,12 +86,11 @@ class Tokenizer:
         self._kind, self._strips_leading_space = kind_of(
             {} if decoder is None else json.loads(decoder.__getstate__())
         )
-        self._vocab_size = len(names)
-        self._bytes = bytes_of(names, self._kind)
+        tokens = bytes_of(names, self._kind)
         if self._kind != "byte_fallback":
             for i, content in self._added.items():
-                self._bytes[i] = content.encode()
-        self._longest = max(map(len, self._bytes), default=1)
+                tokens[i] = content.encode()
+        self._bytes = TokenBytes(tokens)
 
     @classmethod
     def from_folder(cls, path: Path | str) -> Tokenizer:
@@ -151,12 +151,12 @@ class Tokenizer:
     @property
     def longest(self) -> int:
         """The length of the longest token in bytes."""
-        return self._longest
+        return self._bytes.longest
 
     @property
     def vocab_size(self) -> int:
         """The largest token id plus one; a model's logits may be padded beyond it."""
-        return self._vocab_size
+        return len(self._bytes)
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Encode `text` without control tokens.
@@ -235,7 +235,7 @@ class Tokenizer:
         For a special token these are its name (``b"<|im_end|>"``), which `decode` leaves out; see
         `is_special`. An id outside the vocabulary has no bytes (``b""``).
         """
-        return self._bytes[token_id] if 0 <= token_id < self._vocab_size else b""
+        return self._bytes.of(token_id)
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token by its name in the vocabulary, or None."""

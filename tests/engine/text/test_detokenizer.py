@@ -5,7 +5,7 @@ import random
 import pytest
 
 from mlc_widget.engine.text.detokenizer import Detokenizer, StopStrings
-from mlc_widget.engine.text.token_bytes import decode_bytes
+from mlc_widget.engine.text.token_bytes import TokenBytes, decode_bytes
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 
@@ -15,8 +15,7 @@ class Bytes(Tokenizer):
     def __init__(
         self, pieces: list[bytes], *, special: set[int] = frozenset(), strip=False
     ) -> None:
-        self._bytes = pieces
-        self._vocab_size = len(pieces)
+        self._bytes = TokenBytes(pieces)
         self._special = frozenset(special)
         self._strips_leading_space = strip
 

@@ -9,6 +9,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError
 from mlc_widget.engine.text.prompt_text import markup
+from mlc_widget.engine.text.token_bytes import TokenBytes
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 TEXT = [
@@ -167,3 +168,12 @@ def test_decoder_free_files_decode_plainly(tmp_path: Path):
     spec = json.loads(backend.to_str())
     assert spec["decoder"] is None
     assert Tokenizer(backend).decode([0, 1]) == "ab"
+
+
+def test_the_bytes_of_tokens_are_kept_apart():
+    pieces = [b"", b"a", b"\xff\x00", b"", b"long one", b""]
+    tokens = TokenBytes(pieces)
+    assert [tokens.of(i) for i in range(len(tokens))] == pieces
+    assert [tokens.of(i) for i in (-1, 6, 1 << 40)] == [b""] * 3
+    assert tokens.longest == 8
+    assert (len(TokenBytes([])), TokenBytes([]).of(0), TokenBytes([]).longest) == (0, b"", 1)

@@ -196,12 +196,13 @@ class _Vocabulary:
         merges = self._fields.get("tokenizer.ggml.merges")
         if not isinstance(merges, list):
             raise self.wrong("tokenizer.ggml.merges", "must be a list of pairs")
-        known = set(self.tokens)
+        known = {token: token for token in self.tokens}
         pairs = []
         for merge in merges:
             cut = merge.find(" ", 1)
-            left, right = merge[:cut], merge[cut + 1 :]
-            if cut < 0 or left not in known or right not in known or left + right not in known:
+            # The vocabulary's own objects, as there are some 100,000.
+            left, right = known.get(merge[:cut]), known.get(merge[cut + 1 :])
+            if cut < 0 or left is None or right is None or left + right not in known:
                 raise self.wrong(
                     "tokenizer.ggml.merges", f"has {merge[:80]!r}, which is not a pair of tokens"
                 )
