@@ -58,11 +58,27 @@ class GatedModel:
         await until(lambda: self.held)
 
 
+def import_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers that are started from now on find the modules in a folder."""
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture
+def worker_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes a module that workers can import, given its name and source."""
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(source)
+        import_from(tmp_path, monkeypatch)
+
+    return write
+
+
 @pytest.fixture
 def gated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel_engine: Make, tiny_model: Path
 ) -> GatedModel:
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    import_from(Path(__file__).parent, monkeypatch)
     monkeypatch.setenv("RECOVERY_GATE", str(tmp_path))
     return GatedModel(tmp_path, kernel_engine, str(tiny_model))

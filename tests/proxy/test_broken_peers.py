@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -43,11 +42,9 @@ class Babbling(handler.KernelMLCEngineHandler):
 
 
 @pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def broken(worker_module: Callable[[str, str], None]) -> None:
     """Handler classes that the worker can import."""
-    (tmp_path / "broken_handlers.py").write_text(_MODULE)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    worker_module("broken_handlers", _MODULE)
 
 
 @pytest.mark.usefixtures("broken")

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,9 @@ class Odd(KernelMLCEngineHandler):
 
 
 @pytest.fixture
-def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def handlers(worker_module: Callable[[str, str], None]) -> str:
     """The module of the worker's handlers."""
-    (tmp_path / "hanging_handlers.py").write_text(_HANDLERS)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    worker_module("hanging_handlers", _HANDLERS)
     return "hanging_handlers"
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -34,10 +32,8 @@ class Impatient(handler.KernelMLCEngineHandler):
 
 
 @pytest.fixture
-def impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "impatient_handler.py").write_text(_MODULE)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+def impatient(worker_module: Callable[[str, str], None]) -> str:
+    worker_module("impatient_handler", _MODULE)
     return "impatient_handler:Impatient"
 
 
@@ -166,9 +162,8 @@ async def test_a_worker_that_cannot_be_reached_is_replaced(
     with contextlib.suppress(EngineDeadError):
         await engine.metrics()  # without something to send, nobody would notice
     # Both go on in the next worker.
-    async for chunk in stream:
-        if getattr(chunk, "resumed", None):
-            break
+    while not getattr(await anext(stream), "resumed", None):
+        pass  # a loop that is left would end the stream
     await until_running(engine, 2)
     assert engine.worker_pid not in (pid, None)
     await until(lambda: not psutil.pid_exists(pid))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,9 @@ class Force:
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path: Path, worker_module: Callable[[str, str], None]) -> Path:
     """A folder of modules that the worker can import, and this process cannot."""
-    (tmp_path / "worker_side.py").write_text(_MODULE)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    worker_module("worker_side", _MODULE)
     return tmp_path
 
 

@@ -266,11 +266,9 @@ class Stuck(KernelMLCEngineHandler):
 
 
 @pytest.fixture
-def stuck_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def stuck_worker(worker_module: Callable[[str, str], None]) -> str:
     """A handler class that, when asked, holds the worker's interpreter forever."""
-    (tmp_path / "stuck_worker.py").write_text(_STUCK)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    worker_module("stuck_worker", _STUCK)
     return "stuck_worker:Stuck"
 
 
