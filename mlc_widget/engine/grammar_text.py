@@ -17,7 +17,8 @@ from mlc_widget.engine.schema.compiler import json_grammar
 from mlc_widget.engine.system.imports import import_package
 
 Part: TypeAlias = Mapping[str, Any]
-"""A grammar: ``{"lark_grammar": text}``, perhaps with the ``json_schema`` it was made from."""
+"""A grammar: ``{"lark_grammar": text}``; that of a JSON schema has ``distinct`` (`JSONGrammar`) and
+the ``json_schema``, too."""
 
 ANY_TEXT: Final = r"/(.|\n)*/"
 _GRAMMAR: Final = 256 * 1024
@@ -53,8 +54,8 @@ def json_part(schema: Any, at: str) -> Part:
         BadRequestError: No value can match, or the schema is too large; `param` names the place.
         UnsupportedFieldError: A part of the schema cannot be enforced.
     """
-    text = json_grammar(schema, at, checker=CHECKER)
-    return {"lark_grammar": text, "json_schema": schema}
+    made = json_grammar(schema, at, checker=CHECKER)
+    return {"lark_grammar": made.lark, "distinct": made.distinct, "json_schema": schema}
 
 
 def regex_part(pattern: str) -> Part:
@@ -91,7 +92,10 @@ def grammar_part(text: str, at: str) -> Part:
 def assemble(start: str, parts: Mapping[str, Part]) -> str:
     """Join a Lark text and the grammars that it refers to."""
     named = [{"name": name, "lark_grammar": part["lark_grammar"]} for name, part in parts.items()]
-    return json.dumps({"grammars": [{"lark_grammar": start}, *named]})
+    joined: dict[str, Any] = {"grammars": [{"lark_grammar": start}, *named]}
+    if distinct := {k: v for part in parts.values() for k, v in part.get("distinct", {}).items()}:
+        joined["distinct"] = distinct  # llguidance does not look at it
+    return json.dumps(joined)
 
 
 def check_grammar(grammar: str, at: str) -> None:

@@ -524,7 +524,7 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "format is a list": ({"type": "string", "format": ["date"]}, "format"),
     "not": (record(a={"not": {"format": "date"}}), "properties.a.not"),
     "if": ({"if": {"multipleOf": 3}, "then": {"minimum": 5}}, "if"),
-    "uniqueItems": (array(STR, uniqueItems=True), "uniqueItems"),
+    "uniqueItems": (array(array(STR), uniqueItems=True), "uniqueItems"),
     "unevaluatedProperties": (
         {"allOf": [STR], "unevaluatedProperties": False},
         "unevaluatedProperties",

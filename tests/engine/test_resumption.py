@@ -27,6 +27,13 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": CI
 OPEN, CLOSE = 405, 406  # the ids of THOUGHT_MARKS
 WORD = {"type": "regex", "regex": "[a-z ]{5,12}"}
 
+SET_OF_WORDS = {
+    "type": "array",
+    "items": {"type": "string", "maxLength": 2},
+    "uniqueItems": True,
+    "minItems": 3,
+    "maxItems": 3,
+}
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"max_tokens": 24},
     "choices": {"n": 3, "max_tokens": 10},
@@ -47,6 +54,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "stop": ["eeffee", "zzz"],
     },
     "grammar": {"max_tokens": 40, "response_format": {"type": "json_object", "schema": CITY}},
+    "distinct items": {
+        "max_tokens": 80,
+        "enable_thinking": False,
+        "response_format": {"type": "json_object", "schema": SET_OF_WORDS},
+    },
     "tools": {
         "max_tokens": 150,
         "tools": [TOOL],
@@ -59,8 +71,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "completion logprobs": {"max_tokens": 12, "logprobs": 1, "prompt": "the weather"},
     "end of text": {"max_tokens": 40, "ignore_eos": False, "logit_bias": {0: 3, 2: 3}},
 }
-ENDS = {"stop": "stop", "grammar": "stop", "tools": "tool_calls", "thought": "stop"}
-ENDS["end of text"] = "stop"
+ENDS = {
+    "stop": "stop",
+    "grammar": "stop",
+    "distinct items": "stop",
+    "tools": "tool_calls",
+    "thought": "stop",
+}
+ENDS |= {"end of text": "stop", "distinct items": "stop"}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -236,6 +236,23 @@ async def test_a_seed_gives_one_answer_streamed_and_among_others(engine):
     assert crowd[:3] == [alone] * 3
 
 
+async def test_items_of_a_set_differ_streamed_in_choices_and_among_others(engine):
+    words = {"type": "array", "items": {"type": "string", "maxLength": 1}, "uniqueItems": True}
+    wanted = {"response_format": schema_format(words | {"minItems": 30, "maxItems": 30}), "seed": 5}
+    wanted |= {"max_tokens": 900, "ignore_eos": False}
+    alone = await chat(engine, "?", n=2, **wanted)
+    texts = [c.message.content for c in alone.choices]
+    for text in texts:
+        assert len(set(json.loads(text))) == 30
+    among, text, *_ = await asyncio.gather(
+        chat(engine, "?", n=2, **wanted),
+        streamed(engine, "?", **wanted),
+        *(chat(engine, "the weather", seed=i, max_tokens=20) for i in range(3)),
+    )
+    assert [c.message.content for c in among.choices] == texts
+    assert text == texts[0]
+
+
 async def test_constrained_and_free_requests_share_steps(engine, steps):
     count = steps(engine)
     answers = await count.held(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlc_widget.engine.schema.lark import times
-from mlc_widget.engine.schema.layout import ArrayShape
+from mlc_widget.engine.schema.layout import ArrayShape, Scalars
 from mlc_widget.engine.schema.writer import Writer
 
 MOST_COUNTED: Final = 4000
@@ -23,6 +23,8 @@ def array_text(array: ArrayShape, writer: Writer) -> str:
     """An array, from bracket to bracket."""
     if array.distinct is not None:
         return _distinct(array, array.distinct, writer)
+    if array.scalars is not None:
+        return _apart(array, array.scalars, writer)
     if array.found:
         return _containing(array, writer)
     prefix, low, high = array.prefix, array.low, array.high
@@ -64,6 +66,23 @@ def _distinct(array: ArrayShape, texts: Sequence[str], writer: Writer) -> str:
     writer.lark.rule(" | ".join(first), f"{head}::_")
     writer.lark.rule(" | ".join(more), f"{seq}::_")
     return f'"[" {head}::0 "]"'
+
+
+def _apart(array: ArrayShape, scalars: Scalars, writer: Writer) -> str:
+    """Items that the runtime keeps apart: a mark tells it where they begin."""
+    lark = writer.lark
+    if not scalars.count or array.high == 0:
+        return '"[" "]"'
+    items = [lark.terminal(text) for text in scalars.others]
+    if scalars.strings:
+        inside = lark.terminal(" | ".join(f"({text})" for text in scalars.strings))
+        items.append(lark.terminal(f'"\\"" {inside} "\\""'))
+    item = lark.rule(" | ".join(items))
+    mark = lark.mark(scalars)
+    high = None if array.high is None else array.high - 1
+    more = times(f'"," {item}', max(0, array.low - 1), high)
+    several = f"{item} {more}"
+    return f'"[" ({mark} | {several}){"" if array.low else "?"} "]"'
 
 
 def _containing(array: ArrayShape, writer: Writer) -> str:

@@ -11,6 +11,7 @@ Numbers and structure are written here; of llguidance's own JSON compiler only s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from mlc_widget.engine.schema.lark import Checker, LarkText
 from mlc_widget.engine.schema.layout import ArrayShape, Node, ObjectShape, has_value
 from mlc_widget.engine.schema.members import Members
 from mlc_widget.engine.schema.object_text import object_text
+from mlc_widget.engine.schema.scalars import ScalarFinder
 from mlc_widget.engine.schema.sets import Group, Ids, SchemaSets
 from mlc_widget.engine.schema.shapes import FREE_ITEMS, Shapes
 from mlc_widget.engine.schema.strings import Strings
@@ -45,8 +47,22 @@ class _Key:
     done: frozenset[Group] = frozenset()
 
 
-def json_grammar(schema: Any, at: str, *, checker: Checker) -> str:
-    """A Lark text, ``start`` its beginning.
+@dataclass(frozen=True, slots=True)
+class JSONGrammar:
+    """A grammar.
+
+    Attributes:
+        lark: A Lark text, ``start`` its beginning.
+        distinct: The items that the runtime keeps apart, by the mark before them; see
+            `LarkText.mark`.
+    """
+
+    lark: str
+    distinct: Mapping[str, Any]
+
+
+def json_grammar(schema: Any, at: str, *, checker: Checker) -> JSONGrammar:
+    """The grammar of the JSON texts that fit a schema.
 
     Args:
         schema: From `json_schema.check_schema`.
@@ -84,12 +100,13 @@ class _Compiler:
             values,
             self._emptiness,
             self._texts,
+            ScalarFinder(self._sets, values, self._strings, self._emptiness, self._patterns),
             free_keys,
             lambda ids: self._node(_Key(ids)),
             at,
         )
 
-    def compile(self) -> str:
+    def compile(self) -> JSONGrammar:
         root = self._node(_Key(self._sets.ids([self._root])))
         while self._pending:
             key = self._pending.pop()
@@ -104,7 +121,7 @@ class _Compiler:
                 param=self._at,
             )
         self._write(root, alive)
-        return self._lark.text(root)
+        return JSONGrammar(self._lark.text(root), self._lark.distinct)
 
     def _node(self, key: _Key) -> str:
         """The name of a node, which is made later."""

@@ -14,6 +14,10 @@ _ASCII: Final = r"/[\x20\x21\x23-\x5B\x5D-\x7E]+/"
 """Where readers differ on which keys beyond ASCII match a pattern."""
 _ALL_COMBINATIONS: Final = 3
 """Patterns of which every combination is looked at; of more, keys match one at most."""
+_CLASSES: Final = 26
+"""Classes of characters by which texts are told apart to count them."""
+_ENOUGH: Final = 8
+"""Texts that are counted at one place before another is tried."""
 _PLACES: Final = (r"(?s:.*)%s", r"%s(?s:.*)", r"(?s:.*)%s(?s:.)", r"(?s:.)%s(?s:.*)")
 
 
@@ -89,6 +93,20 @@ class KeyPatterns:
     def is_satisfiable(self, keys: str) -> bool:
         """Whether there are such keys."""
         return self._satisfiable(f"start: K\nK: {keys}")
+
+    def at_least(self, texts: str) -> int:
+        """So many texts an expression has, as far as is seen by one character of them; 26 at most.
+
+        Args:
+            texts: An expression for use within a terminal.
+        """
+        most = 0
+        for place in _PLACES:
+            parts = (f"/{place % _class(i, _CLASSES)}/" for i in range(_CLASSES))
+            most = max(most, sum(self.is_satisfiable(f"({texts}) & {p}") for p in parts))
+            if most >= _ENOUGH:
+                break
+        return most
 
     def distinct(self, options: Sequence[str], count: int) -> list[str] | None:
         """Expressions to be joined with others by ``&``, so that the keys of each differ.

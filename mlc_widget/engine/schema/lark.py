@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
+
+from mlc_widget.engine.schema.layout import Scalars
 
 WHITESPACE: Final = r"(\x20|\x0A[\x20\x09]{0,24})"
 """Between the parts of a JSON text: a space, or a break and indentation, and no more."""
 PLAIN_STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt])*"'
 """Strings of which each has one spelling."""
 STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt]|\\u00[01][0-9a-f])*"'
+
+MARK: Final = "@"
+"""What marks begin with (`LarkText.mark`)."""
 
 
 class Checker(Protocol):
@@ -24,13 +31,18 @@ class Checker(Protocol):
 
 
 class LarkText:
-    """A grammar in the making; whatever is written twice is there once."""
+    """A grammar in the making; whatever is written twice is there once.
+
+    Attributes:
+        distinct: What the runtime must know of arrays with `uniqueItems`; see `mark`.
+    """
 
     def __init__(self) -> None:
         self._rules: list[str] = []
         self._made = 0
         self._terminals: dict[str, str] = {}
         self._strings: dict[str, str] = {}
+        self.distinct: dict[str, dict[str, Any]] = {}
 
     def rule(self, body: str, name: str | None = None) -> str:
         """The name of a new rule."""
@@ -55,6 +67,22 @@ class LarkText:
         """The name of a rule for what fits a schema, by llguidance's own reading of it."""
         text = json.dumps({"x-guidance": {"whitespace_pattern": WHITESPACE}, **schema})
         return self._strings.setdefault(text, f"s{len(self._strings)}")
+
+    def mark(self, items: Scalars) -> str:
+        """The name of a terminal that stands before different items, and in no answer.
+
+        Where the grammar would accept it, the runtime knows that such an array has begun; by its
+        text it finds the items in `distinct`.
+        """
+        wanted = {
+            "strings": items.strings,
+            "others": items.others,
+            # Whether there is always a string for a quote that comes in one token with a comma.
+            "quote_after_comma": not items.others or items.string_count == math.inf,
+        }
+        text = f"{MARK}{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}"
+        self.distinct[text] = wanted
+        return self.terminal(quoted(text))
 
     def text(self, start: str) -> str:
         """The whole, beginning with a rule."""

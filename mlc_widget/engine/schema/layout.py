@@ -60,6 +60,23 @@ class Found:
     high: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Scalars:
+    """Values without parts.
+
+    Attributes:
+        strings: Expressions of Lark for the texts of strings, without their quotes.
+        others: Expressions for the texts of numbers, truth values and null.
+        count: There are at least so many of either; inf if there is no end of them.
+        string_count: The same for strings alone.
+    """
+
+    strings: tuple[str, ...]
+    others: tuple[str, ...]
+    count: float
+    string_count: float
+
+
 @dataclass(slots=True)
 class ArrayShape:
     """Nodes of the first items, and the node of the others.
@@ -71,6 +88,7 @@ class ArrayShape:
         high: So many at most; None without a limit.
         found: What each `contains` wants of them.
         distinct: The items, as texts of Lark of which each comes once at most; instead of nodes.
+        scalars: The same for items that are too many to be listed.
     """
 
     prefix: list[str]
@@ -79,6 +97,7 @@ class ArrayShape:
     high: int | None
     found: list[Found] = field(default_factory=list)
     distinct: list[str] | None = None
+    scalars: Scalars | None = None
 
     def is_alive(self, alive: Set[str]) -> bool:
         """Whether there is one, of nodes that some value fits."""
@@ -86,6 +105,8 @@ class ArrayShape:
             return False
         if self.distinct is not None:
             return self.low <= len(self.distinct)
+        if self.scalars is not None:
+            return not self.low or self.scalars.count > 0
         if self.found:
             return self._has_found(alive)
         needed = [*self.prefix[: self.low], *[self.rest][: max(0, self.low - len(self.prefix))]]

@@ -134,11 +134,23 @@ class Range:
         kind = "integer" if step.denominator == 1 else "number"
         return {"type": kind, "multipleOf": divisor, "minimum": bounds[0], "maximum": bounds[1]}
 
+    def count(self) -> float:
+        """At least so many they are: inf if there is no end of them, 0 if that is not known."""
+        if not all(isinstance(m, int) for m in self.multiples_of):
+            return 0
+        if self.multiples_of:
+            first, last = self._multiple_bounds()
+            return 0 if first is None or last is None else max(0, last - first - 1)
+        low, high = self._integer_bounds()
+        if low is None or high is None:
+            return math.inf
+        if self.integer:
+            return max(0, high - low + 1)
+        return math.inf if high > low else 0
+
     def _listed(self) -> str | None:
         step = self._step()
-        low, high = self._fraction_bounds()
-        first = None if low is None else math.ceil(low / step)
-        last = None if high is None else math.floor(high / step)
+        first, last = self._multiple_bounds()
         if first is None or last is None or last - first >= _LISTED:
             zeros = len(str(step)) - 1
             if step != 10**zeros or not zeros or self.fractional:
@@ -146,6 +158,13 @@ class Range:
             return _either(_followed_by_zeros(first, last, zeros))
         values = [step * k for k in range(first, last + 1)]
         return _either([_literal(_plain(v)) for v in values if self.has(_read(v))])
+
+    def _multiple_bounds(self) -> tuple[int | None, int | None]:
+        """How often the step goes into the least and the greatest of the multiples."""
+        step = self._step()
+        low, high = self._fraction_bounds()
+        first = None if low is None else math.ceil(low / step)
+        return first, None if high is None else math.floor(high / step)
 
     def _step(self) -> Fraction:
         """Between one multiple and the next."""
@@ -192,6 +211,12 @@ def constant_pattern(value: Number) -> str:
     """A regular expression of the texts of one number."""
     texts = dict.fromkeys([_json(value), _plain(exact(value)), repr(value)])
     return "|".join(_literal(t) for t in texts if len(t) < 400)
+
+
+def decimal_text(value: Number) -> str:
+    """A number's digits without an exponent; as Python has it if they are too many."""
+    text = _plain(exact(value))
+    return text if len(text) < 400 else repr(value)
 
 
 def _json(value: Number) -> str:

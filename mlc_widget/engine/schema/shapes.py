@@ -11,10 +11,11 @@ from mlc_widget.engine.schema.array_text import MOST_COUNTED, MOST_FOUND
 from mlc_widget.engine.schema.complement import NoComplementError, complement
 from mlc_widget.engine.schema.conjunction import Wanted, path_of
 from mlc_widget.engine.schema.emptiness import Emptiness
-from mlc_widget.engine.schema.finite_values import MOST, FiniteValues
+from mlc_widget.engine.schema.finite_values import FiniteValues
 from mlc_widget.engine.schema.free_keys import FreeKeys, limits_of
 from mlc_widget.engine.schema.layout import FREE_KEYS, ArrayShape, Found, ObjectShape
 from mlc_widget.engine.schema.members import Members
+from mlc_widget.engine.schema.scalars import NotScalarError, ScalarFinder
 from mlc_widget.engine.schema.sets import NOTHING, Ids, SchemaSets
 from mlc_widget.engine.schema.texts import Texts
 from mlc_widget.engine.schema.values import Values
@@ -35,6 +36,7 @@ class Shapes:
         values: Values,
         emptiness: Emptiness,
         texts: Texts,
+        scalars: ScalarFinder,
         free_keys: FreeKeys,
         node: Callable[[Ids], str],
         at: str,
@@ -44,6 +46,7 @@ class Shapes:
         self._values = values
         self._emptiness = emptiness
         self._texts = texts
+        self._scalars = scalars
         self._finite = FiniteValues(sets, values)
         self._free_keys = free_keys
         self._node = node
@@ -105,14 +108,28 @@ class Shapes:
         at = f"{path_of(wanted[0], self._at)}.uniqueItems"
         if self._differ_by_place(items, shape.high):
             return
-        values = self._finite.of(items[-1]) if len(items) == 1 else None
-        if values is None or shape.found:
+        if len(items) > 1 or shape.found:
+            raise _unsupported(
+                at, "it cannot be enforced beside prefixItems or contains; leave one of them out"
+            )
+        values = self._finite.of(items[-1])
+        if values is not None:
+            shape.distinct = [self._texts.constant(v) for v in values]
+            return
+        try:
+            shape.scalars = self._scalars.of(items[-1])
+        except NotScalarError:
             raise _unsupported(
                 at,
-                f"items can be kept apart if they are of {MOST} values at most, as of an enum; "
-                "leave it out and check the answer",
+                "only strings, numbers, true, false and null can be kept apart; leave it out and "
+                "check the answer",
+            ) from None
+        most = min(shape.scalars.count, FREE_ITEMS)
+        if shape.low > most:
+            raise _unsupported(
+                at, f"so many items, {shape.low}, cannot be kept apart; ask for {most} at most"
             )
-        shape.distinct = [self._texts.constant(v) for v in values]
+        shape.high = int(most) if shape.high is None else min(shape.high, int(most))
 
     def _differ_by_place(self, items: list[Ids], high: int | None) -> bool:
         """Whether the items at no two places can be the same."""

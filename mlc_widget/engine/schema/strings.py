@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from mlc_widget.api.errors import UnsupportedFieldError
@@ -13,6 +15,7 @@ from mlc_widget.engine.schema.conjunction import (
     path_of,
     string_of,
 )
+from mlc_widget.engine.schema.formats import USUAL_TEXTS
 from mlc_widget.engine.schema.keys import is_read_alike, whole_pattern
 from mlc_widget.engine.schema.lark import (
     PLAIN_STRING,
@@ -62,6 +65,34 @@ class Strings:
             return []
         inside = self._lark.terminal(text)
         return [self._lark.terminal(f'"\\"" {inside} "\\""')]
+
+    def one_spelling(self, bases: Sequence[Any]) -> tuple[str, float] | None:
+        """The same strings, or some of them, without their quotes and each in one spelling.
+
+        Returns:
+            An expression for use within a terminal, and how many strings it has at least: inf if
+            there is no end of them, 0 if that is not known. None if there are none.
+
+        Raises:
+            UnsupportedFieldError: They cannot be told from each other.
+        """
+        strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
+        unlike = self._unlike(bases, strings)
+        excluded = self._excluded(bases, strings)
+        if not (strings or unlike or excluded):
+            return regex(PLAIN_STRING[1:-1]), math.inf
+        patterns = sum("pattern" in s for s in strings)
+        formats = sum("format" in s for s in strings)
+        alphabet = _TEXT if all(map(is_read_alike, unlike)) else _ASCII
+        text = self._expression(alphabet, bases, unlike, excluded, formats=USUAL_TEXTS)
+        if not self._checker.is_satisfiable(f"start: S\nS: {text}"):
+            return None
+        if formats == 1 and len(bases) == 1 and set(strings[0]) == {"format"}:
+            return text, math.inf  # as good as
+        if patterns or formats or unlike or excluded:
+            return text, 0
+        longest = min((s["maxLength"] for s in strings if "maxLength" in s), default=None)
+        return text, (math.inf if longest is None else max(1, longest * 90))
 
     def is_empty(self, bases: Sequence[Any]) -> bool:
         """Whether no string fits several schemas; false where it cannot be told."""
@@ -113,14 +144,21 @@ class Strings:
         return [self._lark.json({"type": "string", **wanted})]
 
     def _expression(
-        self, alphabet: str, bases: Sequence[Any], unlike: Sequence[str], excluded: Sequence[str]
+        self,
+        alphabet: str,
+        bases: Sequence[Any],
+        unlike: Sequence[str],
+        excluded: Sequence[str],
+        formats: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
         """Texts without quotes, as one expression of Lark."""
         parts = [alphabet]
         for base in bases:
             at = path_of(base, self._at)
             if "format" in base:
-                raise self._not_told(f"{at}.format", base["format"])
+                if base["format"] not in formats:
+                    raise self._not_told(f"{at}.format", base["format"])
+                parts.append(regex(formats[base["format"]]))
             if "pattern" in base:
                 whole = whole_pattern(base["pattern"])
                 if whole is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import OrderedDict
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from mlc_widget.api.errors import BadRequestError, InternalEngineError
 from mlc_widget.engine.grammar_text import llguidance as import_llguidance
+from mlc_widget.engine.runtimes.tvm.distinct_items import DistinctItems, ItemTokens
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 Mask = npt.NDArray[np.bool_]
@@ -29,8 +31,17 @@ class Grammar:
         seconds: The seconds spent so far on masks and on following the text.
     """
 
-    def __init__(self, matcher: Any, end_ids: frozenset[int], *, ignore_eos: bool, init_s: float):
+    def __init__(
+        self,
+        matcher: Any,
+        end_ids: frozenset[int],
+        *,
+        ignore_eos: bool,
+        init_s: float,
+        distinct: DistinctItems | None = None,
+    ) -> None:
         self._matcher = matcher
+        self._distinct = distinct
         self._end_ids = end_ids
         self._ignore_eos = ignore_eos
         self._ended = False
@@ -51,6 +62,8 @@ class Grammar:
             ends = [i for i in self._end_ids if i < vocab_size and mask[i]]
             if np.count_nonzero(mask) > len(ends):
                 mask[ends] = 0
+        if self._distinct is not None and not self._matcher.is_error():
+            self._distinct.narrow(mask.view(np.bool_))
         self.seconds += time.perf_counter() - started
         if self._matcher.is_error():
             raise BadRequestError(
@@ -73,6 +86,8 @@ class Grammar:
             self._ended = True
         elif not self._matcher.consume_token(token_id):
             raise InternalEngineError(f"The grammar failed: {self._matcher.get_error()}")
+        elif self._distinct is not None:
+            self._distinct.follow(token_id, self._matcher)
         self.seconds += time.perf_counter() - started
         return self._ended or bool(self._matcher.is_stopped())
 
@@ -87,10 +102,12 @@ class GrammarCompiler:
             tokenizer: The model's tokenizer.
             end_ids: The tokens that end a text.
         """
-        self._tokenizer = tokenizer
         self._end_ids = [i for i in dict.fromkeys(end_ids) if 0 <= i < tokenizer.vocab_size]
         self._lock = threading.Lock()
+        self._tokenizer = tokenizer
+        self._tokens: list[bytes] = []
         self._known: Any = None
+        self._items: ItemTokens | None = None
         self._matchers: OrderedDict[str, Any] = OrderedDict()
 
     def compile(self, grammar: str, *, ignore_eos: bool = False) -> Grammar:
@@ -111,21 +128,33 @@ class GrammarCompiler:
             while len(self._matchers) > _KEPT:
                 self._matchers.popitem(last=False)
             copy = matcher.deep_copy()
+        wanted = json.loads(grammar).get("distinct") if grammar.startswith("{") else None
         return Grammar(
             copy,
             frozenset(self._end_ids),
             ignore_eos=ignore_eos,
             init_s=time.perf_counter() - started,
+            distinct=DistinctItems(wanted, self._item_tokens(), self._matcher) if wanted else None,
         )
+
+    def _item_tokens(self) -> ItemTokens:
+        with self._lock:
+            if self._items is None:
+                self._items = ItemTokens(self._tokens)
+            return self._items
+
+    def _matcher(self, grammar: str) -> Any:
+        return import_llguidance().LLMatcher(self._known, grammar, log_level=0)
 
     def _make(self, grammar: str) -> Any:
         llguidance = import_llguidance()
         if self._known is None:
+            vocabulary = _Vocabulary(self._tokenizer, self._end_ids)
+            self._tokens = vocabulary.tokens
             self._known = llguidance.LLTokenizer(
-                cast("Any", _Vocabulary(self._tokenizer, self._end_ids)),
-                eos_token=self._end_ids or None,
+                cast("Any", vocabulary), eos_token=self._end_ids or None
             )
-        matcher = llguidance.LLMatcher(self._known, grammar, log_level=0)
+        matcher = self._matcher(grammar)
         if not matcher.is_error():
             matcher.compute_bitmask()  # the first mask takes longest; copies reuse it
         if matcher.is_error():
