@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import random
@@ -229,10 +230,12 @@ class Run:
         assert worker is not None
 
         async def call() -> None:
-            await self._at_home(lambda: worker.connection.call(kind, content))
-            if kind == "chatCompletionStreamInit":
-                end = {"streamId": content["streamId"]}
-                await self._at_home(lambda: worker.connection.call("completionStreamReturn", end))
+            try:
+                await self._at_home(lambda: worker.connection.call(kind, content))
+            finally:  # also when cancelled: what nobody pulls or ends would wait forever
+                if kind == "chatCompletionStreamInit":
+                    end = {"streamId": content["streamId"]}
+                    self.engine._home.submit(worker.connection.call("completionStreamReturn", end))
 
         await self._answered(f"wire {kind}", content, call)
 
@@ -390,9 +393,12 @@ async def fuzz(folder: str, requests: int, seed: int, doors: tuple[str, ...] = D
                 thread.join()
         answer = await engine.completions.create(prompt="x", max_tokens=1)
         assert answer.choices
-        metrics = await engine.metrics()
-        if metrics["running_requests"]:
-            run.faults.append(f"{metrics['running_requests']} requests run on")
+        with contextlib.suppress(TimeoutError):  # what was cancelled last may still be ending
+            async with asyncio.timeout(ANSWER_S):
+                while (await engine.metrics())["running_requests"]:
+                    await asyncio.sleep(0.05)
+        if running := (await engine.metrics())["running_requests"]:
+            run.faults.append(f"{running} requests run on")
     return run
 
 
