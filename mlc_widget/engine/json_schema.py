@@ -31,8 +31,6 @@ FORMATS: Final = frozenset(
 _UNENFORCEABLE: Final = {
     "unevaluatedItems": "use items: false",
     "unevaluatedProperties": "use additionalProperties: false",
-    "$dynamicRef": "use $ref",
-    "$recursiveRef": "use $ref",
 }
 _HARMLESS: Final[Mapping[str, Any]] = {
     "unevaluatedItems": True,
@@ -43,7 +41,9 @@ _DEPTH: Final = 100
 """The maximum depth of a schema."""
 _CONSTANT_BYTES: Final = 64 * 1024
 _ENUM_BYTES: Final = 128 * 1024
-_REWRITTEN: Final = ("not", "dependencies", "dependentRequired", "dependentSchemas")
+_REWRITTEN: Final = (
+    "not", "dependencies", "dependentRequired", "dependentSchemas", "$dynamicRef", "$recursiveRef",
+)  # fmt: skip
 """Keywords that are rewritten as an allOf."""
 _LENGTH: Final = 65_536
 """The maximum number of characters, items or properties that a schema may ask for."""
@@ -111,6 +111,7 @@ class _Checker:
         self._references = References(root, at)
         self._is_regex = is_regex
         self._depth = 0
+        self._here: Any = root
         self._keywords: dict[str, Callable[[str, Any], Any]] = {
             "type": self._type,
             "enum": self._enum,
@@ -119,6 +120,8 @@ class _Checker:
             "oneOf": self._list,
             "allOf": self._list,
             "$ref": self._reference,
+            "$dynamicRef": self._dynamic_reference,
+            "$recursiveRef": self._recursive_reference,
             "$defs": self._by_name,
             "definitions": self._by_name,
             "properties": self._by_name,
@@ -193,6 +196,7 @@ class _Checker:
                     param=f"{at}.{name}",
                 )
             check = self._keywords.get(name)
+            self._here = schema
             if check is not None:
                 rebuilt[name] = check(f"{at}.{name}", value)
         for name in ("$defs", "definitions"):  # checked here, and kept if they are referred to
@@ -365,9 +369,21 @@ class _Checker:
         return made
 
     def _reference(self, at: str, value: Any) -> str:
-        if not isinstance(value, str):
-            raise _wrong(at, value, "give a string such as #/$defs/Item")
-        return self._references.follow(at, value)
+        return self._references.follow(at, _text_of_reference(at, value), self._here)
+
+    def _dynamic_reference(self, at: str, value: Any) -> list[Any]:
+        text = _text_of_reference(at, value)
+        return [located({"$ref": self._references.follow_dynamic(at, text, self._here)}, at)]
+
+    def _recursive_reference(self, at: str, value: Any) -> list[Any]:
+        text = _text_of_reference(at, value)
+        return [located({"$ref": self._references.follow_recursive(at, text, self._here)}, at)]
+
+
+def _text_of_reference(at: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(at, value, "give a string such as #/$defs/Item")
+    return value
 
 
 def _is_harmless(name: str, value: Any) -> bool:

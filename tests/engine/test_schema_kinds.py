@@ -107,6 +107,82 @@ KINDS = {
         **record(a={"$ref": "leaf"}),
         "$defs": {"x": {"$id": "leaf", "type": "boolean"}},
     },
+    "a pointer within an identified part": {
+        "$id": "https://example.org/root",
+        **record(a=ref("Part"), b=ref("x")),
+        "$defs": {
+            "Part": {"$id": "part", "$ref": "#/$defs/x", "$defs": {"x": {"const": "inner"}}},
+            "x": {"const": "outer"},
+        },
+    },
+    "a pointer into an identified part": {
+        "$id": "https://example.org/root",
+        **record(a={"$ref": "part#/$defs/x"}),
+        "$defs": {"Part": {"$id": "part", "$defs": {"x": INT}}, "x": STR},
+    },
+    "identifiers relative to each other": {
+        "$id": "https://example.org/a/root",
+        **record(a={"$ref": "b/leaf"}),
+        "$defs": {"s": {"$id": "b/", "$defs": {"t": {"$id": "leaf", "type": "boolean"}}}},
+    },
+    "one anchor in two parts": {
+        **record(a={"$ref": "one"}, b={"$ref": "two#here"}),
+        "$defs": {
+            "one": {"$id": "one", "$ref": "#here", "$defs": {"x": {"$anchor": "here", **INT}}},
+            "two": {"$id": "two", "$defs": {"x": {"$anchor": "here", **STR}}},
+        },
+    },
+    "a name as identifier": {
+        **record(a={"$ref": "urn:example:part"}),
+        "$defs": {"s": {"$id": "urn:example:part", "$ref": "#/$defs/q", "$defs": {"q": BOOL}}},
+    },
+    "draft 4's id as a base": {
+        "$schema": "http://json-schema.org/draft-04/schema#",
+        "id": "http://example.org/root",
+        **record(a={"$ref": "#/definitions/part"}),
+        "definitions": {
+            "part": {
+                "id": "part",
+                **record(b={"$ref": "#/definitions/x"}),
+                "definitions": {"x": INT},
+            },
+            "x": STR,
+        },
+    },
+    "an id that is a mere name": {
+        **record(a={"id": "part", **record(b=ref("x")), "$defs": {"x": STR}}),
+        "$defs": {"x": INT},
+    },
+    "dynamic reference": {
+        "$dynamicAnchor": "node",
+        "type": ["array", "null"],
+        "items": {"$dynamicRef": "#node"},
+        "maxItems": 2,
+    },
+    "dynamic reference to the root": {
+        "$id": "https://example.org/strict",
+        "$dynamicAnchor": "node",
+        "$ref": "tree",
+        "properties": {"data": INT},
+        "$defs": {
+            "tree": {
+                "$id": "tree",
+                "$dynamicAnchor": "node",
+                "type": "object",
+                "properties": {"data": True, "kids": array({"$dynamicRef": "#node"}, maxItems=1)},
+                "required": ["data"],
+            }
+        },
+    },
+    "dynamic reference to a pointer": {
+        **record(a={"$dynamicRef": "#/$defs/x"}),
+        "$defs": {"x": {"$dynamicAnchor": "x", **BOOL}},
+    },
+    "recursive reference": {
+        "$schema": "https://json-schema.org/draft/2019-09/schema",
+        "$recursiveAnchor": True,
+        **loose(["v"], v=INT, next={"$recursiveRef": "#"}),
+    },
     "the root by its identifier": {
         "$id": "https://example.org/s.json",
         **record(a={"$ref": "s.json#/$defs/b"}),
@@ -397,6 +473,12 @@ def test_every_whole_answer_is_valid(name):
         ("if a name", ['{"a": 1, "b": 2}', '{"c": 1}'], ['{"a": 1, "c": 2}', '{"b": 1}', "{}"]),
         ("several ifs", ['{"kind": "c", "c": 1}', "{}", '{"kind": "h", "a": 1, "h": 1}'],
          ['{"kind": "c"}', '{"kind": "c", "d": 1}']),
+        ("a pointer within an identified part", ['{"a": "inner", "b": "outer"}'],
+         ['{"a": "outer", "b": "outer"}']),
+        ("one anchor in two parts", ['{"a": 1, "b": "x"}'], ['{"a": "x", "b": "x"}']),
+        ("an id that is a mere name", ['{"a": {"b": 1}}'], ['{"a": {"b": "x"}}']),
+        ("dynamic reference to the root", ['{"data": 1, "kids": [{"data": 2}]}'],
+         ['{"data": "x"}', '{"data": 1, "kids": [{"data": "x"}]}']),
         ("contains", ['["x"]', '["a", "x", "b"]'], ["[]", '["a"]']),
         ("contains so many", ["[5, 6]", "[1, 9, 1, 9, 9]"], ["[5]", "[5, 5, 5, 5]"]),
         ("contains beside a tuple", ['["a", 1]', '["a", "b", 2, 3]'], ['["a"]', "[1]", "[]"]),
@@ -439,6 +521,13 @@ def test_what_a_schema_takes_and_what_not(name, good, bad):
         ({"type": "object", "patternProperties": {r"\bx": INT}}, r"patternProperties.\bx"),
         ({"propertyNames": {"format": "date"}}, "propertyNames"),
         (record(a={"$ref": "https://example.org/other.json"}), "properties.a.$ref"),
+        (record(a={"$dynamicRef": "https://example.org/other.json"}), "properties.a.$dynamicRef"),
+        ({"$ref": "#nowhere"}, "$ref"),
+        ({"$ref": "s", "$defs": {"s": {"$id": "s", "$ref": "#/$defs/none"}}}, "$defs.s.$ref"),
+        ({"anyOf": [{"$ref": "t"}, {"$ref": "u"}],
+          "$defs": {"t": {"$id": "t", "$dynamicAnchor": "n", "items": {"$dynamicRef": "#n"}},
+                    "u": {"$id": "u", "$dynamicAnchor": "n", "$ref": "t", "minItems": 1}}},
+         "$defs.t.items.$dynamicRef"),
         (record(a={"type": "string", "pattern": "(?=a)b"}), "properties.a.pattern"),
         (record(a={"type": "integer", "multipleOf": 10**9 + 7}), "properties.a.multipleOf"),
     ],

@@ -1,15 +1,35 @@
-"""References between the parts of one JSON schema: pointers, anchors and identifiers."""
+"""References between the parts of one JSON schema: pointers, anchors and identifiers.
+
+A part with an ``$id`` is a resource of its own: the references in it are relative to it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote, urldefrag, urljoin
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 
 _PARTS: Final = 100_000
 """Values of a schema that are searched for identifiers."""
+_VALUES: Final = frozenset({"const", "enum", "default", "examples", "example"})
+"""Keywords whose values are no schemas."""
+
+_Place: TypeAlias = tuple[Any, str]
+"""A part of the schema, and its path."""
+
+
+@dataclass(slots=True)
+class _Resource:
+    """A part of the schema with an identifier, or the whole."""
+
+    node: Any
+    path: str
+    uri: str
+    anchors: dict[str, _Place] = field(default_factory=dict)
+    dynamic: dict[str, _Place] = field(default_factory=dict)
 
 
 class References:
@@ -22,28 +42,54 @@ class References:
             root: The schema.
             at: The request's field that it comes from, for errors.
         """
-        self._root = root
-        self._at = at
+        self._root = _Resource(root, at, _identifier(root))
         self._named: dict[int, str] = {}
         self._targets: list[tuple[str, str, Any]] = []
-        self._identified: dict[str, Any] | None = None
+        self._resources: list[_Resource] = [self._root]
+        self._by_uri: dict[str, _Resource] = {}
+        self._holder: dict[int, _Resource] | None = None
 
-    def follow(self, at: str, reference: str) -> str:
-        """The name of what a reference leads to.
+    def follow(self, at: str, reference: str, schema: Any) -> str:
+        """The name of what a ``$ref`` leads to.
+
+        Args:
+            at: The path of the keyword, for errors.
+            reference: Its value.
+            schema: The schema that has it.
 
         Raises:
             BadRequestError: It leads out of the schema, or to no schema.
         """
-        target = self._target(at, reference)
-        if not isinstance(target, Mapping | bool):
-            raise _wrong(at, reference, "the schema has none there; refer to an entry of $defs")
-        name = self._named.get(id(target))
-        if name is None or isinstance(target, bool):
-            name = str(len(self._targets))
-            self._named[id(target)] = name
-            where = f"{self._at}.{'.'.join(_parts(urldefrag(reference).fragment))}".rstrip(".")
-            self._targets.append((name, where, target))
-        return name
+        return self._name(at, reference, self._place(at, reference, self._resource_of(schema)))
+
+    def follow_dynamic(self, at: str, reference: str, schema: Any) -> str:
+        """The name of what a ``$dynamicRef`` leads to, if that is the same on every way there.
+
+        Raises:
+            BadRequestError: It leads out of the schema, or to no schema.
+            UnsupportedFieldError: It may lead to different schemas.
+        """
+        here = self._resource_of(schema)
+        place = self._place(at, reference, here)
+        anchor = urldefrag(reference).fragment
+        named = [r.dynamic[anchor] for r in self._resources if anchor in r.dynamic]
+        if place is not None and any(place[0] is node for node, _ in named):
+            place = self._outermost(at, reference, self._root.dynamic.get(anchor), named)
+        return self._name(at, reference, place)
+
+    def follow_recursive(self, at: str, reference: str, schema: Any) -> str:
+        """The name of what a ``$recursiveRef`` of draft 2019-09 leads to, on the same condition."""
+        here = self._resource_of(schema)
+        place = self._place(at, reference, here)
+        marked = [
+            (r.node, r.path)
+            for r in self._resources
+            if isinstance(r.node, Mapping) and r.node.get("$recursiveAnchor") is True
+        ]
+        if place is not None and any(place[0] is node for node, _ in marked):
+            root = next((p for p in marked if p[0] is self._root.node), None)
+            place = self._outermost(at, reference, root, marked)
+        return self._name(at, reference, place)
 
     def target(self, name: str) -> Any:
         """What has a name that `follow` gave, as it is in the schema."""
@@ -56,54 +102,94 @@ class References:
                 return
             yield self._targets[i]
 
-    def _target(self, at: str, reference: str) -> Any:
+    @staticmethod
+    def _outermost(at: str, reference: str, in_root: _Place | None, places: list[_Place]) -> _Place:
+        """Where a dynamic reference leads: every way begins at the root."""
+        if in_root is not None:
+            return in_root
+        if len(places) > 1:
+            raise UnsupportedFieldError(
+                f"{at} = {reference!r:.120}: it leads to different schemas on different ways, "
+                "which cannot be followed; use $ref.",
+                param=at,
+            )
+        return places[0]
+
+    def _name(self, at: str, reference: str, place: _Place | None) -> str:
+        target, path = place or (None, "")
+        if not isinstance(target, Mapping | bool):
+            raise _wrong(at, reference, "the schema has none there; refer to an entry of $defs")
+        name = self._named.get(id(target))
+        if name is None or isinstance(target, bool):
+            name = str(len(self._targets))
+            self._named[id(target)] = name
+            self._targets.append((name, path, target))
+        return name
+
+    def _place(self, at: str, reference: str, here: _Resource) -> _Place | None:
         base, fragment = urldefrag(reference)
-        node = self._root
+        resource = here
         if base:
-            known = self._identifiers()
-            node = known.get(base, known.get(urljoin(self._root_id(), base)))
-            if node is None:
+            uris = (urljoin(here.uri, base), base, urljoin(self._root.uri, base))
+            found = next((self._by_uri[u] for u in uris if u in self._by_uri), None)
+            if found is None:
                 raise _wrong(at, reference, "only references within the schema can be followed")
+            resource = found
+        # What is nowhere in its own resource may have been written for the whole schema.
+        tried = [resource] if base else [resource, self._root]
+        fragment = unquote(fragment)
         if fragment and not fragment.startswith("/"):
-            return self._identifiers().get(f"#{unquote(fragment)}")
-        for part in _parts(fragment):
-            if isinstance(node, Mapping) and part in node:
-                node = node[part]
-            elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
-                node = node[int(part)]
-            else:
-                return None
-        return node
+            tried += [r for r in self._resources if fragment in r.anchors]
+            return next((r.anchors[fragment] for r in tried if fragment in r.anchors), None)
+        places = (_pointed(r, fragment) for r in tried)
+        return next((p for p in places if p is not None), None)
 
-    def _root_id(self) -> str:
-        if not isinstance(self._root, Mapping):
-            return ""
-        found = self._root.get("$id", self._root.get("id"))
-        return found if isinstance(found, str) else ""
+    def _resource_of(self, schema: Any) -> _Resource:
+        if self._holder is None:
+            self._holder = {}
+            self._search(self._holder)
+        return self._holder.get(id(schema), self._root)
 
-    def _identifiers(self) -> dict[str, Any]:
-        """Schemas by ``$id``, and by ``$anchor`` with a # before it."""
-        if self._identified is None:
-            known: dict[str, Any] = {}
-            left = [(self._root, "")]
-            for _ in range(_PARTS):
-                if not left:
-                    break
-                node, base = left.pop()
-                if isinstance(node, Mapping):
-                    identifier = node.get("$id", node.get("id"))
-                    if isinstance(identifier, str) and identifier:
-                        base = urljoin(base, identifier)
-                        for name in (identifier, base, base.rstrip("#")):
-                            known.setdefault(name, node)
-                    for keyword in ("$anchor", "$dynamicAnchor"):
-                        if isinstance(node.get(keyword), str):
-                            known.setdefault(f"#{node[keyword]}", node)
-                    left += [(v, base) for k, v in node.items() if k not in ("const", "enum")]
-                elif isinstance(node, list):
-                    left += [(v, base) for v in node]
-            self._identified = known
-        return self._identified
+    def _search(self, holder: dict[int, _Resource]) -> None:
+        """Find the identifiers and anchors, and in which resource each part is."""
+        legacy = "draft-04" in _dialect(self._root.node) or "draft-03" in _dialect(self._root.node)
+        left: list[tuple[Any, str, _Resource]] = [(self._root.node, self._root.path, self._root)]
+        for _ in range(_PARTS):
+            if not left:
+                break
+            node, path, resource = left.pop()
+            if isinstance(node, list):
+                left += [(part, f"{path}[{i}]", resource) for i, part in enumerate(node)]
+            if not isinstance(node, Mapping):
+                continue
+            resource = self._identify(node, path, resource, legacy=legacy)
+            holder[id(node)] = resource
+            for keyword in ("$anchor", "$dynamicAnchor"):
+                if isinstance(anchor := node.get(keyword), str):
+                    resource.anchors.setdefault(anchor, (node, path))
+            if isinstance(anchor := node.get("$dynamicAnchor"), str):
+                resource.dynamic.setdefault(anchor, (node, path))
+            left += [(v, f"{path}.{k}", resource) for k, v in node.items()
+                     if k not in _VALUES and isinstance(v, Mapping | list)]  # fmt: skip
+
+    def _identify(
+        self, node: Mapping[str, Any], path: str, resource: _Resource, *, legacy: bool
+    ) -> _Resource:
+        """The resource that a part is in: its own, if it has an identifier."""
+        identifier = _identifier(node)
+        if identifier.startswith("#"):  # up to draft 7, an anchor
+            resource.anchors.setdefault(identifier[1:], (node, path))
+            return resource
+        if not identifier:
+            return resource
+        own = self._root
+        if node is not self._root.node:
+            own = _Resource(node, path, urljoin(resource.uri, identifier))
+            self._resources.append(own)
+        for uri in (own.uri, identifier):
+            self._by_uri.setdefault(uri, own)
+            self._by_uri.setdefault(uri.rstrip("#"), own)
+        return own if legacy or "$id" in node else resource
 
 
 def leads_back(name: str, definitions: Mapping[str, Any]) -> bool:
@@ -131,9 +217,28 @@ def leads_back(name: str, definitions: Mapping[str, Any]) -> bool:
     return False
 
 
-def _parts(fragment: str) -> list[str]:
-    pointer = unquote(fragment)
-    return [p.replace("~1", "/").replace("~0", "~") for p in pointer.split("/")[1:]]
+def _pointed(resource: _Resource, pointer: str) -> _Place | None:
+    """What a JSON pointer leads to."""
+    node, path = resource.node, resource.path
+    for part in pointer.split("/")[1:]:
+        part = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, Mapping) and part in node:
+            node, path = node[part], f"{path}.{part}"
+        elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+            node, path = node[int(part)], f"{path}[{int(part)}]"
+        else:
+            return None
+    return node, path
+
+
+def _identifier(node: Any) -> str:
+    found = node.get("$id", node.get("id")) if isinstance(node, Mapping) else ""
+    return found if isinstance(found, str) else ""
+
+
+def _dialect(node: Any) -> str:
+    found = node.get("$schema") if isinstance(node, Mapping) else ""
+    return found if isinstance(found, str) else ""
 
 
 def _wrong(at: str, value: Any, remedy: str) -> BadRequestError:
