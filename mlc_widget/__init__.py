@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mlc_widget.api.metrics import EngineMetrics
     from mlc_widget.api.progress import InitProgressReport
     from mlc_widget.api.streams import AsyncStream, Stream
+    from mlc_widget.api.table.report import MapReport, MapRow
     from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine
     from mlc_widget.factories import (
         create_kernel_mlc_engine,
@@ -80,6 +81,8 @@ __all__ = [
     "MLCEngine",
     "MLCEngineError",
     "MLCEngineInterface",
+    "MapReport",
+    "MapRow",
     "ModelDownloadError",
     "ModelError",
     "ModelFormatError",
@@ -129,6 +132,8 @@ _HOMES = {
     "MLCEngine": "mlc_widget.engine.engines",
     "MLCEngineError": "mlc_widget.api.errors",
     "MLCEngineInterface": "mlc_widget.api.engine_base",
+    "MapReport": "mlc_widget.api.table.report",
+    "MapRow": "mlc_widget.api.table.report",
     "ModelDownloadError": "mlc_widget.api.errors",
     "ModelError": "mlc_widget.api.errors",
     "ModelFormatError": "mlc_widget.api.errors",

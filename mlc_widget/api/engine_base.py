@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.core import ChatOpts, EngineCore
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from mlc_widget.api.openai_routes import OpenAIRoutes
+    from mlc_widget.api.table.plan import MapParams
+    from mlc_widget.api.table.prompts import Prompt
+    from mlc_widget.api.table.report import MapReport, MapRow
+    from mlc_widget.api.table.run import MapRun
 
 
 def _model_list(model_id: str | Sequence[str]) -> list[str]:
@@ -98,6 +103,13 @@ class EngineBase(NotCopyable, ABC):
         if boolean("sync", sync):
             return openai_client(self._routes, self._home, options)
         return async_openai_client(self._routes, self._home, options)
+
+    def _map_run(self, prompt: Prompt, data: Any, *, cache: Any, **arguments: Any) -> MapRun:
+        """Check the arguments of `map`, and make what runs it."""
+        from mlc_widget.api.table.plan import MapPlan
+        from mlc_widget.api.table.run import MapRun
+
+        return MapRun(self._core, self._home, MapPlan(prompt, data, **arguments), cache)
 
     def get_init_progress_callback(self) -> InitProgressCallback | None:
         """The callback set by `set_init_progress_callback`."""
@@ -179,6 +191,125 @@ class AsyncMLCEngineInterface(EngineBase):
     async def unload(self) -> None:
         """Unload all models and free their memory. A running load is cancelled."""
         await self._call(self._core.unload)
+
+    async def map(
+        self,
+        prompt: Prompt,
+        data: Any,
+        *,
+        schema: Any = None,
+        system: str | None = None,
+        into: str | None = None,
+        seed: int = 0,
+        cache: bool | str | os.PathLike[str] = True,
+        on_error: Literal["keep", "raise"] = "keep",
+        limit: int | None = None,
+        show_progress: bool = True,
+        report: MapReport | None = None,
+        **sampling: Unpack[MapParams],
+    ) -> Any:
+        """Ask the model about each row of a table.
+
+        The rows are computed together, as many as the engine's batch holds, and each gets a seed
+        from `seed` and its own messages: the same row gets the same reply, whatever the order of
+        the rows, the batch and earlier interruptions, if the runtime is batch-invariant.
+
+        Args:
+            prompt: A template with columns in braces (``"Sentiment of: {review}"``; formats such
+                as ``{price:.2f}`` are those of `str.format`, and ``{{`` is a brace), a list of
+                messages with templates as contents, or a function that gets a row as a dict and
+                returns a text, messages, or None to skip the row. Values are only filled in:
+                braces and control tokens in them are text. Missing values (None, NaN, NaT) are
+                empty; a row whose columns in the template are all missing is skipped.
+            data: A pandas, polars or pyarrow table, a list of dicts, or an iterator of dicts,
+                which may be asynchronous on an awaited engine.
+            schema: What a reply must be: a pydantic model, a dataclass, a TypedDict, a
+                ``Literal`` of labels, any other type that pydantic knows, or a JSON schema. The
+                fields of an object become columns. None for text.
+            system: The system message of all rows, as it is: not a template.
+            into: The name of the one column that gets the whole reply; by default ``reply``, or
+                the fields of the schema.
+            seed: Another seed gives other replies, if the temperature is not 0.
+            cache: Whether replies are kept in the user's cache and found there later, or the path
+                of a file to keep them in.
+            on_error: ``keep`` puts what is wrong with a row into a column ``error``, which is
+                there only if a row failed; ``raise`` raises it, and checks all prompts first.
+            limit: The number of rows to compute, from the first; the result has only these.
+            show_progress: Whether to show a line with rows done, speed and time left, in a
+                terminal or a notebook.
+            report: Gets the counts and times, while the map runs and afterwards.
+            **sampling: ``temperature``, ``max_tokens`` and other fields of
+                `chat.completions.create`.
+
+        Returns:
+            A table of the same kind with the same rows, order and index, and the new columns
+            behind the others. For lists and iterators, a list of dicts.
+
+        Raises:
+            BadRequestError: An argument is wrong, or the data lacks a column of the prompt or has
+                one of the result; raised before any work. With ``on_error="raise"``, also what is
+                wrong with a row.
+            MLCEngineError: What ends all rows, such as a model that is not loaded. Rows that
+                were finished before are in the cache.
+        """
+        run = self._map_run(
+            prompt,
+            data,
+            schema=schema,
+            system=system,
+            into=into,
+            seed=seed,
+            cache=cache,
+            on_error=on_error,
+            limit=limit,
+            show_progress=show_progress,
+            report=report,
+            sampling=sampling,
+        )
+        return await run.table()
+
+    def map_stream(
+        self,
+        prompt: Prompt,
+        data: Any,
+        *,
+        schema: Any = None,
+        system: str | None = None,
+        into: str | None = None,
+        seed: int = 0,
+        cache: bool | str | os.PathLike[str] = True,
+        on_error: Literal["keep", "raise"] = "keep",
+        limit: int | None = None,
+        show_progress: bool = True,
+        report: MapReport | None = None,
+        **sampling: Unpack[MapParams],
+    ) -> AsyncIterator[MapRow]:
+        """As `map`, but give each row as soon as it has finished, in whatever order.
+
+        Only the rows that are being computed are in memory, so that the data may be an iterator
+        without end. Leaving the loop ends the requests that run.
+
+        Returns:
+            An iterator of `MapRow`, for ``async for``.
+
+        Raises:
+            BadRequestError, MLCEngineError: as for `map`; arguments are checked at once.
+        """
+        run = self._map_run(
+            prompt,
+            data,
+            schema=schema,
+            system=system,
+            into=into,
+            seed=seed,
+            cache=cache,
+            on_error=on_error,
+            limit=limit,
+            show_progress=show_progress,
+            report=report,
+            sampling=sampling,
+        )
+        return run.stream()
 
     async def interrupt_generate(self) -> None:
         """End all running requests; their answers so far end with finish reason ``abort``."""
@@ -378,6 +509,72 @@ class MLCEngineInterface(EngineBase):
     def unload(self) -> None:
         """As `AsyncMLCEngineInterface.unload`."""
         self._call(self._core.unload)
+
+    def map(
+        self,
+        prompt: Prompt,
+        data: Any,
+        *,
+        schema: Any = None,
+        system: str | None = None,
+        into: str | None = None,
+        seed: int = 0,
+        cache: bool | str | os.PathLike[str] = True,
+        on_error: Literal["keep", "raise"] = "keep",
+        limit: int | None = None,
+        show_progress: bool = True,
+        report: MapReport | None = None,
+        **sampling: Unpack[MapParams],
+    ) -> Any:
+        """As `AsyncMLCEngineInterface.map`."""
+        run = self._map_run(
+            prompt,
+            data,
+            schema=schema,
+            system=system,
+            into=into,
+            seed=seed,
+            cache=cache,
+            on_error=on_error,
+            limit=limit,
+            show_progress=show_progress,
+            report=report,
+            sampling=sampling,
+        )
+        return run.table_blocking()
+
+    def map_stream(
+        self,
+        prompt: Prompt,
+        data: Any,
+        *,
+        schema: Any = None,
+        system: str | None = None,
+        into: str | None = None,
+        seed: int = 0,
+        cache: bool | str | os.PathLike[str] = True,
+        on_error: Literal["keep", "raise"] = "keep",
+        limit: int | None = None,
+        show_progress: bool = True,
+        report: MapReport | None = None,
+        **sampling: Unpack[MapParams],
+    ) -> Iterator[MapRow]:
+        """As `AsyncMLCEngineInterface.map_stream`, an iterator for ``for``."""
+        run = self._map_run(
+            prompt,
+            data,
+            schema=schema,
+            system=system,
+            into=into,
+            seed=seed,
+            cache=cache,
+            on_error=on_error,
+            limit=limit,
+            show_progress=show_progress,
+            report=report,
+            sampling=sampling,
+        )
+        return run.stream_blocking()
 
     def interrupt_generate(self) -> None:
         """As `AsyncMLCEngineInterface.interrupt_generate`."""

@@ -22,6 +22,7 @@ from mlc_widget.engine.chat_template import ChatTemplate, template_of
 from mlc_widget.engine.conversation import too_long
 from mlc_widget.engine.converted_models import in_mlc_format
 from mlc_widget.engine.runtimes.base import ModelRuntime, ModelSource, Sampling
+from mlc_widget.engine.store.fingerprint import model_fingerprint
 from mlc_widget.engine.store.model_folder import fetch
 from mlc_widget.engine.store.stored_model import StoredModel, read_model
 from mlc_widget.engine.system.daemon import call_in_daemon
@@ -68,6 +69,7 @@ class LoadedModel:
     runtime: ModelRuntime
     template: ChatTemplate
     encoder: Encoder
+    fingerprint: str
     created: int = field(default_factory=lambda: int(time.time()))
     logit_processor: LogitProcessorFactory | None = None
     last_message: str = ""
@@ -81,7 +83,11 @@ class LoadedModel:
         return self.source.model_id
 
     def describe(self) -> JSONDict:
-        """OpenAI's model object, with the context window and the model's default settings."""
+        """OpenAI's model object, with what tells this model and its limits from others.
+
+        ``fingerprint`` is another one after any change of the model's files or of its `chat_opts`;
+        ``max_num_sequence`` is how many requests are computed together, or None.
+        """
         defaults = self._defaults()
         return {
             "id": self.model_id,
@@ -90,6 +96,8 @@ class LoadedModel:
             "owned_by": self.runtime.name,
             "context_window_size": self.runtime.context_window_size,
             "default_sampling_params": defaults,
+            "max_num_sequence": self.runtime.capabilities.max_num_sequence,
+            "fingerprint": self.fingerprint,
         }
 
     def _defaults(self) -> JSONDict:
@@ -261,6 +269,9 @@ async def load_model(
     tokenizer = await _tokenizer_of(stored)
     template = template_of(stored, tokenizer)
     source = ModelSource(model_id, stored.path, stored.config, tokenizer, stored.open_weights)
+    fingerprint = await call_in_daemon(
+        lambda: model_fingerprint(stored.path, stored.config), "mlc_widget-fingerprint"
+    )
     await runtime.load(source, report)
     if logit_processor is not None and not runtime.capabilities.logit_processors:
         raise RuntimeUnavailableError(
@@ -274,5 +285,6 @@ async def load_model(
         runtime=runtime,
         template=template,
         encoder=Encoder(tokenizer, model_id),
+        fingerprint=fingerprint,
         logit_processor=logit_processor,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from mlc_widget.api.places import user_cache_root as user_cache_root
 
 
 def hub_cache_root(environ: Mapping[str, str] = os.environ) -> Path:
@@ -18,21 +19,6 @@ def hub_cache_root(environ: Mapping[str, str] = os.environ) -> Path:
         return Path(os.path.expandvars(home)).expanduser() / "hub"
     base = environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base).expanduser() / "huggingface" / "hub"
-
-
-def user_cache_root() -> Path:
-    """``$MLC_WIDGET_HOME``, else ``$XDG_CACHE_HOME/mlc_widget``, else ``~/.cache/mlc_widget``.
-
-    Raises:
-        OSError: This user has no home folder.
-    """
-    try:
-        if home := os.environ.get("MLC_WIDGET_HOME"):
-            return Path(home).expanduser()
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "mlc_widget"
-    except RuntimeError as e:
-        raise FileNotFoundError(errno.ENOENT, str(e)) from e
 
 
 def total_memory() -> int | None:

@@ -39,6 +39,8 @@ PUBLIC = {
     "EngineMetrics",
     "InitProgressReport",
     "LogitProcessor",
+    "MapReport",
+    "MapRow",
     "Stream",
     # errors
     "BadRequestError",

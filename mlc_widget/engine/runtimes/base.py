@@ -57,6 +57,7 @@ class RuntimeCapabilities:
             is freed only when the process ends.
         grammars: Whether it supports `Sampling.grammar`.
         prompt_logprobs: Whether it supports `Sampling.prompt_logprobs`.
+        max_num_sequence: The number of generations that share steps; None if it is not known.
     """
 
     batch_invariant: bool
@@ -67,6 +68,7 @@ class RuntimeCapabilities:
     fresh_process_needed: bool = False
     grammars: bool = False
     prompt_logprobs: bool = False
+    max_num_sequence: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class TVMRuntime:
             logit_processors=True,
             grammars=True,
             prompt_logprobs=True,
+            max_num_sequence=self._options.max_num_sequence,
         )
 
     @property

@@ -1,0 +1,1 @@
+"""`engine.map`: a model over the rows of a table, structured, cached and reproducible."""

@@ -1,0 +1,152 @@
+"""The checked arguments of a map, and what is the same for all of its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypedDict
+
+from mlc_widget._version import __version__
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import JSONDict, bad, boolean, integer, one_of
+from mlc_widget.api.requests import check_chat
+from mlc_widget.api.table.prompts import RowPrompt, read_prompt
+from mlc_widget.api.table.report import MapReport
+from mlc_widget.api.table.schemas import ReplySchema, read_schema
+from mlc_widget.api.table.tables import Table, open_table
+from mlc_widget.api.table.template import check_columns
+
+ERROR: Final = "error"
+"""The column of errors, or ``map_error`` where the data has one of this name."""
+
+_UNKNOWN_BATCH: Final = 32
+
+
+class MapParams(TypedDict, total=False):
+    """Fields of a chat request that a map passes on with each row."""
+
+    model: str | None
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: str | Sequence[str] | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | None
+    ignore_eos: bool | None
+    enable_thinking: bool | None
+
+
+class MapPlan:
+    """The arguments of `AsyncMLCEngineInterface.map`, checked.
+
+    Raises:
+        BadRequestError: One of them is wrong; the message names it.
+    """
+
+    def __init__(
+        self,
+        prompt: Any,
+        data: Any,
+        *,
+        schema: Any,
+        system: str | None,
+        into: str | None,
+        seed: int,
+        on_error: str,
+        limit: int | None,
+        show_progress: bool,
+        report: MapReport | None,
+        sampling: Mapping[str, Any],
+    ) -> None:
+        for name in sampling:
+            if name not in MapParams.__annotations__:
+                known = ", ".join(MapParams.__annotations__)
+                raise bad(name, sampling[name], f"a map has no such argument; sampling: {known}.")
+        self.keeps_errors: bool = one_of("keep", "raise")("on_error", on_error) == "keep"
+        if limit is not None:
+            limit = integer(0, 2**63)("limit", limit)
+        if report is not None and not isinstance(report, MapReport):
+            raise bad("report", report, "give a MapReport().")
+        self.shows_progress = boolean("show_progress", show_progress)
+        self.report = MapReport() if report is None else report
+        self.seed: int = integer(-(2**63), 2**64 - 1)("seed", seed)
+        self.prompt: RowPrompt = read_prompt(prompt, system)
+        self.schema: ReplySchema = read_schema(schema, into)
+        self.shared = _shared(sampling, self.schema)
+        self.table: Table = open_table(data, limit)
+        self.check_columns(self.table.columns)
+
+    def check_columns(self, columns: Sequence[str] | None) -> None:
+        """Check that the columns of the prompt are there, and those of the result are not.
+
+        Raises:
+            BadRequestError: One is missing, or there already.
+        """
+        if columns is None:
+            return
+        check_columns(self.prompt.columns or (), columns)
+        for name in self.schema.columns:
+            if name in columns:
+                raise BadRequestError(
+                    f"into: the data has a column {name!r} already, which the result would "
+                    "replace; give into= another name, or drop that column first.",
+                    param="into",
+                )
+
+    def error_column(self, columns: Sequence[str] | None) -> str:
+        """The name of the column for errors, which no other column has."""
+        taken = {*(columns or ()), *self.schema.columns}
+        name, count = ERROR, 1
+        while name in taken:
+            name = "map_error" if count == 1 else f"map_error_{count}"
+            count += 1
+        return name
+
+
+def _shared(sampling: Mapping[str, Any], schema: ReplySchema) -> JSONDict:
+    """The checked fields of every row's request, but its messages and seed."""
+    dummy = [{"role": "user", "content": ""}]
+    checked = check_chat({"messages": dummy, **sampling, "response_format": schema.response_format})
+    del checked["messages"]
+    return checked
+
+
+class RowKeys:
+    """The seed and the cache's key of each row, from its messages and what all rows share.
+
+    Args:
+        plan: The map.
+        model: The model as the engine lists it.
+    """
+
+    def __init__(self, plan: MapPlan, model: Mapping[str, Any]) -> None:
+        self._seed = _digest(plan.seed)
+        identity = [
+            model.get("owned_by"),
+            model.get("fingerprint") or [model["id"], model["created"]],
+        ]
+        self._shared = _digest([__version__, *identity, plan.seed, plan.shared])
+
+    def seed_and_key(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, bytes]:
+        """The same for the same messages, whatever the row's place and the other rows."""
+        text = _canonical(messages)
+        seed = int.from_bytes(hashlib.sha256(self._seed + text).digest()[:8], "big") >> 1
+        return seed, hashlib.sha256(self._shared + text).digest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(_canonical(value)).digest()
+
+
+def rows_ahead(model: Mapping[str, Any]) -> int:
+    """How many requests keep the model's batch full while answers and new requests travel."""
+    batch = model.get("max_num_sequence") or _UNKNOWN_BATCH
+    return int(batch) + max(4, int(batch) // 4)

@@ -1,0 +1,196 @@
+"""The rows of a map that are being computed: requests, coalesced and cached, with a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from mlc_widget.api.core import EngineCore
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ContextLengthExceededError,
+    EngineForkedError,
+    EngineTerminatedError,
+    InsufficientMemoryError,
+    LoadCancelledError,
+    MLCEngineError,
+    ModelError,
+    RuntimeUnavailableError,
+    UnsupportedFieldError,
+    WorkerStartError,
+)
+from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.request_values import JSONDict
+from mlc_widget.api.table.plan import MapPlan, RowKeys, rows_ahead
+from mlc_widget.api.table.reply_cache import Reply, ReplyCache
+from mlc_widget.api.table.report import MapRow
+
+_OF_ALL_ROWS: Final = (
+    EngineForkedError,
+    EngineTerminatedError,
+    InsufficientMemoryError,
+    LoadCancelledError,
+    ModelError,
+    RuntimeUnavailableError,
+    UnsupportedFieldError,
+    WorkerStartError,
+)
+"""Errors that are not about one row: every other row would fail in the same way."""
+
+_WAITING: Final = 16
+"""Rows per request ahead that may wait for the same reply as another row."""
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request that runs, and the rows that get its reply; the first one asked for it."""
+
+    key: bytes
+    future: Future[JSONDict]
+    rows: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
+
+
+class RowWork:
+    """Starts rows and finishes them, on one thread, without waiting for anything.
+
+    Args:
+        core: The engine's core.
+        home: The loop that it runs on.
+        plan: The map.
+        model: The model as the engine lists it.
+        cache: Where replies are kept, if anywhere.
+    """
+
+    def __init__(
+        self,
+        core: EngineCore,
+        home: HomeLoop,
+        plan: MapPlan,
+        model: Mapping[str, Any],
+        cache: ReplyCache | None,
+    ) -> None:
+        self._core, self._home, self._plan, self._cache = core, home, plan, cache
+        self._keys = RowKeys(plan, model)
+        self._fields: JSONDict = {**plan.shared, "model": model["id"]}
+        self._ahead = rows_ahead(model)
+        self._requests: dict[Future[JSONDict], _Request] = {}
+        self._by_key: dict[bytes, _Request] = {}
+        self._rows = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether more rows would be of no use before one of these has finished."""
+        return len(self._requests) >= self._ahead or self._rows >= self._ahead * _WAITING
+
+    @property
+    def futures(self) -> set[Future[JSONDict]]:
+        """The requests that run."""
+        return set(self._requests)
+
+    def start(self, index: int, row: Mapping[str, Any]) -> MapRow | None:
+        """Begin with a row; a row that needs no request is returned at once.
+
+        Raises:
+            MLCEngineError: It failed, and errors are not kept.
+        """
+        try:
+            messages = self._plan.prompt.messages(row)
+        except MLCEngineError as error:
+            return self._failed(index, row, error)
+        if messages is None:
+            self._plan.report.skipped += 1
+            return self._made(MapRow(index, row, self._nothing()))
+        seed, key = self._keys.seed_and_key(messages)
+        if (request := self._by_key.get(key)) is not None:
+            request.rows.append((index, row))
+            self._rows += 1
+            return None
+        if self._cache is not None and (reply := self._cache.get(key)) is not None:
+            return self._answered(index, row, reply, cached=True)
+        content = {**self._fields, "messages": messages, "seed": seed}
+        future = self._home.start(partial(self._core.request, "chat", content))
+        self._requests[future] = self._by_key[key] = _Request(key, future, [(index, row)])
+        self._rows += 1
+        return None
+
+    def finish(self, future: Future[JSONDict]) -> list[MapRow]:
+        """The rows of a request that is done.
+
+        Raises:
+            MLCEngineError: It failed, and errors are not kept, or all rows would fail so.
+        """
+        request = self._requests.pop(future)
+        del self._by_key[request.key]
+        self._rows -= len(request.rows)
+        try:
+            response = future.result()
+        except CancelledError:
+            raise EngineTerminatedError("The engine has ended.") from None
+        except MLCEngineError as error:
+            if _is_of_all_rows(error):
+                raise
+            return [self._failed(index, row, error) for index, row in request.rows]
+        choice, usage = response["choices"][0], response.get("usage") or {}
+        reply = Reply(choice["message"].get("content") or "", choice["finish_reason"] or "")
+        self._plan.report.prompt_tokens += usage.get("prompt_tokens", 0)
+        self._plan.report.completion_tokens += usage.get("completion_tokens", 0)
+        if reply.finish == "abort":
+            aborted = MLCEngineError("The row was interrupted.", code="interrupted")
+            return [self._failed(index, row, aborted) for index, row in request.rows]
+        if self._cache is not None:
+            self._cache.put(request.key, reply)
+        return [
+            self._answered(index, row, reply, cached=i > 0)
+            for i, (index, row) in enumerate(request.rows)
+        ]
+
+    def cancel(self) -> None:
+        """End all requests; the engine stops within a step."""
+        for future in list(self._requests):
+            future.cancel()
+        self._requests.clear()
+        self._by_key.clear()
+
+    def _nothing(self) -> dict[str, Any]:
+        return dict.fromkeys(self._plan.schema.columns)
+
+    def _answered(
+        self, index: int, row: Mapping[str, Any], reply: Reply, *, cached: bool
+    ) -> MapRow:
+        cut = reply.finish == "length"
+        self._plan.report.truncated += cut
+        try:
+            if cut and self._plan.schema.response_format is not None:
+                raise MLCEngineError(
+                    "The reply was cut off before it was complete: raise max_tokens, or bound "
+                    "what the schema allows.",
+                    code="reply_truncated",
+                )
+            values = self._plan.schema.read(reply.text)
+        except MLCEngineError as error:
+            return self._failed(index, row, error, cached=cached)
+        return self._made(MapRow(index, row, values, cached=cached))
+
+    def _failed(
+        self, index: int, row: Mapping[str, Any], error: MLCEngineError, *, cached: bool = False
+    ) -> MapRow:
+        if not self._plan.keeps_errors:
+            error.add_note(f"This is about row {index} of the data.")
+            raise error
+        return self._made(MapRow(index, row, self._nothing(), error, cached))
+
+    def _made(self, row: MapRow) -> MapRow:
+        self._plan.report.add(row)
+        return row
+
+
+def _is_of_all_rows(error: MLCEngineError) -> bool:
+    if isinstance(error, _OF_ALL_ROWS):
+        return True
+    about_row = isinstance(error, ContextLengthExceededError) or (error.param or "").startswith(
+        "messages"
+    )
+    return isinstance(error, BadRequestError) and not about_row

@@ -1,0 +1,82 @@
+"""`engine.map` on a tiny model of the tvm runtime: the same bits in any batch, enforced schemas."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import pytest
+import pytest_asyncio
+
+from mlc_widget import AsyncMLCEngine, BadRequestError, MapReport, MLCEngineInterface
+
+pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tiny(tiny_model: Path) -> AsyncIterator[AsyncMLCEngine]:
+    async with AsyncMLCEngine(runtime="tvm", runtime_options={"threads": 1}) as engine:
+        await engine.reload(str(tiny_model))
+        yield engine
+
+
+async def test_labels_and_texts_are_the_same_bits_in_any_order_and_batch(
+    tiny: AsyncMLCEngine,
+) -> None:
+    frame = pd.DataFrame({"text": [f"hello {i}" for i in range(12)]})
+    texts = await tiny.map("say {text}", frame, max_tokens=6, cache=False)
+    (model,) = await tiny.models.list()
+    assert model.max_num_sequence > 1  # type: ignore[attr-defined]
+    again = {
+        row.index: row.values["reply"]
+        async for row in tiny.map_stream("say {text}", frame[::-1], max_tokens=6, cache=False)
+    }
+    assert [again[11 - i] for i in range(12)] == list(texts["reply"])
+    assert len(set(texts["reply"])) == 12
+    for i in (0, 7):
+        (alone,) = await tiny.map("say {text}", [{"text": f"hello {i}"}], max_tokens=6, cache=False)
+        assert alone["reply"] == texts["reply"].iloc[i]
+    labels = await tiny.map(
+        "{text}", frame, schema=Literal["good", "bad"], into="mood", cache=False
+    )
+    assert set(labels["mood"]) <= {"good", "bad"}
+
+
+async def test_a_blocking_engine_shares_the_cache(tiny: AsyncMLCEngine, tmp_path: Path) -> None:
+    rows = [{"text": "hello"}, {"text": "world"}]
+    first = await tiny.map("{text}", rows, max_tokens=3, cache=tmp_path / "file")
+    blocking = MLCEngineInterface(tiny._core, tiny._home)
+    report = MapReport()
+    again = blocking.map("{text}", rows, max_tokens=3, cache=tmp_path / "file", report=report)
+    assert again == first
+    assert report.cached == 2
+
+
+async def test_a_schema_that_cannot_be_enforced_is_refused_once(tiny: AsyncMLCEngine) -> None:
+    with pytest.raises(BadRequestError, match="response_format"):
+        await tiny.map("{text}", [{"text": "a"}], schema={"type": "nonsense"}, cache=False)
+
+
+async def test_another_set_of_files_or_options_has_another_fingerprint(
+    tiny: AsyncMLCEngine, tmp_path: Path
+) -> None:
+    from mlc_widget.engine.store.fingerprint import model_fingerprint
+
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"1")
+    first = model_fingerprint(tmp_path, {"a": 1})
+    assert model_fingerprint(tmp_path, {"a": 1}) == first
+    assert model_fingerprint(tmp_path, {"a": 2}) != first
+    file.write_bytes(b"22")
+    assert model_fingerprint(tmp_path, {"a": 1}) != first
+    parts = [tmp_path / f"m-0000{i}-of-00002.gguf" for i in (1, 2)]
+    for part in parts:
+        part.write_bytes(b"1")
+    split = model_fingerprint(parts[0], {})
+    parts[1].write_bytes(b"22")
+    assert model_fingerprint(parts[0], {}) != split
+    (model,) = await tiny.models.list()
+    assert len(model.fingerprint) == 64  # type: ignore[attr-defined]
