@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def tiny(tiny_model: Path) -> AsyncIterator[AsyncMLCEngine]:
-    async with AsyncMLCEngine(runtime="tvm", runtime_options={"threads": 1}) as engine:
+    async with AsyncMLCEngine(runtime="tvm") as engine:
         await engine.reload(str(tiny_model))
         yield engine
 
