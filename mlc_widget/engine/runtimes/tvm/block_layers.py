@@ -26,7 +26,7 @@ from mlc_widget.engine.runtimes.tvm.kernels import (
     quantize,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
-from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder, Quantized, check_silu, int64
+from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder, Quantized, int64
 from mlc_widget.engine.runtimes.tvm.layouts import BLOCK, Vector
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
@@ -58,8 +58,7 @@ class BlockBuilder(CpuBuilder):
 
     def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
         """A `BlockGatedLinear`."""
-        check_silu(activation)
-        return BlockGatedLinear(self, inputs, features, features)
+        return BlockGatedLinear(self, inputs, features, activation)
 
     def embedding(self, vocab_size: int, hidden_size: int) -> Any:
         """A `BlockEmbedding`."""
@@ -125,11 +124,17 @@ class BlockLinear(nn.Module):
 
 
 class BlockGatedLinear(BlockLinear):
-    """silu(gate) · up, as input for linear layers. The first output is gate, the second up."""
+    """activation(gate) · up, as input for linear layers. The outputs are gate, then up."""
+
+    def __init__(
+        self, build: CpuBuilder, inputs: int, features: int, activation: Activation
+    ) -> None:
+        super().__init__(build, inputs, features, features)
+        self.activation = activation
 
     def forward(self, x: Tensor | Quantized) -> Tensor | Quantized:  # type: ignore[override]
         """(M, pad(inputs)) → (M, pad(features))."""
-        return self.build.gate(super().forward(x))
+        return self.build.gate(super().forward(x), self.activation)
 
 
 class BlockEmbedding(BlockLinear):

@@ -36,6 +36,8 @@ class AttentionSpec:
         window: The number of keys that a token attends to, its own included; None for all.
         rotary: The index of the model's rotary table that rotates queries and keys; None for no
             rotation.
+        rotary_dims: The number of a head's first dimensions that are rotated; None for all.
+        tables: The number of the model's rotary tables.
         soft_cap: Scores become ``soft_cap * tanh(score / soft_cap)``; None leaves them unchanged.
         sinks: Whether each head has a learned score that takes part in the softmax.
     """
@@ -46,6 +48,8 @@ class AttentionSpec:
     scale: float | None = None
     window: int | None = None
     rotary: int | None = 0
+    rotary_dims: int | None = None
+    tables: int = 1
     soft_cap: float | None = None
     sinks: bool = False
 
@@ -55,18 +59,29 @@ class AttentionSpec:
         return self.query_heads, self.kv_heads, self.head_dim
 
     def check_plain(self) -> None:
-        """Refuse features that no kernel supports yet.
+        """Refuse features that a device without kernels for them has not.
 
         Raises:
             UnsupportedModelError: There is one; the message names it.
         """
         if self.scale is not None and self.scale != self.head_dim**-0.5:
             unsupported(f"attention with a scale of {self.scale:g}", "head_dim ** -0.5")
-        if self.rotary != 0:
-            which = "without" if self.rotary is None else f"with the rotary table {self.rotary} of"
-            unsupported(f"attention {which} rotary embeddings", "attention with one rotary table")
+        if self.rotary is None:
+            unsupported("attention without rotary embeddings", "attention with them")
+        if self.rotary != 0 or self.tables != 1:
+            unsupported(f"{self.tables} rotary tables", "one")
+        if self.rotary_dims not in (None, self.head_dim):
+            unsupported("rotary embeddings for a part of each head", "those for all of it")
         if self.soft_cap is not None:
             unsupported(f"attention with a soft cap of {self.soft_cap:g}", "attention without")
+        self.check_sinks()
+
+    def check_sinks(self) -> None:
+        """Refuse sinks, for which there is no kernel.
+
+        Raises:
+            UnsupportedModelError: There are some.
+        """
         if self.sinks:
             unsupported("attention with sinks", "attention without")
 
@@ -133,8 +148,12 @@ class Builder(ABC):
         Raises:
             UnsupportedModelError: This device has no kernel for it.
         """
-        spec.check_plain()
+        self.check_attention(spec)
         return Attention(self, spec, layer)
+
+    def check_attention(self, spec: AttentionSpec) -> None:
+        """Refuse attention for which this device has no kernel."""
+        spec.check_plain()
 
     @abstractmethod
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
@@ -171,23 +190,53 @@ class Builder(ABC):
 
     @abstractmethod
     def layer_norm(self, features: int, eps: float) -> Any:
-        """LayerNorm in float32, called with one tensor or with three that are added first.
+        """LayerNorm in float32, of one tensor or of the sum of three.
+
+        With ``rows``, the indices of some rows of the one tensor, it is of those.
 
         Raises:
             UnsupportedModelError: This device has no kernel for it.
         """
 
     @abstractmethod
-    def head_norm(self, head_dim: int, eps: float) -> Any:
-        """The weight of an RMSNorm over heads, for `norm_heads`."""
+    def head_norm(self, features: int, eps: float) -> Any:
+        """The weight of an RMSNorm over a head, or over all heads together, for `norm_heads`."""
 
     @abstractmethod
-    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
-        """Apply RMSNorm to each query head and key head of `qkv`, in place."""
+    def norm_heads(
+        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, *, together: bool = False
+    ) -> Tensor:
+        """Apply RMSNorm to each query head and key head of `qkv`, in place.
+
+        With `together`, it is over all queries of a row, and over all its keys.
+
+        Raises:
+            UnsupportedModelError: This device has no kernel for it.
+        """
 
     @abstractmethod
-    def gelu(self, x: Tensor) -> Tensor:
-        """GELU in float32, computed with the error function."""
+    def activation(self, x: Tensor, activation: Activation) -> Any:
+        """The activation of a layer without a gate, for a linear layer.
+
+        Raises:
+            UnsupportedModelError: This device has no kernel for it.
+        """
+
+    @abstractmethod
+    def scaled(self, x: Tensor, factor: float, residual: Tensor | None = None) -> Tensor:
+        """Factor · x (+ residual), in float32.
+
+        Raises:
+            UnsupportedModelError: This device has no kernel for it.
+        """
+
+    @abstractmethod
+    def finish_logits(self, logits: Tensor, factor: float, soft_cap: float | None) -> Tensor:
+        """Factor · logits, and then ``soft_cap * tanh(… / soft_cap)``, if that is given; in place.
+
+        Raises:
+            UnsupportedModelError: This device has no kernel for it.
+        """
 
     @abstractmethod
     def norm_into(self, norm: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
+from mlc_widget.engine.runtimes.tvm.rope import half_width
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 from mlc_widget.engine.store.weight_source import WeightSource
 
@@ -124,7 +125,7 @@ def forward_spec(shape: ModelShape, kv_dtype: str) -> dict[str, Any]:
     and in order, and writes the logits of the rows ``logit_rows`` to ``logits``. The parameters
     follow as a tuple. ``k_pages`` and ``v_pages`` are changed in place.
     """
-    half, heads, layers = shape.head_dim // 2, shape.kv_heads, shape.layers
+    half, heads, layers = half_width(shape.ropes), shape.kv_heads, shape.layers
     return {
         "ids": nn.spec.Tensor(["n"], "int32"),
         "position": nn.spec.Tensor(["n"], "int32"),

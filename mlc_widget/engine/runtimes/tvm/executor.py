@@ -22,6 +22,7 @@ from mlc_widget.engine.runtimes.tvm.memory import (
     usage,
 )
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
+from mlc_widget.engine.runtimes.tvm.rope import tables
 from mlc_widget.engine.system.memory import trim
 
 MIN_TILE_ROWS = 4
@@ -101,7 +102,7 @@ class Executor:
         self._logits = large_zeros((max_rows, pad(shape.vocab_size)), np.float32)
         self.steps = 0
         self.weight_bytes = sum(w.nbytes for w in weights)
-        cos, sin = (_aligned(t) for t in shape.rope.table(context))
+        cos, sin = (_aligned(t) for t in tables(shape.ropes, context))
         self._allocate(weights, cos, sin, kv_dtype)
 
     def _allocate(self, weights: list[Array], cos: Array, sin: Array, kv_dtype: str) -> None:

@@ -26,12 +26,13 @@ from mlc_widget.engine.runtimes.tvm.kernels import (
     activation,
     attention,
     embedding,
-    encoder,
+    layer_norm,
     matmul,
     matmul_int8,
     norm,
     quantize,
     rope,
+    scaling,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad
 from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Scales, Vector
@@ -77,8 +78,7 @@ class CpuBuilder(Builder):
 
     def gated_linear(self, inputs: int, features: int, activation: Activation) -> GatedLinear:
         """A `GatedLinear`."""
-        check_silu(activation)
-        return GatedLinear(self, inputs, features, features)
+        return GatedLinear(self, inputs, features, activation)
 
     def embedding(self, vocab_size: int, hidden_size: int) -> Embedding:
         """An `Embedding`."""
@@ -96,29 +96,58 @@ class CpuBuilder(Builder):
         """A `LayerNorm`."""
         return LayerNorm(self, features, eps)
 
-    def head_norm(self, head_dim: int, eps: float) -> RMSNorm:
+    def head_norm(self, features: int, eps: float) -> RMSNorm:
         """An `RMSNorm` whose weight is for `norm_heads`."""
-        return RMSNorm(self, head_dim, eps)
+        return RMSNorm(self, features, eps)
 
-    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
-        """Apply RMSNorm to each query head and key head of `qkv`, in place."""
-        kernel = self.kernel(norm.make_head_norm, *spec.heads, q_norm.eps, self.isa)
+    def check_attention(self, spec: AttentionSpec) -> None:
+        """Refuse attention with sinks, or with rotations for which there is no kernel."""
+        spec.check_sinks()
+        dims = spec.head_dim if spec.rotary_dims is None else spec.rotary_dims
+        if dims % 16 and spec.rotary is not None:
+            unsupported(f"{dims} rotated dimensions of each head", "multiples of 16")
+
+    def norm_heads(
+        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, *, together: bool = False
+    ) -> Tensor:
+        """Apply RMSNorm to each query head and key head of `qkv`, or to all together, in place."""
+        kernel = self.kernel(
+            norm.make_head_norm, *spec.heads, q_norm.eps, self.isa, together=together
+        )
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
 
-    def gate(self, both: Tensor) -> Tensor | Quantized:
-        """silu(gate) · up, as input for linear layers, of (M, 2 I), gate then up."""
+    def gate(self, both: Tensor, kind: Activation) -> Tensor | Quantized:
+        """kind(gate) · up, as input for linear layers, of (M, 2 I), gate then up."""
         features = int(both.shape[1]) // 2
         if self.int8:
-            kernel = self.kernel(quantize.make_silu_mul_quantize, features, self.isa)
+            kernel = self.kernel(quantize.make_gate_quantize, features, kind, self.isa)
             return self.quantized(kernel, [both], both.shape[0], features)
-        kernel = self.kernel(activation.make_silu_mul, features, self.isa)
+        kernel = self.kernel(activation.make_gate, features, kind, self.isa)
         return self.call(kernel, [both], (both.shape[0], features))
 
-    def gelu(self, x: Tensor) -> Tensor:
-        """GELU in float32, computed with the error function."""
-        return self.call(self.kernel(encoder.make_gelu, int(x.shape[1]), self.isa), [x], x.shape)
+    def activation(self, x: Tensor, kind: Activation) -> Tensor:
+        """kind(x) in float32."""
+        kernel = self.kernel(activation.make_activation, int(x.shape[1]), kind, self.isa)
+        return self.call(kernel, [x], x.shape)
+
+    def scaled(self, x: Tensor, factor: float, residual: Tensor | None = None) -> Tensor:
+        """Factor · x (+ residual), in float32."""
+        if factor == 1.0 and residual is None:
+            return x
+        added = residual is not None
+        kernel = self.kernel(scaling.make_scale, int(x.shape[1]), factor, self.isa, added=added)
+        return self.call(kernel, [x] if residual is None else [x, residual], x.shape)
+
+    def finish_logits(self, logits: Tensor, factor: float, soft_cap: float | None) -> Tensor:
+        """Factor · logits, and then the soft cap, if there is one, in place."""
+        if factor == 1.0 and soft_cap is None:
+            return logits
+        width = int(logits.shape[1])
+        kernel = self.kernel(scaling.make_finish_logits, width, factor, soft_cap, self.isa)
+        made = Tensor.placeholder(logits.shape, "float32")
+        return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], [logits], [0], made)
 
     def norm_into(self, norm_layer: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
         """Write to `out`, in float32, the result of a layer of `rms_norm` for some rows."""
@@ -130,18 +159,12 @@ class CpuBuilder(Builder):
 
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
         """Rotate, append to the pages and attend; see `paged_attention`."""
-        return paged_attention(self, qkv, rows, layer, spec.heads, spec.window)
+        return paged_attention(self, qkv, rows, layer, spec)
 
     def call(self, kernel: Any, args: list[Tensor], shape: Any) -> Tensor:
         """Call a kernel that returns float32."""
         out = Tensor.placeholder(shape, "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
-
-
-def check_silu(activation: str) -> None:
-    """Refuse gated layers with other activations, for which there are no kernels yet."""
-    if activation != "silu":
-        unsupported(f"gated layers with {activation}", "silu")
 
 
 class Linear(nn.Module):
@@ -213,13 +236,17 @@ class Linear(nn.Module):
 
 
 class GatedLinear(Linear):
-    """silu(gate) · up, as input for linear layers. The first output is gate, the second up."""
+    """activation(gate) · up, as input for linear layers. The outputs are gate, then up."""
+
+    def __init__(self, build: Any, inputs: int, features: int, activation: Activation) -> None:
+        super().__init__(build, inputs, features, features)
+        self.activation = activation
 
     def forward(  # type: ignore[override]
         self, x: Tensor | Quantized
     ) -> Tensor | Quantized:
         """(M, pad(inputs)) → (M, pad(features))."""
-        return self.build.gate(super().forward(x))
+        return self.build.gate(super().forward(x), self.activation)
 
 
 class Embedding(Linear):
@@ -288,13 +315,15 @@ class LayerNorm(nn.Module):
         self.weight = parameter(Vector(features))
         self.bias = parameter(Vector(features))
 
-    def forward(self, *x: Tensor) -> Tensor:
-        """(n, pad(features)) → the same."""
-        build = self.build
+    def forward(self, *x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(n, pad(features)) → the same, or (m, pad(features)) for (m,) int32 `rows`."""
+        build, some = self.build, rows is not None
         kernel = build.kernel(
-            encoder.make_layer_norm, self.features, self.eps, build.isa, terms=len(x)
+            layer_norm.make_layer_norm, self.features, self.eps, build.isa, terms=len(x), rows=some
         )
-        return build.call(kernel, [*x, self.weight, self.bias], x[0].shape)
+        args = [*x, *([] if rows is None else [rows]), self.weight, self.bias]
+        count = (x[0] if rows is None else rows).shape[0]
+        return build.call(kernel, args, (count, pad(self.features)))
 
 
 def paged_attention(
@@ -302,8 +331,7 @@ def paged_attention(
     qkv: Tensor,
     rows: Rows,
     layer: int,
-    heads: tuple[int, int, int],
-    window: int | None = None,
+    spec: AttentionSpec,
 ) -> Tensor:
     """Rotate queries and keys, append keys and values to the pages, and attend.
 
@@ -312,15 +340,16 @@ def paged_attention(
         qkv: (n, pad((HQ + 2 HKV) D)): queries, then keys, then values.
         rows: The step's rows and pages.
         layer: The number of the layer, whose pages are used.
-        heads: (HQ, HKV, D).
-        window: The maximum number of keys for a row, its own included; None for all.
+        spec: The layer's parameters.
 
     Returns:
         (n, pad(HQ D)).
     """
-    hq, _, d = heads
+    hq, _, d = spec.heads
     n = qkv.shape[0]
-    append = build.kernel(rope.make_rope_append, *heads, build.isa, build.kv_dtype)
+    dims = 0 if spec.rotary is None else spec.rotary_dims or d
+    rotation = rope.Rotation(dims, spec.rotary or 0, spec.tables, int(rows.cos.shape[1]))
+    append = build.kernel(rope.make_rope_append, *spec.heads, build.isa, build.kv_dtype, rotation)
     q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
         append,
         append.attrs["global_symbol"],
@@ -335,7 +364,15 @@ def paged_attention(
             Tensor.placeholder(rows.v_pages.shape, build.kv_dtype),
         ],
     )  # fmt: skip
-    attend = build.kernel(attention.make_attention, *heads, build.isa, build.kv_dtype, window)
+    attend = build.kernel(
+        attention.make_attention,
+        *spec.heads,
+        build.isa,
+        build.kv_dtype,
+        spec.window,
+        scale=spec.scale,
+        cap=spec.soft_cap,
+    )
     return op.tensor_ir_op(
         attend,
         attend.attrs["global_symbol"],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlc_widget.engine.runtimes.base import DeviceUsage, ModelSource
 from mlc_widget.engine.runtimes.step_clock import StepClock
@@ -32,6 +32,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
     load_weights,
     weight_bytes,
 )
+from mlc_widget.engine.store.families import with_our_names
 from mlc_widget.engine.store.fields import Fields
 from mlc_widget.engine.store.formats.float_weights import FloatWeights
 from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
@@ -98,6 +99,13 @@ def load(
     return Loaded(scheduler, executor.vocab, executor.context, executor.usage, ended)
 
 
+def _text_config(source: ModelSource) -> Any:
+    """`model_config`, or the part of it that is about the text model, as MLC's Gemma 3 has it."""
+    values = source.config.get("model_config")
+    inner = values.get("text_config") if isinstance(values, Mapping) else None
+    return values if inner is None else inner
+
+
 def make_executor(
     source: ModelSource, options: TVMOptions, progress: Progress, target: Target | None = None
 ) -> tuple[Executor, int]:
@@ -127,8 +135,12 @@ def make_executor(
         source = dataclasses.replace(source, config={**source.config, "quantization": "q0f16"})
     config = Fields(source.config, "")
     quantization = quantization_of(config.get("quantization"))
+    if not isinstance(weights, GGUFWeights | FloatWeights):
+        weights = with_our_names(
+            weights, config.get("model_type"), transposed=quantization.transposed
+        )
     machine.start()
-    check_layers(source.config.get("model_config"), weights)
+    check_layers(_text_config(source), weights)
     planner = ModelPlanner(source, options, device, target, weights)
     plan = planner.plan()
     shape = plan.shape

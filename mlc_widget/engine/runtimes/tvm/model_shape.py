@@ -17,7 +17,7 @@ class ModelShape:
         kv_heads: The number of key and value heads in each.
         head_dim: The dimension of a head.
         vocab_size: The number of tokens for which the model has logits.
-        rope: Its rotary embedding.
+        ropes: Its rotary embeddings, of equally many dimensions; a layer uses one, or none.
     """
 
     layers: int
@@ -25,4 +25,4 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocab_size: int
-    rope: Rope
+    ropes: tuple[Rope, ...]

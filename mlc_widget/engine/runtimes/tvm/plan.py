@@ -59,7 +59,8 @@ class Plan:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
         """The plan that `to_json` was called on."""
-        shape = {**values["shape"], "rope": Rope(**values["shape"]["rope"])}
+        ropes = tuple(Rope(**rope) for rope in values["shape"]["ropes"])
+        shape = {**values["shape"], "ropes": ropes}
         parameters = tuple((name, layout_of(record)) for name, record in values["parameters"])
         return cls(**{**values, "shape": ModelShape(**shape), "parameters": parameters})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +15,14 @@ from mlc_widget.engine.store.formats.gguf_file import GGUFModel
 QUANTIZATION: Final = "ggml"
 """The `quantization` of models in which each tensor has its own type."""
 
-_ARCHITECTURES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_ARCHITECTURES: Final = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+}
 """MLC's `model_type` of each ``general.architecture``."""
 _INTERLEAVED: Final = frozenset({"llama"})
 """Architectures in which llama.cpp's converter interleaves the rows of heads in pairs."""
@@ -114,7 +121,42 @@ def _model_config(
         "tie_word_embeddings": "output.weight" not in model.tensors,
         "attention_bias": "blk.0.attn_output.bias" in model.tensors,
         "context_window_size": context,
+        **(_OWN[fields.architecture](fields) if fields.architecture in _OWN else {}),
     }
+
+
+def _gemma2(fields: _Fields) -> dict[str, Any]:
+    return {
+        **_gemma_scale(fields, 46),
+        "sliding_window": fields.positive_int("attention.sliding_window", 4096),
+        "attn_logit_softcapping": fields.positive_float("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": fields.positive_float("final_logit_softcapping", 30.0),
+    }
+
+
+def _gemma3(fields: _Fields) -> dict[str, Any]:
+    return {
+        **_gemma_scale(fields, 62),
+        "sliding_window": fields.positive_int("attention.sliding_window"),
+        "rope_local_base_freq": fields.positive_float("rope.freq_base_swa", 10000.0),
+    }
+
+
+def _gemma_scale(fields: _Fields, most_layers: int) -> dict[str, Any]:
+    """What scores are divided by the root of: in the largest models, not the size of a head."""
+    size = fields.head_dim()
+    if fields.positive_int("block_count") == most_layers:
+        size = fields.positive_int("embedding_length") // fields.positive_int(
+            "attention.head_count"
+        )
+    return {"query_pre_attn_scalar": size}
+
+
+_OWN: Final[Mapping[Any, Callable[[_Fields], dict[str, Any]]]] = {
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+}
+"""The fields of ``model_config`` that only some architectures have."""
 
 
 def _rope_scaling(fields: _Fields, model: GGUFModel) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,23 +15,33 @@ from mlc_widget.engine.store.formats.ggml_types import dequantize
 from mlc_widget.engine.store.formats.gguf_file import GGUFFile, GGUFModel, GGUFTensor
 
 Array = npt.NDArray[Any]
+_Rows: TypeAlias = tuple[GGUFFile, GGUFTensor, range]
+"""A file, one of its tensors, and the rows of it that are meant."""
 
-_ATTENTION: Final = ("attn_q", "attn_k", "attn_v")
-_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "model.embed_tokens": ("token_embd",),
-    "model.norm": ("output_norm",),
-    "lm_head": ("output",),
-    "self_attn.qkv_proj": _ATTENTION,
-    "self_attn.c_attn": _ATTENTION,
-    "self_attn.o_proj": ("attn_output",),
-    "self_attn.q_norm": ("attn_q_norm",),
-    "self_attn.k_norm": ("attn_k_norm",),
-    "mlp.gate_up_proj": ("ffn_gate", "ffn_up"),
-    "mlp.down_proj": ("ffn_down",),
-    "input_layernorm": ("attn_norm",),
-    "post_attention_layernorm": ("ffn_norm",),
+_QKV: Final = (("attn_q", "attn_k", "attn_v"), ("attn_qkv",))
+_NAMES: Final[Mapping[str, Sequence[tuple[str, ...]]]] = {
+    "model.embed_tokens": [("token_embd",)],
+    "model.norm": [("output_norm",)],
+    "lm_head": [("output",)],
+    "self_attn.qkv_proj": _QKV,
+    "self_attn.c_attn": _QKV,
+    "self_attn.o_proj": [("attn_output",)],
+    "self_attn.q_norm": [("attn_q_norm",)],
+    "self_attn.k_norm": [("attn_k_norm",)],
+    "mlp.gate_up_proj": [("ffn_gate", "ffn_up"), ("ffn_up",)],
+    "mlp.down_proj": [("ffn_down",)],
+    "input_layernorm": [("attn_norm",)],
+    # Where a block's output is normalized, ffn_norm is the norm before the second block.
+    "post_attention_layernorm": [("post_attention_norm",), ("ffn_norm",)],
+    "pre_feedforward_layernorm": [("ffn_norm",)],
+    "post_feedforward_layernorm": [("post_ffw_norm",)],
 }
-"""The names of a layer's tensors in the file, by the layer's name within its block."""
+"""The names of a layer's tensors in files, by the layer's name within its block.
+
+Files differ in them; the first tuple all of whose tensors are in the file counts.
+"""
+_HALVES: Final = "mlp.gate_up_proj"
+"""A layer whose two halves may be one tensor."""
 _LAYER: Final = re.compile(r"^model\.layers\.(\d+)\.(.+)$")
 _PART: Final = re.compile(r"^(.+)\.part(\d+)$")
 _BLOCK: Final = re.compile(r"^blk\.(\d+)\.")
@@ -87,7 +97,7 @@ class GGUFWeights:
         Raises:
             ModelFormatError: The file lacks a tensor.
         """
-        return [(t.kind.name, t.shape[0]) for _, t in self._tensors(layer, "weight")]
+        return [(t.kind.name, len(rows)) for _, t, rows in self._tensors(layer, "weight")]
 
     def is_matrix(self, layer: str) -> bool:
         """Whether a layer's weights have rows and columns."""
@@ -107,11 +117,12 @@ class GGUFWeights:
             ModelFormatError: The file lacks it.
         """
         found = self._of(parameter)
-        nbytes = sum(tensor.nbytes for _, tensor in found)
         if _PART.match(parameter):
-            tensor = found[0][1]
-            return GGUFRecord(parameter, (tensor.shape[0], tensor.row_bytes), "uint8", nbytes)
-        length = sum(int(np.prod(tensor.shape)) for _, tensor in found)
+            _, tensor, rows = found[0]
+            shape = (len(rows), tensor.row_bytes)
+            return GGUFRecord(parameter, shape, "uint8", len(rows) * tensor.row_bytes)
+        nbytes = sum(tensor.nbytes for _, tensor, _ in found)
+        length = sum(int(np.prod(tensor.shape)) for _, tensor, _ in found)
         return GGUFRecord(parameter, (length,), "float32", nbytes)
 
     def read_rows(self, record: GGUFRecord, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
@@ -125,9 +136,9 @@ class GGUFWeights:
         """
         found = self._of(record.name)
         if not _PART.match(record.name):
-            yield np.concatenate([self._vector(file, tensor) for file, tensor in found])
+            yield np.concatenate([self._vector(file, tensor) for file, tensor, _ in found])
             return
-        file, tensor = found[0]
+        file, tensor, rows = found[0]
         if self._head and tensor.name.endswith((".attn_q.weight", ".attn_k.weight")):
             for start, stop in pieces:
                 yield self._head_rows(file, tensor, start, stop)
@@ -135,7 +146,7 @@ class GGUFWeights:
         most = max((stop - start for start, stop in pieces), default=0)
         memory = np.empty(most * tensor.row_bytes, np.uint8)
         for start, stop in pieces:
-            yield file.read_rows(tensor, start, stop, memory)
+            yield file.read_rows(tensor, rows.start + start, rows.start + stop, memory)
 
     def _head_rows(self, file: GGUFFile, tensor: GGUFTensor, start: int, stop: int) -> Array:
         """Read rows in the model's order: a head's first rows of pairs, then its second rows."""
@@ -152,30 +163,34 @@ class GGUFWeights:
             values = values.reshape(-1, self._head // 2, 2).swapaxes(1, 2).reshape(-1)
         return values
 
-    def _of(self, parameter: str) -> list[tuple[GGUFFile, GGUFTensor]]:
+    def _of(self, parameter: str) -> list[_Rows]:
         if part := _PART.match(parameter):
             return [self._tensors(part[1], "weight")[int(part[2])]]
         layer, _, kind = parameter.rpartition(".")
         return self._tensors(layer, kind)
 
-    def _tensors(self, layer: str, kind: str) -> list[tuple[GGUFFile, GGUFTensor]]:
-        """The file's tensors for the ``weight`` or ``bias`` of a layer."""
+    def _tensors(self, layer: str, kind: str) -> list[_Rows]:
+        """The file's tensors for the ``weight`` or ``bias`` of a layer, and their rows."""
         prefix, name = "", layer
         if inside := _LAYER.match(layer):
             prefix, name = f"blk.{inside[1]}.", inside[2]
-        found = []
-        for stem in _NAMES.get(name, ()):
-            full = f"{prefix}{stem}.{kind}"
-            if full not in self._model.tensors:
-                raise ModelFormatError(
-                    f"{self.where} has no tensor {full}, which the model needs for {layer}: the "
-                    "file is incomplete, or its architecture is not the one in its metadata.",
-                    param="model_id",
-                )
-            found.append(self._model.tensors[full])
-        if not found:
+        choices = [[f"{prefix}{stem}.{kind}" for stem in stems] for stems in _NAMES.get(name, ())]
+        if not choices:
             raise ModelFormatError(
                 f"{self.where}: the name of the layer {layer} in GGUF files is not known.",
                 param="model_id",
             )
-        return found
+        for names in choices:
+            if all(full in self._model.tensors for full in names):
+                found = [self._model.tensors[full] for full in names]
+                if name == _HALVES and len(found) == 1:
+                    [(file, tensor)] = found
+                    half = tensor.shape[0] // 2
+                    return [(file, tensor, range(half)), (file, tensor, range(half, 2 * half))]
+                return [(file, tensor, range(tensor.shape[0])) for file, tensor in found]
+        missing = next(full for full in choices[0] if full not in self._model.tensors)
+        raise ModelFormatError(
+            f"{self.where} has no tensor {missing}, which the model needs for {layer}: the "
+            "file is incomplete, or its architecture is not the one in its metadata.",
+            param="model_id",
+        )

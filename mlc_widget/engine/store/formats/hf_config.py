@@ -17,7 +17,6 @@ from mlc_widget.engine.store.fields import (
 )
 from mlc_widget.engine.store.transformers_files import CONFIG
 
-MODEL_TYPES: Final = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE: Final = {
     "default": (),
     "linear": ("factor",),
@@ -52,13 +51,11 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
     head_dim = fields.positive_int("head_dim", hidden // heads, most=MOST_HEAD_DIM)
     if head_dim % _HEAD_STEP:
         raise _unsupported("head_dim", head_dim, f"multiples of {_HEAD_STEP} run")
-    if (act := fields.get("hidden_act", "silu")) not in ("silu", "swish"):
-        raise _unsupported("hidden_act", act, "silu runs")
     tied = fields.boolean("tie_word_embeddings", default=False)
     if config.get("tie_word_embeddings") is None:
         tied = not has_output
     theta, scaling = _rope(config)
-    made = {
+    made: dict[str, Any] = {
         "hidden_size": hidden,
         "intermediate_size": fields.positive_int("intermediate_size", most=MOST_FEATURES),
         "num_attention_heads": heads,
@@ -70,11 +67,19 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
         "tie_word_embeddings": tied,
         "context_window_size": fields.positive_int("max_position_embeddings", most=MOST_TOKENS),
         "rope_scaling": scaling,
-        "hidden_act": "silu",
     }
     # MLC's name of the rotary base, which differs from model to model.
-    base = "rope_theta" if config["model_type"].startswith("qwen") else "position_embedding_base"
-    return {**made, base: theta, **_OWN[config["model_type"]](fields)}
+    kind = config["model_type"]
+    base = "rope_theta" if kind.startswith("qwen") else "position_embedding_base"
+    if not kind.startswith("gemma"):
+        made["hidden_act"] = _activation(fields)
+    return {**made, base: theta, **_OWN[kind](fields)}
+
+
+def _activation(fields: Fields) -> str:
+    if (act := fields.get("hidden_act", "silu")) not in ("silu", "swish"):
+        raise _unsupported("hidden_act", act, "silu runs")
+    return "silu"
 
 
 def _check_kind(config: Mapping[str, Any]) -> None:
@@ -89,10 +94,16 @@ def _check_kind(config: Mapping[str, Any]) -> None:
             param="quantization_config",
         )
     kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
+    if isinstance(config.get("vision_config"), Mapping):
+        raise UnsupportedModelError(
+            f"{CONFIG}: the model also reads images (vision_config), which does not run. Take a "
+            "version of it for text alone, or a GGUF file, which has the text model.",
+            param="vision_config",
+        )
+    if kind not in _OWN:
         raise UnsupportedModelError(
             f"{CONFIG}: model_type is {shortened(kind)}; those that run from safetensors are "
-            f"{', '.join(MODEL_TYPES)}.",
+            f"{', '.join(_OWN)}.",
             param="model_type",
         )
 
@@ -125,7 +136,60 @@ def _qwen3(fields: Fields) -> dict[str, Any]:
     return {**_qwen2(fields), "attention_bias": fields.boolean("attention_bias", default=False)}
 
 
-_OWN: Final = {"llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "qwen3": _qwen3}
+def _gemma(fields: Fields) -> dict[str, Any]:
+    named = "hidden_activation" if fields.get("hidden_activation", None) else "hidden_act"
+    act = fields.choice(named, ("gelu_pytorch_tanh", "gelu"), "gelu_pytorch_tanh")
+    if fields.boolean("attention_bias", default=False):
+        raise _unsupported("attention_bias", True, "Gemma runs without")
+    # All Gemmas are tied; config.json may leave it to the default of the model's class.
+    return {"hidden_activation": act, "attention_bias": False, "tie_word_embeddings": True}
+
+
+def _gemma2(fields: Fields) -> dict[str, Any]:
+    scalar = fields.positive_float("query_pre_attn_scalar", 256, most=MOST_FEATURES)
+    found = {
+        **_gemma(fields),
+        "query_pre_attn_scalar": scalar,
+        "sliding_window": fields.positive_int("sliding_window", 4096, most=MOST_TOKENS),
+    }
+    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if fields.get(cap, None) is not None:
+            found[cap] = fields.positive_float(cap)
+    return found
+
+
+def _gemma3(fields: Fields) -> dict[str, Any]:
+    layers = fields.positive_int("num_hidden_layers", most=MOST_LAYERS)
+    kinds = fields.get("layer_types", None)
+    pattern = fields.positive_int("sliding_window_pattern", 6)
+    if isinstance(kinds, list):
+        full = [i + 1 for i, kind in enumerate(kinds) if kind == "full_attention"]
+        pattern = full[0] if full else layers + 1
+        if full != list(range(pattern, layers + 1, pattern)):
+            raise _unsupported(
+                "layer_types", kinds, "one full layer after equally many others runs"
+            )
+    local = fields.nested("rope_parameters").nested("sliding_attention")
+    theta = local.get("rope_theta", fields.get("rope_local_base_freq", 10000.0))
+    return {
+        **_gemma2(fields),
+        "sliding_window_pattern": pattern,
+        "rope_local_base_freq": Fields({"rope_local_base_freq": theta}, "", CONFIG).positive_float(
+            "rope_local_base_freq", least=1.0
+        ),
+    }
+
+
+_OWN: Final = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+}
+"""What only some kinds of models have, by their `model_type`."""
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
@@ -133,12 +197,15 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
     # Since transformers 5 both are in one object.
     name = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
     given = config.get(name)
+    if isinstance(given, Mapping) and isinstance(given.get("full_attention"), Mapping):
+        given = given["full_attention"]  # each kind of layer has its own
     scaling = Fields({} if given is None else given, name, CONFIG)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if not isinstance(kind, str) or kind not in _ROPE:
         raise _unsupported(f"{name}.rope_type", kind, f"{', '.join(_ROPE)} run")
     base = scaling if name == "rope_parameters" else Fields(config, "", CONFIG)
-    theta = base.positive_float("rope_theta", 10000.0, least=1.0)
+    default = 1e6 if config.get("model_type") == "gemma3_text" else 10000.0
+    theta = base.positive_float("rope_theta", default, least=1.0)
     if kind == "default":
         return theta, None
     numbers = {key: scaling.positive_float(key, least=1e-6, most=1e9) for key in _ROPE[kind]}

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
+from mlc_widget.engine.store.families import FAMILIES, renamed
 from mlc_widget.engine.store.formats.hf_folder import SafetensorsModel
 from mlc_widget.engine.store.formats.safetensors_file import FLOATS
 
 Array = npt.NDArray[Any]
 
 _QKV: Final = ("q_proj", "k_proj", "v_proj")
+_GATE_UP: Final = ("gate_proj", "up_proj")
 _UNUSED: Final = re.compile(r".*\.(?:rotary_emb\.inv_freq|masked_bias)$")
 """Tensors that old versions saved; they are not needed, as they can be computed."""
 _PACKED: Final = re.compile(r".*\.(qweight|qzeros|weight_packed|absmax|weight_scale(?:_inv)?)$")
@@ -33,54 +35,68 @@ class Parameter:
         name: MLC's name.
         shape: Its shape.
         parts: Name and number of rows of each tensor in the files that it is stacked from.
+        plus: What is added to the values in the files.
     """
 
     name: str
     shape: tuple[int, ...]
     parts: tuple[tuple[str, int], ...]
+    plus: float = 0.0
 
 
 def parameters(model_type: str, config: Mapping[str, Any]) -> Iterator[Parameter]:
     """All parameters of a model, in the order in which MLC writes them.
 
     Args:
-        model_type: One of `hf_config.MODEL_TYPES`.
+        model_type: One of `families.FAMILIES`.
         config: MLC's ``model_config``, checked.
     """
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    d = config["head_dim"]
+    family = FAMILIES[model_type]
+    hidden, inner, d = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     q, kv = config["num_attention_heads"] * d, config["num_key_value_heads"] * d
-    qwen = model_type in ("qwen2", "qwen3")
-    bias = model_type == "qwen2" or config.get("attention_bias", False)
+    biased = bool(config.get("attention_bias", False))
 
-    def plain(name: str, *shape: int) -> Parameter:
-        return Parameter(name, shape, ((name, shape[0]),))
+    def plain(name: str, *shape: int, plus: float = 0.0) -> Parameter:
+        theirs = renamed(name, family.transformers)
+        return Parameter(renamed(name, family.mlc), shape, ((theirs, shape[0]),), plus)
 
-    def stacked(prefix: str, name: str, of: Sequence[str], rows: Sequence[int]) -> Parameter:
-        layer, _, kind = name.rpartition(".")
-        shape = (sum(rows), hidden) if kind == "weight" else (sum(rows),)
-        parts = [f"{prefix}{part}.{kind}" for part in of]
-        return Parameter(f"{prefix}{layer}.{kind}", shape, tuple(zip(parts, rows, strict=True)))
+    def stacked(name: str, of: Sequence[str], rows: Sequence[int]) -> Iterator[Parameter]:
+        above, _, kind = name.rpartition(".")
+        above = above.rpartition(".")[0]
+        inputs = (hidden,) if kind == "weight" else ()
+        parts = [f"{above}.{part}.{kind}" for part in of]
+        if family.apart and of == _QKV:
+            yield from (plain(p, n, *inputs) for p, n in zip(parts, rows, strict=True))
+            return
+        theirs = (renamed(part, family.transformers) for part in parts)
+        yield Parameter(
+            renamed(name, family.mlc),
+            (sum(rows), *inputs),
+            tuple(zip(theirs, rows, strict=True)),
+        )
+
+    def norm(name: str, features: int) -> Parameter:
+        return plain(f"{name}.weight", features, plus=family.norms_plus)
 
     yield plain("model.embed_tokens.weight", config["vocab_size"], hidden)
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}."
         attention, mlp = f"{layer}self_attn.", f"{layer}mlp."
-        name = "c_attn" if qwen else "qkv_proj"
-        yield stacked(attention, f"{name}.weight", _QKV, (q, kv, kv))
-        if bias:
-            yield stacked(attention, f"{name}.bias", _QKV, (q, kv, kv))
+        yield from stacked(f"{attention}{family.qkv}.weight", _QKV, (q, kv, kv))
+        if biased if family.qkv_bias is None else family.qkv_bias:
+            yield from stacked(f"{attention}{family.qkv}.bias", _QKV, (q, kv, kv))
         yield plain(f"{attention}o_proj.weight", hidden, q)
-        if bias and model_type != "qwen2":
+        if biased if family.o_bias is None else family.o_bias:
             yield plain(f"{attention}o_proj.bias", hidden)
-        if model_type == "qwen3":
-            yield plain(f"{attention}q_norm.weight", d)
-            yield plain(f"{attention}k_norm.weight", d)
-        yield stacked(mlp, "gate_up_proj.weight", ("gate_proj", "up_proj"), (inner, inner))
+        if family.head_norms:
+            each = family.head_norms == "each"
+            yield norm(f"{attention}q_norm", d if each else q)
+            yield norm(f"{attention}k_norm", d if each else kv)
+        yield from stacked(f"{mlp}gate_up_proj.weight", _GATE_UP, (inner, inner))
         yield plain(f"{mlp}down_proj.weight", hidden, inner)
-        yield plain(f"{layer}input_layernorm.weight", hidden)
-        yield plain(f"{layer}post_attention_layernorm.weight", hidden)
-    yield plain("model.norm.weight", hidden)
+        for name in family.norms:
+            yield norm(f"{layer}{name}", hidden)
+    yield norm("model.norm", hidden)
     if not config["tie_word_embeddings"]:
         yield plain("lm_head.weight", config["vocab_size"], hidden)
 
@@ -168,4 +184,5 @@ def read(
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             size = tensor.nbytes * (stop - start) // rows
-            yield name, size, file.read_rows(tensor, start, stop)
+            read = file.read_rows(tensor, start, stop)
+            yield name, size, read + np.float32(parameter.plus) if parameter.plus else read

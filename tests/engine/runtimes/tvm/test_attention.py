@@ -56,7 +56,9 @@ class Sequence:
             self.k_pages[page, 1] = self.k[:, part].transpose(0, 2, 1)
             self.v_pages[page, 1] = self.v[:, part]
 
-    def reference(self, window: int | None) -> Array:
+    def reference(
+        self, window: int | None, scale: float | None = None, cap: float | None = None
+    ) -> Array:
         """(LENGTH, HQ D) in float64."""
         group, out = self.hq // self.hkv, np.zeros(self.q.shape)
         at = np.arange(LENGTH)
@@ -66,7 +68,8 @@ class Sequence:
         for h in range(self.hq):
             columns = slice(h * self.d, (h + 1) * self.d)
             keys = self.k[h // group, :LENGTH].astype(np.float64)
-            scores = self.q[:, columns].astype(np.float64) @ keys.T / np.sqrt(self.d)
+            scores = self.q[:, columns].astype(np.float64) @ keys.T * (scale or self.d**-0.5)
+            scores = scores if cap is None else cap * np.tanh(scores / cap)
             weights = np.where(seen, np.exp(scores - scores.max(axis=1, keepdims=True)), 0.0)
             weights /= weights.sum(axis=1, keepdims=True)
             out[:, columns] = weights @ self.v[h // group, :LENGTH].astype(np.float64)
@@ -95,35 +98,38 @@ class Sequence:
         return out
 
 
-def build(heads: tuple[int, int, int], target: CpuTarget, dtype: str, window: int | None) -> Any:
+def build(
+    heads: tuple[int, int, int], target: CpuTarget, dtype: str, window: int | None, **more: Any
+) -> Any:
     import tvm
 
     from mlc_widget.engine.runtimes.tvm.kernels.attention import make_attention
 
-    function = make_attention(*heads, target.isa, dtype, window)
+    function = make_attention(*heads, target.isa, dtype, window, **more)
     module = tvm.tirx.build(function, target=target.tvm_target())
     return module[function.attrs["global_symbol"]]
 
 
 @pytest.mark.parametrize(
-    ("heads", "tier", "dtype", "window"),
+    ("heads", "tier", "dtype", "window", "more"),
     [
-        ((9, 3, 64), "host", "float16", None),
-        ((9, 3, 64), "host", "float16", 37),
-        ((4, 1, 32), "host", "float32", 3),
-        ((7, 1, 96), "host", "float16", None),
-        ((2, 2, 128), "avx2", "float16", 64),
-        ((6, 2, 32), "portable", "float16", None),
+        ((9, 3, 64), "host", "float16", None, {}),
+        ((9, 3, 64), "host", "float16", 37, {}),
+        ((4, 1, 32), "host", "float32", 3, {}),
+        ((7, 1, 96), "host", "float16", None, {}),
+        ((4, 1, 256), "host", "float16", 40, {"scale": 0.2}),
+        ((2, 2, 128), "avx2", "float16", 64, {"cap": 1.5}),
+        ((6, 2, 32), "portable", "float16", None, {"scale": 0.5, "cap": 4.0}),
     ],
     ids=str,
 )
 def test_rows_and_tiles(
-    heads: tuple[int, int, int], tier: str, dtype: str, window: int | None
+    heads: tuple[int, int, int], tier: str, dtype: str, window: int | None, more: dict[str, float]
 ) -> None:
     target = target_of(tier)
-    sequence, kernel = Sequence(heads, dtype), build(heads, target, dtype, window)
+    sequence, kernel = Sequence(heads, dtype), build(heads, target, dtype, window, **more)
     rows = sequence.run(kernel, list(range(1, LENGTH)))
-    reference = sequence.reference(window)
+    reference = sequence.reference(window, **more)
     width = reference.shape[1]
     assert np.abs(rows[:, :width] - reference).max() < 2e-5 * np.abs(reference).max()
     assert (rows[:, width:] == 0).all()

@@ -34,6 +34,10 @@ ARCHITECTURES = {
     "mistral": "mistral.MistralConfig",
     "qwen2": "qwen2.Qwen2Config",
     "qwen3": "qwen3.Qwen3Config",
+    "gemma": "gemma.GemmaConfig",
+    "gemma2": "gemma2.Gemma2Config",
+    "gemma3": "gemma3.Gemma3Config",
+    "gemma3_text": "gemma3.Gemma3Config",
     "bert": "bert.BertConfig",
 }
 """The module and class of each `model_type`."""

@@ -92,7 +92,7 @@ class BertConfig:
             kv_heads=self.num_attention_heads,
             head_dim=head_dim,
             vocab_size=self.vocab_size,
-            rope=Rope(1.0, head_dim),
+            ropes=(Rope(1.0, head_dim),),
         )
 
     def compiled_from(self) -> Mapping[str, Any]:
@@ -173,7 +173,7 @@ class BertIntermediate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, pad(hidden)) → (n, pad(intermediate))."""
-        return self.build.gelu(self.dense(x))
+        return self.build.activation(self.dense(x), "gelu")
 
 
 class BertLayer(nn.Module):

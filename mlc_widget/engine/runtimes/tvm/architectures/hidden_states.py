@@ -60,7 +60,5 @@ class HiddenStatesModel(nn.Module):
     ) -> Tensor:
         """Run one step; see `compile.forward_spec`. `logits` gets (m, pad(hidden))."""
         rows = Rows(position, slot, page_table, tile, cos, sin, k_pages, v_pages)
-        x = self.model.embed_tokens.embed(ids)
-        for layer in self.model.layers:
-            x = layer(x, rows)
+        x = self.model.hidden_states(ids, rows)
         return self.build.norm_into(self.model.norm, x, logit_rows, logits)

@@ -16,7 +16,7 @@ from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.api.errors import UnsupportedModelError
-from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder, Rows
+from mlc_widget.engine.runtimes.tvm.builder import Activation, AttentionSpec, Builder, Rows
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.rope import Rope
 from mlc_widget.engine.store.fields import (
@@ -34,6 +34,8 @@ class LlamaConfig:
     """The fields of a Llama's `model_config`, by MLC's names."""
 
     family: ClassVar[str] = "Llama"
+    activations: ClassVar[Mapping[str, Activation]] = {"silu": "silu", "swish": "silu"}
+    """The activations of the gate that the family may have, by their names in the field."""
 
     hidden_size: int
     intermediate_size: int
@@ -46,6 +48,12 @@ class LlamaConfig:
     tie_word_embeddings: bool
     rope: Rope
     sliding_window: int = 0
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_soft_cap: float | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -72,8 +80,6 @@ class LlamaConfig:
             raise fields.wrong("num_key_value_heads", f"must divide num_attention_heads, {heads}")
         if head_dim % 16:
             raise _unsupported(fields, "head_dim", "supports multiples of 16", head_dim)
-        if fields.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise _unsupported(fields, "hidden_act", f"supports {cls.family} with silu")
         window = fields.get("sliding_window_size", -1)
         if window not in (-1, 0):
             raise _unsupported(
@@ -92,8 +98,34 @@ class LlamaConfig:
             "vocab_size": fields.positive_int("vocab_size", most=MOST_TOKENS),
             "rms_norm_eps": fields.positive_float("rms_norm_eps", most=1.0),
             "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=False),
-            "rope": Rope(theta, head_dim, fields.get("rope_scaling", None)),
+            "rope": Rope(theta, cls._rotary_dims(fields, head_dim), cls._rope_scaling(fields)),
+            "activation": cls._activation(fields),
         }
+
+    @classmethod
+    def _activation(cls, fields: Fields, key: str = "hidden_act") -> Activation:
+        """Read the activation; by default, the family's first."""
+        name = fields.get(key, next(iter(cls.activations)))
+        if not isinstance(name, str) or name not in cls.activations:
+            runs = " or ".join(cls.activations)
+            raise _unsupported(fields, key, f"supports {cls.family} with {runs}")
+        return cls.activations[name]
+
+    @classmethod
+    def _rotary_dims(cls, fields: Fields, head_dim: int) -> int:
+        """Read how many dimensions of a head are rotated."""
+        share = fields.positive_float("partial_rotary_factor", 1.0, most=1.0)
+        dims = int(head_dim * share)
+        if not dims or dims % 16:
+            raise _unsupported(
+                fields, "partial_rotary_factor", "rotates multiples of 16 dimensions", share
+            )
+        return dims
+
+    @classmethod
+    def _rope_scaling(cls, fields: Fields) -> Any:
+        """Read the scaling of the rotary embedding, for `Rope`."""
+        return fields.get("rope_scaling", None)
 
     @property
     def shape(self) -> ModelShape:
@@ -104,12 +136,20 @@ class LlamaConfig:
             kv_heads=self.num_key_value_heads,
             head_dim=self.head_dim,
             vocab_size=self.vocab_size,
-            rope=self.rope,
+            ropes=self.ropes,
         )
 
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The rotary embeddings; `attention_spec` says which of them a layer has."""
+        return (self.rope,)
+
     def compiled_from(self) -> Mapping[str, Any]:
-        """All fields except for the rotary embedding, whose tables are inputs of the code."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "rope"}
+        """All fields except for the rotary embeddings, whose tables are inputs of the code."""
+        fields = (f.name for f in dataclasses.fields(self))
+        values = {name: getattr(self, name) for name in fields}
+        kept = {k: v for k, v in values.items() if not isinstance(v, Rope)}
+        return {**kept, "rotary": [rope.dims for rope in self.ropes]}
 
     def attention_spec(self, layer: int) -> AttentionSpec:
         """The parameters of a layer's attention."""
@@ -117,8 +157,19 @@ class LlamaConfig:
             self.num_attention_heads,
             self.num_key_value_heads,
             self.head_dim,
+            scale=self.attention_scale,
             window=self.sliding_window or None,
+            rotary_dims=self.ropes[0].dims if self.ropes else None,
+            tables=len(self.ropes),
         )
+
+    def norm(self, build: Builder) -> Any:
+        """A norm before a block, and before the output layer."""
+        return build.rms_norm(self.hidden_size, self.rms_norm_eps)
+
+    def decoder_layer(self, build: Builder, layer: int) -> nn.Module:
+        """A layer, with ``forward(x, rows)``."""
+        return LlamaDecoderLayer(self, build, layer)
 
     def attention(self, build: Builder, layer: int) -> nn.Module:
         """A layer's attention, with ``forward(x, rows, residual)``."""
@@ -148,21 +199,21 @@ class LlamaAttention(nn.Module):
         self.qkv_proj = build.linear(c.hidden_size, q + 2 * kv)
         self.o_proj = build.linear(q, c.hidden_size)
 
-    def forward(self, x: Tensor, rows: Rows, residual: Tensor) -> Tensor:
-        """Residual + attention(x)."""
+    def forward(self, x: Tensor, rows: Rows, residual: Tensor | None = None) -> Tensor:
+        """(Residual +) attention(x)."""
         return self.o_proj(self.attention(self.qkv_proj(x), rows), residual)
 
 
 class LlamaMLP(nn.Module):
-    """down(silu(gate(x)) · up(x))."""
+    """down(activation(gate(x)) · up(x))."""
 
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
-        self.gate_up_proj = build.gated_linear(c.hidden_size, c.intermediate_size, "silu")
+        self.gate_up_proj = build.gated_linear(c.hidden_size, c.intermediate_size, c.activation)
         self.down_proj = build.linear(c.intermediate_size, c.hidden_size)
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Residual + mlp(x)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(Residual +) mlp(x)."""
         return self.down_proj(self.gate_up_proj(x), residual)
 
 
@@ -173,8 +224,8 @@ class LlamaDecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = c.attention(build, layer)
         self.mlp = LlamaMLP(c, build)
-        self.input_layernorm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
-        self.post_attention_layernorm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
+        self.input_layernorm = c.norm(build)
+        self.post_attention_layernorm = c.norm(build)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """(n, hidden) → (n, hidden)."""
@@ -187,18 +238,21 @@ class LlamaModel(nn.Module):
 
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
+        self.build, self.embedding_scale = build, c.embedding_scale
         self.embed_tokens = build.embedding(c.vocab_size, c.hidden_size)
-        self.layers = nn.ModuleList(
-            [LlamaDecoderLayer(c, build, i) for i in range(c.num_hidden_layers)]
-        )
-        self.norm = build.rms_norm(c.hidden_size, c.rms_norm_eps)
+        self.layers = nn.ModuleList([c.decoder_layer(build, i) for i in range(c.num_hidden_layers)])
+        self.norm = c.norm(build)
+
+    def hidden_states(self, ids: Tensor, rows: Rows) -> Tensor:
+        """(n,) ids → (n, hidden), before the last norm."""
+        x = self.build.scaled(self.embed_tokens.embed(ids), self.embedding_scale)
+        for layer in self.layers:
+            x = layer(x, rows)
+        return x
 
     def forward(self, ids: Tensor, rows: Rows, logit_rows: Tensor) -> Tensor:
         """(n,) ids → (m, hidden), for the rows whose logits are needed."""
-        x = self.embed_tokens.embed(ids)
-        for layer in self.layers:
-            x = layer(x, rows)
-        return self.norm(x, logit_rows)
+        return self.norm(self.hidden_states(ids, rows), rows=logit_rows)
 
 
 class LlamaForCausalLM(nn.Module):
@@ -206,6 +260,7 @@ class LlamaForCausalLM(nn.Module):
 
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
+        self.build, self.factor, self.soft_cap = build, c.logit_scale, c.logit_soft_cap
         self.model = LlamaModel(c, build)
         self.tied = c.tie_word_embeddings
         if not self.tied:
@@ -229,4 +284,4 @@ class LlamaForCausalLM(nn.Module):
         rows = Rows(position, slot, page_table, tile, cos, sin, k_pages, v_pages)
         x = self.model(ids, rows, logit_rows)
         head = self.model.embed_tokens if self.tied else self.lm_head
-        return head(x, out=logits)
+        return self.build.finish_logits(head(x, out=logits), self.factor, self.soft_cap)

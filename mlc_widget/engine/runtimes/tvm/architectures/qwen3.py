@@ -33,24 +33,35 @@ class Qwen3Config(LlamaConfig):
 
     def attention(self, build: Builder, layer: int) -> nn.Module:
         """A layer's attention."""
-        return Qwen3Attention(self, build, layer)
+        return HeadNormAttention(self, build, layer, qkv="c_attn", bias=self.attention_bias)
 
 
-class Qwen3Attention(nn.Module):
-    """Grouped-query attention; `c_attn` projects to queries, keys and values."""
+class HeadNormAttention(nn.Module):
+    """Grouped-query attention with RMSNorm over each head of queries and keys.
 
-    def __init__(self, c: Qwen3Config, build: Builder, layer: int) -> None:
+    `qkv` is MLC's name of the projection to queries, keys and values.
+    """
+
+    def __init__(
+        self,
+        c: LlamaConfig,
+        build: Builder,
+        layer: int,
+        *,
+        qkv: str = "qkv_proj",
+        bias: bool = False,
+    ) -> None:
         super().__init__()
-        self.build = build
+        self.build, self.projection = build, qkv
         self.attention = build.attention(c.attention_spec(layer), layer)
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        self.c_attn = build.linear(c.hidden_size, q + 2 * kv, bias=c.attention_bias)
-        self.o_proj = build.linear(q, c.hidden_size, bias=c.attention_bias)
+        setattr(self, qkv, build.linear(c.hidden_size, q + 2 * kv, bias=bias))
+        self.o_proj = build.linear(q, c.hidden_size, bias=bias)
         self.q_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
         self.k_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
 
-    def forward(self, x: Tensor, rows: Rows, residual: Tensor) -> Tensor:
-        """Residual + attention(x)."""
-        spec = self.attention.spec
-        qkv = self.build.norm_heads(self.c_attn(x), self.q_norm, self.k_norm, spec)
+    def forward(self, x: Tensor, rows: Rows, residual: Tensor | None = None) -> Tensor:
+        """(Residual +) attention(x)."""
+        spec, project = self.attention.spec, getattr(self, self.projection)
+        qkv = self.build.norm_heads(project(x), self.q_norm, self.k_norm, spec)
         return self.o_proj(self.attention(qkv, rows), residual)

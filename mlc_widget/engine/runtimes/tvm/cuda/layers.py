@@ -56,7 +56,7 @@ class CudaBuilder(Builder):
 
     def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
         """A `CudaGatedLinear`."""
-        layers.check_silu(activation)
+        check_silu(activation)
         return CudaGatedLinear(self, inputs, features, features)
 
     def output_norm(self, features: int, eps: float) -> Any:
@@ -67,20 +67,36 @@ class CudaBuilder(Builder):
         """Refused."""
         unsupported("LayerNorm", "RMSNorm")
 
-    def head_norm(self, head_dim: int, eps: float) -> Any:
+    def head_norm(self, features: int, eps: float) -> Any:
         """A `CudaRMSNorm` whose weight is for `norm_heads`."""
-        return CudaRMSNorm(self, head_dim, eps)
+        return CudaRMSNorm(self, features, eps)
 
-    def gelu(self, x: Tensor) -> Tensor:
+    def activation(self, x: Tensor, activation: Activation) -> Tensor:
         """Refused."""
-        unsupported("GELU", "silu")
+        unsupported(f"layers with {activation} and without a gate", "gated layers with silu")
+
+    def scaled(self, x: Tensor, factor: float, residual: Tensor | None = None) -> Tensor:
+        """Refused, but for a factor of 1."""
+        if factor != 1.0 or residual is not None:
+            unsupported(f"hidden states that are multiplied by {factor:g}", "models without")
+        return x
+
+    def finish_logits(self, logits: Tensor, factor: float, soft_cap: float | None) -> Tensor:
+        """Refused, if there is something to do."""
+        if factor != 1.0 or soft_cap is not None:
+            unsupported("logits with a factor or a soft cap", "models without")
+        return logits
 
     def norm_into(self, norm: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
         """Refused."""
         unsupported("embeddings as output", "models for text")
 
-    def norm_heads(self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec) -> Tensor:
+    def norm_heads(
+        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, *, together: bool = False
+    ) -> Tensor:
         """Apply RMSNorm to each query head and key head of `qkv`, in place."""
+        if together:
+            unsupported("a norm of all heads together", "norms of each head")
         kernel = self.kernel(make_head_norm, *spec.heads, q_norm.eps)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
@@ -112,6 +128,12 @@ class CudaBuilder(Builder):
         """Call a kernel that returns float32."""
         out = Tensor.placeholder(shape, "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+
+
+def check_silu(activation: str) -> None:
+    """Refuse gated layers with other activations, for which there are no kernels yet."""
+    if activation != "silu":
+        unsupported(f"gated layers with {activation}", "silu")
 
 
 class CudaLinear(layers.Linear):

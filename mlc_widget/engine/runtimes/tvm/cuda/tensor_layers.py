@@ -17,13 +17,12 @@ from tvm.relax.frontend.nn import Tensor, op
 from mlc_widget.engine.runtimes.tvm.builder import Activation, AttentionSpec, Rows, parameter
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
-from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
+from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm, check_silu
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import make_tensor_attention, rows_of
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import make_tensor_matmul
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_append
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
-from mlc_widget.engine.runtimes.tvm.layers import check_silu
 from mlc_widget.engine.runtimes.tvm.layouts import Vector
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization

@@ -15,13 +15,22 @@ from typing import Any
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.kernels.attention_row import make_row
+from mlc_widget.engine.runtimes.tvm.kernels.attention_shape import TileShape
 from mlc_widget.engine.runtimes.tvm.kernels.attention_tile import make_tile
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, pad, splat
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
 def make_attention(
-    HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32", window: int | None = None
+    HQ: int,
+    HKV: int,
+    D: int,
+    isa: Isa,
+    dtype: str = "float32",
+    window: int | None = None,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
 ) -> Any:
     """Causal attention over all positions up to a row's own, or over the last `window` of them.
 
@@ -31,9 +40,10 @@ def make_attention(
     rows have successive positions in one sequence; y (n, pad(HQ D)) float32, padded with zeros. The
     tiles together have all rows of q, and each has at most `isa.attention_rows(HQ / HKV)`.
 
-    For one row and head, with the visible keys t = first … position and c = D^-1/2 log2(e):
+    For one row and head, with the visible keys t = first … position and c = scale · log2(e), where
+    scale is D^-1/2 by default:
 
-        score[t] = c · (fma chain over d ascending, from 0)
+        score[t] = c · (fma chain over d ascending, from 0), and its soft cap, if there is one
         m        = max score
         e[t]     = 2 ^ max(score[t] - m, -126)
         sum      = lane t % 16 sums its e[t], t ascending; then lanes 0 … 15 ascending
@@ -42,8 +52,8 @@ def make_attention(
     Each thread computes some pairs of a tile and a key head, with the tiles of a head next to each
     other, so that a sequence's next tile finds keys and values in the CPU's cache.
     """
-    row = make_row(HQ, HKV, D, isa, dtype, window)
-    several = make_tile(HQ, HKV, D, isa, dtype, window)
+    shape = TileShape(HQ, HKV, D, isa, dtype, window, scale, cap)
+    row, several = make_row(shape), make_tile(shape)
 
     @T.prim_func(s_tir=True)
     def attention(
@@ -89,4 +99,5 @@ def make_attention(
                 Y.vstore([i, HQ * D], splat(0.0))
 
     name = f"attention_{HQ}_{HKV}_{D}_{dtype}" + (f"_window_{window}" if window else "")
+    name += ("_scaled" if scale else "") + ("_capped" if cap else "")
     return attention.with_attr("global_symbol", name)

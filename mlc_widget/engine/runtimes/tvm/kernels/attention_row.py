@@ -7,10 +7,9 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from mlc_widget.engine.runtimes.tvm.kernels.attention_shape import TileShape
 from mlc_widget.engine.runtimes.tvm.kernels.isa import (
     F32,
-    LOG2E,
-    Isa,
     hmax,
     in_registers,
     prefetch,
@@ -22,7 +21,7 @@ SMALL = 15
 """The number of vectors of 16 floats that TVM keeps on the stack, and LLVM then in registers."""
 
 
-def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None) -> Any:
+def make_row(shape: TileShape) -> Any:
     """``row(Q, KP, VP, POS, PT, Y, layer, row, seq, h, max_pages)`` for use in a kernel.
 
     It writes the outputs of those G = HQ / HKV heads of a row that read head h of keys and values.
@@ -30,8 +29,7 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
     keys and values. Several pages of keys, and several vectors of values, are summed concurrently,
     so that no sum has to wait for the one before; two pages ahead are prefetched.
     """
-    G = HQ // HKV
-    scale = D**-0.5 * LOG2E
+    G, D, isa, dtype, window = shape.group, shape.head_dim, shape.isa, shape.dtype, shape.window
     windowed = window is not None
 
     def at_once(of: int) -> int:
@@ -71,7 +69,7 @@ def make_row(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None
                 for g in T.unroll(G):
                     at: T.let = T.ramp((p + k) * PAGE, T.int64(1), 16)
                     value: T.let = masked(
-                        dot.vload([k * G + g, 0], F32) * splat(scale), at, start, end
+                        shape.score(dot.vload([k * G + g, 0], F32)), at, start, end
                     )
                     score.vstore([p + k, g, 0], value)
                     top.vstore([g, 0], T.max(top.vload([g, 0], F32), value))

@@ -63,7 +63,6 @@ def make_score_strip(shape: TileShape) -> Any:
 
 def _make_scores(shape: TileShape) -> Any:
     D, isa, KV, KEY_TURNS = shape.head_dim, shape.isa, shape.key_vectors, shape.key_turns
-    scale = shape.scale
 
     @T.inline
     def multiply_keys(dot, query, keys, c, d, k):
@@ -102,11 +101,11 @@ def _make_scores(shape: TileShape) -> Any:
             for i in T.unroll(HALF):
                 for j in T.unroll(KV):
                     score.vstore(
-                        [p + k + j, c + i, 0], upper.vload([i * KV + j, 0], F32) * splat(scale)
+                        [p + k + j, c + i, 0], shape.score(upper.vload([i * KV + j, 0], F32))
                     )
                     score.vstore(
                         [p + k + j, c + HALF + i, 0],
-                        lower.vload([i * KV + j, 0], F32) * splat(scale),
+                        shape.score(lower.vload([i * KV + j, 0], F32)),
                     )
 
     return scores

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, Isa
+from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, Isa, splat
+from mlc_widget.engine.runtimes.tvm.kernels.scaling import capped
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 STRIP: Final = 6
@@ -31,6 +32,8 @@ class TileShape:
         isa: The CPU.
         dtype: Of keys and values in the pages.
         window: Keys that a row sees at most; None for all before it.
+        factor: What scores are multiplied by; None for ``head_dim ** -0.5``.
+        cap: The soft cap of scores, if there is one.
     """
 
     query_heads: int
@@ -39,6 +42,8 @@ class TileShape:
     isa: Isa
     dtype: str
     window: int | None
+    factor: float | None = None
+    cap: float | None = None
 
     @property
     def group(self) -> int:
@@ -52,8 +57,13 @@ class TileShape:
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by, for powers of two."""
-        return float(self.head_dim**-0.5 * LOG2E)
+        """What products of queries and keys are multiplied by, for powers of two."""
+        return float((self.factor or self.head_dim**-0.5) * LOG2E)
+
+    def score(self, product: Any) -> Any:
+        """The scores of 16 products of queries and keys, for powers of two."""
+        scaled = product * splat(self.scale)
+        return scaled if self.cap is None else capped(scaled, self.cap * LOG2E, self.isa)
 
     @property
     def key_vectors(self) -> int:

@@ -16,11 +16,11 @@ from mlc_widget.engine.runtimes.tvm.kernels.attention_values import (
     make_convert_values,
     make_value_strip,
 )
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, hmax, in_registers, splat
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, hmax, in_registers, splat
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
-def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | None) -> Any:
+def make_tile(shape: TileShape) -> Any:
     """``several(Q, KP, VP, POS, PT, Y, layer, row, n, seq, h, max_pages)`` for use in a kernel.
 
     It writes the outputs of rows row … row + n - 1, for the G = HQ / HKV heads that read head h of
@@ -44,11 +44,10 @@ def make_tile(HQ: int, HKV: int, D: int, isa: Isa, dtype: str, window: int | Non
     pair by pair, so that the memory of unseen keys, which may hold NaN, has no effect. The last
     strip is filled up with unused pairs. None of this changes the order of a sum.
     """
-    shape = TileShape(HQ, HKV, D, isa, dtype, window)
     convert_keys, score_strip = make_convert_keys(shape), make_score_strip(shape)
     convert_values, value_strip = make_convert_values(shape), make_value_strip(shape)
     begin, finish = _make_begin(shape), _make_finish(shape)
-    G, PAIRS = shape.group, shape.pairs
+    G, PAIRS, D, window = shape.group, shape.pairs, shape.head_dim, shape.window
 
     @T.inline
     def several(Q, KP, VP, POS, PT, Y, layer, row, n, seq, h, max_pages):

@@ -111,21 +111,25 @@ def make_rms_norm_add(H: int, eps: float, isa: Isa) -> Any:
     return rms_norm_add.with_attr("global_symbol", f"rms_norm_add_{H}")
 
 
-def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
+def make_head_norm(
+    HQ: int, HKV: int, D: int, eps: float, isa: Isa, *, together: bool = False
+) -> Any:
     """RMSNorm of every query head and key head, in place.
 
     Shapes: x (n, pad((HQ + 2 HKV) D)) float32: queries, keys, values; wq, wk (pad(D),) float32. D
-    is a multiple of 16.
+    is a multiple of 16. With `together`, all query heads are normalized as one vector, and so are
+    all key heads; wq (pad(HQ D),), wk (pad(HKV D),).
     """
+    (QS, QD), (KS, KD) = ((1, HQ * D), (1, HKV * D)) if together else ((HQ, D), (HKV, D))
 
     @T.inline
-    def head(X, W, m, start):
+    def head(X, W, m, start, width):
         with T.sblock("head"):
             T.reads()
             T.writes()
             inv = in_registers((1,))
-            inverse_rms(X, m, start, D, eps, isa, inv)
-            for k in T.unroll(D // 16):
+            inverse_rms(X, m, start, width, eps, isa, inv)
+            for k in T.serial(width // 16):
                 scaled: T.let = X.vload([m, start + k * 16], F32) * splat(inv[0])
                 X.vstore([m, start + k * 16], scaled * W.vload([k * 16], F32))
 
@@ -134,12 +138,14 @@ def make_head_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         M = T.int64()
         X = T.match_buffer(x, (M, pad((HQ + 2 * HKV) * D)), "float32")
-        WQ = T.match_buffer(wq, (pad(D),), "float32")
-        WK = T.match_buffer(wk, (pad(D),), "float32")
+        WQ = T.match_buffer(wq, (pad(QD),), "float32")
+        WK = T.match_buffer(wk, (pad(KD),), "float32")
         for m in T.serial(M):
-            for h in T.serial(HQ):
-                head(X, WQ, m, h * D)
-            for h in T.serial(HKV):
-                head(X, WK, m, (HQ + h) * D)
+            for h in T.serial(QS):
+                head(X, WQ, m, h * QD, QD)
+            for h in T.serial(KS):
+                head(X, WK, m, HQ * D + h * KD, KD)
 
-    return head_norm.with_attr("global_symbol", f"head_norm_{HQ}_{HKV}_{D}")
+    return head_norm.with_attr(
+        "global_symbol", f"head_norm_{HQ}_{HKV}_{D}" + ("_together" if together else "")
+    )

@@ -21,10 +21,10 @@ from typing import Any
 from tvm import tirx
 from tvm.script import tirx as T
 
+from mlc_widget.engine.runtimes.tvm.kernels.activation import activated
 from mlc_widget.engine.runtimes.tvm.kernels.isa import (
     F32,
     I32,
-    LOG2E,
     Isa,
     hmax,
     in_registers,
@@ -108,17 +108,15 @@ def make_quantize(K: int, isa: Isa) -> Any:
     return quantize.with_attr("global_symbol", f"quantize_{K}")
 
 
-def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
-    """`activation.make_silu_mul` with a quantized result.
+def make_gate_quantize(IP: int, kind: str, isa: Isa) -> Any:
+    """`activation.make_gate` with a quantized result.
 
     Shapes: x (M, 2 IP) float32, of which the first IP features are the gate; q as above for K = IP.
     IP is a padded size.
     """
 
     def gated(X: Any, m: Any, k: Any) -> Any:
-        a = X.vload([m, k], F32)
-        power = T.min(T.max(a * splat(-LOG2E), splat(-126.0)), splat(126.0))
-        return a / (splat(1.0) + isa.exp2(power)) * X.vload([m, IP + k], F32)
+        return activated(X.vload([m, k], F32), kind, isa) * X.vload([m, IP + k], F32)
 
     @T.inline
     def row(X, Q, m):
@@ -131,7 +129,7 @@ def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
                 _group(a, b, Q, IP, m, g)
 
     @T.prim_func(s_tir=True)
-    def silu_mul_quantize(x: T.handle, q: T.handle):
+    def gate_mul_quantize(x: T.handle, q: T.handle):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         M = T.int64()
         X = T.match_buffer(x, (M, 2 * IP), "float32")
@@ -143,7 +141,7 @@ def make_silu_mul_quantize(IP: int, isa: Isa) -> Any:
             for m in T.serial(M):
                 row(X, Q, m)
 
-    return silu_mul_quantize.with_attr("global_symbol", f"silu_mul_quantize_{IP}")
+    return gate_mul_quantize.with_attr("global_symbol", f"{kind}_mul_quantize_{IP}")
 
 
 def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:

@@ -13,6 +13,7 @@ value to 11 bits.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm.script import tirx as T
@@ -21,15 +22,48 @@ from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, in_registers, p
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
-def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32") -> Any:
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """How a layer rotates queries and keys.
+
+    Attributes:
+        dims: The number of dimensions of a head that are rotated, its first; 0 for none. A multiple
+            of 16.
+        table: The number of the table to use.
+        tables: The number of tables, which lie one after the other.
+        width: The number of columns of the tables; 0 for ``dims / 2``.
+    """
+
+    dims: int
+    table: int = 0
+    tables: int = 1
+    width: int = 0
+
+    def suffix(self, head_dim: int) -> str:
+        """The end of a kernel's name."""
+        if (self.dims, self.tables) == (head_dim, 1):
+            return ""
+        return f"_rotate_{self.dims}_{self.table}_of_{self.tables}"
+
+
+def make_rope_append(
+    HQ: int,
+    HKV: int,
+    D: int,
+    isa: Isa,
+    dtype: str = "float32",
+    rotation: Rotation | None = None,
+) -> Any:
     """Rotate queries and keys by their positions, and store keys and values in their pages.
 
-    Shapes: qkv (n, pad((HQ + 2 HKV) D)) float32; cos, sin (positions, D/2) float32;
+    Shapes: qkv (n, pad((HQ + 2 HKV) D)) float32; cos, sin (tables · positions, R/2) float32;
     position (n,) int32; slot (n,) int32, page · PAGE + offset; pages as above, of
-    `dtype`; q (n, HQ D).
-    Rotation (halves a, b of a head): a' = fma(a, cos, -(b sin)), b' = fma(b, cos, a sin).
+    `dtype`; q (n, HQ D). The first R dimensions of a head are rotated, by default all D.
+    Rotation (halves a, b of them): a' = fma(a, cos, -(b sin)), b' = fma(b, cos, a sin).
     """
-    HALF = D // 2
+    rotation = rotation or Rotation(D)
+    R, HALF, REST = rotation.dims, rotation.dims // 2, D - rotation.dims
+    WIDTH = rotation.width or HALF
     L = 16 if HALF % 16 == 0 else 8
     VEC = f"float32x{L}"
 
@@ -38,32 +72,47 @@ def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32"
             return T.call_llvm_pure_intrin(VEC, f"llvm.fma.v{L}f32", a, b, c)
         return a * b + c
 
+    def first(position: Any, rows: Any) -> Any:
+        """The row of a position in this layer's table."""
+        position = T.Cast("int64", position)
+        if rotation.tables == 1:
+            return position
+        return rows // rotation.tables * rotation.table + position
+
     @T.inline
-    def row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, i):
+    def row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, C, i):
         with T.sblock("row"):
             T.reads()
             T.writes()
             page: T.let = SLOT[i] // PAGE
             offset: T.let = SLOT[i] % PAGE
+            angle: T.let = first(POS[i], C)
             for h in T.serial(HQ):
                 for d in T.unroll(HALF // L):
                     a: T.let = QKV.vload([i, h * D + d * L], VEC)
                     b: T.let = QKV.vload([i, h * D + HALF + d * L], VEC)
-                    c: T.let = COS.vload([POS[i], d * L], VEC)
-                    s: T.let = SIN.vload([POS[i], d * L], VEC)
+                    c: T.let = COS.vload([angle, d * L], VEC)
+                    s: T.let = SIN.vload([angle, d * L], VEC)
                     Q.vstore([i, h * D + d * L], mul_add(a, c, T.float32(0) - b * s))
                     Q.vstore([i, h * D + HALF + d * L], mul_add(b, c, a * s))
+                for d in T.unroll(REST // 16):
+                    Q.vstore([i, h * D + R + d * 16], QKV.vload([i, h * D + R + d * 16], F32))
             for h in T.serial(HKV):
-                key = in_registers((D,))
+                # In two buffers, as TVM puts one of 1 KiB on the heap.
+                low = in_registers((max(HALF, 1),))
+                high = in_registers((max(HALF, 1),))
                 for d in T.unroll(HALF // L):
                     a: T.let = QKV.vload([i, (HQ + h) * D + d * L], VEC)
                     b: T.let = QKV.vload([i, (HQ + h) * D + HALF + d * L], VEC)
-                    c: T.let = COS.vload([POS[i], d * L], VEC)
-                    s: T.let = SIN.vload([POS[i], d * L], VEC)
-                    key.vstore([d * L], mul_add(a, c, T.float32(0) - b * s))
-                    key.vstore([HALF + d * L], mul_add(b, c, a * s))
-                for d in T.serial(D):
-                    KP[page, layer, h, d, offset] = T.Cast(dtype, key[d])
+                    c: T.let = COS.vload([angle, d * L], VEC)
+                    s: T.let = SIN.vload([angle, d * L], VEC)
+                    low.vstore([d * L], mul_add(a, c, T.float32(0) - b * s))
+                    high.vstore([d * L], mul_add(b, c, a * s))
+                for d in T.serial(HALF):
+                    KP[page, layer, h, d, offset] = T.Cast(dtype, low[d])
+                    KP[page, layer, h, HALF + d, offset] = T.Cast(dtype, high[d])
+                for d in T.serial(REST):
+                    KP[page, layer, h, R + d, offset] = T.Cast(dtype, QKV[i, (HQ + h) * D + R + d])
                 for d in T.unroll(D // 16):
                     isa.store(
                         VP,
@@ -90,8 +139,8 @@ def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32"
         LAYERS = T.int64()
         P = T.int64()
         QKV = T.match_buffer(qkv, (n, pad((HQ + 2 * HKV) * D)), "float32")
-        COS = T.match_buffer(cos, (C, HALF), "float32")
-        SIN = T.match_buffer(sin, (C, HALF), "float32")
+        COS = T.match_buffer(cos, (C, WIDTH), "float32")
+        SIN = T.match_buffer(sin, (C, WIDTH), "float32")
         POS = T.match_buffer(position, (n,), "int32")
         SLOT = T.match_buffer(slot, (n,), "int32")
         KP = T.match_buffer(k_pages, (P, LAYERS, HKV, D, PAGE), dtype)
@@ -99,9 +148,10 @@ def make_rope_append(HQ: int, HKV: int, D: int, isa: Isa, dtype: str = "float32"
         Q = T.match_buffer(q, (n, HQ * D), "float32")
         if n > 8:
             for i in T.parallel(n):
-                row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, i)
+                row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, C, i)
         else:
             for i in T.serial(n):
-                row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, i)
+                row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, C, i)
 
-    return rope_append.with_attr("global_symbol", f"rope_append_{HQ}_{HKV}_{D}_{dtype}")
+    name = f"rope_append_{HQ}_{HKV}_{D}_{dtype}{rotation.suffix(D)}"
+    return rope_append.with_attr("global_symbol", name)

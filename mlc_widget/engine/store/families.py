@@ -1,0 +1,177 @@
+"""What the families of models call their parameters, in MLC's folders and in transformers' files.
+
+The runtime's own names are those of Llama in MLC (``model.layers.0.self_attn.qkv_proj.weight``);
+where a family has other names, its line here says so. GGUF's names are in
+`formats.gguf_weights`, as they are the same for all families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mlc_widget.engine.store.weight_source import WeightRecord, WeightSource
+
+Array: TypeAlias = npt.NDArray[Any]
+Renames: TypeAlias = tuple[tuple[str, str], ...]
+
+_QKV: Final = ("q_proj", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The parameters of one family.
+
+    Attributes:
+        mlc: Parts of our names, and MLC's in their place.
+        transformers: Parts of our names, and transformers' in their place.
+        apart: Whether MLC stores queries, keys and values as three parameters.
+        qkv: Our name of the projection to queries, keys and values.
+        qkv_bias: Whether it has a bias; None if `attention_bias` says so, as of `o_bias`.
+        o_bias: Whether the projection after attention has a bias.
+        head_norms: Whether queries and keys are normalized, by head or all heads together.
+        norms: The norms of a layer.
+        norms_plus: What is added to the weights of norms when they are read from transformers'
+            files.
+    """
+
+    mlc: Renames = ()
+    transformers: Renames = ()
+    apart: bool = False
+    qkv: str = "qkv_proj"
+    qkv_bias: bool | None = False
+    o_bias: bool | None = False
+    head_norms: Literal["", "each", "together"] = ""
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    norms_plus: float = 0.0
+
+
+_AROUND: Final = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+_GEMMA3: Final = Family(
+    mlc=(("model.", "language_model.model."),),
+    apart=True,
+    head_norms="each",
+    norms=_AROUND,
+    norms_plus=1.0,
+)
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "llama": Family(),
+    "mistral": Family(),
+    "qwen2": Family(qkv="c_attn", qkv_bias=True),
+    "qwen3": Family(qkv="c_attn", qkv_bias=None, o_bias=None, head_norms="each"),
+    "gemma": Family(norms_plus=1.0),
+    "gemma2": Family(norms=_AROUND, norms_plus=1.0),
+    "gemma3": _GEMMA3,
+    "gemma3_text": _GEMMA3,
+}
+"""The families that can be read from transformers' files, by `model_type`."""
+
+
+def renamed(name: str, renames: Renames) -> str:
+    """A parameter's name with parts replaced."""
+    for ours, theirs in renames:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def with_our_names(
+    source: WeightSource, model_type: object, *, transposed: bool = False
+) -> WeightSource:
+    """An MLC folder's parameters under our names.
+
+    Args:
+        source: The folder's parameters.
+        model_type: The model's `model_type`.
+        transposed: Whether inputs come first in matrices.
+    """
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None or not (family.mlc or family.apart):
+        return source
+    return _Renamed(source, family, transposed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """Parameters that are one of ours, one after the other."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    parts: tuple[WeightRecord, ...]
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    """A record under our name."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    record: WeightRecord
+
+
+class _Renamed:
+    """A `WeightSource` with our names."""
+
+    def __init__(self, source: WeightSource, family: Family, transposed: bool) -> None:
+        self._source, self._family, self._transposed = source, family, transposed
+        self.where = source.where
+        self.layers, self.verify, self.close = source.layers, source.verify, source.close
+        self.tensor_types, self.types_of = source.tensor_types, source.types_of
+
+    def find(self, name: str) -> _Ours | _Joined | None:
+        """The parameter of our name."""
+        theirs = renamed(name, self._family.mlc)
+        if (record := self._source.find(theirs)) is not None:
+            return _Ours(name, record.shape, record.dtype, record.nbytes, record)
+        qkv = f".{self._family.qkv}."
+        if not self._family.apart or qkv not in theirs:
+            return None
+        found = [self._source.find(theirs.replace(qkv, f".{part}.")) for part in _QKV]
+        parts = tuple(record for record in found if record is not None)
+        if len(parts) < len(_QKV) or len({part.dtype for part in parts}) > 1:
+            return None
+        transposed = self._transposed and len(parts[0].shape) > 1
+        joined, rest = (1, 0) if transposed else (0, slice(1, None))
+        if len({str(part.shape[rest]) for part in parts}) > 1:
+            return None
+        shape = list(parts[0].shape)
+        shape[joined] = sum(part.shape[joined] for part in parts)
+        nbytes = sum(part.nbytes for part in parts)
+        return _Joined(name, tuple(shape), parts[0].dtype, nbytes, parts, transposed)
+
+    def read_rows(self, record: Any, pieces: Sequence[tuple[int, int]]) -> Iterator[Array]:
+        """Read a parameter piece by piece."""
+        if isinstance(record, _Ours):
+            yield from self._source.read_rows(record.record, pieces)
+        elif record.transposed:
+            for piece in pieces:
+                yield np.concatenate([self._read(part, *piece) for part in record.parts], axis=1)
+        else:
+            for start, stop in pieces:
+                yield np.concatenate(list(self._rows(record, start, stop)))
+
+    def _rows(self, joined: _Joined, start: int, stop: int) -> Iterator[Array]:
+        at = 0
+        for part in joined.parts:
+            first, last = max(start - at, 0), min(stop - at, part.shape[0])
+            if first < last:
+                yield self._read(part, first, last)
+            at += part.shape[0]
+
+    def _read(self, record: WeightRecord, start: int, stop: int) -> Array:
+        [rows] = self._source.read_rows(record, [(start, stop)])
+        return rows.copy()  # the next one is read into the same memory

@@ -1,0 +1,118 @@
+"""Families from transformers' files: logits against transformers (tools/golden_families.py)."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlc_widget.engine.store.conversion import Conversion
+from mlc_widget.engine.text.tokenizer import Tokenizer
+from tests.engine.store import hf_folders
+
+from .conftest import Stepper, cpus, executor_for, run_chunks
+
+sys.path.append(str(Path(__file__).parents[4] / "tools"))
+import families
+import mlc_format
+
+FIXTURES = Path(__file__).parents[3] / "fixtures" / "families"
+NAMES = sorted(families.CONFIGS)
+CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
+TOLERANCE = 1e-4
+
+
+def golden(name: str, quantization: str) -> np.ndarray[Any, Any]:
+    """Transformers' logits at each position of the prompt."""
+    with np.load(FIXTURES / f"{name}.npz") as file:
+        return file["logits" if quantization == "q0f32" else f"logits_{quantization}"]
+
+
+def state(name: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The weights by transformers' names."""
+    with np.load(FIXTURES / f"{name}.npz") as file:
+        shapes = json.loads(str(file["shapes"]))
+    return families.state(name, {key: tuple(shape) for key, shape in shapes.items()})
+
+
+def transformers_folder(folder: Path, name: str) -> Path:
+    """A folder as transformers saves it."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(families.CONFIGS[name]))
+    (folder / "tokenizer_config.json").write_text("{}")
+    shutil.copy(hf_folders.FIXTURES / "llama" / "tokenizer.json", folder)
+    hf_folders.write_tensors(folder / "model.safetensors", state(name))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """The folder in MLC format of a family in a quantization, converted from transformers'."""
+    made: dict[tuple[str, str], Path] = {}
+    root = tmp_path_factory.mktemp("families")
+
+    def converted(name: str) -> Path:
+        target = root / f"{name}-q0f32"
+        source = transformers_folder(root / name, name)
+        with Conversion(source, "q0f32") as conversion:
+            conversion.run(target, Tokenizer.from_folder(source), lambda done, total: None)
+        return target
+
+    def quantized(name: str, quantization: Any) -> Path:
+        folder = root / f"{name}-{quantization}"
+        shutil.copytree(make(name, "q0f32"), folder)
+        params = mlc_format.read_params(folder)
+        for shard in folder.glob("params_shard_*.bin"):
+            shard.unlink()
+        mlc_format.write_params(
+            folder, mlc_format.quantize_params(params, quantization), encode_format="raw"
+        )
+        config = json.loads((folder / "mlc-chat-config.json").read_text())
+        config["quantization"] = quantization
+        (folder / "mlc-chat-config.json").write_text(json.dumps(config))
+        return folder
+
+    def make(name: str, quantization: str) -> Path:
+        if (name, quantization) not in made:
+            floats = quantization == "q0f32"
+            made[name, quantization] = converted(name) if floats else quantized(name, quantization)
+        return made[name, quantization]
+
+    return make
+
+
+def combinations():
+    """Every family, quantization and kind of CPU; `make test` compiles each family once."""
+    for name in NAMES:
+        for quantization in ("q0f32", *families.QUANTIZATIONS):
+            for cpu in (None, *cpus()):
+                quick = cpu is None and quantization == "q4f16_1"
+                marks = () if quick else pytest.mark.soak
+                yield pytest.param(
+                    name, quantization, cpu, marks=marks, id=f"{name}-{quantization}-{cpu}"
+                )
+
+
+@pytest.mark.parametrize(("name", "quantization", "cpu"), list(combinations()))
+def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_dir):
+    expected, prompt = golden(name, quantization), families.prompt(name)
+    options = {} if cpu is None else {"cpu": cpu}
+    executor = executor_for(folder_of(name, quantization), cache_dir, **options)
+    alone = run_chunks(executor, prompt, CHUNKS)
+    assert alone.shape == expected.shape
+    assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE
+    for chunks in ([1] * 84, [17, 15, 1, 1, 50], [83, 1]):
+        assert np.array_equal(run_chunks(executor, prompt, chunks), alone)
+    rng = random.Random(0)
+    stepper, at = Stepper(executor), 0
+    for n in [17, 1, 1, 30, 2, 33]:
+        others = {f"o{i}": [rng.randrange(60) for _ in range(rng.choice([1, 5]))] for i in range(4)}
+        stepper.step(**others, a=prompt[at : at + n])
+        at += n
+    assert np.array_equal(stepper.all("a"), alone)
