@@ -26,7 +26,12 @@ from mlc_widget.engine.store import quantizer
 from mlc_widget.engine.store.formats import hf_config, hf_tokenizer, hf_weights
 from mlc_widget.engine.store.formats.hf_folder import HFFolder, SafetensorsModel
 from mlc_widget.engine.store.formats.hf_weights import Parameter
-from mlc_widget.engine.store.importance import MOST_TOKENS, ImportanceRun, calibration_text
+from mlc_widget.engine.store.importance import (
+    MEASURED,
+    MOST_TOKENS,
+    ImportanceRun,
+    calibration_text,
+)
 from mlc_widget.engine.store.model_config import check_config, token_ids
 from mlc_widget.engine.store.tensor_cache_writer import TensorCacheWriter, write_whole
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX
@@ -103,7 +108,8 @@ class Conversion:
         hf_tokenizer.check_tokenizer(self._folder)
         self._model = SafetensorsModel(self._folder)
         try:
-            has_output = "lm_head.weight" in self._model.tensors
+            outputs = ("lm_head.weight", "embed_out.weight")
+            has_output = any(name in self._model.tensors for name in outputs)
             self._model_config = hf_config.model_config(config, has_output=has_output)
             kind = config["model_type"]
             self._parameters = list(hf_weights.parameters(kind, self._model_config))
@@ -121,7 +127,7 @@ class Conversion:
         self.format = quantizer.FORMATS[quantization]
         self.nbytes = sum(self.format.nbytes(p.shape) for p in self._parameters)
         self.source_bytes = hf_weights.source_bytes(self._model, self._parameters)
-        self._measured = self.format.bits == 4
+        self._measured = self.format.bits == 4 and kind in MEASURED
         if self._measured:
             self.source_bytes += self._importance_run(lambda nbytes: None).nbytes
         self.name = f"{_slug(path)}-{quantization}-{self._key()}"

@@ -22,6 +22,8 @@ from mlc_widget.engine.store.formats.hf_weights import Parameter
 
 Array = npt.NDArray[Any]
 
+MEASURED: Final = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""The families, by `model_type`, whose forward pass this module has."""
 MOST_TOKENS: Final = 256
 """The tokens of a text that are read; twice as many change little."""
 _LARGEST_TEXT: Final = 1 << 20

@@ -87,6 +87,14 @@ def folder_of(tmp_path_factory):
     return make
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_can_be_stored_in_4_bits(name, tmp_path):
+    source = transformers_folder(tmp_path / name, name)
+    with Conversion(source, "q4f16_1") as conversion:
+        conversion.run(tmp_path / "made", Tokenizer.from_folder(source), lambda done, total: None)
+    assert mlc_format.read_params(tmp_path / "made")
+
+
 def combinations():
     """Every family, quantization and kind of CPU; `make test` compiles each family once."""
     for name in NAMES:
