@@ -190,14 +190,16 @@ def _make_private(path: Path) -> None:
     info = path.stat()
     if not stat.S_ISREG(info.st_mode):
         raise OSError(f"{path} is no regular file")
-    if os.name != "posix":
-        return
-    for owned, at in ((info, path), (path.parent.stat(), path.parent)):
-        sticky = at is path.parent and owned.st_mode & stat.S_ISVTX
-        if owned.st_uid not in (0, os.geteuid()) or (owned.st_mode & _OTHERS_WRITE and not sticky):
-            raise PermissionError(
-                f"other users can write to {at}; run `chmod go-w {at}`, or give another place"
-            )
+    _check_private(info, path)
+
+
+def _check_private(info: os.stat_result, path: Path) -> None:
+    if os.name == "posix" and (
+        info.st_uid not in (0, os.geteuid()) or info.st_mode & _OTHERS_WRITE
+    ):
+        raise PermissionError(
+            f"other users can write to {path}; run `chmod go-w {path}`, or give another place"
+        )
 
 
 def open_cache(cache: Any) -> ReplyCache | None:
@@ -226,6 +228,7 @@ def _open_own() -> ReplyCache | None:
     try:
         path = user_cache_root().absolute() / FILE
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(path.parent.stat(), path.parent)
         try:
             return ReplyCache(path)
         except sqlite3.OperationalError:  # locked, or no room: not the file's fault
