@@ -70,7 +70,7 @@ def model_source(path: Path, **changes: Any) -> Any:
         path: The folder or file. Where the file has a vocabulary, its tokenizer is made.
         changes: Of the configuration.
     """
-    from mlc_widget.api.errors import UnsupportedModelError
+    from mlc_widget.api.errors import ModelError
     from mlc_widget.engine.runtimes.base import ModelSource
     from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
@@ -85,7 +85,7 @@ def model_source(path: Path, **changes: Any) -> Any:
         return ModelSource(path.name, path, {**config, **changes}, tokenizer, opener(path))
     try:
         stored = read_model(path, {})
-    except UnsupportedModelError:  # it has no vocabulary
+    except ModelError:  # it has no vocabulary
         with GGUFModel(path) as model:
             config = chat_config(model)
 
@@ -257,11 +257,13 @@ def main() -> None:
             print(json.dumps(told), flush=True)
         return
     if kind == "tvm":
+        # Imports are no part of loading a model: a worker has done them before.
+        from mlc_widget.engine import model as load_model  # noqa: F401
         from mlc_widget.engine.runtimes.tvm import loading, machine, threads  # noqa: F401
 
         machine.start()
     else:
-        import llama_cpp  # noqa: F401 - imports are no part of loading a model
+        import llama_cpp  # noqa: F401
     before = _resident()
     engines: list[Engine] = []
 

@@ -96,21 +96,22 @@ def load_weights(
         One array for each of `parameters`, in their order.
     """
     arrays = _arrays([layout for _, layout in parameters])
-    tasks: list[_Task] = []
+    parts: list[_Part] = []
     for (name, layout), array in zip(parameters, arrays, strict=True):
         if (record := source.find(name)) is not None:
-            tasks += _tasks(record, layout, layout.packer(compiled), array)
-    total, done = sum(task.nbytes for task in tasks), 0
+            parts += _parts(record, layout, layout.packer(compiled), array)
+    total, done = sum(part.nbytes for part in parts), 0
 
-    def run(task: _Task) -> int:
-        pieces = source.read_rows(task.record, task.pieces)
-        for (start, _), piece in zip(task.pieces, pieces, strict=True):
-            task.pack(piece, start, task.out)
-        return task.nbytes
+    def run(task: Sequence[_Part]) -> int:
+        for part in task:
+            pieces = source.read_rows(part.record, part.pieces)
+            for (start, _), piece in zip(part.pieces, pieces, strict=True):
+                part.pack(piece, start, part.out)
+        return sum(part.nbytes for part in task)
 
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "mlc_widget-weights")
     try:
-        for finished in as_completed([pool.submit(run, task) for task in tasks]):
+        for finished in as_completed([pool.submit(run, task) for task in _tasks(parts)]):
             done += finished.result()
             progress(done, total)
     finally:
@@ -119,8 +120,8 @@ def load_weights(
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """Some pieces of a parameter, to be read and packed by one thread.
+class _Part:
+    """Some pieces of a parameter, to be read and packed one after the other.
 
     Attributes:
         record: The parameter.
@@ -137,17 +138,29 @@ class _Task:
     nbytes: int
 
 
-def _tasks(record: WeightRecord, layout: Layout, pack: Packer, out: Array) -> list[_Task]:
-    """Cut a parameter into tasks of about `_TASK` bytes."""
+def _parts(record: WeightRecord, layout: Layout, pack: Packer, out: Array) -> list[_Part]:
+    """Cut a parameter into parts of at most about `_TASK` bytes."""
     rows = max(1, record.shape[0])
     pieces = layout.pieces(_PIECE // max(1, record.nbytes // rows))
-    tasks, first = [], 0
+    parts, first = [], 0
     for i, (_, stop) in enumerate(pieces):
-        start = pieces[first][0]
-        nbytes = (stop - start) * record.nbytes // rows
+        nbytes = (stop - pieces[first][0]) * record.nbytes // rows
         if nbytes >= _TASK or i == len(pieces) - 1:
-            tasks.append(_Task(record, pieces[first : i + 1], pack, out, nbytes))
+            parts.append(_Part(record, pieces[first : i + 1], pack, out, nbytes))
             first = i + 1
+    return parts
+
+
+def _tasks(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """Join parts to tasks of about `_TASK` bytes, as each costs some switches between threads."""
+    tasks: list[list[_Part]] = [[]]
+    nbytes = 0
+    for part in parts:
+        if nbytes >= _TASK:
+            tasks.append([])
+            nbytes = 0
+        tasks[-1].append(part)
+        nbytes += part.nbytes
     return tasks
 
 
