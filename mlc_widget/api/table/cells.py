@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
 def cell_text(column: str, value: Any, conversion: str | None, spec: str) -> str:
     """The text of a value, in which braces and control tokens are nothing but text.
 
-    A missing value is empty; lists, mappings and sets are written as JSON; a date in ISO 8601.
+    A missing value is empty; lists, mappings and sets are written as JSON.
 
     Args:
         column: The column's name, for messages.
