@@ -92,9 +92,12 @@ class _Pump:
         self.buffer.extend(batch)
         self.error = error or self.error
         self.ended = self.ended or ended
-        while self.wakers:
+        # Only those that wait now: who begins to wait meanwhile looks into the buffer first.
+        for _ in range(len(self.wakers)):
             try:
                 self.wakers.popleft()()
+            except IndexError:  # it no longer waits
+                break
             except RuntimeError:  # the consumer's loop is closed: nobody will read on
                 self.begin_stop()
 
@@ -132,8 +135,9 @@ class StreamBuffer:
         try:
             yield self._take()
         finally:
-            with contextlib.suppress(ValueError):  # it was called
-                wakers.remove(waker)
+            if waker in wakers:  # else it was called; the error of `remove` would take longer
+                with contextlib.suppress(ValueError):
+                    wakers.remove(waker)
 
     async def get(self) -> JSONDict:
         """Wait for the next chunk on the running loop.
@@ -149,6 +153,8 @@ class StreamBuffer:
             with self._woken(partial(loop.call_soon_threadsafe, _resolve, waiter)) as chunk:
                 if chunk is None:
                     await wait_ticking(waiter)
+            # While a chunk is taken there is no waker, which the next one would call for nothing.
+            chunk = chunk or self._take()
         return chunk
 
     def get_blocking(self, timeout: float | None = None) -> JSONDict:
@@ -169,6 +175,7 @@ class StreamBuffer:
                     left = -1.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
                     if not waiter.acquire(timeout=min(left, threading.TIMEOUT_MAX)):
                         raise WaitTimeoutError
+            chunk = chunk or self._take()
         return chunk
 
     def close(self) -> concurrent.futures.Future[None]:

@@ -13,6 +13,8 @@ import pytest
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.streams import AsyncStream, Stream, StreamBuffer
 
+from ..waiting import until
+
 DEADLINE = 60.0
 
 
@@ -160,3 +162,46 @@ def test_a_blocking_stream_whose_engine_failed_can_be_closed(
     stream.close()
     assert source.let_go
     assert list(stream) == []
+
+
+async def test_a_chunk_wakes_once_whoever_begins_to_wait_for_the_next(
+    home: HomeLoop, source: Source
+) -> None:
+    """A reader that takes the chunk while others are woken waits for the next one."""
+    source.most = 0
+    pump = buffer(home, source)._pump
+    woken = 0
+
+    def wait_again() -> None:
+        nonlocal woken
+        woken += 1
+        if woken < 100:
+            pump.wakers.append(wait_again)
+
+    async def publish() -> None:
+        pump.wakers.append(wait_again)
+        for number in range(3):
+            pump._publish([{"number": number}])
+
+    await asyncio.wrap_future(home.submit(publish()))
+    assert woken == 3
+    home.call_soon(source.may_let_go.set)
+    await asyncio.wrap_future(home.start(pump.stop))
+
+
+@pytest.mark.parametrize("blocking", [False, True], ids=["awaited", "blocking"])
+async def test_a_reader_that_waits_is_woken_and_leaves_no_waker(
+    home: HomeLoop, source: Source, blocking: bool
+) -> None:
+    source.most = 0
+    stream = buffer(home, source)
+    pump = stream._pump
+    get = asyncio.to_thread(stream.get_blocking) if blocking else stream.get()
+    reading = asyncio.ensure_future(get)
+    await until(lambda: pump.wakers)
+    home.call_soon(pump._publish, [{"number": 1}, {"number": 2}])
+    assert await reading == {"number": 1}
+    assert not pump.wakers
+    assert await stream.get() == {"number": 2}
+    home.call_soon(source.may_let_go.set)
+    await asyncio.wrap_future(stream.close())
