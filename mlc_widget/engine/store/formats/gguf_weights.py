@@ -132,13 +132,20 @@ class GGUFWeights:
             The rows, in memory that the next piece overwrites.
 
         Raises:
-            ModelFormatError: The file has become shorter.
+            ModelFormatError: The file has become shorter, or was written to.
         """
         found = self._of(record.name)
-        if not _PART.match(record.name):
+        if _PART.match(record.name):
+            yield from self._matrix(*found[0], pieces)
+        else:
             yield np.concatenate([self._vector(file, tensor) for file, tensor, _ in found])
-            return
-        file, tensor, rows = found[0]
+        for file, _, _ in found:
+            file.check_unchanged()
+
+    def _matrix(
+        self, file: GGUFFile, tensor: GGUFTensor, rows: range, pieces: Sequence[tuple[int, int]]
+    ) -> Iterator[Array]:
+        """Some of a tensor's rows piece by piece, in memory that the next piece overwrites."""
         if self._head and tensor.name.endswith((".attn_q.weight", ".attn_k.weight")):
             for start, stop in pieces:
                 yield self._head_rows(file, tensor, start, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.tvm.blocks import FORMATS, BlockMatrix, repack_name
 from mlc_widget.engine.runtimes.tvm.kernels.repack import make_repack
 from mlc_widget.engine.runtimes.tvm.layouts import pad
@@ -149,4 +151,31 @@ def test_a_cancelled_load_reads_no_more(compiled, small_tasks, tmp_path, monkeyp
     with pytest.raises(Cancelled):
         load_weights([("lm_head.part0", layout)], source, compiled, cancel)
     assert len(source.pieces) < len(layout.pieces(4096 // (512 // 32 * 34)))
+    source.close()
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _written(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(bytes(100))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("change", [_cut, _written])
+@pytest.mark.parametrize("name", ["Q4_0", "F16"])
+def test_a_file_that_changes_after_it_was_opened_is_one_error(
+    compiled, small_tasks, tmp_path, name, change
+):
+    data = random_blocks(TYPES_BY_NAME[name], 2000, 512)
+    path = tmp_path / "m.gguf"
+    source = opened(path, {"output.weight": (TYPES_BY_NAME[name], data)})
+    layout = BlockMatrix(name, 512, len(data), pad(len(data)))
+
+    change(path)
+    with pytest.raises(ModelFormatError, match=r"became shorter|was changed while it was read"):
+        load_weights([("lm_head.part0", layout)], source, compiled, lambda *_: None)
     source.close()
