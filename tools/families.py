@@ -48,7 +48,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "gemma2",
         **_GEMMA,
         "rope_theta": 10000.0,
-        "query_pre_attn_scalar": 24,
+        "query_pre_attn_scalar": 16,
         "sliding_window": 21,
         "attn_logit_softcapping": 5.0,
         "final_logit_softcapping": 3.0,
@@ -65,6 +65,107 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 40,
         "sliding_window": 21,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    },
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 96,
+        "vocab_size": 67,
+        "layer_norm_epsilon": 1e-5,
+        "activation_function": "gelu_new",
+        "eos_token_id": 2,
+        "tie_word_embeddings": True,
+    },
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        **_LAYER_NORM,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "hidden_act": "gelu",
+        "rotary_pct": 0.5,
+        "rotary_emb_base": 10000,
+        "use_parallel_residual": True,
+    },
+    "granite": {
+        "model_type": "granite",
+        **_TINY,
+        "rope_theta": 10000.0,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.4,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.5,
+    },
+    "llama-yarn": {
+        "model_type": "llama",
+        **_TINY,
+        "head_dim": 32,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "ministral3": {
+        "model_type": "ministral3",
+        **_TINY,
+        "head_dim": 32,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1000000.0,
+            "factor": 2.0,
+            "original_max_position_embeddings": 128,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "olmo2": {"model_type": "olmo2", **_TINY, "rope_theta": 500000.0},
+    "phi": {
+        "model_type": "phi",
+        **_LAYER_NORM,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "hidden_act": "gelu_new",
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10000.0,
+    },
+    "phi3": {
+        "model_type": "phi3",
+        **_TINY,
+        "hidden_size": 128,
+        "num_key_value_heads": 2,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 64,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0] * 8,
+            "long_factor": [1.0, 1.1, 1.3, 1.6, 2.0, 3.0, 4.0, 6.0],
+        },
+        "bos_token_id": 1,
+        "pad_token_id": 0,
+    },
+    "smollm3": {
+        "model_type": "smollm3",
+        **_TINY,
+        "rope_theta": 10000.0,
+        "no_rope_layers": [1, 0],
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+    },
+    "stablelm": {
+        "model_type": "stablelm",
+        **_LAYER_NORM,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "partial_rotary_factor": 0.5,
+        "use_qkv_bias": True,
+        "rope_theta": 10000.0,
     },
 }
 """The content of config.json of each."""
@@ -89,7 +190,8 @@ def state(name: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
             value = 0.2 * value + (0 if name.startswith("gemma") else 1)
         else:
             outer = any(part in tensor for part in ("embed", "lm_head", "wte", "wpe"))
-            value *= (1.0 if outer else 1.6) / shape[1] ** 0.5
+            inputs = shape[0] if name == "gpt2" and not outer else shape[1]
+            value *= (1.0 if outer else 1.6) / inputs**0.5
         made[tensor] = value.astype(np.float32)
     return made
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 
-UNUSED = ("rotary_emb.inv_freq", "masked_bias", "attention.bias", "attn.bias")
+UNUSED = (".rotary_emb.inv_freq", ".masked_bias", ".attention.bias", ".attn.bias")
 
 
 def quantized(name: str, tensor: str, value: Any, quantization: Any) -> Any:
@@ -29,7 +29,7 @@ def quantized(name: str, tensor: str, value: Any, quantization: Any) -> Any:
         rounded = (value + plus).astype(mlc_format.MODEL_DTYPE[quantization])
         return rounded.astype(np.float32) - plus
     if name == "gpt2" and not any(part in tensor for part in ("wte", "wpe")):
-        return quantized(name, "", value.T, quantization).T  # inputs come first
+        return quantized(name, "wte", value.T, quantization).T  # inputs come first
     return mlc_format.dequantized({"w.weight": value}, quantization)["w.weight"]
 
 
@@ -39,8 +39,10 @@ def make(name: str, file: Path) -> None:
     config._attn_implementation = "eager"
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     tied = families.CONFIGS[name].get("tie_word_embeddings", False)
+    # As files have it, which newer versions of transformers rename when they read them.
+    output = "embed_out." if name == "gpt_neox" else "lm_head."
     shapes = {
-        key: tuple(value.shape)
+        key.replace("lm_head.", output): tuple(value.shape)
         for key, value in model.state_dict().items()
         if not key.endswith(UNUSED) and not (tied and key == "lm_head.weight")
     }
@@ -53,7 +55,10 @@ def make(name: str, file: Path) -> None:
             for key, value in state.items()
         }
         missing, unexpected = model.load_state_dict(
-            {key: torch.from_numpy(np.ascontiguousarray(v)) for key, v in values.items()},
+            {
+                key.replace(output, "lm_head."): torch.from_numpy(np.ascontiguousarray(v))
+                for key, v in values.items()
+            },
             strict=False,
         )
         assert not unexpected, unexpected

@@ -37,6 +37,13 @@ class Family:
         norms: The norms of a layer.
         norms_plus: What is added to the weights of norms when they are read from transformers'
             files.
+        norm_bias: Whether norms have biases (LayerNorm).
+        fused: Whether transformers stacks queries, keys and values, and gate and up, as MLC does.
+        gated: Whether the MLP has a gate; without one, its layers have biases.
+        heads_together: Whether transformers' files have queries, keys and values head by head.
+        inputs_first: Whether transformers' files have matrices of layers with the inputs first.
+        positions: Whether positions have embeddings, and the output layer is the embedding.
+        output_bias: Whether the output layer has a bias.
     """
 
     mlc: Renames = ()
@@ -48,6 +55,13 @@ class Family:
     head_norms: Literal["", "each", "together"] = ""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     norms_plus: float = 0.0
+    norm_bias: bool = False
+    fused: bool = False
+    gated: bool = True
+    heads_together: bool = False
+    inputs_first: bool = False
+    positions: bool = False
+    output_bias: bool = False
 
 
 _AROUND: Final = (
@@ -63,6 +77,56 @@ _GEMMA3: Final = Family(
     norms=_AROUND,
     norms_plus=1.0,
 )
+_NEOX: Final = (
+    ("model.embed_tokens", "gpt_neox.embed_in"),
+    ("model.layers.", "gpt_neox.layers."),
+    ("model.norm", "gpt_neox.final_layer_norm"),
+    ("self_attn.qkv_proj", "attention.query_key_value"),
+    ("self_attn.o_proj", "attention.dense"),
+    ("mlp.up_proj", "mlp.dense_h_to_4h"),
+    ("mlp.down_proj", "mlp.dense_4h_to_h"),
+    ("lm_head", "embed_out"),
+)
+_GPT2: Final = (
+    ("model.embed_tokens", "transformer.wte"),
+    ("model.embed_positions", "transformer.wpe"),
+    ("model.layers.", "transformer.h."),
+    ("model.norm", "transformer.ln_f"),
+    ("self_attn.qkv_proj", "attn.c_attn"),
+    ("self_attn.o_proj", "attn.c_proj"),
+    ("mlp.up_proj", "mlp.c_fc"),
+    ("mlp.down_proj", "mlp.c_proj"),
+    ("input_layernorm", "ln_1"),
+    ("post_attention_layernorm", "ln_2"),
+)
+_TRANSFORMER: Final = (
+    ("model.embed_tokens", "transformer.embd"),
+    ("model.layers.", "transformer.h."),
+    ("self_attn.o_proj", "mixer.out_proj"),
+    ("input_layernorm", "ln"),
+)
+_PHI: Final = Family(
+    mlc=(
+        *_TRANSFORMER,
+        ("self_attn.qkv_proj", "mixer.Wqkv"),
+        ("mlp.up_proj", "mlp.fc1"),
+        ("mlp.down_proj", "mlp.fc2"),
+        ("lm_head.", "lm_head.linear."),
+        ("model.norm.", "lm_head.ln."),
+    ),
+    transformers=(
+        ("self_attn.o_proj", "self_attn.dense"),
+        ("mlp.up_proj", "mlp.fc1"),
+        ("mlp.down_proj", "mlp.fc2"),
+        ("model.norm.", "model.final_layernorm."),
+    ),
+    qkv_bias=True,
+    o_bias=True,
+    norms=("input_layernorm",),
+    norm_bias=True,
+    gated=False,
+    output_bias=True,
+)
 
 FAMILIES: Final[Mapping[str, Family]] = {
     "llama": Family(),
@@ -73,8 +137,74 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "gemma2": Family(norms=_AROUND, norms_plus=1.0),
     "gemma3": _GEMMA3,
     "gemma3_text": _GEMMA3,
+    "gpt2": Family(
+        mlc=_GPT2,
+        transformers=_GPT2,
+        qkv_bias=True,
+        o_bias=True,
+        norm_bias=True,
+        fused=True,
+        gated=False,
+        inputs_first=True,
+        positions=True,
+    ),
+    "gpt_neox": Family(
+        mlc=_NEOX,
+        transformers=_NEOX,
+        qkv_bias=True,
+        o_bias=True,
+        norm_bias=True,
+        fused=True,
+        gated=False,
+        heads_together=True,
+    ),
+    "granite": Family(),
+    "ministral3": Family(
+        mlc=(("model.", "language_model.model."), ("lm_head", "language_model.lm_head"))
+    ),
+    "olmo2": Family(
+        norms=("post_attention_layernorm", "post_feedforward_layernorm"), head_norms="together"
+    ),
+    "phi": _PHI,
+    "phi-msft": _PHI,
+    "phi3": Family(
+        mlc=(
+            *_TRANSFORMER,
+            ("self_attn.qkv_proj", "mixer.qkv_proj"),
+            ("model.norm", "transformer.norm"),
+        ),
+        fused=True,
+    ),
+    "smollm3": Family(),
+    "stablelm": Family(qkv_bias=None, norm_bias=True),
 }
 """The families that can be read from transformers' files, by `model_type`."""
+
+
+_FIELDS: Final = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_head_kv": "num_key_value_heads",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "activation_function": "hidden_act",
+    "rotary_emb_base": "rope_theta",
+}
+"""Llama's names of fields that older families name otherwise."""
+
+
+def common_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration with the fields of older families under Llama's names, too."""
+    made = {ours: values[theirs] for theirs, ours in _FIELDS.items() if values.get(theirs)}
+    made |= values
+    hidden = made.get("hidden_size")
+    if "n_embd" in values and isinstance(hidden, int):
+        inner = values.get("n_inner")
+        made["intermediate_size"] = 4 * hidden if inner in (None, 0, -1) else inner
+        if values.get("context_window_size"):  # the size of MLC's table of positions
+            made["max_position_embeddings"] = values["context_window_size"]
+    return made
 
 
 def renamed(name: str, renames: Renames) -> str:
@@ -135,7 +265,8 @@ class _Renamed:
     def find(self, name: str) -> _Ours | _Joined | None:
         """The parameter of our name."""
         theirs = renamed(name, self._family.mlc)
-        if (record := self._source.find(theirs)) is not None:
+        record = self._source.find(theirs) or self._source.find(name)
+        if record is not None:
             return _Ours(name, record.shape, record.dtype, record.nbytes, record)
         qkv = f".{self._family.qkv}."
         if not self._family.apart or qkv not in theirs:

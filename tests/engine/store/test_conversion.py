@@ -231,7 +231,7 @@ def test_a_model_that_does_not_say_is_tied_where_it_has_no_output_layer(tmp_path
         ("llama", {"quantization_config": {"load_in_4bit": True}}, "load_in_4bit"),
         ("llama", {"model_type": "gemma3"}, "gemma3.*llama, mistral, qwen2, qwen3"),
         ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}, "use_sliding_window"),
-        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "yarn.*linear"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 4}}, "dynamic.*linear"),
         ("mistral", {"hidden_act": "gelu"}, "gelu"),
     ],
 )

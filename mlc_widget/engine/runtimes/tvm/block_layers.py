@@ -206,8 +206,8 @@ def takes_int8(module: Any) -> bool:
     tied = not any(name.endswith("lm_head") for name in layers)
     return all(
         FORMATS[kind].coded
-        for layer in layers.values()
-        if tied or not isinstance(layer, BlockEmbedding)
+        for name, layer in layers.items()
+        if not isinstance(layer, BlockEmbedding) or (tied and name.endswith("embed_tokens"))
         for kind in layer.kinds
     )
 

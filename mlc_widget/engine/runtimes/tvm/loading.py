@@ -20,7 +20,7 @@ from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
-from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, device_of
+from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, device_of, model_config
 from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
@@ -101,7 +101,7 @@ def load(
 
 def _text_config(source: ModelSource) -> Any:
     """`model_config`, or the part of it that is about the text model, as MLC's Gemma 3 has it."""
-    values = source.config.get("model_config")
+    values = model_config(source)
     inner = values.get("text_config") if isinstance(values, Mapping) else None
     return values if inner is None else inner
 
@@ -146,6 +146,7 @@ def make_executor(
     shape = plan.shape
     check_weights(plan.parameters, weights)
     context, pages = sizes(source, options)
+    context = min(context, shape.positions or context)
     needs = (
         weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),

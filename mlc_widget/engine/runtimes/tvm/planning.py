@@ -15,6 +15,7 @@ from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization, quantization_of
+from mlc_widget.engine.store.families import common_config
 from mlc_widget.engine.store.fields import Fields
 from mlc_widget.engine.store.weight_source import WeightSource
 
@@ -192,7 +193,8 @@ def _attention_rows(program: Program, quantization: Quantization) -> int:
 def model_config(source: ModelSource) -> Mapping[str, Any]:
     """`model_config`, with the values that mlc-chat-config.json or overrides have outside of it."""
     values = Fields(source.config, "").get("model_config")
-    above = source.config.get("sliding_window_size")
-    if above is None or not isinstance(values, Mapping):
+    if not isinstance(values, Mapping):
         return values  # type: ignore[no-any-return]
-    return {**values, "sliding_window_size": above}
+    values = common_config(values)
+    above = source.config.get("sliding_window_size")
+    return values if above is None else {**values, "sliding_window_size": above}

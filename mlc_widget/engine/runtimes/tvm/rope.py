@@ -14,6 +14,7 @@ from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.store.fields import Fields
 
 _LEAST, _MOST = 1e-6, 1e9
+_MOST_POSITIONS: Final = 1 << 40
 
 TYPES: Final = ("default", "linear", "llama3", "yarn", "longrope", "factors")
 """The types of `rope_scaling`; factors, a divisor for each frequency, occurs in GGUF files."""
@@ -43,6 +44,7 @@ class Rope:
                 param="model_config.rope_scaling",
             )
         self.table(1)
+        self.frequencies(_MOST_POSITIONS)  # both kinds of factors
 
     def frequencies(self, positions: int = 1) -> Table:
         """The frequencies in radians per position, (dims / 2,) float32.

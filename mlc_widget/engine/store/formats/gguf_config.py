@@ -22,9 +22,18 @@ _ARCHITECTURES: Final = {
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
+    "gpt2": "gpt2",
+    "gptneox": "gpt_neox",
+    "granite": "granite",
+    "mistral3": "ministral3",
+    "olmo2": "olmo2",
+    "phi2": "phi",
+    "phi3": "phi3",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
 }
 """MLC's `model_type` of each ``general.architecture``."""
-_INTERLEAVED: Final = frozenset({"llama"})
+_INTERLEAVED: Final = frozenset({"llama", "granite", "mistral3", "smollm3"})
 """Architectures in which llama.cpp's converter interleaves the rows of heads in pairs."""
 _SAMPLING: Final = {
     "temp": "temperature",
@@ -115,13 +124,72 @@ def _model_config(
         "num_hidden_layers": fields.positive_int("block_count"),
         "head_dim": fields.head_dim(),
         "vocab_size": vocabulary,
-        "rms_norm_eps": fields.positive_float("attention.layer_norm_rms_epsilon"),
+        **_eps(fields),
+        "partial_rotary_factor": fields.rotary_share(),
         "rope_theta": fields.positive_float("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(fields, model),
         "tie_word_embeddings": "output.weight" not in model.tensors,
         "attention_bias": "blk.0.attn_output.bias" in model.tensors,
         "context_window_size": context,
         **(_OWN[fields.architecture](fields) if fields.architecture in _OWN else {}),
+    }
+
+
+def _eps(fields: _Fields) -> dict[str, float]:
+    if fields.get("attention.layer_norm_rms_epsilon", None) is None:
+        return {"layer_norm_eps": fields.positive_float("attention.layer_norm_epsilon")}
+    return {"rms_norm_eps": fields.positive_float("attention.layer_norm_rms_epsilon")}
+
+
+def _gpt2(fields: _Fields) -> dict[str, Any]:
+    return {
+        "hidden_act": "gelu_new",
+        "max_position_embeddings": fields.positive_int("context_length"),
+    }
+
+
+def _gpt_neox(fields: _Fields) -> dict[str, Any]:
+    return {
+        "hidden_act": "gelu",
+        "rotary_pct": fields.rotary_share(),
+        "use_parallel_residual": fields.boolean("use_parallel_residual", default=True),
+    }
+
+
+def _granite(fields: _Fields) -> dict[str, Any]:
+    return {
+        "embedding_multiplier": fields.positive_float("embedding_scale", 1.0),
+        "residual_multiplier": fields.positive_float("residual_scale", 1.0),
+        "attention_multiplier": fields.positive_float("attention.scale", fields.head_dim() ** -0.5),
+        "logits_scaling": fields.positive_float("logit_scale", 1.0),
+    }
+
+
+def _ministral3(fields: _Fields) -> dict[str, Any]:
+    beta = fields.get("attention.temperature_scale", None)
+    if beta is None:
+        return {}
+    original = fields.positive_int("rope.scaling.original_context_length")
+    return {
+        "rope_parameters": {
+            "llama_4_scaling_beta": beta,
+            "original_max_position_embeddings": original,
+        }
+    }
+
+
+def _phi(fields: _Fields) -> dict[str, Any]:
+    return {"hidden_act": "gelu_new"}
+
+
+def _stablelm(fields: _Fields) -> dict[str, Any]:
+    parallel = fields.boolean("use_parallel_residual", default=False)
+    biased = "blk.0.attn_q.bias" in fields.tensors
+    normed = "blk.0.attn_q_norm.weight" in fields.tensors
+    return {
+        "use_qkv_bias": biased,
+        "qk_layernorm": normed,
+        "use_parallel_residual": parallel or "blk.0.ffn_norm.weight" not in fields.tensors,
     }
 
 
@@ -155,6 +223,12 @@ def _gemma_scale(fields: _Fields, most_layers: int) -> dict[str, Any]:
 _OWN: Final[Mapping[Any, Callable[[_Fields], dict[str, Any]]]] = {
     "gemma2": _gemma2,
     "gemma3": _gemma3,
+    "gpt2": _gpt2,
+    "gptneox": _gpt_neox,
+    "granite": _granite,
+    "mistral3": _ministral3,
+    "phi2": _phi,
+    "stablelm": _stablelm,
 }
 """The fields of ``model_config`` that only some architectures have."""
 
@@ -162,19 +236,65 @@ _OWN: Final[Mapping[Any, Callable[[_Fields], dict[str, Any]]]] = {
 def _rope_scaling(fields: _Fields, model: GGUFModel) -> dict[str, Any] | None:
     """The scaling of the rotary embedding: divisors of its frequencies, or one factor."""
     if "rope_freqs.weight" in model.tensors:
-        file, tensor = model.tensors["rope_freqs.weight"]
-        if tensor.kind.name != "F32" or len(tensor.shape) != 1:
-            raise ModelFormatError(
-                f"{file.path}: rope_freqs.weight must be one row of F32.", param="model_id"
-            )
-        factors = file.read_rows(tensor, 0, 1).view("<f4")[0].tolist()
+        factors = _vector(model, "rope_freqs.weight")
         return {"rope_type": "factors", "factors": factors}
+    if "rope_factors_long.weight" in model.tensors:
+        return _longrope(fields, model)
     kind = fields.get("rope.scaling.type", "none")
+    if kind == "yarn":
+        return _yarn(fields)
     if kind in ("none", None):
         return None
     if kind == "linear":
         return {"rope_type": "linear", "factor": fields.positive_float("rope.scaling.factor")}
     return {"rope_type": str(kind)}  # refused later, with an error that names the supported ones
+
+
+def _yarn(fields: _Fields) -> dict[str, Any]:
+    factor = fields.positive_float("rope.scaling.factor", least=1.0)
+    found: dict[str, Any] = {
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": fields.positive_int(
+            "rope.scaling.original_context_length", fields.positive_int("context_length")
+        ),
+    }
+    for ours, theirs in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+        if fields.get(f"rope.scaling.{theirs}", None) is not None:
+            found[ours] = fields.positive_float(f"rope.scaling.{theirs}")
+    # What cosines and sines are multiplied by, unless the file has its logarithmic part, is 1.
+    share = fields.get("rope.scaling.yarn_log_multiplier", None)
+    if share is not None and fields.architecture == "mistral3":
+        found["attention_factor"] = 1.0
+    return found
+
+
+def _longrope(fields: _Fields, model: GGUFModel) -> dict[str, Any]:
+    """LongRoPE's factors, which are tensors."""
+    found: dict[str, Any] = {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": fields.positive_int(
+            "rope.scaling.original_context_length"
+        ),
+        "max_position_embeddings": fields.positive_int("context_length"),
+    }
+    if fields.get("rope.scaling.attn_factor", None) is not None:
+        found["attention_factor"] = fields.positive_float("rope.scaling.attn_factor")
+    for name in ("long", "short"):
+        found[f"{name}_factor"] = _vector(model, f"rope_factors_{name}.weight")
+    return found
+
+
+def _vector(model: GGUFModel, name: str) -> list[float]:
+    if name not in model.tensors:
+        raise ModelFormatError(
+            f"{model.files[0].path} has no tensor {name}. {_REMEDY}", param="model_id"
+        )
+    file, tensor = model.tensors[name]
+    if tensor.kind.name != "F32" or len(tensor.shape) != 1:
+        raise ModelFormatError(f"{file.path}: {name} must be one row of F32.", param="model_id")
+    values: list[float] = file.read_rows(tensor, 0, 1).view("<f4")[0].tolist()
+    return values
 
 
 class _Fields(Fields):
@@ -185,6 +305,7 @@ class _Fields(Fields):
         self.architecture = model.fields.get("general.architecture")
         prefix = f"{self.architecture}."
         own = {k.removeprefix(prefix): v for k, v in model.fields.items() if k.startswith(prefix)}
+        self.tensors = model.tensors
         super().__init__(own, str(self.architecture), self._where, _REMEDY)
 
     def model_type(self) -> str:
@@ -215,6 +336,12 @@ class _Fields(Fields):
             raise self._unsupported(
                 "keys and values have heads of different sizes, which does not run"
             )
-        if self.positive_int("rope.dimension_count", head) != head:
-            raise self._unsupported("only a part of each head is rotated, which does not run")
         return head
+
+    def rotary_share(self) -> float:
+        """The share of a head's dimensions that are rotated."""
+        head = self.head_dim()
+        dims = self.positive_int("rope.dimension_count", head, most=head)
+        if dims != head and self.architecture in _INTERLEAVED:
+            raise self._unsupported("only a part of each head is rotated, which does not run")
+        return dims / head

@@ -29,7 +29,9 @@ _NAMES: Final[Mapping[str, Sequence[tuple[str, ...]]]] = {
     "self_attn.q_norm": [("attn_q_norm",)],
     "self_attn.k_norm": [("attn_k_norm",)],
     "mlp.gate_up_proj": [("ffn_gate", "ffn_up"), ("ffn_up",)],
+    "mlp.up_proj": [("ffn_up",)],
     "mlp.down_proj": [("ffn_down",)],
+    "model.embed_positions": [("position_embd",)],
     "input_layernorm": [("attn_norm",)],
     # Where a block's output is normalized, ffn_norm is the norm before the second block.
     "post_attention_layernorm": [("post_attention_norm",), ("ffn_norm",)],

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.api.request_values import shortened
+from mlc_widget.engine.store.families import common_config
 from mlc_widget.engine.store.fields import (
     MOST_FEATURES,
     MOST_HEAD_DIM,
@@ -24,8 +25,16 @@ _ROPE: Final = {
         *("factor", "low_freq_factor", "high_freq_factor"),
         "original_max_position_embeddings",
     ),
+    "yarn": ("factor",),
+    "longrope": (),
 }
-"""Kinds of rotary embeddings that run, and their numbers."""
+"""Kinds of rotary embeddings that run, and the numbers that they need."""
+_ROPE_MORE: Final = {
+    "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+    "longrope": ("attention_factor", "factor"),
+}
+"""Numbers that they may have."""
+_LAYER_NORM: Final = frozenset({"gpt2", "gpt_neox", "phi", "stablelm"})
 _SAMPLING: Final = ("temperature", "top_p", "repetition_penalty")
 _HEAD_STEP: Final = 16
 
@@ -42,6 +51,7 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
         UnsupportedModelError: The model, or a feature of it, is not supported.
     """
     _check_kind(config)
+    config = common_config(config)
     fields = Fields(config, "", CONFIG)
     hidden = fields.positive_int("hidden_size", most=MOST_FEATURES)
     heads = fields.positive_int("num_attention_heads", most=MOST_HEADS)
@@ -63,7 +73,7 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
         "num_hidden_layers": fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
         "head_dim": head_dim,
         "vocab_size": fields.positive_int("vocab_size", most=MOST_TOKENS),
-        "rms_norm_eps": fields.positive_float("rms_norm_eps", 1e-6, most=1.0),
+        **_eps(fields, config["model_type"]),
         "tie_word_embeddings": tied,
         "context_window_size": fields.positive_int("max_position_embeddings", most=MOST_TOKENS),
         "rope_scaling": scaling,
@@ -71,9 +81,27 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
     # MLC's name of the rotary base, which differs from model to model.
     kind = config["model_type"]
     base = "rope_theta" if kind.startswith("qwen") else "position_embedding_base"
-    if not kind.startswith("gemma"):
+    if kind in _LAYER_NORM:
+        made["hidden_act"] = fields.string("hidden_act", "gelu" if kind == "gpt_neox" else "silu")
+    elif not kind.startswith("gemma"):
         made["hidden_act"] = _activation(fields)
+    share = fields.nested("rope_parameters").get(
+        "partial_rotary_factor", fields.get("partial_rotary_factor", None)
+    )
+    if share is not None:
+        made["partial_rotary_factor"] = _share(share, "partial_rotary_factor")
     return {**made, base: theta, **_OWN[kind](fields)}
+
+
+def _share(value: object, name: str) -> float:
+    """The share of a head's dimensions that are rotated."""
+    return Fields({name: value}, "", CONFIG).positive_float(name, most=1.0)
+
+
+def _eps(fields: Fields, kind: str) -> dict[str, float]:
+    if kind in _LAYER_NORM:
+        return {"layer_norm_eps": fields.positive_float("layer_norm_eps", 1e-5, most=1.0)}
+    return {"rms_norm_eps": fields.positive_float("rms_norm_eps", 1e-6, most=1.0)}
 
 
 def _activation(fields: Fields) -> str:
@@ -180,6 +208,71 @@ def _gemma3(fields: Fields) -> dict[str, Any]:
     }
 
 
+def _without(fields: Fields, *names: str) -> None:
+    for name in names:
+        if fields.boolean(name, default=False):
+            raise _unsupported(name, True, "models run without")
+
+
+def _granite(fields: Fields) -> dict[str, Any]:
+    names = ("embedding_multiplier", "attention_multiplier", "residual_multiplier")
+    _llama(fields)
+    return {name: fields.positive_float(name, 1.0) for name in (*names, "logits_scaling")}
+
+
+def _smollm3(fields: Fields) -> dict[str, Any]:
+    _llama(fields)
+    _without(fields, "use_sliding_window")
+    found = {"no_rope_layer_interval": fields.positive_int("no_rope_layer_interval", 4)}
+    layers = fields.get("no_rope_layers", None)
+    return found if layers is None else {**found, "no_rope_layers": layers}
+
+
+def _phi3(fields: Fields) -> dict[str, Any]:
+    window = fields.get("sliding_window", None)
+    original = fields.get("original_max_position_embeddings", None)
+    found = {"max_position_embeddings": fields.positive_int("max_position_embeddings")}
+    if window is not None:
+        found["sliding_window"] = fields.positive_int("sliding_window", most=MOST_TOKENS)
+    if original is not None:
+        found["original_max_position_embeddings"] = fields.positive_int(
+            "original_max_position_embeddings"
+        )
+    return found
+
+
+def _stablelm(fields: Fields) -> dict[str, Any]:
+    _without(fields, "use_parallel_residual", "qk_layernorm")
+    return {"use_qkv_bias": fields.boolean("use_qkv_bias", default=False)}
+
+
+def _gpt_neox(fields: Fields) -> dict[str, Any]:
+    share = fields.nested("rope_parameters").get(
+        "partial_rotary_factor", fields.get("rotary_pct", 0.25)
+    )
+    return {
+        "rotary_pct": _share(share, "rotary_pct"),
+        "use_parallel_residual": fields.boolean("use_parallel_residual", default=True),
+    }
+
+
+def _gpt2(fields: Fields) -> dict[str, Any]:
+    _without(fields, "scale_attn_by_inverse_layer_idx")
+    size = fields.positive_int("max_position_embeddings", most=MOST_TOKENS)
+    # MLC's folders have the embedding once more, as the output layer.
+    return {"max_position_embeddings": size, "tie_word_embeddings": False}
+
+
+def _phi(fields: Fields) -> dict[str, Any]:
+    _without(fields, "qk_layernorm")
+    return {}
+
+
+def _ministral3(fields: Fields) -> dict[str, Any]:
+    rope = fields.get("rope_parameters", {})
+    return {**_mistral(fields), "rope_parameters": rope}
+
+
 _OWN: Final = {
     "llama": _llama,
     "mistral": _mistral,
@@ -188,6 +281,15 @@ _OWN: Final = {
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "granite": _granite,
+    "ministral3": _ministral3,
+    "olmo2": _llama,
+    "phi": _phi,
+    "phi3": _phi3,
+    "smollm3": _smollm3,
+    "stablelm": _stablelm,
 }
 """What only some kinds of models have, by their `model_type`."""
 
@@ -201,6 +303,8 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
         given = given["full_attention"]  # each kind of layer has its own
     scaling = Fields({} if given is None else given, name, CONFIG)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "su":
+        kind = "longrope"
     if not isinstance(kind, str) or kind not in _ROPE:
         raise _unsupported(f"{name}.rope_type", kind, f"{', '.join(_ROPE)} run")
     base = scaling if name == "rope_parameters" else Fields(config, "", CONFIG)
@@ -208,10 +312,40 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
     theta = base.positive_float("rope_theta", default, least=1.0)
     if kind == "default":
         return theta, None
-    numbers = {key: scaling.positive_float(key, least=1e-6, most=1e9) for key in _ROPE[kind]}
+    numbers: dict[str, Any] = {
+        key: scaling.positive_float(key, least=1e-6, most=1e9) for key in _ROPE[kind]
+    }
+    if kind in _ROPE_MORE:
+        numbers |= _long(config, scaling, kind)
     if kind == "llama3" and not numbers["low_freq_factor"] < numbers["high_freq_factor"]:
         raise scaling.wrong("high_freq_factor", "must be greater than low_freq_factor")
     return theta, {"rope_type": kind, **numbers}
+
+
+def _long(config: Mapping[str, Any], scaling: Fields, kind: str) -> dict[str, Any]:
+    """What YaRN and LongRoPE have beside what they need."""
+    fields = Fields(config, "", CONFIG)
+    most = fields.positive_int("max_position_embeddings", most=MOST_TOKENS)
+    original = scaling.get(
+        "original_max_position_embeddings", fields.get("original_max_position_embeddings", most)
+    )
+    found: dict[str, Any] = {
+        "original_max_position_embeddings": Fields(
+            {"original_max_position_embeddings": original}, "", CONFIG
+        ).positive_int("original_max_position_embeddings"),
+        "max_position_embeddings": most,
+    }
+    for key in _ROPE_MORE[kind]:
+        if scaling.get(key, None) is not None:
+            found[key] = scaling.positive_float(key, least=1e-6, most=1e9)
+    if kind == "yarn":
+        return {**found, "truncate": scaling.boolean("truncate", default=True)}
+    for key in ("short_factor", "long_factor"):
+        values = scaling.get(key)
+        if not isinstance(values, list):
+            raise scaling.wrong(key, "must be a list of numbers")
+        found[key] = scaling.positive_floats(key, len(values))
+    return found
 
 
 def sampling(generation: Mapping[str, Any]) -> dict[str, float]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
-from mlc_widget.engine.store.families import FAMILIES, renamed
+from mlc_widget.engine.store.families import FAMILIES, Family, renamed
 from mlc_widget.engine.store.formats.hf_folder import SafetensorsModel
 from mlc_widget.engine.store.formats.safetensors_file import FLOATS
 
 Array = npt.NDArray[Any]
+Arranged: TypeAlias = Literal["", "inputs first", "head by head"]
 
 _QKV: Final = ("q_proj", "k_proj", "v_proj")
 _GATE_UP: Final = ("gate_proj", "up_proj")
-_UNUSED: Final = re.compile(r".*\.(?:rotary_emb\.inv_freq|masked_bias)$")
+_UNUSED: Final = re.compile(r".*\.(?:rotary_emb\.inv_freq|masked_bias|attention\.bias|attn\.bias)$")
 """Tensors that old versions saved; they are not needed, as they can be computed."""
 _PACKED: Final = re.compile(r".*\.(qweight|qzeros|weight_packed|absmax|weight_scale(?:_inv)?)$")
 _LISTED: Final = 3
@@ -36,12 +37,26 @@ class Parameter:
         shape: Its shape.
         parts: Name and number of rows of each tensor in the files that it is stacked from.
         plus: What is added to the values in the files.
+        arranged: How the files have it, if not as MLC: with the inputs first, or with queries, keys
+            and values head by head.
+        heads: The number of query heads.
     """
 
     name: str
     shape: tuple[int, ...]
     parts: tuple[tuple[str, int], ...]
     plus: float = 0.0
+    arranged: Arranged = ""
+    heads: int = 1
+
+    def in_order(self, value: Array) -> Array:
+        """A whole tensor of the files as MLC has it."""
+        if self.arranged == "inputs first":
+            return value.T
+        if self.arranged == "head by head":
+            apart = value.reshape(self.heads, 3, -1, *value.shape[1:])
+            return apart.swapaxes(0, 1).reshape(value.shape)
+        return value
 
 
 def parameters(model_type: str, config: Mapping[str, Any]) -> Iterator[Parameter]:
@@ -51,54 +66,103 @@ def parameters(model_type: str, config: Mapping[str, Any]) -> Iterator[Parameter
         model_type: One of `families.FAMILIES`.
         config: MLC's ``model_config``, checked.
     """
-    family = FAMILIES[model_type]
-    hidden, inner, d = config["hidden_size"], config["intermediate_size"], config["head_dim"]
-    q, kv = config["num_attention_heads"] * d, config["num_key_value_heads"] * d
-    biased = bool(config.get("attention_bias", False))
+    made = _Parameters(FAMILIES[model_type], config)
+    yield from made.all()
 
-    def plain(name: str, *shape: int, plus: float = 0.0) -> Parameter:
-        theirs = renamed(name, family.transformers)
-        return Parameter(renamed(name, family.mlc), shape, ((theirs, shape[0]),), plus)
 
-    def stacked(name: str, of: Sequence[str], rows: Sequence[int]) -> Iterator[Parameter]:
-        above, _, kind = name.rpartition(".")
-        above = above.rpartition(".")[0]
-        inputs = (hidden,) if kind == "weight" else ()
-        parts = [f"{above}.{part}.{kind}" for part in of]
-        if family.apart and of == _QKV:
-            yield from (plain(p, n, *inputs) for p, n in zip(parts, rows, strict=True))
-            return
-        theirs = (renamed(part, family.transformers) for part in parts)
-        yield Parameter(
-            renamed(name, family.mlc),
-            (sum(rows), *inputs),
-            tuple(zip(theirs, rows, strict=True)),
-        )
+class _Parameters:
+    """The parameters of one model."""
 
-    def norm(name: str, features: int) -> Parameter:
-        return plain(f"{name}.weight", features, plus=family.norms_plus)
+    def __init__(self, family: Family, config: Mapping[str, Any]) -> None:
+        self._family, self._config = family, config
+        self._hidden, self._inner = config["hidden_size"], config["intermediate_size"]
+        self._head = config["head_dim"]
+        self._q = config["num_attention_heads"] * self._head
+        self._kv = config["num_key_value_heads"] * self._head
 
-    yield plain("model.embed_tokens.weight", config["vocab_size"], hidden)
-    for i in range(config["num_hidden_layers"]):
-        layer = f"model.layers.{i}."
+    def all(self) -> Iterator[Parameter]:
+        family, config = self._family, self._config
+        vocabulary = (config["vocab_size"], self._hidden)
+        yield self._plain("model.embed_tokens.weight", *vocabulary)
+        if family.positions:
+            size = (config["max_position_embeddings"], self._hidden)
+            yield self._plain("model.embed_positions.weight", *size)
+        for i in range(config["num_hidden_layers"]):
+            yield from self._layer(f"model.layers.{i}.")
+        yield from self._norm("model.norm", self._hidden)
+        if family.positions:
+            theirs = renamed("model.embed_tokens.weight", family.transformers)
+            name = renamed("lm_head.weight", family.mlc)
+            yield Parameter(name, vocabulary, ((theirs, vocabulary[0]),))
+        elif not config["tie_word_embeddings"]:
+            yield self._plain("lm_head.weight", *vocabulary)
+            if family.output_bias:
+                yield self._plain("lm_head.bias", vocabulary[0])
+
+    def _layer(self, layer: str) -> Iterator[Parameter]:
+        family, hidden, inner = self._family, self._hidden, self._inner
         attention, mlp = f"{layer}self_attn.", f"{layer}mlp."
-        yield from stacked(f"{attention}{family.qkv}.weight", _QKV, (q, kv, kv))
+        q, kv = self._q, self._kv
+        biased = bool(self._config.get("attention_bias") or self._config.get("use_qkv_bias"))
+        yield from self._stacked(f"{attention}{family.qkv}.weight", _QKV, (q, kv, kv))
         if biased if family.qkv_bias is None else family.qkv_bias:
-            yield from stacked(f"{attention}{family.qkv}.bias", _QKV, (q, kv, kv))
-        yield plain(f"{attention}o_proj.weight", hidden, q)
+            yield from self._stacked(f"{attention}{family.qkv}.bias", _QKV, (q, kv, kv))
+        yield self._matrix(f"{attention}o_proj.weight", hidden, q)
         if biased if family.o_bias is None else family.o_bias:
-            yield plain(f"{attention}o_proj.bias", hidden)
+            yield self._plain(f"{attention}o_proj.bias", hidden)
         if family.head_norms:
             each = family.head_norms == "each"
-            yield norm(f"{attention}q_norm", d if each else q)
-            yield norm(f"{attention}k_norm", d if each else kv)
-        yield from stacked(f"{mlp}gate_up_proj.weight", _GATE_UP, (inner, inner))
-        yield plain(f"{mlp}down_proj.weight", hidden, inner)
+            yield from self._norm(f"{attention}q_norm", self._head if each else q)
+            yield from self._norm(f"{attention}k_norm", self._head if each else kv)
+        if family.gated:
+            yield from self._stacked(f"{mlp}gate_up_proj.weight", _GATE_UP, (inner, inner))
+        else:
+            yield self._matrix(f"{mlp}up_proj.weight", inner, hidden)
+            yield self._plain(f"{mlp}up_proj.bias", inner)
+        yield self._matrix(f"{mlp}down_proj.weight", hidden, inner)
+        if not family.gated:
+            yield self._plain(f"{mlp}down_proj.bias", hidden)
         for name in family.norms:
-            yield norm(f"{layer}{name}", hidden)
-    yield norm("model.norm", hidden)
-    if not config["tie_word_embeddings"]:
-        yield plain("lm_head.weight", config["vocab_size"], hidden)
+            yield from self._norm(f"{layer}{name}", hidden)
+
+    def _plain(
+        self, name: str, *shape: int, plus: float = 0.0, arranged: Arranged = ""
+    ) -> Parameter:
+        theirs = renamed(name, self._family.transformers)
+        mlc = renamed(name, self._family.mlc)
+        heads = self._config["num_attention_heads"]
+        return Parameter(mlc, shape, ((theirs, shape[0]),), plus, arranged, heads)
+
+    def _matrix(self, name: str, *shape: int) -> Parameter:
+        return self._plain(
+            name, *shape, arranged="inputs first" if self._family.inputs_first else ""
+        )
+
+    def _norm(self, name: str, features: int) -> Iterator[Parameter]:
+        yield self._plain(f"{name}.weight", features, plus=self._family.norms_plus)
+        if self._family.norm_bias:
+            yield self._plain(f"{name}.bias", features)
+
+    def _stacked(self, name: str, of: Sequence[str], rows: Sequence[int]) -> Iterator[Parameter]:
+        family = self._family
+        above, _, kind = name.rpartition(".")
+        above = above.rpartition(".")[0]
+        inputs = (self._hidden,) if kind == "weight" else ()
+        parts = [f"{above}.{part}.{kind}" for part in of]
+        if family.fused:
+            arranged: Arranged = "head by head" if family.heads_together else ""
+            if family.inputs_first and kind == "weight":
+                arranged = "inputs first"
+            yield self._plain(name, sum(rows), *inputs, arranged=arranged)
+        elif family.apart and of == _QKV:
+            yield from (self._plain(p, n, *inputs) for p, n in zip(parts, rows, strict=True))
+        else:
+            theirs = (renamed(part, family.transformers) for part in parts)
+            yield Parameter(
+                renamed(name, family.mlc),
+                (sum(rows), *inputs),
+                tuple(zip(theirs, rows, strict=True)),
+            )
 
 
 def check(model: SafetensorsModel, wanted: Sequence[Parameter]) -> None:
@@ -112,7 +176,8 @@ def check(model: SafetensorsModel, wanted: Sequence[Parameter]) -> None:
     for parameter in wanted:
         for name, rows in parameter.parts:
             left.pop(name, None)
-            _check_one(model, name, (rows, *parameter.shape[1:]))
+            shape = (rows, *parameter.shape[1:])
+            _check_one(model, name, shape[::-1] if parameter.arranged == "inputs first" else shape)
     left.pop("lm_head.weight", None)  # saved beside the embedding that it is tied to
     more = [name for name in left if not _UNUSED.match(name)]
     if more:
@@ -181,8 +246,11 @@ def read(
     step = max(1, weights // max(1, columns))
     for name, rows in parameter.parts:
         file, tensor = model.tensors[name]
+        whole = None
+        if parameter.arranged:  # its rows are not rows of the file
+            whole = parameter.in_order(file.read_rows(tensor, 0, tensor.shape[0]))
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             size = tensor.nbytes * (stop - start) // rows
-            read = file.read_rows(tensor, start, stop)
+            read = file.read_rows(tensor, start, stop) if whole is None else whole[start:stop]
             yield name, size, read + np.float32(parameter.plus) if parameter.plus else read

@@ -6,17 +6,23 @@ import json
 import random
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
+from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.store.conversion import Conversion
+from mlc_widget.engine.store.stored_model import read_model
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from tests.engine.store import hf_folders
 
-from .conftest import Stepper, cpus, executor_for, run_chunks
+from .conftest import Reports, Stepper, cpus, executor_for, run_chunks
+from .family_files import write_family
 
 sys.path.append(str(Path(__file__).parents[4] / "tools"))
 import families
@@ -124,3 +130,54 @@ def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_d
         stepper.step(**others, a=prompt[at : at + n])
         at += n
     assert np.array_equal(stepper.all("a"), alone)
+
+
+def opened(path: Path, cache_dir: Path) -> Any:
+    """The executor of a model on disk."""
+    stored = read_model(path, {"numerics": "faithful"})
+    source = ModelSource("m", path, stored.config, None, stored.open_weights)  # type: ignore[arg-type]
+    options = TVMOptions.parse({"cache_dir": cache_dir})
+    executor, _ = make_executor(source, options, Progress(Reports(), threading.Event()))
+    executor.prepare()
+    return executor
+
+
+NOT_IN_GGUF = {
+    "gemma3": "the pattern of layers, and the scale of queries",
+    "smollm3": "which layers are not rotated",
+}
+"""What llama.cpp's files of some families do not say, and the tiny models have otherwise."""
+GGUF = [
+    pytest.param(name, marks=() if name == "phi3" else pytest.mark.soak)
+    for name in NAMES
+    if name not in NOT_IN_GGUF
+]
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_a_gguf_file_gives_the_same_logits(name, tmp_path, cache_dir):
+    file = write_family(tmp_path / f"{name}.gguf", families.CONFIGS[name], state(name))
+    alone = run_chunks(opened(file, cache_dir), families.prompt(name), CHUNKS)
+    expected = golden(name, "q0f32")
+    assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE
+
+
+def test_mlcs_own_folder_of_gemma3_is_read(folder_of, tmp_path, cache_dir):
+    """MLC keeps the fields in text_config, with names of its own, and those it does not know."""
+    folder = Path(shutil.copytree(folder_of("gemma3", "q4f16_1"), tmp_path / "mlc"))
+    file = folder / "mlc-chat-config.json"
+    config = json.loads(file.read_text())
+    inner = config["model_config"]
+    more = ("rope_local_base_freq", "sliding_window_pattern", "query_pre_attn_scalar")
+    kwargs = {key: inner.pop(key) for key in more}
+    vocab = inner.pop("vocab_size")
+    config["model_config"] = {
+        "text_config": {**inner, "kwargs": kwargs}, "vocab_size": vocab, "kwargs": {},
+    }  # fmt: skip
+    config["model_type"] = "gemma3"
+    file.write_text(json.dumps(config))
+    names = mlc_format.read_params(folder)
+    assert "language_model.model.layers.0.self_attn.q_proj.q_weight" in names
+    alone = run_chunks(executor_for(folder, cache_dir), families.prompt("gemma3"), CHUNKS)
+    expected = golden("gemma3", "q4f16_1")
+    assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE

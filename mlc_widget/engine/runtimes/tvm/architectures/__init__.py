@@ -38,6 +38,16 @@ ARCHITECTURES = {
     "gemma2": "gemma2.Gemma2Config",
     "gemma3": "gemma3.Gemma3Config",
     "gemma3_text": "gemma3.Gemma3Config",
+    "gpt2": "gpt2.GPT2Config",
+    "gpt_neox": "gpt_neox.GPTNeoXConfig",
+    "granite": "granite.GraniteConfig",
+    "ministral3": "ministral3.Ministral3Config",
+    "olmo2": "olmo2.OLMo2Config",
+    "phi": "phi.PhiConfig",
+    "phi-msft": "phi.PhiConfig",
+    "phi3": "phi3.Phi3Config",
+    "smollm3": "smollm3.SmolLM3Config",
+    "stablelm": "stablelm.StableLMConfig",
     "bert": "bert.BertConfig",
 }
 """The module and class of each `model_type`."""

@@ -11,7 +11,7 @@ from typing import Any
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
 
-from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig, LlamaModel
+from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaConfig
 from mlc_widget.engine.runtimes.tvm.builder import Builder, Rows
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 
@@ -42,7 +42,7 @@ class HiddenStatesModel(nn.Module):
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
         self.build = build
-        self.model = LlamaModel(c, build)
+        self.model = c.model(build)
 
     def forward(
         self,

@@ -54,6 +54,10 @@ class LlamaConfig:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     logit_soft_cap: float | None = None
+    qkv_bias: bool = False
+    o_bias: bool = False
+    output_bias: bool = False
+    positions: int | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -70,8 +74,8 @@ class LlamaConfig:
         return cls(**cls._common(fields))
 
     @classmethod
-    def _common(cls, fields: Fields) -> dict[str, Any]:
-        """Read the fields that all models of this kind have."""
+    def _common(cls, fields: Fields, *, norm: str = "rms_norm_eps") -> dict[str, Any]:
+        """Read the fields that all models of this kind have; `norm` is that of the norms' eps."""
         hidden = fields.positive_int("hidden_size", most=MOST_FEATURES)
         heads = fields.positive_int("num_attention_heads", most=MOST_HEADS)
         kv_heads = fields.positive_int("num_key_value_heads", heads, most=heads)
@@ -96,7 +100,7 @@ class LlamaConfig:
             "num_hidden_layers": fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
             "head_dim": head_dim,
             "vocab_size": fields.positive_int("vocab_size", most=MOST_TOKENS),
-            "rms_norm_eps": fields.positive_float("rms_norm_eps", most=1.0),
+            "rms_norm_eps": fields.positive_float(norm, most=1.0),
             "tie_word_embeddings": fields.boolean("tie_word_embeddings", default=False),
             "rope": Rope(theta, cls._rotary_dims(fields, head_dim), cls._rope_scaling(fields)),
             "activation": cls._activation(fields),
@@ -115,10 +119,12 @@ class LlamaConfig:
     def _rotary_dims(cls, fields: Fields, head_dim: int) -> int:
         """Read how many dimensions of a head are rotated."""
         share = fields.positive_float("partial_rotary_factor", 1.0, most=1.0)
-        dims = int(head_dim * share)
-        if not dims or dims % 16:
-            raise _unsupported(
-                fields, "partial_rotary_factor", "rotates multiples of 16 dimensions", share
+        dims = fields.positive_int("rotary_dim", int(head_dim * share + 1e-6) or 1, most=head_dim)
+        if dims % 16:
+            raise UnsupportedModelError(
+                f"model_config: {dims} dimensions of each head are rotated; the tvm runtime "
+                "supports multiples of 16.",
+                param="model_config.partial_rotary_factor",
             )
         return dims
 
@@ -137,6 +143,7 @@ class LlamaConfig:
             head_dim=self.head_dim,
             vocab_size=self.vocab_size,
             ropes=self.ropes,
+            positions=self.positions,
         )
 
     @property
@@ -167,6 +174,10 @@ class LlamaConfig:
         """A norm before a block, and before the output layer."""
         return build.rms_norm(self.hidden_size, self.rms_norm_eps)
 
+    def model(self, build: Builder) -> nn.Module:
+        """The embedding, the layers and the last norm."""
+        return LlamaModel(self, build)
+
     def decoder_layer(self, build: Builder, layer: int) -> nn.Module:
         """A layer, with ``forward(x, rows)``."""
         return LlamaDecoderLayer(self, build, layer)
@@ -196,8 +207,8 @@ class LlamaAttention(nn.Module):
         super().__init__()
         self.attention = build.attention(c.attention_spec(layer), layer)
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
-        self.qkv_proj = build.linear(c.hidden_size, q + 2 * kv)
-        self.o_proj = build.linear(q, c.hidden_size)
+        self.qkv_proj = build.linear(c.hidden_size, q + 2 * kv, bias=c.qkv_bias)
+        self.o_proj = build.linear(q, c.hidden_size, bias=c.o_bias)
 
     def forward(self, x: Tensor, rows: Rows, residual: Tensor | None = None) -> Tensor:
         """(Residual +) attention(x)."""
@@ -243,9 +254,13 @@ class LlamaModel(nn.Module):
         self.layers = nn.ModuleList([c.decoder_layer(build, i) for i in range(c.num_hidden_layers)])
         self.norm = c.norm(build)
 
+    def embed(self, ids: Tensor, rows: Rows) -> Tensor:
+        """(n,) ids → (n, hidden)."""
+        return self.build.scaled(self.embed_tokens.embed(ids), self.embedding_scale)
+
     def hidden_states(self, ids: Tensor, rows: Rows) -> Tensor:
         """(n,) ids → (n, hidden), before the last norm."""
-        x = self.build.scaled(self.embed_tokens.embed(ids), self.embedding_scale)
+        x = self.embed(ids, rows)
         for layer in self.layers:
             x = layer(x, rows)
         return x
@@ -261,10 +276,10 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, c: LlamaConfig, build: Builder) -> None:
         super().__init__()
         self.build, self.factor, self.soft_cap = build, c.logit_scale, c.logit_soft_cap
-        self.model = LlamaModel(c, build)
+        self.model = c.model(build)
         self.tied = c.tie_word_embeddings
         if not self.tied:
-            self.lm_head = build.linear(c.hidden_size, c.vocab_size)
+            self.lm_head = build.linear(c.hidden_size, c.vocab_size, bias=c.output_bias)
 
     def forward(
         self,

@@ -23,9 +23,14 @@ class MistralConfig(LlamaConfig):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read and check `model_config`; raises as `LlamaConfig.from_config`."""
+        return cls(**cls._windowed(config))
+
+    @classmethod
+    def _windowed(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Read Llama's fields and the window."""
         fields = Fields(config, "model_config")
         rest = {k: v for k, v in config.items() if k != "sliding_window_size"}
         common = cls._common(Fields(rest, "model_config"))
         if fields.get("sliding_window_size", -1) == -1:
-            return cls(**common)
-        return cls(**common, sliding_window=fields.positive_int("sliding_window_size"))
+            return common
+        return {**common, "sliding_window": fields.positive_int("sliding_window_size")}

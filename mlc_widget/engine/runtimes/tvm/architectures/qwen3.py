@@ -37,7 +37,7 @@ class Qwen3Config(LlamaConfig):
 
 
 class HeadNormAttention(nn.Module):
-    """Grouped-query attention with RMSNorm over each head of queries and keys.
+    """Grouped-query attention with RMSNorm over each head of queries and keys, or over all.
 
     `qkv` is MLC's name of the projection to queries, keys and values.
     """
@@ -50,18 +50,21 @@ class HeadNormAttention(nn.Module):
         *,
         qkv: str = "qkv_proj",
         bias: bool = False,
+        together: bool = False,
     ) -> None:
         super().__init__()
-        self.build, self.projection = build, qkv
+        self.build, self.projection, self.together = build, qkv, together
         self.attention = build.attention(c.attention_spec(layer), layer)
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         setattr(self, qkv, build.linear(c.hidden_size, q + 2 * kv, bias=bias))
         self.o_proj = build.linear(q, c.hidden_size, bias=bias)
-        self.q_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
-        self.k_norm = build.head_norm(c.head_dim, c.rms_norm_eps)
+        self.q_norm = build.head_norm(q if together else c.head_dim, c.rms_norm_eps)
+        self.k_norm = build.head_norm(kv if together else c.head_dim, c.rms_norm_eps)
 
     def forward(self, x: Tensor, rows: Rows, residual: Tensor | None = None) -> Tensor:
         """(Residual +) attention(x)."""
         spec, project = self.attention.spec, getattr(self, self.projection)
-        qkv = self.build.norm_heads(project(x), self.q_norm, self.k_norm, spec)
+        qkv = self.build.norm_heads(
+            project(x), self.q_norm, self.k_norm, spec, together=self.together
+        )
         return self.o_proj(self.attention(qkv, rows), residual)

@@ -1,0 +1,53 @@
+# mypy: disable-error-code="misc"
+"""Phi-1.5 and Phi-2: attention and MLP of the same normalized input; LayerNorm, biases, no gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn import Tensor
+
+from mlc_widget.engine.runtimes.tvm.architectures.gpt_neox import GPTNeoXConfig, PlainMLP
+from mlc_widget.engine.runtimes.tvm.builder import Activation, Builder, Rows
+from mlc_widget.engine.store.fields import Fields
+
+
+@dataclass(frozen=True, slots=True)
+class PhiConfig(GPTNeoXConfig):
+    """Llama's fields; files may have them under the names of Phi's first version."""
+
+    family: ClassVar[str] = "Phi"
+    activations: ClassVar[Mapping[str, Activation]] = {"gelu_new": "gelu_tanh", "gelu": "gelu"}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read and check `model_config`; raises as `LlamaConfig.from_config`."""
+        fields = Fields({"partial_rotary_factor": 0.5, **config}, "model_config")
+        return cls(
+            **cls._common(fields, norm="layer_norm_eps"),
+            qkv_bias=True,
+            o_bias=True,
+            output_bias=True,
+        )
+
+    def decoder_layer(self, build: Builder, layer: int) -> nn.Module:
+        """A layer."""
+        return PhiLayer(self, build, layer)
+
+
+class PhiLayer(nn.Module):
+    """Attention and MLP of the same normalized input."""
+
+    def __init__(self, c: PhiConfig, build: Builder, layer: int) -> None:
+        super().__init__()
+        self.self_attn = c.attention(build, layer)
+        self.mlp = PlainMLP(c, build)
+        self.input_layernorm = c.norm(build)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(n, hidden) → (n, hidden)."""
+        h = self.input_layernorm(x)
+        return self.mlp(h, self.self_attn(h, rows, x))
