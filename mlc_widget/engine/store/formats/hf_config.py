@@ -128,7 +128,7 @@ def _check_kind(config: Mapping[str, Any]) -> None:
             "version of it for text alone, or a GGUF file, which has the text model.",
             param="vision_config",
         )
-    if kind not in _OWN:
+    if not isinstance(kind, str) or kind not in _OWN:
         raise UnsupportedModelError(
             f"{CONFIG}: model_type is {shortened(kind)}; those that run from safetensors are "
             f"{', '.join(_OWN)}.",

@@ -28,7 +28,11 @@ class SmolLM3Config(LlamaConfig):
         layers = common["num_hidden_layers"]
         step = fields.positive_int("no_rope_layer_interval", 4)
         flags = fields.get("no_rope_layers", [int((i + 1) % step != 0) for i in range(layers)])
-        if not isinstance(flags, list) or len(flags) != layers or not set(flags) <= {0, 1}:
+        if (
+            not isinstance(flags, list)
+            or len(flags) != layers
+            or any(f not in (0, 1) for f in flags)
+        ):
             raise fields.wrong("no_rope_layers", f"must be a list of {layers} numbers, 0 or 1")
         return cls(**common, rotated=tuple(map(bool, flags)))
 
