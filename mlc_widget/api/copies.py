@@ -28,6 +28,9 @@ class NotCopyable:
         """
         raise TypeError(f"{type(self).__name__} cannot be pickled or copied: {self._instead}")
 
+    def __reduce__(self) -> NoReturn:
+        self.__reduce_ex__(None)
+
     def __copy__(self) -> NoReturn:
         self.__reduce_ex__(None)
 

@@ -11,8 +11,9 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
+from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.errors import EngineForkedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError
 from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
@@ -29,7 +30,7 @@ def async_openai_client(routes: OpenAIRoutes, home: HomeLoop, options: JSONDict)
     """Make a client that these routes answer; `options` are passed to `openai.AsyncOpenAI`."""
     import openai
 
-    http_client = _httpx().AsyncClient(transport=_transports()[0](routes, home))
+    http_client = _http_clients()[0](transport=_transports()[0](routes, home))
     return openai.AsyncOpenAI(**_defaults(options), http_client=http_client)
 
 
@@ -37,7 +38,7 @@ def openai_client(routes: OpenAIRoutes, home: HomeLoop, options: JSONDict) -> Op
     """Make a client that these routes answer; `options` are passed to `openai.OpenAI`."""
     import openai
 
-    http_client = _httpx().Client(transport=_transports()[1](routes, home))
+    http_client = _http_clients()[1](transport=_transports()[1](routes, home))
     return openai.OpenAI(**_defaults(options), http_client=http_client)
 
 
@@ -70,6 +71,41 @@ def _read_timeout(request: Any) -> float | None:
     return None if timeout is None else float(timeout)
 
 
+class _Shared:
+    """Refuses to be pickled; a copy is the object itself, as all copies use the same engine.
+
+    OpenAI's client and its parts can be copied but for their HTTP client, which this is. So copies
+    of them, and of whatever holds them, have the same engine.
+    """
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "A client of `engine.openai_client()`, and what belongs to it, cannot be pickled: its "
+            "engine is threads and memory of this process, not a value. Make the engine and its "
+            "client where they are needed."
+        )
+
+
+@cache
+def _http_clients() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The classes of HTTP clients, awaited and blocking."""
+    httpx = _httpx()
+
+    class AsyncClient(_Shared, httpx.AsyncClient):  # type: ignore[misc,name-defined]
+        pass
+
+    class Client(_Shared, httpx.Client):  # type: ignore[misc,name-defined]
+        pass
+
+    return AsyncClient, Client
+
+
 @cache
 def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The transport classes, awaited and blocking; their bases come from the installed openai."""
@@ -90,10 +126,16 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
             f"The engine did not answer within {seconds:g} s.", request=request
         ) from None
 
+    class StreamedResponse(NotCopyable, httpx.Response):  # type: ignore[misc,name-defined]
+        """The response of a stream, so that openai's streams refuse to be copied, too."""
+
+        _instead = "it is a stream, which is read once. Collect its chunks in a list."
+
     def respond(answer: ApiAnswer, stream: Callable[[StreamBuffer], Any]) -> Any:
         if isinstance(answer.body, StreamBuffer):
             headers = {**answer.headers, "content-type": "text/event-stream"}
-            return httpx.Response(answer.status, headers=headers, stream=stream(answer.body))
+            body = stream(answer.body)
+            return StreamedResponse(answer.status, headers=headers, stream=body)
         return httpx.Response(answer.status, headers=answer.headers, json=answer.body)
 
     class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc,name-defined]

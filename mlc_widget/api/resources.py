@@ -84,9 +84,15 @@ class EmbeddingParams(TypedDict, total=False):
     user: str | None
 
 
-class _Resource(NotCopyable):
+class _Part(NotCopyable):
     _instead = ENGINES
 
+    def __repr__(self) -> str:
+        names = {name for name in dir(self) if not name.startswith("_")}
+        return f"<{type(self).__name__} of an engine: {', '.join(sorted(names))}>"
+
+
+class _Resource(_Part):
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self._core = core
         self._home = home
@@ -340,19 +346,15 @@ class Models(_Resource):
         return [responses.model(m) for m in self._home.wait_blocking(self._core.list_models)]
 
 
-class AsyncChat(NotCopyable):
+class AsyncChat(_Part):
     """``engine.chat``."""
-
-    _instead = ENGINES
 
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self.completions = AsyncChatCompletions(core, home)
 
 
-class Chat(NotCopyable):
+class Chat(_Part):
     """``engine.chat``, blocking."""
-
-    _instead = ENGINES
 
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:
         self.completions = ChatCompletions(core, home)

@@ -224,6 +224,9 @@ class _Stream(NotCopyable, Generic[T_co]):
         self._released = False
         """The engine has stopped working on the answer."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of an answer: {'closed' if self._closed else 'open'}>"
+
     def _abandon(self) -> None:
         """Stop it without waiting: from a finaliser, waiting could block the home loop itself."""
         if not self._closed:
@@ -278,8 +281,10 @@ class AsyncStream(_Stream[T_co]):
             await self.aclose()
 
 
-class _AsyncIteration(AsyncIterator[T_co]):
+class _AsyncIteration(NotCopyable, AsyncIterator[T_co]):
     """One ``async for`` over a stream: Python drops it on ``break``, which ends the stream."""
+
+    _instead = ENGINES
 
     def __init__(self, stream: AsyncStream[T_co]) -> None:
         self._stream = stream
@@ -287,19 +292,27 @@ class _AsyncIteration(AsyncIterator[T_co]):
     async def __anext__(self) -> T_co:
         return await self._stream.__anext__()
 
+    def __repr__(self) -> str:
+        return f"<iterator of {self._stream!r}>"
+
     def __del__(self) -> None:
         if not sys.is_finalizing():
             self._stream._abandon()
 
 
-class _Iteration(Iterator[T_co]):
+class _Iteration(NotCopyable, Iterator[T_co]):
     """One ``for`` over a stream: Python drops it on ``break``, which ends the stream."""
+
+    _instead = ENGINES
 
     def __init__(self, stream: Stream[T_co]) -> None:
         self._stream = stream
 
     def __next__(self) -> T_co:
         return self._stream.__next__()
+
+    def __repr__(self) -> str:
+        return f"<iterator of {self._stream!r}>"
 
     def __del__(self) -> None:
         if not sys.is_finalizing():

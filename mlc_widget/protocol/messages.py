@@ -13,9 +13,11 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
   and what was sent after them is taken;
 - may send ``credit`` in a stream's init, and then gets pushed ``chunks`` instead of pulling them:
   with ``seq`` 0 and no content once the request is accepted, then counting up, then one ``return``
-  or ``throw``, all under the init's uuid. ``streamCredit`` lets more chunks come. A stream that
-  has been without credit for long gets a message without chunks now and then, which is answered
-  by a ``streamCredit`` of 0: the stream of a client that was killed ends;
+  or ``throw``, all under the init's uuid. ``streamCredit`` says how many chunks were read since
+  the last one, and lets as many more come; it is due once `STREAM_SHARE_BYTES` / 2 were read, as
+  the worker also bounds the bytes that a client has not read. A stream that has been waiting for
+  it for long gets a message without chunks now and then, which is answered by a ``streamCredit``
+  of 0: the stream of a client that was killed ends;
 - may send ``journal: true`` beside ``credit``; each chunk of a choice then has a ``journal``: the
   token ids that it and what was held back before it came from (of a choice's last chunk, without
   the last token) or, where the runtime is not batch-invariant, the text that the model wrote;
@@ -44,6 +46,11 @@ from mlc_widget.api.requests import JSONDict
 PROTOCOL_VERSION: Final = 1
 COMM_TARGET: Final = "mlc_widget.engine"
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+STREAM_BYTES: Final = 16 * 1024 * 1024
+"""Unread bytes of a pushed stream after which the worker waits for the client to read."""
+STREAM_SHARE_BYTES: Final = 256 * 1024
+"""Unread bytes that a pushed stream may always have, whatever the client's other streams have. A
+client grants credit at the latest when it has read half of this."""
 
 STREAM_INITS: Final = {
     "chat": "chatCompletionStreamInit",

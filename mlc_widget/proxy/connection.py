@@ -211,11 +211,12 @@ class WorkerConnection:
         while True:
             frames = await self._iopub.recv_multipart()
             self.heard += 1
+            nbytes = sum(map(len, frames))
             try:
                 _, frames = self._session.feed_identities(frames)
                 message = self._session.deserialize(frames)
                 if message["msg_type"] == "comm_msg":
-                    self._on_message(message["content"]["data"])
+                    self._on_message(message["content"]["data"], nbytes)
                 elif message["msg_type"] == "comm_close":
                     self._break(self._closed_by_worker())
             except Exception:  # one bad message must not stop the reader
@@ -234,7 +235,7 @@ class WorkerConnection:
         if self._dead is None:
             self._break(EngineDeadError(f"The connection to the worker broke: {why}"))
 
-    def _on_message(self, data: Mapping[str, Any]) -> None:
+    def _on_message(self, data: Mapping[str, Any], nbytes: int) -> None:
         kind, message_uuid = data.get("kind"), str(data.get("uuid"))
         if kind == "initProgressCallback":
             self._on_progress(read_progress(data["content"]))
@@ -244,7 +245,7 @@ class WorkerConnection:
             for waiter, error in self._outbox.lost(first, last):
                 self._tell(waiter, error)
         elif message_uuid in self._streams:
-            self._streams[message_uuid].take(data)
+            self._streams[message_uuid].take(data, nbytes)
         elif message_uuid in self._pending:
             answer = self._pending[message_uuid]
             if answer.done():

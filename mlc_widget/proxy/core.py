@@ -49,6 +49,10 @@ class KernelCore(NotCopyable, EngineLink):
 
     _instead = ENGINES
 
+    def __repr__(self) -> str:
+        snapshot = self.snapshot
+        return f"<EngineLink to {snapshot.model_id or 'no model'}: {snapshot.state}>"
+
     def __init__(
         self,
         home: HomeLoop,

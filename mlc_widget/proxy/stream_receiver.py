@@ -10,9 +10,13 @@ from typing import Any, Final
 from mlc_widget.api.errors import MLCEngineError, ProtocolError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.errors import decode_error
+from mlc_widget.protocol.messages import STREAM_BYTES, STREAM_SHARE_BYTES
 
 STREAM_CREDIT: Final = 2048
 """Chunks that the worker may send ahead; credit is granted again when half of it was read."""
+_TOO_MANY_BYTES: Final = 2 * STREAM_BYTES
+"""Bytes that wait for the consumer after which no more are taken. The worker sends no more than
+`STREAM_BYTES` and a chunk; here, each message counts as a whole."""
 
 
 class StreamReceiver:
@@ -27,13 +31,14 @@ class StreamReceiver:
         self._grant = grant
         self._leave = leave
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._batches: deque[list[JSONDict]] = deque()
+        self._batches: deque[tuple[list[JSONDict], int]] = deque()  # with their bytes
+        self._held = self._held_bytes = 0
         self._changed = asyncio.Event()
         self._ended = self._left = False
         self._error: MLCEngineError | None = None
         self._next_seq = 0
-        self._owed = 0
-        self._taken = 0
+        self._owed = self._owed_bytes = 0
+        self._taken = self._taken_bytes = 0
         self._served: Callable[[], object] | None = None
 
     def on_served(self, callback: Callable[[], object]) -> None:
@@ -46,34 +51,55 @@ class StreamReceiver:
 
     def _check_served(self) -> None:
         if self._served is not None and (
-            self._taken >= STREAM_CREDIT or (self._ended and self._error is None)
+            self._taken >= STREAM_CREDIT
+            or self._taken_bytes >= STREAM_SHARE_BYTES
+            or (self._ended and self._error is None)
         ):
             self._served()
             self._served = None
 
     # The connection's side
 
-    def take(self, message: Mapping[str, Any]) -> None:
-        """Take a message with the stream's uuid."""
+    def take(self, message: Mapping[str, Any], nbytes: int = 0) -> None:
+        """Take a message with the stream's uuid, which was so long on the wire."""
         kind = message.get("kind")
         if kind == "return":
             self.end(None)
         elif kind == "throw":
             self.end(decode_error(str(message.get("content")), message.get("error")))
         elif kind == "chunks" and not self._ended:
-            self._take_chunks(message)
+            self._take_chunks(message, nbytes)
 
-    def _take_chunks(self, message: Mapping[str, Any]) -> None:
+    def _take_chunks(self, message: Mapping[str, Any], nbytes: int) -> None:
+        chunks = message["content"]
         if message.get("seq") != self._next_seq:
-            lost = f"Chunks {self._next_seq} to {message.get('seq')} of a stream were lost."
-            self.end(ProtocolError(lost), running=True)
+            self.end(
+                ProtocolError(
+                    f"A part of a stream was lost: message {message.get('seq')} of its chunks came "
+                    f"where {self._next_seq} was awaited. Send the request again."
+                ),
+                running=True,
+            )
+            return
+        if self._held + len(chunks) > STREAM_CREDIT or self._held_bytes > _TOO_MANY_BYTES:
+            self.end(
+                ProtocolError(
+                    f"The worker sent more of a stream than was read: {self._held} chunks "
+                    f"({self._held_bytes} bytes) wait already. Send the request again.",
+                    code="too_far_ahead",
+                ),
+                running=True,
+            )
             return
         self._next_seq += 1
         if not self._accepted.done():
             self._accepted.set_result(None)
-        if message["content"]:
-            self._batches.append(message["content"])
-            self._taken += len(message["content"])
+        if chunks:
+            self._batches.append((chunks, nbytes))
+            self._held += len(chunks)
+            self._held_bytes += nbytes
+            self._taken += len(chunks)
+            self._taken_bytes += nbytes
             self._changed.set()
             self._check_served()
         elif message["seq"] > 0:  # a probe, for whoever reads slowly: we are here
@@ -116,9 +142,10 @@ class StreamReceiver:
         return self
 
     async def __anext__(self) -> list[JSONDict]:
-        if self._owed >= STREAM_CREDIT // 2 and not self._ended:
+        due = self._owed >= STREAM_CREDIT // 2 or self._owed_bytes >= STREAM_SHARE_BYTES // 2
+        if due and not self._ended:
             self._grant(self._owed)
-            self._owed = 0
+            self._owed = self._owed_bytes = 0
         while not self._batches:
             if self._ended:
                 error, self._error = self._error, None
@@ -127,8 +154,11 @@ class StreamReceiver:
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
-        batch = self._batches.popleft()
+        batch, nbytes = self._batches.popleft()
+        self._held -= len(batch)
+        self._held_bytes -= nbytes
         self._owed += len(batch)
+        self._owed_bytes += nbytes
         return batch
 
     async def aclose(self) -> None:
@@ -136,5 +166,6 @@ class StreamReceiver:
         running = not self._ended
         self._ended = True
         self._batches.clear()
+        self._held = self._held_bytes = 0
         self._changed.set()
         self._go(running=running)

@@ -12,6 +12,7 @@ from mlc_widget.api.errors import ProtocolError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import chunks_message
 from mlc_widget.worker.stream_sender import StreamSender
+from mlc_widget.worker.unread_bytes import ClientBytes
 
 MAX_STREAMS: Final = 256
 
@@ -45,6 +46,7 @@ class ClientStreams:
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._pulled: dict[str, _PulledStream] = {}
         self._pushed: dict[str, StreamSender] = {}
+        self._unread = ClientBytes()
 
     async def open(
         self,
@@ -77,7 +79,9 @@ class ClientStreams:
             self._pulled[stream_id] = _PulledStream(source)
             return
         self._send(chunks_message(uuid, 0, []))
-        pushed = self._pushed[stream_id] = StreamSender(uuid, source, credit, self._send)
+        pushed = self._pushed[stream_id] = StreamSender(
+            uuid, source, credit, self._send, self._unread
+        )
         try:
             await pushed.run()
         finally:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mlc_widget._version import __version__
 from mlc_widget.api.app_config import AppConfig
+from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.core import ChunkSource, RequestKind
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ProtocolError
 from mlc_widget.api.json_size import TooLargeError, check_json_size
@@ -42,7 +43,7 @@ be updated. A message costs the worker as much time as a token of a small model.
 _Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 
-class KernelMLCEngineHandler:
+class KernelMLCEngineHandler(NotCopyable):
     """Serves one client. Several may share an engine core.
 
     Subclass it to answer ``customRequest`` (`custom_request`), and name the subclass in the
@@ -53,6 +54,7 @@ class KernelMLCEngineHandler:
         send: Sends one message down.
     """
 
+    _instead = "it serves one client of an engine. Make another one with the same engine core."
     resources: ResourceWatch | None = None
     """Judges failures in a worker's own process."""
 
@@ -105,6 +107,9 @@ class KernelMLCEngineHandler:
             "setAppConfig": self._set_app_config,
             "customRequest": self._custom,
         }
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self._tasks)} messages being answered>"
 
     def on_message(self, data: Any) -> None:
         """Take one message. Never raises; the answer comes from a task."""
