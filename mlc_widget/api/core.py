@@ -7,13 +7,20 @@ to a worker kernel. The public engines (`api.engine_base`) give one of them a ty
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
 
 RequestKind: TypeAlias = Literal["chat", "completion", "embedding"]
 ChatOpts: TypeAlias = Mapping[str, Any]
+
+TERMINATED: Final = "This engine was terminated; make a new one."
+DROPPED: Final = (
+    "This engine has ended, as no variable held it any more; make a new one, and keep it in a "
+    "variable while you use it."
+)
+"""Why an engine has ended, for its `EngineTerminatedError`."""
 
 
 class ChunkSource(Protocol):

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
+from mlc_widget.api.batch_runs import watch_cells
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.errors import MLCEngineError
@@ -93,6 +94,7 @@ class EngineBase(NotCopyable, ABC):
                 engine._on_progress(report)
 
         core.set_init_progress_callback(on_progress)
+        watch_cells()
 
     def _openai_client(self, sync: bool, options: JSONDict) -> AsyncOpenAI | OpenAI:
         from mlc_widget.api.openai_client import async_openai_client, openai_client

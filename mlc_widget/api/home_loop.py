@@ -316,12 +316,24 @@ class _Handover(Generic[_T]):
                 self._abandoned(result)
 
 
+_waiting: set[asyncio.Task[Any] | None] = set()
+
+
+def is_waiting(task: asyncio.Task[Any]) -> bool:
+    """Whether a task waits for an engine."""
+    return task in _waiting
+
+
 async def wait_ticking(waiter: asyncio.Future[_T]) -> _T:
     """Await a future, waking the loop regularly so that it notices interrupts."""
+    task = asyncio.current_task()
+    _waiting.add(task)
     try:
         while not waiter.done():
             await asyncio.wait({waiter}, timeout=INTERRUPT_TICK_S)
     except asyncio.CancelledError:
         waiter.cancel()
         raise
+    finally:
+        _waiting.discard(task)
     return waiter.result()

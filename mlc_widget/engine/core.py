@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from mlc_widget.api.app_config import AppConfig
-from mlc_widget.api.core import ChatOpts, RequestKind
+from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, RequestKind
 from mlc_widget.api.errors import (
     BadRequestError,
     EngineDeadError,
@@ -64,12 +64,12 @@ class DirectCore:
         self._opening: dict[str, asyncio.Event] = {}  # set if aborted before they began
         self._embeddings = RunningEmbeddings()
         self._counters = Counters()
-        self._terminated = False
+        self._end_message: str | None = None  # once it was terminated
 
     def describe(self) -> str:
         """The model and the state in a few words, from any thread."""
         names = self._models.names()
-        state = "terminated" if self._terminated else self._models.state
+        state = "terminated" if self._end_message else self._models.state
         return f"{', '.join(names) or 'no model'}: {state}"
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
@@ -115,8 +115,8 @@ class DirectCore:
     # Requests
 
     def _check_alive(self) -> None:
-        if self._terminated:
-            raise _terminated()
+        if self._end_message:
+            raise EngineTerminatedError(self._end_message)
 
     def _model(self, model_id: str | None) -> LoadedModel:
         self._check_alive()
@@ -262,11 +262,12 @@ class DirectCore:
     def _end_all(self) -> None:
         """End all requests, before models are unloaded."""
         for generation in list(self._generations.values()):
-            if self._terminated:
-                generation.fail(_terminated())
+            if self._end_message:
+                generation.fail(EngineTerminatedError(self._end_message))
             else:
                 generation.abort()
-        self._embeddings.end_all(_terminated() if self._terminated else None)
+        message = self._end_message
+        self._embeddings.end_all(EngineTerminatedError(message) if message else None)
 
     async def interrupt_generate(self) -> None:
         """End all running requests."""
@@ -336,10 +337,14 @@ class DirectCore:
         info = await describe_device(self._runtime, list(self._models))
         return {**info, "fresh_process_needed": self._models.fresh_process_needed}
 
-    async def terminate(self) -> None:
-        """End the engine for good."""
-        if not self._terminated:
-            self._terminated = True
+    async def terminate(self, *, dropped: bool = False) -> None:
+        """End the engine for good.
+
+        Args:
+            dropped: Whether the reason is that nothing refers to the engine any more.
+        """
+        if self._end_message is None:
+            self._end_message = DROPPED if dropped else TERMINATED
             await self._models.unload()
 
 
@@ -371,7 +376,3 @@ def _echo(model: LoadedModel, checked: JSONDict) -> list[Echo]:
         Echo(p, prefix) if isinstance(p, str) else Echo(model.tokenizer.decode(p))
         for p in prompts_of(checked)
     ]
-
-
-def _terminated() -> EngineTerminatedError:
-    return EngineTerminatedError("This engine was terminated; make a new one.")

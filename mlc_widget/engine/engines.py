@@ -24,7 +24,7 @@ from mlc_widget.engine.core import DirectCore
 def _end(core: DirectCore, home: HomeLoop) -> None:
     """Unload the models of an engine that nothing refers to any more."""
     with contextlib.suppress(EngineForkedError):  # this is a copy in a forked process
-        home.submit(core.terminate())
+        home.submit(core.terminate(dropped=True))
 
 
 class _DirectEngine(EngineBase):

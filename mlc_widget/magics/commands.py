@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
+from mlc_widget.api.clients import client_of
 from mlc_widget.api.tracebacks import releases_locals
-from mlc_widget.magics.clients import client_of
 from mlc_widget.magics.engine_registry import EngineRegistry
 from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
 from mlc_widget.magics.transformers import CellTransformer

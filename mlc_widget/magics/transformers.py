@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from mlc_widget.magics.clients import client_of
+from mlc_widget.api.clients import client_of
 
 _ASKS: Final = re.compile(
     r"get_ipython\(\)\.run_(?:cell_magic\('chat'|line_magic\('mlc', 'explain\b)"

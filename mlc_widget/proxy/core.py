@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.copies import ENGINES, NotCopyable
-from mlc_widget.api.core import ChatOpts, RequestKind
+from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, RequestKind
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Observer
 from mlc_widget.api.errors import EngineDeadError, ModelNotLoadedError
 from mlc_widget.api.home_loop import HomeLoop
@@ -27,13 +27,6 @@ from mlc_widget.proxy.state import SnapshotBoard
 from mlc_widget.proxy.worker import Worker
 
 _T = TypeVar("_T")
-
-
-_TERMINATED = "This engine was terminated; make a new one."
-_DROPPED = (
-    "This engine has ended, as no variable held it any more; make a new one, and keep it in a "
-    "variable while you use it."
-)
 
 
 class KernelCore(NotCopyable, EngineLink):
@@ -139,7 +132,7 @@ class KernelCore(NotCopyable, EngineLink):
         Args:
             dropped: Whether the reason is that nothing refers to the engine any more.
         """
-        await self._supervisor.terminate(_DROPPED if dropped else _TERMINATED)
+        await self._supervisor.terminate(DROPPED if dropped else TERMINATED)
 
     # EngineCore: requests
 

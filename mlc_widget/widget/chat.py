@@ -46,7 +46,7 @@ from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.settings import ChatSettings
 from mlc_widget.widget.state import Message, openai_messages
 from mlc_widget.widget.transcript import CHAT_MIME, conversation, export, markdown
-from mlc_widget.widget.transcript_output import TranscriptOutput, in_notebook
+from mlc_widget.widget.transcript_output import TranscriptOutput, in_console, in_notebook
 from mlc_widget.widget.user_callbacks import UserCallbacks
 
 
@@ -269,6 +269,9 @@ class ChatWidget(EngineWidget, ChatSettings):
         """Show the widget, and the transcript below it."""
         if not in_notebook():
             print(repr(self))
+            return
+        if in_console():
+            print(self.export() or repr(self))
             return
         self._transcript_output.show_below(self)
 

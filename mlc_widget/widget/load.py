@@ -37,10 +37,9 @@ class LoadProgress(EngineWidget):
         super().__init__(engine)
 
     def __repr__(self) -> str:
-        snapshot = self._link.snapshot
-        if snapshot.model_id is None and snapshot.state == "idle":
-            return "<LoadProgress>"  # a saved notebook keeps this, and the load is yet to begin
-        return f"<LoadProgress {snapshot.model_id or 'no model'}: {snapshot.state}>"
+        # A saved notebook keeps this, so it does not say how far the load has come.
+        model = self._link.snapshot.model_id
+        return f"<LoadProgress of {model}>" if model else "<LoadProgress>"
 
 
 def display_load_progress(engine: object) -> Callable[[], object]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Generator
 from typing import Any
 
+from mlc_widget.api import batch_runs
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.home_loop import check_not_forked_from, to_raise, wait_ticking
 from mlc_widget.widget.state import Message, openai_message
@@ -122,6 +123,10 @@ class Reply(NotCopyable):
         message = self._read(self.id)
         return f"<Reply {message.status}: {message.text!r}>"
 
+    def _begin(self) -> None:
+        """It will be made, and `_settle` will be called; on the I/O thread."""
+        batch_runs.expect(self._done)
+
     def _settle(self, message: Message) -> None:
         """Wake whoever waits; called once, on the I/O thread."""
         self._done.set_result(message)
@@ -129,6 +134,7 @@ class Reply(NotCopyable):
     def _expect_next(self) -> None:
         """Have whoever awaits this wait for the reply to its calls; on the I/O thread."""
         self._next = concurrent.futures.Future()
+        batch_runs.expect(self._next)
 
     def _followed_by(self, reply: Reply | None) -> None:
         """Set the reply to its calls, or None if there will be none. On the I/O thread."""

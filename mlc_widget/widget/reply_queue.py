@@ -64,6 +64,7 @@ class ReplyQueue:
     def add(self, reply: Reply, *, first: bool = False) -> None:
         """Have a reply made, after all others or before those that wait."""
         self._replies[reply.id] = reply
+        reply._begin()
         if first:
             self._waiting.appendleft(reply.id)
         else:

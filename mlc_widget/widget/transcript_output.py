@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from mlc_widget.api.clients import client_of
 from mlc_widget.api.requests import JSONDict
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,13 @@ def in_notebook() -> bool:
     except ImportError:
         return False
     return getattr(get_ipython(), "kernel", None) is not None
+
+
+def in_console() -> bool:
+    """Whether the cell comes from a Jupyter console, which shows text only, and only once."""
+    from IPython import get_ipython
+
+    return client_of(get_ipython()) == "console"
 
 
 class TranscriptOutput:

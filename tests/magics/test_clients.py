@@ -14,7 +14,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 from nbconvert import MarkdownExporter
 
-from mlc_widget.magics.clients import client_of
+from mlc_widget.api.clients import client_of
 
 from .conftest import Execute
 from .test_in_kernel import load, printed, transcript
@@ -115,6 +115,11 @@ def test_a_console_prints_the_answer(console: BlockingKernelClient, tools_folder
     assert "Cut off at the token limit." in run("%%chat --max-tokens 2\nAgain?")
     assert "give" in run("%%chat --temperature 9\nToo hot").lower()
     assert run("1 + 1").strip() == "2"
+    # A chat prints what was said.
+    run("chat = ChatWidget(_engine, tools=[add])\nawait chat.send('2 + 3?')")
+    shown = run("chat")
+    assert "**You**" in shown
+    assert "It is 5." in shown
 
 
 def test_transcripts_have_no_output_that_grows_stale(execute: Execute, model_folder: Path) -> None:

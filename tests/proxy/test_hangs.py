@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,57 @@ async def test_a_restart_goes_on_with_what_a_stopped_worker_was_at(gated: GatedM
     assert engine.worker_pid != pid
     assert not psutil.pid_exists(pid)
     assert engine.hang is None
+
+
+_CALLS: dict[str, Callable[[AsyncKernelMLCEngine], Awaitable[Any]]] = {
+    "metrics": lambda engine: engine.metrics(),
+    "abort": lambda engine: engine.abort("r"),
+    "interruptGenerate": lambda engine: engine.interrupt_generate(),
+    "deviceInfo": lambda engine: engine.device_info(),
+    "listModels": lambda engine: engine.models.list(),
+    "runtimeStatsText": lambda engine: engine.runtime_stats_text(),
+    "getMessage": lambda engine: engine.get_message(),
+    "resetChat": lambda engine: engine.reset_chat(),
+    "unload": lambda engine: engine.unload(),
+}
+
+
+async def test_calls_of_a_silent_worker_are_not_left_waiting(kernel_engine: Make) -> None:
+    engine = await kernel_engine(hang_timeout=SOON)
+    pid = engine.worker_pid
+    send(engine, signal.SIGSTOP)
+
+    async def check(kind: str) -> None:
+        with pytest.raises(EngineDeadError, match=r"does not answer.*%mlc restart") as raised:
+            await _CALLS[kind](engine)
+        assert raised.value.code == "worker_silent"
+        assert f"({kind})" in raised.value.message
+
+    async with asyncio.timeout(DEADLINE_S):
+        # Those that wait when it is found to be silent, and those that come later.
+        await asyncio.gather(*(check(kind) for kind in _CALLS if kind != "unload"))
+        assert engine.hang is not None
+        await asyncio.gather(*map(check, _CALLS))
+    assert engine.worker_pid == pid, "it is reported; nothing was ended"
+    # A request waits, and is answered once the worker goes on.
+    reading = asyncio.create_task(read(engine))
+    send(engine, signal.SIGCONT)
+    await until(lambda: engine.hang is None)
+    for call in _CALLS.values():
+        if call is not _CALLS["unload"]:
+            await call(engine)
+    reading.cancel()
+
+
+async def test_a_reload_replaces_a_silent_worker(kernel_engine: Make, tiny_model: Path) -> None:
+    engine = await kernel_engine(hang_timeout=SOON)
+    pid = engine.worker_pid
+    send(engine, signal.SIGSTOP)
+    with pytest.raises(EngineDeadError):
+        await engine.metrics()
+    await engine.reload(str(tiny_model))
+    assert engine.worker_pid != pid
+    assert await read(engine) == "Hello from the script."
 
 
 # A model's thread is at one step

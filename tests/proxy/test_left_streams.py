@@ -181,18 +181,25 @@ async def still_answers(engine: AsyncMLCEngineInterface) -> None:
     await idle(engine)
 
 
+def times(few: int, many: int) -> pytest.MarkDecorator:
+    """How many streams each test leaves: few, and many in `make soak`."""
+    return pytest.mark.parametrize("number", [few, pytest.param(many, marks=pytest.mark.soak)])
+
+
+@times(3, 12)
 @pytest.mark.parametrize(("client", "way"), with_clients(ASYNC_WAYS))
 async def test_leaving_awaited_streams(
     engine: AsyncMLCEngineInterface,
     complaints: list[Any],
     client: str,
     way: Callable[[Any], Awaitable[None]],
+    number: int,
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     made: Any = engine.openai_client() if client == "openai" else engine
     await still_answers(engine)  # so that what is imported for it is frozen
     with collecting(engine, PLACES):
-        for _ in range(3):
+        for _ in range(number):
             await way(await made.chat.completions.create(**REQUEST))
         await still_answers(engine)
 
@@ -226,10 +233,11 @@ def sync_generator_left(stream: Any) -> None:
 SYNC_WAYS = [sync_unread, sync_left_after_one, sync_iterator_left, sync_generator_left]
 
 
+@times(2, 12)
 @pytest.mark.parametrize(("client", "way"), with_clients(SYNC_WAYS))
 @pytest.mark.usefixtures("complaints")
 async def test_leaving_blocking_streams(
-    engine: AsyncMLCEngineInterface, client: str, way: Callable[[Any], None]
+    engine: AsyncMLCEngineInterface, client: str, way: Callable[[Any], None], number: int
 ) -> None:
     core, home = engine._core, engine._home
     made: Any = (
@@ -239,7 +247,7 @@ async def test_leaving_blocking_streams(
     )
 
     def leave() -> None:
-        for _ in range(2):
+        for _ in range(number):
             way(made.create(**REQUEST))
 
     await still_answers(engine)  # so that what is imported for it is frozen
@@ -249,9 +257,10 @@ async def test_leaving_blocking_streams(
         await still_answers(engine)
 
 
+@times(60, 300)
 @pytest.mark.usefixtures("complaints")
-async def test_dozens_of_left_streams(engine: AsyncMLCEngineInterface) -> None:
-    await leave_many(engine, 60)
+async def test_dozens_of_left_streams(engine: AsyncMLCEngineInterface, number: int) -> None:
+    await leave_many(engine, number)
 
 
 @pytest.mark.soak

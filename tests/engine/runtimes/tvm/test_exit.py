@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -207,6 +208,29 @@ def test_the_exit_status_is_what_it_was_to_be(cache_dir, case):
     assert status == expected, said
     assert "terminate" not in said
     assert "never retrieved" not in said
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_sixty_processes_that_do_not_unload_end_well(cache_dir):
+    """With a real model, the factory and nothing patched, two at a time beside two busy ones."""
+    code = """
+    async def main():
+        engine = await create_mlc_engine("demo")
+        answer = await engine.chat.completions.create(
+            messages=[{"role": "user", "content": "Hello!"}], max_tokens=5)
+        print(answer.usage.completion_tokens)
+    asyncio.run(main())
+    """
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            ends = list(pool.map(lambda _: end_of(code, cache_dir), range(60)))
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert [end for end in ends if end != (0, "5")] == []
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="forks, and looks at its threads")
