@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import concurrent.futures
+import contextlib
 import weakref
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -21,11 +22,10 @@ from mlc_widget.api.clients import client_of
 from mlc_widget.api.home_loop import is_waiting
 
 _T = TypeVar("_T")
-_LOOK_S: Final = 0.05
+_LOOK_S: Final = 0.1
 _LOOKS: Final = 3
-"""Looks in a row at which nobody waits: between two answers, a task may wait for something else."""
-_STEPS: Final = 20
-"""Steps of the loop in which a new task comes to its request."""
+"""Looks in a row at which nobody waits: before, between and after its requests, a task may wait
+for something else."""
 _SETTLED: Final = f"await __import__({__name__!r}).api.batch_runs.settled("
 
 _pending: set[concurrent.futures.Future[Any]] = set()
@@ -53,15 +53,15 @@ async def settled(value: _T | None = None) -> _T | None:
     """Wait until nobody waits for an engine; returns `value`."""
     from IPython import get_ipython
 
-    for _ in range(_STEPS):  # tasks of this cell begin
-        await asyncio.sleep(0)
-    looks = 0 if _busy() else _LOOKS
+    shell = get_ipython()
+    watch = _watches.get(shell) if shell is not None else None
+    left = watch is not None and watch.has_new_tasks()
+    looks = 0 if left or _busy() else _LOOKS
     while looks < _LOOKS:
         await asyncio.sleep(_LOOK_S)
         looks = 0 if _busy() else looks + 1
-    shell = get_ipython()
-    if shell is not None and shell in _watches:
-        _watches[shell].has_waited = True
+    if watch is not None:
+        watch.has_waited = True
     return value
 
 
@@ -83,6 +83,7 @@ class _CellWatch:
         """Whether the running cell has waited."""
         self.running = True
         """Whether a cell runs: one does when the first engine is made."""
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # before the cell
         shell.input_transformers_post.append(self.transform)
         shell.events.register("pre_run_cell", self._before_cell)
         shell.events.register("post_run_cell", self._after_cell)
@@ -96,8 +97,14 @@ class _CellWatch:
             return list(lines)
         return waiting_cell(lines)
 
+    def has_new_tasks(self) -> bool:
+        """Whether the running cell leaves tasks on the loop; called by itself."""
+        return bool(asyncio.all_tasks() - {asyncio.current_task(), *self._tasks})
+
     def _before_cell(self, *_: object) -> None:
         self.running = True
+        with contextlib.suppress(RuntimeError):  # no loop runs
+            self._tasks = weakref.WeakSet(asyncio.all_tasks())
 
     def _after_cell(self, *_: object) -> None:
         """Wait in a cell that made the first engine, or failed: for replies only.

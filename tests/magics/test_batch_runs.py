@@ -60,8 +60,9 @@ async def read():
     print('.')
 task = asyncio.create_task(read())"""
 CLIENT = """\
+client = _engine.openai_client()
+await client.models.list()
 async def say():
-    client = _engine.openai_client()
     for _ in range(2):
         answer = await client.chat.completions.create(model=MODEL, messages=messages)
         print(answer.choices[0].message.content)
