@@ -14,6 +14,7 @@ import ast
 import asyncio
 import concurrent.futures
 import contextlib
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -40,20 +41,14 @@ def expect(future: concurrent.futures.Future[Any]) -> None:
 
 def watch_cells() -> None:
     """From the next cell on, have cells wait if this is a batch run. Idempotent."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    shell = get_ipython()
+    shell = _shell()
     if shell is not None and getattr(shell, "kernel", None) is not None and shell not in _watches:
         _watches[shell] = _CellWatch(shell)
 
 
 async def settled(value: _T | None = None) -> _T | None:
     """Wait until nobody waits for an engine; returns `value`."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
+    shell = _shell()
     watch = _watches.get(shell) if shell is not None else None
     left = watch is not None and watch.has_new_tasks()
     looks = 0 if left or _busy() else _LOOKS
@@ -63,6 +58,12 @@ async def settled(value: _T | None = None) -> _T | None:
     if watch is not None:
         watch.has_waited = True
     return value
+
+
+def _shell() -> Any:
+    """IPython's shell; None, without importing IPython, if there is none."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()
 
 
 def _busy() -> bool:
