@@ -216,7 +216,6 @@ _CALLS: dict[str, Callable[[AsyncKernelMLCEngine], Awaitable[Any]]] = {
     "runtimeStatsText": lambda engine: engine.runtime_stats_text(),
     "getMessage": lambda engine: engine.get_message(),
     "resetChat": lambda engine: engine.reset_chat(),
-    "unload": lambda engine: engine.unload(),
 }
 
 
@@ -233,7 +232,7 @@ async def test_calls_of_a_silent_worker_are_not_left_waiting(kernel_engine: Make
 
     async with asyncio.timeout(DEADLINE_S):
         # Those that wait when it is found to be silent, and those that come later.
-        await asyncio.gather(*(check(kind) for kind in _CALLS if kind != "unload"))
+        await asyncio.gather(*map(check, _CALLS))
         assert engine.hang is not None
         await asyncio.gather(*map(check, _CALLS))
     assert engine.worker_pid == pid, "it is reported; nothing was ended"
@@ -242,17 +241,22 @@ async def test_calls_of_a_silent_worker_are_not_left_waiting(kernel_engine: Make
     send(engine, signal.SIGCONT)
     await until(lambda: engine.hang is None)
     for call in _CALLS.values():
-        if call is not _CALLS["unload"]:
-            await call(engine)
+        await call(engine)
     reading.cancel()
 
 
-async def test_a_reload_replaces_a_silent_worker(kernel_engine: Make, tiny_model: Path) -> None:
+@pytest.mark.parametrize("unloaded", [True, False])
+async def test_a_load_or_unload_replaces_a_silent_worker(
+    kernel_engine: Make, tiny_model: Path, unloaded: bool
+) -> None:
     engine = await kernel_engine(hang_timeout=SOON)
     pid = engine.worker_pid
+    assert pid is not None
     send(engine, signal.SIGSTOP)
-    with pytest.raises(EngineDeadError):
-        await engine.metrics()
+    if unloaded:
+        await engine.unload()
+        assert engine.state == "idle"
+        assert not psutil.pid_exists(pid)
     await engine.reload(str(tiny_model))
     assert engine.worker_pid != pid
     assert await read(engine) == "Hello from the script."
