@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import Tensor
@@ -27,6 +27,9 @@ from mlc_widget.engine.store.fields import (
     MOST_TOKENS,
     Fields,
 )
+
+_SHOWN: Final = 100
+"""The characters of a value that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,8 @@ def _unsupported(
     fields: Fields, key: str, runs: str, value: object = None
 ) -> UnsupportedModelError:
     shown = json.dumps(fields.get(key, value))
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}…"
     return UnsupportedModelError(
         f"model_config.{key} is {shown}; the tvm runtime {runs}.", param=f"model_config.{key}"
     )
