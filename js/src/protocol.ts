@@ -129,6 +129,8 @@ export interface Options {
   readonly system: string | null;
   readonly temperature: number | null;
   readonly top_p: number | null;
+  readonly top_k: number | null;
+  readonly min_p: number | null;
   readonly repetition_penalty: number | null;
   readonly max_tokens: number | null;
   readonly seed: number | null;
@@ -221,7 +223,7 @@ function parseHang(value: unknown): Hang | null {
   return { part: oneOf(["worker", "engine"] as const, value["part"], "worker"), seconds: count(value["seconds"]) };
 }
 
-const NUMBERS = ["temperature", "top_p", "repetition_penalty", "max_tokens"] as const;
+const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"] as const;
 
 function parseDefaults(value: unknown): Engine["defaults"] {
   const defaults = isObject(value) ? value : {};
@@ -324,6 +326,8 @@ export function parseOptions(value: unknown): Options {
     system: text(options["system"]) || null,
     temperature: number(options["temperature"]),
     top_p: number(options["top_p"]),
+    top_k: number(options["top_k"]),
+    min_p: number(options["min_p"]),
     repetition_penalty: number(options["repetition_penalty"]),
     max_tokens: number(options["max_tokens"]),
     seed: number(options["seed"]),

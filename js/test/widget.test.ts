@@ -171,9 +171,10 @@ describe("chat", () => {
       [...box.querySelectorAll<HTMLInputElement>(".mlcw-settings input")].find((input) => input.labels?.[0]?.textContent === label)?.placeholder ?? "";
     expect(hint("Repetition penalty")).toBe("Default");
     expect(hint("Max tokens")).toBe("4096");
-    model.change("_engine", { ...ready, rev: 2, defaults: { repetition_penalty: 1.1, max_tokens: 500, temperature: null, top_p: "x" } });
+    model.change("_engine", { ...ready, rev: 2, defaults: { repetition_penalty: 1.1, top_k: 40, min_p: 0.05, max_tokens: 500, temperature: null, top_p: "x" } });
     await frame();
     expect([hint("Repetition penalty"), hint("Max tokens"), hint("Temperature"), hint("Top p")]).toEqual(["1.1", "500", "Default", "Default"]);
+    expect([hint("Top k"), hint("Min p")]).toEqual(["40", "0.05"]);
   });
 
   it.each([["done", "length", "Cut off"], ["stopped", "", "Stopped"], ["error", "", ""], ["done", "stop", ""]])(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mlc_widget.api.request_values import Check, JSONDict, bad, integer, mapping, one_of
 from mlc_widget.api.requests import CHAT_FIELDS
+from mlc_widget.api.sampling_defaults import SAMPLING_DEFAULTS
 
 _SIZE: Final = integer(1, 2**31 - 1)
 _SIZE_OR_NONE: Final = integer(-1, 2**31 - 1)  # MLC writes -1 where there is none
@@ -23,12 +24,7 @@ CHAT_OPTS: Final[Mapping[str, Check]] = {
     "attention_sink_size": _SIZE_OR_NONE,
     "prefill_chunk_size": _SIZE,
     "max_batch_size": _SIZE,
-    "temperature": CHAT_FIELDS["temperature"],
-    "top_p": CHAT_FIELDS["top_p"],
-    "presence_penalty": CHAT_FIELDS["presence_penalty"],
-    "frequency_penalty": CHAT_FIELDS["frequency_penalty"],
-    "repetition_penalty": CHAT_FIELDS["repetition_penalty"],
-    "max_tokens": CHAT_FIELDS["max_tokens"],
+    **{name: CHAT_FIELDS[name] for name in SAMPLING_DEFAULTS},
     "conv_template": _any,
     "model_task": _any,
     "embedding_metadata": _any,

@@ -18,6 +18,9 @@ class Limits:
     choices: int = 16
     completions: int = 256
     logit_bias: int = 4096
+    logit_bias_bytes: int = 1024
+    sequence_breakers: int = 64
+    sequence_breaker_bytes: int = 64
     embedding_inputs: int = 2048
     embedding_bytes: int = 8 * 1024 * 1024
     schema_depth: int = 32

@@ -1,4 +1,4 @@
-"""How every request field that OpenAI, WebLLM or mlc_llm know is treated.
+"""How every request field that OpenAI, WebLLM or mlc_llm know is treated, and those of others.
 
 Each is honoured, or refused with the reason given here; no field that would change an answer is
 ignored. ``docs/request-fields.md`` is generated from this table, and tests compare the table with
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Origin: TypeAlias = Literal["OpenAI", "WebLLM", "mlc_llm", "mlc_widget"]
+Origin: TypeAlias = Literal["OpenAI", "WebLLM", "mlc_llm", "vLLM", "llama.cpp", "mlc_widget"]
 Kind: TypeAlias = Literal["chat", "completion", "embedding"]
 HonouredBy: TypeAlias = Literal["engine", "runtime", "template", "label", "neutral", "nobody"]
 
@@ -27,6 +27,9 @@ _OWM: Final[tuple[Origin, ...]] = ("OpenAI", "WebLLM", "mlc_llm")
 _OM: Final[tuple[Origin, ...]] = ("OpenAI", "mlc_llm")
 _W: Final[tuple[Origin, ...]] = ("WebLLM",)
 _M: Final[tuple[Origin, ...]] = ("mlc_llm",)
+_VL: Final[tuple[Origin, ...]] = ("vLLM", "llama.cpp")
+_L: Final[tuple[Origin, ...]] = ("llama.cpp",)
+_OURS: Final[tuple[Origin, ...]] = ("mlc_widget",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +77,33 @@ RULES: Final[tuple[FieldRule, ...]] = (
         "1 or more; default: the model's, or the rest of the context window",
     ),
     FieldRule("max_completion_tokens", _CHAT, _O, "engine", "another name of max_tokens"),
+    FieldRule("max_completion_tokens", _COMPLETION, _OURS, "engine", "as for chats"),
     FieldRule("stop", _TEXT, _OWM, "engine", "at most 16, each of at most 1024 bytes"),
     FieldRule("ignore_eos", _TEXT, _W, "runtime", "mlc_llm has it in debug_config"),
     FieldRule("echo", _COMPLETION, _OWM, "engine", "with logprobs: also those of the prompt"),
     # How tokens are chosen
     FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; below 1e-5 is greedy"),
     FieldRule("top_p", _TEXT, _OWM, "engine", "0 to 1; 0 is greedy"),
+    FieldRule("top_k", _TEXT, _VL, "runtime", "1 or more; 0 or -1: all tokens"),
+    FieldRule("min_p", _TEXT, _VL, "runtime", "0 to 1, of the likeliest token's probability"),
+    FieldRule("typical_p", _TEXT, _L, "runtime", "0 to 1"),
     FieldRule("seed", _TEXT, _OWM, "engine", "a 64-bit integer; random if not given"),
     FieldRule("frequency_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
     FieldRule("presence_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
     FieldRule("repetition_penalty", _TEXT, _W, "runtime", "0.01 to 10"),
-    FieldRule("logit_bias", _TEXT, _OWM, "runtime", "-100 to 100, by token id"),
+    FieldRule("dry_multiplier", _TEXT, _L, "runtime", "0 to 100; 0: no penalty"),
+    FieldRule("dry_base", _TEXT, _L, "runtime", "1 to 10; default: 1.75"),
+    FieldRule("dry_allowed_length", _TEXT, _L, "runtime", "1 to 64; default: 2"),
+    FieldRule(
+        "dry_sequence_breakers",
+        _TEXT,
+        _L,
+        "runtime",
+        "at most 64, each of at most 64 bytes; default: line break, colon, quotation mark, *",
+    ),
+    FieldRule(
+        "logit_bias", _TEXT, _OWM, "runtime", "-100 to 100, by token id or by a token's text"
+    ),
     FieldRule(
         "logprobs",
         _TEXT,
@@ -103,9 +122,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("enable_thinking", _CHAT, _W, "template", "WebLLM has it in extra_body"),
     # Embeddings
     FieldRule("dimensions", _EMBEDDING, _OW, "engine", "keeps the leading ones, normalized"),
-    FieldRule(
-        "truncate", _EMBEDDING, ("mlc_widget",), "engine", "cuts inputs at the context window"
-    ),
+    FieldRule("truncate", _EMBEDDING, _OURS, "engine", "cuts inputs at the context window"),
     FieldRule("encoding_format", _EMBEDDING, _OW, "engine", "float or base64"),
     # About the request
     FieldRule("request_id", _ALL, _M, "engine", "the answer's id, which abort() takes"),

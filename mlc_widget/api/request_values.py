@@ -7,6 +7,7 @@ A check takes the field's dotted path and the value, and raises `BadRequestError
 from __future__ import annotations
 
 import json
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -120,44 +121,59 @@ def model(param: str, value: Any) -> str:
     return identifier(param, value, longest=4096)
 
 
-def stop(param: str, value: Any) -> list[str]:
-    """Stop strings: one, or a list."""
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list | tuple) or not all(isinstance(s, str) for s in stops):
-        raise bad(param, value, "give a string or a list of strings.")
-    if len(stops) > LIMITS.stop_strings:
-        raise bad(param, value, f"give at most {LIMITS.stop_strings} stop strings.")
-    for i, one in enumerate(stops):
-        if not 0 < encoded_size(f"{param}[{i}]", one) <= LIMITS.stop_bytes:
-            raise bad(f"{param}[{i}]", one, f"give 1 to {LIMITS.stop_bytes} bytes.")
-    return list(stops)
+def strings(most: int, largest: int) -> Check:
+    """One string, or a list of at most `most`; each has 1 to `largest` bytes."""
+
+    def check(param: str, value: Any) -> list[str]:
+        given = [value] if isinstance(value, str) else value
+        if not isinstance(given, list | tuple) or not all(isinstance(s, str) for s in given):
+            raise bad(param, value, "give a string or a list of strings.")
+        if len(given) > most:
+            raise bad(param, value, f"give at most {most} strings.")
+        for i, one in enumerate(given):
+            if not 0 < encoded_size(f"{param}[{i}]", one) <= largest:
+                raise bad(f"{param}[{i}]", one, f"give 1 to {largest} bytes.")
+        return list(given)
+
+    return check
 
 
-def logit_bias(param: str, value: Any) -> dict[int, float]:
-    """Biases by token id; ids may be written as strings, as JSON must."""
+def top_k(param: str, value: Any) -> int:
+    """A number of tokens; 0 or, as in vLLM and llama.cpp, -1 for all of them."""
+    return max(0, int(integer(-1, 2**31 - 1)(param, value)))
+
+
+def logit_bias(param: str, value: Any) -> dict[int | str, float]:
+    """Biases by token: its id, which may be written as a string, as JSON must; or its text."""
     if not isinstance(value, Mapping):
-        raise bad(param, value, "give a mapping from token id to a bias.")
+        raise bad(param, value, "give a mapping from a token's id or text to a bias.")
     if len(value) > LIMITS.logit_bias:
         raise bad(param, len(value), f"give at most {LIMITS.logit_bias} entries.")
-    checked: dict[int, float] = {}
+    checked: dict[int | str, float] = {}
     bias = number(-100, 100)
     for key, amount in value.items():
-        token_id = _token_id(key)
-        if token_id is None:
-            raise bad(param, key, "keys are token ids: integers, 0 or greater.")
-        if token_id in checked:
-            raise bad(param, key, "this token id appears twice.")
-        checked[token_id] = bias(f"{param}[{token_id}]", amount)
+        token = _token(param, key)
+        if token in checked:
+            raise bad(param, key, "this token appears twice.")
+        checked[token] = bias(f"{param}[{shortened(token)}]", amount)
     return checked
 
 
-def _token_id(key: Any) -> int | None:
-    """The token id that a key stands for; None if it is not one."""
-    if isinstance(key, str) and len(key) <= 10 and key.isascii() and key.isdigit():
-        return int(key)
-    if not isinstance(key, Integral) or isinstance(key, bool):
-        return None
-    return int(key) if 0 <= int(key) < 2**31 else None
+_INTEGER: Final = re.compile(r"[+-]?[0-9]+")
+
+
+def _token(param: str, key: Any) -> int | str:
+    """The token id, or the text of a token, for which a key stands."""
+    if isinstance(key, str) and not _INTEGER.fullmatch(key):
+        most = LIMITS.logit_bias_bytes
+        if not 0 < encoded_size(param, key) <= most:
+            raise bad(param, key, f"the text of a token has 1 to {most} bytes.")
+        return str(key)
+    if isinstance(key, str) and len(key) <= 10 and key.isdigit():
+        key = int(key)
+    if not isinstance(key, Integral) or isinstance(key, bool) or not 0 <= int(key) < 2**31:
+        raise bad(param, key, "keys are token ids (integers, 0 or greater) or texts of tokens.")
+    return int(key)
 
 
 def completion_logprobs(param: str, value: Any) -> int | bool:

@@ -41,9 +41,10 @@ from mlc_widget.api.request_values import (
     one_of,
     prompts,
     shortened,
-    stop,
     stream_options,
     string,
+    strings,
+    top_k,
 )
 
 __all__ = [
@@ -65,10 +66,17 @@ _COMMON: Final[dict[str, Check]] = {
     "temperature": number(0, 2),
     "top_p": number(0, 1),
     "seed": integer(-(2**63), 2**64 - 1),
-    "stop": stop,
+    "top_k": top_k,
+    "min_p": number(0, 1),
+    "typical_p": number(0, 1),
+    "stop": strings(LIMITS.stop_strings, LIMITS.stop_bytes),
     "frequency_penalty": number(-2, 2),
     "presence_penalty": number(-2, 2),
     "repetition_penalty": number(0.01, 10),
+    "dry_multiplier": number(0, 100),
+    "dry_base": number(1, 10),
+    "dry_allowed_length": integer(1, 64),
+    "dry_sequence_breakers": strings(LIMITS.sequence_breakers, LIMITS.sequence_breaker_bytes),
     "logit_bias": logit_bias,
     "response_format": response_format,
     "ignore_eos": boolean,
@@ -97,6 +105,7 @@ COMPLETION_FIELDS: Final[Mapping[str, Check]] = {
     **_COMMON,
     "prompt": prompts,
     "max_tokens": integer(0, 2**31 - 1),
+    "max_completion_tokens": integer(0, 2**31 - 1),
     "logprobs": completion_logprobs,
     "top_logprobs": integer(0, 20),
     "echo": boolean,
@@ -138,10 +147,7 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
         BadRequestError: A field is invalid; the message names it and its value.
     """
     checked = _check("chat", request, CHAT_FIELDS, "messages")
-    if "max_completion_tokens" in checked:
-        if "max_tokens" in checked:
-            raise bad("max_tokens", checked["max_tokens"], "give it or max_completion_tokens.")
-        checked["max_tokens"] = checked.pop("max_completion_tokens")
+    _use_one_name_of_max_tokens(checked)
     _check_top_logprobs(checked)
     last = checked["messages"][-1]
     if last.get("tool_calls"):
@@ -159,6 +165,7 @@ def check_completion(request: Mapping[str, Any]) -> JSONDict:
         BadRequestError: A field is invalid; the message names it and its value.
     """
     checked = _check("completion", request, COMPLETION_FIELDS, "prompt")
+    _use_one_name_of_max_tokens(checked)
     if checked.get("echo") and checked.get("logprobs") is True:
         raise bad("logprobs", True, "together with echo, give a number of alternatives.")
     if checked.get("max_tokens") == 0 and not checked.get("echo"):
@@ -191,6 +198,13 @@ def check_embedding(request: Mapping[str, Any]) -> JSONDict:
         BadRequestError: A field is invalid; the message names it and its value.
     """
     return _check("embedding", request, EMBEDDING_FIELDS, "input")
+
+
+def _use_one_name_of_max_tokens(checked: JSONDict) -> None:
+    if "max_completion_tokens" in checked:
+        if "max_tokens" in checked:
+            raise bad("max_tokens", checked["max_tokens"], "give it or max_completion_tokens.")
+        checked["max_tokens"] = checked.pop("max_completion_tokens")
 
 
 def _check_top_logprobs(checked: Mapping[str, Any]) -> None:

@@ -26,14 +26,22 @@ class _Sampling(TypedDict, total=False):
     model: str | None
     n: int | None
     max_tokens: int | None
+    max_completion_tokens: int | None
     temperature: float | None
     top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    typical_p: float | None
     seed: int | None
     stop: str | Sequence[str] | None
     frequency_penalty: float | None
     presence_penalty: float | None
     repetition_penalty: float | None
-    logit_bias: Mapping[int, float] | Mapping[str, float] | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_sequence_breakers: str | Sequence[str] | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None
     response_format: Mapping[str, Any] | None
     stream_options: Mapping[str, Any] | None
     ignore_eos: bool | None
@@ -50,7 +58,6 @@ class ChatParams(_Sampling, total=False):
     the range and the default of each.
     """
 
-    max_completion_tokens: int | None
     logprobs: bool | None
     top_logprobs: int | None
     tools: Sequence[Mapping[str, Any]] | None

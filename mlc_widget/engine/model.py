@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mlc_widget.api.chat_opts import CHAT_OPTS
 from mlc_widget.api.errors import (
     BadRequestError,
     ContextLengthExceededError,
@@ -17,7 +18,9 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import LoadReporter
+from mlc_widget.api.request_values import shortened
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.sampling_defaults import SAMPLING_DEFAULTS
 from mlc_widget.engine.chat_template import ChatTemplate, template_of
 from mlc_widget.engine.conversation import too_long
 from mlc_widget.engine.converted_models import in_mlc_format
@@ -30,27 +33,18 @@ from mlc_widget.engine.text.encoder import Encoder
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from mlc_widget.engine.text.tokenizer_loading import load_tokenizer
 
+_ALWAYS_SUPPORTED: Final = frozenset({"max_tokens", "temperature", "top_p"})
+"""Sampling fields of which every runtime supports all values."""
+
 # Values without an effect, which a runtime need not support.
 _NEUTRAL: Final[Mapping[str, Any]] = {
-    "frequency_penalty": 0.0,
-    "presence_penalty": 0.0,
-    "repetition_penalty": 1.0,
+    **{n: v for n, v in SAMPLING_DEFAULTS.items() if n not in _ALWAYS_SUPPORTED},
     "logit_bias": {},
     "logprobs": False,
     "top_logprobs": 0,
     "response_format": {"type": "text"},
     "ignore_eos": False,
     "enable_latency_breakdown": False,
-}
-
-# Defaults for fields that are neither in a request nor in the model's configuration.
-_DEFAULTS: Final[Mapping[str, Any]] = {
-    "max_tokens": None,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "frequency_penalty": 0.0,
-    "presence_penalty": 0.0,
-    "repetition_penalty": 1.0,
 }
 
 
@@ -101,11 +95,14 @@ class LoadedModel:
         }
 
     def _defaults(self) -> JSONDict:
-        """The model's defaults of sampling fields."""
+        """The model's defaults of sampling fields, as far as the runtime can honour them."""
+        supported = _ALWAYS_SUPPORTED | self.runtime.capabilities.request_fields
         configured = {
-            name: value for name in _DEFAULTS if (value := self.source.config.get(name)) is not None
+            name: CHAT_OPTS[name](name, value)
+            for name in SAMPLING_DEFAULTS
+            if name in supported and (value := self.source.config.get(name)) is not None
         }
-        return {**_DEFAULTS, **configured}
+        return {**SAMPLING_DEFAULTS, **configured}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -170,7 +167,7 @@ class LoadedModel:
                 param=param,
             )
 
-    def check_ids(self, param: str, token_ids: list[int] | Mapping[int, float]) -> None:
+    def check_ids(self, param: str, token_ids: Iterable[int]) -> None:
         """Refuse token ids outside the vocabulary.
 
         Raises:
@@ -184,6 +181,40 @@ class LoadedModel:
                     param=param,
                 )
 
+    def _bias(self, given: Mapping[int | str, float]) -> Mapping[int, float]:
+        """Biases by token id, of tokens that are given by their ids or by their exact texts.
+
+        Raises:
+            BadRequestError: A token is not in the vocabulary, or a text is not that of one token.
+        """
+        bias = {token: amount for token, amount in given.items() if isinstance(token, int)}
+        self.check_ids("logit_bias", bias)
+        texts = [token for token in given if isinstance(token, str)]
+        for text, token_ids in self.tokenizer.ids_of_texts(texts).items():
+            if not token_ids:
+                raise BadRequestError(
+                    f"logit_bias = {shortened(text)}: {self._several_tokens(text)} Give the text "
+                    "of one token, with its space if it has one, or the ids of tokens.",
+                    param="logit_bias",
+                )
+            for token_id in token_ids:
+                if token_id in bias:
+                    raise BadRequestError(
+                        f"logit_bias = {shortened(text)}: token {token_id}, which has this text, "
+                        "appears twice. Give its text or its id.",
+                        param="logit_bias",
+                    )
+                bias[token_id] = given[text]
+        return bias
+
+    def _several_tokens(self, text: str) -> str:
+        ids = self.tokenizer.encode(text)
+        shown = ", ".join(
+            f"{self.tokenizer.token_bytes(i).decode('utf-8', 'replace')!r} ({i})" for i in ids[:8]
+        )
+        more = ", …" if len(ids) > 8 else ""
+        return f"no token of {self.model_id} has exactly this text; it is written as {shown}{more}."
+
     def sampling(self, request: JSONDict, *, stop_at_template: bool) -> Sampling:
         """The sampling settings of a request, with the model's and OpenAI's defaults filled in.
 
@@ -194,8 +225,7 @@ class LoadedModel:
         wanted = {**self._defaults(), **request}
         logprobs = request.get("logprobs", False)
         counted = not isinstance(logprobs, bool)  # a number in completions, a boolean in chats
-        bias = request.get("logit_bias", {})
-        self.check_ids("logit_bias", bias)
+        bias = self._bias(request.get("logit_bias", {}))
         seed = request.get("seed")
         stops = tuple(request.get("stop", ()))
         eos = self.source.config.get("eos_token_id")
@@ -210,6 +240,9 @@ class LoadedModel:
             max_tokens=wanted["max_tokens"],
             temperature=temperature,
             top_p=top_p,
+            top_k=wanted["top_k"],
+            min_p=float(wanted["min_p"]),
+            typical_p=float(wanted["typical_p"]),
             seed=secrets.randbits(63) if seed is None else seed % 2**63,
             stop=stops,
             stop_token_ids=tuple(dict.fromkeys(stop_ids)),
@@ -217,6 +250,10 @@ class LoadedModel:
             frequency_penalty=float(wanted["frequency_penalty"]),
             presence_penalty=float(wanted["presence_penalty"]),
             repetition_penalty=float(wanted["repetition_penalty"]),
+            dry_multiplier=float(wanted["dry_multiplier"]),
+            dry_base=float(wanted["dry_base"]),
+            dry_allowed_length=wanted["dry_allowed_length"],
+            dry_sequence_breakers=tuple(wanted["dry_sequence_breakers"]),
             logit_bias=bias,
             logprobs=counted or bool(logprobs),
             top_logprobs=int(logprobs) if counted else request.get("top_logprobs", 0),

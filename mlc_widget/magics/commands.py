@@ -93,8 +93,8 @@ class MLCMagics(Magics):
         ::
 
             %%chat [--model MODEL] [--to NAME] [--new] [--system TEXT] [--schema SCHEMA]
-                   [--tools NAME ...] [--temperature T] [--top-p P] [--repetition-penalty P]
-                   [--max-tokens N] [--seed N]
+                   [--tools NAME ...] [--temperature T] [--top-p P] [--top-k K] [--min-p P]
+                   [--repetition-penalty P] [--max-tokens N] [--seed N]
             Why does this fail, and how do I fix it? {error}
 
         The cell returns at once, except in a console and where papermill or `jupyter execute` runs

@@ -117,6 +117,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="load this model first, if it is not")
     parser.add_argument("--temperature", type=float, help="0 to 2")
     parser.add_argument("--top-p", type=float, help="0 to 1")
+    parser.add_argument("--top-k", type=int, help="choose from so many of the most likely tokens")
+    parser.add_argument(
+        "--min-p", type=float, help="0 to 1: the least probability, relative to the most likely one"
+    )
     parser.add_argument(
         "--repetition-penalty",
         metavar="P",

@@ -62,6 +62,9 @@ class ChatWidget(EngineWidget, ChatSettings):
         system: The system prompt; None leaves it to the model.
         temperature: 0 to 2; None, here and below, leaves it to the model's configuration.
         top_p: 0 to 1.
+        top_k: The number of most likely tokens to choose from; 0 is all of them.
+        min_p: 0 to 1; tokens are left out whose probability is less than this fraction of the most
+            likely token's.
         repetition_penalty: Greater than 0 and at most 10; more than 1 makes repetitions less
             likely.
         max_tokens: The longest reply in tokens; 4,096 if the model's configuration has no limit
@@ -99,6 +102,8 @@ class ChatWidget(EngineWidget, ChatSettings):
         system: str | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
+        top_k: int | None = None,
+        min_p: float | None = None,
         repetition_penalty: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
@@ -118,6 +123,8 @@ class ChatWidget(EngineWidget, ChatSettings):
             system=saved_system if system is None else system,
             temperature=temperature,
             top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
             repetition_penalty=repetition_penalty,
             max_tokens=max_tokens,
             seed=seed,

@@ -13,8 +13,8 @@ from mlc_widget.widget.functions import read_tools
 from mlc_widget.widget.state import ChatOptions, json_answer
 
 OPTION_NAMES = (
-    *("system", "temperature", "top_p", "repetition_penalty", "max_tokens", "seed"),
-    *("schema", "tools"),
+    *("system", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"),
+    *("seed", "schema", "tools"),
 )
 
 

@@ -261,7 +261,10 @@ class ChatState:
 DEFAULT_MAX_TOKENS: Final = 4096
 """The longest reply in tokens, if neither the user nor the model sets a limit: small models may
 never end by themselves."""
-_SENT: Final = ("temperature", "top_p", "repetition_penalty", "max_tokens", "seed", "tools")
+_SENT: Final = (
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"),
+    "tools",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +274,7 @@ class ChatOptions:
     Attributes:
         system: The system prompt.
         temperature: As in OpenAI's requests, like `top_p` and `seed`.
+        top_k: As in vLLM's and llama.cpp's requests, like `min_p`.
         repetition_penalty: As in WebLLM's and vLLM's requests.
         max_tokens: As in OpenAI's requests; `DEFAULT_MAX_TOKENS` if the configuration has no
             limit either.
@@ -282,6 +286,8 @@ class ChatOptions:
     system: str | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
     max_tokens: int | None = None
     seed: int | None = None

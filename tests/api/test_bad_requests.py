@@ -129,12 +129,37 @@ CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "top_logprobs -1": ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
     "top_logprobs a switch": ({"logprobs": True, "top_logprobs": True}, "top_logprobs"),
     "top_logprobs without logprobs": ({"logprobs": False, "top_logprobs": 3}, "top_logprobs"),
+    "top_k -2": ({"top_k": -2}, "top_k"),
+    "top_k a fraction": ({"top_k": 40.0}, "top_k"),
+    "top_k a switch": ({"top_k": True}, "top_k"),
+    "top_k beyond 2**31": ({"top_k": 2**31}, "top_k"),
+    "min_p above 1": ({"min_p": 1.01}, "min_p"),
+    "min_p not a number": ({"min_p": math.nan}, "min_p"),
+    "min_p a string": ({"min_p": "0.1"}, "min_p"),
+    "typical_p below 0": ({"typical_p": -0.1}, "typical_p"),
+    "typical_p a switch": ({"typical_p": True}, "typical_p"),
+    "dry_multiplier below 0": ({"dry_multiplier": -1}, "dry_multiplier"),
+    "dry_multiplier infinite": ({"dry_multiplier": math.inf}, "dry_multiplier"),
+    "dry_base below 1": ({"dry_base": 0.5}, "dry_base"),
+    "dry_base 1e300": ({"dry_base": 1e300}, "dry_base"),
+    "dry_allowed_length 0": ({"dry_allowed_length": 0}, "dry_allowed_length"),
+    "dry_allowed_length 65": ({"dry_allowed_length": 65}, "dry_allowed_length"),
+    "dry_sequence_breakers a number": ({"dry_sequence_breakers": 5}, "dry_sequence_breakers"),
+    "a breaker a number": ({"dry_sequence_breakers": ["a", 5]}, "dry_sequence_breakers"),
+    "an empty breaker": ({"dry_sequence_breakers": ["a", ""]}, "dry_sequence_breakers[1]"),
+    "a breaker of 65 bytes": ({"dry_sequence_breakers": "x" * 65}, "dry_sequence_breakers[0]"),
+    "half a character as a breaker": ({"dry_sequence_breakers": [HALF]}, "dry_sequence_breakers[0]"),
+    "65 breakers": ({"dry_sequence_breakers": ["x"] * 65}, "dry_sequence_breakers"),
     # logit_bias
-    "logit_bias of abc": ({"logit_bias": {"abc": 1}}, "logit_bias"),
+    "logit_bias of no text": ({"logit_bias": {"": 1}}, "logit_bias"),
+    "logit_bias of half a character": ({"logit_bias": {HALF: 1}}, "logit_bias"),
+    "logit_bias of 2 kB": ({"logit_bias": {"x" * 2000: 1}}, "logit_bias"),
+    "logit_bias of bytes": ({"logit_bias": {b"a": 1}}, "logit_bias"),
+    "logit_bias of 200 for a word": ({"logit_bias": {"abc": 200}}, "logit_bias['abc']"),
+    "logit_bias of +1": ({"logit_bias": {"+1": 1}}, "logit_bias"),
     "logit_bias below 0": ({"logit_bias": {"-1": 1}}, "logit_bias"),
     "logit_bias of a fraction": ({"logit_bias": {1.0: 1}}, "logit_bias"),
     "logit_bias of a switch": ({"logit_bias": {True: 1}}, "logit_bias"),
-    "logit_bias of a foreign digit": ({"logit_bias": {"٣": 1}}, "logit_bias"),
     "logit_bias beyond all words": ({"logit_bias": {HUGE: 1}}, "logit_bias"),
     "logit_bias of 6000 digits": ({"logit_bias": {"9" * 6000: 1}}, "logit_bias"),
     "logit_bias of one token twice": ({"logit_bias": {"7": 1, 7: 2}}, "logit_bias"),
@@ -222,7 +247,7 @@ COMPLETIONS: dict[str, tuple[dict[str, Any], str]] = {
     "best_of": ({"best_of": 2}, "best_of"),
     "tools": ({"tools": [tool()]}, "tools"),
     "top_logprobs": ({"top_logprobs": 1}, "top_logprobs"),
-    "max_completion_tokens": ({"max_completion_tokens": 1}, "max_completion_tokens"),
+    "max_tokens twice": ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens"),
     "enable_thinking": ({"enable_thinking": True}, "enable_thinking"),
     "stream_options without stream": ({"stream_options": {"include_usage": True}}, "stream_options"),
 }  # fmt: skip
@@ -356,6 +381,13 @@ NUMPY: dict[str, Any] = {
     "temperature": np.float32(0.5),
     "top_p": np.float16(0),
     "frequency_penalty": np.int32(1),
+    "top_k": np.int16(40),
+    "min_p": np.float32(0.05),
+    "typical_p": np.float64(0.9),
+    "dry_multiplier": np.float32(0.8),
+    "dry_base": np.int64(2),
+    "dry_allowed_length": np.uint8(3),
+    "max_completion_tokens": np.int64(7),
     "logprobs": np.True_,
     "top_logprobs": np.uint8(3),
     "logit_bias": {np.int64(4): np.float32(-2)},
@@ -367,8 +399,20 @@ NUMPY: dict[str, Any] = {
 def test_numbers_may_be_numpy_s(name: str) -> None:
     plain = {"logprobs": True} if name == "top_logprobs" else {}
     checked = check_chat({"messages": [USER], name: NUMPY[name], **plain})
-    assert json.loads(json.dumps(checked[name])) is not None
+    kept = "max_tokens" if name == "max_completion_tokens" else name
+    assert json.loads(json.dumps(checked[kept])) is not None
     assert check_chat(checked) == checked
+
+
+def test_minus_one_turns_top_k_off_and_a_breaker_may_be_alone() -> None:
+    checked = check_chat({"messages": [USER], "top_k": -1, "dry_sequence_breakers": "\n"})
+    assert (checked["top_k"], checked["dry_sequence_breakers"]) == (0, ["\n"])
+
+
+def test_keys_of_logit_bias_are_ids_or_texts() -> None:
+    given = {5: 1, "7": 2, "word": 3, " two words": 4, "٣": 5, "1.5": 6, "<|end|>": 7}
+    checked = check_chat({"messages": [USER], "logit_bias": given})["logit_bias"]
+    assert checked == {5: 1, 7: 2, "word": 3, " two words": 4, "٣": 5, "1.5": 6, "<|end|>": 7}
 
 
 def test_token_ids_may_be_numpy_s() -> None:

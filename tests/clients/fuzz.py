@@ -104,6 +104,11 @@ class Grammar:
             "n": lambda: r.choice([1, 2, 16]),
             "frequency_penalty": lambda: r.uniform(-2, 2),
             "repetition_penalty": lambda: r.choice([1e-300, 0.1, 1, 10]),
+            "top_k": lambda: r.choice([-1, 0, 1, 40]),
+            "min_p": lambda: r.choice([0, 0.1, 1]),
+            "typical_p": lambda: r.choice([0, 0.5, 1]),
+            "dry_multiplier": lambda: r.choice([0, 0.8, 100]),
+            "dry_sequence_breakers": lambda: r.choice(["a", [], ["\n", "ab"]]),
             "logit_bias": lambda: {str(r.randrange(400)): r.choice([-100, 0, 100])},
             "logprobs": lambda: True,
             "top_logprobs": lambda: r.choice([0, 5, 20]),
@@ -247,7 +252,7 @@ class Run:
         chat = ChatWidget(self.engine, max_tokens=5)
         settings = [
             "temperature", "top_p", "max_tokens", "seed", "system_prompt", "response_format",
-            "repetition_penalty",
+            "repetition_penalty", "top_k", "min_p",
         ]  # fmt: skip
         name, value = r.choice(settings), r.choice([*STRANGE, self.grammar.schema(), 0.7, 3])
 

@@ -105,6 +105,8 @@ async def test_max_completion_tokens_is_max_tokens(driver: Any) -> None:
     params = {k: v for k, v in GREEDY.items() if k != "max_tokens"}
     answer = await driver.chat(**params, max_completion_tokens=3)
     assert answer.usage.completion_tokens == 3
+    completion = await driver.complete(prompt="a", ignore_eos=True, max_completion_tokens=3)
+    assert completion.usage.completion_tokens == 3
 
 
 async def test_several_choices(driver: Any) -> None:
@@ -193,6 +195,14 @@ async def test_logit_bias_forces_a_token(driver: Any) -> None:
     assert answer.choices[0].message.content == "".join(tokens)
 
 
+async def test_logit_bias_takes_a_tokens_text(driver: Any) -> None:
+    needs(driver, "logit_bias", "logprobs")
+    params = {**GREEDY, "max_tokens": 4}
+    by_id = await driver.chat(**params, logit_bias={"77": 100}, logprobs=True)
+    text = by_id.choices[0].logprobs.content[0].token
+    assert await driver.text(**params, logit_bias={text: 100}) == by_id.choices[0].message.content
+
+
 async def test_logit_bias_bans_a_token(driver: Any) -> None:
     needs(driver, "logit_bias")
     first = await driver.text(**{**GREEDY, "max_tokens": 1})
@@ -253,6 +263,13 @@ async def test_a_penalty_changes_the_text(driver: Any, field: str, value: float)
         ("frequency_penalty", 0.5),
         ("presence_penalty", 0.5),
         ("repetition_penalty", 1.1),
+        ("top_k", 20),
+        ("min_p", 0.05),
+        ("typical_p", 0.9),
+        ("dry_multiplier", 0.8),
+        ("dry_base", 1.5),
+        ("dry_allowed_length", 3),
+        ("dry_sequence_breakers", ["\n"]),
         ("logit_bias", {"7": 1.0}),
         ("logprobs", True),
         ("response_format", {"type": "json_object"}),
@@ -274,6 +291,10 @@ async def test_values_that_ask_for_nothing_are_taken_everywhere(driver: Any) -> 
         "frequency_penalty": 0,
         "presence_penalty": 0,
         "repetition_penalty": 1,
+        "top_k": -1,
+        "min_p": 0,
+        "typical_p": 1,
+        "dry_multiplier": 0,
         "logit_bias": {},
         "logprobs": False,
         "response_format": {"type": "text"},

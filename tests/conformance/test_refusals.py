@@ -55,7 +55,11 @@ BAD_CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "presence_penalty -3": ({"presence_penalty": -3}, "presence_penalty"),
     "repetition_penalty 0": ({"repetition_penalty": 0}, "repetition_penalty"),
     "logit_bias 101": ({"logit_bias": {"5": 101}}, "logit_bias[5]"),
-    "logit_bias of a word": ({"logit_bias": {"word": 1}}, "logit_bias"),
+    "logit_bias of -5": ({"logit_bias": {"-5": 1}}, "logit_bias"),
+    "top_k -2": ({"top_k": -2}, "top_k"),
+    "min_p 2": ({"min_p": 2}, "min_p"),
+    "typical_p a string": ({"typical_p": "most"}, "typical_p"),
+    "dry_multiplier -1": ({"dry_multiplier": -1}, "dry_multiplier"),
     "logit_bias a list": ({"logit_bias": [1]}, "logit_bias"),
     "logprobs a number": ({"logprobs": 1}, "logprobs"),
     "top_logprobs 21": ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
@@ -138,6 +142,7 @@ async def test_a_logit_bias_outside_the_vocabulary(driver: Any) -> None:
     if "logit_bias" not in driver.fields:
         pytest.skip("refused as a whole by this runtime")
     await refused(driver, driver.chat(logit_bias={10**6: 1.0}), "logit_bias")
+    await refused(driver, driver.chat(logit_bias={"No token is as long.": 1.0}), "logit_bias")
 
 
 @pytest.mark.parametrize("streamed", [False, True])

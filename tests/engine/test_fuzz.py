@@ -46,6 +46,8 @@ class Fuzz:
         if r.random() < 0.2:
             request |= {"frequency_penalty": 0.5, "repetition_penalty": 1.1, "top_p": 0.9}
         if r.random() < 0.2:
+            request |= {"top_k": 20, "typical_p": 0.9, "min_p": 0.01, "dry_multiplier": 2}
+        if r.random() < 0.2:
             request |= {"logprobs": True, "top_logprobs": 3}
         if r.random() < 0.2:
             schema = GOOD[r.choice(["weather", "tuple", "no arguments", "root enum"])]

@@ -45,6 +45,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "repetition_penalty": 1.3,
         "logit_bias": {70: 5, 71: 5},
     },
+    "filters": {"max_tokens": 24, "top_k": 30, "typical_p": 0.95, "top_p": 0.9, "min_p": 0.02},
+    "repetitions": {
+        "max_tokens": 30,
+        "temperature": 0.5,
+        "logit_bias": {70: 30, "a": 30},
+        "dry_multiplier": 20,
+        "dry_sequence_breakers": ["b", "ac"],
+    },
     "logprobs": {"max_tokens": 16, "logprobs": True, "top_logprobs": 2},
     "stop": {
         "max_tokens": 60,

@@ -10,7 +10,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mlc_widget.api.errors import ContextLengthExceededError, InternalEngineError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ContextLengthExceededError,
+    InternalEngineError,
+)
+from mlc_widget.api.sampling_defaults import SAMPLING_DEFAULTS
+from mlc_widget.engine.runtimes.base import Sampling
+from mlc_widget.engine.runtimes.tvm.filters import filtered
 
 from .conftest import chat, engine_on, streamed, user
 
@@ -95,6 +102,63 @@ async def test_top_p_draws_from_the_smallest_set_that_reaches_it(engine, few, to
     assert set(found) == set(kept)
 
 
+FILTERS = [{"top_k": 3}, {"min_p": 0.4}, {"typical_p": 0.5}, {"top_k": 5, "top_p": 0.6}]
+
+
+@pytest.mark.parametrize("given", FILTERS, ids=str)
+async def test_filters_draw_from_what_they_leave(engine, few, given):
+    bias, p = few
+    names = sorted(p, key=lambda c: -p[c])
+    mass = np.array([p[c] for c in names], np.float32)
+    kept = filtered(mass, Sampling(None, 1.0, seed=0, **{"top_p": 1.0, **given}))
+    assert 0 < len(kept) < len(names)
+    total = float(mass[kept].sum())
+    found = await counts(engine, draws=1024, logit_bias=bias, temperature=1.0, **given)
+    check(found, {names[i]: float(mass[i]) / total for i in kept})
+
+
+async def test_dry_ends_repetitions_except_across_breakers(engine):
+    token = next(i for i, c in letters(engine).items() if c == "a")
+
+    async def text(**dry):
+        made = await chat(
+            engine,
+            "?",
+            max_tokens=12,
+            temperature=0,
+            ignore_eos=True,
+            logit_bias={token: 40},
+            **dry,
+        )
+        return made.choices[0].message.content
+
+    def run(text):
+        return len(text) - len(text.lstrip("a"))
+
+    assert await text(dry_multiplier=0, dry_base=5) == "a" * 12
+    assert run(await text(dry_multiplier=90)) == 3  # two are allowed, and a third begins
+    assert run(await text(dry_multiplier=90, dry_allowed_length=5)) == 6
+    assert 3 < run(await text(dry_multiplier=1, dry_base=3)) < 12
+    assert await text(dry_multiplier=90, dry_sequence_breakers=["a"]) == "a" * 12
+
+
+async def test_logit_bias_of_texts(engine):
+    tokenizer = next(iter(engine._core._models)).tokenizer
+    token = tokenizer.token_to_id("e")
+    for by_text in ({"e": 60}, {"e": 60, str(token + 1): -1}):
+        made = await chat(engine, "?", max_tokens=3, ignore_eos=True, logit_bias=by_text)
+        assert made.choices[0].message.content == "eee"
+    ended = await chat(engine, "?", max_tokens=9, logit_bias={"<|im_end|>": 100}, ignore_eos=False)
+    assert (ended.choices[0].message.content, ended.choices[0].finish_reason) == ("", "stop")
+    for wrong, said in (
+        ({"no one token": 1}, r"logit_bias = 'no one token': no token .* written as 'n"),
+        ({"e": 1, str(token): 1}, f"token {token}, which has this text, appears twice"),
+    ):
+        with pytest.raises(BadRequestError, match=said) as caught:
+            await chat(engine, "?", logit_bias=wrong)
+        assert caught.value.param == "logit_bias"
+
+
 async def test_a_grammar_keeps_the_proportions_of_what_it_allows(engine, few):
     bias, p = few
     total = p["a"] + p["e"] + p["s"]
@@ -174,6 +238,10 @@ async def test_repetition_penalty_counts_the_prompt_too(engine):
 async def test_defaults_come_from_the_models_configuration(model_folder, cache_dir):
     greedy = {"temperature": 0.0, "top_p": 1.0}
     async with engine_on(model_folder, cache_dir, chat_opts=greedy) as engine:
+        [model] = await engine.models.list()
+        assert model.model_dump()["default_sampling_params"] == {
+            **SAMPLING_DEFAULTS, "temperature": 0.0
+        }  # fmt: skip
         texts = {(await chat(engine, "?", seed=s)).choices[0].message.content for s in range(3)}
         assert len(texts) == 1
         other = await chat(engine, "?", seed=1, temperature=1.0)

@@ -58,7 +58,8 @@ def test_help_needs_no_message(execute: Execute) -> None:
         errors=True,
     )
     assert "usage: %%chat" in printed(notebook, 1)
-    assert "--repetition-penalty" in printed(notebook, 1)
+    for flag in ("--repetition-penalty", "--top-k", "--min-p"):
+        assert flag in printed(notebook, 1)
     assert "usage: %%chat" in printed(notebook, 2)
     for cell in (3, 4):
         assert "write the message below this line" in str(notebook.cells[cell].outputs)

@@ -113,9 +113,10 @@ def _tokens(engine: KernelMLCEngine, max_tokens: int | None) -> int:
 
 
 def test_the_repetition_penalty_is_a_setting(make_engine: MakeEngine) -> None:
-    chat = ChatWidget(make_engine(), repetition_penalty=1.2)
+    chat = ChatWidget(make_engine(), repetition_penalty=1.2, top_k=40, min_p=0.05)
     request = chat._session.options.request(())
     assert request["repetition_penalty"] == 1.2
+    assert (request["top_k"], request["min_p"]) == (40, 0.05)
     assert json.loads(json.dumps(options_json(chat._session.options)))["repetition_penalty"] == 1.2
     for wrong in (0, 11, "much", True):
         with pytest.raises(BadRequestError, match="repetition_penalty"):

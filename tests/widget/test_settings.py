@@ -68,6 +68,8 @@ def test_settings_are_traits_that_the_next_reply_heeds(
         ("temperature", 3, "between 0 and 2"),
         ("temperature", "hot", "give a number"),
         ("top_p", -0.5, "between 0 and"),
+        ("top_k", 1.5, "give an integer"),
+        ("min_p", 2, "between 0 and 1"),
         ("max_tokens", 0, "between 1 and"),
         ("seed", 2**64, "between -"),
         ("system", 4, "must be a string"),

@@ -19,6 +19,8 @@ const FIELDS: readonly Field[] = [
   { name: "system", label: "System prompt", hint: "The model's own", kind: "text" },
   { name: "temperature", label: "Temperature", hint: "Default", kind: "number", range: { min: "0", max: "2", step: "0.1" } },
   { name: "top_p", label: "Top p", hint: "Default", kind: "number", range: { min: "0", max: "1", step: "0.05" } },
+  { name: "top_k", label: "Top k", hint: "Default", kind: "number", range: { min: "0", step: "1" } },
+  { name: "min_p", label: "Min p", hint: "Default", kind: "number", range: { min: "0", max: "1", step: "0.01" } },
   { name: "repetition_penalty", label: "Repetition penalty", hint: "Default", kind: "number", range: { min: "0", max: "10", step: "0.05" } },
   { name: "max_tokens", label: "Max tokens", hint: "4096", kind: "number", range: { min: "1", step: "1" } },
   { name: "seed", label: "Seed", hint: "Random", kind: "number", range: { step: "1" } },

@@ -26,6 +26,8 @@ _SAME: Final = (
     "model", "temperature", "top_p", "parallel_tool_calls", "user", "metadata",
     "safety_identifier", "prompt_cache_key", "service_tier", "seed", "stop", "frequency_penalty",
     "presence_penalty", "repetition_penalty", "logit_bias", "ignore_eos", "enable_thinking",
+    "top_k", "min_p", "typical_p", "dry_multiplier", "dry_base", "dry_allowed_length",
+    "dry_sequence_breakers",
 )  # fmt: skip
 """Fields that mean the same in a chat request; those from ``seed`` on are not OpenAI's."""
 _OWN: Final = (
@@ -34,6 +36,8 @@ _OWN: Final = (
     "tool_choice", "tools", "top_logprobs", "truncation", "background",
 )  # fmt: skip
 _REFUSED: Final[Mapping[str, str]] = {
+    "max_tokens": "use max_output_tokens.",
+    "max_completion_tokens": "use max_output_tokens.",
     "conversation": "use previous_response_id.",
     "prompt": "prompt templates are OpenAI's; give instructions and input.",
     "context_management": "the context is never compacted; leave it out.",

@@ -101,11 +101,19 @@ class Sampling:
             window. It is 0 only with `prompt_logprobs`.
         temperature: The temperature; 0 is greedy.
         top_p: The mass of nucleus sampling, in (0, 1].
+        top_k: The number of most probable tokens to draw from; 0 for all.
+        min_p: The least probability of a token to draw, as a fraction of the most probable one's.
+        typical_p: The mass of locally typical sampling, in [0, 1]; 1 for all.
         seed: 0 to 2**63 - 1; the engine draws one if the user gives none.
         choice: The index among the `n` choices of one request.
         stop: Stop strings; the text ends before the first that appears.
         stop_token_ids: Token ids that end the text and are not part of it.
         ignore_eos: Whether to ignore `stop_token_ids`.
+        dry_multiplier: The penalty for a token that would continue a repetition of
+            `dry_allowed_length` tokens; 0 for none.
+        dry_base: The factor of the penalty for each further token of the repetition.
+        dry_allowed_length: The number of tokens that may be repeated without a penalty.
+        dry_sequence_breakers: Texts across which no repetition is counted.
         logit_bias: Added to the logits, by token id.
         logprobs: Whether to give the chosen tokens' log-probabilities.
         top_logprobs: The number of alternatives to give with each.
@@ -129,12 +137,19 @@ class Sampling:
     top_p: float
     seed: int
     choice: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_sequence_breakers: tuple[str, ...] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: bool = False
     top_logprobs: int = 0

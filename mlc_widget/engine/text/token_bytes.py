@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 import re
 from array import array
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Final, Literal, TypeAlias
 
 TokenKind: TypeAlias = Literal["byte_level", "byte_fallback", "word_piece", "plain"]
@@ -65,6 +65,9 @@ class TokenBytes:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self._joined[start:end] for start, end in pairwise(self._ends))
 
     def of(self, token_id: int) -> bytes:
         """The bytes of a token; those of an id outside the vocabulary are ``b""``."""

@@ -242,6 +242,15 @@ class Tokenizer:
         found: int | None = self._backend.token_to_id(token)
         return found
 
+    def ids_of_texts(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """The ids of the tokens with exactly these texts (see `token_bytes`): none, one or more."""
+        found: dict[bytes, list[int]] = {text.encode(): [] for text in texts}
+        if found:
+            for token_id, data in enumerate(self._bytes):
+                if data in found:
+                    found[data].append(token_id)
+        return {data.decode(): ids for data, ids in found.items()}
+
     def is_special(self, token_id: int) -> bool:
         """Whether the token is a special one, such as an end of turn, and not text."""
         return token_id in self._special

@@ -287,6 +287,8 @@ def _sampling(values: dict[str, Any], rng: random.Random) -> None:
             *(("temperature", v) for v in (-1, "hot", 1e9, [], True)),
             *(("top_p", v) for v in (2, -0.5, "all")),
             *(("repetition_penalty", v) for v in (-2, "x")),
+            *(("top_k", v) for v in (-5, 1.5, "few", 10**400)),
+            *(("min_p", v) for v in (2, [])),
             *(("eos_token_id", v) for v in ("2", -5, [[2]], 2**40, {})),
         ]
     )

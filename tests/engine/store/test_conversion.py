@@ -192,6 +192,16 @@ def test_greedy_models_keep_the_defaults_of_requests(tmp_path):
     assert config["repetition_penalty"] == 1.1
 
 
+def test_the_defaults_of_requests_are_kept(tmp_path):
+    folder = hf_folders.make(tmp_path / "model")
+    generation = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.01, "typical_p": 0.9,
+                  "max_new_tokens": 512, "max_length": 20, "do_sample": True}  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    config = read_model(converted(folder), None).config
+    kept = {k: generation[k] for k in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
+    assert {k: config.get(k) for k in (*kept, "max_tokens")} == {**kept, "max_tokens": 512}
+
+
 @pytest.mark.parametrize(
     ("parameters", "scaling", "theta"),
     [

@@ -83,8 +83,10 @@ def test_a_file_is_read(tmp_path):
 
 
 ABSURD = [-2, 2**31, 10**400, 1.5, float("nan"), float("inf"), True, "1", [1], {"a": 1}]
-SIZES = ["context_window_size", "sliding_window_size", "prefill_chunk_size", "max_tokens"]
-DEFAULTS = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty"]
+SIZES = ["context_window_size", "sliding_window_size", "prefill_chunk_size", "max_tokens",
+         "top_k", "dry_allowed_length"]  # fmt: skip
+DEFAULTS = ["temperature", "top_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+            "min_p", "typical_p", "dry_multiplier", "dry_base"]  # fmt: skip
 
 
 @pytest.mark.parametrize("field", [*SIZES, *DEFAULTS])

@@ -177,3 +177,17 @@ def test_the_bytes_of_tokens_are_kept_apart():
     assert [tokens.of(i) for i in (-1, 6, 1 << 40)] == [b""] * 3
     assert tokens.longest == 8
     assert (len(TokenBytes([])), TokenBytes([]).of(0), TokenBytes([]).longest) == (0, b"", 1)
+
+
+def test_tokens_are_found_by_their_exact_texts():
+    tokenizer = Tokenizer(byte_level())
+    end, added = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<tool call>")
+    texts = ["<|im_end|>", "<tool call>", "H", " ", "no token is as long as this", "é"]
+    found = tokenizer.ids_of_texts(texts)
+    assert list(found) == texts
+    assert (found["<|im_end|>"], found["<tool call>"]) == ([end], [added])
+    assert found["no token is as long as this"] == []
+    assert [tokenizer.token_bytes(i) for i in found[" "]] == [b" "]
+    sentencepiece = Tokenizer(byte_fallback())
+    assert len(sentencepiece.ids_of_texts(["T"])["T"]) == 2  # the letter, and its byte
+    assert sentencepiece.ids_of_texts([" The"])[" The"] == [sentencepiece.token_to_id("▁The")]

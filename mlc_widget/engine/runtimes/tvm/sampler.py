@@ -15,10 +15,11 @@ import numpy.typing as npt
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.api.logit_processor import LogitProcessor
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
+from mlc_widget.engine.runtimes.tvm.dry import DryPenalty, Vocabulary
+from mlc_widget.engine.runtimes.tvm.filters import filtered
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 
 Logits = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _BLOCK: Final = 256
@@ -53,17 +54,25 @@ class Sampler:
 
     The logits of a step are changed in this order: the logit processor, the repetition penalty
     (over prompt and answer, as in transformers), frequency and presence penalties (over the
-    answer), logit_bias. Tokens that the grammar forbids are left out. Unless the temperature is 0,
-    the softmax of logits / temperature is then cut to the smallest set of most probable tokens
-    whose mass reaches top_p, and one of these is drawn by inverting their distribution.
+    answer), DRY (over prompt and answer), logit_bias. Tokens that the grammar forbids are left out.
+    Unless the temperature is 0, `filtered` then leaves some of the tokens, by the softmax of
+    logits / temperature, and one of these is drawn by inverting their distribution.
 
     Attributes:
         latency: The seconds that each token took in each of the `STAGES`, if requested.
     """
 
-    def __init__(self, sampling: Sampling, prompt: list[int], grammar: Grammar | None = None):
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: list[int],
+        vocabulary: Vocabulary,
+        grammar: Grammar | None = None,
+    ) -> None:
         self._s = sampling
         self._grammar = grammar
+        self._token_bytes = vocabulary.token_bytes
+        self._dry = DryPenalty(sampling, prompt, vocabulary) if sampling.dry_multiplier else None
         self._processor = _make_processor(sampling)
         self._answer: Counter[int] = Counter()
         self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
@@ -71,15 +80,12 @@ class Sampler:
             {stage: [] for stage in STAGES} if sampling.latency_breakdown else None
         )
 
-    def sample(
-        self, logits: Logits, position: int, token_bytes: Callable[[int], bytes]
-    ) -> tuple[int, TokenLogprob | None]:
+    def sample(self, logits: Logits, position: int) -> tuple[int, TokenLogprob | None]:
         """Choose the token at `position` of the sequence.
 
         Args:
             logits: (vocab_size,) float32; not changed.
             position: The token's index in the sequence, prompt included.
-            token_bytes: Returns a token's bytes, for log-probabilities.
 
         Returns:
             The token and, if requested, its log-probabilities after penalties and bias.
@@ -97,7 +103,7 @@ class Sampler:
             self.remember(token)
         if not s.logprobs:
             return token, None
-        return token, logprob_of(adjusted, token, s.top_logprobs, token_bytes)
+        return token, logprob_of(adjusted, token, s.top_logprobs, self._token_bytes)
 
     def _choose(self, logits: Logits, allowed: Mask | None, position: int) -> int:
         if allowed is None:
@@ -115,11 +121,13 @@ class Sampler:
                 "The logits are not finite. The model's weights are damaged or belong to another "
                 "model, or its logit processor is wrong."
             )
-        return best if self._s.temperature == 0 else self._make_plan(logits, best, position)
+        return best if self._s.temperature == 0 else self._draw(logits, best, position)
 
     def remember(self, token: int) -> None:
         """Note a token that was chosen, here or before this generation was resumed."""
         self._answer[token] += 1
+        if self._dry is not None:
+            self._dry.append(token)
         if self._s.repetition_penalty != 1.0:
             self._seen.add(token)
         if self._processor is not None:
@@ -129,7 +137,7 @@ class Sampler:
         s = self._s
         repeats = s.repetition_penalty != 1.0 and self._seen
         counts = (s.frequency_penalty or s.presence_penalty) and self._answer
-        if not (self._processor or repeats or counts or s.logit_bias):
+        if not (self._processor or repeats or counts or self._dry or s.logit_bias):
             return logits
         logits = logits.copy()
         if self._processor is not None:
@@ -147,6 +155,8 @@ class Sampler:
                 logits[ids] -= often * np.float32(s.frequency_penalty) + np.float32(
                     s.presence_penalty
                 )
+            if self._dry is not None:
+                self._dry.apply(logits)
         with self._timed("logitBiasTime"):
             for token, bias in s.logit_bias.items():
                 if 0 <= token < len(logits):
@@ -165,16 +175,14 @@ class Sampler:
             )
         return changed
 
-    def _make_plan(self, logits: Logits, best: int, position: int) -> int:
+    def _draw(self, logits: Logits, best: int, position: int) -> int:
         s = self._s
         mass = logits - logits[best]
         mass *= np.float32(1 / s.temperature)
         np.exp(mass, out=mass)
         u = uniform(s.seed, s.choice, position)
-        if s.top_p >= 1.0:
-            return _invert(mass, u)
-        order = _nucleus(mass, s.top_p)
-        return int(order[_invert(mass[order], u)])
+        order = filtered(mass, s)
+        return _invert(mass, u) if order is None else int(order[_invert(mass[order], u)])
 
     def _timed(self, stage: str) -> AbstractContextManager[None]:
         return _UNTIMED if self.latency is None else _timed(self.latency[stage])
@@ -213,23 +221,6 @@ def _invert(mass: Logits, u: float) -> int:
     if index >= min(start + _BLOCK, len(mass)) or not mass[index]:
         index = int(np.flatnonzero(mass[: index + 1] if index < len(mass) else mass)[-1])
     return index
-
-
-def _nucleus(mass: Logits, top_p: float) -> Ids:
-    """The ids of the smallest set of most probable tokens with a mass of at least `top_p`.
-
-    They are sorted by descending probability, then by ascending id.
-    """
-    # A few tokens have nearly all the mass: sort these first, and all only if they do not suffice.
-    total = float(mass.sum(dtype=np.float64))
-    likely = np.flatnonzero(mass > np.float32(1e-4) * mass.max())
-    for candidates in (likely, np.arange(len(mass))):
-        order = candidates[np.argsort(-mass[candidates], kind="stable")]
-        cumulative = np.cumsum(mass[order], dtype=np.float64)
-        if cumulative[-1] >= top_p * total:
-            break
-    size = int(np.searchsorted(cumulative, top_p * total, side="left")) + 1
-    return order[:size]
 
 
 def logprob_of(

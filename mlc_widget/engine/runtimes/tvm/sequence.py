@@ -149,7 +149,7 @@ class Sequence:
         s = self.sampling
         if s.max_tokens == 0:
             return self.finish("length")
-        token, logprob = self.sampler.sample(logits, len(self.tokens), self.token_bytes)
+        token, logprob = self.sampler.sample(logits, len(self.tokens))
         if self.first_token_at is None:
             self.first_token_at = time.monotonic()
         self.tokens.append(token)
@@ -221,7 +221,7 @@ def make_sequence(
         max_length=max_length,
         deliver=deliver,
         detokenizer=Detokenizer(tokenizer, sampling.stop),
-        sampler=Sampler(sampling, prompt, grammar),
+        sampler=Sampler(sampling, prompt, tokenizer, grammar),
         token_bytes=tokenizer.token_bytes,
         grammar=grammar,
     )

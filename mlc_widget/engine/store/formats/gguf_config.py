@@ -37,7 +37,9 @@ _INTERLEAVED: Final = frozenset({"llama", "granite", "mistral3", "smollm3"})
 """Architectures in which llama.cpp's converter interleaves the rows of heads in pairs."""
 _SAMPLING: Final = {
     "temp": "temperature",
+    "top_k": "top_k",
     "top_p": "top_p",
+    "min_p": "min_p",
     "penalty_repeat": "repetition_penalty",
 }
 """``general.sampling`` fields, and the request fields of which they are the defaults."""

@@ -35,7 +35,11 @@ _ROPE_MORE: Final = {
 }
 """Numbers that they may have."""
 _LAYER_NORM: Final = frozenset({"gpt2", "gpt_neox", "phi", "stablelm"})
-_SAMPLING: Final = ("temperature", "top_p", "repetition_penalty")
+_DRAWING: Final = {n: n for n in ("temperature", "top_k", "top_p", "min_p", "typical_p")}
+"""Fields of generation_config.json that transformers ignores where it does not sample, and the
+request fields of which they are the defaults."""
+_ALWAYS: Final = {"repetition_penalty": "repetition_penalty", "max_new_tokens": "max_tokens"}
+"""Those that always hold."""
 _HEAD_STEP: Final = 16
 
 
@@ -351,17 +355,17 @@ def _long(config: Mapping[str, Any], scaling: Fields, kind: str) -> dict[str, An
 def sampling(generation: Mapping[str, Any]) -> dict[str, float]:
     """The defaults of requests that generation_config.json gives."""
     found = {}
-    for name in _SAMPLING:
+    names = _ALWAYS if generation.get("do_sample") is False else {**_DRAWING, **_ALWAYS}
+    for name, field in names.items():
         value = generation.get(name)
-        # transformers ignores these where it does not sample.
-        if value is None or (generation.get("do_sample") is False and name != _SAMPLING[-1]):
+        if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ModelFormatError(
                 f"generation_config.json: {name} is {shortened(value)}; it must be a number.",
                 param=name,
             )
-        found[name] = float(value)
+        found[field] = value if isinstance(value, int) else float(value)
     return found
 
 

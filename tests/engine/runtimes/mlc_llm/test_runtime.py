@@ -194,6 +194,9 @@ async def test_many_at_once(engine: AsyncKernelMLCEngine) -> None:
         ({"max_tokens": 0}, BadRequestError, "max_tokens"),
         ({"prompt": ""}, BadRequestError, "prompt"),
         ({"extra_body": {"repetition_penalty": 1.1}}, UnsupportedFieldError, "repetition_penalty"),
+        ({"top_k": 40}, UnsupportedFieldError, "top_k"),
+        ({"min_p": 0.1}, UnsupportedFieldError, "min_p"),
+        ({"dry_multiplier": 0.8}, UnsupportedFieldError, "dry_multiplier"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

@@ -13,16 +13,26 @@ from .conftest import greedy
 LOGITS = np.array([1.0, 3.0, 2.0, -1.0, 2.9], np.float32)
 
 
+class Numbers:
+    """A vocabulary of numbers, of which none is special."""
+
+    def token_bytes(self, token_id):
+        return b"%d" % token_id
+
+    def is_special(self, token_id):
+        return False
+
+
 def draw(logits, position=0, *, prompt=(), **sampling):
-    sampler = Sampler(greedy(**sampling), list(prompt))
-    return sampler.sample(logits, position, lambda i: b"%d" % i)[0]
+    sampler = Sampler(greedy(**sampling), list(prompt), Numbers())
+    return sampler.sample(logits, position)[0]
 
 
 def frequencies(n=20000, **sampling):
-    sampler = Sampler(greedy(**sampling), [])
+    sampler = Sampler(greedy(**sampling), [], Numbers())
     counts = np.zeros(len(LOGITS))
     for position in range(n):
-        counts[sampler.sample(LOGITS, position, lambda i: b"")[0]] += 1
+        counts[sampler.sample(LOGITS, position)[0]] += 1
     return counts / n
 
 
@@ -55,8 +65,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
 
 def test_top_p_on_a_flat_distribution_keeps_its_share():
     flat = np.zeros(5000, np.float32)
-    sampler = Sampler(greedy(temperature=1.0, top_p=0.5), [])
-    ids = [sampler.sample(flat, i, lambda i: b"")[0] for i in range(2000)]
+    sampler = Sampler(greedy(temperature=1.0, top_p=0.5), [], Numbers())
+    ids = [sampler.sample(flat, i)[0] for i in range(2000)]
     assert max(ids) < 2500 + 1
     assert len(set(ids)) > 1000
 
@@ -70,11 +80,11 @@ def test_random_numbers_depend_on_their_key_alone():
 
 
 def test_frequency_and_presence_penalty_count_the_answer():
-    sampler = Sampler(greedy(presence_penalty=0.15, frequency_penalty=0.0), [1, 1, 1])
-    assert [sampler.sample(LOGITS, i, lambda i: b"")[0] for i in range(3)] == [1, 4, 1]
-    sampler = Sampler(greedy(frequency_penalty=0.06), [1, 1, 1])
+    sampler = Sampler(greedy(presence_penalty=0.15, frequency_penalty=0.0), [1, 1, 1], Numbers())
+    assert [sampler.sample(LOGITS, i)[0] for i in range(3)] == [1, 4, 1]
+    sampler = Sampler(greedy(frequency_penalty=0.06), [1, 1, 1], Numbers())
     # 3 - 0.06 n against 2.9 - 0.06 m
-    assert [sampler.sample(LOGITS, i, lambda i: b"")[0] for i in range(5)] == [1, 1, 4, 1, 4]
+    assert [sampler.sample(LOGITS, i)[0] for i in range(5)] == [1, 1, 4, 1, 4]
 
 
 def test_repetition_penalty_counts_prompt_and_answer():
@@ -98,8 +108,8 @@ def test_the_logits_are_left_alone():
 
 
 def test_logprobs():
-    sampler = Sampler(greedy(logprobs=True, top_logprobs=2, temperature=2.0), [])
-    token, entry = sampler.sample(LOGITS, 5, lambda i: b"%d" % i)
+    sampler = Sampler(greedy(logprobs=True, top_logprobs=2, temperature=2.0), [], Numbers())
+    token, entry = sampler.sample(LOGITS, 5)
     expected = np.log(softmax(LOGITS.astype(float)))
     assert entry.token_id == token
     assert entry.token == b"%d" % token
@@ -109,8 +119,8 @@ def test_logprobs():
 
 
 def test_more_top_logprobs_than_tokens():
-    sampler = Sampler(greedy(logprobs=True, top_logprobs=20), [])
-    _, entry = sampler.sample(LOGITS, 0, lambda i: b"")
+    sampler = Sampler(greedy(logprobs=True, top_logprobs=20), [], Numbers())
+    _, entry = sampler.sample(LOGITS, 0)
     assert [t[0] for t in entry.top] == [1, 4, 2, 0, 3]
 
 
