@@ -15,7 +15,8 @@ class EngineMetrics(dict[str, Any]):
     ``prompt_tokens_sum``, ``completion_tokens_sum``, ``prefill_tokens_sum`` (without tokens from
     the prefix cache), ``decode_tokens_sum``, ``jump_forward_tokens_sum``,
     ``prefill_tokens_per_s``, ``decode_tokens_per_s``, and ``last_finished_request`` with the same
-    for that one request. Ours: ``running_requests``, ``finished_requests``.
+    for that one request. Ours: ``running_requests``, ``finished_requests``, ``draft_tokens_sum``
+    and ``accepted_draft_tokens_sum`` (tokens that speculation drafted, and those that were right).
     """
 
     def prometheus_text(self) -> str:
@@ -47,6 +48,8 @@ def no_metrics() -> dict[str, Any]:
         "prefill_tokens_sum": 0,
         "decode_tokens_sum": 0,
         "jump_forward_tokens_sum": 0,
+        "draft_tokens_sum": 0,
+        "accepted_draft_tokens_sum": 0,
         "prefill_tokens_per_s": 0.0,
         "decode_tokens_per_s": 0.0,
         "last_finished_request": {},

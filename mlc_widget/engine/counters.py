@@ -21,6 +21,8 @@ class Counters:
         self._prefill_tokens = 0
         self._decode_tokens = 0
         self._completion_tokens = 0
+        self._draft_tokens = 0
+        self._accepted_draft_tokens = 0
         self._prefill_s = 0.0
         self._decode_s = 0.0
         self._last: JSONDict = {}
@@ -39,6 +41,8 @@ class Counters:
         self._prompt_tokens += stats[0].prompt_tokens
         self._prefill_tokens += prefill_tokens
         self._decode_tokens += decode_tokens
+        self._draft_tokens += (drafted := sum(s.draft_tokens for s in stats))
+        self._accepted_draft_tokens += (accepted := sum(s.accepted_draft_tokens for s in stats))
         self._prefill_s += prefill_s
         self._decode_s += decode_s
         self._last = {
@@ -47,6 +51,8 @@ class Counters:
             "prefill_tokens": prefill_tokens,
             "decode_tokens": decode_tokens,
             "jump_forward_tokens": 0,
+            "draft_tokens": drafted,
+            "accepted_draft_tokens": accepted,
             "prefill_tokens_per_s": _rate(prefill_tokens, prefill_s),
             "decode_tokens_per_s": _rate(decode_tokens, decode_s),
             "end_to_end_latency_s": queue_s + prefill_s + decode_s,
@@ -67,6 +73,8 @@ class Counters:
             "prefill_tokens_sum": self._prefill_tokens,
             "decode_tokens_sum": self._decode_tokens,
             "jump_forward_tokens_sum": 0,
+            "draft_tokens_sum": self._draft_tokens,
+            "accepted_draft_tokens_sum": self._accepted_draft_tokens,
             "prefill_tokens_per_s": _rate(self._prefill_tokens, self._prefill_s),
             "decode_tokens_per_s": _rate(self._decode_tokens, self._decode_s),
             "last_finished_request": self._last,

@@ -32,6 +32,10 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float, *, n: int = 1) -> JSON
     if any(s.grammar_init_s is not None for s in stats):
         extra["grammar_init_s"] = sum(s.grammar_init_s or 0.0 for s in stats)
         extra["grammar_per_token_s"] = sum(s.grammar_s for s in stats) / max(completion, 1)
+    drafted = sum(s.draft_tokens for s in stats)
+    if drafted:
+        extra["draft_tokens"] = drafted
+        extra["accepted_draft_tokens"] = sum(s.accepted_draft_tokens for s in stats)
     latency = [s.latency for s in stats if s.latency is not None]
     if latency:
         extra["latencyBreakdown"] = {

@@ -73,6 +73,8 @@ async def test_metrics_have_mlc_llms_names(driver: Any) -> None:
         "prefill_tokens_sum",
         "decode_tokens_sum",
         "jump_forward_tokens_sum",
+        "draft_tokens_sum",
+        "accepted_draft_tokens_sum",
         "prefill_tokens_per_s",
         "decode_tokens_per_s",
     ):

@@ -194,6 +194,8 @@ class GenerationStats:
         grammar_s: Seconds spent on the grammar's masks and on following it.
         latency: Seconds that each token took in each stage of its sampling, under WebLLM's names,
             if requested.
+        draft_tokens: The number of tokens that were drafted by speculation.
+        accepted_draft_tokens: The number of these that became tokens of the answer.
     """
 
     prompt_tokens: int
@@ -205,6 +207,8 @@ class GenerationStats:
     grammar_init_s: float | None = None
     grammar_s: float = 0.0
     latency: Mapping[str, Sequence[float]] | None = None
+    draft_tokens: int = 0
+    accepted_draft_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

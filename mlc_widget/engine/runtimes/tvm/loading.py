@@ -87,6 +87,7 @@ def load(
         PagePool(executor.pages, PAGE, reuse=options.prefix_cache_mode != "disable"),
         max_sequences=options.max_num_sequence,
         chunk=max(chunk(source, options), options.max_num_sequence),
+        speculative_mode=options.speculative_mode,
         post=post,
     )
     progress("warm up", 0.0, "Warming up")

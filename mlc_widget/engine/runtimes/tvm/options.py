@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.runtimes.tvm.speculation import SpeculativeMode
 from mlc_widget.engine.store.verification import VerifyPolicy
 
 MAX_CHUNK = 256
@@ -33,6 +34,9 @@ class TVMOptions:
         prefill_chunk_size: The maximum number of tokens of a step, 1 to 256; a model may have a
             lower maximum.
         prefix_cache_mode: ``radix`` reuses common prefixes of sequences, ``disable`` does not.
+        speculative_mode: Whether to draft tokens from earlier in the text, and compute several in
+            one step: ``auto``, where that saves time; ``always``, wherever the text repeats
+            itself; or ``disable``. The answers are the same.
         cache_dir: The folder for compiled code; None for ``$MLC_WIDGET_HOME`` or
             ``~/.cache/mlc_widget``.
         kv_cache_dtype: The dtype of keys and values in the cache, ``float16`` or ``float32``; None
@@ -48,6 +52,7 @@ class TVMOptions:
     max_total_sequence_length: int | None = None
     prefill_chunk_size: int = 128
     prefix_cache_mode: str = "radix"
+    speculative_mode: SpeculativeMode = "auto"
     cache_dir: Path | None = None
     kv_cache_dtype: str | None = None
     cpu: str | None = None
@@ -81,6 +86,7 @@ class TVMOptions:
                 param="device",
             )
         _check_choice(values, "prefix_cache_mode", ("radix", "disable"))
+        _check_choice(values, "speculative_mode", ("auto", "always", "disable"))
         _check_choice(values, "kv_cache_dtype", ("float16", "float32"))
         _check_choice(values, "cpu", CPUS)
         if isinstance(values.get("verify"), bool):

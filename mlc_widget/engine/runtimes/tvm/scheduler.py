@@ -1,10 +1,10 @@
 """Continuous batching: one thread per model runs step after step while there is work.
 
-A step takes one token of every decoding sequence and prompt tokens of the others, up to a budget
-that keeps steps short. Results do not depend on which sequences share a step, so a sequence can be
-preempted when pages run out and recomputed later, without any effect on its text. A sequence whose
-reader is far behind is parked: it holds no pages, and others run in its place, until the reader has
-caught up.
+A step takes one token of every decoding sequence, with tokens that `speculation` drafts, and prompt
+tokens of the others, up to a budget that keeps steps short. Results do not depend on which
+sequences share a step, so a sequence can be preempted when pages run out and recomputed later,
+without any effect on its text. A sequence whose reader is far behind is parked: it holds no pages,
+and others run in its place, until the reader has caught up.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from typing import Final
 from mlc_widget.api.errors import EngineDeadError, InternalEngineError
 from mlc_widget.engine.runtimes.base import GenerationEvent
 from mlc_widget.engine.runtimes.step_clock import StepClock
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.sequence import (
     MAX_UNREAD,
     MAX_UNREAD_IF_OTHERS_WAIT,
     Sequence,
     SequenceStatus,
+)
+from mlc_widget.engine.runtimes.tvm.speculation import (
+    MOST_SEQUENCES,
+    SpeculativeMode,
+    Speculator,
 )
 
 _SCORED: Final = 32
@@ -47,6 +52,7 @@ class Scheduler:
         *,
         max_sequences: int,
         chunk: int,
+        speculative_mode: SpeculativeMode = "auto",
         post: Callable[[list[Delivery]], None],
     ) -> None:
         """Set up a scheduler.
@@ -56,11 +62,15 @@ class Scheduler:
             pool: The executor's pages, enough for a sequence of any allowed length.
             max_sequences: The number of sequences that share steps; others wait.
             chunk: The maximum number of tokens of a step, at least `max_sequences`.
+            speculative_mode: Whether to draft tokens: ``auto``, where that saves time; ``always``,
+                wherever the text repeats itself; or ``disable``.
             post: Called on the scheduler's thread with the events of a step.
         """
         self.executor, self.pool = executor, pool
         self.clock = StepClock()
         self._max_sequences, self._chunk, self._post = max_sequences, chunk, post
+        self._speculator = Speculator(speculative_mode)
+        self._speculates = speculative_mode != "disable"
         self._changed = threading.Condition()
         self._submitted: list[Sequence] = []
         self._cancelled: set[Sequence] = set()
@@ -131,7 +141,7 @@ class Scheduler:
                     self._admit()
                     plan = self._plan()
                     if plan:
-                        self._step(plan)
+                        self._step(plan, self._draft(plan))
                     self._flush()
         except BaseException as e:  # every waiting reader must get an answer
             self._die(e)
@@ -302,32 +312,95 @@ class Scheduler:
         self._waiting.appendleft(sequence)
         sequence.status = SequenceStatus.WAITING
 
-    def _step(self, plan: list[tuple[Sequence, int]]) -> None:
+    def _draft(self, plan: list[tuple[Sequence, int]]) -> dict[Sequence, list[int]]:
+        """Tokens of sequences that decode to be computed in the same step, as far as they fit."""
+        if not self._speculates or len(self._running) > MOST_SEQUENCES:
+            return {}
+        decoding = [s for s, count in plan if count == s.remaining == 1 and not s.scoring]
+        for sequence in decoding:
+            sequence.drafter.follow(sequence.prompt_tokens)
+        drafts = self._speculator.draft(
+            [sequence.drafter for sequence in decoding],
+            rows=self._chunk - sum(count for _, count in plan),
+            mixed=len(decoding) < len(plan),
+        )
+        fitting = {}
+        for sequence, draft in zip(decoding, drafts, strict=True):
+            draft = draft[: sequence.most_drafted]
+            if fits := self._room(sequence, len(draft)):
+                fitting[sequence] = draft[:fits]
+        return fitting
+
+    def _room(self, sequence: Sequence, wanted: int) -> int:
+        """How many of the `wanted` tokens after a decoding sequence's last one its pages can hold.
+
+        More pages are allocated only if there are enough for everybody.
+        """
+        while (room := len(sequence.pages) * self.pool.page_size - len(sequence.tokens)) < wanted:
+            if self.pool.available <= len(self._running):
+                return room
+            page = self.pool.allocate()
+            assert page is not None
+            sequence.pages.append(page)
+        return wanted
+
+    def _step(self, plan: list[tuple[Sequence, int]], drafts: dict[Sequence, list[int]]) -> None:
         spans, wanted = [], list[tuple[Sequence, int, int, bool]]()
         for sequence, count in plan:
-            start = sequence.computed
-            tokens, rows = sequence.tokens[start : start + count], sequence.rows(start, count)
+            start, draft = sequence.computed, drafts.get(sequence, [])
+            tokens = [*sequence.tokens[start : start + count], *draft]
+            rows = [*sequence.rows(start, count), *range(count, len(tokens))]
             spans.append(Span(tokens, start, sequence.pages, rows))
             wanted.append((sequence, start, len(rows), count == sequence.remaining))
+        started = time.perf_counter()
         logits = self.executor.run(spans)
+        seconds = time.perf_counter() - started
         for sequence, count in plan:
             sequence.computed += count
             self._publish(sequence)
-        at = 0
+        at = saved = 0
         for sequence, start, rows_of, complete in wanted:
             own, at = logits[at : at + rows_of], at + rows_of
             try:
                 if sequence.scoring:
                     sequence.score(start, own[: len(own) - complete])
-                if not complete:
-                    continue
-                self._out.append((sequence, sequence.accept(own[-1])))
+                if complete:
+                    draft = drafts.get(sequence, [])
+                    saved += self._accept(sequence, own[-1 - len(draft) :], draft)
             except BaseException as e:  # it fails this sequence only
                 sequence.status = SequenceStatus.FINISHED
                 self._out.append((sequence, _failed(e)))
-            sequence.posted += 1
+                sequence.posted += 1
+        if self._speculates and all(count == 1 for _, count in plan):
+            rows = sum(len(span.tokens) for span in spans)
+            self._speculator.stepped(rows, seconds, [s.drafter for s, _ in plan], saved)
         self._sweep()
         self._park()
+
+    def _accept(self, sequence: Sequence, logits: Logits, draft: list[int]) -> int:
+        """Choose the next tokens of a sequence, as long as they are those of the draft.
+
+        Args:
+            sequence: The sequence.
+            logits: (1 + len(draft), vocab_size), those at its last token and at each of the draft.
+            draft: The drafted tokens.
+
+        Returns:
+            The number of drafted tokens that were right.
+        """
+        right = 0
+        sequence.drafter.drafted += len(draft)
+        for i, row in enumerate(logits):
+            event = sequence.accept(row)
+            self._out.append((sequence, event))
+            sequence.posted += 1
+            if i == len(draft) or event.stats is not None or sequence.tokens[-1] != draft[i]:
+                break
+            sequence.computed += 1  # the draft's keys and values are those of this token
+            self._publish(sequence)
+            right += 1
+            sequence.drafter.accepted += 1
+        return right
 
     def _sweep(self) -> None:
         """Remove the sequences that have finished."""

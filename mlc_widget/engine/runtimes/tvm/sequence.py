@@ -19,6 +19,7 @@ from mlc_widget.engine.runtimes.base import (
 from mlc_widget.engine.runtimes.tvm.executor import Logits
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler, logprob_of
+from mlc_widget.engine.runtimes.tvm.speculation import Drafter
 from mlc_widget.engine.text.detokenizer import Detokenizer
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
@@ -61,6 +62,7 @@ class Sequence:
         posted: The number of events that the scheduler has made.
         taken: The number of events that the reader has taken; only the reader's thread writes it.
         resume_at: A parked sequence resumes when it is at most so many events ahead of its reader.
+        drafter: Predicts the next tokens.
         scores: The log-probabilities of the prompt's tokens so far, if requested.
     """
 
@@ -83,10 +85,15 @@ class Sequence:
     posted: int = 0
     taken: int = 0
     resume_at: int = 0
+    drafter: Drafter = field(init=False)
     scores: list[TokenLogprob] = field(default_factory=list)
     submitted_at: float = field(default_factory=time.monotonic)
     admitted_at: float | None = None
     first_token_at: float | None = None
+
+    def __post_init__(self) -> None:
+        """Let the drafter follow the tokens."""
+        self.drafter = Drafter(self.tokens)
 
     @property
     def scoring(self) -> bool:
@@ -119,6 +126,14 @@ class Sequence:
     def remaining(self) -> int:
         """The number of tokens without keys and values; 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    @property
+    def most_drafted(self) -> int:
+        """How many tokens may be drafted, so that one can still follow them."""
+        limit, s = self.max_length, self.sampling
+        if s.max_tokens is not None:
+            limit = min(limit, self.prompt_tokens + s.max_tokens)
+        return max(0, limit - len(self.tokens) - 1)
 
     @property
     def unread(self) -> int:
@@ -194,6 +209,8 @@ class Sequence:
             grammar_init_s=self.grammar.init_s if self.grammar else None,
             grammar_s=self.grammar.seconds if self.grammar else 0.0,
             latency=self.sampler.latency,
+            draft_tokens=self.drafter.drafted,
+            accepted_draft_tokens=self.drafter.accepted,
         )
         scores = self._take_scores() if reason != "abort" else ()
         return GenerationEvent(text, token_ids, logprobs, scores, reason, stats)

@@ -192,7 +192,7 @@ async def test_logprobs(load):
 
 
 async def test_eight_requests_share_each_step(load):
-    runtime = await load(NAME, prefix_cache_mode="disable")
+    runtime = await load(NAME, prefix_cache_mode="disable", speculative_mode="disable")
     executor = scheduler_of(runtime).executor
     await collect(runtime, PROMPT, greedy())
     alone = executor.steps
@@ -261,7 +261,7 @@ async def test_idle_time_goes_to_settling_and_never_a_request_s(load, monkeypatc
 
     monkeypatch.setattr(Executor, "settle", settle)
     running: set[int] = set()
-    runtime = await load(NAME)
+    runtime = await load(NAME, speculative_mode="disable")
     assert await asyncio.to_thread(settled.wait, DEADLINE)
     # Between the steps of a request nothing is settled: those of the first follow step 0.
     running.update(range(1, 40))
