@@ -372,8 +372,8 @@ class Scheduler:
                 self._out.append((sequence, _failed(e)))
                 sequence.posted += 1
         if self._speculates and all(count == 1 for _, count in plan):
-            rows = sum(len(span.tokens) for span in spans)
-            self._speculator.stepped(rows, seconds, [s.drafter for s, _ in plan], saved)
+            computed = sum(len(span.tokens) for span in spans)
+            self._speculator.stepped(computed, seconds, [s.drafter for s, _ in plan], saved)
         self._sweep()
         self._park()
 
