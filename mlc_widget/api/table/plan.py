@@ -31,11 +31,18 @@ class MapParams(TypedDict, total=False):
     max_completion_tokens: int | None
     temperature: float | None
     top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    typical_p: float | None
     stop: str | Sequence[str] | None
     frequency_penalty: float | None
     presence_penalty: float | None
     repetition_penalty: float | None
-    logit_bias: Mapping[int, float] | Mapping[str, float] | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_sequence_breakers: str | Sequence[str] | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None
     ignore_eos: bool | None
     enable_thinking: bool | None
 
