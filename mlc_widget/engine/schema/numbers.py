@@ -14,16 +14,17 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
+from mlc_widget.engine.schema.digits import (
+    NUMBER,
+    decimals,
+    either,
+    followed_by_zeros,
+    integers,
+    literal,
+)
+
 Number: TypeAlias = int | float
 
-_WHOLE: Final = 30
-"""Digits of an integer without a bound; where it has one, ten more than that."""
-_PLACES: Final = 16
-"""Digits after the point; more where the bounds have more."""
-INTEGER: Final = rf"-?(0|[1-9][0-9]{{0,{_WHOLE - 1}}})"
-FRACTION: Final = r"-?(0|[1-9][0-9]{0,8})\.[0-9]{0,5}[1-9]"
-"""Numbers that are no integers, also when they are read as doubles."""
-NUMBER: Final = rf"{INTEGER}(\.[0-9]{{1,{_PLACES}}})?([eE][+-]?[0-9]{{1,2}})?"
 _LISTED: Final = 10_001
 """Multiples within bounds that are listed one by one."""
 _DIVISOR: Final = 4096
@@ -98,16 +99,16 @@ class Range:
             return None
         if self.multiples_of:
             return self._listed()
-        found = [] if self.fractional else [_integers(*self._integer_bounds())]
+        found = [] if self.fractional else [integers(*self._integer_bounds())]
         if not self.integer:
             low, high = self._decimal_bounds()
             if high is None or high >= 0:
-                found.append(_decimals(max(low or Decimal(0), Decimal(0)), high))
+                found.append(decimals(max(low or Decimal(0), Decimal(0)), high))
             if low is None or low < 0:
                 least = Decimal(0) if high is None else max(-high, Decimal(0))
-                inner = _decimals(least, None if low is None else -low)
+                inner = decimals(least, None if low is None else -low)
                 found.append(f"-({inner})" if inner else None)
-        return _either(found)
+        return either(found)
 
     def multiples(self) -> dict[str, Any]:
         """A schema of multiples that are too many to be listed.
@@ -155,9 +156,9 @@ class Range:
             zeros = len(str(step)) - 1
             if step != 10**zeros or not zeros or self.fractional:
                 raise CannotBeWrittenError
-            return _either(_followed_by_zeros(first, last, zeros))
+            return either(followed_by_zeros(first, last, zeros))
         values = [step * k for k in range(first, last + 1)]
-        return _either([_literal(_plain(v)) for v in values if self.has(_read(v))])
+        return either([literal(_plain(v)) for v in values if self.has(_read(v))])
 
     def _multiple_bounds(self) -> tuple[int | None, int | None]:
         """How often the step goes into the least and the greatest of the multiples."""
@@ -210,7 +211,7 @@ class Range:
 def constant_pattern(value: Number) -> str:
     """A regular expression of the texts of one number."""
     texts = dict.fromkeys([_json(value), _plain(exact(value)), repr(value)])
-    return "|".join(_literal(t) for t in texts if len(t) < 400)
+    return "|".join(literal(t) for t in texts if len(t) < 400)
 
 
 def decimal_text(value: Number) -> str:
@@ -277,167 +278,3 @@ def _grain(bound: Number) -> Decimal:
     """So much that a double still tells a bound from what is this far away."""
     value = _decimal(bound)
     return Decimal(1).scaleb(max(value.adjusted() if value else 0, 0) - 14)
-
-
-# --- regular expressions --------------------------------------------------------------------------
-
-
-def _literal(text: str) -> str:
-    return text.replace(".", r"\.").replace("+", r"\+")
-
-
-def _either(options: Iterable[str | None]) -> str | None:
-    found = [o for o in dict.fromkeys(options) if o is not None]
-    return "|".join(found) if found else None
-
-
-def _digit(low: int, high: int) -> str:
-    return str(low) if low == high else f"[{low}-{high}]"
-
-
-def _integers(low: int | None, high: int | None) -> str | None:
-    if low is not None and high is not None and low > high:
-        return None
-    found: list[str | None] = []
-    if low is None or low < 0:
-        nearest = 1 if high is None or high >= 0 else -high
-        found.append(f"-({_naturals(nearest, None if low is None else -low)})")
-    if high is None or high >= 0:
-        found.append(_naturals(max(low or 0, 0), high))
-    return _either(found)
-
-
-def _followed_by_zeros(low: int | None, high: int | None, zeros: int) -> list[str | None]:
-    """Integers in a range, each with zeros after it; 0 stays 0."""
-    below, above = _pick(min, high, -1), _pick(max, low, 1)
-    negative = _integers(low, below)
-    positive = _integers(above, high)
-    found = [f"({p}){'0' * zeros}" for p in (negative, positive) if p is not None]
-    between = (low is None or low <= 0) and (high is None or high >= 0)
-    return [*found, "0" if between else None]
-
-
-def _naturals(low: int, high: int | None) -> str:
-    """From `low` to `high`, or to so many digits."""
-    first = str(low)
-    last = str(high) if high is not None else "9" * max(_WHOLE, len(first) + 10)
-    if len(first) == len(last):
-        return _same_length(first, last)
-    found = [_same_length(first, "9" * len(first))]
-    shortest, longest = len(first) + 1, len(last) - 1
-    if shortest <= longest:
-        found.append(rf"[1-9][0-9]{{{shortest - 1},{longest - 1}}}")
-    found.append(_same_length("1" + "0" * (len(last) - 1), last))
-    return "|".join(found)
-
-
-def _same_length(low: str, high: str) -> str:
-    """Digits from `low` to `high`, which have as many."""
-    n = len(low)
-    common = next((i for i in range(n) if low[i] != high[i]), n)
-    if common == n:
-        return low
-
-    def any_after(digits: int) -> str:
-        return f"[0-9]{{{n - digits}}}" if n > digits else ""
-
-    # What begins as the low bound does, up to its zeros; then as the high one, up to its nines.
-    first, last = int(low[common]), int(high[common])
-    found = []
-    begins = max(len(low.rstrip("0")), common + 1)
-    if begins > common + 1:
-        found.append(low[:begins] + any_after(begins))
-        found += [
-            low[:i] + _digit(int(low[i]) + 1, 9) + any_after(i + 1)
-            for i in range(begins - 1, common, -1)
-            if low[i] != "9"
-        ]
-        first += 1
-    ends = max(len(high.rstrip("9")), common + 1)
-    if ends > common + 1:
-        last -= 1
-    if first <= last:
-        found.append(low[:common] + _digit(first, last) + any_after(common + 1))
-    if ends > common + 1:
-        found += [
-            high[:i] + _digit(0, int(high[i]) - 1) + any_after(i + 1)
-            for i in range(common + 1, ends)
-            if high[i] != "0"
-        ]
-        found.append(high[:ends] + any_after(ends))
-    return "|".join(found)
-
-
-def _decimals(low: Decimal, high: Decimal | None) -> str | None:
-    """Texts with a point, from `low`, which is not negative, to `high`."""
-    if not low.is_finite() or (high is not None and (not high.is_finite() or low > high)):
-        return None
-    whole, after = _split(low)
-    if high is None:
-        places = max(_PLACES, len(after))
-        more = f"({_naturals(whole + 1, None)})" + rf"\.[0-9]{{1,{places}}}"
-        return _either([_point(whole, _fractions(after, None, places)), more])
-    last, before = _split(high)
-    places = max(_PLACES, len(after), len(before))
-    if whole == last:
-        return _point(whole, _fractions(after, before, places))
-    found = [_point(whole, _fractions(after, None, places))]
-    if whole + 1 <= last - 1:
-        found.append(f"({_naturals(whole + 1, last - 1)})" + rf"\.[0-9]{{1,{places}}}")
-    found.append(_point(last, _fractions("", before, places)))
-    return _either(found)
-
-
-def _point(whole: int, fractions: str | None) -> str | None:
-    return fractions and rf"{whole}\.({fractions})"
-
-
-def _split(value: Decimal) -> tuple[int, str]:
-    """The integer part, and the digits after the point without zeros at the end."""
-    whole, _, after = f"{value:f}".partition(".")
-    return int(whole), after.rstrip("0")
-
-
-def _fractions(low: str, high: str | None, places: int) -> str | None:
-    """Digits after a point, at least one, from `low` to `high`; without bound, to all nines."""
-    if high is None:
-        if not low:
-            return rf"[0-9]{{1,{places}}}"
-        return _either([low + _any(places - len(low)), *_greater(low, 0, places)])
-    if low == high:
-        return low + f"0{{0,{places - len(low)}}}" if low else f"0{{1,{places}}}"
-    wide = low.ljust(len(high), "0")
-    common = next(i for i in range(len(high)) if wide[i] != high[i])
-    if wide[common] > high[common]:
-        return None
-    found: list[str | None] = []
-    # Equal to the low bound and longer; parting from it upwards; between; up to the high bound.
-    if len(low) > common:
-        found.append(low + _any(places - len(low)))
-        found += _greater(low, common + 1, places)
-        least = int(low[common]) + 1
-    else:  # it has ended: whatever follows is not less
-        found += [high[:i] for i in range(max(len(low), 1), common + 1)]
-        least = 0
-    if least <= int(high[common]) - 1:
-        between = _digit(least, int(high[common]) - 1)
-        found.append(high[:common] + between + _any(places - common - 1))
-    for i in range(common + 1, len(high)):
-        found.append(high[:i])
-        if high[i] != "0":
-            found.append(high[:i] + _digit(0, int(high[i]) - 1) + _any(places - i - 1))
-    found.append(high + f"0{{0,{places - len(high)}}}")
-    return _either([f for f in found if f])
-
-
-def _any(digits: int) -> str:
-    return f"[0-9]{{0,{digits}}}" if digits else ""
-
-
-def _greater(low: str, start: int, places: int) -> list[str]:
-    """What has a greater digit than `low` at one place from `start`, and the same before it."""
-    return [
-        low[:i] + _digit(int(low[i]) + 1, 9) + _any(places - i - 1)
-        for i in range(start, len(low))
-        if low[i] != "9"
-    ]

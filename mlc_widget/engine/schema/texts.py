@@ -13,6 +13,7 @@ from mlc_widget.engine.schema.conjunction import (
     kind_of,
     path_of,
 )
+from mlc_widget.engine.schema.digits import FRACTION, NUMBER
 from mlc_widget.engine.schema.keys import KeyPatterns
 from mlc_widget.engine.schema.lark import (
     STRING,
@@ -22,8 +23,6 @@ from mlc_widget.engine.schema.lark import (
     regex,
 )
 from mlc_widget.engine.schema.numbers import (
-    FRACTION,
-    NUMBER,
     CannotBeWrittenError,
     Range,
     constant_pattern,
