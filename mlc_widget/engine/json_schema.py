@@ -11,11 +11,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.engine.schema.complement import NoComplementError, complement
+from mlc_widget.engine.schema.dialects import modern
+from mlc_widget.engine.schema.json_values import problem_of_value, shown, size_of
+from mlc_widget.engine.schema.lark import TooCostlyError
 from mlc_widget.engine.schema.located import LocatedSchema, located
 from mlc_widget.engine.schema.numbers import Range
 from mlc_widget.engine.schema.references import References, leads_back
@@ -47,8 +50,6 @@ _REWRITTEN: Final = (
 """Keywords that are rewritten as an allOf."""
 _LENGTH: Final = 65_536
 """The maximum number of characters, items or properties that a schema may ask for."""
-_DIGITS: Final = 300
-"""The maximum number of digits of a number."""
 _PATTERN: Final = 16_384
 """The maximum number of characters of a regular expression."""
 _LOOKS_AROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])|\\[1-9]|\\k<")
@@ -71,8 +72,12 @@ def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any
     if not isinstance(schema, Mapping | bool):
         raise _wrong(at, schema, "give a schema: an object, or true")
     checker = _Checker(schema, at, is_regex)
-    checked = checker.schema(at, schema)
-    definitions = checker.definitions()
+    try:
+        checked = checker.schema(at, schema)
+        definitions = checker.definitions()
+    except TooCostlyError as error:
+        path = checker.path
+        raise BadRequestError(f"{path}: the schema {error}; make it smaller.", param=path) from None
     if definitions:
         if isinstance(checked, bool):
             return checked
@@ -93,15 +98,7 @@ def read_json(text: str, at: str) -> Any:
 
 
 def _wrong(at: str, value: Any, remedy: str) -> BadRequestError:
-    return BadRequestError(f"{at} = {_shown(value)}: {remedy}.", param=at)
-
-
-def _shown(value: Any) -> str:
-    """A value for an error message, shortened however long or deep it is."""
-    try:
-        return f"{value!r:.120}"
-    except (RecursionError, ValueError):
-        return f"<{type(value).__name__}>"
+    return BadRequestError(f"{at} = {shown(value)}: {remedy}.", param=at)
 
 
 class _Checker:
@@ -112,6 +109,7 @@ class _Checker:
         self._is_regex = is_regex
         self._depth = 0
         self._here: Any = root
+        self.path = at
         self._keywords: dict[str, Callable[[str, Any], Any]] = {
             "type": self._type,
             "enum": self._enum,
@@ -188,15 +186,15 @@ class _Checker:
 
     def _rebuilt(self, at: str, schema: Mapping[str, Any]) -> LocatedSchema:
         rebuilt = LocatedSchema(at)
-        for name, value in _modern(schema).items():
+        for name, value in modern(schema).items():
             if name in _UNENFORCEABLE and not _is_harmless(name, value):
                 raise UnsupportedFieldError(
-                    f"{at}.{name} = {_shown(value)}: this keyword cannot be enforced; "
+                    f"{at}.{name} = {shown(value)}: this keyword cannot be enforced; "
                     f"{_UNENFORCEABLE[name]}.",
                     param=f"{at}.{name}",
                 )
             check = self._keywords.get(name)
-            self._here = schema
+            self._here, self.path = schema, at
             if check is not None:
                 rebuilt[name] = check(f"{at}.{name}", value)
         for name in ("$defs", "definitions"):  # checked here, and kept if they are referred to
@@ -235,15 +233,15 @@ class _Checker:
         if not isinstance(value, list) or not value:
             raise _wrong(at, value, "give a list with at least one value")
         for i, one in enumerate(value):
-            if problem := _problem_of_value(one):
+            if problem := problem_of_value(one):
                 raise _wrong(f"{at}[{i}]", one, problem)
-        if _size(value) > _ENUM_BYTES:
+        if size_of(value) > _ENUM_BYTES:
             raise _wrong(at, value, f"give at most {_ENUM_BYTES} bytes of JSON")
         return list(value)
 
     def _constant(self, at: str, value: Any) -> Any:
-        problem = _problem_of_value(value)
-        if not problem and _size(value) > _CONSTANT_BYTES:
+        problem = problem_of_value(value)
+        if not problem and size_of(value) > _CONSTANT_BYTES:
             problem = f"give at most {_CONSTANT_BYTES} bytes of JSON"
         if problem:
             raise _wrong(at, value, problem)
@@ -257,7 +255,14 @@ class _Checker:
     def _by_name(self, at: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise _wrong(at, value, "give an object of schemas by name")
+        self._check_texts(at, value)
         return {str(name): self.schema(f"{at}.{name}", v) for name, v in value.items()}
+
+    @staticmethod
+    def _check_texts(at: str, names: Iterable[Any]) -> None:
+        for name in names:
+            if isinstance(name, str) and problem_of_value(name):
+                raise _wrong(at, name, "this is not Unicode text")
 
     def _by_pattern(self, at: str, value: Any) -> dict[str, Any]:
         schemas = self._by_name(at, value)
@@ -268,6 +273,7 @@ class _Checker:
     def _names(self, at: str, value: Any) -> list[str]:
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise _wrong(at, value, "give a list of names")
+        self._check_texts(at, value)
         return list(dict.fromkeys(value))
 
     def _count(self, at: str, value: Any) -> int:
@@ -287,7 +293,7 @@ class _Checker:
     def _number(self, at: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _wrong(at, value, "give a number")
-        if problem := _problem_of_value(value):
+        if problem := problem_of_value(value):
             raise _wrong(at, value, problem)
         return value
 
@@ -299,6 +305,7 @@ class _Checker:
     def _pattern(self, at: str, value: Any) -> str:
         if not isinstance(value, str):
             raise _wrong(at, value, "give a regular expression")
+        self._check_texts(at, [value])
         if len(value) > _PATTERN:
             raise _wrong(at, value, f"give at most {_PATTERN} characters")
         if problem := self._is_regex(value):
@@ -347,7 +354,7 @@ class _Checker:
         known = {"type", "pattern", "enum", "const", "minLength", "maxLength"}
         if set(checked) - known or checked.get("type", "string") != "string":
             raise UnsupportedFieldError(
-                f"{at} = {_shown(value)}: only pattern, enum, minLength and maxLength can be "
+                f"{at} = {shown(value)}: only pattern, enum, minLength and maxLength can be "
                 "enforced here; use patternProperties.",
                 param=at,
             )
@@ -357,6 +364,7 @@ class _Checker:
         """Rewrite each condition as a choice: the property is absent, or its schema matches."""
         if not isinstance(value, Mapping):
             raise _wrong(at, value, "give an object of names or schemas by name")
+        self._check_texts(at, value)
         made: list[Any] = []
         for name, wanted in value.items():
             absent = {"properties": {str(name): False}}
@@ -404,48 +412,6 @@ def _check_numbers(at: str, rebuilt: Mapping[str, Any]) -> None:
     lower = [n for n in ("exclusiveMinimum", "minimum") if n in rebuilt]
     upper = [n for n in ("exclusiveMaximum", "maximum") if n in rebuilt]
     name = max(lower, key=lambda n: rebuilt[n]) if lower else upper[0]
-    others = ", ".join(f"{n} = {_shown(rebuilt[n])}" for n in lower + upper if n != name)
+    others = ", ".join(f"{n} = {shown(rebuilt[n])}" for n in lower + upper if n != name)
     kind = "number" if "number" in kinds else "integer"
     raise _wrong(f"{at}.{name}", rebuilt[name], f"no {kind} keeps it and {others}")
-
-
-def _problem_of_value(value: Any, depth: int = 0) -> str:
-    """Say why a value cannot be written as JSON; "" if it can."""
-    if value is None or isinstance(value, bool):
-        return ""
-    if isinstance(value, str):
-        return "" if not any(0xD800 <= ord(c) < 0xE000 for c in value) else "not Unicode text"
-    if isinstance(value, int):
-        return "" if abs(value) < 10**_DIGITS else f"give at most {_DIGITS} digits"
-    if isinstance(value, float):
-        return "" if math.isfinite(value) else "give a number; JSON has no other"
-    if depth > _DEPTH:
-        return f"give at most {_DEPTH} levels"
-    if isinstance(value, Mapping):
-        found = (_problem_of_value(v, depth + 1) for pair in value.items() for v in pair)
-        return next((p for p in found if p), "")
-    if isinstance(value, Sequence):
-        return next((p for v in value if (p := _problem_of_value(v, depth + 1))), "")
-    return "give a value of JSON"
-
-
-def _size(value: Any) -> int:
-    return len(json.dumps(value, ensure_ascii=False).encode())
-
-
-def _modern(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Rewrite a schema with the keywords of draft 2020-12."""
-    new = dict(schema)
-    if isinstance(new.get("items"), list):  # up to 2019-09
-        new["prefixItems"] = new.pop("items")
-        if "additionalItems" in new:
-            new["items"] = new["additionalItems"]
-    for bound, exclusive in (
-        ("minimum", "exclusiveMinimum"),
-        ("maximum", "exclusiveMaximum"),
-    ):  # draft 4
-        if isinstance(new.get(exclusive), bool) and new.pop(exclusive) and bound in new:
-            new[exclusive] = new.pop(bound)
-    if new.pop("nullable", False) is True and isinstance(new.get("type"), str):  # OpenAPI 3.0
-        new["type"] = [new["type"], "null"]
-    return new
