@@ -8,6 +8,7 @@ from typing import Any
 
 from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.engine.answer import AnswerParser
+from mlc_widget.engine.grammar_check import CHECKER
 from mlc_widget.engine.grammar_text import Part, assemble, check_grammar
 from mlc_widget.engine.jinja_conversation import JinjaConversation
 from mlc_widget.engine.model import LoadedModel
@@ -128,6 +129,21 @@ def _grammar(
         return None
     if not (tools or (constrained and thinks)):
         return response_grammar(wanted)
+    with CHECKER.limited("tools" if tools is not None else "response_format"):
+        return _joined_grammar(
+            request, tools, constrained=constrained, thinks=thinks, inside=inside
+        )
+
+
+def _joined_grammar(
+    request: Mapping[str, Any],
+    tools: Tools | None,
+    *,
+    constrained: bool,
+    thinks: bool,
+    inside: bool,
+) -> str:
+    """The grammar of an answer with thoughts, calls, or both."""
     rules, at = "answer: @body", "tools"
     parts: dict[str, Part] = {}
     if constrained:

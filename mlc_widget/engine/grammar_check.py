@@ -14,24 +14,36 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from mlc_widget.api.errors import RuntimeUnavailableError
+from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
 from mlc_widget.api.safe_path import safe_path
 from mlc_widget.engine import grammar_child
+from mlc_widget.engine.schema.lark import TooCostlyError
 from mlc_widget.engine.system import limits
 from mlc_widget.engine.system.imports import import_package
 
 _CHILDREN: Final = 2
 _WALL_S: Final = 60.0
 """Seconds to wait for an answer, even on a busy machine; the child limits its own CPU time."""
+_REQUEST_S: Final = 10.0
+"""Seconds of CPU time, here and in the children, for all grammars of one request."""
 _KEPT: Final = 4096
 CRASHED: Final = (
     "it ended the process that tried to compile it, by its depth, its size, or the time that it "
     "takes; make it smaller"
 )
+
+
+class _Budget(threading.local):
+    """The CPU time that is left for the request on which a thread works; None without a limit."""
+
+    left: float | None = None
+    seen: float = 0.0
 
 
 class GrammarChecker:
@@ -43,23 +55,66 @@ class GrammarChecker:
         self._idle: list[subprocess.Popen[bytes]] = []
         self._owner = os.getpid()
         self._answers: OrderedDict[bytes, str] = OrderedDict()
+        self._budget = _Budget()
+
+    @contextlib.contextmanager
+    def limited(self, at: str) -> Iterator[None]:
+        """Limit the CPU time of all questions of this thread, and of the work between them.
+
+        Within another limit it has no effect.
+
+        Args:
+            at: The request's field that is worked on.
+
+        Raises:
+            BadRequestError: It took too long.
+        """
+        if self._budget.left is not None:
+            yield
+            return
+        self._budget.left, self._budget.seen = _REQUEST_S, time.thread_time()
+        try:
+            yield
+        except TooCostlyError as error:
+            raise BadRequestError(f"{at}: it {error}; make it smaller.", param=at) from None
+        finally:
+            self._budget.left = None
+
+    def tick(self, seconds: float = 0.0) -> None:
+        """Count this thread's CPU time since the last tick, and some seconds of a child's.
+
+        Raises:
+            TooCostlyError: No time is left.
+        """
+        budget = self._budget
+        if budget.left is None:
+            return
+        now = time.thread_time()
+        budget.left -= now - budget.seen + seconds
+        budget.seen = now
+        if budget.left < 0:
+            raise TooCostlyError("takes too long to compile")
 
     def problem(self, grammar: str) -> str:
         """Say what is wrong with a grammar; "" if nothing. Answers are cached.
 
         Raises:
             RuntimeUnavailableError: No process can be started, or llguidance is not installed.
+            TooCostlyError: The time of `limited` is used up.
         """
+        self.tick()
         key = hashlib.sha256(grammar.encode(errors="surrogatepass")).digest()
         with self._lock:
             if key in self._answers:
                 self._answers.move_to_end(key)
                 return self._answers[key]
-        found = self._ask({"grammar": grammar})["problem"]
+        answer = self._ask({"grammar": grammar})
+        found: str = answer["problem"]
         with self._lock:
             self._answers[key] = found
             while len(self._answers) > _KEPT:
                 self._answers.popitem(last=False)
+        self.tick(answer.get("seconds", 0.0))
         return found
 
     def is_satisfiable(self, lark: str) -> bool:
@@ -78,6 +133,7 @@ class GrammarChecker:
             The translation, and what is wrong with the grammar ("" if nothing).
         """
         answer = self._ask({"gbnf": gbnf})
+        self.tick(answer.get("seconds", 0.0))
         return answer.get("lark", ""), answer["problem"]
 
     def close(self) -> None:
@@ -87,7 +143,7 @@ class GrammarChecker:
         for child in idle:
             _end(child)
 
-    def _ask(self, question: dict[str, str]) -> dict[str, str]:
+    def _ask(self, question: dict[str, str]) -> dict[str, Any]:
         with self._free:
             child = self._take()
             answer = _answer(child, question)
@@ -97,7 +153,7 @@ class GrammarChecker:
                     raise RuntimeUnavailableError(
                         f"Structured output needs a second process, which ended: {why}."
                     )
-                return {"problem": CRASHED}
+                return {"problem": CRASHED, "seconds": grammar_child.CPU_S}
             with self._lock:
                 self._idle.append(child)
         return answer
@@ -138,7 +194,7 @@ def _start() -> subprocess.Popen[bytes]:
         ) from e
 
 
-def _answer(child: subprocess.Popen[bytes], question: dict[str, str]) -> dict[str, str] | None:
+def _answer(child: subprocess.Popen[bytes], question: dict[str, str]) -> dict[str, Any] | None:
     """A child's answer; None if it died or took too long and was killed."""
     assert child.stdin is not None
     assert child.stdout is not None
@@ -149,7 +205,7 @@ def _answer(child: subprocess.Popen[bytes], question: dict[str, str]) -> dict[st
         child.stdin.write(json.dumps(question).encode() + b"\n")
         child.stdin.flush()
         line = child.stdout.readline()
-        answer: dict[str, str] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
     except (OSError, ValueError):  # it has ended
         return None
     finally:

@@ -2,7 +2,7 @@
 
 This is a script of its own, which imports nothing of the package. Each line of its input is a
 question in JSON, ``{"grammar": …}`` or ``{"gbnf": …}``; each line of its output is an answer,
-``{"problem": …}``, for GBNF with ``lark``. It ends with its parent.
+``{"problem": …, "seconds": …}`` (of CPU time), for GBNF with ``lark``. It ends with its parent.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import random
 import select
 import sys
 import threading
+import time
 from typing import Any, Final, cast
 
-_CPU_S: Final = 10
+CPU_S: Final = 10
 _MEMORY: Final = 2 * 1024**3
 _STACK: Final = 4 * 1024**2
 """Half of the stack of the engine's threads, so that a grammar that fits here fits there."""
@@ -41,11 +42,11 @@ def _check(llguidance: Any, tokenizer: Any, grammar: str) -> str:
     """Say what is wrong with a grammar; "" if nothing."""
     problem: str = llguidance.LLMatcher.validate_grammar(grammar)
     if problem and not problem.startswith("WARNING"):
-        return problem
+        return COMPLEX if _is_limit(problem) else problem
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
     if matcher.is_error():
         problem = str(matcher.get_error())
-        if "panic" in problem or "too big" in problem:
+        if _is_limit(problem):
             return COMPLEX
         # Special tokens of the model in a grammar are known only to the engine.
         return "" if "token" in problem else problem
@@ -64,6 +65,11 @@ def _check(llguidance: Any, tokenizer: Any, grammar: str) -> str:
     return ""
 
 
+def _is_limit(problem: str) -> bool:
+    """Whether a grammar is valid, but too much for llguidance."""
+    return any(word in problem for word in ("panic", "too big", "fuel exhausted"))
+
+
 def _answer(llguidance: Any, tokenizer: Any, question: dict[str, str]) -> dict[str, str]:
     if "grammar" in question:
         return {"problem": _check(llguidance, tokenizer, question["grammar"])}
@@ -80,7 +86,7 @@ def _limit() -> None:
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime) + _CPU_S
+    most = int(used.ru_utime + used.ru_stime) + CPU_S
     _lower(resource.RLIMIT_CPU, most)
 
 
@@ -124,12 +130,15 @@ def main() -> None:
         question = json.loads(line)
         _limit()
         made: list[dict[str, str]] = []
+        started = time.process_time()
         thread = threading.Thread(
             target=lambda: made.append(_answer(llguidance, tokenizer, question))  # noqa: B023
         )
         thread.start()
         thread.join()
-        sys.stdout.write(json.dumps(made[0] if made else {"problem": "it cannot be compiled"}))
+        answer: dict[str, Any] = {**(made[0] if made else {"problem": "it cannot be compiled"})}
+        answer["seconds"] = time.process_time() - started
+        sys.stdout.write(json.dumps(answer))
         sys.stdout.write("\n")
         sys.stdout.flush()
 

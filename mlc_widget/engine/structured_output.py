@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.grammar_check import CHECKER
 from mlc_widget.engine.grammar_text import (
     Part,
     assemble,
@@ -34,9 +35,10 @@ def response_grammar(wanted: Mapping[str, Any] | None) -> str | None:
     """
     if wanted is None or wanted.get("type", "text") == "text":
         return None
-    parts, at = response_parts(wanted)
-    grammar = assemble("start: @body", parts)
-    check_grammar(grammar, at)
+    with CHECKER.limited(_AT):
+        parts, at = response_parts(wanted)
+        grammar = assemble("start: @body", parts)
+        check_grammar(grammar, at)
     return grammar
 
 

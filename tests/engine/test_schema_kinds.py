@@ -523,6 +523,8 @@ def test_what_a_schema_takes_and_what_not(name, good, bad):
         (record(a={"$ref": "https://example.org/other.json"}), "properties.a.$ref"),
         (record(a={"$dynamicRef": "https://example.org/other.json"}), "properties.a.$dynamicRef"),
         ({"$ref": "#nowhere"}, "$ref"),
+        ({"$ref": "http://[", "$id": "http://a:b/"}, "$ref"),
+        ({"$ref": "//[#x", "$defs": {"a": {"$id": "http://[::"}}}, "$ref"),
         ({"$ref": "s", "$defs": {"s": {"$id": "s", "$ref": "#/$defs/none"}}}, "$defs.s.$ref"),
         ({"anyOf": [{"$ref": "t"}, {"$ref": "u"}],
           "$defs": {"t": {"$id": "t", "$dynamicAnchor": "n", "items": {"$dynamicRef": "#n"}},

@@ -22,8 +22,9 @@ from mlc_widget.engine.schema.emptiness import Emptiness
 from mlc_widget.engine.schema.exclusive import exclusive
 from mlc_widget.engine.schema.free_keys import FreeKeys
 from mlc_widget.engine.schema.keys import KeyPatterns
-from mlc_widget.engine.schema.lark import Checker, LarkText
+from mlc_widget.engine.schema.lark import Checker, LarkText, TooCostlyError
 from mlc_widget.engine.schema.layout import ArrayShape, Node, ObjectShape, has_value
+from mlc_widget.engine.schema.located import LocatedSchema
 from mlc_widget.engine.schema.members import Members
 from mlc_widget.engine.schema.object_text import object_text
 from mlc_widget.engine.schema.scalars import ScalarFinder
@@ -73,13 +74,20 @@ def json_grammar(schema: Any, at: str, *, checker: Checker) -> JSONGrammar:
         BadRequestError: No value fits the schema, or it is too large.
         UnsupportedFieldError: It wants what cannot be enforced.
     """
-    return _Compiler(schema, at, checker).compile()
+    compiler = _Compiler(schema, at, checker)
+    try:
+        return compiler.compile()
+    except TooCostlyError as error:
+        path = compiler.path
+        raise BadRequestError(f"{path}: the schema {error}; make it smaller.", param=path) from None
 
 
 class _Compiler:
     def __init__(self, root: Any, at: str, checker: Checker) -> None:
         self._root = root
         self._at = at
+        self._tick = checker.tick
+        self.path = at
         self._names: dict[_Key, str] = {}
         self._nodes: dict[str, Node] = {}
         self._pending: list[_Key] = []
@@ -91,7 +99,13 @@ class _Compiler:
         free_keys = FreeKeys(self._sets, members, self._patterns, at)
         self._strings = Strings(self._lark, values, checker, at)
         self._emptiness = Emptiness(
-            self._sets, members, values, self._strings, free_keys, self._patterns
+            self._sets,
+            members,
+            values,
+            self._strings,
+            free_keys,
+            self._patterns,
+            checker.tick,
         )
         self._texts = Texts(self._lark, values, self._patterns, checker.is_satisfiable, at)
         self._shapes = Shapes(
@@ -129,9 +143,9 @@ class _Compiler:
         if name is None:
             if len(self._names) >= _NODES:
                 raise BadRequestError(
-                    f"{self._at}: the schema is too large, or has too many choices within each "
+                    f"{self.path}: the schema is too large, or has too many choices within each "
                     "other; make it smaller.",
-                    param=self._at,
+                    param=self.path,
                 )
             name = self._names[key] = f"n{len(self._names)}"
             self._pending.append(key)
@@ -142,6 +156,8 @@ class _Compiler:
         if gathered is None:
             return Node()
         bases, groups = gathered
+        self._tick()
+        self.path = next((b.at for b in bases if isinstance(b, LocatedSchema)), self.path)
         left = [g for g in groups if g not in key.done]
         if left:
             return self._choose(key, left, bases)
@@ -211,6 +227,7 @@ class _Compiler:
         written, left = {root}, [root]
         while left:
             name = left.pop()
+            self._tick()
             node = self._nodes[name]
             writer = Writer(self._lark, self._patterns, alive)
             options = [*node.texts, *(n for n in dict.fromkeys(node.nodes) if n in alive)]

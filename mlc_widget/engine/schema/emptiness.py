@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mlc_widget.engine.schema.conjunction import HAS_PROPERTY, Wanted
@@ -36,6 +36,7 @@ class Emptiness:
         strings: Strings,
         free_keys: FreeKeys,
         patterns: KeyPatterns,
+        tick: Callable[[], None],
     ) -> None:
         self._sets = sets
         self._members = members
@@ -43,6 +44,7 @@ class Emptiness:
         self._strings = strings
         self._free_keys = free_keys
         self._patterns = patterns
+        self._tick = tick
         self._in_all = _IN_ALL
         self._left = 0
 
@@ -62,6 +64,7 @@ class Emptiness:
 
     def _look(self, ids: Ids, done: frozenset[Group], depth: int, *, choices: bool = True) -> bool:
         self._left -= 1
+        self._tick()
         if self._left < 0:
             return False
         gathered = self._sets.gather(ids)

@@ -9,6 +9,7 @@ from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.engine.schema.conjunction import FREE_PROPERTY, path_of
 from mlc_widget.engine.schema.finite_patterns import matching_texts
 from mlc_widget.engine.schema.keys import KeyPatterns
+from mlc_widget.engine.schema.lark import LARGEST, TOO_LARGE, TooCostlyError
 from mlc_widget.engine.schema.members import Members
 from mlc_widget.engine.schema.sets import Ids, SchemaSets
 
@@ -84,6 +85,7 @@ class FreeKeys:
                for limit in limits):  # fmt: skip
             return []
         found = []
+        size = 0
         for matched in self._patterns.combinations(endless):
             ids = self._sets.joined(
                 self._members.free(bases, matched), self._sets.ids(more(matched))
@@ -99,6 +101,9 @@ class FreeKeys:
                     "and $ only at its end.",
                     param=path,
                 )
+            size += len(keys)
+            if size > LARGEST:
+                raise TooCostlyError(TOO_LARGE)
             if not (endless or limits) or self._patterns.is_satisfiable(keys):
                 found.append((keys, ids))
         return found

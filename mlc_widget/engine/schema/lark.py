@@ -20,8 +20,23 @@ MARK: Final = "@"
 """What marks begin with (`LarkText.mark`)."""
 
 
+LARGEST: Final = 4 * 1024 * 1024
+"""Characters of a grammar; what would have more is refused before it takes memory."""
+TOO_LARGE: Final = "makes a grammar that is too large"
+
+
+class TooCostlyError(Exception):
+    """A schema takes too much time or memory to compile. The message says which."""
+
+
 class Checker(Protocol):
-    """Compiles Lark texts to answer questions about them."""
+    """Compiles Lark texts to answer questions about them.
+
+    Every method raises a `TooCostlyError` if the work for the request takes too long.
+    """
+
+    def tick(self) -> None:
+        """Look at the time."""
 
     def is_satisfiable(self, lark: str) -> bool:
         """Whether some text fits a grammar; true where it cannot be told."""
@@ -39,7 +54,7 @@ class LarkText:
 
     def __init__(self) -> None:
         self._rules: list[str] = []
-        self._made = 0
+        self._made = self._size = 0
         self._terminals: dict[str, str] = {}
         self._strings: dict[str, str] = {}
         self.distinct: dict[str, dict[str, Any]] = {}
@@ -48,7 +63,18 @@ class LarkText:
         """The name of a new rule."""
         name = name or self.new_name()
         self._rules.append(f"{name}: {body}")
+        self.count(body)
         return name
+
+    def count(self, text: str) -> None:
+        """Count a text that will be a part of the grammar.
+
+        Raises:
+            TooCostlyError: All together are too large.
+        """
+        self._size += len(text)
+        if self._size > LARGEST:
+            raise TooCostlyError(TOO_LARGE)
 
     def new_name(self) -> str:
         """The name of a rule that is written later."""
@@ -57,7 +83,10 @@ class LarkText:
 
     def terminal(self, text: str) -> str:
         """The name of a terminal."""
-        return self._terminals.setdefault(text, f"T{len(self._terminals)}")
+        if text not in self._terminals:
+            self._terminals[text] = f"T{len(self._terminals)}"
+            self.count(text)
+        return self._terminals[text]
 
     def regex(self, pattern: str) -> str:
         """The name of the terminal of a regular expression."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import unquote, urljoin
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 
@@ -71,7 +71,7 @@ class References:
         """
         here = self._resource_of(schema)
         place = self._place(at, reference, here)
-        anchor = urldefrag(reference).fragment
+        anchor = _split(reference)[1]
         named = [r.dynamic[anchor] for r in self._resources if anchor in r.dynamic]
         if place is not None and any(place[0] is node for node, _ in named):
             place = self._outermost(at, reference, self._root.dynamic.get(anchor), named)
@@ -127,10 +127,10 @@ class References:
         return name
 
     def _place(self, at: str, reference: str, here: _Resource) -> _Place | None:
-        base, fragment = urldefrag(reference)
+        base, fragment = _split(reference)
         resource = here
         if base:
-            uris = (urljoin(here.uri, base), base, urljoin(self._root.uri, base))
+            uris = (_joined(here.uri, base), base, _joined(self._root.uri, base))
             found = next((self._by_uri[u] for u in uris if u in self._by_uri), None)
             if found is None:
                 raise _wrong(at, reference, "only references within the schema can be followed")
@@ -184,7 +184,7 @@ class References:
             return resource
         own = self._root
         if node is not self._root.node:
-            own = _Resource(node, path, urljoin(resource.uri, identifier))
+            own = _Resource(node, path, _joined(resource.uri, identifier))
             self._resources.append(own)
         for uri in (own.uri, identifier):
             self._by_uri.setdefault(uri, own)
@@ -215,6 +215,19 @@ def leads_back(name: str, definitions: Mapping[str, Any]) -> bool:
                 seen.add(target)
                 left.append(definitions[target])
     return False
+
+
+def _split(reference: str) -> tuple[str, str]:
+    """What comes before the fragment, and the fragment."""
+    base, _, fragment = reference.partition("#")
+    return base, fragment
+
+
+def _joined(base: str, reference: str) -> str:
+    try:
+        return urljoin(base, reference)
+    except ValueError:  # no URL, such as http://[
+        return reference
 
 
 def _pointed(resource: _Resource, pointer: str) -> _Place | None:
