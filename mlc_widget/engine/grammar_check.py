@@ -80,8 +80,8 @@ class GrammarChecker:
         finally:
             self._budget.left = None
 
-    def tick(self, seconds: float = 0.0) -> None:
-        """Count this thread's CPU time since the last tick, and some seconds of a child's.
+    def tick(self) -> None:
+        """Count this thread's CPU time since the last tick.
 
         Raises:
             TooCostlyError: No time is left.
@@ -90,7 +90,7 @@ class GrammarChecker:
         if budget.left is None:
             return
         now = time.thread_time()
-        budget.left -= now - budget.seen + seconds
+        budget.left -= now - budget.seen
         budget.seen = now
         if budget.left < 0:
             raise TooCostlyError("takes too long to compile")
@@ -114,7 +114,6 @@ class GrammarChecker:
             self._answers[key] = found
             while len(self._answers) > _KEPT:
                 self._answers.popitem(last=False)
-        self.tick(answer.get("seconds", 0.0))
         return found
 
     def is_satisfiable(self, lark: str) -> bool:
@@ -133,7 +132,6 @@ class GrammarChecker:
             The translation, and what is wrong with the grammar ("" if nothing).
         """
         answer = self._ask({"gbnf": gbnf})
-        self.tick(answer.get("seconds", 0.0))
         return answer.get("lark", ""), answer["problem"]
 
     def close(self) -> None:
@@ -146,14 +144,18 @@ class GrammarChecker:
     def _ask(self, question: dict[str, str]) -> dict[str, Any]:
         with self._free:
             child = self._take()
+            started = time.monotonic()
             answer = _answer(child, question)
+            if self._budget.left is not None:  # if it ended, what it used is not known
+                used = grammar_child.CPU_S if answer is None else answer["seconds"]
+                self._budget.left -= min(used, time.monotonic() - started)
             if answer is None:
                 _end(child)
                 if why := limits.lowered():  # which that process has inherited
                     raise RuntimeUnavailableError(
                         f"Structured output needs a second process, which ended: {why}."
                     )
-                return {"problem": CRASHED, "seconds": grammar_child.CPU_S}
+                return {"problem": CRASHED}
             with self._lock:
                 self._idle.append(child)
         return answer

@@ -171,7 +171,7 @@ class _Checker:
             self._depth -= 1
 
     def definitions(self) -> dict[str, Any]:
-        """The schemas to which references lead, by their names in the rebuilt schema."""
+        """The targets of all references, by their names in the rebuilt schema."""
         made: dict[str, Any] = {}
         for name, at, target in self._references.followed():
             made[name] = self.schema(at, target)
@@ -324,7 +324,7 @@ class _Checker:
         return [self._opposite(at, self.schema(at, value))]
 
     def _conditions(self, at: str, rebuilt: dict[str, Any]) -> list[Any]:
-        """What if, then and else say, as choices."""
+        """Rewrite if, then and else as a choice."""
         is_there = "if" in rebuilt
         wanted, then, otherwise = (rebuilt.pop(k, True) for k in ("if", "then", "else"))
         if not is_there or (then is True and otherwise is True):

@@ -10,13 +10,13 @@ from mlc_widget.engine.schema.layout import ArrayShape, Scalars
 from mlc_widget.engine.schema.writer import Writer
 
 MOST_COUNTED: Final = 4000
-"""Items of an array whose items are counted in a parameter: its rules recur for each."""
+"""The most items that a rule's parameter can count: the rules recur once per item."""
 _ITEMS: Final = "[0:12]"
 """The bits of a rule's parameter that count items."""
 _FOUND: Final = ("[12:24]", "[24:36]", "[36:48]", "[48:60]")
-"""Those that count the items that one `contains` wants."""
+"""The bits that count the items that match one `contains`."""
 MOST_FOUND: Final = len(_FOUND)
-"""So many of them there may be."""
+"""The maximum number of `contains` for one array."""
 
 
 def array_text(array: ArrayShape, writer: Writer) -> str:
@@ -54,7 +54,7 @@ def array_text(array: ArrayShape, writer: Writer) -> str:
 
 
 def _distinct(array: ArrayShape, texts: Sequence[str], writer: Writer) -> str:
-    """Items of which each comes once at most: the parameter has a bit for each."""
+    """Items that occur at most once each: the rule's parameter has one bit per item."""
     most = len(texts) if array.high is None else min(array.high, len(texts))
     head, seq = writer.lark.new_name(), writer.lark.new_name()
     ending = [f'"" %if bit_count_ge(_, {array.low})']
@@ -69,7 +69,7 @@ def _distinct(array: ArrayShape, texts: Sequence[str], writer: Writer) -> str:
 
 
 def _apart(array: ArrayShape, scalars: Scalars, writer: Writer) -> str:
-    """Items that the runtime keeps apart: a mark tells it where they begin."""
+    """Items that the runtime keeps distinct: a mark tells it where they begin."""
     lark = writer.lark
     if not scalars.count or array.high == 0:
         return '"[" "]"'
@@ -86,7 +86,7 @@ def _apart(array: ArrayShape, scalars: Scalars, writer: Writer) -> str:
 
 
 def _containing(array: ArrayShape, writer: Writer) -> str:
-    """Items of which some must be found; the parameter counts all, and those that are found."""
+    """Items of which some must match `contains`; the parameter counts all items and the matches."""
     n = len(array.prefix)
     most = MOST_COUNTED if array.high is None else array.high
     head, seq = writer.lark.new_name(), writer.lark.new_name()
@@ -98,7 +98,7 @@ def _containing(array: ArrayShape, writer: Writer) -> str:
         end = f"and({end}, ge({bits}, {found.low}))"
         most_found = MOST_COUNTED if found.high is None else found.high
         for i, node in enumerate([*found.prefix, found.rest]):
-            if writer.is_alive(node):  # to count twice takes two rules
+            if writer.is_alive(node):  # incrementing two counters takes two rules
                 name = writer.lark.new_name()
                 step = f"{writer.use(node)} {seq}::incr({bits}) %if lt({bits}, {most_found})"
                 writer.lark.rule(step, f"{name}::_")

@@ -1,12 +1,11 @@
-"""The grammar of the JSON texts that fit a checked schema, in llguidance's Lark.
+"""Writes the grammar of all JSON texts that match a checked schema, in llguidance's Lark.
 
-A node of the grammar is what several schemas want of one value at once: a property that both
-`properties` and an `allOf` speak of is held to both. So `allOf`, `$ref` and the keywords beside
-them mean what the specification says, and recursion ends, since there are only so many sets of
-schemas.
-Nodes that no finite value fits are found and left out.
+A node of the grammar stands for a set of schemas that one value must match at once: a property
+that appears in `properties` and in an `allOf` must match both. So `allOf`, `$ref` and the keywords
+beside them mean what the specification says, and recursion ends, since the number of such sets is
+finite. Nodes that no finite value matches are left out.
 
-Numbers and structure are written here; of llguidance's own JSON compiler only strings are asked.
+Numbers and structure are written here; only strings are left to llguidance's JSON compiler.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from mlc_widget.engine.schema.values import Values
 from mlc_widget.engine.schema.writer import Writer
 
 FREE_DEPTH: Final = 12
-"""Levels of a value without a schema."""
+"""The maximum depth of a value without a schema."""
 _NODES: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A set of schemas that one value is to fit, and the choices among them that were made."""
+    """A set of schemas that one value must match, and the choices that were already made."""
 
     ids: Ids
     done: frozenset[Group] = frozenset()
@@ -53,7 +52,7 @@ class JSONGrammar:
     """A grammar.
 
     Attributes:
-        lark: A Lark text, ``start`` its beginning.
+        lark: The text, whose first rule is ``start``.
         distinct: The items that the runtime keeps apart, by the mark before them; see
             `LarkText.mark`.
     """
@@ -63,16 +62,16 @@ class JSONGrammar:
 
 
 def json_grammar(schema: Any, at: str, *, checker: Checker) -> JSONGrammar:
-    """The grammar of the JSON texts that fit a schema.
+    """Write the grammar of all JSON texts that match a schema.
 
     Args:
         schema: From `json_schema.check_schema`.
         at: The request's field that it comes from, for errors.
-        checker: Tells what fits and what can be used.
+        checker: Compiles parts of the grammar, to see whether anything matches them.
 
     Raises:
-        BadRequestError: No value fits the schema, or it is too large.
-        UnsupportedFieldError: It wants what cannot be enforced.
+        BadRequestError: No value matches the schema, or it is too large or takes too long.
+        UnsupportedFieldError: A part of the schema cannot be enforced.
     """
     compiler = _Compiler(schema, at, checker)
     try:
@@ -138,7 +137,7 @@ class _Compiler:
         return JSONGrammar(self._lark.text(root), self._lark.distinct)
 
     def _node(self, key: _Key) -> str:
-        """The name of a node, which is made later."""
+        """The name of a node, which is expanded later."""
         name = self._names.get(key)
         if name is None:
             if len(self._names) >= _NODES:
@@ -176,12 +175,12 @@ class _Compiler:
         if group[1] == "oneOf" and len(branches) > 1:
             at = f"{path_of(self._sets.schema(group), self._at)}.oneOf"
             chosen = exclusive(self._sets, self._emptiness, at, branches, chosen, done)
-        elif len(left) > 1:  # or else what contradicts itself is multiplied by the other choices
+        elif len(left) > 1:  # otherwise contradictions would multiply with the other choices
             chosen = [c for c in chosen if not self._emptiness.is_empty(c, done, choices=False)]
         return Node(nodes=[self._node(_Key(tuple(dict.fromkeys(c)), done)) for c in chosen])
 
     def _of_kinds(self, bases: list[Any]) -> Node:
-        """What may be without a further choice."""
+        """The values that are possible once all choices are made."""
         wanted = Wanted(bases)
         if wanted.values is not None:
             return Node(texts=self._texts.listed(bases, wanted))
@@ -200,7 +199,7 @@ class _Compiler:
         return node
 
     def _any(self, depth: int) -> str:
-        """The name of the node of any value with so many levels at most."""
+        """The name of the node for any value with at most so many levels."""
         name = f"any{depth}"
         if name not in self._nodes:
             node = self._nodes[name] = Node(texts=self._texts.any())
@@ -213,7 +212,7 @@ class _Compiler:
         return name
 
     def _productive(self) -> set[str]:
-        """The nodes that some finite value fits."""
+        """The nodes that some finite value matches."""
         alive: set[str] = set()
         left = list(reversed(self._nodes.items()))
         while True:

@@ -1,7 +1,7 @@
-"""The schema of the values that do not fit another: what `not`, `if` and `oneOf` need.
+"""The schema of all values that do not match another, for `not`, `if` and `oneOf`.
 
-It is written keyword by keyword: a value does not fit a schema if it fails one of its keywords.
-Some opposites have no keyword in JSON Schema, and get one of ours (`conjunction`).
+It is written keyword by keyword: a value does not match a schema if it fails one of its keywords.
+Some opposites have no keyword in JSON Schema and get one of our own (`conjunction`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mlc_widget.engine.schema.keys import can_be_written
 from mlc_widget.engine.schema.numbers import exact
 
 _NUMBERS: Final = 256
-"""Numbers of an enum, between which ranges are left."""
+"""The maximum number of an enum's numbers; the complement has the ranges between them."""
 _MARKS: Final = ("!", "?")
-"""Before the name of a definition: of its complement, of its lenient complement."""
+"""Prefixes of a definition's name for its complement and for its lenient complement."""
 _PAIRS: Final = 8
-"""Branches of a oneOf of which two at once are another way not to fit it."""
+"""The maximum number of a oneOf's branches for which matching two is considered, too."""
 
 
 class NoComplementError(Exception):
-    """What does not fit a schema cannot be written, for one of its keywords.
+    """The complement of a schema cannot be written because of one of its keywords.
 
     Attributes:
         keyword: The keyword.
@@ -44,29 +44,29 @@ class NoComplementError(Exception):
 
 
 def complement(schema: Any, *, lenient: bool = False) -> Any:
-    """A schema of the values that do not fit a checked schema.
+    """Write the schema of all values that do not match a checked schema.
 
     A reference becomes one to the complement of its target (`complement_name`).
 
     Args:
         schema: From `json_schema.check_schema`, or a complement.
-        lenient: Leave out what cannot be written: not all such values fit, but only such.
+        lenient: Leave out what cannot be written; the result then matches only some of them.
 
     Raises:
-        NoComplementError: For a keyword of which it cannot be written; not if `lenient`.
+        NoComplementError: A keyword has no complement; never if `lenient`.
     """
     return _Complement(lenient).of(schema)
 
 
 def complement_name(name: str, *, lenient: bool) -> str:
-    """The name of the complement of a definition; that of such a name is the definition."""
+    """The name of a definition's complement; for a complement's name, that of the definition."""
     if name[:1] in _MARKS:
         return name[1:]
     return f"{_MARKS[lenient]}{name}"
 
 
 def definition_of(name: str) -> tuple[str, bool]:
-    """Of which definition a name is the complement, and whether a lenient one."""
+    """The definition of which a name is the complement, and whether it is the lenient one."""
     return name[1:], name.startswith(_MARKS[True])
 
 
@@ -75,13 +75,13 @@ class _Complement:
         self.lenient = lenient
 
     def of(self, schema: Any) -> Any:
-        """A schema of what does not fit another."""
+        """A schema of the values that do not match another."""
         if isinstance(schema, bool):
             return not schema
         options: list[Any] = []
         for keyword, value in schema.items():
             if keyword == "type" and "string" in value and _lists_strings(schema):
-                continue  # what is no string is among what is none of these, too
+                continue  # values that are not strings are among those that are not in the list
             try:
                 options += self._options(keyword, value, schema)
             except NoComplementError:
@@ -104,7 +104,7 @@ class _Complement:
 
 
 _Opposite: TypeAlias = Callable[[Any, Any, _Complement], list[Any]]
-"""Makes the options of one keyword of its value, the schema, and what makes those of others."""
+"""Makes the options for one keyword, from its value, the schema, and the complement in progress."""
 
 
 def _of(kind: str, **keywords: Any) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _enum(values: Sequence[Any], _: Any, to: _Complement) -> list[Any]:
 
 
 def _between(numbers: Sequence[Any]) -> list[Any]:
-    """The numbers below, between and above some."""
+    """The numbers below, between and above the given ones."""
     if len(numbers) > _NUMBERS:
         raise NoComplementError("enum")
     steps = sorted({canonical(n): n for n in numbers}.values(), key=exact)
@@ -159,7 +159,7 @@ def _between(numbers: Sequence[Any]) -> list[Any]:
 
 
 def _other_object(value: Mapping[str, Any]) -> list[Any]:
-    """The objects that differ from one: in a value, or in their names."""
+    """The objects that differ from a given one, in a value or in their keys."""
     made: list[Any] = []
     known = {str(name): True for name in value}  # in their order
     for name, part in value.items():
@@ -171,7 +171,7 @@ def _other_object(value: Mapping[str, Any]) -> list[Any]:
 
 
 def _other_array(value: Sequence[Any]) -> list[Any]:
-    """The arrays that differ from one: in an item, or in their length."""
+    """The arrays that differ from a given one, in an item or in their length."""
     made: list[Any] = [{"minItems": len(value) + 1}]
     if value:
         made.append({"maxItems": len(value) - 1})

@@ -1,4 +1,4 @@
-"""What several schemas say together of one value."""
+"""What several schemas together require of one value."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mlc_widget.engine.schema.numbers import Range, exact
 KINDS: Final = ("object", "array", "string", "number", "boolean", "null")
 # Keywords of our own, for what `complement` writes:
 NOT_ONE_OF: Final = "notOneOf"
-"""Strings that the value is not; it may be of another kind."""
+"""Strings that the value must not be; it may be of another type."""
 NOT_MATCHING: Final = "notMatching"
-"""Patterns that the string does not match."""
+"""Patterns that the string must not match."""
 NOT_INTEGER: Final = "notInteger"
-"""The number is no integer."""
+"""The number must not be an integer."""
 HAS_PROPERTY: Final = "hasProperty"
-"""The object has some property: its key is ``matching`` a pattern, or ``beside`` some names and
-patterns, and its ``value`` fits a schema."""
+"""The object must have a property whose key is ``matching`` a pattern or ``beside`` some names and
+patterns, and whose ``value`` matches a schema."""
 FREE_PROPERTY: Final = "freeProperty"
-"""The same, and no schema names that key."""
+"""The same, for a key that no schema names."""
 _NUMBERS: Final[Mapping[str, str]] = {
     "minimum": "low", "maximum": "high", "exclusiveMinimum": "above", "exclusiveMaximum": "below",
 }  # fmt: skip
@@ -29,13 +29,13 @@ _STRINGS: Final = ("minLength", "maxLength", "pattern", "format")
 
 
 class Wanted:
-    """What schemas say together of a value's kind, size and choice.
+    """What several schemas together require of a value's type, size and choice.
 
     Attributes:
-        kinds: Of these it is one.
-        values: Of these it is one; None if they list none.
-        numbers: What it may be as a number.
-        required: The properties that it has as an object.
+        kinds: The types that it may have.
+        values: The values that it may be; None if they are not listed.
+        numbers: The range that it must be in if it is a number.
+        required: The properties that it must have if it is an object.
     """
 
     def __init__(self, bases: Sequence[Any]) -> None:
@@ -63,12 +63,12 @@ class Wanted:
             self.numbers = self.numbers.within(Range(**bounds, multiples_of=multiples))
 
     def is_count(self, of: str, count: int) -> bool:
-        """Whether there may be so many Items or Properties."""
+        """Whether this number of Items or Properties is allowed."""
         low, high = self.counts(of)
         return count >= low and (high is None or count <= high)
 
     def counts(self, of: str) -> tuple[int, int | None]:
-        """The least and the most Items or Properties."""
+        """The minimum and the maximum number of Items or Properties."""
         low = max((b.get(f"min{of}", 0) for b in self._bases), default=0)
         highs = [b[f"max{of}"] for b in self._bases if f"max{of}" in b]
         return low, min(highs, default=None)
@@ -92,7 +92,7 @@ def _common(lists: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def canonical(value: Any) -> str:
-    """One text for values that JSON Schema has for equal: 1 and 1.0, but not 1 and true."""
+    """A text that is the same for equal values of JSON: for 1 and 1.0, not for 1 and true."""
     if isinstance(value, Mapping):
         pairs = sorted((json.dumps(str(k)), canonical(v)) for k, v in value.items())
         return "{" + ",".join(f"{k}:{v}" for k, v in pairs) + "}"
@@ -104,7 +104,7 @@ def canonical(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """A value's type, with integers among the numbers."""
+    """A value's type; integers are numbers."""
     if value is None:
         return "null"
     kinds = [(bool, "boolean"), (int, "number"), (float, "number"), (str, "string")]
@@ -113,10 +113,10 @@ def kind_of(value: Any) -> str:
 
 
 def string_of(base: Mapping[str, Any]) -> dict[str, Any]:
-    """What a schema says of strings."""
+    """The keywords of a schema that apply to strings."""
     return {k: base[k] for k in _STRINGS if k in base}
 
 
 def path_of(schema: Any, otherwise: str) -> str:
-    """Where a schema stands in the request."""
+    """The path of a schema in the request."""
     return schema.at if isinstance(schema, LocatedSchema) else otherwise

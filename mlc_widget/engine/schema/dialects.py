@@ -1,4 +1,4 @@
-"""Keywords of earlier drafts of JSON Schema, and of OpenAPI, in the words of draft 2020-12."""
+"""Rewrites keywords of earlier drafts of JSON Schema, and of OpenAPI, to those of draft 2020-12."""
 
 from __future__ import annotations
 

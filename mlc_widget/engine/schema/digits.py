@@ -7,22 +7,22 @@ from decimal import Decimal
 from typing import Final
 
 _WHOLE: Final = 30
-"""Digits of an integer without a bound; where it has one, ten more than that."""
+"""The maximum number of digits of an unbounded integer; with one bound, ten more than it has."""
 _PLACES: Final = 16
-"""Digits after the point; more where the bounds have more."""
+"""The maximum number of digits after the point; more if the bounds have more."""
 INTEGER: Final = rf"-?(0|[1-9][0-9]{{0,{_WHOLE - 1}}})"
 FRACTION: Final = r"-?(0|[1-9][0-9]{0,8})\.[0-9]{0,5}[1-9]"
-"""Numbers that are no integers, also when they are read as doubles."""
+"""Numbers that are not integers, even after they are rounded to doubles."""
 NUMBER: Final = rf"{INTEGER}(\.[0-9]{{1,{_PLACES}}})?([eE][+-]?[0-9]{{1,2}})?"
 
 
 def literal(text: str) -> str:
-    """One text."""
+    """An expression for one text."""
     return text.replace(".", r"\.").replace("+", r"\+")
 
 
 def either(options: Iterable[str | None]) -> str | None:
-    """What one of several matches; None stands for no text."""
+    """An expression for what any of several expressions matches; None matches nothing."""
     found = [o for o in dict.fromkeys(options) if o is not None]
     return "|".join(found) if found else None
 
@@ -45,7 +45,7 @@ def integers(low: int | None, high: int | None) -> str | None:
 
 
 def followed_by_zeros(low: int | None, high: int | None, zeros: int) -> list[str | None]:
-    """Integers in a range, each with zeros after it; 0 stays 0."""
+    """Integers in a range, each followed by zeros; 0 stays 0."""
     below = -1 if high is None else min(high, -1)
     above = 1 if low is None else max(low, 1)
     negative = integers(low, below)
@@ -56,7 +56,7 @@ def followed_by_zeros(low: int | None, high: int | None, zeros: int) -> list[str
 
 
 def _naturals(low: int, high: int | None) -> str:
-    """From `low` to `high`, or to so many digits."""
+    """From `low` to `high`, or up to a maximum number of digits."""
     first = str(low)
     last = str(high) if high is not None else "9" * max(_WHOLE, len(first) + 10)
     if len(first) == len(last):
@@ -70,7 +70,7 @@ def _naturals(low: int, high: int | None) -> str:
 
 
 def _same_length(low: str, high: str) -> str:
-    """Digits from `low` to `high`, which have as many."""
+    """Integers from `low` to `high`, which have the same number of digits."""
     n = len(low)
     common = next((i for i in range(n) if low[i] != high[i]), n)
     if common == n:
@@ -79,7 +79,7 @@ def _same_length(low: str, high: str) -> str:
     def any_after(digits: int) -> str:
         return f"[0-9]{{{n - digits}}}" if n > digits else ""
 
-    # What begins as the low bound does, up to its zeros; then as the high one, up to its nines.
+    # What begins like the lower bound, up to its zeros; then like the upper one, up to its nines.
     first, last = int(low[common]), int(high[common])
     found = []
     begins = max(len(low.rstrip("0")), common + 1)
@@ -107,7 +107,7 @@ def _same_length(low: str, high: str) -> str:
 
 
 def decimals(low: Decimal, high: Decimal | None) -> str | None:
-    """Texts with a point, from `low`, which is not negative, to `high`."""
+    """Decimal fractions from `low`, which is not negative, to `high`; None if there are none."""
     if not low.is_finite() or (high is not None and (not high.is_finite() or low > high)):
         return None
     whole, after = _split(low)
@@ -131,13 +131,13 @@ def _point(whole: int, fractions: str | None) -> str | None:
 
 
 def _split(value: Decimal) -> tuple[int, str]:
-    """The integer part, and the digits after the point without zeros at the end."""
+    """The integer part, and the digits after the point without trailing zeros."""
     whole, _, after = f"{value:f}".partition(".")
     return int(whole), after.rstrip("0")
 
 
 def _fractions(low: str, high: str | None, places: int) -> str | None:
-    """Digits after a point, at least one, from `low` to `high`; without bound, to all nines."""
+    """One or more digits after the point, from `low` to `high`, or to all nines."""
     if high is None:
         if not low:
             return rf"[0-9]{{1,{places}}}"
@@ -149,7 +149,7 @@ def _fractions(low: str, high: str | None, places: int) -> str | None:
     if wide[common] > high[common]:
         return None
     found: list[str | None] = []
-    # Equal to the low bound and longer; parting from it upwards; between; up to the high bound.
+    # Equal to the lower bound or longer; greater than it; between the bounds; up to the upper one.
     if len(low) > common:
         found.append(low + _any(places - len(low)))
         found += _greater(low, common + 1, places)
@@ -173,7 +173,7 @@ def _any(digits: int) -> str:
 
 
 def _greater(low: str, start: int, places: int) -> list[str]:
-    """What has a greater digit than `low` at one place from `start`, and the same before it."""
+    """Digits that are equal to `low` up to some place from `start` on, and greater there."""
     return [
         low[:i] + _digit(int(low[i]) + 1, 9) + _any(places - i - 1)
         for i in range(start, len(low))

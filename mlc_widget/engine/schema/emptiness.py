@@ -1,4 +1,4 @@
-"""Whether no value fits several schemas at once, as far as it is soon seen."""
+"""Finds out whether no value matches several schemas at once, as far as this is quickly seen."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlc_widget.engine.schema.values import Values
 from mlc_widget.engine.schema.witnesses import witness_branches
 
 _PROBES: Final = 2_000
-"""Sets of schemas that are looked at for one answer."""
+"""The maximum number of sets of schemas that are examined for one answer."""
 _IN_ALL: Final = 30_000
-"""And for one grammar: then no contradictions are found any more."""
+"""The same for one grammar; after that, no more contradictions are found."""
 _DEPTH: Final = 6
-"""Levels of choices and parts that are looked into."""
+"""The maximum depth of choices and parts that are examined."""
 _BRANCHES: Final = 64
 _ITEMS: Final = 8
 
@@ -49,12 +49,12 @@ class Emptiness:
         self._left = 0
 
     def is_empty(self, ids: Ids, done: frozenset[Group], *, choices: bool = True) -> bool:
-        """Whether no value fits all of these.
+        """Whether no value matches all of some schemas.
 
         Args:
             ids: The schemas.
             done: Choices that were made.
-            choices: Look at what the other choices leave, too.
+            choices: Examine the remaining choices, too.
         """
         self._left = min(_PROBES, self._in_all)
         started = self._left
@@ -73,7 +73,7 @@ class Emptiness:
         bases, groups = gathered
         left = [g for g in groups if g not in done]
         if left and depth and choices:
-            if bases and self._contradict(bases, 0):  # or each choice would find it again
+            if bases and self._contradict(bases, 0):  # otherwise each branch would find it again
                 return True
             group = left[0]
             branches = self.branches(group, bases)
@@ -84,14 +84,14 @@ class Emptiness:
         return bool(bases) and self._contradict(bases, depth)
 
     def _contradict(self, bases: Sequence[Any], depth: int) -> bool:
-        """Whether no value fits these, apart from their choices."""
+        """Whether no value matches these schemas, apart from their choices."""
         wanted = Wanted(bases)
         if wanted.values is not None:
             return not any(self._values.fits_bases(bases, v, listed=True) for v in wanted.values)
         return all(self._is_kind_empty(kind, bases, wanted, depth) for kind in wanted.kinds)
 
     def branches(self, group: Group, bases: Sequence[Any]) -> Sequence[Any]:
-        """What there is to choose among, beside schemas."""
+        """The branches of a choice, given the other schemas."""
         if group[1] == HAS_PROPERTY:
             wanted = self._sets.schema(group)[HAS_PROPERTY]
             return [self._sets.same(b) for b in witness_branches(bases, wanted, self._patterns)]

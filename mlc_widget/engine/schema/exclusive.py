@@ -1,4 +1,4 @@
-"""The branches of a oneOf, each without what fits another."""
+"""The branches of a oneOf, each without the values that match another."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mlc_widget.engine.schema.emptiness import Emptiness
 from mlc_widget.engine.schema.sets import Group, Ids, SchemaSets
 
 _WAYS: Final = 24
-"""Ways to fit one branch and no other that are written, of all branches."""
+"""The maximum number of alternatives, over all branches, for matching exactly one of them."""
 _OPTIONS: Final = 4
-"""Ways not to fit one of the others."""
+"""The maximum number of alternatives for not matching one other branch."""
 _COSTLIER: Final = 5
-"""So many times as long as the simplest of them may be another."""
+"""An alternative may be at most so many times as long as the simplest one."""
 
 
 def exclusive(
@@ -31,15 +31,15 @@ def exclusive(
     """The sets of schemas of the branches of a oneOf, narrowed until they exclude each other.
 
     Args:
-        sets: Of all schemas.
+        sets: The sets of all schemas.
         emptiness: Tells which branches overlap.
         at: The path of the oneOf.
         branches: Its schemas.
-        chosen: For each branch, it and whatever else the value is to fit.
+        chosen: For each branch, the branch and everything else that the value must match.
         done: The choices that were made.
 
     Raises:
-        UnsupportedFieldError: They overlap in a way that cannot be told.
+        UnsupportedFieldError: They overlap in a way that cannot be excluded.
     """
     made: list[Ids] = []
     most = max(2, _WAYS // len(branches))
@@ -63,7 +63,7 @@ def exclusive(
 def _without(
     sets: SchemaSets, emptiness: Emptiness, one: Ids, other: Any, done: frozenset[Group]
 ) -> list[Ids]:
-    """Ways to fit some schemas and not another: the simplest few that can be written."""
+    """The simplest alternatives for matching some schemas and not another."""
     if emptiness.is_empty(sets.joined(one, sets.ids([other])), done):
         return [one]
     opposite = complement(sets.resolved(other), lenient=True)
@@ -83,6 +83,6 @@ def _without(
 
 
 def _cost(option: Any) -> int:
-    """How much a schema brings with it: what is behind references most of all."""
+    """How costly a schema is; references cost most."""
     text = json.dumps(option)
     return len(text) + 1000 * text.count('"$ref"')

@@ -1,4 +1,4 @@
-"""Regular expressions that match only a few texts from end to end, and these texts."""
+"""Lists the texts that a regular expression matches, if they are few."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class _NotFinite(Exception):
 def matching_texts(pattern: str) -> tuple[str, ...] | None:
     """All texts that match a pattern such as ``^(red|green)[1-3]$``; None if they are not few.
 
-    Only what says plainly that it matches from end to end is understood: None is no proof that
-    they are many.
+    Only simple patterns that begin with ``^`` and end with ``$`` are understood: None does not
+    prove that there are many.
     """
     if not (pattern.startswith("^") and pattern.endswith("$")) or len(pattern) > 2000:
         return None
     try:
         reader = _Reader(pattern[1:-1])
         texts = reader.sequence()
-        if reader.at < len(reader.text):  # as of ^a|b$, whose ends are not those of the text
+        if reader.at < len(reader.text):  # as in ^a|b$, which does not match whole texts
             return None
     except _NotFinite:
         return None

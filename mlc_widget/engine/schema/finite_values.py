@@ -1,4 +1,4 @@
-"""The values that fit several schemas, where they are few."""
+"""Lists the values that match several schemas, if they are few."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlc_widget.engine.schema.sets import Group, Ids, SchemaSets
 from mlc_widget.engine.schema.values import Values
 
 MOST: Final = 64
-"""Values that are few; of what has more branches, none is looked at."""
+"""The maximum number of values, and of branches of a choice that are examined."""
 
 
 class FiniteValues:
@@ -23,7 +23,7 @@ class FiniteValues:
         self._values = values
 
     def of(self, ids: Ids) -> list[Any] | None:
-        """All values that fit a set of schemas, each once; None if they are not few."""
+        """All values that match a set of schemas, each once; None if they are not few."""
         found = self._candidates(ids, frozenset())
         if found is None:
             return None

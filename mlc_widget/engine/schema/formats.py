@@ -1,7 +1,6 @@
-"""Formats of strings as regular expressions: their usual texts, of which there are others.
+"""Regular expressions for the usual texts of string formats; a format may allow others, too.
 
-llguidance knows the formats only in a JSON schema, where they cannot be combined with what a string
-must not be.
+llguidance knows formats only within a JSON schema, where exclusions cannot be expressed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The properties of an object that no schema names: their keys, and what their values fit."""
+"""The properties that no schema names: their keys, and the schemas of their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlc_widget.engine.schema.sets import Ids, SchemaSets
 
 
 class FreeKeys:
-    """Finds them for several schemas at once."""
+    """Finds these properties for several schemas at once."""
 
     def __init__(self, sets: SchemaSets, members: Members, patterns: KeyPatterns, at: str) -> None:
         self._sets = sets
@@ -24,7 +24,7 @@ class FreeKeys:
         self._at = at
 
     def names(self, bases: Sequence[Any]) -> list[str]:
-        """The properties that schemas name, one way or another."""
+        """The properties that the schemas name in some way."""
         names = dict.fromkeys(n for b in bases for n in b.get("properties", ()))
         names.update(dict.fromkeys(n for b in bases for n in b.get("required", ())))
         for pattern in _patterns_of(bases):  # few enough to be listed: they are names, too
@@ -36,17 +36,17 @@ class FreeKeys:
         return list(names)
 
     def options(self, bases: Sequence[Any], names: Sequence[str]) -> list[tuple[str, Ids]]:
-        """All of them: an expression of keys, and the schemas of their values.
+        """Each group of such properties: an expression for the keys, and the schemas of the values.
 
         Raises:
-            UnsupportedFieldError: Keys cannot be held to a pattern.
+            UnsupportedFieldError: A pattern of keys cannot be enforced.
         """
         patterns = _patterns_of(bases)
         endless = [p for p in patterns if matching_texts(p) is None]
         return self._keys(bases, endless, names, lambda matched: ())
 
     def witnesses(self, bases: Sequence[Any], names: Sequence[str]) -> list[tuple[str, Ids]] | None:
-        """Those of which one must be there, by our keyword `FREE_PROPERTY`; None if none need."""
+        """Those of which our keyword `FREE_PROPERTY` requires one; None if it does not occur."""
         wanted = [b[FREE_PROPERTY] for b in bases if FREE_PROPERTY in b]
         if not wanted:
             return None
@@ -110,7 +110,7 @@ class FreeKeys:
 
 
 def limits_of(bases: Sequence[Any]) -> list[Any]:
-    """What `propertyNames` say."""
+    """The values of `propertyNames`."""
     return [b["propertyNames"] for b in bases if "propertyNames" in b]
 
 

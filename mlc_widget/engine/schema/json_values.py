@@ -1,4 +1,4 @@
-"""Values that a schema has for constants: what can be written as JSON, and how much it is."""
+"""Checks the constants of a schema: whether they can be written as JSON, and how long they are."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def size_of(value: Any) -> int:
 
 
 def shown(value: Any) -> str:
-    """A value for an error message, shortened however long or deep it is."""
+    """A value for an error message, shortened if it is long or deep."""
     try:
         return f"{value!r:.120}"
     except (RecursionError, ValueError):

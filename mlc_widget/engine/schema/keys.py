@@ -1,4 +1,4 @@
-"""Keys of JSON objects that no schema names: those that match patterns, and those that differ."""
+"""Expressions for object keys that no schema names: by patterns, and distinct from each other."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 _TEXT: Final = r'/[^"\\\x00-\x1F\x7F]+/'
-"""Without what would have to be escaped, so that each key has one spelling."""
+"""Text without characters that must be escaped, so that each key has one spelling."""
 _ASCII: Final = r"/[\x20\x21\x23-\x5B\x5D-\x7E]+/"
-"""Where readers differ on which keys beyond ASCII match a pattern."""
+"""ASCII only, for patterns whose meaning beyond ASCII depends on the reader."""
 _ALL_COMBINATIONS: Final = 3
-"""Patterns of which every combination is looked at; of more, keys match one at most."""
+"""The most patterns of which every combination is tried; of more, keys match one at most."""
 _CLASSES: Final = 26
-"""Classes of characters by which texts are told apart to count them."""
+"""The number of classes of characters by which texts are counted."""
 _ENOUGH: Final = 8
-"""Texts that are counted at one place before another is tried."""
+"""If so many texts are counted at one place, no other place is tried."""
 _PLACES: Final = (r"(?s:.*)%s", r"%s(?s:.*)", r"(?s:.*)%s(?s:.)", r"(?s:.)%s(?s:.*)")
 
 
 class KeyPatterns:
-    """Expressions of keys in llguidance's Lark, each for use within one terminal."""
+    """Makes expressions for keys in llguidance's Lark, each for use within one terminal."""
 
     def __init__(self, satisfiable: Callable[[str], bool]) -> None:
-        """Begin.
+        """Set up.
 
         Args:
-            satisfiable: Whether some text fits a grammar.
+            satisfiable: Says whether any text matches a grammar.
         """
         self._satisfiable = satisfiable
         self._matches: dict[tuple[str, str], bool] = {}
@@ -44,7 +44,7 @@ class KeyPatterns:
 
     @staticmethod
     def combinations(patterns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """Which patterns a key may match at once, no pattern last."""
+        """The combinations of patterns that a key may match at once; the last one is empty."""
         most = len(patterns) if len(patterns) <= _ALL_COMBINATIONS else 1
         for n in range(1, most + 1):
             yield from itertools.combinations(patterns, n)
@@ -57,16 +57,16 @@ class KeyPatterns:
         names: Sequence[str],
         limits: Sequence[Any] = (),
     ) -> str | None:
-        """The keys that match some patterns, none of the others, and are no names.
+        """The keys that match some patterns and no others, and are not among some names.
 
         Args:
-            matched: Those that they match.
-            patterns: All.
-            names: Of other properties.
-            limits: What a schema's `propertyNames` say.
+            matched: The patterns that they match.
+            patterns: All patterns.
+            names: The names of other properties.
+            limits: The values of `propertyNames`.
 
         Returns:
-            An expression of their texts without quotes; None if a pattern cannot be written.
+            An expression for the keys without quotes; None if a pattern cannot be written.
         """
         parts = [_TEXT if all(map(is_read_alike, patterns)) else _ASCII]
         for pattern in patterns:
@@ -95,7 +95,9 @@ class KeyPatterns:
         return self._satisfiable(f"start: K\nK: {keys}")
 
     def at_least(self, texts: str) -> int:
-        """So many texts an expression has, as far as is seen by one character of them; 26 at most.
+        """A lower bound of the number of texts that an expression matches, at most 26.
+
+        Texts are told apart by one of their characters.
 
         Args:
             texts: An expression for use within a terminal.
@@ -109,13 +111,13 @@ class KeyPatterns:
         return most
 
     def distinct(self, options: Sequence[str], count: int) -> list[str] | None:
-        """Expressions to be joined with others by ``&``, so that the keys of each differ.
+        """Expressions to be joined with others by ``&``, so that the keys of each are distinct.
 
-        They differ by one character, at the first place of a few where every part has keys.
+        They differ in one character, at the first of a few places where every part has keys.
 
         Args:
             options: The keys that there are, as expressions.
-            count: How many parts.
+            count: The number of parts.
         """
         for place in _PLACES:
             parts = [f"/{place % _class(i, count)}/" for i in range(count)]
@@ -125,7 +127,7 @@ class KeyPatterns:
 
 
 def _class(index: int, count: int) -> str:
-    """A class of characters; those with another index have no character of it."""
+    """A class of characters; classes with different indexes are disjoint."""
     chars = [c for c in range(0x20, 0x7F) if c % count == index and chr(c) not in '"\\']
     rest = r"\x{80}-\x{10FFFF}" if index == 0 else ""
     return "[" + "".join(f"\\x{c:02x}" for c in chars) + rest + "]"
@@ -137,7 +139,7 @@ def can_be_written(pattern: str) -> bool:
 
 
 def whole_pattern(pattern: str) -> str | None:
-    """A pattern that may be found anywhere as one that matches from end to end, in Lark."""
+    """Rewrite a pattern that may match anywhere as one that matches whole texts, in Lark."""
     made = []
     for part in _alternatives(pattern):
         head, tail = "(?s:.*)", "(?s:.*)"
@@ -182,7 +184,7 @@ def _is_escaped(text: str, at: int) -> bool:
 
 
 def _ascii(part: str) -> str:
-    r"""As Lark has it between slashes, with \d and \w for ASCII only, as JSON Schema has them."""
+    r"""The text between Lark's slashes, with \d and \w for ASCII only, as in JSON Schema."""
     made, in_class, i = "", False, 0
     while i < len(part):
         pair = part[i : i + 2]

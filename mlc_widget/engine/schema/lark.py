@@ -1,4 +1,4 @@
-"""The text of a grammar as it is written: rules, terminals, and strings left to llguidance."""
+"""The text of a grammar in progress: rules, terminals, and strings that are left to llguidance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Final, Protocol
 from mlc_widget.engine.schema.layout import Scalars
 
 WHITESPACE: Final = r"(\x20|\x0A[\x20\x09]{0,24})"
-"""Between the parts of a JSON text: a space, or a break and indentation, and no more."""
+"""What may separate the parts of a JSON text: a space, or a line break and indentation."""
 PLAIN_STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt])*"'
-"""Strings of which each has one spelling."""
+"""Strings with exactly one spelling each."""
 STRING: Final = r'"([^"\\\x00-\x1F\x7F]|\\["\\bfnrt]|\\u00[01][0-9a-f])*"'
 
 MARK: Final = "@"
@@ -21,7 +21,7 @@ MARK: Final = "@"
 
 
 LARGEST: Final = 4 * 1024 * 1024
-"""Characters of a grammar; what would have more is refused before it takes memory."""
+"""The maximum number of characters of a grammar; it is refused before it takes more memory."""
 TOO_LARGE: Final = "makes a grammar that is too large"
 
 
@@ -36,17 +36,17 @@ class Checker(Protocol):
     """
 
     def tick(self) -> None:
-        """Look at the time."""
+        """Check the time."""
 
     def is_satisfiable(self, lark: str) -> bool:
-        """Whether some text fits a grammar; true where it cannot be told."""
+        """Whether any text matches a grammar; true if that is not known."""
 
     def can_compile(self, lark: str) -> bool:
         """Whether a grammar can be used."""
 
 
 class LarkText:
-    """A grammar in the making; whatever is written twice is there once.
+    """A grammar in progress; what is added twice is contained once.
 
     Attributes:
         distinct: What the runtime must know of arrays with `uniqueItems`; see `mark`.
@@ -60,53 +60,53 @@ class LarkText:
         self.distinct: dict[str, dict[str, Any]] = {}
 
     def rule(self, body: str, name: str | None = None) -> str:
-        """The name of a new rule."""
+        """Add a rule and return its name."""
         name = name or self.new_name()
         self._rules.append(f"{name}: {body}")
         self.count(body)
         return name
 
     def count(self, text: str) -> None:
-        """Count a text that will be a part of the grammar.
+        """Count the characters of a part of the grammar.
 
         Raises:
-            TooCostlyError: All together are too large.
+            TooCostlyError: The grammar is too large.
         """
         self._size += len(text)
         if self._size > LARGEST:
             raise TooCostlyError(TOO_LARGE)
 
     def new_name(self) -> str:
-        """The name of a rule that is written later."""
+        """A new name, for a rule that is added later."""
         self._made += 1
         return f"r{self._made - 1}"
 
     def terminal(self, text: str) -> str:
-        """The name of a terminal."""
+        """Add a terminal and return its name."""
         if text not in self._terminals:
             self._terminals[text] = f"T{len(self._terminals)}"
             self.count(text)
         return self._terminals[text]
 
     def regex(self, pattern: str) -> str:
-        """The name of the terminal of a regular expression."""
+        """Add a terminal for a regular expression and return its name."""
         return self.terminal(regex(pattern))
 
     def json(self, schema: Mapping[str, Any]) -> str:
-        """The name of a rule for what fits a schema, by llguidance's own reading of it."""
+        """Add a rule for what matches a schema, as llguidance reads it, and return its name."""
         text = json.dumps({"x-guidance": {"whitespace_pattern": WHITESPACE}, **schema})
         return self._strings.setdefault(text, f"s{len(self._strings)}")
 
     def mark(self, items: Scalars) -> str:
-        """The name of a terminal that stands before different items, and in no answer.
+        """Add a terminal that marks the beginning of distinct items, and return its name.
 
-        Where the grammar would accept it, the runtime knows that such an array has begun; by its
-        text it finds the items in `distinct`.
+        It occurs in no answer: where the grammar would accept it, the runtime knows that such an
+        array has begun, and finds the items in `distinct` by the mark's text.
         """
         wanted = {
             "strings": items.strings,
             "others": items.others,
-            # Whether there is always a string for a quote that comes in one token with a comma.
+            # Whether a quote may come in one token with a comma, as there is always a string left.
             "quote_after_comma": not items.others or items.string_count == math.inf,
         }
         text = f"{MARK}{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]}"
@@ -114,7 +114,7 @@ class LarkText:
         return self.terminal(quoted(text))
 
     def text(self, start: str) -> str:
-        """The whole, beginning with a rule."""
+        """The text of the whole grammar, which begins with a given rule."""
         strings = [f"{name}: %json {text}" for text, name in self._strings.items()]
         terminals = [f"{name}: {text}" for text, name in self._terminals.items()]
         head = ['%llguidance {"ignore_once": true}', f"%ignore /{WHITESPACE}/", f"start: {start}"]
@@ -122,7 +122,7 @@ class LarkText:
 
 
 def regex(pattern: str) -> str:
-    """A regular expression as Lark has it."""
+    """A regular expression in Lark's syntax."""
     return "/" + pattern.replace("/", r"\/") + "/"
 
 
@@ -132,12 +132,12 @@ def json_text(value: Any) -> str:
 
 
 def times(text: str, low: int, high: int | None) -> str:
-    """A text from `low` to `high` times."""
+    """A text repeated `low` to `high` times."""
     if high == 0:
         return ""
     return f"({text}){{{low},{'' if high is None else high}}}"
 
 
 def quoted(text: str) -> str:
-    """A text as a literal of Lark."""
+    """A text as a string literal of Lark."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The shapes of values: which parts they have, and how many of them, before they are written."""
+"""The shapes of objects and arrays before they are written: their parts, and how many."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from operator import ge
 from typing import Final
 
 FREE_KEYS: Final = 64
-"""Properties that no schema names, in an object whose schema does not say how many it has."""
+"""The maximum number of properties that no schema names, unless a schema says otherwise."""
 
 
 @dataclass(slots=True)
 class ObjectShape:
-    """Named properties (name, node, whether it is required), then free ones (keys, node).
+    """Named properties (name, node, whether it is required), then others (keys, node).
 
-    One of `last`, where it is not None, comes at the end.
+    If `last` is not None, one of its properties comes at the end.
     """
 
     named: list[tuple[str, str, bool]]
@@ -28,7 +28,7 @@ class ObjectShape:
     last: list[tuple[str, str]] | None = None
 
     def is_alive(self, alive: Set[str]) -> bool:
-        """Whether there is one, of nodes that some value fits."""
+        """Whether such a value exists, given the nodes that some value matches."""
         required = sum(r for _, _, r in self.named)
         if self.last is not None:
             if not any(n in alive for _, n in self.last):
@@ -45,13 +45,13 @@ class ObjectShape:
 
 @dataclass(slots=True)
 class Found:
-    """Of an array's items some must be of another kind, too, and maybe not too many.
+    """How many of an array's items must match another schema, too, as for `contains`.
 
     Attributes:
-        prefix: The nodes of the first items, if they are of that kind.
-        rest: That of the others.
-        low: So many are.
-        high: No more are; None if there may be any number.
+        prefix: The nodes of the first items that match it.
+        rest: The node of the others that match it.
+        low: The minimum number of matches.
+        high: The maximum; None without a limit.
     """
 
     prefix: list[str]
@@ -62,12 +62,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """Values without parts.
+    """Strings, numbers, booleans and null, each with one spelling.
 
     Attributes:
-        strings: Expressions of Lark for the texts of strings, without their quotes.
-        others: Expressions for the texts of numbers, truth values and null.
-        count: There are at least so many of either; inf if there is no end of them.
+        strings: Expressions of Lark for strings without their quotes.
+        others: Expressions for numbers, booleans and null.
+        count: A lower bound of the number of values; inf if it is unlimited.
         string_count: The same for strings alone.
     """
 
@@ -84,10 +84,10 @@ class ArrayShape:
     Attributes:
         prefix: The nodes of the first items.
         rest: The node of the others.
-        low: So many items there are at least.
-        high: So many at most; None without a limit.
-        found: What each `contains` wants of them.
-        distinct: The items, as texts of Lark of which each comes once at most; instead of nodes.
+        low: The minimum number of items.
+        high: The maximum; None without a limit.
+        found: What each `contains` requires of them.
+        distinct: Instead of nodes, the items as texts of Lark, each of which occurs at most once.
         scalars: The same for items that are too many to be listed.
     """
 
@@ -100,7 +100,7 @@ class ArrayShape:
     scalars: Scalars | None = None
 
     def is_alive(self, alive: Set[str]) -> bool:
-        """Whether there is one, of nodes that some value fits."""
+        """Whether such a value exists, given the nodes that some value matches."""
         if self.high is not None and self.low > self.high:
             return False
         if self.distinct is not None:
@@ -113,9 +113,9 @@ class ArrayShape:
         return all(n in alive for n in needed)
 
     def _has_found(self, alive: Set[str]) -> bool:
-        """The same where some items must be found, each for one of them."""
+        """The same for an array with `found`."""
         wanted = [f.low for f in self.found]
-        reached = {tuple(0 for _ in wanted)}  # how many were found among the items so far
+        reached = {tuple(0 for _ in wanted)}  # numbers of matches among the items so far
         for i in range(len(self.prefix) + max(self.low, sum(wanted)) + 1):
             if i >= self.low and any(all(map(ge, counts, wanted)) for counts in reached):
                 return True
@@ -137,7 +137,7 @@ class ArrayShape:
 
 @dataclass(slots=True)
 class Node:
-    """What a value may be: texts of Lark, other nodes, objects and arrays."""
+    """The alternatives for a value: texts of Lark, other nodes, objects and arrays."""
 
     texts: list[str] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
@@ -146,7 +146,7 @@ class Node:
 
 
 def has_value(node: Node, alive: Set[str]) -> bool:
-    """Whether some value fits a node, as far as is known of others."""
+    """Whether some value matches a node, given the nodes that some value is known to match."""
     return (
         bool(node.texts)
         or any(n in alive for n in node.nodes)

@@ -1,4 +1,4 @@
-"""Schemas that know where they stand."""
+"""Schemas that know their path in the request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LocatedSchema(dict[str, Any]):
 
     Attributes:
         at: The path.
-        problem: Why no value fits it, where that is plain. It may still be an option among others.
+        problem: Why no value matches it, if that is obvious. It may be one of several options.
     """
 
     def __init__(self, at: str) -> None:
@@ -27,7 +27,7 @@ class LocatedSchema(dict[str, Any]):
 
 
 def located(schema: Any, at: str) -> Any:
-    """A schema whose parts that were made, and were not in the request, stand at one path of it."""
+    """Give one path to all parts of a schema that were generated, rather than in the request."""
     if isinstance(schema, list):
         return [located(part, at) for part in schema]
     if not isinstance(schema, dict) or isinstance(schema, LocatedSchema):

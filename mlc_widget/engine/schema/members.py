@@ -1,4 +1,4 @@
-"""What several schemas want of one item of an array, or of one property of an object."""
+"""The schemas that an item of an array, or a property of an object, must match."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Members:
         self._patterns = patterns
 
     def item(self, bases: Sequence[Any], index: int) -> Ids:
-        """What the item at an index must fit."""
+        """The schemas of the item at an index."""
         found = []
         for base in bases:
             prefix = base.get("prefixItems", ())
@@ -25,7 +25,7 @@ class Members:
         return self._sets.ids(found)
 
     def property(self, bases: Sequence[Any], name: str) -> Ids:
-        """What the value of a property must fit."""
+        """The schemas of a property's value."""
         found: list[Any] = []
         for base in bases:
             mine = [base["properties"][name]] if name in base.get("properties", ()) else []
@@ -38,7 +38,7 @@ class Members:
         return self._sets.ids(found)
 
     def free(self, bases: Sequence[Any], matched: Sequence[str]) -> Ids:
-        """What the value of a key must fit that no schema names and that matches some patterns."""
+        """The schemas of the value of a key that no schema names and that matches some patterns."""
         found: list[Any] = []
         for base in bases:
             own = base.get("patternProperties", {})

@@ -1,8 +1,8 @@
-"""Numbers of JSON schemas as regular expressions of their digits, computed exactly.
+"""Ranges of numbers as regular expressions of their digits, computed exactly.
 
-A bound is the number that its JSON text says, an integer as long as it may be. A number with a
-fraction is read as a double by whoever parses the answer, so its bounds are drawn between doubles:
-no text that is allowed is rounded onto a number that is not.
+A bound is the exact number in its JSON text, however long. Whoever parses the answer reads a number
+with a fraction as a double, so bounds of fractions are computed in doubles: no allowed text is
+rounded to a number outside of the range.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from mlc_widget.engine.schema.digits import (
 Number: TypeAlias = int | float
 
 _LISTED: Final = 10_001
-"""Multiples within bounds that are listed one by one."""
+"""If there are fewer multiples within the bounds, they are listed one by one."""
 _DIVISOR: Final = 4096
 """The largest divisor whose multiples llguidance follows digit by digit."""
 _FAR: Final = 10**15
-"""Multiples beyond it are not written where they cannot be listed."""
+"""The greatest multiple that is written if they cannot be listed."""
 
 
 class CannotBeWrittenError(Exception):
-    """No regular expression of a bearable size describes these numbers."""
+    """No regular expression of a reasonable size describes these numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What a number may be.
+    """A set of numbers.
 
     Attributes:
         low: It is at least this.
         high: It is at most this.
         above: It is more than this.
         below: It is less than this.
-        multiples_of: Each of these divides it.
+        multiples_of: It is a multiple of each of these.
         integer: It is an integer.
-        fractional: It is none.
+        fractional: It is not an integer.
     """
 
     low: Number | None = None
@@ -60,7 +60,7 @@ class Range:
     fractional: bool = False
 
     def within(self, other: Range) -> Range:
-        """What both allow."""
+        """The intersection with another range."""
         return Range(
             _pick(max, self.low, other.low),
             _pick(min, self.high, other.high),
@@ -72,7 +72,7 @@ class Range:
         )
 
     def has(self, value: Number) -> bool:
-        """Whether a number is one of these."""
+        """Whether a number is in the set."""
         whole = not isinstance(value, float) or value.is_integer()
         if (self.integer and not whole) or (self.fractional and whole):
             return False
@@ -85,13 +85,13 @@ class Range:
         )
 
     def pattern(self) -> str | None:
-        """A regular expression of their texts; None if there are none.
+        """A regular expression for the numbers; None if there are none.
 
-        Where they are `fractional` it has integers with a point, too: only those are meant that
-        `FRACTION` matches as well.
+        If they are `fractional`, it also matches integers such as 1.0: only texts that match
+        `FRACTION`, too, are in the set.
 
         Raises:
-            CannotBeWrittenError: They are multiples, and too many to be listed; see `multiples`.
+            CannotBeWrittenError: There are too many multiples to list; see `multiples`.
         """
         if self == Range():
             return NUMBER
@@ -111,12 +111,12 @@ class Range:
         return either(found)
 
     def multiples(self) -> dict[str, Any]:
-        """A schema of multiples that are too many to be listed.
+        """A schema for multiples that are too many to list.
 
-        Its numbers are small and round enough for any reader: the range is cut where they end.
+        The range is cut so that any reader represents its numbers exactly.
 
         Raises:
-            CannotBeWrittenError: The divisor is no such number, or none of its multiples is.
+            CannotBeWrittenError: The divisor, or every multiple, is outside of that range.
         """
         if self.fractional:
             raise CannotBeWrittenError
@@ -136,7 +136,7 @@ class Range:
         return {"type": kind, "multipleOf": divisor, "minimum": bounds[0], "maximum": bounds[1]}
 
     def count(self) -> float:
-        """At least so many they are: inf if there is no end of them, 0 if that is not known."""
+        """A lower bound of how many there are; inf if unlimited, 0 if it is not known."""
         if not all(isinstance(m, int) for m in self.multiples_of):
             return 0
         if self.multiples_of:
@@ -161,14 +161,14 @@ class Range:
         return either([literal(_plain(v)) for v in values if self.has(_read(v))])
 
     def _multiple_bounds(self) -> tuple[int | None, int | None]:
-        """How often the step goes into the least and the greatest of the multiples."""
+        """The smallest and the largest multiple, divided by the step; None without a bound."""
         step = self._step()
         low, high = self._fraction_bounds()
         first = None if low is None else math.ceil(low / step)
         return first, None if high is None else math.floor(high / step)
 
     def _step(self) -> Fraction:
-        """Between one multiple and the next."""
+        """The difference between successive multiples."""
         fractions = [exact(m) for m in self.multiples_of]
         step = Fraction(
             math.lcm(*(f.numerator for f in fractions)),
@@ -192,11 +192,11 @@ class Range:
         return _pick(max, low, above), _pick(min, high, below)
 
     def _decimal_bounds(self) -> tuple[Decimal | None, Decimal | None]:
-        """Between which every text with a fraction is read as a double that is allowed."""
+        """Bounds between which every decimal fraction is read as a double in the range."""
         low, high = _double(self.low, 1, False), _double(self.high, -1, False)
         above, below = _double(self.above, 1, True), _double(self.below, -1, True)
         least, most = _pick(max, low, above), _pick(min, high, below)
-        # Rounder where there is room: what is more than 0 is 1e-15 or more, not 5e-324 or more.
+        # Rounder bounds if there is room: more than 0 means at least 1e-15, not at least 5e-324.
         if self.above is not None and above == least:
             rounder = _decimal(self.above) + _grain(self.above)
             if above is not None and above < rounder and (most is None or rounder < most):
@@ -209,13 +209,13 @@ class Range:
 
 
 def constant_pattern(value: Number) -> str:
-    """A regular expression of the texts of one number."""
+    """A regular expression for the spellings of one number."""
     texts = dict.fromkeys([_json(value), _plain(exact(value)), repr(value)])
     return "|".join(literal(t) for t in texts if len(t) < 400)
 
 
 def decimal_text(value: Number) -> str:
-    """A number's digits without an exponent; as Python has it if they are too many."""
+    """A number in decimal digits without an exponent; its `repr` if they are too many."""
     text = _plain(exact(value))
     return text if len(text) < 400 else repr(value)
 
@@ -226,7 +226,7 @@ def _json(value: Number) -> str:
 
 
 def exact(value: Number) -> Fraction:
-    """The number that its JSON text says."""
+    """The exact number in a number's JSON text."""
     return Fraction(value) if isinstance(value, int) else Fraction(repr(value))
 
 
@@ -235,12 +235,12 @@ def _decimal(value: Number) -> Decimal:
 
 
 def _read(value: Fraction) -> Number:
-    """As a JSON reader has it that is given its text."""
+    """The value that a JSON reader has after reading the number's text."""
     return value.numerator if value.denominator == 1 else float(_plain(value))
 
 
 def _plain(value: Fraction) -> str:
-    """As decimal digits without an exponent. The value has finitely many."""
+    """Decimal digits without an exponent, of which the value must have finitely many."""
     places = 0
     denominator = value.denominator
     while denominator != 1:
@@ -254,7 +254,7 @@ def _plain(value: Fraction) -> str:
 def _divides(divisor: Number, value: Number) -> bool:
     if exact(value) % exact(divisor):
         return False
-    # Validators divide doubles; what they would refuse is not written.
+    # Validators divide doubles; what they would reject is left out.
     return not isinstance(divisor, float) or (value / divisor) == int(value / divisor)
 
 
@@ -275,6 +275,6 @@ def _double(bound: Number | None, up: int, exclusive: bool) -> Decimal | None:
 
 
 def _grain(bound: Number) -> Decimal:
-    """So much that a double still tells a bound from what is this far away."""
+    """A difference from the bound that doubles can still represent."""
     value = _decimal(bound)
     return Decimal(1).scaleb(max(value.adjusted() if value else 0, 0) - 14)

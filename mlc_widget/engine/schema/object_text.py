@@ -13,13 +13,13 @@ from mlc_widget.engine.schema.layout import ObjectShape
 from mlc_widget.engine.schema.writer import Writer
 
 _COUNTED: Final = 100
-"""Named properties of an object of which some number must be there."""
+"""The maximum number of named properties that can be counted for `minProperties`."""
 _ANY_ORDER: Final = 5
-"""Properties without a name that must be there, and may yet come in any order."""
+"""The maximum number of required unnamed properties that may come in any order."""
 _DISTINCT: Final = 26
-"""Properties without a name of which so many must be there that they must differ."""
+"""The maximum number of unnamed properties that are required to have distinct keys."""
 _BLOCK: Final = 16
-"""Properties in one rule; rules that lead to each other one by one would be too deep."""
+"""The number of properties in one rule; a chain of one rule per property would be too deep."""
 
 
 def object_text(wanted: ObjectShape, writer: Writer) -> str:
@@ -40,7 +40,7 @@ class _Objects:
         free = [(keys, node) for keys, node in wanted.free if alive(node)]
         required, low, high = sum(r for _, r in named), wanted.low, wanted.high
         if wanted.last is not None:
-            # A free property may have the key of the last: then only one of them counts.
+            # A free property may have the same key as the last one; then they count as one.
             low = low if free and low > 1 else max(0, low - 1)
             high = None if high is None else high - 1
             wanted = replace(wanted, low=low, high=high)
@@ -57,7 +57,7 @@ class _Objects:
         return f'{quoted(json_text(name))} ":" {self._writer.use(node)}'
 
     def _listed(self, named: list[tuple[str, bool]], free: Callable[[bool], str]) -> str:
-        """Properties in their order, whichever of them come, with commas between them."""
+        """Any of the properties, in their order, with commas between them."""
         first_required = next((i for i, (_, required) in enumerate(named) if required), None)
         tails = self._tails(named, free(False))
         last = len(named) - 1 if first_required is None else first_required
@@ -67,7 +67,7 @@ class _Objects:
         return f"({' | '.join(options)})"
 
     def _tails(self, named: list[tuple[str, bool]], free: str) -> Callable[[int], str]:
-        """What may follow when the properties before an index have been decided."""
+        """What may follow after the properties before an index."""
         end = self._lark.rule(free) if free and len(named) > 1 else free
         starts = {len(named): end}
         pieces = [f'"," {text}' if required else self._lark.rule(f'("," {text})?')
@@ -85,7 +85,7 @@ class _Objects:
         return tail
 
     def _counted(self, named: list[tuple[str, bool]], free: _Free, wanted: ObjectShape) -> str:
-        """The same where only so many may or must come: a rule for each place and count."""
+        """The same with a minimum or maximum number: one rule for each position and count."""
         low, high = wanted.low, wanted.high
         if len(named) > _COUNTED:
             at = f"{wanted.at}.{'minProperties' if low else 'maxProperties'}"
@@ -94,7 +94,7 @@ class _Objects:
                 "it out.",
                 param=at,
             )
-        most = max(low, 1) if high is None else high  # beyond it the count makes no difference
+        most = max(low, 1) if high is None else high  # a higher count makes no difference
         n = len(named)
         needed = [sum(r for _, r in named[i:]) for i in range(n + 1)]
         rules: dict[tuple[int, int], str | None] = {}
@@ -122,7 +122,7 @@ class _Objects:
 
 
 class _Free:
-    """The properties that no schema names, after those that one does."""
+    """The properties that no schema names; they come after those that are named."""
 
     def __init__(
         self, writer: Writer, options: list[tuple[str, str]], distinct: int, wanted: ObjectShape
@@ -171,7 +171,7 @@ class _Free:
         return f"({one} {times(more, 0, most - 1)})?" if first else times(more, 0, most)
 
     def _differing(self, count: int) -> str:
-        """So many that differ from each other, so that they count: in any order if they are few."""
+        """A number of properties with distinct keys, in any order if they are few."""
         if count == 1:
             return self._member(-1)
         if count > _ANY_ORDER:

@@ -13,9 +13,9 @@ from urllib.parse import unquote, urljoin
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 
 _PARTS: Final = 100_000
-"""Values of a schema that are searched for identifiers."""
+"""The maximum number of a schema's values that are searched for identifiers."""
 _VALUES: Final = frozenset({"const", "enum", "default", "examples", "example"})
-"""Keywords whose values are no schemas."""
+"""Keywords whose values are not schemas."""
 
 _Place: TypeAlias = tuple[Any, str]
 """A part of the schema, and its path."""
@@ -23,7 +23,7 @@ _Place: TypeAlias = tuple[Any, str]
 
 @dataclass(slots=True)
 class _Resource:
-    """A part of the schema with an identifier, or the whole."""
+    """A part of the schema with an identifier, or the whole schema."""
 
     node: Any
     path: str
@@ -33,10 +33,10 @@ class _Resource:
 
 
 class References:
-    """Finds what references lead to, and gives each target a name."""
+    """Finds the targets of references, and gives each a name."""
 
     def __init__(self, root: Any, at: str) -> None:
-        """Know a schema.
+        """Set up for a schema.
 
         Args:
             root: The schema.
@@ -50,7 +50,7 @@ class References:
         self._holder: dict[int, _Resource] | None = None
 
     def follow(self, at: str, reference: str, schema: Any) -> str:
-        """The name of what a ``$ref`` leads to.
+        """The name of the target of a ``$ref``.
 
         Args:
             at: The path of the keyword, for errors.
@@ -63,11 +63,11 @@ class References:
         return self._name(at, reference, self._place(at, reference, self._resource_of(schema)))
 
     def follow_dynamic(self, at: str, reference: str, schema: Any) -> str:
-        """The name of what a ``$dynamicRef`` leads to, if that is the same on every way there.
+        """The name of the target of a ``$dynamicRef``, if it has only one.
 
         Raises:
             BadRequestError: It leads out of the schema, or to no schema.
-            UnsupportedFieldError: It may lead to different schemas.
+            UnsupportedFieldError: It has several targets, depending on the dynamic scope.
         """
         here = self._resource_of(schema)
         place = self._place(at, reference, here)
@@ -78,7 +78,7 @@ class References:
         return self._name(at, reference, place)
 
     def follow_recursive(self, at: str, reference: str, schema: Any) -> str:
-        """The name of what a ``$recursiveRef`` of draft 2019-09 leads to, on the same condition."""
+        """The same for a ``$recursiveRef`` of draft 2019-09."""
         here = self._resource_of(schema)
         place = self._place(at, reference, here)
         marked = [
@@ -92,7 +92,7 @@ class References:
         return self._name(at, reference, place)
 
     def target(self, name: str) -> Any:
-        """What has a name that `follow` gave, as it is in the schema."""
+        """The target with a name that `follow` returned, as it is in the schema."""
         return self._targets[int(name)][2]
 
     def followed(self) -> Iterator[tuple[str, str, Any]]:
@@ -104,13 +104,13 @@ class References:
 
     @staticmethod
     def _outermost(at: str, reference: str, in_root: _Place | None, places: list[_Place]) -> _Place:
-        """Where a dynamic reference leads: every way begins at the root."""
+        """The target of a dynamic reference: the root is always the outermost scope."""
         if in_root is not None:
             return in_root
         if len(places) > 1:
             raise UnsupportedFieldError(
-                f"{at} = {reference!r:.120}: it leads to different schemas on different ways, "
-                "which cannot be followed; use $ref.",
+                f"{at} = {reference!r:.120}: it can lead to several schemas, depending on "
+                "the way there, which cannot be enforced; use $ref.",
                 param=at,
             )
         return places[0]
@@ -135,7 +135,7 @@ class References:
             if found is None:
                 raise _wrong(at, reference, "only references within the schema can be followed")
             resource = found
-        # What is nowhere in its own resource may have been written for the whole schema.
+        # A pointer that is not found in its resource may be meant for the whole schema.
         tried = [resource] if base else [resource, self._root]
         fragment = unquote(fragment)
         if fragment and not fragment.startswith("/"):
@@ -151,7 +151,7 @@ class References:
         return self._holder.get(id(schema), self._root)
 
     def _search(self, holder: dict[int, _Resource]) -> None:
-        """Find the identifiers and anchors, and in which resource each part is."""
+        """Find all identifiers and anchors, and the resource that contains each part."""
         legacy = "draft-04" in _dialect(self._root.node) or "draft-03" in _dialect(self._root.node)
         left: list[tuple[Any, str, _Resource]] = [(self._root.node, self._root.path, self._root)]
         for _ in range(_PARTS):
@@ -175,7 +175,7 @@ class References:
     def _identify(
         self, node: Mapping[str, Any], path: str, resource: _Resource, *, legacy: bool
     ) -> _Resource:
-        """The resource that a part is in: its own, if it has an identifier."""
+        """The resource that contains a part: the part itself if it has an identifier."""
         identifier = _identifier(node)
         if identifier.startswith("#"):  # up to draft 7, an anchor
             resource.anchors.setdefault(identifier[1:], (node, path))
@@ -193,10 +193,10 @@ class References:
 
 
 def leads_back(name: str, definitions: Mapping[str, Any]) -> bool:
-    """Whether what a checked schema wants of a value depends on whether it fits that schema.
+    """Whether a checked schema refers to itself for the same value.
 
     Args:
-        name: The schema's, in `definitions`; those of complements have a mark before them.
+        name: Its name in `definitions`.
         definitions: Checked schemas by name.
     """
     seen: set[str] = set()
@@ -218,7 +218,7 @@ def leads_back(name: str, definitions: Mapping[str, Any]) -> bool:
 
 
 def _split(reference: str) -> tuple[str, str]:
-    """What comes before the fragment, and the fragment."""
+    """The part before the fragment, and the fragment."""
     base, _, fragment = reference.partition("#")
     return base, fragment
 
@@ -231,7 +231,7 @@ def _joined(base: str, reference: str) -> str:
 
 
 def _pointed(resource: _Resource, pointer: str) -> _Place | None:
-    """What a JSON pointer leads to."""
+    """The target of a JSON pointer; None if there is none."""
     node, path = resource.node, resource.path
     for part in pointer.split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")

@@ -1,7 +1,7 @@
-"""Strings, numbers and other values without parts, each in one spelling, to tell them apart.
+"""Describes strings, numbers, booleans and null with one spelling each, for `uniqueItems`.
 
-For `uniqueItems` of items that are too many to be listed: the runtime compares the texts of items.
-So no two texts may stand for one value, as 1 and 1.0 do.
+If the possible items are too many to list, the runtime compares their texts. So no two texts may
+stand for the same value, as 1 and 1.0 do.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from mlc_widget.engine.schema.strings import Strings
 from mlc_widget.engine.schema.values import Values
 
 _ONE_SPELLING: Final = r"0|-?[1-9][0-9]*|-?(0|[1-9][0-9]{0,5})\.[0-9]{0,8}[1-9]"
-"""Numbers without an exponent or zeros at the end; no two are read as the same double."""
+"""Numbers without an exponent or trailing zeros; no two are read as the same double."""
 _CHOICES: Final = 64
-"""Choices within each other, and branches of one of them."""
+"""The maximum number of nested choices, and of branches of one."""
 
 
 class NotScalarError(Exception):
-    """Some values have parts, or cannot be written with one spelling each."""
+    """Some values are objects or arrays, or cannot be restricted to one spelling."""
 
 
 class ScalarFinder:
-    """Describes the values of sets of schemas."""
+    """Describes the values that match a set of schemas."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class ScalarFinder:
         self._patterns = patterns
 
     def of(self, ids: Ids) -> Scalars:
-        """The values that fit a set of schemas; of any values, those without parts.
+        """The values that match a set of schemas; if it allows any value, those without parts.
 
         Raises:
-            NotScalarError: Objects or arrays are among them, or what cannot be told apart.
+            NotScalarError: They include objects, arrays, or values that cannot be told apart.
         """
         found = _Found()
         self._collect(ids, frozenset(), found)

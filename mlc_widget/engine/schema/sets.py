@@ -1,4 +1,4 @@
-"""Sets of schemas that one value is to fit at once, by number."""
+"""Sets of schemas that one value must match at once, by number."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlc_widget.engine.schema.conjunction import HAS_PROPERTY
 from mlc_widget.engine.schema.located import LocatedSchema
 
 Ids: TypeAlias = tuple[int, ...]
-"""Schemas by their numbers; that of ``false`` is -1."""
+"""The numbers of schemas; ``false`` has -1."""
 Group: TypeAlias = tuple[int, str]
-"""A choice that is to be made: the schema's number and its keyword."""
+"""A choice: the number of a schema, and its keyword."""
 
 NOTHING: Final[Ids] = (-1,)
-"""The set of schemas that no value fits."""
+"""The set of schemas that no value matches."""
 _CHOICES: Final = ("anyOf", "oneOf", HAS_PROPERTY)
 _LINKS: Final = frozenset({"$ref", "allOf", "$defs", "anyOf", "oneOf"})
 
@@ -32,7 +32,7 @@ class SchemaSets:
         self._kept: dict[str, Any] = {}
 
     def ids(self, schemas: Iterable[Any]) -> Ids:
-        """The set of these schemas, without those that say nothing."""
+        """The set of these schemas, without those that allow everything."""
         ids = []
         for schema in schemas:
             if schema is True or schema == {}:
@@ -48,7 +48,7 @@ class SchemaSets:
 
     @staticmethod
     def joined(one: Ids, other: Ids) -> Ids:
-        """What is in either set."""
+        """The union of two sets."""
         return NOTHING if -1 in one or -1 in other else tuple(dict.fromkeys((*one, *other)))
 
     def gather(self, ids: Ids) -> tuple[list[Any], list[Group]] | None:
@@ -78,7 +78,7 @@ class SchemaSets:
         return bases, sorted(groups, key=lambda g: g[1] == HAS_PROPERTY)
 
     def problem(self) -> BadRequestError | None:
-        """Why one of the schemas fits no value, if that is plain."""
+        """Why no value matches one of the schemas, if that is obvious."""
         found = (s.problem for s in self._schemas if isinstance(s, LocatedSchema) and s.problem)
         return next(found, None)
 
@@ -87,12 +87,12 @@ class SchemaSets:
         return self._schemas[group[0]]
 
     def branches(self, group: Group) -> Sequence[Any]:
-        """What there is to choose among, for an anyOf or a oneOf."""
+        """The branches of an anyOf or a oneOf."""
         branches: Sequence[Any] = self._schemas[group[0]][group[1]]
         return branches
 
     def resolved(self, schema: Any) -> Any:
-        """What a schema that is a reference and nothing else leads to."""
+        """The target of a schema that is only a reference; any other schema itself."""
         for _ in range(100):
             if not isinstance(schema, Mapping) or set(schema) != {"$ref"}:
                 break
@@ -100,7 +100,7 @@ class SchemaSets:
         return schema
 
     def _definition(self, name: str) -> Any:
-        if name not in self._definitions:  # the complement of one that is there
+        if name not in self._definitions:  # a complement, which is made on demand
             of, lenient = definition_of(name)
             self._definitions[name] = complement(self._definitions[of], lenient=lenient)
         return self._definitions[name]

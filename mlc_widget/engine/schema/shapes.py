@@ -21,9 +21,9 @@ from mlc_widget.engine.schema.texts import Texts
 from mlc_widget.engine.schema.values import Values
 
 DECLARED_KEYS: Final = 256
-"""Properties that no schema names, where the schema says what they are."""
+"""The maximum number of properties that no schema names but that a schema describes."""
 FREE_ITEMS: Final = 256
-"""Items in an array without a schema."""
+"""The maximum number of items of an array without a schema."""
 
 
 class Shapes:
@@ -56,8 +56,7 @@ class Shapes:
         """The arrays that several schemas allow.
 
         Raises:
-            UnsupportedFieldError: That their items are distinct, or what they contain, cannot be
-                enforced.
+            UnsupportedFieldError: `uniqueItems` or `contains` cannot be enforced.
         """
         low, high = wanted.counts("Items")
         length = max((len(b.get("prefixItems", ())) for b in bases), default=0)
@@ -132,7 +131,7 @@ class Shapes:
         shape.high = int(most) if shape.high is None else min(shape.high, int(most))
 
     def _differ_by_place(self, items: list[Ids], high: int | None) -> bool:
-        """Whether the items at no two places can be the same."""
+        """Whether items at different places can never be equal."""
         if items[-1] == NOTHING:
             high = len(items) - 1 if high is None else min(high, len(items) - 1)
         if high is None or high >= len(items):
@@ -146,7 +145,7 @@ class Shapes:
         """The objects that several schemas allow.
 
         Raises:
-            UnsupportedFieldError: Keys cannot be held to a pattern.
+            UnsupportedFieldError: A pattern of keys cannot be enforced.
         """
         low, high = wanted.counts("Properties")
         limits = limits_of(bases)

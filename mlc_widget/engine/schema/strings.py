@@ -30,10 +30,10 @@ from mlc_widget.engine.schema.located import LocatedSchema
 from mlc_widget.engine.schema.values import Values
 
 _TEXT: Final = r'/[^"\\\x00-\x1F\x7F]*/'
-"""Without what would have to be escaped: what is excluded has one spelling."""
+"""Text without characters that must be escaped, so that each string has one spelling."""
 _ANY: Final = "/(?s:.)*/"
 _ASCII: Final = r"/[\x20\x21\x23-\x5B\x5D-\x7E]*/"
-"""Where readers differ on what a class of characters has beyond ASCII."""
+"""ASCII only, for patterns whose meaning beyond ASCII depends on the reader."""
 
 
 class Strings:
@@ -49,7 +49,7 @@ class Strings:
         """The strings that several schemas allow.
 
         Raises:
-            UnsupportedFieldError: What is excluded of them cannot be told from the others.
+            UnsupportedFieldError: Some of them are excluded in a way that cannot be enforced.
         """
         strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
         unlike = self._unlike(bases, strings)
@@ -70,11 +70,11 @@ class Strings:
         """The same strings, or some of them, without their quotes and each in one spelling.
 
         Returns:
-            An expression for use within a terminal, and how many strings it has at least: inf if
-            there is no end of them, 0 if that is not known. None if there are none.
+            An expression for use within a terminal, and a lower bound of the number of strings (inf
+            if it is unlimited, 0 if it is not known). None if there are none.
 
         Raises:
-            UnsupportedFieldError: They cannot be told from each other.
+            UnsupportedFieldError: They cannot be restricted to one spelling.
         """
         strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
         unlike = self._unlike(bases, strings)
@@ -88,14 +88,14 @@ class Strings:
         if not self._checker.is_satisfiable(f"start: S\nS: {text}"):
             return None
         if formats == 1 and len(bases) == 1 and set(strings[0]) == {"format"}:
-            return text, math.inf  # as good as
+            return text, math.inf  # there are so many
         if patterns or formats or unlike or excluded:
             return text, 0
         longest = min((s["maxLength"] for s in strings if "maxLength" in s), default=None)
         return text, (math.inf if longest is None else max(1, longest * 90))
 
     def is_empty(self, bases: Sequence[Any]) -> bool:
-        """Whether no string fits several schemas; false where it cannot be told."""
+        """Whether no string matches several schemas; false if that is not known."""
         strings: list[Mapping[str, Any]] = [s for b in bases if (s := string_of(b))]
         if len(strings) > 1 and not self._values.some_string(strings):
             return True
@@ -110,14 +110,14 @@ class Strings:
         return not self._checker.is_satisfiable(f"start: S\nS: {text}")
 
     def _excluded(self, bases: Sequence[Any], strings: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The strings that are not meant and would fit otherwise."""
+        """The excluded strings that would match otherwise."""
         found = dict.fromkeys(v for b in bases for v in b.get(NOT_ONE_OF, ()))
         if not strings:
             return list(found)
         return [v for v in found if self._values.some_string([{"enum": [v]}, *strings])]
 
     def _unlike(self, bases: Sequence[Any], strings: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The patterns that must not match and could otherwise."""
+        """The patterns that must not match but could otherwise."""
         found = list(dict.fromkeys(p for b in bases for p in b.get(NOT_MATCHING, ())))
         if not strings:
             return found
@@ -132,8 +132,8 @@ class Strings:
             if not self._values.some_string(strings):
                 return []
             if not self._checker.can_compile(f"start: %json {json.dumps(wanted)}"):
-                # llguidance cannot tell whether there are some. In a way not to fit a oneOf's
-                # other schemas they are left out; what the request itself wants is refused.
+                # llguidance cannot tell whether such strings exist. Generated schemas (as for a
+                # oneOf) are left out then; a schema of the request is refused.
                 if not all(isinstance(b, LocatedSchema) for b in bases if string_of(b)):
                     return []
                 at = path_of(next(b for b in bases if string_of(b)), self._at)

@@ -1,4 +1,4 @@
-"""Values without parts as Lark, apart from `strings`: constants and numbers."""
+"""Constants, numbers, booleans and null as Lark."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _COMMA: Final = ' "," '
 
 
 class Texts:
-    """Writes values without parts; each answer lists the options."""
+    """Writes these values; every method returns a list of alternatives."""
 
     def __init__(
         self,
@@ -55,16 +55,16 @@ class Texts:
 
     @staticmethod
     def boolean() -> list[str]:
-        """Both truth values."""
+        """Both booleans."""
         return ['"true" | "false"']
 
     @staticmethod
     def null() -> list[str]:
-        """The null."""
+        """Null."""
         return ['"null"']
 
     def listed(self, bases: list[Any], wanted: Wanted) -> list[str]:
-        """The values of an enum that fit everything else, too."""
+        """The values of an enum that also match everything else."""
         values = [v for v in wanted.values or () if not isinstance(v, str)]
         fitting = [v for v in values if self._values.fits_bases(bases, v, listed=True)]
         numbers = [v for v in fitting if kind_of(v) == "number"]
@@ -83,7 +83,7 @@ class Texts:
         return found
 
     def _listed_strings(self, bases: Sequence[Any], wanted: Wanted) -> list[str]:
-        """Those of an enum, not yet held to patterns and formats: that is asked for all at once."""
+        """The strings of an enum, before patterns and formats are checked for all at once."""
         if "string" not in wanted.kinds:
             return []
         low, high = wanted.counts("Length")
@@ -99,7 +99,7 @@ class Texts:
         """The numbers of a range.
 
         Raises:
-            UnsupportedFieldError: They are multiples that cannot be written.
+            UnsupportedFieldError: Their `multipleOf` cannot be enforced.
         """
         try:
             pattern = numbers.pattern()
@@ -123,7 +123,7 @@ class Texts:
         return [self._lark.regex(pattern)]
 
     def constant(self, value: Any) -> str:
-        """One value, its parts as far apart as everywhere."""
+        """One value, with the same whitespace as everywhere."""
         if isinstance(value, Mapping):
             pairs = [f'{quoted(json_text(str(k)))} ":" {self.constant(v)}'
                      for k, v in value.items()]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether a given value fits several schemas."""
+"""Finds out whether a given value matches several schemas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mlc_widget.engine.schema.witnesses import is_witness
 
 
 class Values:
-    """Holds values of JSON against schemas."""
+    """Validates JSON values against schemas."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Values:
         self._satisfiable = satisfiable
 
     def fits(self, ids: Ids, value: Any) -> bool:
-        """Whether a value fits a set of schemas."""
+        """Whether a value matches a set of schemas."""
         gathered = self._sets.gather(ids)
         if gathered is None:
             return False
@@ -47,7 +47,7 @@ class Values:
         if not self.fits_bases(bases, value):
             return False
         for group in groups:
-            if group[1] == HAS_PROPERTY:  # a keyword, looked at with the others
+            if group[1] == HAS_PROPERTY:  # a keyword of the bases, checked above
                 continue
             fitting = sum(self.fits(self._sets.ids([b]), value)
                           for b in self._sets.branches(group))  # fmt: skip
@@ -56,12 +56,12 @@ class Values:
         return True
 
     def fits_bases(self, bases: Sequence[Any], value: Any, *, listed: bool = False) -> bool:
-        """Whether a value fits what schemas say themselves, without their choices.
+        """Whether a value matches schemas, apart from their choices.
 
         Args:
             bases: The schemas.
-            value: Of JSON.
-            listed: It is known to be one of those that they list.
+            value: A JSON value.
+            listed: Whether it is known to be one of the values of their enum.
         """
         wanted = Wanted(unlisted(bases) if listed else bases)
         if wanted.values is not None and canonical(value) not in map(canonical, wanted.values):
@@ -114,13 +114,13 @@ class Values:
         )
 
     def is_key(self, limits: Sequence[Any], name: str) -> bool:
-        """Whether what `propertyNames` say allows a name."""
+        """Whether the values of `propertyNames` allow a name."""
         return all(
             limit is not False and (limit is True or self.fits_bases([limit], name))
             for limit in limits
         )
 
     def some_string(self, strings: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether some string fits what several schemas say of strings."""
+        """Whether some string matches all of several schemas."""
         wanted = strings[0] if len(strings) == 1 else {"allOf": strings}
         return self._satisfiable(f"start: %json {json.dumps({'type': 'string', **wanted})}")

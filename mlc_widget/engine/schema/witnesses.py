@@ -1,4 +1,4 @@
-"""The ways in which an object may have some property: what is not all of its properties."""
+"""The alternatives for which property of an object matches a schema."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from mlc_widget.engine.schema.conjunction import FREE_PROPERTY
 from mlc_widget.engine.schema.keys import KeyPatterns
 
 _NAMES: Final = 64
-"""Named properties that are tried."""
+"""The maximum number of named properties that are tried."""
 
 
 def witness_branches(
     bases: Sequence[Any], wanted: Mapping[str, Any], patterns: KeyPatterns
 ) -> list[Any]:
-    """Schemas of which an object fits one if it has the property that is wanted.
+    """Schemas of which an object matches one if it has the required property.
 
     Args:
-        bases: What else the object is to fit.
+        bases: The other schemas that the object must match.
         wanted: The value of our keyword `HAS_PROPERTY`.
         patterns: Tells which names match.
     """
@@ -30,7 +30,7 @@ def witness_branches(
 
 
 def is_witness(wanted: Mapping[str, Any], name: str, patterns: KeyPatterns) -> bool:
-    """Whether a property of this name is one of those that are wanted."""
+    """Whether a property of this name may be the required one."""
     if "matching" in wanted:
         return patterns.matches(wanted["matching"], name)
     beside = wanted["beside"]

@@ -1,4 +1,4 @@
-"""What the parts of a grammar share while they are written."""
+"""The state that the parts of a grammar share while they are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlc_widget.engine.schema.lark import LarkText
 
 
 class Writer:
-    """Writes objects and arrays as Lark; `used` are the nodes that these refer to."""
+    """Collects the rules of objects and arrays, and the nodes to which they refer (`used`)."""
 
     def __init__(self, lark: LarkText, patterns: KeyPatterns, alive: Set[str]) -> None:
         self.lark = lark
@@ -18,7 +18,7 @@ class Writer:
         self._alive = alive
 
     def is_alive(self, node: str) -> bool:
-        """Whether some value fits a node."""
+        """Whether some value matches a node."""
         return node in self._alive
 
     def use(self, node: str) -> str:
