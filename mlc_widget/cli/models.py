@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, ModelNotFoundError
+from mlc_widget.engine.store.model_facts import ModelFacts, facts_of, plain
+from mlc_widget.engine.store.split_files import quantization_of
 from mlc_widget.models import builtin_models
 from mlc_widget.models.catalogue import catalogue
 from mlc_widget.models.inventory import InventoryEntry, inventory, matching
@@ -36,20 +41,34 @@ def add_to(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    rows = [("NAME", "SIZE", "LICENCE", "FITS", "LAST USED")]
+    head = ("NAME", "SIZE", "FAMILY", "WEIGHTS", "CONTEXT", "LICENCE", "FITS", "LAST USED")
+    rows: list[tuple[str, ...]] = [head]
+
+    def add(name: str, nbytes: int, facts: ModelFacts, memory: int, when: str) -> None:
+        context = str(facts.context or "")
+        told = (facts.family, facts.quantization, context, plain(facts.licence, 20))
+        rows.append((plain(name, 200), size(nbytes), *told, _fits(memory), when))
+
     for name, folder in builtin_models().items():
-        nbytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-        rows.append((name, size(nbytes), "Apache-2.0", _fits(nbytes), "built in"))
+        files = [path for path in folder.iterdir() if path.is_file()]
+        nbytes = sum(path.stat().st_size for path in files)
+        facts = replace(facts_of(files), licence="Apache-2.0")
+        add(name, nbytes, facts, nbytes, "built in")
     by_name = {name: matching(name) for name in catalogue()}
     for name, model in catalogue().items():
         used = max((e.last_used for e in by_name[name] if e.whole), default=None)
         when = "not downloaded" if used is None else _ago(used)
-        rows.append((name, size(model.nbytes), model.licence, _fits(model.memory_bytes), when))
+        weights = quantization_of(model.sources[0].partition("#")[0].partition("@")[0]) or ""
+        known = ModelFacts(model.family, weights, model.licence, model.context)
+        add(name, model.nbytes, known, model.memory_bytes, when)
     named = [entry for entries in by_name.values() for entry in entries]
     for entry in inventory():
         if entry not in named:
             when = _ago(entry.last_used) if entry.whole else "not whole"
-            rows.append((entry.name, size(entry.nbytes), "", _fits(entry.nbytes), when))
+            if entry.program:
+                when = f"{when}, of {entry.program}"
+            facts = facts_of(entry.files) if entry.whole else ModelFacts()
+            add(entry.name, entry.nbytes, facts, entry.nbytes, when)
     _print_table(rows)
 
 
@@ -59,11 +78,14 @@ def _search(options: argparse.Namespace) -> None:
 
     text = options.name.lower()
     names = [*builtin_models(), *catalogue(), *(entry.name for entry in inventory())]
-    for name in dict.fromkeys(name for name in names if text in name.lower()):
-        print(name)
+    found = list(dict.fromkeys(name for name in names if text in name.lower()))
+    print(*map(plain, found), sep="\n", end="\n" if found else "")
     try:
-        for repo in Hub().search(options.name):
-            print(f"HF://{repo}")
+        repos = Hub().search(options.name)
+        for repo in repos:
+            print(f"HF://{plain(repo, 200)}")
+        if not found and not repos:
+            print(f"Nothing here and nothing on the Hub has {options.name!r} in its name.")
     except (GaveUp, OSError) as error:
         print(f"The Hub was not searched: {' '.join(str(error).split())}", file=sys.stderr)
 
@@ -78,13 +100,37 @@ def _info(options: argparse.Namespace) -> None:
         print("sources:", *model.sources, sep="\n  ")
     entries = matching(name)
     for entry in entries:
-        state = "whole" if entry.whole else "not whole"
-        print(f"on this disk: {entry.name}, {size(entry.nbytes)}, {state}, {_ago(entry.last_used)}")
+        state = "whole" if entry.whole else "not whole; `pull` continues the download"
+        told = [plain(entry.name, 200), size(entry.nbytes), state, f"used {_ago(entry.last_used)}"]
+        owner = f", in the models of {entry.program}" if entry.program else ""
+        print(f"on this disk: {', '.join(told)}{owner}")
+        if entry.whole:
+            _print_facts(facts_of(entry.files))
+            print(f"fits this machine: {_fits(entry.nbytes)}")
         print(*entry.files, sep="\n")
     if name in builtin_models():
-        print(f"{name}: built in, {builtin_models()[name]}")
+        folder = builtin_models()[name]
+        print(f"{name}: built in, {folder}")
+        facts = facts_of([path for path in folder.iterdir() if path.is_file()])
+        _print_facts(replace(facts, licence="Apache-2.0"))
     elif model is None:
+        if not entries and Path(name).expanduser().exists():
+            path = Path(name).expanduser()
+            files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+            print(f"{path}: {size(sum(p.stat().st_size for p in files))}")
+            _print_facts(facts_of(files))
+            return
         _show_repository(name, known=bool(entries))
+
+
+def _print_facts(facts: ModelFacts) -> None:
+    told = [
+        facts.family,
+        f"weights in {facts.quantization}" if facts.quantization else "",
+        f"{facts.context} tokens of context" if facts.context else "",
+        f"licence: {facts.licence or 'its files name none'}",
+    ]
+    print(", ".join(filter(None, told)))
 
 
 def _show_repository(name: str, *, known: bool) -> None:
@@ -100,8 +146,17 @@ def _show_repository(name: str, *, known: bool) -> None:
         files = remote.files(wanted.repo, remote.commit(wanted.repo, wanted.revision))
     except (BadRequestError, GaveUp, OSError) as error:
         if not known:
+            from mlc_widget.engine.store.model_names import advice
+
+            names = [*builtin_models(), *catalogue(), *(entry.name for entry in inventory())]
+            said = " ".join(str(error).split()).rstrip(".")
+            if isinstance(error, BadRequestError):  # it is no id of the Hub
+                raise ModelNotFoundError(
+                    f"{name!r} is not known here. {advice(name, names)}", param="model_id"
+                ) from error
             raise ModelNotFoundError(
-                f"{name!r} is not known here: {' '.join(str(error).split())}", param="model_id"
+                f"{name!r} is not here, and was not found on the Hub: {said}.",
+                param="model_id",
             ) from error
         return
     ggufs = whole_files({path: listed.size for path, listed in files.items()})
@@ -139,34 +194,59 @@ def _pull(options: argparse.Namespace) -> None:
 def _needed(name: str) -> list[InventoryEntry]:
     entries = matching(name)
     if not entries:
-        known = ", ".join(entry.name for entry in inventory()) or "none"
+        if name in builtin_models():
+            raise BadRequestError(
+                f"{name!r} is built in, and so is neither downloaded nor removed.", param="model_id"
+            )
+        names = [entry.name for entry in inventory()]
+        close = difflib.get_close_matches(name, [*names, *filter(matching, catalogue())], 1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
         raise ModelNotFoundError(
-            f"{name!r} was not downloaded; these were: {known}.", param="model_id"
+            f"{name!r} was not downloaded; these were: {', '.join(names) or 'none'}.{meant}",
+            param="model_id",
         )
     return entries
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from mlc_widget.engine.store.upkeep import damaged
+    from mlc_widget.engine.store.upkeep import checked
 
     for entry in _needed(options.name):
         if not entry.whole:
             print(f"{entry.name}: not whole; `pull` continues the download")
-        elif wrong := damaged(entry):
-            raise ModelFormatError(
-                f"{entry.name} is damaged: {', '.join(wrong)}. Remove it with `mlc_widget models "
-                f"rm {options.name}` and download it again."
+            continue
+        count, wrong = checked(entry)
+        if wrong:
+            remedy = (
+                f"Download it again with {entry.program}."
+                if entry.program
+                else f"Remove it with `mlc_widget models rm {options.name}` and download it again."
             )
-        else:
-            print(f"{entry.name}: as it was published")
+            raise ModelFormatError(f"{entry.name} is damaged: {', '.join(wrong)}. {remedy}")
+        print(
+            f"{entry.name}: as it was published"
+            if count
+            else f"{entry.name}: it was kept without checksums, so there is nothing to compare"
+        )
 
 
 def _rm(options: argparse.Namespace) -> None:
     from mlc_widget.engine.store.upkeep import remove
 
-    for entry in _needed(options.name):
-        remove(entry)
-        print(f"{entry.name}: removed, {size(entry.nbytes)}")
+    entries = _needed(options.name)
+    for entry in entries:
+        if not entry.program:
+            remove(entry)
+            print(f"{entry.name}: removed, {size(entry.nbytes)}")
+    if kept := [entry for entry in entries if entry.program]:
+        entry = kept[0]
+        text = (
+            f"{entry.name} is a model of {entry.program} (in {entry.folder}), which is only read "
+            f"here: remove it with {entry.remedy}."
+        )
+        if len(kept) == len(entries):
+            raise BadRequestError(text, param="model_id")
+        print(text)
 
 
 def size(nbytes: int) -> str:

@@ -1,4 +1,4 @@
-"""The models on this disk: those that were downloaded from the Hub or out of Python packages.
+"""The models on this disk: downloaded from the Hub, out of Python packages, or by other programs.
 
 Only names, sizes and times are read here, so that listing is quick and needs no engine.
 """
@@ -11,12 +11,13 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlc_widget.models import CONFIG_FILE, builtin_models
 from mlc_widget.models.catalogue import catalogue
+from mlc_widget.models.other_programs import foreign_models
 from mlc_widget.models.places import hub_cache_root, user_cache_root
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -24,6 +25,8 @@ _PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.
 _MOST_FILES: Final = 10_000
 _LARGEST_INDEX: Final = 1 << 24
 _REMEMBERED_S: Final = 5.0
+
+Kind = Literal["hub", "wheel", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,19 @@ class InventoryEntry:
         last_used: When one of them was last read, in seconds since 1970, as far as the file system
             records that.
         whole: Whether it is all there. What is not is continued by the next download.
+        program: The other program that it belongs to; "" if it is in our caches or the Hub's.
+        remedy: How that program's models are removed.
     """
 
     name: str
-    kind: Literal["hub", "wheel"]
+    kind: Kind
     folder: Path
     files: tuple[Path, ...]
     nbytes: int
     last_used: float
     whole: bool = True
+    program: str = ""
+    remedy: str = ""
 
 
 def inventory() -> list[InventoryEntry]:
@@ -55,6 +62,11 @@ def inventory() -> list[InventoryEntry]:
     found = [*_of_hub(hub_cache_root())]
     with contextlib.suppress(OSError):
         found += _of_wheels(user_cache_root() / "wheels")
+    for model in foreign_models():
+        folder, files = model.files[0].parent, list(model.files)
+        with contextlib.suppress(OSError):
+            entry = _entry(model.name, "other", folder, files, True)
+            found.append(replace(entry, program=model.program, remedy=model.remedy))
     return sorted(found, key=lambda entry: (entry.name, not entry.whole))
 
 
@@ -102,7 +114,8 @@ def _of_repository(folder: Path, repo: str) -> Iterator[InventoryEntry]:
     for snapshot in _snapshots(folder):
         files = _files_below(snapshot)
         groups: dict[str, list[Path]] = {}
-        if (snapshot / CONFIG_FILE).is_file():
+        weights = any(path.name.endswith(".safetensors") for path in files)
+        if (snapshot / CONFIG_FILE).is_file() or (weights and (snapshot / "config.json").is_file()):
             groups[f"HF://{repo}"] = files
         for path in files:
             if path.name.lower().endswith(".gguf"):
@@ -170,9 +183,7 @@ def wheel_index(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _entry(
-    name: str, kind: Literal["hub", "wheel"], folder: Path, files: list[Path], whole: bool
-) -> InventoryEntry:
+def _entry(name: str, kind: Kind, folder: Path, files: list[Path], whole: bool) -> InventoryEntry:
     infos = [path.stat() for path in files]
     return InventoryEntry(
         name,

