@@ -36,6 +36,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
     load_weights,
     weight_bytes,
 )
+from mlc_widget.engine.store.families import with_our_names
 from mlc_widget.engine.store.fields import Fields
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     quantization = quantization_of(config.get("quantization"))
     numerics = numerics_of(source.config, options.kv_cache_dtype)
     weights = source.open_weights()
+    if weights.tensor_types() is None:
+        weights = with_our_names(
+            weights, config.get("model_type"), transposed=quantization.transposed
+        )
     progress("resolve", 1.0, "Starting TVM")
     machine.start()
     planner = (_EncoderPlanner if encoder else _DecoderPlanner)(

@@ -151,6 +151,8 @@ class CpuBuilder(Builder):
 
     def norm_into(self, norm_layer: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
         """Write to `out`, in float32, the result of a layer of `rms_norm` for some rows."""
+        if not isinstance(norm_layer, RMSNorm):
+            unsupported("LayerNorm before embeddings as output", "RMSNorm")
         features = norm_layer.hidden_size
         kernel = self.kernel(norm.make_rms_norm, features, norm_layer.eps, self.isa, rows=True)
         made = Tensor.placeholder((rows.shape[0], pad(features)), "float32")

@@ -116,6 +116,12 @@ def test_norms_that_a_gpu_has_not_are_refused(layer):
             getattr(build, layer)(64, 1e-5)
 
 
+def test_embeddings_of_a_model_with_layer_norm_are_refused():
+    build, x = CpuBuilder(Q4, host_target().isa), nn.Tensor.placeholder((1, 64), "float32")
+    with pytest.raises(UnsupportedModelError, match="LayerNorm before embeddings"):
+        build.norm_into(build.layer_norm(64, 1e-5), x, x, x)
+
+
 @pytest.mark.parametrize("features", [64, 40])
 def test_a_norm_after_a_block(features):
     class Block(nn.Module):
