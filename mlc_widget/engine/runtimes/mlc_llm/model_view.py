@@ -3,7 +3,8 @@
 mlc_llm reads stop strings and tokens from the folder's mlc-chat-config.json and adds them to every
 request, text completions included. In our engine they may be overridden (by `chat_opts`), and it
 handles stop strings itself. So mlc_llm gets a folder of links whose configuration has the stop
-tokens' ids and no stop strings.
+tokens' ids and no stop strings. It also wants a conversation template, which folders whose template
+is Jinja lack; prompts reach it as tokens, so any template will do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,21 @@ _LARGEST_INDEX: Final = 1 << 26
 _MISSING: Final = "Download the model again."
 _INDEXES: Final = ("tensor-cache.json", "ndarray-cache.json")
 """The files in which mlc_llm looks up the shards: in current and in earlier versions."""
+_NO_TEMPLATE: Final[Mapping[str, Any]] = {
+    "name": "LM",
+    "system_template": "{system_message}",
+    "system_message": "",
+    "roles": {"user": "", "assistant": ""},
+    "role_templates": {
+        "user": "{user_message}",
+        "assistant": "{assistant_message}",
+        "tool": "{tool_message}",
+    },
+    "seps": [""],
+    "role_content_sep": "",
+    "role_empty_sep": "",
+}
+"""mlc_llm's template ``LM``, which adds nothing to a text."""
 
 
 def stop_token_ids(config: Mapping[str, Any]) -> frozenset[int]:
@@ -112,10 +128,10 @@ def view(source: ModelSource) -> Iterator[Path]:
 
 def _config(source: ModelSource) -> dict[str, Any]:
     config: dict[str, Any] = read_config_file(source.path)
-    template = source.config.get("conv_template")
-    if isinstance(template, Mapping):
-        ids = sorted(stop_token_ids(source.config))
-        config["conv_template"] = {**template, "stop_str": [], "stop_token_ids": ids}
+    given = source.config.get("conv_template")
+    template = given if isinstance(given, Mapping) else _NO_TEMPLATE
+    ids = sorted(stop_token_ids(source.config))
+    config["conv_template"] = {**template, "stop_str": [], "stop_token_ids": ids}
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,23 @@ def test_what_a_load_died_of(died_of: Exception, expected: str) -> None:
 def source(folder: Path, **chat_opts: Any) -> ModelSource:
     config = read_config(folder, chat_opts)
     return ModelSource("m", folder, config, Tokenizer.from_folder(folder), opener(folder))
+
+
+def test_mlc_llm_gets_a_template_where_the_folder_has_one_in_jinja(
+    folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folder, tmp_path / "jinja")
+    path = folder / "mlc-chat-config.json"
+    config = json.loads(path.read_text())
+    del config["conv_template"]
+    path.write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    with model_view.view(source(folder)) as seen:
+        template = json.loads((seen / "mlc-chat-config.json").read_text())["conv_template"]
+    assert template["roles"].keys() == {"user", "assistant"}
+    assert template["seps"] == [""]
+    assert (template["stop_str"], template["stop_token_ids"]) == ([], [0])
+    assert "conv_template" not in json.loads(path.read_text())
 
 
 def test_mlc_llm_sees_the_engine_s_stops(folder: Path) -> None:
