@@ -47,6 +47,8 @@ class BlockPart:
 class BlockBuilder(CpuBuilder):
     """Makes layers with weights in blocks for a CPU; other layers are `CpuBuilder`'s."""
 
+    int8_order = 4
+
     def __init__(
         self, quantization: Quantization, isa: Isa, *, int8: bool = False, kv_dtype: str = "float32"
     ) -> None:
@@ -92,7 +94,7 @@ class BlockLinear(nn.Module):
         """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
         build = self.build
         if build.int8 and isinstance(x, Tensor):
-            to_int8 = build.kernel(quantize.make_quantize, self.k, build.isa)
+            to_int8 = build.kernel(quantize.make_quantize, self.k, build.isa, bits=build.int8_order)
             x = build.quantized(to_int8, [x], x.shape[0], self.k)
         rows = x.q if isinstance(x, Quantized) else x
         make = (

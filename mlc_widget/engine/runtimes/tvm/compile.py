@@ -90,7 +90,7 @@ def make_program(
 
         builder = builder_for(quantization, kv_dtype, target)
     else:
-        int8 = bool(target.isa.dot) and quantization.bits == 4
+        int8 = bool(target.isa.dot) and quantization.coded
         builder = CpuBuilder(quantization, target.isa, int8=int8, kv_dtype=kv_dtype)
     module = architecture.build(builder)
     parameters = tuple((name, p.attrs["layout"]) for name, p in module.state_dict().items())

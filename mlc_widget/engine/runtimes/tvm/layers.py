@@ -54,7 +54,13 @@ class CpuBuilder(Builder):
         isa: The instructions that the kernels may use.
         int8: Whether linear layers take 8-bit activations.
         kv_dtype: The dtype of keys and values in the cache.
+
+    Attributes:
+        int8_order: The size of the codes in whose order 8-bit activations are; see
+            `kernels.quantize`.
     """
+
+    int8_order: int
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class CpuBuilder(Builder):
     ) -> None:
         super().__init__(quantization, kv_dtype)
         self.isa, self.int8 = isa, int8
+        self.int8_order = 4 if quantization.bits == 4 else 8
 
     def quantized(self, kernel: Any, args: list[Tensor], rows: Any, features: int) -> Quantized:
         """Call a kernel that returns 8-bit activations."""
@@ -122,7 +129,9 @@ class CpuBuilder(Builder):
         """kind(gate) · up, as input for linear layers, of (M, 2 I), gate then up."""
         features = int(both.shape[1]) // 2
         if self.int8:
-            kernel = self.kernel(quantize.make_gate_quantize, features, kind, self.isa)
+            kernel = self.kernel(
+                quantize.make_gate_quantize, features, kind, self.isa, bits=self.int8_order
+            )
             return self.quantized(kernel, [both], both.shape[0], features)
         kernel = self.kernel(activation.make_gate, features, kind, self.isa)
         return self.call(kernel, [both], (both.shape[0], features))
@@ -222,9 +231,11 @@ class Linear(nn.Module):
         added = {"residual": residual is not None, "bias": self.bias is not None}
         if build.int8:
             if isinstance(x, Tensor):
-                to_int8 = build.kernel(quantize.make_quantize, self.k, build.isa)
+                to_int8 = build.kernel(
+                    quantize.make_quantize, self.k, build.isa, bits=build.int8_order
+                )
                 x = build.quantized(to_int8, [x], x.shape[0], self.k)
-            make, kind = matmul_int8.make_matmul_int8, (q.dtype,)
+            make, kind = matmul_int8.make_matmul_int8, (q.bits, q.dtype)
         elif q.coded:
             make, kind = matmul.make_matmul_codes, (q.bits, q.dtype)
         else:
@@ -283,8 +294,13 @@ class RMSNorm(nn.Module):
         The result is only for linear layers: it is 8-bit if they take that.
         """
         build, hidden = self.build, pad(self.hidden_size)
-        make = quantize.make_rms_norm_quantize if build.int8 else norm.make_rms_norm
-        kernel = build.kernel(make, self.hidden_size, self.eps, build.isa, rows=rows is not None)
+        kind = (self.hidden_size, self.eps, build.isa)
+        some = rows is not None
+        kernel = (
+            build.kernel(quantize.make_rms_norm_quantize, *kind, rows=some, bits=build.int8_order)
+            if build.int8
+            else build.kernel(norm.make_rms_norm, *kind, rows=some)
+        )
         args = [x, *([] if rows is None else [rows]), self.weight]
         count = (x if rows is None else rows).shape[0]
         if build.int8:

@@ -22,8 +22,8 @@ class Numerics:
     """What a model's kernels may round.
 
     Attributes:
-        int8: Whether activations are rounded to 8 bits for 4-bit weights, if the CPU has integer
-            dot products.
+        int8: Whether activations are rounded to 8 bits for weights that are codes of 4 or 8 bits,
+            if the CPU has integer dot products.
         kv_dtype: The dtype of keys and values in the cache, float16 or float32.
     """
 

@@ -5,9 +5,10 @@ A group of 32 features of a row becomes 32 int8 and a scale:
 
     scale = max |x| / 127,   q = round_half_even(x · (127 / max |x|)),   all 0 where max |x| is 0
 
-The integers are in the order in which `matmul_int8` multiplies them with MLC's 4-bit codes. Of the
-eight codes in a word, masks select the even or the odd ones, so eight features are two int32 words,
-whose bytes are features 0 2 4 6 and 1 3 5 7. At the end of a row are the values of its groups: the
+The integers are in the order in which `matmul_int8` multiplies them with MLC's codes. Of the eight
+4-bit codes in a word, masks select the even or the odd ones, so eight features are two int32 words,
+whose bytes are features 0 2 4 6 and 1 3 5 7. A word of 8-bit codes has four in their order, and so
+have activations that are made for these. At the end of a row are the values of its groups: the
 bits of their scales, their offsets -zero · Σ q (where sums of products with MLC's codes begin), and
 Σ q for each of their halves:
 
@@ -50,10 +51,16 @@ def _round(v: Any) -> Any:
     return T.Cast(I32, T.call_llvm_pure_intrin(F32, "llvm.rint.v16f32", v))
 
 
-def _words(a: Any, b: Any) -> Any:
+def _words(a: Any, b: Any, bits: int) -> Any:
     """32 integers (two vectors of 16) as eight words of int8, in the order above."""
     both = [T.Cast("int8x16", a), T.Cast("int8x16", b)]
-    return T.reinterpret("int32x8", tirx.Shuffle(both, _EVEN_ODD))
+    order = _EVEN_ODD if bits == 4 else list(range(32))
+    return T.reinterpret("int32x8", tirx.Shuffle(both, order))
+
+
+def _ending(bits: int) -> str:
+    """The end of a kernel's name."""
+    return "" if bits == 4 else f"_for_q{bits}"
 
 
 def _sum(v: Any) -> Any:
@@ -61,23 +68,23 @@ def _sum(v: Any) -> Any:
 
 
 @T.inline
-def _group(a, b, Q, K, m, g):
+def _group(a, b, Q, K, m, g, bits):
     """Quantize group g of row m, given as two vectors."""
     most: T.let = hmax(T.max(_abs(a), _abs(b)))
     inverse: T.let = T.Select(most > T.float32(0), T.float32(127) / most, T.float32(0))
     qa: T.let = _round(a * splat(inverse))
     qb: T.let = _round(b * splat(inverse))
-    Q.vstore([m, g * 8], _words(qa, qb))
+    Q.vstore([m, g * 8], _words(qa, qb, bits))
     Q[m, K // 4 + g] = T.reinterpret("int32", most / T.float32(127))
     first: T.let = _sum(qa)
     second: T.let = _sum(qb)
-    Q[m, K // 4 + K // 32 + g] = T.int32(-zero_code(4)) * (first + second)
+    Q[m, K // 4 + K // 32 + g] = T.int32(-zero_code(bits)) * (first + second)
     Q[m, K // 4 + K // 16 + g * 2] = first
     Q[m, K // 4 + K // 16 + g * 2 + 1] = second
 
 
-def make_quantize(K: int, isa: Isa) -> Any:
-    """Quantize rows.
+def make_quantize(K: int, isa: Isa, *, bits: int = 4) -> Any:
+    """Quantize rows, for weights with codes of 4 or 8 bits, here and below.
 
     Shapes: x (M, K) float32; q as above. K is a padded size.
     """
@@ -90,7 +97,7 @@ def make_quantize(K: int, isa: Isa) -> Any:
             for g in T.serial(K // 32):
                 a: T.let = X.vload([m, g * 32], F32)
                 b: T.let = X.vload([m, g * 32 + 16], F32)
-                _group(a, b, Q, K, m, g)
+                _group(a, b, Q, K, m, g, bits)
 
     @T.prim_func(s_tir=True)
     def quantize(x: T.handle, q: T.handle):
@@ -105,10 +112,10 @@ def make_quantize(K: int, isa: Isa) -> Any:
             for m in T.serial(M):
                 row(X, Q, m)
 
-    return quantize.with_attr("global_symbol", f"quantize_{K}")
+    return quantize.with_attr("global_symbol", f"quantize_{K}{_ending(bits)}")
 
 
-def make_gate_quantize(IP: int, kind: str, isa: Isa) -> Any:
+def make_gate_quantize(IP: int, kind: str, isa: Isa, *, bits: int = 4) -> Any:
     """`activation.make_gate` with a quantized result.
 
     Shapes: x (M, 2 IP) float32, of which the first IP features are the gate; q as above for K = IP.
@@ -126,7 +133,7 @@ def make_gate_quantize(IP: int, kind: str, isa: Isa) -> Any:
             for g in T.serial(IP // 32):
                 a: T.let = gated(X, m, g * 32)
                 b: T.let = gated(X, m, g * 32 + 16)
-                _group(a, b, Q, IP, m, g)
+                _group(a, b, Q, IP, m, g, bits)
 
     @T.prim_func(s_tir=True)
     def gate_mul_quantize(x: T.handle, q: T.handle):
@@ -141,10 +148,11 @@ def make_gate_quantize(IP: int, kind: str, isa: Isa) -> Any:
             for m in T.serial(M):
                 row(X, Q, m)
 
-    return gate_mul_quantize.with_attr("global_symbol", f"{kind}_mul_quantize_{IP}")
+    name = f"{kind}_mul_quantize_{IP}{_ending(bits)}"
+    return gate_mul_quantize.with_attr("global_symbol", name)
 
 
-def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
+def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool, bits: int = 4) -> Any:
     """`norm.make_rms_norm` with a quantized result.
 
     Shapes: x (n, HP) float32 with HP = pad(H); ids (m,) int32 if `rows`; w (HP,) float32;
@@ -164,7 +172,7 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
                 right: T.let = X.vload([source, g * 32 + 16], F32) * splat(inv[0])
                 a: T.let = left * W.vload([g * 32], F32)
                 b: T.let = right * W.vload([g * 32 + 16], F32)
-                _group(a, b, Q, HP, m, g)
+                _group(a, b, Q, HP, m, g, bits)
 
     if rows:
 
@@ -185,7 +193,9 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
             for m in T.serial(M):
                 row(X, W, Q, IDS[m], m)
 
-        return rms_norm_quantize.with_attr("global_symbol", f"rms_norm_quantize_rows_{H}")
+        return rms_norm_quantize.with_attr(
+            "global_symbol", f"rms_norm_quantize_rows_{H}{_ending(bits)}"
+        )
 
     @T.prim_func(s_tir=True)
     def rms_norm_quantize(x: T.handle, w: T.handle, q: T.handle):
@@ -201,4 +211,4 @@ def make_rms_norm_quantize(H: int, eps: float, isa: Isa, *, rows: bool) -> Any:
             for m in T.serial(M):
                 row(X, W, Q, m, m)
 
-    return rms_norm_quantize.with_attr("global_symbol", f"rms_norm_quantize_{H}")
+    return rms_norm_quantize.with_attr("global_symbol", f"rms_norm_quantize_{H}{_ending(bits)}")
