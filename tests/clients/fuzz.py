@@ -51,6 +51,8 @@ SCHEMAS: list[Any] = [
     {"type": "string", "pattern": "^(a+)+$"}, {"type": "string", "pattern": "("},
     {"type": "integer", "maximum": 10**20}, {"minProperties": 2, "additionalProperties": False},
     {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False},
+    {"type": "array", "items": {"type": ["string", "integer"]}, "uniqueItems": True},
+    {"patternProperties": {f"^p{i}": True for i in range(60)}}, {"$dynamicRef": "#"},
     {"type": "nonsense"}, {"properties": 5}, {"not": {}}, {"$ref": "http://example.invalid/x"},
 ]  # fmt: skip
 GRAMMARS = ['root ::= "a" | "b"', "nonsense", "root ::= root", 'start: "a"+', "start: start"]
