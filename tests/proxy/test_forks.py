@@ -211,7 +211,8 @@ _FORKS = {
         "__import__('multiprocessing').get_context('fork')"
         ".Process(target=time.sleep, args=[1000]).start() or True"
     ),
-    "os.forkpty": "os.forkpty()[0]",
+    # The child's terminal ends with the notebook, which sends the child SIGHUP.
+    "os.forkpty": ("((s := __import__('signal')).signal(s.SIGHUP, s.SIG_IGN), os.forkpty()[0])[1]"),
 }
 
 

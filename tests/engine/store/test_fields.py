@@ -83,7 +83,7 @@ def test_good_values_are_read():
 def gguf(**fields: Any) -> _Fields:
     named = {f"llama.{name.replace('__', '.')}": value for name, value in fields.items()}
     named["general.architecture"] = "llama"
-    model = SimpleNamespace(fields=named, files=[SimpleNamespace(path="some.gguf")])
+    model = SimpleNamespace(fields=named, files=[SimpleNamespace(path="some.gguf")], tensors={})
     return _Fields(model)  # type: ignore[arg-type]
 
 
@@ -107,7 +107,9 @@ def test_one_value_for_each_layer_counts_as_one_if_all_agree():
 @pytest.mark.parametrize("architecture", ["mamba", None, 3, ["llama"]])
 def test_an_architecture_that_does_not_run_is_refused_with_those_that_do(architecture):
     model = SimpleNamespace(
-        fields={"general.architecture": architecture}, files=[SimpleNamespace(path="some.gguf")]
+        fields={"general.architecture": architecture},
+        files=[SimpleNamespace(path="some.gguf")],
+        tensors={},
     )
     with pytest.raises(UnsupportedModelError, match=r"^some\.gguf: general\.archi.*llama, qwen2"):
         _Fields(model).model_type()  # type: ignore[arg-type]

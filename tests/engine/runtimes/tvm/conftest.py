@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
+from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
+
+if cuda.is_there():  # TVM finds CUDA only where this comes before it is imported
+    with contextlib.suppress(RuntimeUnavailableError):
+        cuda.prepare()
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
-from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.base import GenerationEvent, ModelSource, Sampling
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor

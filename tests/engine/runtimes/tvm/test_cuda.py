@@ -18,7 +18,7 @@ from mlc_widget.api.errors import (
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import device, fragments, pool, toolkit
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
-from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc
+from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc, install
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
@@ -103,7 +103,7 @@ def test_every_architecture_is_traced(name, quantization):
 
 
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90"])
-def test_kernels_compile_without_a_gpu(arch):
+def test_kernels_compile_without_a_gpu(arch, tmp_path):
     """To machine code, by NVIDIA's compiler, where that is installed."""
     pytest.importorskip("cuda.bindings.nvrtc")
     if not toolkit.find_headers():
@@ -117,6 +117,7 @@ def test_kernels_compile_without_a_gpu(arch):
     host = host_target()
     there = cuda.CudaTarget(arch, host.triple, host.cpu)
     program = make_program(architecture, quantization_of("q4f16_1"), there, "float16")
+    install(arch, tmp_path)
     compiled = compile_module(trace(program), there)
     (source,) = (m.inspect_source() for i in compiled.mod.imports for m in i.imports)
     assert ("mma.sync" in source) == (arch != "sm_75")
