@@ -18,7 +18,7 @@ from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.engine.schema.complement import NoComplementError, complement
 from mlc_widget.engine.schema.dialects import modern
 from mlc_widget.engine.schema.json_values import problem_of_value, shown, size_of
-from mlc_widget.engine.schema.lark import TooCostlyError
+from mlc_widget.engine.schema.lark import TOO_MANY, TooCostlyError
 from mlc_widget.engine.schema.located import LocatedSchema, located
 from mlc_widget.engine.schema.numbers import Range
 from mlc_widget.engine.schema.references import References, leads_back
@@ -42,6 +42,8 @@ _HARMLESS: Final[Mapping[str, Any]] = {
 """Values with which a keyword that cannot be enforced has no effect."""
 _DEPTH: Final = 100
 """The maximum depth of a schema."""
+_SUBSCHEMAS: Final = 50_000
+"""The maximum number of subschemas; Python's objects may be contained in each other many times."""
 _CONSTANT_BYTES: Final = 64 * 1024
 _ENUM_BYTES: Final = 128 * 1024
 _REWRITTEN: Final = (
@@ -107,7 +109,7 @@ class _Checker:
     def __init__(self, root: Any, at: str, is_regex: Callable[[str], str]) -> None:
         self._references = References(root, at)
         self._is_regex = is_regex
-        self._depth = 0
+        self._depth = self._visited = 0
         self._here: Any = root
         self.path = at
         self._keywords: dict[str, Callable[[str, Any], Any]] = {
@@ -164,6 +166,9 @@ class _Checker:
             raise BadRequestError(
                 f"{at[:200]}…: the schema has more than {_DEPTH} levels; use fewer.", param=at[:200]
             )
+        self._visited += 1
+        if self._visited > _SUBSCHEMAS:
+            raise TooCostlyError(TOO_MANY)
         self._depth += 1
         try:
             return self._rebuilt(at, schema)

@@ -95,3 +95,19 @@ def test_names_that_are_not_unicode_are_refused_where_they_are(schema, path):
     with pytest.raises(BadRequestError, match="not Unicode text") as caught:
         compile_format(schema)
     assert caught.value.param == f"response_format.schema.{path}"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"oneOf": [s, {"items": s}]},
+        lambda s: {"properties": {"a": s, "b": s}},
+        lambda s: {"if": s, "then": s},
+    ],
+)
+def test_objects_that_contain_each_other_again_and_again_are_refused(wrap):
+    schema = INT
+    for _ in range(48):
+        schema = wrap(schema)
+    with pytest.raises(BadRequestError, match="too many parts"):
+        compile_format(schema)

@@ -21,12 +21,15 @@ from mlc_widget.engine.schema.conjunction import (
 )
 from mlc_widget.engine.schema.finite_patterns import matching_texts
 from mlc_widget.engine.schema.keys import can_be_written
+from mlc_widget.engine.schema.lark import TOO_MANY, TooCostlyError
 from mlc_widget.engine.schema.numbers import exact
 
 _NUMBERS: Final = 256
 """The maximum number of an enum's numbers; the complement has the ranges between them."""
 _MARKS: Final = ("!", "?")
 """Prefixes of a definition's name for its complement and for its lenient complement."""
+_PARTS: Final = 50_000
+"""The maximum number of subschemas in a complement."""
 _PAIRS: Final = 8
 """The maximum number of a oneOf's branches for which matching two is considered, too."""
 
@@ -54,6 +57,7 @@ def complement(schema: Any, *, lenient: bool = False) -> Any:
 
     Raises:
         NoComplementError: A keyword has no complement; never if `lenient`.
+        TooCostlyError: The complement has too many parts.
     """
     return _Complement(lenient).of(schema)
 
@@ -73,9 +77,13 @@ def definition_of(name: str) -> tuple[str, bool]:
 class _Complement:
     def __init__(self, lenient: bool) -> None:
         self.lenient = lenient
+        self._parts = 0
 
     def of(self, schema: Any) -> Any:
         """A schema of the values that do not match another."""
+        self._parts += 1
+        if self._parts > _PARTS:  # nested conditions multiply
+            raise TooCostlyError(TOO_MANY)
         if isinstance(schema, bool):
             return not schema
         options: list[Any] = []

@@ -23,6 +23,7 @@ MARK: Final = "@"
 LARGEST: Final = 4 * 1024 * 1024
 """The maximum number of characters of a grammar; it is refused before it takes more memory."""
 TOO_LARGE: Final = "makes a grammar that is too large"
+TOO_MANY: Final = "has too many parts"
 
 
 class TooCostlyError(Exception):
