@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 
+from mlc_widget.engine.system.cpus import usable_cpus
+
 _lock = threading.Lock()
 _idle: dict[int, list[ComputeThread]] = {}
 _all: list[ComputeThread] = []
@@ -21,17 +23,15 @@ _largest = 0
 def default_threads(parameters: int) -> int:
     """The best number of workers on this machine for a model of so many parameters.
 
-    One of two or more cores is left to the notebook. Small models get one worker, as they finish a
-    step before a second core has woken up.
+    It counts the cores that this process may use, also in a container with a limit. One of two or
+    more is left to the notebook. Small models get one worker, as they finish a step before a second
+    core has woken up.
     """
     if parameters < 50_000_000:
         return 1
     import psutil
 
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        usable = os.cpu_count() or 1
+    usable = usable_cpus()
     physical = psutil.cpu_count(logical=False) or usable
     return max(1, min(usable, physical, 16) - 1)
 
