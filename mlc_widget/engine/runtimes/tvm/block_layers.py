@@ -47,12 +47,11 @@ class BlockPart:
 class BlockBuilder(CpuBuilder):
     """Makes layers with weights in blocks for a CPU; other layers are `CpuBuilder`'s."""
 
-    int8_order = 4
-
     def __init__(
         self, quantization: Quantization, isa: Isa, *, int8: bool = False, kv_dtype: str = "float32"
     ) -> None:
         super().__init__(quantization, isa, int8=int8, kv_dtype=kv_dtype)
+        self.int8_order = 4  # all kernels for blocks take that order
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
         """A `BlockLinear`."""
