@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mlc_widget._version import __version__
 
 if TYPE_CHECKING:
-    from mlc_widget.api.engine_base import AsyncMLCEngineInterface, MLCEngineInterface
+    from mlc_widget.api.async_interface import AsyncMLCEngineInterface
+    from mlc_widget.api.blocking_interface import MLCEngineInterface
     from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Hang
     from mlc_widget.api.engine_options import EngineOptions
     from mlc_widget.api.errors import (
@@ -108,7 +109,7 @@ __all__ = [
 _HOMES = {
     "AsyncKernelMLCEngine": "mlc_widget.proxy.engines",
     "AsyncMLCEngine": "mlc_widget.engine.engines",
-    "AsyncMLCEngineInterface": "mlc_widget.api.engine_base",
+    "AsyncMLCEngineInterface": "mlc_widget.api.async_interface",
     "AsyncStream": "mlc_widget.api.streams",
     "BadRequestError": "mlc_widget.api.errors",
     "ChatWidget": "mlc_widget.widget",
@@ -131,7 +132,7 @@ _HOMES = {
     "LogitProcessor": "mlc_widget.api.logit_processor",
     "MLCEngine": "mlc_widget.engine.engines",
     "MLCEngineError": "mlc_widget.api.errors",
-    "MLCEngineInterface": "mlc_widget.api.engine_base",
+    "MLCEngineInterface": "mlc_widget.api.blocking_interface",
     "MapReport": "mlc_widget.api.table.report",
     "MapRow": "mlc_widget.api.table.report",
     "ModelDownloadError": "mlc_widget.api.errors",

@@ -1,7 +1,8 @@
 """The interface below the public engines: calls on an engine's home loop, with plain dicts.
 
 `engine.core.DirectCore` runs models in this process; `proxy.core.KernelCore` sends the same calls
-to a worker kernel. The public engines (`api.engine_base`) give one of them a typed interface.
+to a worker kernel. The public engines give one of them a typed interface, awaited
+(`api.async_interface`) or blocking (`api.blocking_interface`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two interfaces of all engines, one awaited and one blocking, wherever the model runs.
+"""The common part of all engines, awaited (`async_interface`) and blocking (`blocking_interface`).
 
 `AsyncMLCEngine` and `AsyncKernelMLCEngine` are `AsyncMLCEngineInterface`s, `MLCEngine` and
 `KernelMLCEngine` are `MLCEngineInterface`s. They differ in their cores only: an `EngineCore` of
@@ -7,71 +7,49 @@ your own becomes an engine by subclassing one of the two.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from functools import partial
-from queue import SimpleQueue
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mlc_widget.api.batch_runs import watch_cells
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.core import ChatOpts, EngineCore
-from mlc_widget.api.errors import MLCEngineError
-from mlc_widget.api.home_loop import HomeLoop, to_raise
-from mlc_widget.api.metrics import EngineMetrics
+from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
-from mlc_widget.api.request_values import JSONDict, boolean, identifier, model, token_ids
-from mlc_widget.api.resources import (
-    AsyncChat,
-    AsyncCompletions,
-    AsyncEmbeddings,
-    AsyncModels,
-    Chat,
-    Completions,
-    Embeddings,
-    Models,
-)
-from mlc_widget.api.responses import warm_up
-from mlc_widget.api.tracebacks import releases_locals_of_methods
+from mlc_widget.api.request_values import JSONDict, boolean, model
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from mlc_widget.api.openai_routes import OpenAIRoutes
-    from mlc_widget.api.table.plan import MapParams
+    from mlc_widget.api.table.options import MapOptions
     from mlc_widget.api.table.prompts import Prompt
-    from mlc_widget.api.table.report import MapReport, MapRow
     from mlc_widget.api.table.run import MapRun
 
 
-def _model_list(model_id: str | Sequence[str]) -> list[str]:
+def model_list(model_id: str | Sequence[str]) -> list[str]:
+    """The models that a call of `reload` names."""
     several = isinstance(model_id, Sequence) and not isinstance(model_id, str | bytes)
     return list(model_id) if several else [model_id]  # type: ignore[list-item]
 
 
-def _opts_list(
+def opts_list(
     chat_opts: ChatOpts | Sequence[ChatOpts | None] | None,
 ) -> list[ChatOpts | None] | None:
+    """The `chat_opts` of a call of `reload`, one for each model."""
     if chat_opts is None:
         return None
     return list(chat_opts) if isinstance(chat_opts, Sequence) else [chat_opts]
 
 
-def _named(model_id: str | None) -> str | None:
-    """Check the name of a model, if one is given."""
+def optional_model(model_id: str | None) -> str | None:
+    """The name of a model, checked if one is given.
+
+    Raises:
+        BadRequestError: It is not a name.
+    """
     return None if model_id is None else model("model_id", model_id)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class EngineBase(NotCopyable, ABC):
@@ -106,12 +84,12 @@ class EngineBase(NotCopyable, ABC):
             return openai_client(self._routes, self._home, options)
         return async_openai_client(self._routes, self._home, options)
 
-    def _map_run(self, prompt: Prompt, data: Any, *, cache: Any, **arguments: Any) -> MapRun:
+    def _map_run(self, prompt: Prompt, data: Any, options: MapOptions) -> MapRun:
         """Check the arguments of `map`, and make what runs it."""
         from mlc_widget.api.table.plan import MapPlan
         from mlc_widget.api.table.run import MapRun
 
-        return MapRun(self._core, self._home, MapPlan(prompt, data, **arguments), cache)
+        return MapRun(self._core, self._home, MapPlan(prompt, data, options))
 
     def get_init_progress_callback(self) -> InitProgressCallback | None:
         """The callback set by `set_init_progress_callback`."""
@@ -124,524 +102,3 @@ class EngineBase(NotCopyable, ABC):
     @abstractmethod
     def _on_progress(self, report: InitProgressReport) -> None:
         """Pass a report on to the callback."""
-
-
-@releases_locals_of_methods
-class AsyncMLCEngineInterface(EngineBase):
-    """Every engine whose methods are awaited.
-
-    Args:
-        core: What computes.
-        home: The loop that it runs on.
-    """
-
-    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
-        super().__init__(core, home)
-        self.chat = AsyncChat(core, home)
-        self.completions = AsyncCompletions(core, home)
-        self.embeddings = AsyncEmbeddings(core, home)
-        self.models = AsyncModels(core, home)
-        self._callback_loop: asyncio.AbstractEventLoop | None = None
-
-    def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set the callback for load progress; None removes it.
-
-        It is called on the event loop that was running when it was set or, if none was running, on
-        the loop that awaits `reload`.
-        """
-        self._callback = callback
-        self._callback_loop = _running_loop()
-
-    def _on_progress(self, report: InitProgressReport) -> None:
-        callback, loop = self._callback, self._callback_loop
-        if callback is not None and loop is not None:
-            with contextlib.suppress(RuntimeError):  # its loop is closed
-                loop.call_soon_threadsafe(callback, report)
-
-    async def _call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
-        return await self._home.wait(partial(method, *args))
-
-    async def reload(
-        self,
-        model_id: str | Sequence[str],
-        chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
-    ) -> None:
-        """Load these models and unload all others.
-
-        A newer `reload` or `unload` cancels one that is still running.
-
-        Args:
-            model_id: One model or a list: a folder in MLC format or of safetensors, a ``.gguf``
-                file, a built-in name, ``HF://user/repo[@revision]``,
-                ``HF://user/repo/file.gguf`` or ``PYPI://package/file.gguf``.
-            chat_opts: Overrides of mlc-chat-config.json, one mapping for each model.
-
-        Raises:
-            ModelError: The model cannot be found, downloaded, read or run; the message names the
-                file and says what to do.
-            BadRequestError: An argument is invalid; the message names it and its value.
-            RuntimeUnavailableError: A package or device is missing.
-            InsufficientMemoryError: The model does not fit into memory.
-            LoadCancelledError: A newer call ended this one.
-            EngineTerminatedError: The engine has been terminated.
-        """
-        if self._callback_loop is None or self._callback_loop.is_closed():
-            self._callback_loop = _running_loop()
-        warm_up()
-        await self._call(self._core.reload, _model_list(model_id), _opts_list(chat_opts))
-
-    async def unload(self) -> None:
-        """Unload all models and free their memory. A running load is cancelled."""
-        await self._call(self._core.unload)
-
-    async def map(
-        self,
-        prompt: Prompt,
-        data: Any,
-        *,
-        schema: Any = None,
-        system: str | None = None,
-        into: str | None = None,
-        seed: int = 0,
-        cache: bool | str | os.PathLike[str] = True,
-        on_error: Literal["keep", "raise"] = "keep",
-        limit: int | None = None,
-        show_progress: bool = True,
-        report: MapReport | None = None,
-        **sampling: Unpack[MapParams],
-    ) -> Any:
-        """Ask the model about each row of a table.
-
-        The rows are computed together, as many as the engine's batch holds, and each gets a seed
-        from `seed` and its own messages: the same row gets the same reply, whatever the order of
-        the rows, the batch and earlier interruptions, if the runtime is batch-invariant.
-
-        Args:
-            prompt: A template with columns in braces (``"Sentiment of: {review}"``; formats such
-                as ``{price:.2f}`` are those of `str.format`, and ``{{`` is a brace), a list of
-                messages with templates as contents, or a function that gets a row as a dict and
-                returns a text, messages, or None to skip the row. Values are only filled in:
-                braces and control tokens in them are text. Missing values (None, NaN, NaT) are
-                empty; a row whose columns in the template are all missing is skipped.
-            data: A pandas, polars or pyarrow table, a list of dicts, or an iterator of dicts,
-                which may be asynchronous on an awaited engine.
-            schema: What a reply must be: a pydantic model, a dataclass, a TypedDict, a
-                ``Literal`` of labels, any other type that pydantic knows, or a JSON schema. The
-                fields of an object become columns. None for text.
-            system: The system message of all rows, as it is: not a template.
-            into: The name of the one column that gets the whole reply; by default ``reply``, or
-                the fields of the schema.
-            seed: Another seed gives other replies, if the temperature is not 0.
-            cache: Whether replies are kept in the user's cache and found there later, or the path
-                of a file to keep them in.
-            on_error: ``keep`` puts what is wrong with a row into a column ``error``, which is
-                there only if a row failed; ``raise`` raises it, and checks all prompts first.
-            limit: The number of rows to compute, from the first; the result has only these.
-            show_progress: Whether to show a line with rows done, speed and time left, in a
-                terminal or a notebook.
-            report: Gets the counts and times, while the map runs and afterwards.
-            **sampling: ``temperature``, ``max_tokens`` and other fields of
-                `chat.completions.create`.
-
-        Returns:
-            A table of the same kind with the same rows, order and index, and the new columns
-            behind the others. For lists and iterators, a list of dicts.
-
-        Raises:
-            BadRequestError: An argument is wrong, or the data lacks a column of the prompt or has
-                one of the result; raised before any work. With ``on_error="raise"``, also what is
-                wrong with a row.
-            MLCEngineError: What ends all rows, such as a model that is not loaded. Rows that
-                were finished before are in the cache.
-        """
-        run = self._map_run(
-            prompt,
-            data,
-            schema=schema,
-            system=system,
-            into=into,
-            seed=seed,
-            cache=cache,
-            on_error=on_error,
-            limit=limit,
-            show_progress=show_progress,
-            report=report,
-            sampling=sampling,
-        )
-        return await run.table()
-
-    def map_stream(
-        self,
-        prompt: Prompt,
-        data: Any,
-        *,
-        schema: Any = None,
-        system: str | None = None,
-        into: str | None = None,
-        seed: int = 0,
-        cache: bool | str | os.PathLike[str] = True,
-        on_error: Literal["keep", "raise"] = "keep",
-        limit: int | None = None,
-        show_progress: bool = True,
-        report: MapReport | None = None,
-        **sampling: Unpack[MapParams],
-    ) -> AsyncIterator[MapRow]:
-        """As `map`, but give each row as soon as it has finished, in whatever order.
-
-        Only the rows that are being computed are in memory, so that the data may be an iterator
-        without end. Leaving the loop ends the requests that run.
-
-        Returns:
-            An iterator of `MapRow`, for ``async for``.
-
-        Raises:
-            BadRequestError, MLCEngineError: as for `map`; arguments are checked at once.
-        """
-        run = self._map_run(
-            prompt,
-            data,
-            schema=schema,
-            system=system,
-            into=into,
-            seed=seed,
-            cache=cache,
-            on_error=on_error,
-            limit=limit,
-            show_progress=show_progress,
-            report=report,
-            sampling=sampling,
-        )
-        return run.stream()
-
-    async def interrupt_generate(self) -> None:
-        """End all running requests; their answers so far end with finish reason ``abort``."""
-        await self._call(self._core.interrupt_generate)
-
-    async def abort(self, request_id: str) -> None:
-        """End the request with this ``request_id``; an unknown id is ignored."""
-        await self._call(self._core.abort, identifier("request_id", request_id))
-
-    async def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
-        """Forget a model's last answer and the context of `forward_tokens_and_sample`.
-
-        Conversations are not affected: each request carries its own messages.
-
-        Args:
-            keep_stats: Whether `runtime_stats_text` keeps what it says.
-            model_id: Which model, if several are loaded.
-
-        Raises:
-            ModelNotLoadedError: The model is not loaded.
-        """
-        await self._call(self._core.reset_chat, keep_stats, _named(model_id))
-
-    async def get_message(self, model_id: str | None = None) -> str:
-        """The text of a model's last answer, empty if there is none.
-
-        Args:
-            model_id: Which model, if several are loaded.
-
-        Raises:
-            ModelNotLoadedError: The model is not loaded.
-        """
-        return str(await self._call(self._core.get_message, _named(model_id)))
-
-    async def runtime_stats_text(self, model_id: str | None = None) -> str:
-        """A model's prefill and decode speed in its last answer, formatted as by WebLLM.
-
-        For example ``prefill: 123.4000 tokens/sec, decoding: 45.6000 tokens/sec``.
-
-        Args:
-            model_id: Which model, if several are loaded.
-
-        Raises:
-            ModelNotLoadedError: The model is not loaded.
-        """
-        return str(await self._call(self._core.runtime_stats_text, _named(model_id)))
-
-    async def forward_tokens_and_sample(
-        self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
-    ) -> int:
-        """Append raw tokens to the context that `reset_chat` clears, and sample the next token.
-
-        Args:
-            input_ids: Token ids, at least one.
-            is_prefill: Accepted for compatibility with WebLLM, and not needed: the engine knows
-                which tokens it has computed.
-            model_id: Which model, if several are loaded.
-
-        Returns:
-            The id of the next token, sampled with the model's default parameters. It becomes part
-            of the context only when it is passed to a later call.
-
-        Raises:
-            BadRequestError: An id is not in the vocabulary.
-            ContextLengthExceededError: The context is full.
-            UnsupportedFieldError: The runtime does not report which tokens it samples.
-            ModelNotLoadedError: The model is not loaded.
-        """
-        ids = token_ids("input_ids", input_ids)
-        call = self._core.forward_tokens_and_sample
-        return int(await self._call(call, ids, is_prefill, _named(model_id)))
-
-    async def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
-        """Define names for models, as in WebLLM's ``AppConfig``; used by the next `reload`.
-
-        Args:
-            app_config: ``{"model_list": [{"model_id", "model", "overrides"?}, …]}``, where
-                ``model`` is what `reload` takes and ``overrides`` are `chat_opts`.
-
-        Raises:
-            BadRequestError: A field is invalid; the message names it and its value.
-        """
-        await self._call(self._core.set_app_config, app_config)
-
-    async def set_log_level(self, level: str) -> None:
-        """Set how much the engine logs: TRACE, DEBUG, INFO, WARN, ERROR or SILENT.
-
-        Raises:
-            BadRequestError: There is no such level.
-        """
-        await self._call(self._core.set_log_level, level)
-
-    async def metrics(self) -> EngineMetrics:
-        """Counters since the engine was made, by mlc_llm's names; see `EngineMetrics`."""
-        return EngineMetrics(await self._call(self._core.metrics))
-
-    @overload
-    def openai_client(
-        self, *, sync: Literal[False] | None = ..., **options: Any
-    ) -> AsyncOpenAI: ...
-    @overload
-    def openai_client(self, *, sync: Literal[True], **options: Any) -> OpenAI: ...
-    def openai_client(self, *, sync: bool | None = None, **options: Any) -> AsyncOpenAI | OpenAI:
-        """A client of the `openai` package, answered by this engine, for libraries that take one.
-
-        Nothing is sent over a network. A library that takes both kinds of clients must be given
-        both: a client that it makes itself connects to api.openai.com.
-
-        Args:
-            sync: True for an `openai.OpenAI`, which blocks the calling thread (also in a notebook's
-                cell), False for an `openai.AsyncOpenAI`, None for the engine's own kind.
-            options: Arguments of the client, such as ``timeout`` and ``max_retries``. By default
-                it waits as long as the model takes, and retries nothing.
-        """
-        return self._openai_client(False if sync is None else sync, options)
-
-    async def device_info(self) -> JSONDict:
-        """Runtime, device and versions."""
-        info: JSONDict = await self._call(self._core.device_info)
-        return info
-
-    async def terminate(self) -> None:
-        """End the engine for good and free everything. Idempotent."""
-        await self._call(self._core.terminate)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.terminate()
-
-
-@releases_locals_of_methods
-class MLCEngineInterface(EngineBase):
-    """Every engine whose methods block the calling thread; otherwise as the awaited interface.
-
-    Args:
-        core: What computes.
-        home: The loop that it runs on.
-    """
-
-    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
-        super().__init__(core, home)
-        self.chat = Chat(core, home)
-        self.completions = Completions(core, home)
-        self.embeddings = Embeddings(core, home)
-        self.models = Models(core, home)
-        self._reports: SimpleQueue[InitProgressReport | None] | None = None
-
-    def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
-        """Set the callback for load progress; it is called on the thread that called `reload`."""
-        self._callback = callback
-
-    def _on_progress(self, report: InitProgressReport) -> None:
-        reports = self._reports
-        if reports is not None:
-            reports.put(report)
-
-    def _call(self, method: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
-        return self._home.wait_blocking(partial(method, *args))
-
-    def _call_reporting(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        reports: SimpleQueue[InitProgressReport | None] = SimpleQueue()
-        self._reports = reports
-        future = self._home.start(work)
-        future.add_done_callback(lambda _: reports.put(None))
-        try:
-            while (report := reports.get()) is not None:
-                if self._callback is not None:
-                    self._callback(report)
-            future.result()
-        except MLCEngineError as error:
-            future.cancel()  # the callback may have raised it
-            raise to_raise(error) from error.__cause__
-        except BaseException:
-            future.cancel()
-            raise
-        finally:
-            if self._reports is reports:
-                self._reports = None
-
-    def reload(
-        self,
-        model_id: str | Sequence[str],
-        chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
-    ) -> None:
-        """As `AsyncMLCEngineInterface.reload`; an exception in the progress callback cancels it."""
-        warm_up()
-        models, opts = _model_list(model_id), _opts_list(chat_opts)
-        self._call_reporting(partial(self._core.reload, models, opts))
-
-    def unload(self) -> None:
-        """As `AsyncMLCEngineInterface.unload`."""
-        self._call(self._core.unload)
-
-    def map(
-        self,
-        prompt: Prompt,
-        data: Any,
-        *,
-        schema: Any = None,
-        system: str | None = None,
-        into: str | None = None,
-        seed: int = 0,
-        cache: bool | str | os.PathLike[str] = True,
-        on_error: Literal["keep", "raise"] = "keep",
-        limit: int | None = None,
-        show_progress: bool = True,
-        report: MapReport | None = None,
-        **sampling: Unpack[MapParams],
-    ) -> Any:
-        """As `AsyncMLCEngineInterface.map`."""
-        run = self._map_run(
-            prompt,
-            data,
-            schema=schema,
-            system=system,
-            into=into,
-            seed=seed,
-            cache=cache,
-            on_error=on_error,
-            limit=limit,
-            show_progress=show_progress,
-            report=report,
-            sampling=sampling,
-        )
-        return run.table_blocking()
-
-    def map_stream(
-        self,
-        prompt: Prompt,
-        data: Any,
-        *,
-        schema: Any = None,
-        system: str | None = None,
-        into: str | None = None,
-        seed: int = 0,
-        cache: bool | str | os.PathLike[str] = True,
-        on_error: Literal["keep", "raise"] = "keep",
-        limit: int | None = None,
-        show_progress: bool = True,
-        report: MapReport | None = None,
-        **sampling: Unpack[MapParams],
-    ) -> Iterator[MapRow]:
-        """As `AsyncMLCEngineInterface.map_stream`, an iterator for ``for``."""
-        run = self._map_run(
-            prompt,
-            data,
-            schema=schema,
-            system=system,
-            into=into,
-            seed=seed,
-            cache=cache,
-            on_error=on_error,
-            limit=limit,
-            show_progress=show_progress,
-            report=report,
-            sampling=sampling,
-        )
-        return run.stream_blocking()
-
-    def interrupt_generate(self) -> None:
-        """As `AsyncMLCEngineInterface.interrupt_generate`."""
-        self._call(self._core.interrupt_generate)
-
-    def abort(self, request_id: str) -> None:
-        """As `AsyncMLCEngineInterface.abort`."""
-        self._call(self._core.abort, identifier("request_id", request_id))
-
-    def reset_chat(self, keep_stats: bool = False, model_id: str | None = None) -> None:
-        """As `AsyncMLCEngineInterface.reset_chat`."""
-        self._call(self._core.reset_chat, keep_stats, _named(model_id))
-
-    def get_message(self, model_id: str | None = None) -> str:
-        """As `AsyncMLCEngineInterface.get_message`."""
-        return str(self._call(self._core.get_message, _named(model_id)))
-
-    def runtime_stats_text(self, model_id: str | None = None) -> str:
-        """As `AsyncMLCEngineInterface.runtime_stats_text`."""
-        return str(self._call(self._core.runtime_stats_text, _named(model_id)))
-
-    def forward_tokens_and_sample(
-        self, input_ids: Sequence[int], is_prefill: bool = False, model_id: str | None = None
-    ) -> int:
-        """As `AsyncMLCEngineInterface.forward_tokens_and_sample`."""
-        ids = token_ids("input_ids", input_ids)
-        call = self._core.forward_tokens_and_sample
-        return int(self._call(call, ids, is_prefill, _named(model_id)))
-
-    def set_app_config(self, app_config: Mapping[str, Any] | None) -> None:
-        """As `AsyncMLCEngineInterface.set_app_config`."""
-        self._call(self._core.set_app_config, app_config)
-
-    def set_log_level(self, level: str) -> None:
-        """As `AsyncMLCEngineInterface.set_log_level`."""
-        self._call(self._core.set_log_level, level)
-
-    def metrics(self) -> EngineMetrics:
-        """As `AsyncMLCEngineInterface.metrics`."""
-        return EngineMetrics(self._call(self._core.metrics))
-
-    @overload
-    def openai_client(self, *, sync: Literal[True] | None = ..., **options: Any) -> OpenAI: ...
-    @overload
-    def openai_client(self, *, sync: Literal[False], **options: Any) -> AsyncOpenAI: ...
-    def openai_client(self, *, sync: bool | None = None, **options: Any) -> AsyncOpenAI | OpenAI:
-        """As `AsyncMLCEngineInterface.openai_client`, blocking unless `sync` is False."""
-        return self._openai_client(True if sync is None else sync, options)
-
-    def device_info(self) -> JSONDict:
-        """As `AsyncMLCEngineInterface.device_info`."""
-        info: JSONDict = self._call(self._core.device_info)
-        return info
-
-    def terminate(self) -> None:
-        """As `AsyncMLCEngineInterface.terminate`."""
-        self._call(self._core.terminate)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.terminate()

@@ -43,30 +43,37 @@ ENGINE_DEFAULTS: Final[EngineOptions] = {
 
 
 def takes_options(options: type, defaults: Mapping[str, Any]) -> Callable[[_Function], _Function]:
-    """Have a function's signature name each of the options that it takes as ``**options``.
+    """Have a function's signature name the options that it takes as ``**options``.
 
     `help`, Tab, ``?`` and the API reference read the signature.
 
     Args:
         options: The `TypedDict` of the options.
-        defaults: The default of each.
+        defaults: The default of each. If there are options without one, the signature keeps
+            ``**options`` for them.
     """
 
     def decorate(function: _Function) -> _Function:
-        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         signature = inspect.signature(function)
-        parameters = [p for p in signature.parameters.values() if p.kind not in variable]
-        parameters += [
+        annotations = options.__annotations__
+        parameters, others = [], []
+        for parameter in signature.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                others = [parameter] if annotations.keys() - defaults.keys() else []
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                parameters.append(parameter)
+        named = [
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=defaults[name],
                 annotation=getattr(annotation, "__forward_arg__", annotation),  # as written
             )
-            for name, annotation in options.__annotations__.items()
+            for name, annotation in annotations.items()
+            if name in defaults
         ]
         function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=parameters
+            parameters=[*parameters, *named, *others]
         )
         return function
 

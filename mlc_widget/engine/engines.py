@@ -7,7 +7,9 @@ import weakref
 from collections.abc import Mapping
 from typing import ClassVar, Never, Unpack
 
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
+from mlc_widget.api.blocking_interface import MLCEngineInterface
+from mlc_widget.api.engine_base import EngineBase
 from mlc_widget.api.engine_options import (
     ENGINE_DEFAULTS,
     EngineOptions,

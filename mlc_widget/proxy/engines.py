@@ -6,7 +6,9 @@ import contextlib
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeAlias, Unpack
 
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface, EngineBase, MLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
+from mlc_widget.api.blocking_interface import MLCEngineInterface
+from mlc_widget.api.engine_base import EngineBase
 from mlc_widget.api.engine_link import EngineLink, EngineState, Hang
 from mlc_widget.api.engine_options import complete_options, runtime_options_of, takes_options
 from mlc_widget.api.errors import EngineForkedError

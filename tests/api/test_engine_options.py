@@ -21,6 +21,7 @@ from mlc_widget import (
     WorkerOptions,
 )
 from mlc_widget.api.engine_options import ENGINE_DEFAULTS, runtime_options_of
+from mlc_widget.api.table.options import MAP_DEFAULTS
 from mlc_widget.proxy.options import WORKER_DEFAULTS
 
 ENGINES = [AsyncKernelMLCEngine, AsyncMLCEngine, KernelMLCEngine, MLCEngine]
@@ -143,3 +144,16 @@ def test_the_device_reaches_the_runtime(factory: str, tiny_model: Path) -> None:
 def test_a_factory_that_fails_leaves_no_engine(factory: str) -> None:
     with pytest.raises(ModelNotFoundError):
         make(factory, "no-such-model", runtime="tvm")
+
+
+@pytest.mark.parametrize("method", ["map", "map_stream"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_maps_name_their_options(engine: Any, method: str) -> None:
+    shown = inspect.signature(getattr(engine, method)).parameters
+    assert [*shown] == ["self", "prompt", "data", *MAP_DEFAULTS, "options"]
+    for name, default in MAP_DEFAULTS.items():
+        assert shown[name].default == default
+        assert shown[name].kind is inspect.Parameter.KEYWORD_ONLY
+    described = inspect.getdoc(mlc_widget.AsyncMLCEngineInterface.map) or ""
+    for name in shown:
+        assert name == "self" or f"    {name}: " in described or f"    **{name}: " in described

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
 
 
 @pytest.fixture(scope="module", params=["direct", "kernel"])

@@ -12,7 +12,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from mlc_widget import AsyncKernelMLCEngine
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.api.responses_api import store
 from mlc_widget.api.responses_api.events import ResponseBuilder

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello!"}]}
 

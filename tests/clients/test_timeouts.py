@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
 
 from ..waiting import until, until_idle, until_running
 

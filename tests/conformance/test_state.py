@@ -9,7 +9,8 @@ import openai
 import pytest
 
 import mlc_widget
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface, MLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
+from mlc_widget.api.blocking_interface import MLCEngineInterface
 from mlc_widget.api.errors import (
     BadRequestError,
     ModelNotFoundError,

@@ -69,6 +69,8 @@ ARGUMENTS = {
     "KernelMLCEngine(dev": "device=",
     "MLCEngine(logit": "logit_processors=",
     "AsyncMLCEngine(init": "init_progress_callback=",
+    "blocking.map('x', y, sche": "schema=",
+    "awaited.map_stream('x', y, show": "show_progress=",
 }
 
 

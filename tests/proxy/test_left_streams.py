@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
-from mlc_widget.api.engine_base import AsyncMLCEngineInterface
+from mlc_widget.api.async_interface import AsyncMLCEngineInterface
 from mlc_widget.api.resources import ChatCompletions
 
 from ..waiting import until

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypedDict
+from typing import Any, Final
 
 from mlc_widget._version import __version__
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_values import JSONDict, bad, boolean, integer, one_of
 from mlc_widget.api.requests import check_chat
+from mlc_widget.api.table.options import MAP_DEFAULTS, MapOptions, MapParams
 from mlc_widget.api.table.prompts import RowPrompt, read_prompt
 from mlc_widget.api.table.report import MapReport
 from mlc_widget.api.table.schemas import ReplySchema, read_schema
@@ -23,30 +24,6 @@ ERROR: Final = "error"
 _UNKNOWN_BATCH: Final = 32
 
 
-class MapParams(TypedDict, total=False):
-    """Fields of a chat request that a map passes on with each row."""
-
-    model: str | None
-    max_tokens: int | None
-    max_completion_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    typical_p: float | None
-    stop: str | Sequence[str] | None
-    frequency_penalty: float | None
-    presence_penalty: float | None
-    repetition_penalty: float | None
-    dry_multiplier: float | None
-    dry_base: float | None
-    dry_allowed_length: int | None
-    dry_sequence_breakers: str | Sequence[str] | None
-    logit_bias: Mapping[int, float] | Mapping[str, float] | Mapping[int | str, float] | None
-    ignore_eos: bool | None
-    enable_thinking: bool | None
-
-
 class MapPlan:
     """The arguments of `AsyncMLCEngineInterface.map`, checked.
 
@@ -54,35 +31,25 @@ class MapPlan:
         BadRequestError: One of them is wrong; the message names it.
     """
 
-    def __init__(
-        self,
-        prompt: Any,
-        data: Any,
-        *,
-        schema: Any,
-        system: str | None,
-        into: str | None,
-        seed: int,
-        on_error: str,
-        limit: int | None,
-        show_progress: bool,
-        report: MapReport | None,
-        sampling: Mapping[str, Any],
-    ) -> None:
-        for name in sampling:
+    def __init__(self, prompt: Any, data: Any, options: MapOptions) -> None:
+        given: MapOptions = {**MAP_DEFAULTS, **options}
+        sampling = {name: value for name, value in given.items() if name not in MAP_DEFAULTS}
+        for name, value in sampling.items():
             if name not in MapParams.__annotations__:
                 known = ", ".join(MapParams.__annotations__)
-                raise bad(name, sampling[name], f"a map has no such argument; sampling: {known}.")
-        self.keeps_errors: bool = one_of("keep", "raise")("on_error", on_error) == "keep"
+                raise bad(name, value, f"a map has no such argument; sampling: {known}.")
+        self.keeps_errors: bool = one_of("keep", "raise")("on_error", given["on_error"]) == "keep"
+        limit, report = given["limit"], given["report"]
         if limit is not None:
             limit = integer(0, 2**63)("limit", limit)
         if report is not None and not isinstance(report, MapReport):
             raise bad("report", report, "give a MapReport().")
-        self.shows_progress = boolean("show_progress", show_progress)
+        self.shows_progress = boolean("show_progress", given["show_progress"])
         self.report = MapReport() if report is None else report
-        self.seed: int = integer(-(2**63), 2**64 - 1)("seed", seed)
-        self.prompt: RowPrompt = read_prompt(prompt, system)
-        self.schema: ReplySchema = read_schema(schema, into)
+        self.seed: int = integer(-(2**63), 2**64 - 1)("seed", given["seed"])
+        self.cache = given["cache"]
+        self.prompt: RowPrompt = read_prompt(prompt, given["system"])
+        self.schema: ReplySchema = read_schema(given["schema"], given["into"])
         self.shared = _shared(sampling, self.schema)
         self.table: Table = open_table(data, limit)
         self.check_columns(self.table.columns)

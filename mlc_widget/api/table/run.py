@@ -65,13 +65,11 @@ class MapRun:
     Args:
         core: The engine's core.
         home: The loop that it runs on.
-        plan: The checked arguments.
-        cache: The argument ``cache``; the file is opened when the map begins.
+        plan: The checked arguments. The file of its cache is opened when the map begins.
     """
 
-    def __init__(self, core: EngineCore, home: HomeLoop, plan: MapPlan, cache: Any) -> None:
+    def __init__(self, core: EngineCore, home: HomeLoop, plan: MapPlan) -> None:
         self._core, self._home, self._plan = core, home, plan
-        self._wanted_cache = cache
         self._cache: ReplyCache | None = None
 
     @contextlib.contextmanager
@@ -109,7 +107,7 @@ class MapRun:
     async def stream(self) -> AsyncGenerator[MapRow, None]:
         """The rows as they finish. Closing it ends the requests that run."""
         try:
-            self._cache = open_cache(self._wanted_cache)
+            self._cache = open_cache(self._plan.cache)
             model = await self._home.wait(lambda: _model(self._core, self._wanted))
             if self._checks_first:
                 breath = _Breath()
@@ -138,7 +136,7 @@ class MapRun:
     def stream_blocking(self) -> Generator[MapRow, None, None]:
         """As `stream`."""
         try:
-            self._cache = open_cache(self._wanted_cache)
+            self._cache = open_cache(self._plan.cache)
             model = self._home.wait_blocking(lambda: _model(self._core, self._wanted))
             if self._checks_first:
                 for index, row in enumerate(self._sync_rows()):
