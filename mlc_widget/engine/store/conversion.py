@@ -35,6 +35,7 @@ from mlc_widget.engine.store.importance import (
 from mlc_widget.engine.store.model_config import check_config, token_ids
 from mlc_widget.engine.store.tensor_cache_writer import TensorCacheWriter, write_whole
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX
+from mlc_widget.engine.system.closing import Closing
 from mlc_widget.models import CONFIG_FILE
 
 Array = npt.NDArray[Any]
@@ -67,7 +68,7 @@ class Vocabulary(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]: ...  # noqa: D102
 
 
-class Conversion:
+class Conversion(Closing):
     """The conversion of one model. As much as possible is checked before the work starts.
 
     Args:
@@ -135,12 +136,6 @@ class Conversion:
     def close(self) -> None:
         """Close the files. Idempotent."""
         self._model.close()
-
-    def __enter__(self) -> Conversion:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def run(self, destination: Path, vocabulary: Vocabulary, progress: Progress) -> None:
         """Write the folder. It appears under its name only when it is complete.

@@ -11,9 +11,10 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from .local_server import Handler, LocalServer
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -43,7 +44,7 @@ class Fault:
     ignores_range: bool = False
 
 
-class HubServer:
+class HubServer(LocalServer):
     """Serves the files of a folder as the repository `repo`, whole or held after some bytes.
 
     Args:
@@ -64,19 +65,12 @@ class HubServer:
         """Another server that requests for contents are sent to."""
         self.extra_entries: list[dict[str, Any]] = []
         self.shut = False
-        self.release = threading.Event()
         self.holding = threading.Event()
-        self.closed = threading.Event()
-        """Set when a client that was held has closed its connection."""
         self.requests: list[tuple[str, str, str | None]] = []
         """Method, path and Range of all that came."""
         self.tokens: list[str | None] = []
         """What each request had in ``Authorization``."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"hub": self}))
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        super().__init__(_Handler)
 
     def contents(self) -> list[tuple[str, str | None]]:
         """Name and Range of the requests for contents."""
@@ -84,23 +78,15 @@ class HubServer:
 
     def close(self) -> None:
         self.shut = True
-        self.release.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
+class _Handler(Handler):
+    local: HubServer
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        hub = self.hub
+    def answer(self) -> None:
+        hub = self.local
         path = self.path.partition("?")[0]
         if hub.shut:  # a connection that was kept alive
             self.close_connection = True
@@ -147,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _file(self, path: Path) -> None:
-        hub = self.hub
+        hub = self.local
         fault = hub.faults.popleft() if hub.faults else Fault()
         if fault.status is not None:
             self._fail(fault)
@@ -184,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             start = hold
             hub.holding.set()
-            self._hold()
+            self.hold()
         end = len(data) if fault.cut_after is None else start + fault.cut_after
         try:
             self.wfile.write(data[start:end])
@@ -197,22 +183,6 @@ class _Handler(BaseHTTPRequestHandler):
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.connection.shutdown(socket.SHUT_RD)
-
-    def _hold(self) -> None:
-        """Wait until the test releases it, or the client goes away."""
-        self.connection.settimeout(0.02)
-        for _ in range(3000):
-            if self.hub.release.is_set():
-                break
-            try:
-                if not self.connection.recv(1):
-                    raise ConnectionResetError
-            except TimeoutError:
-                continue
-            except OSError:
-                self.hub.closed.set()
-                break
-        self.connection.settimeout(None)
 
 
 def _entry(path: Path) -> dict[str, Any]:

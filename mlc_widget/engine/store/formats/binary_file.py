@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.store.verification import FileIdentity
+from mlc_widget.engine.system.closing import Closing
 
 _FLAGS: Final = os.O_RDONLY | sum(
     # Non-blocking, so that opening a FIFO does not wait for a writer.
@@ -20,7 +20,7 @@ _FLAGS: Final = os.O_RDONLY | sum(
 )
 
 
-class BinaryFile(ABC):
+class BinaryFile(Closing):
     """An open file. Close it, or use it in ``with``.
 
     It is checked and read through one descriptor, from any thread.
@@ -72,17 +72,6 @@ class BinaryFile(ABC):
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def fill(self, view: memoryview, at: int) -> None:
         """Read as many bytes as `view` holds, from an offset.

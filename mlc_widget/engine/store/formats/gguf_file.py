@@ -12,8 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.engine.store.formats.binary_file import BinaryFile
 from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, GGMLType
 from mlc_widget.engine.store.verification import FileIdentity
+from mlc_widget.engine.system.closing import Closing
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
@@ -363,7 +363,7 @@ def split_paths(path: Path) -> list[Path]:
     return parts
 
 
-class GGUFModel:
+class GGUFModel(Closing):
     """A model in one GGUF file or several.
 
     Args:
@@ -418,14 +418,3 @@ class GGUFModel:
         """Close all files. Idempotent."""
         for file in self.files:
             file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -13,6 +13,7 @@ from mlc_widget.api.request_values import shortened
 from mlc_widget.engine.store.formats.safetensors_file import SafetensorsFile, SafetensorsTensor
 from mlc_widget.engine.store.model_files import read_file, read_json_object
 from mlc_widget.engine.store.transformers_files import INDEX, SINGLE, SUFFIX
+from mlc_widget.engine.system.closing import Closing
 
 _PICKLES: Final = re.compile(r".+\.(?:bin|pt|pth|ckpt|pkl|pickle)")
 _LARGEST_JSON: Final = 16 << 20
@@ -154,7 +155,7 @@ class HFFolder:
         return files
 
 
-class SafetensorsModel:
+class SafetensorsModel(Closing):
     """The tensors in all files of a folder. Close it when it is no longer needed.
 
     Args:
@@ -185,12 +186,6 @@ class SafetensorsModel:
         """Close the files. Idempotent."""
         for file in self.files:
             file.close()
-
-    def __enter__(self) -> SafetensorsModel:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _open(self, name: str, wanted: set[str] | None) -> None:
         file = SafetensorsFile(self.folder.inside(name))
