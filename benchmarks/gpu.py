@@ -78,14 +78,7 @@ def executor_of(folder: Path, **options: Any) -> Executor:
 def quantized_folder(name: str, quantization: str, folder: Path) -> Path:
     """A fixture in another quantization."""
     shutil.copytree(FIXTURES / name, folder)
-    params = mlc_format.read_params(folder)
-    for shard in folder.glob("params_shard_*.bin"):
-        shard.unlink()
-    mlc_format.write_params(
-        folder, mlc_format.quantize_params(params, quantization), encode_format="raw"
-    )
-    file = folder / "mlc-chat-config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization": quantization}))
+    mlc_format.requantize(folder, quantization)
     return folder
 
 

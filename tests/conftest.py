@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,23 +21,14 @@ DEADLINE_S = 60.0
 """Only catches hangs: no test waits this long when the code is right."""
 
 
-def _tool(name: str) -> ModuleType:
-    path = Path(__file__).parent.parent / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
 def write_tiny_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
     """A two-layer Llama with random weights, in MLC format: real files, no sense."""
     import numpy as np
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    mlc_format = _tool("mlc_format")
+    sys.path.append(str(Path(__file__).parent.parent / "tools"))
+    import mlc_format
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

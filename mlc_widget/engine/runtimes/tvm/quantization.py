@@ -3,7 +3,7 @@
 To add one, add its line to `QUANTIZATIONS`. Another size of codes also needs kernels
 (`kernels.matmul.make_matmul_codes`, `kernels.embedding.make_embedding_codes`, those of the same
 names for GPUs, and `cuda.fragments`); another arrangement in the model folder needs a
-`layouts.Layout`. Then teach `tools/mlc_format.py` to write it, and make golden logits with
+`layouts.Layout`. Then teach `tools/mlc_format` to write it, and make golden logits with
 `tools/golden.py`.
 """
 

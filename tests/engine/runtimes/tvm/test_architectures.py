@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import random
 import shutil
@@ -36,15 +35,7 @@ def folder_of(tmp_path_factory):
         folder = tmp_path_factory.mktemp("models") / f"{name}-{quantization}"
         shutil.copytree(FIXTURES / name, folder)
         if quantization != "q0f32":
-            params = mlc_format.read_params(folder)
-            for shard in folder.glob("params_shard_*.bin"):
-                shard.unlink()
-            mlc_format.write_params(
-                folder, mlc_format.quantize_params(params, quantization), encode_format="raw"
-            )
-        config = json.loads((folder / "mlc-chat-config.json").read_text())
-        config["quantization"] = quantization
-        (folder / "mlc-chat-config.json").write_text(json.dumps(config))
+            mlc_format.requantize(folder, quantization)
         return folder
 
     return make

@@ -73,15 +73,7 @@ def folder_of(tmp_path_factory):
     def quantized(name: str, quantization: Any) -> Path:
         folder = root / f"{name}-{quantization}"
         shutil.copytree(make(name, "q0f32"), folder)
-        params = mlc_format.read_params(folder)
-        for shard in folder.glob("params_shard_*.bin"):
-            shard.unlink()
-        mlc_format.write_params(
-            folder, mlc_format.quantize_params(params, quantization), encode_format="raw"
-        )
-        config = json.loads((folder / "mlc-chat-config.json").read_text())
-        config["quantization"] = quantization
-        (folder / "mlc-chat-config.json").write_text(json.dumps(config))
+        mlc_format.requantize(folder, quantization)
         return folder
 
     def make(name: str, quantization: str) -> Path:
