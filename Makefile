@@ -3,15 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MODULES := js/node_modules/.installed
+BUNDLE := mlc_widget/widget/static/widget.js
 PYTEST := $(BIN)/python -m pytest
 SPHINX := $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet
-# Processes that `make test` and `make soak` run tests in; 0 runs them one after another in one.
+# How many checks run at once, and processes that `make test` and `make soak` run tests in; 0 runs
+# everything one after another.
 JOBS ?= 2
+AT_ONCE := $(MAKE) --no-print-directory --jobs=$(patsubst 0,1,$(JOBS)) \
+	$(if $(filter output-sync,$(.FEATURES)),--output-sync)
 # Versions of every package of a development environment; `make CONSTRAINTS=` takes the newest.
 CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: help demo lab test check docs format js bench soak smoke lock hooks dist clean chromium install
+# The tests start hundreds of processes, each of which would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo lab test check lint lint-js docs format js bench soak smoke lock hooks dist clean chromium install installed
 
 help:
 	@echo "make demo    set up, run notebooks/quickstart.ipynb in a real kernel, print the conversation"
@@ -34,17 +42,27 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$@ -m pip install --quiet --upgrade pip
 
-# The editable install runs the build hook, which builds the front end with npm.
-$(STAMP): pyproject.toml hatch_build.py js/package-lock.json $(CONSTRAINTS) | $(BIN)/python
+# With the bundle there, the build hook of the editable install has nothing to build.
+$(STAMP): pyproject.toml hatch_build.py js/package-lock.json $(CONSTRAINTS) | $(BIN)/python $(BUNDLE)
 	$(PIP_INSTALL) --editable ".[dev]"
 	@touch $@
 
-BUNDLE := mlc_widget/widget/static/widget.js
-$(BUNDLE): $(STAMP) $(shell find js/src -type f) js/package.json js/package-lock.json
-	cd js && npm ci --no-audit --no-fund && npm run build
+# `npm ci` begins with an empty folder, so the mark goes when anything else installs there.
+$(MODULES): js/package-lock.json
+	@node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null || \
+		{ echo "mlc_widget needs Node.js 20 or newer with npm: https://nodejs.org" >&2; exit 1; }
+	cd js && npm ci --no-audit --no-fund
 	@touch $@
 
-install: $(STAMP) $(BUNDLE)
+$(BUNDLE): $(MODULES) $(shell find js/src -type f) js/build.mjs js/package.json
+	cd js && npm run build
+	@touch $@
+
+install:
+	+@$(AT_ONCE) installed
+
+installed: $(STAMP) $(BUNDLE)
+	@:
 
 js: $(BUNDLE)
 
@@ -55,12 +73,16 @@ lab: install
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/quickstart.ipynb
 
 check: install
+	+@$(AT_ONCE) lint lint-js docs
+
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
+
+lint-js: install
 	cd js && npm run check
-	$(SPHINX) docs docs/_build/html
 
 # Every page, and an entry for each public name; any warning fails it.
 docs: install

@@ -17,6 +17,10 @@ import pytest_asyncio
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
 
+# jsonschema imports it, if it is there, to check IRIs, which no schema here has. It compiles 38
+# grammars, which takes more than a second in each process.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 DEADLINE_S = 60.0
 """Only catches hangs: no test waits this long when the code is right."""
 
