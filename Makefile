@@ -49,7 +49,7 @@ $(STAMP): pyproject.toml hatch_build.py js/package-lock.json $(CONSTRAINTS) | $(
 
 # `npm ci` begins with an empty folder, so the mark goes when anything else installs there.
 $(MODULES): js/package-lock.json
-	@node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null || \
+	@node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || \
 		{ echo "mlc_widget needs Node.js 20 or newer with npm: https://nodejs.org" >&2; exit 1; }
 	cd js && npm ci --no-audit --no-fund
 	@touch $@
