@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mlc_widget._version import __version__
+from mlc_widget.api import front_end as _front_end
 
 if TYPE_CHECKING:
     from mlc_widget.api.async_interface import AsyncMLCEngineInterface
@@ -155,6 +156,14 @@ _HOMES = {
     "mlc_engine": "mlc_widget.factories",
     "unload_ipython_extension": "mlc_widget.magics",
 }
+
+
+def _show_map_progress(*args: Any) -> Any:
+    """`display_map_progress`, imported when a map begins."""
+    return import_module("mlc_widget.widget.map_progress").display_map_progress(*args)
+
+
+_front_end.map_progress = _show_map_progress
 
 
 def __getattr__(name: str) -> Any:

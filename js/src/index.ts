@@ -1,4 +1,4 @@
-/** The bundle's anywidget module. The trait `_view` chooses the view: a chat, one reply, or a load. */
+/** The bundle's anywidget module. The trait `_view` chooses the view: a chat, one reply, a load, or a map. */
 
 import type { Model } from "./host.ts";
 import { keepTranscript } from "./transcript-output.ts";
@@ -6,6 +6,7 @@ import { drawTranscriptsLazily } from "./lazy.ts";
 import { Store } from "./store.ts";
 import { renderChat } from "./views/chat.ts";
 import { renderLoadProgress } from "./views/load.ts";
+import { renderMapProgress } from "./views/map.ts";
 
 interface Props {
   readonly model: Model;
@@ -48,7 +49,7 @@ function render({ model, signal, el }: Props & { readonly el: HTMLElement }): ()
   const store =
     stores.get(String(model.get("_comm_id"))) ?? new Store(model, controller.signal);
   const view = model.get("_view");
-  const draw = view === "load" ? renderLoadProgress : renderChat;
+  const draw = { load: renderLoadProgress, map: renderMapProgress }[String(view)] ?? renderChat;
   draw({ store, el, signal: controller.signal });
   // One reply below its %%chat cell: styles/reply.css hides the rest of the chat.
   if (view === "reply") el.querySelector(".mlcw-chat")?.classList.add("mlcw-reply");

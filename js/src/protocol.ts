@@ -1,8 +1,8 @@
 /**
  * The messages between the kernel and the page.
  *
- * Kernel to page: the synced traits `_engine`, `_chat`, `_live` and `_options` hold snapshots, the
- * first two with an increasing `rev`, all with `<` escaped (see `readTrait`). Custom messages append
+ * Kernel to page: the synced traits `_engine`, `_chat`, `_map`, `_live` and `_options` hold snapshots,
+ * the first three with an increasing `rev`, all with `<` escaped (see `readTrait`). Custom messages append
  * text to a reply (`delta`) and acknowledge intents (`ack`).
  * Page to kernel: intents, as custom messages `{type: "intent", id, intent}`. Only the kernel
  * changes the conversation; the page shows its snapshots.
@@ -141,6 +141,37 @@ export interface Options {
 }
 export type OptionName = Exclude<keyof Options, "tools" | "models">;
 
+export type MapStage = "running" | "paused" | "stopping" | "done" | "stopped" | "failed";
+
+/** A finished row of a map: one text for each of `MapState.columns`. */
+export interface MapRow {
+  readonly index: number;
+  readonly cells: readonly string[];
+  /** Why it failed; null if it did not. */
+  readonly error: string | null;
+  readonly cached: boolean;
+}
+
+/** The progress of a map over a table; times in seconds. */
+export interface MapState {
+  readonly rev: number;
+  readonly state: MapStage;
+  /** null if the data does not tell. */
+  readonly total: number | null;
+  readonly rows: number;
+  readonly cached: number;
+  readonly skipped: number;
+  readonly errors: number;
+  readonly truncated: number;
+  readonly rowsPerS: number;
+  readonly tokensPerS: number;
+  readonly elapsed: number;
+  readonly etaS: number | null;
+  readonly firstError: string;
+  readonly columns: readonly string[];
+  readonly last: readonly MapRow[];
+}
+
 /** The kernel has received an intent; `error` is null, or says why the intent was refused. */
 export interface Ack {
   readonly intent: string;
@@ -161,7 +192,9 @@ export type Intent =
   | { readonly kind: "resync" }
   | { readonly kind: "kept" }
   | { readonly kind: "transcript" }
-  | { readonly kind: "cancel_load" };
+  | { readonly kind: "cancel_load" }
+  | { readonly kind: "pause" }
+  | { readonly kind: "resume" };
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -334,6 +367,43 @@ export function parseOptions(value: unknown): Options {
     schema: text(options["schema"]) || null,
     tools: texts(options["tools"]),
     models: texts(options["models"]),
+  };
+}
+
+const MAP_STAGES = ["running", "paused", "stopping", "done", "stopped", "failed"] as const;
+/** Rows and columns of a map that are drawn at most, whatever a saved notebook holds. */
+const MAP_ROWS = 20;
+const MAP_COLUMNS = 12;
+
+function parseMapRow(value: unknown): MapRow | null {
+  if (!isObject(value)) return null;
+  return {
+    index: count(value["index"]),
+    cells: texts(value["cells"]).slice(0, MAP_COLUMNS),
+    error: typeof value["error"] === "string" ? value["error"] : null,
+    cached: value["cached"] === true,
+  };
+}
+
+export function parseMap(value: unknown): MapState {
+  const map = isObject(value) ? value : {};
+  const last: readonly unknown[] = Array.isArray(map["last"]) ? map["last"].slice(-MAP_ROWS) : [];
+  return {
+    rev: count(map["rev"]),
+    state: oneOf(MAP_STAGES, map["state"], "running"),
+    total: number(map["total"]),
+    rows: count(map["rows"]),
+    cached: count(map["cached"]),
+    skipped: count(map["skipped"]),
+    errors: count(map["errors"]),
+    truncated: count(map["truncated"]),
+    rowsPerS: count(map["rows_per_s"]),
+    tokensPerS: count(map["tokens_per_s"]),
+    elapsed: count(map["elapsed"]),
+    etaS: number(map["eta_s"]),
+    firstError: text(map["first_error"]),
+    columns: texts(map["columns"]).slice(0, MAP_COLUMNS),
+    last: last.map(parseMapRow).filter((row) => row !== null),
   };
 }
 

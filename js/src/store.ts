@@ -13,9 +13,11 @@ import {
   parseDelta,
   parseEngine,
   parseLive,
+  parseMap,
   parseOptions,
   readTrait,
   type Engine,
+  type MapState,
   type Options,
 } from "./protocol.ts";
 import { applyDelta, applySnapshot, emptyChat, hasGap, type ChatState } from "./reducer.ts";
@@ -27,6 +29,7 @@ export interface View {
   readonly engine: Engine;
   readonly chat: ChatState;
   readonly options: Options;
+  readonly map: MapState;
   /** False for a saved widget whose kernel is gone. */
   readonly connected: boolean;
 }
@@ -47,6 +50,7 @@ export class Store {
       engine: parseEngine(this.#read("_engine")),
       chat: emptyChat,
       options: parseOptions(this.#read("_options")),
+      map: parseMap(this.#read("_map")),
       connected: true,
     };
     this.#onChat();
@@ -56,6 +60,7 @@ export class Store {
       "change:_chat": this.#onChat,
       "change:_live": this.#onLive,
       "change:_options": this.#onOptions,
+      "change:_map": this.#onMap,
       "msg:custom": this.#onMessage,
     };
     for (const [event, callback] of Object.entries(events)) model.on(event, callback);
@@ -103,6 +108,11 @@ export class Store {
 
   readonly #onOptions = (): void => {
     this.#update({ options: parseOptions(this.#read("_options")) });
+  };
+
+  readonly #onMap = (): void => {
+    const map = parseMap(this.#read("_map"));
+    if (map.rev >= this.#view.map.rev) this.#update({ map });
   };
 
   #read(trait: string): unknown {

@@ -132,15 +132,18 @@ class AsyncMLCEngineInterface(EngineBase):
             on_error: ``keep`` puts what is wrong with a row into a column ``error``, which is
                 there only if a row failed; ``raise`` raises it, and checks all prompts first.
             limit: The number of rows to compute, from the first; the result has only these.
-            show_progress: Whether to show a line with rows done, speed and time left, in a
-                terminal or a notebook.
-            report: Gets the counts and times, while the map runs and afterwards.
+            show_progress: Whether to show rows done, speed and time left: a panel in a notebook,
+                a line in a terminal.
+            report: Gets the counts and times, while the map runs and afterwards, and can pause
+                and stop it.
             **options: Also ``temperature``, ``max_tokens`` and other fields of
                 `chat.completions.create`.
 
         Returns:
             A table of the same kind with the same rows, order and index, and the new columns
-            behind the others. For lists and iterators, a list of dicts.
+            behind the others. For lists and iterators, a list of dicts. If the map was stopped,
+            by the panel or `MapReport.stop`, rows that are not done have missing values and say
+            so in ``error``.
 
         Raises:
             BadRequestError: An argument is wrong, or the data lacks a column of the prompt or has

@@ -1,7 +1,8 @@
 """The Python side of the widgets; the page's side is in js/.
 
 `LoadProgress` and `ChatWidget` show state that belongs to the engine's I/O thread (`session`), and
-pass the page's intents on to it (`intents`), even while a cell is running (`control`).
+pass the page's intents on to it (`intents`), even while a cell is running (`control`). So does
+`map_progress`, which shows a map.
 """
 
 from mlc_widget.widget.chat import ChatWidget

@@ -1,4 +1,4 @@
-"""The base of both widgets: the bundle, the engine's state, and the two channels from the page."""
+"""The bases of all widgets: the bundle, the two channels from the page, and an engine's state."""
 
 from __future__ import annotations
 
@@ -49,32 +49,31 @@ def inert(value: Any) -> Any:
 
 
 def mirror(name: str) -> Any:
-    """A synced trait whose value is computed by `EngineWidget._mirrors[name]` whenever it is read.
+    """A synced trait whose value is computed by `PageWidget._mirrors[name]` whenever it is read.
 
     The value comes from the I/O thread's state at the time of reading, so a page that asks for the
     state (after a reload, say) gets it as it is now, and no trait is ever written by two threads.
     """
 
-    def read(_value: object, widget: EngineWidget) -> JSONDict:
+    def read(_value: object, widget: PageWidget) -> JSONDict:
         shown: JSONDict = inert(widget._mirrors[name]())
         return shown
 
     return traitlets.Dict(read_only=True).tag(sync=True, to_json=read)
 
 
-class EngineWidget(NotCopyable, anywidget.AnyWidget):
-    """A widget that shows an engine.
+class PageWidget(NotCopyable, anywidget.AnyWidget):
+    """A widget of the bundle, which takes intents from the page.
+
+    Args:
+        call_soon: Calls a function on the I/O thread.
+        mirrors: What computes each trait that was made by `mirror`.
 
     Traits (all for the page; none is meant to be set):
         _bundle: The front end's code.
         _view: Which view to draw.
         _comm_id: This widget's comm, for the control channel.
         _control: Whether the kernel listens for it on the control channel.
-        _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
-            "memory_used_bytes", "gpu", "runtime", "defaults", "progress", "error", "hang"}``: the
-            memory of the worker's machine, and how much of it the worker uses; ``gpu`` is
-            ``{"name", "memory_bytes", "free_bytes", "model_bytes"}`` or None; ``defaults`` are the
-            settings in the model's configuration; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
     _instead = "it is a place on the page, not a value. Make another one with the same engine."
@@ -85,19 +84,15 @@ class EngineWidget(NotCopyable, anywidget.AnyWidget):
     _view = traitlets.Unicode(read_only=True).tag(sync=True)
     _comm_id = traitlets.Unicode(read_only=True).tag(sync=True)
     _control = traitlets.Bool(False, read_only=True).tag(sync=True)
-    _engine = mirror("_engine")
 
-    def __init__(self, engine: object) -> None:
-        self.set_trait("_bundle", current_bundle())
-        self._link: EngineLink = link_of(engine)
+    def __init__(
+        self, call_soon: Callable[..., object], mirrors: Mapping[str, Callable[[], JSONDict]]
+    ) -> None:
+        self._call_soon = call_soon
         self._out = threading.RLock()
-        self._view_of = EngineMirror(self._link.snapshot)
-        self._mirrors: dict[str, Callable[[], JSONDict]] = {"_engine": self._view_of.to_json}
-        self._mirrors.update(self._more_mirrors())
+        self._mirrors = dict(mirrors)
         self._desk = IntentDispatcher(self._intents(), self.send)
-        self._push_engine = Throttle(lambda: self.send_state("_engine"), _PROGRESS_INTERVAL_S)
-        self._unobserve: Callable[[], object] | None = None
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self.set_trait("_bundle", current_bundle())
         comm_id = uuid.uuid4().hex
         self.set_trait("_comm_id", comm_id)
         self.set_trait("_control", control.listen(comm_id, self._take))
@@ -107,6 +102,51 @@ class EngineWidget(NotCopyable, anywidget.AnyWidget):
         # while a cell runs; without this, messages go where the page sends them.
         if hasattr(self.comm, "_reply_subshell_for"):
             self.comm._reply_subshell_for = None
+
+    def _intents(self) -> Mapping[str, Handler]:
+        """The handlers of the page's intents."""
+        return {"resync": lambda _: None}
+
+    def _take(self, content: Any) -> None:
+        """Hand a message from the page to the I/O thread. On any thread."""
+        self._call_soon(self._desk.take, content)
+
+    def _send(self, msg: Any, buffers: Any = None) -> None:
+        """Send to the page, from any thread, one message at a time."""
+        try:
+            with self._out:
+                super()._send(msg, buffers=buffers)
+        except Exception:  # the page may miss a message; the engine must not miss a beat
+            _log.exception("a message to the page could not be sent")
+
+    def close(self) -> None:
+        """Remove the widget from the page."""
+        if self.comm is not None:
+            control.forget(self._comm_id)
+        super().close()
+
+
+class EngineWidget(PageWidget):
+    """A widget that shows an engine.
+
+    Traits, beside those of `PageWidget`:
+        _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
+            "memory_used_bytes", "gpu", "runtime", "defaults", "progress", "error", "hang"}``: the
+            memory of the worker's machine, and how much of it the worker uses; ``gpu`` is
+            ``{"name", "memory_bytes", "free_bytes", "model_bytes"}`` or None; ``defaults`` are the
+            settings in the model's configuration; ``hang`` is ``{"part", "seconds"}`` or None.
+    """
+
+    _engine = mirror("_engine")
+
+    def __init__(self, engine: object) -> None:
+        self._link: EngineLink = link_of(engine)
+        self._view_of = EngineMirror(self._link.snapshot)
+        self._push_engine = Throttle(lambda: self.send_state("_engine"), _PROGRESS_INTERVAL_S)
+        self._unobserve: Callable[[], object] | None = None
+        self._tasks: set[asyncio.Future[Any]] = set()
+        mirrors = {"_engine": self._view_of.to_json, **self._more_mirrors()}
+        super().__init__(self._link.call_soon, mirrors)
         self._link.call_soon(self._attach)
 
     def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
@@ -167,22 +207,9 @@ class EngineWidget(NotCopyable, anywidget.AnyWidget):
         self._view_of.describe(models, info)
         self._push_engine.poke()
 
-    def _take(self, content: Any) -> None:
-        """Hand a message from the page to the I/O thread. On any thread."""
-        self._link.call_soon(self._desk.take, content)
-
-    def _send(self, msg: Any, buffers: Any = None) -> None:
-        """Send to the page, from any thread, one message at a time."""
-        try:
-            with self._out:
-                super()._send(msg, buffers=buffers)
-        except Exception:  # the page may miss a message; the engine must not miss a beat
-            _log.exception("a message to the page could not be sent")
-
     def close(self) -> None:
         """Remove the widget from the page and stop following the engine, which keeps running."""
         if self.comm is not None:
-            control.forget(self._comm_id)
             with contextlib.suppress(RuntimeError):  # the I/O thread has ended with the process
                 self._link.call_soon(self._detach)
         super().close()

@@ -249,3 +249,33 @@ def test_it_fits_a_narrow_page(open_notebook: OpenNotebook, model_folder: Path) 
             .map(node => node.className)"""
     )
     assert overflow == []
+
+
+def test_a_map_shows_its_rows_and_is_paused_and_stopped_while_its_cell_blocks(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    cell = f"""
+from mlc_widget import MLCEngine
+engine = MLCEngine(runtime="scripted", runtime_options={{"pace_s": 0.05}})
+engine.reload({str(model_folder)!r})
+rows = ({{"text": f"<b>row {{i}}</b>"}} for i in range(10**9))
+out = engine.map("Say {{text}}", rows, cache=False)
+print(out[0]["error"], "|", out[-1]["error"])"""
+    notebook = open_notebook([cell.strip()], width=480)
+    notebook.run(0)
+    panel = notebook.output(0).locator(".mlcw-map")
+    expect(panel.locator("tbody tr")).to_have_count(6)
+    expect(panel.locator("tbody td").first).to_contain_text("<b>row")
+    panel.get_by_role("button", name="Pause").click()
+    expect(panel.get_by_role("status")).to_have_text("Paused")
+    notebook.expect_running(0)
+    panel.get_by_role("button", name="Resume").click()
+    expect(panel.get_by_role("status")).to_have_text("Running")
+    panel.get_by_role("button", name="Stop").press("Enter")
+    notebook.expect_done(0)
+    expect(panel).to_contain_text("Stopped; the rows that are done are kept")
+    expect(panel.get_by_role("button")).to_have_count(0)
+    expect(notebook.output(0)).to_contain_text("None | Stopped: the map was stopped")
+    summary = notebook.output(0).locator('[data-mime-type="text/html"]')
+    expect(summary).to_be_hidden()
+    expect(summary).to_contain_text("map: stopped")

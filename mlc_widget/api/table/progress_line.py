@@ -8,7 +8,7 @@ import time
 from importlib import import_module
 from typing import Any, Final
 
-from mlc_widget.api.table.report import MapReport
+from mlc_widget.api.table.report import MapReport, MapRow
 
 _TERMINAL_S: Final = 0.1
 _NOTEBOOK_S: Final = 0.5
@@ -30,7 +30,7 @@ class ProgressLine:
         self._notebook = shown and _in_notebook()
         self._terminal = shown and not self._notebook and sys.stderr.isatty()
 
-    def update(self) -> None:
+    def update(self, row: MapRow) -> None:
         """Show the report, unless that was done just now."""
         if not self._notebook and not self._terminal:
             return

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from mlc_widget.api.errors import MLCEngineError
+
+MapState: TypeAlias = Literal["waiting", "running", "paused", "done", "stopped", "failed"]
+"""What a map is at; ``failed`` is also one that was interrupted or left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,10 @@ class MapRow:
 
 @dataclass(slots=True)
 class MapReport:
-    """Counts of a map, kept up to date while it runs.
+    """Counts of a map, kept up to date while it runs, and the way to pause or stop it.
 
-    Make one and give it as ``report=``; it begins anew with each map.
+    Make one and give it as ``report=``; it begins anew with each map. All of it may be used from
+    any thread.
 
     Attributes:
         total: The number of rows; None if the data does not tell, as an iterator.
@@ -60,6 +64,10 @@ class MapReport:
     first_error: str | None = None
     _started: float = field(default=0.0, repr=False)
     _ended: float | None = field(default=None, repr=False)
+    _state: MapState = field(default="waiting", repr=False)
+    _stops: bool = field(default=False, repr=False)
+    _paused_at: float | None = field(default=None, repr=False)
+    _paused_s: float = field(default=0.0, repr=False)
 
     def begin(self, total: int | None) -> None:
         """Begin anew; called by the map."""
@@ -67,10 +75,51 @@ class MapReport:
             setattr(self, each.name, each.default)
         self.total = total
         self._started = time.monotonic()
+        self._state = "running"
 
-    def end(self) -> None:
+    def end(self, state: MapState = "done") -> None:
         """Stop the clock; called by the map."""
+        self._unpause()
         self._ended = time.monotonic()
+        self._state = state
+
+    def pause(self) -> None:
+        """Have the map send no more rows until `resume`; those that run are finished.
+
+        Without effect if no map runs.
+        """
+        if self._state == "running":
+            self._paused_at = time.monotonic()
+            self._state = "paused"
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._state == "paused":
+            self._unpause()
+            self._state = "running"
+
+    def _unpause(self) -> None:
+        if self._paused_at is not None:
+            self._paused_s += time.monotonic() - self._paused_at
+            self._paused_at = None
+
+    def stop(self) -> None:
+        """Have the map end now, and return what is done.
+
+        The rows that run end within a step. Without effect if no map runs.
+        """
+        if self._state in ("running", "paused"):
+            self._stops = True
+
+    @property
+    def state(self) -> MapState:
+        """Whether the map runs, and how it ended."""
+        return self._state
+
+    @property
+    def stops(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stops
 
     def add(self, row: MapRow) -> None:
         """Count a finished row; called by the map."""
@@ -89,16 +138,34 @@ class MapReport:
         return (time.monotonic() if self._ended is None else self._ended) - self._started
 
     @property
+    def active_seconds(self) -> float:
+        """`seconds` without the time for which it was paused."""
+        paused = self._paused_s
+        if (since := self._paused_at) is not None:
+            paused += time.monotonic() - since
+        return max(0.0, self.seconds - paused)
+
+    @property
     def rows_per_s(self) -> float:
-        """Finished rows per second."""
-        return self.rows / self.seconds if self.seconds else 0.0
+        """Finished rows per second in which the map was not paused."""
+        return self.rows / self.active_seconds if self.active_seconds else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of computed replies per second in which the map was not paused."""
+        return self.completion_tokens / self.active_seconds if self.active_seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate of the time left in seconds; None if it is not known."""
-        if self.total is None or not self.rows_per_s:
+        """An estimate of the time left in seconds; None if it is not known.
+
+        It supposes that the rows left are computed, at the speed of those that were: found ones
+        take no time.
+        """
+        if self.total is None or not self.rows or not self.active_seconds:
             return None
-        return max(0, self.total - self.rows) / self.rows_per_s
+        done = (self.rows - self.cached - self.skipped) or self.rows
+        return max(0, self.total - self.rows) * self.active_seconds / done
 
     def __str__(self) -> str:
         """One line, such as ``120 of 500 rows, 14.2 rows/s, 27 s left, 3 errors, 20 cached``."""
@@ -109,6 +176,8 @@ class MapReport:
             parts.append(f"{self.seconds:,.1f} s")
         elif left is not None:
             parts.append(f"{left:,.0f} s left")
+        if self._state in ("paused", "stopped"):
+            parts.append(self._state)
         for count, word in (
             (self.errors, "error" if self.errors == 1 else "errors"),
             (self.cached, "cached"),

@@ -6,7 +6,14 @@ import asyncio
 import concurrent.futures
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Final
 
 from mlc_widget.api.core import EngineCore
@@ -14,15 +21,16 @@ from mlc_widget.api.errors import BadRequestError, ModelNotLoadedError
 from mlc_widget.api.home_loop import INTERRUPT_TICK_S, HomeLoop
 from mlc_widget.api.request_values import JSONDict
 from mlc_widget.api.table.plan import MapPlan
-from mlc_widget.api.table.progress_line import ProgressLine
+from mlc_widget.api.table.progress_view import ProgressView, open_progress_view
 from mlc_widget.api.table.reply_cache import ReplyCache, open_cache
-from mlc_widget.api.table.report import MapRow
+from mlc_widget.api.table.report import MapRow, MapState
 from mlc_widget.api.table.tables import Row
 from mlc_widget.api.table.work import RowWork
 
 _BREATH_S: Final = 0.004
 """How long the caller's loop is kept from other work, in seconds."""
 _END: Final = object()
+_STOPPED: Final = "Stopped: the map was stopped before this row was done."
 
 
 async def _model(core: EngineCore, model_id: str | None) -> JSONDict:
@@ -71,19 +79,22 @@ class MapRun:
     def __init__(self, core: EngineCore, home: HomeLoop, plan: MapPlan) -> None:
         self._core, self._home, self._plan = core, home, plan
         self._cache: ReplyCache | None = None
+        self._unfinished: list[tuple[int, Row]] = []
 
     @contextlib.contextmanager
-    def _running(self, model: Mapping[str, Any]) -> Iterator[tuple[RowWork, ProgressLine]]:
-        plan = self._plan
-        plan.report.begin(plan.table.length)
+    def _running(self, model: Mapping[str, Any]) -> Iterator[tuple[RowWork, ProgressView]]:
+        plan, report = self._plan, self._plan.report
+        report.begin(plan.table.length)
         work = RowWork(self._core, self._home, plan, model, self._cache)
-        line = ProgressLine(plan.report, plan.shows_progress)
+        view = open_progress_view(plan, self._home)
+        state: MapState = "failed"
         try:
-            yield work, line
+            yield work, view
+            state = "stopped" if report.stops and report.rows != report.total else "done"
         finally:
-            work.cancel()
-            plan.report.end()
-            line.end()
+            self._unfinished = work.cancel()
+            report.end(state)
+            view.end()
 
     def _close(self) -> None:
         if self._cache is not None:
@@ -114,11 +125,11 @@ class MapRun:
                 for index, row in enumerate(self._sync_rows()):
                     self._check_row(index, row)
                     await breath.take()
-            with self._running(model) as (work, line):
+            with self._running(model) as (work, view):
                 pump = _pumped(work, self._plan.table.rows(), self._plan)
                 async with contextlib.aclosing(pump):
                     async for made in pump:
-                        line.update()
+                        view.update(made)
                         yield made
         finally:
             self._close()
@@ -129,7 +140,7 @@ class MapRun:
         async with contextlib.aclosing(self.stream()) as stream:
             async for row in stream:
                 result.add(row)
-        return result.table()
+        return result.table(self._unfinished)
 
     # Blocking
 
@@ -141,9 +152,9 @@ class MapRun:
             if self._checks_first:
                 for index, row in enumerate(self._sync_rows()):
                     self._check_row(index, row)
-            with self._running(model) as (work, line):
+            with self._running(model) as (work, view):
                 for made in _pumped_blocking(work, self._sync_rows(), self._plan):
-                    line.update()
+                    view.update(made)
                     yield made
         finally:
             self._close()
@@ -154,7 +165,7 @@ class MapRun:
         with contextlib.closing(self.stream_blocking()) as stream:
             for row in stream:
                 result.add(row)
-        return result.table()
+        return result.table(self._unfinished)
 
     @property
     def _wanted(self) -> str | None:
@@ -185,14 +196,15 @@ async def _pumped(
         return await anext(source, _END)
 
     try:
-        while True:
+        while not plan.report.stops:
+            paused = plan.report.state == "paused"
             taken: Any = None
-            if not ended and not work.full and reading is None:
+            if not ended and not paused and not work.full and reading is None:
                 if isinstance(rows, AsyncIterator):
                     reading = asyncio.create_task(following(rows))
                 else:
                     taken = next(rows, _END)
-            elif reading is not None and reading.done():
+            elif reading is not None and not paused and reading.done():
                 taken, reading = reading.result(), None
             if taken is _END:
                 ended = True
@@ -208,11 +220,13 @@ async def _pumped(
             for future in work.futures - running.keys():
                 running[future] = asyncio.wrap_future(future)
             waiting: set[asyncio.Future[Any]] = {*running.values()}
-            if reading is not None:
+            if reading is not None and not reading.done():
                 waiting.add(reading)
             if not waiting:
                 if ended:
                     return
+                if paused:
+                    await asyncio.sleep(INTERRUPT_TICK_S)
                 continue
             # Waking regularly, so that the loop notices interrupts.
             await asyncio.wait(
@@ -235,8 +249,9 @@ def _pumped_blocking(
     work: RowWork, rows: Iterator[Row], plan: MapPlan
 ) -> Generator[MapRow, None, None]:
     count, ended = 0, False
-    while True:
-        while not ended and not work.full:
+    report = plan.report
+    while not report.stops:
+        while not (ended or work.full or report.stops or report.state == "paused"):
             row: Any = next(rows, _END)
             if row is _END:
                 ended = True
@@ -251,8 +266,13 @@ def _pumped_blocking(
         if not futures:
             if ended:
                 return
+            if report.state == "paused":
+                time.sleep(INTERRUPT_TICK_S)
             continue
-        done, _ = concurrent.futures.wait(futures, return_when=concurrent.futures.FIRST_COMPLETED)
+        # Waking regularly to see whether it was stopped.
+        done, _ = concurrent.futures.wait(
+            futures, INTERRUPT_TICK_S, return_when=concurrent.futures.FIRST_COMPLETED
+        )
         for future in done:
             yield from work.finish(future)
 
@@ -275,9 +295,16 @@ class _Gathered:
         if row.error is not None:
             self._errors[row.index] = f"{type(row.error).__name__}: {row.error.message}"
 
-    def table(self) -> Any:
-        """The table, in the order of the data."""
-        plan, count = self._plan, len(self._values)
+    def table(self, unfinished: Sequence[tuple[int, Row]]) -> Any:
+        """The table, in the order of the data.
+
+        Args:
+            unfinished: The rows that had begun when the map was stopped.
+        """
+        plan = self._plan
+        if plan.report.state == "stopped":
+            self._mark_the_rest(unfinished)
+        count = len(self._values)
         columns: dict[str, tuple[list[Any], str | None]] = {
             name: ([self._values[i][name] for i in range(count)], kind)
             for name, kind in plan.schema.columns.items()
@@ -290,3 +317,14 @@ class _Gathered:
             texts = [self._errors.get(i) for i in range(count)]
             columns[plan.error_column(taken)] = (texts, "string")
         return plan.table.with_columns(rows, columns)
+
+    def _mark_the_rest(self, unfinished: Sequence[tuple[int, Row]]) -> None:
+        """All rows of a table are in the result; of an iterator, those that were read."""
+        length = self._plan.table.length
+        self._rows.update(unfinished)
+        rest = [index for index, _ in unfinished] if length is None else range(length)
+        nothing = dict.fromkeys(self._plan.schema.columns)
+        for index in rest:
+            if index not in self._values:
+                self._values[index] = nothing
+                self._errors[index] = _STOPPED

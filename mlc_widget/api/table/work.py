@@ -147,12 +147,14 @@ class RowWork:
             for i, (index, row) in enumerate(request.rows)
         ]
 
-    def cancel(self) -> None:
-        """End all requests; the engine stops within a step."""
+    def cancel(self) -> list[tuple[int, Mapping[str, Any]]]:
+        """End all requests; the engine stops within a step. Returns the rows that asked."""
+        rows = [row for request in self._requests.values() for row in request.rows]
         for future in list(self._requests):
             future.cancel()
         self._requests.clear()
         self._by_key.clear()
+        return rows
 
     def _nothing(self) -> dict[str, Any]:
         return dict.fromkeys(self._plan.schema.columns)
