@@ -14,6 +14,7 @@ from _process import Process
 from _stats import shown
 
 from mlc_widget.engine.runtimes.tvm.sizing import DEFAULT_TOTAL
+from mlc_widget.engine.store.packed_weights import LIMIT_VARIABLE
 
 BUILD = Path(__file__).resolve().parents[1] / ".make" / "bench"
 LLAMA_CPP = "0.3.36"
@@ -101,8 +102,8 @@ def compare(
         llama_python: See `llama_environment`.
     """
 
-    def start(python: str, *args: str) -> Process:
-        return Process(python, "_kernel_worker.py", *args)
+    def start(python: str, *args: str, **environ: str) -> Process:
+        return Process(python, "_kernel_worker.py", *args, **environ)
 
     llama = partial(start, llama_python, "llama.cpp", str(theirs), str(threads))
     starts = {
@@ -110,10 +111,11 @@ def compare(
         "llama.cpp": partial(llama, "0"),
         "llama.cpp fa": partial(llama, "1"),
     }
-    starts["tvm"]().close()  # fills the compile cache
+    starts["tvm"]().close()  # fills the caches of code and of packed weights
     print(f"\n## {title}, {threads} thread{'s' if threads > 1 else ''}")
     print(f"llama.cpp's file: {theirs.stat().st_size / 1e6:.0f} MB")
-    loads(starts)
+    unpacked = partial(starts["tvm"], **{LIMIT_VARIABLE: "0"})
+    loads({**starts, "tvm without packed weights": unpacked})
     memory = start(sys.executable, "memory", "-", str(threads))
     measure(starts, threads, rounds, figures, memory)
     memory.close()
@@ -126,19 +128,18 @@ def loads(starts: Starts) -> None:
     Args:
         starts: Start a process with an engine; "tvm" first.
     """
-    times: dict[str, list[float]] = {name: [] for name in starts}
-    for _ in range(LOADS):
-        for name, start in starts.items():
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in starts}
+    for i in range(LOADS):
+        for name, start in list(starts.items())[:: 1 if i % 2 else -1]:
             worker = start()
-            times[name].append(worker.started["load"]["wall"])
+            times[name].append(worker.started["load"])
             worker.close()
-    ours, *others = times
-    best = min(others, key=lambda name: statistics.median(times[name]))
-    pairs = [b / a for a, b in zip(times[ours], times[best], strict=True)]
-    print(
-        f"load, warm caches: {ours} {statistics.median(times[ours]):.3f} s, "
-        f"{best} {statistics.median(times[best]):.3f} s, ratio {shown(pairs)}"
-    )
+    for clock in ("wall", "cpu"):
+        median = {n: statistics.median(t[clock] for t in found) for n, found in times.items()}
+        best = min((name for name in starts if "llama" in name), key=lambda name: median[name])
+        pairs = [b[clock] / a[clock] for a, b in zip(times["tvm"], times[best], strict=True)]
+        told = [f"{name} {seconds:.3f} s" for name, seconds in median.items()]
+        print(f"load, warm caches, {clock}: {', '.join(told)}; {best} / tvm {shown(pairs)}")
 
 
 def measure(

@@ -126,7 +126,12 @@ class Tvm:
         _call(self._thread, lambda: self._steps(tokens, start))
 
     def settle(self) -> None:
-        """Do what a scheduler does between a load and the first request."""
+        """Do what an engine does between a load and the first request.
+
+        That includes keeping a copy of the weights, if there is none, for the next load to map.
+        """
+        if (saving := self._executor.save_weights(lambda: False)) is not None:
+            saving.join()
 
         def work() -> None:
             while self._executor.settle():

@@ -18,16 +18,17 @@ class Process:
         python: The interpreter to run it with.
         script: The script's file name.
         args: The script's arguments.
+        environ: Further variables of its environment.
 
     Attributes:
         started: The first line of its output.
     """
 
-    def __init__(self, python: str, script: str, *args: str) -> None:
+    def __init__(self, python: str, script: str, *args: str, **environ: str) -> None:
         self._process = subprocess.Popen(
             [python, str(HERE / script), *args],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent,
-            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+            env={**os.environ, "PYTHONPATH": str(HERE.parent), **environ},
         )  # fmt: skip
         self.started = self._read()
 
@@ -46,7 +47,7 @@ class Process:
         """End it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(300)
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None

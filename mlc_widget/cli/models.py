@@ -14,6 +14,7 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, ModelNotFoundError
 from mlc_widget.engine.store.model_facts import ModelFacts, facts_of, plain
+from mlc_widget.engine.store.packed_weights import copies
 from mlc_widget.engine.store.split_files import quantization_of
 from mlc_widget.models import builtin_models
 from mlc_widget.models.catalogue import catalogue
@@ -70,6 +71,12 @@ def _list(options: argparse.Namespace) -> None:
             facts = facts_of(entry.files) if entry.whole else ModelFacts()
             add(entry.name, entry.nbytes, facts, entry.nbytes, when)
     _print_table(rows)
+    if packed := list(copies()):
+        folder, nbytes = packed[0][0].parent, sum(found for _, found, _ in packed)
+        print(
+            f"Packed weights, which make later loads faster: {size(nbytes)} in "
+            f"{plain(str(folder), 400)}, which may be deleted."
+        )
 
 
 def _search(options: argparse.Namespace) -> None:

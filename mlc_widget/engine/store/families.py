@@ -261,6 +261,7 @@ class _Renamed:
         self.where = source.where
         self.layers, self.verify, self.close = source.layers, source.verify, source.close
         self.tensor_types, self.types_of = source.tensor_types, source.types_of
+        self.identities = source.identities
 
     def find(self, name: str) -> _Ours | _Joined | None:
         """The parameter of our name."""

@@ -123,6 +123,14 @@ class TensorCache:
         """The number of layers with parameters."""
         return len({m[1] for name in self.records if (m := _LAYER.search(name))})
 
+    def identities(self) -> Mapping[Path, FileIdentity]:
+        """The list and its shards, as they are now; empty if one is gone."""
+        paths = [self.file, *(shard.path for shard in self._shards)]
+        try:
+            return {path: FileIdentity.of(path) for path in paths}
+        except OSError:
+            return {}
+
     def tensor_types(self) -> None:
         """None, as all parameters have the same quantization."""
 

@@ -9,23 +9,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.engine.store.packed_weights import remove_copies_of
 from mlc_widget.engine.store.transfer import content_digest, is_digest
 from mlc_widget.models.inventory import InventoryEntry, wheel_index
 
 
 def remove(entry: InventoryEntry) -> None:
-    """Remove a model's files. Whoever has one of them open goes on reading it.
+    """Remove a model's files and the copies of its packed weights.
+
+    Whoever has one of them open goes on reading it.
 
     Raises:
         BadRequestError: It is being downloaded, or is another program's.
         OSError: A file cannot be removed.
     """
+    packed = {path.resolve() for path in entry.files}
     if entry.kind == "other":
         raise BadRequestError(f"{entry.name} is a model of {entry.program}.", param="model_id")
     if entry.kind == "wheel":
         _remove_of_wheel(entry)
     else:
         _remove_of_hub(entry)
+    remove_copies_of(packed)
 
 
 def checked(entry: InventoryEntry) -> tuple[int, list[str]]:

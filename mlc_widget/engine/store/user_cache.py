@@ -19,7 +19,7 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from mlc_widget.models.places import user_cache_root as default_root
 
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 LARGEST: Final = 1 << 28
 """The maximum size in bytes of a file that is read."""
+
+UNFINISHED: Final = ".new"
+"""How the names of files end that are being written, or were when their writer died."""
 
 _POSIX: Final = os.name == "posix"
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -87,6 +90,47 @@ class UserCache:
             self.warn(e)
             return False
         return True
+
+    def open_file(self, name: str) -> BinaryIO | None:
+        """Open a file of any size; None if there is none, or if others could have written it."""
+        try:
+            with _opened(self.folder, create=False) as descriptor:
+                return _open(_At(self.folder, descriptor), name)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            self.warn(e)
+            return None
+
+    @contextlib.contextmanager
+    def new_file(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file for writing, unbuffered. At the end of ``with``, it takes the name's place.
+
+        Whoever has the file open that was there before goes on reading that one.
+
+        Raises:
+            OSError: The folder is unsafe, or the file cannot be written.
+        """
+        with (
+            _opened(self.folder, create=True) as descriptor,
+            _aside(_At(self.folder, descriptor), name) as file,
+        ):
+            yield file
+
+    def files(self) -> dict[str, os.stat_result]:
+        """The regular files of the folder by name; empty if it cannot be read."""
+        found: dict[str, os.stat_result] = {}
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_file(follow_symlinks=False):
+                        found[entry.name] = entry.stat(follow_symlinks=False)
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if that is possible. Whoever has it open goes on reading it."""
+        with contextlib.suppress(OSError), _opened(self.folder, create=False) as descriptor:
+            os.unlink(_At(self.folder, descriptor)(name), dir_fd=descriptor)
 
     def secure_folder(self) -> Path:
         """The folder, made if it is missing, for files that are too large for `write`.
@@ -215,29 +259,47 @@ def _check_owner(info: os.stat_result, path: Path) -> None:
         )
 
 
-def _read(at: _At, name: str) -> bytes | None:
+def _open(at: _At, name: str) -> BinaryIO | None:
+    """Open a regular file that only we can have written."""
     flags = os.O_RDONLY | _FILE | getattr(os, "O_NONBLOCK", 0)
     try:
         descriptor = os.open(at(name), flags, dir_fd=at.descriptor)
     except OSError:  # a link, a socket or a file without access: it will be replaced
         return None
-    with open(descriptor, "rb") as file:
-        info = os.fstat(descriptor)
-        ours = not _POSIX or (info.st_uid in (0, os.geteuid()) and not info.st_mode & _OTHERS_WRITE)
-        if not stat.S_ISREG(info.st_mode) or not ours or info.st_size > LARGEST:
-            return None
-        return file.read(info.st_size)
+    info = os.fstat(descriptor)
+    ours = not _POSIX or (info.st_uid in (0, os.geteuid()) and not info.st_mode & _OTHERS_WRITE)
+    if stat.S_ISREG(info.st_mode) and ours:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    return None
+
+
+def _read(at: _At, name: str) -> bytes | None:
+    file = _open(at, name)
+    if file is None:
+        return None
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        return None if size > LARGEST else file.read(size)
 
 
 def _write(at: _At, name: str, content: bytes) -> None:
-    aside = f".{secrets.token_hex(8)}.new"
+    with _aside(at, name) as file:
+        left = memoryview(content)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _aside(at: _At, name: str) -> Iterator[BinaryIO]:
+    """Open a new file, which takes the place of `name` at the end, unless an exception ends it."""
+    aside = f".{secrets.token_hex(8)}{UNFINISHED}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE
     descriptor = os.open(at(aside), flags, 0o600, dir_fd=at.descriptor)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
+        with open(descriptor, "wb", buffering=0) as file:
+            yield file
         try:
             _replace(at, aside, name)
         except (IsADirectoryError, PermissionError):

@@ -228,7 +228,7 @@ class _Check:
 
     def _read(self, file: PublishedFile) -> tuple[str, FileIdentity, bool]:
         """The sum and identity of a file, and whether the latter would show a change of it."""
-        certain = _wait_for_tick(_identity(file))
+        certain = wait_for_tick(_identity(file))
         digest = hashlib.md5(usedforsecurity=False)
         block = memoryview(bytearray(_BLOCK))
         try:
@@ -251,7 +251,7 @@ class _Check:
         return digest.hexdigest(), identity, certain
 
 
-def _wait_for_tick(identity: FileIdentity) -> bool:
+def wait_for_tick(identity: FileIdentity) -> bool:
     """Wait until a change of a file would get a later time; return whether it would."""
     latest = max(identity.mtime_ns, identity.ctime_ns)
     age = time.time() - latest / 1e9

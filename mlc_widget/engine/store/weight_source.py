@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
-from mlc_widget.engine.store.verification import VerifyPolicy
+from mlc_widget.engine.store.verification import FileIdentity, VerifyPolicy
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -71,6 +71,9 @@ class WeightSource(Protocol):
         Raises:
             ModelFormatError: They differ.
         """
+
+    def identities(self) -> Mapping[Path, FileIdentity]:
+        """The files that have all its tensors, as they are now; empty if that is not known."""
 
     def tensor_types(self) -> Mapping[str, str] | None:
         """The ggml type of each tensor, by its name in the file.

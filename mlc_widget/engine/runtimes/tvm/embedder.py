@@ -17,6 +17,7 @@ from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.store.fields import Fields
+from mlc_widget.engine.store.packed_weights import CopyTask
 
 Pooling: TypeAlias = Literal["cls", "mean", "last"]
 Vector: TypeAlias = npt.NDArray[np.float32]
@@ -162,6 +163,7 @@ class Embedder:
         context_window: The maximum number of tokens of a text.
         usage: Tells the model's device and memory.
         ended: Done when the thread no longer uses the model.
+        copying: Keeps a copy of the model's weights, if there was none.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Embedder:
         self.vocab_size, self.context_window = vocab_size, context_window
         self.usage = usage
         self.ended: Future[None] = Future()
+        self.copying: CopyTask | None = None
         self.clock = StepClock()
         self._changed = threading.Condition()
         self._submitted: list[_Job] = []
@@ -211,6 +214,8 @@ class Embedder:
 
     def stop(self) -> None:
         """End the thread; waiting requests get an error."""
+        if self.copying is not None:
+            self.copying.stop()
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

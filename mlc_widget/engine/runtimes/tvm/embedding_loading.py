@@ -25,6 +25,7 @@ from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require, usage
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.packed import load_packed
 from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, model_config
 from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
@@ -33,7 +34,6 @@ from mlc_widget.engine.runtimes.tvm.threads import default_threads
 from mlc_widget.engine.runtimes.tvm.weights import (
     check_layers,
     check_weights,
-    load_weights,
     weight_bytes,
 )
 from mlc_widget.engine.store.families import with_our_names
@@ -93,9 +93,11 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     )
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(plan.code, planner.program, options, progress)
-    arrays = load_weights(
+    loaded = load_packed(
         plan.parameters,
         weights,
+        source.config,
+        options,
         partial(machine.function, executable),
         progress.bytes("load", "Loading weights"),
     )
@@ -109,7 +111,7 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
         runner = EncoderExecutor(
             executable,
             shape,
-            arrays,
+            loaded.arrays,
             context=context,
             features=model_fields.positive_int("hidden_size"),
             max_rows=plan.max_rows,
@@ -120,7 +122,7 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
         executor = Executor(
             executable,
             shape,
-            arrays,
+            loaded.arrays,
             page_size=PAGE,
             pages=pages,
             context=context,
@@ -147,6 +149,7 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     except Cancelled:
         embedder.stop()
         raise
+    embedder.copying = loaded.save(lambda: embedder.clock.running() is not None)
     return embedder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from mlc_widget.engine.runtimes.tvm.memory import (
 )
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.rope import tables
+from mlc_widget.engine.store.packed_weights import CopyTask
 from mlc_widget.engine.system.memory import trim
 
 MIN_TILE_ROWS = 4
@@ -49,7 +50,12 @@ class Span:
 
 
 class Executor:
-    """Runs steps of a compiled model. All calls must come from the thread with TVM's workers."""
+    """Runs steps of a compiled model. All calls must come from the thread with TVM's workers.
+
+    Attributes:
+        save_weights: Begins to keep a copy of the weights for later loads, on a thread that waits
+            while what it is given says so; None if there is nothing to keep.
+    """
 
     def __init__(
         self,
@@ -89,6 +95,7 @@ class Executor:
         self._forward_one: Any = None
         self._huge_pages: HugePages | None = None
         self._trimmed = False
+        self.save_weights: Callable[[Callable[[], bool]], CopyTask | None] = lambda busy: None
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows, self._threads = max_rows, attention_rows, threads

@@ -32,7 +32,7 @@ class HugePages:
         """Take arrays, which the caller keeps alive; parts that fill no huge page are not moved."""
         spans = _whole_pages(arrays) if _wanted() else []
         for span in spans:
-            _madvise(span, mmap.MADV_HUGEPAGE)
+            madvise(span, mmap.MADV_HUGEPAGE)
         self._pages = iter([page for span in spans for page in _each(span)])
 
     def move(self) -> bool:
@@ -40,7 +40,7 @@ class HugePages:
         page = next(self._pages, None)
         if page is None:
             return False
-        if not _madvise(page, _COLLAPSE):
+        if not madvise(page, _COLLAPSE):
             self._pages = iter(())
             return False
         return True
@@ -53,14 +53,14 @@ def _wanted() -> bool:
         return False
 
 
-def _madvise(addresses: range, advice: int) -> bool:
+def madvise(addresses: range, advice: int) -> bool:
     """Advise the kernel about memory; return whether it took the advice.
 
-    Python's own `mmap.madvise` would hold the GIL meanwhile.
+    Python's own `mmap.madvise` would hold the GIL meanwhile. `ctypes.get_errno` tells why not.
     """
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return bool(madvise(addresses.start, len(addresses), advice) == 0)
+    call = ctypes.CDLL(None, use_errno=True).madvise
+    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return bool(call(addresses.start, len(addresses), advice) == 0)
 
 
 def _whole_pages(arrays: Sequence[Array]) -> list[range]:

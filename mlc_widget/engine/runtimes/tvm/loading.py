@@ -19,6 +19,7 @@ from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
 from mlc_widget.engine.runtimes.tvm.memory import require
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.packed import load_packed
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner, device_of, model_config
 from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
@@ -29,13 +30,13 @@ from mlc_widget.engine.runtimes.tvm.threads import default_threads
 from mlc_widget.engine.runtimes.tvm.weights import (
     check_layers,
     check_weights,
-    load_weights,
     weight_bytes,
 )
 from mlc_widget.engine.store.families import with_our_names
 from mlc_widget.engine.store.fields import Fields
 from mlc_widget.engine.store.formats.float_weights import FloatWeights
 from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
+from mlc_widget.engine.store.packed_weights import CopyTask
 
 if TYPE_CHECKING:
     from mlc_widget.engine.runtimes.tvm.planning import Target
@@ -51,6 +52,7 @@ class Loaded:
         context_window: The maximum number of tokens of a sequence.
         usage: Tells its device and memory.
         ended: Done when its thread no longer uses the model.
+        copying: Keeps a copy of its weights, if there was none.
     """
 
     scheduler: Scheduler
@@ -58,6 +60,7 @@ class Loaded:
     context_window: int
     usage: Callable[[], DeviceUsage]
     ended: Future[None]
+    copying: CopyTask | None = None
 
     @property
     def clock(self) -> StepClock:
@@ -66,6 +69,8 @@ class Loaded:
 
     def stop(self) -> None:
         """End all sequences and the thread."""
+        if self.copying is not None:
+            self.copying.stop()
         self.scheduler.stop()
 
 
@@ -97,7 +102,8 @@ def load(
     except Cancelled:
         scheduler.stop()
         raise
-    return Loaded(scheduler, executor.vocab, executor.context, executor.usage, ended)
+    copying = executor.save_weights(lambda: scheduler.clock.running() is not None)
+    return Loaded(scheduler, executor.vocab, executor.context, executor.usage, ended, copying)
 
 
 def _text_config(source: ModelSource) -> Any:
@@ -164,18 +170,21 @@ def make_executor(
     executable = executable_of(
         plan.code, planner.program, options, progress, cached=planner.executor is Executor
     )
-    arrays = load_weights(
+    loaded = load_packed(
         plan.parameters,
         weights,
+        source.config,
+        options,
         partial(machine.function, executable),
         progress.bytes("load", "Loading weights"),
+        cached=planner.executor is Executor,
     )
     weights.close()
     threads = options.threads or default_threads(weight_count(plan.parameters, quantization))
     executor = planner.executor(
         executable,
         shape,
-        arrays,
+        loaded.arrays,
         page_size=PAGE,
         pages=pages,
         context=context,
@@ -186,4 +195,5 @@ def make_executor(
         kv_dtype=numerics.kv_dtype,
         device=planner.device,
     )
+    executor.save_weights = loaded.save
     return executor, threads

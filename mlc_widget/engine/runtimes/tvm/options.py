@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.tvm.speculation import SpeculativeMode
@@ -37,13 +37,17 @@ class TVMOptions:
         speculative_mode: Whether to draft tokens from earlier in the text, and compute several in
             one step: ``auto``, where that saves time; ``always``, wherever the text repeats
             itself; or ``disable``. The answers are the same.
-        cache_dir: The folder for compiled code; None for ``$MLC_WIDGET_HOME`` or
+        cache_dir: The folder for compiled code and packed weights; None for ``$MLC_WIDGET_HOME`` or
             ``~/.cache/mlc_widget``.
         kv_cache_dtype: The dtype of keys and values in the cache, ``float16`` or ``float32``; None
             for that of the model's numerics.
         cpu: The kind of CPU to compile for (one of `CPUS`); None for this machine's.
+        weight_cache_mode: ``auto`` keeps a copy of the weights in `cache_dir` as the kernels read
+            them, within limits, so that later loads need only map it; ``disable`` neither makes nor
+            uses such copies.
         verify: When to compare weights with their MD5 sums: ``once`` for each file, until it
-            changes; ``always`` (or True), at each load; ``never`` (or False).
+            changes; ``always`` (or True), at each load, which then reads the files themselves;
+            ``never`` (or False).
     """
 
     device: str = "cpu"
@@ -56,6 +60,7 @@ class TVMOptions:
     cache_dir: Path | None = None
     kv_cache_dtype: str | None = None
     cpu: str | None = None
+    weight_cache_mode: Literal["auto", "disable"] = "auto"
     verify: VerifyPolicy = "once"
 
     @classmethod
@@ -87,6 +92,7 @@ class TVMOptions:
             )
         _check_choice(values, "prefix_cache_mode", ("radix", "disable"))
         _check_choice(values, "speculative_mode", ("auto", "always", "disable"))
+        _check_choice(values, "weight_cache_mode", ("auto", "disable"))
         _check_choice(values, "kv_cache_dtype", ("float16", "float32"))
         _check_choice(values, "cpu", CPUS)
         if isinstance(values.get("verify"), bool):

@@ -68,6 +68,10 @@ REQUEST_FIELDS: Final = frozenset(
 )
 
 
+_LAST_PIECE_S: Final = 2.0
+"""Seconds for which an unload waits for a disk."""
+
+
 class TVMRuntime:
     """A `ModelRuntime` that compiles models with TVM, for this machine's CPU or NVIDIA GPU.
 
@@ -261,9 +265,11 @@ class TVMRuntime:
         if loaded is None:
             return
         loaded.stop()
-        ended = loaded.ended
+        ended, copying = loaded.ended, loaded.copying
         del loaded
         await asyncio.wrap_future(ended)
+        if copying is not None:  # it may hold the weights until it has written a piece
+            await asyncio.to_thread(copying.join, _LAST_PIECE_S)
         self._clock = None
         with contextlib.suppress(RuntimeError):  # the process is ending: no thread can be started
             await asyncio.to_thread(_release_memory)

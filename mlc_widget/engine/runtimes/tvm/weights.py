@@ -13,7 +13,7 @@ import numpy as np
 
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.runtimes.tvm.layouts import Layout, Packer
-from mlc_widget.engine.runtimes.tvm.memory import Array, large_zeros
+from mlc_widget.engine.runtimes.tvm.memory import ALIGNMENT, Array, large_zeros
 from mlc_widget.engine.store.fields import MOST_LAYERS, Fields
 from mlc_widget.engine.store.weight_source import WeightRecord, WeightSource
 
@@ -83,6 +83,7 @@ def load_weights(
     source: WeightSource,
     compiled: Callable[[str], Any],
     progress: Callable[[int, int], None],
+    memory: Array | None = None,
 ) -> list[Array]:
     """Read and repack all parameters on several threads, as this is mostly done without the GIL.
 
@@ -91,11 +92,12 @@ def load_weights(
         source: The model's weights.
         compiled: Finds a function in the model's compiled code, by its name.
         progress: Called with the bytes done and the total; an exception from it ends the work.
+        memory: Where to put them, from `weight_memory`, if not in new memory.
 
     Returns:
         One array for each of `parameters`, in their order.
     """
-    arrays = _arrays([layout for _, layout in parameters])
+    arrays = arrays_in(weight_memory(parameters) if memory is None else memory, parameters)
     parts: list[_Part] = []
     for (name, layout), array in zip(parameters, arrays, strict=True):
         if (record := source.find(name)) is not None:
@@ -164,12 +166,25 @@ def _tasks(parts: Sequence[_Part]) -> list[list[_Part]]:
     return tasks
 
 
-def _arrays(layouts: Sequence[Layout]) -> list[Array]:
-    """Zeroed arrays for all layouts, one after the other at 64-byte boundaries."""
-    sizes = [-(-layout.nbytes // 64) * 64 for layout in layouts]
-    memory, at, arrays = large_zeros((sum(sizes),), np.uint8), 0, []
-    for layout, size in zip(layouts, sizes, strict=True):
+def packed_bytes(parameters: Parameters) -> int:
+    """The size in bytes of `weight_memory`."""
+    return sum(_room(layout) for _, layout in parameters)
+
+
+def weight_memory(parameters: Parameters) -> Array:
+    """Zeroed memory for all parameters, as an array of bytes."""
+    return large_zeros((packed_bytes(parameters),), np.uint8)
+
+
+def arrays_in(memory: Array, parameters: Parameters) -> list[Array]:
+    """The arrays of all parameters, one after the other at 64-byte boundaries of `memory`."""
+    at, arrays = 0, []
+    for _, layout in parameters:
         part = memory[at : at + layout.nbytes]
         arrays.append(part.view(layout.dtype).reshape(layout.shape))
-        at += size
+        at += _room(layout)
     return arrays
+
+
+def _room(layout: Layout) -> int:
+    return -(-layout.nbytes // ALIGNMENT) * ALIGNMENT

@@ -37,6 +37,7 @@ class FloatWeights:
         self._weights = weights
         self.where = weights.where
         self.layers, self.verify, self.close = weights.layers, weights.verify, weights.close
+        self.identities = weights.identities
 
     def tensor_types(self) -> None:
         """None, as all parameters have the same quantization."""

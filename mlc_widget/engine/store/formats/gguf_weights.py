@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.store.formats.ggml_types import dequantize
 from mlc_widget.engine.store.formats.gguf_file import GGUFFile, GGUFModel, GGUFTensor
+from mlc_widget.engine.store.verification import FileIdentity
 
 Array = npt.NDArray[Any]
 _Rows: TypeAlias = tuple[GGUFFile, GGUFTensor, range]
@@ -88,6 +90,10 @@ class GGUFWeights:
     def layers(self) -> int:
         """The number of layers in the file."""
         return len({m[1] for name in self._model.tensors if (m := _BLOCK.match(name))})
+
+    def identities(self) -> dict[Path, FileIdentity]:
+        """The model's files, as they were when they were opened."""
+        return {file.path: file.identity for file in self._model.files}
 
     def tensor_types(self) -> dict[str, str]:
         """The ggml type of each tensor, by its name in the file."""

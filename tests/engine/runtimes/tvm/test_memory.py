@@ -107,7 +107,7 @@ def test_what_others_have_between_arrays_is_left_alone():
 @needs_huge_pages
 def test_a_kernel_that_refuses_is_not_asked_again(monkeypatch):
     asked = []
-    monkeypatch.setattr(huge_pages, "_madvise", lambda *args: asked.append(args) or False)
+    monkeypatch.setattr(huge_pages, "madvise", lambda *args: asked.append(args) or False)
     memory = large_zeros((9 << 20,), np.uint8)
     moving = HugePages([memory])
     assert not moving.move()
