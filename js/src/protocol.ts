@@ -108,6 +108,8 @@ export interface Message {
 export interface ChatSnapshot {
   readonly rev: number;
   readonly messages: readonly Message[];
+  /** The number of messages of an earlier chat that the saved notebook has for this one. */
+  readonly saved: number;
 }
 
 /**
@@ -189,6 +191,7 @@ export type Intent =
   | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | null }
   | { readonly kind: "load"; readonly model: string | null }
   | { readonly kind: "restart" }
+  | { readonly kind: "take_up" }
   | { readonly kind: "resync" }
   | { readonly kind: "kept" }
   | { readonly kind: "transcript" }
@@ -333,7 +336,7 @@ export function parseChat(value: unknown): ChatSnapshot {
   const chat = isObject(value) ? value : {};
   const items: readonly unknown[] = Array.isArray(chat["messages"]) ? chat["messages"] : [];
   const messages = items.map(parseMessage).filter((message) => message !== null);
-  return { rev: count(chat["rev"]), messages };
+  return { rev: count(chat["rev"]), messages, saved: count(chat["saved"]) };
 }
 
 /** Reads a `delta` message. */

@@ -17,6 +17,7 @@ describe("messages and traits are checked", () => {
     const chat = parseChat({ rev: 2, messages: [{}, { id: "a", role: "root", status: "?", text: 5 }] });
     expect(chat).toEqual({
       rev: 2,
+      saved: 0,
       messages: [{
         id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null,
         reasoning: "", toolCalls: [], calling: false, name: "", json: false, branches: [], resumed: null, repeats: false,

@@ -54,6 +54,18 @@ describe("chat", () => {
     );
   });
 
+  it("offers an empty chat what the saved notebook has, until it has messages", async () => {
+    const model = chat({ rev: 1, messages: [], saved: 4 });
+    expect(query(".mlcw-saved").hidden).toBe(false);
+    expect(query(".mlcw-saved").textContent).toContain("4 messages");
+    query(".mlcw-saved button").click();
+    await frame();
+    expect(model.sent.at(-1)).toMatchObject({ intent: { kind: "take_up" } });
+    model.change("_chat", { rev: 2, messages: [user, reply("Hello", "done")], saved: 0 });
+    await frame();
+    expect(query(".mlcw-saved").hidden).toBe(true);
+  });
+
   it("shows markup as text", () => {
     const hostile = '<img src=x onerror="alert(1)"><script>alert(1)</script>';
     chat({ rev: 1, messages: [user, reply(hostile, "done")] });

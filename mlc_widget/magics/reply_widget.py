@@ -129,7 +129,7 @@ class ReplyWidget(EngineWidget):
         if not in_notebook():
             print(repr(self))
             return
-        self._transcript_output.show_below(self)
+        self._transcript_output.show_below(self, "Run this cell again to get a new reply.")
 
     def __repr__(self) -> str:
         shown = self._shown

@@ -4,8 +4,8 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
 
 ``_chat``
     ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error", "stats", "reasoning",
-    "tool_calls", "calling", "name", "json", "resumed", "repeats", "branches"}]}``, the shown
-    conversation.
+    "tool_calls", "calling", "name", "json", "resumed", "repeats", "branches"}], "saved"}``, the
+    shown conversation, and the number of messages that `SavedChat` offers.
 ``_live``
     ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
 ``_options``
@@ -15,8 +15,8 @@ Messages to the page are ``{"type": "delta", "reply", "part", "offset", "text"}`
 counts UTF-16 code units, and acknowledgements (`IntentDispatcher`). The page sends intents of the
 kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``, ``edit
 {message, text}``, ``select {message}``, ``delete {message}``, ``set {name, value}``, ``load
-{model?}``, ``restart``, ``resync``, ``cancel_load``, ``kept`` and ``transcript``
-(`TranscriptOutput`).
+{model?}``, ``restart``, ``resync``, ``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and
+``transcript`` (`TranscriptOutput`).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.reply import Reply
+from mlc_widget.widget.saved_chat import SavedChat
 from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.settings import ChatSettings
 from mlc_widget.widget.state import Message, openai_messages
@@ -136,6 +137,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._on_reply: list[Callable[[Reply], object]] = []
         self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
         self._session = ChatSession(link_of(engine), listener, options, messages)
+        self._saved = SavedChat(self._session)
         self._functions = FunctionCaller(link_of(engine), self._session, self._user)
         self._kept_rev = self._session.state.rev
         super().__init__(engine)
@@ -143,7 +145,7 @@ class ChatWidget(EngineWidget, ChatSettings):
 
     def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
         return {
-            "_chat": lambda: self._session.state.to_json(),
+            "_chat": lambda: {**self._session.state.to_json(), "saved": self._saved.count},
             "_live": lambda: self._session.live,
             "_options": lambda: {
                 **options_json(self._session.options),
@@ -166,6 +168,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             "select": lambda intent: session.select(intent.get("message")),
             "delete": lambda intent: session.delete(intent.get("message")),
             "set": lambda intent: session.set_option(intent.get("name"), intent.get("value")),
+            "take_up": lambda _: self._saved.take_up(),
             "resync": lambda _: self.send_state(["_chat"]),
         }
 
@@ -280,7 +283,9 @@ class ChatWidget(EngineWidget, ChatSettings):
         if in_console():
             print(self.export() or repr(self))
             return
-        self._transcript_output.show_below(self)
+        if self._saved.look():
+            self.send_state("_chat")
+        self._transcript_output.show_below(self, "Run this cell again to go on with this chat.")
 
     def _set_option(self, name: str, value: Any) -> None:
         self._session.set_option(name, value)

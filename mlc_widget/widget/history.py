@@ -96,10 +96,15 @@ def _chats_in(notebook: JSONDict) -> Iterator[JSONDict]:
     if isinstance(exported, dict):
         yield exported
     for cell in notebook["cells"]:
-        for output in cell.get("outputs", ()):
-            chat = output.get("data", {}).get(CHAT_MIME)
-            if isinstance(chat, dict):
-                yield chat
+        yield from chats_of_outputs(cell)
+
+
+def chats_of_outputs(cell: JSONDict) -> Iterator[JSONDict]:
+    """The conversations in a cell's outputs."""
+    for output in cell.get("outputs", ()):
+        chat = output.get("data", {}).get(CHAT_MIME)
+        if isinstance(chat, dict):
+            yield chat
 
 
 def _text(param: str, message: JSONDict) -> str:

@@ -12,6 +12,7 @@ import traitlets
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.widget.base import EngineWidget
 from mlc_widget.widget.link import link_of
+from mlc_widget.widget.stand_in import show_widget
 from mlc_widget.widget.terminal import TerminalProgress
 from mlc_widget.widget.transcript_output import in_notebook
 
@@ -35,6 +36,13 @@ class LoadProgress(EngineWidget):
     @releases_locals
     def __init__(self, engine: object) -> None:
         super().__init__(engine)
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, and below it what stands in for it in a saved notebook."""
+        if in_notebook():
+            show_widget(self, "Run this cell to load the model again.", repr(self))
+        else:
+            print(repr(self))
 
     def __repr__(self) -> str:
         # A saved notebook keeps this, so it does not say how far the load has come.

@@ -83,7 +83,7 @@ class MapProgress(PageWidget):
 
     def show(self) -> None:
         """Display it below the running cell."""
-        self._summary.show_below(self)
+        self._summary.show_below(self, "Run this cell again to get the table.")
 
     def update(self, row: MapRow) -> None:
         """A row has finished."""

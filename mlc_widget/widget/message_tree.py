@@ -21,6 +21,10 @@ class MessageTree:
 
     def __init__(self, history: Sequence[Message] = ()) -> None:
         self.state = ChatState()
+        self.show(history)
+
+    def show(self, history: Sequence[Message]) -> None:
+        """Add messages that follow each other from the beginning, and show them."""
         if history:
             self.state = self.state.put(*history, head=history[-1].id)
 

@@ -85,6 +85,13 @@ class ChatSession:
         user = Message(uuid.uuid4().hex, "user", text, parent=self._tree.state.head)
         return self._ask(user, options=options)
 
+    def take_up(self, system: str | None, messages: Sequence[Message]) -> None:
+        """Show an earlier conversation; its system prompt counts if there is none yet."""
+        self._tree.show(messages)
+        if system and not self.options.system:
+            self.set_option("system", system)
+        self._listener.on_change()
+
     def retry(self, message_id: str) -> Reply:
         """Regenerate a reply, in a branch beside the old one, or make a message's first reply.
 

@@ -1,9 +1,9 @@
-"""The transcript of a widget in the saved notebook: a second output, in Markdown.
+"""The transcript of a widget in the saved notebook: an output in Markdown.
 
 Updating the widget's own output would make the host render the widget again, so the transcript is
-an output of its own, directly below, updated by its display id after each reply. The widget's style
-sheet hides it wherever the widget itself is shown. Elsewhere (GitHub, nbconvert's HTML, JupyterLab
-without a kernel) readers see the transcript.
+an output of its own, below the widget and what stands in for it (`stand_in`), updated by its
+display id after each reply. The widget's style sheet hides it wherever the widget itself is shown.
+Elsewhere (GitHub, nbconvert's HTML, JupyterLab without a kernel) readers see the transcript.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from mlc_widget.api.clients import client_of
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.stand_in import show_widget
 
 _log = logging.getLogger(__name__)
 _shown: weakref.WeakSet[TranscriptOutput] = weakref.WeakSet()
@@ -73,14 +74,14 @@ class TranscriptOutput:
     def _mark(self) -> JSONDict:
         return {"mlc_widget": {"transcript": self._id, "rev": self._rev}}
 
-    def show_below(self, widget: Any) -> None:
-        """Display a widget below the running cell, and the transcript below that."""
-        from IPython.display import display
+    def show_below(self, widget: object, sentence: str) -> None:
+        """Display a widget below the running cell, and the transcript below that.
 
-        shown: Any = widget._repr_mimebundle_() or ({}, {})
-        # Its repr would stay as it is now, and be read where the widget cannot be drawn.
-        data = {**shown[0], "text/plain": ""}
-        display(data, raw=True, metadata=shown[1])  # type: ignore[no-untyped-call]
+        Args:
+            widget: The widget.
+            sentence: How to get it back in a notebook that is opened again.
+        """
+        show_widget(widget, sentence)
         self.show()
 
     def show(self) -> None:

@@ -127,6 +127,10 @@ class Notebook:
     def _open(self) -> None:
         self.page.goto(self._address)
         expect(self.cell(0)).to_be_visible(timeout=DEADLINE_MS)
+        self.wait_for_kernel()
+
+    def wait_for_kernel(self) -> None:
+        """Wait until the kernel is there and idle."""
         self.page.evaluate(
             """async () => {
                 const context = window.jupyterapp.shell.currentWidget.sessionContext;

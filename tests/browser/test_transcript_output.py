@@ -77,8 +77,25 @@ def test_the_saved_notebook_has_the_transcript_and_the_page_shows_it_once(
     expect(reply.get_by_role("button", name="Delete")).to_have_count(0)  # that is its cell's to do
     expect(reply.get_by_role("textbox")).to_be_hidden()
 
-    # Without the kernel, the transcript is what one sees.
+    # Without the kernel, the transcript is what one sees, and how to get the chat back.
     notebook.close()
     notebook.reload()
     expect(notebook.output(1).get_by_text("And after a reload?")).to_be_visible(timeout=DEADLINE_MS)
     expect(notebook.output(3).locator("strong", has_text="thanks")).to_be_visible()
+    for index in (0, 1, 3):
+        error = notebook.output(index).get_by_text("model not found")
+        expect(error).to_have_count(1)  # by now the host has given up
+        expect(error).to_be_hidden()
+        expect(notebook.output(index).get_by_text("Run this cell")).to_be_visible()
+
+    # One button runs what is needed; another one takes the conversation up again.
+    notebook.wait_for_kernel()
+    notebook.output(1).get_by_role("button", name="Run all up to here").click()
+    notebook.page.locator(".jp-Dialog").get_by_role("button", name="Confirm Kernel Restart").click()
+    expect(chat.root).to_be_visible(timeout=DEADLINE_MS)
+    expect(notebook.output(1).get_by_text("Run this cell")).to_be_hidden()
+    chat.root.get_by_role("button", name="Take it up again").click()
+    expect(chat.replies).to_have_count(2)
+    chat.ask("And after a restart?")
+    expect(chat.replies).to_have_count(3)
+    assert "How are you?" in wait_for_saved(lab, notebook, 1, "And after a restart?")

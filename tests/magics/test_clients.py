@@ -73,6 +73,7 @@ def test_a_batch_run_ends_with_the_last_reply(execute: Execute, tools_folder: Pa
     exported, _ = MarkdownExporter().from_notebook_node(notebook)
     assert "It is 5." in exported
     assert "<reply" not in exported
+    assert "<style" not in exported
 
 
 def test_a_batch_run_fails_with_its_reply(execute: Execute, model_folder: Path) -> None:
@@ -131,13 +132,15 @@ def test_transcripts_have_no_output_that_grows_stale(execute: Execute, model_fol
         "print(1)",
     )
     for cell, said in ((1, "Hello."), (2, "Hello.")):
-        widget, kept = notebook.cells[cell].outputs
+        widget, stand_in, kept = notebook.cells[cell].outputs
         assert widget["data"]["text/plain"] == ""
         assert len(widget["data"]) == 2
+        assert "Run this cell again" in stand_in["data"]["text/html"]
         assert said in kept["data"]["text/markdown"]
     exported, _ = MarkdownExporter().from_notebook_node(notebook)
     assert exported.count("\nHello.\n") == 2
     assert "<reply" not in exported
+    assert "<style" not in exported
     assert "ChatWidget " not in exported
     assert printed(notebook, 4) == "1\n"
     assert nbformat.validate(notebook) is None

@@ -12,6 +12,7 @@ import { Composer } from "./composer.ts";
 import { HangNotice } from "./hang.ts";
 import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./load.ts";
 import { MessageView } from "./message.ts";
+import { SavedOffer } from "./saved.ts";
 import { SettingsPanel } from "./settings.ts";
 
 const BUSY = "The kernel is running a cell. Your request will be handled when the cell has finished.";
@@ -51,10 +52,12 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   const hang = new HangNotice(signal, send);
   const list = h("ol", { class: "mlcw-list" });
   const welcome = h("div", { class: "mlcw-welcome" });
+  const saved = new SavedOffer(sendOrExplain, signal);
   const log = h(
     "div",
     { class: "mlcw-log", role: "log", "aria-label": "Conversation", "aria-live": "off", tabindex: "0" },
     welcome,
+    saved.node,
     list,
   );
   const jump = h(
@@ -173,6 +176,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
         ? "Messages are answered in a background kernel; this notebook stays free."
         : "This chat has no kernel. Run its cell to start it.",
     );
+    saved.update(chat.messages.length === 0 ? chat.saved : 0, connected);
     room.keep(() => { drawMessages(chat.messages, view); });
     announce(chat.messages);
     const running = chat.messages.some((item) => item.status === "running" || item.status === "queued");
