@@ -276,6 +276,6 @@ print(out[0]["error"], "|", out[-1]["error"])"""
     expect(panel).to_contain_text("Stopped; the rows that are done are kept")
     expect(panel.get_by_role("button")).to_have_count(0)
     expect(notebook.output(0)).to_contain_text("None | Stopped: the map was stopped")
-    summary = notebook.output(0).locator('[data-mime-type="text/html"]')
+    summary = notebook.output(0).locator('[data-mime-type="text/html"]').last
     expect(summary).to_be_hidden()
     expect(summary).to_contain_text("map: stopped")
