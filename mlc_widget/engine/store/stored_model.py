@@ -14,6 +14,7 @@ from mlc_widget.engine.store.model_folder import read_config
 from mlc_widget.engine.system.imports import check_room_for_numpy
 
 if TYPE_CHECKING:
+    from mlc_widget.engine.store.gguf_cache import GGUFParts
     from mlc_widget.engine.store.weight_source import OpenWeights, WeightSource
 
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
@@ -141,14 +142,39 @@ def _tensor_cache(folder: Path) -> WeightSource:
 
 def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     # Formats need numpy, which may be missing in a worker without the tvm runtime.
-    from mlc_widget.engine.store.formats.gguf_config import (
-        chat_config,
-        interleaved_heads,
-        special_id,
+    from mlc_widget.engine.store import gguf_cache
+    from mlc_widget.engine.store.formats.gguf_config import interleaved_heads
+    from mlc_widget.engine.store.formats.gguf_file import GGUFModel
+    from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
+
+    parts = gguf_cache.find(path)
+    if parts is None:
+        parts = _parse_gguf(path)
+        gguf_cache.keep(parts)
+    headers = parts.headers
+
+    def open_weights() -> GGUFWeights:
+        opened = GGUFModel(path, headers)
+        try:
+            return GGUFWeights(opened, interleaved_heads(opened))
+        except BaseException:
+            opened.close()
+            raise
+
+    return StoredModel(
+        path,
+        {**parts.config, **(chat_opts or {})},
+        parts.tokenizer,
+        open_weights,
+        JinjaSource(**{**parts.jinja, "where": str(path)}),
     )
+
+
+def _parse_gguf(path: Path) -> GGUFParts:
+    from mlc_widget.engine.store.formats.gguf_config import chat_config, special_id
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
     from mlc_widget.engine.store.formats.gguf_tokenizer import tokenizer_spec
-    from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
+    from mlc_widget.engine.store.gguf_cache import GGUFParts
 
     with GGUFModel(path) as model:
         config = chat_config(model)
@@ -168,22 +194,12 @@ def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
         "tekken",
     )
     add_bos = fields.get("tokenizer.ggml.add_bos_token", begins) is True
-    jinja = JinjaSource(
-        template if isinstance(template, str) else None,
-        {
+    jinja = {
+        "text": template if isinstance(template, str) else None,
+        "tokens": {
             f"{({'unknown': 'unk', 'padding': 'pad'}).get(name, name)}_token": tokens[i]
             for name, i in ids.items()
         },
-        ids.get("bos") if add_bos else None,
-        str(path),
-    )
-
-    def open_weights() -> GGUFWeights:
-        opened = GGUFModel(path, headers)
-        try:
-            return GGUFWeights(opened, interleaved_heads(opened))
-        except BaseException:
-            opened.close()
-            raise
-
-    return StoredModel(path, {**config, **(chat_opts or {})}, tokenizer, open_weights, jinja)
+        "bos_id": ids.get("bos") if add_bos else None,
+    }
+    return GGUFParts(config, tokenizer, jinja, headers)

@@ -25,11 +25,10 @@ def _byte_level_alphabet() -> dict[str, int]:
     return alphabet
 
 
-_TO_BYTES: Final[dict[int, int | str]] = {
-    **dict.fromkeys(range(256), UNASSIGNED),
-    **{ord(c): b for c, b in _byte_level_alphabet().items()},
-}
-"""For `str.translate`: what stands for no byte becomes what Latin-1 cannot encode."""
+_CHARMAP: Final = codecs.charmap_build(
+    "".join(sorted(_byte_level_alphabet(), key=_byte_level_alphabet().__getitem__))
+)
+"""The alphabet for `codecs.charmap_encode`, which works in C."""
 
 
 def kind_of(decoder: dict[str, Any]) -> tuple[TokenKind, bool]:
@@ -105,7 +104,7 @@ def bytes_of(names: Sequence[str | None], kind: TokenKind) -> list[bytes]:
 
 def _byte_level(name: str) -> bytes:
     try:
-        return name.translate(_TO_BYTES).encode("latin-1")
+        return codecs.charmap_encode(name, "strict", _CHARMAP)[0]
     except UnicodeEncodeError:  # it has characters that do not stand for bytes
         return name.encode()
 

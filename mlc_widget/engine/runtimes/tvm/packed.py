@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
-import hashlib
 import json
 import logging
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from mlc_widget.engine import store
 from mlc_widget.engine.runtimes.tvm.cache import sources_digest
 from mlc_widget.engine.runtimes.tvm.huge_pages import madvise
 from mlc_widget.engine.runtimes.tvm.memory import Array
@@ -28,6 +24,7 @@ from mlc_widget.engine.runtimes.tvm.weights import (
     packed_bytes,
     weight_memory,
 )
+from mlc_widget.engine.store.gguf_cache import readers_digest
 from mlc_widget.engine.store.packed_weights import CopyTask, PackedWeights, is_worthwhile
 from mlc_widget.engine.store.verification import wait_for_tick
 from mlc_widget.engine.store.weight_source import WeightSource
@@ -129,20 +126,9 @@ def _copy_of(
         "model_type": config.get("model_type"),
         "quantization": config.get("quantization"),
     }
-    versions = {"kernels": sources_digest(), "readers": _readers_digest()}
+    versions = {"kernels": sources_digest(), "readers": readers_digest()}
     text = json.loads(json.dumps(layout, default=str))
     return PackedWeights(made_from, text, versions, nbytes, options.cache_dir)
-
-
-@functools.cache
-def _readers_digest() -> str:
-    """The SHA-256 of the sources of what reads weights from files."""
-    digest = hashlib.sha256()
-    root = Path(store.__file__).parent
-    for file in (*sorted((root / "formats").glob("*.py")), root / "tensor_cache.py",
-                 root / "families.py"):  # fmt: skip
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _bring_in(memory: Array, progress: Callable[[int, int], None]) -> None:
