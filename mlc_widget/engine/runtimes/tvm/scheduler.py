@@ -1,6 +1,6 @@
 """Continuous batching: one thread per model runs step after step while there is work.
 
-A step takes one token of every decoding sequence, with tokens that `speculation` drafts, and prompt
+A step takes one token of every decoding sequence, with tokens that `drafting` adds, and prompt
 tokens of the others, up to a budget that keeps steps short. Results do not depend on which
 sequences share a step, so a sequence can be preempted when pages run out and recomputed later,
 without any effect on its text. A sequence whose reader is far behind is parked: it holds no pages,
@@ -18,6 +18,7 @@ from typing import Final
 from mlc_widget.api.errors import EngineDeadError, InternalEngineError
 from mlc_widget.engine.runtimes.base import GenerationEvent
 from mlc_widget.engine.runtimes.step_clock import StepClock
+from mlc_widget.engine.runtimes.tvm.drafting import Drafting
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.sequence import (
@@ -26,11 +27,8 @@ from mlc_widget.engine.runtimes.tvm.sequence import (
     Sequence,
     SequenceStatus,
 )
-from mlc_widget.engine.runtimes.tvm.speculation import (
-    MOST_SEQUENCES,
-    SpeculativeMode,
-    Speculator,
-)
+from mlc_widget.engine.runtimes.tvm.sequence_pages import SequencePages
+from mlc_widget.engine.runtimes.tvm.speculation import SpeculativeMode
 
 _SCORED: Final = 32
 """The number of tokens per step of a prompt whose log-probabilities are requested."""
@@ -62,15 +60,14 @@ class Scheduler:
             pool: The executor's pages, enough for a sequence of any allowed length.
             max_sequences: The number of sequences that share steps; others wait.
             chunk: The maximum number of tokens of a step, at least `max_sequences`.
-            speculative_mode: Whether to draft tokens: ``auto``, where that saves time; ``always``,
-                wherever the text repeats itself; or ``disable``.
+            speculative_mode: Whether to draft tokens; see `Drafting`.
             post: Called on the scheduler's thread with the events of a step.
         """
         self.executor, self.pool = executor, pool
         self.clock = StepClock()
         self._max_sequences, self._chunk, self._post = max_sequences, chunk, post
-        self._speculator = Speculator(speculative_mode)
-        self._speculates = speculative_mode != "disable"
+        self._pages = SequencePages(pool, executor)
+        self._drafting = Drafting(speculative_mode, self._pages, chunk)
         self._changed = threading.Condition()
         self._submitted: list[Sequence] = []
         self._cancelled: set[Sequence] = set()
@@ -141,7 +138,7 @@ class Scheduler:
                     self._admit()
                     plan = self._plan()
                     if plan:
-                        self._step(plan, self._draft(plan))
+                        self._step(plan, self._drafting.draft(plan, len(self._running)))
                     self._flush()
         except BaseException as e:  # every waiting reader must get an answer
             self._die(e)
@@ -201,7 +198,7 @@ class Scheduler:
         for sequence in [s for s in self._running if s.unread >= most]:
             sequence.resume_at = most // 2
             self._running.remove(sequence)
-            self._give_back(sequence)
+            self._pages.give_back(sequence)
             self._parked.append(sequence)
             sequence.status = SequenceStatus.PARKED
 
@@ -210,50 +207,16 @@ class Scheduler:
         for sequence in list(self._waiting):
             if len(self._running) >= self._max_sequences:
                 return
-            if self._is_being_computed(sequence):
+            if self._pages.is_being_computed(sequence, self._running):
                 continue
             if not self._take_in(sequence):
                 return  # a younger sequence must not overtake one that waits for pages
 
-    def _is_being_computed(self, sequence: Sequence) -> bool:
-        """Whether a running prompt is about to fill pages that this one can share.
-
-        So a common prefix is computed once for the choices of a request or for several requests.
-        """
-        if not self.pool.reuse or sequence.scoring:
-            return False
-        usable = len(sequence.tokens) - 1
-        for other in self._running:
-            if other.remaining > 1 and usable - other.computed >= self.pool.page_size:
-                end = other.computed + self.pool.page_size
-                if other.tokens[:end] == sequence.tokens[:end]:
-                    return True
-        return False
-
     def _take_in(self, sequence: Sequence) -> bool:
         """Admit a waiting sequence with its cached prefix; return False if it must wait."""
-        # Tokens whose log-probabilities are requested must be computed, not taken from the cache.
-        match = self.pool.match(sequence.tokens[:1] if sequence.scoring else sequence.tokens)
-        size = self.pool.page_size
-        needed = len(sequence.tokens) // size + 1 - len(match.pages)
-        promised = sum(max(0, len(s.tokens) // size + 1 - len(s.pages)) for s in self._running)
-        if needed + promised > self.pool.available and self._running:
-            for page in match.pages:
-                self.pool.release(page)
-            if match.partial is not None:
-                self.pool.release(match.partial)
+        if not self._pages.take_prefix(sequence, self._running):
             return False
         self._waiting.remove(sequence)
-        sequence.pages = match.pages
-        sequence.parent, sequence.published = match.parent, len(match.pages)
-        sequence.computed = len(match.pages) * size
-        if match.partial is not None:
-            copy = self.pool.allocate()
-            if copy is not None:
-                self.executor.copy_page(match.partial, copy)
-                sequence.pages.append(copy)
-                sequence.computed += match.partial_tokens
-            self.pool.release(match.partial)
         if sequence.admitted_at is None:
             sequence.admitted_at = time.monotonic()
             sequence.cached = sequence.computed
@@ -290,12 +253,8 @@ class Scheduler:
         for sequence in list(self._running):
             if sequence not in plan or sequence not in self._running:
                 continue
-            needed = -(-(sequence.computed + plan[sequence]) // self.pool.page_size)
-            while len(sequence.pages) < needed:
-                page = self.pool.allocate()
-                if page is not None:
-                    sequence.pages.append(page)
-                elif self._running[-1] is not sequence:
+            while not self._pages.hold(sequence, sequence.computed + plan[sequence]):
+                if self._running[-1] is not sequence:
                     self._preempt(self._running[-1])
                 elif len(self._running) > 1:
                     self._preempt(sequence)
@@ -308,41 +267,9 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
-        self._give_back(sequence)
+        self._pages.give_back(sequence)
         self._waiting.appendleft(sequence)
         sequence.status = SequenceStatus.WAITING
-
-    def _draft(self, plan: list[tuple[Sequence, int]]) -> dict[Sequence, list[int]]:
-        """Tokens of sequences that decode to be computed in the same step, as far as they fit."""
-        if not self._speculates or len(self._running) > MOST_SEQUENCES:
-            return {}
-        decoding = [s for s, count in plan if count == s.remaining == 1 and not s.scoring]
-        for sequence in decoding:
-            sequence.drafter.follow(sequence.prompt_tokens)
-        drafts = self._speculator.draft(
-            [sequence.drafter for sequence in decoding],
-            rows=self._chunk - sum(count for _, count in plan),
-            mixed=len(decoding) < len(plan),
-        )
-        fitting = {}
-        for sequence, draft in zip(decoding, drafts, strict=True):
-            draft = draft[: sequence.most_drafted]
-            if fits := self._room(sequence, len(draft)):
-                fitting[sequence] = draft[:fits]
-        return fitting
-
-    def _room(self, sequence: Sequence, wanted: int) -> int:
-        """How many of the `wanted` tokens after a decoding sequence's last one its pages can hold.
-
-        More pages are allocated only if there are enough for everybody.
-        """
-        while (room := len(sequence.pages) * self.pool.page_size - len(sequence.tokens)) < wanted:
-            if self.pool.available <= len(self._running):
-                return room
-            page = self.pool.allocate()
-            assert page is not None
-            sequence.pages.append(page)
-        return wanted
 
     def _step(self, plan: list[tuple[Sequence, int]], drafts: dict[Sequence, list[int]]) -> None:
         spans, wanted = [], list[tuple[Sequence, int, int, bool]]()
@@ -357,7 +284,7 @@ class Scheduler:
         seconds = time.perf_counter() - started
         for sequence, count in plan:
             sequence.computed += count
-            self._publish(sequence)
+            self._pages.publish(sequence)
         at = saved = 0
         for sequence, start, rows_of, complete in wanted:
             own, at = logits[at : at + rows_of], at + rows_of
@@ -371,9 +298,8 @@ class Scheduler:
                 sequence.status = SequenceStatus.FINISHED
                 self._out.append((sequence, _failed(e)))
                 sequence.posted += 1
-        if self._speculates and all(count == 1 for _, count in plan):
-            computed = sum(len(span.tokens) for span in spans)
-            self._speculator.stepped(computed, seconds, [s.drafter for s, _ in plan], saved)
+        computed = sum(len(span.tokens) for span in spans)
+        self._drafting.stepped(plan, computed, seconds, saved)
         self._sweep()
         self._park()
 
@@ -397,7 +323,7 @@ class Scheduler:
             if i == len(draft) or event.stats is not None or sequence.tokens[-1] != draft[i]:
                 break
             sequence.computed += 1  # the draft's keys and values are those of this token
-            self._publish(sequence)
+            self._pages.publish(sequence)
             right += 1
             sequence.drafter.accepted += 1
         return right
@@ -406,37 +332,10 @@ class Scheduler:
         """Remove the sequences that have finished."""
         for sequence in self._running:
             if sequence.status is SequenceStatus.FINISHED:
-                self._give_back(sequence)
+                self._pages.give_back(sequence)
         self._running = _unfinished(self._running)
         self._waiting = deque(_unfinished(self._waiting))
         self._parked = _unfinished(self._parked)
-
-    def _publish(self, sequence: Sequence) -> None:
-        """Publish pages that became full, and the beginning of a prompt's last page."""
-        if not self.pool.reuse:
-            return
-        size = self.pool.page_size
-        while (sequence.published + 1) * size <= sequence.computed:
-            at = sequence.published
-            tokens = tuple(sequence.tokens[at * size : (at + 1) * size])
-            sequence.parent = self.pool.publish(sequence.pages[at], sequence.parent, tokens)
-            sequence.published += 1
-        if sequence.computed == sequence.prompt_tokens:
-            self._publish_rest(sequence)
-
-    def _publish_rest(self, sequence: Sequence) -> None:
-        """Publish the tokens in a sequence's last page."""
-        rest = tuple(sequence.tokens[sequence.published * self.pool.page_size : sequence.computed])
-        if self.pool.reuse and rest:
-            self.pool.publish(sequence.pages[sequence.published], sequence.parent, rest)
-
-    def _give_back(self, sequence: Sequence) -> None:
-        self._publish_rest(sequence)
-        # Release the end first, so that the end of a text is evicted before its beginning.
-        for page in reversed(sequence.pages):
-            self.pool.release(page)
-        sequence.pages = []
-        sequence.computed = sequence.published = sequence.parent = 0
 
     def _flush(self) -> None:
         if self._out:

@@ -1,0 +1,55 @@
+"""How the download of a wheel fails."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+class FetchError(Exception):
+    """A failure. The text is for the user; the class's name is the ``error`` for the parent."""
+
+
+class NoPip(FetchError):
+    """This Python cannot run pip."""
+
+
+class NoPackage(FetchError):
+    """The indexes have no such package, or not in this version."""
+
+
+class NoNetwork(FetchError):
+    """The indexes cannot be reached."""
+
+
+class NoFile(FetchError):
+    """The wheel has no such file."""
+
+
+class NoSpace(FetchError):
+    """The disk is too small."""
+
+
+class Damaged(FetchError):
+    """The wheel does not match its record, or is not the expected one."""
+
+
+class CutOff(NoNetwork):
+    """The download was cut off again and again."""
+
+
+class PipFailed(FetchError):
+    """Any other failure of pip."""
+
+
+def need_space(folder: Path, nbytes: int) -> None:
+    """Check that so many bytes fit on a folder's disk.
+
+    Raises:
+        NoSpace: They do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise NoSpace(
+            f"{nbytes / 1e9:.2f} GB are needed, and {folder.parent} has {free / 1e9:.2f}."
+        )
