@@ -40,7 +40,7 @@ class AsyncMLCEngineInterface(EngineBase):
     """Every engine whose methods are awaited.
 
     Args:
-        core: What computes.
+        core: Computes the answers.
         home: The loop that it runs on.
     """
 
@@ -141,7 +141,7 @@ class AsyncMLCEngineInterface(EngineBase):
 
         Returns:
             A table of the same kind with the same rows, order and index, and the new columns
-            behind the others. For lists and iterators, a list of dicts. If the map was stopped,
+            after the others. For lists and iterators, a list of dicts. If the map was stopped,
             by the panel or `MapReport.stop`, rows that are not done have missing values and say
             so in ``error``.
 

@@ -33,7 +33,7 @@ class MLCEngineInterface(EngineBase):
     """Every engine whose methods block the calling thread; otherwise as the awaited interface.
 
     Args:
-        core: What computes.
+        core: Computes the answers.
         home: The loop that it runs on.
     """
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final, NoReturn
 
 ENGINES: Final = (
-    "it belongs to an engine, which is threads and memory, not a value. Pass the object itself, or "
-    "make another engine where it is needed."
+    "it belongs to an engine, which consists of threads and memory of this process. Pass the "
+    "object itself, or make another engine where it is needed."
 )
 """The `_instead` of an engine's parts."""
 

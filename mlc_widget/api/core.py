@@ -18,8 +18,8 @@ ChatOpts: TypeAlias = Mapping[str, Any]
 
 TERMINATED: Final = "This engine was terminated; make a new one."
 DROPPED: Final = (
-    "This engine has ended, as no variable held it any more; make a new one, and keep it in a "
-    "variable while you use it."
+    "This engine has ended because no variable referred to it any longer; make a new one, and "
+    "keep it in a variable while you use it."
 )
 """Why an engine has ended, for its `EngineTerminatedError`."""
 

@@ -56,8 +56,8 @@ class EngineBase(NotCopyable, ABC):
     """The common part of awaited and blocking engines: a core and the progress callback."""
 
     _instead = (
-        "it is threads and memory, not a value. Pass the object itself, or make another engine "
-        "where it is needed."
+        "it consists of threads and memory of this process. Pass the object itself, or make "
+        "another engine where it is needed."
     )
 
     def __init__(self, core: EngineCore, home: HomeLoop) -> None:

@@ -71,7 +71,7 @@ def check_json_size(value: Any, largest: int, deepest: int | None = None) -> Non
     """
     if not _nests(value):
         if _size(value) > largest:
-            raise TooLargeError(f"more than {largest} bytes")
+            raise TooLargeError(f"it takes more than {largest} bytes")
         return
     within = [_Measured(value, largest)]  # from the outermost to the one that is being measured
     known = {id(value): within[0]}
@@ -94,13 +94,13 @@ def check_json_size(value: Any, largest: int, deepest: int | None = None) -> Non
             here.add(found)
             levels = found.levels
         elif deepest is not None:
-            raise TooDeepError("without end, as it contains itself")
+            raise TooDeepError("it contains itself")
         else:
-            raise TooLargeError("without end, as it contains itself")
+            raise TooLargeError("it contains itself")
         if deepest is not None and len(within) + levels > deepest:
-            raise TooDeepError(f"more than {deepest} levels")
+            raise TooDeepError(f"it has more than {deepest} levels")
         if here.size > largest:
-            raise TooLargeError(f"more than {largest} bytes")
+            raise TooLargeError(f"it takes more than {largest} bytes")
 
 
 _END: Final = object()

@@ -86,8 +86,8 @@ class _Shared:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            "A client of `engine.openai_client()`, and what belongs to it, cannot be pickled: its "
-            "engine is threads and memory of this process, not a value. Make the engine and its "
+            "A client of `engine.openai_client()`, and what belongs to it, cannot be pickled: "
+            "its engine consists of threads and memory of this process. Make the engine and its "
             "client where they are needed."
         )
 

@@ -1,4 +1,4 @@
-"""How every request field that OpenAI, WebLLM or mlc_llm know is treated, and those of others.
+"""How each request field of OpenAI, WebLLM, mlc_llm and others is treated.
 
 Each is honoured, or refused with the reason given here; no field that would change an answer is
 ignored. ``docs/request-fields.md`` is generated from this table, and tests compare the table with
@@ -43,7 +43,7 @@ class FieldRule:
         by: The part that honours it: ``engine``, with every runtime; ``runtime``, if the runtime
             declares the field among its capabilities; ``template``, the model's conversation
             template. A ``label`` is accepted and has no effect by its nature; of a ``neutral``
-            field only the values that ask for nothing are accepted; ``nobody`` marks a field that
+            field, only values that change nothing are accepted; ``nobody`` marks a field that
             is refused.
         note: A remark or, for a refused field, the reason and the remedy.
     """
@@ -84,8 +84,10 @@ RULES: Final[tuple[FieldRule, ...]] = (
     # How tokens are chosen
     FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; below 1e-5 is greedy"),
     FieldRule("top_p", _TEXT, _OWM, "engine", "0 to 1; 0 is greedy"),
-    FieldRule("top_k", _TEXT, _VL, "runtime", "1 or more; 0 or -1: all tokens"),
-    FieldRule("min_p", _TEXT, _VL, "runtime", "0 to 1, of the likeliest token's probability"),
+    FieldRule("top_k", _TEXT, _VL, "runtime", "1 or more; 0 or -1 for all tokens"),
+    FieldRule(
+        "min_p", _TEXT, _VL, "runtime", "0 to 1, relative to the most likely token's probability"
+    ),
     FieldRule("typical_p", _TEXT, _L, "runtime", "0 to 1"),
     FieldRule("seed", _TEXT, _OWM, "engine", "a 64-bit integer; random if not given"),
     FieldRule("frequency_penalty", _TEXT, _OWM, "runtime", "-2 to 2"),
@@ -150,7 +152,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     ),
     FieldRule("functions", _CHAT, _O, "nobody", "use tools."),
     FieldRule("function_call", _CHAT, _O, "nobody", "use tool_choice."),
-    FieldRule("moderation", _CHAT, _O, "nobody", "the engine does not moderate; leave it out."),
+    FieldRule("moderation", _CHAT, _O, "nobody", "the engine has no moderation; leave it out."),
     FieldRule(
         "prompt_cache_options",
         _CHAT,

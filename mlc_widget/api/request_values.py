@@ -225,7 +225,7 @@ def _plain_number(value: Any) -> int | float | bool:
     """What JSON says for a number of another type, such as numpy's.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not a number.
     """
     if isinstance(value, Integral):
         return int(value)
@@ -233,7 +233,7 @@ def _plain_number(value: Any) -> int | float | bool:
         return float(value)
     if _is_numpy_bool(value):
         return bool(value)
-    raise TypeError(f"{type(value).__name__} is no plain JSON value")
+    raise TypeError(f"{type(value).__name__} is not a plain JSON value")
 
 
 def prompt(param: str, value: Any) -> str | list[int]:

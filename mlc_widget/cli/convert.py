@@ -19,7 +19,7 @@ def add_to(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "convert",
-        help="quantise a folder of safetensors once and for all",
+        help="quantise a folder of safetensors permanently",
         description="Convert a model that transformers saved (config.json, tokenizer.json, "
         "*.safetensors) to a folder in MLC format, which engines load as it is. Loading the "
         "folder of safetensors itself does the same and keeps the result in the cache.",
@@ -29,21 +29,22 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--quantization",
         choices=_QUANTIZATIONS,
-        help="4 or 8 bits a weight, or floats of 16 or 32; by default 4 bits, and 8 for models of "
-        "less than 0.6 billion weights, which lose too much with 4",
+        help="4 or 8 bits per weight, or floats of 16 or 32 bits; by default 4 bits, or 8 for "
+        "models with fewer than 0.6 billion weights, which lose too much quality with 4",
     )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="TEXT",
-        help="a text file like what the model will read and write, on whose first 256 tokens is "
-        "measured which weights matter with 4 bits; by default a text with a little of everything",
+        help="a text file that resembles what the model will read and write; its first 256 tokens "
+        "show which weights matter most in 4 bits; by default, a short text on various "
+        "subjects",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Convert, and say what came of it."""
+    """Convert, and print the result."""
     source, destination = options.source.expanduser(), options.destination.expanduser().absolute()
     if not source.is_dir():
         raise ModelNotFoundError(f"{source} is not a folder.", param="source")

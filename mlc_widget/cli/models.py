@@ -35,7 +35,7 @@ def add_to(commands: Any) -> None:
 
     add("list", "list the models on this disk, and those that can be downloaded by name", _list)
     add("search", "find models by a part of their name, here and on the Hub", _search, "TEXT")
-    add("info", "show what is known of a model, and the files of a repository", _info, "MODEL")
+    add("info", "show what is known about a model, or the files of a repository", _info, "MODEL")
     add("pull", "download a model", _pull, "MODEL")
     add("verify", "compare a downloaded model with its checksums", _verify, "MODEL")
     add("rm", "remove a downloaded model from this disk", _rm, "MODEL")
@@ -65,7 +65,7 @@ def _list(options: argparse.Namespace) -> None:
     named = [entry for entries in by_name.values() for entry in entries]
     for entry in inventory():
         if entry not in named:
-            when = _ago(entry.last_used) if entry.whole else "not whole"
+            when = _ago(entry.last_used) if entry.whole else "incomplete"
             if entry.program:
                 when = f"{when}, of {entry.program}"
             facts = facts_of(entry.files) if entry.whole else ModelFacts()
@@ -92,7 +92,7 @@ def _search(options: argparse.Namespace) -> None:
         for repo in repos:
             print(f"HF://{plain(repo, 200)}")
         if not found and not repos:
-            print(f"Nothing here and nothing on the Hub has {options.name!r} in its name.")
+            print(f"No model on this disk or on the Hub has {options.name!r} in its name.")
     except (GaveUp, OSError) as error:
         print(f"The Hub was not searched: {' '.join(str(error).split())}", file=sys.stderr)
 
@@ -107,9 +107,9 @@ def _info(options: argparse.Namespace) -> None:
         print("sources:", *model.sources, sep="\n  ")
     entries = matching(name)
     for entry in entries:
-        state = "whole" if entry.whole else "not whole; `pull` continues the download"
+        state = "complete" if entry.whole else "incomplete; `pull` continues the download"
         told = [plain(entry.name, 200), size(entry.nbytes), state, f"used {_ago(entry.last_used)}"]
-        owner = f", in the models of {entry.program}" if entry.program else ""
+        owner = f", among the models of {entry.program}" if entry.program else ""
         print(f"on this disk: {', '.join(told)}{owner}")
         if entry.whole:
             _print_facts(facts_of(entry.files))
@@ -135,7 +135,7 @@ def _print_facts(facts: ModelFacts) -> None:
         facts.family,
         f"weights in {facts.quantization}" if facts.quantization else "",
         f"{facts.context} tokens of context" if facts.context else "",
-        f"licence: {facts.licence or 'its files name none'}",
+        f"licence: {facts.licence or 'not given in its files'}",
     ]
     print(", ".join(filter(None, told)))
 
@@ -162,7 +162,7 @@ def _show_repository(name: str, *, known: bool) -> None:
                     f"{name!r} is not known here. {advice(name, names)}", param="model_id"
                 ) from error
             raise ModelNotFoundError(
-                f"{name!r} is not here, and was not found on the Hub: {said}.",
+                f"{name!r} is not on this disk, and was not found on the Hub: {said}.",
                 param="model_id",
             ) from error
         return
@@ -203,7 +203,7 @@ def _needed(name: str) -> list[InventoryEntry]:
     if not entries:
         if name in builtin_models():
             raise BadRequestError(
-                f"{name!r} is built in, and so is neither downloaded nor removed.", param="model_id"
+                f"{name!r} is built in: there is nothing to download or remove.", param="model_id"
             )
         names = [entry.name for entry in inventory()]
         close = difflib.get_close_matches(name, [*names, *filter(matching, catalogue())], 1)
@@ -220,7 +220,7 @@ def _verify(options: argparse.Namespace) -> None:
 
     for entry in _needed(options.name):
         if not entry.whole:
-            print(f"{entry.name}: not whole; `pull` continues the download")
+            print(f"{entry.name}: incomplete; `pull` continues the download")
             continue
         count, wrong = checked(entry)
         if wrong:
@@ -231,7 +231,7 @@ def _verify(options: argparse.Namespace) -> None:
             )
             raise ModelFormatError(f"{entry.name} is damaged: {', '.join(wrong)}. {remedy}")
         print(
-            f"{entry.name}: as it was published"
+            f"{entry.name}: identical to the published files"
             if count
             else f"{entry.name}: it was kept without checksums, so there is nothing to compare"
         )

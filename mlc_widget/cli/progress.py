@@ -38,7 +38,7 @@ class ProgressLine:
         self._width = len(line)
 
     def end(self) -> None:
-        """End the line, so that what follows begins anew. Idempotent."""
+        """End the line, so that what follows starts a new one. Idempotent."""
         if self._width:
             self._stream.write("\n")
             self._stream.flush()

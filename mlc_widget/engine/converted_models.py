@@ -39,7 +39,7 @@ async def in_mlc_format(path: Path, chat_opts: Mapping[str, Any], report: LoadRe
     """
     if not await call_in_daemon(lambda: is_transformers_folder(path), _THREAD):
         return path
-    report("resolve", 0.0, f"Reading what {path.name} consists of")
+    report("resolve", 0.0, f"Reading the headers of {path.name}")
     conversion = await opened(path, chat_opts.get("quantization"))
     try:
         return await _converted(conversion, report)

@@ -34,8 +34,7 @@ _REQUEST_S: Final = 10.0
 """Seconds of CPU time, here and in the children, for all grammars of one request."""
 _KEPT: Final = 4096
 CRASHED: Final = (
-    "it ended the process that tried to compile it, by its depth, its size, or the time that it "
-    "takes; make it smaller"
+    "it cannot be compiled within the limits of depth, memory and time; make it smaller"
 )
 
 

@@ -66,7 +66,7 @@ def _size(value: Any) -> int:
 
 def _bounded(size: int) -> None:
     if size > MAX_OUTPUT:
-        raise _TooMuchError(f"it made a text of {size} characters")
+        raise _TooMuchError(f"it produces a text of {size} characters")
 
 
 class _GenerationTag(Extension):
@@ -124,7 +124,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 if _size(text) and isinstance(times, int):
                     _bounded(_size(text) * times)
         elif operator == "**":
-            raise _TooMuchError("it computes a power")
+            raise _TooMuchError("it uses a power")
         elif operator == "%" and isinstance(left, str):
             return _percent(left, right)
         return super().call_binop(context, operator, left, right)
@@ -150,7 +150,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _range(self, *args: int) -> Iterable[int]:
         numbers = range(*args)
         if len(numbers) > 100_000:
-            raise _TooMuchError(f"it counts to {len(numbers)}")
+            raise _TooMuchError(f"it uses a range of {len(numbers)} numbers")
         return numbers
 
     def _join(self, items: Iterable[Any], by: str = "", attribute: str | None = None) -> str:
@@ -219,7 +219,7 @@ def _check_specs(text: str, specs: list[str], values: Iterable[Any]) -> None:
     if any(number > _WIDEST for number in numbers) or any(
         c in spec for spec in specs for c in "*{"
     ):
-        raise _TooMuchError("it formats to a width that is not known or too large")
+        raise _TooMuchError("it formats with a width that is unknown or too large")
     longest = max((len(str(value)) for value in values), default=0)
     _bounded(len(text) + len(specs) * (longest + _WIDEST))
 

@@ -183,8 +183,8 @@ class _Checker:
         for name, at, _ in self._references.followed():
             if leads_back(name, made):
                 raise BadRequestError(
-                    f"{at}: it leads back to itself without a property or an item between; "
-                    "refer to another schema.",
+                    f"{at}: it leads back to itself with no property or item in between; refer to "
+                    "another schema.",
                     param=at,
                 )
         return made
@@ -419,4 +419,4 @@ def _check_numbers(at: str, rebuilt: Mapping[str, Any]) -> None:
     name = max(lower, key=lambda n: rebuilt[n]) if lower else upper[0]
     others = ", ".join(f"{n} = {shown(rebuilt[n])}" for n in lower + upper if n != name)
     kind = "number" if "number" in kinds else "integer"
-    raise _wrong(f"{at}.{name}", rebuilt[name], f"no {kind} keeps it and {others}")
+    raise _wrong(f"{at}.{name}", rebuilt[name], f"no {kind} satisfies it together with {others}")

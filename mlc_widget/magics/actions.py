@@ -70,11 +70,12 @@ def _engine_with(
         if not options:
             return engine
         raise UsageError(
-            f"{flags}: {name} runs already, and these are for a new engine. Give it a name of its "
-            f"own, such as --to {name.strip('_')}_2, or end {name} with `{name}.terminate()`."
+            f"{flags}: {name} is running already, and these options are for a new engine. Choose "
+            f"another name, such as --to {name.strip('_')}_2, or end {name} with "
+            f"`{name}.terminate()`."
         )
     registry.replace(engine, {**made, **options})
-    print(f"{flags}: a new engine takes the place of {name}.")
+    print(f"{flags}: a new engine replaces {name}.")
     return registry.need(name)
 
 

@@ -69,7 +69,10 @@ def mlc_parser() -> Parser:
     load.add_argument("--python", help="the interpreter to run the worker in, for a new engine")
     load.add_argument("--kernel", help="an installed kernelspec to run in, for a new engine")
     add("unload", "Unload the model and free its memory; the worker stays.")
-    models = add("models", "List the models that are here, and the engines with theirs.")
+    models = add(
+        "models",
+        "List the models on this machine, and the engines with the models that they have loaded.",
+    )
     models.add_argument(
         "action",
         nargs="?",
@@ -114,12 +117,14 @@ def chat_parser() -> Parser:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="load this model first, if it is not")
+    parser.add_argument("--model", help="load this model first, unless it is loaded")
     parser.add_argument("--temperature", type=float, help="0 to 2")
     parser.add_argument("--top-p", type=float, help="0 to 1")
-    parser.add_argument("--top-k", type=int, help="choose from so many of the most likely tokens")
+    parser.add_argument("--top-k", type=int, help="choose from this many of the most likely tokens")
     parser.add_argument(
-        "--min-p", type=float, help="0 to 1: the least probability, relative to the most likely one"
+        "--min-p",
+        type=float,
+        help="0 to 1: the lowest probability of a token, relative to the most likely one",
     )
     parser.add_argument(
         "--repetition-penalty",
@@ -127,7 +132,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="more than 1 makes repetitions less likely",
     )
-    parser.add_argument("--max-tokens", type=int, help="the longest reply in tokens")
+    parser.add_argument("--max-tokens", type=int, help="the maximum length of the reply in tokens")
     parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
 
 

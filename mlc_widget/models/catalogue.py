@@ -108,7 +108,7 @@ def _entry(name: str, entry: Any) -> CatalogueModel:
     for field in ("nbytes", "memory_bytes", "context"):
         value = entry[field]
         if type(value) is not int or not 0 < value < _LARGEST_NUMBER:
-            raise ValueError(f"{field} = {value!r:.40} is not a sensible number")
+            raise ValueError(f"{field} = {value!r:.40} is not a valid number")
     for field in ("family", "licence"):
         value = entry[field]
         if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 64:

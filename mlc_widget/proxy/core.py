@@ -23,7 +23,7 @@ from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
-from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.worker import Worker
 
 _T = TypeVar("_T")
@@ -56,8 +56,8 @@ class KernelCore(NotCopyable, EngineLink):
         recovery: Recovery = "resume",
     ) -> None:
         self._home = home
-        self._board = SnapshotBoard()
-        self._models = RemoteModels(make_process, self._board, start_timeout, hang_timeout)
+        self._publisher = SnapshotPublisher()
+        self._models = RemoteModels(make_process, self._publisher, start_timeout, hang_timeout)
         self._supervisor = self._models.supervisor
         self._in_flight_requests = InFlightRequests(self._models, recovery)
 
@@ -66,7 +66,7 @@ class KernelCore(NotCopyable, EngineLink):
     @property
     def snapshot(self) -> EngineSnapshot:
         """The current state; safe to read from any thread."""
-        return self._board.snapshot
+        return self._publisher.snapshot
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Run a coroutine on the home loop, from any thread."""
@@ -78,7 +78,7 @@ class KernelCore(NotCopyable, EngineLink):
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Call `observer` on the home loop with each new snapshot; returns what ends that."""
-        return self._board.observe(observer)
+        return self._publisher.observe(observer)
 
     def cancel_load(self) -> None:
         """Cancel the load that is running, if any. On the home loop."""

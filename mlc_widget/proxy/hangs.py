@@ -17,7 +17,7 @@ from typing import Any, Final
 from mlc_widget.api.engine_link import Hang, HangingPart
 from mlc_widget.api.errors import BadRequestError, MLCEngineError, ProtocolError
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.state import SnapshotPublisher
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +46,22 @@ def check_hang_timeout(seconds: float) -> float:
 
 
 class HangWatch:
-    """Watches one worker, on the home loop, and shows on the board whether it hangs.
+    """Watches one worker, on the home loop, and publishes whether it hangs.
 
     It sends nothing while no request is in flight. Each check counts as one interval at most, so
     the time for which this process or the machine was suspended is not taken for a hang.
 
     Args:
         connection: The connection to the worker.
-        board: Where hangs are shown.
+        publisher: Gets hangs, for the engine's snapshot.
         timeout: Seconds without an answer, or at one step, after which it counts as a hang.
     """
 
-    def __init__(self, connection: WorkerConnection, board: SnapshotBoard, timeout: float) -> None:
+    def __init__(
+        self, connection: WorkerConnection, publisher: SnapshotPublisher, timeout: float
+    ) -> None:
         self._connection = connection
-        self._board = board
+        self._publisher = publisher
         self._timeout = timeout
         self._interval = min(_INTERVAL_S, timeout / _LOOKS)
         self._late: frozenset[tuple[Any, Any]] = frozenset()
@@ -74,8 +76,8 @@ class HangWatch:
     def close(self) -> None:
         """Stop watching: the worker has ended, or is about to. Idempotent."""
         self._task.cancel()
-        if self.hang is not None and self._board.snapshot.hang is self.hang:
-            self._board.update(hang=None)
+        if self.hang is not None and self._publisher.snapshot.hang is self.hang:
+            self._publisher.update(hang=None)
 
     async def _watch(self) -> None:
         with contextlib.suppress(MLCEngineError):  # the worker is gone
@@ -116,7 +118,7 @@ class HangWatch:
             answer.cancel()
 
     def _patience(self) -> float:
-        return self._timeout * (_LONGER if self._board.snapshot.state == "loading" else 1)
+        return self._timeout * (_LONGER if self._publisher.snapshot.state == "loading" else 1)
 
     def _judge(self, steps: list[tuple[str, int, float, float | None]]) -> None:
         """Report a step that is late at two checks in a row: once, the machine may have slept."""
@@ -150,14 +152,14 @@ class HangWatch:
             "continues them in a new worker; terminate() ends them.",
             hang.message,
         )
-        self._board.update(hang=hang)
+        self._publisher.update(hang=hang)
 
     def _withdraw(self) -> None:
         hang, self.hang = self.hang, None
         self.silent.clear()
         if hang is not None:
             logger.warning("The worker responds again, after %.0f s.", hang.seconds)
-            self._board.update(hang=None)
+            self._publisher.update(hang=None)
 
 
 def _read_steps(answer: Any) -> list[tuple[str, int, float, float | None]]:

@@ -99,7 +99,7 @@ class Outbox:
             frames = self._pack(request.encode(number))
         except TooLargeError as error:
             raise ProtocolError(
-                f"{request.kind}: its content takes {error}, which are all that the worker accepts."
+                f"{request.kind}: its content is too large for the worker: {error}."
             ) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise ProtocolError(

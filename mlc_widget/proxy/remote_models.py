@@ -18,7 +18,7 @@ from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.process import WorkerProcess
-from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.supervisor import WorkerSupervisor, shared_task
 from mlc_widget.proxy.worker import Worker
 
@@ -50,7 +50,7 @@ class RemoteModels:
 
     Args:
         make_process: Makes a worker's process, not yet started.
-        board: Where the engine's state is shown.
+        publisher: Gets the engine's state.
         start_timeout: Seconds within which a new worker must answer.
         hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
     """
@@ -58,21 +58,21 @@ class RemoteModels:
     def __init__(
         self,
         make_process: Callable[[], WorkerProcess],
-        board: SnapshotBoard,
+        publisher: SnapshotPublisher,
         start_timeout: float,
         hang_timeout: float,
     ) -> None:
         self.on_progress: InitProgressCallback | None = None
         self.supervisor = WorkerSupervisor(
             make_process,
-            board,
+            publisher,
             start_timeout,
             hang_timeout,
             on_start=self._configure,
             on_progress=self._progress,
             on_death=self._died,
         )
-        self._board = board
+        self._publisher = publisher
         self._expected: _Expected | None = None
         self._last_target: LoadTarget | None = None
         self._restoring: asyncio.Task[None] | None = None
@@ -108,7 +108,7 @@ class RemoteModels:
         self.supervisor.check_alive()
         if self._expected is not None:
             return self._expected
-        now = self._board.snapshot
+        now = self._publisher.snapshot
         if now.state in ("starting", "loading") and now.model_id:
             raise ModelNotLoadedError(f"{now.model_id} is still loading: await reload.")
         raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
@@ -162,7 +162,7 @@ class RemoteModels:
 
     async def _worker_for(self, wanted: _Expected, load: int) -> Worker:
         """A worker whose process can still load a model."""
-        self._board.update(model_id=wanted.title, progress=None, error=None)
+        self._publisher.update(model_id=wanted.title, progress=None, error=None)
         try:
             if self._retiring is not None:
                 await asyncio.wait({self._retiring})
@@ -184,7 +184,7 @@ class RemoteModels:
 
     async def _load_into(self, worker: Worker, wanted: _Expected, load: int) -> None:
         worker.loaded = False
-        self._board.update(state="loading", model_id=wanted.title, progress=None, error=None)
+        self._publisher.update(state="loading", model_id=wanted.title, progress=None, error=None)
         try:
             await worker.connection.call("reload", wanted.content())
             info = await worker.call("deviceInfo")
@@ -200,14 +200,14 @@ class RemoteModels:
         if load == self._loads and self.supervisor.worker is worker:
             self._expected = wanted
             worker.loaded = True
-            self._board.update(state="ready", error=None, device=info.get("device"))
+            self._publisher.update(state="ready", error=None, device=info.get("device"))
 
     def _load_failed(self, load: int, error: BaseException) -> None:
         if load == self._loads and not self.supervisor.terminated:
             self._expected = None
             known = error if isinstance(error, MLCEngineError) else None
             state = "idle" if self.supervisor.worker is not None else "dead"
-            self._board.update(state=state, model_id=None, error=known)
+            self._publisher.update(state=state, model_id=None, error=known)
 
     async def unload(self) -> None:
         """Unload all models and cancel a running load; the worker stays if it can load again."""
@@ -224,8 +224,8 @@ class RemoteModels:
                 if self.supervisor.worker is not worker:
                     raise
                 await self.supervisor.retire(worker)  # it cannot even do this
-        if load == self._loads and self._board.snapshot.state in ("ready", "loading", "idle"):
-            self._board.update(state="idle", model_id=None, progress=None, error=None)
+        if load == self._loads and self._publisher.snapshot.state in ("ready", "loading", "idle"):
+            self._publisher.update(state="idle", model_id=None, progress=None, error=None)
 
     async def _retire_if_spent(self, worker: Worker) -> None:
         """After a failed load, end a worker that can load nothing more but still holds memory."""
@@ -264,31 +264,31 @@ class RemoteModels:
 
     def _last(self) -> LoadTarget:
         if self._last_target is None:
-            raise ModelNotLoadedError("No model was loaded yet: call reload(model_id).")
+            raise ModelNotLoadedError("No model has been loaded yet: call reload(model_id).")
         return self._last_target
 
     def cancel_load(self) -> None:
         """Cancel the start or load that is running; awaiting it raises `LoadCancelledError`."""
-        if self._board.snapshot.state == "starting":
+        if self._publisher.snapshot.state == "starting":
             self._loads += 1  # the load finds itself superseded once the worker is up
-            self._board.update(model_id=None)
-        elif self._board.snapshot.state == "loading" and self.supervisor.worker is not None:
+            self._publisher.update(model_id=None)
+        elif self._publisher.snapshot.state == "loading" and self.supervisor.worker is not None:
             self.supervisor.worker.connection.post("unload")
 
     # What the supervisor tells
 
     def _progress(self, report: InitProgressReport) -> None:
-        if self._board.snapshot.state == "loading":
-            self._board.update(progress=report)
+        if self._publisher.snapshot.state == "loading":
+            self._publisher.update(progress=report)
         if self.on_progress is not None:
             self.on_progress(report)
 
     def _died(self, error: EngineDeadError) -> None:
-        if self._board.snapshot.state == "loading":
+        if self._publisher.snapshot.state == "loading":
             # Whatever killed it may do so again: do not load it unasked.
             self._expected = None
         title = self._expected.title if self._expected else None
-        self._board.update(state="dead", error=error, model_id=title)
+        self._publisher.update(state="dead", error=error, model_id=title)
 
     def _configure(self, worker: Worker) -> None:
         """Send a new worker the settings of the one before it."""

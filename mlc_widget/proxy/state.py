@@ -13,7 +13,7 @@ from mlc_widget.api.engine_link import EngineSnapshot, Observer
 logger = logging.getLogger(__name__)
 
 
-class SnapshotBoard:
+class SnapshotPublisher:
     """Holds the current snapshot, which any thread may read; changed on the home loop only."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class SnapshotBoard:
         self._observers: list[Observer] = []
 
     def update(self, **changes: Any) -> None:
-        """Replace fields of the snapshot and tell the observers."""
+        """Replace fields of the snapshot and notify the observers."""
         self.snapshot = replace(self.snapshot, **changes)
         for observer in list(self._observers):
             try:

@@ -75,8 +75,8 @@ class StreamReceiver:
         if message.get("seq") != self._next_seq:
             self.end(
                 ProtocolError(
-                    f"A part of a stream was lost: message {message.get('seq')} of its chunks came "
-                    f"where {self._next_seq} was awaited. Send the request again."
+                    f"A part of a stream was lost: message {message.get('seq')} of its chunks "
+                    f"arrived when {self._next_seq} was expected. Send the request again."
                 ),
                 running=True,
             )
@@ -85,7 +85,7 @@ class StreamReceiver:
             self.end(
                 ProtocolError(
                     f"The worker sent more of a stream than was read: {self._held} chunks "
-                    f"({self._held_bytes} bytes) wait already. Send the request again.",
+                    f"({self._held_bytes} bytes) are already waiting. Send the request again.",
                     code="too_far_ahead",
                 ),
                 running=True,

@@ -14,7 +14,7 @@ from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, MLCEng
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.proxy.process import WorkerProcess
-from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.worker import Worker
 
 _MAX_DEATHS: Final = 3
@@ -30,7 +30,7 @@ class WorkerSupervisor:
 
     Args:
         make_process: Makes a worker's process, not yet started.
-        board: Where the engine's state is shown.
+        publisher: Gets the engine's state.
         start_timeout: Seconds within which a new worker must answer.
         hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
         on_start: Called with each worker once it is up.
@@ -41,7 +41,7 @@ class WorkerSupervisor:
     def __init__(
         self,
         make_process: Callable[[], WorkerProcess],
-        board: SnapshotBoard,
+        publisher: SnapshotPublisher,
         start_timeout: float,
         hang_timeout: float,
         *,
@@ -50,7 +50,7 @@ class WorkerSupervisor:
         on_death: Callable[[EngineDeadError], None],
     ) -> None:
         self._make_process = make_process
-        self._board = board
+        self._publisher = publisher
         self._start_timeout = start_timeout
         self._hang_timeout = hang_timeout
         self._on_start = on_start
@@ -131,22 +131,22 @@ class WorkerSupervisor:
                 self._starting = None
 
     async def _start(self) -> Worker:
-        self._board.update(state="starting", error=None, progress=None)
+        self._publisher.update(state="starting", error=None, progress=None)
         try:
             if self._ending is not None:  # two at once may want more memory than there is
                 await asyncio.wait({self._ending})
             self._process = process = self._make_process()
             worker = await Worker.start(
-                process, self._start_timeout, self._on_progress, self._board, self._hang_timeout
+                process, self._start_timeout, self._on_progress, self._publisher, self._hang_timeout
             )
         except BaseException as error:
             self._process = None
             known = error if isinstance(error, MLCEngineError) else None
-            self._board.update(state="dead", model_id=None, error=known)
+            self._publisher.update(state="dead", model_id=None, error=known)
             raise
         self.worker = worker
         self._on_start(worker)
-        self._board.update(state="idle", device=worker.hello.get("device"))
+        self._publisher.update(state="idle", device=worker.hello.get("device"))
         self._watcher = asyncio.create_task(self._watch(worker))
         return worker
 
@@ -208,7 +208,9 @@ class WorkerSupervisor:
         if worker is not None:
             await worker.stop()
         _supervisors.discard(self)
-        self._board.update(state="terminated", model_id=None, error=EngineTerminatedError(message))
+        self._publisher.update(
+            state="terminated", model_id=None, error=EngineTerminatedError(message)
+        )
 
     def kill(self) -> None:
         """End the worker at once, and start no other: for the interpreter's exit."""

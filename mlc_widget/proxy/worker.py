@@ -12,7 +12,7 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.hangs import HangWatch
 from mlc_widget.proxy.process import WorkerProcess
-from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.state import SnapshotPublisher
 
 
 class Worker:
@@ -46,7 +46,7 @@ class Worker:
         process: WorkerProcess,
         timeout: float,
         on_progress: Callable[[InitProgressReport], None],
-        board: SnapshotBoard,
+        publisher: SnapshotPublisher,
         hang_timeout: float,
     ) -> Worker:
         """Start the process, connect, and say hello. Cleans up if it fails or is cancelled.
@@ -66,7 +66,7 @@ class Worker:
                 await connection.close()
             await process.stop()
             raise
-        return cls(process, connection, hello, HangWatch(connection, board, hang_timeout))
+        return cls(process, connection, hello, HangWatch(connection, publisher, hang_timeout))
 
     async def died(self) -> EngineDeadError:
         """Wait until the process ends, or can no longer be reached; fail all that waits for it.

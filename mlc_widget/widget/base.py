@@ -76,7 +76,7 @@ class PageWidget(NotCopyable, anywidget.AnyWidget):
         _control: Whether the kernel listens for it on the control channel.
     """
 
-    _instead = "it is a place on the page, not a value. Make another one with the same engine."
+    _instead = "it is part of a page. Make another one with the same engine."
     _esm = loader()
     _bundle = traitlets.Instance(Bundle, read_only=True).tag(
         sync=True, **ipywidgets.widget_serialization

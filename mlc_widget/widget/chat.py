@@ -63,13 +63,13 @@ class ChatWidget(EngineWidget, ChatSettings):
         system: The system prompt; None leaves it to the model.
         temperature: 0 to 2; None, here and below, leaves it to the model's configuration.
         top_p: 0 to 1.
-        top_k: The number of most likely tokens to choose from; 0 is all of them.
+        top_k: The number of most likely tokens to choose from; 0 means all of them.
         min_p: 0 to 1; tokens are left out whose probability is less than this fraction of the most
             likely token's.
         repetition_penalty: Greater than 0 and at most 10; more than 1 makes repetitions less
             likely.
-        max_tokens: The longest reply in tokens; 4,096 if the model's configuration has no limit
-            either.
+        max_tokens: The maximum length of a reply in tokens; 4,096 if the model's configuration has
+            no limit either.
         seed: The same seed, settings and messages give the same reply.
         schema: A JSON schema, as an object or as text, that every answer must meet.
         tools: What the model may call: functions (a list, or ``{name: function}``) or OpenAI's
@@ -87,8 +87,8 @@ class ChatWidget(EngineWidget, ChatSettings):
     """
 
     _instead = (
-        "it is a place on the page, not a value. Keep the conversation, `chat.messages` or "
-        "`chat.export('json')`, and give it to another ChatWidget as `history`."
+        "it is part of a page. Keep the conversation, `chat.messages` or `chat.export('json')`, "
+        "and give it to another ChatWidget as `history`."
     )
     _view = traitlets.Unicode("chat", read_only=True).tag(sync=True)
     _chat = mirror("_chat")

@@ -27,11 +27,14 @@ class ChatSettings(traitlets.HasTraits):
     system = _setting("The system prompt.")
     temperature = _setting("0 to 2; 0 always takes the most likely token.")
     top_p = _setting("0 to 1.")
-    top_k = _setting("The number of most likely tokens to choose from; 0 is all of them.")
-    min_p = _setting("0 to 1: the least probability of a token, relative to the most likely one's.")
+    top_k = _setting("The number of most likely tokens to choose from; 0 means all of them.")
+    min_p = _setting(
+        "0 to 1: the lowest probability of a token, relative to that of the most likely one."
+    )
     repetition_penalty = _setting("More than 1 makes repetitions less likely.")
     max_tokens = _setting(
-        f"The longest reply in tokens; {DEFAULT_MAX_TOKENS:,} if the model has no default."
+        f"The maximum length of a reply in tokens; {DEFAULT_MAX_TOKENS:,} if the model has no "
+        "default."
     )
     seed = _setting("The same seed, settings and messages give the same reply.")
     schema = _setting("A JSON schema, as an object or as text, that every answer must meet.")

@@ -131,7 +131,7 @@ class KernelMLCEngineHandler(NotCopyable):
             check_json_size(data, MAX_MESSAGE_BYTES)
             request = WorkerRequest.decode(data)
         except TooLargeError as error:
-            refused = ProtocolError(f"This message takes {error}, which are all that is accepted.")
+            refused = ProtocolError(f"This message is too large: {error}.")
             self._throw(_uuid(data), refused)
             return
         except ProtocolError as error:

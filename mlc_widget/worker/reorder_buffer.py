@@ -49,7 +49,7 @@ class ReorderBuffer:
         """
         if number < self._next or number in self._early:
             raise ProtocolError(
-                f"Message {number} arrived twice or too late: message {self._next} is awaited.",
+                f"Message {number} arrived twice or too late: message {self._next} was expected.",
                 code="out_of_order",
             )
         if number == self._next:

@@ -35,7 +35,7 @@ _NOT_THE_PROCESS: Final = (
 def exit_exhausted(why: str) -> NoReturn:
     """End this process at once, needing as few resources as possible."""
     try:
-        os.write(2, f"{why} Another worker takes its place.\n".encode())
+        os.write(2, f"{why} Another worker replaces it.\n".encode())
     finally:
         os._exit(_EXHAUSTED)
 

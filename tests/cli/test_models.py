@@ -75,8 +75,8 @@ def test_what_is_here_is_listed(caches: Path, capsys: pytest.CaptureFixture[str]
     assert "not downloaded" in lines["smollm2-135m"]
     assert "today" in lines["HF://user/repo/a-Q4_0.gguf"]
     assert "today" in lines["HF://user/repo/s-00001-of-00002.gguf"]
-    assert "not whole" in lines["HF://user/repo/t-00001-of-00002.gguf"]
-    assert "not whole" in lines["HF://user/repo"]
+    assert "incomplete" in lines["HF://user/repo/t-00001-of-00002.gguf"]
+    assert "incomplete" in lines["HF://user/repo"]
     assert "today" in lines["PYPI://tiny==1.0/tiny/x.gguf"]
     names = inventory.model_choices()
     assert {"demo", "smollm2-135m", "HF://user/repo/a-Q4_0.gguf"} <= set(names)
@@ -110,8 +110,10 @@ def test_a_list_of_wheels_that_makes_no_sense(
 
 def test_what_is_damaged_is_found(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blob, wheel = hub_file(caches, "a.gguf", b"a"), wheel_file(caches)
-    assert "as it was published" in run(capsys, "verify", "user/repo/a.gguf")
-    assert "as it was published" in run(capsys, "verify", "PYPI://tiny==1.0/tiny/x.gguf")
+    assert "identical to the published files" in run(capsys, "verify", "user/repo/a.gguf")
+    assert "identical to the published files" in run(
+        capsys, "verify", "PYPI://tiny==1.0/tiny/x.gguf"
+    )
     blob.write_bytes(b"b")
     wheel.write_bytes(b"of a whee1")
     assert "a.gguf is damaged" in run(capsys, "verify", "HF://user/repo/a.gguf@main", status=1)
@@ -191,7 +193,7 @@ def test_the_files_of_a_repository(
     assert "taken by default" in lines[1]
     assert run(capsys, "search", "smol").splitlines() == ["smollm2-135m", "HF://user/smol"]
     monkeypatch.setattr(Hub, "search", lambda self, text: [])
-    assert "Nothing here and nothing on the Hub has 'zz'" in run(capsys, "search", "zz")
+    assert "No model on this disk or on the Hub has 'zz'" in run(capsys, "search", "zz")
 
     def away(*_: Any) -> None:
         raise GaveUp("the Hub is away")
@@ -271,9 +273,9 @@ def test_models_of_other_programs_are_listed_and_left_alone(
     before = sorted(path for path in caches.rglob("*") if path.is_file())
     for name, program in owners.items():
         assert f"is a model of {program}" in run(capsys, "rm", name, status=2)
-        assert f"in the models of {program}" in run(capsys, "info", name)
+        assert f"among the models of {program}" in run(capsys, "info", name)
     assert sorted(path for path in caches.rglob("*") if path.is_file()) == before
-    assert "as it was published" in run(capsys, "verify", "tiny:q8")
+    assert "identical to the published files" in run(capsys, "verify", "tiny:q8")
     assert "nothing to compare" in run(capsys, "verify", "HF://user/tiny-MLC")
     next((caches / "ollama" / "blobs").iterdir()).write_bytes(b"other")
     assert "Download it again with Ollama" in run(capsys, "verify", "tiny:q8", status=1)

@@ -43,7 +43,8 @@ def test_what_is_left_of_a_dropped_engine_says_what_to_do(
     left = use(engine)
     del engine
     with pytest.raises(
-        (EngineTerminatedError, openai.InternalServerError), match="no variable held it any more"
+        (EngineTerminatedError, openai.InternalServerError),
+        match="no variable referred to it any longer",
     ):
         left()
 

@@ -159,7 +159,7 @@ def test_options_for_an_engine_that_is_there(execute: Execute, model_folder: Pat
         "%mlc load demo --to own --kernel python3",
         errors=True,
     )
-    assert "--device: a new engine takes the place of _engine" in printed(notebook, 1)
+    assert "--device: a new engine replaces _engine" in printed(notebook, 1)
     assert printed(notebook, 2) == "False assistant\n"
     assert printed(notebook, 3).endswith("True\n")
     for cell, flags in ((6, "--device --python:"), (7, "--kernel:")):

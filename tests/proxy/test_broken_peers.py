@@ -51,7 +51,7 @@ def broken(worker_module: Callable[[str, str], None]) -> None:
 async def test_lost_chunks_are_an_error_and_never_silence(kernel_engine: Make) -> None:
     engine = await kernel_engine(handler="broken_handlers:Lossy", repeat=100, pace_s=0.02)
     stream = await engine.chat.completions.create(messages=HELLO, stream=True)
-    with pytest.raises(ProtocolError, match="message 4 of its chunks came where 3 was awaited"):
+    with pytest.raises(ProtocolError, match="message 4 of its chunks arrived when 3 was expected"):
         async for _ in stream:
             pass
     while (await engine.metrics())["running_requests"]:  # the engine was told to stop

@@ -131,5 +131,7 @@ except Exception as error:
 """)
     reply, shown, refusal = printed.splitlines()
     assert reply.startswith("error 2 True This engine has ended")
-    assert shown.startswith("terminated This engine has ended, as no variable held it any more")
+    assert shown.startswith(
+        "terminated This engine has ended because no variable referred to it any longer"
+    )
     assert refusal == f"EngineTerminatedError {shown.removeprefix('terminated ')}"

@@ -19,7 +19,7 @@ from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy import process as module
 from mlc_widget.proxy.process import WorkerProcess
-from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.supervisor import WorkerSupervisor
 from mlc_widget.proxy.worker import Worker
 
@@ -54,7 +54,7 @@ def new_process(python: str) -> WorkerProcess:
 
 
 def start(process: WorkerProcess, timeout: float) -> Awaitable[Worker]:
-    return Worker.start(process, timeout, lambda _: None, SnapshotBoard(), 30.0)
+    return Worker.start(process, timeout, lambda _: None, SnapshotPublisher(), 30.0)
 
 
 async def fails_to_start(python: str) -> None:
@@ -142,7 +142,7 @@ async def is_killed_in_the_midst_of_its_start(python: str) -> None:
 async def is_terminated_at_its_start(python: str) -> None:
     supervisor = WorkerSupervisor(
         lambda: new_process(python),
-        SnapshotBoard(),
+        SnapshotPublisher(),
         DEADLINE_S,
         30.0,
         on_start=lambda _: None,

@@ -10,7 +10,7 @@ import pytest
 
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, WorkerStartError
 from mlc_widget.proxy import supervisor as supervisor_module
-from mlc_widget.proxy.state import SnapshotBoard
+from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.supervisor import WorkerSupervisor
 
 from ..waiting import until
@@ -78,13 +78,13 @@ def deaths() -> Deaths:
 
 
 @pytest.fixture
-def board() -> SnapshotBoard:
-    return SnapshotBoard()
+def publisher() -> SnapshotPublisher:
+    return SnapshotPublisher()
 
 
 @pytest.fixture
 async def supervisor(
-    monkeypatch: pytest.MonkeyPatch, board: SnapshotBoard, deaths: Deaths
+    monkeypatch: pytest.MonkeyPatch, publisher: SnapshotPublisher, deaths: Deaths
 ) -> AsyncIterator[WorkerSupervisor]:
     monkeypatch.setattr(supervisor_module, "Worker", FakeWorker)
     FakeWorker.all, FakeWorker.start_error = [], None
@@ -93,7 +93,7 @@ async def supervisor(
     FakeWorker.may_stop.set()
     made = WorkerSupervisor(
         Process,  # type: ignore[arg-type]
-        board,
+        publisher,
         60.0,
         30.0,
         on_start=lambda worker: None,
@@ -108,18 +108,18 @@ async def supervisor(
 
 
 async def test_all_who_ask_at_once_get_one_worker(
-    supervisor: WorkerSupervisor, board: SnapshotBoard
+    supervisor: WorkerSupervisor, publisher: SnapshotPublisher
 ) -> None:
     assert supervisor.living() is None
     FakeWorker.may_start.clear()
     asking = [asyncio.create_task(supervisor.up()) for _ in range(5)]
     await until(lambda: FakeWorker.all)
-    assert board.snapshot.state == "starting"
+    assert publisher.snapshot.state == "starting"
     FakeWorker.may_start.set()
     workers = await asyncio.gather(*asking)
     assert len(FakeWorker.all) == 1
     assert all(worker is workers[0] for worker in workers)
-    assert (board.snapshot.state, board.snapshot.device) == ("idle", "cpu")
+    assert (publisher.snapshot.state, publisher.snapshot.device) == ("idle", "cpu")
     assert supervisor.pid == Process.pid
     assert supervisor.living() is workers[0]
 
@@ -138,13 +138,13 @@ async def test_who_stops_waiting_leaves_the_start_to_the_others(
 
 
 async def test_a_start_that_fails_is_told_and_tried_again(
-    supervisor: WorkerSupervisor, board: SnapshotBoard
+    supervisor: WorkerSupervisor, publisher: SnapshotPublisher
 ) -> None:
     FakeWorker.start_error = WorkerStartError("no such interpreter")
     with pytest.raises(WorkerStartError, match="no such interpreter"):
         await supervisor.up()
-    assert board.snapshot.state == "dead"
-    assert board.snapshot.error is FakeWorker.start_error
+    assert publisher.snapshot.state == "dead"
+    assert publisher.snapshot.error is FakeWorker.start_error
     assert supervisor.pid is None
     FakeWorker.start_error = None
     assert await supervisor.up() is FakeWorker.all[1]  # type: ignore[comparison-overlap]
@@ -209,7 +209,7 @@ async def test_a_worker_that_is_of_no_more_use_is_replaced(supervisor: WorkerSup
 
 @pytest.mark.parametrize("when", ["idle", "starting", "up", "dead"])
 async def test_terminating_ends_it_for_good(
-    supervisor: WorkerSupervisor, board: SnapshotBoard, deaths: Deaths, when: str
+    supervisor: WorkerSupervisor, publisher: SnapshotPublisher, deaths: Deaths, when: str
 ) -> None:
     asking: asyncio.Task[Any] | None = None
     if when == "starting":
@@ -223,7 +223,7 @@ async def test_terminating_ends_it_for_good(
     await supervisor.terminate("It was terminated.")
     await supervisor.terminate("Another message")
     assert supervisor.terminated
-    assert board.snapshot.state == "terminated"
+    assert publisher.snapshot.state == "terminated"
     assert when == "starting" or all(worker.stopped for worker in FakeWorker.all)
     if asking is not None:
         with pytest.raises(EngineTerminatedError, match=r"^It was terminated\.$"):

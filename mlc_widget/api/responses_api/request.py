@@ -41,7 +41,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     "conversation": "use previous_response_id.",
     "prompt": "prompt templates are OpenAI's; give instructions and input.",
     "context_management": "the context is never compacted; leave it out.",
-    "moderation": "the engine does not moderate; leave it out.",
+    "moderation": "the engine has no moderation; leave it out.",
     "prompt_cache_options": "the prefix cache needs no options; leave it out.",
     "prompt_cache_retention": "the cache lasts as long as the worker; leave it out.",
 }

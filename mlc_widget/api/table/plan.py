@@ -37,7 +37,9 @@ class MapPlan:
         for name, value in sampling.items():
             if name not in MapParams.__annotations__:
                 known = ", ".join(MapParams.__annotations__)
-                raise bad(name, value, f"a map has no such argument; sampling: {known}.")
+                raise bad(
+                    name, value, f"a map has no such argument; its sampling fields are {known}."
+                )
         self.keeps_errors: bool = one_of("keep", "raise")("on_error", given["on_error"]) == "keep"
         limit, report = given["limit"], given["report"]
         if limit is not None:

@@ -67,7 +67,7 @@ class _Templates:
         )
         if not self.columns:
             raise BadRequestError(
-                "prompt: it names no column, so that it would be the same for all rows; write the "
+                "prompt: it names no column, so it would be the same for every row; write the "
                 "name of a column in braces, such as {text}.",
                 param="prompt",
             )
@@ -94,7 +94,9 @@ class _Function:
             return None
         if inspect.iscoroutine(made):
             made.close()
-            raise BadRequestError("prompt: give a function without async.", param="prompt")
+            raise BadRequestError(
+                "prompt: give an ordinary function, not an async one.", param="prompt"
+            )
         if isinstance(made, str):
             return messages("messages", [*self._first, {"role": "user", "content": made}])
         if not isinstance(made, Sequence):

@@ -81,7 +81,7 @@ class ReplyCache:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and (application, version) != (_APPLICATION, _VERSION):
-            raise sqlite3.DatabaseError("it is a database of something else")
+            raise sqlite3.DatabaseError("it is another program's database")
         if not tables:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # A reply must survive the end of this process, not that of the machine.
@@ -189,7 +189,7 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     info = path.stat()
     if not stat.S_ISREG(info.st_mode):
-        raise OSError(f"{path} is no regular file")
+        raise OSError(f"{path} is not a regular file")
     _check_private(info, path)
 
 
@@ -234,7 +234,7 @@ def _open_own() -> ReplyCache | None:
         except sqlite3.OperationalError:  # locked, or no room: not the file's fault
             raise
         except sqlite3.DatabaseError as error:
-            logger.warning("%s is damaged (%s), and is made anew.", path, error)
+            logger.warning("%s is damaged (%s) and is replaced by a new file.", path, error)
             for end in ("", "-wal", "-shm"):
                 Path(f"{path}{end}").unlink(missing_ok=True)
             return ReplyCache(path)

@@ -38,7 +38,7 @@ class MapRow:
 class MapReport:
     """Counts of a map, kept up to date while it runs, and the way to pause or stop it.
 
-    Make one and give it as ``report=``; it begins anew with each map. All of it may be used from
+    Make one and give it as ``report=``; each map starts it from zero. All of it may be used from
     any thread.
 
     Attributes:
@@ -70,7 +70,7 @@ class MapReport:
     _paused_s: float = field(default=0.0, repr=False)
 
     def begin(self, total: int | None) -> None:
-        """Begin anew; called by the map."""
+        """Start from zero; called by the map."""
         for each in fields(self):
             setattr(self, each.name, each.default)
         self.total = total

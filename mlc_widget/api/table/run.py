@@ -176,8 +176,8 @@ class MapRun:
         rows = self._plan.table.rows()
         if isinstance(rows, AsyncIterator):
             raise BadRequestError(
-                "data: a blocking engine cannot read an async iterator; give another iterator, or "
-                "use an awaited engine.",
+                "data: a blocking engine cannot read an async iterator; give an ordinary "
+                "iterator, or use an awaited engine.",
                 param="data",
             )
         return rows

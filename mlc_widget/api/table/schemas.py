@@ -85,7 +85,7 @@ class _JSONSchema:
         if self._column is not None:
             return {self._column: value}
         if not isinstance(value, dict):
-            raise invalid_reply(text, "it is no object.")
+            raise invalid_reply(text, "it is not an object.")
         return {name: value.get(name) for name in self.columns}
 
 

@@ -48,7 +48,7 @@ class Template:
             if "{" in spec or _WIDE.search(spec):
                 raise self._wrong(text, f"the format {spec!r} of {{{column}}} is not supported.")
             if conversion not in (None, "r", "s", "a"):
-                raise self._wrong(text, f"!{conversion} is none of !r, !s and !a.")
+                raise self._wrong(text, f"!{conversion} is not one of !r, !s and !a.")
         self.columns = frozenset(column for _, column, _, _ in self._parts if column is not None)
         """The names in braces."""
 

@@ -167,7 +167,7 @@ class RowWork:
         try:
             if cut and self._plan.schema.response_format is not None:
                 raise MLCEngineError(
-                    "The reply was cut off before it was complete: raise max_tokens, or bound "
+                    "The reply was cut off before it was complete: raise max_tokens, or limit "
                     "what the schema allows.",
                     code="reply_truncated",
                 )

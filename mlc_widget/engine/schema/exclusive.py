@@ -17,7 +17,7 @@ _WAYS: Final = 24
 _OPTIONS: Final = 4
 """The maximum number of alternatives for not matching one other branch."""
 _COSTLIER: Final = 5
-"""An alternative may be at most so many times as long as the simplest one."""
+"""An alternative may be at most this many times as long as the simplest one."""
 
 
 def exclusive(
@@ -53,8 +53,8 @@ def exclusive(
         made += narrowed
     if not made and any(not emptiness.is_empty(s, done) for s in chosen):
         raise UnsupportedFieldError(
-            f"{at}: its schemas may fit one value together, which cannot be ruled out; use "
-            "anyOf, or tell them apart by a required property with another constant in each.",
+            f"{at}: more than one of its schemas might fit the same value; use anyOf, or give "
+            "each of them a required property with a different constant.",
             param=at,
         )
     return made

@@ -97,8 +97,8 @@ class FreeKeys:
                 of = "patternProperties" if endless else "propertyNames"
                 path = next((f"{path_of(b, self._at)}.{of}" for b in bases if of in b), self._at)
                 raise UnsupportedFieldError(
-                    f"{path}: keys cannot be held to this pattern; write ^ only at its beginning "
-                    "and $ only at its end.",
+                    f"{path}: this pattern cannot be enforced for keys; write ^ only at its "
+                    "beginning and $ only at its end.",
                     param=path,
                 )
             size += len(keys)

@@ -142,7 +142,7 @@ class _Free:
             if parts is None:
                 at = f"{wanted.at}.minProperties"
                 raise UnsupportedFieldError(
-                    f"{at} = {wanted.low}: so many keys that differ cannot be held to; name them "
+                    f"{at} = {wanted.low}: that many distinct keys cannot be enforced; name them "
                     "in properties, or ask for fewer.",
                     param=at,
                 )

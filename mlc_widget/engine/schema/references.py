@@ -109,8 +109,8 @@ class References:
             return in_root
         if len(places) > 1:
             raise UnsupportedFieldError(
-                f"{at} = {reference!r:.120}: it can lead to several schemas, depending on "
-                "the way there, which cannot be enforced; use $ref.",
+                f"{at} = {reference!r:.120}: it may refer to different schemas, depending on "
+                "where it is used, which cannot be enforced; use $ref.",
                 param=at,
             )
         return places[0]
@@ -118,7 +118,7 @@ class References:
     def _name(self, at: str, reference: str, place: _Place | None) -> str:
         target, path = place or (None, "")
         if not isinstance(target, Mapping | bool):
-            raise _wrong(at, reference, "the schema has none there; refer to an entry of $defs")
+            raise _wrong(at, reference, "the schema has nothing there; refer to an entry of $defs")
         name = self._named.get(id(target))
         if name is None or isinstance(target, bool):
             name = str(len(self._targets))

@@ -76,7 +76,7 @@ class Shapes:
         at = path_of(wanted[-1], self._at)
         limited = any("maxContains" in b for b in wanted)
         if len(wanted) > (1 if limited else MOST_FOUND):
-            raise _unsupported(f"{at}.contains", "so many cannot be enforced for the same array")
+            raise _unsupported(f"{at}.contains", "that many cannot be enforced for the same array")
         lows = [b.get("minContains", 1) for b in wanted]
         highs = [b.get("maxContains") for b in wanted]
         counts = [*lows, *highs, shape.low, shape.high, len(items)]
@@ -94,8 +94,8 @@ class Shapes:
             except NoComplementError as error:
                 raise _unsupported(
                     f"{at}.maxContains",
-                    f"what does not fit contains cannot be enforced, because of its "
-                    f"{error.keyword}; leave it out",
+                    f"the opposite of contains cannot be enforced because of its {error.keyword}; "
+                    "leave it out",
                 ) from None
             nodes = [self._node(self._sets.joined(ids, none)) for ids in items]
             shape.prefix, shape.rest = nodes[:-1], nodes[-1]
@@ -120,13 +120,13 @@ class Shapes:
         except NotScalarError:
             raise _unsupported(
                 at,
-                "only strings, numbers, true, false and null can be kept apart; leave it out and "
-                "check the answer",
+                "only strings, numbers, true, false and null can be kept distinct; leave it out "
+                "and check the answer",
             ) from None
         most = min(shape.scalars.count, FREE_ITEMS)
         if shape.low > most:
             raise _unsupported(
-                at, f"so many items, {shape.low}, cannot be kept apart; ask for {most} at most"
+                at, f"{shape.low} items cannot be kept distinct; ask for at most {most}"
             )
         shape.high = int(most) if shape.high is None else min(shape.high, int(most))
 

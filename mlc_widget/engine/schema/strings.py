@@ -176,7 +176,7 @@ class Strings:
 
     def _not_told(self, at: str, value: str) -> UnsupportedFieldError:
         return UnsupportedFieldError(
-            f"{at} = {value!r:.120}: such strings without what not, if or oneOf exclude cannot be "
-            "enforced; leave it out there.",
+            f"{at} = {value!r:.120}: it cannot be enforced together with strings that not, if or "
+            "oneOf exclude; leave it out there.",
             param=at,
         )

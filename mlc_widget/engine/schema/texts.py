@@ -110,8 +110,8 @@ class Texts:
                 at = next((path_of(b, self._at) for b in bases if "multipleOf" in b), self._at)
                 at = f"{at}.multipleOf"
                 raise UnsupportedFieldError(
-                    f"{at} = {numbers.multiples_of[0]!r}: with these bounds its multiples cannot "
-                    "be written; leave it out, or give smaller numbers.",
+                    f"{at} = {numbers.multiples_of[0]!r}: its multiples within these bounds "
+                    "cannot be enforced; leave it out, or give smaller numbers.",
                     param=at,
                 ) from None
             return [self._lark.json(schema)]

@@ -168,8 +168,8 @@ class Conversion(Closing):
             remedy = "Free some space" if full else "Correct its permissions"
             raise ModelError(
                 f"{destination} cannot be written: {error.strerror or error}. {remedy}, or choose "
-                "another place (MLC_WIDGET_HOME is where models are kept that were converted as "
-                "they were loaded).",
+                "another place (models that are converted while they are loaded are kept in "
+                "MLC_WIDGET_HOME).",
                 code="disk_full" if full else None,
                 param=str(destination),
             ) from error
@@ -182,10 +182,9 @@ class Conversion(Closing):
             return  # writing tells more
         if free < needed:
             raise ModelError(
-                f"{self.path} in {self.format.name} needs {needed / 1e9:.1f} GB in {folder}, which "
-                f"has {free / 1e9:.1f} free. Free some space, or choose another place "
-                "(MLC_WIDGET_HOME is where models are kept that were converted as they were "
-                "loaded).",
+                f"{self.path} in {self.format.name} needs {needed / 1e9:.1f} GB in {folder}, "
+                f"which has {free / 1e9:.1f} free. Free some space, or choose another place "
+                "(models that are converted while they are loaded are kept in MLC_WIDGET_HOME).",
                 code="disk_full",
                 param=str(folder),
             )
@@ -299,7 +298,7 @@ class Conversion(Closing):
                 file = self._model.tensors[name][0]
                 raise ModelFormatError(
                     f"{file.path}: tensor {name} cannot be stored in {self.format.name}: {error}. "
-                    "Download the file again; or, if only large weights are the reason, take "
+                    "Download the file again; or, if the weights really are that large, use "
                     "quantization q0f32.",
                     param=str(file.path),
                 ) from None

@@ -65,8 +65,8 @@ def convert(
         unsafe = isinstance(error, UnsafeFolderError)
         why = str(error) if unsafe else f"The cache cannot be written: {error}."
         raise ModelError(
-            f"{conversion.path}: the converted model has no place to be kept. {why} Or convert it "
-            "once with `mlc_widget convert` and load the result.",
+            f"{conversion.path}: the converted model cannot be kept. {why} Or convert it once "
+            "with `mlc_widget convert` and load the result.",
             param="model_id",
         ) from error
     folder = cache / conversion.name

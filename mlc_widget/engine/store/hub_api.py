@@ -17,8 +17,8 @@ from mlc_widget.engine.store.download_process import one_line
 from mlc_widget.engine.store.hub_cache import is_commit
 from mlc_widget.engine.store.retrying import (
     TEMPORARY,
+    Backoff,
     GaveUp,
-    Patience,
     TemporaryError,
     wanted_pause,
 )
@@ -77,11 +77,11 @@ class Hub:
             self._headers,
             check_status=self._check_status,
             network_errors=self._network_errors,
-            patience=self._patience,
+            backoff=self._backoff,
         )
 
-    def _patience(self, **more: Any) -> Patience:
-        return Patience(on_wait=self._on_wait, sleep=self._sleep, **more)
+    def _backoff(self, **more: Any) -> Backoff:
+        return Backoff(on_wait=self._on_wait, sleep=self._sleep, **more)
 
     def commit(self, repo: str, revision: str | None) -> str:
         """The current commit of a branch or tag.
@@ -150,7 +150,7 @@ class Hub:
         return self._url(repo, name, revision=commit, endpoint=self.endpoint)
 
     def _ask(self, call: Callable[[], _T]) -> _T:
-        patience = self._patience(attempts=4)
+        backoff = self._backoff(attempts=4)
         while True:
             try:
                 return call()
@@ -159,7 +159,7 @@ class Hub:
                 if response is None or response.status_code not in TEMPORARY:
                     raise
                 text = f"{self.endpoint} answers {response.status_code}"
-                patience.wait(TemporaryError(text, wanted_pause(response.headers)))
+                backoff.wait(TemporaryError(text, wanted_pause(response.headers)))
             except self._network_errors as error:
                 if type(error).__name__ == "TooManyRedirects":
                     raise DamagedError(f"{self.endpoint} redirects in a circle.") from error

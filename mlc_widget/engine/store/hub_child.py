@@ -200,7 +200,7 @@ class Download:
         sha256 = self._wanted.sha256
         if result is not None and sha256 not in (None, files[result].digest):
             raise DamagedError(
-                f"{result} has the sha256 {files[result].digest}, and {sha256} is expected."
+                f"{result} has the sha256 {files[result].digest}, but {sha256} was expected."
             )
 
     def _fetch(self, commit: str, files: Mapping[str, ListedFile]) -> None:
@@ -295,7 +295,9 @@ def _is_needed(name: str) -> bool:
 def _check_space(folder: Path, nbytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if nbytes > free:
-        raise NoSpace(f"{nbytes / 1e9:.1f} GB are needed, and {folder} has {free / 1e9:.1f}.")
+        raise NoSpace(
+            f"{nbytes / 1e9:.1f} GB are needed, and {folder} has {free / 1e9:.1f} GB free."
+        )
 
 
 def _size(path: Path) -> int:

@@ -53,7 +53,7 @@ def read_file(path: Path, largest: int, missing: str) -> bytes:
         if info.st_size > largest:
             raise _wrong(
                 path,
-                f"has {info.st_size} bytes, and such a file has at most {largest}.",
+                f"has {info.st_size} bytes, but such a file may have at most {largest}.",
             )
         with open(descriptor, "rb", closefd=False) as file:
             content = file.read(info.st_size + 1)  # memory is taken for all that is asked for
@@ -74,7 +74,7 @@ def open_regular(path: Path) -> io.FileIO:
 
     Raises:
         OSError: It cannot be opened.
-        ModelFormatError: It is no regular file.
+        ModelFormatError: It is not a regular file.
     """
     descriptor = os.open(path, _OPEN)
     try:

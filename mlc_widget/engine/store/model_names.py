@@ -1,4 +1,4 @@
-"""What to do about a model's name that stands for nothing here."""
+"""Advice for names of models that match nothing here."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def advice(model_id: str, known: Collection[str]) -> str:
         return instead
     if model_id.lower().endswith(".gguf"):
         hub = f" A file on the Hub is 'HF://{model_id}'." if _HUB_FILE.match(model_id) else ""
-        return f"There is no file at this path: check it, or give it from the root on.{hub}"
+        return f"There is no file at this path: check it, or give the absolute path.{hub}"
     if model_id.startswith(("/", "./", "../", "~")) or "\\" in model_id:
-        return "There is nothing at this path: check it, or give it from the root on."
+        return "There is nothing at this path: check it, or give the absolute path."
     if _TAGGED.match(model_id):
         return _of_ollama(model_id)
     if _OF_MLC.search(model_id) and "/" not in model_id:

@@ -39,7 +39,7 @@ class GaveUp(Exception):
 
 
 @dataclass(slots=True)
-class Patience:
+class Backoff:
     """Counts failures in a row and waits between them.
 
     Attributes:
@@ -65,7 +65,7 @@ class Patience:
         """
         self._failures += 1
         if error.wait_s is not None and error.wait_s > LONGEST_WAIT_S:
-            raise GaveUp(f"{error}: it asks for a pause of {error.wait_s:.0f} s. Try again then.")
+            raise GaveUp(f"{error}: it asks to wait {error.wait_s:.0f} s. Try again after that.")
         if self._failures >= self.attempts:
             times = "" if self.attempts == 1 else f", {self.attempts} times in a row"
             raise GaveUp(f"{error}{times}.")

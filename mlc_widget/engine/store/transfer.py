@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urljoin, urlsplit
 
-from mlc_widget.engine.store.retrying import TEMPORARY, Patience, TemporaryError, wanted_pause
+from mlc_widget.engine.store.retrying import TEMPORARY, Backoff, TemporaryError, wanted_pause
 
 _BLOCK: Final = 1 << 20
 _MOST_REDIRECTS: Final = 10
@@ -81,7 +81,7 @@ class Transfer:
         headers: The headers to send; those that identify the user go only to the file's server.
         check_status: Raises an exception for an error status with which trying again is useless.
         network_errors: The exceptions that the client raises when a connection fails.
-        patience: Makes a `Patience`, which waits between attempts.
+        backoff: Makes a `Backoff`, which waits between attempts.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Transfer:
         *,
         check_status: Callable[[Any], object],
         network_errors: tuple[type[BaseException], ...],
-        patience: Callable[[], Patience] = Patience,
+        backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
         self._client = client
         self._headers = {**headers, "accept-encoding": "identity"}
         self._check_status, self._network_errors = check_status, network_errors
-        self._patience = patience
+        self._backoff = backoff
 
     def fetch(self, file: RemoteFile, partial: Path, on_bytes: Callable[[int], object]) -> None:
         """Download a file to `partial`, which then has exactly its content.
@@ -113,7 +113,7 @@ class Transfer:
             DamagedError: The server sends wrong data.
             OSError: The disk is full or cannot be written.
         """
-        patience = self._patience()
+        backoff = self._backoff()
         had = _size(partial)
         if had > file.size:
             on_bytes(-had)
@@ -129,8 +129,8 @@ class Transfer:
                     self._receive(file, partial, before, on_bytes)
             except TemporaryError as error:
                 if _size(partial) > before:
-                    patience.succeeded()
-                patience.wait(error)
+                    backoff.succeeded()
+                backoff.wait(error)
                 continue
             found = content_digest(partial, file.digest)
             if found == file.digest:
@@ -139,8 +139,8 @@ class Transfer:
             partial.unlink()
             if begun_here:
                 raise DamagedError(
-                    f"{file.name} has the sum {found}, and {file.digest} is expected: it was "
-                    "damaged on its way, or the server has another file. Try again."
+                    f"{file.name} has the checksum {found}, but {file.digest} was expected: it "
+                    "was damaged in transit, or the server has another file. Try again."
                 )
             begun_here = True  # the data of an earlier attempt may have been wrong
 
@@ -193,7 +193,7 @@ class Transfer:
         if status == 416:  # the server has less data than we have
             on_bytes(-start)
             partial.unlink(missing_ok=True)
-            raise TemporaryError(f"{file.name}: {_host(url)} cannot go on from byte {start}")
+            raise TemporaryError(f"{file.name}: {_host(url)} cannot resume at byte {start}")
         if status in (401, 403) and _origin(url) != _origin(file.url):
             raise TemporaryError(f"{file.name}: {_host(url)} answers {status}; its link may be old")
         if not 200 <= status < 300:
@@ -204,11 +204,15 @@ class Transfer:
         if status == 206 and encoded:  # a range of the compressed data, not of the file
             on_bytes(-start)
             partial.unlink(missing_ok=True)
-            raise TemporaryError(f"{file.name}: {_host(url)} compresses what it should not")
+            raise TemporaryError(
+                f"{file.name}: {_host(url)} sends compressed data, which was not requested"
+            )
         if status == 206:
             place = _RANGE.fullmatch(headers.get("content-range") or "")
             if place is None or int(place[1]) != start:
-                raise DamagedError(f"{file.name}: {_host(url)} sends another part than was asked.")
+                raise DamagedError(
+                    f"{file.name}: {_host(url)} sends a different part from the one requested."
+                )
             total = None if place[3] == "*" else int(place[3])
         else:
             length = headers.get("content-length") or ""
@@ -216,8 +220,8 @@ class Transfer:
                 total = int(length)
         if total not in (None, file.size):
             raise DamagedError(
-                f"{file.name} has {file.size} bytes by the list of files, and {_host(url)} has "
-                f"{total}."
+                f"{file.name} has {file.size} bytes according to the list of files, but {total} "
+                f"according to {_host(url)}."
             )
         if status != 206 and start:  # the server sends the whole file again
             on_bytes(-start)
@@ -242,7 +246,8 @@ class Transfer:
                 left -= len(piece)
                 if left < 0:
                     raise DamagedError(
-                        f"{file.name} has {file.size} bytes by the list of files, and more came."
+                        f"{file.name} has {file.size} bytes according to the list of files, but "
+                        "more were sent."
                     )
                 view = memoryview(piece)
                 while view:
@@ -283,4 +288,4 @@ def _host(url: str) -> str:
 
 def _said(error: BaseException, url: str) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"{_host(url)} cannot be reached, or broke off ({text})"
+    return f"{_host(url)} cannot be reached, or the connection broke ({text})"

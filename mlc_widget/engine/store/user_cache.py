@@ -316,7 +316,7 @@ def _replace(at: _At, old: str, new: str) -> None:
 
 
 def _clear_away(at: _At, name: str) -> None:
-    """Remove a folder in the place of a file."""
+    """Remove a folder that is in the place of a file."""
     aside = f".{secrets.token_hex(8)}.old"
     _replace(at, name, aside)
     shutil.rmtree(at(aside), ignore_errors=True, dir_fd=at.descriptor)

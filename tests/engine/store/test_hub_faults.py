@@ -20,8 +20,8 @@ from mlc_widget.engine.store import hub_child
 from mlc_widget.engine.store.hub_api import Hub
 from mlc_widget.engine.store.hub_cache import CachedRepository, HubModel
 from mlc_widget.engine.store.retrying import (
+    Backoff,
     GaveUp,
-    Patience,
     TemporaryError,
     wanted_pause,
 )
@@ -159,9 +159,9 @@ def test_the_pause_that_is_asked_for() -> None:
     assert wanted_pause({"ratelimit": '"api";r=9;t=55'}) is None
     for odd in ("", "soon", "-1", "1e9", "9" * 400, "1.5"):
         assert wanted_pause({"retry-after": odd}) is None
-    patience = Patience(attempts=9, sleep=lambda _: None)
+    backoff = Backoff(attempts=9, sleep=lambda _: None)
     with pytest.raises(GaveUp):
-        patience.wait(TemporaryError("x", 1e300))
+        backoff.wait(TemporaryError("x", 1e300))
 
 
 @pytest.mark.parametrize(
@@ -195,14 +195,14 @@ def test_a_server_that_refuses(
 )
 def test_a_wrong_length(machine: Machine, server: HubServer, fault: Fault) -> None:
     server.faults.extend([fault] * 3)
-    with pytest.raises(DamagedError, match=f"has {SIZE} bytes by the list of files, and"):
+    with pytest.raises(DamagedError, match=f"has {SIZE} bytes according to the list of files, but"):
         machine.download()
     assert nothing_whole(machine)
 
 
 def test_a_wrong_sum(machine: Machine, server: HubServer) -> None:
     server.faults.append(Fault(flipped=500_000))
-    with pytest.raises(DamagedError, match=f"{NAME} has the sum"):
+    with pytest.raises(DamagedError, match=f"{NAME} has the checksum"):
         machine.download()
     assert nothing_whole(machine)
     assert machine.partial() is None

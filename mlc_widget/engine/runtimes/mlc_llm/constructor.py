@@ -56,8 +56,8 @@ def resolve_device(options: MLCLLMOptions) -> str:
         wanted = "cpu" if options.is_mock else devices.find_gpu() or ""
         if not wanted:
             raise RuntimeUnavailableError(
-                "mlc_llm finds no GPU that it supports. Use runtime='tvm' on a CPU; "
-                "device='cpu' runs mlc_llm on it all the same, slowly."
+                "mlc_llm finds no GPU that it supports. Use runtime='tvm' on a CPU; with "
+                "device='cpu', mlc_llm runs there too, but slowly."
             )
     kind, _, index = wanted.partition(":")
     try:
@@ -151,7 +151,7 @@ class Construction:
         read_before = bytes_read()
         with engine_log(phases.engine_line):
             done = call_in_daemon(self._construct, "mlc_llm-constructor")
-            watch = _SignsOfLife(phases, started)
+            watch = _LoadActivity(phases, started)
             try:
                 while not done.done():
                     read = bytes_read()
@@ -168,7 +168,7 @@ class Construction:
                     raise
                 raise load_error(error) from error
 
-    def _check(self, watch: _SignsOfLife, read: int | None) -> None:
+    def _check(self, watch: _LoadActivity, read: int | None) -> None:
         """Raise the error if the constructor will never return."""
         now = time.monotonic()
         died = self.deaths.first()
@@ -189,7 +189,7 @@ class Construction:
             )
 
 
-class _SignsOfLife:
+class _LoadActivity:
     """Measures how long a load has logged nothing, read nothing and used no processor time."""
 
     def __init__(self, phases: LoadPhases, started: float) -> None:

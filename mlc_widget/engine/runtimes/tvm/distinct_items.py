@@ -1,7 +1,7 @@
 """Keeps the items of arrays apart while they are written: `uniqueItems` of strings and numbers.
 
 A grammar cannot say that an item is none of those before it. So in such an array a second, small
-grammar is followed, too. It allows the items that are left, and is made anew after each of them.
+grammar is followed, too. It allows the items that are left, and is made again after each of them.
 Both together never reach a dead end: what is left is a part of what the first grammar allows, and
 is never empty, since the first grammar allows no more items than there are.
 
@@ -198,7 +198,7 @@ def _without(expressions: Sequence[str], texts: Sequence[str]) -> str:
 
 def _too_complex() -> BadRequestError:
     return BadRequestError(
-        "response_format: the items of an array cannot be kept apart any further at this point "
-        "of the answer; leave uniqueItems out.",
+        "response_format: the items of an array can no longer be kept distinct at this point of "
+        "the answer; leave uniqueItems out.",
         param="response_format",
     )

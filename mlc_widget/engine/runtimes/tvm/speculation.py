@@ -31,7 +31,7 @@ _MASK: Final = (1 << (_BITS * _NGRAM)) - 1
 _FIRST_RATE: Final = 0.2
 _RATE_STEP: Final = 0.15
 _LEAST_GAIN: Final = 1.1
-"""Drafts are used if they are expected to be so many times as fast."""
+"""Drafts are used if they are expected to be at least this many times as fast."""
 
 _FIRST_BALANCE: Final = 0.25
 _EARNED: Final = 0.01

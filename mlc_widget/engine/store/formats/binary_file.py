@@ -100,7 +100,7 @@ class BinaryFile(Closing):
         status = os.fstat(self._fd)
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
             raise ModelFormatError(
-                f"{self.path} was changed while it was read. Wait until what writes it is done, "
-                "and load the model again.",
+                f"{self.path} was changed while it was read. Wait until the program that writes "
+                "it (a download or a conversion) has finished, and load the model again.",
                 param=str(self.path),
             )

@@ -108,7 +108,7 @@ def _vocabulary_size(model: GGUFModel) -> int:
     if "token_embd.weight" not in model.tensors:
         raise ModelFormatError(
             f"{model.files[0].path} has no tensor token_embd.weight: it is not a language model, "
-            "or not complete.",
+            "or it is incomplete.",
             param="model_id",
         )
     return model.tensors["token_embd.weight"][1].shape[0]
@@ -313,7 +313,7 @@ class _Fields(Fields):
     def model_type(self) -> str:
         if not isinstance(self.architecture, str) or self.architecture not in _ARCHITECTURES:
             raise self._unsupported(
-                f"general.architecture is {shortened(self.architecture)}; those that run are "
+                f"general.architecture is {shortened(self.architecture)}; the supported ones are "
                 f"{', '.join(_ARCHITECTURES)}"
             )
         return _ARCHITECTURES[self.architecture]
@@ -324,7 +324,7 @@ class _Fields(Fields):
             return value
         if len(set(value.tolist())) != 1:
             raise self._unsupported(
-                f"{self.architecture}.{key} differs from layer to layer, which does not run"
+                f"{self.architecture}.{key} differs from layer to layer, which is not supported"
             )
         return value.tolist()[0]
 
@@ -336,7 +336,7 @@ class _Fields(Fields):
         head = self.positive_int("attention.key_length", size)
         if self.positive_int("attention.value_length", head) != head:
             raise self._unsupported(
-                "keys and values have heads of different sizes, which does not run"
+                "keys and values have heads of different sizes, which is not supported"
             )
         return head
 
@@ -345,5 +345,5 @@ class _Fields(Fields):
         head = self.head_dim()
         dims = self.positive_int("rope.dimension_count", head, most=head)
         if dims != head and self.architecture in _INTERLEAVED:
-            raise self._unsupported("only a part of each head is rotated, which does not run")
+            raise self._unsupported("only a part of each head is rotated, which is not supported")
         return dims / head

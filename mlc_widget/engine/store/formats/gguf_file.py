@@ -193,7 +193,10 @@ class GGUFFile(BinaryFile):
         end = 0
         for tensor in sorted(found, key=lambda t: t.offset):
             if tensor.offset % alignment or tensor.offset < end:
-                raise self._wrong(f"tensor {tensor.name!r} lies at {tensor.offset}")
+                raise self._wrong(
+                    f"tensor {tensor.name!r} starts at offset {tensor.offset}, which is not "
+                    "aligned or belongs to another tensor"
+                )
             end = tensor.offset + tensor.nbytes
             if start + end > self.size:
                 raise self._wrong(
@@ -265,7 +268,8 @@ class GGUFModel(Closing):
                 for name, tensor in file.tensors.items():
                     if name in self.tensors:
                         raise ModelFormatError(
-                            f"{part}: tensor {name!r} is in another part, too.", param="model_id"
+                            f"{part}: tensor {name!r} is also in another part of the model.",
+                            param="model_id",
                         )
                     self.tensors[name] = (file, tensor)
         except BaseException:

@@ -77,14 +77,14 @@ class HeaderReader:
         """A count."""
         count = self.number("<u8")
         if count > limit:
-            raise self._wrong(f"it claims {count} {what}; {limit} is the most that is read")
+            raise self._wrong(f"it claims {count} {what}; at most {limit} are allowed")
         return count
 
     def string(self, limit: int) -> str:
         """A string."""
         (length,) = struct.unpack("<Q", self.take(8))
         if length > limit:
-            raise self._wrong(f"it claims a string of {length} bytes; {limit} is the most")
+            raise self._wrong(f"it claims a string of {length} bytes; at most {limit} are allowed")
         try:
             return self.take(length).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -139,7 +139,7 @@ class HeaderReader:
             raise self._wrong("a metadata value is an array of arrays")
         if number == _STRING:
             if count * 8 > self._size - self.at:  # each has at least a length
-                raise self._wrong(f"it claims {count} strings, which cannot be in it")
+                raise self._wrong(f"it claims {count} strings, which do not fit into it")
             return self._strings(count)
         dtype = np.dtype(self._dtype(number))
         return np.frombuffer(self.take(count * dtype.itemsize), dtype)

@@ -64,7 +64,7 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
         raise fields.wrong("num_key_value_heads", f"must divide num_attention_heads, {heads}")
     head_dim = fields.positive_int("head_dim", hidden // heads, most=MOST_HEAD_DIM)
     if head_dim % _HEAD_STEP:
-        raise _unsupported("head_dim", head_dim, f"multiples of {_HEAD_STEP} run")
+        raise _unsupported("head_dim", head_dim, f"only multiples of {_HEAD_STEP} are supported")
     tied = fields.boolean("tie_word_embeddings", default=False)
     if config.get("tie_word_embeddings") is None:
         tied = not has_output
@@ -110,7 +110,7 @@ def _eps(fields: Fields, kind: str) -> dict[str, float]:
 
 def _activation(fields: Fields) -> str:
     if (act := fields.get("hidden_act", "silu")) not in ("silu", "swish"):
-        raise _unsupported("hidden_act", act, "silu runs")
+        raise _unsupported("hidden_act", act, "only silu is supported")
     return "silu"
 
 
@@ -121,21 +121,21 @@ def _check_kind(config: Mapping[str, Any]) -> None:
         named = method if isinstance(method, str) else shortened(quantized)
         raise UnsupportedModelError(
             f"{CONFIG}: quantization_config says that the weights are packed by {named[:60]}, "
-            "which is not read. Take the model that it was made from, in BF16, F16 or F32, which "
-            "is quantised as it is loaded; or a GGUF file of it.",
+            "which is not supported. Use the model that it was made from, in BF16, F16 or F32, "
+            "which is quantised while it is loaded; or a GGUF file of it.",
             param="quantization_config",
         )
     kind = config.get("model_type")
     if isinstance(config.get("vision_config"), Mapping):
         raise UnsupportedModelError(
-            f"{CONFIG}: the model also reads images (vision_config), which does not run. Take a "
-            "version of it for text alone, or a GGUF file, which has the text model.",
+            f"{CONFIG}: the model also reads images (vision_config), which is not supported. Use "
+            "a text-only version, or a GGUF file, which has the text model.",
             param="vision_config",
         )
     if not isinstance(kind, str) or kind not in _OWN:
         raise UnsupportedModelError(
-            f"{CONFIG}: model_type is {shortened(kind)}; those that run from safetensors are "
-            f"{', '.join(_OWN)}.",
+            f"{CONFIG}: model_type is {shortened(kind)}; those that are supported from "
+            f"safetensors are {', '.join(_OWN)}.",
             param="model_type",
         )
 
@@ -143,7 +143,7 @@ def _check_kind(config: Mapping[str, Any]) -> None:
 def _llama(fields: Fields) -> dict[str, Any]:
     for bias in ("attention_bias", "mlp_bias"):
         if fields.boolean(bias, default=False):
-            raise _unsupported(bias, True, "Llama runs without")
+            raise _unsupported(bias, True, "Llama is supported only without it")
     return {}
 
 
@@ -160,7 +160,7 @@ def _qwen2(fields: Fields) -> dict[str, Any]:
     if fields.boolean("use_sliding_window", default=False) and (
         fields.positive_int("max_window_layers", 28) < layers
     ):
-        raise _unsupported("use_sliding_window", True, "Qwen runs without")
+        raise _unsupported("use_sliding_window", True, "Qwen is supported only without it")
     return {}
 
 
@@ -172,7 +172,7 @@ def _gemma(fields: Fields) -> dict[str, Any]:
     named = "hidden_activation" if fields.get("hidden_activation", None) else "hidden_act"
     act = fields.choice(named, ("gelu_pytorch_tanh", "gelu"), "gelu_pytorch_tanh")
     if fields.boolean("attention_bias", default=False):
-        raise _unsupported("attention_bias", True, "Gemma runs without")
+        raise _unsupported("attention_bias", True, "Gemma is supported only without it")
     # All Gemmas are tied; config.json may leave it to the default of the model's class.
     return {"hidden_activation": act, "attention_bias": False, "tie_word_embeddings": True}
 
@@ -199,7 +199,9 @@ def _gemma3(fields: Fields) -> dict[str, Any]:
         pattern = full[0] if full else layers + 1
         if full != list(range(pattern, layers + 1, pattern)):
             raise _unsupported(
-                "layer_types", kinds, "one full layer after equally many others runs"
+                "layer_types",
+                kinds,
+                "only a regular pattern is supported: full attention in every n-th layer",
             )
     local = fields.nested("rope_parameters").nested("sliding_attention")
     theta = local.get("rope_theta", fields.get("rope_local_base_freq", 10000.0))
@@ -215,7 +217,7 @@ def _gemma3(fields: Fields) -> dict[str, Any]:
 def _without(fields: Fields, *names: str) -> None:
     for name in names:
         if fields.boolean(name, default=False):
-            raise _unsupported(name, True, "models run without")
+            raise _unsupported(name, True, "models are supported only without it")
 
 
 def _granite(fields: Fields) -> dict[str, Any]:
@@ -310,7 +312,7 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
     if kind == "su":
         kind = "longrope"
     if not isinstance(kind, str) or kind not in _ROPE:
-        raise _unsupported(f"{name}.rope_type", kind, f"{', '.join(_ROPE)} run")
+        raise _unsupported(f"{name}.rope_type", kind, f"the supported types are {', '.join(_ROPE)}")
     base = scaling if name == "rope_parameters" else Fields(config, "", CONFIG)
     default = 1e6 if config.get("model_type") == "gemma3_text" else 10000.0
     theta = base.positive_float("rope_theta", default, least=1.0)

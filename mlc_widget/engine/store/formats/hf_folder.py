@@ -111,16 +111,17 @@ class HFFolder:
             return {found[0]: None}
         if found:
             raise ModelFormatError(
-                f"{self.path} has {len(found)} .safetensors files and no {INDEX} that says what "
-                "lies where. Download the whole repository.",
+                f"{self.path} has {len(found)} .safetensors files and no {INDEX} that says which "
+                "tensor is in which file. Download the whole repository.",
                 param=str(self.path / INDEX),
             )
         if pickles := [name for name in names if _PICKLES.fullmatch(name)]:
             raise UnsupportedModelError(
                 f"{self.path} has its weights in {pickles[0]}, which is a pickle: reading one can "
-                "run any code, so it is not read. Take the model in safetensors, or save it so "
-                "with transformers, where you trust it: AutoModelForCausalLM.from_pretrained(…)"
-                ".save_pretrained(folder, safe_serialization=True).",
+                "run any code, so it is not read. Use the model in safetensors, or save it so "
+                "with transformers, where you trust it: "
+                "AutoModelForCausalLM.from_pretrained(…).save_pretrained(folder, "
+                "safe_serialization=True).",
                 param=str(self.path / pickles[0]),
             )
         raise ModelFormatError(
@@ -139,7 +140,7 @@ class HFFolder:
         if not isinstance(listed, dict) or not listed:
             raise wrong(f"weight_map is {shortened(listed)}, and must name each tensor's file")
         if len(listed) > _MOST_NAMES:
-            raise wrong(f"weight_map has {len(listed)} tensors; {_MOST_NAMES} is the most")
+            raise wrong(f"weight_map has {len(listed)} tensors; at most {_MOST_NAMES} are allowed")
         files: dict[str, set[str] | None] = {}
         for tensor, name in listed.items():
             if not isinstance(name, str) or not _SHARD.fullmatch(name):

@@ -184,8 +184,8 @@ def check(model: SafetensorsModel, wanted: Sequence[Parameter]) -> None:
         listed = ", ".join(name[:100] for name in more[:_LISTED])
         raise UnsupportedModelError(
             f"{model.folder.path} has {len(more)} tensors that its architecture does not have "
-            f"({listed}{', …' if len(more) > _LISTED else ''}): it is a variant that does not run, "
-            "or config.json belongs to another model.",
+            f"({listed}{', …' if len(more) > _LISTED else ''}): it is a variant that is not "
+            "supported, or config.json belongs to another model.",
             param="model_id",
         )
 

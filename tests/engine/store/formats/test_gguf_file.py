@@ -196,7 +196,7 @@ def test_a_model_that_is_opened_again_is_not_parsed_again(tmp_path, monkeypatch)
     with GGUFModel(first) as model:
         headers, tensors = model.headers, model.tensors
         rows = [file.read_rows(tensor, 0, 2) for file, tensor in tensors.values()]
-    monkeypatch.setattr(gguf_file, "_Header", lambda *_: pytest.fail("it is parsed"))
+    monkeypatch.setattr(gguf_file, "HeaderReader", lambda *_: pytest.fail("it is parsed"))
     with GGUFModel(first, headers) as again:
         assert again.fields["split.count"] == 2
         for (file, tensor), expected in zip(again.tensors.values(), rows, strict=True):

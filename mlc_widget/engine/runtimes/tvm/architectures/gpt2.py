@@ -36,7 +36,7 @@ class GPT2Config(GPTNeoXConfig):
         if fields.boolean("scale_attn_by_inverse_layer_idx", default=False):
             raise UnsupportedModelError(
                 "model_config.scale_attn_by_inverse_layer_idx is true; the tvm runtime supports "
-                "GPT-2 without.",
+                "GPT-2 only without it.",
                 param="model_config.scale_attn_by_inverse_layer_idx",
             )
         # The context window may be made smaller than the table of positions, which has its size.

@@ -73,7 +73,7 @@ class LlamaConfig:
         fields = Fields(config, "model_config")
         for bias in ("attention_bias", "mlp_bias"):
             if fields.boolean(bias, default=False):
-                raise _unsupported(fields, bias, f"supports {cls.family} without biases")
+                raise _unsupported(fields, bias, f"supports {cls.family} only without biases")
         return cls(**cls._common(fields))
 
     @classmethod
@@ -86,11 +86,11 @@ class LlamaConfig:
         if heads % kv_heads:
             raise fields.wrong("num_key_value_heads", f"must divide num_attention_heads, {heads}")
         if head_dim % 16:
-            raise _unsupported(fields, "head_dim", "supports multiples of 16", head_dim)
+            raise _unsupported(fields, "head_dim", "supports only multiples of 16", head_dim)
         window = fields.get("sliding_window_size", -1)
         if window not in (-1, 0):
             raise _unsupported(
-                fields, "sliding_window_size", f"supports {cls.family} without a window (-1)"
+                fields, "sliding_window_size", f"supports {cls.family} only without a window (-1)"
             )
         theta = fields.positive_float(
             "position_embedding_base", fields.get("rope_theta", 10000), least=1.0

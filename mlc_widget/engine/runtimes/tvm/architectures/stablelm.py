@@ -25,7 +25,8 @@ class StableLMConfig(LlamaConfig):
         for key in ("use_parallel_residual", "qk_layernorm"):
             if fields.boolean(key, default=False):
                 raise UnsupportedModelError(
-                    f"model_config.{key} is true; the tvm runtime supports {cls.family} without.",
+                    f"model_config.{key} is true; the tvm runtime supports {cls.family} only "
+                    "without it.",
                     param=f"model_config.{key}",
                 )
         return cls(
