@@ -76,13 +76,19 @@ def model_source(path: Path, **changes: Any) -> Any:
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
     from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
     from mlc_widget.engine.store.stored_model import read_model
-    from mlc_widget.engine.store.tensor_cache import opener
+    from mlc_widget.engine.store.tensor_cache import TensorCache
     from mlc_widget.engine.text.tokenizer import Tokenizer
 
     tokenizer: Any = None  # token ids in, logits out
     if path.suffix != ".gguf":
         config = json.loads((path / "mlc-chat-config.json").read_text())
-        return ModelSource(path.name, path, {**config, **changes}, tokenizer, opener(path))
+        return ModelSource(
+            path.name,
+            path,
+            {**config, **changes},
+            tokenizer,
+            partial(TensorCache.from_folder, path),
+        )
     try:
         stored = read_model(path, {})
     except ModelError:  # it has no vocabulary

@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from mlc_widget.api.errors import RuntimeUnavailableError  # noqa: E402
 from mlc_widget.engine.runtimes.base import ModelSource  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
-from mlc_widget.engine.store.tensor_cache import opener  # noqa: E402
+from mlc_widget.engine.store.tensor_cache import TensorCache  # noqa: E402
 
 LLAMA_1B: dict[str, Any] = {
     "hidden_size": 2048,
@@ -68,7 +69,9 @@ def executor_of(folder: Path, **options: Any) -> Executor:
     from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 
     config = json.loads((folder / "mlc-chat-config.json").read_text())
-    source = ModelSource(folder.name, folder, config, None, opener(folder))  # type: ignore[arg-type]
+    source = ModelSource(
+        folder.name, folder, config, None, partial(TensorCache.from_folder, folder)
+    )  # type: ignore[arg-type]
     progress = Progress(lambda *a, **k: None, threading.Event())
     executor, _ = make_executor(source, TVMOptions.parse({"device": "cuda", **options}), progress)
     executor.prepare()

@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
-from mlc_widget.engine.store.tensor_cache import opener
+from mlc_widget.engine.store.tensor_cache import TensorCache
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from mlc_widget.models import builtin_models
 from tools.demo import corpus
@@ -93,7 +94,7 @@ def main() -> None:
             folder,
             {**config, "numerics": mode["numerics"]},
             tokenizer,
-            opener(folder),
+            partial(TensorCache.from_folder, folder),
         )
         options = TVMOptions.parse({"kv_cache_dtype": mode.get("kv")})
         progress = Progress(lambda *a, **k: None, threading.Event())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 import pytest_asyncio
 
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.runtimes.tvm.sequence import MAX_UNREAD, MAX_UNREAD_IF_OTHERS_WAIT
-from mlc_widget.engine.store.tensor_cache import opener
+from mlc_widget.engine.store.tensor_cache import TensorCache
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from ..waiting import until
@@ -30,7 +31,7 @@ async def runtime(model_folder, cache_dir):
         model_folder,
         config,
         Tokenizer.from_folder(model_folder),
-        opener(model_folder),
+        partial(TensorCache.from_folder, model_folder),
     )
     await made.load(source, lambda *args, **kwargs: None)
     yield made

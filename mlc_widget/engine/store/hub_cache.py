@@ -175,12 +175,3 @@ def _files_below(folder: Path) -> Iterator[Path]:
             if count > _MOST_FILES:
                 return
             yield Path(at, name)
-
-
-def cached_repositories(root: Path) -> Iterator[CachedRepository]:
-    """All models in the cache, complete or not."""
-    with contextlib.suppress(OSError):
-        for folder in sorted(root.iterdir()):
-            parts = folder.name.split("--")
-            if len(parts) >= 3 and parts[0] == "models" and folder.is_dir():
-                yield CachedRepository(root, f"{parts[1]}/{'--'.join(parts[2:])}")

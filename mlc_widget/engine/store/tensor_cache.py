@@ -218,11 +218,6 @@ class TensorCache:
             raise changed_meanwhile(shard)
 
 
-def opener(folder: Path) -> Callable[[], TensorCache]:
-    """A function that opens the parameters of a folder."""
-    return lambda: TensorCache.from_folder(folder)
-
-
 def _read_list(file: Path) -> bytes:
     with open_regular(file) as opened, io.BufferedReader(opened) as buffered:
         content = buffered.read(_LONGEST_LIST + 1)

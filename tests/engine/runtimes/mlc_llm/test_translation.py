@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mlc_widget.engine.runtimes.mlc_llm.sampling import (
     engine_seed,
 )
 from mlc_widget.engine.store.model_folder import read_config
-from mlc_widget.engine.store.tensor_cache import opener
+from mlc_widget.engine.store.tensor_cache import TensorCache
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from .environment import HERE
@@ -163,7 +164,9 @@ def test_what_a_load_died_of(died_of: Exception, expected: str) -> None:
 
 def source(folder: Path, **chat_opts: Any) -> ModelSource:
     config = read_config(folder, chat_opts)
-    return ModelSource("m", folder, config, Tokenizer.from_folder(folder), opener(folder))
+    return ModelSource(
+        "m", folder, config, Tokenizer.from_folder(folder), partial(TensorCache.from_folder, folder)
+    )
 
 
 def test_mlc_llm_gets_a_template_where_the_folder_has_one_in_jinja(

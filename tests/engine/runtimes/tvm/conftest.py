@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import CPUS, TVMOptions
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.runtimes.tvm.target import host_target
-from mlc_widget.engine.store.tensor_cache import opener
+from mlc_widget.engine.store.tensor_cache import TensorCache
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from ....waiting import until
@@ -53,7 +54,7 @@ def source_of(folder: Path, **changes: Any) -> ModelSource:
         folder,
         config,
         Tokenizer.from_folder(folder),
-        opener(folder),
+        partial(TensorCache.from_folder, folder),
     )
 
 
