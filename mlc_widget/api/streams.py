@@ -92,7 +92,7 @@ class _Pump:
         self.buffer.extend(batch)
         self.error = error or self.error
         self.ended = self.ended or ended
-        # Only those that wait now: who begins to wait meanwhile looks into the buffer first.
+        # Only those that wait now: a reader that comes later looks into the buffer first.
         for _ in range(len(self.wakers)):
             try:
                 self.wakers.popleft()()
@@ -153,7 +153,7 @@ class StreamBuffer:
             with self._woken(partial(loop.call_soon_threadsafe, _resolve, waiter)) as chunk:
                 if chunk is None:
                     await wait_ticking(waiter)
-            # While a chunk is taken there is no waker, which the next one would call for nothing.
+            # While a chunk is taken there is no waker, as the next chunk would call it in vain.
             chunk = chunk or self._take()
         return chunk
 

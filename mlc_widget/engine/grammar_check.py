@@ -145,7 +145,7 @@ class GrammarChecker:
             child = self._take()
             started = time.monotonic()
             answer = _answer(child, question)
-            if self._budget.left is not None:  # if it ended, what it used is not known
+            if self._budget.left is not None:  # if the child ended, its CPU time is not known
                 used = grammar_child.CPU_S if answer is None else answer["seconds"]
                 self._budget.left -= min(used, time.monotonic() - started)
             if answer is None:

@@ -77,9 +77,9 @@ class LoadedModel:
         return self.source.model_id
 
     def describe(self) -> JSONDict:
-        """OpenAI's model object, with what tells this model and its limits from others.
+        """OpenAI's model object, with its fingerprint and limits.
 
-        ``fingerprint`` is another one after any change of the model's files or of its `chat_opts`;
+        ``fingerprint`` changes with any change of the model's files or of its `chat_opts`;
         ``max_num_sequence`` is how many requests are computed together, or None.
         """
         defaults = self._defaults()

@@ -24,7 +24,7 @@ def load_ipython_extension(shell: Any) -> None:
     magics.offer_names()
     shell.register_magics(magics)
     _remove_transformers(shell)
-    # First, as it looks at the lines as IPython makes them.
+    # First, as it needs the lines as IPython has written them.
     shell.input_transformers_post.insert(0, magics.transformer)
     shell.set_hook(_HOOK, lambda _, event: complete_mlc(magics.registry, event), str_key="%mlc")
     shell.set_hook(_HOOK, lambda _, event: complete_chat(magics.registry, event), str_key="%%chat")

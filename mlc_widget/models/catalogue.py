@@ -75,7 +75,7 @@ def catalogue() -> MappingProxyType[str, CatalogueModel]:
                     _warn(point.value, f"{name!r} is the name of another model")
                 else:
                     found[name] = model
-        except Exception as error:  # whatever a package has there
+        except Exception as error:  # another package's file may be anything
             _warn(point.value, str(error)[:200])
     return MappingProxyType(found)
 
@@ -84,7 +84,7 @@ def _of_package(value: str) -> Iterator[tuple[str, Any]]:
     top, *below = value.split(".")
     if not all(part.isidentifier() for part in (top, *below)):
         raise ValueError("the entry point's value is not the name of a package")
-    spec = find_spec(top)  # of what has no parent, which so is not imported
+    spec = find_spec(top)  # a top-level name, so that no package is imported
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     path = next((p for place in places if (p := Path(place, *below, _FILE)).is_file()), None)
     if path is None:

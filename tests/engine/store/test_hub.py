@@ -319,7 +319,7 @@ async def test_what_a_repository_has_is_said(server: HubServer, gguf_files: Path
 async def test_a_files_sum_is_checked(server: HubServer, gguf_files: Path) -> None:
     model_id = f"HF://{REPO}/Tiny-Q4_0.gguf#sha256="
     right = hashlib.sha256((gguf_files / "Tiny-Q4_0.gguf").read_bytes()).hexdigest()
-    with pytest.raises(ModelFormatError, match=f"has the sha256 {right}, and 000"):
+    with pytest.raises(ModelFormatError, match=f"has the sha256 {right}, but 000"):
         await hub.download(model_id + "0" * 64, Reports())
     assert (await hub.download(model_id + right, Reports())).is_file()
 

@@ -146,7 +146,7 @@ def test_a_server_that_asks_for_a_pause(
     (machine.blobs / machine.download().resolve().name).unlink()
     CachedRepository(machine.root, REPO).snapshot(COMMIT).joinpath(NAME).unlink()
     getattr(server, where).append(Fault(429, {"Retry-After": "4000"}))
-    with pytest.raises((GaveUp, hub_child.NotCached), match="pause of 4000 s"):
+    with pytest.raises((GaveUp, hub_child.NotCached), match="asks to wait 4000 s"):
         machine.download()
 
 

@@ -90,7 +90,7 @@ class Drafter:
         if self._at is None or count <= 0:
             return []
         known = list(self._tokens[self._at : self._at + count])
-        # What it repeats may end with the text itself; it then goes around.
+        # The text that it repeats may end where the answer does; it is then repeated again.
         return (known * -(-count // len(known)))[:count]
 
     def expected(self, count: int) -> float:

@@ -329,7 +329,7 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
 
 
 def _long(config: Mapping[str, Any], scaling: Fields, kind: str) -> dict[str, Any]:
-    """What YaRN and LongRoPE have beside what they need."""
+    """The optional fields of YaRN and LongRoPE, and LongRoPE's lists of factors."""
     fields = Fields(config, "", CONFIG)
     most = fields.positive_int("max_position_embeddings", most=MOST_TOKENS)
     original = scaling.get(

@@ -60,7 +60,7 @@ class HFFolder:
         """A file's content.
 
         Raises:
-            ModelFormatError: It is missing, outside the folder, no regular file, or too large.
+            ModelFormatError: It is missing, outside the folder, not a regular file, or too large.
         """
         return read_file(self.inside(name), largest, f"Without it, {_REMEDY}.")
 
