@@ -47,8 +47,8 @@ def _list(options: argparse.Namespace) -> None:
 
     def add(name: str, nbytes: int, facts: ModelFacts, memory: int, when: str) -> None:
         context = str(facts.context or "")
-        told = (facts.family, facts.quantization, context, plain(facts.licence, 20))
-        rows.append((plain(name, 200), size(nbytes), *told, _fits(memory), when))
+        details = (facts.family, facts.quantization, context, plain(facts.licence, 20))
+        rows.append((plain(name, 200), size(nbytes), *details, _fits(memory), when))
 
     for name, folder in builtin_models().items():
         files = [path for path in folder.iterdir() if path.is_file()]
@@ -108,9 +108,14 @@ def _info(options: argparse.Namespace) -> None:
     entries = matching(name)
     for entry in entries:
         state = "complete" if entry.whole else "incomplete; `pull` continues the download"
-        told = [plain(entry.name, 200), size(entry.nbytes), state, f"used {_ago(entry.last_used)}"]
+        details = [
+            plain(entry.name, 200),
+            size(entry.nbytes),
+            state,
+            f"used {_ago(entry.last_used)}",
+        ]
         owner = f", among the models of {entry.program}" if entry.program else ""
-        print(f"on this disk: {', '.join(told)}{owner}")
+        print(f"on this disk: {', '.join(details)}{owner}")
         if entry.whole:
             _print_facts(facts_of(entry.files))
             print(f"fits this machine: {_fits(entry.nbytes)}")
@@ -131,13 +136,13 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _print_facts(facts: ModelFacts) -> None:
-    told = [
+    details = [
         facts.family,
         f"weights in {facts.quantization}" if facts.quantization else "",
         f"{facts.context} tokens of context" if facts.context else "",
         f"licence: {facts.licence or 'not given in its files'}",
     ]
-    print(", ".join(filter(None, told)))
+    print(", ".join(filter(None, details)))
 
 
 def _show_repository(name: str, *, known: bool) -> None:

@@ -179,14 +179,14 @@ class Generation:
             stats = self._aborted(run).stats
             self._put(index, GenerationEvent("", finish_reason=start.finish_reason, stats=stats))
             return
-        again = run.replay_left
+        to_replay = run.replay_left
         request_id = f"{self._shape.id}-{index}"
         events = self._model.runtime.generate(start.prompt, start.sampling, request_id=request_id)
         async with contextlib.aclosing(events):
             async for event in events:
                 run.first_at = run.first_at or time.monotonic()
-                known = min(again, len(event.token_ids))
-                again -= known
+                known = min(to_replay, len(event.token_ids))
+                to_replay -= known
                 run.tokens += len(event.token_ids) - known
                 if event.text and not event.token_ids:
                     run.text_without_ids.append(event.text)

@@ -124,12 +124,12 @@ class WorkerConnection:
         return answer
 
     def _post(
-        self, request: WorkerRequest, waiter: str, failed: Failed, *, again: bool = False
+        self, request: WorkerRequest, waiter: str, failed: Failed, *, resend: bool = False
     ) -> None:
         if self._dead is not None:
             failed(_copy(self._dead))
         elif not self.broken.done():  # else it fails in a moment, with all that waits
-            self._outbox.post(request, waiter, failed, again=again)
+            self._outbox.post(request, waiter, failed, resend=resend)
 
     def _pack(self, data: Mapping[str, Any]) -> list[bytes]:
         content = {"comm_id": self._comm_id, "data": data}
@@ -172,7 +172,7 @@ class WorkerConnection:
             waiter: The uuid of the stream that gets the error if it is lost; it is not sent again.
         """
         request = WorkerRequest(kind, uuid.uuid4().hex, content)
-        self._post(request, waiter, partial(self._tell, waiter), again=not waiter)
+        self._post(request, waiter, partial(self._tell, waiter), resend=not waiter)
 
     def _tell(self, waiter: str, error: MLCEngineError) -> None:
         """Pass the error of a message that cannot reach the worker to whoever waits for it."""

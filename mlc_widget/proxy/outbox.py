@@ -61,7 +61,7 @@ class Outbox:
         self._sent: OrderedDict[int, _Posted] = OrderedDict()
 
     def post(
-        self, request: WorkerRequest, waiter: str, failed: Failed, *, again: bool = False
+        self, request: WorkerRequest, waiter: str, failed: Failed, *, resend: bool = False
     ) -> None:
         """Send a message now or, from within this call for another one, right after that.
 
@@ -69,9 +69,9 @@ class Outbox:
             request: What to send.
             waiter: Who gets an error if it is lost; see `lost`.
             failed: Called with the error if it cannot be sent.
-            again: Whether to send it again if it is lost. It keeps the message meanwhile.
+            resend: Whether to send it again if it is lost. It keeps the message meanwhile.
         """
-        repeats = _TIMES - 1 if again else 0
+        repeats = _TIMES - 1 if resend else 0
         self._posted.append(_Posted(request.kind, waiter, failed, request, repeats))
         self._send_posted()
 
@@ -122,7 +122,7 @@ class Outbox:
     def lost(self, first: int, last: int) -> list[tuple[str, ProtocolError]]:
         """The waiters of messages that the worker has given up waiting for, each with its error.
 
-        What may be sent again is sent again, and has no error.
+        Those that may be resent are resent, and have no error.
         """
         logger.error("messages %d to %d to the worker were lost", first, last)
         lost = [n for n in self._sent if first <= n <= last]
