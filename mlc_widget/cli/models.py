@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, ModelNotFoundError
-from mlc_widget.engine.store.model_facts import ModelFacts, facts_of, plain
+from mlc_widget.engine.store.model_facts import ModelFacts, facts_of, plain, size_text
 from mlc_widget.engine.store.packed_weights import copies
 from mlc_widget.engine.store.split_files import quantization_of
 from mlc_widget.models import builtin_models
@@ -48,7 +48,7 @@ def _list(options: argparse.Namespace) -> None:
     def add(name: str, nbytes: int, facts: ModelFacts, memory: int, when: str) -> None:
         context = str(facts.context or "")
         details = (facts.family, facts.quantization, context, plain(facts.licence, 20))
-        rows.append((plain(name, 200), size(nbytes), *details, _fits(memory), when))
+        rows.append((plain(name, 200), size_text(nbytes), *details, _fits(memory), when))
 
     for name, folder in builtin_models().items():
         files = [path for path in folder.iterdir() if path.is_file()]
@@ -74,7 +74,7 @@ def _list(options: argparse.Namespace) -> None:
     if packed := list(copies()):
         folder, nbytes = packed[0][0].parent, sum(found for _, found, _ in packed)
         print(
-            f"Packed weights, which make later loads faster: {size(nbytes)} in "
+            f"Packed weights, which make later loads faster: {size_text(nbytes)} in "
             f"{plain(str(folder), 400)}, which may be deleted."
         )
 
@@ -102,7 +102,7 @@ def _info(options: argparse.Namespace) -> None:
     model = catalogue().get(name)
     if model is not None:
         print(f"{name}: {model.family}, {model.licence}, {model.context} tokens of context")
-        print(f"download: {size(model.nbytes)}; memory: {size(model.memory_bytes)}")
+        print(f"download: {size_text(model.nbytes)}; memory: {size_text(model.memory_bytes)}")
         print(f"fits this machine: {_fits(model.memory_bytes)}")
         print("sources:", *model.sources, sep="\n  ")
     entries = matching(name)
@@ -110,7 +110,7 @@ def _info(options: argparse.Namespace) -> None:
         state = "complete" if entry.whole else "incomplete; `pull` continues the download"
         details = [
             plain(entry.name, 200),
-            size(entry.nbytes),
+            size_text(entry.nbytes),
             state,
             f"used {_ago(entry.last_used)}",
         ]
@@ -129,7 +129,7 @@ def _info(options: argparse.Namespace) -> None:
         if not entries and Path(name).expanduser().exists():
             path = Path(name).expanduser()
             files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
-            print(f"{path}: {size(sum(p.stat().st_size for p in files))}")
+            print(f"{path}: {size_text(sum(p.stat().st_size for p in files))}")
             _print_facts(facts_of(files))
             return
         _show_repository(name, known=bool(entries))
@@ -175,7 +175,7 @@ def _show_repository(name: str, *, known: bool) -> None:
     taken = choose(ggufs, quantization=wanted.quantization, memory=weight_budget()).name
     rows = [("FILE", "SIZE", "FITS", "")]
     rows += [
-        (path, size(n), _fits(n), "taken by default" if path == taken else "")
+        (path, size_text(n), _fits(n), "taken by default" if path == taken else "")
         for path, n in ggufs.items()
     ]
     _print_table(rows)
@@ -190,7 +190,7 @@ def _pull(options: argparse.Namespace) -> None:
         nonlocal shown
         if sys.stderr.isatty():
             done, total = counts.get("bytes_done"), counts.get("bytes_total")
-            bytes_text = f": {size(done)} of {size(total)}" if done and total else ""
+            bytes_text = f": {size_text(done)} of {size_text(total)}" if done and total else ""
             line = f"{text}{bytes_text}"
             print("\r" + line.ljust(shown), end="", file=sys.stderr, flush=True)
             shown = len(line)
@@ -249,7 +249,7 @@ def _rm(options: argparse.Namespace) -> None:
     for entry in entries:
         if not entry.program:
             remove(entry)
-            print(f"{entry.name}: removed, {size(entry.nbytes)}")
+            print(f"{entry.name}: removed, {size_text(entry.nbytes)}")
     if kept := [entry for entry in entries if entry.program]:
         entry = kept[0]
         text = (
@@ -259,11 +259,6 @@ def _rm(options: argparse.Namespace) -> None:
         if len(kept) == len(entries):
             raise BadRequestError(text, param="model_id")
         print(text)
-
-
-def size(nbytes: int) -> str:
-    """A number of bytes, for people."""
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def _fits(nbytes: int) -> str:

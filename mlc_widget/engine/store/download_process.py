@@ -9,8 +9,10 @@ downloads the same file, ``pause_s`` and ``reason`` before it tries again; final
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.api.progress import LoadReporter
@@ -23,6 +25,14 @@ _TAIL_LINES: Final = 10
 def say(**facts: Any) -> None:
     """In the child: send facts to the parent."""
     print(MARK + json.dumps(facts), flush=True)
+
+
+def space_problem(folder: Path, nbytes: int) -> str:
+    """In the child: say that so many bytes do not fit on a folder's disk; "" if they do."""
+    free = shutil.disk_usage(folder).free
+    if nbytes <= free:
+        return ""
+    return f"{nbytes / 1e9:.2f} GB are needed, and {folder} has {free / 1e9:.2f} GB free."
 
 
 def one_line(error: BaseException) -> str:

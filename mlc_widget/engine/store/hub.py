@@ -37,6 +37,7 @@ from mlc_widget.engine.store.hub_cache import (
     has_sum,
     is_commit,
 )
+from mlc_widget.engine.store.model_facts import size_text
 from mlc_widget.engine.store.split_files import closest, preferred
 from mlc_widget.models.places import hub_cache_root as cache_root
 from mlc_widget.models.places import weight_budget
@@ -135,7 +136,7 @@ def _what_to_give(wanted: HubModel, files: Mapping[str, int]) -> str:
     """List the GGUF files of a repository, and suggest one."""
     if not files:
         return "It has no GGUF files."
-    listed = [f"{name} ({_size(nbytes)})" for name, nbytes in list(files.items())[:_LISTED]]
+    listed = [f"{name} ({size_text(nbytes)})" for name, nbytes in list(files.items())[:_LISTED]]
     more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
     revision = f"@{wanted.revision}" if wanted.revision else ""
     near = closest(wanted.file, files) if wanted.file else None
@@ -143,10 +144,6 @@ def _what_to_give(wanted: HubModel, files: Mapping[str, int]) -> str:
         f"It has these GGUF files: {', '.join(listed)}{more}. Give one of them, such as "
         f"'HF://{wanted.repo}/{near or preferred(files)}{revision}'."
     )
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def _failure(model_id: str, wanted: HubModel, outcome: dict[str, Any]) -> Exception:
@@ -194,7 +191,7 @@ def _failure(model_id: str, wanted: HubModel, outcome: dict[str, Any]) -> Except
     if kind == "NotMLC" and outcome.get("why") == "memory":
         return InsufficientMemoryError(
             f"{model_id}: none of its files leaves this machine enough memory; at most "
-            f"{_size(weight_budget() or 0)} of weights fit. {_what_to_give(wanted, files)}"
+            f"{size_text(weight_budget() or 0)} of weights fit. {_what_to_give(wanted, files)}"
         )
     if kind == "NotMLC" and files:
         return ModelFormatError(

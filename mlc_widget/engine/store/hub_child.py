@@ -15,7 +15,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from mlc_widget.engine.store import transformers_files
-from mlc_widget.engine.store.download_process import one_line, say
+from mlc_widget.engine.store.download_process import one_line, say, space_problem
 from mlc_widget.engine.store.hub_api import Hub, ListedFile
 from mlc_widget.engine.store.hub_cache import (
     PARTIAL,
@@ -293,11 +292,8 @@ def _is_needed(name: str) -> bool:
 
 
 def _check_space(folder: Path, nbytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise NoSpace(
-            f"{nbytes / 1e9:.1f} GB are needed, and {folder} has {free / 1e9:.1f} GB free."
-        )
+    if problem := space_problem(folder, nbytes):
+        raise NoSpace(problem)
 
 
 def _size(path: Path) -> int:

@@ -63,6 +63,11 @@ def plain(value: object, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def size_text(nbytes: int) -> str:
+    """A number of bytes, for people."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
+
+
 def facts_of(files: Sequence[Path]) -> ModelFacts:
     """The facts of a model with these files."""
     with contextlib.suppress(MLCEngineError, OSError, ImportError, ValueError, TypeError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+
+from mlc_widget.engine.store.download_process import space_problem
 
 
 class FetchError(Exception):
@@ -48,8 +49,5 @@ def need_space(folder: Path, nbytes: int) -> None:
     Raises:
         NoSpace: They do not.
     """
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        raise NoSpace(
-            f"{nbytes / 1e9:.2f} GB are needed, and {folder.parent} has {free / 1e9:.2f} GB free."
-        )
+    if problem := space_problem(folder.parent, nbytes):
+        raise NoSpace(problem)

