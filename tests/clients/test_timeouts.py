@@ -75,11 +75,32 @@ async def test_a_blocking_request_times_out(
     await until_idle(scripted)
 
 
-async def test_a_streams_timeout_is_also_httpxs(scripted: AsyncMLCEngineInterface) -> None:
-    client = scripted.openai_client(timeout=SHORT)
-    with pytest.raises(httpx.ReadTimeout, match=r"The engine sent nothing for 0\.05 s"):
-        async for _ in await client.chat.completions.create(**REQUEST, stream=True):
-            pass
+class LateClock:
+    """The running loop's clock, with `hours` that have passed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop, self.hours = asyncio.get_running_loop(), 0
+        clock = loop.time
+        monkeypatch.setattr(loop, "time", lambda: clock() + 3600 * self.hours)
+
+
+async def test_a_streams_timeout_is_also_httpxs(
+    scripted: AsyncMLCEngineInterface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = LateClock(monkeypatch)
+    client = scripted.openai_client(timeout=600)
+    pieces: list[str] = []
+
+    async def read() -> None:
+        async for chunk in await client.chat.completions.create(**REQUEST, stream=True):
+            pieces.extend(choice.delta.content or "" for choice in chunk.choices)
+
+    reading = asyncio.create_task(read())
+    await until(lambda: "".join(pieces).split() == WORDS)  # the next one never comes
+    clock.hours = 1
+    with pytest.raises(httpx.ReadTimeout, match="The engine sent nothing for 600 s"):
+        await reading
+    await until_idle(scripted)
 
 
 @pytest.mark.parametrize("kind", ["awaited", "blocking"])
@@ -138,19 +159,17 @@ async def test_a_reader_that_pauses_does_not_time_out(
     scripted: AsyncMLCEngineInterface, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The timeout is for the engine: what it has sent can be read whenever one likes."""
-    loop, pauses = asyncio.get_running_loop(), 0
-    clock = loop.time
-    monkeypatch.setattr(loop, "time", lambda: clock() + 3600 * pauses)
+    clock = LateClock(monkeypatch)
     client = scripted.openai_client(timeout=600)
     stream = await client.chat.completions.create(**REQUEST, stream=True, max_tokens=3)
     texts = []
     async for chunk in stream:
         await until_idle(scripted)  # it has sent all
-        pauses += 1  # a deadline that runs now is over
+        clock.hours += 1  # a deadline that runs now is over
         await asyncio.sleep(0)
         texts += [choice.delta.content or "" for choice in chunk.choices]
     assert "".join(texts).split() == ["one", "two", "three"]
-    assert pauses > 1
+    assert clock.hours > 1
 
 
 async def test_blocking_clients_serve_many_threads_while_the_loop_runs(
