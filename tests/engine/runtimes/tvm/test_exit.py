@@ -25,7 +25,7 @@ from pathlib import Path
 import tvm_ffi
 from mlc_widget import AsyncMLCEngine, MLCEngine, create_mlc_engine
 from mlc_widget.api.home_loop import HomeLoop
-from mlc_widget.engine.runtimes.tvm import compiled, executor, loading, scheduler
+from mlc_widget.engine.runtimes.tvm import compiled, executor, loading, scheduler, shutdown
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 begun = threading.Event()
@@ -255,15 +255,15 @@ def test_a_forked_child_ends_at_once(cache_dir):
     sys.stdout.flush()
     while ending():
         time.sleep(0.001)
-    began = time.monotonic()
+    shutdown._STEP_S = 3600  # a child that waited for its parent's threads would never end
     child = os.fork()
     if child == 0:
         sys.exit(11)
     _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), time.monotonic() - began < 4)
+    print(os.waitstatus_to_exitcode(status))
     sys.exit(12)
     """
-    assert end_of(code, cache_dir) == (12, "11 True")
+    assert end_of(code, cache_dir) == (12, "11")
 
 
 def test_an_engine_that_is_called_after_its_thread_ended_says_so(cache_dir):
