@@ -1,4 +1,4 @@
-"""`%load_ext mlc_widget`: the public names in the notebook, `%mlc` and `%%chat`.
+"""`%load_ext mlc_widget`: the public names in the notebook, `%mlc`, `%%chat` and `%%map`.
 
 Loading is cheap: what a magic needs is imported when it is first used.
 """
@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 from mlc_widget.magics.commands import MLCMagics
-from mlc_widget.magics.completion import complete_chat, complete_mlc
+from mlc_widget.magics.completion import complete_chat, complete_map, complete_mlc
 from mlc_widget.magics.transformers import CellTransformer
 
 _HOOK = "complete_command"
@@ -28,6 +28,7 @@ def load_ipython_extension(shell: Any) -> None:
     shell.input_transformers_post.insert(0, magics.transformer)
     shell.set_hook(_HOOK, lambda _, event: complete_mlc(magics.registry, event), str_key="%mlc")
     shell.set_hook(_HOOK, lambda _, event: complete_chat(magics.registry, event), str_key="%%chat")
+    shell.set_hook(_HOOK, lambda _, event: complete_map(magics.registry, event), str_key="%%map")
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -37,9 +38,10 @@ def unload_ipython_extension(shell: Any) -> None:
             shell.drop_by_id({name: value})
     _remove_transformers(shell)
     shell.magics_manager.magics["line"].pop("mlc", None)
-    shell.magics_manager.magics["cell"].pop("chat", None)
+    for name in ("chat", "map"):
+        shell.magics_manager.magics["cell"].pop(name, None)
     shell.magics_manager.registry.pop(MLCMagics.__name__, None)
-    for key in ("%mlc", "%%chat"):
+    for key in ("%mlc", "%%chat", "%%map"):
         shell.strdispatchers[_HOOK].strs.pop(key, None)
 
 

@@ -145,6 +145,13 @@ def _run_models(arguments: Sequence[str]) -> None:
         print(done.stderr, end="")
 
 
+def cache(registry: EngineRegistry, given: argparse.Namespace) -> None:
+    """Show or remove the replies of maps that are kept."""
+    from mlc_widget.api.table.cache_listing import cleared, listed
+
+    print((cleared if given.action == "clear" else listed)(given.file, given.model))
+
+
 def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """End all running requests of the engine."""
     engine = registry.need(given.to)

@@ -1,4 +1,4 @@
-"""`%mlc` and `%%chat`."""
+"""`%mlc`, `%%chat` and `%%map`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from mlc_widget.api.clients import client_of
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.magics.engine_registry import EngineRegistry
-from mlc_widget.magics.parsing import HelpAsked, chat_parser, mlc_parser
+from mlc_widget.magics.parsing import HelpAsked, chat_parser, map_parser, mlc_parser
 from mlc_widget.magics.transformers import CellTransformer
 
 if TYPE_CHECKING:
+    from mlc_widget.magics.table import RunningMap
     from mlc_widget.proxy.engines import KernelEngine
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.state import ChatOptions
@@ -33,16 +34,16 @@ class MLCMagics(Magics):
         self.registry = EngineRegistry(self._variables)
         self.transformer = CellTransformer(shell, self._expect_settle)
         self._will_settle = False
-        self._unsettled: Reply | None = None
+        self._unsettled: Reply | RunningMap | None = None
 
     def _expect_settle(self, expected: bool) -> None:
         self._will_settle, self._unsettled = expected, None
 
     async def settle(self) -> None:
-        """Wait for the reply that this cell asked for, and print it in a console.
+        """Wait for what this cell asked for, and print it in a console.
 
         Raises:
-            MLCEngineError: the reply failed.
+            MLCEngineError: it failed.
         """
         reply, self._unsettled = self._unsettled, None
         if reply is not None:
@@ -62,6 +63,7 @@ class MLCMagics(Magics):
             %mlc unload                   unload it and free its memory; the worker stays
             %mlc models                   list built-in models, and engines with their models
             %mlc models ACTION [MODEL]    list, search, info, pull, verify or rm models on this disk
+            %mlc cache [clear]            show or remove the replies of maps that are kept
             %mlc stop                     stop replies that are running or queued
             %mlc reset                    start a new conversation with %%chat
             %mlc stats                    show speed, tokens and memory
@@ -116,6 +118,63 @@ class MLCMagics(Magics):
             if not cell.strip():
                 raise UsageError("%%chat: write the message below this line.")
             self._ask(fill_in(cell.strip("\n"), self._variables), given)
+
+    @cell_magic
+    @releases_locals
+    def map(self, line: str, cell: str) -> None:
+        """Ask the model about each row of a table.
+
+        ::
+
+            %%map DATA [--into NAME] [--schema SCHEMA | --labels LABEL ...] [--column NAME]
+                  [--limit N] [--system TEXT] [--cache FILE | --no-cache] [--raise-errors]
+                  [--model MODEL] [--to NAME] [--temperature T] [--max-tokens N] [--seed N] ...
+            Is this review good or bad? {review}
+
+        `DATA` is a variable that holds a pandas, polars or pyarrow table or a list of dicts. The
+        cell's text is the template: `{column}` is replaced by each row's value. The reply is a
+        column `reply` (or `--column`), or the fields of `--schema`, which is a variable or a JSON
+        schema.
+
+        The cell returns at once and shows the progress, except in a console and where papermill or
+        `jupyter execute` runs the notebook: there it ends with its table. Once it is done, the
+        variable that `--into` names has the table; until then there is none of that name. `_map` is
+        the running map: `await _map` waits for the table, `_map.stop()` stops it and keeps what is
+        done, `_map.report` has the counts. `%%map --help` explains each flag.
+        """
+        from mlc_widget.magics import table
+
+        with _help_printed():
+            given = map_parser().read(line)
+            if not cell.strip():
+                raise UsageError("%%map: write the template below this line.")
+            table.check_into(given.into)
+            data = table.data_of(given, self._variables)
+            options = table.options_of(given, self._variables)
+            with _refusals():
+                engine = self._engine_for(given)
+                run = table.make_run(engine, cell.strip("\n"), data, options)
+            self._start(table.RunningMap(run, self._put(given.into)), given)
+
+    def _put(self, name: str | None) -> Callable[[Any], object]:
+        return lambda made: None if name is None else self._variables.update({name: made})
+
+    def _start(self, running: RunningMap, given: argparse.Namespace) -> None:
+        from mlc_widget.widget.transcript_output import in_notebook
+
+        if given.into != given.data:  # an earlier result would pass for this one
+            self._variables.pop(given.into, None)
+        self._variables["_map"] = running
+        running.start()
+        if self._will_settle:
+            self._unsettled = running
+        elif not in_notebook():  # a terminal shows nothing that goes on by itself
+            with _refusals():
+                try:
+                    running.result()
+                except KeyboardInterrupt:
+                    running.stop()
+                    running.result()
 
     def _ask(self, text: str, given: argparse.Namespace, *, aside: bool = False) -> None:
         """Ask for a reply and show it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from mlc_widget.magics.parsing import chat_parser, flags, mlc_parser, subcommands
+from mlc_widget.magics.parsing import chat_parser, flags, map_parser, mlc_parser, subcommands
 
 if TYPE_CHECKING:
     from mlc_widget.magics.engine_registry import EngineRegistry
@@ -46,6 +46,33 @@ def complete_chat(registry: EngineRegistry, event: Any) -> list[str]:
     if flag == "--tools" and not current.startswith("-"):
         return _starting(current, registry.function_names())
     return _starting(current, flags(chat_parser()))
+
+
+def complete_map(registry: EngineRegistry, event: Any) -> list[str]:
+    """What may follow in `%%map`: frames and flags in its line, columns in braces below it."""
+    from mlc_widget.magics.table import column_names, table_names
+
+    variables = registry.variables
+    line, newline, _ = event.line.partition("\n")
+    words, current = _words(event)
+    if newline:
+        data = variables.get(next(iter(line.split()[1:2]), ""))
+        typed, _, field = event.text_until_cursor.rpartition("{")
+        if not _ or "}" in field or typed.endswith("{"):
+            return []
+        # IPython replaces the last word only, of a name such as `first name`.
+        kept = len(field) - len(event.symbol)
+        return [name[kept:] for name in _starting(field, column_names(data)) if kept >= 0]
+    after = words[-1] if words else ""
+    if after == "--model":
+        return _starting(current, registry.model_names())
+    if after == "--to":
+        return _starting(current, registry.names())
+    if after == "--schema":
+        return _starting(current, registry.row_schema_names())
+    if not words and not current.startswith("-"):
+        return _starting(current, table_names(variables))
+    return _starting(current, flags(map_parser()))
 
 
 def _words(event: Any) -> tuple[list[str], str]:

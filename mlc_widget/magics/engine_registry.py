@@ -6,7 +6,7 @@ import inspect
 import keyword
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_origin
 
 from IPython.core.error import UsageError
 
@@ -37,6 +37,11 @@ class EngineRegistry:
         self._made: weakref.WeakKeyDictionary[KernelEngine, dict[str, Any]]
         self._made = weakref.WeakKeyDictionary()
         """The engines that were made here, with what they were made with."""
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The notebook's variables."""
+        return self._namespace
 
     def engines(self) -> dict[str, KernelEngine]:
         """The engines that have not been terminated, each under one name."""
@@ -173,6 +178,19 @@ class EngineRegistry:
             name
             for name, value in self._namespace.items()
             if isinstance(value, Mapping) and not name.startswith("_")
+        )
+
+    def row_schema_names(self) -> list[str]:
+        """Variables that hold a type for `%%map`: a class of the notebook, a Literal, a mapping."""
+        return sorted(
+            name
+            for name, value in self._namespace.items()
+            if not name.startswith("_")
+            and (
+                isinstance(value, Mapping)
+                or get_origin(value) is not None
+                or (isinstance(value, type) and value.__module__ == "__main__")
+            )
         )
 
     def function_names(self) -> list[str]:

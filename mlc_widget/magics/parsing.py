@@ -80,6 +80,10 @@ def mlc_parser() -> Parser:
         help="what to do with models on this disk; as `mlc_widget models` in a terminal",
     )
     models.add_argument("name", nargs="*", help="a model, or a part of its name")
+    cache = add("cache", "Show the replies of maps that are kept, or remove them.")
+    cache.add_argument("action", nargs="?", choices=("list", "clear"), help="default: list")
+    cache.add_argument("--model", help="only those of this model")
+    cache.add_argument("--file", help="another file than the user's own")
     add("stop", "Stop replies that are running or queued; their text so far is kept.")
     add("reset", "Start a new conversation with %%%%chat.")
     add("stats", "Show speed, tokens and memory.")
@@ -111,6 +115,39 @@ def chat_parser() -> Parser:
         nargs="+",
         metavar="NAME",
         help="variables that the model may call: functions, or tools in OpenAI's shape",
+    )
+    _add_sampling(parser)
+    return parser
+
+
+def map_parser() -> Parser:
+    """`%%map`."""
+    parser = Parser(
+        prog="%%map",
+        description="Ask the model about each row of a table; the cell's text is the template.",
+        epilog=(
+            "{column} in the cell is replaced by the row's value; {{ and }} are braces.\n"
+            "The map is `_map`: `await _map` gives the table, `_map.stop()` stops it."
+        ),
+    )
+    parser.add_argument("data", help="a variable that holds a table or a list of dicts")
+    parser.add_argument("--into", metavar="NAME", help="the variable that gets the result")
+    parser.add_argument("--to", metavar="NAME", help=_TO)
+    parser.add_argument(
+        "--schema",
+        help="a variable that holds a pydantic model, a Literal, a dataclass or another type, or a "
+        "JSON schema: its fields become columns",
+    )
+    parser.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="the reply is one of these, such as good bad"
+    )
+    parser.add_argument("--column", metavar="NAME", help="the one column for the whole reply")
+    parser.add_argument("--system", help="the system prompt")
+    parser.add_argument("--limit", type=int, help="compute the first rows only")
+    parser.add_argument("--cache", metavar="FILE", help="keep the replies in this file")
+    parser.add_argument("--no-cache", action="store_true", help="keep and find no replies")
+    parser.add_argument(
+        "--raise-errors", action="store_true", help="end at the first row that fails"
     )
     _add_sampling(parser)
     return parser

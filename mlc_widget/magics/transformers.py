@@ -9,9 +9,11 @@ from typing import Any, Final
 from mlc_widget.api.clients import client_of
 
 _ASKS: Final = re.compile(
-    r"get_ipython\(\)\.run_(?:cell_magic\('chat'|line_magic\('mlc', 'explain\b)"
+    r"get_ipython\(\)\.run_(?:cell_magic\('(?:chat|map)'|line_magic\('mlc', 'explain\b)"
 )
-_EMPTY_CHAT: Final = re.compile(r"^(get_ipython\(\)\.run_cell_magic\('chat', .*, )''\)(\s*)$")
+_EMPTY_CELL: Final = re.compile(
+    r"^(get_ipython\(\)\.run_cell_magic\('(?:chat|map)', .*, )''\)(\s*)$"
+)
 _LOADS_EXTENSION: Final = re.compile(
     r"^\s*get_ipython\(\)\.run_line_magic\('load_ext', 'mlc_widget\s*'\)\s*$"
 )
@@ -23,7 +25,7 @@ class CellTransformer:
 
     - Where nothing can be shown after a cell has ended, a cell that asks the model something ends
       with the reply. It awaits, so that the notebook's functions can be called meanwhile.
-    - IPython refuses a cell magic without a body, such as ``%%chat --help``; ours gets an empty
+    - IPython refuses a cell magic without a body, such as ``%%chat --help``; ours get an empty
       line for one.
     - ``%load_ext mlc_widget`` defines the public names again if ``%reset`` has removed them.
 
@@ -40,7 +42,7 @@ class CellTransformer:
         asks = any(_ASKS.match(line) for line in lines)
         waits = asks and self._shell.autoawait and client_of(self._shell) != "page"
         self._tell(waits)
-        made = [_EMPTY_CHAT.sub(r"\1'\\n')\2", line) for line in lines]
+        made = [_EMPTY_CELL.sub(r"\1'\\n')\2", line) for line in lines]
         made = [
             f"{line.rstrip()}; {_MAGICS}.offer_names()\n" if _LOADS_EXTENSION.match(line) else line
             for line in made

@@ -83,7 +83,7 @@ def test_completion(shell: InteractiveShell, line: str, offered: set[str]) -> No
 
 
 def test_help_is_in_the_docstrings_and_behind_the_flag(said: Callable[[str], str]) -> None:
-    for magic in (MLCMagics.mlc, MLCMagics.chat):
+    for magic in (MLCMagics.mlc, MLCMagics.chat, MLCMagics.map):
         assert len(magic.__doc__ or "") > 400
     assert "restart" in said("%mlc")
     assert "%%chat" in said("%mlc --help")

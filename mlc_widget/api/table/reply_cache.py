@@ -23,14 +23,15 @@ FILE: Final = Path("map") / "replies.sqlite"
 """The file in the user's cache."""
 
 _APPLICATION: Final = 0x6D6C6377  # "mlcw": tells our files from other databases
-_VERSION: Final = 1
+_VERSION: Final = 2
 _BUSY_S: Final = 2.0
 _EVERY: Final = 1000
 """New replies between two looks at the size."""
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS replies (
-    key BLOB NOT NULL UNIQUE, text TEXT NOT NULL, finish TEXT NOT NULL, used INTEGER NOT NULL
+    key BLOB NOT NULL UNIQUE, text TEXT NOT NULL, finish TEXT NOT NULL, used INTEGER NOT NULL,
+    model TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS replies_used ON replies (used);
 """
@@ -42,6 +43,23 @@ class Reply:
 
     text: str
     finish: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What a cache holds of one model.
+
+    Attributes:
+        model: The model's id; empty for replies of which it is not known.
+        entries: The number of replies.
+        nbytes: The bytes of their texts.
+        last_used: When one of them was last used, in seconds since 1970.
+    """
+
+    model: str
+    entries: int
+    nbytes: int
+    last_used: int
 
 
 class ReplyCache:
@@ -80,7 +98,7 @@ class ReplyCache:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and (application, version) != (_APPLICATION, _VERSION):
+        if tables and (application != _APPLICATION or version not in (1, _VERSION)):
             raise sqlite3.DatabaseError("it is another program's database")
         if not tables:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -92,6 +110,10 @@ class ReplyCache:
             db.execute(f"PRAGMA application_id = {_APPLICATION}")
             db.execute(f"PRAGMA user_version = {_VERSION}")
             db.executescript(_TABLE)
+        elif version == 1:  # its replies do not say of which model they are
+            with contextlib.suppress(sqlite3.OperationalError):  # another process did it just now
+                db.execute("ALTER TABLE replies ADD COLUMN model TEXT NOT NULL DEFAULT ''")
+            db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def get(self, key: bytes) -> Reply | None:
         """The reply that was put there; None if there is none."""
@@ -111,13 +133,13 @@ class ReplyCache:
             self._note_use()
         return Reply(*found)
 
-    def put(self, key: bytes, reply: Reply) -> None:
-        """Keep a reply; once this returns, it outlives the process."""
+    def put(self, key: bytes, reply: Reply, model: str = "") -> None:
+        """Keep a reply of a model; once this returns, it outlives the process."""
         if self._db is None:
             return
-        row = (key, reply.text, reply.finish, int(time.time()))
+        row = (key, reply.text, reply.finish, int(time.time()), model)
         try:
-            self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", row)
+            self._db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
             self._puts += 1
             if self._puts % _EVERY == 0:
                 self._shrink()
@@ -135,6 +157,29 @@ class ReplyCache:
                     self._shrink()
                 self._db.close()
             self._db = None
+
+    def usage(self) -> list[CacheUse]:
+        """What the file holds, by model; the largest first."""
+        if self._db is None:
+            return []
+        found = self._db.execute(
+            "SELECT model, count(*), sum(length(CAST(text AS BLOB))), max(used) "
+            "FROM replies GROUP BY model ORDER BY 3 DESC"
+        )
+        return [CacheUse(str(name), count, size, used) for name, count, size, used in found]
+
+    def clear(self, model: str | None = None) -> int:
+        """Remove the replies of a model, or all; returns how many they were."""
+        if self._db is None:
+            return 0
+        self._hits.clear()
+        if model is None:
+            removed = self._db.execute("DELETE FROM replies").rowcount
+        else:
+            removed = self._db.execute("DELETE FROM replies WHERE model = ?", (model,)).rowcount
+        self._db.executescript("PRAGMA incremental_vacuum")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed
 
     def _note_use(self) -> None:
         if self._db is None or not self._hits:
@@ -226,7 +271,7 @@ def open_cache(cache: Any) -> ReplyCache | None:
 
 def _open_own() -> ReplyCache | None:
     try:
-        path = user_cache_root().absolute() / FILE
+        path = own_file()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(path.parent.stat(), path.parent)
         try:
@@ -241,3 +286,22 @@ def _open_own() -> ReplyCache | None:
     except (OSError, sqlite3.Error) as error:
         logger.warning("Replies of maps are not cached: %s.", error)
         return None
+
+
+def own_file() -> Path:
+    """The file of the user's cache."""
+    return user_cache_root().absolute() / FILE
+
+
+def existing_cache(path: Path) -> ReplyCache | None:
+    """Open a file of replies to look at it or clear it; None if there is none.
+
+    Raises:
+        BadRequestError: It is something else, or cannot be used.
+    """
+    if not path.exists():
+        return None
+    try:
+        return ReplyCache(path)
+    except (OSError, sqlite3.Error) as error:
+        raise bad("file", str(path), f"it cannot be used as a cache: {error}.") from error

@@ -50,7 +50,8 @@ class MapReport:
         truncated: Replies that reached ``max_tokens`` or the end of the context window.
         prompt_tokens: Tokens of all prompts that were computed.
         completion_tokens: Tokens of all replies that were computed.
-        first_error: The message of the first row that failed, with the row's number.
+        first_error: The message of the first row that failed, with the row's number, or of what
+            ended the map.
     """
 
     total: int | None = None

@@ -17,13 +17,13 @@ from collections.abc import (
 from typing import Any, Final
 
 from mlc_widget.api.core import EngineCore
-from mlc_widget.api.errors import BadRequestError, ModelNotLoadedError
+from mlc_widget.api.errors import BadRequestError, MLCEngineError, ModelNotLoadedError
 from mlc_widget.api.home_loop import INTERRUPT_TICK_S, HomeLoop
 from mlc_widget.api.request_values import JSONDict
 from mlc_widget.api.table.plan import MapPlan
 from mlc_widget.api.table.progress_view import ProgressView, open_progress_view
 from mlc_widget.api.table.reply_cache import ReplyCache, open_cache
-from mlc_widget.api.table.report import MapRow, MapState
+from mlc_widget.api.table.report import MapReport, MapRow, MapState
 from mlc_widget.api.table.tables import Row
 from mlc_widget.api.table.work import RowWork
 
@@ -80,21 +80,46 @@ class MapRun:
         self._core, self._home, self._plan = core, home, plan
         self._cache: ReplyCache | None = None
         self._unfinished: list[tuple[int, Row]] = []
+        self._view: ProgressView | None = None
 
     @contextlib.contextmanager
     def _running(self, model: Mapping[str, Any]) -> Iterator[tuple[RowWork, ProgressView]]:
         plan, report = self._plan, self._plan.report
         report.begin(plan.table.length)
         work = RowWork(self._core, self._home, plan, model, self._cache)
-        view = open_progress_view(plan, self._home)
+        view = self._view or open_progress_view(plan, self._home)
         state: MapState = "failed"
         try:
             yield work, view
             state = "stopped" if report.stops and report.rows != report.total else "done"
+        except MLCEngineError as error:
+            if report.first_error is None:
+                report.first_error = error.message
+            raise
         finally:
             self._unfinished = work.cancel()
             report.end(state)
             view.end()
+
+    @property
+    def report(self) -> MapReport:
+        """The counts, which can pause and stop it."""
+        return self._plan.report
+
+    def show(self) -> None:
+        """Show the progress now, before the map begins: later, the cell may have ended."""
+        self._view = open_progress_view(self._plan, self._home)
+
+    def fail(self, error: BaseException) -> None:
+        """Show why a map ended before its first row, if `show` was called."""
+        report = self._plan.report
+        if report.state != "waiting":
+            return
+        report.begin(self._plan.table.length)
+        report.first_error = str(error)
+        report.end("failed")
+        if self._view is not None:
+            self._view.end()
 
     def _close(self) -> None:
         if self._cache is not None:

@@ -141,7 +141,7 @@ class RowWork:
             aborted = MLCEngineError("The row was interrupted.", code="interrupted")
             return [self._failed(index, row, aborted) for index, row in request.rows]
         if self._cache is not None:
-            self._cache.put(request.key, reply)
+            self._cache.put(request.key, reply, self._fields["model"])
         return [
             self._answered(index, row, reply, cached=i > 0)
             for i, (index, row) in enumerate(request.rows)
