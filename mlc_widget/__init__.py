@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mlc_widget.api.metrics import EngineMetrics
     from mlc_widget.api.progress import InitProgressReport
     from mlc_widget.api.streams import AsyncStream, Stream
+    from mlc_widget.api.table.evaluation import Evaluation
     from mlc_widget.api.table.report import MapReport, MapRow
     from mlc_widget.engine.engines import AsyncMLCEngine, MLCEngine
     from mlc_widget.factories import (
@@ -71,6 +72,7 @@ __all__ = [
     "EngineOptions",
     "EngineSnapshot",
     "EngineTerminatedError",
+    "Evaluation",
     "Hang",
     "InitProgressReport",
     "InsufficientMemoryError",
@@ -122,6 +124,7 @@ _HOMES = {
     "EngineOptions": "mlc_widget.api.engine_options",
     "EngineSnapshot": "mlc_widget.api.engine_link",
     "EngineTerminatedError": "mlc_widget.api.errors",
+    "Evaluation": "mlc_widget.api.table.evaluation",
     "Hang": "mlc_widget.api.engine_link",
     "InitProgressReport": "mlc_widget.api.progress",
     "InsufficientMemoryError": "mlc_widget.api.errors",

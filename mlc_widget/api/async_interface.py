@@ -126,6 +126,9 @@ class AsyncMLCEngineInterface(EngineBase):
             system: The system message of all rows, as it is: not a template.
             into: The name of the one column that gets the whole reply; by default ``reply``, or
                 the fields of the schema.
+            probabilities: With a schema of a few labels, a ``Literal`` or an ``Enum``: give the
+                most probable label, and a column ``<label>_probability`` for each, from the
+                model's log-probabilities and not sampled.
             seed: Another seed gives other replies, if the temperature is not 0.
             cache: Whether replies are kept in the user's cache and found there later, or the path
                 of a file to keep them in.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from mlc_widget.api.openai_routes import OpenAIRoutes
+    from mlc_widget.api.table.evaluation import Evaluation
     from mlc_widget.api.table.options import MapOptions
     from mlc_widget.api.table.prompts import Prompt
     from mlc_widget.api.table.run import MapRun
@@ -90,6 +91,29 @@ class EngineBase(NotCopyable, ABC):
         from mlc_widget.api.table.run import MapRun
 
         return MapRun(self._core, self._home, MapPlan(prompt, data, options))
+
+    @staticmethod
+    def evaluate(result: Any, truth: Any, column: str | None = None) -> Evaluation:
+        """Compare the labels of `map` with the right ones, or with another result's.
+
+        Nothing is computed by the model, so it is not awaited on any engine.
+
+        Args:
+            result: A table of `map`, or a list or column of labels.
+            truth: The right labels, as a list or column, or the name of a column in `result`; or
+                another table with the same column.
+            column: The column of labels in tables; ``reply`` by default.
+
+        Returns:
+            Accuracy, precision and recall by label, confusion and Cohen's kappa, which a notebook
+            shows as a table with bars.
+
+        Raises:
+            BadRequestError: The two do not fit together; the message says how.
+        """
+        from mlc_widget.api.table.evaluation import evaluate
+
+        return evaluate(result, truth, column)
 
     def get_init_progress_callback(self) -> InitProgressCallback | None:
         """The callback set by `set_init_progress_callback`."""

@@ -126,7 +126,8 @@ class MLCMagics(Magics):
 
         ::
 
-            %%map DATA [--into NAME] [--schema SCHEMA | --labels LABEL ...] [--column NAME]
+            %%map DATA [--into NAME] [--schema SCHEMA | --labels LABEL ...]
+                  [--probabilities] [--column NAME]
                   [--limit N] [--system TEXT] [--cache FILE | --no-cache] [--raise-errors]
                   [--model MODEL] [--to NAME] [--temperature T] [--max-tokens N] [--seed N] ...
             Is this review good or bad? {review}

@@ -141,6 +141,9 @@ def map_parser() -> Parser:
     parser.add_argument(
         "--labels", nargs="+", metavar="LABEL", help="the reply is one of these, such as good bad"
     )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also the probability of each label"
+    )
     parser.add_argument("--column", metavar="NAME", help="the one column for the whole reply")
     parser.add_argument("--system", help="the system prompt")
     parser.add_argument("--limit", type=int, help="compute the first rows only")

@@ -170,6 +170,7 @@ def options_of(given: argparse.Namespace, namespace: Mapping[str, Any]) -> dict[
     elif given.schema:
         options["schema"] = _schema(given.schema, namespace)
     options |= {"cache": given.cache} if given.cache else {}
+    options |= {"probabilities": True} if given.probabilities else {}
     options |= {"cache": False} if given.no_cache else {}
     options |= {"on_error": "raise"} if given.raise_errors else {}
     for name in ("system", "limit", "seed", "model"):

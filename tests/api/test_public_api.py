@@ -37,6 +37,7 @@ PUBLIC = {
     # what they give and take
     "AsyncStream",
     "EngineMetrics",
+    "Evaluation",
     "InitProgressReport",
     "LogitProcessor",
     "MapReport",

@@ -23,6 +23,7 @@ class MapOptions(MapParams, total=False):
     schema: Any
     system: str | None
     into: str | None
+    probabilities: bool
     seed: int
     cache: bool | str | os.PathLike[str]
     on_error: Literal["keep", "raise"]
@@ -35,6 +36,7 @@ MAP_DEFAULTS: Final[MapOptions] = {
     "schema": None,
     "system": None,
     "into": None,
+    "probabilities": False,
     "seed": 0,
     "cache": True,
     "on_error": "keep",

@@ -11,6 +11,7 @@ from mlc_widget._version import __version__
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_values import JSONDict, bad, boolean, integer, one_of
 from mlc_widget.api.requests import check_chat
+from mlc_widget.api.table.labels import LabelSchema
 from mlc_widget.api.table.options import MAP_DEFAULTS, MapOptions, MapParams
 from mlc_widget.api.table.prompts import RowPrompt, read_prompt
 from mlc_widget.api.table.report import MapReport
@@ -52,6 +53,11 @@ class MapPlan:
         self.cache = given["cache"]
         self.prompt: RowPrompt = read_prompt(prompt, given["system"])
         self.schema: ReplySchema = read_schema(given["schema"], given["into"])
+        self.labels: Sequence[Any] | None = None
+        """The labels whose probabilities are asked for; None if they are not."""
+        if boolean("probabilities", given["probabilities"]):
+            labelled = LabelSchema(self.schema)
+            self.schema, self.labels = labelled, labelled.labels
         self.shared = _shared(sampling, self.schema)
         self.table: Table = open_table(data, limit)
         self.check_columns(self.table.columns)
@@ -105,7 +111,8 @@ class RowKeys:
             model.get("owned_by"),
             model.get("fingerprint") or [model["id"], model["created"]],
         ]
-        self._shared = _digest([__version__, *identity, plan.seed, plan.shared])
+        asked = [] if plan.labels is None else [{"probabilities": plan.labels}]
+        self._shared = _digest([__version__, *identity, plan.seed, plan.shared, *asked])
 
     def seed_and_key(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, bytes]:
         """The same for the same messages, whatever the row's place and the other rows."""
@@ -122,7 +129,12 @@ def _digest(value: Any) -> bytes:
     return hashlib.sha256(_canonical(value)).digest()
 
 
-def rows_ahead(model: Mapping[str, Any]) -> int:
-    """How many requests keep the model's batch full while answers and new requests travel."""
-    batch = model.get("max_num_sequence") or _UNKNOWN_BATCH
-    return int(batch) + max(4, int(batch) // 4)
+def rows_ahead(model: Mapping[str, Any], requests: int = 1) -> int:
+    """How many rows keep the model's batch full while answers and new requests travel.
+
+    Args:
+        model: The model as the engine lists it.
+        requests: The number of requests of each row.
+    """
+    batch = int(model.get("max_num_sequence") or _UNKNOWN_BATCH)
+    return -(-(batch + max(4, batch // 4)) // requests)

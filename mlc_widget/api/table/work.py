@@ -24,6 +24,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.request_values import JSONDict
+from mlc_widget.api.table.labels import ask_probabilities
 from mlc_widget.api.table.plan import MapPlan, RowKeys, rows_ahead
 from mlc_widget.api.table.reply_cache import Reply, ReplyCache
 from mlc_widget.api.table.report import MapRow
@@ -75,7 +76,7 @@ class RowWork:
         self._core, self._home, self._plan, self._cache = core, home, plan, cache
         self._keys = RowKeys(plan, model)
         self._fields: JSONDict = {**plan.shared, "model": model["id"]}
-        self._ahead = rows_ahead(model)
+        self._ahead = rows_ahead(model, len(plan.labels or (None,)))
         self._requests: dict[Future[JSONDict], _Request] = {}
         self._by_key: dict[bytes, _Request] = {}
         self._rows = 0
@@ -111,7 +112,12 @@ class RowWork:
         if self._cache is not None and (reply := self._cache.get(key)) is not None:
             return self._answered(index, row, reply, cached=True)
         content = {**self._fields, "messages": messages, "seed": seed}
-        future = self._home.start(partial(self._core.request, "chat", content))
+        if self._plan.labels is None:
+            future = self._home.start(partial(self._core.request, "chat", content))
+        else:
+            future = self._home.start(
+                partial(ask_probabilities, self._core, content, self._plan.labels)
+            )
         self._requests[future] = self._by_key[key] = _Request(key, future, [(index, row)])
         self._rows += 1
         return None

@@ -80,3 +80,25 @@ async def test_another_set_of_files_or_options_has_another_fingerprint(
     assert model_fingerprint(parts[0], {}) != split
     (model,) = await tiny.models.list()
     assert len(model.fingerprint) == 64  # type: ignore[attr-defined]
+
+
+async def test_the_probabilities_of_labels_are_the_same_bits_in_any_batch(
+    tiny: AsyncMLCEngine,
+) -> None:
+    label = Literal["good", "goods", "bad", "a longer label"]
+    columns = [f"{name}_probability" for name in ("good", "goods", "bad", "a longer label")]
+    rows = [{"text": f"hello {i}"} for i in range(4)]
+    report = MapReport()
+    arguments = {"schema": label, "into": "mood", "probabilities": True, "cache": False}
+    found = await tiny.map("{text}", rows, report=report, on_error="raise", **arguments)
+    for row in found:
+        assert sum(row[column] for column in columns) == pytest.approx(1)
+        best = max(columns, key=lambda column: row[column])
+        assert f"{row['mood']}_probability" == best
+    (alone,) = await tiny.map("{text}", [rows[2]], **arguments)
+    assert alone == found[2]
+    # As two of three labels share their beginning, the third's part is the same without one.
+    pair = await tiny.map("{text}", rows, **{**arguments, "schema": Literal["good", "goods"]})
+    for row, whole in zip(pair, found, strict=True):
+        share = whole["good_probability"] / (whole["good_probability"] + whole["goods_probability"])
+        assert row["good_probability"] == pytest.approx(share)
