@@ -60,7 +60,7 @@ class ChatParams(_GenerationParams, total=False):
     safety_identifier: str | None
     prompt_cache_key: str | None
     store: Literal[False] | None
-    service_tier: Literal["auto", "default"] | None
+    service_tier: Literal["auto", "default", "flex"] | None
     modalities: Sequence[Literal["text"]] | None
 
 

@@ -98,7 +98,7 @@ CHAT_FIELDS: Final[Mapping[str, Check]] = {
     "safety_identifier": string,
     "prompt_cache_key": string,
     "store": one_of(False),
-    "service_tier": one_of("auto", "default"),
+    "service_tier": one_of("auto", "default", "flex"),
     "modalities": one_of(["text"]),
 }
 COMPLETION_FIELDS: Final[Mapping[str, Check]] = {

@@ -261,6 +261,7 @@ class LoadedModel:
             logit_processor=self.logit_processor,
             response_format=request.get("response_format"),
             latency_breakdown=request.get("enable_latency_breakdown", False),
+            background=request.get("service_tier") == "flex",
         )
 
 

@@ -215,7 +215,7 @@ CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "metadata of bytes": ({"metadata": {"a": b"x"}}, "metadata"),
     "metadata that holds itself": ({"metadata": ROUND}, "metadata"),
     "store": ({"store": True}, "store"),
-    "another service_tier": ({"service_tier": "flex"}, "service_tier"),
+    "another service_tier": ({"service_tier": "priority"}, "service_tier"),
     "modalities with audio": ({"modalities": ["text", "audio"]}, "modalities"),
     "request_id a number": ({"request_id": 5}, "request_id"),
     "request_id of 1000 characters": ({"request_id": "x" * 1000}, "request_id"),

@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "store a word": ({"store": "yes"}, "store"),
     "obfuscation": ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),  # noqa: E501
     "previous_response_id a number": ({"previous_response_id": 5}, "previous_response_id"),
-    "service_tier": ({"service_tier": "flex"}, "service_tier"),
+    "service_tier": ({"service_tier": "priority"}, "service_tier"),
     "moderation": ({"moderation": {"model": "x"}}, "moderation"),
 }  # fmt: skip
 

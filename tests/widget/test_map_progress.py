@@ -97,7 +97,7 @@ async def test_stop_keeps_what_is_done_and_marks_the_rest(
     core.held = lambda text: int(text.split()[1]) >= 10
     report = MapReport()
     task = asyncio.create_task(engine.map("{text}", rows(40), cache=False, report=report))
-    await until(lambda: report.rows == 10 and core.running == 12)
+    await until(lambda: report.rows == 10 and core.running == 20)
     shown[0].press("stop")
     made = await asyncio.wait_for(task, 60)
     await until(lambda: core.running == 0)
@@ -115,13 +115,13 @@ async def test_pause_sends_no_more_rows_until_resume(core: FakeCore, shown: list
     core.held = lambda text: True
     report = MapReport()
     task = asyncio.create_task(engine.map("{text}", rows(40), cache=False, report=report))
-    await until(lambda: core.running == 12)
+    await until(lambda: core.running == 20)
     shown[0].press("pause")
     await until(lambda: report.state == "paused")
     core.held = lambda text: False
     HomeLoop.shared().call_soon(core.gate.set)
-    await until(lambda: report.rows == 12)
-    assert len(core.requests) == 12
+    await until(lambda: report.rows == 20)
+    assert len(core.requests) == 20
     paused = shown[0].maps[-1]
     shown[0].press("resume")
     assert len(await asyncio.wait_for(task, 60)) == 40
@@ -148,7 +148,7 @@ def test_a_blocking_map_is_stopped_from_another_thread(core: FakeCore, paused: b
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     engine._home.wait_blocking(
-        lambda: asyncio.wait_for(until(lambda: report.rows == 1 and core.running == 12), 60)
+        lambda: asyncio.wait_for(until(lambda: report.rows == 1 and core.running == 20), 60)
     )
     if paused:
         report.pause()
@@ -156,7 +156,7 @@ def test_a_blocking_map_is_stopped_from_another_thread(core: FakeCore, paused: b
     thread.join(60)
     (made,) = results
     assert made[0]["error"] is None
-    assert [row["text"] for row in made] == [f"word {i}" for i in range(13)], "none that was read"
+    assert [row["text"] for row in made] == [f"word {i}" for i in range(21)], "none that was read"
     assert all(row["error"].startswith("Stopped") for row in made[1:])
 
 

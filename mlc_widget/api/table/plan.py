@@ -137,4 +137,5 @@ def rows_ahead(model: Mapping[str, Any], requests: int = 1) -> int:
         requests: The number of requests of each row.
     """
     batch = int(model.get("max_num_sequence") or _UNKNOWN_BATCH)
-    return -(-(batch + max(4, batch // 4)) // requests)
+    # All replies of a batch may end in the same step: then another batch must be waiting.
+    return -(-(2 * batch + 4) // requests)

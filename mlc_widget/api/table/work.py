@@ -75,7 +75,8 @@ class RowWork:
     ) -> None:
         self._core, self._home, self._plan, self._cache = core, home, plan, cache
         self._keys = RowKeys(plan, model)
-        self._fields: JSONDict = {**plan.shared, "model": model["id"]}
+        # Rows give way to whatever else the engine is asked.
+        self._fields: JSONDict = {**plan.shared, "model": model["id"], "service_tier": "flex"}
         self._ahead = rows_ahead(model, len(plan.labels or (None,)))
         self._requests: dict[Future[JSONDict], _Request] = {}
         self._by_key: dict[bytes, _Request] = {}

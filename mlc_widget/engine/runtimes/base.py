@@ -130,6 +130,7 @@ class Sampling:
         resume: Tokens that this generation has already made, in another process. Its events give
             them again, one token each, without log-probabilities; then it continues as if it had
             just made them. Only for a runtime that is `RuntimeCapabilities.batch_invariant`.
+        background: Whether it gives way to generations that are not, where the runtime can do that.
     """
 
     max_tokens: int | None
@@ -159,6 +160,7 @@ class Sampling:
     grammar: str | None = None
     latency_breakdown: bool = False
     resume: tuple[int, ...] = ()
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)

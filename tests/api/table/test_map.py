@@ -98,12 +98,12 @@ async def test_cancelling_ends_all_requests_and_keeps_what_is_done(
 ) -> None:
     core.held = lambda text: int(text.split()[1]) >= 20
     task = asyncio.create_task(engine.map("{text}", WORDS))
-    await until(lambda: core.running == 12 and len(core.requests) == 32)
+    await until(lambda: core.running == 20 and len(core.requests) == 40)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await until(lambda: core.running == 0)
-    assert core.cancelled == 12
+    assert core.cancelled == 20
     core.requests.clear()
     core.held = lambda text: False
     await engine.map("{text}", WORDS)
@@ -151,10 +151,10 @@ async def test_an_endless_iterator_is_read_only_as_far_as_needed(
     stream = engine.map_stream("{text}", endless())
     async for _ in stream:
         seen += 1
-        assert read - seen <= 8 + 4 + 1
+        assert read - seen <= 2 * 8 + 4 + 1
         if seen == 100:
             break
-    assert core.most <= 12
+    assert core.most <= 20
     assert len(await engine.map("{text}", endless(), limit=3)) == 3
 
     def counted() -> Iterator[dict[str, Any]]:

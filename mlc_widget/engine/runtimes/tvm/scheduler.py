@@ -3,8 +3,10 @@
 A step takes one token of every decoding sequence, with tokens that `drafting` adds, and prompt
 tokens of the others, up to a budget that keeps steps short. Results do not depend on which
 sequences share a step, so a sequence can be preempted when pages run out and recomputed later,
-without any effect on its text. A sequence whose reader is far behind is parked: it holds no pages,
-and others run in its place, until the reader has caught up.
+without any effect on its text. Those in the background give way to others: they wait behind them,
+and are preempted for them, which costs little, as their pages stay in the cache. A sequence whose
+reader is far behind is parked: it holds no pages, and others run in its place, until the reader has
+caught up.
 """
 
 from __future__ import annotations
@@ -159,6 +161,7 @@ class Scheduler:
             self._unpark()
             submitted, self._submitted = self._submitted, []
             self._waiting.extend(submitted)
+            self._order_waiting()
             cancelled, self._cancelled = self._cancelled, set()
             found, self._interrupted = self._interrupted, None
             stopping = self._stopping
@@ -192,6 +195,12 @@ class Scheduler:
         for sequence in ready:
             sequence.status = SequenceStatus.WAITING
 
+    def _order_waiting(self) -> None:
+        """Put those in the background behind the others."""
+        if len({sequence.sampling.background for sequence in self._waiting}) > 1:
+            ordered = sorted(self._waiting, key=lambda sequence: sequence.sampling.background)
+            self._waiting = deque(ordered)
+
     def _park(self) -> None:
         """Park sequences that are far ahead of their readers, sooner if others are waiting."""
         most = MAX_UNREAD_IF_OTHERS_WAIT if self._waiting or self._submitted else MAX_UNREAD
@@ -205,12 +214,21 @@ class Scheduler:
     def _admit(self) -> None:
         """Admit waiting sequences, oldest first, while there is room for their prompts."""
         for sequence in list(self._waiting):
-            if len(self._running) >= self._max_sequences:
+            full = len(self._running) >= self._max_sequences
+            if full and not self._must_give_way(sequence):
                 return
             if self._pages.is_being_computed(sequence, self._running):
                 continue
-            if not self._take_in(sequence):
-                return  # a younger sequence must not overtake one that waits for pages
+            if full:
+                self._preempt(self._running[-1])
+            while not self._take_in(sequence):
+                if not self._must_give_way(sequence):
+                    return  # a younger sequence must not overtake one that waits for pages
+                self._preempt(self._running[-1])
+
+    def _must_give_way(self, sequence: Sequence) -> bool:
+        """Whether the last running sequence is in the background, and this one is not."""
+        return self._running[-1].sampling.background and not sequence.sampling.background
 
     def _take_in(self, sequence: Sequence) -> bool:
         """Admit a waiting sequence with its cached prefix; return False if it must wait."""
@@ -221,6 +239,8 @@ class Scheduler:
             sequence.admitted_at = time.monotonic()
             sequence.cached = sequence.computed
         self._running.append(sequence)
+        # Those in the background are the last, and so the first to be preempted.
+        self._running.sort(key=lambda one: one.sampling.background)
         sequence.status = SequenceStatus.RUNNING
         return True
 
@@ -232,19 +252,22 @@ class Scheduler:
             if sequence.remaining == 1:
                 plan[sequence] = 1
                 budget -= 1
-        prompts = [s for s in self._running if s.remaining > 1]
-        # Give all an equal share first, so that a long prompt does not delay a short one; the
-        # oldest then get the rest.
-        share = max(self.pool.page_size, budget // max(1, len(prompts)))
-        for limit in (share, budget):
-            for sequence in prompts:
-                taken = plan.get(sequence, 0)
-                more = min(limit, sequence.remaining - taken, budget)
-                if sequence.scoring:  # each token needs a row of logits, which take a while to read
-                    more = min(more, _SCORED - taken)
-                if more > 0:
-                    plan[sequence] = taken + more
-                    budget -= more
+        for background in (False, True):
+            prompts = [
+                s for s in self._running if s.remaining > 1 and s.sampling.background is background
+            ]
+            # Give all an equal share first, so that a long prompt does not delay a short one; the
+            # oldest then get the rest.
+            share = max(self.pool.page_size, budget // max(1, len(prompts)))
+            for limit in (share, budget):
+                for sequence in prompts:
+                    taken = plan.get(sequence, 0)
+                    more = min(limit, sequence.remaining - taken, budget)
+                    if sequence.scoring:  # each needs a row of logits, which take a while to read
+                        more = min(more, _SCORED - taken)
+                    if more > 0:
+                        plan[sequence] = taken + more
+                        budget -= more
         return self._with_pages(plan)
 
     def _with_pages(self, plan: dict[Sequence, int]) -> list[tuple[Sequence, int]]:
@@ -269,6 +292,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._pages.give_back(sequence)
         self._waiting.appendleft(sequence)
+        self._order_waiting()
         sequence.status = SequenceStatus.WAITING
 
     def _step(self, plan: list[tuple[Sequence, int]], drafts: dict[Sequence, list[int]]) -> None:

@@ -64,12 +64,16 @@ class Bench:
         for sequence, event in out:
             self.events.setdefault(sequence.request_id, []).append(event)
 
-    def submit(self, name: str, max_tokens: int | None = None, prompt: int = 3) -> Sequence:
+    def submit(
+        self, name: str, max_tokens: int | None = None, prompt: int = 3, background: bool = False
+    ) -> Sequence:
         sequence = Sequence(
             request_id=name,
             tokens=list(range(prompt)),
             prompt_tokens=prompt,
-            sampling=Sampling(max_tokens, temperature=0.0, top_p=1.0, seed=0),
+            sampling=Sampling(
+                max_tokens, temperature=0.0, top_p=1.0, seed=0, background=background
+            ),
             max_length=4 * self.pool.size,
             deliver=lambda event: None,
             detokenizer=SimpleNamespace(push=lambda _: "x", flush=str, stopped=None),  # type: ignore[arg-type]
@@ -226,3 +230,50 @@ def test_a_thread_that_dies_finishes_everybody(bench):
             bench.pool.release(page)
     with pytest.raises(EngineDeadError):
         bench.submit("late")
+
+
+def test_the_background_gives_way_within_a_step() -> None:
+    bench = Bench(sequences=2)
+    rows = [bench.submit(f"row {i}", 8, background=True) for i in range(4)]
+    bench.until_in_step()
+    chat = bench.submit("chat", 3)
+    bench.let_through(1)
+    assert chat.status is RUNNING, "it takes the place of a row in the next step"
+    assert [row.status for row in rows] == [RUNNING, WAITING, WAITING, WAITING]
+    other = bench.submit("other", 3)
+    third = bench.submit("third", 1)
+    bench.let_through(1)
+    assert [s.status for s in (chat, other, third)] == [RUNNING, RUNNING, WAITING]
+    assert [row.status for row in rows] == [WAITING] * 4
+    bench.run_freely()
+    names = {f"row {i}": "length" for i in range(4)}
+    bench.until_ended(chat="length", other="length", third="length", **names)
+    assert [len(bench.events[name]) for name in names] == [8] * 4, "no token is lost or made twice"
+    bench.close()
+
+
+def test_the_background_gives_its_pages_up() -> None:
+    bench = Bench(pages=8, sequences=8)
+    row = bench.submit("row", 8, prompt=20, background=True)
+    bench.until_in_step()
+    chat = bench.submit("chat", 8, prompt=20)
+    bench.let_through(1)
+    assert (chat.status, row.status) == (RUNNING, WAITING)
+    bench.run_freely()
+    bench.until_ended(chat="length", row="length")
+    assert len(bench.events["row"]) == 8
+    bench.close()
+
+
+def test_the_prompt_of_the_foreground_comes_first() -> None:
+    bench = Bench(pages=256, sequences=8)
+    rows = [bench.submit(f"row {i}", 1, prompt=200, background=True) for i in range(2)]
+    bench.until_in_step()
+    chat = bench.submit("chat", 1, prompt=64)
+    bench.let_through(1)
+    bench.let_through(1)
+    assert chat.status is FINISHED, "a step computes 64 tokens, and they were all its own"
+    assert all(row.status is RUNNING for row in rows)
+    bench.run_freely()
+    bench.until_ended(**{f"row {i}": "length" for i in range(2)})
+    bench.close()
