@@ -3,18 +3,25 @@
 Everything in one run on one engine, with the built-in ``demo`` model or another::
 
     python benchmarks/map.py [--model demo] [--rows 64] [--tokens 32] [--pairs 3] [--many 20000]
+        [--llama-python PYTHON --gguf FILE]
 
 Printed are, with 95 % bootstrap intervals: rows per second of the map and of the loop, in turns,
 and the ratio of each pair; the share of the batched ceiling (all requests given to the engine at
-once); rows per second of a cached second run; and how much memory the process takes more after
-many rows of an iterator than after a tenth of them, on an engine that answers at once.
+once); rows per second of a cached second run; how late a ticker of 1 ms on the notebook's loop is
+while a map runs on a kernel engine, beside one that is alone; and how much memory the process takes
+more after many rows of an iterator than after a tenth of them, on an engine that answers at once.
+
+With ``--llama-python``, an interpreter that has llama-cpp-python, and a GGUF file, the same rows
+are also answered by it, one after the other. To compare, give the same file as ``--model``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +30,12 @@ from typing import Any
 
 from _stats import shown
 
-from mlc_widget import AsyncMLCEngine, AsyncMLCEngineInterface, create_mlc_engine
+from mlc_widget import (
+    AsyncMLCEngine,
+    AsyncMLCEngineInterface,
+    create_kernel_mlc_engine,
+    create_mlc_engine,
+)
 from mlc_widget.api.home_loop import HomeLoop
 
 PROMPT = "Write a sentence about {thing}."
@@ -103,11 +115,78 @@ async def growth_mb(many: int) -> tuple[float, float]:
     return many / (time.perf_counter() - started), resident_mb() - early
 
 
+class LlamaRows:
+    """llama-cpp-python in a process of its own.
+
+    Args:
+        python: Its interpreter.
+        gguf: The model.
+    """
+
+    def __init__(self, python: str, gguf: str) -> None:
+        script = Path(__file__).with_name("_llama_rows.py")
+        threads = len(os.sched_getaffinity(0))
+        self._process = subprocess.Popen(
+            [python, str(script), gguf, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._read()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("llama-cpp-python has ended")
+        return line
+
+    def rows_per_s(self, rows: list[dict[str, str]], tokens: int) -> float:
+        """Answer all rows, one after the other."""
+        assert self._process.stdin is not None
+        prompts = [PROMPT.format(**row) for row in rows]
+        self._process.stdin.write(json.dumps({"prompts": prompts, "tokens": tokens}) + "\n")
+        self._process.stdin.flush()
+        return len(rows) / float(self._read())
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+async def latest_tick_ms(until: asyncio.Future[Any]) -> float:
+    """How late a tick of 1 ms came at most, until something is done."""
+    latest = 0.0
+    while not until.done():
+        started = time.perf_counter()
+        await asyncio.sleep(0.001)
+        latest = max(latest, time.perf_counter() - started - 0.001)
+    return 1000 * latest
+
+
+async def ticks_ms(model: str, rows: int, tokens: int) -> tuple[float, float]:
+    """How late ticks are on the notebook's loop: alone, and while a map runs in a worker."""
+    engine = await create_kernel_mlc_engine(model, show_progress=False)
+    try:
+        params: dict[str, Any] = {"max_tokens": tokens, "ignore_eos": True, "cache": False}
+        await map_rows_per_s(engine, things(4, -4), 4, **params)
+        started = time.perf_counter()
+        work = asyncio.ensure_future(map_rows_per_s(engine, things(rows), rows, **params))
+        during = await latest_tick_ms(work)
+        await work
+        pause = asyncio.ensure_future(asyncio.sleep(time.perf_counter() - started))
+        return await latest_tick_ms(pause), during
+    finally:
+        await engine.terminate()
+
+
 async def main(options: argparse.Namespace) -> None:
     engine = await create_mlc_engine(options.model)
     params = {"max_tokens": options.tokens, "ignore_eos": True}
     await map_rows_per_s(engine, things(4, -4), 4, cache=False, **params)  # warm
-    loops, maps, ceilings = [], [], []
+    loops, maps, ceilings, llamas = [], [], [], []
+    llama = LlamaRows(options.llama_python, options.gguf) if options.llama_python else None
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "replies"
         for pair in range(options.pairs):
@@ -115,15 +194,24 @@ async def main(options: argparse.Namespace) -> None:
             loops.append(await loop_rows_per_s(engine, rows, options.tokens))
             maps.append(await map_rows_per_s(engine, rows, len(rows), cache=cache, **params))
             ceilings.append(await ceiling_rows_per_s(engine, rows, options.tokens))
+            if llama is not None:
+                llamas.append(llama.rows_per_s(rows, options.tokens))
         everything = things(options.pairs * options.rows)
         cached = await map_rows_per_s(engine, everything, len(everything), cache=cache, **params)
     await engine.terminate()
+    if llama is not None:
+        llama.close()
     print(f"{options.model}: {options.rows} rows, {options.tokens} tokens each")
     print(f"loop of await create   {shown(loops, 'rows/s')}")
     print(f"engine.map             {shown(maps, 'rows/s')}")
     print(f"map / loop             {shown([m / p for m, p in zip(maps, loops, strict=True)])}")
     print(f"map / all at once      {shown([m / c for m, c in zip(maps, ceilings, strict=True)])}")
+    if llamas:
+        print(f"llama-cpp-python       {shown(llamas, 'rows/s')}")
+        print(f"map / llama-cpp-python {shown([m / p for m, p in zip(maps, llamas, strict=True)])}")
     print(f"cached second run      {cached:,.0f} rows/s")
+    alone, during = await ticks_ms(options.model, options.rows, options.tokens)
+    print(f"latest tick            {during:.1f} ms while a map runs, {alone:.1f} ms alone")
     speed, growth = await growth_mb(options.many)
     print(f"a core that answers at once: {speed:,.0f} rows/s")
     print(f"memory from {options.many // 10:,} to {options.many:,} rows: {growth:+.1f} MB")
@@ -136,4 +224,6 @@ if __name__ == "__main__":
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--many", type=int, default=20_000)
+    parser.add_argument("--llama-python")
+    parser.add_argument("--gguf")
     asyncio.run(main(parser.parse_args()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import json
+import os
 import random
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -349,3 +351,23 @@ async def test_the_progress_is_one_line_of_a_terminal(
     assert "40 cached" in err
     await engine.map("{text}", WORDS, show_progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+async def test_memory_stays_flat_over_many_rows(
+    engine: AsyncMLCEngineInterface, core: FakeCore, tmp_path: Path
+) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    core.requests = collections.deque(maxlen=1)  # type: ignore[assignment]
+    for cache in (False, tmp_path / "file"):
+        done, early = 0, 0
+        rows = ({"text": str(i)} for i in range(100_000))
+        async for _ in engine.map_stream("{text}", rows, cache=cache):
+            done += 1
+            if done == 20_000:
+                early = resident()
+        assert done == 100_000
+        assert resident() - early < 30 << 20

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -102,3 +103,19 @@ async def test_the_probabilities_of_labels_are_the_same_bits_in_any_batch(
     for row, whole in zip(pair, found, strict=True):
         share = whole["good_probability"] / (whole["good_probability"] + whole["goods_probability"])
         assert row["good_probability"] == pytest.approx(share)
+
+
+@pytest.mark.soak
+async def test_a_thousand_rows_are_the_same_bits_in_any_order_and_batch(
+    tiny: AsyncMLCEngine,
+) -> None:
+    rows = [{"text": f"hello {'very ' * (i % 7)}{i}"} for i in range(1000)]
+    arguments: Any = {"max_tokens": 8, "cache": False, "on_error": "raise", "temperature": 1.0}
+    first = {row["text"]: row["reply"] for row in await tiny.map("{text}", rows, **arguments)}
+    shuffled = random.Random(1).sample(rows, len(rows))
+    for order in (rows[::-1], iter(shuffled)):
+        async for row in tiny.map_stream("{text}", order, **arguments):
+            assert row.values["reply"] == first[row.row["text"]]
+    for row in shuffled[:40]:  # alone
+        (alone,) = await tiny.map("{text}", [row], **arguments)
+        assert alone["reply"] == first[row["text"]]
