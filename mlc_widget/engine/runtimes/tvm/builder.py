@@ -18,7 +18,7 @@ from tvm.relax.frontend.nn import Tensor
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.layouts import Layout
-from mlc_widget.engine.runtimes.tvm.macros import expand_macros_quickly
+from mlc_widget.engine.runtimes.tvm.parsing import parse_quickly
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh"]
@@ -131,7 +131,7 @@ class Builder(ABC):
     """
 
     def __init__(self, quantization: Quantization, kv_dtype: str) -> None:
-        expand_macros_quickly()
+        parse_quickly()
         self.quantization, self.kv_dtype = quantization, kv_dtype
         self._kernels: dict[tuple[Any, ...], Any] = {}
 

@@ -12,12 +12,14 @@ import pytest
 import tvm
 from tvm.relax.frontend import nn
 from tvm.script.parser.core.parser import ScriptMacro
+from tvm.tirx.script.parser import entry
 
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder
 from mlc_widget.engine.runtimes.tvm.compile import compile_module
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import TensorBuilder, TensorLinear
+from mlc_widget.engine.runtimes.tvm.kernels.norm import make_rms_norm
 from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 from mlc_widget.engine.runtimes.tvm.target import host_target
@@ -152,6 +154,17 @@ def test_a_norm_after_a_block(features):
     mean = (x[:, :features].astype(np.float64) ** 2).mean(axis=1, keepdims=True)
     assert np.allclose(made, residual + x / np.sqrt(mean + 1e-5) * weight, atol=1e-5)
     assert not made[:, features:].any()
+
+
+def test_kernels_are_parsed_without_reading_the_source_of_all_callers(monkeypatch):
+    CpuBuilder(Q4, host_target().isa)
+    frames, theirs = inspect.stack(), entry.inspect.stack()
+    assert [f.frame for f in theirs] == [f.frame for f in frames]
+    assert [f.function for f in theirs] == [f.function for f in frames]
+    assert [f.code_context for f in theirs[1:3]] == [f.code_context for f in frames[1:3]]
+    assert all(f.code_context is None for f in theirs[3:])
+    monkeypatch.setattr(inspect, "getouterframes", lambda *_: pytest.fail("it reads them"))
+    assert make_rms_norm(64, 1e-5, host_target().isa, rows=False)
 
 
 def test_macros_find_the_nearest_parser_without_reading_source_files(monkeypatch):
