@@ -8,10 +8,10 @@ import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
-from nbclient import NotebookClient
 
 from mlc_widget.proxy.engines import KernelEngine
 
+from ..kernels import LocalNotebookClient
 from ..widget.script_folder import write_script_folder
 
 Execute = Callable[..., nbformat.NotebookNode]
@@ -29,7 +29,7 @@ def tools_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_script_folder(tmp_path_factory.mktemp("models") / "tools", tools=True)
 
 
-class Page(NotebookClient):
+class Page(LocalNotebookClient):
     """Runs cells as a page does: it gives their ids, and can answer `input`."""
 
     async def async_start_new_kernel_client(self) -> Any:
@@ -49,7 +49,7 @@ def execute() -> Execute:
     def run(*cells: str, errors: bool = False, batch: bool = False) -> nbformat.NotebookNode:
         notebook = nbformat.v4.new_notebook()
         notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
-        kind = NotebookClient if batch else Page
+        kind = LocalNotebookClient if batch else Page
         kind(notebook, timeout=60, kernel_name="python3", allow_errors=errors).execute()
         return notebook
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
+from ..kernels import LocalNotebookClient
 from .test_clients import ADD, CALL
 from .test_in_kernel import load
 
@@ -34,7 +34,7 @@ def run(*sources: str, **options: Any) -> list[str]:
     def keep(cell: nbformat.NotebookNode, **_: Any) -> None:
         ends.append(shown(copy.deepcopy(cell)))
 
-    NotebookClient(
+    LocalNotebookClient(
         notebook, timeout=60, kernel_name="python3", on_cell_executed=keep, **options
     ).execute()
     assert ends

@@ -11,11 +11,11 @@ import nbclient.exceptions
 import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import start_new_kernel
 from nbconvert import MarkdownExporter
 
 from mlc_widget.api.clients import client_of
 
+from ..proxy.notebook import Notebook
 from .conftest import Execute
 from .test_in_kernel import load, printed, transcript
 
@@ -88,10 +88,9 @@ def test_a_batch_run_fails_with_its_reply(execute: Execute, model_folder: Path) 
 @pytest.fixture
 def console() -> Iterator[BlockingKernelClient]:
     """A client like `jupyter console`, which reads messages only while a cell runs."""
-    manager, client = start_new_kernel(kernel_name="python3")
-    yield client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    notebook = Notebook()
+    yield notebook.client
+    notebook.close()
 
 
 def test_a_console_prints_the_answer(console: BlockingKernelClient, tools_folder: Path) -> None:

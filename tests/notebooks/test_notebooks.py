@@ -8,7 +8,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
+
+from ..kernels import LocalNotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -30,7 +31,7 @@ def run(path: Path) -> nbformat.NotebookNode:
     assert any(old in cell.source for cell in notebook.cells)
     for cell in notebook.cells if old else ():
         cell.source = cell.source.replace(old, new)
-    client = NotebookClient(
+    client = LocalNotebookClient(
         notebook,
         timeout=300,  # the model may have to be downloaded
         kernel_name="python3",

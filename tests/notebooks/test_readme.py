@@ -10,10 +10,11 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from mlc_widget.api.errors import ModelDownloadError
 from mlc_widget.engine.store.model_folder import fetch
+
+from ..kernels import LocalNotebookClient
 
 MODEL = "smollm2-135m"
 ROOT = Path(__file__).parents[2]
@@ -55,7 +56,7 @@ def test_cells_run_from_top_to_bottom(tmp_path: Path, offline: bool) -> None:
     cells = [cell.replace(f'"{MODEL}"', '"demo"') if offline else cell for cell in CELLS]
     engine = 'kernel_mlc_engine("demo").terminate(); mlc_engine("demo").terminate()'
     notebook.cells = [nbformat.v4.new_code_cell(code) for code in [*cells, engine]]
-    NotebookClient(
+    LocalNotebookClient(
         notebook,
         timeout=300,
         kernel_name="python3",

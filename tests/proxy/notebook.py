@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager
+
+from ..kernels import LocalKernelManager
 
 DEADLINE_S = 60.0
 
@@ -14,7 +15,7 @@ class Notebook:
     """A kernel with cells."""
 
     def __init__(self) -> None:
-        self.manager = KernelManager()
+        self.manager = LocalKernelManager()
         self.manager.start_kernel()
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager
+
+from ..kernels import LocalKernelManager
 
 DEADLINE = 60.0
 # Python that keeps its thread busy, as a loop over a data frame might, until a file appears.
 BUSY = """
 import os
+
 print("busy", flush=True)
 while not os.path.exists({released!r}):
     for _ in range(100_000):
@@ -25,7 +27,7 @@ print("cell done")
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[BlockingKernelClient]:
-    manager = KernelManager()
+    manager = LocalKernelManager()
     manager.start_kernel(extra_arguments=["--HistoryManager.enabled=False"])
     client = manager.client()
     client.start_channels()

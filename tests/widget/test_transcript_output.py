@@ -9,11 +9,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from mlc_widget.widget.safe_markdown import plain, quoted, safe_markdown, without_headings
+
+from ..kernels import LocalNotebookClient
 
 CHAT = """
 from mlc_widget import ChatWidget, KernelMLCEngine
@@ -173,7 +174,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> nbfor
         "await again.send('Go on')\nlen(again.messages)",
     ]
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
-    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    LocalNotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     path = tmp_path_factory.mktemp("saved") / "chat.ipynb"
     nbformat.write(notebook, path)
     return nbformat.read(path, as_version=4)
@@ -187,7 +188,7 @@ def markdown_of(cell: nbformat.NotebookNode) -> str:
 
 def test_what_changes_while_it_is_being_shown_is_shown() -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(HASTY)])
-    NotebookClient(notebook, timeout=60).execute()
+    LocalNotebookClient(notebook, timeout=60).execute()
     (output,) = notebook.cells[0].outputs
     assert output["data"]["text/markdown"] == "ended"
 

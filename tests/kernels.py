@@ -1,0 +1,40 @@
+"""Kernels for tests, which have sockets of their own.
+
+Jupyter looks for TCP ports that are free, and the kernel opens them later: on a busy machine,
+another process has taken one now and then.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+from nbclient import NotebookClient
+from traitlets import default
+
+
+class LocalKernelManager(KernelManager):
+    """Starts a kernel whose sockets are in a folder of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        if os.name == "posix":
+            folder = tempfile.mkdtemp(prefix="kernel-")
+            options |= {"transport": "ipc", "connection_file": os.path.join(folder, "c.json")}
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(**options)
+
+
+class AsyncLocalKernelManager(LocalKernelManager, AsyncKernelManager):
+    """The same, awaited."""
+
+
+class LocalNotebookClient(NotebookClient):
+    """Runs a notebook in such a kernel."""
+
+    @default("kernel_manager_class")
+    def _local(self) -> type[AsyncKernelManager]:
+        return AsyncLocalKernelManager
