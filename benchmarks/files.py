@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--types", nargs="+", choices=list(FILE_TYPES))
     parser.add_argument("--shapes", nargs="*", default=["Qwen2.5-0.5B", "Qwen2.5-1.5B"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--figures", nargs="+", choices=FIGURES, default=FIGURES)
+    parser.add_argument("--figures", nargs="*", choices=FIGURES, default=FIGURES)
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
     parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, and little of it")
     parser.add_argument("--llama-python", help="Python of an environment with llama-cpp-python")

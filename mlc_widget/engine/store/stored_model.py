@@ -11,6 +11,7 @@ from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_folder import read_config
+from mlc_widget.engine.system.garbage import collection_paused
 from mlc_widget.engine.system.imports import check_room_for_numpy
 
 if TYPE_CHECKING:
@@ -147,10 +148,11 @@ def _read_gguf(path: Path, chat_opts: Mapping[str, Any] | None) -> StoredModel:
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
     from mlc_widget.engine.store.formats.gguf_weights import GGUFWeights
 
-    parts = gguf_cache.find(path)
-    if parts is None:
-        parts = _parse_gguf(path)
-        gguf_cache.keep(parts)
+    with collection_paused():
+        parts = gguf_cache.find(path)
+        if parts is None:
+            parts = _parse_gguf(path)
+            gguf_cache.keep(parts)
     headers = parts.headers
 
     def open_weights() -> GGUFWeights:

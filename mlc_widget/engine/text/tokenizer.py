@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.engine.store.model_files import read_file
+from mlc_widget.engine.system.garbage import collection_paused
 from mlc_widget.engine.text.control_tokens import ControlTokens
 from mlc_widget.engine.text.prompt_text import PromptText
 from mlc_widget.engine.text.token_bytes import (
@@ -130,7 +131,7 @@ class Tokenizer:
             ModelFormatError: The parts are inconsistent.
         """
         tokenizers = import_tokenizers()
-        with errors_of(file, tokenizers):
+        with errors_of(file, tokenizers), collection_paused():
             return cls(backend_from_spec(spec, tokenizers), names_of_spec(spec))
 
     @property
