@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from _process import Process
 from _stats import shown
@@ -123,23 +125,24 @@ def compare(
 
 
 def loads(starts: Starts) -> None:
-    """Print how long each engine takes to load, in fresh processes that take turns.
+    """Print how long each engine takes to load, and with one token, in processes that take turns.
 
     Args:
         starts: Start a process with an engine; "tvm" first.
     """
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in starts}
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
     for i in range(LOADS):
         for name, start in list(starts.items())[:: 1 if i % 2 else -1]:
             worker = start()
-            times[name].append(worker.started["load"])
+            told[name].append(worker.started)
             worker.close()
-    for clock in ("wall", "cpu"):
-        median = {n: statistics.median(t[clock] for t in found) for n, found in times.items()}
+    for what, clock in product(("load", "first token"), ("wall", "cpu")):
+        times = {name: [t[what][clock] for t in found] for name, found in told.items()}
+        median = {name: statistics.median(found) for name, found in times.items()}
         best = min((name for name in starts if "llama" in name), key=lambda name: median[name])
-        pairs = [b[clock] / a[clock] for a, b in zip(times["tvm"], times[best], strict=True)]
-        told = [f"{name} {seconds:.3f} s" for name, seconds in median.items()]
-        print(f"load, warm caches, {clock}: {', '.join(told)}; {best} / tvm {shown(pairs)}")
+        pairs = [b / a for a, b in zip(times["tvm"], times[best], strict=True)]
+        line = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in median.items())
+        print(f"warm caches, {what:>11} {clock:>4}: {line}; {best} / tvm {shown(pairs)}")
 
 
 def measure(

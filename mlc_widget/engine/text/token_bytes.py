@@ -79,7 +79,10 @@ def bytes_of(names: Sequence[str | None], kind: TokenKind) -> list[bytes]:
     """The bytes of tokens, given their names in the vocabulary."""
     match kind:
         case "byte_level":
-            return [b"" if name is None else _byte_level(name) for name in names]
+            try:  # nearly all vocabularies have a name of this alphabet for each id
+                return [codecs.charmap_encode(name, "strict", _CHARMAP)[0] for name in names]  # type: ignore[arg-type]
+            except (UnicodeEncodeError, TypeError):
+                return [b"" if name is None else _byte_level(name) for name in names]
         case "byte_fallback":
             return [
                 b""
