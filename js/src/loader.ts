@@ -54,15 +54,27 @@ async function findBundle(manager: Manager, id: string): Promise<Model> {
   }
 }
 
+/** Adds the style sheet to the page, or to a shadow root, as which marimo shows a widget. */
+function addStyle(root: Document | ShadowRoot, id: string, css: string): void {
+  const styleId = `mlc-widget-${id}`;
+  if (root.getElementById(styleId)) return;
+  const style = document.createElement("style");
+  style.id = styleId;
+  style.textContent = css;
+  (root instanceof Document ? root.head : root).append(style);
+}
+
+async function styleShadow(el: HTMLElement, manager: Manager, id: string, signal?: AbortSignal): Promise<void> {
+  // A view may be drawn before it is put into the page.
+  const end = Date.now() + PATIENCE;
+  while (!el.isConnected && signal?.aborted !== true && Date.now() < end) await pause(PAUSE);
+  const root = el.getRootNode();
+  if (root instanceof ShadowRoot) addStyle(root, id, String((await manager.get_model(id)).get("css")));
+}
+
 async function importBundle(manager: Manager, id: string): Promise<Widget> {
   const bundle = await findBundle(manager, id);
-  const styleId = `mlc-widget-${id}`;
-  if (!document.getElementById(styleId)) {
-    const style = document.createElement("style");
-    style.id = styleId;
-    style.textContent = String(bundle.get("css"));
-    document.head.append(style);
-  }
+  addStyle(document, id, String(bundle.get("css")));
   const url = URL.createObjectURL(new Blob([String(bundle.get("js"))], { type: "text/javascript" }));
   try {
     const module = (await import(/* @vite-ignore */ url)) as { readonly default: Widget };
@@ -72,9 +84,12 @@ async function importBundle(manager: Manager, id: string): Promise<Widget> {
   }
 }
 
+const managerOf = (model: Model): Manager => model.widget_manager as Manager;
+const bundleOf = (model: Model): string => String(model.get("_bundle")).replace(PREFIX, "");
+
 function load(model: Model): Promise<Widget> {
-  const manager = model.widget_manager as Manager;
-  const id = String(model.get("_bundle")).replace(PREFIX, "");
+  const manager = managerOf(model);
+  const id = bundleOf(model);
   const shared = globalThis as unknown as Record<symbol, Loaded | undefined>;
   const all = (shared[LOADED] ??= new WeakMap());
   const known = all.get(manager) ?? new Map<string, Promise<Widget>>();
@@ -110,8 +125,10 @@ async function initialize(props: Props): Promise<Cleanup> {
 
 async function render(props: Props & { readonly el: HTMLElement }): Promise<Cleanup> {
   try {
-    const widget = await load(props.model);
-    return props.signal?.aborted ? undefined : widget.render(props);
+    const { model, el, signal } = props;
+    const widget = await load(model);
+    void styleShadow(el, managerOf(model), bundleOf(model), signal).catch(() => undefined);
+    return signal?.aborted ? undefined : widget.render(props);
   } catch {
     props.el.textContent = MISSING;
     return undefined;

@@ -61,9 +61,11 @@ async def settled(value: _T | None = None) -> _T | None:
 
 
 def _shell() -> Any:
-    """IPython's shell; None, without importing IPython, if there is none."""
+    """IPython's shell; None, without importing IPython, if there is none that runs cells."""
     ipython = sys.modules.get("IPython")
-    return None if ipython is None else ipython.get_ipython()
+    shell = None if ipython is None else ipython.get_ipython()
+    # Solara puts an object in its place that only displays.
+    return shell if hasattr(shell, "input_transformers_post") else None
 
 
 def _busy() -> bool:

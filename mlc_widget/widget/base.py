@@ -23,6 +23,7 @@ from mlc_widget.widget import control
 from mlc_widget.widget.bundle import Bundle, current_bundle, loader
 from mlc_widget.widget.intents import Handler, IntentDispatcher
 from mlc_widget.widget.link import link_of
+from mlc_widget.widget.page_session import current_page_session
 from mlc_widget.widget.state import error_json
 from mlc_widget.widget.throttle import Throttle
 
@@ -90,6 +91,7 @@ class PageWidget(NotCopyable, anywidget.AnyWidget):
     ) -> None:
         self._call_soon = call_soon
         self._out = threading.RLock()
+        self._page = current_page_session()
         self._mirrors = dict(mirrors)
         self._desk = IntentDispatcher(self._intents(), self.send)
         self.set_trait("_bundle", current_bundle())
@@ -113,6 +115,9 @@ class PageWidget(NotCopyable, anywidget.AnyWidget):
 
     def _send(self, msg: Any, buffers: Any = None) -> None:
         """Send to the page, from any thread, one message at a time."""
+        self._page.run(lambda: self._send_now(msg, buffers))
+
+    def _send_now(self, msg: Any, buffers: Any) -> None:
         try:
             with self._out:
                 super()._send(msg, buffers=buffers)

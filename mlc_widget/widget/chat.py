@@ -41,6 +41,7 @@ from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.options import checked_options, options_json
+from mlc_widget.widget.page_session import why_no_page
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.saved_chat import SavedChat
 from mlc_widget.widget.session import ChatSession
@@ -326,4 +327,6 @@ class ChatWidget(EngineWidget, ChatSettings):
 
     def __repr__(self) -> str:
         snapshot = self._link.snapshot
+        if (reason := why_no_page()) is not None:
+            return reason
         return f"<ChatWidget {snapshot.model_id or 'no model'}: {len(self.messages)} messages>"

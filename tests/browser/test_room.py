@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, ViewportSize, expect
 
+from mlc_widget.widget.bundle import loader as loader_source
+
 from .page import WidgetPage, reply, user
 
 LONG = "\n\n".join(f"Paragraph {n} of a long reply." for n in range(60))
@@ -170,3 +172,32 @@ def test_lists_of_tasks_and_code_without_a_language(browser: Browser) -> None:
     assert height is not None
     assert height["height"] < 48  # there is no empty line above the code
     page.close()
+
+
+IN_SHADOW = """async ([id, before]) => {
+    const code = "export default { initialize() {}, render({ el }) { el.append('drawn'); } }";
+    const bundle = { get: (name) => name === "css" ? "div { color: rgb(1, 2, 3) }" : code };
+    const manager = { get_model: () => Promise.resolve(bundle) };
+    const model = { get: () => `IPY_MODEL_${id}`, widget_manager: manager };
+    const loader = (await import("/loader.js")).default;
+    const host = document.body.appendChild(document.createElement("p"));
+    const root = host.attachShadow({mode: "open"});
+    const el = document.createElement("div");
+    if (before) root.append(el);
+    for (let view = 0; view < 2; view++) await loader.render({ model, el });
+    root.append(el);
+    while (getComputedStyle(el).color !== "rgb(1, 2, 3)") await window.frame();
+    return [el.textContent, root.querySelectorAll("style").length];
+}"""
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_widget_in_a_shadow_root_has_its_style_there(page: WidgetPage, before: bool) -> None:
+    """As in marimo, whichever comes first: drawing it, or putting it into the page."""
+    loader = loader_source()
+    page.page.route(
+        "**/loader.js",
+        lambda route: route.fulfill(body=loader, content_type="text/javascript"),
+    )
+    drawn = page.page.evaluate(IN_SHADOW, [f"shadow-{before}", before])
+    assert drawn == ["drawndrawn", 1]

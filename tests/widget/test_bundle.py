@@ -17,6 +17,12 @@ MakeEngine = Callable[..., KernelMLCEngine]
 SMALL = 20_000
 
 
+@pytest.fixture(autouse=True)
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a Jupyter kernel."""
+    monkeypatch.setattr(bundle, "in_notebook", lambda: True)
+
+
 @pytest.fixture
 def static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the built front end that may be changed."""
@@ -68,3 +74,14 @@ def test_without_a_build_it_says_how_to_make_one(static: Path, name: str) -> Non
     (static / name).unlink()
     with pytest.raises(RuntimeError, match="npm run build"):
         bundle.current_bundle()
+
+
+def test_a_process_that_serves_many_pages_has_one_for_each_widget(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "in_notebook", lambda: False)
+    widgets = [ChatWidget(make_engine()), ChatWidget(make_engine())]
+    first, other = (widget._bundle for widget in widgets)
+    assert first.model_id != other.model_id
+    for widget in widgets:
+        widget.close()
