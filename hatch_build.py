@@ -1,17 +1,19 @@
-"""Builds the widget's JavaScript with Node before a wheel or sdist is made.
+"""Builds the widget's JavaScript with Node before a wheel or sdist is made, and its description.
 
 The bundle is not in git, but it is in every wheel and sdist, so that only a build from a clone
-needs Node.
+needs Node. The description is the README, as a package index can show it.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 BUNDLE = tuple(
     f"mlc_widget/widget/static/{name}" for name in ("widget.js", "widget.css", "loader.js")
@@ -77,6 +79,46 @@ def build_bundle(root: Path) -> None:
                 f"`npm {' '.join(arguments)}` in js/ failed with exit code {done.returncode}:\n"
                 f"{done.stdout}{done.stderr}"
             )
+
+
+def description(readme: str, source: str = "") -> str:
+    """The README for readers who do not have its repository's files.
+
+    Args:
+        readme: The README, in Markdown.
+        source: The address of the repository's files; without it, links to them become text, and
+            pictures are left out.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        text, target = found.groups()
+        if re.match(r"[a-z]+:", target):
+            return found[0]
+        return f"[{text}]({source}/{target})" if source and not target.startswith("#") else text
+
+    # What is in code stays as it is.
+    parts = re.split(r"(^```.*?^```$|`[^`\n]+`(?!\]))", readme, flags=re.M | re.S)
+    for at in range(0, len(parts), 2):
+        text = re.sub(r"<picture>.*?</picture>\n*", "", parts[at], flags=re.S)
+        parts[at] = re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", link, text)
+    return "".join(parts)
+
+
+class DescriptionHook(MetadataHookInterface):
+    """Hatchling calls it for the project's metadata."""
+
+    PLUGIN_NAME = "custom"
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the description."""
+        root = Path(self.root)
+        text = (root / "README.md").read_text(encoding="utf-8")
+        source = metadata.get("urls", {}).get("Source", "")
+        files = f"{source.rstrip('/')}/blob/HEAD" if source else ""
+        metadata["readme"] = {
+            "content-type": "text/markdown",
+            "text": description(text, files),
+        }
 
 
 class BundleHook(BuildHookInterface[Any]):

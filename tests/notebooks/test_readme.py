@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,22 @@ def test_cells_run_from_top_to_bottom(tmp_path: Path, offline: bool) -> None:
         resources={"metadata": {"path": str(tmp_path)}},
     ).execute()
     streamed = "".join(
-        output["text"] for output in notebook.cells[2].outputs if output.get("name") == "stdout"
+        output["text"] for output in notebook.cells[3].outputs if output.get("name") == "stdout"
     )
     assert streamed.strip()
     assert offline or "42" in streamed
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_the_first_command_installs_it_with_an_extra_that_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    found = re.fullmatch(r'pip install "mlc-widget\[(\w+)\]"', COMMANDS[0])
+    assert found
+    assert found[1] in extras
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
 def test_commands_are_targets_of_make(command: str) -> None:
     """They are not run: they run this."""
     program, *targets = command.split()

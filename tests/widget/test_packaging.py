@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ("widget.js", "widget.css", "loader.js")
+
+_spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+assert _spec is not None
+assert _spec.loader is not None
+_hooks = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_hooks)
+description = _hooks.description
 
 
 @pytest.fixture
@@ -116,3 +125,51 @@ def test_a_changed_source_is_built_again(clone: Path, tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     assert bundle.read_text() == "fresh\n"
     assert (clone / "js" / "calls").read_text().splitlines()[-1] == "run build"
+
+
+README = """# Title
+
+<picture>
+  <img alt="A" src="docs/a.png">
+</picture>
+
+See [docs](docs/index.md), [`code`](a.py), [above](#title) and [TVM](https://tvm.apache.org).
+```python
+x = y[0](docs)
+```
+`z[1](w)`
+"""
+
+
+def test_the_description_has_no_relative_links() -> None:
+    text = description(README)
+    assert "<picture" not in text
+    assert "See docs, `code`, above and [TVM](https://tvm.apache.org)." in text
+    assert "x = y[0](docs)" in text
+    assert "`z[1](w)`" in text
+    linked = description(README, "https://example.org/blob/HEAD")
+    assert "[docs](https://example.org/blob/HEAD/docs/index.md)" in linked
+    assert "[`code`](https://example.org/blob/HEAD/a.py), above" in linked
+
+
+def test_the_readme_is_described_without_relative_links() -> None:
+    text = description((ROOT / "README.md").read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.S))
+    assert targets
+    assert all(target.startswith("https://") for target in targets), targets
+    assert "<img" not in text
+    assert 'pip install "mlc-widget[tvm]"' in text
+    assert 'Literal["good", "bad"]' in text
+
+
+def test_the_wheel_has_that_description(clone: Path) -> None:
+    add_bundle(clone)
+    (clone / "README.md").write_text(README)
+    built = build(clone, path="")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (clone / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        metadata = archive.read(name).decode()
+    assert "Description-Content-Type: text/markdown" in metadata
+    assert "See docs, `code`, above and [TVM]" in metadata
