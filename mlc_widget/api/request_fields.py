@@ -133,7 +133,13 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("safety_identifier", _CHAT, _O, "label"),
     FieldRule("prompt_cache_key", _CHAT, _O, "label", "shared prefixes are found without it"),
     FieldRule("store", _CHAT, _O, "neutral", "False: nothing is stored"),
-    FieldRule("service_tier", _CHAT, _O, "engine", "auto, default; flex gives way (tvm runtime)"),
+    FieldRule(
+        "service_tier",
+        _CHAT,
+        _O,
+        "engine",
+        "auto, default; flex lets others go first (tvm runtime)",
+    ),
     FieldRule("modalities", _CHAT, _O, "neutral", '["text"]: the engine generates text only'),
     # Refused
     FieldRule("audio", _CHAT, _O, "nobody", "the engine generates text only."),

@@ -13,7 +13,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("cache", help="show or remove the replies of maps that are kept")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, text, run in (
-        ("list", "show how many replies are kept of which model", listed),
+        ("list", "show how many replies are kept for each model", listed),
         ("clear", "remove the replies, all or those of one model", cleared),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")

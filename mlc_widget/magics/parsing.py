@@ -148,7 +148,9 @@ def map_parser() -> Parser:
     parser.add_argument("--system", help="the system prompt")
     parser.add_argument("--limit", type=int, help="compute the first rows only")
     parser.add_argument("--cache", metavar="FILE", help="keep the replies in this file")
-    parser.add_argument("--no-cache", action="store_true", help="keep and find no replies")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="neither keep replies nor use kept ones"
+    )
     parser.add_argument(
         "--raise-errors", action="store_true", help="end at the first row that fails"
     )

@@ -236,8 +236,8 @@ def _check_index(result: Any, truth: Any) -> None:
     second: Any = getattr(truth, "index", None)
     if hasattr(first, "equals") and hasattr(second, "equals") and not first.equals(second):
         raise BadRequestError(
-            "truth: its index is not that of the result. Put both in the same order, such as by "
-            "truth.reindex(result.index), or give lists.",
+            "truth: its index differs from that of the result. Put both in the same order, such "
+            "as by truth.reindex(result.index), or give lists.",
             param="truth",
         )
 

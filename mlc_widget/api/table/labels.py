@@ -42,7 +42,11 @@ def labels_of(schema: Mapping[str, Any]) -> list[Any]:
     if any(isinstance(label, list | dict) for label in labels):
         raise bad("probabilities", True, "the labels must be texts, numbers, booleans or null.")
     if len(labels) > MOST_LABELS:
-        raise bad("probabilities", True, f"there are {len(labels)} labels; {MOST_LABELS} are most.")
+        raise bad(
+            "probabilities",
+            True,
+            f"there are {len(labels)} labels; at most {MOST_LABELS} are allowed.",
+        )
     return labels
 
 

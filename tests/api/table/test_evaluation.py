@@ -92,7 +92,7 @@ def test_edges(labels: list[Any], truth: list[Any], accuracy: float, kappa: floa
         ((["a"], ["a"], 5), "column = 5"),
         (
             (pd.DataFrame({"reply": ["a", "b"]}), pd.Series(["b", "a"], index=[1, 0])),
-            "its index is not that of the result",
+            "its index differs from that of the result",
         ),
     ],
 )
