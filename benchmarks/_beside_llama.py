@@ -91,6 +91,8 @@ def compare(
     rounds: int,
     figures: Sequence[str],
     llama_python: str,
+    *,
+    speed: bool = False,
 ) -> None:
     """Print load, speed and memory of both engines, at one number of threads.
 
@@ -102,6 +104,7 @@ def compare(
         rounds: How often they take turns.
         figures: Which of `_kernel_worker`'s figures.
         llama_python: See `llama_environment`.
+        speed: Whether to print speed alone.
     """
 
     def start(python: str, *args: str, **environ: str) -> Process:
@@ -116,12 +119,14 @@ def compare(
     starts["tvm"]().close()  # fills the caches of code and of packed weights
     print(f"\n## {title}, {threads} thread{'s' if threads > 1 else ''}")
     print(f"llama.cpp's file: {theirs.stat().st_size / 1e6:.0f} MB")
-    unpacked = partial(starts["tvm"], **{LIMIT_VARIABLE: "0"})
-    loads({**starts, "tvm without packed weights": unpacked})
+    if not speed:
+        unpacked = partial(starts["tvm"], **{LIMIT_VARIABLE: "0"})
+        loads({**starts, "tvm without packed weights": unpacked})
     memory = start(sys.executable, "memory", "-", str(threads))
     measure(starts, threads, rounds, figures, memory)
     memory.close()
-    resident(starts)
+    if not speed:
+        resident(starts)
 
 
 def loads(starts: Starts) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-CONTEXT = 2560
+CONTEXT = 4352
 
 SHAPES: dict[str, dict[str, Any]] = {
     "SmolLM2-135M": {
@@ -41,8 +41,29 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 128,
         "num_hidden_layers": 28, "vocab_size": 151936, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
     },
+    "Gemma-3-1B": {
+        "model_type": "gemma3", "hidden_size": 1152, "intermediate_size": 6912,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+        "num_hidden_layers": 26, "vocab_size": 262144, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+        "sliding_window": 512, "query_pre_attn_scalar": 256,
+    },
+    "Phi-4-mini-8-layers": {
+        "model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192,
+        "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128,
+        "num_hidden_layers": 8, "vocab_size": 200064, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+        "partial_rotary_factor": 0.75, "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "rope_scaling": {
+            "type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48,
+        },
+    },
+    "SmolLM3-9-layers": {
+        "model_type": "smollm3", "hidden_size": 2048, "intermediate_size": 11008,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128,
+        "num_hidden_layers": 9, "vocab_size": 128256, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
+    },
 }  # fmt: skip
-"""By name; all tie their embeddings."""
+"""By name; all tie their embeddings. Of Phi-4-mini and SmolLM3, a quarter of the layers."""
 
 FILE_TYPES = {
     "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15,
@@ -156,7 +177,11 @@ def _write_float16(name: str, file: Path) -> None:
     w.add_head_count_kv(s["num_key_value_heads"])
     w.add_layer_norm_rms_eps(s["rms_norm_eps"])
     w.add_rope_freq_base(s["rope_theta"])
-    w.add_rope_dimension_count(d)
+    w.add_rope_dimension_count(int(d * s.get("partial_rotary_factor", 1)))
+    w.add_key_length(d)
+    w.add_value_length(d)
+    if "sliding_window" in s:
+        w.add_sliding_window(s["sliding_window"])
     w.add_vocab_size(s["vocab_size"])
     w.add_file_type(1)
     w.add_tokenizer_model("no_vocab")
@@ -168,20 +193,35 @@ def _write_float16(name: str, file: Path) -> None:
     def vector(tensor: str, features: int) -> None:
         w.add_tensor(tensor, np.ones(features, np.float32))
 
+    if "rope_scaling" in s:
+        w.add_rope_scaling_orig_ctx_len(s["original_max_position_embeddings"])
+        for kind in ("short", "long"):
+            factors = np.array(s["rope_scaling"][f"{kind}_factor"], np.float32)
+            w.add_tensor(f"rope_factors_{kind}.weight", factors)
+
     matrix("token_embd.weight", s["vocab_size"], hidden)
     vector("output_norm.weight", hidden)
     for i in range(s["num_hidden_layers"]):
         block = f"blk.{i}."
         vector(block + "attn_norm.weight", hidden)
         vector(block + "ffn_norm.weight", hidden)
+        matrix(block + "attn_output.weight", hidden, q)
+        matrix(block + "ffn_down.weight", hidden, inner)
+        if arch == "phi3":
+            matrix(block + "attn_qkv.weight", q + 2 * kv, hidden)
+            matrix(block + "ffn_up.weight", 2 * inner, hidden)
+            continue
         for part, rows in (("q", q), ("k", kv), ("v", kv)):
             matrix(f"{block}attn_{part}.weight", rows, hidden)
             if arch == "qwen2":
                 vector(f"{block}attn_{part}.bias", rows)
-        matrix(block + "attn_output.weight", hidden, q)
         matrix(block + "ffn_gate.weight", inner, hidden)
         matrix(block + "ffn_up.weight", inner, hidden)
-        matrix(block + "ffn_down.weight", hidden, inner)
+        if arch == "gemma3":
+            vector(block + "post_attention_norm.weight", hidden)
+            vector(block + "post_ffw_norm.weight", hidden)
+            vector(block + "attn_q_norm.weight", d)
+            vector(block + "attn_k_norm.weight", d)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-CONTEXT = 2560
+CONTEXT = 4352
 """Tokens of a sequence at most."""
 
 

@@ -221,11 +221,18 @@ def _answers(ours: Ours, theirs: Theirs, definition: Forward, questions: list[st
 
 
 def fast(
-    source: str, kind: str, threads: int, rounds: int, figures: Sequence[str], llama_python: str
+    source: str,
+    kind: str,
+    threads: int,
+    rounds: int,
+    figures: Sequence[str],
+    llama_python: str,
+    *,
+    speed: bool = False,
 ) -> None:
     """Print speed, load and memory of both engines with one file."""
     file = _file(source, kind, llama_python)
-    compare(file.name, file, file, threads, rounds, figures, llama_python)
+    compare(file.name, file, file, threads, rounds, figures, llama_python, speed=speed)
 
 
 def _file(source: str, kind: str, llama_python: str) -> Path:
@@ -243,6 +250,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--figures", nargs="*", choices=FIGURES, default=FIGURES)
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
+    parser.add_argument("--speed", action="store_true", help="neither loads nor resident memory")
     parser.add_argument("--quick", action="store_true", help="SmolLM2 alone, and little of it")
     parser.add_argument("--llama-python", help="Python of an environment with llama-cpp-python")
     args = parser.parse_args()
@@ -262,7 +270,7 @@ def main() -> None:
         for source in [real, *([] if args.quick or own else args.shapes)]:
             for kind in kinds:
                 for threads in args.threads[:1] if args.quick else args.threads:
-                    fast(source, kind, threads, rounds, figures, llama_python)
+                    fast(source, kind, threads, rounds, figures, llama_python, speed=args.speed)
 
 
 if __name__ == "__main__":

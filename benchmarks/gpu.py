@@ -1,7 +1,7 @@
 """Correctness and speed on an NVIDIA GPU.
 
     python benchmarks/gpu.py                 # all
-    python benchmarks/gpu.py --only golden   # or speed, or transformers
+    python benchmarks/gpu.py --only golden   # or speed, families, or transformers
 
 - golden: compares the logits of the tiny fixtures at every position, over chunks that cross pages,
   with transformers' in float32 (the relative L2 error must be below 3e-3), and those computed in a
@@ -9,6 +9,8 @@
 - speed: decodes at batch sizes 1 to 8, and prefills, with Llama-3.2-1B's shapes and random weights
   in float16 and 4 bits. Each figure comes with its share of the speed that memory bandwidth allows
   if weights, keys and values are read once per step; a step of prefill has 256 tokens.
+- families: the same for the shapes of Gemma 3 1B, and a quarter of Phi-4-mini and SmolLM3
+  (by layers), in 4 bits at batch size 1, after 128 and 4,000 tokens.
 - transformers: measures the same shapes in float16 in the same run: greedy decoding at batch size 1
   with torch.compile and a static cache, and prefill without them. Needs torch and transformers.
 
@@ -54,8 +56,6 @@ LLAMA_1B: dict[str, Any] = {
     "tie_word_embeddings": True,
     "position_embedding_base": 500000,
 }
-KV_BYTES = 2 * 2 * 16 * 8 * 64  # of a token
-WEIGHTS = 16 * (3072 + 2048 + 3 * 8192) * 2048  # of the layers
 FIXTURES = REPOSITORY / "tests" / "fixtures" / "architectures"
 CASES = [
     ("llama", "q0f16"), ("llama", "q4f16_1"), ("mistral", "q4f16_1"), ("qwen2", "q8f16_1"),
@@ -139,8 +139,10 @@ def golden() -> bool:
     return good
 
 
-def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
-    """Llama-3.2-1B's shapes with random weights on the GPU, and the bytes of its weights."""
+def random_model(
+    quantization: str, tokens: int, model_type: str = "llama", config: Any = None
+) -> tuple[Executor, int]:
+    """Llama-3.2-1B's shapes, or others, with random weights on the GPU, and their bytes."""
     from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
     from mlc_widget.engine.runtimes.tvm.compile import compile_module, make_program, trace
     from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
@@ -150,7 +152,7 @@ def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
     from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 
-    architecture = architecture_of("llama", LLAMA_1B)
+    architecture = architecture_of(model_type, config or LLAMA_1B)
     target = local_target()
     install(target.arch)
     weights = quantization_of(quantization)
@@ -172,7 +174,7 @@ def random_model(quantization: str, tokens: int) -> tuple[Executor, int]:
     nbytes = sum(a.nbytes for a in arrays)
     executor = CudaExecutor(
         compiled, architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
-        context=tokens, vocab=LLAMA_1B["vocab_size"], max_rows=MAX_ROWS,
+        context=tokens, vocab=architecture.shape.vocab_size, max_rows=MAX_ROWS,
         attention_rows=attention_rows(weights, "float16", target, architecture.shape),
         kv_dtype="float16",
     )  # fmt: skip
@@ -206,12 +208,22 @@ def median_of(step: Callable[[], None], repeat: int) -> float:
     return statistics.median(times)
 
 
-def decode(executor: Any, batch: int, nbytes: int, peak: float, name: str) -> float:
-    """Tokens per second of greedy decoding from 128 tokens on, all sequences together."""
-    pages = [list(range(64 * b, 64 * (b + 1))) for b in range(batch)]
+def token_bytes(executor: Any) -> int:
+    """The size of a token's keys and values."""
+    s = executor.shape
+    return int(2 * 2 * s.layers * s.kv_heads * s.head_dim)
+
+
+def decode(
+    executor: Any, batch: int, nbytes: int, peak: float, name: str, after: int = 128
+) -> float:
+    """Tokens per second of greedy decoding after some tokens, all sequences together."""
+    each = executor.pages // batch
+    pages = [list(range(each * b, each * (b + 1))) for b in range(batch)]
     for held in pages:
-        executor.run([Span([7] * 128, 0, held)])
-    length, tokens = 128, [5] * batch
+        for at in range(0, after, 128):
+            executor.run([Span([7] * min(128, after - at), at, held)])
+    length, tokens = after, [5] * batch
 
     def spans() -> list[Span]:
         return [Span([t], length, held, [0]) for t, held in zip(tokens, pages, strict=True)]
@@ -228,7 +240,7 @@ def decode(executor: Any, batch: int, nbytes: int, peak: float, name: str) -> fl
     median_of(step, 10)
     seconds = median_of(step, 100)
     alone = median_of(step_on_the_gpu, 50)
-    bound = (nbytes + batch * KV_BYTES * length) / peak
+    bound = (nbytes + batch * token_bytes(executor) * length) / peak
     print(
         f"{name} decode batch {batch}: {batch / seconds:8.0f} tok/s, {seconds * 1e3:.3f} ms a step "
         f"({alone * 1e3:.3f} without logits on the host), {bound / seconds:.0%} of the bound",
@@ -237,9 +249,9 @@ def decode(executor: Any, batch: int, nbytes: int, peak: float, name: str) -> fl
     return batch / seconds
 
 
-def prefill(executor: Executor, prompt: int, nbytes: int, peak: float, name: str) -> None:
+def prefill(executor: Any, prompt: int, nbytes: int, peak: float, name: str) -> None:
     """Time a prompt in chunks of 256."""
-    pages = list(range(64))
+    pages = list(range(-(-prompt // executor.page_size)))
     starts = range(0, prompt, 256)
 
     def run() -> None:
@@ -250,10 +262,9 @@ def prefill(executor: Executor, prompt: int, nbytes: int, peak: float, name: str
 
     run()
     seconds = median_of(run, 5)
-    bound = (len(starts) * nbytes + KV_BYTES * (sum(starts) + prompt)) / peak
-    products = 2 * WEIGHTS * prompt / seconds
+    bound = (len(starts) * nbytes + token_bytes(executor) * (sum(starts) + prompt)) / peak
     print(
-        f"{name} prefill {prompt}: {prompt / seconds:8.0f} tok/s, {products / 1e12:.0f} TFLOP/s, "
+        f"{name} prefill {prompt}: {prompt / seconds:8.0f} tok/s, "
         f"{bound / seconds:.0%} of the bound",
         flush=True,
     )
@@ -273,6 +284,22 @@ def speed() -> dict[str, float]:
             prefill(executor, prompt, nbytes, peak, quantization)
         del executor
     return result
+
+
+def families() -> None:
+    """Decode and prefill with shapes of other families."""
+    from _kernel_models import SHAPES, mlc_config
+
+    peak = bandwidth()
+    for name in ("Gemma-3-1B", "Phi-4-mini-8-layers", "SmolLM3-9-layers"):
+        config = mlc_config(name)
+        executor, nbytes = random_model(
+            "q4f16_1", 4352, SHAPES[name]["model_type"], config["model_config"]
+        )
+        for after in (128, 4000):
+            decode(executor, 1, nbytes, peak, f"{name} after {after}:", after)
+        prefill(executor, 1024, nbytes, peak, name)
+        del executor
 
 
 def transformers_decode() -> float:
@@ -326,7 +353,7 @@ def transformers_decode() -> float:
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", choices=("golden", "speed", "transformers"))
+    parser.add_argument("--only", choices=("golden", "speed", "families", "transformers"))
     only = parser.parse_args().only
     from mlc_widget.engine.runtimes.tvm.cuda.target import prepare
 
@@ -337,6 +364,8 @@ def main() -> None:
         return
     good = golden() if only in (None, "golden") else True
     ours = speed() if only in (None, "speed") else {}
+    if only in (None, "families"):
+        families()
     theirs = transformers_decode() if only in (None, "transformers") else 0.0
     if ours and theirs:
         print(f"decode at batch 1, float16: {ours['q0f16 batch 1'] / theirs:.2f} × transformers")

@@ -22,7 +22,9 @@ from pathlib import Path
 from _beside_llama import BUILD, compare, describe, llama_environment
 from _kernel_models import SHAPES, gguf_file, write_mlc
 
-FIGURES = ["decode 32", "decode 1000", "prefill 128", "prefill 512", "prefill 2000"]
+FIGURES = [
+    "decode 32", "decode 1000", "decode 4000", "prefill 128", "prefill 512", "prefill 2000",
+]  # fmt: skip
 
 
 def mlc_folder(name: str) -> Path:
@@ -34,11 +36,18 @@ def mlc_folder(name: str) -> Path:
 
 
 def measure_model(
-    name: str, threads: int, rounds: int, figures: Sequence[str], llama_python: str, *, pure: bool
+    name: str,
+    threads: int,
+    rounds: int,
+    figures: Sequence[str],
+    llama_python: str,
+    *,
+    pure: bool,
+    speed: bool,
 ) -> None:
     """Run and print all figures of one model at one number of threads."""
     file = gguf_file(name, "Q4_0 pure" if pure else "Q4_0", BUILD, llama_python)
-    compare(name, mlc_folder(name), file, threads, rounds, figures, llama_python)
+    compare(name, mlc_folder(name), file, threads, rounds, figures, llama_python, speed=speed)
 
 
 def main() -> None:
@@ -48,6 +57,7 @@ def main() -> None:
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=FIGURES)
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each figure")
     parser.add_argument("--pure", action="store_true", help="llama.cpp's output layer in Q4_0, too")
+    parser.add_argument("--speed", action="store_true", help="neither loads nor resident memory")
     parser.add_argument("--quick", action="store_true", help="the smallest model, few rounds")
     parser.add_argument("--llama-python", help="Python of an environment with llama-cpp-python")
     args = parser.parse_args()
@@ -58,7 +68,10 @@ def main() -> None:
     describe(llama_python)
     for name in args.models:
         for threads in args.threads:
-            measure_model(name, threads, args.rounds, args.figures, llama_python, pure=args.pure)
+            measure_model(
+                name, threads, args.rounds, args.figures, llama_python,
+                pure=args.pure, speed=args.speed,
+            )  # fmt: skip
 
 
 if __name__ == "__main__":

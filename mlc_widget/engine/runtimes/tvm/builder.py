@@ -58,24 +58,6 @@ class AttentionSpec:
         """``(query_heads, kv_heads, head_dim)``."""
         return self.query_heads, self.kv_heads, self.head_dim
 
-    def check_plain(self) -> None:
-        """Refuse features that a device without kernels for them has not.
-
-        Raises:
-            UnsupportedModelError: There is one; the message names it.
-        """
-        if self.scale is not None and self.scale != self.head_dim**-0.5:
-            unsupported(f"attention with a scale of {self.scale:g}", "head_dim ** -0.5")
-        if self.rotary is None:
-            unsupported("attention without rotary embeddings", "attention with them")
-        if self.rotary != 0 or self.tables != 1:
-            unsupported(f"{self.tables} rotary tables", "one")
-        if self.rotary_dims not in (None, self.head_dim):
-            unsupported("rotary embeddings for a part of each head", "those for all of it")
-        if self.soft_cap is not None:
-            unsupported(f"attention with a soft cap of {self.soft_cap:g}", "attention without")
-        self.check_sinks()
-
     def check_sinks(self) -> None:
         """Refuse sinks, for which there is no kernel.
 
@@ -151,9 +133,9 @@ class Builder(ABC):
         self.check_attention(spec)
         return Attention(self, spec, layer)
 
+    @abstractmethod
     def check_attention(self, spec: AttentionSpec) -> None:
         """Refuse attention for which this device has no kernel."""
-        spec.check_plain()
 
     @abstractmethod
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
@@ -190,7 +172,7 @@ class Builder(ABC):
 
     @abstractmethod
     def layer_norm(self, features: int, eps: float) -> Any:
-        """LayerNorm in float32, of one tensor or of the sum of three.
+        """LayerNorm of one tensor, for linear layers, or in float32 of the sum of three.
 
         With ``rows``, the indices of some rows of the one tensor, it is of those.
 

@@ -312,7 +312,7 @@ class RMSNorm(nn.Module):
 class OutputNorm(nn.Module):
     """residual + RMSNorm(x), in float32."""
 
-    def __init__(self, build: CpuBuilder, hidden_size: int, eps: float) -> None:
+    def __init__(self, build: Any, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.build, self.hidden_size, self.eps = build, hidden_size, eps
         self.weight = parameter(Vector(hidden_size))
@@ -327,7 +327,7 @@ class OutputNorm(nn.Module):
 class LayerNorm(nn.Module):
     """LayerNorm of one tensor or of the sum of three."""
 
-    def __init__(self, build: CpuBuilder, features: int, eps: float) -> None:
+    def __init__(self, build: Any, features: int, eps: float) -> None:
         super().__init__()
         self.build, self.features, self.eps = build, features, eps
         self.weight = parameter(Vector(features))
@@ -365,8 +365,7 @@ def paged_attention(
     """
     hq, _, d = spec.heads
     n = qkv.shape[0]
-    dims = 0 if spec.rotary is None else spec.rotary_dims or d
-    rotation = rope.Rotation(dims, spec.rotary or 0, spec.tables, int(rows.cos.shape[1]))
+    rotation = rotation_of(spec, rows)
     append = build.kernel(rope.make_rope_append, *spec.heads, build.isa, build.kv_dtype, rotation)
     q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
         append,
@@ -397,6 +396,12 @@ def paged_attention(
         [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, int64(layer)],
         Tensor.placeholder((n, pad(hq * d)), "float32"),
     )
+
+
+def rotation_of(spec: AttentionSpec, rows: Rows) -> rope.Rotation:
+    """How a layer rotates queries and keys, with the step's tables."""
+    dims = 0 if spec.rotary is None else spec.rotary_dims or spec.head_dim
+    return rope.Rotation(dims, spec.rotary or 0, spec.tables, int(rows.cos.shape[1]))
 
 
 def int64(value: int) -> Any:

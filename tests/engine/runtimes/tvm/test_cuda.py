@@ -33,8 +33,10 @@ from .conftest import (
     collect,
     executor_for,
     greedy,
+    ids_of,
     run_chunks,
     source_of,
+    text_of,
 )
 from .test_architectures import CHUNKS, FIXTURES, NAMES, data, folder_of  # noqa: F401
 
@@ -453,3 +455,24 @@ async def test_a_seed_gives_the_same_text_in_a_batch_on_a_gpu(folder_of, cache_d
         assert await asyncio.gather(*together) == alone
     finally:
         await runtime.unload()
+
+
+@needs_gpu
+async def test_drafts_change_no_bit_on_a_gpu(folder_of, cache_dir):  # noqa: F811
+    source = source_of(folder_of("llama", "q4f16_1"), numerics="fast")
+    prompt, few = [*range(10, 40)] * 2, dict.fromkeys((50, 51, 52), 100.0)
+    told: dict[str, list[tuple[list[int], str]]] = {}
+    for mode in ("disable", "always", "auto"):
+        runtime = TVMRuntime({"device": "cuda", "cache_dir": cache_dir, "speculative_mode": mode})
+        await runtime.load(source, Reports())
+        try:
+            accepted, told[mode] = 0, []
+            for changes in ({}, {"temperature": 1.0, "logit_bias": few}, {"logit_bias": few}):
+                sampling = greedy(max_tokens=120, **changes)
+                events = await collect(runtime, prompt, sampling)
+                told[mode].append((ids_of(events), text_of(events)))
+                accepted += events[-1].stats.accepted_draft_tokens
+            assert (accepted > 50) == (mode == "always") or mode == "auto"
+        finally:
+            await runtime.unload()
+    assert told["always"] == told["auto"] == told["disable"]

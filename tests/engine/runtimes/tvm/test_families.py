@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 from mlc_widget.engine.store.conversion import Conversion
 from mlc_widget.engine.store.stored_model import read_model
 from mlc_widget.engine.text.tokenizer import Tokenizer
@@ -131,11 +133,104 @@ def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_d
     assert np.array_equal(stepper.all("a"), alone)
 
 
-def opened(path: Path, cache_dir: Path) -> Any:
+needs_gpu = pytest.mark.skipif(not cuda.is_there(), reason="needs an NVIDIA GPU")
+
+
+def traced():
+    """Every family on both kinds of kernels; `make test` takes one with most of the operations."""
+    for name in NAMES:
+        for kv_dtype in ("float16", "float32"):
+            quick = (name, kv_dtype) == ("gemma2", "float16")
+            yield pytest.param(name, kv_dtype, marks=() if quick else pytest.mark.soak)
+
+
+@pytest.mark.parametrize(("name", "kv_dtype"), list(traced()))
+def test_every_family_is_traced_for_a_gpu(name, kv_dtype, folder_of):
+    from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+    from mlc_widget.engine.runtimes.tvm.compile import make_program, trace
+
+    config = json.loads((folder_of(name, "q0f32") / "mlc-chat-config.json").read_text())
+    architecture = architecture_of(config["model_type"], config["model_config"])
+    there = cuda.CudaTarget("sm_90", "x86_64-unknown-linux-gnu", "x86-64")
+    program = make_program(architecture, quantization_of("q4f16_1"), there, kv_dtype)
+    made = {v.name_hint for v in trace(program).get_global_vars()}
+    assert any(n.startswith("tensor_attention") for n in made) == (kv_dtype == "float16")
+    assert any(n.startswith("attention_") for n in made) == (kv_dtype == "float32")
+
+
+def gpu_combinations():
+    """Every family and quantization on tensor cores, and two with float32 pages on other kernels.
+
+    float32 activations take part where weights or pages are in float32.
+    """
+    for name in NAMES:
+        for quantization, kv_dtype in (
+            ("q0f16", "float16"), ("q4f16_1", "float16"), ("q8f16_1", "float16"),
+            ("q0f32", "float32"), ("q4f16_1", "float32"),
+        ):  # fmt: skip
+            yield pytest.param(name, quantization, kv_dtype, id=f"{name}-{quantization}-{kv_dtype}")
+
+
+def check_on_a_gpu(executor, prompt, expected, tolerance):
+    """The logits of all positions alone, in other chunks and in a batch."""
+    alone = run_chunks(executor, prompt, CHUNKS)
+    assert alone.shape == expected.shape
+    assert np.linalg.norm(alone - expected) < tolerance * np.linalg.norm(expected)
+    for chunks in ([1] * 84, [17, 15, 1, 1, 50], [83, 1]):
+        assert np.array_equal(run_chunks(executor, prompt, chunks), alone)
+    for others in ({"b": 1}, dict.fromkeys("bcdefgh", 1), {"b": 3, "c": 40}):
+        # decode steps of 2 and 8 rows, and steps whose kernels are those of many rows
+        stepper, at = Stepper(executor), 0
+        for n in [17, *[1] * 15, 30, 22]:
+            company = {o: [(i + at) % 60 for i in range(k)] for o, k in others.items()}
+            if max(others.values()) > 1 and at not in (0, 32):
+                company = {}
+            stepper.step(**company, a=prompt[at : at + n])
+            at += n
+        assert np.array_equal(stepper.all("a"), alone)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("name", "quantization", "kv_dtype"), list(gpu_combinations()))
+def test_golden_logits_on_a_gpu(name, quantization, kv_dtype, folder_of, cache_dir):
+    executor = executor_for(
+        folder_of(name, quantization), cache_dir, device="cuda", kv_cache_dtype=kv_dtype
+    )
+    reference = golden(name, "q0f32" if quantization == "q0f16" else quantization)
+    check_on_a_gpu(
+        executor, families.prompt(name), reference, 1e-4 if kv_dtype == "float32" else 5e-3
+    )
+
+
+@needs_gpu
+@pytest.mark.parametrize("kv_dtype", ["float16", "float32"])
+@pytest.mark.parametrize("head_dim", [64, 80, 144, 160, 256])
+def test_heads_of_all_sizes_on_a_gpu(head_dim, kv_dtype, tmp_path, cache_dir):
+    """Gemma 2 with windows and soft caps, beside the CPU."""
+    config = {**families.CONFIGS["gemma2"], "head_dim": head_dim}
+    with np.load(FIXTURES / "gemma2.npz") as file:
+        shapes = {key: tuple(shape) for key, shape in json.loads(str(file["shapes"])).items()}
+    for key, (outputs, *inputs) in shapes.items():
+        if any(part in key for part in ("q_proj", "k_proj", "v_proj")):
+            shapes[key] = (outputs // 16 * head_dim, *inputs)
+        if "o_proj" in key:
+            shapes[key] = (outputs, inputs[0] // 16 * head_dim)
+    source = transformers_folder(tmp_path / "source", "gemma2")
+    (source / "config.json").write_text(json.dumps(config))
+    hf_folders.write_tensors(source / "model.safetensors", families.state("gemma2", shapes))
+    with Conversion(source, "q4f16_1") as conversion:
+        conversion.run(tmp_path / "made", Tokenizer.from_folder(source), lambda done, total: None)
+    prompt = families.prompt("gemma2")
+    expected = run_chunks(executor_for(tmp_path / "made", cache_dir), prompt, CHUNKS).copy()
+    executor = executor_for(tmp_path / "made", cache_dir, device="cuda", kv_cache_dtype=kv_dtype)
+    check_on_a_gpu(executor, prompt, expected, 3e-3)
+
+
+def opened(path: Path, cache_dir: Path, **options: Any) -> Any:
     """The executor of a model on disk."""
     stored = read_model(path, {"numerics": "faithful"})
     source = ModelSource("m", path, stored.config, None, stored.open_weights)  # type: ignore[arg-type]
-    options = TVMOptions.parse({"cache_dir": cache_dir})
+    options = TVMOptions.parse({"cache_dir": cache_dir, **options})
     executor, _ = make_executor(source, options, Progress(Reports(), threading.Event()))
     executor.prepare()
     return executor
@@ -159,6 +254,14 @@ def test_a_gguf_file_gives_the_same_logits(name, tmp_path, cache_dir):
     alone = run_chunks(opened(file, cache_dir), families.prompt(name), CHUNKS)
     expected = golden(name, "q0f32")
     assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_IN_GGUF])
+def test_a_gguf_file_gives_the_same_logits_on_a_gpu(name, tmp_path, cache_dir):
+    file = write_family(tmp_path / f"{name}.gguf", families.CONFIGS[name], state(name))
+    executor = opened(file, cache_dir, device="cuda", kv_cache_dtype="float16")
+    check_on_a_gpu(executor, families.prompt(name), golden(name, "q0f32"), 5e-3)
 
 
 def test_mlcs_own_folder_of_gemma3_is_read(folder_of, tmp_path, cache_dir):

@@ -7,19 +7,59 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, f32, shuffle, shuffle_xor
+from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
+    WARP,
+    capped,
+    f32,
+    shuffle,
+    shuffle_xor,
+)
 from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
+from mlc_widget.engine.runtimes.tvm.kernels.rope import Rotation
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 THREADS = 256
 WARPS = THREADS // WARP
 
 
-def make_rope_append(HQ: int, HKV: int, D: int, dtype: str) -> Any:
+def make_rope_append(HQ: int, HKV: int, D: int, dtype: str, rotation: Rotation) -> Any:
     """Like the CPU's `make_rope_append`, with a block per row and a thread per pair or value."""
-    HALF = D // 2
+    R, HALF, REST = rotation.dims, rotation.dims // 2, D - rotation.dims
+    WIDTH = rotation.width or HALF
     PAIRS = (HQ + HKV) * HALF
-    TOTAL = PAIRS + HKV * D
+    KEPT = PAIRS + (HQ + HKV) * REST  # those that are not rotated
+    TOTAL = KEPT + HKV * D
+
+    @T.inline
+    def pair(QKV, COS, SIN, POS, Q, KP, C, layer, i, page, offset, at):
+        """Rotate a pair of a head's dimensions."""
+        h: T.let = at // HALF
+        d: T.let = at % HALF
+        angle: T.let = rotation.row(POS[i], C)
+        a: T.let = QKV[i, h * D + d]
+        b: T.let = QKV[i, h * D + HALF + d]
+        c: T.let = COS[angle, d]
+        s: T.let = SIN[angle, d]
+        if h < HQ:
+            Q[i, h * D + d] = a * c - b * s
+            Q[i, h * D + HALF + d] = b * c + a * s
+        else:
+            KP[page, layer, h - HQ, d, offset] = T.Cast(dtype, a * c - b * s)
+            KP[page, layer, h - HQ, HALF + d, offset] = T.Cast(dtype, b * c + a * s)
+
+    @T.inline
+    def kept(QKV, Q, KP, layer, i, page, offset, at):
+        """Copy a dimension that is not rotated."""
+        h: T.let = at // REST
+        d: T.let = R + at % REST
+        if h < HQ:
+            Q[i, h * D + d] = QKV[i, h * D + d]
+        else:
+            KP[page, layer, h - HQ, d, offset] = T.Cast(dtype, QKV[i, h * D + d])
+
+    @T.inline
+    def value(QKV, VP, layer, i, page, offset, at):
+        VP[page, layer, at // D, offset, at % D] = T.Cast(dtype, QKV[i, (HQ + HKV) * D + at])
 
     @T.prim_func(s_tir=True)
     def rope_append(
@@ -39,8 +79,8 @@ def make_rope_append(HQ: int, HKV: int, D: int, dtype: str) -> Any:
         LAYERS = T.int64()
         PAGES = T.int64()
         QKV = T.match_buffer(qkv, (n, pad((HQ + 2 * HKV) * D)), "float32")
-        COS = T.match_buffer(cos, (C, HALF), "float32")
-        SIN = T.match_buffer(sin, (C, HALF), "float32")
+        COS = T.match_buffer(cos, (C, WIDTH), "float32")
+        SIN = T.match_buffer(sin, (C, WIDTH), "float32")
         POS = T.match_buffer(position, (n,), "int32")
         SLOT = T.match_buffer(slot, (n,), "int32")
         KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), dtype)
@@ -55,31 +95,27 @@ def make_rope_append(HQ: int, HKV: int, D: int, dtype: str) -> Any:
                         at: T.let = bx * THREADS + tx
                         page: T.let = SLOT[i] // PAGE
                         offset: T.let = SLOT[i] % PAGE
-                        if at < PAIRS:
-                            h: T.let = at // HALF
-                            d: T.let = at % HALF
-                            a: T.let = QKV[i, h * D + d]
-                            b: T.let = QKV[i, h * D + HALF + d]
-                            c: T.let = COS[POS[i], d]
-                            s: T.let = SIN[POS[i], d]
-                            if h < HQ:
-                                Q[i, h * D + d] = a * c - b * s
-                                Q[i, h * D + HALF + d] = b * c + a * s
-                            else:
-                                KP[page, layer, h - HQ, d, offset] = T.Cast(dtype, a * c - b * s)
-                                KP[page, layer, h - HQ, HALF + d, offset] = T.Cast(
-                                    dtype, b * c + a * s
-                                )
-                        elif at < TOTAL:
-                            v: T.let = at - PAIRS
-                            VP[page, layer, v // D, offset, v % D] = T.Cast(
-                                dtype, QKV[i, (HQ + HKV) * D + v]
-                            )
+                        if HALF > 0 and at < PAIRS:
+                            pair(QKV, COS, SIN, POS, Q, KP, C, layer, i, page, offset, at)
+                        if REST > 0 and at >= PAIRS and at < KEPT:
+                            kept(QKV, Q, KP, layer, i, page, offset, at - PAIRS)
+                        if at >= KEPT and at < TOTAL:
+                            value(QKV, VP, layer, i, page, offset, at - KEPT)
 
-    return rope_append.with_attr("global_symbol", f"rope_append_{HQ}_{HKV}_{D}")
+    name = f"rope_append_{HQ}_{HKV}_{D}{rotation.suffix(D)}"
+    return rope_append.with_attr("global_symbol", name)
 
 
-def make_attention(HQ: int, HKV: int, D: int, dtype: str, window: int | None) -> Any:
+def make_attention(
+    HQ: int,
+    HKV: int,
+    D: int,
+    dtype: str,
+    window: int | None,
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> Any:
     """Like the CPU's `make_attention` with one row per tile, and a block per row and query head.
 
     Warp w takes pages w, w + 8, … of those that the row sees, ascending, and keeps for them the
@@ -89,7 +125,10 @@ def make_attention(HQ: int, HKV: int, D: int, dtype: str, window: int | None) ->
     """
     G, HALF, DV = HQ // HKV, D // 2, -(-D // WARP)
     PADDING = pad(HQ * D) - HQ * D
-    scale = D**-0.5 * LOG2E
+    factor = float((scale or D**-0.5) * LOG2E)
+
+    def scored(product: Any) -> Any:
+        return product if cap is None else capped(product, cap * LOG2E)
 
     @T.prim_func(s_tir=True)
     def attention(
@@ -147,7 +186,7 @@ def make_attention(HQ: int, HKV: int, D: int, dtype: str, window: int | None) ->
                             if j * THREADS + tx < D:
                                 query[j * THREADS + tx] = Q[
                                     row, h * D + j * THREADS + tx
-                                ] * T.float32(scale)
+                                ] * T.float32(factor)
                         T.evaluate(T.tvm_storage_sync("shared"))
                         top[0] = T.float32(-1e30)
                         total[0] = T.float32(0)
@@ -163,7 +202,7 @@ def make_attention(HQ: int, HKV: int, D: int, dtype: str, window: int | None) ->
                                     score[0] = score[0] + query[half * HALF + d] * f32(
                                         KP[page, layer, h // G, half * HALF + d, key]
                                     )
-                                score[0] = score[0] + shuffle_xor(score[0], 16)
+                                score[0] = scored(score[0] + shuffle_xor(score[0], 16))
                                 if at > pos or at < first:
                                     score[0] = T.float32(-1e30)
                                 most[0] = T.max(score[0], shuffle_xor(score[0], 8))
@@ -210,4 +249,5 @@ def make_attention(HQ: int, HKV: int, D: int, dtype: str, window: int | None) ->
                         if h == HQ - 1 and tx < PADDING:
                             Y[row, HQ * D + tx] = T.float32(0)
 
-    return attention.with_attr("global_symbol", f"attention_{HQ}_{HKV}_{D}_{window or 0}")
+    name = f"attention_{HQ}_{HKV}_{D}_{window or 0}"
+    return attention.with_attr("global_symbol", name + ("" if cap is None else "_capped"))

@@ -6,9 +6,13 @@ arrays to the elements whose use it sees, and does not see uses through a pointe
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.builder import Activation
+from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E
 
 WARP = 32
 _OVERLAPPED = {"tirx.kernel_launch_params": ["tirx.use_programtic_dependent_launch"]}
@@ -34,13 +38,27 @@ def f32(value: Any) -> Any:
     return T.Cast("float32", value)
 
 
-def silu(value: Any) -> Any:
-    """SiLU: x / (1 + e^-x)."""
-    return value / (T.float32(1) + T.exp(T.float32(0) - value))
+def activated(value: Any, kind: Activation) -> Any:
+    """``kind(value)``; see `kernels.activation` for the definitions."""
+    if kind == "gelu":
+        return value * T.float32(0.5) * (T.float32(1) + T.erf(value * T.float32(math.sqrt(0.5))))
+    power = T.float32(0) - value
+    if kind == "gelu_tanh":
+        inner = value + T.float32(0.044715) * (value * value * value)
+        power = inner * T.float32(-2 * math.sqrt(2 / math.pi))
+    return value / (T.float32(1) + T.exp(power))
 
 
-def saturated(value: Any) -> Any:
-    """Convert to float16, saturating at its largest number."""
+def capped(value: Any, cap: float) -> Any:
+    """``cap * tanh(value / cap)``."""
+    power = T.min(T.max(value * T.float32(2 * LOG2E / cap), T.float32(-126)), T.float32(126))
+    return T.float32(cap) - T.float32(2 * cap) / (T.float32(1) + T.exp2(power))
+
+
+def saturated(value: Any, dtype: str = "float16") -> Any:
+    """Convert to float16, saturating at its largest number; or leave a float32 as it is."""
+    if dtype == "float32":
+        return value
     return T.Cast("float16", T.min(T.max(value, T.float32(-65504)), T.float32(65504)))
 
 

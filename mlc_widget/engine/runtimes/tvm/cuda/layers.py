@@ -6,6 +6,7 @@ Activations here are float32; `tensor_layers` has the layers for tensor cores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
@@ -24,8 +25,21 @@ from mlc_widget.engine.runtimes.tvm.cuda.embedding import (
     make_embedding_codes,
     make_embedding_floats,
 )
+from mlc_widget.engine.runtimes.tvm.cuda.features import (
+    make_activation,
+    make_finish_logits,
+    make_gate,
+    make_scale,
+)
 from mlc_widget.engine.runtimes.tvm.cuda.matmul import make_matmul_codes, make_matmul_floats
-from mlc_widget.engine.runtimes.tvm.cuda.rows import make_head_norm, make_rms_norm, make_silu_mul
+from mlc_widget.engine.runtimes.tvm.cuda.rows import (
+    make_head_norm,
+    make_joint_norm,
+    make_layer_norm,
+    make_rms_norm,
+    make_rms_norm_add,
+)
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import MOST_DIMS
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
@@ -34,9 +48,11 @@ class CudaBuilder(Builder):
     """Makes the layers and operations of one model for a GPU.
 
     Attributes:
+        dtype: The dtype of the inputs of linear layers.
         overlapped: Whether a kernel may start while the previous one is still running.
     """
 
+    dtype = "float32"
     overlapped = False
 
     def __init__(self, quantization: Quantization, *, kv_dtype: str = "float16") -> None:
@@ -56,36 +72,57 @@ class CudaBuilder(Builder):
 
     def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
         """A `CudaGatedLinear`."""
-        check_silu(activation)
-        return CudaGatedLinear(self, inputs, features, features)
+        return CudaGatedLinear(self, inputs, features, activation)
 
     def output_norm(self, features: int, eps: float) -> Any:
-        """Refused."""
-        unsupported("norms after a block", "norms before it")
+        """A `CudaOutputNorm`."""
+        return CudaOutputNorm(self, features, eps)
 
     def layer_norm(self, features: int, eps: float) -> Any:
-        """Refused."""
-        unsupported("LayerNorm", "RMSNorm")
+        """A `CudaLayerNorm`."""
+        return CudaLayerNorm(self, features, eps)
 
     def head_norm(self, features: int, eps: float) -> Any:
         """A `CudaRMSNorm` whose weight is for `norm_heads`."""
         return CudaRMSNorm(self, features, eps)
 
+    def check_attention(self, spec: AttentionSpec) -> None:
+        """Refuse attention with sinks, and heads that are too large for a thread's registers."""
+        spec.check_sinks()
+        if spec.head_dim > MOST_DIMS:
+            unsupported(f"heads of {spec.head_dim} dimensions", f"up to {MOST_DIMS}")
+
     def activation(self, x: Tensor, activation: Activation) -> Tensor:
-        """Refused."""
-        unsupported(f"layers with {activation} and without a gate", "gated layers with silu")
+        """The activation, for a linear layer."""
+        kernel = self.kernel(
+            make_activation,
+            int(x.shape[1]),
+            activation,
+            dtype=self.dtype,
+            overlapped=self.overlapped,
+        )
+        return self.call(kernel, [x], x.shape, self.dtype)
 
     def scaled(self, x: Tensor, factor: float, residual: Tensor | None = None) -> Tensor:
-        """Refused, but for a factor of 1."""
-        if factor != 1.0 or residual is not None:
-            unsupported(f"hidden states that are multiplied by {factor:g}", "models without")
-        return x
+        """Factor · x (+ residual), in float32."""
+        if factor == 1.0 and residual is None:
+            return x
+        kernel = self.kernel(
+            make_scale,
+            int(x.shape[1]),
+            factor,
+            added=residual is not None,
+            overlapped=self.overlapped,
+        )
+        return self.call(kernel, [x] if residual is None else [x, residual], x.shape)
 
     def finish_logits(self, logits: Tensor, factor: float, soft_cap: float | None) -> Tensor:
-        """Refused, if there is something to do."""
-        if factor != 1.0 or soft_cap is not None:
-            unsupported("logits with a factor or a soft cap", "models without")
-        return logits
+        """Factor · logits, and then the soft cap, if there is one, in place."""
+        if factor == 1.0 and soft_cap is None:
+            return logits
+        kernel = self.kernel(make_finish_logits, int(logits.shape[1]), factor, soft_cap)
+        made = Tensor.placeholder(logits.shape, "float32")
+        return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], [logits], [0], made)
 
     def norm_into(self, norm: Any, x: Tensor, rows: Tensor, out: Tensor) -> Tensor:
         """Refused."""
@@ -94,10 +131,9 @@ class CudaBuilder(Builder):
     def norm_heads(
         self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, *, together: bool = False
     ) -> Tensor:
-        """Apply RMSNorm to each query head and key head of `qkv`, in place."""
-        if together:
-            unsupported("a norm of all heads together", "norms of each head")
-        kernel = self.kernel(make_head_norm, *spec.heads, q_norm.eps)
+        """Apply RMSNorm to each query head and key head of `qkv`, or to all together, in place."""
+        make = make_joint_norm if together else make_head_norm
+        kernel = self.kernel(make, *spec.heads, q_norm.eps)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)
@@ -106,7 +142,8 @@ class CudaBuilder(Builder):
         """Rotate, append to the pages and attend, like `layers.paged_attention`."""
         hq, hkv, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
-        append = self.kernel(make_rope_append, hq, hkv, d, self.kv_dtype)
+        rotation = layers.rotation_of(spec, rows)
+        append = self.kernel(make_rope_append, hq, hkv, d, self.kv_dtype, rotation)
         q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
             append,
             append.attrs["global_symbol"],
@@ -120,20 +157,23 @@ class CudaBuilder(Builder):
                 Tensor.placeholder(rows.v_pages.shape, self.kv_dtype),
             ],
         )  # fmt: skip
-        attend = self.kernel(make_attention, hq, hkv, d, self.kv_dtype, spec.window)
+        attend = self.kernel(
+            make_attention,
+            *spec.heads,
+            self.kv_dtype,
+            spec.window,
+            scale=spec.scale,
+            cap=spec.soft_cap,
+        )
         args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
         return self.call(attend, args, (n, pad(hq * d)))
 
-    def call(self, kernel: Any, args: list[Any], shape: tuple[Any, ...]) -> Tensor:
-        """Call a kernel that returns float32."""
-        out = Tensor.placeholder(shape, "float32")
+    def call(
+        self, kernel: Any, args: list[Any], shape: Sequence[Any], dtype: str = "float32"
+    ) -> Tensor:
+        """Call a kernel that returns a tensor."""
+        out = Tensor.placeholder(shape, dtype)
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
-
-
-def check_silu(activation: str) -> None:
-    """Refuse gated layers with other activations, for which there are no kernels yet."""
-    if activation != "silu":
-        unsupported(f"gated layers with {activation}", "silu")
 
 
 class CudaLinear(layers.Linear):
@@ -155,12 +195,18 @@ class CudaLinear(layers.Linear):
 
 
 class CudaGatedLinear(CudaLinear):
-    """silu(gate) · up. The first output is gate, the second up."""
+    """activation(gate) · up. The first output is gate, the second up."""
+
+    def __init__(
+        self, build: CudaBuilder, inputs: int, features: int, activation: Activation
+    ) -> None:
+        super().__init__(build, inputs, features, features)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(M, pad(inputs)) → (M, pad(features))."""
         both, features = super().forward(x), self.n // 2
-        kernel = self.build.kernel(make_silu_mul, features)
+        kernel = self.build.kernel(make_gate, features, self.activation)
         return self.build.call(kernel, [both], (both.shape[0], features))
 
 
@@ -184,21 +230,52 @@ class CudaEmbedding(CudaLinear):
 
 
 class CudaRMSNorm(layers.RMSNorm):
-    """RMSNorm of all rows or of some, with a result of some dtype."""
-
-    dtype = "float32"
+    """RMSNorm of all rows or of some, for linear layers."""
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """(n, pad(hidden)) → the same, or (m, pad(hidden)) for (m,) int32 `rows`."""
-        kernel = self.build.kernel(
+        build = self.build
+        kernel = build.kernel(
             make_rms_norm,
             self.hidden_size,
             self.eps,
             rows=rows is not None,
-            dtype=self.dtype,
-            overlapped=self.build.overlapped,
+            dtype=build.dtype,
+            overlapped=build.overlapped,
         )
         args = [x, *([] if rows is None else [rows]), self.weight]
         count = (x if rows is None else rows).shape[0]
-        out = Tensor.placeholder((count, pad(self.hidden_size)), self.dtype)
-        return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
+        return build.call(kernel, args, (count, pad(self.hidden_size)), build.dtype)
+
+
+class CudaOutputNorm(layers.OutputNorm):
+    """residual + RMSNorm(x), in float32."""
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(n, pad(hidden)) twice → the same."""
+        build = self.build
+        kernel = build.kernel(
+            make_rms_norm_add, self.hidden_size, self.eps, overlapped=build.overlapped
+        )
+        return build.call(kernel, [x, self.weight, residual], x.shape)
+
+
+class CudaLayerNorm(layers.LayerNorm):
+    """LayerNorm of one tensor's rows or of some of them, for linear layers."""
+
+    def forward(self, *x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """(n, pad(features)) → the same, or (m, pad(features)) for (m,) int32 `rows`."""
+        build = self.build
+        if len(x) != 1:
+            unsupported("LayerNorm of a sum", "that of one tensor")
+        kernel = build.kernel(
+            make_layer_norm,
+            self.features,
+            self.eps,
+            rows=rows is not None,
+            dtype=build.dtype,
+            overlapped=build.overlapped,
+        )
+        args = [x[0], *([] if rows is None else [rows]), self.weight, self.bias]
+        count = (x[0] if rows is None else rows).shape[0]
+        return build.call(kernel, args, (count, pad(self.features)), build.dtype)

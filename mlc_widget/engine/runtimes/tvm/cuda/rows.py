@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Norms and activations on float32 rows.
+"""Norms of float32 rows.
 
 As on the CPU, the result of a row depends only on that row, bit for bit: the threads of a block
 always divide a row's reduction in the same way, whatever the number of rows.
@@ -16,8 +16,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     await_inputs,
     fetch4,
     named,
+    saturated,
     shuffle_xor,
-    silu,
     start_next,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
@@ -26,26 +26,24 @@ THREADS = 256
 WARPS = THREADS // WARP
 
 
-def make_silu_mul(IP: int) -> Any:
-    """Like the CPU's `make_silu_mul`, with a thread per feature."""
+@T.inline
+def sum_up(part, sums, which, tx):
+    """Make ``part[0]`` the sum of all threads' values.
 
-    @T.prim_func(s_tir=True)
-    def silu_mul(x: T.handle, y: T.handle):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        M = T.int64()
-        X = T.match_buffer(x, (M, 2 * IP), "float32")
-        Y = T.match_buffer(y, (M, IP), "float32")
-        for m in T.thread_binding(M, thread="blockIdx.y"):
-            for bx in T.thread_binding(-(-IP // THREADS), thread="blockIdx.x"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    with T.sblock("feature"):
-                        T.reads()
-                        T.writes()
-                        k: T.let = bx * THREADS + tx
-                        if k < IP:
-                            Y[m, k] = silu(X[m, k]) * X[m, IP + k]
-
-    return silu_mul.with_attr("global_symbol", f"silu_mul_{IP}")
+    The lanes of a warp are summed in a tree (distances 16 … 1), then warps ascending; ``sums`` has
+    a row in shared memory for each such sum of a kernel.
+    """
+    part[0] = part[0] + shuffle_xor(part[0], 16)
+    part[0] = part[0] + shuffle_xor(part[0], 8)
+    part[0] = part[0] + shuffle_xor(part[0], 4)
+    part[0] = part[0] + shuffle_xor(part[0], 2)
+    part[0] = part[0] + shuffle_xor(part[0], 1)
+    if tx % WARP == 0:
+        sums[which, tx // WARP] = part[0]
+    T.evaluate(T.tvm_storage_sync("shared"))
+    part[0] = T.float32(0)
+    for j in T.unroll(WARPS):
+        part[0] = part[0] + sums[which, j]
 
 
 def make_rms_norm(
@@ -53,8 +51,7 @@ def make_rms_norm(
 ) -> Any:
     """Like the CPU's `make_rms_norm`, with a result of some dtype and a block per row.
 
-    Order of the sum of squares: thread t sums features t, t + 256, … ascending; the lanes of a warp
-    are summed in a tree (distances 16 … 1), then warps ascending.
+    Order of the sum of squares: thread t sums features t, t + 256, … ascending, then `sum_up`.
     """
     HP = pad(H)
     HELD = -(-HP // THREADS)
@@ -65,7 +62,7 @@ def make_rms_norm(
             T.reads()
             T.writes()
             part = T.sblock_alloc_buffer((1,), "float32", scope="local")
-            sums = T.sblock_alloc_buffer((WARPS,), "float32", scope="shared")
+            sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
             held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
             T.evaluate(await_inputs())
             T.evaluate(start_next())
@@ -76,21 +73,11 @@ def make_rms_norm(
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
                     part[0] = part[0] + held[j] * held[j]
-            part[0] = part[0] + shuffle_xor(part[0], 16)
-            part[0] = part[0] + shuffle_xor(part[0], 8)
-            part[0] = part[0] + shuffle_xor(part[0], 4)
-            part[0] = part[0] + shuffle_xor(part[0], 2)
-            part[0] = part[0] + shuffle_xor(part[0], 1)
-            if tx % WARP == 0:
-                sums[tx // WARP] = part[0]
-            T.evaluate(T.tvm_storage_sync("shared"))
-            part[0] = T.float32(0)
-            for j in T.unroll(WARPS):
-                part[0] = part[0] + sums[j]
+            sum_up(part, sums, 0, tx)
             inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(H) + T.float32(eps))
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
-                    Y[m, j * THREADS + tx] = T.Cast(dtype, held[j] * inv * W[j * THREADS + tx])
+                    Y[m, j * THREADS + tx] = saturated(held[j] * inv * W[j * THREADS + tx], dtype)
 
     if rows:
 
@@ -121,6 +108,119 @@ def make_rms_norm(
                 row(X, W, Y, m, m, tx)
 
     return named(rms_norm, f"rms_norm_{H}_{dtype}", overlapped=overlapped)
+
+
+def make_rms_norm_add(H: int, eps: float, *, overlapped: bool = False) -> Any:
+    """Like the CPU's `make_rms_norm_add`, with a block per row; sums as in `make_rms_norm`."""
+    HP = pad(H)
+    HELD = -(-HP // THREADS)
+
+    @T.prim_func(s_tir=True)
+    def rms_norm_add(x: T.handle, w: T.handle, r: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, HP), "float32")
+        W = T.match_buffer(w, (HP,), "float32")
+        R = T.match_buffer(r, (M, HP), "float32")
+        Y = T.match_buffer(y, (M, HP), "float32")
+        for m in T.thread_binding(M, thread="blockIdx.x"):
+            for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                with T.sblock("row"):
+                    T.reads()
+                    T.writes()
+                    part = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                    sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
+                    held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
+                    T.evaluate(await_inputs())
+                    T.evaluate(start_next())
+                    part[0] = T.float32(0)
+                    for j in T.unroll(HELD):
+                        if j * THREADS + tx < HP:
+                            held[j] = fetch4(T.address_of(X[m, j * THREADS + tx]))
+                            part[0] = part[0] + held[j] * held[j]
+                    sum_up(part, sums, 0, tx)
+                    inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(H) + T.float32(eps))
+                    for j in T.unroll(HELD):
+                        if j * THREADS + tx < HP:
+                            k: T.let = j * THREADS + tx
+                            Y[m, k] = held[j] * inv * W[k] + fetch4(T.address_of(R[m, k]))
+
+    return named(rms_norm_add, f"rms_norm_add_{H}", overlapped=overlapped)
+
+
+def make_layer_norm(
+    H: int, eps: float, *, rows: bool, dtype: str = "float32", overlapped: bool = False
+) -> Any:
+    """Like the CPU's `make_layer_norm` of one tensor, with a block per row.
+
+    Order of both sums, that of the features and that of the squares of their differences from the
+    mean: thread t sums features t, t + 256, … ascending, then `sum_up`.
+    """
+    HP = pad(H)
+    HELD = -(-HP // THREADS)
+
+    @T.inline
+    def row(X, W, B, Y, source, m, tx):
+        with T.sblock("row"):
+            T.reads()
+            T.writes()
+            part = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            mean = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            sums = T.sblock_alloc_buffer((2, WARPS), "float32", scope="shared")
+            held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
+            T.evaluate(await_inputs())
+            T.evaluate(start_next())
+            part[0] = T.float32(0)
+            for j in T.unroll(HELD):
+                held[j] = T.float32(0)
+                if j * THREADS + tx < H:
+                    held[j] = fetch4(T.address_of(X[source, j * THREADS + tx]))
+                part[0] = part[0] + held[j]
+            sum_up(part, sums, 0, tx)
+            mean[0] = part[0] / T.float32(H)
+            part[0] = T.float32(0)
+            for j in T.unroll(HELD):
+                if j * THREADS + tx < H:
+                    held[j] = held[j] - mean[0]
+                    part[0] = part[0] + held[j] * held[j]
+            sum_up(part, sums, 1, tx)
+            inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(H) + T.float32(eps))
+            for j in T.unroll(HELD):
+                if j * THREADS + tx < HP:
+                    k: T.let = j * THREADS + tx
+                    Y[m, k] = saturated(held[j] * inv * W[k] + B[k], dtype)
+
+    if rows:
+
+        @T.prim_func(s_tir=True)
+        def layer_norm(x: T.handle, ids: T.handle, w: T.handle, b: T.handle, y: T.handle):
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            N = T.int64()
+            M = T.int64()
+            X = T.match_buffer(x, (N, HP), "float32")
+            IDS = T.match_buffer(ids, (M,), "int32")
+            W = T.match_buffer(w, (HP,), "float32")
+            B = T.match_buffer(b, (HP,), "float32")
+            Y = T.match_buffer(y, (M, HP), dtype)
+            for m in T.thread_binding(M, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    row(X, W, B, Y, IDS[m], m, tx)
+
+        return named(layer_norm, f"layer_norm_rows_{H}_{dtype}", overlapped=overlapped)
+
+    @T.prim_func(s_tir=True)
+    def layer_norm(x: T.handle, w: T.handle, b: T.handle, y: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, HP), "float32")
+        W = T.match_buffer(w, (HP,), "float32")
+        B = T.match_buffer(b, (HP,), "float32")
+        Y = T.match_buffer(y, (M, HP), dtype)
+        for m in T.thread_binding(M, thread="blockIdx.x"):
+            for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                row(X, W, B, Y, m, m, tx)
+
+    return named(layer_norm, f"layer_norm_{H}_{dtype}", overlapped=overlapped)
 
 
 def make_head_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:
@@ -163,3 +263,47 @@ def make_head_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:
                                 )
 
     return head_norm.with_attr("global_symbol", f"head_norm_{HQ}_{HKV}_{D}")
+
+
+def make_joint_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:
+    """Like the CPU's `make_head_norm` of all heads together, with a block for queries or keys.
+
+    Order of the sum of squares: thread t sums features t, t + 256, … ascending, then `sum_up`.
+    """
+
+    @T.inline
+    def normalize(X, W, m, start, tx, WIDTH):
+        with T.sblock("heads"):
+            T.reads()
+            T.writes()
+            part = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
+            part[0] = T.float32(0)
+            for j in T.serial(-(-WIDTH // THREADS)):
+                if j * THREADS + tx < WIDTH:
+                    v: T.let = X[m, start + j * THREADS + tx]
+                    part[0] = part[0] + v * v
+            sum_up(part, sums, 0, tx)
+            inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(WIDTH) + T.float32(eps))
+            for j in T.serial(-(-WIDTH // THREADS)):
+                if j * THREADS + tx < WIDTH:
+                    X[m, start + j * THREADS + tx] = (
+                        X[m, start + j * THREADS + tx] * inv * W[j * THREADS + tx]
+                    )
+
+    @T.prim_func(s_tir=True)
+    def joint_norm(x: T.handle, wq: T.handle, wk: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        X = T.match_buffer(x, (M, pad((HQ + 2 * HKV) * D)), "float32")
+        WQ = T.match_buffer(wq, (pad(HQ * D),), "float32")
+        WK = T.match_buffer(wk, (pad(HKV * D),), "float32")
+        for m in T.thread_binding(M, thread="blockIdx.x"):
+            for part in T.thread_binding(2, thread="blockIdx.y"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    if part == 0:
+                        normalize(X, WQ, m, 0, tx, HQ * D)
+                    else:
+                        normalize(X, WK, m, HQ * D, tx, HKV * D)
+
+    return joint_norm.with_attr("global_symbol", f"joint_norm_{HQ}_{HKV}_{D}")

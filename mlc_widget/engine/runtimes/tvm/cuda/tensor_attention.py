@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     WARP,
     await_inputs,
+    capped,
     fetch8,
     fetch16,
     mma,
@@ -18,7 +19,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     shuffle_xor,
     start_next,
 )
-from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
+from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 SLOTS = 16
@@ -35,13 +36,29 @@ def rows_of(group: int) -> int:
     return SLOTS // heads_of(group)
 
 
+MOST_DIMS = 256
+"""The largest dimension of a head; of more, a thread's registers cannot hold the output."""
+
+
 def warps_of(D: int) -> int:
     """The number of warps of a block, such that the results of half of them fit in its memory."""
-    return 16 if D <= 64 else 8 if D <= 128 else 4
+    return 16 if D <= 64 else 8
+
+
+def chunks_at_once(D: int) -> int:
+    """How many chunks of 16 dimensions of a page a warp loads before it uses them."""
+    chunks = D // 16
+    return chunks if D <= 128 else max(n for n in (1, 2, 3, 4) if chunks % n == 0)
 
 
 def make_tensor_attention(
-    HQ: int, HKV: int, D: int, window: int | None, *, overlapped: bool = False
+    HQ: int,
+    HKV: int,
+    D: int,
+    window: int | None,
+    *,
+    cap: float | None = None,
+    overlapped: bool = False,
 ) -> Any:
     """Attention of rows over pages, with a block per tile and key head (or 16 of its query heads).
 
@@ -49,7 +66,8 @@ def make_tensor_attention(
     ascending, and keeps for them each slot's running maximum m, sum l of 2 ^ (score - m), and
     output o:
 
-        score   the sum over dimensions, 16 at a time ascending, one mma after the other, from 0
+        score   the sum over dimensions, 16 at a time ascending, one mma after the other, from 0;
+                then the soft cap, if there is one
         l       the sum of 2 ^ (score - m) lane by lane, for 4 tokens of a page each; at the end a
                 tree over the four lanes of a slot
         o       + weights (rounded to float16) · values, a page's 16 tokens in one mma
@@ -65,7 +83,9 @@ def make_tensor_attention(
     PARTS = -(-G // HEADS)
     WARPS = warps_of(D)
     LEVELS = WARPS.bit_length() - 1
-    CHUNKS = D // 16
+    CHUNKS, ONCE = D // 16, chunks_at_once(D)
+    # More than 48 KiB are only to be had as dynamic shared memory.
+    SHARED = "shared" if D <= 128 else "shared.dyn"
     OUT = D // 2  # the number of values of the output in a lane
     PADDING = pad(HQ * D) - HQ * D
 
@@ -109,37 +129,53 @@ def make_tensor_attention(
             o[d // 2 * 4 + half * 2 + d % 2] = o[d // 2 * 4 + half * 2 + d % 2] * shrink
 
     @T.inline
+    def load(PAGES, words, layer, h, page, lane, first):
+        """Load the lane's words of chunks first … first + ONCE - 1 of a page."""
+        for c in T.unroll(ONCE):
+            at: T.let = ((first + c) * WARP + lane) * 8
+            row: T.let = at // PAGES.shape[4]
+            T.evaluate(
+                fetch16(words, c * 4, T.address_of(PAGES[page, layer, h, row, at % PAGES.shape[4]]))
+            )
+
+    @T.inline
     def page_of(KP, VP, q, k, v, s, a, o, top, most, total, layer, h, page, lane, key, pos):
-        for c in T.unroll(CHUNKS):
-            at: T.let = (c * WARP + lane) * 8
-            T.evaluate(fetch16(k, c * 4, T.address_of(KP[page, layer, h, at // PAGE, at % PAGE])))
-        for c in T.unroll(CHUNKS):
-            at: T.let = (c * WARP + lane) * 8
-            T.evaluate(fetch16(v, c * 4, T.address_of(VP[page, layer, h, at // D, at % D])))
         for i in T.unroll(8):
             s[i] = T.float32(0)
-        for c in T.unroll(CHUNKS):
-            T.evaluate(mma(s, 0, q, c * 4, k, c * 4))
-            T.evaluate(mma(s, 4, q, c * 4, k, c * 4 + 2))
+        if ONCE == CHUNKS:  # all loads are under way before the first is needed
+            load(KP, k, layer, h, page, lane, 0)
+            load(VP, v, layer, h, page, lane, 0)
+        for part in T.unroll(CHUNKS // ONCE):
+            if ONCE < CHUNKS:
+                load(KP, k, layer, h, page, lane, part * ONCE)
+            for c in T.unroll(ONCE):
+                T.evaluate(mma(s, 0, q, (part * ONCE + c) * 4, k, c * 4))
+                T.evaluate(mma(s, 4, q, (part * ONCE + c) * 4, k, c * 4 + 2))
+        if cap is not None:
+            for i in T.unroll(8):
+                s[i] = capped(s[i], cap * LOG2E)
         soften(s, o, top, most, total, 0, key, pos[0])
         soften(s, o, top, most, total, 1, key, pos[1])
         for i in T.unroll(4):
             a[i] = pack2(s[i * 2], s[i * 2 + 1])
-        for c in T.unroll(CHUNKS):
-            T.evaluate(mma(o, c * 8, a, 0, v, c * 4))
-            T.evaluate(mma(o, c * 8 + 4, a, 0, v, c * 4 + 2))
+        for part in T.unroll(CHUNKS // ONCE):
+            if ONCE < CHUNKS:
+                load(VP, v, layer, h, page, lane, part * ONCE)
+            for c in T.unroll(ONCE):
+                T.evaluate(mma(o, (part * ONCE + c) * 8, a, 0, v, c * 4))
+                T.evaluate(mma(o, (part * ONCE + c) * 8 + 4, a, 0, v, c * 4 + 2))
 
     @T.inline
     def hand_on(handed, o, top, most, total, warp, lane, half):
         """Pass the results of warps half … 2 half - 1 to warps 0 … half - 1."""
-        T.evaluate(T.tvm_storage_sync("shared"))
+        T.evaluate(T.tvm_storage_sync(SHARED))
         if warp >= half and warp < half * 2:
             for d in T.unroll(OUT):
                 handed[warp - half, d, lane] = o[d]
             for i in T.unroll(2):
                 handed[warp - half, OUT + i, lane] = top[i]
                 handed[warp - half, OUT + 2 + i, lane] = total[i]
-        T.evaluate(T.tvm_storage_sync("shared"))
+        T.evaluate(T.tvm_storage_sync(SHARED))
         if warp < half:
             for i in T.unroll(2):
                 most[0] = T.max(top[i], handed[warp, OUT + i, lane])
@@ -185,8 +221,8 @@ def make_tensor_attention(
                         T.reads()
                         T.writes()
                         words = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
-                        keys = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
-                        values = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
+                        keys = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
+                        values = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
                         both = T.sblock_alloc_buffer((2,), "uint32", scope="local")
                         a = T.sblock_alloc_buffer((4,), "uint32", scope="local")
                         s = T.sblock_alloc_buffer((8,), "float32", scope="local")
@@ -196,7 +232,7 @@ def make_tensor_attention(
                         most = T.sblock_alloc_buffer((1,), "float32", scope="local")
                         pos = T.sblock_alloc_buffer((2,), "int32", scope="local")
                         handed = T.sblock_alloc_buffer(
-                            (WARPS // 2, OUT + 4, WARP), "float32", scope="shared"
+                            (WARPS // 2, OUT + 4, WARP), "float32", scope=SHARED
                         )
                         T.evaluate(await_inputs())
                         T.evaluate(start_next())
@@ -260,5 +296,5 @@ def make_tensor_attention(
                             for i in T.serial(count):
                                 Y[first + i, HQ * D + tx] = T.float16(0)
 
-    name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}"
+    name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}" + ("" if cap is None else "_capped")
     return named(attention, name, overlapped=overlapped)

@@ -17,12 +17,14 @@ from tvm.relax.frontend.nn import Tensor, op
 from mlc_widget.engine.runtimes.tvm.builder import Activation, AttentionSpec, Rows, parameter
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
-from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm, check_silu
+from mlc_widget.engine.runtimes.tvm.cuda.features import make_rounding
+from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import make_tensor_attention, rows_of
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import make_tensor_matmul
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_append
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
+from mlc_widget.engine.runtimes.tvm.layers import rotation_of
 from mlc_widget.engine.runtimes.tvm.layouts import Vector
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
@@ -58,6 +60,8 @@ def attention_rows(
 class TensorBuilder(CudaBuilder):
     """Makes the layers and operations of one model for tensor cores."""
 
+    dtype = "float16"
+
     def __init__(self, quantization: Quantization, *, overlapped: bool = False) -> None:
         super().__init__(quantization, kv_dtype="float16")
         self.overlapped = overlapped
@@ -68,23 +72,21 @@ class TensorBuilder(CudaBuilder):
 
     def gated_linear(self, inputs: int, features: int, activation: Activation) -> Any:
         """A `TensorGatedLinear`."""
-        check_silu(activation)
-        return TensorGatedLinear(self, inputs, features, features)
+        return TensorGatedLinear(self, inputs, features, activation)
 
     def embedding(self, vocab_size: int, hidden_size: int) -> Any:
         """A `TensorEmbedding`."""
         return TensorEmbedding(self, vocab_size, hidden_size)
 
-    def rms_norm(self, features: int, eps: float) -> Any:
-        """A `TensorRMSNorm`."""
-        return TensorRMSNorm(self, features, eps)
-
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
         """Rotate, append to the pages and attend, like `layers.paged_attention`, in float16."""
-        hq, hkv, d = spec.heads
+        hq, _, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
-        added = {"overlapped": self.overlapped}
-        append = self.kernel(make_tensor_rope_append, hq, hkv, d, **added)
+        added: dict[str, Any] = {"overlapped": self.overlapped}
+        rotation = rotation_of(spec, rows)
+        append = self.kernel(
+            make_tensor_rope_append, *spec.heads, rotation, scale=spec.scale, **added
+        )
         q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
             append,
             append.attrs["global_symbol"],
@@ -98,16 +100,18 @@ class TensorBuilder(CudaBuilder):
                 Tensor.placeholder(rows.v_pages.shape, "float16"),
             ],
         )  # fmt: skip
-        attend = self.kernel(make_tensor_attention, hq, hkv, d, spec.window, **added)
+        attend = self.kernel(
+            make_tensor_attention, *spec.heads, spec.window, cap=spec.soft_cap, **added
+        )
         args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
         out = Tensor.placeholder((n, pad(hq * d)), "float16")
         return op.tensor_ir_op(attend, attend.attrs["global_symbol"], args, out)
 
 
 class TensorLinear(nn.Module):
-    """y = x · Wᵀ (+ bias) (+ residual) in float32, of float16 rows."""
+    """y = x · Wᵀ (+ bias) (+ residual) in float32, of rows that are or become float16."""
 
-    gated = False
+    activation: Activation | None = None
 
     def __init__(
         self,
@@ -139,6 +143,9 @@ class TensorLinear(nn.Module):
         self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
+        if x.dtype == "float32":  # a residual stream without a norm
+            rounding = self.build.kernel(make_rounding, self.k, overlapped=self.build.overlapped)
+            x = self.build.call(rounding, [x], x.shape, "float16")
         kernel = self.build.kernel(
             make_tensor_matmul,
             self.k,
@@ -146,7 +153,7 @@ class TensorLinear(nn.Module):
             self.quantization.bits,
             residual=residual is not None,
             bias=self.bias is not None,
-            gated=self.gated,
+            activation=self.activation,
             overlapped=self.build.overlapped,
         )
         name = kernel.attrs["global_symbol"]
@@ -167,9 +174,13 @@ class TensorLinear(nn.Module):
 
 
 class TensorGatedLinear(TensorLinear):
-    """silu(gate) · up in float16. The first output is gate, the second up, of the same size."""
+    """f(gate) · up in float16. The first output is gate, the second up, of the same size."""
 
-    gated = True
+    def __init__(
+        self, build: TensorBuilder, inputs: int, features: int, activation: Activation
+    ) -> None:
+        super().__init__(build, inputs, features, features)
+        self.activation = activation
 
     def _made(self, rows: Any) -> Tensor:
         return Tensor.placeholder((rows, self.n // 2), "float16")
@@ -188,9 +199,3 @@ class TensorEmbedding(TensorLinear):
         args = [ids, *(self.weights() if q.coded else (self.weight,))]
         out = Tensor.placeholder((ids.shape[0], self.k), "float32")
         return op.tensor_ir_op(kernel, kernel.attrs["global_symbol"], args, out)
-
-
-class TensorRMSNorm(CudaRMSNorm):
-    """RMSNorm of all rows or of some, with a result in float16."""
-
-    dtype = "float16"

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""Linear layers on tensor cores: y = x · Wᵀ (+ bias) (+ residual), or silu(gate) · up of both.
+"""Linear layers on tensor cores: y = x · Wᵀ (+ bias) (+ residual), or f(gate) · up of both.
 
 x is (M, K) float16. W has a layout of `fragments` and is converted to float16 (for codes, (code -
-zero) · scale is rounded). Products are added in float32, and y is float32 (silu(gate) · up is
+zero) · scale is rounded). Products are added in float32, and y is float32 (f(gate) · up is
 float16). The rows of W are those of A in `intrinsics.mma`; eight rows of x are the columns of B.
 
 There are two kernels, for few and for many rows; both compute the same bits for a row, whatever the
@@ -20,6 +20,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from mlc_widget.engine.runtimes.tvm.builder import Activation
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, named
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_few import make_few
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_many import across, make_many, threads
@@ -35,21 +36,21 @@ def make_tensor_matmul(
     *,
     residual: bool,
     bias: bool,
-    gated: bool = False,
+    activation: Activation | None = None,
     overlapped: bool = False,
 ) -> Any:
     """A PrimFunc (x, w, s, b, r, y) for weights of 4, 8 or 16 bits.
 
     Args:
         K: The number of inputs, a multiple of 32.
-        N: The number of outputs, a multiple of 32; with `gated`, gates, then ups, each padded.
+        N: The number of outputs, a multiple of 32; with `activation`, gates, then ups, each padded.
         bits: The size of a weight; 16 is float16.
         residual: Whether r, (M, N) float32, is added; if not, x is passed for r and not read.
         bias: Whether b, (N,) float32, is added; if not, x is passed for b and not read.
-        gated: Whether y is silu(gate) · up, (M, N / 2) float16; if not, it is (M, N) float32.
+        activation: The f of y = f(gate) · up, (M, N / 2) float16; without, y is (M, N) float32.
         overlapped: Whether `few` reads its first weights while the previous kernel is running.
     """
-    shape = MatmulShape(K, N, bits, residual, bias, gated)
+    shape = MatmulShape(K, N, bits, residual, bias, activation)
     few, many = make_few(shape), make_many(shape)
     OUT, THREADS = shape.outputs, threads(shape)
     BLOCKS = -(-OUT // (64 // shape.tiles * across(shape)))
@@ -70,7 +71,7 @@ def make_tensor_matmul(
         RES = T.match_buffer(
             r, (M, N) if residual else (M, r1), "float32" if residual else "float16"
         )
-        Y = T.match_buffer(y, (M, OUT), "float16" if gated else "float32")
+        Y = T.match_buffer(y, (M, OUT), "float16" if shape.gated else "float32")
         if M <= FEW:
             for by in T.thread_binding((M + 7) // 8, thread="blockIdx.y"):
                 for bx in T.thread_binding(OUT // 16, thread="blockIdx.x"):

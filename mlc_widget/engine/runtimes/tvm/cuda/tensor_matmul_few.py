@@ -18,8 +18,6 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     load8,
     mma,
     opaque,
-    saturated,
-    silu,
     start_next,
     stream16,
 )
@@ -172,7 +170,7 @@ def _make_use(shape: MatmulShape) -> Any:
 
 def _make_sum_up(shape: MatmulShape) -> Any:
     TILES, OUT = shape.tiles, shape.outputs
-    bias, residual, gated = shape.bias, shape.residual, shape.gated
+    bias, residual, gated, gate = shape.bias, shape.residual, shape.gated, shape.gate
 
     @T.inline
     def sum_up(B, RES, Y, sums, total, M, bx, row, tx):
@@ -190,7 +188,7 @@ def _make_sum_up(shape: MatmulShape) -> Any:
                 if residual:
                     total[0] = total[0] + RES[m, n]
                 if gated:
-                    Y[m, n] = saturated(silu(total[0]) * total[TILES - 1])
+                    Y[m, n] = gate(total[0], total[TILES - 1])
                 else:
                     Y[m, n] = total[0]
 

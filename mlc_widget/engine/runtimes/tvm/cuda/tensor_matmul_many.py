@@ -19,8 +19,6 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     load8,
     load16,
     mma,
-    saturated,
-    silu,
     start_next,
 )
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import (
@@ -174,6 +172,7 @@ def _make_add(shape: MatmulShape) -> Any:
 
 def _make_write(shape: MatmulShape) -> Any:
     OUT, bias, residual, gated = shape.outputs, shape.bias, shape.residual, shape.gated
+    gate = shape.gate
 
     @T.inline
     def write(Y, B, RES, M, total, t, v, up, m, n):
@@ -186,7 +185,7 @@ def _make_write(shape: MatmulShape) -> Any:
             if residual:
                 total[v] = total[v] + RES[m, n]
             if gated:
-                Y[m, n] = saturated(silu(total[v]) * total[v + up])
+                Y[m, n] = gate(total[v], total[v + up])
             else:
                 Y[m, n] = total[v]
 

@@ -8,8 +8,15 @@ from typing import Any, Final
 
 from tvm.script import tirx as T
 
+from mlc_widget.engine.runtimes.tvm.builder import Activation
 from mlc_widget.engine.runtimes.tvm.cuda.fragments import STEP, steps_of
-from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import decode4, decode8, fetch16
+from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
+    activated,
+    decode4,
+    decode8,
+    fetch16,
+    saturated,
+)
 
 SLICES: Final = 16
 """Runs of steps that are summed by themselves."""
@@ -25,7 +32,7 @@ class MatmulShape:
         bits: Of a weight.
         residual: Whether a residual is added.
         bias: Whether a bias is added.
-        gated: Whether silu(gate) · up is made.
+        activation: The f of f(gate) · up, if that is made; None for x · Wᵀ.
     """
 
     K: int
@@ -33,7 +40,17 @@ class MatmulShape:
     bits: int
     residual: bool
     bias: bool
-    gated: bool
+    activation: Activation | None
+
+    @property
+    def gated(self) -> bool:
+        """Whether W has gates and ups."""
+        return self.activation is not None
+
+    def gate(self, gate: Any, up: Any) -> Any:
+        """f(gate) · up in float16."""
+        assert self.activation is not None
+        return saturated(activated(gate, self.activation) * up)
 
     @property
     def steps(self) -> int:
@@ -79,7 +96,9 @@ class MatmulShape:
     @property
     def name(self) -> str:
         """The kernel's name."""
-        name = f"tensor_matmul_{self.bits}_{self.K}_{self.N}" + ("_gated" if self.gated else "")
+        name = f"tensor_matmul_{self.bits}_{self.K}_{self.N}" + (
+            f"_{self.activation}" if self.gated else ""
+        )
         return name + ("_bias" if self.bias else "") + ("_residual" if self.residual else "")
 
     def weight(self, f: Any, w: Any, at: Any, s: Any, scale: Any, h: Any, q: Any) -> Any:

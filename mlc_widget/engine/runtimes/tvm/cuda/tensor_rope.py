@@ -9,7 +9,7 @@ the size applies:
     values    (D / 16, 32 lanes, 2, 2, 2): of 8 and 8 dimensions, the g-th of tokens 2 j, 2 j + 1,
               2 j + 8 and 2 j + 9
 
-Queries are scaled by log2(e) / sqrt(D) and rounded to float16.
+Queries are scaled by log2(e) times the layer's factor of scores, and rounded to float16.
 """
 
 from __future__ import annotations
@@ -26,17 +26,28 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     start_next,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
+from mlc_widget.engine.runtimes.tvm.kernels.rope import Rotation
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 THREADS = 256
 
 
-def make_tensor_rope_append(HQ: int, HKV: int, D: int, *, overlapped: bool = False) -> Any:
+def make_tensor_rope_append(
+    HQ: int,
+    HKV: int,
+    D: int,
+    rotation: Rotation,
+    *,
+    scale: float | None = None,
+    overlapped: bool = False,
+) -> Any:
     """Like `attention.make_rope_append`, with pages and queries for `make_tensor_attention`."""
-    HALF = D // 2
+    R, HALF, REST = rotation.dims, rotation.dims // 2, D - rotation.dims
+    WIDTH = rotation.width or HALF
     PAIRS = (HQ + HKV) * HALF
-    TOTAL = PAIRS + HKV * D
-    scale = D**-0.5 * LOG2E
+    KEPT = PAIRS + (HQ + HKV) * REST  # those that are not rotated
+    TOTAL = KEPT + HKV * D
+    factor = float((scale or D**-0.5) * LOG2E)
 
     def key_at(token: Any, d: Any) -> Any:
         lane = token % 8 * 4 + d % 16 // 4
@@ -45,6 +56,43 @@ def make_tensor_rope_append(HQ: int, HKV: int, D: int, *, overlapped: bool = Fal
     def value_at(token: Any, d: Any) -> Any:
         lane = d % 8 * 4 + token % 8 // 2
         return (d // 16 * WARP + lane) * 8 + d % 16 // 8 * 4 + token // 8 * 2 + token % 2
+
+    @T.inline
+    def put(Q, KP, layer, i, page, token, h, d, value):
+        """Store a dimension of a query or key."""
+        if h < HQ:
+            Q[i, h * D + d] = T.Cast("float16", value * T.float32(factor))
+        else:
+            to: T.let = key_at(token, d)
+            KP[page, layer, h - HQ, to // PAGE, to % PAGE] = T.Cast("float16", value)
+
+    @T.inline
+    def pair(QKV, COS, SIN, POS, Q, KP, C, layer, i, page, token, at):
+        """Rotate a pair of a head's dimensions."""
+        h: T.let = at // HALF
+        d: T.let = at % HALF
+        angle: T.let = rotation.row(POS[i], C)
+        a: T.let = fetch4(T.address_of(QKV[i, h * D + d]))
+        b: T.let = fetch4(T.address_of(QKV[i, h * D + HALF + d]))
+        c: T.let = COS[angle, d]
+        s: T.let = SIN[angle, d]
+        put(Q, KP, layer, i, page, token, h, d, a * c - b * s)
+        put(Q, KP, layer, i, page, token, h, HALF + d, b * c + a * s)
+
+    @T.inline
+    def kept(QKV, Q, KP, layer, i, page, token, at):
+        """Copy a dimension that is not rotated."""
+        h: T.let = at // REST
+        d: T.let = R + at % REST
+        a: T.let = fetch4(T.address_of(QKV[i, h * D + d]))
+        put(Q, KP, layer, i, page, token, h, d, a)
+
+    @T.inline
+    def value(QKV, VP, layer, i, page, token, at):
+        to: T.let = value_at(token, at % D)
+        VP[page, layer, at // D, to // D, to % D] = T.Cast(
+            "float16", fetch4(T.address_of(QKV[i, (HQ + HKV) * D + at]))
+        )
 
     @T.prim_func(s_tir=True)
     def rope_append(
@@ -64,8 +112,8 @@ def make_tensor_rope_append(HQ: int, HKV: int, D: int, *, overlapped: bool = Fal
         LAYERS = T.int64()
         PAGES = T.int64()
         QKV = T.match_buffer(qkv, (n, pad((HQ + 2 * HKV) * D)), "float32")
-        COS = T.match_buffer(cos, (C, HALF), "float32")
-        SIN = T.match_buffer(sin, (C, HALF), "float32")
+        COS = T.match_buffer(cos, (C, WIDTH), "float32")
+        SIN = T.match_buffer(sin, (C, WIDTH), "float32")
         POS = T.match_buffer(position, (n,), "int32")
         SLOT = T.match_buffer(slot, (n,), "int32")
         KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), "float16")
@@ -82,35 +130,12 @@ def make_tensor_rope_append(HQ: int, HKV: int, D: int, *, overlapped: bool = Fal
                         at: T.let = bx * THREADS + tx
                         page: T.let = SLOT[i] // PAGE
                         token: T.let = SLOT[i] % PAGE
-                        if at < PAIRS:
-                            h: T.let = at // HALF
-                            d: T.let = at % HALF
-                            a: T.let = fetch4(T.address_of(QKV[i, h * D + d]))
-                            b: T.let = fetch4(T.address_of(QKV[i, h * D + HALF + d]))
-                            c: T.let = COS[POS[i], d]
-                            s: T.let = SIN[POS[i], d]
-                            if h < HQ:
-                                Q[i, h * D + d] = T.Cast(
-                                    "float16", (a * c - b * s) * T.float32(scale)
-                                )
-                                Q[i, h * D + HALF + d] = T.Cast(
-                                    "float16", (b * c + a * s) * T.float32(scale)
-                                )
-                            else:
-                                low: T.let = key_at(token, d)
-                                high: T.let = key_at(token, HALF + d)
-                                KP[page, layer, h - HQ, low // PAGE, low % PAGE] = T.Cast(
-                                    "float16", a * c - b * s
-                                )
-                                KP[page, layer, h - HQ, high // PAGE, high % PAGE] = T.Cast(
-                                    "float16", b * c + a * s
-                                )
-                        elif at < TOTAL:
-                            v: T.let = at - PAIRS
-                            to: T.let = value_at(token, v % D)
-                            VP[page, layer, v // D, to // D, to % D] = T.Cast(
-                                "float16", fetch4(T.address_of(QKV[i, (HQ + HKV) * D + v]))
-                            )
+                        if HALF > 0 and at < PAIRS:
+                            pair(QKV, COS, SIN, POS, Q, KP, C, layer, i, page, token, at)
+                        if REST > 0 and at >= PAIRS and at < KEPT:
+                            kept(QKV, Q, KP, layer, i, page, token, at - PAIRS)
+                        if at >= KEPT and at < TOTAL:
+                            value(QKV, VP, layer, i, page, token, at - KEPT)
 
-    name = f"tensor_rope_append_{HQ}_{HKV}_{D}"
+    name = f"tensor_rope_append_{HQ}_{HKV}_{D}{rotation.suffix(D)}"
     return named(rope_append, name, overlapped=overlapped)

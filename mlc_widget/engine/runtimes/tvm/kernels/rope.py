@@ -39,6 +39,13 @@ class Rotation:
     tables: int = 1
     width: int = 0
 
+    def row(self, position: Any, rows: Any) -> Any:
+        """The row of a position in this layer's table, of all tables' `rows`."""
+        position = T.Cast("int64", position)
+        if self.tables == 1:
+            return position
+        return rows // self.tables * self.table + position
+
     def suffix(self, head_dim: int) -> str:
         """The end of a kernel's name."""
         if (self.dims, self.tables) == (head_dim, 1):
@@ -72,13 +79,6 @@ def make_rope_append(
             return T.call_llvm_pure_intrin(VEC, f"llvm.fma.v{L}f32", a, b, c)
         return a * b + c
 
-    def first(position: Any, rows: Any) -> Any:
-        """The row of a position in this layer's table."""
-        position = T.Cast("int64", position)
-        if rotation.tables == 1:
-            return position
-        return rows // rotation.tables * rotation.table + position
-
     @T.inline
     def row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, C, i):
         with T.sblock("row"):
@@ -86,7 +86,7 @@ def make_rope_append(
             T.writes()
             page: T.let = SLOT[i] // PAGE
             offset: T.let = SLOT[i] % PAGE
-            angle: T.let = first(POS[i], C)
+            angle: T.let = rotation.row(POS[i], C)
             for h in T.serial(HQ):
                 for d in T.unroll(HALF // L):
                     a: T.let = QKV.vload([i, h * D + d * L], VEC)
