@@ -68,7 +68,7 @@ def _list(options: argparse.Namespace) -> None:
             when = _ago(entry.last_used) if entry.whole else "incomplete"
             if entry.program:
                 when = f"{when}, of {entry.program}"
-            facts = facts_of(entry.files) if entry.whole else ModelFacts()
+            facts = _facts_of(entry) if entry.whole else ModelFacts()
             add(entry.name, entry.nbytes, facts, entry.nbytes, when)
     _print_table(rows)
     if packed := list(copies()):
@@ -117,7 +117,7 @@ def _info(options: argparse.Namespace) -> None:
         owner = f", among the models of {entry.program}" if entry.program else ""
         print(f"on this disk: {', '.join(details)}{owner}")
         if entry.whole:
-            _print_facts(facts_of(entry.files))
+            _print_facts(_facts_of(entry))
             print(f"fits this machine: {_fits(entry.nbytes)}")
         print(*entry.files, sep="\n")
     if name in builtin_models():
@@ -133,6 +133,12 @@ def _info(options: argparse.Namespace) -> None:
             _print_facts(facts_of(files))
             return
         _show_repository(name, known=bool(entries))
+
+
+def _facts_of(entry: InventoryEntry) -> ModelFacts:
+    """What a model's files say of it, and what its package says of its licence."""
+    facts = facts_of(entry.files)
+    return facts if facts.licence else replace(facts, licence=plain(entry.licence))
 
 
 def _print_facts(facts: ModelFacts) -> None:

@@ -26,7 +26,7 @@ _MOST_FILES: Final = 10_000
 _LARGEST_INDEX: Final = 1 << 24
 _REMEMBERED_S: Final = 5.0
 
-Kind = Literal["hub", "wheel", "other"]
+Kind = Literal["hub", "wheel", "converted", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class InventoryEntry:
         whole: Whether it is all there. What is not is continued by the next download.
         program: The other program that it belongs to; "" if it is in our caches or the Hub's.
         remedy: How that program's models are removed.
+        licence: What its package says of its licence.
     """
 
     name: str
@@ -55,6 +56,7 @@ class InventoryEntry:
     whole: bool = True
     program: str = ""
     remedy: str = ""
+    licence: str = ""
 
 
 def inventory() -> list[InventoryEntry]:
@@ -62,6 +64,8 @@ def inventory() -> list[InventoryEntry]:
     found = [*_of_hub(hub_cache_root())]
     with contextlib.suppress(OSError):
         found += _of_wheels(user_cache_root() / "wheels")
+    with contextlib.suppress(OSError):
+        found += _of_conversions(user_cache_root() / "converted")
     for model in foreign_models():
         folder, files = model.files[0].parent, list(model.files)
         with contextlib.suppress(OSError):
@@ -91,7 +95,11 @@ def model_choices() -> list[str]:
     now = time.monotonic()
     if _choices is None or now - _choices[0] > _REMEMBERED_S:
         by_id = {plain_id(s): name for name, m in catalogue().items() for s in m.sources}
-        here = [by_id.get(plain_id(e.name), e.name) for e in inventory() if e.whole]
+        here = [
+            by_id.get(plain_id(e.name), e.name)
+            for e in inventory()
+            if e.whole and e.kind != "converted"
+        ]
         _choices = now, list(dict.fromkeys([*builtin_models(), *catalogue(), *here]))
     return list(_choices[1])
 
@@ -166,7 +174,17 @@ def _of_wheels(root: Path) -> Iterator[InventoryEntry]:
                 inner = [f"{value['folder']}/{name}" for name in value["files"]]
                 if inner and all(_is_below(name) for name in inner):
                     model_id = f"PYPI://{folder.name}=={version}/{member}"
-                    yield _entry(model_id, "wheel", folder, [folder / n for n in inner], True)
+                    entry = _entry(model_id, "wheel", folder, [folder / n for n in inner], True)
+                    licence = value.get("licence")
+                    yield replace(entry, licence=licence if isinstance(licence, str) else "")
+
+
+def _of_conversions(root: Path) -> Iterator[InventoryEntry]:
+    """Models that were converted from safetensors as they were loaded, by their folders' paths."""
+    for folder in sorted(root.iterdir()):
+        if not folder.name.startswith(".") and (folder / CONFIG_FILE).is_file():
+            with contextlib.suppress(OSError):
+                yield _entry(str(folder), "converted", folder, _files_below(folder), True)
 
 
 def _is_below(name: str) -> bool:

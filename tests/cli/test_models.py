@@ -135,6 +135,46 @@ def test_removal_leaves_the_rest(caches: Path, capsys: pytest.CaptureFixture[str
     assert inventory.inventory() == []
 
 
+def test_the_licence_of_a_package_is_shown(
+    caches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = wheel_file(caches).parents[2] / "index.json"
+    for licence, shown in (("MIT-0", "MIT-0"), ("\x1b[2JMIT\n" + "x" * 99, "[2JMIT"), (3, "")):
+        entries = json.loads(index.read_text())
+        for entry in entries.values():
+            entry["licence"] = licence
+        index.write_text(json.dumps(entries))
+        lines = [line for line in run(capsys, "list").splitlines() if "PYPI://tiny" in line]
+        assert len(lines) == 1
+        assert shown in lines[0]
+        assert "\x1b" not in lines[0]
+
+
+def test_converted_models_are_listed_and_removed(
+    caches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = caches / "home" / "converted"
+    for name, quantization in (("tiny-q4f16_1-abc", "q4f16_1"), ("tiny-q0f16-abc", "q0f16")):
+        (root / name).mkdir(parents=True)
+        config = {"model_type": "llama", "quantization": quantization, "context_window_size": 64}
+        (root / name / "mlc-chat-config.json").write_text(json.dumps(config))
+        (root / name / "params_shard_0.bin").write_bytes(bytes(4_000_000))
+    (root / "half").mkdir()
+    (root / ".tiny.1.part").mkdir()
+    (root / ".tiny.1.part" / "mlc-chat-config.json").write_text("{}")
+    first, second = root / "tiny-q0f16-abc", root / "tiny-q4f16_1-abc"
+    lines = {line.split()[0]: line for line in run(capsys, "list").splitlines()}
+    assert {name for name in lines if "converted" in name} == {str(first), str(second)}
+    assert lines[str(second)].split()[1:6] == ["4", "MB", "llama", "q4f16_1", "64"]
+    assert "on this disk" in run(capsys, "info", str(first))
+    with FileLock(root / f"{first.name}.lock"):
+        assert "by another process" in run(capsys, "rm", str(first), status=2)
+    assert "removed" in run(capsys, "rm", str(first))
+    assert not first.exists()
+    assert second.exists()
+    assert str(second) not in inventory.model_choices()
+
+
 def test_packed_weights_are_shown_and_go_with_their_model(
     caches: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

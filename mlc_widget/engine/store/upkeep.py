@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.store.packed_weights import remove_copies_of
 from mlc_widget.engine.store.transfer import content_digest, is_digest
+from mlc_widget.models import CONFIG_FILE
 from mlc_widget.models.inventory import InventoryEntry, wheel_index
 
 
@@ -28,6 +30,8 @@ def remove(entry: InventoryEntry) -> None:
         raise BadRequestError(f"{entry.name} is a model of {entry.program}.", param="model_id")
     if entry.kind == "wheel":
         _remove_of_wheel(entry)
+    elif entry.kind == "converted":
+        _remove_conversion(entry)
     else:
         _remove_of_hub(entry)
     remove_copies_of(packed)
@@ -89,6 +93,13 @@ def _is_linked(folder: Path, blob: Path) -> bool:
         if any(Path(at, name).resolve() == blob for name in names):
             return True
     return False
+
+
+def _remove_conversion(entry: InventoryEntry) -> None:
+    folder = entry.folder
+    with _locked(folder.with_name(f"{folder.name}.lock"), entry.name):
+        (folder / CONFIG_FILE).unlink(missing_ok=True)  # what is left is not taken for a model
+        shutil.rmtree(folder)
 
 
 def _remove_of_wheel(entry: InventoryEntry) -> None:

