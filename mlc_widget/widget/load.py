@@ -12,6 +12,7 @@ import traitlets
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.widget.base import EngineWidget
 from mlc_widget.widget.link import link_of
+from mlc_widget.widget.page_session import in_marimo, show_in_marimo
 from mlc_widget.widget.stand_in import show_widget
 from mlc_widget.widget.terminal import TerminalProgress
 from mlc_widget.widget.transcript_output import in_notebook
@@ -63,6 +64,8 @@ def display_load_progress(engine: object) -> Callable[[], object]:
         from IPython.display import display
 
         display(LoadProgress(engine))  # type: ignore[no-untyped-call]
+    elif in_marimo():
+        show_in_marimo(LoadProgress(engine))
     elif sys.stderr is not None and sys.stderr.isatty():
         return partial(TerminalProgress(link_of(engine), sys.stderr).join, _LAST_LINE_S)
     return lambda: None

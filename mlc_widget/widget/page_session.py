@@ -83,3 +83,14 @@ def why_no_page() -> str | None:
         "Streamlit cannot show Jupyter widgets: use st.chat_input, and st.write_stream with the "
         "engine's stream."
     )
+
+
+def in_marimo() -> bool:
+    """Whether a cell of marimo is running."""
+    marimo = sys.modules.get("marimo")
+    return marimo is not None and bool(marimo.running_in_notebook())
+
+
+def show_in_marimo(widget: object) -> None:
+    """Display a widget below marimo's running cell."""
+    sys.modules["marimo"].output.append(widget)

@@ -32,7 +32,7 @@ from .table import PAGE, Result, write_page
 APPS = Path(__file__).parent / "apps"
 BIN = Path(sys.executable).parent
 DEADLINE_S = 60
-SCRIPT = {"text": "word ", "repeat": 1000, "pace_s": 0.03, "load_s": 3}
+SCRIPT = {"text": "word ", "repeat": 1000, "pace_s": 0.03, "load_s": 8}
 expect.set_options(timeout=DEADLINE_S * 1000)
 
 
@@ -134,8 +134,10 @@ def length(page: Page) -> int:
 
 
 def check_chat(browser: Browser, url: str, result: Result) -> None:
-    """The load, a growing reply, Stop, a second page beside the first, light and dark."""
+    """The chat, a growing reply, Stop, and a second page beside the first, light and dark."""
     page = new_page(browser, url)
+    if result.host == "marimo":  # whose page is there while the model loads
+        expect(page.locator(".mlcw-load").get_by_role("progressbar")).to_be_visible()
     chat = page.locator(".mlcw-chat")
     expect(chat).to_be_visible()
     assert chat.evaluate("node => getComputedStyle(node).borderTopStyle") == "solid"  # its style

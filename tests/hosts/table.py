@@ -11,7 +11,7 @@ BEGIN, END = "<!-- written by `make hosts` -->", "<!-- end -->"
 STEPS = ("shown", "streams", "stops", "two pages")
 """The chat is drawn with its style; a reply grows; Stop ends it; a second page has its own."""
 NOTES = {
-    "marimo": "",
+    "marimo": "The load's progress is shown, too.",
     "Voilà": "",
     "Shiny for Python": "With `@render_widget`; each session has its own chat.",
     "Panel": 'With `pn.extension("ipywidgets")`; it takes anywidget\'s front end from a CDN.',

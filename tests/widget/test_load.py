@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,3 +166,19 @@ def test_a_gpu_and_its_memory_reach_the_page() -> None:
     }
     mirror.describe([], {**info, "device_name": None})
     assert mirror.to_json()["gpu"] is None
+
+
+def test_in_a_cell_of_marimo_it_is_appended_to_the_output(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    marimo = ModuleType("marimo")
+    marimo.running_in_notebook = lambda: True  # type: ignore[attr-defined]
+    marimo.output = SimpleNamespace(append=shown.append)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "marimo", marimo)
+    display_load_progress(make_engine())
+    assert [type(widget) for widget in shown] == [LoadProgress]
+    shown[0].close()
+    marimo.running_in_notebook = lambda: False  # type: ignore[attr-defined]
+    display_load_progress(make_engine())
+    assert len(shown) == 1
