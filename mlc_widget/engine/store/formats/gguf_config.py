@@ -184,6 +184,13 @@ def _phi(fields: _Fields) -> dict[str, Any]:
     return {"hidden_act": "gelu_new"}
 
 
+def _phi3(fields: _Fields) -> dict[str, Any]:
+    # A model without a window has 0. llama.cpp ignores windows here; transformers does not.
+    if not fields.get("attention.sliding_window", 0):
+        return {}
+    return {"sliding_window": fields.positive_int("attention.sliding_window")}
+
+
 def _stablelm(fields: _Fields) -> dict[str, Any]:
     parallel = fields.boolean("use_parallel_residual", default=False)
     biased = "blk.0.attn_q.bias" in fields.tensors
@@ -230,6 +237,7 @@ _OWN: Final[Mapping[Any, Callable[[_Fields], dict[str, Any]]]] = {
     "granite": _granite,
     "mistral3": _ministral3,
     "phi2": _phi,
+    "phi3": _phi3,
     "stablelm": _stablelm,
 }
 """The fields of ``model_config`` that only some architectures have."""

@@ -256,6 +256,54 @@ def test_a_gguf_file_gives_the_same_logits(name, tmp_path, cache_dir):
     assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE
 
 
+def specs_of(path: Path) -> list[Any]:
+    """The attention of each layer of a GGUF file."""
+    from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+
+    config = read_model(path, {}).config
+    made: Any = architecture_of(config["model_type"], config["model_config"])
+    return [made.attention_spec(layer) for layer in range(made.shape.layers)]
+
+
+@pytest.mark.parametrize("window", [0, 21, 2047])
+def test_a_phi3_gguf_file_has_its_window(window, tmp_path):
+    config = {**families.CONFIGS["phi3"], "sliding_window": window}
+    file = write_family(tmp_path / "phi3.gguf", config, state("phi3"))
+    assert {spec.window for spec in specs_of(file)} == {window or None}
+
+
+def deeper_smollm3() -> tuple[dict[str, Any], dict[str, Any]]:
+    """SmolLM3 with nine layers, of which llama.cpp does not rotate every fourth."""
+    with np.load(FIXTURES / "smollm3.npz") as file:
+        shapes = {key: tuple(shape) for key, shape in json.loads(str(file["shapes"])).items()}
+    first = {key: shape for key, shape in shapes.items() if ".layers.0." in key}
+    for layer in range(2, 9):
+        shapes |= {key.replace(".0.", f".{layer}.", 1): shape for key, shape in first.items()}
+    flags = [int(layer not in (3, 7)) for layer in range(9)]
+    config = {**families.CONFIGS["smollm3"], "num_hidden_layers": 9, "no_rope_layers": flags}
+    return config, families.state("smollm3", shapes)
+
+
+def test_every_fourth_layer_of_a_smollm3_gguf_file_is_not_rotated(tmp_path):
+    file = write_family(tmp_path / "smollm3.gguf", *deeper_smollm3())
+    assert [spec.rotary for spec in specs_of(file)] == [0, 0, 0, None, 0, 0, 0, None, 0]
+
+
+@pytest.mark.soak
+def test_a_smollm3_gguf_file_gives_the_logits_of_its_source(tmp_path, cache_dir):
+    config, weights = deeper_smollm3()
+    source = transformers_folder(tmp_path / "source", "smollm3")
+    (source / "config.json").write_text(json.dumps(config))
+    hf_folders.write_tensors(source / "model.safetensors", weights)
+    with Conversion(source, "q0f32") as conversion:
+        conversion.run(tmp_path / "made", Tokenizer.from_folder(source), lambda done, total: None)
+    prompt = families.prompt("smollm3")
+    expected = run_chunks(executor_for(tmp_path / "made", cache_dir), prompt, CHUNKS).copy()
+    file = write_family(tmp_path / "smollm3.gguf", config, weights)
+    alone = run_chunks(opened(file, cache_dir), prompt, CHUNKS)
+    assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE
+
+
 @needs_gpu
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_IN_GGUF])
 def test_a_gguf_file_gives_the_same_logits_on_a_gpu(name, tmp_path, cache_dir):
