@@ -35,9 +35,14 @@ class Drafting:
         """
         if not self._enabled or running > MOST_SEQUENCES:
             return {}
-        decoding = [s for s, count in plan if count == s.remaining == 1 and not s.scoring]
-        for sequence in decoding:
-            sequence.drafter.follow(sequence.prompt_tokens)
+        decoding, predicts = list[Sequence](), False
+        for sequence, count in plan:
+            if count == sequence.remaining == 1 and not sequence.scoring:
+                sequence.drafter.follow(sequence.prompt_tokens)
+                predicts = predicts or sequence.drafter.predicts
+                decoding.append(sequence)
+        if not predicts:  # as in most steps, whose time on a GPU is that of few lines of Python
+            return {}
         drafts = self._speculator.draft(
             [sequence.drafter for sequence in decoding],
             rows=self._chunk - sum(count for _, count in plan),

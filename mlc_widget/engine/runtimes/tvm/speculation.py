@@ -154,9 +154,8 @@ class Speculator:
         known = self._seconds.get(rows, seconds)
         usual = min(seconds, 2 * known)  # something else may have kept the CPU busy
         self._seconds[rows] = known + _WEIGHT * (usual - known)
-        plain = self._seconds.get(len(drafters))
+        count, earned = len(drafters), _EARNED
+        if rows > count and (plain := self._seconds.get(count)):
+            earned = saved / count - (usual / plain - 1)
         for drafter in drafters:
-            earned = _EARNED
-            if rows > len(drafters) and plain:
-                earned = saved / len(drafters) - (usual / plain - 1)
             drafter.balance = min(_MOST_BALANCE, drafter.balance + earned)
