@@ -159,7 +159,7 @@ def test_the_readme_is_described_without_relative_links() -> None:
     assert all(target.startswith("https://") for target in targets), targets
     assert "<img" not in text
     assert 'pip install "mlc-widget[tvm]"' in text
-    assert 'Literal["good", "bad"]' in text
+    assert 'schema=Literal["cat", "dog"])' in text
 
 
 def test_the_wheel_has_that_description(clone: Path) -> None:
