@@ -22,7 +22,9 @@ class LocalKernelManager(KernelManager):
 
     def __init__(self, **options: Any) -> None:
         if os.name == "posix":
-            folder = tempfile.mkdtemp(prefix="kernel-")
+            # The path of a socket has at most 103 bytes on all systems.
+            short = len(os.fsencode(tempfile.gettempdir())) < 70
+            folder = tempfile.mkdtemp(prefix="kernel-", dir=None if short else "/tmp")
             options |= {"transport": "ipc", "connection_file": os.path.join(folder, "c.json")}
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         super().__init__(**options)

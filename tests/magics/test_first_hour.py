@@ -21,12 +21,12 @@ def test_requests_wait_for_the_load_that_a_magic_began(
         load(model_folder, text="Here I am.", load_s=0.5),
         f"answer = await _engine.chat.completions.create({HELLO})\n"
         "print(answer.choices[0].message.content)",
-        f"%mlc load {model_folder}",
+        f"%mlc load '{model_folder}'",
         "async for chunk in await _engine.completions.create(prompt='Hello', stream=True):\n"
         "    print(chunk.choices[0].text, end='')",
-        f"%mlc load {model_folder}",
+        f"%mlc load '{model_folder}'",
         "await _engine.reset_chat(); print(await _engine.runtime_stats_text())",
-        f"%%chat --model {model_folder}/../script\nHi",  # another name, so another load
+        f"%%chat --model '{model_folder}/../script'\nHi",  # another name, so another load
         "chat = ChatWidget(_engine); print((await chat.send('Hi'))['content'])",
     )
     assert printed(notebook, 1) == "Here I am.\n"

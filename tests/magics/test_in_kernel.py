@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import nbformat
@@ -19,7 +20,7 @@ def load(folder: Path, name: str = "_engine", arguments: str = "", **script: Any
     return (
         "%load_ext mlc_widget\n"
         f"{name} = AsyncKernelMLCEngine({options})\n"
-        f"%mlc load {folder} --to {name}"
+        f"%mlc load {quote(str(folder))} --to {name}"
     )
 
 
