@@ -6,13 +6,14 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import traitlets
 
 from mlc_widget.api.clients import client_of
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.table.progress_view import ProgressView
 from mlc_widget.api.table.report import MapReport, MapRow
 from mlc_widget.widget.base import PageWidget, mirror
 from mlc_widget.widget.intents import Handler
@@ -21,17 +22,12 @@ from mlc_widget.widget.transcript_output import TranscriptOutput, in_notebook
 
 _log = logging.getLogger(__name__)
 _INTERVAL_S: Final = 0.25
+_RUNS: Final = ("waiting", "running", "paused")
 _ROWS: Final = 6
 """Rows that are shown, the newest last."""
 _ASKED: Final = 2
 _MADE: Final = 5
 """Columns that are shown at most, of the prompt and of the reply."""
-
-
-class _View(Protocol):
-    def update(self, row: MapRow) -> None: ...
-
-    def end(self) -> None: ...
 
 
 class MapProgress(PageWidget):
@@ -117,7 +113,7 @@ class MapProgress(PageWidget):
         report = self._report
         return {
             "rev": self._rev,
-            "state": "stopping" if report.stops and report.state == "running" else report.state,
+            "state": "stopping" if report.stops and report.state in _RUNS else report.state,
             "total": report.total,
             "rows": report.rows,
             "cached": report.cached,
@@ -162,7 +158,7 @@ class _Columns:
 
 def display_map_progress(
     report: MapReport, asked: Sequence[str], made: Sequence[str], home: HomeLoop
-) -> _View | None:
+) -> ProgressView | None:
     """Show a map's progress below the current cell.
 
     Returns:

@@ -1,11 +1,13 @@
 """Takes the README's screenshots of JupyterLab with SmolLM2.
 
 ``python -m tests.browser.screenshots [folder]``, from the repository's root; the folder is
-docs/images if not given. It writes light.png and dark.png.
+docs/images if not given. It writes light.png and dark.png, a chat, and map-light.png and
+map-dark.png, a map over a table.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +28,28 @@ QUESTIONS = [
     "What is 6 times 7?",
     "What is the capital of France? Answer in one word.",
     "And of Italy?",
+]
+TABLE = [
+    """%load_ext mlc_widget
+engine = await create_kernel_mlc_engine("smollm2-135m")""",
+    """import pandas as pd
+from typing import Literal
+
+said = ["I love it", "It broke after a day", "It works perfectly", "What a waste of money"]
+things = ["lamp", "radio", "kettle", "chair", "clock", "desk", "stove"]
+reviews = pd.DataFrame(
+    {"review": [f"Order {i}: a {things[i % 7]}. {said[i % 4]}." for i in range(400)]}
+)
+reviews["truth"] = ["positive", "negative"] * 200""",
+    """labelled = await engine.map(
+    "Is this review positive or negative? {review}",
+    reviews,
+    schema=Literal["positive", "negative"],
+    into="label",
+    probabilities=True,
+    cache=False,
+)""",
+    'engine.evaluate(labelled, "truth", column="label")',
 ]
 
 
@@ -56,6 +80,32 @@ def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
     page.close()
 
 
+def take_map(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
+    """One screenshot, of a map that was stopped, and of how good its labels are."""
+    lab.set("apputils-extension", "themes", theme=theme)
+    name = f"{file.stem}/table.ipynb"
+    lab.write(name, TABLE)
+    size = ViewportSize(width=1000, height=1180)
+    page = browser.new_page(viewport=size, device_scale_factor=2, reduced_motion="reduce")
+    notebook = Notebook(page, lab.address(name))
+    for index in (0, 1):
+        notebook.run(index)
+        notebook.expect_done(index)
+    notebook.run(2)
+    panel = notebook.output(2).locator(".mlcw-map")
+    expect(panel.get_by_role("progressbar")).to_have_attribute(
+        "aria-valuetext", re.compile(r"^[1-9]\d\d of"), timeout=2 * DEADLINE_MS
+    )
+    panel.get_by_role("button", name="Stop").click()
+    notebook.expect_done(2)
+    notebook.run(3)
+    notebook.expect_done(3)
+    page.mouse.move(0, 0)
+    page.screenshot(path=file)
+    notebook.close()
+    page.close()
+
+
 def main(folder: Path) -> None:
     """Take all screenshots."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +115,8 @@ def main(folder: Path) -> None:
         try:
             take(browser, lab, "JupyterLab Light", folder / "light.png")
             take(browser, lab, "JupyterLab Dark", folder / "dark.png")
+            take_map(browser, lab, "JupyterLab Light", folder / "map-light.png")
+            take_map(browser, lab, "JupyterLab Dark", folder / "map-dark.png")
         finally:
             lab.close()
             browser.close()

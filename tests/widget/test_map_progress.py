@@ -175,6 +175,18 @@ async def test_a_stream_that_is_stopped_ends_after_what_is_done(core: FakeCore) 
     assert "error" not in again[0], "an earlier stop does not stop the next map"
 
 
+async def test_a_map_that_is_stopped_while_its_model_loads_asks_nothing(core: FakeCore) -> None:
+    engine = AsyncMLCEngineInterface(core, HomeLoop.shared())  # type: ignore[arg-type]
+    report = MapReport()
+    report.stop()
+    made = await engine.map("{text}", rows(3), cache=False, report=report)
+    assert core.requests == []
+    assert report.state == "stopped"
+    assert [row["reply"] for row in made] == [None] * 3
+    await engine.map("{text}", rows(3), cache=False, report=report)
+    assert report.state == "done"
+
+
 async def test_a_map_that_is_cancelled_or_fails_says_so(
     core: FakeCore, shown: list[Recorded]
 ) -> None:

@@ -72,11 +72,13 @@ class MapReport:
 
     def begin(self, total: int | None) -> None:
         """Start from zero; called by the map."""
+        stops = self._stops and self._state == "waiting"
         for each in fields(self):
             setattr(self, each.name, each.default)
         self.total = total
         self._started = time.monotonic()
         self._state = "running"
+        self._stops = stops
 
     def end(self, state: MapState = "done") -> None:
         """Stop the clock; called by the map."""
@@ -107,9 +109,10 @@ class MapReport:
     def stop(self) -> None:
         """Have the map end now, and return what is done.
 
-        The rows that run end within a step. Without effect if no map runs.
+        The rows that run end within a step. A map that has not begun yet, as its model is still
+        loading, ends as soon as it begins. Without effect on one that has ended.
         """
-        if self._state in ("running", "paused"):
+        if self._state in ("waiting", "running", "paused"):
             self._stops = True
 
     @property
