@@ -35,6 +35,8 @@ def short_text(value: Any, depth: int = 0) -> str:
         return ""
     if isinstance(value, bytes | bytearray | memoryview):
         value = f"{len(value):,} bytes"
+    elif isinstance(value, float):
+        value = f"{value:.6g}"
     elif depth > _DEPTH and isinstance(value, _CONTAINERS):
         value = "…"
     elif isinstance(value, Mapping):

@@ -7,7 +7,6 @@ map-dark.png, a map over a table.
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -38,9 +37,9 @@ from typing import Literal
 said = ["I love it", "It broke after a day", "It works perfectly", "What a waste of money"]
 things = ["lamp", "radio", "kettle", "chair", "clock", "desk", "stove"]
 reviews = pd.DataFrame(
-    {"review": [f"Order {i}: a {things[i % 7]}. {said[i % 4]}." for i in range(400)]}
+    {"review": [f"Order {i}: a {things[i % 7]}. {said[i % 4]}." for i in range(120)]}
 )
-reviews["truth"] = ["positive", "negative"] * 200""",
+reviews["truth"] = ["positive", "negative"] * 60""",
     """labelled = await engine.map(
     "Is this review positive or negative? {review}",
     reviews,
@@ -81,25 +80,17 @@ def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
 
 
 def take_map(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
-    """One screenshot, of a map that was stopped, and of how good its labels are."""
+    """One screenshot, of a map that is done, and of how good its labels are."""
     lab.set("apputils-extension", "themes", theme=theme)
     name = f"{file.stem}/table.ipynb"
     lab.write(name, TABLE)
     size = ViewportSize(width=1000, height=1180)
     page = browser.new_page(viewport=size, device_scale_factor=2, reduced_motion="reduce")
     notebook = Notebook(page, lab.address(name))
-    for index in (0, 1):
+    for index in range(len(TABLE)):
         notebook.run(index)
         notebook.expect_done(index)
-    notebook.run(2)
-    panel = notebook.output(2).locator(".mlcw-map")
-    expect(panel.get_by_role("progressbar")).to_have_attribute(
-        "aria-valuetext", re.compile(r"^[1-9]\d\d of"), timeout=2 * DEADLINE_MS
-    )
-    panel.get_by_role("button", name="Stop").click()
-    notebook.expect_done(2)
-    notebook.run(3)
-    notebook.expect_done(3)
+    expect(notebook.output(2).locator(".mlcw-map")).to_contain_text("Done")
     page.mouse.move(0, 0)
     page.screenshot(path=file)
     notebook.close()

@@ -243,6 +243,8 @@ async def test_the_summary_is_inert_and_says_all(core: FakeCore, shown: list[Rec
         ({"a": [1, None, "x"]}, "a: 1, , x"),
         (b"123", "3 bytes"),
         (True, "True"),
+        (0.48012874660984556, "0.480129"),
+        (12.0, "12"),
         ("é" * 200, "é" * 159 + "…"),
         (" " * 10_000_000, "…"),
         ([[["deep"]]], "deep"),
