@@ -15,7 +15,7 @@ from mlc_widget.api import front_end as _front_end
 if TYPE_CHECKING:
     from mlc_widget.api.async_interface import AsyncMLCEngineInterface
     from mlc_widget.api.blocking_interface import MLCEngineInterface
-    from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Hang
+    from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, FailedLoad, Hang
     from mlc_widget.api.engine_options import EngineOptions
     from mlc_widget.api.errors import (
         BadRequestError,
@@ -73,6 +73,7 @@ __all__ = [
     "EngineSnapshot",
     "EngineTerminatedError",
     "Evaluation",
+    "FailedLoad",
     "Hang",
     "InitProgressReport",
     "InsufficientMemoryError",
@@ -125,6 +126,7 @@ _HOMES = {
     "EngineSnapshot": "mlc_widget.api.engine_link",
     "EngineTerminatedError": "mlc_widget.api.errors",
     "Evaluation": "mlc_widget.api.table.evaluation",
+    "FailedLoad": "mlc_widget.api.engine_link",
     "Hang": "mlc_widget.api.engine_link",
     "InitProgressReport": "mlc_widget.api.progress",
     "InsufficientMemoryError": "mlc_widget.api.errors",

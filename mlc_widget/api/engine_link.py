@@ -47,16 +47,32 @@ class Hang:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """A load that failed and left the engine with the model that it had.
+
+    Attributes:
+        model_id: The model that was to be loaded; several are joined by commas.
+        error: Why it was not.
+    """
+
+    model_id: str
+    error: MLCEngineError
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSnapshot:
     """An engine's state at one moment. It never changes; a new one replaces it at each change.
 
     Attributes:
         state: ``idle`` means that no model is loaded, with or without a worker; ``dead`` means
             that the next use starts a new worker.
-        model_id: The model that is loaded or loading; several are joined by commas.
+        model_id: The model that is loaded or loading; several are joined by commas. While one is
+            loading, the one that was loaded before goes on answering.
         progress: The last report of the load that runs, or of the last one.
         error: Why the last load failed, or the worker died.
         device: What the model runs on, where known.
+        failed: The last load, if it failed and the model that was loaded before it stays. `state`
+            and `model_id` are then that model's, as if the load had never been asked for.
         hang: Set while the worker seems to hang; `state` does not change then.
     """
 
@@ -66,6 +82,7 @@ class EngineSnapshot:
     error: MLCEngineError | None = None
     device: str | None = None
     hang: Hang | None = None
+    failed: FailedLoad | None = None
 
 
 Observer: TypeAlias = Callable[[EngineSnapshot], object]

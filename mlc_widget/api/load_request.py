@@ -47,7 +47,14 @@ class LoadTarget:
 
 @dataclass(frozen=True, slots=True)
 class RequiredModels:
-    """The models that a request needs; if others are loaded, these are loaded first."""
+    """The models that a request needs; if others are loaded, these are loaded first.
+
+    Attributes:
+        target: The models.
+        app_config: Defines their names.
+        resends: Whether the client sends the request again if they have just been replaced.
+    """
 
     target: LoadTarget
     app_config: AppConfig
+    resends: bool = False

@@ -13,7 +13,6 @@ from mlc_widget.api.errors import (
     BadRequestError,
     EngineDeadError,
     EngineTerminatedError,
-    ModelNotLoadedError,
 )
 from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.log_level import set_log_level
@@ -33,7 +32,7 @@ from mlc_widget.engine.device import describe_device
 from mlc_widget.engine.embedding import RunningEmbeddings, embed
 from mlc_widget.engine.forwarding import forward_and_sample
 from mlc_widget.engine.generation import Echo, Generation
-from mlc_widget.engine.loaded_models import LoadedModels
+from mlc_widget.engine.loaded_models import LoadedModels, replaced_error
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.shapes import ResponseShape, new_request_id
@@ -91,16 +90,43 @@ class DirectCore:
         chat_opts: Sequence[ChatOpts | None] | None = None,
         app_config: AppConfig | None = None,
     ) -> None:
-        """Load these models and unload all others; `app_config` replaces the one that was set."""
+        """Load these models and unload all others; `app_config` replaces the one that was set.
+
+        What is loaded answers until these are ready, and stays if they cannot be loaded; see
+        `LoadedModels.load`.
+        """
         self._check_alive()
         target = LoadTarget.read(model_ids, chat_opts)
         await self._models.load(target, app_config or self._app_config)
+
+    async def check_reload(
+        self,
+        model_ids: Sequence[str],
+        chat_opts: Sequence[ChatOpts | None] | None = None,
+        app_config: AppConfig | None = None,
+    ) -> None:
+        """Find, download and read models as `reload` would, without loading them."""
+        self._check_alive()
+        target = LoadTarget.read(model_ids, chat_opts)
+        await self._models.check(target, app_config or self._app_config)
+
+    async def cancel_load(self) -> None:
+        """Cancel a running load; what was loaded before stays."""
+        self._check_alive()
+        await self._models.cancel_load()
 
     async def _ensure(self, required: RequiredModels | None) -> None:
         """Load these models unless they are loaded; joins a running load of the same models."""
         self._check_alive()
         if required is not None:
-            await self._models.ensure(required.target, required.app_config)
+            await self._models.ensure(
+                required.target, required.app_config, resends=required.resends
+            )
+
+    @property
+    def target(self) -> tuple[LoadTarget, str] | None:
+        """What is loaded, with its app config's digest."""
+        return self._models.target
 
     async def unload(self) -> None:
         """Unload all models."""
@@ -160,8 +186,9 @@ class DirectCore:
             prompts = await self._prompts(kind, model, checked, answers)
             if resumption is not None:
                 resumption.check(model, sampling, choices_of(checked))
-            if model is not self._model(model.model_id):  # reloaded while the prompt was encoded
-                raise ModelNotLoadedError("The model was unloaded before the request began.")
+            self._check_alive()
+            if not self._models.holds(model):  # reloaded while the prompt was encoded
+                raise replaced_error()
         finally:
             del self._opening[request_id]
         switched = checked.get("logprobs") is True

@@ -18,6 +18,8 @@ _SPANS: Final[dict[InitPhase, tuple[float, float]]] = {
     "load": (0.75, 0.97),
     "warm up": (0.97, 1.0),
 }
+PREPARED: Final = _SPANS["convert"][1]
+"""The progress of a model whose files are here and whose weights are about to be checked."""
 _MIN_INTERVAL_S: Final = 0.03
 
 

@@ -17,7 +17,23 @@ class LoadSequence:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._epoch = 0
+        self._waiting = 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether any work has begun or waits."""
+        return self._lock.locked()
+
+    async def idle(self) -> None:
+        """Wait until the work that is running has ended, and whatever waited for it."""
+        async with self._lock:
+            pass
+
+    @property
+    def superseded(self) -> bool:
+        """Whether newer work waits for the one that is running."""
+        return self._waiting > 0
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run `work` once the previous work has been cancelled and has cleaned up.
@@ -31,7 +47,12 @@ class LoadSequence:
         epoch = self._epoch
         if self._task is not None:
             self._task.cancel()
-        async with self._lock:
+        self._waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self._waiting -= 1
+        try:
             if epoch != self._epoch:
                 raise _superseded()
             self._task = asyncio.create_task(work())
@@ -43,10 +64,14 @@ class LoadSequence:
                 raise
             finally:
                 self._task = None
+        finally:
+            self._lock.release()
 
 
 def _superseded() -> LoadCancelledError:
-    return LoadCancelledError("A newer reload, unload or terminate cancelled this load.")
+    return LoadCancelledError(
+        "This load was cancelled, or a newer reload, unload or terminate took its place."
+    )
 
 
 def _cancelling() -> bool:

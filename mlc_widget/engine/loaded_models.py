@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -15,20 +16,23 @@ from mlc_widget.api.errors import (
     BadRequestError,
     EngineDeadError,
     LoadCancelledError,
+    MLCEngineError,
     ModelNotLoadedError,
 )
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.load_monitor import LoadMonitor
+from mlc_widget.engine.load_monitor import PREPARED, LoadMonitor
 from mlc_widget.engine.load_sequence import LoadSequence, uncancelled
 from mlc_widget.engine.logit_processors import find_logit_processor
-from mlc_widget.engine.model import LoadedModel, load_model
-from mlc_widget.engine.runtimes.base import ModelRuntime
+from mlc_widget.engine.model import LoadedModel, PreparedModel, prepare
+from mlc_widget.engine.runtimes.base import DeviceUsage, ModelRuntime
 from mlc_widget.engine.runtimes.registry import create_runtime
 from mlc_widget.engine.system.imports import memory_error, ran_out_of_memory
 from mlc_widget.engine.system.memory import give_back_memory
+
+logger = logging.getLogger(__name__)
 
 _Target = tuple[LoadTarget, str]  # with the app config's digest
 
@@ -63,6 +67,8 @@ class LoadedModels:
         self._loads = LoadSequence()
         self._loaded: _Target | None = None
         self._loading: _Target | None = None
+        self._before: _Target | None = None  # what the load that is running replaces
+        self._aside: tuple[_Target, list[PreparedModel]] | None = None
         self._joined: tuple[_Target, asyncio.Task[None]] | None = None
 
     def __iter__(self) -> Iterator[LoadedModel]:
@@ -122,14 +128,19 @@ class LoadedModels:
             ) from None
 
     async def load(self, target: LoadTarget, app_config: AppConfig) -> None:
-        """Unload all models and load `target`; after a failure nothing is loaded.
+        """Load `target` in place of what is loaded.
+
+        What is loaded stays, and answers, until all of `target` is ready. It is unloaded earlier
+        only if there is not enough memory for both, once nothing else about `target` can be
+        refused; it is loaded again if the load fails then.
 
         Raises:
-            LoadCancelledError: A newer load or unload cancelled it.
+            LoadCancelledError: A newer load or unload, or `cancel_load`, cancelled it.
             EngineDeadError: This process can load no other model (code ``fresh_process_needed``);
                 nothing has changed.
         """
         if self.fresh_process_needed:
+            await self.check(target, app_config)
             raise EngineDeadError(
                 f"This process cannot load {', '.join(target.model_ids)}: its runtime loads only "
                 "one model per process. Load it in a new process.",
@@ -137,11 +148,47 @@ class LoadedModels:
             )
         await self._loads.run(partial(self._load_all, target, app_config))
 
-    async def ensure(self, target: LoadTarget, app_config: AppConfig) -> None:
-        """Load `target` unless it is loaded; requests that need the same models share a load."""
+    async def check(self, target: LoadTarget, app_config: AppConfig) -> None:
+        """Find, download and read `target`, as `load` would, and change nothing that is loaded.
+
+        Raises:
+            MLCEngineError: Why it cannot be loaded, as far as that shows without its weights.
+        """
+
+        async def work() -> None:
+            await self._prepare_all(target, app_config, _Scale(len(target.model_ids), self._emit))
+
+        await self._loads.run(work)
+
+    async def cancel_load(self) -> None:
+        """Cancel a running load, and wait until what was loaded before is there again."""
+        if self._loads.running:
+            with contextlib.suppress(LoadCancelledError):  # newer work has begun
+                await self._loads.run(self._take_back)
+
+    async def ensure(
+        self, target: LoadTarget, app_config: AppConfig, *, resends: bool = False
+    ) -> None:
+        """Load `target` unless it is loaded; requests that need the same models share a load.
+
+        Args:
+            target: The models.
+            app_config: Defines their names.
+            resends: Whether the client sends the request again if a load that is running when it
+                comes replaces its models, so that the request does not undo the load.
+
+        Raises:
+            ModelNotLoadedError: Its models were replaced (code ``model_replaced``).
+        """
         wanted = (target, app_config.digest)
         if self._loaded == wanted:
             return
+        if wanted == self._before:  # it stepped aside, or was just replaced
+            await self._loads.idle()
+            if self._loaded == wanted:
+                return
+            if resends:
+                raise replaced_error()
         if self._joined is None or self._joined[0] != wanted or self._joined[1].done():
             task = asyncio.create_task(self.load(target, app_config))
             task.add_done_callback(lambda t: None if t.cancelled() else t.exception() and None)
@@ -149,35 +196,109 @@ class LoadedModels:
         # Shielded: if the request that began the load is cancelled, others still need it.
         await asyncio.shield(self._joined[1])
 
+    def holds(self, model: LoadedModel) -> bool:
+        """Whether this very model is loaded."""
+        return self._models.get(model.model_id) is model
+
+    @property
+    def target(self) -> tuple[LoadTarget, str] | None:
+        """What is loaded, or has stepped aside for a load, with its app config's digest."""
+        return self._aside[0] if self._aside is not None else self._loaded
+
     async def unload(self) -> None:
         """Unload all models, and cancel a running load."""
         with contextlib.suppress(LoadCancelledError):  # a newer load unloads everything, too
-            await self._loads.run(self._unload_all)
+            await self._loads.run(self._unload)
 
     async def _load_all(self, target: LoadTarget, app_config: AppConfig) -> None:
-        started = time.monotonic()
-        await self._unload_all()
         self._loading = (target, app_config.digest)
+        self._before = self.target
         try:
-            count = len(target.model_ids)
-            for i, (model_id, opts) in enumerate(
-                zip(target.model_ids, target.chat_opts, strict=True)
-            ):
-                part = (i / count, (i + 1) / count)
-                monitor = LoadMonitor(model_id, self._emit, started=started, part=part)
+            await self._replace_by(target, app_config)
+        finally:
+            self._before = None
+
+    async def _replace_by(self, target: LoadTarget, app_config: AppConfig) -> None:
+        replaced = _Replaced(await self._usages(), self._step_aside)
+        loaded: dict[str, LoadedModel] = {}
+        try:
+            scale = _Scale(len(target.model_ids), self._emit)
+            prepared = await self._prepare_all(target, app_config, scale)
+            for i, model in enumerate(prepared):
+                model_id, monitor = model.source.model_id, scale.loading(i, model.source.model_id)
                 runtime = self._make_runtime(target)
-                self._models[model_id] = await self._load_one(
-                    model_id, opts, app_config, runtime, monitor
-                )
+                runtime.replaces = replaced
+                loaded[model_id] = await self._load_one(model, runtime, monitor)
                 monitor("warm up", 1.0, f"{model_id} is ready")
             await asyncio.sleep(0)  # send the last report before the load's answer
         except BaseException:
-            await self._unload_all()
+            await uncancelled(self._give_up(loaded, replaced))
             raise
-        else:
-            self._loaded = self._loading
         finally:
             self._loading = None
+        before, self._models = self._models, loaded
+        self._loaded, self._aside = (target, app_config.digest), None
+        self._before_unload()
+        await uncancelled(self._unload_models(before))
+
+    async def _prepare_all(
+        self, target: LoadTarget, app_config: AppConfig, scale: _Scale
+    ) -> list[PreparedModel]:
+        """Everything that can be refused without reading weights is refused here."""
+        self._make_runtime(target)
+        prepared = []
+        for i, (model_id, opts) in enumerate(zip(target.model_ids, target.chat_opts, strict=True)):
+            record = app_config.models.get(model_id)
+            with _readable(model_id):
+                one = await prepare(
+                    model_id,
+                    opts,
+                    scale.preparing(i, model_id),
+                    location=record.model if record else None,
+                    overrides=record.overrides if record else None,
+                    logit_processor=find_logit_processor(model_id, self._logit_processors),
+                )
+            prepared.append(one)
+        return prepared
+
+    async def _usages(self) -> list[DeviceUsage]:
+        """What the loaded models take of their devices."""
+        usages = []
+        for model in self:
+            with contextlib.suppress(MLCEngineError):  # one whose thread has died
+                usages.append(await model.runtime.device_usage())
+        return usages
+
+    async def _step_aside(self) -> None:
+        """Unload all models while others load, which need their memory."""
+        if self._loaded is not None:
+            self._aside = self._loaded, [PreparedModel.of(model) for model in self]
+        await self._unload(keep_aside=True)
+
+    async def _give_up(self, loaded: dict[str, LoadedModel], replaced: _Replaced) -> None:
+        """After a failed load, free what it had loaded, and restore what it had unloaded."""
+        await replaced.close()
+        await self._unload_models(loaded)
+        if not self._loads.superseded:  # else the next one restores it if it fails
+            await self._take_back()
+
+    async def _take_back(self) -> None:
+        """Load again what has stepped aside, if anything has."""
+        if self._aside is None:
+            return
+        (was, again), self._aside = self._aside, None
+        scale = _Scale(len(again), self._emit)
+        models: dict[str, LoadedModel] = {}
+        try:
+            for i, model in enumerate(again):
+                model_id = model.source.model_id
+                runtime = self._make_runtime(was[0])
+                models[model_id] = await self._load_one(model, runtime, scale.loading(i, model_id))
+        except MLCEngineError as error:
+            logger.warning("What was loaded before could not be loaded again: %s", error)
+            await self._unload_models(models)
+        else:
+            self._models, self._loaded = models, was
 
     def _make_runtime(self, target: LoadTarget) -> ModelRuntime:
         runtime = create_runtime(self._runtime, self._runtime_options)
@@ -196,36 +317,26 @@ class LoadedModels:
             self.on_dead(error)
 
     async def _load_one(
-        self,
-        model_id: str,
-        opts: Mapping[str, Any],
-        app_config: AppConfig,
-        runtime: ModelRuntime,
-        monitor: LoadMonitor,
+        self, model: PreparedModel, runtime: ModelRuntime, monitor: LoadMonitor
     ) -> LoadedModel:
-        record = app_config.models.get(model_id)
         try:
-            return await load_model(
-                model_id,
-                opts,
-                runtime,
-                monitor,
-                location=record.model if record else None,
-                overrides=record.overrides if record else None,
-                logit_processor=find_logit_processor(model_id, self._logit_processors),
-            )
-        except BaseException as error:
+            with _readable(model.source.model_id):
+                return await model.load(runtime, monitor)
+        except BaseException:
             await uncancelled(runtime.unload())
-            if ran_out_of_memory(error):
-                raise memory_error(f"Memory ran out while {model_id} was loaded", error) from error
             raise
         finally:
             self.fresh_process_needed |= runtime.capabilities.fresh_process_needed
 
-    async def _unload_all(self) -> None:
+    async def _unload(self, *, keep_aside: bool = False) -> None:
         models, self._models = self._models, {}
         self._loaded = None
+        if not keep_aside:
+            self._aside = None
         self._before_unload()
+        await self._unload_models(models)
+
+    async def _unload_models(self, models: dict[str, LoadedModel]) -> None:
         while models:
             _, model = models.popitem()
             self._leaving = model
@@ -240,3 +351,88 @@ class LoadedModels:
     def _emit(self, report: InitProgressReport) -> None:
         if self.on_progress is not None:
             self.on_progress(report)
+
+
+def replaced_error() -> ModelNotLoadedError:
+    """For a request whose model has gone; a client that knows which one came may send it again."""
+    return ModelNotLoadedError(
+        "The model was unloaded before the request began.", code="model_replaced"
+    )
+
+
+@contextlib.contextmanager
+def _readable(model_id: str) -> Iterator[None]:
+    """Turn the ways in which Python and the system say that memory ran out into one error."""
+    try:
+        yield
+    except BaseException as error:
+        if ran_out_of_memory(error):
+            raise memory_error(f"Memory ran out while {model_id} was loaded", error) from error
+        raise
+
+
+class _Scale:
+    """The monitors of a load of several models, which together go from 0 to 1 and never back."""
+
+    def __init__(self, count: int, emit: Callable[[InitProgressReport], None]) -> None:
+        self._count, self._emit = count, emit
+        self._started = time.monotonic()
+        self._highest = 0.0
+
+    def preparing(self, index: int, model_id: str) -> LoadMonitor:
+        """For what comes before the weights; `LoadMonitor` ends it at `PREPARED`."""
+        low = PREPARED * index / self._count
+        return self._monitor(model_id, (low, low + 1 / self._count))
+
+    def loading(self, index: int, model_id: str) -> LoadMonitor:
+        """For the rest."""
+        high = PREPARED + (1 - PREPARED) * (index + 1) / self._count
+        return self._monitor(model_id, (high - 1 / self._count, high))
+
+    def _monitor(self, model_id: str, part: tuple[float, float]) -> LoadMonitor:
+        return LoadMonitor(model_id, self._forward, started=self._started, part=part)
+
+    def _forward(self, report: InitProgressReport) -> None:
+        self._highest = max(self._highest, report.progress)
+        self._emit(replace(report, progress=self._highest))
+
+
+class _Replaced:
+    """A `ReplacedModels`: what was loaded before a load, and may be unloaded by it.
+
+    Args:
+        usages: What it takes of devices.
+        unload: Unloads it, on the loop of this object's maker.
+    """
+
+    def __init__(
+        self, usages: Sequence[DeviceUsage], unload: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._usages, self._unload = usages, unload
+        self._loop = asyncio.get_running_loop()
+        self._unloading: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def nbytes(self, device: str) -> int:
+        """How much of a device's memory it takes."""
+        if self._unloading is not None:
+            return 0
+        return sum(usage.model or 0 for usage in self._usages if usage.device == device)
+
+    def unload(self) -> None:
+        """Unload it; see `ReplacedModels`."""
+
+        async def work() -> None:
+            if self._closed:
+                raise LoadCancelledError("This load was cancelled.")
+            if self._unloading is None:
+                self._unloading = asyncio.create_task(self._unload())
+            await asyncio.shield(self._unloading)
+
+        asyncio.run_coroutine_threadsafe(work(), self._loop).result()
+
+    async def close(self) -> None:
+        """The load has failed: let it unload nothing from now on, and wait for what it began."""
+        self._closed = True
+        if self._unloading is not None:
+            await self._unloading

@@ -274,29 +274,73 @@ async def _tokenizer_of(stored: StoredModel) -> Tokenizer:
     )
 
 
-async def load_model(
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A model whose files are here and were read, but whose weights were not; see `prepare`."""
+
+    source: ModelSource
+    chat_opts: Mapping[str, Any]
+    template: ChatTemplate
+    fingerprint: str
+    logit_processor: LogitProcessorFactory | None
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> PreparedModel:
+        """What loads a loaded model once more."""
+        return cls(
+            model.source,
+            model.chat_opts,
+            model.template,
+            model.fingerprint,
+            model.logit_processor,
+        )
+
+    async def load(self, runtime: ModelRuntime, report: LoadReporter) -> LoadedModel:
+        """Load it into a fresh runtime.
+
+        Raises:
+            ModelError, RuntimeUnavailableError, InsufficientMemoryError: See `ModelRuntime.load`.
+        """
+        model_id = self.source.model_id
+        await runtime.load(self.source, report)
+        if self.logit_processor is not None and not runtime.capabilities.logit_processors:
+            raise RuntimeUnavailableError(
+                f"A logit processor is registered for {model_id}, and the {runtime.name} runtime "
+                "does not support them: unregister it, or use another runtime.",
+                code="logit_processors_unsupported",
+            )
+        return LoadedModel(
+            source=self.source,
+            chat_opts=self.chat_opts,
+            runtime=runtime,
+            template=self.template,
+            encoder=Encoder(self.source.tokenizer, model_id),
+            fingerprint=self.fingerprint,
+            logit_processor=self.logit_processor,
+        )
+
+
+async def prepare(
     model_id: str,
     chat_opts: Mapping[str, Any] | None,
-    runtime: ModelRuntime,
     report: LoadReporter,
     *,
     location: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     logit_processor: LogitProcessorFactory | None = None,
-) -> LoadedModel:
-    """Resolve, read and load one model into a fresh runtime.
+) -> PreparedModel:
+    """Find, download and read a model, without its weights.
 
     Args:
         model_id: The id that the user gave.
         chat_opts: The user's overrides of mlc-chat-config.json.
-        runtime: The runtime to load it into.
         report: Called with progress reports.
         location: The location that an app config gives for the id, if any.
         overrides: The app config's overrides; `chat_opts` take precedence.
         logit_processor: Makes the model's logit processors, if it has any.
 
     Raises:
-        ModelError, RuntimeUnavailableError, InsufficientMemoryError: See `ModelRuntime.load`.
+        ModelError: It is not found, cannot be downloaded, or its files are wrong.
         BadRequestError: `chat_opts` has a field that cannot be overridden.
     """
     report("resolve", 0.0, f"Looking for {model_id}")
@@ -306,23 +350,8 @@ async def load_model(
     report("resolve", 0.5, "Reading the tokenizer")
     tokenizer = await _tokenizer_of(stored)
     template = template_of(stored, tokenizer)
-    source = ModelSource(model_id, stored.path, stored.config, tokenizer, stored.open_weights)
     fingerprint = await call_in_daemon(
         lambda: model_fingerprint(stored.path, stored.config), "mlc_widget-fingerprint"
     )
-    await runtime.load(source, report)
-    if logit_processor is not None and not runtime.capabilities.logit_processors:
-        raise RuntimeUnavailableError(
-            f"A logit processor is registered for {model_id}, and the {runtime.name} runtime "
-            "does not support them: unregister it, or use another runtime.",
-            code="logit_processors_unsupported",
-        )
-    return LoadedModel(
-        source=source,
-        chat_opts=dict(chat_opts or {}),
-        runtime=runtime,
-        template=template,
-        encoder=Encoder(tokenizer, model_id),
-        fingerprint=fingerprint,
-        logit_processor=logit_processor,
-    )
+    source = ModelSource(model_id, stored.path, stored.config, tokenizer, stored.open_weights)
+    return PreparedModel(source, dict(chat_opts or {}), template, fingerprint, logit_processor)

@@ -29,6 +29,9 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
 - may send ``health`` to learn whether the worker hangs: the answer lists the steps that its models
   are at, each as ``{"model", "number", "seconds", "usual_s"}``: which step, for how long, and the
   longest before it (null for the first);
+- may send ``cancelLoad``, which ends a running load and is answered once what was loaded before it
+  is there again. A request for models that this peer's own ``reload`` has just replaced is refused
+  with the code ``model_replaced``: it was sent before the peer knew, and may be sent again;
 - may send ``abort``, ``metrics``, ``listModels``, ``deviceInfo``, and ``appConfigHash`` beside
   ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
 """

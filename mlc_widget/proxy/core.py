@@ -150,6 +150,8 @@ class KernelCore(NotCopyable, EngineLink):
                     return response
                 except EngineDeadError as error:
                     in_flight.outlive(error)
+                except ModelNotLoadedError as error:
+                    in_flight.readdress(error)
                 except asyncio.CancelledError:
                     in_flight.left()
                     raise

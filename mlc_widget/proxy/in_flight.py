@@ -19,6 +19,7 @@ from mlc_widget.api.errors import (
     EngineDeadError,
     EngineTerminatedError,
     MLCEngineError,
+    ModelNotLoadedError,
 )
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
@@ -134,6 +135,15 @@ class InFlightRequest:
     def answered(self) -> None:
         """Note that it was answered in full, which resets the count of deaths."""
         self._requests.models.supervisor.reset_death_count()
+
+    def readdress(self, error: ModelNotLoadedError) -> None:
+        """Let it be sent again if the model that it was for was replaced on its way.
+
+        Raises:
+            ModelNotLoadedError: `error`, if that is not what happened.
+        """
+        if error.code != "model_replaced" or self._deaths:
+            raise error
 
     def outlive(self, error: EngineDeadError) -> None:
         """Decide whether it continues after `error`.

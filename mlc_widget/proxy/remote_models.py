@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
+from mlc_widget.api.engine_link import FailedLoad
 from mlc_widget.api.errors import (
     EngineDeadError,
     LoadCancelledError,
@@ -74,8 +76,13 @@ class RemoteModels:
         )
         self._publisher = publisher
         self._expected: _Expected | None = None
+        self._wanted: _Expected | None = None  # while it is being loaded
+        self._loading: asyncio.Future[None] | None = None  # done when no `load` runs any more
+        self._loads_running = 0
+        self._asked = False  # whether the worker was asked for what is wanted
         self._last_target: LoadTarget | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._returning: asyncio.Task[Any] | None = None
         self._begun: asyncio.Task[None] | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._loads = 0  # loads and unloads so far: the newest counts
@@ -85,7 +92,8 @@ class RemoteModels:
     async def serving(self) -> tuple[WorkerConnection, JSONDict]:
         """A connection to a worker that has the expected models, and their names for a message.
 
-        If the worker has died, a new one is started and loads them first.
+        While others are being loaded, these are the ones that were loaded before, as long as the
+        worker has them. If the worker has died, a new one is started and loads them first.
 
         Raises:
             ModelNotLoadedError: no models are expected.
@@ -95,6 +103,10 @@ class RemoteModels:
         await self.begun()
         while True:
             expected = self._expect()
+            worker = self.supervisor.worker
+            if self._loading is not None and (worker is None or not worker.loaded):
+                await asyncio.wait({self._loading})
+                continue
             worker = await self.supervisor.up()
             if self._expect() is not expected:
                 continue  # a reload came between
@@ -128,17 +140,19 @@ class RemoteModels:
         """Wait for the load that was begun, if one is on its way.
 
         Raises:
-            MLCEngineError: why it has failed.
+            MLCEngineError: why it has failed, unless other models stay loaded.
         """
         while (begun := self._begun) is not None and not begun.done():
             await asyncio.wait({begun})
-            if begun is self._begun and not begun.cancelled():
+            if begun is self._begun and not begun.cancelled() and self._expected is None:
                 error = begun.exception()
                 if isinstance(error, MLCEngineError) and not isinstance(error, LoadCancelledError):
                     raise error.copy()
 
     async def load(self, target: LoadTarget) -> None:
         """Load `target` in the worker; a newer load or unload cancels it.
+
+        What was loaded before answers until `target` is ready, and stays if the load fails.
 
         Raises:
             MLCEngineError: why the load failed.
@@ -147,27 +161,85 @@ class RemoteModels:
         self.supervisor.reset_death_count()
         self._loads += 1
         load = self._loads
-        self._expected = None
         self._last_target = target
-        wanted = _Expected(target, self._app_config)
+        self._wanted = wanted = _Expected(target, self._app_config)
+        self._asked = False
+        self._publisher.update(failed=None)
+        self._loads_running += 1
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().create_future()
+        try:
+            await self._load(wanted, load)
+        except BaseException as error:
+            if load == self._loads and self._expected is not None:
+                await asyncio.shield(shared_task(self._keep(self._expected, wanted, load, error)))
+            raise
+        finally:
+            if self._wanted is wanted:
+                self._wanted = None
+            self._loads_running -= 1
+            if not self._loads_running:
+                self._loading.set_result(None)
+                self._loading = None
+
+    async def _load(self, wanted: _Expected, load: int) -> None:
         try:
             await self._load_into(await self._worker_for(wanted, load), wanted, load)
         except EngineDeadError as error:
             if error.code != "fresh_process_needed" or load != self._loads:
                 raise
-            # The load that this one ended had used the process up, and nobody knew yet.
-            if self.supervisor.worker is not None:
-                self.supervisor.worker.needs_fresh_process = True
+            # Nothing else is wrong with what is wanted, so now the old process may end.
+            if (worker := self.supervisor.worker) is not None:
+                worker.needs_fresh_process, worker.loaded = True, False
             await self._load_into(await self._worker_for(wanted, load), wanted, load)
 
+    async def _keep(
+        self, kept: _Expected, wanted: _Expected, load: int, error: BaseException
+    ) -> None:
+        """After a failed load, go on with what was loaded before."""
+        self._last_target = kept.target
+        failed = None
+        if isinstance(error, MLCEngineError) and not isinstance(error, LoadCancelledError):
+            failed = FailedLoad(wanted.title, error)
+        worker = self.supervisor.worker
+        try:
+            if worker is not None:
+                await worker.call("cancelLoad")  # it may still be ending
+                there = [model["id"] for model in await worker.call("listModels")]
+                worker.loaded = there == list(kept.target.model_ids)
+                info = await worker.call("deviceInfo")
+                worker.needs_fresh_process = bool(info.get("fresh_process_needed"))
+                if worker.needs_fresh_process and not worker.loaded:
+                    await self.supervisor.retire(worker)
+        except MLCEngineError:
+            if worker is self.supervisor.worker and worker is not None:
+                await self.supervisor.retire(worker)  # it cannot even do this
+        if load != self._loads or self._expected is not kept or self.supervisor.terminated:
+            return
+        if worker is None or isinstance(error, EngineDeadError):
+            # The next request restores it.
+            self._publisher.update(model_id=kept.title, failed=failed)
+        elif worker.loaded and worker is self.supervisor.worker:
+            self._publisher.update(state="ready", model_id=kept.title, error=None, failed=failed)
+        else:
+            self._return_to(kept, failed)
+
+    def _return_to(self, kept: _Expected, failed: FailedLoad | None = None) -> None:
+        """Load again what was loaded before, where nobody waits for it."""
+        self._publisher.update(state="idle", model_id=kept.title, error=None, failed=failed)
+        self._returning = shared_task(self.serving())
+
     async def _worker_for(self, wanted: _Expected, load: int) -> Worker:
-        """A worker whose process can still load a model."""
+        """A worker for a load; one that has models stays as long as it responds."""
+        if self.supervisor.worker is not None:
+            self._publisher.update(state="loading")
         self._publisher.update(model_id=wanted.title, progress=None, error=None)
         try:
             if self._retiring is not None:
                 await asyncio.wait({self._retiring})
             old = self.supervisor.worker
-            if old is not None and (old.needs_fresh_process or not await old.responds()):
+            spent = old is not None and old.needs_fresh_process and not old.loaded
+            if old is not None and (spent or not await old.responds()):
                 await self.supervisor.retire(old)
             worker = await self.supervisor.up()
             if load != self._loads:
@@ -180,29 +252,36 @@ class RemoteModels:
     async def _restore(self, worker: Worker, expected: _Expected) -> None:
         """Load the expected models into a new worker."""
         self._loads += 1
-        await self._load_into(worker, expected, self._loads)
+        self._wanted = expected
+        try:
+            await self._load_into(worker, expected, self._loads)
+        finally:
+            if self._wanted is expected:
+                self._wanted = None
 
     async def _load_into(self, worker: Worker, wanted: _Expected, load: int) -> None:
-        worker.loaded = False
         self._publisher.update(state="loading", model_id=wanted.title, progress=None, error=None)
+        self._asked = True
         try:
             await worker.connection.call("reload", wanted.content())
+            if load == self._loads and self.supervisor.worker is worker:
+                self._expected, worker.loaded = wanted, True  # at once: others are gone
             info = await worker.call("deviceInfo")
         except BaseException as error:
             if load == self._loads and isinstance(error, asyncio.CancelledError):
-                worker.connection.post("unload")
+                worker.connection.post("cancelLoad")
             if self.supervisor.worker is worker:
                 self._load_failed(load, error)
-                if load == self._loads:
+                if load == self._loads and self._expected is None:
                     self._retiring = shared_task(self._retire_if_spent(worker))
             raise
         worker.needs_fresh_process = bool(info.get("fresh_process_needed"))
         if load == self._loads and self.supervisor.worker is worker:
-            self._expected = wanted
-            worker.loaded = True
             self._publisher.update(state="ready", error=None, device=info.get("device"))
 
     def _load_failed(self, load: int, error: BaseException) -> None:
+        if self._expected is not None and self._expected is not self._wanted:
+            return  # it stays; see `_keep`
         if load == self._loads and not self.supervisor.terminated:
             self._expected = None
             known = error if isinstance(error, MLCEngineError) else None
@@ -225,7 +304,9 @@ class RemoteModels:
                     raise
                 await self.supervisor.retire(worker)  # it cannot even do this
         if load == self._loads and self._publisher.snapshot.state in ("ready", "loading", "idle"):
-            self._publisher.update(state="idle", model_id=None, progress=None, error=None)
+            self._publisher.update(
+                state="idle", model_id=None, progress=None, error=None, failed=None
+            )
 
     async def _retire_if_spent(self, worker: Worker) -> None:
         """After a failed load, end a worker that can load nothing more but still holds memory."""
@@ -268,12 +349,24 @@ class RemoteModels:
         return self._last_target
 
     def cancel_load(self) -> None:
-        """Cancel the start or load that is running; awaiting it raises `LoadCancelledError`."""
-        if self._publisher.snapshot.state == "starting":
-            self._loads += 1  # the load finds itself superseded once the worker is up
-            self._publisher.update(model_id=None)
-        elif self._publisher.snapshot.state == "loading" and self.supervisor.worker is not None:
-            self.supervisor.worker.connection.post("unload")
+        """Cancel the start or load that is running; awaiting it raises `LoadCancelledError`.
+
+        What was loaded before stays.
+        """
+        kept, worker, state = self._expected, self.supervisor.worker, self._publisher.snapshot.state
+        if state not in ("starting", "loading"):
+            return
+        if worker is not None:
+            worker.connection.post("cancelLoad")
+        if state == "loading" and self._asked:
+            return
+        self._loads += 1  # the load finds itself superseded before it asks the worker
+        if kept is None:
+            self._publisher.update(model_id=None, state="starting" if worker is None else "idle")
+        elif worker is not None and worker.loaded:
+            self._publisher.update(state="ready", model_id=kept.title)
+        else:
+            self._return_to(kept)
 
     # What the supervisor tells
 
@@ -284,7 +377,7 @@ class RemoteModels:
             self.on_progress(report)
 
     def _died(self, error: EngineDeadError) -> None:
-        if self._publisher.snapshot.state == "loading":
+        if self._expected is self._wanted:
             # Whatever killed it may do so again: do not load it unasked.
             self._expected = None
         title = self._expected.title if self._expected else None

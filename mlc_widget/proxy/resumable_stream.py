@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlc_widget.api.core import RequestKind
-from mlc_widget.api.errors import BadRequestError, EngineDeadError
+from mlc_widget.api.errors import BadRequestError, EngineDeadError, ModelNotLoadedError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import STREAM_INITS
 from mlc_widget.proxy.in_flight import InFlightRequest, InFlightRequests
@@ -60,6 +60,9 @@ class ResumableStream:
                     stream.on_served(in_flight.served)
                 except EngineDeadError as error:
                     in_flight.outlive(error)
+                    continue
+                except ModelNotLoadedError as error:
+                    in_flight.readdress(error)
                     continue
                 in_flight.sent()
                 self._stream = stream

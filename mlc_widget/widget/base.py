@@ -136,10 +136,12 @@ class EngineWidget(PageWidget):
 
     Traits, beside those of `PageWidget`:
         _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
-            "memory_used_bytes", "gpu", "runtime", "defaults", "progress", "error", "hang"}``: the
-            memory of the worker's machine, and how much of it the worker uses; ``gpu`` is
-            ``{"name", "memory_bytes", "free_bytes", "model_bytes"}`` or None; ``defaults`` are the
-            settings in the model's configuration; ``hang`` is ``{"part", "seconds"}`` or None.
+            "memory_used_bytes", "gpu", "runtime", "defaults", "progress", "error", "failed",
+            "hang"}``: the memory of the worker's machine, and how much of it the worker uses;
+            ``gpu`` is ``{"name", "memory_bytes", "free_bytes", "model_bytes"}`` or None;
+            ``defaults`` are the settings in the model's configuration; ``failed`` is ``{"model",
+            "error"}`` of a load that left the model as it was, or None; ``hang`` is ``{"part",
+            "seconds"}`` or None.
     """
 
     _engine = mirror("_engine")
@@ -272,11 +274,12 @@ class EngineMirror:
         # A load that failed has no model any more, but it is still that model's load.
         self._model = snapshot.model_id or self._model
         self._json = self._shape()
-        return (old.state, old.model_id, old.error, old.hang) != (
+        return (old.state, old.model_id, old.error, old.hang, old.failed) != (
             snapshot.state,
             snapshot.model_id,
             snapshot.error,
             snapshot.hang,
+            snapshot.failed,
         )
 
     def to_json(self) -> JSONDict:
@@ -300,6 +303,11 @@ class EngineMirror:
             "gpu": self._details.get("gpu"),
             "runtime": self._details.get("runtime") or "",
             "error": error_json(snapshot.error),
+            "failed": snapshot.failed
+            and {
+                "model": snapshot.failed.model_id,
+                "error": error_json(snapshot.failed.error),
+            },
             "progress": report
             and {
                 "progress": report.progress,

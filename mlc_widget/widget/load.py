@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import traitlets
 
+from mlc_widget.api.engine_link import EngineSnapshot
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.widget.base import EngineWidget
 from mlc_widget.widget.link import link_of
@@ -23,7 +25,8 @@ _LAST_LINE_S: Final = 1.0
 class LoadProgress(EngineWidget):
     """Shows phase, percentage, bytes, speed and time while an engine loads a model.
 
-    It follows the engine for as long as both live: later loads and failures are shown, too.
+    It follows the engine for as long as both live: later loads and failures are shown, too. What
+    it does not show is a later load that failed and left the engine's model as it was.
 
     Args:
         engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`.
@@ -36,7 +39,13 @@ class LoadProgress(EngineWidget):
 
     @releases_locals
     def __init__(self, engine: object) -> None:
+        self._began = self._done = False
         super().__init__(engine)
+
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        self._began |= snapshot.state in ("starting", "loading")
+        self._done |= self._began and snapshot.state == "ready" and snapshot.failed is None
+        super()._on_engine(replace(snapshot, failed=None) if self._done else snapshot)
 
     def _ipython_display_(self) -> None:
         """Show the widget, and below it what stands in for it in a saved notebook."""

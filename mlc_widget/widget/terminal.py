@@ -88,7 +88,7 @@ def _loading_line(snapshot: EngineSnapshot) -> str:
 
 def _ended_line(snapshot: EngineSnapshot) -> str:
     """The line that stays; empty after an error, which is raised."""
-    if snapshot.state != "ready":
+    if snapshot.state != "ready" or snapshot.failed is not None:
         return ""
     name = (snapshot.model_id or "").rstrip("/").rpartition("/")[2]
     took = f" in {snapshot.progress.time_elapsed:.1f} s" if snapshot.progress else ""

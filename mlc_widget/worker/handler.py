@@ -17,6 +17,7 @@ from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.core import DirectCore
+from mlc_widget.engine.loaded_models import replaced_error
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.protocol.errors import encode_error
 from mlc_widget.protocol.messages import (
@@ -66,6 +67,7 @@ class KernelMLCEngineHandler(NotCopyable):
         self._streams = ClientStreams(send)
         self._progress = ProgressFeed(send)
         self._app_config = self._reloaded_with = AppConfig()
+        self._replaced: tuple[LoadTarget, str] | None = None
         self._app_configs = {self._app_config.digest: self._app_config}
         self._calls = self._table()
         self._in_order = ReorderBuffer(self._begin, self._tell_lost)
@@ -78,6 +80,7 @@ class KernelMLCEngineHandler(NotCopyable):
             "keepAlive": self._keep_alive,
             "reload": self._reload,
             "unload": lambda _: core.unload(),
+            "cancelLoad": lambda _: core.cancel_load(),
             "chatCompletionNonStreaming": lambda r: self._whole("chat", r),
             "completionNonStreaming": lambda r: self._whole("completion", r),
             "embedding": lambda r: self._whole("embedding", r),
@@ -201,12 +204,16 @@ class KernelMLCEngineHandler(NotCopyable):
         ids = model_ids(request)
         config = self._named_config(content, self._app_config)
         if self.resources is not None and (lowered := self.resources.lowered()):
+            with self._progress.waiting():  # what can be refused is refused here
+                await self.core.check_reload(ids, content.get("chatOpts"), config)
             raise EngineDeadError(
                 f"This worker may lack what a model needs: {lowered}.", code="fresh_process_needed"
             )
         self._reloaded_with = config
+        before = self.core.target
         with self._progress.waiting():
             await self.core.reload(ids, content.get("chatOpts"), config)
+        self._replaced = before if before != self.core.target else None
 
     def _required(self, request: WorkerRequest) -> RequiredModels | None:
         """The models that the client names for its request."""
@@ -215,7 +222,11 @@ class KernelMLCEngineHandler(NotCopyable):
             return None
         config = self._named_config(content, self._reloaded_with)
         target = LoadTarget.read(model_ids(request), content.get("chatOpts"))
-        return RequiredModels(target, config)
+        if self._extended and (target, config.digest) == self._replaced:
+            # Sent before the client knew that its reload has ended; it must not undo that.
+            raise replaced_error()
+        self._replaced = None
+        return RequiredModels(target, config, resends=self._extended)
 
     def _named_config(self, content: Mapping[str, Any], default: AppConfig) -> AppConfig:
         digest = content.get("appConfigHash")

@@ -19,6 +19,7 @@ from mlc_widget import (
     ChatWidget,
     EngineMetrics,
     EngineSnapshot,
+    FailedLoad,
     Hang,
     InitProgressReport,
     KernelMLCEngine,
@@ -206,6 +207,7 @@ VALUES: list[Any] = [
     EngineSnapshot(state="idle", error=MLCEngineError("x", code="c")),
     EngineMetrics({"running_requests": 1}),
     Hang("worker", 1.0),
+    FailedLoad("tiny", MLCEngineError("x", code="c")),
 ]
 
 

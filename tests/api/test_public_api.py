@@ -33,6 +33,7 @@ PUBLIC = {
     "MLCEngineInterface",
     "EngineLink",
     "EngineSnapshot",
+    "FailedLoad",
     "Hang",
     # what they give and take
     "AsyncStream",

@@ -12,13 +12,17 @@ import pytest
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.errors import (
     BadRequestError,
+    EngineDeadError,
+    InsufficientMemoryError,
     LoadCancelledError,
+    ModelFormatError,
     ModelNotFoundError,
     ModelNotLoadedError,
 )
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine.loaded_models import LoadedModels
+from mlc_widget.engine.runtimes.scripted import ScriptedRuntime
 
 from ..waiting import until
 
@@ -102,16 +106,124 @@ async def test_all_who_expect_the_same_wait_for_one_load(tiny_model: Path) -> No
     await models.unload()
 
 
-async def test_a_failed_load_leaves_nothing_and_is_tried_again(
+async def test_a_first_load_that_fails_leaves_nothing_and_is_tried_again(
     models: Models, tiny_model: Path, tmp_path: Path
 ) -> None:
-    await models.load(target(tiny_model), NONE)
     for _ in range(2):
         with pytest.raises(ModelNotFoundError):
             await models.ensure(target(tiny_model, tmp_path / "gone"), NONE)
         assert list(models) == []
+        assert models.state == "idle"
     await models.ensure(target(tiny_model), NONE)
     assert models.names == [tiny_model.name]
+
+
+BIG = {"load_needs": 60, "load_memory": 100}
+SMALL = {"load_needs": 30, "load_memory": 100}
+
+
+@pytest.mark.parametrize("memory", [SMALL, BIG], ids=["both-fit", "one-fits"])
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ({"load_fails": "torn"}, ModelFormatError),
+        ({"load_hangs": True}, LoadCancelledError),
+        ({}, ModelNotFoundError),
+    ],
+    ids=["broken", "cancelled", "missing"],
+)
+async def test_what_is_loaded_stays_when_a_load_fails(
+    tiny_model: Path,
+    other_tiny_model: Path,
+    tmp_path: Path,
+    memory: dict[str, int],
+    script: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    models = Models(load_troubles=other_tiny_model.name, **script, **memory)
+    await models.load(target(tiny_model, context_window_size=100), NONE)
+    (before,) = models
+    wanted = target(other_tiny_model) if script else target(tmp_path / "gone", other_tiny_model)
+    loading = asyncio.create_task(models.load(wanted, NONE))
+    if error is LoadCancelledError:
+        await until(lambda: models.reports[-1].model_id == str(other_tiny_model))
+        await until(
+            lambda: models.reports[-1].phase == "load" and models.reports[-1].progress > 0.9
+        )
+        if memory is SMALL:
+            assert models.get(str(tiny_model)) is before  # it answers meanwhile
+        await models.cancel_load()
+    with pytest.raises(error):
+        await loading
+    (now,) = models
+    kept = memory is SMALL or error is ModelNotFoundError
+    assert (now is before) == kept
+    assert now.model_id == str(tiny_model)
+    assert now.runtime.context_window_size == 100
+    assert models.state == "ready"
+    loads = len(models.reports)
+    await models.ensure(target(tiny_model, context_window_size=100), NONE)
+    assert len(models.reports) == loads  # it counts as loaded
+    await models.unload()
+    assert ScriptedRuntime.taken == 0
+
+
+async def test_a_model_without_room_beside_the_loaded_one_takes_its_place(
+    tiny_model: Path, other_tiny_model: Path
+) -> None:
+    models = Models(**BIG)
+    await models.load(target(tiny_model), NONE)
+    await models.load(target(other_tiny_model), NONE)
+    assert models.names == [other_tiny_model.name]
+    with pytest.raises(InsufficientMemoryError):  # not even in its place
+        await models.load(target(tiny_model, other_tiny_model), NONE)
+    assert models.names == [other_tiny_model.name]
+    await models.unload()
+    assert ScriptedRuntime.taken == 0
+
+
+async def test_what_had_to_make_room_comes_back_after_several_failed_loads(
+    tiny_model: Path, other_tiny_model: Path
+) -> None:
+    models = Models(load_hangs=True, load_troubles=other_tiny_model.name, **BIG)
+    await models.load(target(tiny_model), NONE)
+    loads = []
+    for _ in range(3):  # each is ended by the next
+        models.reports.clear()
+        loads.append(asyncio.create_task(models.load(target(other_tiny_model), NONE)))
+        await until(lambda: models.reports and models.reports[-1].progress > 0.9)
+    loads[-1].cancel()
+    outcomes = await asyncio.gather(*loads, return_exceptions=True)
+    assert [type(o) for o in outcomes[:2]] == [LoadCancelledError] * 2
+    assert models.names == [tiny_model.name]
+    await models.unload()
+    assert ScriptedRuntime.taken == 0
+
+
+async def test_an_unload_brings_nothing_back(tiny_model: Path, other_tiny_model: Path) -> None:
+    models = Models(load_hangs=True, load_troubles=other_tiny_model.name, **BIG)
+    await models.load(target(tiny_model), NONE)
+    loading = asyncio.create_task(models.load(target(other_tiny_model), NONE))
+    await until(lambda: list(models) == [])
+    await models.unload()
+    with pytest.raises(LoadCancelledError):
+        await loading
+    await models.cancel_load()  # there is none
+    assert list(models) == []
+    assert models.state == "idle"
+
+
+async def test_a_used_up_process_refuses_what_is_wrong_before_it_is_replaced(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    models = Models(single_use=True)
+    await models.load(target(tiny_model), NONE)
+    with pytest.raises(ModelNotFoundError):
+        await models.load(target(tmp_path / "gone"), NONE)
+    with pytest.raises(EngineDeadError, match="one model per process"):
+        await models.load(target(tiny_model), NONE)
+    assert models.names == [tiny_model.name]
+    await models.unload()
 
 
 async def test_an_unload_ends_a_load_that_runs(tiny_model: Path) -> None:

@@ -13,7 +13,9 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine, InitProgressReport, create_kernel_mlc_engine
 from mlc_widget.api.errors import (
     BadRequestError,
+    EngineDeadError,
     LoadCancelledError,
+    ModelFormatError,
     ModelNotFoundError,
     ModelNotLoadedError,
 )
@@ -29,8 +31,8 @@ async def loading(engine: AsyncKernelMLCEngine) -> None:
     """Waits until a load has got as far as the runtime."""
 
     def phase() -> str | None:
-        progress = engine.link.snapshot.progress
-        return None if progress is None else progress.phase
+        now = engine.link.snapshot
+        return now.progress.phase if now.state == "loading" and now.progress else None
 
     await until(lambda: phase() == "load")
 
@@ -92,21 +94,129 @@ async def test_a_cancelled_reload_does_not_end_a_newer_one(
     assert await loaded(engine) == [str(other_tiny_model)]
 
 
-async def test_a_failed_reload_leaves_nothing_loaded_and_the_worker_usable(
+async def test_a_first_load_that_fails_leaves_the_worker_usable(
     kernel_engine: Make, tiny_model: Path, tmp_path: Path
 ) -> None:
-    engine = await kernel_engine()
-    pid = engine.worker_pid
+    engine = await kernel_engine(load=False)
     with pytest.raises(ModelNotFoundError, match="nowhere"):
         await engine.reload(str(tmp_path / "nowhere"))
+    pid = engine.worker_pid
     assert engine.state == "idle"
-    assert isinstance(engine._core.snapshot.error, ModelNotFoundError)
+    assert isinstance(engine.link.snapshot.error, ModelNotFoundError)
     assert await loaded(engine) == []
     with pytest.raises(ModelNotLoadedError):
         await engine.chat.completions.create(messages=HELLO)
     await engine.reload(str(tiny_model))
     assert (await engine.chat.completions.create(messages=HELLO)).model == str(tiny_model)
     assert engine.worker_pid == pid
+
+
+MEMORY = {"load_needs": 60, "load_memory": 100}
+KINDS = {
+    "beside": {},
+    "in-its-place": MEMORY,
+    "in-a-fresh-worker": {"single_use": True},
+}
+
+
+async def answers(engine: AsyncKernelMLCEngine, model: Path) -> bool:
+    response = await engine.chat.completions.create(messages=HELLO)
+    return response.model == str(model) and engine.model_id == str(model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_working_model_stays_when_another_cannot_be_loaded(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """Whatever the reason: a wrong name, a broken file, a cancelled load, a worker's death."""
+    gate = tmp_path / "gate"
+    options = {"load_troubles": other_tiny_model.name, **KINDS[kind]}
+    engine = await kernel_engine(load_waits_for=str(gate), load_fails="torn", **options)
+    link = engine.link
+    await engine.reload(str(tiny_model), {"context_window_size": 100})
+    pid = engine.worker_pid
+
+    with pytest.raises(ModelNotFoundError):
+        await engine.reload([str(other_tiny_model), str(tmp_path / "nowhere")])
+    assert engine.worker_pid == pid
+    assert link.snapshot.state == "ready"
+    assert link.snapshot.failed is not None
+    assert "nowhere" in link.snapshot.failed.model_id
+    assert await answers(engine, tiny_model)
+
+    load = asyncio.create_task(engine.reload(str(other_tiny_model)))
+    await loading(engine)
+    assert link.snapshot.failed is None
+    if kind == "beside":  # it answers while the other one loads
+        response = await engine.chat.completions.create(messages=HELLO)
+        assert response.model == str(tiny_model)
+    asking = asyncio.create_task(engine.chat.completions.create(messages=HELLO))
+    link.call_soon(link.cancel_load)
+    with pytest.raises(LoadCancelledError):
+        await load
+    assert (await asking).model == str(tiny_model)
+    assert await answers(engine, tiny_model)
+    assert link.snapshot.failed is None
+
+    gate.touch()
+    with pytest.raises(ModelFormatError, match="torn"):
+        await engine.reload(str(other_tiny_model))
+    assert await answers(engine, tiny_model)
+    assert isinstance(link.snapshot.failed and link.snapshot.failed.error, ModelFormatError)
+
+    gate.unlink()
+    load = asyncio.create_task(engine.reload(str(other_tiny_model)))
+    await loading(engine)
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, signal.SIGKILL)
+    with pytest.raises(EngineDeadError):
+        await load
+    assert await answers(engine, tiny_model)
+    (model,) = await engine.models.list()
+    assert model.context_window_size == 100  # type: ignore[attr-defined]
+
+    await asyncio.wrap_future(link.submit(link.reload_last()))  # what "try again" does
+    assert await answers(engine, tiny_model)
+
+
+async def begin(engine: AsyncKernelMLCEngine, model: Path) -> None:
+    """Begin a load as magics and widgets do, which do not await it."""
+    engine.link.begin_reload([str(model)])
+
+
+async def test_requests_behind_a_begun_load_are_answered_by_what_is_loaded_then(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path, tmp_path: Path
+) -> None:
+    engine = await kernel_engine()
+    for name, expected in ((tmp_path / "typo", tiny_model), (other_tiny_model, other_tiny_model)):
+        await asyncio.wrap_future(engine.link.submit(begin(engine, name)))
+        asking = [
+            asyncio.create_task(engine.chat.completions.create(messages=HELLO)) for _ in range(3)
+        ]
+        assert {(await one).model for one in asking} == {str(expected)}
+
+
+async def test_requests_go_on_while_models_replace_each_other(
+    kernel_engine: Make, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    engine = await kernel_engine(**MEMORY)
+    ended = False
+
+    async def ask() -> set[str]:
+        models = set()
+        while not ended:
+            models.add((await engine.chat.completions.create(messages=HELLO)).model)
+        return models
+
+    asking = [asyncio.create_task(ask()) for _ in range(4)]
+    for i in range(6):
+        wanted = (other_tiny_model, tiny_model)[i % 2]
+        await engine.reload(str(wanted))
+        assert await loaded(engine) == [str(wanted)]
+    ended = True
+    for one in asking:
+        assert await one <= {str(tiny_model), str(other_tiny_model)}
+    assert await loaded(engine) == [str(tiny_model)]
 
 
 @pytest.mark.parametrize(

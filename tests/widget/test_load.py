@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlc_widget.api.engine_link import EngineSnapshot
-from mlc_widget.api.errors import LoadCancelledError, ModelFormatError
+from mlc_widget.api.errors import LoadCancelledError, ModelFormatError, ModelNotFoundError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget, LoadProgress, display_load_progress
 from mlc_widget.widget.base import EngineMirror
@@ -75,6 +75,27 @@ def test_a_failed_load_shows_the_error_and_whose_it_is(
     }
     assert failed["model"] == str(model_folder)
     widget.close()
+
+
+def test_a_bar_stays_as_it_ended_when_a_later_load_changes_nothing(
+    model_folder: Path, make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    engine = make_engine(load=False)
+    earlier = Recorded(engine)
+    engine.reload(str(model_folder))
+    earlier.wait_for(lambda e: e["state"] == "ready")
+    later, chat = Recorded(engine), ChatWidget(engine)
+    with pytest.raises(ModelNotFoundError):
+        engine.reload(str(tmp_path / "typo"))
+    failed = later.wait_for(lambda e: e["failed"] is not None)
+    assert (failed["state"], failed["model"]) == ("ready", str(model_folder))
+    assert failed["failed"]["model"] == str(tmp_path / "typo")
+    assert failed["failed"]["error"]["type"] == "ModelNotFoundError"
+    assert chat.get_state("_engine")["_engine"]["failed"] == failed["failed"]
+    assert not any(e["failed"] for e in earlier.engines)
+    assert earlier.engines[-1]["state"] == "ready"
+    for widget in (earlier, later, chat):
+        widget.close()
 
 
 def test_the_page_cancels_a_load(model_folder: Path, make_engine: MakeEngine) -> None:

@@ -411,10 +411,10 @@ async def test_a_reload_for_a_request_is_remembered_and_a_failed_one_is_not(
     assert (await client.call("chatCompletionNonStreaming", other))["kind"] == "return"
     assert next(iter(core._models)) is model, "it was loaded for the second request, too"
     gone = {"request": request, "modelId": [str(tmp_path / "gone")]}
-    for _ in range(2):  # the second finds nothing loaded either, and says the same
+    for _ in range(2):
         answer = await client.call("chatCompletionNonStreaming", gone)
         assert "neither a folder nor a .gguf file here" in answer["content"]
-        assert await core.list_models() == []
+        assert next(iter(core._models)) is model, "it stays"
     # What a newer message ended is not taken for loaded either.
     load = client.post("reload", {"modelId": [str(tiny_model)]})
     await client.call("unload")
@@ -422,6 +422,25 @@ async def test_a_reload_for_a_request_is_remembered_and_a_failed_one_is_not(
     assert await core.list_models() == []
     wanted = {"request": request, "modelId": [str(tiny_model)]}
     answer = await client.call("chatCompletionNonStreaming", wanted)
+    assert answer["content"]["model"] == str(tiny_model)
+
+
+async def test_a_request_that_a_reload_overtook_is_sent_again_and_does_not_undo_it(
+    client: Any, core: DirectCore, tiny_model: Path, other_tiny_model: Path
+) -> None:
+    await client.hello()
+    old, new = ({"modelId": [str(m)], "chatOpts": [None]} for m in (tiny_model, other_tiny_model))
+    request = {"request": {"messages": HELLO, "max_tokens": 1}}
+    await client.call("reload", old)
+    await client.call("reload", new)
+    for _ in range(2):
+        answer = await client.call("chatCompletionNonStreaming", {**request, **old})
+        assert answer["error"]["code"] == "model_replaced"
+        assert [m["id"] for m in await core.list_models()] == [str(other_tiny_model)]
+    answer = await client.call("chatCompletionNonStreaming", {**request, **new})
+    assert answer["content"]["model"] == str(other_tiny_model)
+    # From then on the client knows, so it means what it says.
+    answer = await client.call("chatCompletionNonStreaming", {**request, **old})
     assert answer["content"]["model"] == str(tiny_model)
 
 

@@ -234,17 +234,30 @@ class GenerationEvent:
     stats: GenerationStats | None = None
 
 
+class ReplacedModels(Protocol):
+    """The models that stay until those of a load are ready, unless their memory is needed."""
+
+    def nbytes(self, device: str) -> int:
+        """How much of a device's memory they take, in bytes, as far as it is known."""
+
+    def unload(self) -> None:
+        """Unload them. Called on a load's thread, once nothing else can fail; it blocks."""
+
+
 class ModelRuntime(Protocol):
     """Executes one model. All methods are called on one event loop and never block it.
 
     Attributes:
         name: Its name as the value of `runtime=`.
+        replaces: Set by the engine. Loaded models that the next `load` may unload if there is not
+            enough memory beside them, after everything else about it was checked.
         on_dead: Set by the engine. To be called once, on the event loop, when the runtime's thread
             or engine has died or hangs, before the running requests fail. The worker then ends,
             and another takes its place.
     """
 
     name: str
+    replaces: ReplacedModels | None
     on_dead: Callable[[EngineDeadError], None] | None
 
     async def load(self, source: ModelSource, report: LoadReporter) -> None:

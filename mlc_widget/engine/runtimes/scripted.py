@@ -14,12 +14,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mlc_widget.api.errors import (
     BadRequestError,
     ContextLengthExceededError,
     EngineDeadError,
+    InsufficientMemoryError,
     InternalEngineError,
     ModelFormatError,
     UnsupportedModelError,
@@ -30,6 +31,7 @@ from mlc_widget.engine.runtimes.base import (
     GenerationEvent,
     GenerationStats,
     ModelSource,
+    ReplacedModels,
     RuntimeCapabilities,
     Sampling,
 )
@@ -56,6 +58,9 @@ class Script:
         load_fails: The message of the error with which a load ends.
         load_hangs: Whether a load never ends.
         load_crashes: Whether a load kills the process.
+        load_troubles: The text that a model's id must have in it for the above to happen to it.
+        load_needs: The bytes that each model takes.
+        load_memory: The bytes that all models of the process may take.
         single_use: Whether a process can load once only.
     """
 
@@ -74,6 +79,9 @@ class Script:
     load_fails: str | None = None
     load_hangs: bool = False
     load_crashes: bool = False
+    load_troubles: str = ""
+    load_needs: int = 0
+    load_memory: int | None = None
     single_use: bool = False
 
 
@@ -88,6 +96,8 @@ class ScriptedRuntime:
     """
 
     name = "scripted"
+    taken: ClassVar[int] = 0
+    """Bytes that all models of this process are said to take."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         known = [f.name for f in fields(Script)]
@@ -100,6 +110,8 @@ class ScriptedRuntime:
         self._script = Script(**options)
         self._source: ModelSource | None = None
         self.on_dead: Callable[[EngineDeadError], None] | None = None
+        self.replaces: ReplacedModels | None = None
+        self._taken = 0
         self.active = 0
         """Generations that run now."""
 
@@ -120,25 +132,38 @@ class ScriptedRuntime:
 
     async def device_usage(self) -> DeviceUsage:
         """It computes nothing, on the CPU."""
-        return DeviceUsage("cpu")
+        return DeviceUsage("cpu", model=self._taken)
 
     async def load(self, source: ModelSource, report: LoadReporter) -> None:
         """Pretend to load."""
         script = self._script
+        troubled = script.load_troubles in source.model_id
+        await self._make_room()
         total = 20_000_000
         for step in range(21):
             done = total * step // 20
             report("load", step / 20, "Loading", bytes_done=done, bytes_total=total)
             await asyncio.sleep(script.load_s / 20)
-            while not self._may_load():  # noqa: ASYNC110 - a file has no event
+            while troubled and not self._may_load():  # noqa: ASYNC110 - a file has no event
                 await asyncio.sleep(0.01)
-        if script.load_crashes:
+        if troubled and script.load_crashes:
             os.kill(os.getpid(), signal.SIGKILL)
-        if script.load_hangs:
+        if troubled and script.load_hangs:
             await asyncio.Event().wait()
-        if script.load_fails is not None:
+        if troubled and script.load_fails is not None:
             raise ModelFormatError(script.load_fails)
         self._source = source
+
+    async def _make_room(self) -> None:
+        """Take the model's memory, from those that it replaces if there is no more."""
+        need, limit, replaced = self._script.load_needs, self._script.load_memory, self.replaces
+        if limit is not None and ScriptedRuntime.taken + need > limit:
+            freed = 0 if replaced is None else replaced.nbytes("cpu")
+            if replaced is None or ScriptedRuntime.taken - freed + need > limit:
+                raise InsufficientMemoryError(f"The script needs {need} bytes of {limit}.")
+            await asyncio.to_thread(replaced.unload)
+        self._taken = need
+        ScriptedRuntime.taken += need
 
     def _may_load(self) -> bool:
         gate = self._script.load_waits_for
@@ -212,3 +237,5 @@ class ScriptedRuntime:
     async def unload(self) -> None:
         """Forget the model."""
         self._source = None
+        ScriptedRuntime.taken -= self._taken
+        self._taken = 0

@@ -24,6 +24,7 @@ from mlc_widget.engine.runtimes.base import (
     DeviceUsage,
     GenerationEvent,
     ModelSource,
+    ReplacedModels,
     RuntimeCapabilities,
     Sampling,
 )
@@ -92,6 +93,7 @@ class MLCLLMRuntime:
                 f"mlc_llm is not installed in {sys.executable}. {devices.INSTALL_HINT}"
             )
         self.on_dead: Callable[[EngineDeadError], None] | None = None
+        self.replaces: ReplacedModels | None = None  # its process has only one model
         self._source: ModelSource | None = None
         self._engine: Any = None
         self._embedding: EmbeddingEngine | None = None

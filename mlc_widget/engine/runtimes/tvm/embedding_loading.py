@@ -22,7 +22,7 @@ from mlc_widget.engine.runtimes.tvm.embedder import (
 from mlc_widget.engine.runtimes.tvm.encoder_executor import MAX_TEXTS, EncoderExecutor
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
-from mlc_widget.engine.runtimes.tvm.memory import require, usage
+from mlc_widget.engine.runtimes.tvm.memory import MemoryNeeds, usage
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.packed import load_packed
@@ -86,13 +86,16 @@ def load(source: ModelSource, options: TVMOptions, progress: Progress) -> Embedd
     shape = plan.shape
     check_weights(plan.parameters, weights)
     context, pages = _sizes(source, options, plan.max_rows, encoder=encoder)
-    require(
+    needs = MemoryNeeds(
         weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
         4 * 4 * plan.max_rows * plan.widest,
+        replaces=progress.replaces,
     )
+    needs.check()
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(plan.code, planner.program, options, progress)
+    needs.make_room()
     loaded = load_packed(
         plan.parameters,
         weights,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mlc_widget.engine.runtimes.tvm.compiled import executable_of
 from mlc_widget.engine.runtimes.tvm.computing import run_on_compute_thread
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
-from mlc_widget.engine.runtimes.tvm.memory import require
+from mlc_widget.engine.runtimes.tvm.memory import MemoryNeeds, machine_free
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.packed import load_packed
@@ -113,6 +114,15 @@ def _text_config(source: ModelSource) -> Any:
     return values if inner is None else inner
 
 
+def _gpu_free(device: str) -> tuple[int, str]:
+    """The free memory of a GPU, and where that is."""
+    from mlc_widget.engine.runtimes.tvm.cuda.device import index_of, usage
+
+    gpu = usage(index_of(device))
+    # Where the driver does not tell, the allocation will.
+    return sys.maxsize if gpu.free is None else gpu.free, f"on the {gpu.name} ({gpu.device})"
+
+
 def make_executor(
     source: ModelSource, options: TVMOptions, progress: Progress, target: Target | None = None
 ) -> tuple[Executor, int]:
@@ -154,22 +164,20 @@ def make_executor(
     check_weights(plan.parameters, weights)
     context, pages = sizes(source, options)
     context = min(context, shape.positions or context)
-    needs = (
+    needs = MemoryNeeds(
         weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
         4 * (4 * MAX_ROWS * plan.widest + options.max_num_sequence * shape.vocab_size),
+        planner.device,
+        progress.replaces,
+        machine_free if planner.device == "cpu" else partial(_gpu_free, planner.device),
     )
-    if planner.device == "cpu":
-        require(*needs)
-    else:
-        from mlc_widget.engine.runtimes.tvm.cuda.device import index_of, usage
-
-        gpu = usage(index_of(planner.device))
-        require(*needs, free=gpu.free, where=f"on the {gpu.name} ({gpu.device})")
+    needs.check()
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
     executable = executable_of(
         plan.code, planner.program, options, progress, cached=planner.executor is Executor
     )
+    needs.make_room()
     loaded = load_packed(
         plan.parameters,
         weights,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy.typing as npt
 import psutil
 
 from mlc_widget.api.errors import InsufficientMemoryError
-from mlc_widget.engine.runtimes.base import DeviceUsage
+from mlc_widget.engine.runtimes.base import DeviceUsage, ReplacedModels
 
 Array = npt.NDArray[Any]
 
@@ -77,29 +79,65 @@ def usage(model: int) -> DeviceUsage:
     )
 
 
-def require(
-    weights: int, kv_cache: int, activations: int, *, free: int | None = None, where: str = ""
-) -> None:
-    """Refuse a model that does not fit into memory.
+def machine_free() -> tuple[int, str]:
+    """The memory that is free, and nothing more to say of where that is."""
+    return available_bytes(), ""
 
-    Args:
-        weights: The size of its weights, in bytes.
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeeds:
+    """What a model needs of a device's memory, in bytes.
+
+    Attributes:
+        weights: The size of its weights.
         kv_cache: That of its KV cache.
         activations: That of its activations, at most.
-        free: The memory that is free; None for the machine's.
-        where: Where that is, for the message, such as ``on the NVIDIA H200``.
-
-    Raises:
-        InsufficientMemoryError: It does not fit; the message has the numbers.
+        device: The device, such as ``cpu`` or ``cuda:0``.
+        replaces: Models there that may be unloaded to make room.
+        free: Gives the device's free memory, and where that is, such as ``on the NVIDIA H200``.
     """
-    need, have = weights + kv_cache + activations, available_bytes() if free is None else free
-    if need > have:
-        raise InsufficientMemoryError(
-            f"The model needs {need:,} bytes ({weights:,} for weights, {kv_cache:,} for the KV "
-            f"cache, {activations:,} for activations), but only {have:,} are free"
-            f"{where and ' '}{where}. Close other "
-            "programs, lower max_total_sequence_length, or choose a smaller model."
-        )
+
+    weights: int
+    kv_cache: int
+    activations: int
+    device: str = "cpu"
+    replaces: ReplacedModels | None = None
+    free: Callable[[], tuple[int, str]] = machine_free
+
+    def check(self) -> None:
+        """Refuse a model that does not fit, even in place of those that it replaces.
+
+        Raises:
+            InsufficientMemoryError: It does not fit; the message has the numbers.
+        """
+        room = 0 if self.replaces is None else self.replaces.nbytes(self.device)
+        self._check(room)
+
+    def make_room(self) -> None:
+        """Unload the models that it replaces, if it does not fit beside them.
+
+        Raises:
+            InsufficientMemoryError: It does not fit even then.
+        """
+        if self.replaces is not None and self._total > self.free()[0]:
+            self.check()
+            self.replaces.unload()
+        self._check(0)
+
+    @property
+    def _total(self) -> int:
+        return self.weights + self.kv_cache + self.activations
+
+    def _check(self, room: int) -> None:
+        free, where = self.free()
+        if self._total > free + room:
+            unloaded = room and " once the loaded model has made room"
+            raise InsufficientMemoryError(
+                f"The model needs {self._total:,} bytes ({self.weights:,} for weights, "
+                f"{self.kv_cache:,} for the KV cache, {self.activations:,} for activations), but "
+                f"only {free + room:,} are free{where and ' '}{where}{unloaded or ''}. Close other "
+                "programs, lower max_total_sequence_length, or choose a smaller model."
+            )
 
 
 def _cgroup_room() -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlc_widget.api.progress import LoadReporter
+from mlc_widget.engine.runtimes.base import ReplacedModels
 
 
 class Cancelled(Exception):
@@ -16,8 +17,15 @@ class Cancelled(Exception):
 class Progress:
     """Passes reports on; after a cancellation, the next report ends the load by raising."""
 
-    def __init__(self, report: LoadReporter, cancelled: threading.Event) -> None:
+    def __init__(
+        self,
+        report: LoadReporter,
+        cancelled: threading.Event,
+        replaces: ReplacedModels | None = None,
+    ) -> None:
         self.report, self.cancelled = report, cancelled
+        self.replaces = replaces
+        """Models that may be unloaded to make room."""
 
     def __call__(self, phase: Any, fraction: float, text: str, **counts: int) -> None:
         """Report, or raise `Cancelled`."""

@@ -23,6 +23,7 @@ from mlc_widget.engine.runtimes.base import (
     DeviceUsage,
     GenerationEvent,
     ModelSource,
+    ReplacedModels,
     RuntimeCapabilities,
     Sampling,
 )
@@ -91,6 +92,7 @@ class TVMRuntime:
         """
         self._options = TVMOptions.parse(options)
         self.on_dead: Callable[[EngineDeadError], None] | None = None
+        self.replaces: ReplacedModels | None = None
         self._loaded: Loaded | Embedder | None = None
         self._clock: StepClock | None = None  # until the model's thread has ended
         self._source: ModelSource | None = None
@@ -298,7 +300,7 @@ class TVMRuntime:
                 e, purpose="The tvm runtime needs apache-tvm", install=INSTALL, package="tvm"
             ) from e
         try:
-            progress = Progress(report, cancelled)
+            progress = Progress(report, cancelled, self.replaces)
             if embedding_loading.is_embedding_model(source.config):
                 return embedding_loading.load(source, self._options, progress)
             return loading.load(source, self._options, progress, self._post)

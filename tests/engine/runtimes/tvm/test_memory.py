@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import mmap
 import re
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlc_widget.engine.runtimes.tvm import huge_pages
+from mlc_widget.api.errors import InsufficientMemoryError
+from mlc_widget.engine.runtimes.tvm import huge_pages, memory
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.memory import HUGE_PAGE, aligned_zeros, large_zeros
 
@@ -126,3 +128,50 @@ def test_a_system_whose_owner_wants_none_has_none(monkeypatch, tmp_path):
     assert not HugePages([large_zeros((9 << 20,), np.uint8)]).move()
     monkeypatch.setattr(huge_pages, "_SETTING", tmp_path / "none")
     assert not HugePages([large_zeros((9 << 20,), np.uint8)]).move()
+
+
+class Replaced:
+    """Models that take some memory of one device, until they are unloaded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: int, taken: int) -> None:
+        self.free, self.taken, self.unloads = free, taken, 0
+        monkeypatch.setattr(memory, "available_bytes", lambda: self.free)
+
+    def nbytes(self, device: str) -> int:
+        return self.taken if device == "cpu" else 0
+
+    def unload(self) -> None:
+        self.unloads += 1
+        self.free, self.taken = self.free + self.taken, 0
+
+
+@pytest.mark.parametrize(
+    ("free", "taken", "unloads", "refused"),
+    [(100, 50, 0, False), (60, 50, 1, False), (60, 30, 0, True), (100, 0, 0, False)],
+    ids=["beside", "in-place", "neither", "alone"],
+)
+def test_a_model_takes_the_place_of_another_only_if_it_must_and_can(
+    monkeypatch: pytest.MonkeyPatch, free: int, taken: int, unloads: int, refused: bool
+) -> None:
+    replaced = Replaced(monkeypatch, free, taken)
+    needs = memory.MemoryNeeds(70, 20, 10, replaces=replaced)
+    for step in (needs.check, needs.make_room):
+        with (
+            pytest.raises(InsufficientMemoryError, match=r"needs 100 bytes .* only 90 are free")
+            if refused
+            else contextlib.nullcontext()
+        ):
+            step()
+    assert replaced.unloads == unloads
+
+
+def test_memory_that_was_promised_and_is_not_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replaced = Replaced(monkeypatch, 60, 50)
+    needs = memory.MemoryNeeds(70, 20, 10, replaces=replaced)
+    needs.check()
+    monkeypatch.setattr(memory, "available_bytes", lambda: 60)
+    with pytest.raises(InsufficientMemoryError, match="only 60 are free"):
+        needs.make_room()
+    assert replaced.unloads == 1
