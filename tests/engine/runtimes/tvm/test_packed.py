@@ -118,6 +118,25 @@ def test_a_copy_that_cannot_be_read_falls_back_to_the_files(own_cache, reads, mo
     assert len(reads) == 2
 
 
+@pytest.mark.parametrize("huge", [True, False])
+def test_a_large_copy_in_small_pages_is_copied_to_own_memory(own_cache, reads, monkeypatch, huge):
+    monkeypatch.setattr(packed, "_LARGE", 1)
+    monkeypatch.setattr(packed, "_in_huge_pages", lambda memory: huge)
+    source = source_of(GOLDEN / NAME)
+    first = executor_of(source, own_cache)
+    expected = logits(first)
+    assert save(first)
+    second = executor_of(source, own_cache)
+    assert np.array_equal(logits(second), expected)
+    assert second.save_weights.__self__.mapped is huge
+    assert not save(second)
+    assert len(reads) == 1
+
+
+def test_own_memory_is_no_file_in_huge_pages():
+    assert not packed._in_huge_pages(np.zeros(1 << 20, np.uint8))
+
+
 @pytest.mark.parametrize("errno", [22, 14])
 def test_systems_that_cannot_bring_pages_in_on_request(own_cache, reads, monkeypatch, errno):
     source = source_of(GOLDEN / NAME)
