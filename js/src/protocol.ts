@@ -28,6 +28,22 @@ export interface ErrorInfo {
   readonly message: string;
 }
 
+export interface FailedLoad {
+  readonly model: string;
+  readonly error: ErrorInfo;
+}
+
+/** A model to choose; sizes in bytes, null if unknown. */
+export interface ModelChoice {
+  readonly name: string;
+  /** "built in", "here", "download", or the name of the program that has it here. */
+  readonly place: string;
+  readonly bytes: number | null;
+  readonly memoryBytes: number | null;
+  readonly licence: string;
+  readonly fits: boolean | null;
+}
+
 /** The worker has not answered, or the engine has not finished a step, for longer than is usual. */
 export interface Hang {
   readonly part: "worker" | "engine";
@@ -56,6 +72,8 @@ export interface Engine {
   readonly gpu: Gpu | null;
   readonly progress: Progress | null;
   readonly error: ErrorInfo | null;
+  /** The last load, if it failed and left the model as it was. */
+  readonly failed: FailedLoad | null;
   readonly hang: Hang | null;
   /** Default settings from the model's configuration. */
   readonly defaults: Readonly<Partial<Record<OptionName, number>>>;
@@ -110,6 +128,8 @@ export interface ChatSnapshot {
   readonly messages: readonly Message[];
   /** The number of messages of an earlier chat that the saved notebook has for this one. */
   readonly saved: number;
+  /** In a new chat, the first message of the one before; null if there is none. */
+  readonly earlier: string | null;
 }
 
 /**
@@ -138,8 +158,7 @@ export interface Options {
   readonly seed: number | null;
   readonly schema: string | null;
   readonly tools: readonly string[];
-  /** Names of the built-in models. */
-  readonly models: readonly string[];
+  readonly models: readonly ModelChoice[];
 }
 export type OptionName = Exclude<keyof Options, "tools" | "models">;
 
@@ -174,6 +193,14 @@ export interface MapState {
   readonly last: readonly MapRow[];
 }
 
+export type ExportFormat = "md" | "json" | "ipynb";
+
+/** The conversation as a file's text. */
+export interface Export {
+  readonly format: ExportFormat;
+  readonly text: string;
+}
+
 /** The kernel has received an intent; `error` is null, or says why the intent was refused. */
 export interface Ack {
   readonly intent: string;
@@ -188,6 +215,8 @@ export type Intent =
   | { readonly kind: "edit"; readonly message: string; readonly text: string }
   | { readonly kind: "select"; readonly message: string }
   | { readonly kind: "delete"; readonly message: string }
+  | { readonly kind: "new" }
+  | { readonly kind: "export"; readonly format: ExportFormat }
   | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | null }
   | { readonly kind: "load"; readonly model: string | null }
   | { readonly kind: "restart" }
@@ -254,6 +283,24 @@ function parseProgress(value: unknown): Progress | null {
   };
 }
 
+function parseFailed(value: unknown): FailedLoad | null {
+  const error = isObject(value) ? parseError(value["error"]) : null;
+  return isObject(value) && error ? { model: text(value["model"]), error } : null;
+}
+
+function parseModel(value: unknown): ModelChoice | null {
+  const model = typeof value === "string" ? { name: value } : value; // a name alone
+  if (!isObject(model) || !text(model["name"])) return null;
+  return {
+    name: text(model["name"]),
+    place: text(model["place"]),
+    bytes: number(model["nbytes"]),
+    memoryBytes: number(model["memory_bytes"]),
+    licence: text(model["licence"]),
+    fits: typeof model["fits"] === "boolean" ? model["fits"] : null,
+  };
+}
+
 function parseHang(value: unknown): Hang | null {
   if (!isObject(value)) return null;
   return { part: oneOf(["worker", "engine"] as const, value["part"], "worker"), seconds: count(value["seconds"]) };
@@ -291,6 +338,7 @@ export function parseEngine(value: unknown): Engine {
     gpu: parseGpu(engine["gpu"]),
     progress: parseProgress(engine["progress"]),
     error: parseError(engine["error"]),
+    failed: parseFailed(engine["failed"]),
     hang: parseHang(engine["hang"]),
     defaults: parseDefaults(engine["defaults"]),
   };
@@ -336,7 +384,7 @@ export function parseChat(value: unknown): ChatSnapshot {
   const chat = isObject(value) ? value : {};
   const items: readonly unknown[] = Array.isArray(chat["messages"]) ? chat["messages"] : [];
   const messages = items.map(parseMessage).filter((message) => message !== null);
-  return { rev: count(chat["rev"]), messages, saved: count(chat["saved"]) };
+  return { rev: count(chat["rev"]), messages, saved: count(chat["saved"]), earlier: text(chat["earlier"]) || null };
 }
 
 /** Reads a `delta` message. */
@@ -369,7 +417,7 @@ export function parseOptions(value: unknown): Options {
     seed: number(options["seed"]),
     schema: text(options["schema"]) || null,
     tools: texts(options["tools"]),
-    models: texts(options["models"]),
+    models: (Array.isArray(options["models"]) ? options["models"] : []).map(parseModel).filter((model) => model !== null),
   };
 }
 
@@ -413,6 +461,11 @@ export function parseMap(value: unknown): MapState {
 export function parseAck(value: unknown): Ack | null {
   if (!isObject(value) || typeof value["intent"] !== "string") return null;
   return { intent: value["intent"], error: text(value["error"]) || null };
+}
+
+export function parseExport(value: unknown): Export | null {
+  if (!isObject(value) || typeof value["text"] !== "string") return null;
+  return { format: oneOf(["md", "json", "ipynb"] as const, value["format"], "md"), text: value["text"] };
 }
 
 export function messageType(value: unknown): string {

@@ -4,6 +4,7 @@
  * It listens to the model, runs the reducer, and notifies the views at most once per animation frame.
  */
 
+import { cellsOf, type Cells } from "./cells.ts";
 import { hasControl, watchConnection, type Model } from "./host.ts";
 import { IntentSender } from "./intents.ts";
 import {
@@ -12,11 +13,13 @@ import {
   parseChat,
   parseDelta,
   parseEngine,
+  parseExport,
   parseLive,
   parseMap,
   parseOptions,
   readTrait,
   type Engine,
+  type Export,
   type MapState,
   type Options,
 } from "./protocol.ts";
@@ -38,6 +41,7 @@ export class Store {
   readonly intents: IntentSender;
   readonly #model: Model;
   readonly #views = new Set<(view: View) => void>();
+  readonly #exports = new Set<(file: Export) => void>();
   #view: View;
   #frame = 0;
   #gapTimer: ReturnType<typeof setTimeout> | undefined;
@@ -75,6 +79,11 @@ export class Store {
     });
   }
 
+  /** The cells of the host's notebook; null where it has none. */
+  get cells(): Cells | null {
+    return cellsOf(this.#model);
+  }
+
   /** Whether intents reach the kernel at any time, even while a cell runs. */
   get direct(): boolean {
     return this.#model.get("_control") === true && hasControl(this.#model);
@@ -89,6 +98,12 @@ export class Store {
     this.#views.add(callback);
     signal.addEventListener("abort", () => this.#views.delete(callback));
     callback(this.#view);
+  }
+
+  /** Calls back with each conversation that was asked for as a file, until the signal aborts. */
+  onExport(callback: (file: Export) => void, signal: AbortSignal): void {
+    this.#exports.add(callback);
+    signal.addEventListener("abort", () => this.#exports.delete(callback));
   }
 
   readonly #onEngine = (): void => {
@@ -127,6 +142,9 @@ export class Store {
     } else if (type === "ack") {
       const ack = parseAck(content);
       if (ack) this.intents.acknowledge(ack);
+    } else if (type === "export") {
+      const file = parseExport(content);
+      if (file) for (const callback of this.#exports) callback(file);
     }
   };
 

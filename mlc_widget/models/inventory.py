@@ -18,7 +18,12 @@ from typing import Any, Final, Literal
 from mlc_widget.models import CONFIG_FILE, builtin_models
 from mlc_widget.models.catalogue import catalogue
 from mlc_widget.models.other_programs import foreign_models
-from mlc_widget.models.places import hub_cache_root, user_cache_root
+from mlc_widget.models.places import (
+    hub_cache_root,
+    total_memory,
+    user_cache_root,
+    weight_budget,
+)
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PART: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I)
@@ -86,22 +91,68 @@ def plain_id(model_id: str) -> str:
     return re.sub(r"@[^@/]+(?:/[^@]*)?$", "", model_id.partition("#")[0]).removeprefix("HF://")
 
 
-_choices: tuple[float, list[str]] | None = None
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model to offer.
+
+    Attributes:
+        name: What loads it.
+        place: Where it is: ``built in``, ``here`` (on this disk), the name of another program that
+            has it here, or ``download``.
+        nbytes: The size of its files, or what there is to download; None if unknown.
+        memory_bytes: About what it takes when it is loaded; None if unknown.
+        licence: As SPDX names it; "" if unknown.
+        fits: Whether this machine has the memory for it; None if unknown.
+    """
+
+    name: str
+    place: str
+    nbytes: int | None = None
+    memory_bytes: int | None = None
+    licence: str = ""
+    fits: bool | None = None
 
 
-def model_choices() -> list[str]:
-    """Names to offer: built-in models, the catalogue, and what is on this disk."""
+_choices: tuple[float, list[ModelChoice]] | None = None
+
+
+def choices() -> list[ModelChoice]:
+    """What to offer: built-in models, what is on this disk, and the rest of the catalogue."""
     global _choices
     now = time.monotonic()
     if _choices is None or now - _choices[0] > _REMEMBERED_S:
         by_id = {plain_id(s): name for name, m in catalogue().items() for s in m.sources}
-        here = [
-            by_id.get(plain_id(e.name), e.name)
-            for e in inventory()
-            if e.whole and e.kind != "converted"
-        ]
-        _choices = now, list(dict.fromkeys([*builtin_models(), *catalogue(), *here]))
+        found = {name: ModelChoice(name, "built in") for name in builtin_models()}
+        for entry in inventory():
+            name = by_id.get(plain_id(entry.name), entry.name)
+            if entry.whole and entry.kind != "converted" and name not in found:
+                place = entry.program or "here"
+                found[name] = _choice(name, place, entry.nbytes, entry.licence)
+        for name, model in catalogue().items():
+            if name not in found:
+                found[name] = _choice(name, "download", model.nbytes)
+        _choices = now, list(found.values())
     return list(_choices[1])
+
+
+def _choice(name: str, place: str, nbytes: int, licence: str = "") -> ModelChoice:
+    listed = catalogue().get(name)
+    needs = listed.memory_bytes if listed else nbytes
+    total = total_memory()
+    budget = weight_budget() if listed is None else total
+    return ModelChoice(
+        name,
+        place,
+        nbytes,
+        listed.memory_bytes if listed else None,
+        listed.licence if listed else licence,
+        None if budget is None else needs <= budget,
+    )
+
+
+def model_choices() -> list[str]:
+    """The names of `choices`."""
+    return [choice.name for choice in choices()]
 
 
 def _of_hub(root: Path) -> Iterator[InventoryEntry]:

@@ -4,19 +4,22 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
 
 ``_chat``
     ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error", "stats", "reasoning",
-    "tool_calls", "calling", "name", "json", "resumed", "repeats", "branches"}], "saved"}``, the
-    shown conversation, and the number of messages that `SavedChat` offers.
+    "tool_calls", "calling", "name", "json", "resumed", "repeats", "branches"}], "earlier",
+    "saved"}``, the shown conversation; after `new_chat`, the first message of the one before; and
+    the number of messages that `SavedChat` offers.
 ``_live``
     ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
 ``_options``
-    The settings by their names (`options_json`), and ``models``, the names of the built-in models.
+    The settings by their names (`options_json`), and ``models``, the models to choose from
+    (`ModelChoice`).
 
 Messages to the page are ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
-counts UTF-16 code units, and acknowledgements (`IntentDispatcher`). The page sends intents of the
-kinds ``send {text}``, ``results {reply, results}``, ``stop {reply?}``, ``retry {reply}``, ``edit
-{message, text}``, ``select {message}``, ``delete {message}``, ``set {name, value}``, ``load
-{model?}``, ``restart``, ``resync``, ``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and
-``transcript`` (`TranscriptOutput`).
+counts UTF-16 code units, ``{"type": "export", "format", "text"}``, and acknowledgements
+(`IntentDispatcher`). The page sends intents of the kinds ``send {text}``, ``results {reply,
+results}``, ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``, ``select {message}``,
+``delete {message}``, ``new``, ``export {format}``, ``set {name, value}``, ``load {model?}``,
+``restart``, ``resync``, ``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and ``transcript``
+(`TranscriptOutput`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,7 @@ import traitlets
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
-from mlc_widget.models.inventory import model_choices
+from mlc_widget.models.inventory import choices
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import FunctionCaller
 from mlc_widget.widget.chat_listener import ChatListener
@@ -150,7 +154,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             "_live": lambda: self._session.live,
             "_options": lambda: {
                 **options_json(self._session.options),
-                "models": model_choices(),
+                "models": [asdict(choice) for choice in choices()],
             },
         }
 
@@ -168,6 +172,8 @@ class ChatWidget(EngineWidget, ChatSettings):
             "edit": lambda intent: session.edit(intent.get("message"), intent.get("text")),
             "select": lambda intent: session.select(intent.get("message")),
             "delete": lambda intent: session.delete(intent.get("message")),
+            "new": lambda _: session.begin_anew(),
+            "export": lambda intent: self._export_to_page(intent.get("format")),
             "set": lambda intent: session.set_option(intent.get("name"), intent.get("value")),
             "take_up": lambda _: self._saved.take_up(),
             "resync": lambda _: self.send_state(["_chat"]),
@@ -262,6 +268,13 @@ class ChatWidget(EngineWidget, ChatSettings):
             OSError: the file cannot be written.
         """
         return export(*self._shown(), as_format=format, path=path)
+
+    def _export_to_page(self, as_format: Any) -> None:
+        self.send({"type": "export", "format": as_format, "text": self.export(as_format)})
+
+    def new_chat(self) -> None:
+        """Show an empty conversation; the earlier one stays, as a version of the first message."""
+        self._link.call_soon(self._session.begin_anew)
 
     def _shown(self) -> tuple[Sequence[Message], str | None, str]:
         """The shown messages, the system prompt and the model."""

@@ -72,6 +72,10 @@ class MessageTree:
         """
         self.state = self.state.select(self.find(message_id).id)
 
+    def begin_anew(self) -> None:
+        """Show no message, so that the next one begins another conversation."""
+        self.state = self.state.without_path()
+
     def delete(self, message_id: str) -> None:
         """Delete a message and all that follow it."""
         self.state = self.state.without(message_id)

@@ -181,6 +181,11 @@ class ChatSession:
         self._tree.select(message_id)
         self._listener.on_change()
 
+    def begin_anew(self) -> None:
+        """Show an empty conversation; the earlier one stays in a branch beside it."""
+        self._tree.begin_anew()
+        self._listener.on_change()
+
     def delete(self, message_id: str) -> None:
         """Delete a message and all that follow it; replies that are being made there stop.
 

@@ -168,6 +168,15 @@ class ChatState:
             head = self.chosen.get(head, below[-1])
         return replace(self, rev=self.rev + 1)._at(head)
 
+    def without_path(self) -> ChatState:
+        """The state that shows no message; the next one begins another branch."""
+        return replace(self, rev=self.rev + 1, head=None)
+
+    @property
+    def earlier(self) -> str | None:
+        """The first message of the branch that was shown before `without_path`, if there is one."""
+        return self.chosen.get(None) if self.head is None else None
+
     def without(self, message_id: str) -> ChatState:
         """The state without this message and all that follow it."""
         gone = self.subtree(message_id)
@@ -255,7 +264,7 @@ class ChatState:
         for message in self.path() if shown is None else shown:
             beside = children[message.parent]
             messages.append({**message.to_json(), "branches": beside if len(beside) > 1 else []})
-        return {"rev": self.rev, "messages": messages}
+        return {"rev": self.rev, "messages": messages, "earlier": self.earlier}
 
 
 DEFAULT_MAX_TOKENS: Final = 4096

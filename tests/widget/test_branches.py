@@ -126,6 +126,31 @@ def test_deltas_of_a_hidden_branch_stay_away(make_engine: MakeEngine, open_page:
     page.chat.stop()
 
 
+def test_a_new_chat_leaves_the_earlier_one_beside_it(
+    make_engine: MakeEngine, open_page: OpenPage
+) -> None:
+    page = open_page(make_engine(text="Fine."))
+    page.chat.send("One").result(DEADLINE)
+    page.intent("a", "export", format="md")
+    assert page.wait_for_ack("a")["error"] is None
+    (file,) = page.customs("export")
+    assert (file["format"], file["text"]) == ("md", page.chat.export())
+    page.intent("b", "export", format="exe")
+    assert "give one of md, json, ipynb" in page.wait_for_ack("b")["error"]
+    page.intent("c", "new")
+    page.wait_for_ack("c")
+    shown = page.chat.get_state("_chat")["_chat"]
+    assert (page.chat.messages, shown["messages"]) == ((), [])
+    page.intent("d", "select", message=shown["earlier"])
+    page.wait_for_ack("d")
+    assert [m["content"] for m in page.chat.messages] == ["One", "Fine."]
+    page.chat.new_chat()
+    page.chat.send("Two").result(DEADLINE)
+    assert [m["content"] for m in page.chat.messages] == ["Two", "Fine."]
+    shown = page.chat.get_state("_chat")["_chat"]
+    assert (len(shown["messages"][0]["branches"]), shown["earlier"]) == (2, None)
+
+
 def test_settings_are_checked_and_mirrored(make_engine: MakeEngine, open_page: OpenPage) -> None:
     page = open_page(make_engine(text="Fine."), temperature=0.5)
     page.intent("a", "set", name="temperature", value=9)
@@ -134,7 +159,7 @@ def test_settings_are_checked_and_mirrored(make_engine: MakeEngine, open_page: O
     assert page.wait_for_ack("b")["error"] is None
     shown = page.chat.get_state("_options")["_options"]
     assert (shown["temperature"], shown["max_tokens"]) == (0.5, 3)
-    assert "demo" in shown["models"]
+    assert "demo" in [model["name"] for model in shown["models"]]
     page.intent("c", "set", name="rm", value=3)
     assert "no such setting" in page.wait_for_ack("c")["error"]
 

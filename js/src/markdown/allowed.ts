@@ -20,7 +20,7 @@ const MATH_TAGS: ReadonlySet<string> = new Set(
 const HTML_ATTRIBUTES: Readonly<Record<string, RegExp>> = {
   class: /^mlcw-[\w-]+( mlcw-[\w-]+)*$/,
   dir: /^(auto|ltr|rtl)$/,
-  title: /^(https?:|mailto:|Copy code$)/,
+  title: /^(https?:|mailto:|(Copy code|Run in a new cell below|Insert as a new cell below|Replace the cell above)$)/,
   role: /^(link|group)$/,
   tabindex: /^0$/,
   start: /^\d{1,9}$/,

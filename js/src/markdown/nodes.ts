@@ -69,6 +69,16 @@ export function blockNodes(tokens: readonly Token[], growing = false, depth = 0)
 
 const isMath = (token: Token): token is MathToken => token.type === "math";
 
+const PYTHON: ReadonlySet<string> = new Set(["", "py", "python", "python3", "ipython", "ipython3"]);
+
+/** Shown where the host has cells; the last class is what `view.ts` knows them by. */
+const CELL_TOOLS: readonly VElement[] = [
+  ["run", "Run", "Run in a new cell below"],
+  ["insert", "Insert", "Insert as a new cell below"],
+  ["replace", "Replace", "Replace the cell above"],
+].map(([name, label, title]) =>
+  v("button", { type: "button", class: `mlcw-copy mlcw-cell mlcw-cell-${name ?? ""}`, title: title ?? "" }, label ?? ""));
+
 /** A code block with the name of its language and a Copy button. */
 export function codeNode(code: string, language: string, growing: boolean): VElement {
   return v(
@@ -78,7 +88,12 @@ export function codeNode(code: string, language: string, growing: boolean): VEle
       "div",
       { class: language ? "mlcw-code-head" : "mlcw-code-head mlcw-unlabelled" },
       v("span", {}, language),
-      v("button", { type: "button", class: "mlcw-copy", title: "Copy code" }, "Copy"),
+      v(
+        "span",
+        { class: "mlcw-code-tools" },
+        ...(!growing && PYTHON.has(language.toLowerCase()) ? CELL_TOOLS : []),
+        v("button", { type: "button", class: "mlcw-copy", title: "Copy code" }, "Copy"),
+      ),
     ),
     v(
       "pre",

@@ -8,6 +8,17 @@ import { closeOpenMarks, withoutUndecided } from "./partial.ts";
 import { patchChildren } from "./patch.ts";
 import type { VElement } from "./tree.ts";
 
+/** Dispatched, and bubbling, when code should go into the notebook; its detail is a `CellRequest`. */
+export const CELL_EVENT = "mlcw-cell";
+
+export type CellAction = "insert" | "replace" | "run";
+
+export interface CellRequest {
+  readonly action: CellAction;
+  readonly code: string;
+  readonly button: HTMLButtonElement;
+}
+
 const COPIED_FOR_MS = 1500;
 
 export class MarkdownView {
@@ -73,6 +84,13 @@ export class MarkdownView {
     const button = target?.closest("button");
     if (button && event.type === "click") {
       const code = button.closest(".mlcw-code")?.querySelector("code")?.textContent ?? "";
+      const action = (["insert", "replace", "run"] as const).find((name) => button.classList.contains(`mlcw-cell-${name}`));
+      if (action) {
+        const detail: CellRequest = { action, code: code.replace(/\n$/, ""), button };
+        button.dispatchEvent(new CustomEvent(CELL_EVENT, { bubbles: true, detail }));
+        return;
+      }
+      if (!button.classList.contains("mlcw-copy")) return;
       void copyText(code).then((copied) => {
         button.textContent = copied ? "Copied" : "Not copied";
         setTimeout(() => { button.textContent = "Copy"; }, COPIED_FOR_MS);

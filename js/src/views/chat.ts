@@ -8,7 +8,10 @@ import { Room } from "../room.ts";
 import { StickyScroll } from "../scroll.ts";
 import type { View } from "../store.ts";
 import { iconButton, ICONS } from "./buttons.ts";
+import { bindCells } from "./cell-actions.ts";
 import { Composer } from "./composer.ts";
+import { download } from "./download.ts";
+import { fullWindowButton } from "./full-window.ts";
 import { HangNotice } from "./hang.ts";
 import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./load.ts";
 import { MessageView } from "./message.ts";
@@ -45,9 +48,29 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   const settings = new SettingsPanel(send, signal);
   const toggle = iconButton(ICONS.settings, "Settings", () => {
     settings.toggle();
+    drawLoad();
     setAttribute(toggle, "aria-expanded", String(settings.visible));
   }, signal);
   setAttribute(toggle, "aria-expanded", "false");
+  let exporting = false;
+  store.onExport((file) => {
+    if (exporting) download(file); // other views of this chat hear of it, too
+    exporting = false;
+  }, signal);
+  const save = iconButton(ICONS.save, "Save as Markdown", () => {
+    exporting = true;
+    void sendOrExplain({ kind: "export", format: "md" }).catch(() => { exporting = false; });
+  }, signal);
+  const anew = iconButton(ICONS.plus, "New chat", () => {
+    composer.input.focus();
+    void sendOrExplain({ kind: "new" }).catch(() => undefined);
+  }, signal);
+  const earlier = h("button", { class: "mlcw-link mlcw-earlier", type: "button", hidden: true }, "Back to the earlier chat");
+  earlier.addEventListener("click", () => {
+    const message = store.view.chat.earlier;
+    if (message !== null) void sendOrExplain({ kind: "select", message }).catch(() => undefined);
+    composer.input.focus();
+  }, { signal });
   const load = new LoadPanel(signal, send);
   const hang = new HangNotice(signal, send);
   const list = h("ol", { class: "mlcw-list" });
@@ -58,6 +81,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     { class: "mlcw-log", role: "log", "aria-label": "Conversation", "aria-live": "off", tabindex: "0" },
     welcome,
     saved.node,
+    earlier,
     list,
   );
   const jump = h(
@@ -74,6 +98,10 @@ export function renderChat({ store, el, signal }: RenderProps): void {
         await send({ kind: "send", text });
       },
       stop: () => send({ kind: "stop" }),
+      editLast: () => {
+        const mine = store.view.chat.messages.findLast((message) => message.role === "user");
+        views.get(mine?.id ?? "")?.edit();
+      },
     },
     signal,
   );
@@ -83,7 +111,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       class: "mlcw mlcw-chat",
       "aria-label": "Chat",
     },
-    h("div", { class: "mlcw-head" }, dot, name, state, context, toggle),
+    h("div", { class: "mlcw-head" }, dot, name, state, context, anew, save, toggle),
     settings.node,
     load.node,
     hang.node,
@@ -91,6 +119,8 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     composer.node,
     announcements,
   );
+  const full = fullWindowButton(root, signal);
+  if (full) toggle.before(full);
   const room = new Room(root, composer.node, signal);
   const announcer = new Announcer(announcements);
   const scroll = new StickyScroll(log, signal, (following) => {
@@ -109,6 +139,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     } else void composer.stop();
   }, { signal });
   keepKeys(root, signal);
+  bindCells(root, store.cells, signal);
   el.append(root);
   // Keep the end of the log in view when the panel or its window is resized.
   const resized = new ResizeObserver(() => {
@@ -146,6 +177,13 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     scroll.grown();
   };
 
+  /** The picker itself says why a load failed, while it is there to be seen. */
+  const drawLoad = (): void => {
+    const { engine, connected } = store.view;
+    const notice = load.notices(engine) && !settings.visible;
+    show(load.node, connected && (isLoading(engine) || hasFailed(engine) || notice));
+  };
+
   const announce = (messages: readonly Message[]): void => {
     const last = messages.at(-1);
     if (last?.role !== "assistant") return;
@@ -164,11 +202,15 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     setAttribute(name, "title", engine.model || null);
     setText(state, connected ? engineText(engine) : "No kernel");
     setAttribute(state, "title", connected ? memoryText(engine) : null);
-    show(load.node, connected && (isLoading(engine) || hasFailed(engine)));
     load.update(engine, connected);
+    drawLoad();
     hang.update(engine, connected);
     drawContext(context, chat.messages, engine);
     settings.update(options, engine, connected, connected && !store.direct ? INDIRECT : "");
+    show(earlier, connected && chat.earlier !== null);
+    show(anew, chat.messages.length > 0);
+    show(save, chat.messages.length > 0);
+    anew.disabled = save.disabled = !connected;
     show(welcome, chat.messages.length === 0);
     setText(
       welcome,

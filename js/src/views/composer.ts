@@ -1,4 +1,4 @@
-/** The box to write messages in. Enter sends, Shift+Enter begins a new line, Escape stops the answer. */
+/** The box to write messages in. Enter sends, Shift+Enter begins a new line, Escape stops the answer, Up edits the last message. */
 
 import { h, icon, setAttribute, setText, show } from "../dom.ts";
 
@@ -9,6 +9,8 @@ export interface ComposerActions {
   /** Resolves when the kernel has accepted the message; throws an error with the reason if it refuses. */
   readonly send: (text: string) => Promise<void>;
   readonly stop: () => Promise<void>;
+  /** Begins to edit the last message of the user's, if there is one. */
+  readonly editLast: () => void;
 }
 
 export interface ComposerState {
@@ -65,6 +67,9 @@ export class Composer {
       if (event.key === "Enter" && !event.shiftKey) {
         event.preventDefault();
         void this.#submit();
+      } else if (event.key === "ArrowUp" && this.input.value === "" && !event.shiftKey && !event.ctrlKey && !event.metaKey && !event.altKey) {
+        event.preventDefault();
+        this.#actions.editLast();
       }
     }, { signal });
     this.#stop.addEventListener("click", () => void this.stop(), { signal });

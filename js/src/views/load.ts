@@ -41,6 +41,11 @@ export function hasFailed(engine: Engine): boolean {
   return engine.error !== null && !isLoading(engine) && engine.state !== "ready";
 }
 
+/** Whether a load failed and left the model that was loaded before. */
+export function wasRefused(engine: Engine): boolean {
+  return engine.failed !== null && !isLoading(engine) && !hasFailed(engine);
+}
+
 export function phaseText(engine: Engine): string {
   if (engine.state === "starting") return "Starting the worker";
   if (engine.progress === null) return "Loading";
@@ -73,8 +78,11 @@ export class LoadPanel {
   readonly #below = h("div", { class: "mlcw-load-below" }, this.#facts, this.#clock, this.#cancel);
   readonly #error = h("div", { class: "mlcw-error-text" });
   readonly #retry = h("button", { class: "mlcw-button", type: "button" }, "Try again");
+  readonly #dismiss = h("button", { class: "mlcw-link", type: "button" }, "Dismiss");
   readonly #live = h("div", { class: "mlcw-sr", role: "status" });
   #engine: Engine | null = null;
+  /** The failed load whose notice the reader has dismissed. */
+  #dismissed = "";
   #connected = true;
   /** Time of the latest report, by `performance.now`; the clock runs on between reports. */
   #reportedAt = 0;
@@ -96,6 +104,7 @@ export class LoadPanel {
       this.#below,
       this.#error,
       this.#retry,
+      this.#dismiss,
       this.#live,
     );
     keepKeys(this.node, signal);
@@ -114,6 +123,10 @@ export class LoadPanel {
     };
     act(this.#cancel, { kind: "cancel_load" });
     act(this.#retry, { kind: "load", model: null });
+    this.#dismiss.addEventListener("click", () => {
+      this.#dismissed = failureOf(this.#engine);
+      show(this.node, false);
+    }, { signal });
     const ticker = setInterval(() => {
       this.#tick();
     }, 500);
@@ -122,29 +135,37 @@ export class LoadPanel {
     });
   }
 
+  /** Whether there is a notice of a failed load that was not dismissed. */
+  notices(engine: Engine): boolean {
+    return wasRefused(engine) && failureOf(engine) !== this.#dismissed;
+  }
+
   update(engine: Engine, connected: boolean): void {
     if (engine === this.#engine && connected === this.#connected) return;
     if (engine !== this.#engine) this.#reportedAt = performance.now();
     this.#engine = engine;
     this.#connected = connected;
     const loading = isLoading(engine);
-    const failed = hasFailed(engine);
-    const ready = engine.state === "ready";
+    const refused = wasRefused(engine);
+    const failed = hasFailed(engine) || refused;
+    if (!refused) this.#dismissed = "";
+    const ready = engine.state === "ready" && !refused;
     const kind = failed ? "failed" : ready ? "ready" : loading ? "loading" : "idle";
     if (this.node.dataset["mlcwState"] !== kind) {
       this.node.dataset["mlcwState"] = kind;
       this.#mark.replaceChildren(...(ready ? [icon(CHECK)] : failed ? [icon(CROSS)] : []));
     }
-    const name = modelName(engine.model) || "the model";
+    const name = modelName(refused ? (engine.failed?.model ?? "") : engine.model) || "the model";
     const sentence = this.#sentence(kind, name);
     setText(this.#title, kind === "loading" ? modelName(engine.model) || "Model" : sentence);
     setAttribute(this.#title, "title", engine.model || null);
     setText(this.#phase, loading ? phaseText(engine) : "");
     this.#drawBar(engine, loading, name);
     this.#drawBelow(engine, kind);
-    setText(this.#error, failed ? (engine.error?.message ?? "") : "");
+    setText(this.#error, failed ? failureText(engine) : "");
     show(this.#error, failed);
-    show(this.#retry, failed && connected && engine.model !== "" && engine.state !== "terminated");
+    show(this.#dismiss, refused && this.node.parentElement?.classList.contains("mlcw-chat") === true);
+    show(this.#retry, failed && !refused && connected && engine.model !== "" && engine.state !== "terminated");
     show(this.#cancel, loading && connected && engine.state === "loading");
     // Announce once per phase; the bar itself has the figures.
     setText(this.#live, loading ? `${name}: ${phaseText(engine)}` : sentence);
@@ -159,7 +180,7 @@ export class LoadPanel {
       return "The engine was terminated";
     }
     if (kind === "failed") {
-      switch (this.#engine?.error?.type) {
+      switch ((this.#engine?.error ?? this.#engine?.failed?.error)?.type) {
         case "LoadCancelledError":
           return `Loading ${name} was cancelled`;
         case "WorkerStartError":
@@ -217,4 +238,16 @@ export class LoadPanel {
     const since = (performance.now() - this.#reportedAt) / 1000;
     setText(this.#clock, formatClock(engine.progress.elapsed + since));
   }
+}
+
+/** Tells failures of loads that left the model as it was apart. */
+function failureOf(engine: Engine | null): string {
+  return engine?.failed ? `${engine.failed.model}\n${engine.failed.error.message}` : "";
+}
+
+/** Why a load failed, and what is loaded in spite of it. */
+function failureText(engine: Engine): string {
+  if (!wasRefused(engine)) return engine.error?.message ?? "";
+  const stays = modelName(engine.model);
+  return `${engine.failed?.error.message ?? ""}${stays ? ` ${stays} stays loaded.` : ""}`;
 }

@@ -164,6 +164,11 @@ export class MessageView {
     setAttribute(this.node, "aria-busy", status === "running" ? "true" : null);
   }
 
+  /** Begins to edit the message, if it is the user's and may be edited now. */
+  edit(): void {
+    if (!this.#edit.hidden && !this.#edit.disabled && !this.#tools.hidden) this.#beginEdit();
+  }
+
   /** Shows a form for the results of the last reply's tool calls. */
   #drawCalls(message: Message, open: boolean): void {
     if (!open || !callsAreWhole(message)) {

@@ -1,11 +1,10 @@
 /** The settings of the chat and its model. The kernel checks each value and says what is wrong with it. */
 
 import { h, setAttribute, setText, show } from "../dom.ts";
-import { modelName } from "../format.ts";
 import type { Engine, Intent, OptionName, Options } from "../protocol.ts";
+import { ModelPicker } from "./picker.ts";
 
 let instances = 0;
-const OTHER = "\u0000other";
 
 interface Field {
   readonly name: OptionName;
@@ -31,14 +30,9 @@ export class SettingsPanel {
   readonly node: HTMLElement;
   readonly #send: (intent: Intent) => Promise<void>;
   readonly #inputs = new Map<OptionName, FieldView>();
-  readonly #model = h("select", { class: "mlcw-field" });
-  readonly #other = h("input", { class: "mlcw-field", type: "text", placeholder: "A model's folder", "aria-label": "A model's folder", dir: "ltr" });
-  readonly #load = h("button", { class: "mlcw-button", type: "button" }, "Load");
-  readonly #loadError = h("div", { class: "mlcw-field-error", role: "alert", hidden: true });
+  readonly #picker: ModelPicker;
   readonly #tools = h("div", { class: "mlcw-settings-note" });
   readonly #note = h("div", { class: "mlcw-settings-note" });
-  #models = "";
-  #loaded = "";
 
   constructor(send: (intent: Intent) => Promise<void>, signal: AbortSignal) {
     this.#send = send;
@@ -48,18 +42,9 @@ export class SettingsPanel {
       this.#inputs.set(field.name, view);
       return view.node;
     });
-    const model = h("div", { class: "mlcw-setting mlcw-wide" },
-      h("label", {}, "Model", this.#model),
-      h("div", { class: "mlcw-row" }, this.#other, this.#load),
-      this.#loadError);
+    this.#picker = new ModelPicker((model) => send({ kind: "load", model }), signal);
     this.node = h("div", { class: "mlcw-settings", role: "group", "aria-label": "Settings", hidden: true },
-      model, ...fields, this.#tools, this.#note);
-    this.#model.addEventListener("change", () => { this.#drawModel(); }, { signal });
-    this.#other.addEventListener("input", () => { this.#drawModel(); }, { signal });
-    this.#load.addEventListener("click", () => void this.#loadModel(), { signal });
-    this.#other.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.isComposing) void this.#loadModel();
-    }, { signal });
+      this.#picker.node, ...fields, this.#tools, this.#note);
   }
 
   get visible(): boolean {
@@ -68,42 +53,16 @@ export class SettingsPanel {
 
   toggle(): void {
     show(this.node, !this.visible);
-    if (this.visible) this.#model.focus();
+    if (this.visible) this.#picker.focus();
   }
 
   update(options: Options, engine: Engine, connected: boolean, note: string): void {
     for (const [name, view] of this.#inputs) view.update(options[name], connected, engine.defaults[name]);
-    const names = [...new Set([...options.models, ...(engine.model ? [engine.model] : [])])];
-    if (names.join("\n") !== this.#models || engine.model !== this.#loaded) {
-      this.#models = names.join("\n");
-      this.#loaded = engine.model;
-      this.#model.replaceChildren(
-        ...names.map((name) => h("option", { value: name }, modelName(name))),
-        h("option", { value: OTHER }, "Another …"),
-      );
-      this.#model.value = engine.model || (names[0] ?? OTHER);
-    }
-    this.#model.disabled = this.#other.disabled = !connected;
-    this.#drawModel();
+    this.#picker.update(options.models, engine, connected);
     setText(this.#tools, options.tools.length > 0 ? `Tools: ${options.tools.join(", ")}` : "");
     show(this.#tools, options.tools.length > 0);
     setText(this.#note, note);
     show(this.#note, note !== "");
-  }
-
-  #drawModel(): void {
-    const other = this.#model.value === OTHER;
-    show(this.#other, other);
-    show(this.#load, other || this.#model.value !== this.#loaded);
-    this.#load.disabled = this.#model.disabled || (other && this.#other.value.trim() === "");
-  }
-
-  async #loadModel(): Promise<void> {
-    const model = this.#model.value === OTHER ? this.#other.value.trim() : this.#model.value;
-    if (model === "") return;
-    const error = await this.#try({ kind: "load", model });
-    setText(this.#loadError, error);
-    show(this.#loadError, error !== "");
   }
 
   #set(name: OptionName, value: string | number | null): Promise<string> {
