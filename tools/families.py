@@ -97,6 +97,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.6,
         "logits_scaling": 2.5,
     },
+    "granite4": {
+        "model_type": "granitemoehybrid",
+        **_TINY,
+        "shared_intermediate_size": 160,
+        "layer_types": ["attention", "attention"],
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "position_embedding_type": "rope",
+        # What transformers checks even of a model without Mamba's layers.
+        "mamba_n_heads": 4,
+        "mamba_d_head": 32,
+        "rope_theta": 10000.0,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.4,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.5,
+    },
     "llama-yarn": {
         "model_type": "llama",
         **_TINY,

@@ -318,7 +318,7 @@ class Conversion(Closing):
         window = self._model_config["context_window_size"]
         return {
             "version": "0.1.0",
-            "model_type": config["model_type"],
+            "model_type": hf_config.mlc_model_type(config),
             "model_config": self._model_config,
             "vocab_size": self._model_config["vocab_size"],
             "context_window_size": window,

@@ -39,6 +39,7 @@ class Family:
             files.
         norm_bias: Whether norms have biases (LayerNorm).
         fused: Whether transformers stacks queries, keys and values, and gate and up, as MLC does.
+        fused_mlp: Whether it stacks gate and up only.
         gated: Whether the MLP has a gate; without one, its layers have biases.
         heads_together: Whether transformers' files have queries, keys and values head by head.
         inputs_first: Whether transformers' files have matrices of layers with the inputs first.
@@ -57,6 +58,7 @@ class Family:
     norms_plus: float = 0.0
     norm_bias: bool = False
     fused: bool = False
+    fused_mlp: bool = False
     gated: bool = True
     heads_together: bool = False
     inputs_first: bool = False
@@ -159,6 +161,13 @@ FAMILIES: Final[Mapping[str, Family]] = {
         heads_together=True,
     ),
     "granite": Family(),
+    "granitemoehybrid": Family(
+        transformers=(
+            ("mlp.gate_up_proj", "shared_mlp.input_linear"),
+            ("mlp.down_proj", "shared_mlp.output_linear"),
+        ),
+        fused_mlp=True,
+    ),
     "ministral3": Family(
         mlc=(("model.", "language_model.model."), ("lm_head", "language_model.lm_head"))
     ),
@@ -204,6 +213,9 @@ def common_config(values: Mapping[str, Any]) -> dict[str, Any]:
         made["intermediate_size"] = 4 * hidden if inner in (None, 0, -1) else inner
         if values.get("context_window_size"):  # the size of MLC's table of positions
             made["max_position_embeddings"] = values["context_window_size"]
+    if values.get("model_type") == "granitemoehybrid":
+        # intermediate_size is that of the experts, which the dense models lack.
+        made["intermediate_size"] = values.get("shared_intermediate_size", 1024)
     return made
 
 

@@ -11,6 +11,7 @@ from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.api.request_values import shortened
 from mlc_widget.engine.store.fields import MISSING, Fields
 from mlc_widget.engine.store.formats.gguf_file import GGUFModel
+from mlc_widget.engine.store.unsupported_models import mechanism_of_kind, missing_mechanism
 
 QUANTIZATION: Final = "ggml"
 """The `quantization` of models in which each tensor has its own type."""
@@ -159,6 +160,8 @@ def _gpt_neox(fields: _Fields) -> dict[str, Any]:
 
 
 def _granite(fields: _Fields) -> dict[str, Any]:
+    if not fields.boolean("rope.scaling.finetuned", default=True):  # llama.cpp's switch of rotation
+        raise fields.unsupported("positions are not rotated, which is not supported")
     return {
         "embedding_multiplier": fields.positive_float("embedding_scale", 1.0),
         "residual_multiplier": fields.positive_float("residual_scale", 1.0),
@@ -316,34 +319,39 @@ class _Fields(Fields):
         prefix = f"{self.architecture}."
         own = {k.removeprefix(prefix): v for k, v in model.fields.items() if k.startswith(prefix)}
         self.tensors = model.tensors
+        self._missing_mechanism = missing_mechanism(own)
         super().__init__(own, str(self.architecture), self._where, _REMEDY)
 
     def model_type(self) -> str:
-        if not isinstance(self.architecture, str) or self.architecture not in _ARCHITECTURES:
-            raise self._unsupported(
-                f"general.architecture is {shortened(self.architecture)}; the supported ones are "
-                f"{', '.join(_ARCHITECTURES)}"
+        known = isinstance(self.architecture, str) and self.architecture in _ARCHITECTURES
+        why = self._missing_mechanism or (None if known else mechanism_of_kind(self.architecture))
+        if why is not None or not known:
+            because = f": {why}, which is not supported" if why else ""
+            raise self.unsupported(
+                f"general.architecture is {shortened(self.architecture)}{because}; the supported "
+                f"ones are {', '.join(_ARCHITECTURES)}"
             )
-        return _ARCHITECTURES[self.architecture]
+        return _ARCHITECTURES[str(self.architecture)]
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         value = super().get(key, default)
         if not isinstance(value, np.ndarray):
             return value
         if len(set(value.tolist())) != 1:
-            raise self._unsupported(
+            raise self.unsupported(
                 f"{self.architecture}.{key} differs from layer to layer, which is not supported"
             )
         return value.tolist()[0]
 
-    def _unsupported(self, what: str) -> UnsupportedModelError:
+    def unsupported(self, what: str) -> UnsupportedModelError:
+        """The error that says what of the file is not supported."""
         return UnsupportedModelError(f"{self._where}: {what}.", param="model_id")
 
     def head_dim(self) -> int:
         size = self.positive_int("embedding_length") // self.positive_int("attention.head_count")
         head = self.positive_int("attention.key_length", size)
         if self.positive_int("attention.value_length", head) != head:
-            raise self._unsupported(
+            raise self.unsupported(
                 "keys and values have heads of different sizes, which is not supported"
             )
         return head
@@ -353,5 +361,5 @@ class _Fields(Fields):
         head = self.head_dim()
         dims = self.positive_int("rope.dimension_count", head, most=head)
         if dims != head and self.architecture in _INTERLEAVED:
-            raise self._unsupported("only a part of each head is rotated, which is not supported")
+            raise self.unsupported("only a part of each head is rotated, which is not supported")
         return dims / head

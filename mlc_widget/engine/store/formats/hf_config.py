@@ -17,6 +17,12 @@ from mlc_widget.engine.store.fields import (
     Fields,
 )
 from mlc_widget.engine.store.transformers_files import CONFIG
+from mlc_widget.engine.store.unsupported_models import (
+    EXPERTS,
+    RECURRENT,
+    mechanism_of_kind,
+    missing_mechanism,
+)
 
 _ROPE: Final = {
     "default": (),
@@ -41,6 +47,8 @@ request fields of which they are the defaults."""
 _ALWAYS: Final = {"repetition_penalty": "repetition_penalty", "max_new_tokens": "max_tokens"}
 """Those that always hold."""
 _HEAD_STEP: Final = 16
+_ATTENTION: Final = ("attention", "full_attention")
+"""What older and newer files of Granite 4 call a layer that attends to all positions."""
 
 
 def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, Any]:
@@ -97,6 +105,12 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
     return {**made, base: theta, **_OWN[kind](fields)}
 
 
+def mlc_model_type(config: Mapping[str, Any]) -> str:
+    """MLC's `model_type` of a model that `model_config` accepts."""
+    kind: str = config["model_type"]
+    return _MLC.get(kind, kind)
+
+
 def _share(value: object, name: str) -> float:
     """The share of a head's dimensions that are rotated."""
     return Fields({name: value}, "", CONFIG).positive_float(name, most=1.0)
@@ -132,9 +146,12 @@ def _check_kind(config: Mapping[str, Any]) -> None:
             "a text-only version, or a GGUF file, which has the text model.",
             param="vision_config",
         )
-    if not isinstance(kind, str) or kind not in _OWN:
+    known = isinstance(kind, str) and kind in _OWN
+    why = missing_mechanism(config) or (None if known else mechanism_of_kind(kind))
+    if why is not None or not known:
+        because = f": {why}, which is not supported" if why else ""
         raise UnsupportedModelError(
-            f"{CONFIG}: model_type is {shortened(kind)}; those that are supported from "
+            f"{CONFIG}: model_type is {shortened(kind)}{because}; those that are supported from "
             f"safetensors are {', '.join(_OWN)}.",
             param="model_type",
         )
@@ -226,6 +243,20 @@ def _granite(fields: Fields) -> dict[str, Any]:
     return {name: fields.positive_float(name, 1.0) for name in (*names, "logits_scaling")}
 
 
+def _granite4(fields: Fields) -> dict[str, Any]:
+    # Other layers and experts are refused before; these are what transformers takes for absence.
+    layers = fields.get("layer_types", fields.get("layers_block_type", None))
+    if layers is None:
+        raise _unsupported("layer_types", None, f"without it, {RECURRENT}")
+    if not isinstance(layers, list) or any(x not in _ATTENTION for x in layers):
+        raise _unsupported("layer_types", layers, f"only {' or '.join(_ATTENTION)} is supported")
+    if fields.get("num_local_experts", None) is None:
+        raise _unsupported("num_local_experts", None, f"without it, {EXPERTS}")
+    if (kind := fields.get("position_embedding_type", None)) != "rope":
+        raise _unsupported("position_embedding_type", kind, "only rope is supported")
+    return _granite(fields)
+
+
 def _smollm3(fields: Fields) -> dict[str, Any]:
     _llama(fields)
     _without(fields, "use_sliding_window")
@@ -290,6 +321,7 @@ _OWN: Final = {
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
     "granite": _granite,
+    "granitemoehybrid": _granite4,
     "ministral3": _ministral3,
     "olmo2": _llama,
     "phi": _phi,
@@ -298,6 +330,10 @@ _OWN: Final = {
     "stablelm": _stablelm,
 }
 """What only some kinds of models have, by their `model_type`."""
+
+
+_MLC: Final = {"granitemoehybrid": "granite"}
+"""MLC's names, where they are others."""
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:

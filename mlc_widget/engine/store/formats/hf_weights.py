@@ -149,7 +149,7 @@ class _Parameters:
         above = above.rpartition(".")[0]
         inputs = (self._hidden,) if kind == "weight" else ()
         parts = [f"{above}.{part}.{kind}" for part in of]
-        if family.fused:
+        if family.fused or (family.fused_mlp and of == _GATE_UP):
             arranged: Arranged = "head by head" if family.heads_together else ""
             if family.inputs_first and kind == "weight":
                 arranged = "inputs first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ Array = np.ndarray[Any, Any]
 ARCHITECTURES = {
     "gemma3_text": "gemma3",
     "gpt_neox": "gptneox",
+    "granitemoehybrid": "granite",
     "ministral3": "mistral3",
     "phi": "phi2",
 }
@@ -58,6 +59,7 @@ def write_family(path: Path, config: Mapping[str, Any], state: Mapping[str, Arra
     hidden = config.get("hidden_size", config.get("n_embd"))
     head = config.get("head_dim", hidden // heads)
     kind, tensors = TYPES_BY_NAME["F32"], {}
+    state = dict(_gate_and_up_apart(state))
     for tensor, value in state.items():
         name = _name(tensor, arch)
         if arch.startswith("gemma") and value.ndim == 1:
@@ -80,6 +82,16 @@ def write_family(path: Path, config: Mapping[str, Any], state: Mapping[str, Arra
     return write(path, tensors, _fields(arch, config, head))
 
 
+def _gate_and_up_apart(state: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+    """The weights, with those of Granite 4 as Granite 3 has them."""
+    for name, value in state.items():
+        if "shared_mlp.input_linear" in name:
+            for part, half in zip(("gate_proj", "up_proj"), np.split(value, 2), strict=True):
+                yield name.replace("shared_mlp.input_linear", f"mlp.{part}"), half
+        else:
+            yield name.replace("shared_mlp.output_linear", "mlp.down_proj"), value
+
+
 def _fields(arch: str, c: Mapping[str, Any], head: int) -> dict[str, Any]:
     rope = {**(c.get("rope_scaling") or {}), **(c.get("rope_parameters") or {})}
     share = c.get("partial_rotary_factor", c.get("rotary_pct", 1.0))
@@ -87,7 +99,9 @@ def _fields(arch: str, c: Mapping[str, Any], head: int) -> dict[str, Any]:
         "context_length": c.get("max_position_embeddings", c.get("n_positions")),
         "embedding_length": c.get("hidden_size", c.get("n_embd")),
         "block_count": c.get("num_hidden_layers", c.get("n_layer")),
-        "feed_forward_length": c.get("intermediate_size", 4 * c.get("n_embd", 0)),
+        "feed_forward_length": c.get(
+            "shared_intermediate_size", c.get("intermediate_size", 4 * c.get("n_embd", 0))
+        ),
         "attention.head_count": c.get("num_attention_heads", c.get("n_head")),
         "attention.head_count_kv": c.get("num_key_value_heads", c.get("n_head")),
         "attention.key_length": c.get("head_dim"),

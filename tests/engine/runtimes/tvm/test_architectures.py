@@ -14,6 +14,7 @@ import pytest
 from mlc_widget.engine.runtimes.tvm.architectures import ARCHITECTURES
 from mlc_widget.engine.runtimes.tvm.quantization import QUANTIZATIONS
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
+from mlc_widget.engine.store.formats.hf_config import mlc_model_type
 
 from .conftest import Stepper, cpus, executor_for, run_chunks
 
@@ -56,7 +57,7 @@ def assert_close(logits: np.ndarray, reference: np.ndarray) -> None:
 def test_there_is_a_fixture_for_all_that_generate_text():
     # Those that transformers' files of a family name otherwise, or that are made in two ways.
     other_names = {"bert", "gemma3", "phi-msft"}
-    tiny = {str(config["model_type"]) for config in families.CONFIGS.values()}
+    tiny = {mlc_model_type(config) for config in families.CONFIGS.values()}
     assert ARCHITECTURES.keys() - other_names == {*NAMES, *tiny}
     for name in NAMES:
         assert {p.stem for p in (FIXTURES / name).glob("q*.npz")} == set(QUANTIZATIONS)

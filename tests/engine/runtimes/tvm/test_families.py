@@ -95,7 +95,7 @@ def test_every_family_can_be_stored_in_4_bits(name, tmp_path):
     assert mlc_format.read_params(tmp_path / "made")
 
 
-QUICK = ("gemma2", "gemma3", "gpt2", "granite", "olmo2", "phi")
+QUICK = ("gemma2", "gemma3", "gpt2", "granite4", "olmo2", "phi")
 """Together, these have everything that a family can have."""
 
 

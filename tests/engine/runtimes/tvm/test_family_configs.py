@@ -25,7 +25,7 @@ WRONG: list[Any] = [
 def accepted(config: dict[str, Any]) -> Any:
     """What a configuration is read as: from transformers' form, and then from MLC's."""
     made = hf_config.model_config(config, has_output=True)
-    return architecture_of(config["model_type"], common_config(made))
+    return architecture_of(hf_config.mlc_model_type(config), common_config(made))
 
 
 def refused_well(config: dict[str, Any]) -> None:

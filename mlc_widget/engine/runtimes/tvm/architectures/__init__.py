@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mlc_widget.api.errors import UnsupportedModelError
+from mlc_widget.api.request_values import shortened
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
+from mlc_widget.engine.store.unsupported_models import mechanism_of_kind
 
 
 class Architecture(Protocol):
@@ -65,8 +67,10 @@ def architecture_of(model_type: object, config: Mapping[str, Any]) -> Architectu
         architecture = getattr(importlib.import_module(f"{__name__}.{module}"), name)
         made: Architecture = architecture.from_config(config)
         return made
+    why = mechanism_of_kind(model_type)
     raise UnsupportedModelError(
-        f"The tvm runtime does not support models of type {model_type!r}; it supports "
+        f"The tvm runtime does not support models of type {shortened(model_type)}"
+        f"{f' ({why})' if why else ''}; it supports "
         f"{', '.join(ARCHITECTURES)}. Choose a model of one of these.",
         param="model_type",
     )
