@@ -76,17 +76,17 @@ lab: install
 check: install
 	+@$(AT_ONCE) lint lint-js docs
 
-lint: install
+lint: installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
-lint-js: install
+lint-js: installed
 	cd js && npm run check
 
 # Every page, and an entry for each public name; any warning fails it.
-docs: install
+docs: installed
 	$(SPHINX) docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Locator, Page, expect
 
-DEADLINE_MS = 60_000
+DEADLINE_MS = 120_000
 expect.set_options(timeout=DEADLINE_MS / 2)  # a page may be slow on a machine that is busy
 
 

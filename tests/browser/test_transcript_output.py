@@ -84,7 +84,7 @@ def test_the_saved_notebook_has_the_transcript_and_the_page_shows_it_once(
     expect(notebook.output(3).locator("strong", has_text="thanks")).to_be_visible()
     for index in (0, 1, 3):
         error = notebook.output(index).get_by_text("model not found")
-        expect(error).to_have_count(1)  # by now the host has given up
+        expect(error).to_have_count(1, timeout=DEADLINE_MS)  # the host has given up
         expect(error).to_be_hidden()
         expect(notebook.output(index).get_by_text("Run this cell")).to_be_visible()
 

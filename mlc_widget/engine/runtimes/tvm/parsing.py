@@ -21,7 +21,7 @@ def parse_quickly() -> None:
 
     TVM calls `inspect.stack` for each kernel and `inspect.getouterframes` for each macro, which
     look up the module and the source line of every caller. TVM needs the frames' variables, and
-    the source of the innermost ones. The rest took up to a quarter of the time to compile a model.
+    the source of the innermost ones. The rest took up to a fifth of the time to compile a model.
     """
     ScriptMacro._find_parser_def = _find_parser
     quick = ModuleType(inspect.__name__)
