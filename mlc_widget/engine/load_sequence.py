@@ -27,8 +27,9 @@ class LoadSequence:
 
     async def idle(self) -> None:
         """Wait until the work that is running has ended, and whatever waited for it."""
-        async with self._lock:
-            pass
+        while self._lock.locked() or self._waiting:
+            async with self._lock:  # whatever waits longer goes first, but others may wait, too
+                pass
 
     @property
     def superseded(self) -> bool:

@@ -69,6 +69,7 @@ class LoadedModels:
         self._loading: _Target | None = None
         self._before: _Target | None = None  # what the load that is running replaces
         self._aside: tuple[_Target, list[PreparedModel]] | None = None
+        self._taking_back = False  # whether that is being loaded again
         self._joined: tuple[_Target, asyncio.Task[None]] | None = None
 
     def __iter__(self) -> Iterator[LoadedModel]:
@@ -162,7 +163,9 @@ class LoadedModels:
 
     async def cancel_load(self) -> None:
         """Cancel a running load, and wait until what was loaded before is there again."""
-        if self._loads.running:
+        if self._taking_back:
+            await self._loads.idle()
+        elif self._loads.running:
             with contextlib.suppress(LoadCancelledError):  # newer work has begun
                 await self._loads.run(self._take_back)
 
@@ -183,7 +186,8 @@ class LoadedModels:
         wanted = (target, app_config.digest)
         if self._loaded == wanted:
             return
-        if wanted == self._before:  # it stepped aside, or was just replaced
+        aside = None if self._aside is None else self._aside[0]
+        if wanted in (self._before, aside):  # it stepped aside, or was just replaced
             await self._loads.idle()
             if self._loaded == wanted:
                 return
@@ -286,7 +290,8 @@ class LoadedModels:
         """Load again what has stepped aside, if anything has."""
         if self._aside is None:
             return
-        (was, again), self._aside = self._aside, None
+        self._taking_back = True
+        was, again = self._aside
         scale = _Scale(len(again), self._emit)
         models: dict[str, LoadedModel] = {}
         try:
@@ -296,9 +301,15 @@ class LoadedModels:
                 models[model_id] = await self._load_one(model, runtime, scale.loading(i, model_id))
         except MLCEngineError as error:
             logger.warning("What was loaded before could not be loaded again: %s", error)
+            self._aside = None
             await self._unload_models(models)
+        except BaseException:  # what cancelled this takes it back if need be
+            await uncancelled(self._unload_models(models))
+            raise
         else:
-            self._models, self._loaded = models, was
+            self._models, self._loaded, self._aside = models, was, None
+        finally:
+            self._taking_back = False
 
     def _make_runtime(self, target: LoadTarget) -> ModelRuntime:
         runtime = create_runtime(self._runtime, self._runtime_options)

@@ -80,6 +80,7 @@ class RemoteModels:
         self._loading: asyncio.Future[None] | None = None  # done when no `load` runs any more
         self._loads_running = 0
         self._asked = False  # whether the worker was asked for what is wanted
+        self._had_models = False  # whether the worker had any when the running loads began
         self._last_target: LoadTarget | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._returning: asyncio.Task[Any] | None = None
@@ -110,6 +111,8 @@ class RemoteModels:
             worker = await self.supervisor.up()
             if self._expect() is not expected:
                 continue  # a reload came between
+            if self._loading is not None and not worker.loaded:
+                continue  # one has begun, and is not to be cancelled by this
             if worker.loaded:
                 return worker.connection, expected.content()
             if self._restoring is None or self._restoring.done():
@@ -168,11 +171,17 @@ class RemoteModels:
         self._loads_running += 1
         if self._loading is None:
             self._loading = asyncio.get_running_loop().create_future()
+            worker = self.supervisor.worker
+            self._had_models = worker is not None and worker.loaded
         try:
             await self._load(wanted, load)
         except BaseException as error:
-            if load == self._loads and self._expected is not None:
-                await asyncio.shield(shared_task(self._keep(self._expected, wanted, load, error)))
+            kept = self._expected
+            if load == self._loads and kept is not None:
+                if self._had_models or kept.target != target:
+                    await asyncio.shield(shared_task(self._keep(kept, wanted, load, error)))
+                else:  # what died with its worker could not be loaded again either
+                    self._give_up(load, error)
             raise
         finally:
             if self._wanted is wanted:
@@ -221,8 +230,17 @@ class RemoteModels:
             self._publisher.update(model_id=kept.title, failed=failed)
         elif worker.loaded and worker is self.supervisor.worker:
             self._publisher.update(state="ready", model_id=kept.title, error=None, failed=failed)
-        else:
+        elif self._had_models:
             self._return_to(kept, failed)
+        else:  # the next request restores it, as before this load
+            self._publisher.update(state="idle", model_id=kept.title, error=None, failed=failed)
+
+    def _give_up(self, load: int, error: BaseException) -> None:
+        """Expect nothing more after a failed load."""
+        self._expected = None
+        self._load_failed(load, error)
+        if (worker := self.supervisor.worker) is not None:
+            self._retiring = shared_task(self._retire_if_spent(worker))
 
     def _return_to(self, kept: _Expected, failed: FailedLoad | None = None) -> None:
         """Load again what was loaded before, where nobody waits for it."""

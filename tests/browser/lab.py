@@ -82,6 +82,11 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{plugin}.jupyterlab-settings").write_text(json.dumps(settings))
 
+    def unset(self, extension: str, plugin: str) -> None:
+        """Give a setting its default again."""
+        folder = self._settings / (extension if "/" in extension else f"@jupyterlab/{extension}")
+        (folder / f"{plugin}.jupyterlab-settings").unlink()
+
     def write(self, name: str, cells: Sequence[str]) -> None:
         """Make a notebook of code cells."""
         notebook = nbformat.v4.new_notebook()

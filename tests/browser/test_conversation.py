@@ -214,6 +214,7 @@ def test_saved_with_its_state_it_is_read_without_a_kernel(
             assert "<" not in json.dumps(state[trait])
     assert file.stat().st_size < 700_000  # the front end's code is there once
     notebook.close()
+    lab.unset("@jupyter-widgets/jupyterlab-manager", "plugin")
 
     again = open_notebook(file.name)
     chat = Chat(again.output(1))

@@ -166,7 +166,7 @@ def test_lists_of_tasks_and_code_without_a_language(browser: Browser) -> None:
         "items => items.map((item) => getComputedStyle(item).listStyleType)"
     )
     assert styles[-3:] == ["none", "none", "disc"]
-    code, copy = chat.locator(".mlcw-code"), chat.locator(".mlcw-copy")
+    code, copy = chat.locator(".mlcw-code"), chat.get_by_title("Copy code")
     expect(copy).to_be_visible()
     height = code.bounding_box()
     assert height is not None

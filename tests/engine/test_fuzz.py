@@ -188,7 +188,7 @@ async def test_interrupts_among_many(engine, steps):
     await assert_no_page_lost(engine)
 
 
-async def test_a_load_that_ends_what_runs(model_folder, cache_dir, steps):
+async def test_an_unload_that_ends_what_runs(model_folder, cache_dir, steps):
     """Unloading under load: every request gets an end, and the threads end."""
     async with engine_on(model_folder, cache_dir) as engine:
         count = steps(engine)
@@ -196,16 +196,17 @@ async def test_a_load_that_ends_what_runs(model_folder, cache_dir, steps):
         tasks = [asyncio.create_task(chat(engine, f"{i}", max_tokens=1500)) for i in range(12)]
         while len(engine._core._generations) < 12:
             await asyncio.sleep(0)
-        load = asyncio.create_task(engine.reload(str(model_folder)))
-        while list(engine._core._models):  # until the old model is given up
+        unload = asyncio.create_task(engine.unload())
+        while list(engine._core._models):  # until the model is given up
             await asyncio.sleep(0)
         count.go_on()
-        await load
+        await unload
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, BaseException):
                 assert isinstance(result, MLCEngineError)
             else:
                 assert result.choices[0].finish_reason == "abort"
+        await engine.reload(str(model_folder))
         assert (await chat(engine, "after")).choices[0].finish_reason == "length"
         for thread in threading.enumerate():
             if thread.name.startswith("mlc_widget-tvm-load"):

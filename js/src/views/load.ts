@@ -78,7 +78,7 @@ export class LoadPanel {
   readonly #below = h("div", { class: "mlcw-load-below" }, this.#facts, this.#clock, this.#cancel);
   readonly #error = h("div", { class: "mlcw-error-text" });
   readonly #retry = h("button", { class: "mlcw-button", type: "button" }, "Try again");
-  readonly #dismiss = h("button", { class: "mlcw-link", type: "button" }, "Dismiss");
+  readonly #dismiss = h("button", { class: "mlcw-button", type: "button" }, "Dismiss");
   readonly #live = h("div", { class: "mlcw-sr", role: "status" });
   #engine: Engine | null = null;
   /** The failed load whose notice the reader has dismissed. */
