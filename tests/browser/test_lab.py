@@ -258,7 +258,7 @@ def test_a_map_shows_its_rows_and_is_paused_and_stopped_while_its_cell_blocks(
 from mlc_widget import MLCEngine
 engine = MLCEngine(runtime="scripted", runtime_options={{"pace_s": 0.05}})
 engine.reload({str(model_folder)!r})
-rows = ({{"text": f"<b>row {{i}}</b>"}} for i in range(10**9))
+rows = [{{"text": f"<b>row {{i}}</b>"}} for i in range(100_000)]
 out = engine.map("Say {{text}}", rows, cache=False)
 print(out[0]["error"], "|", out[-1]["error"])"""
     notebook = open_notebook([cell.strip()], width=480)

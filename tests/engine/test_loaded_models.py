@@ -200,6 +200,26 @@ async def test_what_had_to_make_room_comes_back_after_several_failed_loads(
     assert ScriptedRuntime.taken == 0
 
 
+async def test_what_comes_back_is_not_begun_again_by_others(
+    tiny_model: Path, other_tiny_model: Path
+) -> None:
+    models = Models(load_hangs=True, load_troubles=other_tiny_model.name, **BIG)
+    await models.load(target(tiny_model), NONE)
+    loading = asyncio.create_task(models.load(target(other_tiny_model), NONE))
+    await until(lambda: models.reports[-1].progress > 0.9 and not models.names)
+    first = asyncio.create_task(models.cancel_load())
+    while not models._taking_back:  # in each turn of the loop, as it does not take long
+        await asyncio.sleep(0)
+    await asyncio.gather(
+        models.cancel_load(), models.ensure(target(tiny_model), NONE, resends=True), first
+    )
+    assert models.names == [tiny_model.name]
+    with pytest.raises(LoadCancelledError):
+        await loading
+    await models.unload()
+    assert ScriptedRuntime.taken == 0
+
+
 async def test_an_unload_brings_nothing_back(tiny_model: Path, other_tiny_model: Path) -> None:
     models = Models(load_hangs=True, load_troubles=other_tiny_model.name, **BIG)
     await models.load(target(tiny_model), NONE)
