@@ -187,18 +187,32 @@ class LoadedModels:
         if self._loaded == wanted:
             return
         aside = None if self._aside is None else self._aside[0]
-        if wanted in (self._before, aside):  # it stepped aside, or was just replaced
+        behind = resends and self._loads.running and self._shared_load(wanted) is None
+        # What is wanted stepped aside, or was just replaced; or the request was sent before a load.
+        if wanted in (self._before, aside) or behind:
             await self._loads.idle()
             if self._loaded == wanted:
                 return
             if resends:
                 raise replaced_error()
-        if self._joined is None or self._joined[0] != wanted or self._joined[1].done():
+        task = self._shared_load(wanted)
+        if task is None:
             task = asyncio.create_task(self.load(target, app_config))
             task.add_done_callback(lambda t: None if t.cancelled() else t.exception() and None)
             self._joined = (wanted, task)
-        # Shielded: if the request that began the load is cancelled, others still need it.
-        await asyncio.shield(self._joined[1])
+        try:
+            # Shielded: if the request that began the load is cancelled, others still need it.
+            await asyncio.shield(task)
+        except LoadCancelledError:
+            if resends:
+                raise replaced_error() from None
+            raise
+
+    def _shared_load(self, wanted: _Target) -> asyncio.Task[None] | None:
+        """The load of these models that a request has begun and that is running, if any."""
+        if self._joined is None or self._joined[0] != wanted or self._joined[1].done():
+            return None
+        return self._joined[1]
 
     def holds(self, model: LoadedModel) -> bool:
         """Whether this very model is loaded."""
