@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from mlc_widget.api.progress import InitPhase, InitProgressReport
@@ -94,3 +95,29 @@ class LoadMonitor:
             eta_s=eta,
         )
         self._loop.call_soon_threadsafe(self._emit, report)
+
+
+class LoadScale:
+    """The monitors of a load of several models, which together go from 0 to 1 and never back."""
+
+    def __init__(self, count: int, emit: Callable[[InitProgressReport], None]) -> None:
+        self._count, self._emit = count, emit
+        self._started = time.monotonic()
+        self._highest = 0.0
+
+    def preparing(self, index: int, model_id: str) -> LoadMonitor:
+        """For what comes before the weights; `LoadMonitor` ends it at `PREPARED`."""
+        low = PREPARED * index / self._count
+        return self._monitor(model_id, (low, low + 1 / self._count))
+
+    def loading(self, index: int, model_id: str) -> LoadMonitor:
+        """For the rest."""
+        high = PREPARED + (1 - PREPARED) * (index + 1) / self._count
+        return self._monitor(model_id, (high - 1 / self._count, high))
+
+    def _monitor(self, model_id: str, part: tuple[float, float]) -> LoadMonitor:
+        return LoadMonitor(model_id, self._forward, started=self._started, part=part)
+
+    def _forward(self, report: InitProgressReport) -> None:
+        self._highest = max(self._highest, report.progress)
+        self._emit(replace(report, progress=self._highest))

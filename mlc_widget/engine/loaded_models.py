@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -23,8 +22,9 @@ from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.engine.load_monitor import PREPARED, LoadMonitor
+from mlc_widget.engine.load_monitor import LoadMonitor, LoadScale
 from mlc_widget.engine.load_sequence import LoadSequence, uncancelled
+from mlc_widget.engine.loaded_before import LoadedBefore
 from mlc_widget.engine.logit_processors import find_logit_processor
 from mlc_widget.engine.model import LoadedModel, PreparedModel, prepare
 from mlc_widget.engine.runtimes.base import DeviceUsage, ModelRuntime
@@ -157,7 +157,9 @@ class LoadedModels:
         """
 
         async def work() -> None:
-            await self._prepare_all(target, app_config, _Scale(len(target.model_ids), self._emit))
+            await self._prepare_all(
+                target, app_config, LoadScale(len(target.model_ids), self._emit)
+            )
 
         await self._loads.run(work)
 
@@ -237,10 +239,10 @@ class LoadedModels:
             self._before = None
 
     async def _replace_by(self, target: LoadTarget, app_config: AppConfig) -> None:
-        replaced = _Replaced(await self._usages(), self._step_aside)
+        replaced = LoadedBefore(await self._usages(), self._step_aside)
         loaded: dict[str, LoadedModel] = {}
         try:
-            scale = _Scale(len(target.model_ids), self._emit)
+            scale = LoadScale(len(target.model_ids), self._emit)
             prepared = await self._prepare_all(target, app_config, scale)
             for i, model in enumerate(prepared):
                 model_id, monitor = model.source.model_id, scale.loading(i, model.source.model_id)
@@ -260,7 +262,7 @@ class LoadedModels:
         await uncancelled(self._unload_models(before))
 
     async def _prepare_all(
-        self, target: LoadTarget, app_config: AppConfig, scale: _Scale
+        self, target: LoadTarget, app_config: AppConfig, scale: LoadScale
     ) -> list[PreparedModel]:
         """Everything that can be refused without reading weights is refused here."""
         self._make_runtime(target)
@@ -293,7 +295,7 @@ class LoadedModels:
             self._aside = self._loaded, [PreparedModel.of(model) for model in self]
         await self._unload(keep_aside=True)
 
-    async def _give_up(self, loaded: dict[str, LoadedModel], replaced: _Replaced) -> None:
+    async def _give_up(self, loaded: dict[str, LoadedModel], replaced: LoadedBefore) -> None:
         """After a failed load, free what it had loaded, and restore what it had unloaded."""
         await replaced.close()
         await self._unload_models(loaded)
@@ -306,7 +308,7 @@ class LoadedModels:
             return
         self._taking_back = True
         was, again = self._aside
-        scale = _Scale(len(again), self._emit)
+        scale = LoadScale(len(again), self._emit)
         models: dict[str, LoadedModel] = {}
         try:
             for i, model in enumerate(again):
@@ -394,70 +396,3 @@ def _readable(model_id: str) -> Iterator[None]:
         if ran_out_of_memory(error):
             raise memory_error(f"Memory ran out while {model_id} was loaded", error) from error
         raise
-
-
-class _Scale:
-    """The monitors of a load of several models, which together go from 0 to 1 and never back."""
-
-    def __init__(self, count: int, emit: Callable[[InitProgressReport], None]) -> None:
-        self._count, self._emit = count, emit
-        self._started = time.monotonic()
-        self._highest = 0.0
-
-    def preparing(self, index: int, model_id: str) -> LoadMonitor:
-        """For what comes before the weights; `LoadMonitor` ends it at `PREPARED`."""
-        low = PREPARED * index / self._count
-        return self._monitor(model_id, (low, low + 1 / self._count))
-
-    def loading(self, index: int, model_id: str) -> LoadMonitor:
-        """For the rest."""
-        high = PREPARED + (1 - PREPARED) * (index + 1) / self._count
-        return self._monitor(model_id, (high - 1 / self._count, high))
-
-    def _monitor(self, model_id: str, part: tuple[float, float]) -> LoadMonitor:
-        return LoadMonitor(model_id, self._forward, started=self._started, part=part)
-
-    def _forward(self, report: InitProgressReport) -> None:
-        self._highest = max(self._highest, report.progress)
-        self._emit(replace(report, progress=self._highest))
-
-
-class _Replaced:
-    """A `ReplacedModels`: what was loaded before a load, and may be unloaded by it.
-
-    Args:
-        usages: What it takes of devices.
-        unload: Unloads it, on the loop of this object's maker.
-    """
-
-    def __init__(
-        self, usages: Sequence[DeviceUsage], unload: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
-        self._usages, self._unload = usages, unload
-        self._loop = asyncio.get_running_loop()
-        self._unloading: asyncio.Task[None] | None = None
-        self._closed = False
-
-    def nbytes(self, device: str) -> int:
-        """How much of a device's memory it takes."""
-        if self._unloading is not None:
-            return 0
-        return sum(usage.model or 0 for usage in self._usages if usage.device == device)
-
-    def unload(self) -> None:
-        """Unload it; see `ReplacedModels`."""
-
-        async def work() -> None:
-            if self._closed:
-                raise LoadCancelledError("This load was cancelled.")
-            if self._unloading is None:
-                self._unloading = asyncio.create_task(self._unload())
-            await asyncio.shield(self._unloading)
-
-        asyncio.run_coroutine_threadsafe(work(), self._loop).result()
-
-    async def close(self) -> None:
-        """The load has failed: let it unload nothing from now on, and wait for what it began."""
-        self._closed = True
-        if self._unloading is not None:
-            await self._unloading

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
@@ -52,49 +54,49 @@ reviews["truth"] = ["positive", "negative"] * 60""",
 ]
 
 
-def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
-    """One screenshot, of a conversation that goes on while a cell runs."""
+@contextmanager
+def pictured(
+    browser: Browser, lab: Lab, theme: str, file: Path, cells: Sequence[str], height: int
+) -> Iterator[Notebook]:
+    """A new notebook, of which a screenshot is taken at the end."""
     lab.set("apputils-extension", "themes", theme=theme)
-    name = f"{file.stem}/chat.ipynb"
-    lab.write(name, CELLS)
-    size = ViewportSize(width=1000, height=980)
+    name = f"{file.stem}/{'chat' if cells is CELLS else 'table'}.ipynb"
+    lab.write(name, cells)
+    size = ViewportSize(width=1000, height=height)
     page = browser.new_page(viewport=size, device_scale_factor=2, reduced_motion="reduce")
     notebook = Notebook(page, lab.address(name))
-    for index in (0, 1, 2):
-        notebook.run(index)
-        notebook.expect_done(index)
-    chat = Chat(notebook.output(2))
-    notebook.run(3)
-    notebook.expect_running(3)
-    for count, question in enumerate(QUESTIONS, 1):
-        chat.ask(question)
-        expect(chat.replies).to_have_count(count)
-        expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text(
-            "tok/s", timeout=DEADLINE_MS
-        )
-    notebook.expect_running(3)
+    yield notebook
     page.mouse.move(0, 0)
     page.screenshot(path=file)
     notebook.close()
     page.close()
+
+
+def take(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
+    """One screenshot, of a conversation that goes on while a cell runs."""
+    with pictured(browser, lab, theme, file, CELLS, 980) as notebook:
+        for index in (0, 1, 2):
+            notebook.run(index)
+            notebook.expect_done(index)
+        chat = Chat(notebook.output(2))
+        notebook.run(3)
+        notebook.expect_running(3)
+        for count, question in enumerate(QUESTIONS, 1):
+            chat.ask(question)
+            expect(chat.replies).to_have_count(count)
+            expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text(
+                "tok/s", timeout=DEADLINE_MS
+            )
+        notebook.expect_running(3)
 
 
 def take_map(browser: Browser, lab: Lab, theme: str, file: Path) -> None:
     """One screenshot, of a map that is done, and of how good its labels are."""
-    lab.set("apputils-extension", "themes", theme=theme)
-    name = f"{file.stem}/table.ipynb"
-    lab.write(name, TABLE)
-    size = ViewportSize(width=1000, height=1180)
-    page = browser.new_page(viewport=size, device_scale_factor=2, reduced_motion="reduce")
-    notebook = Notebook(page, lab.address(name))
-    for index in range(len(TABLE)):
-        notebook.run(index)
-        notebook.expect_done(index)
-    expect(notebook.output(2).locator(".mlcw-map")).to_contain_text("Done")
-    page.mouse.move(0, 0)
-    page.screenshot(path=file)
-    notebook.close()
-    page.close()
+    with pictured(browser, lab, theme, file, TABLE, 1180) as notebook:
+        for index in range(len(TABLE)):
+            notebook.run(index)
+            notebook.expect_done(index)
+        expect(notebook.output(2).locator(".mlcw-map")).to_contain_text("Done")
 
 
 def main(folder: Path) -> None:

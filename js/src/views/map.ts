@@ -54,7 +54,7 @@ class MapPanel {
     this.#fill,
   );
   readonly #facts = h("span", { class: "mlcw-map-facts" });
-  readonly #clock = h("span", { class: "mlcw-map-clock" });
+  readonly #clock = h("span", { class: "mlcw-load-clock" });
   readonly #pause = h("button", { class: "mlcw-button", type: "button" });
   readonly #stop = h(
     "button",
@@ -82,7 +82,7 @@ class MapPanel {
       { class: "mlcw mlcw-map" },
       h("div", { class: "mlcw-map-head" }, this.#title, this.#rows, this.#percent),
       this.#bar,
-      h("div", { class: "mlcw-map-below" }, this.#facts, this.#clock),
+      h("div", { class: "mlcw-load-below" }, this.#facts, this.#clock),
       this.#buttons,
       this.#error,
       this.#table,

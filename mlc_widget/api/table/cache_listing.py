@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from mlc_widget.api.table.reply_cache import existing_cache, own_file
+from mlc_widget.api.table.reply_cache import ReplyCache, existing_cache, own_file
 
 
 def listed(file: str | None, model: str | None) -> str:
@@ -18,14 +20,10 @@ def listed(file: str | None, model: str | None) -> str:
     Raises:
         BadRequestError: The file is something else.
     """
-    path = own_file() if file is None else Path(file).expanduser()
-    cache = existing_cache(path)
-    if cache is None:
-        return f"{path}: no replies are kept."
-    try:
+    with _opened(file) as (path, cache):
+        if cache is None:
+            return f"{path}: no replies are kept."
         uses = [use for use in cache.usage() if model in (None, use.model)]
-    finally:
-        cache.close()
     size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
     entries = sum(use.entries for use in uses)
     lines = [f"{path}: {entries:,} replies, {size / 1e6:,.1f} MB on disk"]
@@ -48,20 +46,28 @@ def cleared(file: str | None, model: str | None) -> str:
     Raises:
         BadRequestError: The file is something else.
     """
-    path = own_file() if file is None else Path(file).expanduser()
-    cache = existing_cache(path)
-    if cache is None:
-        return f"{path}: no replies are kept."
-    try:
+    with _opened(file) as (path, cache):
+        if cache is None:
+            return f"{path}: no replies are kept."
         removed = cache.clear(model)
         known = ", ".join(sorted(_printable(use.model) for use in cache.usage() if use.model))
-    finally:
-        cache.close()
     if not removed and model is not None:
         return f"{path} has no replies of {model}" + (
             f"; it has those of {known}." if known else "."
         )
     return f"{path}: {removed:,} replies are removed."
+
+
+@contextmanager
+def _opened(file: str | None) -> Iterator[tuple[Path, ReplyCache | None]]:
+    """A file of replies, or the user's own, and the cache in it if there is one."""
+    path = own_file() if file is None else Path(file).expanduser()
+    cache = existing_cache(path)
+    try:
+        yield path, cache
+    finally:
+        if cache is not None:
+            cache.close()
 
 
 def _printable(name: str) -> str:
