@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mlc_widget._version import __version__
-from mlc_widget.api import front_end as _front_end
+from mlc_widget.api.table.progress_display import register_progress_display as _register
 
 if TYPE_CHECKING:
     from mlc_widget.api.async_interface import AsyncMLCEngineInterface
@@ -168,7 +168,7 @@ def _show_map_progress(*args: Any) -> Any:
     return import_module("mlc_widget.widget.map_progress").display_map_progress(*args)
 
 
-_front_end.map_progress = _show_map_progress
+_register(_show_map_progress)
 
 
 def __getattr__(name: str) -> Any:

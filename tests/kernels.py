@@ -17,14 +17,21 @@ from nbclient import NotebookClient
 from traitlets import default
 
 
+def socket_folder() -> str:
+    """A new folder whose path is short enough for sockets: 103 bytes with the name, on any system.
+
+    Its maker removes it.
+    """
+    short = len(os.fsencode(tempfile.gettempdir())) < 40
+    return tempfile.mkdtemp(prefix="kernel-", dir=None if short else "/tmp")
+
+
 class LocalKernelManager(KernelManager):
     """Starts a kernel whose sockets are in a folder of its own."""
 
     def __init__(self, **options: Any) -> None:
         if os.name == "posix":
-            # The path of a socket has at most 103 bytes on all systems.
-            short = len(os.fsencode(tempfile.gettempdir())) < 70
-            folder = tempfile.mkdtemp(prefix="kernel-", dir=None if short else "/tmp")
+            folder = socket_folder()
             options |= {"transport": "ipc", "connection_file": os.path.join(folder, "c.json")}
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         super().__init__(**options)

@@ -13,7 +13,7 @@ import traitlets
 from mlc_widget.api.clients import client_of
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.api.table.progress_view import ProgressView
+from mlc_widget.api.table.progress_display import ProgressView
 from mlc_widget.api.table.report import MapReport, MapRow
 from mlc_widget.widget.base import PageWidget, mirror
 from mlc_widget.widget.intents import Handler

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Locator, Page, expect
 
+from ..kernels import socket_folder
+
 DEADLINE_MS = 120_000
 expect.set_options(timeout=DEADLINE_MS / 2)  # a page may be slow on a machine that is busy
 
@@ -30,16 +33,17 @@ class Lab:
         self.root = home / "notebooks"
         self._settings = home / "settings"
         self._token = secrets.token_hex(16)
-        runtime = home / "runtime"
-        for folder in (self.root, self._settings, runtime):
+        for folder in (self.root, self._settings):
             folder.mkdir(parents=True)
+        posix = os.name == "posix"
+        self._runtime = Path(socket_folder()) if posix else home / "runtime"
         self.set("apputils-extension", "notification", fetchNews="false", checkForUpdates=False)
         environment = {
             **os.environ,
             "IPYTHONDIR": str(home / "ipython"),
             "JUPYTER_CONFIG_DIR": str(home / "config"),
             "JUPYTER_DATA_DIR": str(home / "data"),
-            "JUPYTER_RUNTIME_DIR": str(runtime),
+            "JUPYTER_RUNTIME_DIR": str(self._runtime),
             "JUPYTERLAB_SETTINGS_DIR": str(self._settings),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
             "MLC_WIDGET_HOME": str(home / "mlc_widget"),
@@ -51,15 +55,17 @@ class Lab:
                 *("--ServerApp.port=0", "--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True"),
                 *(f"--IdentityProvider.token={self._token}", f"--ServerApp.root_dir={self.root}"),
                 "--JupyterNotebookApp.expose_app_in_browser=True",
+                # A kernel's TCP port may be taken between its choice and its use.
+                *(["--KernelManager.transport=ipc"] if posix else []),
             ],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env=environment,
         )
-        self.url = self._wait_for_url(runtime)
+        self.url = self._wait_for_url()
 
-    def _wait_for_url(self, runtime: Path) -> str:
-        file = runtime / f"jpserver-{self._server.pid}.json"
+    def _wait_for_url(self) -> str:
+        file = self._runtime / f"jpserver-{self._server.pid}.json"
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if self._server.poll() is not None:
@@ -119,6 +125,7 @@ class Lab:
             self._server.kill()
             self._server.wait()
         self._log.close()
+        shutil.rmtree(self._runtime, ignore_errors=True)
 
 
 class Notebook:

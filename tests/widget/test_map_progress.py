@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from mlc_widget import AsyncMLCEngineInterface, MapReport, MLCEngineInterface
-from mlc_widget.api import front_end
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.table.progress_display import register_progress_display
 from mlc_widget.widget import map_progress
 from mlc_widget.widget.map_progress import MapProgress, display_map_progress
 from mlc_widget.widget.map_summary import short_text, summary_html, summary_text
@@ -52,7 +52,7 @@ def core() -> FakeCore:
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recorded]]:
+def shown() -> Iterator[list[Recorded]]:
     """The widgets of the maps of a test."""
     made: list[Recorded] = []
 
@@ -60,8 +60,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Recorded]]:
         made.append(Recorded(*args))
         return made[-1]
 
-    monkeypatch.setattr(front_end, "map_progress", show)
+    before = register_progress_display(show)
     yield made
+    register_progress_display(before)
     for widget in made:
         widget.close()
 

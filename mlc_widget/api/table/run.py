@@ -21,13 +21,14 @@ from mlc_widget.api.errors import BadRequestError, MLCEngineError, ModelNotLoade
 from mlc_widget.api.home_loop import INTERRUPT_TICK_S, HomeLoop
 from mlc_widget.api.request_values import JSONDict
 from mlc_widget.api.table.plan import MapPlan
-from mlc_widget.api.table.progress_view import ProgressView, open_progress_view
+from mlc_widget.api.table.progress_display import ProgressView
+from mlc_widget.api.table.progress_view import open_progress_view
 from mlc_widget.api.table.reply_cache import ReplyCache, open_cache
 from mlc_widget.api.table.report import MapReport, MapRow, MapState
 from mlc_widget.api.table.tables import Row
 from mlc_widget.api.table.work import RowWork
 
-_BREATH_S: Final = 0.004
+_YIELD_S: Final = 0.004
 """How long the caller's loop is kept from other work, in seconds."""
 _END: Final = object()
 _STOPPED: Final = "Stopped: the map was stopped before this row was done."
@@ -55,14 +56,15 @@ async def _model(core: EngineCore, model_id: str | None) -> JSONDict:
     return named[0]
 
 
-class _Breath:
-    """Lets the caller's loop do other work from time to time."""
+class _Checkpoint:
+    """A point of a long computation at which the caller's loop may do other work."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    async def take(self) -> None:
-        if time.monotonic() - self._last > _BREATH_S:
+    async def reach(self) -> None:
+        """Yield to the loop if that was last done a while ago."""
+        if time.monotonic() - self._last > _YIELD_S:
             await asyncio.sleep(0)
             self._last = time.monotonic()
 
@@ -146,10 +148,10 @@ class MapRun:
             self._cache = open_cache(self._plan.cache)
             model = await self._home.wait(lambda: _model(self._core, self._wanted))
             if self._checks_first:
-                breath = _Breath()
+                checkpoint = _Checkpoint()
                 for index, row in enumerate(self._sync_rows()):
                     self._check_row(index, row)
-                    await breath.take()
+                    await checkpoint.reach()
             with self._running(model) as (work, view):
                 pump = _pumped(work, self._plan.table.rows(), self._plan)
                 async with contextlib.aclosing(pump):
@@ -212,7 +214,7 @@ async def _pumped(
     work: RowWork, rows: Iterator[Row] | AsyncIterator[Row], plan: MapPlan
 ) -> AsyncGenerator[MapRow, None]:
     """Reads rows while there is room for them, and gives each as it finishes."""
-    breath = _Breath()
+    checkpoint = _Checkpoint()
     reading: asyncio.Task[Any] | None = None
     running: dict[concurrent.futures.Future[JSONDict], asyncio.Future[JSONDict]] = {}
     count, ended = 0, False
@@ -240,7 +242,7 @@ async def _pumped(
                 count += 1
                 if made is not None:
                     yield made
-                await breath.take()
+                await checkpoint.reach()
                 continue
             for future in work.futures - running.keys():
                 running[future] = asyncio.wrap_future(future)
