@@ -124,6 +124,11 @@ class AsyncMLCEngineInterface(EngineBase):
                 ``Literal`` of labels, any other type that pydantic knows, or a JSON schema. The
                 fields of an object become columns. None for text.
             system: The system message of all rows, as it is: not a template.
+            tools: Functions that the model may call before it answers, in a list or by their
+                names, described by their signatures and docstrings. They run on the caller's
+                thread or loop; of coroutine functions, those of many rows run at a time (awaited
+                engines only). The model gets what they return, or the exception that they raise.
+                A row whose model calls tools in more than eight replies in a row fails.
             into: The name of the one column that gets the whole reply; by default ``reply``, or
                 the fields of the schema.
             probabilities: With a schema of a few labels, a ``Literal`` or an ``Enum``: give the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -127,7 +127,7 @@ class MLCMagics(Magics):
         ::
 
             %%map DATA [--into NAME] [--schema SCHEMA | --labels LABEL ...]
-                  [--probabilities] [--column NAME]
+                  [--probabilities] [--column NAME] [--tools NAME ...]
                   [--limit N] [--system TEXT] [--cache FILE | --no-cache] [--raise-errors]
                   [--model MODEL] [--to NAME] [--temperature T] [--max-tokens N] [--seed N] ...
             Is this review good or bad? {review}
@@ -151,8 +151,8 @@ class MLCMagics(Magics):
                 raise UsageError("%%map: write the template below this line.")
             table.check_into(given.into)
             data = table.data_of(given, self._variables)
-            options = table.options_of(given, self._variables)
             with _refusals():
+                options = table.options_of(given, self._variables)
                 engine = self._engine_for(given)
                 run = table.make_run(engine, cell.strip("\n"), data, options)
             self._start(table.RunningMap(run, self._put(given.into)), given)
@@ -213,6 +213,7 @@ class MLCMagics(Magics):
             view._ipython_display_()
 
     def _options(self, given: argparse.Namespace) -> ChatOptions:
+        from mlc_widget.magics.tools import named_tools
         from mlc_widget.widget.options import OPTION_NAMES, checked_options
 
         values = {n: getattr(given, n) for n in OPTION_NAMES if getattr(given, n, None) is not None}
@@ -225,19 +226,8 @@ class MLCMagics(Magics):
                 )
             values["schema"] = _schema_of(self._variables[schema])
         if "tools" in values:
-            values["tools"] = [tool for name in values["tools"] for tool in self._tools(name)]
+            values["tools"] = named_tools(values["tools"], self._variables)
         return checked_options(**values)
-
-    def _tools(self, name: str) -> Sequence[Any]:
-        """The tools that a variable holds."""
-        from mlc_widget.widget.functions import read_tools
-
-        if name not in self._variables:
-            raise UsageError(f"--tools {name}: no variable has that name.")
-        value = self._variables[name]
-        if callable(value):
-            return read_tools({name: value}) or ()
-        return value if isinstance(value, list | tuple) else [value]
 
     def _engine_for(self, given: argparse.Namespace) -> KernelEngine:
         """The engine to ask; if a model was named, it is loaded or loading."""

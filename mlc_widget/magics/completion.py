@@ -42,8 +42,7 @@ def complete_chat(registry: EngineRegistry, event: Any) -> list[str]:
         return _starting(current, registry.names())
     if after == "--schema":
         return _starting(current, registry.schema_names())
-    flag = next((word for word in reversed(words) if word.startswith("--")), "")
-    if flag == "--tools" and not current.startswith("-"):
+    if _names_tools(words, current):
         return _starting(current, registry.function_names())
     return _starting(current, flags(chat_parser()))
 
@@ -72,7 +71,15 @@ def complete_map(registry: EngineRegistry, event: Any) -> list[str]:
         return _starting(current, registry.row_schema_names())
     if not words and not current.startswith("-"):
         return _starting(current, table_names(variables))
+    if _names_tools(words, current):
+        return _starting(current, registry.function_names())
     return _starting(current, flags(map_parser()))
+
+
+def _names_tools(words: list[str], current: str) -> bool:
+    """Whether the word that is being typed is one of ``--tools``."""
+    flag = next((word for word in reversed(words) if word.startswith("--")), "")
+    return flag == "--tools" and not current.startswith("-")
 
 
 def _words(event: Any) -> tuple[list[str], str]:

@@ -110,12 +110,7 @@ def chat_parser() -> Parser:
     parser.add_argument(
         "--schema", help="a JSON schema that the answer must match, or a variable that holds one"
     )
-    parser.add_argument(
-        "--tools",
-        nargs="+",
-        metavar="NAME",
-        help="variables that the model may call: functions, or tools in OpenAI's shape",
-    )
+    _add_tools(parser, "variables that the model may call: functions, or tools in OpenAI's shape")
     _add_sampling(parser)
     return parser
 
@@ -145,6 +140,7 @@ def map_parser() -> Parser:
         "--probabilities", action="store_true", help="also the probability of each label"
     )
     parser.add_argument("--column", metavar="NAME", help="the one column for the whole reply")
+    _add_tools(parser, "functions that the model may call before it answers")
     parser.add_argument("--system", help="the system prompt")
     parser.add_argument("--limit", type=int, help="compute the first rows only")
     parser.add_argument("--cache", metavar="FILE", help="keep the replies in this file")
@@ -156,6 +152,10 @@ def map_parser() -> Parser:
     )
     _add_sampling(parser)
     return parser
+
+
+def _add_tools(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--tools", nargs="+", metavar="NAME", help=text)
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from IPython.core.error import UsageError
 
 from mlc_widget.api import batch_runs
 from mlc_widget.api.home_loop import wait_ticking
+from mlc_widget.magics.tools import named_tools
 
 if TYPE_CHECKING:
     from mlc_widget.api.table.report import MapReport
@@ -159,6 +160,7 @@ def options_of(given: argparse.Namespace, namespace: Mapping[str, Any]) -> dict[
 
     Raises:
         UsageError: One of them is wrong.
+        BadRequestError: A function cannot be a tool.
     """
     options: dict[str, Any] = {
         name: getattr(given, name) for name in _SAMPLING if getattr(given, name) is not None
@@ -169,6 +171,7 @@ def options_of(given: argparse.Namespace, namespace: Mapping[str, Any]) -> dict[
         options["schema"] = Literal[tuple(given.labels)]
     elif given.schema:
         options["schema"] = _schema(given.schema, namespace)
+    options |= {"tools": named_tools(given.tools, namespace)} if given.tools else {}
     options |= {"cache": given.cache} if given.cache else {}
     options |= {"probabilities": True} if given.probabilities else {}
     options |= {"cache": False} if given.no_cache else {}

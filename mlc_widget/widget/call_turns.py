@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
-from mlc_widget.widget.functions import results_in_order
+from mlc_widget.api.function_tools import MAX_CALL_TURNS, result_text
+from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.state import ChatState, Message
-
-MAX_CALL_TURNS = 8
-"""Replies in a row whose calls are answered by the notebook's functions, before the user is."""
 
 
 def result_turn(reply: Message, results: Any) -> list[Message]:
@@ -32,7 +31,7 @@ def result_turn(reply: Message, results: Any) -> list[Message]:
             param="reply",
         )
     turn = [replace(reply, calling=False)]
-    texts = results_in_order(reply.tool_calls, results)
+    texts = _results_in_order(reply.tool_calls, results)
     for call, text in zip(reply.tool_calls, texts, strict=True):
         turn.append(
             Message(
@@ -55,3 +54,27 @@ def may_call(state: ChatState, reply_id: str) -> bool:
             break
         turns += message.role == "assistant"
     return turns <= MAX_CALL_TURNS
+
+
+def _results_in_order(calls: Sequence[JSONDict], results: Any) -> list[str]:
+    """One text per call, from a list of results or a mapping by the calls' ids or names.
+
+    Raises:
+        BadRequestError: there are too few or too many results.
+    """
+    names = [call["function"]["name"] for call in calls]
+    if isinstance(results, Mapping):
+        keys = [
+            call["id"] if call["id"] in results else name
+            for call, name in zip(calls, names, strict=True)
+        ]
+        missing = [name for key, name in zip(keys, names, strict=True) if key not in results]
+        if missing:
+            raise BadRequestError(f"results: none for {', '.join(missing)}.", param="results")
+        return [result_text(results[key]) for key in keys]
+    if isinstance(results, str) or not isinstance(results, Sequence) or len(results) != len(calls):
+        raise BadRequestError(
+            f"results = {results!r}: give a list with a result for each call: {', '.join(names)}.",
+            param="results",
+        )
+    return [result_text(result) for result in results]

@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 from typing import TYPE_CHECKING
 
-from mlc_widget.widget.functions import call_function, functions_of
+from mlc_widget.api.function_tools import call_function, functions_of
 
 if TYPE_CHECKING:
     from mlc_widget.api.engine_link import EngineLink

@@ -34,13 +34,13 @@ from typing import Any
 import traitlets
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.function_tools import Tools
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.models.inventory import choices
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import FunctionCaller
 from mlc_widget.widget.chat_listener import ChatListener
-from mlc_widget.widget.functions import Tools
 from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.link import link_of

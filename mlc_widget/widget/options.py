@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.function_tools import read_tools
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
-from mlc_widget.widget.functions import read_tools
 from mlc_widget.widget.state import ChatOptions, json_answer
 
 OPTION_NAMES = (

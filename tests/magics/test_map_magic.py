@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pandas as pd
@@ -16,6 +17,7 @@ from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.table.reply_cache import Reply, ReplyCache
 from mlc_widget.cli import main as cli
 from mlc_widget.magics import transformers
+from mlc_widget.magics.completion import complete_map
 from mlc_widget.magics.engine_registry import EngineRegistry
 
 from ..api.table.conftest import FakeCore
@@ -41,6 +43,13 @@ def frames(shell: InteractiveShell) -> InteractiveShell:
     shell.user_ns["items"] = [{"text": "a"}, {"text": "b"}]
     shell.user_ns["Mood"] = Literal["good", "bad"]
     shell.user_ns["number"] = 5
+    shell.user_ns["twice"] = lambda text: text * 2
+
+    def number_of(text: str) -> int:
+        """Count."""
+        return len(text)
+
+    shell.user_ns["number_of"] = number_of
     return shell
 
 
@@ -66,6 +75,10 @@ def test_a_map_in_a_terminal_puts_its_table_into_a_variable(
     assert [row["reply"] for row in frames.user_ns["labels"]] == ["b", "b"]
     schema = core.requests[-1]["response_format"]["json_schema"]["schema"]
     assert schema["enum"] == ["a", "b"]
+    said("%%map items --into out --tools number_of twice --no-cache\n{text}")
+    offered = [tool["function"] for tool in core.requests[-1]["tools"]]
+    assert [tool["name"] for tool in offered] == ["number_of", "twice"]
+    assert offered[0]["description"] == "Count."
 
 
 @pytest.mark.parametrize(
@@ -84,6 +97,8 @@ def test_a_map_in_a_terminal_puts_its_table_into_a_variable(
         ("%%map reviews --limit few\n{review}", "invalid int value: 'few'"),
         ("%%map reviews --limit -1\n{review}", "limit = -1"),
         ("%%map reviews --column review\n{review}", "has a column 'review' already"),
+        ("%%map reviews --tools nothing --into out\n{review}", "no variable has that name"),
+        ("%%map reviews --tools items --into out\n{review}", "tools"),
         ("%%map reviews --temperature 9\n{review}", "temperature = 9"),
     ],
 )
@@ -125,6 +140,22 @@ def test_completion(frames: InteractiveShell, text: str, offered: set[str]) -> N
     found = set(frames.Completer.complete(line_buffer=text, cursor_pos=len(text))[1])
     assert found >= offered
     assert offered or "review" not in found
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("%%map reviews --tools tw", ["twice"]),
+        ("%%map reviews --limit 2 --tools twice ", ["number_of", "twice"]),
+        ("%%map reviews --tools twice --no", ["--no-cache"]),
+        ("%%map reviews --tools twice --limit ", []),
+    ],
+)
+def test_functions_are_offered_as_tools(line: str, offered: list[str]) -> None:
+    registry: Any = SimpleNamespace(function_names=lambda: ["number_of", "twice"], variables={})
+    event = SimpleNamespace(line=line, text_until_cursor=line, symbol="")
+    found = complete_map(registry, event)
+    assert [name for name in found if offered or not name.startswith("-")] == offered
 
 
 def test_help_says_all(said: Callable[[str], str]) -> None:

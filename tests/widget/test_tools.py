@@ -14,10 +14,9 @@ from typing import Any, Literal
 import pytest
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.function_tools import MAX_CALL_TURNS, call_function, read_tools
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget
-from mlc_widget.widget.call_turns import MAX_CALL_TURNS
-from mlc_widget.widget.functions import call_function, read_tools
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.state import NOT_MADE, Message, with_all_results
 from mlc_widget.widget.transcript import ending

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mlc_widget.api.request_params import SamplingParams
 
 if TYPE_CHECKING:
+    from mlc_widget.api.function_tools import Tools
     from mlc_widget.api.table.report import MapReport
 
 
@@ -15,6 +17,8 @@ class MapParams(SamplingParams, total=False):
     """Fields of a chat request that a map passes on with each row."""
 
     enable_thinking: bool | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
 
 
 class MapOptions(MapParams, total=False):
@@ -22,6 +26,7 @@ class MapOptions(MapParams, total=False):
 
     schema: Any
     system: str | None
+    tools: Tools | None
     into: str | None
     probabilities: bool
     seed: int
@@ -35,6 +40,7 @@ class MapOptions(MapParams, total=False):
 MAP_DEFAULTS: Final[MapOptions] = {
     "schema": None,
     "system": None,
+    "tools": None,
     "into": None,
     "probabilities": False,
     "seed": 0,

@@ -18,6 +18,7 @@ from mlc_widget.api.table.report import MapReport
 from mlc_widget.api.table.schemas import ReplySchema, read_schema
 from mlc_widget.api.table.tables import Table, open_table
 from mlc_widget.api.table.template import check_columns
+from mlc_widget.api.table.tool_calls import read_map_tools
 
 ERROR: Final = "error"
 """The column of errors, or ``map_error`` where the data has one of this name."""
@@ -53,12 +54,15 @@ class MapPlan:
         self.cache = given["cache"]
         self.prompt: RowPrompt = read_prompt(prompt, given["system"])
         self.schema: ReplySchema = read_schema(given["schema"], given["into"])
+        self.tools: Sequence[JSONDict] = read_map_tools(given["tools"])
         self.labels: Sequence[Any] | None = None
         """The labels whose probabilities are asked for; None if they are not."""
         if boolean("probabilities", given["probabilities"]):
             labelled = LabelSchema(self.schema)
             self.schema, self.labels = labelled, labelled.labels
-        self.shared = _shared(sampling, self.schema)
+            if self.tools:
+                raise bad("probabilities", True, "labels are not sampled, so leave tools out.")
+        self.shared = _shared(sampling, self.schema, self.tools)
         self.table: Table = open_table(data, limit)
         self.check_columns(self.table.columns)
 
@@ -89,10 +93,16 @@ class MapPlan:
         return name
 
 
-def _shared(sampling: Mapping[str, Any], schema: ReplySchema) -> JSONDict:
+def _shared(
+    sampling: Mapping[str, Any], schema: ReplySchema, tools: Sequence[JSONDict]
+) -> JSONDict:
     """The checked fields of every row's request, but its messages and seed."""
-    dummy = [{"role": "user", "content": ""}]
-    checked = check_chat({"messages": dummy, **sampling, "response_format": schema.response_format})
+    own = {
+        "messages": [{"role": "user", "content": ""}],
+        "response_format": schema.response_format,
+        "tools": tools or None,
+    }
+    checked = check_chat({**sampling, **own})
     del checked["messages"]
     return checked
 

@@ -50,6 +50,8 @@ class MapReport:
         truncated: Replies that reached ``max_tokens`` or the end of the context window.
         prompt_tokens: Tokens of all prompts that were computed.
         completion_tokens: Tokens of all replies that were computed.
+        tool_calls: Calls of ``tools`` that were made.
+        tool_errors: Those of them that raised an exception, which the model was told.
         first_error: The message of the first row that failed, with the row's number, or of what
             ended the map.
     """
@@ -62,6 +64,8 @@ class MapReport:
     truncated: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    tool_calls: int = 0
+    tool_errors: int = 0
     first_error: str | None = None
     _started: float = field(default=0.0, repr=False)
     _ended: float | None = field(default=None, repr=False)
@@ -187,6 +191,8 @@ class MapReport:
             (self.cached, "cached"),
             (self.skipped, "skipped"),
             (self.truncated, "cut off"),
+            (self.tool_calls, "tool call" if self.tool_calls == 1 else "tool calls"),
+            (self.tool_errors, "failed tool call" + "s" * (self.tool_errors != 1)),
         ):
             if count:
                 parts.append(f"{count:,} {word}")

@@ -85,10 +85,12 @@ class MapRun:
         self._view: ProgressView | None = None
 
     @contextlib.contextmanager
-    def _running(self, model: Mapping[str, Any]) -> Iterator[tuple[RowWork, ProgressView]]:
+    def _running(
+        self, model: Mapping[str, Any], loop: asyncio.AbstractEventLoop | None
+    ) -> Iterator[tuple[RowWork, ProgressView]]:
         plan, report = self._plan, self._plan.report
+        work = RowWork(self._core, self._home, plan, model, self._cache, loop)
         report.begin(plan.table.length)
-        work = RowWork(self._core, self._home, plan, model, self._cache)
         view = self._view or open_progress_view(plan, self._home)
         state: MapState = "failed"
         try:
@@ -152,7 +154,7 @@ class MapRun:
                 for index, row in enumerate(self._sync_rows()):
                     self._check_row(index, row)
                     await checkpoint.reach()
-            with self._running(model) as (work, view):
+            with self._running(model, asyncio.get_running_loop()) as (work, view):
                 pump = _pumped(work, self._plan.table.rows(), self._plan)
                 async with contextlib.aclosing(pump):
                     async for made in pump:
@@ -179,7 +181,7 @@ class MapRun:
             if self._checks_first:
                 for index, row in enumerate(self._sync_rows()):
                     self._check_row(index, row)
-            with self._running(model) as (work, view):
+            with self._running(model, None) as (work, view):
                 for made in _pumped_blocking(work, self._sync_rows(), self._plan):
                     view.update(made)
                     yield made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from mlc_widget.api.table.labels import ask_probabilities
 from mlc_widget.api.table.plan import MapPlan, RowKeys, rows_ahead
 from mlc_widget.api.table.reply_cache import Reply, ReplyCache
 from mlc_widget.api.table.report import MapRow
+from mlc_widget.api.table.tool_calls import ToolCalls, ask_with_results, check_turns
 
 _OF_ALL_ROWS: Final = (
     EngineForkedError,
@@ -50,8 +52,10 @@ class _Request:
     """A request that runs, and the rows that get its reply; the first one asked for it."""
 
     key: bytes
-    future: Future[JSONDict]
+    content: JSONDict
     rows: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
+    turns: int = 0
+    """How often it went on with the results of tools."""
 
 
 class RowWork:
@@ -63,6 +67,10 @@ class RowWork:
         plan: The map.
         model: The model as the engine lists it.
         cache: Where replies are kept, if anywhere.
+        loop: The caller's loop; None on a blocking engine.
+
+    Raises:
+        BadRequestError: The tools have coroutine functions, but there is no loop.
     """
 
     def __init__(
@@ -72,9 +80,11 @@ class RowWork:
         plan: MapPlan,
         model: Mapping[str, Any],
         cache: ReplyCache | None,
+        loop: asyncio.AbstractEventLoop | None,
     ) -> None:
         self._core, self._home, self._plan, self._cache = core, home, plan, cache
         self._keys = RowKeys(plan, model)
+        self._tools = ToolCalls(plan.tools, plan.report, loop)
         # Rows give way to whatever else the engine is asked.
         self._fields: JSONDict = {**plan.shared, "model": model["id"], "service_tier": "flex"}
         self._ahead = rows_ahead(model, len(plan.labels or (None,)))
@@ -114,45 +124,65 @@ class RowWork:
             return self._answered(index, row, reply, cached=True)
         content = {**self._fields, "messages": messages, "seed": seed}
         if self._plan.labels is None:
-            future = self._home.start(partial(self._core.request, "chat", content))
+            ask = partial(self._core.request, "chat", content)
         else:
-            future = self._home.start(
-                partial(ask_probabilities, self._core, content, self._plan.labels)
-            )
-        self._requests[future] = self._by_key[key] = _Request(key, future, [(index, row)])
+            ask = partial(ask_probabilities, self._core, content, self._plan.labels)
+        request = self._by_key[key] = _Request(key, content, [(index, row)])
+        self._requests[self._home.start(ask)] = request
         self._rows += 1
         return None
 
     def finish(self, future: Future[JSONDict]) -> list[MapRow]:
-        """The rows of a request that is done.
+        """The rows of a request that is done; none if it goes on with the results of tools.
 
         Raises:
             MLCEngineError: It failed, and errors are not kept, or all rows would fail so.
         """
         request = self._requests.pop(future)
-        del self._by_key[request.key]
-        self._rows -= len(request.rows)
         try:
             response = future.result()
+            choice, usage = response["choices"][0], response.get("usage") or {}
+            self._plan.report.prompt_tokens += usage.get("prompt_tokens", 0)
+            self._plan.report.completion_tokens += usage.get("completion_tokens", 0)
+            if choice["finish_reason"] == "tool_calls":
+                self._continue(request, choice["message"])
+                return []
+            if choice["finish_reason"] == "abort":
+                raise MLCEngineError("The row was interrupted.", code="interrupted")
+            if choice["message"].get("tool_calls"):
+                self._plan.report.truncated += 1
+                raise MLCEngineError(
+                    "The reply was cut off in a call of a tool: raise max_tokens.",
+                    code="reply_truncated",
+                )
         except CancelledError:
             raise EngineTerminatedError("The engine has ended.") from None
         except MLCEngineError as error:
             if _is_of_all_rows(error):
                 raise
+            self._forget(request)
             return [self._failed(index, row, error) for index, row in request.rows]
-        choice, usage = response["choices"][0], response.get("usage") or {}
+        self._forget(request)
         reply = Reply(choice["message"].get("content") or "", choice["finish_reason"] or "")
-        self._plan.report.prompt_tokens += usage.get("prompt_tokens", 0)
-        self._plan.report.completion_tokens += usage.get("completion_tokens", 0)
-        if reply.finish == "abort":
-            aborted = MLCEngineError("The row was interrupted.", code="interrupted")
-            return [self._failed(index, row, aborted) for index, row in request.rows]
         if self._cache is not None:
             self._cache.put(request.key, reply, self._fields["model"])
         return [
             self._answered(index, row, reply, cached=i > 0)
             for i, (index, row) in enumerate(request.rows)
         ]
+
+    def _continue(self, request: _Request, message: Mapping[str, Any]) -> None:
+        """Make the calls of a reply, and ask again with their results."""
+        check_turns(request.turns)
+        request.turns += 1
+        results = self._tools.make(message["tool_calls"])
+        request.content = dict(request.content)
+        ask = partial(ask_with_results, self._core, request.content, message, results)
+        self._requests[self._home.start(ask)] = request
+
+    def _forget(self, request: _Request) -> None:
+        del self._by_key[request.key]
+        self._rows -= len(request.rows)
 
     def cancel(self) -> list[tuple[int, Mapping[str, Any]]]:
         """End all requests; the engine stops within a step. Returns the rows that asked."""

@@ -308,7 +308,7 @@ async def test_prompts_may_be_functions_or_messages(
         ({"cache": 5}, "cache = 5"),
         ({"temperature": 9}, "temperature = 9"),
         ({"stream": True}, "stream = True"),
-        ({"tools": []}, "no such argument"),
+        ({"logprobs": True}, "no such argument"),
         ({"show_progress": "no"}, "show_progress"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The notebook's functions as tools: their descriptions for the model, and their calls."""
+"""Python functions as tools: their descriptions for the model, and their calls."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
 
 Tools: TypeAlias = Sequence[Mapping[str, Any] | Callable[..., Any]] | Mapping[str, Any]
 """OpenAI's tools, functions, or functions by their names."""
+
+MAX_CALL_TURNS: Final = 8
+"""Replies in a row whose calls are answered by functions."""
 
 _TYPES: Final[dict[Any, str]] = {
     str: "string",
@@ -59,16 +62,32 @@ def functions_of(tools: Sequence[JSONDict] | None) -> dict[str, Callable[..., An
     return {t["function"]["name"]: t.call for t in tools or () if isinstance(t, FunctionTool)}
 
 
-async def call_function(functions: Mapping[str, Callable[..., Any]], call: JSONDict) -> str:
-    """Make one call as the model wrote it; an exception becomes the text of its result."""
+def begin_call(functions: Mapping[str, Callable[..., Any]], call: Mapping[str, Any]) -> Any:
+    """Make one call as the model wrote it; returns an awaitable of a coroutine function.
+
+    Raises:
+        Exception: Whatever the function raises, or what is wrong with the call.
+    """
     function = call["function"]
+    return functions[function["name"]](**json.loads(function["arguments"] or "{}"))
+
+
+async def call_function(
+    functions: Mapping[str, Callable[..., Any]], call: Mapping[str, Any]
+) -> str:
+    """Make one call as the model wrote it; an exception becomes the text of its result."""
     try:
-        result = functions[function["name"]](**json.loads(function["arguments"] or "{}"))
+        result = begin_call(functions, call)
         if inspect.isawaitable(result):
             result = await result
         return result_text(result)
     except Exception as error:
-        return f"Error: {type(error).__name__}: {error}"
+        return error_text(error)
+
+
+def error_text(error: BaseException) -> str:
+    """An exception of a function as text for the model."""
+    return f"Error: {type(error).__name__}: {error}"
 
 
 def result_text(result: Any) -> str:
@@ -76,30 +95,6 @@ def result_text(result: Any) -> str:
     return (
         result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)
     )
-
-
-def results_in_order(calls: Sequence[JSONDict], results: Any) -> list[str]:
-    """One text per call, from a list of results or a mapping by the calls' ids or names.
-
-    Raises:
-        BadRequestError: there are too few or too many results.
-    """
-    names = [call["function"]["name"] for call in calls]
-    if isinstance(results, Mapping):
-        keys = [
-            call["id"] if call["id"] in results else name
-            for call, name in zip(calls, names, strict=True)
-        ]
-        missing = [name for key, name in zip(keys, names, strict=True) if key not in results]
-        if missing:
-            raise BadRequestError(f"results: none for {', '.join(missing)}.", param="results")
-        return [result_text(results[key]) for key in keys]
-    if isinstance(results, str) or not isinstance(results, Sequence) or len(results) != len(calls):
-        raise BadRequestError(
-            f"results = {results!r}: give a list with a result for each call: {', '.join(names)}.",
-            param="results",
-        )
-    return [result_text(result) for result in results]
 
 
 def _as_tool(function: Any, name: str) -> FunctionTool:
