@@ -27,6 +27,7 @@ class AnswerPlan:
         prompt: A chat's prompt, with tools and calls written into it.
         grammar: The grammar that the text must match.
         tools: The tools that may be called.
+        untagged: Whether an answer that is one call without its tags is a call.
         thinks: Whether thoughts are separated from the answer.
         inside: Whether the prompt ends inside a thought.
     """
@@ -34,6 +35,7 @@ class AnswerPlan:
     prompt: PromptText = field(default_factory=PromptText)
     grammar: str | None = None
     tools: Tools | None = None
+    untagged: bool = True
     thinks: bool = False
     inside: bool = False
 
@@ -41,7 +43,9 @@ class AnswerPlan:
         """Make the parser of one choice."""
         return AnswerParser(
             ReasoningParser(inside=self.inside) if self.thinks else None,
-            ToolCallParser(self.tools.format, self.tools.names) if self.tools else None,
+            ToolCallParser(self.tools.format, self.tools.names, untagged=self.untagged)
+            if self.tools
+            else None,
             f"{request_id}/{choice}",
         )
 
@@ -104,9 +108,15 @@ def plan_chat(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPlan:
         prompt=prompt + markup(NO_THOUGHT) if quiet and not shown else prompt,
         grammar=_grammar(model, request, tools, thinks=thinks, inside=inside),
         tools=tools,
+        untagged=not _wants_format(request),
         thinks=thinks,
         inside=inside,
     )
+
+
+def _wants_format(request: Mapping[str, Any]) -> bool:
+    wanted = request.get("response_format")
+    return wanted is not None and wanted.get("type") != "text"
 
 
 def _grammar(
@@ -118,7 +128,7 @@ def _grammar(
     inside: bool,
 ) -> str | None:
     wanted = request.get("response_format")
-    constrained = wanted is not None and wanted.get("type") != "text"
+    constrained = _wants_format(request)
     if not model.runtime.capabilities.grammars:
         if tools is not None and tools.forced:
             raise UnsupportedFieldError(

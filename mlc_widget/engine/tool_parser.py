@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from mlc_widget.engine.call_scanner import CallScanner
 from mlc_widget.engine.tool_formats import ToolFormat
+from mlc_widget.engine.untagged_call import UntaggedCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,145 +25,6 @@ class CallDelta:
     arguments: str
 
 
-class CallScanner:
-    """Reads one JSON object ``{"name": …, "arguments": …}`` as it arrives.
-
-    Attributes:
-        name: The tool's name, once it is known.
-        done: Whether the object has ended.
-        failed: Whether the text is not such an object.
-    """
-
-    def __init__(self, arguments_keys: Collection[str] = ("arguments", "parameters")) -> None:
-        self._keys = arguments_keys
-        self._state = "open"
-        self._key = self._value = ""
-        self._depth = 0
-        self._quoted = self._escaped = False
-        self._given = 0
-        self._arguments: str | None = None
-        self._arguments_end = False
-        self.name: str | None = None
-        self.done = self.failed = False
-
-    def push(self, text: str) -> int:
-        """Read until the object ends; return the number of characters that were read."""
-        for at, char in enumerate(text):
-            if self.done or self.failed:
-                return at
-            self._read(char)
-        return len(text)
-
-    def take(self) -> str:
-        """Return new text of the arguments' JSON; "" while the name is not known."""
-        text = self._arguments
-        if self.name is None:
-            return ""
-        if text is None:
-            # A call without arguments.
-            text = "{}" if self.done else ""
-        elif text.startswith('"'):  # JSON within a string
-            text = _unquoted(text) if self._arguments_end else ""
-        more = text[self._given :]
-        self._given = max(self._given, len(text))
-        return more
-
-    def _read(self, char: str) -> None:
-        space = char.isspace()
-        match self._state:
-            case "open" if char == "{":
-                self._state = "key"
-            case "key" | "value" if char == '"' or (self._state == "value" and not space):
-                self._value, self._state = "", "in " + self._state
-                self._depth, self._quoted = 0, False
-                self._inside(char)
-            case "key" if char == "}":
-                self._end()
-            case "in key" | "in value":
-                self._inside(char)
-            case "colon" if char == ":":
-                self._state = "value"
-            case "comma" if char == ",":
-                self._state = "key"
-            case "comma" if char == "}":
-                self._end()
-            case _ if not space:
-                self.failed = True
-
-    def _inside(self, char: str) -> None:
-        """A character of a string, or of a value."""
-        if self._quoted:
-            self._take(char)
-            if self._escaped:
-                self._escaped = False
-            elif char == "\\":
-                self._escaped = True
-            elif char == '"':
-                self._quoted = False
-                self._maybe_whole()
-        elif char == '"':
-            self._quoted = True
-            self._take(char)
-        elif char in "[{":
-            self._depth += 1
-            self._take(char)
-        elif char in "]}" and self._depth:
-            self._depth -= 1
-            self._take(char)
-            self._maybe_whole()
-        elif not self._depth and (char in ",}" or char.isspace()):  # after a number or a word
-            self._whole()
-            self._read(char)
-        else:
-            self._take(char)
-
-    def _take(self, char: str) -> None:
-        self._value += char
-        if self._state == "in value" and self._key in self._keys:
-            self._arguments = (self._arguments or "") + char
-
-    def _maybe_whole(self) -> None:
-        if not self._depth:
-            self._whole()
-
-    def _whole(self) -> None:
-        try:
-            value = json.loads(self._value)
-        except ValueError:
-            # Invalid JSON is passed on in arguments, but not accepted in a key or a name.
-            if self._key not in self._keys or self._state == "in key":
-                self.failed = True
-                return
-            value = None
-        if self._state == "in key":
-            self._key, self._state = value, "colon"
-            return
-        if self._key == "name":
-            if not isinstance(value, str) or not value:
-                self.failed = True
-            self.name = _well_formed(value) if isinstance(value, str) else value
-        elif self._key in self._keys:
-            self._arguments_end = True
-        self._state = "comma"
-
-    def _end(self) -> None:
-        self.done = True
-        self.failed = self.name is None
-
-
-def _unquoted(text: str) -> str:
-    try:
-        inner = json.loads(text)
-    except ValueError:
-        return text
-    return _well_formed(inner) if isinstance(inner, str) else text
-
-
-def _well_formed(text: str) -> str:
-    """The text without lone surrogates, which JSON can escape but UTF-8 cannot represent."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 class ToolCallParser:
     """Splits a text, as it arrives, into content and calls.
 
@@ -174,11 +36,14 @@ class ToolCallParser:
         broken: Whether the text ended before a call was complete.
     """
 
-    def __init__(self, format: ToolFormat, names: Collection[str]) -> None:
+    def __init__(
+        self, format: ToolFormat, names: Collection[str], *, untagged: bool = True
+    ) -> None:
         """Look for calls of these tools in this format.
 
         If calls are bare JSON objects, only an object at the beginning of the answer that names
-        one of the tools is a call.
+        one of the tools is a call. An answer that is one such object is a call in all formats,
+        if `untagged`.
         """
         self._begin, self._end = format.begin.strip(), format.end.strip()
         self._names = names
@@ -187,6 +52,7 @@ class ToolCallParser:
         self._scanner: CallScanner | None = None
         self._named = False
         self._text_began = False
+        self._untagged = UntaggedCall(names, self._end) if untagged and self._begin else None
         self.count = 0
         self.broken = False
 
@@ -194,6 +60,8 @@ class ToolCallParser:
         """Take more text; return what is now certain: content, and additions to calls."""
         content = ""
         deltas: list[CallDelta] = []
+        if self._untagged is not None and self._untagged.possible:
+            text = self._untagged.push(text)
         while text:
             if self._scanner is None:
                 more, text = self._outside(text)
@@ -205,6 +73,14 @@ class ToolCallParser:
 
     def flush(self) -> tuple[str, list[CallDelta]]:
         """Return the rest; no more text will come."""
+        if self._untagged is not None and self._untagged.possible:
+            text, call = self._untagged.flush()
+            if call is not None:
+                self.count += 1
+                return "", [CallDelta(0, *call)]
+            content, deltas = self.push(text)
+            rest, more = self.flush()
+            return content + rest, deltas + more
         if self._scanner is not None:
             self.broken = self.broken or (self._named and not self._scanner.done)
             text, self._raw, self._scanner, self._held = self._raw, "", None, ""

@@ -24,6 +24,7 @@ from mlc_widget.engine.json_schema import check_schema
 from mlc_widget.engine.reasoning import without_thoughts
 from mlc_widget.engine.text.prompt_text import Content
 from mlc_widget.engine.tool_formats import Call, ToolFormat, own_format, tool_format_of
+from mlc_widget.engine.untagged_call import untagged_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,13 @@ class Tools:
             BadRequestError: A tool's parameters are malformed, or cannot be enforced although it
                 is ``strict``.
         """
-        f, parts, heads = self.format, {}, []
+        f, parts = self.format, {}
+        names = [tool["function"]["name"] for tool in self.offered]
+        heads = [literal(f'{{"name": {json.dumps(n)}, "{f.arguments}": ') for n in names]
         for i, tool in enumerate(self.offered):
             parts[f"arguments_{i}"] = _arguments(i, tool)
-            name = json.dumps(tool["function"]["name"])
-            head = literal(f'{{"name": {name}, "{f.arguments}": ')
-            heads.append(f'({head} @arguments_{i} "}}")')
-        call = f"({' | '.join(heads)}) {literal(f.end)}"
+        objects = [f'({head} @arguments_{i} "}}")' for i, head in enumerate(heads)]
+        call = f"({' | '.join(objects)}) {literal(f.end)}"
         begin, between = literal(f.begin), literal(f.between)
         more = f"({between} {begin} {call})*" if self.parallel else ""
         if self.forced:
@@ -72,12 +73,16 @@ class Tools:
             return f"answer: {begin} {call} {more} | @body", parts
         if not begin:  # bare calls are whole answers
             return f"answer: TEXT | {call} {more}\nTEXT: /([^{{ \\n](.|\\n)*)?/", parts
+        mark, gap = literal(f.begin.strip()), literal(f.begin[len(f.begin.rstrip()) :])
         rules = (
-            f"opened[lazy]: {ANY_TEXT} {literal(f.begin.strip())}\n"
-            f"called: opened {literal(f.begin[len(f.begin.rstrip()) :])} {call}\n"
+            untagged_rules(names, heads, f.end.strip()) + f"opened_first[lazy]: FREE {mark}\n"
+            f"first: opened_first {gap} {call}\n"
+            f"opened[lazy]: {ANY_TEXT} {mark}\n"
+            f"called: opened {gap} {call}\n"
             f"tail: {ANY_TEXT}"
         )
-        return f"answer: called{'*' if self.parallel else '?'} tail\n{rules}", parts
+        more = "called*" if self.parallel else ""
+        return f"answer: FREE | first {more} tail | untagged\n{rules}", parts
 
 
 def read_tools(request: Mapping[str, Any], template: ChatTemplate) -> Tools | None:

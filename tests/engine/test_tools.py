@@ -333,7 +333,6 @@ CALL_F = f'<tool_call>\n{{"name": "f", "arguments": {ARGS_F}}}\n</tool_call>'
         ('<tool_call>{"name": "g", "id": 7, "arguments": {}}', "", [("g", "{}")]),
         ("<tool_call>not JSON</tool_call>", "<tool_call>not JSON</tool_call>", []),
         ('<tool_call>{"nam', '<tool_call>{"nam', []),
-        ('{"name": "f", "arguments": {}}', '{"name": "f", "arguments": {}}', []),
         ("a\n\n\nb \n", "a\n\n\nb \n", []),
     ],
 )
