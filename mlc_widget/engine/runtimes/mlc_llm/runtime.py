@@ -123,7 +123,7 @@ class MLCLLMRuntime:
         return self._context_window
 
     async def device_usage(self) -> DeviceUsage:
-        """The model's device; mlc_llm does not tell what it uses of its memory."""
+        """The model's device; mlc_llm does not report its memory."""
         return DeviceUsage(self._device)
 
     # Loading

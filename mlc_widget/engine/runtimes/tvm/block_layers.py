@@ -164,7 +164,9 @@ def _columns(outputs: Sequence[int], rows: Sequence[int]) -> list[tuple[int, int
         end, start = at + pad(width), at
         while at - start < width:
             if not left:
-                raise ValueError(f"parts of {list(rows)} rows make no layer of {list(outputs)}")
+                raise ValueError(
+                    f"parts of {list(rows)} rows do not make up a layer of {list(outputs)}"
+                )
             count = left.pop(0)
             last = at - start + count >= width
             if at - start + count > width or (not last and count % BLOCK):

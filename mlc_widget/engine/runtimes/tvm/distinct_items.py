@@ -1,14 +1,15 @@
-"""Keeps the items of arrays apart while they are written: `uniqueItems` of strings and numbers.
+"""Keeps the items of an array distinct while they are generated, for `uniqueItems`.
 
-A grammar cannot say that an item is none of those before it. So in such an array a second, small
-grammar is followed, too. It allows the items that are left, and is made again after each of them.
-Both together never reach a dead end: what is left is a part of what the first grammar allows, and
-is never empty, since the first grammar allows no more items than there are.
+This is for strings and numbers. A grammar cannot express that an item differs from all earlier
+ones. So within such an array, the text must also match a second, small grammar, which allows the
+items that are left and is made anew after each item. The two never reach a dead end: the second
+allows a part of what the first allows, and always something, since the first allows no more items
+than there are different ones.
 
-Such an array is known to have begun if the first grammar would accept its mark after a bracket
-(`engine.schema.lark.LarkText.mark`). That is asked only after tokens that end with a bracket, so
-tokens in which an item follows are not used. Where a value may be an array of either kind, with
-`uniqueItems` or without, it becomes one with it.
+Such an array has begun if the first grammar would accept the array's mark after a bracket
+(`engine.schema.lark.LarkText.mark`). That is tested only after tokens that end with a bracket, so
+tokens in which an item follows the bracket are not allowed. A value that may be an array with
+`uniqueItems` or one without becomes one with it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Mask = npt.NDArray[np.bool_]
 
 _SPACE: Final = b" \t\r\n"
 _PLAIN: Final = re.compile(rb"[^\[]*\[\s*(\][^\[]*)?", re.DOTALL)
-"""Tokens after whose bracket there is nothing, or no item."""
+"""Tokens in which no item follows the bracket."""
 
 
 class ItemTokens:
@@ -36,7 +37,7 @@ class ItemTokens:
 
     Attributes:
         tokens: Their bytes.
-        beyond: The ids of those after whose bracket an item may begin.
+        beyond: The ids of those in which an item follows a bracket.
     """
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
@@ -49,7 +50,7 @@ class ItemTokens:
         """The tokens of an ASCII text, one for each character.
 
         Raises:
-            UnsupportedFieldError: There are none for some.
+            UnsupportedFieldError: Some character has none.
         """
         try:
             return [self._of_bytes[bytes([byte])] for byte in text.encode()]
@@ -62,20 +63,20 @@ class ItemTokens:
 
 
 class DistinctItems:
-    """The arrays in which one answer is."""
+    """The arrays that are open at the end of one answer."""
 
     def __init__(
         self, wanted: Mapping[str, Any], tokens: ItemTokens, compile_lark: Callable[[str], Any]
     ) -> None:
-        """Begin with an answer.
+        """Set up the state of an empty answer.
 
         Args:
-            wanted: What the items of arrays are, by their marks.
+            wanted: The description of each array's items, by the array's mark.
             tokens: The vocabulary.
             compile_lark: Makes a matcher of a Lark text.
 
         Raises:
-            UnsupportedFieldError: The vocabulary is not fit for it.
+            UnsupportedFieldError: The vocabulary lacks tokens for single characters.
         """
         self._wanted = wanted
         self._tokens = tokens
@@ -85,7 +86,7 @@ class DistinctItems:
         self._arrays: list[_Array] = []
 
     def narrow(self, mask: Mask) -> None:
-        """Take out of a mask of tokens, in place, those that would repeat an item."""
+        """Clear the tokens that would repeat an item in a mask of allowed tokens."""
         mask[self._tokens.beyond] = False
         if self._arrays:
             mask &= np.logical_or.reduce([a.allowed(len(mask)) for a in self._arrays])
@@ -101,12 +102,12 @@ class DistinctItems:
                 self._arrays.append(_Array(self._wanted[mark], self._compile))
 
     def _is_free(self, matcher: Any) -> bool:
-        """Whether the grammar accepts any text here, so that a mark says nothing."""
+        """Whether the grammar accepts any text here, so that accepting a mark means nothing."""
         return bool(matcher.validate_tokens(self._no_mark) == len(self._no_mark))
 
 
 class _Array:
-    """One array, from its bracket on."""
+    """One array, which begins after its bracket."""
 
     def __init__(self, wanted: Mapping[str, Any], compile_lark: Callable[[str], Any]) -> None:
         self._wanted = wanted
@@ -136,7 +137,7 @@ class _Array:
         return True
 
     def _read(self, text: bytes) -> bool:
-        """Read on; return whether the array goes on."""
+        """Read a part of the text; return whether the array goes on."""
         for byte in text:
             if self._in_string:
                 self._item.append(byte)
@@ -164,7 +165,7 @@ class _Array:
             self._others.append(item)
 
     def _next(self) -> Any:
-        """A matcher of the next item, after whose quote the text may be, and of what follows."""
+        """A matcher of the next item and what follows; the item's quote may be there already."""
         quoted = bool(self._item)
         terminals: dict[str, str] = {}
         if inside := _without(self._wanted["strings"], self._strings):
@@ -172,7 +173,7 @@ class _Array:
         if not quoted and (others := _without(self._wanted["others"], self._others)):
             terminals["OTHER"] = others
         ahead = r'"\""?' if self._wanted["quote_after_comma"] and "TEXT" in terminals else ""
-        for kinds in (list(terminals), *([kind] for kind in terminals)):  # of one none may be left
+        for kinds in (list(terminals), *([kind] for kind in terminals)):  # one may have none left
             matcher = self._compile(
                 "\n".join([
                     f"start: GAP? ({' | '.join(kinds)}) GAP? (\",\" GAP? {ahead} | \"]\" REST)",
@@ -187,7 +188,7 @@ class _Array:
 
 
 def _without(expressions: Sequence[str], texts: Sequence[str]) -> str:
-    """A terminal of what expressions have, without some texts; "" for no expression."""
+    """A terminal that matches these expressions but none of some texts; "" without any."""
     if not expressions:
         return ""
     found = f"({' | '.join(f'({e})' for e in expressions)})"

@@ -33,7 +33,7 @@ class Vocabulary(Protocol):
 
 
 class DryPenalty:
-    """The penalty of one generation, which has to be told of each token."""
+    """The penalty of one generation, which must see each token."""
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int], vocabulary: Vocabulary) -> None:
         self._s = sampling
@@ -46,7 +46,7 @@ class DryPenalty:
         self._tokens[:count] = prompt
         self._breaks = np.zeros(size, np.bool_)
         self._breaks[:count] = self._breakers.find(prompt)
-        # At each token but the last: how many tokens up to there are also the last ones of all.
+        # For each token but the last: how many tokens that end there also end the whole text.
         self._common = np.zeros(size, np.int16)
         self._compare()
 

@@ -161,9 +161,9 @@ class Embedder:
     Attributes:
         vocab_size: The number of tokens in the model's vocabulary.
         context_window: The maximum number of tokens of a text.
-        usage: Tells the model's device and memory.
+        usage: Returns the model's device and its memory now.
         ended: Done when the thread no longer uses the model.
-        copying: Keeps a copy of the model's weights, if there was none.
+        copying: The thread that copies the weights to the cache, if they were not there.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class EncoderProgram(Program):
         return self.rows
 
     def signature(self) -> dict[str, Any]:
-        """Of ``forward``."""
+        """The signature of ``forward``."""
         s = self.shape
         integers = {
             name: nn.spec.Tensor(["n"], "int32")

@@ -53,8 +53,8 @@ class Executor:
     """Runs steps of a compiled model. All calls must come from the thread with TVM's workers.
 
     Attributes:
-        save_weights: Begins to keep a copy of the weights for later loads, on a thread that waits
-            while what it is given says so; None if there is nothing to keep.
+        save_weights: Starts a thread that copies the weights to the cache for later loads, and
+            pauses while the function that it is given returns true. None if they are there.
     """
 
     def __init__(

@@ -56,7 +56,8 @@ def _wanted() -> bool:
 def madvise(addresses: range, advice: int) -> bool:
     """Advise the kernel about memory; return whether it took the advice.
 
-    Python's own `mmap.madvise` would hold the GIL meanwhile. `ctypes.get_errno` tells why not.
+    Python's own `mmap.madvise` would hold the GIL meanwhile. After a failure, `ctypes.get_errno`
+    has the reason.
     """
     call = ctypes.CDLL(None, use_errno=True).madvise
     call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

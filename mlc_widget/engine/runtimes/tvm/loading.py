@@ -51,9 +51,9 @@ class Loaded:
         scheduler: Runs its sequences.
         vocab_size: The number of tokens in its vocabulary.
         context_window: The maximum number of tokens of a sequence.
-        usage: Tells its device and memory.
+        usage: Returns its device and the memory now.
         ended: Done when its thread no longer uses the model.
-        copying: Keeps a copy of its weights, if there was none.
+        copying: The thread that copies its weights to the cache, if they were not there.
     """
 
     scheduler: Scheduler
@@ -119,7 +119,7 @@ def _gpu_free(device: str) -> tuple[int, str]:
     from mlc_widget.engine.runtimes.tvm.cuda.device import index_of, usage
 
     gpu = usage(index_of(device))
-    # Where the driver does not tell, the allocation will.
+    # If the driver does not report it, an allocation that fails does.
     return sys.maxsize if gpu.free is None else gpu.free, f"on the {gpu.name} ({gpu.device})"
 
 

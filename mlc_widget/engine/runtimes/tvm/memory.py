@@ -80,7 +80,7 @@ def usage(model: int) -> DeviceUsage:
 
 
 def machine_free() -> tuple[int, str]:
-    """The memory that is free, and nothing more to say of where that is."""
+    """The free memory, without any words on where it is."""
     return available_bytes(), ""
 
 
@@ -90,8 +90,8 @@ class MemoryNeeds:
 
     Attributes:
         weights: The size of its weights.
-        kv_cache: That of its KV cache.
-        activations: That of its activations, at most.
+        kv_cache: The size of its KV cache.
+        activations: The maximum size of its activations.
         device: The device, such as ``cpu`` or ``cuda:0``.
         replaces: Models there that may be unloaded to make room.
         free: Gives the device's free memory, and where that is, such as ``on the NVIDIA H200``.

@@ -18,7 +18,7 @@ class ModelShape:
         head_dim: The dimension of a head.
         vocab_size: The number of tokens for which the model has logits.
         ropes: Its rotary embeddings, of equally many dimensions; a layer uses one, or none.
-        positions: The number of positions that it can tell apart; None if there is no limit.
+        positions: The number of positions that it has embeddings for; None if there is no limit.
     """
 
     layers: int

@@ -35,14 +35,14 @@ logger = logging.getLogger(__name__)
 _POPULATE_READ: Final = 22
 """MADV_POPULATE_READ of Linux 5.14, which `mmap` lacks."""
 _PIECE: Final = 32 << 20
-"""Bytes that are brought into memory at a time, after which a load can be cancelled."""
+"""The number of bytes to read into memory at a time; a load can be cancelled in between."""
 _LARGE: Final = 512 << 20
-"""Bytes from which steps were seen to be a third slower in a map of small pages. Such weights are
-copied to memory of their own, which is moved to huge pages later (`HugePages`)."""
+"""The size in bytes from which steps were measured to take a third longer if the file is mapped in
+small pages. Larger weights are copied to anonymous memory, which `HugePages` improves later."""
 _PAGE: Final = 4096
 _AREA: Final = re.compile("([0-9a-f]+)-([0-9a-f]+) ")
 _FAULTS: Final = (errno.EFAULT, errno.EIO, getattr(errno, "EHWPOISON", errno.EIO))
-"""What the system says of pages that cannot be read."""
+"""The system's errors for pages that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class LoadedWeights:
     memory: Array | None
 
     def save(self, busy: Callable[[], bool]) -> CopyTask | None:
-        """Begin to keep a copy, on a thread that waits while `busy`; None if there is nothing."""
+        """Start a thread that writes the copy, and pauses while `busy`; None if none is due."""
         if self.unsaved is None or self.memory is None:
             return None
         from mlc_widget.engine.runtimes.tvm import shutdown
@@ -107,7 +107,7 @@ def load_packed(
             own = weight_memory(parameters)
             np.copyto(own, memory)
             return LoadedWeights(arrays_in(own, parameters), False, None, None)
-    # A change of a file must show in its times. Otherwise its copy could be one of other weights.
+    # If a file changes from now on, its time must change, too: it tells which copies are valid.
     if copy is not None and not all(wait_for_tick(i) for i in source.identities().values()):
         copy = None
     memory = weight_memory(parameters)
@@ -118,11 +118,11 @@ def load_packed(
 def _copy_of(
     parameters: Parameters, source: WeightSource, config: Mapping[str, Any], options: TVMOptions
 ) -> PackedWeights | None:
-    """The copy of a model's weights, there or not; None if none is to be used."""
+    """The place of a model's copy, whether it exists or not; None if copies are not to be used."""
     nbytes = packed_bytes(parameters)
     if (
         options.weight_cache_mode == "disable"
-        or options.verify == "always"  # a copy is not what has the published sums
+        or options.verify == "always"  # a copy has no published sums to compare
         or not is_worthwhile(nbytes)
     ):
         return None
@@ -156,7 +156,7 @@ def _in_huge_pages(memory: Array) -> bool:
 
 
 def _bring_in(memory: Array, progress: Callable[[int, int], None]) -> None:
-    """Have all of a mapped file in memory, so that no step waits for the disk.
+    """Read all of a mapped file into memory, so that no step waits for the disk.
 
     Raises:
         OSError: The file cannot be read.

@@ -12,7 +12,7 @@ from tvm.script.parser.core.parser import ScriptMacro
 from tvm.tirx.script.parser import entry
 
 _READ: Final = 3
-"""TVM reads the source of no more than the three innermost frames of a stack."""
+"""TVM reads the source of only the three innermost frames of a stack."""
 
 
 @cache

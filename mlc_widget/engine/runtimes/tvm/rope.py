@@ -17,7 +17,7 @@ _LEAST, _MOST = 1e-6, 1e9
 _MOST_POSITIONS: Final = 1 << 40
 
 TYPES: Final = ("default", "linear", "llama3", "yarn", "longrope", "factors")
-"""The types of `rope_scaling`; factors, a divisor for each frequency, occurs in GGUF files."""
+"""The types of `rope_scaling`; ``factors`` (a divisor for each frequency) occurs in GGUF files."""
 
 Table = npt.NDArray[np.float32]
 
@@ -127,7 +127,7 @@ class Rope:
         return blended
 
     def _dimension(self, turns: float) -> float:
-        """The dimension that makes so many turns within the original context."""
+        """The dimension that makes this many turns within the original context."""
         original = self._number("original_max_position_embeddings")
         ratio = original / (turns * 2 * math.pi)
         return self.dims * math.log(ratio) / (2 * math.log(max(self.theta, 1 + _LEAST)))

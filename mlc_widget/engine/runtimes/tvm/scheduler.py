@@ -73,7 +73,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._submitted: list[Sequence] = []
         self._cancelled: set[Sequence] = set()
-        self._interrupted: int | None = None  # how many of those submitted an interrupt found
+        self._interrupted: int | None = None  # of those submitted, how many an interrupt is for
         self._stopping = False
         self._dead: BaseException | None = None
         self._idle = True

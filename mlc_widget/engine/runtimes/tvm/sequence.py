@@ -24,7 +24,7 @@ from mlc_widget.engine.text.detokenizer import Detokenizer
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 MAX_UNREAD: Final = 256
-"""A sequence that is so many events ahead of its reader is parked; it resumes at half of them."""
+"""A sequence that is this many events ahead of its reader is parked; it resumes at half of them."""
 MAX_UNREAD_IF_OTHERS_WAIT: Final = 16
 """The same limit while others wait for a place, so that a stopped reader does not delay them."""
 
@@ -61,7 +61,7 @@ class Sequence:
         status: Whether it waits, runs, is parked or has finished.
         posted: The number of events that the scheduler has made.
         taken: The number of events that the reader has taken; only the reader's thread writes it.
-        resume_at: A parked sequence resumes when it is at most so many events ahead of its reader.
+        resume_at: A parked sequence resumes when it is at most this far ahead of its reader.
         drafter: Predicts the next tokens.
         scores: The log-probabilities of the prompt's tokens so far, if requested.
     """

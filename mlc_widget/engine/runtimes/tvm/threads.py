@@ -21,7 +21,7 @@ _largest = 0
 
 
 def default_threads(parameters: int) -> int:
-    """The best number of workers on this machine for a model of so many parameters.
+    """The best number of workers on this machine for a model with this many parameters.
 
     It counts the cores that this process may use, also in a container with a limit. One of two or
     more is left to the notebook. Small models get one worker, as they finish a step before a second

@@ -27,7 +27,7 @@ _AT_ONCE = 32  # tiles, to stay in the caches
 
 
 def steps_of(inputs: int) -> int:
-    """The number of steps for so many inputs."""
+    """The number of steps for this many inputs."""
     return -(-inputs // STEP)
 
 

@@ -29,7 +29,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import (
 
 GROUPS = 4
 WIDE = 8192
-"""From so many rows of W on, there are blocks enough without parting the inputs."""
+"""With this many rows of W or more, there are enough blocks without dividing the inputs."""
 _TILES, _COLUMNS = 4, 4  # of a warp: 16 outputs, 8 rows
 _VALUES = _TILES * _COLUMNS * 4
 """Sums that a thread has."""

@@ -18,22 +18,22 @@ HALF: Final = STRIP // 2
 BLOCK: Final = 4
 """The number of pages that are processed together."""
 KEYS: Final = BLOCK * PAGE
-"""Keys of a block."""
+"""The number of keys of a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileShape:
-    """What the kernels of both passes are made for.
+    """The parameters of the kernels of both passes.
 
     Attributes:
-        query_heads: Heads of queries.
-        kv_heads: Heads of keys and values.
-        head_dim: Dimensions of a head.
-        isa: The CPU.
-        dtype: Of keys and values in the pages.
-        window: Keys that a row sees at most; None for all before it.
-        factor: What scores are multiplied by; None for ``head_dim ** -0.5``.
-        cap: The soft cap of scores, if there is one.
+        query_heads: The number of query heads.
+        kv_heads: The number of key and value heads.
+        head_dim: The dimension of a head.
+        isa: The CPU's features.
+        dtype: The dtype of keys and values in the pages.
+        window: The number of keys that a row sees at most; None for all before it.
+        factor: The factor of the scores; None for ``head_dim ** -0.5``.
+        cap: The soft cap of the scores, if there is one.
     """
 
     query_heads: int
@@ -47,42 +47,42 @@ class TileShape:
 
     @property
     def group(self) -> int:
-        """Heads of queries that read one head of keys and values."""
+        """The number of query heads that read one key and value head."""
         return self.query_heads // self.kv_heads
 
     @property
     def pairs(self) -> int:
-        """Pairs of a row and a head in a tile, up to whole strips."""
+        """The number of pairs of a row and a head in a tile, rounded up to whole strips."""
         return -(-self.isa.attention_rows(self.group) * self.group // STRIP) * STRIP
 
     @property
     def scale(self) -> float:
-        """What products of queries and keys are multiplied by, for powers of two."""
+        """The factor of products of queries and keys that makes them exponents of two."""
         return float((self.factor or self.head_dim**-0.5) * LOG2E)
 
     def score(self, product: Any) -> Any:
-        """The scores of 16 products of queries and keys, for powers of two."""
+        """The scores of 16 products of queries and keys, as exponents of two."""
         scaled = product * splat(self.scale)
         return scaled if self.cap is None else capped(scaled, self.cap * LOG2E, self.isa)
 
     @property
     def key_vectors(self) -> int:
-        """Vectors of 16 keys that a strip sums at once; a divisor of `BLOCK`."""
+        """The number of vectors of 16 keys that a strip sums at once; a divisor of `BLOCK`."""
         return _largest_divisor(BLOCK, self._sums)
 
     @property
     def value_vectors(self) -> int:
-        """Vectors of 16 dimensions of values that a strip sums at once."""
+        """The number of vectors of 16 dimensions of values that a strip sums at once."""
         return _largest_divisor(self.head_dim // 16, self._sums)
 
     @property
     def key_turns(self) -> int:
-        """How often a strip goes over a block's keys; each time it asks for a page or two."""
+        """How often a strip goes over a block's keys; each pass prefetches a page or two."""
         return BLOCK // self.key_vectors
 
     @property
     def value_turns(self) -> int:
-        """How often a strip goes over a block's values; each time it asks for a page or two."""
+        """How often a strip goes over a block's values; each pass prefetches a page or two."""
         return self.head_dim // 16 // self.value_vectors
 
     @property

@@ -98,7 +98,7 @@ def _make_begin(shape: TileShape) -> Any:
 
     @T.inline
     def begin(Q, query, out, top, total, row, h, last, strips):
-        """Gather the pairs' queries, and clear what is summed; pairs too many repeat the last."""
+        """Gather the pairs' queries, and clear the sums; surplus pairs repeat the last one."""
         for c in T.serial(strips * STRIP):
             r: T.let = row + T.min(c // G, last)
             for j in T.unroll(D // 16):

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
-"""What the kernels of linear layers have in common: their arguments, and how rows are dealt.
+"""What the kernels of linear layers share: their arguments, and how rows are divided into tiles.
 
 A kernel makes y = x · Wᵀ (+ b) (+ r). W's rows lie in blocks of 16 outputs.
 Each thread computes some blocks of outputs. A block's weights stay in the cache for all tiles of
@@ -22,7 +22,7 @@ AHEAD: Final = 192
 """The number of cache lines of weights that are prefetched for a single row."""
 
 Array: TypeAlias = tuple[tuple[int, ...], str]
-"""Shape and dtype of an argument."""
+"""The shape and dtype of an argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Addends:
 
     @property
     def suffix(self) -> str:
-        """The end of a kernel's name."""
+        """The suffix of a kernel's name."""
         return ("_bias" if self.bias else "") + ("_residual" if self.residual else "")
 
     def plus(self, value: Any, b: Any, r: Any, m: Any, n: Any, lanes: int = 16) -> Any:
@@ -132,11 +132,11 @@ def make_linear_part(
 
 
 def halved_tiles(tile: Any, most: int) -> Any:
-    """All rows in tiles of `most`, and what is left in tiles of half as many, down to one.
+    """All rows, in tiles of `most`; the rest in tiles of half as many, and so on down to one.
 
     Args:
         tile: ``tile(X, W, S, B, RES, Y, first, nb, row, rows)``, for rows from `row` on.
-        most: Rows of the largest tile, 16 at most.
+        most: The number of rows of the largest tile, at most 16.
     """
 
     @T.inline
@@ -159,12 +159,12 @@ def halved_tiles(tile: Any, most: int) -> Any:
 
 
 def tiles_of_parts(tile: Any, most: int, parts: int) -> Any:
-    """For each part of a block's outputs, all rows: in tiles of `most`, of half as many, and alone.
+    """For each part of a block's outputs, all rows: in tiles of `most`, of half as many, and singly.
 
     Args:
         tile: ``tile(X, W, S, B, RES, Y, first, nb, part, row, rows)``, for rows from `row` on.
-        most: Rows of the largest tile.
-        parts: How many vectors hold a block's 16 outputs.
+        most: The number of rows of the largest tile.
+        parts: The number of vectors that hold a block's 16 outputs.
     """
 
     @T.inline
@@ -181,12 +181,12 @@ def tiles_of_parts(tile: Any, most: int, parts: int) -> Any:
 
 
 def prefetcher(lines: int, at: Callable[[Any, Any], list[Any]], *, scales: bool = False) -> Any:
-    """``ask(W, S, nb, g, row, rows)``, which asks for weights while those of group g are used.
+    """``ask(W, S, nb, g, row, rows)``, which prefetches weights while those of group g are used.
 
     Args:
-        lines: Cache lines of a group's weights.
-        at: The index of a block's line.
-        scales: Whether the next block's scales are asked for, too.
+        lines: The number of cache lines of a group's weights.
+        at: Returns the index of a block's line.
+        scales: Whether the next block's scales are prefetched, too.
     """
 
     @T.inline
