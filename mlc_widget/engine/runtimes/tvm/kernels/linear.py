@@ -159,7 +159,7 @@ def halved_tiles(tile: Any, most: int) -> Any:
 
 
 def tiles_of_parts(tile: Any, most: int, parts: int) -> Any:
-    """For each part of a block's outputs, all rows: in tiles of `most`, of half as many, and singly.
+    """All rows, for each part of a block's outputs: in tiles of `most`, half as many, and one row.
 
     Args:
         tile: ``tile(X, W, S, B, RES, Y, first, nb, part, row, rows)``, for rows from `row` on.
