@@ -82,6 +82,7 @@ def _list(options: argparse.Namespace) -> None:
 def _search(options: argparse.Namespace) -> None:
     from mlc_widget.engine.store.hub_api import Hub
     from mlc_widget.engine.store.retrying import GaveUp
+    from mlc_widget.engine.store.transfer import DamagedError
 
     text = options.name.lower()
     names = [*builtin_models(), *catalogue(), *(entry.name for entry in inventory())]
@@ -93,7 +94,7 @@ def _search(options: argparse.Namespace) -> None:
             print(f"HF://{plain(repo, 200)}")
         if not found and not repos:
             print(f"No model on this disk or on the Hub has {options.name!r} in its name.")
-    except (GaveUp, OSError) as error:
+    except (GaveUp, DamagedError, OSError) as error:
         print(f"The Hub was not searched: {' '.join(str(error).split())}", file=sys.stderr)
 
 
@@ -157,12 +158,13 @@ def _show_repository(name: str, *, known: bool) -> None:
     from mlc_widget.engine.store.hub_api import Hub
     from mlc_widget.engine.store.retrying import GaveUp
     from mlc_widget.engine.store.split_files import choose, whole_files
+    from mlc_widget.engine.store.transfer import DamagedError
 
     try:
         wanted = hub.parse(name)
         remote = Hub()
         files = remote.files(wanted.repo, remote.commit(wanted.repo, wanted.revision))
-    except (BadRequestError, GaveUp, OSError) as error:
+    except (BadRequestError, GaveUp, DamagedError, OSError) as error:
         if not known:
             from mlc_widget.engine.store.model_names import advice
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ _T = TypeVar("_T")
 _MOST_FILES: Final = 10_000
 _LONGEST_NAME: Final = 512
 _SEARCH_S: Final = 10.0
+_NO_ANSWER: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What `huggingface_hub` raises where an answer is not the JSON that it expects."""
+_REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,9 @@ class Hub:
         """The most downloaded repositories with GGUF files whose names have a text.
 
         Raises:
-            HfHubHTTPError, GaveUp: As the Hub answers.
+            HfHubHTTPError: The Hub answered with an error.
+            GaveUp: It could not be reached, or its answer is no list of models.
+            DamagedError: It redirects in a circle.
         """
         # Not `list_models`, which tries for half a minute where there is no network.
         question = {"search": text, "filter": "gguf", "sort": "downloads", "limit": str(limit)}
@@ -137,13 +143,12 @@ class Hub:
             self._check_status(response)
             return response.json()
 
-        try:
-            models = self._ask(found)
-        except ValueError as error:
-            raise GaveUp(f"{self.endpoint} sends no list of models.") from error
-        listed = models if isinstance(models, list) else []
-        names = (str(m["id"]) for m in listed if isinstance(m, dict) and "id" in m)
-        return list(itertools.islice(names, limit))
+        models = self._ask(found)
+        if not isinstance(models, list):
+            raise GaveUp(f"{self.endpoint} sends no list of models.")
+        names = (model.get("id") for model in models if isinstance(model, dict))
+        found_names = (n for n in names if isinstance(n, str) and _REPOSITORY.fullmatch(n))
+        return list(itertools.islice(found_names, limit))
 
     def url(self, repo: str, name: str, commit: str) -> str:
         """The URL of a file's content."""
@@ -167,6 +172,8 @@ class Hub:
                     f"{self.endpoint} cannot be reached ({one_line(error)}). Check the internet "
                     "connection and the proxy."
                 ) from error
+            except _NO_ANSWER as error:  # of the parser of JSON, or of what reads its values
+                raise GaveUp(f"{self.endpoint} did not answer as a Hub does.") from error
 
 
 def _is_plain(name: str) -> bool:

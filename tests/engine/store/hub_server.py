@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from .local_server import Handler, LocalServer
 
@@ -63,6 +64,10 @@ class HubServer(LocalServer):
         """Of the next requests for anything else."""
         self.contents_at: str | None = None
         """Another server that requests for contents are sent to."""
+        self.found: Any = []
+        """The answer to a search."""
+        self.queries: list[dict[str, list[str]]] = []
+        """What each search asked for."""
         self.extra_entries: list[dict[str, Any]] = []
         self.shut = False
         self.holding = threading.Event()
@@ -96,6 +101,9 @@ class _Handler(Handler):
         content = re.fullmatch(rf"/{hub.repo}/resolve/{COMMIT}/([^/]+)", path)
         if not content and hub.api_faults:
             self._fail(hub.api_faults.popleft())
+        elif path == "/api/models":
+            hub.queries.append(parse_qs(self.path.partition("?")[2]))
+            self._json(hub.found)
         elif not re.match(rf"(/api/models)?/{hub.repo}(/|$)", path):
             self._refuse(401, "RepoNotFound")
         elif match := re.fullmatch(rf"/api/models/{hub.repo}(?:/revision/(.+))?", path):
@@ -115,7 +123,7 @@ class _Handler(Handler):
             self._refuse(404, "EntryNotFound")
 
     def _json(self, value: object) -> None:
-        body = json.dumps(value).encode()
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
