@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mlc_widget.api.logit_processor import LogitProcessor
     from mlc_widget.api.metrics import EngineMetrics
     from mlc_widget.api.progress import InitProgressReport
+    from mlc_widget.api.serving.server import EngineServer
     from mlc_widget.api.streams import AsyncStream, Stream
     from mlc_widget.api.table.evaluation import Evaluation
     from mlc_widget.api.table.report import MapReport, MapRow
@@ -70,6 +71,7 @@ __all__ = [
     "EngineLink",
     "EngineMetrics",
     "EngineOptions",
+    "EngineServer",
     "EngineSnapshot",
     "EngineTerminatedError",
     "Evaluation",
@@ -123,6 +125,7 @@ _HOMES = {
     "EngineLink": "mlc_widget.api.engine_link",
     "EngineMetrics": "mlc_widget.api.metrics",
     "EngineOptions": "mlc_widget.api.engine_options",
+    "EngineServer": "mlc_widget.api.serving.server",
     "EngineSnapshot": "mlc_widget.api.engine_link",
     "EngineTerminatedError": "mlc_widget.api.errors",
     "Evaluation": "mlc_widget.api.table.evaluation",

@@ -301,7 +301,7 @@ class AsyncMLCEngineInterface(EngineBase):
 
     async def terminate(self) -> None:
         """End the engine for good and free everything. Idempotent."""
-        await self._call(self._core.terminate)
+        await self._call(self._terminate)
 
     async def __aenter__(self) -> Self:
         return self

@@ -158,7 +158,7 @@ class MLCEngineInterface(EngineBase):
 
     def terminate(self) -> None:
         """As `AsyncMLCEngineInterface.terminate`."""
-        self._call(self._core.terminate)
+        self._call(self._terminate)
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from mlc_widget.api.openai_routes import OpenAIRoutes
+    from mlc_widget.api.serving.server import EngineServer
     from mlc_widget.api.table.evaluation import Evaluation
     from mlc_widget.api.table.options import MapOptions
     from mlc_widget.api.table.prompts import Prompt
@@ -66,6 +67,7 @@ class EngineBase(NotCopyable, ABC):
         self._home = home
         self._callback: InitProgressCallback | None = None
         self._routes: OpenAIRoutes | None = None  # all clients share what it stores
+        self._servers: list[EngineServer] = []
         this = weakref.ref(self)  # the core must not keep the engine alive
 
         def on_progress(report: InitProgressReport) -> None:
@@ -84,6 +86,48 @@ class EngineBase(NotCopyable, ABC):
         if boolean("sync", sync):
             return openai_client(self._routes, self._home, options)
         return async_openai_client(self._routes, self._home, options)
+
+    def serve(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        allow_remote: bool = False,
+    ) -> EngineServer:
+        """Answer OpenAI's API over HTTP, for programs outside of the notebook.
+
+        It is not awaited on any engine, as it only opens a port. The server lives as long as this
+        engine: keep the engine in a variable.
+
+        Args:
+            host: The address to listen on. By default only programs on this machine reach it.
+            port: The port; 0 for any free one.
+            token: What clients must send as API key: at least 16 ASCII characters. By default a
+                new one is made, which the server's `token` shows.
+            allow_remote: Whether `host` may be an address that other machines reach. Nothing is
+                encrypted.
+
+        Returns:
+            The server, with its `url` and its `token`.
+
+        Raises:
+            BadRequestError: An argument is invalid, or the port is taken.
+        """
+        from mlc_widget.api.serving.server import EngineServer
+
+        server = EngineServer(
+            self._core, self._home, host=host, port=port, token=token, allow_remote=allow_remote
+        )
+        self._servers.append(server)
+        return server
+
+    async def _terminate(self) -> None:
+        """End the engine and its servers; on the home loop."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            await server._closed()
+        await self._core.terminate()
 
     def _map_run(self, prompt: Prompt, data: Any, options: MapOptions) -> MapRun:
         """Check the arguments of `map`, and make what runs it."""

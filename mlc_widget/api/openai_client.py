@@ -7,7 +7,6 @@ With it, libraries that use OpenAI's client (LangChain, Instructor …) run on t
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -18,6 +17,7 @@ from mlc_widget.api.errors import EngineForkedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError
 from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.server_sent_events import DONE, event
 from mlc_widget.api.streams import StreamBuffer
 
 if TYPE_CHECKING:
@@ -54,15 +54,6 @@ def _httpx() -> Any:
     import openai
 
     return import_module("httpx" if int(openai.__version__.split(".")[0]) < 3 else "httpx2")
-
-
-def _event(data: JSONDict) -> bytes:
-    """A server-sent event; those of the Responses API are named by their type."""
-    name = f"event: {data['type']}\n".encode() if "type" in data else b""
-    return name + b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
-
-
-_DONE: Final = b"data: [DONE]\n\n"
 
 
 def _read_timeout(request: Any) -> float | None:
@@ -160,13 +151,13 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
             limit = asyncio.timeout(timeout)
             try:
                 async with limit:
-                    return _event(await self._relay.get())
+                    return event(await self._relay.get())
             except EOFError:
                 self._done = True
-                return _DONE
+                return DONE
             except MLCEngineError as error:
                 self._done = True
-                return _event(error_body(error))
+                return event(error_body(error))
             except BaseException:
                 await self.aclose()
                 if limit.expired():
@@ -214,13 +205,13 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
                 raise StopIteration
             timeout = _read_timeout(self._request)
             try:
-                return _event(self._relay.get_blocking(timeout))
+                return event(self._relay.get_blocking(timeout))
             except EOFError:
                 self._done = True
-                return _DONE
+                return DONE
             except MLCEngineError as error:
                 self._done = True
-                return _event(error_body(error))
+                return event(error_body(error))
             except WaitTimeoutError:
                 self.close()
                 raise StreamTimeoutError(self._request, timeout) from None

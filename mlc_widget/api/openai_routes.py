@@ -1,6 +1,7 @@
 """OpenAI's HTTP API over an engine core: what is answered, and how errors look.
 
-Nothing here is HTTP itself: `openai_client` carries the answers to OpenAI's own client.
+Nothing here is HTTP itself: `openai_client` carries the answers to OpenAI's own client in this
+process, and `serving` to any client.
 """
 
 from __future__ import annotations

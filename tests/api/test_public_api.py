@@ -38,6 +38,7 @@ PUBLIC = {
     # what they give and take
     "AsyncStream",
     "EngineMetrics",
+    "EngineServer",
     "Evaluation",
     "InitProgressReport",
     "LogitProcessor",

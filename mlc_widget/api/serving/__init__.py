@@ -1,0 +1,1 @@
+"""`engine.serve()` and ``mlc_widget serve``: OpenAI's API over HTTP, answered by an engine."""

@@ -1,0 +1,214 @@
+"""One HTTP request to a served engine: read within bounds, answered by `OpenAIRoutes`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tornado.httputil import HTTPServerRequest
+from tornado.iostream import StreamClosedError
+from tornado.web import RequestHandler, stream_request_body
+
+from mlc_widget.api.core import EngineCore
+from mlc_widget.api.errors import BadRequestError, InternalEngineError, MLCEngineError
+from mlc_widget.api.limits import LIMITS
+from mlc_widget.api.metrics import EngineMetrics
+from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
+from mlc_widget.api.server_sent_events import DONE, event
+from mlc_widget.api.serving.access import Access, ForbiddenHostError, UnauthorizedError
+from mlc_widget.api.streams import StreamBuffer
+
+_log = logging.getLogger(__name__)
+MAX_REQUESTS: Final = 256
+_UNREAD_S: Final = 600.0
+
+
+class TooLargeError(BadRequestError):
+    """The request's body is larger than any request may be."""
+
+    default_code = "request_too_large"
+
+
+class TooManyRequestsError(MLCEngineError):
+    """As many requests as the server takes at once are being answered."""
+
+    default_code = "too_many_requests"
+
+
+_STATUSES: Final[dict[type[MLCEngineError], int]] = {
+    UnauthorizedError: 401,
+    ForbiddenHostError: 403,
+    TooLargeError: 413,
+    TooManyRequestsError: 429,
+}
+
+
+@dataclass(slots=True)
+class ServedEngine:
+    """What all requests of a server share.
+
+    Attributes:
+        core: The engine.
+        routes: Answers requests to OpenAI's API.
+        access: Checks who asks.
+        answering: The requests that are being answered.
+    """
+
+    core: EngineCore
+    routes: OpenAIRoutes
+    access: Access
+    answering: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+@stream_request_body
+class EngineRequestHandler(RequestHandler):
+    """Answers every path and method. On the home loop.
+
+    Headers are checked before the body is read: who has no token cannot make the server keep it.
+    """
+
+    def initialize(self, served: ServedEngine) -> None:
+        """Remember what all requests share; called by tornado."""
+        self._served = served
+        self._content = bytearray()
+        self._task: asyncio.Task[None] | None = None
+
+    def set_default_headers(self) -> None:
+        """The headers of all answers; called by tornado."""
+        self.set_header("Server", "mlc_widget")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+    def prepare(self) -> None:
+        """Check the headers; called by tornado before it reads the body."""
+        headers = self.request.headers
+        try:
+            self._served.access.check(headers.get("Host", ""), headers.get("Authorization", ""))
+            if (announced := headers.get("Content-Length", "")).isdecimal():
+                self._check_size(int(announced))  # tornado refuses what is no number
+            if len(self._served.answering) >= MAX_REQUESTS:
+                raise TooManyRequestsError(
+                    f"The server is answering {MAX_REQUESTS} requests already; try again later."
+                )
+        except MLCEngineError as error:
+            self._refuse(error)
+
+    @staticmethod
+    def _check_size(nbytes: int) -> None:
+        if nbytes > LIMITS.input_bytes:
+            raise TooLargeError(
+                f"The request's body has {nbytes} bytes or more; it may have {LIMITS.input_bytes}."
+            )
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a part of the body; called by tornado."""
+        if not self._finished:
+            self._content += chunk
+            try:
+                self._check_size(len(self._content))  # its length may not have been announced
+            except TooLargeError as error:
+                self._content.clear()
+                self._refuse(error)
+
+    async def _respond(self) -> None:
+        if self._finished:  # refused while the body was being read
+            return
+        self._task = asyncio.ensure_future(self._answer())
+        self._served.answering.add(self._task)
+        self._task.add_done_callback(self._served.answering.discard)
+        await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.result()
+
+    get = post = put = patch = delete = options = head = _respond
+
+    def on_connection_close(self) -> None:
+        """Stop the engine's work for a client that has left; called by tornado."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _answer(self) -> None:
+        if self.request.path == "/metrics" and self.request.method == "GET":
+            await self._send(self._metrics())
+            return
+        asked = _api_request(self.request, bytes(self._content))
+        self._content.clear()
+        answer = await self._served.routes.answer(asked)
+        if isinstance(answer.body, StreamBuffer):
+            await self._stream(answer, answer.body)
+        else:
+            self._reply(answer)
+
+    async def _send(self, text: Coroutine[Any, Any, str]) -> None:
+        try:
+            written = await text
+        except MLCEngineError as error:
+            self._refuse(error)
+            return
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.finish(written)
+
+    async def _metrics(self) -> str:
+        return EngineMetrics(await self._served.core.metrics()).prometheus_text()
+
+    def _refuse(self, error: MLCEngineError) -> None:
+        answer = refusal(error)
+        self._reply(
+            ApiAnswer(_STATUSES.get(type(error), answer.status), answer.body, answer.headers)
+        )
+
+    def _reply(self, answer: ApiAnswer) -> None:
+        self.set_status(answer.status)
+        self._set_headers(answer)
+        if answer.status == 401:
+            self.set_header("WWW-Authenticate", "Bearer")
+        if answer.status == 429:
+            self.set_header("Retry-After", "1")
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(answer.body, ensure_ascii=False))
+
+    async def _stream(self, answer: ApiAnswer, chunks: StreamBuffer) -> None:
+        self._set_headers(answer)
+        self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        try:
+            while True:
+                try:
+                    await self._write_event(event(await chunks.get()))
+                except EOFError:
+                    await self._write_event(DONE)
+                    break
+                except MLCEngineError as error:
+                    await self._write_event(event(error_body(error)))
+                    break
+            self.finish()
+        except (StreamClosedError, TimeoutError):  # the client has left, or does not read
+            self.request.connection.detach().close()  # type: ignore[union-attr]
+        finally:
+            chunks.leave()
+
+    async def _write_event(self, written: bytes) -> None:
+        """Write an event, and wait until the client has taken most of what was written."""
+        self.write(written)
+        async with asyncio.timeout(_UNREAD_S):
+            await self.flush()
+
+    def _set_headers(self, answer: ApiAnswer) -> None:
+        for name, value in answer.headers.items():
+            self.set_header(name, value)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Describe an unexpected error in OpenAI's shape; called by tornado."""
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(error_body(InternalEngineError("The server failed."))))
+
+    def log_exception(self, *info: Any) -> None:
+        """Log an unexpected error without the request, whose text is nobody else's."""
+        _log.error("a request to %s failed", self.request.path, exc_info=info)
+
+
+def _api_request(request: HTTPServerRequest, content: bytes) -> ApiRequest:
+    return ApiRequest(request.method or "", request.path, content, request.query)

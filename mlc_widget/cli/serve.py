@@ -1,0 +1,114 @@
+"""``mlc_widget serve``: OpenAI's API over HTTP, answered by a model of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import stat
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
+
+_TOKEN: Final = "MLC_WIDGET_TOKEN"
+
+
+def add_to(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer OpenAI's API over HTTP with a model",
+        description="Load a model and answer OpenAI's API on this machine, until Ctrl+C. Clients "
+        "must send a token as API key: that of --token-file, or of the environment variable "
+        f"{_TOKEN}, or a new one, which is printed once. There is no option for the token itself, "
+        "since other users of the machine can read a command's arguments.",
+    )
+    parser.add_argument(
+        "model", nargs="+", help="what engines load, such as demo, a .gguf file or HF://user/repo"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any free one; 8000 if absent")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with the token, readable by you alone; made with a new token if absent",
+    )
+    parser.add_argument(
+        "--allow-remote",
+        action="store_true",
+        help="accept a host that other machines reach; nothing is encrypted",
+    )
+    parser.add_argument("--device", help="such as cpu, cuda or auto")
+    parser.add_argument("--runtime", default="auto", help="tvm, mlc_llm or auto")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load, serve until SIGINT or SIGTERM, and let running requests end."""
+    from mlc_widget.api.serving.access import check_host, check_token
+    from mlc_widget.factories import kernel_mlc_engine
+
+    check_host(options.host, options.allow_remote)  # before the load, which may take long
+    token, told = _token(options.token_file)
+    token = check_token(token)
+    engine = kernel_mlc_engine(options.model, runtime=options.runtime, device=options.device)
+    with engine:
+        server = engine.serve(
+            host=options.host, port=options.port, token=token, allow_remote=options.allow_remote
+        )
+        print(f"{', '.join(options.model)} is served at {server.url}")
+        print(f"Clients take {told or f'this token, which is shown only now: {token}'}")
+        print("Ctrl+C ends it.", flush=True)
+        _wait_for_signal()
+        print("Ending …", file=sys.stderr)
+        engine.interrupt_generate()  # clients get what there is, and a proper end
+        server.close()
+
+
+def _wait_for_signal() -> None:
+    """Wait for SIGINT or SIGTERM; another one of them meanwhile ends the process as usual."""
+    ended = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {one: signal.signal(one, lambda *_: ended.set()) for one in signals}
+    try:
+        ended.wait()
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _token(file: Path | None) -> tuple[str | None, str]:
+    """The token that the user keeps somewhere, and how to say where; None for a new one."""
+    if file is not None:
+        return _token_of(file.expanduser()), f"the token in {file}."
+    if token := os.environ.get(_TOKEN):
+        return token, f"the token in {_TOKEN}."
+    return None, ""
+
+
+def _token_of(file: Path) -> str:
+    """The token in a file, which is made if there is none.
+
+    Raises:
+        BadRequestError: Others can read it, or the system refuses.
+    """
+    from mlc_widget.api.serving.access import check_token
+
+    try:
+        with contextlib.suppress(FileExistsError):
+            new = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(new, "w", encoding="ascii") as opened:
+                opened.write(check_token(None) + "\n")
+        with open(file, encoding="utf-8") as opened:
+            if os.name == "posix" and stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
+                raise bad("token-file", str(file), f"others can read it: `chmod 600 {file}`.")
+            return opened.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise BadRequestError(f"cannot read the token in {file}: {reason}.") from None

@@ -1,0 +1,126 @@
+"""``mlc_widget serve``: its token, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+import urllib.request
+
+import pytest
+
+from mlc_widget import MLCEngine, factories
+from mlc_widget.api.errors import EngineTerminatedError
+from mlc_widget.cli import main as cli
+from mlc_widget.cli import serve
+
+from ..waiting import until_blocking
+
+TOKEN = "a-token-of-the-users-own"
+
+
+@pytest.fixture
+def served(monkeypatch, tiny_model):
+    """Runs the command with an engine of this process; `during` is what happens while it serves."""
+    engines = []
+
+    def make(model, **options):
+        engine = MLCEngine(runtime="scripted")
+        engine.reload(model)
+        engines.append(engine)
+        return engine
+
+    def run(*arguments, during=lambda: None):
+        monkeypatch.setattr(factories, "kernel_mlc_engine", make)
+        monkeypatch.setattr(serve, "_wait_for_signal", during)
+        return cli.main(["serve", str(tiny_model), "--port", "0", *arguments]), engines
+
+    return run
+
+
+def ask(url: str, token: str) -> int:
+    asked = urllib.request.Request(f"{url}/models", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return answer.status
+
+
+def test_it_prints_where_and_a_new_token_and_ends_the_engine(served, capsys):
+    said = []
+
+    def during():
+        said.append(capsys.readouterr().out)
+        first, second, _ = said[0].splitlines()
+        assert ask(first.rpartition(" ")[2], second.rpartition(" ")[2]) == 200
+
+    status, (engine,) = served(during=during)
+    assert status == 0
+    with pytest.raises(EngineTerminatedError):
+        engine.completions.create(prompt="Hi")
+
+
+def test_a_token_of_the_environment_is_not_printed(served, capsys, monkeypatch):
+    monkeypatch.setenv("MLC_WIDGET_TOKEN", TOKEN)
+
+    def during():
+        out = capsys.readouterr().out
+        assert TOKEN not in out
+        assert "MLC_WIDGET_TOKEN" in out
+        assert ask(out.splitlines()[0].rpartition(" ")[2], TOKEN) == 200
+
+    assert served(during=during)[0] == 0
+
+
+def test_a_file_is_made_for_the_token_and_read_again(served, capsys, tmp_path):
+    file = tmp_path / "token"
+
+    def during():
+        out = capsys.readouterr().out
+        token = file.read_text().strip()
+        assert token not in out
+        assert str(file) in out
+        assert ask(out.splitlines()[0].rpartition(" ")[2], token) == 200
+
+    assert served("--token-file", str(file), during=during)[0] == 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = file.read_text()
+    assert served("--token-file", str(file), during=during)[0] == 0
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("case", ["readable", "folder", "no folder", "empty", "binary"])
+def test_a_bad_token_file_is_refused_before_the_load(served, capsys, tmp_path, case):
+    file = tmp_path / "token"
+    if case == "folder":
+        file.mkdir()
+    elif case == "no folder":
+        file = tmp_path / "none" / "token"
+    else:
+        file.write_bytes({"readable": TOKEN.encode(), "empty": b"", "binary": b"\xff" * 32}[case])
+        file.chmod(0o644 if case == "readable" else 0o600)
+    status, engines = served("--token-file", str(file))
+    assert (status, engines) == (2, [])
+    said = capsys.readouterr().err
+    assert TOKEN not in said
+    assert said.count("\n") == 1
+
+
+def test_a_host_that_others_reach_needs_a_flag(served, capsys):
+    status, engines = served("--host", "0.0.0.0")
+    assert (status, engines) == (2, [])
+    assert "--allow-remote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("one", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it(one):
+    before = signal.getsignal(one)
+
+    def send():
+        until_blocking(lambda: signal.getsignal(one) is not before)
+        os.kill(os.getpid(), one)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    serve._wait_for_signal()
+    sender.join()
+    assert signal.getsignal(one) is before
