@@ -5,11 +5,15 @@ how probable each of its tokens is after those before. Requests of one row share
 their prompt. The answers are the paths of a tree; where paths part, the probabilities of the tokens
 that continue some label are divided by their sum. The probability of a label is the product along
 its path.
+
+That needs texts of which none begins another. JSON's strings end with a quotation mark; numbers do
+not, so that ``1`` and ``10`` are asked for as strings.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -48,6 +52,14 @@ def labels_of(schema: Mapping[str, Any]) -> list[Any]:
             f"there are {len(labels)} labels; at most {MOST_LABELS} are allowed.",
         )
     return labels
+
+
+def answers_of(labels: Sequence[Any]) -> list[Any]:
+    """What the model answers for each label: the labels, or their texts if one begins another."""
+    texts = [json.dumps(label) for label in labels]
+    ordered = sorted(texts)  # a text is next to one that it begins, or to another that it begins
+    begins = any(later.startswith(text) for text, later in itertools.pairwise(ordered))
+    return texts if begins else list(labels)
 
 
 def label_columns(labels: Sequence[Any]) -> list[str]:
@@ -149,8 +161,8 @@ async def ask_probabilities(
         MLCEngineError: What a chat request raises.
     """
     tasks = [
-        asyncio.ensure_future(core.request("chat", {**request, **_forced(label)}))
-        for label in labels
+        asyncio.ensure_future(core.request("chat", {**request, **_forced(answer)}))
+        for answer in answers_of(labels)
     ]
     try:
         responses = await asyncio.gather(*tasks)
@@ -173,8 +185,8 @@ async def ask_probabilities(
     return {"choices": [choice], "usage": usage}
 
 
-def _forced(label: Any) -> JSONDict:
-    schema = {"name": "label", "schema": {"enum": [label]}}
+def _forced(answer: Any) -> JSONDict:
+    schema = {"name": "label", "schema": {"enum": [answer]}}
     return {
         "response_format": {"type": "json_schema", "json_schema": schema},
         "logprobs": True,

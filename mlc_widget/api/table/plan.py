@@ -11,7 +11,7 @@ from mlc_widget._version import __version__
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_values import JSONDict, bad, boolean, integer, one_of
 from mlc_widget.api.requests import check_chat
-from mlc_widget.api.table.labels import LabelSchema
+from mlc_widget.api.table.labels import LabelSchema, answers_of
 from mlc_widget.api.table.options import MAP_DEFAULTS, MapOptions, MapParams
 from mlc_widget.api.table.prompts import RowPrompt, read_prompt
 from mlc_widget.api.table.report import MapReport
@@ -121,7 +121,7 @@ class RowKeys:
             model.get("owned_by"),
             model.get("fingerprint") or [model["id"], model["created"]],
         ]
-        asked = [] if plan.labels is None else [{"probabilities": plan.labels}]
+        asked = [] if plan.labels is None else [{"probabilities": answers_of(plan.labels)}]
         self._shared = _digest([__version__, *identity, plan.seed, plan.shared, *asked])
 
     def seed_and_key(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, bytes]:

@@ -17,7 +17,7 @@ from mlc_widget import (
     MLCEngineInterface,
     UnsupportedFieldError,
 )
-from mlc_widget.api.table.labels import tree_probabilities
+from mlc_widget.api.table.labels import answers_of, tree_probabilities
 
 from .conftest import FakeCore
 
@@ -120,6 +120,24 @@ def test_the_tree_adds_up_whatever_its_shape() -> None:
     tiny = tree_probabilities([[(b"a", -2000.0)], [(b"b", -2001.0)], [(b"c", -9000.0)]])
     assert tiny == pytest.approx([1 / (1 + math.exp(-1)), 1 / (1 + math.e), 0.0])
     assert tree_probabilities([[(b"a", -math.inf)], [(b"b", -math.inf)]]) == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("labels", "answers"),
+    [
+        (["a", "ab", "abc"], ["a", "ab", "abc"]),
+        ([1, 2, 3], [1, 2, 3]),
+        ([True, False, None, 1, "1"], [True, False, None, 1, "1"]),
+        ([2, 1, 10], ["2", "1", "10"]),
+        ([1, 1.5, "x"], ["1", "1.5", '"x"']),
+        ([-1, 1, -12], ["-1", "1", "-12"]),
+        ([10, 2, 105, 100], ["10", "2", "105", "100"]),
+    ],
+)
+def test_no_answer_begins_another(labels: list[Any], answers: list[Any]) -> None:
+    made = answers_of(labels)
+    assert made == answers
+    assert list(map(type, made)) == list(map(type, answers))
 
 
 async def test_log_probabilities_of_allowed_tokens_only_are_refused(

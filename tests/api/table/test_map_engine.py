@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 import pytest
 import pytest_asyncio
+import tokenizers
 
 from mlc_widget import AsyncMLCEngine, BadRequestError, MapReport, MLCEngineInterface
 
@@ -103,6 +105,53 @@ async def test_the_probabilities_of_labels_are_the_same_bits_in_any_batch(
     for row, whole in zip(pair, found, strict=True):
         share = whole["good_probability"] / (whole["good_probability"] + whole["goods_probability"])
         assert row["good_probability"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts"),
+    [
+        (("hello", "hell", "you"), ('"hello"', '"hell"', '"you"')),
+        ((1, 3, 2.5, None, True), ("1", "3", "2.5", "null", "true")),
+        ((1, 10, -1, 100), ('"1"', '"10"', '"-1"', '"100"')),
+        (("é", "are"), ('"é"', '"are"')),
+    ],
+)
+async def test_probabilities_are_those_of_the_model_s_raw_logits(
+    tiny: AsyncMLCEngine, tiny_model: Path, labels: tuple[Any, ...], texts: tuple[str, ...]
+) -> None:
+    tokenizer = tokenizers.Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    turns = (("system", ""), ("user", "say how"))
+    asked = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
+    prompt = tokenizer.encode(f"{asked}<|im_start|>assistant\n").ids
+    paths = [tokenizer.encode(text).ids for text in texts]
+    # Each label is scored as a prompt, without grammars: the probability of each of its tokens.
+    scored = await tiny.completions.create(
+        prompt=[prompt + path for path in paths], max_tokens=0, echo=True, logprobs=0
+    )
+    after: dict[tuple[int, ...], dict[int, float]] = {}
+    for path, choice in zip(paths, scored.choices, strict=True):
+        for i, logprob in enumerate(choice.logprobs.token_logprobs[len(prompt) :]):
+            after.setdefault(tuple(path[:i]), {})[path[i]] = math.exp(logprob)
+    exact = [
+        math.prod(
+            after[tuple(path[:i])][token] / sum(after[tuple(path[:i])].values())
+            for i, token in enumerate(path)
+        )
+        for path in paths
+    ]
+    assert sum(exact) == pytest.approx(1)
+    (row,) = await tiny.map(
+        "say {text}",
+        [{"text": "how"}],
+        schema={"enum": list(labels)},
+        probabilities=True,
+        on_error="raise",
+        cache=False,
+    )
+    found = [value for name, value in row.items() if name.endswith("_probability")]
+    assert found == pytest.approx(exact, rel=1e-5)
+    assert row["reply"] == labels[exact.index(max(exact))]
+    assert type(row["reply"]) is type(labels[exact.index(max(exact))])
 
 
 @pytest.mark.soak
