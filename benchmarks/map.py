@@ -39,10 +39,12 @@ from mlc_widget import (
 from mlc_widget.api.home_loop import HomeLoop
 
 PROMPT = "Write a sentence about {thing}."
+_CACHED_RUNS = 5
 
 
 def things(count: int, first: int = 0) -> list[dict[str, str]]:
-    return [{"thing": f"thing number {first + i}"} for i in range(count)]
+    """Rows whose prompts have the same number of tokens, or nearly so."""
+    return [{"thing": f"thing number {10_000 + first + i}"} for i in range(count)]
 
 
 class AtOnce:
@@ -181,35 +183,52 @@ async def ticks_ms(model: str, rows: int, tokens: int) -> tuple[float, float]:
         await engine.terminate()
 
 
+def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
+    return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+
+
 async def main(options: argparse.Namespace) -> None:
     engine = await create_mlc_engine(options.model)
     params = {"max_tokens": options.tokens, "ignore_eos": True}
     await map_rows_per_s(engine, things(4, -4), 4, cache=False, **params)  # warm
-    loops, maps, ceilings, llamas = [], [], [], []
+    speeds: dict[str, list[float]] = {"loop": [], "map": [], "ceiling": []}
     llama = LlamaRows(options.llama_python, options.gguf) if options.llama_python else None
+    llamas: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "replies"
+        computed: list[dict[str, str]] = []
         for pair in range(options.pairs):
-            rows = things(options.rows, pair * options.rows)
-            loops.append(await loop_rows_per_s(engine, rows, options.tokens))
-            maps.append(await map_rows_per_s(engine, rows, len(rows), cache=cache, **params))
-            ceilings.append(await ceiling_rows_per_s(engine, rows, options.tokens))
+            order = list(speeds)
+            for turn, kind in enumerate(order if pair % 2 == 0 else order[::-1]):
+                # Rows of their own: prompts that were seen before need no prefill.
+                rows = things(options.rows, (pair * len(speeds) + turn) * options.rows)
+                if kind == "loop":
+                    speed = await loop_rows_per_s(engine, rows, options.tokens)
+                elif kind == "ceiling":
+                    speed = await ceiling_rows_per_s(engine, rows, options.tokens)
+                else:
+                    speed = await map_rows_per_s(engine, rows, len(rows), cache=cache, **params)
+                    computed += rows
+                speeds[kind].append(speed)
             if llama is not None:
                 llamas.append(llama.rows_per_s(rows, options.tokens))
-        everything = things(options.pairs * options.rows)
-        cached = await map_rows_per_s(engine, everything, len(everything), cache=cache, **params)
+        cached = [
+            await map_rows_per_s(engine, computed, len(computed), cache=cache, **params)
+            for _ in range(_CACHED_RUNS)
+        ]
     await engine.terminate()
     if llama is not None:
         llama.close()
     print(f"{options.model}: {options.rows} rows, {options.tokens} tokens each")
-    print(f"loop of await create   {shown(loops, 'rows/s')}")
+    maps = speeds["map"]
+    print(f"loop of await create   {shown(speeds['loop'], 'rows/s')}")
     print(f"engine.map             {shown(maps, 'rows/s')}")
-    print(f"map / loop             {shown([m / p for m, p in zip(maps, loops, strict=True)])}")
-    print(f"map / all at once      {shown([m / c for m, c in zip(maps, ceilings, strict=True)])}")
+    print(f"map / loop             {shown(_ratios(maps, speeds['loop']))}")
+    print(f"map / all at once      {shown(_ratios(maps, speeds['ceiling']))}")
     if llamas:
         print(f"llama-cpp-python       {shown(llamas, 'rows/s')}")
-        print(f"map / llama-cpp-python {shown([m / p for m, p in zip(maps, llamas, strict=True)])}")
-    print(f"cached second run      {cached:,.0f} rows/s")
+        print(f"map / llama-cpp-python {shown(_ratios(maps, llamas))}")
+    print(f"cached second runs     {shown(cached, 'rows/s')}")
     alone, during = await ticks_ms(options.model, options.rows, options.tokens)
     print(f"latest tick            {during:.1f} ms while a map runs, {alone:.1f} ms alone")
     speed, growth = await growth_mb(options.many)

@@ -105,19 +105,22 @@ class MLCMagics(Magics):
         `--new` or `%mlc reset`.
 
         `{name}` is replaced by the variable of that name, as text of at most 8,000 characters: a
-        data frame as its columns and first rows, an exception as its traceback, a function as its
-        source. `{{name}}` stays `{name}`. `--schema` takes a JSON schema, or a variable that holds
-        one. `--tools` names functions of the notebook that the model may call, described by their
-        signatures and docstrings; they are called between two cells. `%%chat --help` explains each
-        flag.
+        data frame as its columns and first rows (`%%map` asks about each row), an exception as its
+        traceback, a function as its source. `{{name}}` stays `{name}`. `--schema` takes a JSON
+        schema, or a variable that holds one. `--tools` names functions of the notebook that the
+        model may call, described by their signatures and docstrings; they are called between two
+        cells. `%%chat --help` explains each flag.
         """
         from mlc_widget.magics.prompt import fill_in
+        from mlc_widget.magics.table import map_suggestion
 
         with _help_printed():
             given = chat_parser().read(line)
             if not cell.strip():
                 raise UsageError("%%chat: write the message below this line.")
             self._ask(fill_in(cell.strip("\n"), self._variables), given)
+            if suggestion := map_suggestion(cell, self._variables):
+                print(suggestion)
 
     @cell_magic
     @releases_locals

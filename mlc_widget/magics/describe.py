@@ -11,7 +11,8 @@ from typing import Any, Final
 
 LIMIT: Final = 8_000
 """Characters that one value may take in a prompt."""
-_ROWS: Final = 20
+ROWS: Final = 20
+"""Rows of a data frame that a prompt has."""
 _COLUMNS: Final = 20
 _CELL: Final = 60
 
@@ -85,21 +86,21 @@ def _frame(value: Any) -> str | None:
         if isinstance(value, library.DataFrame):
             return _pandas(value)
         if isinstance(value, library.Series):
-            shown = value.head(_ROWS).to_string()
+            shown = value.head(ROWS).to_string()
             return f"Series {value.name!r}: {len(value):,} values ({value.dtype})\n{shown}"
     if kind == "polars" and library is not None and isinstance(value, library.DataFrame):
         rows, columns = value.shape
         types = {str(name): str(dtype) for name, dtype in value.schema.items()}
-        return f"{_head(rows, columns, types)}\n{value.head(_ROWS).write_csv()}"
+        return f"{_head(rows, columns, types)}\n{value.head(ROWS).write_csv()}"
     return None
 
 
 def _pandas(frame: Any) -> str:
     rows, columns = frame.shape
     types = {str(name): str(dtype) for name, dtype in frame.dtypes.items()}
-    part = frame.iloc[:_ROWS, :_COLUMNS]
+    part = frame.iloc[:ROWS, :_COLUMNS]
     shown = part.to_string(max_colwidth=_CELL)
-    more = f"\n… ({rows - _ROWS:,} more rows)" if rows > _ROWS else ""
+    more = f"\n… ({rows - ROWS:,} more rows)" if rows > ROWS else ""
     return f"{_head(rows, columns, types)}\n{shown}{more}"
 
 

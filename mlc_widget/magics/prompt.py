@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from IPython.core.error import UsageError
@@ -25,24 +25,35 @@ def fill_in(text: str, namespace: Mapping[str, Any]) -> str:
     Raises:
         UsageError: a variable does not exist; the message names it, and says how to write a brace.
     """
-    done: list[str] = []
+    return "".join(
+        part if isinstance(part, str) else _value(part, namespace) for part in _parts(text)
+    )
+
+
+def whole_variables(text: str) -> list[str]:
+    """The variables that a text has as they are, without a step into them or a format."""
+    fields = [part for part in _parts(text) if not isinstance(part, str)]
+    return [field["name"] for field in fields if not field["path"] and field["spec"] is None]
+
+
+def _parts(text: str) -> Iterator[str | re.Match[str]]:
+    """The text's own characters, and its fields."""
     at = opened = 0
     while at < len(text):
         if text.startswith("{{", at):
-            done.append("{")
+            yield "{"
             opened += 1
             at += 2
         elif opened and text.startswith("}}", at):
-            done.append("}")
+            yield "}"
             opened -= 1
             at += 2
         elif field := _FIELD.match(text, at):
-            done.append(_value(field, namespace))
+            yield field
             at = field.end()
         else:
-            done.append(text[at])
+            yield text[at]
             at += 1
-    return "".join(done)
 
 
 def _value(field: re.Match[str], namespace: Mapping[str, Any]) -> str:

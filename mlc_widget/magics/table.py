@@ -14,6 +14,8 @@ from IPython.core.error import UsageError
 
 from mlc_widget.api import batch_runs
 from mlc_widget.api.home_loop import wait_ticking
+from mlc_widget.magics.describe import ROWS
+from mlc_widget.magics.prompt import whole_variables
 from mlc_widget.magics.tools import named_tools
 
 if TYPE_CHECKING:
@@ -138,6 +140,26 @@ def _is_table(value: Any) -> bool:
         "pyarrow",
         "modin",
     )
+
+
+def map_suggestion(text: str, namespace: Mapping[str, Any]) -> str:
+    """What to say about a message with frames of which the model sees a part; else nothing.
+
+    Args:
+        text: The message, with names in braces.
+        namespace: The notebook's variables.
+    """
+    for name in whole_variables(text):
+        value: Any = namespace.get(name)
+        if isinstance(value, list) or not _is_table(value) or len(value) <= ROWS:
+            continue
+        column = next(iter(column_names(value)), "column")
+        return (
+            f"The model sees only the first of the {len(value):,} rows of {name}. To ask about "
+            f"each row, run a cell such as\n%%map {name} --into {name}_replies\n"
+            f"… {{{column}}} …"
+        )
+    return ""
 
 
 def data_of(given: argparse.Namespace, namespace: Mapping[str, Any]) -> Any:

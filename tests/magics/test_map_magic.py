@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -17,6 +19,7 @@ from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.table.reply_cache import Reply, ReplyCache
 from mlc_widget.cli import main as cli
 from mlc_widget.magics import transformers
+from mlc_widget.magics.commands import MLCMagics
 from mlc_widget.magics.completion import complete_map
 from mlc_widget.magics.engine_registry import EngineRegistry
 
@@ -140,6 +143,43 @@ def test_completion(frames: InteractiveShell, text: str, offered: set[str]) -> N
     found = set(frames.Completer.complete(line_buffer=text, cursor_pos=len(text))[1])
     assert found >= offered
     assert offered or "review" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("What is in {long}?", "long"),
+        ("{short} {number} {arrow}", "arrow"),
+        ("{polar}\n{long}", "polar"),
+        ("Only {short} and {{long}}, {items} and {long.shape}, {number:>5}", None),
+        ("{long[text]}, long, {missing}", None),
+    ],
+)
+def test_a_chat_about_a_long_table_suggests_a_map(
+    frames: InteractiveShell,
+    said: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    named: str | None,
+) -> None:
+    asked = []
+    monkeypatch.setattr(MLCMagics, "_ask", lambda self, text, given: asked.append(text))
+    rows = {"text": [f"text {i}" for i in range(1_000)]}
+    frames.user_ns |= {
+        "long": pd.DataFrame(rows),
+        "short": pd.DataFrame(rows).head(20),
+        "polar": pl.DataFrame(rows),
+        "arrow": pa.table(rows),
+        "items": [rows] * 100,
+        "missing": None,
+    }
+    suggested = said(f"%%chat\n{text}")
+    assert len(asked) == 1
+    if named is None:
+        assert suggested == ""
+    else:
+        assert "the 1,000 rows" in suggested
+        assert f"\n%%map {named} --into {named}_replies\n… {{text}} …\n" in suggested
 
 
 @pytest.mark.parametrize(
