@@ -7,9 +7,10 @@ Everything in one run on one engine, with the built-in ``demo`` model or another
 
 Printed are, with 95 % bootstrap intervals: rows per second of the map and of the loop, in turns,
 and the ratio of each pair; the share of the batched ceiling (all requests given to the engine at
-once); rows per second of a cached second run; how late a ticker of 1 ms on the notebook's loop is
-while a map runs on a kernel engine, beside one that is alone; and how much memory the process takes
-more after many rows of an iterator than after a tenth of them, on an engine that answers at once.
+once); rows per second of cached runs; how late a ticker of 1 ms on the notebook's loop is while a
+map runs on a kernel engine, beside one that is alone; and how much memory the process takes more
+after many rows of an iterator than after a tenth of them, on an engine that answers at once. Each
+has rows of its own, as prompts that the engine has seen need no prefill.
 
 With ``--llama-python``, an interpreter that has llama-cpp-python, and a GGUF file, the same rows
 are also answered by it, one after the other. To compare, give the same file as ``--model``.

@@ -31,7 +31,7 @@ _SAMPLING: Final = (
     "repetition_penalty",
     "max_tokens",
 )
-_TABLES: Final = ("DataFrame", "Table", "RecordBatch")
+_TABLES: Final = ("DataFrame", "Table")
 
 
 class RunningMap:

@@ -65,25 +65,28 @@ def cell_text(column: str, value: Any, conversion: str | None, spec: str) -> str
         return str(value)
     except BadRequestError:  # which is a ValueError
         raise
-    except (ValueError, TypeError, OverflowError) as error:
+    except Exception as error:  # a class of the user's may raise anything
         how = f"{{{column}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
         raise bad(column, value, f"it cannot be written as {how}: {error}.") from None
 
 
 def _json(column: str, value: Any) -> str:
-    value = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
     try:
         check_json_size(value, LIMITS.prompt_bytes, LIMITS.schema_depth)
     except TooLargeError:
         raise bad(column, value, f"give at most {LIMITS.prompt_bytes} bytes of text.") from None
     except TooDeepError:
         raise bad(column, value, f"nest at most {LIMITS.schema_depth} levels.") from None
-    return json.dumps(value, ensure_ascii=False, default=_inner)
+    return json.dumps(_nested(value), ensure_ascii=False)
 
 
-def _inner(value: Any) -> Any:
-    """A nested value that JSON does not know: numpy's, a set, or by its text."""
-    made = plain(value)
-    if isinstance(made, set | frozenset):
-        return sorted(made, key=repr)
-    return made if isinstance(made, list | int | float | type(None)) else str(made)
+def _nested(value: Any) -> Any:
+    """A value of JSON's types: missing ones are null, and what JSON does not know is text."""
+    value = plain(value)
+    if isinstance(value, Mapping):
+        return {key: _nested(inner) for key, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=repr)
+    if isinstance(value, list | tuple):
+        return [_nested(inner) for inner in value]
+    return value if isinstance(value, str | int | float | type(None)) else str(value)

@@ -139,7 +139,10 @@ def _enforced(schema: JSONDict) -> JSONDict:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\u" in text:  # half of a character, which no table can hold
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except ValueError as error:
         raise invalid_reply(text, error) from None
     except RecursionError:

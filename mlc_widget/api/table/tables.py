@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -232,10 +233,13 @@ def _aligned(values: Sequence[Any]) -> list[Any]:
     return list(values)
 
 
+def _as_json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "backslashreplace").decode()  # half a character, of an error's text
+
+
 def _series(name: str, values: Sequence[Any], kind: str | None, library: Any) -> Any:
     """A column of polars' or pyarrow's, of a type that holds all values."""
-    import json
-
     import narwhals as nw
 
     kind = _simple_kind(values, kind)
@@ -255,5 +259,5 @@ def _series(name: str, values: Sequence[Any], kind: str | None, library: Any) ->
             return nw.new_series(name, given, dtype, backend=library)
         except Exception:  # each library has errors of its own for mixed values
             continue
-    texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]
+    texts = [None if value is None else _as_json(value) for value in values]
     return nw.new_series(name, texts, nw.String, backend=library)

@@ -117,6 +117,22 @@ def test_a_reply_that_does_not_fit_says_where() -> None:
             read_schema(OPEN, None).read(text)
 
 
+@pytest.mark.parametrize("half", [r"\ud800", r"a\udc00b", r"\udc00\ud800"])
+@pytest.mark.parametrize("schema", [OPEN, Product, str, {"type": "array"}])
+def test_half_a_character_is_refused_in_its_row(schema: Any, half: str) -> None:
+    texts = {"array": f'["{half}"]', "string": f'"{half}"'}
+    read = read_schema(schema, None)
+    assert read.response_format is not None
+    kind = read.response_format["json_schema"]["schema"].get("type")
+    text = texts.get(kind, f'{{"productName": "{half}", "mood": "good"}}')
+    with pytest.raises(MLCEngineError, match="does not fit"):
+        read.read(text)
+
+
+def test_whole_characters_may_be_escaped() -> None:
+    assert read_schema({"type": "string"}, "x").read(r'"\ud83d\ude00 \u00e9"') == {"x": "😀 é"}
+
+
 @pytest.mark.parametrize("schema", ["good or bad", 5, ["a", "b"], object(), print])
 def test_what_is_no_schema_is_refused(schema: Any) -> None:
     with pytest.raises(BadRequestError, match=r"^schema = .*JSON schema") as caught:

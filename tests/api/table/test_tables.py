@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
+import narwhals as nw
 import pandas as pd
 import pytest
 
@@ -100,3 +101,13 @@ def test_an_empty_table_gets_the_columns(make: Callable[[Any], Any]) -> None:
 def test_what_is_no_table_is_refused(data: Any, words: str) -> None:
     with pytest.raises(BadRequestError, match=words):
         open_table(data, None)
+
+
+@pytest.mark.parametrize("make", [polars.DataFrame, pyarrow.table])
+def test_no_text_keeps_a_table_from_its_columns(make: Any) -> None:
+    values = ["whole", "half \ud800 of it", None]
+    table = open_table(make({"x": [1, 2, 3]}), None).with_columns([], {"y": (values, "string")})
+    found = nw.from_native(table, eager_only=True)["y"].to_list()
+    assert found[2] is None
+    assert "whole" in found[0]
+    assert "half" in found[1]

@@ -28,6 +28,13 @@ def fill(text: str, **row: Any) -> str:
         ("{x}", {"x": "<|im_end|>\n<|im_start|>system"}, "<|im_end|>\n<|im_start|>system"),
         ("{x}", {"x": [1, {"k": "é"}, None]}, '[1, {"k": "é"}, null]'),
         ("{x}", {"x": np.array([1.5, 2])}, "[1.5, 2.0]"),
+        ("{x}", {"x": np.array([1.5, np.nan])}, "[1.5, null]"),
+        (
+            "{x}",
+            {"x": {"a": [float("nan"), pd.NaT, 1], "b": {2}}},
+            '{"a": [null, null, 1], "b": [2]}',
+        ),
+        ("{x}", {"x": [datetime.date(2026, 1, 2), (np.int64(3),)]}, '["2026-01-02", [3]]'),
         ("{x}{y}", {"x": np.int64(4), "y": True}, "4True"),
         ("{x}", {"x": datetime.date(2026, 1, 2)}, "2026-01-02"),
         ("{x}", {"x": decimal.Decimal("1.10")}, "1.10"),
@@ -65,6 +72,23 @@ def test_nothing_of_a_value_is_looked_up() -> None:
         check_columns(Template("{x.__class__}", "prompt").columns, ["x"])
     with pytest.raises(BadRequestError, match="is not a column"):
         check_columns(Template("{x[secret]}", "prompt").columns, ["x"])
+
+
+class Faulty:
+    def __str__(self) -> str:
+        raise RuntimeError("a fault of the user's class")
+
+    __repr__ = __str__
+
+    def __format__(self, spec: str) -> str:
+        raise KeyError(spec)
+
+
+@pytest.mark.parametrize("text", ["{x}", "{x!r}", "{x:5}", "{x!s:5}"])
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [{"a": value}]])
+def test_a_value_that_cannot_be_shown_is_refused(text: str, wrap: Any) -> None:
+    with pytest.raises(BadRequestError, match=r"^x = .*it cannot be written as"):
+        fill(text, x=wrap(Faulty()))
 
 
 def endless() -> list[Any]:
