@@ -23,9 +23,10 @@ import asyncio
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,10 @@ async def ticks_ms(model: str, rows: int, tokens: int) -> tuple[float, float]:
         await engine.terminate()
 
 
+def _listed(speeds: Mapping[str, float]) -> str:
+    return ", ".join(f"{kind} {speed:.2f}" for kind, speed in speeds.items()) + " rows/s"
+
+
 def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
 
@@ -213,6 +218,9 @@ async def main(options: argparse.Namespace) -> None:
                 speeds[kind].append(speed)
             if llama is not None:
                 llamas.append(llama.rows_per_s(rows, options.tokens))
+            done = {kind: each[-1] for kind, each in speeds.items()}
+            done |= {"llama-cpp-python": llamas[-1]} if llamas else {}
+            print(f"{pair + 1} of {options.pairs}:", _listed(done), file=sys.stderr, flush=True)
         cached = [
             await map_rows_per_s(engine, computed, len(computed), cache=cache, **params)
             for _ in range(_CACHED_RUNS)

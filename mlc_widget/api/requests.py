@@ -11,7 +11,7 @@ none, `limits`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
@@ -24,6 +24,7 @@ from mlc_widget.api.request_messages import (
     tool_choice,
     tools,
 )
+from mlc_widget.api.request_params import SamplingParams
 from mlc_widget.api.request_values import (
     Check,
     JSONDict,
@@ -55,6 +56,7 @@ __all__ = [
     "check_chat",
     "check_completion",
     "check_embedding",
+    "check_sampling",
 ]
 
 _COMMON: Final[dict[str, Check]] = {
@@ -156,6 +158,30 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
     check_choice(checked.get("tool_choice"), checked.get("tools", ()))
     _check_stream_options(checked)
     return checked
+
+
+def check_sampling(value: Any, own: Collection[str]) -> JSONDict:
+    """Check further sampling fields of a chat request, in one mapping.
+
+    Args:
+        value: Fields of `SamplingParams` with their values.
+        own: Names that have a place of their own, and must not be in the mapping.
+
+    Raises:
+        BadRequestError: A field is invalid; the message names it and its value.
+    """
+    fields = {
+        name: given for name, given in mapping("sampling", value).items() if given is not None
+    }
+    # The model and the limit are chosen elsewhere, the latter as max_tokens.
+    names = SamplingParams.__annotations__.keys() - {"model", "max_completion_tokens", *own}
+    for name, given in fields.items():
+        if name in own:
+            raise bad(f"sampling.{name}", given, f"give it as {name}.")
+        if name not in names:
+            known_names = ", ".join(sorted(names))
+            raise bad(f"sampling.{name}", given, f"no such field; known: {known_names}.")
+    return {name: CHAT_FIELDS[name](f"sampling.{name}", given) for name, given in fields.items()}
 
 
 def check_completion(request: Mapping[str, Any]) -> JSONDict:

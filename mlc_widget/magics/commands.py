@@ -13,7 +13,13 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_
 from mlc_widget.api.clients import client_of
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.magics.engine_registry import EngineRegistry
-from mlc_widget.magics.parsing import HelpAsked, chat_parser, map_parser, mlc_parser
+from mlc_widget.magics.parsing import (
+    HelpAsked,
+    chat_parser,
+    map_parser,
+    mlc_parser,
+    sampling_fields,
+)
 from mlc_widget.magics.transformers import CellTransformer
 
 if TYPE_CHECKING:
@@ -228,6 +234,8 @@ class MLCMagics(Magics):
                     '\'{"type": "object"}\'.'
                 )
             values["schema"] = _schema_of(self._variables[schema])
+        if "sampling" in values:
+            values["sampling"] = sampling_fields(values["sampling"])
         if "tools" in values:
             values["tools"] = named_tools(values["tools"], self._variables)
         return checked_options(**values)

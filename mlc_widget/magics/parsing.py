@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
@@ -174,8 +175,40 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="more than 1 makes repetitions less likely",
     )
-    parser.add_argument("--max-tokens", type=int, help="the maximum length of the reply in tokens")
+    parser.add_argument(
+        "--max-tokens",
+        "--max-completion-tokens",
+        type=int,
+        help="the maximum length of the reply in tokens",
+    )
     parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
+    parser.add_argument(
+        "--sampling",
+        nargs="+",
+        metavar="FIELD=VALUE",
+        help="further sampling fields of requests, with values in JSON, such as "
+        "dry_multiplier=0.8 'logit_bias={\"Paris\": 5}' stop=END",
+    )
+
+
+def sampling_fields(given: Sequence[str]) -> dict[str, Any]:
+    """The fields of ``--sampling``; a value that is no JSON is a text.
+
+    Raises:
+        UsageError: One of them has no value, or is there twice.
+    """
+    fields: dict[str, Any] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        if not equals:
+            raise UsageError(f"--sampling {one}: write FIELD=VALUE, such as typical_p=0.9.")
+        if name in fields:
+            raise UsageError(f"--sampling {one}: {name} is given twice.")
+        try:
+            fields[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            fields[name] = text
+    return fields
 
 
 def subcommands(parser: Parser) -> dict[str, argparse.ArgumentParser]:

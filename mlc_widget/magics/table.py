@@ -14,7 +14,9 @@ from IPython.core.error import UsageError
 
 from mlc_widget.api import batch_runs
 from mlc_widget.api.home_loop import wait_ticking
+from mlc_widget.api.requests import check_sampling
 from mlc_widget.magics.describe import ROWS
+from mlc_widget.magics.parsing import sampling_fields
 from mlc_widget.magics.prompt import whole_variables
 from mlc_widget.magics.tools import named_tools
 
@@ -182,11 +184,13 @@ def options_of(given: argparse.Namespace, namespace: Mapping[str, Any]) -> dict[
 
     Raises:
         UsageError: One of them is wrong.
-        BadRequestError: A function cannot be a tool.
+        BadRequestError: A function cannot be a tool, or a sampling field is invalid.
     """
     options: dict[str, Any] = {
         name: getattr(given, name) for name in _SAMPLING if getattr(given, name) is not None
     }
+    if given.sampling:
+        options |= check_sampling(sampling_fields(given.sampling), [*_SAMPLING, "seed"])
     if given.labels and given.schema:
         raise UsageError("%%map: give --labels or --schema, not both.")
     if given.labels:

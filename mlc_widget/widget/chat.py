@@ -81,6 +81,8 @@ class ChatWidget(EngineWidget, ChatSettings):
             tools. The model learns a function's arguments from its annotations and docstring.
             Functions are called where `on_reply`'s callbacks are, and their results are sent to
             the model. Results of other tools are entered in the page or given to `send_results`.
+        sampling: Further sampling fields of `chat.completions.create` in a mapping, such as
+            ``{"typical_p": 0.9, "dry_multiplier": 0.8, "logit_bias": {"Paris": 5}}``.
         history: An earlier conversation: messages in OpenAI's shape, the text that
             ``export("json")`` returns, or the path of such a file or of a notebook that shows a
             chat (the last one counts). A system message in it is the system prompt, unless
@@ -115,6 +117,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         seed: int | None = None,
         schema: Mapping[str, Any] | str | None = None,
         tools: Tools | None = None,
+        sampling: Mapping[str, Any] | None = None,
         history: History = (),
     ) -> None:
         listener = ChatListener(
@@ -136,6 +139,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             seed=seed,
             schema=schema,
             tools=tools,
+            sampling=sampling,
         )
         self._user = UserCallbacks()
         self._cell = contextvars.copy_context()

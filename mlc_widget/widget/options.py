@@ -9,12 +9,12 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.function_tools import read_tools
-from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
+from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_sampling
 from mlc_widget.widget.state import ChatOptions, json_answer
 
 OPTION_NAMES = (
     *("system", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"),
-    *("seed", "schema", "tools"),
+    *("seed", "schema", "tools", "sampling"),
 )
 
 
@@ -37,6 +37,8 @@ def check_option(name: str, value: Any) -> Any:
         return _check_schema(value)
     if name == "tools":
         return read_tools(value)
+    if name == "sampling":
+        return check_sampling(value, OPTION_NAMES)
     return CHAT_FIELDS[name](name, value)
 
 

@@ -38,6 +38,9 @@ class ChatSettings(traitlets.HasTraits):
     )
     seed = _setting("The same seed, settings and messages give the same reply.")
     schema = _setting("A JSON schema, as an object or as text, that every answer must meet.")
+    sampling = _setting(
+        "Further sampling fields of requests, such as {'dry_multiplier': 0.8, 'logit_bias': …}."
+    )
     tools = _setting("What the model may call: functions of the notebook, or OpenAI's tools.")
 
     _owner_of_settings: Callable[[str, Any], object] | None = None

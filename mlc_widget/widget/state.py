@@ -288,8 +288,9 @@ class ChatOptions:
         max_tokens: As in OpenAI's requests; `DEFAULT_MAX_TOKENS` if the configuration has no
             limit either.
         schema: A JSON schema that answers must meet.
-        tools: OpenAI's tools that the model may call (a `functions.FunctionTool` if a function
+        tools: OpenAI's tools that the model may call (a `function_tools.FunctionTool` if a function
             implements it).
+        sampling: Further sampling fields of requests, such as `dry_multiplier`.
     """
 
     system: str | None = None
@@ -302,6 +303,7 @@ class ChatOptions:
     seed: int | None = None
     schema: JSONDict | None = None
     tools: list[JSONDict] | None = None
+    sampling: JSONDict | None = None
 
     def request(self, history: tuple[Message, ...]) -> JSONDict:
         """A streaming request in OpenAI's shape for the reply that follows `history`."""
@@ -320,7 +322,7 @@ class ChatOptions:
                 request[name] = value
         if self.schema is not None:
             request["response_format"] = json_answer(self.schema)
-        return request
+        return request | (self.sampling or {})
 
 
 def json_answer(schema: JSONDict) -> JSONDict:

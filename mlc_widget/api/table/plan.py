@@ -122,7 +122,10 @@ class RowKeys:
             model.get("fingerprint") or [model["id"], model["created"]],
         ]
         asked = [] if plan.labels is None else [{"probabilities": answers_of(plan.labels)}]
-        self._shared = _digest([__version__, *identity, plan.seed, plan.shared, *asked])
+        shared = dict(plan.shared)
+        if bias := shared.get("logit_bias"):  # numbers and texts, which JSON cannot sort as keys
+            shared["logit_bias"] = sorted(bias.items(), key=repr)
+        self._shared = _digest([__version__, *identity, plan.seed, shared, *asked])
 
     def seed_and_key(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, bytes]:
         """The same for the same messages, whatever the row's place and the other rows."""
