@@ -228,6 +228,10 @@ def _of_wheels(root: Path) -> Iterator[InventoryEntry]:
                     entry = _entry(model_id, "wheel", folder, [folder / n for n in inner], True)
                     licence = value.get("licence")
                     yield replace(entry, licence=licence if isinstance(licence, str) else "")
+        for path in sorted(folder.glob(".partial/*.whl")):  # of a download that was ended
+            version = path.name.split("-")[1] if path.name.count("-") > 1 else "?"
+            with contextlib.suppress(OSError):
+                yield _entry(f"PYPI://{folder.name}=={version}", "wheel", folder, [path], False)
 
 
 def _of_conversions(root: Path) -> Iterator[InventoryEntry]:

