@@ -58,7 +58,7 @@ def test_a_broken_tokenizer_is_told(folder, tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
-def test_ctrl_c_leaves_nothing(folder, tmp_path):
+def test_ctrl_c_leaves_nothing(folder, tmp_path, tmp_path_factory):
     """It comes while the first piece is worked on, which waits for it."""
     program = (
         "import os, signal, sys, time\n"
@@ -72,7 +72,11 @@ def test_ctrl_c_leaves_nothing(folder, tmp_path):
         f"sys.exit(main(['convert', {str(folder)!r}, {str(tmp_path / 'out')!r}]))"
     )
     child = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MLC_WIDGET_HOME": str(tmp_path_factory.mktemp("home"))},
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "held\n"

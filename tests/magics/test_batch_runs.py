@@ -19,10 +19,13 @@ Run = Callable[..., list[str]]
 ANSWER = "one two three four five six."
 
 
+EXPORTER = MarkdownExporter(exclude_input=True)
+
+
 def shown(cell: nbformat.NotebookNode) -> str:
     """The outputs of a cell, as its Markdown export shows them."""
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    return str(MarkdownExporter(exclude_input=True).from_notebook_node(notebook)[0])
+    return str(EXPORTER.from_notebook_node(notebook)[0])
 
 
 def run(*sources: str, **options: Any) -> list[str]:
