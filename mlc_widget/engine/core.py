@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -36,6 +37,7 @@ from mlc_widget.engine.loaded_models import LoadedModels, replaced_error
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.shapes import ResponseShape, new_request_id
+from mlc_widget.engine.shared_models import ClientModels, SharedModels
 from mlc_widget.engine.text.prompt_text import markup
 
 
@@ -47,6 +49,8 @@ class DirectCore:
         runtime_options: Options of the runtime, such as ``device`` and ``threads``.
         logit_processors: Factories by model id, in addition to those of installed packages (entry
             points).
+        shared: Models that this core shares with others, which are for other clients; they have
+            options of their own.
     """
 
     def __init__(
@@ -55,9 +59,15 @@ class DirectCore:
         runtime: str = "auto",
         runtime_options: Mapping[str, Any] | None = None,
         logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
+        shared: SharedModels | None = None,
     ) -> None:
         self._runtime = runtime
-        self._models = LoadedModels(runtime, runtime_options, logit_processors, self._end_all)
+        self._models: LoadedModels | ClientModels
+        if shared is None:
+            self._models = LoadedModels(runtime, runtime_options, logit_processors, self._end_all)
+        else:
+            client, busy = uuid.uuid4().hex, lambda: any(self._running())
+            self._models = ClientModels(shared, client, self._end_all, busy)
         self._app_config = AppConfig()
         self._generations: dict[str, Generation] = {}
         self._opening: dict[str, asyncio.Event] = {}  # set if aborted before they began
@@ -118,10 +128,17 @@ class DirectCore:
     async def _ensure(self, required: RequiredModels | None) -> None:
         """Load these models unless they are loaded; joins a running load of the same models."""
         self._check_alive()
-        if required is not None:
+        if required is None:
+            await self._models.ensure_current()
+        else:
             await self._models.ensure(
                 required.target, required.app_config, resends=required.resends
             )
+
+    @property
+    def running_requests(self) -> int:
+        """The number of requests that run, or wait for a load."""
+        return sum(map(len, self._running()))
 
     @property
     def target(self) -> tuple[LoadTarget, str] | None:
@@ -316,6 +333,7 @@ class DirectCore:
         self, input_ids: Sequence[int], is_prefill: bool, model_id: str | None
     ) -> int:
         """Append tokens to the model's raw context and sample the next one."""
+        await self._ensure(None)
         return await forward_and_sample(self._model(model_id), input_ids)
 
     # State and statistics
@@ -364,14 +382,15 @@ class DirectCore:
         info = await describe_device(self._runtime, list(self._models))
         return {**info, "fresh_process_needed": self._models.fresh_process_needed}
 
-    async def terminate(self, *, dropped: bool = False) -> None:
+    async def terminate(self, *, dropped: bool = False, message: str = TERMINATED) -> None:
         """End the engine for good.
 
         Args:
             dropped: Whether the reason is that nothing refers to the engine any more.
+            message: What running and later requests say otherwise.
         """
         if self._end_message is None:
-            self._end_message = DROPPED if dropped else TERMINATED
+            self._end_message = DROPPED if dropped else message
             await self._models.unload()
 
 

@@ -210,6 +210,9 @@ class LoadedModels:
                 raise replaced_error() from None
             raise
 
+    async def ensure_current(self) -> None:
+        """Nothing: what is loaded stays loaded; see `ClientModels.ensure_current`."""
+
     def _shared_load(self, wanted: _Target) -> asyncio.Task[None] | None:
         """The load of these models that a request has begun and that is running, if any."""
         if self._joined is None or self._joined[0] != wanted or self._joined[1].done():

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mlc_widget.api.chat_opts import CHAT_OPTS
@@ -70,11 +70,28 @@ class LoadedModel:
     last_usage: JSONDict | None = None
     forwarded: list[int] = field(default_factory=list)
     forward_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    client: str = ""
 
     @property
     def model_id(self) -> str:
         """The id that the user gave."""
         return self.source.model_id
+
+    def for_client(self, client: str, before: LoadedModel | None = None) -> LoadedModel:
+        """The same model with a state of its own, for one of several clients.
+
+        Args:
+            client: The client.
+            before: Its view of the model when that was loaded last; its answer is still the last.
+        """
+        return replace(
+            self,
+            client=client,
+            last_message="" if before is None else before.last_message,
+            last_usage=None if before is None else before.last_usage,
+            forwarded=[] if before is None else before.forwarded,
+            forward_lock=asyncio.Lock(),
+        )
 
     def describe(self) -> JSONDict:
         """OpenAI's model object, with its fingerprint and limits.
@@ -262,6 +279,7 @@ class LoadedModel:
             response_format=request.get("response_format"),
             latency_breakdown=request.get("enable_latency_breakdown", False),
             background=request.get("service_tier") == "flex",
+            client=self.client,
         )
 
 

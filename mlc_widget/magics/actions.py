@@ -30,6 +30,7 @@ _FLAGS: Final = {
     "device": "--device",
     "python": "--python",
     "kernel_name": "--kernel",
+    "share": "--share",
 }
 """By an engine's options."""
 
@@ -152,6 +153,20 @@ def cache(registry: EngineRegistry, given: argparse.Namespace) -> None:
     print((cleared if given.action == "clear" else listed)(given.file, given.model))
 
 
+def workers(registry: EngineRegistry, given: argparse.Namespace) -> None:
+    """List the workers that notebooks share, or stop them."""
+    from mlc_widget.api.home_loop import HomeLoop
+    from mlc_widget.proxy.shared_workers import listing, running_workers, stop_worker
+
+    if given.action != "stop":
+        print(listing(HomeLoop.shared().submit(running_workers()).result()))
+        return
+    if not given.name:
+        raise UsageError("%mlc workers stop: name the workers to stop.")
+    for name in given.name:
+        print(f"{name} (process {stop_worker(name).pid}) has ended.")
+
+
 def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """End all running requests of the engine."""
     engine = registry.need(given.to)
@@ -249,6 +264,8 @@ def _engine_options(given: argparse.Namespace) -> dict[str, Any]:
         options["python"] = given.python
     if given.kernel:
         options["kernel_name"] = given.kernel
+    if given.share:
+        options["share"] = given.share
     return options
 
 

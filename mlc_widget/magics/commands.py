@@ -66,9 +66,11 @@ class MLCMagics(Magics):
         ::
 
             %mlc load MODEL [--to NAME]   load a model; returns at once, and shows a progress bar
+            %mlc load MODEL --share NAME  load it in a worker that all notebooks may use
             %mlc unload                   unload it and free its memory; the worker stays
             %mlc models                   list built-in models, and engines with their models
             %mlc models ACTION [MODEL]    list, search, info, pull, verify or rm models on this disk
+            %mlc workers [stop NAME]      list the workers that notebooks share, or stop one
             %mlc cache [clear]            show or remove the replies of maps that are kept
             %mlc stop                     stop replies that are running or queued
             %mlc reset                    start a new conversation with %%chat

@@ -69,6 +69,9 @@ def mlc_parser() -> Parser:
     load.add_argument("--device", help="such as cpu or cuda, for a new engine")
     load.add_argument("--python", help="the interpreter to run the worker in, for a new engine")
     load.add_argument("--kernel", help="an installed kernelspec to run in, for a new engine")
+    load.add_argument(
+        "--share", metavar="WORKER", help="the worker's name for all notebooks, for a new engine"
+    )
     add("unload", "Unload the model and free its memory; the worker stays.")
     models = add(
         "models",
@@ -81,6 +84,9 @@ def mlc_parser() -> Parser:
         help="what to do with models on this disk; as `mlc_widget models` in a terminal",
     )
     models.add_argument("name", nargs="*", help="a model, or a part of its name")
+    workers = add("workers", "List the workers that notebooks share, or stop them.")
+    workers.add_argument("action", nargs="?", choices=("list", "stop"), help="default: list")
+    workers.add_argument("name", nargs="*", help="the workers to stop")
     cache = add("cache", "Show the replies of maps that are kept, or remove them.")
     cache.add_argument("action", nargs="?", choices=("list", "clear"), help="default: list")
     cache.add_argument("--model", help="only those of this model")

@@ -32,6 +32,10 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
 - may send ``cancelLoad``, which ends a running load and is answered once what was loaded before it
   is there again. A request for models that this peer's own ``reload`` has just replaced is refused
   with the code ``model_replaced``: it was sent before the peer knew, and may be sent again;
+- says in its ``hello`` to a shared worker which process it is, as ``client: {"pid"}``, so that the
+  worker knows when that has ended. ``client: {"observer": true}`` is no client: it may ask for
+  ``workerInfo``, the worker's models and clients, and does not keep it running. A worker that is
+  about to end refuses a ``hello`` with the code ``worker_ending``;
 - may send ``abort``, ``metrics``, ``listModels``, ``deviceInfo``, and ``appConfigHash`` beside
   ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
 """
@@ -48,6 +52,8 @@ from mlc_widget.api.requests import JSONDict
 
 PROTOCOL_VERSION: Final = 1
 COMM_TARGET: Final = "mlc_widget.engine"
+WORKER_ENDING: Final = "worker_ending"
+"""The code with which a shared worker that is about to end refuses a client."""
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 STREAM_BYTES: Final = 16 * 1024 * 1024
 """Unread bytes of a pushed stream after which the worker waits for the client to read."""

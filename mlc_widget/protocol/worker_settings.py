@@ -12,6 +12,25 @@ VARIABLE: Final = "MLC_WIDGET_WORKER"
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """The settings of a worker that several processes of a user share.
+
+    Attributes:
+        name: Its name.
+        record: Its record's file; see `worker_record`.
+        lock_fd: The descriptor of that file, whose lock says that the worker lives.
+        idle_timeout: Seconds without clients after which it ends.
+        unload_after: Seconds after which models that nobody asked for are unloaded.
+    """
+
+    name: str
+    record: str
+    lock_fd: int
+    idle_timeout: float
+    unload_after: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """A worker's settings.
 
@@ -22,6 +41,7 @@ class WorkerSettings:
         logit_processors: By model id, each as ``package.module:Class``.
         dies_with_parent: Whether the worker ends when the process that started it does.
         runtime_dir: Where its sockets are; removed when it ends on its own.
+        sharing: Set if clients of several processes share it.
     """
 
     runtime: str = "auto"
@@ -30,6 +50,7 @@ class WorkerSettings:
     logit_processors: Mapping[str, str] = field(default_factory=dict)
     dies_with_parent: bool = False
     runtime_dir: str | None = None
+    sharing: Sharing | None = None
 
     def to_environment(self) -> dict[str, str]:
         """The variable to start a worker with."""
@@ -38,4 +59,7 @@ class WorkerSettings:
     @classmethod
     def from_environment(cls) -> WorkerSettings:
         """Read them in the worker; all defaults where the variable is not set."""
-        return cls(**json.loads(os.environ.get(VARIABLE, "{}")))
+        settings = json.loads(os.environ.get(VARIABLE, "{}"))
+        if settings.get("sharing") is not None:
+            settings["sharing"] = Sharing(**settings["sharing"])
+        return cls(**settings)

@@ -72,8 +72,12 @@ class WorkerConnection:
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(self._reader_ended)
 
-    async def open(self, timeout: float) -> JSONDict:
+    async def open(self, timeout: float, greeting: Mapping[str, Any] | None = None) -> JSONDict:
         """Open the comm and say hello; returns the worker's description of itself.
+
+        Args:
+            timeout: Seconds to wait for an answer.
+            greeting: What else the hello says.
 
         Raises:
             WorkerStartError: no answer within `timeout` seconds.
@@ -84,7 +88,7 @@ class WorkerConnection:
             "comm_open",
             {"comm_id": self._comm_id, "target_name": COMM_TARGET, "data": {}},
         )
-        content = {"protocol": PROTOCOL_VERSION, "version": __version__}
+        content = {"protocol": PROTOCOL_VERSION, "version": __version__, **(greeting or {})}
         deadline = asyncio.get_running_loop().time() + timeout
         answers: set[asyncio.Future[Any]] = set()
         try:
@@ -273,7 +277,7 @@ class WorkerConnection:
 
     async def close(self) -> None:
         """Close the comm and the sockets; everything that still waits fails."""
-        if self._dead is None:
+        if not self.broken.done():  # a shared worker goes on without this client
             with contextlib.suppress(zmq.ZMQError):
                 self._session.send(
                     self._shell, "comm_close", {"comm_id": self._comm_id, "data": {}}

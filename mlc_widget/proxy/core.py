@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from mlc_widget.api.app_config import AppConfig
@@ -20,11 +21,11 @@ from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import WHOLE_REQUESTS
 from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
-from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
+from mlc_widget.proxy.shared_process import absolute
 from mlc_widget.proxy.state import SnapshotPublisher
-from mlc_widget.proxy.worker import Worker
+from mlc_widget.proxy.worker import AnyProcess, Worker
 
 _T = TypeVar("_T")
 
@@ -38,6 +39,7 @@ class KernelCore(NotCopyable, EngineLink):
         start_timeout: Seconds within which a new worker must answer.
         hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
         recovery: What happens to running requests when the worker dies.
+        shared: Whether other processes use the worker, too, which may be in other folders.
     """
 
     _instead = ENGINES
@@ -49,13 +51,15 @@ class KernelCore(NotCopyable, EngineLink):
     def __init__(
         self,
         home: HomeLoop,
-        make_process: Callable[[], WorkerProcess],
+        make_process: Callable[[], AnyProcess],
         *,
         start_timeout: float = 60.0,
         hang_timeout: float = 30.0,
         recovery: Recovery = "resume",
+        shared: bool = False,
     ) -> None:
         self._home = home
+        self._shared = shared
         self._publisher = SnapshotPublisher()
         self._models = RemoteModels(make_process, self._publisher, start_timeout, hang_timeout)
         self._supervisor = self._models.supervisor
@@ -103,13 +107,21 @@ class KernelCore(NotCopyable, EngineLink):
         self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
     ) -> None:
         """Load these models in the worker and unload all others."""
-        await self._models.load(LoadTarget.read(model_ids, chat_opts))
+        await self._models.load(self._target(model_ids, chat_opts))
 
     def begin_reload(
         self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None = None
     ) -> None:
         """Begin to load these models in the worker; requests wait for it."""
-        self._models.begin(LoadTarget.read(model_ids, chat_opts))
+        self._models.begin(self._target(model_ids, chat_opts))
+
+    def _target(
+        self, model_ids: Sequence[str], chat_opts: Sequence[ChatOpts | None] | None
+    ) -> LoadTarget:
+        target = LoadTarget.read(model_ids, chat_opts)
+        if not self._shared:
+            return target
+        return replace(target, model_ids=tuple(map(absolute, target.model_ids)))
 
     async def reload_last(self) -> None:
         """Repeat the last `reload`, with the same models and `chat_opts`."""
@@ -138,7 +150,7 @@ class KernelCore(NotCopyable, EngineLink):
 
     async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
         """Answer one request with the whole response, in a new worker if this one dies."""
-        in_flight = self._in_flight_requests.begin(kind, request)
+        in_flight = self._in_flight_requests.begin(kind, self._named(request))
         try:
             while True:
                 connection, content = await in_flight.address()
@@ -160,7 +172,14 @@ class KernelCore(NotCopyable, EngineLink):
 
     async def open_stream(self, kind: RequestKind, request: JSONDict) -> ResumableStream:
         """Accept one streaming request; it continues in a new worker if this one dies."""
-        return await ResumableStream.open(kind, request, self._in_flight_requests)
+        return await ResumableStream.open(kind, self._named(request), self._in_flight_requests)
+
+    def _named(self, request: JSONDict) -> JSONDict:
+        """A request that names its model as it was loaded."""
+        model = request.get("model")
+        if not self._shared or not isinstance(model, str):
+            return request
+        return {**request, "model": absolute(model)}
 
     async def forward_tokens_and_sample(
         self, input_ids: Sequence[int], is_prefill: bool, model_id: str | None

@@ -19,8 +19,10 @@ from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.hangs import check_hang_timeout
 from mlc_widget.proxy.in_flight import check_recovery
-from mlc_widget.proxy.options import WORKER_DEFAULTS, WorkerOptions
+from mlc_widget.proxy.options import WORKER_DEFAULTS, WorkerOptions, read_share
 from mlc_widget.proxy.process import WorkerProcess
+from mlc_widget.proxy.shared_process import SharedWorkerProcess
+from mlc_widget.proxy.worker import AnyProcess
 
 if TYPE_CHECKING:
     _State: TypeAlias = EngineState
@@ -51,7 +53,13 @@ class _KernelEngine(EngineBase):
             logit_processors=dict(chosen["logit_processors"] or {}),
         )
 
-        def make_process() -> WorkerProcess:
+        share = read_share(chosen)
+
+        def make_process() -> AnyProcess:
+            if share is not None:
+                return SharedWorkerProcess(
+                    share, settings, python=chosen["python"], timeout=chosen["start_timeout"]
+                )
             return WorkerProcess(
                 settings,
                 python=chosen["python"],
@@ -66,6 +74,7 @@ class _KernelEngine(EngineBase):
             start_timeout=chosen["start_timeout"],
             hang_timeout=check_hang_timeout(chosen["hang_timeout"]),
             recovery=check_recovery(chosen["recovery"]),
+            shared=share is not None,
         )
         super().__init__(core, home)
         self.set_init_progress_callback(chosen["init_progress_callback"])
@@ -111,7 +120,7 @@ class AsyncKernelMLCEngine(_KernelEngine, AsyncMLCEngineInterface):
     """A proxy with `AsyncMLCEngine`'s interface; models run in a background kernel.
 
     The worker starts with the first `reload` and ends with `terminate`, with this object, or with
-    this process, whichever comes first.
+    this process, whichever comes first. A shared one (`share`) is only left then.
 
     Args:
         **options: See `WorkerOptions`.

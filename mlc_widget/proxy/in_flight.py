@@ -194,6 +194,7 @@ class InFlightRequests:
         """Remove a request that was answered, or that nobody waits for. Idempotent."""
         self._active.discard(in_flight)
         self.turns.leave(in_flight)
+        self.models.request_ended()
 
     def company(self, connection: WorkerConnection) -> int:
         """How many requests a worker had when it died; call it before any of them continues."""

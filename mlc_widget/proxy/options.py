@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from mlc_widget.api.engine_options import ENGINE_DEFAULTS, EngineOptions
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.protocol.worker_record import check_seconds, check_share
 from mlc_widget.proxy.in_flight import Recovery
 from mlc_widget.proxy.process import TransportEncryption
+from mlc_widget.proxy.shared_process import Share
 
 
 class WorkerOptions(EngineOptions, total=False):
@@ -20,6 +23,13 @@ class WorkerOptions(EngineOptions, total=False):
             {connection_file}``.
         transport_encryption: CurveZMQ to that kernel: ``auto`` (the default) where its kernelspec
             declares it, ``required``, or ``disabled``.
+        share: The name of a worker that other notebooks of this user may use, too: it is joined if
+            it is there, and started otherwise. It stays when this notebook ends. See
+            ``docs/shared-workers.md``.
+        idle_timeout: With `share`: seconds without any notebook after which the worker ends; 900
+            by default. `math.inf` turns it off.
+        unload_after: With `share`: seconds after which models that nobody asked for are unloaded,
+            until the next request; 1800 by default. `math.inf` turns it off.
         handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
         logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
         start_timeout: Seconds that the worker may take to start; 60 by default.
@@ -37,6 +47,9 @@ class WorkerOptions(EngineOptions, total=False):
     python: str | None
     kernel_name: str | None
     transport_encryption: TransportEncryption
+    share: str | None
+    idle_timeout: float | None
+    unload_after: float | None
     handler: str | None
     logit_processors: Mapping[str, str] | None
     start_timeout: float
@@ -44,11 +57,38 @@ class WorkerOptions(EngineOptions, total=False):
     recovery: Recovery
 
 
+def read_share(options: WorkerOptions) -> Share | None:
+    """The shared worker that options name; None if they name none.
+
+    Raises:
+        BadRequestError: an option is invalid, or does not go with the others.
+    """
+    times = {n: options[n] for n in ("idle_timeout", "unload_after")}
+    given = {name: check_seconds(name, v) for name, v in times.items() if v is not None}
+    if options["share"] is None:
+        for name, value in given.items():
+            raise BadRequestError(
+                f"{name} = {value!r}: it is for shared workers; give `share` a name, too.",
+                param=name,
+            )
+        return None
+    if options["kernel_name"] is not None:
+        raise BadRequestError(
+            f"share = {options['share']!r} and kernel_name = {options['kernel_name']!r}: a shared "
+            "worker is a process on this machine; give one of them.",
+            param="share",
+        )
+    return Share(check_share(options["share"]), **given)
+
+
 WORKER_DEFAULTS: Final[WorkerOptions] = {
     **ENGINE_DEFAULTS,
     "python": None,
     "kernel_name": None,
     "transport_encryption": "auto",
+    "share": None,
+    "idle_timeout": None,
+    "unload_after": None,
     "handler": None,
     "logit_processors": None,
     "start_timeout": 60.0,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from pathlib import Path
 from typing import Final
 
 _KEPT_BYTES: Final = 64 * 1024
@@ -45,7 +47,20 @@ class OutputTail:
     def text(self) -> str:
         """The last lines, as an addition to an error message; empty if there are none."""
         with self._lock:
-            lines = self._kept.decode("utf-8", "replace").rstrip().splitlines()
-        if not lines:
-            return ""
-        return "\nIts last output:\n" + "\n".join(f"  {line}" for line in lines[-_SHOWN_LINES:])
+            return last_output(bytes(self._kept))
+
+
+def last_lines(file: Path) -> bytes:
+    """The end of a file; empty if it cannot be read."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        opened.seek(max(0, os.fstat(opened.fileno()).st_size - _KEPT_BYTES))
+        return opened.read(_KEPT_BYTES)
+    return b""
+
+
+def last_output(output: bytes) -> str:
+    """The last lines of an output, as an addition to an error message; empty if it is."""
+    lines = output.decode("utf-8", "replace").rstrip().splitlines()
+    if not lines:
+        return ""
+    return "\nIts last output:\n" + "\n".join(f"  {line}" for line in lines[-_SHOWN_LINES:])

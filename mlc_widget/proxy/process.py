@@ -18,7 +18,8 @@ import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
-from mlc_widget.api.errors import WorkerStartError
+from mlc_widget.api.errors import MLCEngineError, WorkerStartError
+from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.safe_path import safe_path
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.output_tail import OutputTail
@@ -113,24 +114,14 @@ class WorkerProcess:
 
     async def _start(self) -> None:
         # Absolute and 0700: with transport="ipc" whoever can open the socket can connect.
-        directory = self._directory = _private_directory()
+        directory = self._directory = private_directory()
         local = self._kernel_name is None
         settings = replace(
             self._settings, dies_with_parent=local, runtime_dir=str(directory) if local else None
         )
-        context = self._context = zmq.asyncio.Context()
-        _open_contexts.add(context)
-        # By default a socket that is closed waits forever for a peer that is gone.
-        context.linger = 200
+        context = self._context = new_context()
         manager = self._manager = self._make_manager(directory, context)
-        environment = {
-            **os.environ,
-            **settings.to_environment(),
-            "IPYTHONDIR": str(directory),
-            **safe_path(),
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's chatter would hide last words
-        }
-        options: dict[str, Any] = {"env": environment}
+        options: dict[str, Any] = {"env": worker_environment(settings, directory)}
         output = self._output = OutputTail() if local else None
         if output is not None:
             options |= {"stdout": output.write_fd, "stderr": output.write_fd}
@@ -237,6 +228,18 @@ class WorkerProcess:
             self._remove_files()
             self._close_sockets()
 
+    @property
+    def greeting(self) -> JSONDict:
+        """What its hello tells the worker about this client: it has only one."""
+        return {}
+
+    def was_ending(self, error: MLCEngineError) -> bool:
+        """Whether starting again helps; see `SharedWorkerProcess`."""
+        return False
+
+    async def replace(self) -> None:
+        """Nothing: `stop` ends the process."""
+
     def kill(self) -> None:
         """End the process and remove its files at once, for the interpreter's exit.
 
@@ -263,11 +266,41 @@ class WorkerProcess:
         self._manager = None
         context, self._context = self._context, None
         if context is not None:
-            context.destroy(linger=0)
-            _open_contexts.discard(context)
+            close_context(context)
 
 
-def _private_directory() -> Path:
+def new_context() -> zmq.asyncio.Context:
+    """A context for sockets, to be closed by `close_context`."""
+    context = zmq.asyncio.Context()
+    _open_contexts.add(context)
+    # By default a socket that is closed waits forever for a peer that is gone.
+    context.linger = 200
+    return context
+
+
+def close_context(context: zmq.asyncio.Context, *, linger: int = 0) -> None:
+    """Close a context and its sockets, waiting at most `linger` ms for their last messages."""
+    context.destroy(linger=linger)
+    _open_contexts.discard(context)
+
+
+def worker_environment(settings: WorkerSettings, directory: Path) -> dict[str, str]:
+    """The variables of a worker's process: those of this one, and its settings.
+
+    Args:
+        settings: The settings.
+        directory: Where it may keep files.
+    """
+    return {
+        **os.environ,
+        **settings.to_environment(),
+        "IPYTHONDIR": str(directory),
+        **safe_path(),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's chatter would hide last words
+    }
+
+
+def private_directory() -> Path:
     """A fresh directory that only this user can enter, short enough for sockets in it."""
     directory = Path(tempfile.mkdtemp(prefix="mlc_widget-"))
     if os.name == "posix" and len(os.fsencode(directory / "socket-00000")) > _LONGEST_SOCKET:

@@ -19,10 +19,9 @@ from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.supervisor import WorkerSupervisor, shared_task
-from mlc_widget.proxy.worker import Worker
+from mlc_widget.proxy.worker import AnyProcess, Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class RemoteModels:
 
     def __init__(
         self,
-        make_process: Callable[[], WorkerProcess],
+        make_process: Callable[[], AnyProcess],
         publisher: SnapshotPublisher,
         start_timeout: float,
         hang_timeout: float,
@@ -80,6 +79,7 @@ class RemoteModels:
         self._loading: asyncio.Future[None] | None = None  # done when no `load` runs any more
         self._loads_running = 0
         self._asked = False  # whether the worker was asked for what is wanted
+        self._reawakened = False  # whether the worker loads again what it had unloaded
         self._had_models = False  # whether the worker had any when the running loads began
         self._last_target: LoadTarget | None = None
         self._restoring: asyncio.Task[None] | None = None
@@ -166,7 +166,7 @@ class RemoteModels:
         load = self._loads
         self._last_target = target
         self._wanted = wanted = _Expected(target, self._app_config)
-        self._asked = False
+        self._asked = self._reawakened = False
         self._publisher.update(failed=None)
         self._loads_running += 1
         if self._loading is None:
@@ -311,7 +311,7 @@ class RemoteModels:
         worker = self.supervisor.living()
         self._loads += 1
         load = self._loads
-        self._expected = None
+        self._expected, self._reawakened = None, False
         if worker is not None and worker.needs_fresh_process:
             await self.supervisor.retire(worker)
         elif worker is not None:
@@ -389,12 +389,25 @@ class RemoteModels:
     # What the supervisor tells
 
     def _progress(self, report: InitProgressReport) -> None:
-        if self._publisher.snapshot.state == "loading":
-            self._publisher.update(progress=report)
+        state, worker = self._publisher.snapshot.state, self.supervisor.worker
+        if state == "ready" and worker is not None and worker.shared and not self._loads_running:
+            # It had unloaded them, as nobody used them, and loads them for a request.
+            self._reawakened, state = True, "loading"
+        if self._reawakened and report.progress == 1:
+            self.request_ended()
+        elif state == "loading":
+            self._publisher.update(state=state, progress=report)
         if self.on_progress is not None:
             self.on_progress(report)
 
+    def request_ended(self) -> None:
+        """A request was answered, or failed: so has the load that it needed, if any."""
+        if self._reawakened:
+            self._reawakened = False
+            self._publisher.update(state="ready")
+
     def _died(self, error: EngineDeadError) -> None:
+        self._reawakened = False
         if self._expected is self._wanted:
             # Whatever killed it may do so again: do not load it unasked.
             self._expected = None

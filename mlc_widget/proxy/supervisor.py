@@ -13,9 +13,8 @@ from typing import Any, Final
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressReport
-from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.state import SnapshotPublisher
-from mlc_widget.proxy.worker import Worker
+from mlc_widget.proxy.worker import AnyProcess, Worker
 
 _MAX_DEATHS: Final = 3
 """Deaths in quick succession after which no worker is started until the next `reload`."""
@@ -40,7 +39,7 @@ class WorkerSupervisor:
 
     def __init__(
         self,
-        make_process: Callable[[], WorkerProcess],
+        make_process: Callable[[], AnyProcess],
         publisher: SnapshotPublisher,
         start_timeout: float,
         hang_timeout: float,
@@ -56,7 +55,7 @@ class WorkerSupervisor:
         self._on_start = on_start
         self._on_progress = on_progress
         self._on_death = on_death
-        self._process: WorkerProcess | None = None  # from the moment that it is started
+        self._process: AnyProcess | None = None  # from the moment that it is started
         self._watcher: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[Worker] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -135,10 +134,7 @@ class WorkerSupervisor:
         try:
             if self._ending is not None:  # two at once may want more memory than there is
                 await asyncio.wait({self._ending})
-            self._process = process = self._make_process()
-            worker = await Worker.start(
-                process, self._start_timeout, self._on_progress, self._publisher, self._hang_timeout
-            )
+            worker = await self._start_process()
         except BaseException as error:
             self._process = None
             known = error if isinstance(error, MLCEngineError) else None
@@ -149,6 +145,21 @@ class WorkerSupervisor:
         self._publisher.update(state="idle", device=worker.hello.get("device"))
         self._watcher = asyncio.create_task(self._watch(worker))
         return worker
+
+    async def _start_process(self) -> Worker:
+        while True:
+            self._process = process = self._make_process()
+            try:
+                return await Worker.start(
+                    process,
+                    self._start_timeout,
+                    self._on_progress,
+                    self._publisher,
+                    self._hang_timeout,
+                )
+            except MLCEngineError as error:
+                if not process.was_ending(error):
+                    raise
 
     async def _watch(self, worker: Worker) -> None:
         started = asyncio.get_running_loop().time()
@@ -170,20 +181,21 @@ class WorkerSupervisor:
     async def restart(self) -> None:
         """Kill the worker, even if it hangs; a new one replaces it, as after a crash.
 
-        If a worker is just being started, it is kept.
+        A shared worker is killed only if it hangs, and otherwise left and joined again. If a worker
+        is just being started, it is kept.
         """
         self.check_alive()
         if (worker := self.worker) is not None:
             worker.connection.fail(EngineDeadError("The worker was restarted."), replaced=True)
-            self._end(worker)
+            self._end(worker, restart=True)
         self.reset_death_count()
 
-    def _end(self, worker: Worker) -> asyncio.Task[None]:
+    def _end(self, worker: Worker, *, restart: bool = False) -> asyncio.Task[None]:
         """Forget the worker and end it in the background."""
         self.worker = self._process = None
         if self._watcher is not None:
             self._watcher.cancel()
-        self._ending = shared_task(worker.stop())
+        self._ending = shared_task(worker.stop(restart=restart))
         return self._ending
 
     async def terminate(self, message: str) -> None:

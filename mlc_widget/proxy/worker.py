@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, WorkerStartError
 from mlc_widget.api.progress import InitProgressReport
@@ -12,7 +12,10 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.hangs import HangWatch
 from mlc_widget.proxy.process import WorkerProcess
+from mlc_widget.proxy.shared_process import SharedWorkerProcess
 from mlc_widget.proxy.state import SnapshotPublisher
+
+AnyProcess: TypeAlias = WorkerProcess | SharedWorkerProcess
 
 
 class Worker:
@@ -29,7 +32,7 @@ class Worker:
 
     def __init__(
         self,
-        process: WorkerProcess,
+        process: AnyProcess,
         connection: WorkerConnection,
         hello: JSONDict,
         hangs: HangWatch,
@@ -43,7 +46,7 @@ class Worker:
     @classmethod
     async def start(
         cls,
-        process: WorkerProcess,
+        process: AnyProcess,
         timeout: float,
         on_progress: Callable[[InitProgressReport], None],
         publisher: SnapshotPublisher,
@@ -67,6 +70,11 @@ class Worker:
             await process.stop()
             raise
         return cls(process, connection, hello, HangWatch(connection, publisher, hang_timeout))
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes use it, too."""
+        return isinstance(self.process, SharedWorkerProcess)
 
     async def died(self) -> EngineDeadError:
         """Wait until the process ends, or can no longer be reached; fail all that waits for it.
@@ -121,16 +129,22 @@ class Worker:
             return True
         return True
 
-    async def stop(self) -> None:
-        """End it and free everything, at once if it hangs. Idempotent."""
+    async def stop(self, *, restart: bool = False) -> None:
+        """End it and free everything, at once if it hangs; a shared one is only left. Idempotent.
+
+        Args:
+            restart: Whether a shared one that hangs is to be replaced, for all its clients.
+        """
         self.hangs.close()
+        if restart and self.hangs.hang is not None:
+            await self.process.replace()
         await self.connection.close()
         lost = self.hangs.hang is not None or self.connection.broken.done()
         await self.process.stop(now=lost)
 
 
-async def _hello(process: WorkerProcess, connection: WorkerConnection, timeout: float) -> JSONDict:
-    hello = asyncio.ensure_future(connection.open(timeout))
+async def _hello(process: AnyProcess, connection: WorkerConnection, timeout: float) -> JSONDict:
+    hello = asyncio.ensure_future(connection.open(timeout, process.greeting))
     either: set[asyncio.Future[Any]] = {hello, process.exited}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import zmq
@@ -24,6 +25,7 @@ from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.worker.client_streams import MAX_STREAMS
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 from mlc_widget.worker.resources import ResourceWatch
+from mlc_widget.worker.shared_worker import SharedWorker
 from mlc_widget.worker.stream_sender import MAX_CREDIT
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,23 @@ class WorkerKernelApp(IPKernelApp):
             # The user's own modules may be in the notebook's folder. It comes last, so that a file
             # there does not shadow a package.
             sys.path.append(os.getcwd())
-        self._core = self._make_core()
+        processors = {
+            model_id: import_object(path, f"logit_processors[{model_id!r}]")
+            for model_id, path in self.settings.logit_processors.items()
+        }
+        self._shared: SharedWorker | None = None
+        if self.settings.sharing is not None:
+            self._shared = SharedWorker(self.settings, self.settings.sharing, processors)
+            self._shared.start()
+        else:
+            self._core = self._prepared(
+                DirectCore(
+                    runtime=self.settings.runtime,
+                    runtime_options=self.settings.runtime_options,
+                    logit_processors=processors,
+                )
+            )
+            self._core.set_init_progress_callback(self._on_progress)
         self._clients: set[KernelMLCEngineHandler] = set()
         self._handler_class: type[KernelMLCEngineHandler] = KernelMLCEngineHandler
         if self.settings.handler is not None:
@@ -69,32 +87,34 @@ class WorkerKernelApp(IPKernelApp):
         super().init_iopub(context)  # type: ignore[no-untyped-call]
         context.sockopts.pop(zmq.SNDHWM, None)
 
-    def _make_core(self) -> DirectCore:
-        processors = {
-            model_id: import_object(path, f"logit_processors[{model_id!r}]")
-            for model_id, path in self.settings.logit_processors.items()
-        }
-        core = DirectCore(
-            runtime=self.settings.runtime,
-            runtime_options=self.settings.runtime_options,
-            logit_processors=processors,
-        )
-        core.set_init_progress_callback(self._on_progress)
+    @staticmethod
+    def _prepared(core: DirectCore) -> DirectCore:
         core.set_dead_callback(_leave_dead)
         return core
 
     def _on_open(self, comm: Any, message: Any) -> None:
-        handler = self._handler_class(self._core, comm.send)
+        shared = self._shared
+        core = self._core if shared is None else self._prepared(shared.new_core())
+        handler = self._handler_class(core, comm.send)
         handler.resources = self._resources
         asyncio.get_running_loop().set_exception_handler(self._resources.on_loop_error)
+        if shared is None:
+            leave = self._join(handler)
+        else:
+            core.set_init_progress_callback(handler.report_progress)
+            leave = shared.join(core, handler)
+        comm.on_msg(lambda msg: handler.on_message(msg["content"]["data"]))
+        comm.on_close(lambda _: leave())
+
+    def _join(self, handler: KernelMLCEngineHandler) -> Callable[[], None]:
+        """Take a client of the one engine; returns what ends its stay."""
         self._clients.add(handler)
 
-        def on_close(_: Any) -> None:
+        def leave() -> None:
             self._clients.discard(handler)
             self._closing = asyncio.ensure_future(handler.close())
 
-        comm.on_msg(lambda msg: handler.on_message(msg["content"]["data"]))
-        comm.on_close(on_close)
+        return leave
 
     def _on_progress(self, report: Any) -> None:
         for client in self._clients:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mlc_widget._version import __version__
 from mlc_widget.api.app_config import AppConfig
@@ -44,6 +44,21 @@ be updated. A message costs the worker as much time as a token of a small model.
 _Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 
+class Seat(Protocol):
+    """A client's place in a shared worker."""
+
+    def take(self, client: Any) -> None:
+        """The client has introduced itself.
+
+        Raises:
+            ProtocolError: it says nothing about itself that the worker can check.
+            EngineDeadError: the worker is about to end.
+        """
+
+    async def worker_info(self) -> JSONDict:
+        """The worker's models and clients."""
+
+
 class KernelMLCEngineHandler(NotCopyable):
     """Serves one client. Several may share an engine core.
 
@@ -58,6 +73,8 @@ class KernelMLCEngineHandler(NotCopyable):
     _instead = "it serves one client of an engine. Make another one with the same engine core."
     resources: ResourceWatch | None = None
     """Judges failures in a worker's own process."""
+    seat: Seat | None = None
+    """The client's place in a worker that others share."""
 
     def __init__(self, core: DirectCore, send: Callable[[JSONDict], None]) -> None:
         self.core = core
@@ -98,6 +115,7 @@ class KernelMLCEngineHandler(NotCopyable):
             "forwardTokensAndSample": self._forward,
             "metrics": lambda _: core.metrics(),
             "health": lambda _: core.running_steps(),
+            "workerInfo": self._worker_info,
             "listModels": lambda _: core.list_models(),
             "deviceInfo": lambda _: core.device_info(),
             "getGPUVendor": self._gpu_vendor,
@@ -192,8 +210,15 @@ class KernelMLCEngineHandler(NotCopyable):
                 f"the same version of mlc-widget on both sides (the worker has {__version__}).",
                 code="version_mismatch",
             )
+        if self.seat is not None:
+            self.seat.take(content_of(request).get("client"))
         info = await self.core.device_info()
         return {"protocol": PROTOCOL_VERSION, "version": __version__, **info}
+
+    async def _worker_info(self, request: WorkerRequest) -> JSONDict:
+        if self.seat is None:
+            raise ProtocolError("workerInfo: this worker is not shared.")
+        return await self.seat.worker_info()
 
     async def _keep_alive(self, request: WorkerRequest) -> Any:
         self._send({"kind": "heartbeat", "uuid": request.uuid})

@@ -61,7 +61,10 @@ def test_the_notebook_s_own_names_are_left_alone() -> None:
         ("%mlc re", {"reset", "restart"}),
         ("%mlc load d", {"demo"}),
         ("%mlc load smol", {"smollm2-135m"}),
-        ("%mlc load demo --", {"--to", "--runtime", "--device", "--python", "--kernel", "--help"}),
+        (
+            "%mlc load demo --",
+            {"--to", "--runtime", "--device", "--python", "--kernel", "--share", "--help"},
+        ),
         ("%mlc stats --to ", set()),
         ("%mlc explain --model ", {"demo"}),
         ("%%chat --te", {"--temperature"}),

@@ -22,6 +22,9 @@ class Process:
     def kill(self) -> None:
         pass
 
+    def was_ending(self, error: Exception) -> bool:
+        return False
+
 
 class Connection:
     def __init__(self) -> None:
@@ -43,7 +46,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.connection = Connection()
         self.death: asyncio.Future[EngineDeadError] = asyncio.get_running_loop().create_future()
-        self.stopped = False
+        self.stopped = self.restarted = False
 
     @classmethod
     async def start(cls, *_: Any) -> FakeWorker:
@@ -60,7 +63,8 @@ class FakeWorker:
     async def call(self, kind: str) -> None:
         assert kind == "unload"
 
-    async def stop(self) -> None:
+    async def stop(self, *, restart: bool = False) -> None:
+        self.restarted = restart
         await self.may_stop.wait()
         self.stopped = True
 
@@ -150,6 +154,19 @@ async def test_a_start_that_fails_is_told_and_tried_again(
     assert await supervisor.up() is FakeWorker.all[1]  # type: ignore[comparison-overlap]
 
 
+async def test_another_worker_is_started_if_the_one_to_join_was_just_ending(
+    supervisor: WorkerSupervisor, publisher: SnapshotPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def was_ending(_: Process, error: Exception) -> bool:
+        FakeWorker.start_error = None  # the next one starts
+        return str(error) == "it is about to end"
+
+    monkeypatch.setattr(Process, "was_ending", was_ending)
+    FakeWorker.start_error = WorkerStartError("it is about to end")
+    assert await supervisor.up() is FakeWorker.all[1]  # type: ignore[comparison-overlap]
+    assert publisher.snapshot.state == "idle"
+
+
 async def die(supervisor: WorkerSupervisor, deaths: Deaths, how: str = "was killed") -> None:
     await supervisor.up()
     before = len(deaths)
@@ -196,6 +213,7 @@ async def test_a_restart_fails_what_runs_and_waits_for_the_old_one(
     FakeWorker.may_stop.set()
     assert await starting is FakeWorker.all[1]  # type: ignore[comparison-overlap]
     assert deaths == []
+    assert old.restarted
 
 
 async def test_a_worker_that_is_of_no_more_use_is_replaced(supervisor: WorkerSupervisor) -> None:

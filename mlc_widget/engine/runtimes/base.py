@@ -131,6 +131,8 @@ class Sampling:
             them again, one token each, without log-probabilities; then it continues as if it had
             just made them. Only for a runtime that is `RuntimeCapabilities.batch_invariant`.
         background: Whether it gives way to generations that are not, where the runtime can do that.
+        client: Whose generation it is, where several clients share a model: each gets as much as
+            the others, however many generations it has, where the runtime can do that.
     """
 
     max_tokens: int | None
@@ -161,6 +163,7 @@ class Sampling:
     latency_breakdown: bool = False
     resume: tuple[int, ...] = ()
     background: bool = False
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ A step takes one token of every decoding sequence, with tokens that `drafting` a
 tokens of the others, up to a budget that keeps steps short. Results do not depend on which
 sequences share a step, so a sequence can be preempted when pages run out and recomputed later,
 without any effect on its text. Those in the background give way to others: they wait behind them,
-and are preempted for them, which costs little, as their pages stay in the cache. A sequence whose
-reader is far behind is parked: it holds no pages, and others run in its place, until the reader has
-caught up.
+and are preempted for them, which costs little, as their pages stay in the cache. So do sequences of
+a client that has more of them than another one that waits (`turns`). A sequence whose reader is far
+behind is parked: it holds no pages, and others run in its place, until the reader has caught up.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mlc_widget.engine.runtimes.tvm.sequence import (
 )
 from mlc_widget.engine.runtimes.tvm.sequence_pages import SequencePages
 from mlc_widget.engine.runtimes.tvm.speculation import SpeculativeMode
+from mlc_widget.engine.runtimes.tvm.turns import gives_way, in_turns, shares
 
 _SCORED: Final = 32
 """The number of tokens per step of a prompt whose log-probabilities are requested."""
@@ -196,10 +197,8 @@ class Scheduler:
             sequence.status = SequenceStatus.WAITING
 
     def _order_waiting(self) -> None:
-        """Put those in the background behind the others."""
-        if len({sequence.sampling.background for sequence in self._waiting}) > 1:
-            ordered = sorted(self._waiting, key=lambda sequence: sequence.sampling.background)
-            self._waiting = deque(ordered)
+        """Have clients take turns, and put those in the background behind the others."""
+        self._waiting = deque(in_turns(self._waiting, self._running))
 
     def _park(self) -> None:
         """Park sequences that are far ahead of their readers, sooner if others are waiting."""
@@ -212,7 +211,8 @@ class Scheduler:
             sequence.status = SequenceStatus.PARKED
 
     def _admit(self) -> None:
-        """Admit waiting sequences, oldest first, while there is room for their prompts."""
+        """Admit waiting sequences, by turns, while there is room for their prompts."""
+        self._order_waiting()  # some may have finished
         for sequence in list(self._waiting):
             full = len(self._running) >= self._max_sequences
             if full and not self._must_give_way(sequence):
@@ -227,8 +227,8 @@ class Scheduler:
                 self._preempt(self._running[-1])
 
     def _must_give_way(self, sequence: Sequence) -> bool:
-        """Whether the last running sequence is in the background, and this one is not."""
-        return self._running[-1].sampling.background and not sequence.sampling.background
+        """Whether the last running sequence is to make room for this one."""
+        return gives_way(self._running[-1], sequence, self._running)
 
     def _take_in(self, sequence: Sequence) -> bool:
         """Admit a waiting sequence with its cached prefix; return False if it must wait."""
@@ -239,8 +239,8 @@ class Scheduler:
             sequence.admitted_at = time.monotonic()
             sequence.cached = sequence.computed
         self._running.append(sequence)
-        # Those in the background are the last, and so the first to be preempted.
-        self._running.sort(key=lambda one: one.sampling.background)
+        # The last is the first to be preempted: one in the background, or of who has most.
+        self._running = in_turns(self._running)
         sequence.status = SequenceStatus.RUNNING
         return True
 
@@ -258,10 +258,11 @@ class Scheduler:
             ]
             # Give all an equal share first, so that a long prompt does not delay a short one; the
             # oldest then get the rest.
-            share = max(self.pool.page_size, budget // max(1, len(prompts)))
-            for limit in (share, budget):
+            first = shares(prompts, budget)
+            for the_rest in (False, True):
                 for sequence in prompts:
                     taken = plan.get(sequence, 0)
+                    limit = budget if the_rest else max(self.pool.page_size, first[sequence])
                     more = min(limit, sequence.remaining - taken, budget)
                     if sequence.scoring:  # each needs a row of logits, which take a while to read
                         more = min(more, _SCORED - taken)

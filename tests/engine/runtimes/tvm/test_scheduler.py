@@ -65,14 +65,24 @@ class Bench:
             self.events.setdefault(sequence.request_id, []).append(event)
 
     def submit(
-        self, name: str, max_tokens: int | None = None, prompt: int = 3, background: bool = False
+        self,
+        name: str,
+        max_tokens: int | None = None,
+        prompt: int = 3,
+        background: bool = False,
+        client: str = "",
     ) -> Sequence:
         sequence = Sequence(
             request_id=name,
             tokens=list(range(prompt)),
             prompt_tokens=prompt,
             sampling=Sampling(
-                max_tokens, temperature=0.0, top_p=1.0, seed=0, background=background
+                max_tokens,
+                temperature=0.0,
+                top_p=1.0,
+                seed=0,
+                background=background,
+                client=client,
             ),
             max_length=4 * self.pool.size,
             deliver=lambda event: None,
@@ -276,4 +286,62 @@ def test_the_prompt_of_the_foreground_comes_first() -> None:
     assert all(row.status is RUNNING for row in rows)
     bench.run_freely()
     bench.until_ended(**{f"row {i}": "length" for i in range(2)})
+    bench.close()
+
+
+def test_a_client_with_many_requests_gives_way_to_one_with_few() -> None:
+    bench = Bench(sequences=4)
+    many = [bench.submit(f"many {i}", 8, client="flood") for i in range(6)]
+    bench.until_in_step()
+    few = [bench.submit(f"few {i}", 8, client="other") for i in range(3)]
+    bench.let_through(1)
+    assert [s.status for s in few] == [RUNNING, RUNNING, WAITING], "half of the four places"
+    assert [s.status for s in many] == [RUNNING, RUNNING, *[WAITING] * 4], "the oldest stay"
+    third = bench.submit("third", 2, client="third")
+    bench.let_through(1)
+    assert third.status is RUNNING
+    assert sorted(s.status is RUNNING for s in few + many) == [False] * 6 + [True] * 3
+    bench.run_freely()
+    names = {s.request_id: "length" for s in [*many, *few, third]}
+    bench.until_ended(**names)
+    assert [len(bench.events[s.request_id]) for s in many] == [8] * 6, "none is lost"
+    bench.close()
+
+
+def test_a_place_that_becomes_free_goes_to_the_client_that_has_least() -> None:
+    bench = Bench(sequences=1)
+    many = [bench.submit(f"many {i}", 2, client="flood") for i in range(3)]
+    bench.until_in_step()
+    late = bench.submit("late", 2, client="late")
+    bench.let_through(1)
+    assert many[0].status is RUNNING, "one place cannot be divided"
+    bench.let_through(1)
+    assert (late.status, many[1].status) == (RUNNING, WAITING), "but it is taken in turns"
+    bench.run_freely()
+    bench.until_ended(late="length", **{f"many {i}": "length" for i in range(3)})
+    bench.close()
+
+
+def test_a_client_s_prompts_share_its_part_of_a_step() -> None:
+    bench = Bench(pages=256)
+    many = [bench.submit(f"many {i}", 1, prompt=200, client="flood") for i in range(4)]
+    bench.until_in_step()
+    short = bench.submit("short", 1, prompt=32, client="other")
+    bench.let_through(1)
+    bench.let_through(1)
+    assert short.status is FINISHED, "a step computes 64 tokens, and half of them were its own"
+    bench.run_freely()
+    bench.until_ended(short="length", **{s.request_id: "length" for s in many})
+    bench.close()
+
+
+def test_the_background_of_a_client_gives_way_to_the_foreground_of_another() -> None:
+    bench = Bench(sequences=2)
+    rows = [bench.submit(f"row {i}", 4, background=True, client="map") for i in range(3)]
+    bench.until_in_step()
+    chats = [bench.submit(f"chat {i}", 4, client="chat") for i in range(2)]
+    bench.let_through(1)
+    assert [s.status for s in chats] == [RUNNING, RUNNING]
+    bench.run_freely()
+    bench.until_ended(**{s.request_id: "length" for s in [*rows, *chats]})
     bench.close()
