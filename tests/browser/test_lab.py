@@ -279,3 +279,35 @@ print(out[0]["error"], "|", out[-1]["error"])"""
     summary = notebook.output(0).locator('[data-mime-type="text/html"]').last
     expect(summary).to_be_hidden()
     expect(summary).to_contain_text("map: stopped")
+
+
+@pytest.mark.soak
+def test_a_map_outlives_a_reload_of_the_page(
+    open_notebook: OpenNotebook, model_folder: Path
+) -> None:
+    rows = "rows = [{'text': f'row {i}'} for i in range(100_000)]"
+    notebook = open_notebook(
+        [
+            f"{create(model_folder, pace_s=0.05)}\n{rows}\n%load_ext mlc_widget",
+            "%%map rows --to engine --into out --no-cache\nSay {text}",
+            "print(_map.report.rows, _map.report.state)",
+        ]
+    )
+    notebook.run(0)
+    notebook.expect_done(0)
+    notebook.run(1)
+    notebook.expect_done(1)
+    expect(notebook.output(1).locator(".mlcw-map tbody tr")).to_have_count(6)
+    notebook.reload()
+    panel = notebook.output(1).locator(".mlcw-map")
+    expect(panel.locator("tbody tr")).to_have_count(6, timeout=DEADLINE_MS)
+    expect(panel.get_by_role("status")).to_have_text("Running")
+    seen = panel.locator("tbody tr").last.inner_text()
+    expect(panel.locator("tbody tr").last).not_to_have_text(seen)  # it goes on
+    panel.get_by_role("button", name="Pause").click()
+    expect(panel.get_by_role("status")).to_have_text("Paused")
+    panel.get_by_role("button", name="Stop").click()
+    expect(panel).to_contain_text("Stopped; the rows that are done are kept")
+    notebook.run(2)
+    notebook.expect_done(2)
+    expect(notebook.output(2)).to_contain_text("stopped")

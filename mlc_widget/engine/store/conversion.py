@@ -27,7 +27,6 @@ from mlc_widget.engine.store.formats import hf_config, hf_tokenizer, hf_weights
 from mlc_widget.engine.store.formats.hf_folder import HFFolder, SafetensorsModel
 from mlc_widget.engine.store.formats.hf_weights import Parameter
 from mlc_widget.engine.store.importance import (
-    MEASURED,
     MOST_TOKENS,
     ImportanceRun,
     calibration_text,
@@ -112,8 +111,8 @@ class Conversion(Closing):
             outputs = ("lm_head.weight", "embed_out.weight")
             has_output = any(name in self._model.tensors for name in outputs)
             self._model_config = hf_config.model_config(config, has_output=has_output)
-            kind = config["model_type"]
-            self._parameters = list(hf_weights.parameters(kind, self._model_config))
+            self._kind = config["model_type"]
+            self._parameters = list(hf_weights.parameters(self._kind, self._model_config))
             hf_weights.check(self._model, self._parameters)
             self._generation = self._folder.read_optional_json(_GENERATION)
             self._tokenizer = hf_tokenizer.tokenizer_config(self._folder)
@@ -128,7 +127,7 @@ class Conversion(Closing):
         self.format = quantizer.FORMATS[quantization]
         self.nbytes = sum(self.format.nbytes(p.shape) for p in self._parameters)
         self.source_bytes = hf_weights.source_bytes(self._model, self._parameters)
-        self._measured = self.format.bits == 4 and kind in MEASURED
+        self._measured = self.format.bits == 4
         if self._measured:
             self.source_bytes += self._importance_run(lambda nbytes: None).nbytes
         self.name = f"{_slug(path)}-{quantization}-{self._key()}"
@@ -192,14 +191,17 @@ class Conversion(Closing):
     # The weights
 
     def _importance_run(self, on_bytes: Callable[[int], object]) -> ImportanceRun:
-        return ImportanceRun(self._model, self._parameters, self._model_config, on_bytes)
+        return ImportanceRun(
+            self._model, self._parameters, self._kind, self._model_config, on_bytes
+        )
 
     def _importance(self, vocabulary: Vocabulary, progress: Progress) -> Mapping[str, Array]:
         """The importance of the inputs of each matrix, where weights get 4 bits."""
         self._done = 0
         progress(0, self.source_bytes)
         size = self._model_config["vocab_size"]
-        ids = vocabulary.encode(self._text, add_special_tokens=True)[:MOST_TOKENS]
+        most = min(MOST_TOKENS, self._model_config["context_window_size"])
+        ids = vocabulary.encode(self._text, add_special_tokens=True)[:most]
         ids = [i for i in ids if 0 <= i < size]
         if not self._measured or not ids:
             return {}

@@ -10,17 +10,32 @@ import pytest
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.store.conversion import Conversion
+from mlc_widget.engine.store.families import common_config
+from mlc_widget.engine.store.float_model import FloatModel
 from mlc_widget.engine.store.importance import ImportanceRun, calibration_text
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from . import hf_folders
+from .family_folders import golden, state, transformers_folder
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
+import families
 import mlc_format
 
 
 def run_of(conversion: Conversion, on_bytes=lambda nbytes: None) -> ImportanceRun:
     return conversion._importance_run(on_bytes)
+
+
+def float_model(conversion: Conversion) -> FloatModel:
+    return FloatModel(
+        conversion._model,
+        conversion._parameters,
+        conversion._kind,
+        conversion._model_config,
+        lambda nbytes: None,
+        lambda name, inputs: None,
+    )
 
 
 @pytest.mark.parametrize("model_type", hf_folders.NAMES)
@@ -30,12 +45,41 @@ def test_the_float_model_is_computed_as_transformers_does(tmp_path, model_type):
     weights = hf_folders.tensors_of(model_type)
     output = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
     with Conversion(folder, "q0f32") as conversion:
-        window = conversion._model_config.get("sliding_window_size", -1)
-        count = len(ids) if window < 0 else window
-        found = run_of(conversion).hidden_states(ids[:count]) @ output.astype(np.float32).T
+        found = float_model(conversion).hidden_states(ids) @ output.astype(np.float32).T
     with np.load(hf_folders.FIXTURES / model_type / "q0f32.npz") as file:
-        expected = file["logits"][:count]
+        expected = file["logits"]
     assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", sorted(families.CONFIGS))
+def test_the_float_model_of_every_family(tmp_path, name):
+    folder = transformers_folder(tmp_path / name, name)
+    weights, config = state(name), common_config(families.CONFIGS[name])
+    outputs = ("lm_head.weight", "embed_out.weight", "transformer.wte.weight")
+    output = next((weights[n] for n in outputs if n in weights), None)
+    if output is None:
+        output = weights["model.embed_tokens.weight"]
+    with Conversion(folder, "q0f32") as conversion:
+        found = float_model(conversion).hidden_states(families.prompt(name)) @ output.T
+    found = (found + weights.get("lm_head.bias", 0)) / config.get("logits_scaling", 1)
+    if cap := config.get("final_logit_softcapping"):
+        found = np.tanh(found / cap) * cap
+    expected = golden(name, "q0f32")
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", sorted(families.CONFIGS))
+def test_every_matrix_of_every_family_is_measured(tmp_path, name):
+    counted = []
+    with Conversion(transformers_folder(tmp_path / name, name), "q4f16_1") as conversion:
+        run = run_of(conversion, counted.append)
+        found = run.measure(families.prompt(name)[:20])
+        embeddings = ("embed_tokens", "embed_in", "wte", "wpe", "embd")
+        matrices = {p.name: p.shape[1] for p in conversion._parameters if len(p.shape) == 2}
+        wanted = {n for n in matrices if not any(part in n for part in embeddings)}
+    assert wanted <= found.keys() <= matrices.keys()
+    assert {name: len(inputs) for name, inputs in found.items()} == {n: matrices[n] for n in found}
+    assert sum(counted) == run.nbytes
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])

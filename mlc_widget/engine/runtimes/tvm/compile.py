@@ -20,8 +20,8 @@ from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
-from mlc_widget.engine.runtimes.tvm.rope import half_width
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget
+from mlc_widget.engine.store.rope import half_width
 from mlc_widget.engine.store.weight_source import WeightSource
 
 

@@ -22,8 +22,8 @@ from mlc_widget.engine.runtimes.tvm.memory import (
     usage,
 )
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
-from mlc_widget.engine.runtimes.tvm.rope import tables
 from mlc_widget.engine.store.packed_weights import CopyTask
+from mlc_widget.engine.store.rope import tables
 from mlc_widget.engine.system.memory import trim
 
 MIN_TILE_ROWS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlc_widget.engine.runtimes.tvm.rope import Rope
+from mlc_widget.engine.store.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)

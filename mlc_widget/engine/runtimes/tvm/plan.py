@@ -21,7 +21,7 @@ from mlc_widget.engine.runtimes.tvm.cache import versions
 from mlc_widget.engine.runtimes.tvm.layout_records import layout_of
 from mlc_widget.engine.runtimes.tvm.layouts import Layout
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
-from mlc_widget.engine.runtimes.tvm.rope import Rope
+from mlc_widget.engine.store.rope import Rope
 from mlc_widget.engine.store.user_cache import UserCache
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlc_widget.engine.runtimes.tvm.rope import Rope
+from mlc_widget.engine.store.rope import Rope
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -22,6 +22,7 @@ from mlc_widget.engine.store.conversion import Conversion
 from mlc_widget.engine.store.stored_model import read_model
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from tests.engine.store import hf_folders
+from tests.engine.store.family_folders import FIXTURES, golden, state, transformers_folder
 
 from .conftest import Reports, Stepper, cpus, executor_for, run_chunks
 from .family_files import write_family
@@ -30,33 +31,9 @@ sys.path.append(str(Path(__file__).parents[4] / "tools"))
 import families
 import mlc_format
 
-FIXTURES = Path(__file__).parents[3] / "fixtures" / "families"
 NAMES = sorted(families.CONFIGS)
 CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
 TOLERANCE = 1e-4
-
-
-def golden(name: str, quantization: str) -> np.ndarray[Any, Any]:
-    """Transformers' logits at each position of the prompt."""
-    with np.load(FIXTURES / f"{name}.npz") as file:
-        return file["logits" if quantization == "q0f32" else f"logits_{quantization}"]
-
-
-def state(name: str) -> dict[str, np.ndarray[Any, Any]]:
-    """The weights by transformers' names."""
-    with np.load(FIXTURES / f"{name}.npz") as file:
-        shapes = json.loads(str(file["shapes"]))
-    return families.state(name, {key: tuple(shape) for key, shape in shapes.items()})
-
-
-def transformers_folder(folder: Path, name: str) -> Path:
-    """A folder as transformers saves it."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(families.CONFIGS[name]))
-    (folder / "tokenizer_config.json").write_text("{}")
-    shutil.copy(hf_folders.FIXTURES / "llama" / "tokenizer.json", folder)
-    hf_folders.write_tensors(folder / "model.safetensors", state(name))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from tvm.relax.frontend.nn import Tensor
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder, Rows
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
-from mlc_widget.engine.runtimes.tvm.rope import Rope
 from mlc_widget.engine.store.fields import (
     MOST_FEATURES,
     MOST_HEADS,
@@ -27,6 +26,7 @@ from mlc_widget.engine.store.fields import (
     MOST_TOKENS,
     Fields,
 )
+from mlc_widget.engine.store.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from mlc_widget.engine.runtimes.tvm.architectures.gemma import GemmaConfig
 from mlc_widget.engine.runtimes.tvm.architectures.gemma2 import Gemma2DecoderLayer
 from mlc_widget.engine.runtimes.tvm.architectures.qwen3 import HeadNormAttention
 from mlc_widget.engine.runtimes.tvm.builder import AttentionSpec, Builder
-from mlc_widget.engine.runtimes.tvm.rope import Rope
 from mlc_widget.engine.store.fields import Fields
+from mlc_widget.engine.store.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)

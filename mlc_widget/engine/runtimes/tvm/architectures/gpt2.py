@@ -14,8 +14,8 @@ from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.architectures.gpt_neox import GPTNeoXConfig
 from mlc_widget.engine.runtimes.tvm.architectures.llama import LlamaModel
 from mlc_widget.engine.runtimes.tvm.builder import Activation, AttentionSpec, Builder, Rows
-from mlc_widget.engine.runtimes.tvm.rope import Rope
 from mlc_widget.engine.store.fields import MOST_TOKENS, Fields
+from mlc_widget.engine.store.rope import Rope
 
 
 @dataclass(frozen=True, slots=True)

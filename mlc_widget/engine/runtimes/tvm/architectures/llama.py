@@ -18,7 +18,6 @@ from tvm.relax.frontend.nn import Tensor
 from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.tvm.builder import Activation, AttentionSpec, Builder, Rows
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
-from mlc_widget.engine.runtimes.tvm.rope import Rope
 from mlc_widget.engine.store.fields import (
     MOST_FEATURES,
     MOST_HEAD_DIM,
@@ -27,6 +26,7 @@ from mlc_widget.engine.store.fields import (
     MOST_TOKENS,
     Fields,
 )
+from mlc_widget.engine.store.rope import Rope
 
 _SHOWN: Final = 100
 """The characters of a value that a message shows."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
-from mlc_widget.engine.runtimes.tvm.rope import Rope, tables
+from mlc_widget.engine.store.rope import Rope, tables
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 LONG = {
