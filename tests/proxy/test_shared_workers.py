@@ -235,28 +235,51 @@ async def _pids_are(name: str, *pids: int) -> bool:
     return sorted(c["pid"] for c in (await info(name))["clients"]) == sorted(pids)
 
 
-async def test_all_clients_go_on_in_one_new_worker_when_theirs_is_killed(join: Join) -> None:
-    engines = [await join(share="killed") for _ in range(2)]
-    asked = [asyncio.create_task(finish(engine, max_tokens=300)) for engine in engines]
-    await asyncio.gather(*map(until_running, engines))
-    killed = engines[0].worker_pid
-    assert killed is not None
-    os.kill(killed, signal.SIGKILL)
-    assert await asyncio.gather(*asked) == ["length", "length"]
-    assert len({engine.worker_pid for engine in engines} - {killed}) == 1
+async def test_all_clients_go_on_when_their_worker_is_killed_replaced_or_stopped(
+    join: Join,
+) -> None:
+    engines = [await join(share="killed", hang_timeout=seconds) for seconds in (0.5, 30)]
+
+    async def asked(**more: Any) -> list[asyncio.Task[str | None]]:
+        tasks = [asyncio.create_task(finish(engine, **more)) for engine in engines]
+        await asyncio.gather(*map(until_running, engines))
+        return tasks
+
+    def worker() -> int:
+        [pid] = {engine.worker_pid for engine in engines}
+        assert pid is not None
+        return pid
+
+    requests, first = await asked(max_tokens=300), worker()
+    os.kill(first, signal.SIGKILL)
+    assert await asyncio.gather(*requests) == ["length", "length"]
+
+    # One that hangs is replaced, for both, when one asks for that.
+    requests, second = await asked(max_tokens=300), worker()
+    os.kill(second, signal.SIGSTOP)
+    await until(lambda: engines[0].hang)
+    link = engines[0].link
+    await asyncio.wrap_future(link.submit(link.restart()))
+    assert await asyncio.gather(*requests) == ["length", "length"]
+    assert len({first, second, worker()}) == 3
+
+    # One that does not hang is only left, and joined again.
+    await until(lambda: not engines[0].hang)
+    third = worker()
+    await asyncio.wrap_future(link.submit(link.restart()))
+    assert worker() == third
+
     # The command lists it, and ends it together with what it answers.
-    asked = [asyncio.create_task(finish(engine)) for engine in engines]
-    await asyncio.gather(*map(until_running, engines))
+    requests = await asked()
     text = listing(await running_workers())
-    assert f"killed: process {engines[0].worker_pid}, mlc_widget {__version__}" in text
+    assert f"killed: process {third}, mlc_widget {__version__}" in text
     assert "ready, 2 clients" in text
     assert text.count(f"client process {os.getpid()}: joined") >= 2
     assert await asyncio.to_thread(command, ["workers", "stop", "killed"]) == 0
-    for request in asked:
+    for request in requests:
         with pytest.raises(EngineTerminatedError, match="was stopped"):
             await request
-    assert WorkerRecords().read("killed") is None
-    assert not list(WorkerRecords().directory.glob("killed.json"))
+    assert WorkerRecords().names().count("killed") == 0
 
 
 def test_a_worker_that_is_not_there_cannot_be_stopped(
@@ -266,10 +289,28 @@ def test_a_worker_that_is_not_there_cannot_be_stopped(
     assert "'nobody': no shared worker of this name is running" in capsys.readouterr().err
 
 
-async def test_a_worker_without_clients_ends_and_leaves_nothing(join: Join) -> None:
-    engine = await join(share="brief", idle_timeout=0.001)
+async def test_unused_models_come_back_with_progress_and_an_unused_worker_ends(
+    join: Join,
+) -> None:
+    engine = await join(share="brief", idle_timeout=0.001, unload_after=0.001)
+    await until(lambda: _models_are("brief", "unloaded"))
+    seen: list[tuple[str, float | None]] = []
+    stop = engine.link.observe(
+        lambda snapshot: seen.append(
+            (snapshot.state, snapshot.progress and snapshot.progress.progress)
+        )
+    )
+    assert engine.state == "ready"
+    assert await finish(engine, max_tokens=1) == "length"
+    assert ("loading", 0.0) in seen
+    assert seen[-1][0] == engine.state == "ready"
+    stop()
     record = WorkerRecords().read("brief")
     assert record is not None
     await engine.terminate()
     await until(lambda: not Path(record.directory).exists())
     assert WorkerRecords().read("brief") is None
+
+
+async def _models_are(name: str, state: str) -> bool:
+    return [model["state"] for model in (await info(name))["models"]] == [state]
