@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InsufficientMemoryError,
         InternalEngineError,
         LoadCancelledError,
+        MCPServerError,
         MLCEngineError,
         ModelDownloadError,
         ModelError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         mlc_engine,
     )
     from mlc_widget.magics import load_ipython_extension, unload_ipython_extension
+    from mlc_widget.mcp_client import MCPServer, mcp
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
     from mlc_widget.proxy.options import WorkerOptions
     from mlc_widget.widget import ChatWidget, LoadProgress, Reply
@@ -85,6 +87,8 @@ __all__ = [
     "LoadCancelledError",
     "LoadProgress",
     "LogitProcessor",
+    "MCPServer",
+    "MCPServerError",
     "MLCEngine",
     "MLCEngineError",
     "MLCEngineInterface",
@@ -108,6 +112,7 @@ __all__ = [
     "create_mlc_engine",
     "kernel_mlc_engine",
     "load_ipython_extension",
+    "mcp",
     "mlc_engine",
     "unload_ipython_extension",
 ]
@@ -139,6 +144,8 @@ _HOMES = {
     "LoadCancelledError": "mlc_widget.api.errors",
     "LoadProgress": "mlc_widget.widget",
     "LogitProcessor": "mlc_widget.api.logit_processor",
+    "MCPServer": "mlc_widget.mcp_client",
+    "MCPServerError": "mlc_widget.api.errors",
     "MLCEngine": "mlc_widget.engine.engines",
     "MLCEngineError": "mlc_widget.api.errors",
     "MLCEngineInterface": "mlc_widget.api.blocking_interface",
@@ -161,6 +168,7 @@ _HOMES = {
     "create_mlc_engine": "mlc_widget.factories",
     "kernel_mlc_engine": "mlc_widget.factories",
     "load_ipython_extension": "mlc_widget.magics",
+    "mcp": "mlc_widget.mcp_client",
     "mlc_engine": "mlc_widget.factories",
     "unload_ipython_extension": "mlc_widget.magics",
 }

@@ -95,14 +95,27 @@ export interface ToolCall {
   readonly arguments: string;
 }
 
+/** A call that is made only if the user allows it. */
+export interface Question {
+  /** Its place among the reply's calls. */
+  readonly call: number;
+  readonly server: string;
+  readonly tool: string;
+  /** What would be sent, as text without anything invisible. */
+  readonly arguments: string;
+}
+export type Decision = "once" | "always" | "never";
+
 export interface Message {
   readonly id: string;
   readonly role: Role;
   readonly text: string;
   readonly reasoning: string;
   readonly toolCalls: readonly ToolCall[];
-  /** Whether functions of the notebook are running these calls. */
+  /** Whether these calls are being made. */
   readonly calling: boolean;
+  /** The calls that the user is asked about. */
+  readonly questions: readonly Question[];
   /** In a message of the role "tool": the tool's name. */
   readonly name: string;
   /** Whether the request asked for JSON. */
@@ -210,6 +223,7 @@ export interface Ack {
 export type Intent =
   | { readonly kind: "send"; readonly text: string }
   | { readonly kind: "results"; readonly reply: string; readonly results: readonly string[] }
+  | { readonly kind: "allow"; readonly reply: string; readonly call: number; readonly decision: Decision }
   | { readonly kind: "stop"; readonly reply?: string }
   | { readonly kind: "retry"; readonly reply: string }
   | { readonly kind: "edit"; readonly message: string; readonly text: string }
@@ -359,6 +373,16 @@ function parseCalls(value: unknown): ToolCall[] {
   return calls.filter(isObject).map((call) => ({ name: text(call["name"]), arguments: text(call["arguments"]) }));
 }
 
+function parseQuestions(value: unknown): Question[] {
+  const questions: readonly unknown[] = Array.isArray(value) ? value : [];
+  return questions.filter(isObject).map((question) => ({
+    call: count(question["call"]),
+    server: text(question["server"]),
+    tool: text(question["tool"]),
+    arguments: text(question["arguments"]),
+  }));
+}
+
 function parseMessage(value: unknown): Message | null {
   if (!isObject(value) || typeof value["id"] !== "string") return null;
   return {
@@ -368,6 +392,7 @@ function parseMessage(value: unknown): Message | null {
     reasoning: text(value["reasoning"]),
     toolCalls: parseCalls(value["tool_calls"]),
     calling: value["calling"] === true,
+    questions: parseQuestions(value["questions"]),
     name: text(value["name"]),
     json: value["json"] === true,
     branches: texts(value["branches"]),

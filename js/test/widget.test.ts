@@ -141,7 +141,7 @@ describe("chat", () => {
     for (const view of [box, second]) expect(view.querySelector(".mlcw-assistant .mlcw-body")?.textContent).toBe("Both");
   });
 
-  it("asks for the results of the last reply's calls, unless functions of the notebook make them", async () => {
+  it("asks for the results of the last reply's calls, unless they are being made", async () => {
     const calls = { tool_calls: [{ name: "add", arguments: "{}" }, { name: "now", arguments: "{}" }] };
     const snapshot = (rev: number, more: object): object =>
       ({ rev, messages: [user, { ...reply("", "done"), ...calls, ...more }] });
@@ -156,7 +156,7 @@ describe("chat", () => {
     fields.forEach((field, index) => { field.value = String(index); });
     model.change("_chat", snapshot(3, {}));
     await frame();
-    query(".mlcw-results button").click();
+    query(".mlcw-results [type=submit]").click();
     await vi.waitFor(() => {
       expect(model.sent).toMatchObject([{ intent: { kind: "results", reply: "a", results: ["0", "1"] } }]);
     });

@@ -13,6 +13,7 @@
     │   ├── UnsupportedModelError         an architecture, quantization or template we do not run
     │   └── ModelNotLoadedError           a request before `reload`, or for another model
     ├── RuntimeUnavailableError           the package or device that the runtime needs is missing
+    ├── MCPServerError                    a server of the Model Context Protocol failed
     ├── InsufficientMemoryError           the model and its KV cache do not fit
     ├── LoadCancelledError                a newer `reload` or `unload` ended this load
     ├── EngineDeadError                   the worker or the engine's thread died
@@ -130,6 +131,15 @@ class RuntimeUnavailableError(MLCEngineError):
     """A package, driver or device that the runtime needs is missing; the message says which."""
 
     default_code = "runtime_unavailable"
+
+
+class MCPServerError(MLCEngineError):
+    """A server of the Model Context Protocol did not start, answer in time, or stay alive.
+
+    The message names the server and ends with its last output.
+    """
+
+    default_code = "mcp_server_error"
 
 
 class InsufficientMemoryError(MLCEngineError):

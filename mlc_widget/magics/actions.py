@@ -167,6 +167,13 @@ def workers(registry: EngineRegistry, given: argparse.Namespace) -> None:
         print(f"{name} (process {stop_worker(name).pid}) has ended.")
 
 
+def tools(registry: EngineRegistry, given: argparse.Namespace) -> None:
+    """List, add or end the MCP servers of `%%chat`."""
+    from mlc_widget.magics.tools import change_servers
+
+    print(change_servers(registry.servers, given.action, given.words))
+
+
 def stop(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """End all running requests of the engine."""
     engine = registry.need(given.to)

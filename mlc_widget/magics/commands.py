@@ -72,6 +72,8 @@ class MLCMagics(Magics):
             %mlc models ACTION [MODEL]    list, search, info, pull, verify or rm models on this disk
             %mlc workers [stop NAME]      list the workers that notebooks share, or stop one
             %mlc cache [clear]            show or remove the replies of maps that are kept
+            %mlc tools                    list the MCP servers whose tools %%chat offers
+            %mlc tools add NAME COMMAND   add one, by its command or address; `rm NAME` ends it
             %mlc stop                     stop replies that are running or queued
             %mlc reset                    start a new conversation with %%chat
             %mlc stats                    show speed, tokens and memory
@@ -240,6 +242,8 @@ class MLCMagics(Magics):
             values["sampling"] = sampling_fields(values["sampling"])
         if "tools" in values:
             values["tools"] = named_tools(values["tools"], self._variables)
+        if hasattr(given, "tools") and self.registry.servers:
+            values["tools"] = [*values.get("tools", ()), *self.registry.servers.values()]
         return checked_options(**values)
 
     def _engine_for(self, given: argparse.Namespace) -> KernelEngine:

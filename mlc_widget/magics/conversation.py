@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from mlc_widget.widget.calls import FunctionCaller
+from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.reply import Reply
@@ -56,7 +56,7 @@ class Conversation:
         )
         self._cells: dict[str, contextvars.Context] = {}
         """The views, by the questions that were asked in them."""
-        self._functions = FunctionCaller(self.link, self.session, UserCallbacks())
+        self._functions = ToolCaller(self.link, self.session, UserCallbacks())
         self.link.call_soon(self.session.start)
 
     def ask(self, text: str, options: ChatOptions) -> Reply:

@@ -12,6 +12,7 @@ from IPython.core.error import UsageError
 
 if TYPE_CHECKING:
     from mlc_widget.magics.conversation import Conversation
+    from mlc_widget.mcp_client import MCPServer
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelEngine
 
 DEFAULT: Final = "_engine"
@@ -30,6 +31,8 @@ class EngineRegistry:
     def __init__(self, namespace: dict[str, Any]) -> None:
         self._namespace = namespace
         self._current: str | None = None
+        self.servers: dict[str, MCPServer] = {}
+        """The MCP servers of `%%chat`, by their names."""
         self._conversations: weakref.WeakKeyDictionary[KernelEngine, Conversation]
         self._conversations = weakref.WeakKeyDictionary()
         self._asides: weakref.WeakKeyDictionary[KernelEngine, weakref.WeakSet[Conversation]]

@@ -91,6 +91,11 @@ def mlc_parser() -> Parser:
     cache.add_argument("action", nargs="?", choices=("list", "clear"), help="default: list")
     cache.add_argument("--model", help="only those of this model")
     cache.add_argument("--file", help="another file than the user's own")
+    tools = add("tools", "List, add or end MCP servers, whose tools %%%%chat offers to the model.")
+    tools.add_argument("action", nargs="?", help="add NAME COMMAND …, or rm NAME; default: list")
+    tools.add_argument(
+        "words", nargs=argparse.REMAINDER, help="a name and, to add, a command or an address"
+    )
     add("stop", "Stop replies that are running or queued; their text so far is kept.")
     add("reset", "Start a new conversation with %%%%chat.")
     add("stats", "Show speed, tokens and memory.")
@@ -117,7 +122,10 @@ def chat_parser() -> Parser:
     parser.add_argument(
         "--schema", help="a JSON schema that the answer must match, or a variable that holds one"
     )
-    _add_tools(parser, "variables that the model may call: functions, or tools in OpenAI's shape")
+    _add_tools(
+        parser,
+        "variables that the model may call: functions, MCP servers, or tools in OpenAI's shape",
+    )
     _add_sampling(parser)
     return parser
 

@@ -81,6 +81,9 @@ class ReplyWidget(EngineWidget):
             "results": lambda intent: session.give_results(
                 self._mine(intent, "reply"), intent.get("results")
             ),
+            "allow": lambda intent: session.approvals.decide(
+                self._mine(intent, "reply"), intent.get("call"), intent.get("decision")
+            ),
             "retry": lambda intent: session.retry(self._mine(intent, "reply")),
             "select": lambda intent: session.select(self._mine(intent, "message")),
             "resync": lambda _: self.send_state(["_chat"]),
@@ -95,7 +98,10 @@ class ReplyWidget(EngineWidget):
     def on_change(self) -> None:
         """Messages were added or removed, or have ended. On the I/O thread."""
         turn = self._turn
-        now = [(m.id, m.status, m.calling, len(m.tool_calls), m.repeats) for m in turn]
+        now = [
+            (m.id, m.status, m.calling, len(m.tool_calls), len(m.questions), m.repeats)
+            for m in turn
+        ]
         if self._kept == now:
             return
         self._kept = now

@@ -19,11 +19,11 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 
 from mlc_widget.api.errors import MLCEngineError, WorkerStartError
+from mlc_widget.api.parent_watch import ParentWatch
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.safe_path import safe_path
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.output_tail import OutputTail
-from mlc_widget.proxy.parent_watch import ParentWatch
 
 TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
 

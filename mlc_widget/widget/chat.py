@@ -4,9 +4,9 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
 
 ``_chat``
     ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error", "stats", "reasoning",
-    "tool_calls", "calling", "name", "json", "resumed", "repeats", "branches"}], "earlier",
-    "saved"}``, the shown conversation; after `new_chat`, the first message of the one before; and
-    the number of messages that `SavedChat` offers.
+    "tool_calls", "calling", "questions", "name", "json", "resumed", "repeats", "branches"}],
+    "earlier", "saved"}``, the shown conversation; after `new_chat`, the first message of the one
+    before; and the number of messages that `SavedChat` offers.
 ``_live``
     ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
 ``_options``
@@ -16,10 +16,10 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
 Messages to the page are ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
 counts UTF-16 code units, ``{"type": "export", "format", "text"}``, and acknowledgements
 (`IntentDispatcher`). The page sends intents of the kinds ``send {text}``, ``results {reply,
-results}``, ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``, ``select {message}``,
-``delete {message}``, ``new``, ``export {format}``, ``set {name, value}``, ``load {model?}``,
-``restart``, ``resync``, ``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and ``transcript``
-(`TranscriptOutput`).
+results}``, ``allow {reply, call, decision}`` (`Approvals`), ``stop {reply?}``, ``retry {reply}``,
+``edit {message, text}``, ``select {message}``, ``delete {message}``, ``new``, ``export {format}``,
+``set {name, value}``, ``load {model?}``, ``restart``, ``resync``, ``cancel_load``, ``take_up``
+(`SavedChat`), ``kept`` and ``transcript`` (`TranscriptOutput`).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from typing import Any
 import traitlets
 
 from mlc_widget.api.errors import BadRequestError
-from mlc_widget.api.function_tools import Tools
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.models.inventory import choices
 from mlc_widget.widget.base import EngineWidget, mirror
-from mlc_widget.widget.calls import FunctionCaller
+from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
+from mlc_widget.widget.chat_tools import ChatTools
 from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.link import link_of
@@ -77,10 +77,11 @@ class ChatWidget(EngineWidget, ChatSettings):
             no limit either.
         seed: The same seed, settings and messages give the same reply.
         schema: A JSON schema, as an object or as text, that every answer must meet.
-        tools: What the model may call: functions (a list, or ``{name: function}``) or OpenAI's
-            tools. The model learns a function's arguments from its annotations and docstring.
-            Functions are called where `on_reply`'s callbacks are, and their results are sent to
-            the model. Results of other tools are entered in the page or given to `send_results`.
+        tools: What the model may call: functions (a list, or ``{name: function}``), servers made
+            by `mcp`, or OpenAI's tools. The model learns a function's arguments from its
+            annotations and docstring. Functions are called where `on_reply`'s callbacks are, and
+            their results are sent to the model. Calls of a server's tools are shown and asked for
+            in the page. Results of other tools are entered there or given to `send_results`.
         sampling: Further sampling fields of `chat.completions.create` in a mapping, such as
             ``{"typical_p": 0.9, "dry_multiplier": 0.8, "logit_bias": {"Paris": 5}}``.
         history: An earlier conversation: messages in OpenAI's shape, the text that
@@ -116,7 +117,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         max_tokens: int | None = None,
         seed: int | None = None,
         schema: Mapping[str, Any] | str | None = None,
-        tools: Tools | None = None,
+        tools: ChatTools | None = None,
         sampling: Mapping[str, Any] | None = None,
         history: History = (),
     ) -> None:
@@ -147,7 +148,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
         self._session = ChatSession(link_of(engine), listener, options, messages)
         self._saved = SavedChat(self._session)
-        self._functions = FunctionCaller(link_of(engine), self._session, self._user)
+        self._functions = ToolCaller(link_of(engine), self._session, self._user)
         self._kept_rev = self._session.state.rev
         super().__init__(engine)
         self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
@@ -170,6 +171,9 @@ class ChatWidget(EngineWidget, ChatSettings):
             "send": lambda intent: session.send(intent.get("text")),
             "results": lambda intent: session.give_results(
                 intent.get("reply"), intent.get("results")
+            ),
+            "allow": lambda intent: session.approvals.decide(
+                intent.get("reply"), intent.get("call"), intent.get("decision")
             ),
             "stop": lambda intent: session.stop(intent.get("reply")),
             "retry": lambda intent: session.retry(intent.get("reply")),

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
-from mlc_widget.api.function_tools import read_tools
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_sampling
+from mlc_widget.widget.chat_tools import offered, read_chat_tools
 from mlc_widget.widget.state import ChatOptions, json_answer
 
 OPTION_NAMES = (
@@ -36,7 +36,7 @@ def check_option(name: str, value: Any) -> Any:
     if name == "schema":
         return _check_schema(value)
     if name == "tools":
-        return read_tools(value)
+        return read_chat_tools(value)
     if name == "sampling":
         return check_sampling(value, OPTION_NAMES)
     return CHAT_FIELDS[name](name, value)
@@ -80,5 +80,5 @@ def options_json(options: ChatOptions) -> JSONDict:
     return {
         **{name: getattr(options, name) for name in OPTION_NAMES},
         "schema": None if options.schema is None else json.dumps(options.schema, indent=2),
-        "tools": [tool["function"]["name"] for tool in options.tools or ()],
+        "tools": [tool["function"]["name"] for tool in offered(options.tools)],
     }

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from mlc_widget.api.engine_link import EngineLink
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.chat_tools import listed
 from mlc_widget.widget.outcome import Outcome
 from mlc_widget.widget.reply_buffer import ReplyBuffer
 from mlc_widget.widget.state import DEFAULT_MAX_TOKENS
@@ -25,7 +26,8 @@ async def stream_reply(
 
     Args:
         link: To the engine.
-        request: A streaming chat request. Without `max_tokens` it is bounded nevertheless.
+        request: A streaming chat request. Without `max_tokens` it is bounded nevertheless. Servers
+            among its tools are started, and replaced by their tools.
         buffer: Gets what the reply says.
         on_change: Called when more than the text has changed.
         on_resumed: Called when another worker continues the reply, with whether it is exact.
@@ -34,6 +36,8 @@ async def stream_reply(
     usage: JSONDict = {}
     if "max_tokens" not in request and not await _model_has_bound(link):
         request = {**request, "max_tokens": DEFAULT_MAX_TOKENS}
+    if "tools" in request:
+        request = {**request, "tools": await listed(request["tools"])}
     async with contextlib.aclosing(await link.open_stream("chat", request)) as batches:
         async for batch in batches:
             for chunk in batch:

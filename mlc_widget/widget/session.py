@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlc_widget.api.engine_link import EngineLink
+from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.api.errors import BadRequestError, EngineTerminatedError
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.mcp_client import MCPServer
+from mlc_widget.widget.approvals import Approvals
 from mlc_widget.widget.call_turns import may_call, result_turn
 from mlc_widget.widget.chat_listener import ChatListener
+from mlc_widget.widget.chat_tools import servers_of
 from mlc_widget.widget.message_tree import MessageTree
 from mlc_widget.widget.options import with_options
 from mlc_widget.widget.reply import Reply
@@ -39,14 +42,39 @@ class ChatSession:
         self._tree = MessageTree(history)
         self._queue = ReplyQueue(link, self._tree, listener, self.options_of)
         self._reply_options: dict[str, ChatOptions] = {}
+        self.approvals = Approvals(self._tree, listener)
+        self._calling: dict[str, Callable[[], object]] = {}
+        """What stops the calls that are being made, by their replies."""
+        self._servers: set[MCPServer] = set()
+        self._unobserve: Callable[[], object] | None = None
 
     def start(self) -> None:
         """Start following the engine."""
         self._queue.start()
+        self._unobserve = self._link.observe(self._on_engine)
 
     def close(self) -> None:
         """Stop everything, and stop following the engine."""
+        self.stop()
         self._queue.close()
+        self._leave_servers()
+        if self._unobserve is not None:
+            self._unobserve()
+            self._unobserve = None
+
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        if snapshot.state == "terminated":
+            self.stop()
+            self._leave_servers()
+
+    def _use_servers(self, options: ChatOptions) -> None:
+        for server in servers_of(options.tools):
+            self._servers.add(server)
+            server.use(self)
+
+    def _leave_servers(self) -> None:
+        while self._servers:
+            self._servers.pop().leave(self)
 
     @property
     def state(self) -> ChatState:
@@ -143,16 +171,22 @@ class ChatSession:
         ]
         return self._ask(*turn, options=self._reply_options.get(message_id), before=waiting)
 
-    def begin_calls(self, message_id: str) -> bool:
-        """Note that functions are making a reply's calls; returns False after too many turns."""
+    def begin_calls(self, message_id: str, stop: Callable[[], object]) -> bool:
+        """Note that a reply's calls are being made; returns False after too many turns.
+
+        Args:
+            message_id: The reply.
+            stop: Has them given up.
+        """
         if not may_call(self._tree.state, message_id):
             return False
+        self._calling[message_id] = stop
         self._tree.change(message_id, calling=True)
         self._listener.on_change()
         return True
 
     def end_calls(self, message_id: str, results: Sequence[str] | None) -> Reply | None:
-        """Note that the functions have finished, and add the calls' results.
+        """Note that the calls have been made, and add their results.
 
         Args:
             message_id: The reply; ignored if it was deleted, or has results already.
@@ -161,6 +195,7 @@ class ChatSession:
         Returns:
             The reply to the results, if there will be one.
         """
+        self._calling.pop(message_id, None)
         message = self._tree.state.messages.get(message_id)
         following = None
         if message is not None and message.calling:
@@ -193,7 +228,7 @@ class ChatSession:
             BadRequestError: there is no such message.
         """
         for gone in self._tree.state.subtree(self._tree.find(message_id).id):
-            self._queue.stop(gone)
+            self.stop(gone)
         self._tree.delete(message_id)
         self._listener.on_change()
 
@@ -207,8 +242,11 @@ class ChatSession:
         self._listener.on_options()
 
     def stop(self, reply_id: str | None = None) -> None:
-        """Stop one reply, or the running one and all that are queued."""
+        """Stop one reply and its calls, or the running one, all that are queued, and all calls."""
         self._queue.stop(reply_id)
+        for calling, stop in list(self._calling.items()):
+            if reply_id in (None, calling):
+                stop()
 
     def _ask(
         self, *turn: Message, options: ChatOptions | None = None, before: Sequence[str] = ()
@@ -221,6 +259,7 @@ class ChatSession:
             before: Waiting messages that should come after this reply.
         """
         answer = Message(uuid.uuid4().hex, "assistant", "", parent=turn[-1].id, status="queued")
+        self._use_servers(self.options if options is None else options)
         if options is not None:
             self._reply_options[answer.id] = options
         self._tree.add_turn(turn, answer, before)

@@ -41,7 +41,9 @@ class ChatSettings(traitlets.HasTraits):
     sampling = _setting(
         "Further sampling fields of requests, such as {'dry_multiplier': 0.8, 'logit_bias': …}."
     )
-    tools = _setting("What the model may call: functions of the notebook, or OpenAI's tools.")
+    tools = _setting(
+        "What the model may call: functions, servers made by `mcp`, or OpenAI's tools."
+    )
 
     _owner_of_settings: Callable[[str, Any], object] | None = None
     _quiet: threading.local

@@ -73,7 +73,9 @@ class Message:
         text: Its text so far.
         reasoning: A reply's thoughts, if the engine separates them from the answer.
         tool_calls: A reply's tool calls, in OpenAI's shape.
-        calling: Whether the notebook's functions are making these calls.
+        calling: Whether these calls are being made.
+        questions: The calls that the user is asked about, in the page's format
+            (`approvals.Question`).
         tool_call_id: The call that a tool's result answers.
         name: The tool of a tool's result.
         json: Whether a reply must be JSON.
@@ -94,6 +96,7 @@ class Message:
     reasoning: str = ""
     tool_calls: tuple[JSONDict, ...] = ()
     calling: bool = False
+    questions: tuple[JSONDict, ...] = ()
     tool_call_id: str = ""
     name: str = ""
     json: bool = False
@@ -126,6 +129,7 @@ class Message:
                 for call in self.tool_calls
             ],
             "calling": self.calling,
+            "questions": list(self.questions),
             "name": self.name,
             "json": self.json,
             "status": self.status,
@@ -288,8 +292,8 @@ class ChatOptions:
         max_tokens: As in OpenAI's requests; `DEFAULT_MAX_TOKENS` if the configuration has no
             limit either.
         schema: A JSON schema that answers must meet.
-        tools: OpenAI's tools that the model may call (a `function_tools.FunctionTool` if a function
-            implements it).
+        tools: What the model may call: OpenAI's tools (a `FunctionTool` if a function implements
+            it) and `MCPServer`s.
         sampling: Further sampling fields of requests, such as `dry_multiplier`.
     """
 
@@ -302,7 +306,7 @@ class ChatOptions:
     max_tokens: int | None = None
     seed: int | None = None
     schema: JSONDict | None = None
-    tools: list[JSONDict] | None = None
+    tools: list[Any] | None = None
     sampling: JSONDict | None = None
 
     def request(self, history: tuple[Message, ...]) -> JSONDict:

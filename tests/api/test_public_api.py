@@ -45,6 +45,9 @@ PUBLIC = {
     "MapReport",
     "MapRow",
     "Stream",
+    # servers of tools
+    "MCPServer",
+    "mcp",
     # errors
     "BadRequestError",
     "ContextLengthExceededError",
@@ -54,6 +57,7 @@ PUBLIC = {
     "InsufficientMemoryError",
     "InternalEngineError",
     "LoadCancelledError",
+    "MCPServerError",
     "MLCEngineError",
     "ModelDownloadError",
     "ModelError",

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Locator, expect
 
+from ..widget.script_folder import write_script_folder
 from .lab import DEADLINE_MS, BusyCell, Lab, Notebook
 from .test_lab import CHAT, LONG, Chat, create, expect_growing, start_chat
 
 OpenNotebook = Callable[..., Notebook]
+TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"
 
 
 def bodies(chat: Chat) -> list[str]:
@@ -179,6 +182,36 @@ def test_in_notebook_7_it_streams_and_stops_while_a_cell_runs(
         for key in "ddab":
             notebook.page.keyboard.press(key)
     expect(cells).to_have_count(count)
+
+
+def test_calls_of_a_server_are_asked_for_and_made_while_a_cell_runs(
+    open_notebook: OpenNotebook, tmp_path: Path, busy: BusyCell
+) -> None:
+    pytest.importorskip("mcp")
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
+    folder = write_script_folder(tmp_path / "tools", tools=True)
+    chat_code = f"""import sys
+from mlc_widget import mcp
+chat = ChatWidget(engine, tools=[mcp([sys.executable, {str(TINY)!r}])])
+chat"""
+    notebook = open_notebook([create(folder, text=call), chat_code, busy.code])
+    notebook.run(0)
+    notebook.expect_done(0)
+    chat = start_chat(notebook)
+    notebook.run(2)
+    notebook.expect_running(2)
+    chat.ask("2 + 3?")
+    question = chat.root.get_by_role("region", name="Allow add?")
+    expect(question).to_contain_text("add of the server tiny_server", timeout=DEADLINE_MS)
+    expect(question.locator("pre")).to_have_text('{\n  "a": 2,\n  "b": 3\n}')
+    question.get_by_role("button", name="Refuse").click()
+    results = chat.root.locator(".mlcw-tool-result")
+    expect(results).to_have_count(1, timeout=DEADLINE_MS)
+    question.get_by_role("button", name="Always in this chat").click()
+    expect(results).to_have_count(8, timeout=DEADLINE_MS)  # then the user is asked
+    expect(results.nth(0).locator("code")).to_have_text("Error: the user refused this call.")
+    expect(results.nth(7).locator("code")).to_have_text("5")
+    notebook.expect_running(2)
 
 
 def test_saved_with_its_state_it_is_read_without_a_kernel(

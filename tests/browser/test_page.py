@@ -62,6 +62,12 @@ PROGRESS = {
 HANG = {"part": "worker", "seconds": 40.2}
 RESULT = {"id": "r", "role": "tool", "name": "get_weather", "text": '{"sky": "clear"}'}
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+QUESTION = {
+    "call": 0,
+    "server": "weather",
+    "tool": "get_weather",
+    "arguments": '{\n  "city": "Paris"\n}',
+}
 
 
 def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
@@ -90,6 +96,18 @@ def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
             {},
         ),
         "calls": ([question, reply("Let me see.", tool_calls=[CALL, CALL])], {}),
+        "questions": (
+            [
+                question,
+                reply(
+                    "Let me see.",
+                    tool_calls=[CALL, CALL],
+                    calling=True,
+                    questions=[QUESTION, {**QUESTION, "call": 1, "server": "s" * 60}],
+                ),
+            ],
+            {},
+        ),
         "results": (
             [
                 *(question, reply("", tool_calls=[CALL])),

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from mlc_widget.magics.commands import MLCMagics
+from mlc_widget.magics.parsing import chat_parser, mlc_parser
 
+TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"
 LOAD = """
 import json, sys
 import ipywidgets
@@ -95,6 +98,21 @@ def test_help_is_in_the_docstrings_and_behind_the_flag(said: Callable[[str], str
     assert "{name}" in said("%%chat -h\nx")
 
 
+def test_servers_are_added_listed_and_ended(
+    shell: InteractiveShell, said: Callable[[str], str]
+) -> None:
+    pytest.importorskip("mcp")
+    assert "no MCP servers" in said("%mlc tools")
+    added = said(f"%mlc tools add tiny {sys.executable} {TINY}")
+    assert added.startswith("tiny: 4 tools\n  add  Add two numbers.\n")
+    assert said("%mlc tools") == added
+    magics = shell.find_line_magic("mlc").__self__
+    options = magics._options(chat_parser().read("--temperature 0"))
+    assert options.tools == list(magics.registry.servers.values())
+    assert magics._options(mlc_parser().read("explain")).tools is None
+    assert "no MCP servers" in said("%mlc tools rm tiny")
+
+
 @pytest.mark.parametrize(
     ("cell", "complaint"),
     [
@@ -115,6 +133,11 @@ def test_help_is_in_the_docstrings_and_behind_the_flag(said: Callable[[str], str
         ("%%chat --tools add\nHello", "--tools add: no variable has that name"),
         ("%%chat --tools json\nHello", "tools"),
         ("%%chat\nHello {nobody}", "no variable 'nobody'"),
+        ("%mlc tools add time", "give a name, and a command or address"),
+        ("%mlc tools add a/b tool", "name = 'a/b'"),
+        ("%mlc tools add time no-such-command", "'no-such-command' was not found"),
+        ("%mlc tools rm time", r"one of the servers \(none\)"),
+        ("%mlc tools time", "give `add`, `rm`, or nothing"),
     ],
 )
 def test_mistakes_are_explained_in_a_sentence(

@@ -84,10 +84,10 @@ export class ReplyContent {
     if (json) patchChildren(this.#json, [codeNode(indentJson(text), "json", growing)]);
     else this.#markdown.update(text, !growing);
     this.#drawCalls(message);
-    return text.trim() === "" && message.toolCalls.length === 0;
+    return text.trim() === "" && message.toolCalls.length === message.questions.length;
   }
 
-  #drawCalls({ toolCalls }: Message): void {
+  #drawCalls({ toolCalls, questions }: Message): void {
     show(this.#calls, toolCalls.length > 0);
     while (this.#calls.children.length > toolCalls.length) this.#calls.lastChild?.remove();
     toolCalls.forEach((call, index) => {
@@ -96,6 +96,7 @@ export class ReplyContent {
         node = h("div", { class: "mlcw-call" }, h("div", { class: "mlcw-call-name" }, icon(CALL), h("span")), h("div", { class: "mlcw-md" }));
         this.#calls.append(node);
       }
+      show(node as HTMLElement, !questions.some((question) => question.call === index)); // the question shows it
       const name = node.querySelector("span");
       if (name) setText(name, `Calls ${call.name || "a tool"}`);
       const code = node.lastElementChild;

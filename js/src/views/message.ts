@@ -3,7 +3,8 @@
 import { copyText } from "../copy.ts";
 import { h, setAttribute, setText, show } from "../dom.ts";
 import { formatCount, formatDuration, formatPercent, formatRate, joinFacts } from "../format.ts";
-import type { Intent, Message, Stats } from "../protocol.ts";
+import type { Intent, Message, Question, Stats } from "../protocol.ts";
+import { ApprovalForm } from "./approval.ts";
 import { iconButton, ICONS, MOMENT, relabel } from "./buttons.ts";
 import { ReplyContent, ResultContent, UserContent } from "./content.ts";
 import { Editor } from "./editor.ts";
@@ -93,6 +94,7 @@ export class MessageView {
   readonly #signal: AbortSignal;
   #editor: Editor | null = null;
   #calls: CallForm | null = null;
+  #approvals: ApprovalForm | null = null;
   #message: Message;
   #shown: Message | null = null;
   #around: Surroundings | null = null;
@@ -158,7 +160,8 @@ export class MessageView {
     this.#drawBranches(message, around.connected);
     show(this.#foot, ended || status === "queued" || message.branches.length > 1
       || message.resumed !== null || message.repeats);
-    this.#drawCalls(message, ended && around.last && around.connected);
+    this.#drawQuestions(around.connected ? message.questions : []);
+    this.#drawCalls(message, ended && around.last && around.connected && message.questions.length === 0);
     setAttribute(this.node, "data-mlcw-status", status);
     setAttribute(this.node, "data-mlcw-last", around.last ? "" : null);
     setAttribute(this.node, "aria-busy", status === "running" ? "true" : null);
@@ -167,6 +170,15 @@ export class MessageView {
   /** Begins to edit the message, if it is the user's and may be edited now. */
   edit(): void {
     if (!this.#edit.hidden && !this.#edit.disabled && !this.#tools.hidden) this.#beginEdit();
+  }
+
+  #drawQuestions(questions: readonly Question[]): void {
+    if (questions.length > 0 && !this.#approvals) {
+      this.#approvals = new ApprovalForm((call, decision) =>
+        this.#actions.send({ kind: "allow", reply: this.#message.id, call, decision }), this.#actions.say, this.#signal);
+      this.#body.after(this.#approvals.node);
+    }
+    this.#approvals?.update(questions);
   }
 
   /** Shows a form for the results of the last reply's tool calls. */
@@ -178,7 +190,8 @@ export class MessageView {
     }
     if (!this.#calls) {
       this.#calls = new CallForm((results) =>
-        this.#actions.send({ kind: "results", reply: this.#message.id, results }), this.#signal);
+        this.#actions.send({ kind: "results", reply: this.#message.id, results }),
+      () => { this.#send({ kind: "stop", reply: this.#message.id }); }, this.#signal);
       this.#body.after(this.#calls.node);
     }
     this.#calls.update(message);

@@ -3,15 +3,17 @@
 import { h, show } from "../dom.ts";
 import type { Message } from "../protocol.ts";
 
-/** Lets the user enter results, unless functions of the notebook make the calls. */
+/** Lets the user enter results, unless the calls are being made. */
 export class CallForm {
   readonly node: HTMLFormElement;
   readonly #fields = h("div", { class: "mlcw-results-fields" });
   readonly #send = h("button", { class: "mlcw-button mlcw-primary", type: "submit" }, "Send results");
   readonly #row = h("div", { class: "mlcw-row" }, this.#send);
-  readonly #note = h("div", { class: "mlcw-results-note" }, "The notebook's functions are being called …");
+  readonly #stop = h("button", { class: "mlcw-link", type: "button" }, "Stop");
+  readonly #note = h("div", { class: "mlcw-results-note" }, "The calls are being made … ", this.#stop);
 
-  constructor(send: (results: readonly string[]) => Promise<void>, signal: AbortSignal) {
+  constructor(send: (results: readonly string[]) => Promise<void>, stop: () => void, signal: AbortSignal) {
+    this.#stop.addEventListener("click", stop, { signal });
     this.node = h("form", { class: "mlcw-results" }, this.#note, this.#fields, this.#row);
     this.node.addEventListener("submit", (event) => {
       event.preventDefault();

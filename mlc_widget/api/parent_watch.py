@@ -1,4 +1,4 @@
-"""Ends a worker whose notebook was killed, even if the worker itself is stuck."""
+"""Ends a process whose notebook was killed, even if that process itself is stuck."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ from pathlib import Path
 from typing import Final
 
 # `read` fails at the end of the pipe, which comes when the last process that holds it is gone.
-_SCRIPT: Final = 'read -r line || { kill -9 "$1"; rm -rf -- "$2"; } 2>/dev/null'
+_SCRIPT: Final = (
+    'read -r line || { kill -s KILL -- "$1"; [ -z "$2" ] || rm -rf -- "$2"; } 2>/dev/null'
+)
 
 
 class ParentWatch:
-    """A shell that waits for this process to end and then kills a worker and removes its files.
+    """A shell that waits for this process to end and then kills another and removes its files.
 
-    The worker watches its parent, too, but cannot do so while native code holds the interpreter's
+    A worker watches its parent, too, but cannot do so while native code holds the interpreter's
     lock, and nothing of it is left to clean up if both are killed at once. POSIX only.
 
     Args:
-        pid: The worker's process.
+        pid: The process to kill; less than 0 for the process group of that number.
         directory: Its files.
     """
 
-    def __init__(self, pid: int, directory: Path) -> None:
+    def __init__(self, pid: int, directory: Path | None = None) -> None:
         read, self._write = os.pipe()  # not inherited by other children
         try:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "mlc_widget-parent-watch", str(pid), str(directory)],
+                [
+                    "/bin/sh",
+                    "-c",
+                    _SCRIPT,
+                    "mlc_widget-parent-watch",
+                    str(pid),
+                    str(directory or ""),
+                ],
                 stdin=read,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -48,7 +57,7 @@ class ParentWatch:
             os.close(self._write)
 
     def dismiss(self) -> None:
-        """End the shell: the worker has ended."""
+        """End the shell: the process has ended."""
         _watches.discard(self)
         with contextlib.suppress(OSError):
             os.write(self._write, b"done\n")
