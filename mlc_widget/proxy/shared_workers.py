@@ -77,15 +77,20 @@ def _described(worker: RunningWorker) -> str:
     for model in info["models"]:
         idle = f", unused for {_duration(model['idle_s'])}" if model["idle_s"] else ""
         lines.append(
-            f"  model {model['model']}: {model['state']}, {model['clients']} clients{idle}"
+            f"  model {model['model']}: {model['state']}, "
+            f"{_counted(model['clients'], 'client')}{idle}"
         )
     for client in info["clients"]:
         idle = f"idle for {_duration(client['idle_s'])}"
-        does = f"{client['requests']} requests" if client["requests"] else idle
+        does = _counted(client["requests"], "request") if client["requests"] else idle
         lines.append(
             f"  client process {client['pid']}: joined {_duration(client['age_s'])} ago, {does}"
         )
     return "\n".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _duration(seconds: float) -> str:

@@ -211,8 +211,16 @@ class SharedWorker:
                 self.leave(client)
         self._begin(self._models.unload_idle(self._sharing.unload_after))
         _bound_log(_MAX_LOG_BYTES)
+        if not self._reachable():  # the next client is to start another worker
+            with contextlib.suppress(Exception):
+                remove_own(self._sharing.lock_fd, self._record)
         if not self.ending and self._is_over():
             self._leave_soon()
+
+    def _reachable(self) -> bool:
+        """Whether the sockets are still there: a folder for temporary files may be cleaned up."""
+        directory = self._settings.runtime_dir
+        return directory is None or Path(directory).is_dir()
 
     def _is_over(self) -> bool:
         """Whether nobody uses it, for so long that it is to end, and nobody can join any more."""

@@ -29,12 +29,19 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no shared worke
 class Bench:
     """A shared worker in this process, with its record."""
 
-    def __init__(self, records: WorkerRecords, fd: int, idle_timeout: float) -> None:
+    def __init__(
+        self, records: WorkerRecords, fd: int, idle_timeout: float, runtime_dir: Path | None
+    ) -> None:
         self.records, self.ended = records, 0
         path = records.path("one")
         sharing = Sharing("one", str(path), fd, idle_timeout, math.inf)
         script = {"text": "a b c", "hang_after": 1}
-        settings = WorkerSettings(runtime="scripted", runtime_options=script, sharing=sharing)
+        settings = WorkerSettings(
+            runtime="scripted",
+            runtime_options=script,
+            runtime_dir=None if runtime_dir is None else str(runtime_dir),
+            sharing=sharing,
+        )
         self.worker = SharedWorker(settings, sharing, {})
         self.leave: list[Callable[[], None]] = []
 
@@ -60,8 +67,8 @@ async def make(
     lock = os.open(records.path("one"), os.O_RDONLY)
     benches = []
 
-    def make(idle_timeout: float = math.inf) -> Bench:
-        bench = Bench(records, lock, idle_timeout)
+    def make(idle_timeout: float = math.inf, runtime_dir: Path | None = None) -> Bench:
+        bench = Bench(records, lock, idle_timeout, runtime_dir)
 
         def end() -> None:
             bench.ended += 1
@@ -172,6 +179,21 @@ async def test_a_worker_whose_record_is_gone_ends_with_its_last_client(
     bench.leave.pop()()
     bench.worker._look()
     await until(lambda: bench.ended)
+
+
+async def test_a_worker_whose_sockets_are_gone_is_not_found_any_more(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    directory = tmp_path / "sockets"
+    directory.mkdir()
+    bench = make(runtime_dir=directory)
+    await hello(bench.client(), {"pid": os.getpid()})
+    bench.worker._look()
+    assert bench.records.names() == ["one"]
+    directory.rmdir()
+    bench.worker._look()
+    assert bench.records.names() == []
+    assert not bench.worker.ending, "its clients still use it"
 
 
 def test_a_log_that_is_too_long_begins_again(tmp_path: Path) -> None:
