@@ -28,7 +28,7 @@ def test_a_notebook_loads_into_a_shared_worker_lists_and_stops_it(
     try:
         listed = said("%mlc workers list")
         assert "mine: process" in listed
-        assert f"model {tiny_model}: ready, 1 client\n" in listed
+        assert f"model {tiny_model}: ready, 1 client," in listed
     finally:
         stopped = said("%mlc workers stop mine")
     assert "has ended." in stopped
