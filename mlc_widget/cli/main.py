@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from mlc_widget._version import __version__
 from mlc_widget.api.errors import BadRequestError, MLCEngineError
-from mlc_widget.cli import cache, convert, models, serve, workers
+from mlc_widget.cli import cache, convert, mcp_server, models, serve, workers
 
 
 class Command(Protocol):
@@ -24,7 +24,7 @@ class Command(Protocol):
         """Add a parser to `commands`; its default ``run`` is what is called with the arguments."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (serve, workers, convert, models, cache)
+COMMANDS: Final[tuple[Command, ...]] = (serve, mcp_server, workers, convert, models, cache)
 
 
 def parser() -> argparse.ArgumentParser:
