@@ -145,6 +145,66 @@ def test_text_is_cut_as_the_file_says(pre, text, expected):
     assert _tokens(byte_level(**more), text) == expected
 
 
+def test_a_vocabulary_of_152_thousand_tokens():
+    """As large as Qwen's: ids are those of the `tokenizers` package."""
+    from tokenizers import Regex, models, normalizers, pre_tokenizers
+
+    letters = [chr(c) for c in (*range(65, 91), *range(97, 123))]
+    pairs = [(a, b) for a in ("Ġ", *letters) for b in letters]
+    triples = [(a + b, c) for a, b in pairs for c in letters]
+    words = [("Ġthe", c) for c in letters] + [("Ġand", c) for c in letters]
+    merges = list(dict.fromkeys([*pairs, *triples, ("Ġth", "e"), ("Ġan", "d"), *words]))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = list(dict.fromkeys([*alphabet, *(a + b for a, b in merges)]))
+    controls = [f"<|{i}|>" for i in range(151_936 - len(tokens))]
+    made_of = made(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": [*tokens, *controls],
+            "tokenizer.ggml.token_type": np.array(
+                [NORMAL] * len(tokens) + [CONTROL] * len(controls)
+            ),
+            "tokenizer.ggml.merges": [f"{a} {b}" for a, b in merges],
+        }
+    )
+    vocab = {token: i for i, token in enumerate(tokens)}
+    package = import_tokenizers().Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    package.normalizer = normalizers.NFC()
+    expression = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    package.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(expression), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    assert made_of.vocab_size == 151_936
+    assert made_of.token_to_id(controls[-1]) == 151_935
+    rng = random.Random(0)
+    pieces = [
+        "the",
+        " and",
+        "I'LL",
+        "don't",
+        "é",
+        "日本語",
+        " ",
+        "\n\n",
+        "2345",
+        "🙂",
+        "x=1;",
+        "\u202e",
+    ]
+    for _ in range(200):
+        text = "".join(
+            rng.choice([rng.choice(pieces), "".join(rng.choices(letters, k=5)), " "])
+            for _ in range(rng.randrange(30))
+        )
+        assert made_of.encode(text) == package.encode(text).ids, text
+        assert made_of.decode(made_of.encode(text)) == text
+
+
 def test_pairs_with_the_best_scores_are_joined_first():
     fields = sentence_piece()
     assert _tokens(fields, "lower low") == ["▁lower", "▁low"]
