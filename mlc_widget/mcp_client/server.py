@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mlc_widget.api.copies import NotCopyable
-from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
+from mlc_widget.api.errors import BadRequestError, MCPServerError, RuntimeUnavailableError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.mcp_client.connection import Connection, Target
 from mlc_widget.mcp_client.descriptions import MCPTool, read_descriptions
@@ -148,9 +148,10 @@ class MCPServer(NotCopyable):
         connection = await self._slot.connected(self._new, self._start_timeout)
         try:
             return result_text(await connection.call(tool, arguments, self._timeout))
-        finally:
-            if not self._target.command and not connection.alive:
+        except MCPServerError:
+            if self._target.url:  # it may have been started anew, and know nothing of this client
                 await self._slot.close()
+            raise
 
     def _new(self) -> Connection:
         return Connection(self._target, self._log)
