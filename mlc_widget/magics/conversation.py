@@ -16,8 +16,8 @@ from mlc_widget.widget.state import ChatOptions
 from mlc_widget.widget.user_callbacks import UserCallbacks
 
 if TYPE_CHECKING:
+    from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.api.requests import JSONDict
-    from mlc_widget.proxy.engines import KernelEngine
 
 
 class ConversationView(Protocol):
@@ -40,7 +40,7 @@ class Conversation:
         engine: The engine that answers.
     """
 
-    def __init__(self, engine: KernelEngine) -> None:
+    def __init__(self, engine: LinkedEngine) -> None:
         self._views: weakref.WeakSet[ConversationView] = weakref.WeakSet()
         self.link = link_of(engine)
         """The link to the engine, which it does not keep alive."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, get_origin
 from IPython.core.error import UsageError
 
 if TYPE_CHECKING:
+    from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.magics.conversation import Conversation
     from mlc_widget.mcp_client import MCPServer
-    from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelEngine
 
 DEFAULT: Final = "_engine"
 """The name of a new engine if none is given."""
@@ -33,11 +33,11 @@ class EngineRegistry:
         self._current: str | None = None
         self.servers: dict[str, MCPServer] = {}
         """The MCP servers of `%%chat`, by their names."""
-        self._conversations: weakref.WeakKeyDictionary[KernelEngine, Conversation]
+        self._conversations: weakref.WeakKeyDictionary[LinkedEngine, Conversation]
         self._conversations = weakref.WeakKeyDictionary()
-        self._asides: weakref.WeakKeyDictionary[KernelEngine, weakref.WeakSet[Conversation]]
+        self._asides: weakref.WeakKeyDictionary[LinkedEngine, weakref.WeakSet[Conversation]]
         self._asides = weakref.WeakKeyDictionary()
-        self._made: weakref.WeakKeyDictionary[KernelEngine, dict[str, Any]]
+        self._made: weakref.WeakKeyDictionary[LinkedEngine, dict[str, Any]]
         self._made = weakref.WeakKeyDictionary()
         """The engines that were made here, with what they were made with."""
 
@@ -46,7 +46,7 @@ class EngineRegistry:
         """The notebook's variables."""
         return self._namespace
 
-    def engines(self) -> dict[str, KernelEngine]:
+    def engines(self) -> dict[str, LinkedEngine]:
         """The engines that have not been terminated, each under one name."""
         found: dict[int, tuple[str, Any]] = {}
         for name, value in list(self._namespace.items()):
@@ -62,7 +62,7 @@ class EngineRegistry:
         """The names of the engines."""
         return sorted(self.engines())
 
-    def find(self, name: str | None) -> KernelEngine | None:
+    def find(self, name: str | None) -> LinkedEngine | None:
         """The engine of that name, or the current one; it becomes the current one.
 
         Raises:
@@ -95,7 +95,7 @@ class EngineRegistry:
         known = f"there are {', '.join(sorted(engines))}" if engines else "there is none"
         return UsageError(f"--to {name}: no engine of that name; {known}. {_LOAD}")
 
-    def need(self, name: str | None) -> KernelEngine:
+    def need(self, name: str | None) -> LinkedEngine:
         """As `find`, but there must be one.
 
         Raises:
@@ -106,14 +106,16 @@ class EngineRegistry:
             raise UsageError(f"No model is loaded. {_LOAD}")
         return engine
 
-    def make(self, name: str | None, **options: Any) -> AsyncKernelMLCEngine:
+    def make(self, name: str | None, **options: Any) -> LinkedEngine:
         """Make an engine under a name; it becomes the current one.
+
+        Args:
+            name: The name of its variable; None for the usual one.
+            options: Those of a worker or, with a ``url``, those of an engine on that server.
 
         Raises:
             UsageError: the name is not an identifier, or is another variable's.
         """
-        from mlc_widget.proxy.engines import AsyncKernelMLCEngine
-
         name = name or DEFAULT
         if not name.isidentifier() or keyword.iskeyword(name):
             raise UsageError(f"--to {name}: give a valid name for a variable.")
@@ -122,13 +124,13 @@ class EngineRegistry:
             raise UsageError(
                 f"--to {name}: a variable has this name already ({kind}); give another name."
             )
-        engine = AsyncKernelMLCEngine(**options)
+        engine = _make_engine(options)
         self._made[engine] = options
         self._namespace[name] = engine
         self._current = name
         return engine
 
-    def conversation(self, engine: KernelEngine, *, new: bool = False) -> Conversation:
+    def conversation(self, engine: LinkedEngine, *, new: bool = False) -> Conversation:
         """The conversation that `%%chat` has with an engine."""
         from mlc_widget.magics.conversation import Conversation
 
@@ -139,7 +141,7 @@ class EngineRegistry:
             known = self._conversations[engine] = Conversation(engine)
         return known
 
-    def replace(self, engine: KernelEngine, options: dict[str, Any]) -> None:
+    def replace(self, engine: LinkedEngine, options: dict[str, Any]) -> None:
         """End an engine that was made here, and make another under its name."""
         name = self.name_of(engine)
         for conversation in self.spoken(engine):
@@ -147,15 +149,15 @@ class EngineRegistry:
         engine.link.submit(engine.link.terminate())
         self.make(name, **options)
 
-    def name_of(self, engine: KernelEngine) -> str:
+    def name_of(self, engine: LinkedEngine) -> str:
         """An engine's name."""
         return next(name for name, known in self.engines().items() if known is engine)
 
-    def options_of(self, engine: KernelEngine) -> dict[str, Any] | None:
+    def options_of(self, engine: LinkedEngine) -> dict[str, Any] | None:
         """What an engine was made with, if it was made here; None if the user made it."""
         return self._made.get(engine)
 
-    def aside(self, engine: KernelEngine) -> Conversation:
+    def aside(self, engine: LinkedEngine) -> Conversation:
         """A conversation of its own, for one question."""
         from mlc_widget.magics.conversation import Conversation
 
@@ -163,7 +165,7 @@ class EngineRegistry:
         self._asides.setdefault(engine, weakref.WeakSet()).add(conversation)
         return conversation
 
-    def spoken(self, engine: KernelEngine) -> list[Conversation]:
+    def spoken(self, engine: LinkedEngine) -> list[Conversation]:
         """The conversations with an engine."""
         known = self._conversations.get(engine)
         return [*([] if known is None else [known]), *self._asides.get(engine, ())]
@@ -210,15 +212,25 @@ class EngineRegistry:
 _LOAD: Final = "Load a model first, such as with `%mlc load demo`."
 
 
-def models_of(engine: KernelEngine) -> Sequence[str]:
+def models_of(engine: LinkedEngine) -> Sequence[str]:
     """The models that are loaded or loading in an engine."""
     return engine.model_id.split(", ") if engine.model_id else []
 
 
-def _is_engine(value: Any) -> bool:
-    from mlc_widget.proxy.engines import KernelEngine
+def _make_engine(options: dict[str, Any]) -> LinkedEngine:
+    if "url" in options:
+        from mlc_widget.server_engine.engines import AsyncServerMLCEngine
 
-    return isinstance(value, KernelEngine)
+        return AsyncServerMLCEngine(**options)
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine
+
+    return AsyncKernelMLCEngine(**options)
+
+
+def _is_engine(value: Any) -> bool:
+    from mlc_widget.api.linked_engine import LinkedEngine
+
+    return isinstance(value, LinkedEngine)
 
 
 def _is_output(name: str) -> bool:

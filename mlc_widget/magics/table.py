@@ -21,9 +21,9 @@ from mlc_widget.magics.prompt import whole_variables
 from mlc_widget.magics.tools import named_tools
 
 if TYPE_CHECKING:
+    from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.api.table.report import MapReport
     from mlc_widget.api.table.run import MapRun
-    from mlc_widget.proxy.engines import KernelEngine
 
 _SAMPLING: Final = (
     "temperature",
@@ -236,7 +236,7 @@ def check_into(name: str | None) -> None:
         raise UsageError(f"--into {name}: give a valid name for a variable.")
 
 
-def make_run(engine: KernelEngine, prompt: str, data: Any, options: dict[str, Any]) -> MapRun:
+def make_run(engine: LinkedEngine, prompt: str, data: Any, options: dict[str, Any]) -> MapRun:
     """The map, checked.
 
     Raises:

@@ -19,12 +19,12 @@ from mlc_widget.api.log_level import check_log_level
 from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.protocol.messages import WHOLE_REQUESTS
 from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.shared_process import absolute
-from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.worker import AnyProcess, Worker
 
 _T = TypeVar("_T")

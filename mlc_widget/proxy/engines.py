@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar, Never, TypeAlias, Unpack
+from typing import Any, ClassVar, Never, TypeAlias, Unpack
 
 from mlc_widget.api.async_interface import AsyncMLCEngineInterface
 from mlc_widget.api.blocking_interface import MLCEngineInterface
-from mlc_widget.api.engine_base import EngineBase
-from mlc_widget.api.engine_link import EngineLink, EngineState, Hang
+from mlc_widget.api.engine_link import Hang
 from mlc_widget.api.engine_options import complete_options, runtime_options_of, takes_options
 from mlc_widget.api.errors import EngineForkedError
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.linked_engine import LinkedEngine
 from mlc_widget.api.request_values import identifier, plain
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.protocol.worker_settings import WorkerSettings
@@ -24,11 +24,6 @@ from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.shared_process import SharedWorkerProcess
 from mlc_widget.proxy.worker import AnyProcess
 
-if TYPE_CHECKING:
-    _State: TypeAlias = EngineState
-else:  # jedi, which completes in notebooks, fails at a property that gives a `Literal`
-    _State = str
-
 
 def _end(core: KernelCore) -> None:
     """End the worker of an engine that nothing refers to any more."""
@@ -36,7 +31,7 @@ def _end(core: KernelCore) -> None:
         core.submit(core.terminate(dropped=True))
 
 
-class _KernelEngine(EngineBase):
+class _KernelEngine(LinkedEngine):
     """The common part of both kernel engines, with what they report of their worker."""
 
     _core: KernelCore
@@ -82,19 +77,6 @@ class _KernelEngine(EngineBase):
         self._finalizer.atexit = False  # at exit the worker's supervisor kills it
 
     @property
-    def link(self) -> EngineLink:
-        """Observes and controls this engine from any thread, as the widgets and the magics do.
-
-        It does not keep the engine alive.
-        """
-        return self._core
-
-    @property
-    def state(self) -> _State:
-        """``idle``, ``starting``, ``loading``, ``ready``, ``dead`` or ``terminated``."""
-        return self._core.snapshot.state
-
-    @property
     def hang(self) -> Hang | None:
         """Set while the worker or its engine has not responded for long; otherwise None.
 
@@ -103,17 +85,9 @@ class _KernelEngine(EngineBase):
         return self._core.snapshot.hang
 
     @property
-    def model_id(self) -> str | None:
-        """The model that is loaded or loading; several are joined by commas."""
-        return self._core.snapshot.model_id
-
-    @property
     def worker_pid(self) -> int | None:
         """The worker's process id, while there is one on this machine."""
         return self._core.worker_pid
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.model_id or 'no model'}: {self.state}>"
 
 
 class AsyncKernelMLCEngine(_KernelEngine, AsyncMLCEngineInterface):

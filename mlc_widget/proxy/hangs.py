@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from mlc_widget.api.engine_link import Hang, HangingPart
 from mlc_widget.api.errors import BadRequestError, MLCEngineError, ProtocolError
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.state import SnapshotPublisher
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from mlc_widget.api.errors import (
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy.connection import WorkerConnection
-from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.supervisor import WorkerSupervisor, shared_task
 from mlc_widget.proxy.worker import AnyProcess, Worker
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressReport
-from mlc_widget.proxy.state import SnapshotPublisher
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy.worker import AnyProcess, Worker
 
 _MAX_DEATHS: Final = 3

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, WorkerStartError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.hangs import HangWatch
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.shared_process import SharedWorkerProcess
-from mlc_widget.proxy.state import SnapshotPublisher
 
 AnyProcess: TypeAlias = WorkerProcess | SharedWorkerProcess
 

@@ -63,8 +63,8 @@ class ChatWidget(EngineWidget, ChatSettings):
     keeps the transcript as Markdown for readers who have no kernel.
 
     Args:
-        engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`; its model may still be loading.
-            Keep it in a variable, as the chat does not keep it alive.
+        engine: An engine in a worker kernel or on a server; its model may still be loading. Keep
+            it in a variable, as the chat does not keep it alive.
         system: The system prompt; None leaves it to the model.
         temperature: 0 to 2; None, here and below, leaves it to the model's configuration.
         top_p: 0 to 1.
@@ -90,7 +90,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             `system` is given.
 
     Raises:
-        TypeError: the engine is not a kernel engine.
+        TypeError: the engine is neither in a worker kernel nor on a server.
         BadRequestError: a setting or the history is invalid.
     """
 

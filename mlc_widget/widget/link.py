@@ -6,7 +6,7 @@ from mlc_widget.api.engine_link import EngineLink
 
 
 def link_of(engine: object) -> EngineLink:
-    """The link of a kernel engine; a link is returned as it is.
+    """The link of a kernel or server engine; a link is returned as it is.
 
     Raises:
         TypeError: it is anything else; the message says what to pass.
@@ -14,7 +14,7 @@ def link_of(engine: object) -> EngineLink:
     link = getattr(engine, "link", engine)
     if not isinstance(link, EngineLink):
         raise TypeError(
-            f"a widget needs an engine that runs in a worker kernel, not {engine!r}: "
+            f"a widget needs an engine in a worker kernel or on a server, not {engine!r}: "
             "make one with `engine = await create_kernel_mlc_engine(…)`"
         )
     return link

@@ -29,10 +29,10 @@ class LoadProgress(EngineWidget):
     it does not show is a later load that failed and left the engine's model as it was.
 
     Args:
-        engine: An `AsyncKernelMLCEngine` or a `KernelMLCEngine`.
+        engine: An engine in a worker kernel or on a server.
 
     Raises:
-        TypeError: the engine is not a kernel engine.
+        TypeError: the engine is neither in a worker kernel nor on a server.
     """
 
     _view = traitlets.Unicode("load", read_only=True).tag(sync=True)

@@ -57,7 +57,8 @@ async def _model_has_bound(link: EngineLink) -> bool:
         models = await link.list_models()
     except MLCEngineError:  # the request itself will tell, or be resumed
         return False
-    return bool(models) and models[0]["default_sampling_params"]["max_tokens"] is not None
+    defaults = models[0].get("default_sampling_params") if models else None  # a server has none
+    return defaults is not None and defaults["max_tokens"] is not None
 
 
 def _take(buffer: ReplyBuffer, delta: JSONDict) -> bool:

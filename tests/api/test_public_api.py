@@ -20,6 +20,9 @@ PUBLIC = {
     # engines, and their factories
     "AsyncKernelMLCEngine",
     "AsyncMLCEngine",
+    "AsyncServerMLCEngine",
+    "ServerMLCEngine",
+    "ServerOptions",
     "KernelMLCEngine",
     "MLCEngine",
     "create_kernel_mlc_engine",
@@ -66,6 +69,7 @@ PUBLIC = {
     "ModelNotLoadedError",
     "ProtocolError",
     "RuntimeUnavailableError",
+    "ServerError",
     "UnsupportedFieldError",
     "UnsupportedModelError",
     "WorkerStartError",

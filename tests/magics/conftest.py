@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from mlc_widget.proxy.engines import KernelEngine
+from mlc_widget.api.linked_engine import LinkedEngine
 
 from ..kernels import LocalNotebookClient
 from ..widget.script_folder import write_script_folder
@@ -64,7 +64,7 @@ def shell() -> Iterator[InteractiveShell]:
     shell.run_line_magic("load_ext", "mlc_widget")
     yield shell
     for value in list(shell.user_ns.values()):
-        if isinstance(value, KernelEngine):
+        if isinstance(value, LinkedEngine):
             value.link.submit(value.link.terminate()).result(30)
     InteractiveShell.clear_instance()
 

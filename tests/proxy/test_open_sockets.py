@@ -16,10 +16,10 @@ import pytest
 import zmq.asyncio
 
 from mlc_widget.api.errors import WorkerStartError
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy import process as module
 from mlc_widget.proxy.process import WorkerProcess
-from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.supervisor import WorkerSupervisor
 from mlc_widget.proxy.worker import Worker
 

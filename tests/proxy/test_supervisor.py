@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import pytest
 
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, WorkerStartError
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy import supervisor as supervisor_module
-from mlc_widget.proxy.state import SnapshotPublisher
 from mlc_widget.proxy.supervisor import WorkerSupervisor
 
 from ..waiting import until

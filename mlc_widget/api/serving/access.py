@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 import secrets
 from typing import Final
 
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.request_values import bad, boolean
+from mlc_widget.api.server_urls import is_loopback
 
 _SHORTEST: Final = 16
 
@@ -48,16 +48,6 @@ def check_token(token: str | None) -> str:
     return token
 
 
-def _is_loopback(host: str) -> bool:
-    """Whether a host, by name or address, is this machine's own for itself."""
-    if host.lower().rstrip(".") in ("localhost", "ip6-localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def check_host(host: str, allow_remote: bool) -> bool:
     """Whether the host is loopback.
 
@@ -66,7 +56,7 @@ def check_host(host: str, allow_remote: bool) -> bool:
     """
     if not isinstance(host, str) or not host.strip():
         raise bad("host", host, "give an address of this machine, such as 127.0.0.1.")
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     if not loopback and not boolean("allow_remote", allow_remote):
         raise bad(
             "host",
@@ -98,7 +88,7 @@ class Access:
         Raises:
             ForbiddenHostError, UnauthorizedError: They are wrong.
         """
-        if self._loopback and not _is_loopback(_name_of(host)):
+        if self._loopback and not is_loopback(_name_of(host)):
             raise ForbiddenHostError(
                 "The header Host names another machine, but this server answers only to this one: "
                 "use the address 127.0.0.1 or the name localhost."

@@ -17,7 +17,12 @@ from collections.abc import (
 from typing import Any, Final
 
 from mlc_widget.api.core import EngineCore
-from mlc_widget.api.errors import BadRequestError, MLCEngineError, ModelNotLoadedError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    MLCEngineError,
+    ModelNotLoadedError,
+    UnsupportedFieldError,
+)
 from mlc_widget.api.home_loop import INTERRUPT_TICK_S, HomeLoop
 from mlc_widget.api.request_values import JSONDict
 from mlc_widget.api.table.plan import MapPlan
@@ -148,7 +153,7 @@ class MapRun:
         """The rows as they finish. Closing it ends the requests that run."""
         try:
             self._cache = open_cache(self._plan.cache)
-            model = await self._home.wait(lambda: _model(self._core, self._wanted))
+            model = await self._home.wait(self._model)
             if self._checks_first:
                 checkpoint = _Checkpoint()
                 for index, row in enumerate(self._sync_rows()):
@@ -177,7 +182,7 @@ class MapRun:
         """As `stream`."""
         try:
             self._cache = open_cache(self._plan.cache)
-            model = self._home.wait_blocking(lambda: _model(self._core, self._wanted))
+            model = self._home.wait_blocking(self._model)
             if self._checks_first:
                 for index, row in enumerate(self._sync_rows()):
                     self._check_row(index, row)
@@ -195,6 +200,17 @@ class MapRun:
             for row in stream:
                 result.add(row)
         return result.table(self._unfinished)
+
+    async def _model(self) -> JSONDict:
+        """The model that this runs on, which must do what is asked. On the home loop."""
+        model = await _model(self._core, self._wanted)
+        if self._plan.labels is not None and model.get("label_probabilities") is False:
+            raise UnsupportedFieldError(
+                "probabilities: a server's log-probabilities may be those before a schema "
+                "restricts the tokens; load the model in a kernel engine.",
+                param="probabilities",
+            )
+        return model
 
     @property
     def _wanted(self) -> str | None:

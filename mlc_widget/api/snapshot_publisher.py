@@ -1,4 +1,4 @@
-"""Holds a kernel engine's current snapshot and notifies its observers."""
+"""Holds an engine's current snapshot and notifies its observers."""
 
 from __future__ import annotations
 
