@@ -13,6 +13,7 @@ from mlc_widget.api.core import EngineCore
 from mlc_widget.api.errors import BadRequestError, MLCEngineError
 from mlc_widget.api.function_tools import (
     MAX_CALL_TURNS,
+    FunctionTool,
     begin_call,
     error_text,
     functions_of,
@@ -40,17 +41,16 @@ def read_map_tools(tools: Any) -> list[JSONDict]:
     Raises:
         BadRequestError: A tool is invalid, or has no function that makes its calls.
     """
-    checked = ([] if tools is None else read_tools(tools)) or []
-    functions = functions_of(checked)
-    for i, tool in enumerate(checked):
-        if tool["function"]["name"] not in functions:
-            raise bad(
-                f"tools[{i}]",
-                tool,
-                "give a function, which the map calls; for structured replies without a function "
-                "use schema=.",
-            )
-    return checked
+    if isinstance(tools, Sequence) and not isinstance(tools, str):
+        for i, tool in enumerate(tools):
+            if not callable(tool) and not isinstance(tool, FunctionTool):
+                raise bad(
+                    f"tools[{i}]",
+                    tool,
+                    "give a function, which the map calls; for structured replies without a "
+                    "function use schema=.",
+                )
+    return ([] if tools is None else read_tools(tools)) or []
 
 
 class ToolCalls:

@@ -256,7 +256,9 @@ async def test_a_result_that_is_too_large_is_an_error_of_its_row(
     ("arguments", "words"),
     [
         ({"tools": [{"type": "function", "function": {"name": "price"}}]}, "give a function"),
-        ({"tools": ["price"]}, "tools"),
+        ({"tools": ["price"]}, r"tools\[0\] = 'price': give a function"),
+        ({"tools": [price, object()]}, r"tools\[1\] = <object .*give a function"),
+        ({"tools": "price"}, "give a list"),
         ({"tools": {"price": 5}}, "not a function"),
         ({"tools": [print]}, "by name only"),
         ({"tools": [price, price]}, "two tools"),
