@@ -24,6 +24,7 @@ from mlc_widget.mcp_client.process import ServerLog
 from mlc_widget.mcp_client.results import result_text
 
 _EXIT_S: Final = 3.0
+_PARK_S: Final = 2.0
 _LAUNCHERS: Final = frozenset(
     {"uv", "uvx", "pipx", "npx", "bunx", "node", "deno", "docker", "sh", "bash"}
 )
@@ -333,7 +334,7 @@ def _close_soon(home: HomeLoop, slot: _Slot) -> None:
 def _end_all() -> None:
     """End all servers with the interpreter; those that do not end are killed."""
     home, slots = _home, list(_slots)
-    if home is None or home.is_forked or not slots:
+    if home is None or home.is_forked:
         return
 
     async def close() -> None:
@@ -343,3 +344,4 @@ def _end_all() -> None:
         home.wait_blocking(close, timeout=_EXIT_S)
     for slot in slots:
         slot.kill()
+    home.park(_PARK_S)

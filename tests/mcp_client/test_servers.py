@@ -123,17 +123,34 @@ async def test_what_it_started_ends_with_it(tmp_path: Path) -> None:
     await until(lambda: not runs(child))
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_it_ends_with_the_interpreter(killed: bool) -> None:
-    how = json.dumps({"stubborn": killed})
+@pytest.mark.soak  # it imports the package mcp, which takes seconds
+def test_it_ends_with_the_interpreter() -> None:
     script = (
-        "import os, signal, sys\n"
+        "import sys\n"
         "from mlc_widget import mcp\n"
-        f"server = mcp([sys.executable, {TINY!r}, {how!r}])\n"
+        f"server = mcp([sys.executable, {TINY!r}])\n"
         "server.tools_now()\n"
         "print(server._slot._connection._process._process.pid, flush=True)\n"
-        f"{'os.kill(os.getpid(), signal.SIGKILL)' if killed else ''}\n"
     )
+    assert_it_ends(script)
+
+
+def test_it_ends_with_an_interpreter_that_is_killed() -> None:
+    how = json.dumps({"stubborn": True})
+    assert_it_ends(
+        "import asyncio, os, signal, sys\n"
+        "from mlc_widget.mcp_client.process import ServerLog, ServerProcess\n"
+        "async def main():\n"
+        f"    command = [sys.executable, {TINY!r}, {how!r}]\n"
+        "    server = await ServerProcess.start(command, os.environ, None, ServerLog())\n"
+        "    print(server._process.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())\n"
+    )
+
+
+def assert_it_ends(script: str) -> None:
+    """Run a script that prints the process id of a server, and wait for that server's end."""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
     )
