@@ -85,7 +85,10 @@ def report(parts: Path, package: str, version: str | None) -> Any:
         version: Its version; None for the newest.
     """
     file = parts / "report.json"
-    action = ["install", "--dry-run", "--ignore-installed", "--retries", "1", "--report", str(file)]
+    action = [
+        *("install", "--dry-run", "--ignore-installed", "--report", str(file), "--retries", "1"),
+        "--use-feature=fast-deps",  # reads metadata out of wheels where the index has none
+    ]
 
     def progress(done: int, total: int) -> None:
         if total > _LARGEST_METADATA:

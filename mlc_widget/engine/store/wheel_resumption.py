@@ -3,8 +3,8 @@
 pip continues a download that was cut off, but starts again if its own process was ended. What it
 had received is kept as ``.partial/NAME.whl`` in the package's folder. The next download asks pip
 for the wheel's address and checksum, which it gives without the wheel if the index has its
-metadata, and requests the rest from there. Wherever that does not work (an index without metadata,
-a server that wants credentials, a wrong checksum), pip downloads the whole wheel as usual.
+metadata or the server gives parts of files, and requests the rest from there. Wherever that does
+not work (a server that wants credentials, a wrong checksum), pip downloads the whole wheel.
 """
 
 from __future__ import annotations

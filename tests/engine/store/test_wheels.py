@@ -313,9 +313,11 @@ async def test_a_download_that_was_ended_goes_on(index: Index, home: Path, how: 
     assert names == {"1.2", "index.json", ".lock"}
 
 
-async def test_an_index_without_metadata_begins_again(index: Index, home: Path) -> None:
+async def test_an_index_without_metadata_or_parts_of_wheels_begins_again(
+    index: Index, home: Path
+) -> None:
     wheel = make_wheel(index.folder).read_bytes()
-    index.metadata = False
+    index.metadata = index.ranges = False
     parts = home / "wheels" / "tiny-model" / ".99-x-parts"
     parts.mkdir(0o700, parents=True)
     (parts / "tiny_model-1.2-py3-none-any.whl").write_bytes(wheel[:400_000])
