@@ -111,6 +111,30 @@ export async function useOwnSubshell(model: Model, commId: string): Promise<void
   }
 }
 
+interface Signal {
+  connect(slot: () => void): unknown;
+  disconnect(slot: () => void): unknown;
+}
+
+/** The notebook's connection to a kernel, in JupyterLab and Notebook 7. */
+interface SessionContext {
+  readonly session?: { readonly kernel?: { readonly id: string; readonly status: string } | null } | null;
+  readonly kernelChanged: Signal;
+  readonly statusChanged: Signal;
+}
+
+function sessionContextOf(model: Model): SessionContext | null {
+  try {
+    const manager = model.widget_manager;
+    const context = isRecord(manager) ? manager["context"] : null;
+    const session = isRecord(context) ? context["sessionContext"] : null;
+    const hasSignals = isRecord(session) && isRecord(session["kernelChanged"]) && isRecord(session["statusChanged"]);
+    return hasSignals ? (session as unknown as SessionContext) : null;
+  } catch {
+    return null;
+  }
+}
+
 /**
  * Calls back with whether the widget has a kernel: at once, and at each change. If the host does
  * not say, the widget counts as connected.
@@ -123,10 +147,21 @@ export async function watchConnection(
 ): Promise<void> {
   const host = await hostModelOf(model, commId);
   if (signal.aborted || host?.comm_live === undefined) return;
+  const session = sessionContextOf(model);
+  const own = session?.session?.kernel?.id;
   const report = (): void => {
-    callback(host.comm_live !== false);
+    const kernel = session?.session?.kernel;
+    // The widget manager notices restarts, but neither that the kernel is shut down nor that it is another.
+    const gone = own !== undefined && (kernel?.id !== own || kernel.status === "dead");
+    callback(host.comm_live !== false && !gone);
   };
   report();
   host.on?.("comm_live_update", report);
-  signal.addEventListener("abort", () => host.off?.("comm_live_update", report));
+  session?.kernelChanged.connect(report);
+  session?.statusChanged.connect(report);
+  signal.addEventListener("abort", () => {
+    host.off?.("comm_live_update", report);
+    session?.kernelChanged.disconnect(report);
+    session?.statusChanged.disconnect(report);
+  });
 }

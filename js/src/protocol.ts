@@ -106,10 +106,22 @@ export interface Question {
 }
 export type Decision = "once" | "always" | "never";
 
+/** The beginning of a text that went to the model with a message. */
+export interface SentAttachment {
+  readonly name: string;
+  readonly text: string;
+  /** The length of the whole text. */
+  readonly length: number;
+  /** Whether it stands in the message in place of `{name}`. */
+  readonly variable: boolean;
+}
+
 export interface Message {
   readonly id: string;
   readonly role: Role;
   readonly text: string;
+  /** What a question has in addition to its text. */
+  readonly attachments: readonly SentAttachment[];
   readonly reasoning: string;
   readonly toolCalls: readonly ToolCall[];
   /** Whether these calls are being made. */
@@ -133,6 +145,8 @@ export interface Message {
   readonly resumed: boolean | null;
   /** Whether the end of the reply keeps repeating itself. */
   readonly repeats: boolean;
+  /** The number of tokens whose probabilities the kernel has. */
+  readonly tokens: number;
 }
 
 /** The conversation in the kernel at revision `rev`. */
@@ -169,11 +183,14 @@ export interface Options {
   readonly repetition_penalty: number | null;
   readonly max_tokens: number | null;
   readonly seed: number | null;
+  readonly logprobs: boolean | null;
   readonly schema: string | null;
   readonly tools: readonly string[];
   readonly models: readonly ModelChoice[];
+  /** The names of the settings that were changed in the page. */
+  readonly changed: readonly string[];
 }
-export type OptionName = Exclude<keyof Options, "tools" | "models">;
+export type OptionName = Exclude<keyof Options, "tools" | "models" | "changed">;
 
 export type MapStage = "running" | "paused" | "stopping" | "done" | "stopped" | "failed";
 
@@ -208,6 +225,22 @@ export interface MapState {
 
 export type ExportFormat = "md" | "json" | "ipynb";
 
+/** A token, its probability, and the likeliest tokens in its place. */
+export interface Token extends Likely {
+  readonly top: readonly Likely[];
+}
+
+export interface Likely {
+  readonly text: string;
+  readonly probability: number;
+}
+
+/** The tokens of a reply. */
+export interface ReplyTokens {
+  readonly reply: string;
+  readonly tokens: readonly Token[];
+}
+
 /** The conversation as a file's text. */
 export interface Export {
   readonly format: ExportFormat;
@@ -220,8 +253,25 @@ export interface Ack {
   readonly error: string | null;
 }
 
+/** A text to send with a message. */
+export interface Attachment {
+  readonly name: string;
+  readonly text: string;
+}
+
+/** A variable of the notebook, which messages may name in braces. */
+export interface Variable {
+  readonly name: string;
+  readonly kind: "frame" | "error" | "";
+  /** The name of its type. */
+  readonly type: string;
+  /** Rows and columns of a frame. */
+  readonly shape: readonly [number, number] | null;
+}
+
 export type Intent =
-  | { readonly kind: "send"; readonly text: string }
+  | { readonly kind: "send"; readonly text: string; readonly attachments?: readonly Attachment[] }
+  | { readonly kind: "look" }
   | { readonly kind: "results"; readonly reply: string; readonly results: readonly string[] }
   | { readonly kind: "allow"; readonly reply: string; readonly call: number; readonly decision: Decision }
   | { readonly kind: "stop"; readonly reply?: string }
@@ -231,7 +281,9 @@ export type Intent =
   | { readonly kind: "delete"; readonly message: string }
   | { readonly kind: "new" }
   | { readonly kind: "export"; readonly format: ExportFormat }
-  | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | null }
+  | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | boolean | null }
+  | { readonly kind: "tokens"; readonly reply: string }
+  | { readonly kind: "reset" }
   | { readonly kind: "load"; readonly model: string | null }
   | { readonly kind: "restart" }
   | { readonly kind: "take_up" }
@@ -383,12 +435,40 @@ function parseQuestions(value: unknown): Question[] {
   }));
 }
 
+function parseAttachments(value: unknown): SentAttachment[] {
+  const items: readonly unknown[] = Array.isArray(value) ? value : [];
+  return items.filter(isObject).map((item) => ({
+    name: text(item["name"]),
+    text: text(item["text"]),
+    length: count(item["length"]),
+    variable: item["variable"] === true,
+  }));
+}
+
+function parseVariable(value: unknown): Variable | null {
+  if (!isObject(value) || !text(value["name"])) return null;
+  const [rows, columns] = Array.isArray(value["shape"]) ? value["shape"].map(number) : [];
+  return {
+    name: text(value["name"]),
+    kind: oneOf(["frame", "error", ""] as const, value["kind"], ""),
+    type: text(value["type"]),
+    shape: typeof rows === "number" && typeof columns === "number" ? [rows, columns] : null,
+  };
+}
+
+/** Reads a `notebook` message: the variables that messages may name, the newest first. */
+export function parseNotebook(value: unknown): Variable[] {
+  const names: readonly unknown[] = isObject(value) && Array.isArray(value["names"]) ? value["names"] : [];
+  return names.map(parseVariable).filter((variable) => variable !== null);
+}
+
 function parseMessage(value: unknown): Message | null {
   if (!isObject(value) || typeof value["id"] !== "string") return null;
   return {
     id: value["id"],
     role: oneOf(ROLES, value["role"], "assistant"),
     text: text(value["text"]),
+    attachments: parseAttachments(value["attachments"]),
     reasoning: text(value["reasoning"]),
     toolCalls: parseCalls(value["tool_calls"]),
     calling: value["calling"] === true,
@@ -402,6 +482,7 @@ function parseMessage(value: unknown): Message | null {
     stats: parseStats(value["stats"]),
     resumed: typeof value["resumed"] === "boolean" ? value["resumed"] : null,
     repeats: value["repeats"] === true,
+    tokens: count(value["tokens"]),
   };
 }
 
@@ -440,8 +521,10 @@ export function parseOptions(value: unknown): Options {
     repetition_penalty: number(options["repetition_penalty"]),
     max_tokens: number(options["max_tokens"]),
     seed: number(options["seed"]),
+    logprobs: typeof options["logprobs"] === "boolean" ? options["logprobs"] : null,
     schema: text(options["schema"]) || null,
     tools: texts(options["tools"]),
+    changed: texts(options["changed"]),
     models: (Array.isArray(options["models"]) ? options["models"] : []).map(parseModel).filter((model) => model !== null),
   };
 }
@@ -491,6 +574,24 @@ export function parseAck(value: unknown): Ack | null {
 export function parseExport(value: unknown): Export | null {
   if (!isObject(value) || typeof value["text"] !== "string") return null;
   return { format: oneOf(["md", "json", "ipynb"] as const, value["format"], "md"), text: value["text"] };
+}
+
+function parseLikely(value: unknown): Likely | null {
+  if (!Array.isArray(value) || typeof value[0] !== "string") return null;
+  return { text: value[0], probability: Math.min(1, count(value[1])) };
+}
+
+function parseToken(value: unknown): Token | null {
+  const token = parseLikely(value);
+  const top: readonly unknown[] = Array.isArray(value) && Array.isArray(value[2]) ? value[2] : [];
+  return token && { ...token, top: top.map(parseLikely).filter((item) => item !== null) };
+}
+
+/** Reads a `tokens` message. */
+export function parseTokens(value: unknown): ReplyTokens | null {
+  if (!isObject(value) || typeof value["reply"] !== "string") return null;
+  const tokens: readonly unknown[] = Array.isArray(value["tokens"]) ? value["tokens"] : [];
+  return { reply: value["reply"], tokens: tokens.map(parseToken).filter((token) => token !== null) };
 }
 
 export function messageType(value: unknown): string {

@@ -16,12 +16,16 @@ import {
   parseExport,
   parseLive,
   parseMap,
+  parseNotebook,
   parseOptions,
+  parseTokens,
   readTrait,
   type Engine,
   type Export,
   type MapState,
   type Options,
+  type ReplyTokens,
+  type Variable,
 } from "./protocol.ts";
 import { applyDelta, applySnapshot, emptyChat, hasGap, type ChatState } from "./reducer.ts";
 
@@ -33,6 +37,8 @@ export interface View {
   readonly chat: ChatState;
   readonly options: Options;
   readonly map: MapState;
+  /** The notebook's variables when they were last asked for by the intent `look`. */
+  readonly variables: readonly Variable[];
   /** False for a saved widget whose kernel is gone. */
   readonly connected: boolean;
 }
@@ -41,6 +47,7 @@ export class Store {
   readonly intents: IntentSender;
   readonly #model: Model;
   readonly #views = new Set<(view: View) => void>();
+  readonly #tokens = new Set<(tokens: ReplyTokens) => void>();
   readonly #exports = new Set<(file: Export) => void>();
   #view: View;
   #frame = 0;
@@ -55,6 +62,7 @@ export class Store {
       chat: emptyChat,
       options: parseOptions(this.#read("_options")),
       map: parseMap(this.#read("_map")),
+      variables: [],
       connected: true,
     };
     this.#onChat();
@@ -106,6 +114,12 @@ export class Store {
     signal.addEventListener("abort", () => this.#exports.delete(callback));
   }
 
+  /** Calls back with the tokens of each reply for which they were asked, until the signal aborts. */
+  onTokens(callback: (tokens: ReplyTokens) => void, signal: AbortSignal): void {
+    this.#tokens.add(callback);
+    signal.addEventListener("abort", () => this.#tokens.delete(callback));
+  }
+
   readonly #onEngine = (): void => {
     const engine = parseEngine(this.#read("_engine"));
     if (engine.rev >= this.#view.engine.rev) this.#update({ engine });
@@ -142,6 +156,11 @@ export class Store {
     } else if (type === "ack") {
       const ack = parseAck(content);
       if (ack) this.intents.acknowledge(ack);
+    } else if (type === "notebook") {
+      this.#update({ variables: parseNotebook(content) });
+    } else if (type === "tokens") {
+      const tokens = parseTokens(content);
+      if (tokens) for (const callback of this.#tokens) callback(tokens);
     } else if (type === "export") {
       const file = parseExport(content);
       if (file) for (const callback of this.#exports) callback(file);

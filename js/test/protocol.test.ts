@@ -20,8 +20,9 @@ describe("messages and traits are checked", () => {
       saved: 0,
       earlier: null,
       messages: [{
-        id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null,
+        attachments: [], id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null,
         reasoning: "", toolCalls: [], calling: false, questions: [], name: "", json: false, branches: [], resumed: null, repeats: false,
+        tokens: 0,
       }],
     });
   });

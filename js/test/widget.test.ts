@@ -220,6 +220,34 @@ describe("chat", () => {
     expect(query(".mlcw-state").textContent).toBe("No kernel");
     expect(query(".mlcw-user .mlcw-body").textContent).toBe("Hi");
   });
+
+  it.each([
+    ["is shut down", null],
+    ["has died", { id: "k", status: "dead" }],
+    ["is another one", { id: "l", status: "idle" }],
+  ])("says that there is no kernel any more when it %s", async (_, next) => {
+    const slots = new Set<() => void>();
+    const changed = {
+      connect: (slot: () => void): unknown => slots.add(slot),
+      disconnect: (slot: () => void): unknown => slots.delete(slot),
+    };
+    let kernel: object | null = { id: "k", status: "idle" };
+    const sessionContext = { get session() { return kernel && { kernel }; }, kernelChanged: changed, statusChanged: changed };
+    const model = new FakeModel({ _view: "chat", _engine: ready, _chat: { rev: 1, messages: [user] }, _live: {} });
+    model.widget_manager = { context: { sessionContext }, get_model: () => Promise.resolve({ comm_live: true }) };
+    widget.initialize({ model, signal: page.signal });
+    widget.render({ model, el: box, signal: page.signal });
+    await vi.waitFor(() => { expect(slots.size).toBe(1); });
+    await frame();
+    expect(composer().disabled).toBe(false);
+    kernel = next;
+    for (const slot of slots) slot();
+    await frame();
+    expect(composer().disabled).toBe(true);
+    expect(query(".mlcw-state").textContent).toBe("No kernel");
+    page.abort();
+    expect(slots.size).toBe(0);
+  });
 });
 
 describe.each(["chat", "load"])("a hang, in the view %s", (view) => {
@@ -297,5 +325,29 @@ describe("load panel", () => {
     load({ ...ready, state: "starting" });
     expect(query('[role="progressbar"]').hasAttribute("aria-valuenow")).toBe(false);
     expect(query(".mlcw-load-phase").textContent).toBe("Starting the worker");
+  });
+});
+
+describe("settings", () => {
+  it("that were changed here can be undone, and probabilities are switched on", async () => {
+    const model = open({
+      _view: "chat", _engine: ready, _chat: { rev: 1, messages: [] }, _live: {}, _options: { changed: [], logprobs: null },
+    });
+    query('[aria-label="Settings"]').click();
+    const kept = query(".mlcw-kept");
+    const probabilities = query('.mlcw-settings input[type="checkbox"]') as HTMLInputElement;
+    expect(kept.hidden).toBe(true);
+    expect(probabilities.labels?.[0]?.textContent).toBe("Token probabilities");
+    probabilities.click();
+    await vi.waitFor(() => {
+      const intent = { kind: "set", name: "logprobs", value: true };
+      expect(model.sent).toContainEqual(expect.objectContaining({ intent }));
+    });
+    model.change("_options", { changed: ["logprobs"], logprobs: true });
+    await frame();
+    expect(kept.hidden).toBe(false);
+    expect(probabilities.checked).toBe(true);
+    query(".mlcw-kept button").click();
+    await vi.waitFor(() => { expect(model.sent).toContainEqual(expect.objectContaining({ intent: { kind: "reset" } })); });
   });
 });

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from IPython.core.error import UsageError
 
 from mlc_widget.api.server_urls import looks_like_server
-from mlc_widget.magics.describe import LIMIT, describe_error, shortened
 from mlc_widget.magics.engine_registry import EngineRegistry, models_of
+from mlc_widget.widget.describe import LIMIT, describe_error, shortened
+from mlc_widget.widget.notebook_variables import last_error
 from mlc_widget.widget.transcript_output import in_notebook
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def explanation_wanted() -> str:
     Raises:
         UsageError: there was none.
     """
-    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+    error = last_error()
     if error is None:
         raise UsageError("%mlc explain: no cell has failed yet.")
     shown = shortened(describe_error(error), LIMIT)

@@ -124,14 +124,16 @@ class MLCMagics(Magics):
         model may call, described by their signatures and docstrings; they are called between two
         cells. `%%chat --help` explains each flag.
         """
-        from mlc_widget.magics.prompt import fill_in
         from mlc_widget.magics.table import map_suggestion
+        from mlc_widget.widget.prompt import fill_in
 
         with _help_printed():
             given = chat_parser().read(line)
             if not cell.strip():
                 raise UsageError("%%chat: write the message below this line.")
-            self._ask(fill_in(cell.strip("\n"), self._variables), given)
+            with _refusals():
+                text = fill_in(cell.strip("\n"), self._variables)
+            self._ask(text, given)
             if suggestion := map_suggestion(cell, self._variables):
                 print(suggestion)
 

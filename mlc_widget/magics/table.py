@@ -15,10 +15,10 @@ from IPython.core.error import UsageError
 from mlc_widget.api import batch_runs
 from mlc_widget.api.home_loop import wait_ticking
 from mlc_widget.api.requests import check_sampling
-from mlc_widget.magics.describe import ROWS
 from mlc_widget.magics.parsing import sampling_fields
-from mlc_widget.magics.prompt import whole_variables
 from mlc_widget.magics.tools import named_tools
+from mlc_widget.widget.describe import ROWS
+from mlc_widget.widget.prompt import whole_variables
 
 if TYPE_CHECKING:
     from mlc_widget.api.linked_engine import LinkedEngine

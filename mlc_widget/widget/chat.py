@@ -3,23 +3,26 @@
 Traits for the page, beside those of `EngineWidget` (none is meant to be set by users):
 
 ``_chat``
-    ``{"rev", "messages": [{"id", "role", "text", "status", "finish", "error", "stats", "reasoning",
-    "tool_calls", "calling", "questions", "name", "json", "resumed", "repeats", "branches"}],
-    "earlier", "saved"}``, the shown conversation; after `new_chat`, the first message of the one
-    before; and the number of messages that `SavedChat` offers.
+    ``{"rev", "messages": [{"id", "role", "text", "attachments", "status", "finish", "error",
+    "stats", "reasoning", "tool_calls", "calling", "questions", "name", "json", "resumed",
+    "repeats", "tokens", "branches"}], "earlier", "saved"}``, the shown conversation; after
+    `new_chat`, the first message of the one before; and the number of messages that `SavedChat`
+    offers.
 ``_live``
     ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
 ``_options``
-    The settings by their names (`options_json`), and ``models``, the models to choose from
-    (`ModelChoice`).
+    The settings by their names (`options_json`), ``changed``, the names of those that were changed
+    in the page, and ``models``, the models to choose from (`ModelChoice`).
 
 Messages to the page are ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
-counts UTF-16 code units, ``{"type": "export", "format", "text"}``, and acknowledgements
-(`IntentDispatcher`). The page sends intents of the kinds ``send {text}``, ``results {reply,
-results}``, ``allow {reply, call, decision}`` (`Approvals`), ``stop {reply?}``, ``retry {reply}``,
-``edit {message, text}``, ``select {message}``, ``delete {message}``, ``new``, ``export {format}``,
-``set {name, value}``, ``load {model?}``, ``restart``, ``resync``, ``cancel_load``, ``take_up``
-(`SavedChat`), ``kept`` and ``transcript`` (`TranscriptOutput`).
+counts UTF-16 code units, ``{"type": "export", "format", "text"}``, ``{"type": "notebook",
+"names"}`` (`notebook_variables.names`), ``{"type": "tokens", "reply", "tokens"}``
+(`tokens_json`), and acknowledgements (`IntentDispatcher`). The page sends intents of the kinds
+``send {text, attachments?}``, ``look``, ``results {reply, results}``, ``allow {reply, call,
+decision}`` (`Approvals`), ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``,
+``select {message}``, ``delete {message}``, ``new``, ``export {format}``, ``set {name, value}``,
+``reset``, ``tokens {reply}``, ``load {model?}``, ``restart``, ``resync``, ``cancel_load``,
+``take_up`` (`SavedChat`), ``kept`` and ``transcript`` (`TranscriptOutput`).
 """
 
 from __future__ import annotations
@@ -37,20 +40,29 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.models.inventory import choices
+from mlc_widget.widget import notebook_variables
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_tools import ChatTools
 from mlc_widget.widget.history import History, read_history
 from mlc_widget.widget.intents import Handler
+from mlc_widget.widget.kept_settings import KEPT_NAMES, KeptSettings
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.page_session import why_no_page
+from mlc_widget.widget.questions import (
+    Question,
+    plain_question,
+    read_attachments,
+    read_question,
+)
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.saved_chat import SavedChat
 from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.settings import ChatSettings
-from mlc_widget.widget.state import Message, openai_messages
+from mlc_widget.widget.state import Attachment, Message, openai_messages
+from mlc_widget.widget.tokens import tokens_json
 from mlc_widget.widget.transcript import CHAT_MIME, conversation, export, markdown
 from mlc_widget.widget.transcript_output import TranscriptOutput, in_console, in_notebook
 from mlc_widget.widget.user_callbacks import UserCallbacks
@@ -76,6 +88,8 @@ class ChatWidget(EngineWidget, ChatSettings):
         max_tokens: The maximum length of a reply in tokens; 4,096 if the model's configuration has
             no limit either.
         seed: The same seed, settings and messages give the same reply.
+        logprobs: True to have the probabilities of a reply's tokens, which the page then shows on
+            demand, and `Reply.logprobs`. Such a reply cannot continue if the worker dies.
         schema: A JSON schema, as an object or as text, that every answer must meet.
         tools: What the model may call: functions (a list, or ``{name: function}``), servers made
             by `mcp`, or OpenAI's tools. The model learns a function's arguments from its
@@ -116,6 +130,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         repetition_penalty: float | None = None,
         max_tokens: int | None = None,
         seed: int | None = None,
+        logprobs: bool | None = None,
         schema: Mapping[str, Any] | str | None = None,
         tools: ChatTools | None = None,
         sampling: Mapping[str, Any] | None = None,
@@ -138,6 +153,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             repetition_penalty=repetition_penalty,
             max_tokens=max_tokens,
             seed=seed,
+            logprobs=logprobs,
             schema=schema,
             tools=tools,
             sampling=sampling,
@@ -149,6 +165,8 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._session = ChatSession(link_of(engine), listener, options, messages)
         self._saved = SavedChat(self._session)
         self._functions = ToolCaller(link_of(engine), self._session, self._user)
+        given = {name for name in KEPT_NAMES if getattr(options, name) is not None}
+        self._settings = KeptSettings(self._session, given)
         self._kept_rev = self._session.state.rev
         super().__init__(engine)
         self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
@@ -159,6 +177,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             "_live": lambda: self._session.live,
             "_options": lambda: {
                 **options_json(self._session.options),
+                "changed": self._settings.changed,
                 "models": [asdict(choice) for choice in choices()],
             },
         }
@@ -168,7 +187,8 @@ class ChatWidget(EngineWidget, ChatSettings):
         return {
             **super()._intents(),
             **self._transcript_output.intents(),
-            "send": lambda intent: session.send(intent.get("text")),
+            "send": self._send_from_page,
+            "look": lambda _: self.send({"type": "notebook", "names": notebook_variables.names()}),
             "results": lambda intent: session.give_results(
                 intent.get("reply"), intent.get("results")
             ),
@@ -177,13 +197,15 @@ class ChatWidget(EngineWidget, ChatSettings):
             ),
             "stop": lambda intent: session.stop(intent.get("reply")),
             "retry": lambda intent: session.retry(intent.get("reply")),
-            "edit": lambda intent: session.edit(intent.get("message"), intent.get("text")),
+            "edit": self._edit_from_page,
             "select": lambda intent: session.select(intent.get("message")),
             "delete": lambda intent: session.delete(intent.get("message")),
             "new": lambda _: session.begin_anew(),
             "export": lambda intent: self._export_to_page(intent.get("format")),
-            "set": lambda intent: session.set_option(intent.get("name"), intent.get("value")),
+            "set": lambda intent: self._set_from_page(intent.get("name"), intent.get("value")),
+            "reset": lambda _: self._reset_from_page(),
             "take_up": lambda _: self._saved.take_up(),
+            "tokens": lambda intent: self._send_tokens(intent.get("reply")),
             "resync": lambda _: self.send_state(["_chat"]),
         }
 
@@ -211,6 +233,40 @@ class ChatWidget(EngineWidget, ChatSettings):
 
         # Waits for the I/O thread to take it, which is quick: `messages` has it then.
         return self._link.submit(take()).result()
+
+    def _send_tokens(self, reply_id: Any) -> None:
+        tokens = tokens_json(self._session.message(reply_id).tokens)
+        self.send({"type": "tokens", "reply": reply_id, "tokens": tokens})
+
+    def _send_from_page(self, intent: JSONDict) -> object:
+        files = read_attachments(intent.get("attachments"))
+        return self._ask(intent.get("text"), files, self._session.send)
+
+    def _set_from_page(self, name: Any, value: Any) -> None:
+        self._settings.set(name, value)
+        self._transcript_output.update()
+
+    def _reset_from_page(self) -> None:
+        self._settings.reset()
+        self._transcript_output.update()
+
+    def _edit_from_page(self, intent: JSONDict) -> object:
+        old = self._session.question(intent.get("message"))
+        files = [item for item in old.attachments if not item.variable]
+        return self._ask(intent.get("text"), files, functools.partial(self._session.edit, old.id))
+
+    def _ask(
+        self, text: Any, files: Sequence[Attachment], ask: Callable[[Question], object]
+    ) -> object:
+        """Ask at once, as a Stop may follow; or return a coroutine that reads variables first."""
+        if (question := plain_question(text, files)) is not None:
+            ask(question)
+            return None
+
+        async def filled_in() -> None:
+            ask(await read_question(text, files))
+
+        return filled_in()
 
     def send_results(self, results: Mapping[str, Any] | Sequence[Any]) -> Reply:
         """Send the results of the last reply's tool calls; returns at once.
@@ -294,7 +350,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         return {
             "text/markdown": markdown(*shown, headings=False),
             "text/plain": f"A chat of {len(shown[0])} messages",
-            CHAT_MIME: conversation(*shown),
+            CHAT_MIME: {**conversation(*shown), "settings": self._settings.to_json()},
         }
 
     def _ipython_display_(self) -> None:
@@ -307,6 +363,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             return
         if self._saved.look():
             self.send_state("_chat")
+        self._link.call_soon(self._settings.adopt, self._saved.settings)
         self._transcript_output.show_below(self, "Run this cell again to go on with this chat.")
 
     def _set_option(self, name: str, value: Any) -> None:

@@ -14,7 +14,7 @@ from mlc_widget.widget.state import ChatOptions, json_answer
 
 OPTION_NAMES = (
     *("system", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"),
-    *("seed", "schema", "tools", "sampling"),
+    *("seed", "logprobs", "schema", "tools", "sampling"),
 )
 
 

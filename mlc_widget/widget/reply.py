@@ -61,6 +61,14 @@ class Reply(NotCopyable):
         stats = self._read(self.id).stats
         return None if stats is None else stats.to_json()
 
+    @property
+    def logprobs(self) -> tuple[dict[str, Any], ...]:
+        """Its tokens once it has ended, as in OpenAI's ``logprobs["content"]``.
+
+        Empty unless the chat's setting `logprobs` was True.
+        """
+        return tuple(self._read(self.id).tokens)
+
     def done(self) -> bool:
         """Whether it has ended: done, stopped or failed."""
         return self._done.done()

@@ -71,6 +71,8 @@ class ReplyBuffer:
         self._parts = {"reasoning": _Part(), "text": _Part()}
         self._growing = self._parts["text"]
         self._calls: list[JSONDict] = []
+        self.tokens: list[JSONDict] = []
+        """The tokens so far, in OpenAI's shape, if the request asked for their probabilities."""
         self._on_delta = on_delta
         self._on_mirror = on_mirror
         self._mirrored_units = 0

@@ -129,6 +129,7 @@ class ReplyQueue:
             self.running.id,
             outcome.status,
             **buffer.fields(),
+            tokens=tuple(buffer.tokens),
             finish=outcome.finish,
             error=outcome.error,
             stats=ReplyStats.of_usage(outcome.usage, buffer.ttft_s) if known else None,

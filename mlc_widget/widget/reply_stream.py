@@ -45,6 +45,7 @@ async def stream_reply(
                 if resumed := chunk.get("resumed"):
                     on_resumed(resumed.get("exact") is True)
                 for choice in chunk["choices"]:
+                    buffer.tokens += (choice.get("logprobs") or {}).get("content") or ()
                     if _take(buffer, choice["delta"]):
                         on_change()
                     finish = choice.get("finish_reason") or finish

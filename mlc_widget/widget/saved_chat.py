@@ -31,6 +31,8 @@ class SavedChat:
         self._session = session
         self._system: str | None = None
         self._messages: tuple[Message, ...] = ()
+        self.settings: Any = None
+        """The settings that the notebook keeps with the conversation (`KeptSettings`)."""
 
     @property
     def count(self) -> int:
@@ -40,6 +42,7 @@ class SavedChat:
     def look(self) -> bool:
         """Read the notebook of the running cell; returns whether it holds a conversation."""
         for chat in _saved_chats():
+            self.settings = chat.get("settings")
             try:
                 system, messages = read_history(chat)
             except BadRequestError:  # anybody may have written it

@@ -17,6 +17,7 @@ from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_tools import servers_of
 from mlc_widget.widget.message_tree import MessageTree
 from mlc_widget.widget.options import with_options
+from mlc_widget.widget.questions import Question, check_text
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.reply_queue import ReplyQueue
 from mlc_widget.widget.state import ChatOptions, ChatState, Message
@@ -97,20 +98,19 @@ class ChatSession:
         """The options of a reply."""
         return self._reply_options.get(reply_id, self.options)
 
-    def send(self, text: str, options: ChatOptions | None = None) -> Reply:
+    def send(self, question: Question | str, options: ChatOptions | None = None) -> Reply:
         """Add a message and queue its reply.
 
         Args:
-            text: The message.
+            question: The message; a text is sent as it is.
             options: The options of this reply; by default those of the session.
 
         Raises:
             BadRequestError: the text is empty.
             EngineTerminatedError: the engine was terminated.
         """
-        _check_text(text)
+        user = _user_message(question, self._tree.state.head)
         self._check_alive()
-        user = Message(uuid.uuid4().hex, "user", text, parent=self._tree.state.head)
         return self._ask(user, options=options)
 
     def take_up(self, system: str | None, messages: Sequence[Message]) -> None:
@@ -137,22 +137,30 @@ class ChatSession:
         options = self._reply_options.get(message_id)
         return self._ask(self._tree.state.messages[old.parent], options=options)
 
-    def edit(self, message_id: str, text: str) -> Reply:
+    def edit(self, message_id: str, question: Question | str) -> Reply:
         """Send a new version of a message, in a branch beside the old one.
 
         Raises:
-            BadRequestError: there is no such user message, or `text` is empty.
+            BadRequestError: there is no such user message, or the question is empty.
             EngineTerminatedError: the engine was terminated.
         """
-        old = self._tree.find(message_id)
-        if old.role != "user":
+        new = _user_message(question, self.question(message_id).parent)
+        self._check_alive()
+        return self._ask(new)
+
+    def question(self, message_id: Any) -> Message:
+        """A message of the user's.
+
+        Raises:
+            BadRequestError: there is none.
+        """
+        found = self._tree.find(message_id)
+        if found.role != "user":
             raise BadRequestError(
                 f"message = {message_id!r}: only messages of the user can be edited.",
                 param="message",
             )
-        _check_text(text)
-        self._check_alive()
-        return self._ask(Message(uuid.uuid4().hex, "user", text, parent=old.parent))
+        return found
 
     def give_results(self, message_id: str, results: Any) -> Reply:
         """Add the results of a reply's tool calls, and queue the reply to them.
@@ -276,6 +284,15 @@ class ChatSession:
             raise EngineTerminatedError(error.message if error else "The engine was terminated.")
 
 
-def _check_text(text: Any) -> None:
-    if not isinstance(text, str) or not text.strip():
-        raise BadRequestError(f"text = {text!r}: write a message first.", param="text")
+def _user_message(question: Question | str, parent: str | None) -> Message:
+    if not isinstance(question, Question):
+        check_text(question)
+        question = Question(question)
+    return Message(
+        uuid.uuid4().hex,
+        "user",
+        question.text,
+        parent=parent,
+        prompt=question.prompt,
+        attachments=question.attachments,
+    )

@@ -37,6 +37,7 @@ class ChatSettings(traitlets.HasTraits):
         "default."
     )
     seed = _setting("The same seed, settings and messages give the same reply.")
+    logprobs = _setting("Whether replies have the probabilities of their tokens.")
     schema = _setting("A JSON schema, as an object or as text, that every answer must meet.")
     sampling = _setting(
         "Further sampling fields of requests, such as {'dry_multiplier': 0.8, 'logit_bias': …}."

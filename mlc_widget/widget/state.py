@@ -16,6 +16,8 @@ from mlc_widget.api.requests import JSONDict
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Status: TypeAlias = Literal["queued", "running", "done", "stopped", "error"]
+_PREVIEW: Final = 2_000
+"""Characters of an attachment that the page shows."""
 
 
 def error_json(error: BaseException | None) -> JSONDict | None:
@@ -64,13 +66,39 @@ class ReplyStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A text that goes to the model with a message.
+
+    Attributes:
+        name: The name of a file, or what was named in the message, such as ``df``.
+        text: The text.
+        variable: Whether it stands in the message in place of a variable's name.
+    """
+
+    name: str
+    text: str
+    variable: bool = False
+
+    def to_json(self) -> JSONDict:
+        """Its beginning, in the page's format."""
+        return {
+            "name": self.name,
+            "text": self.text[:_PREVIEW],
+            "length": len(self.text),
+            "variable": self.variable,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of the tree.
 
     Attributes:
         id: Unique in its chat.
         role: OpenAI's role.
-        text: Its text so far.
+        text: Its text so far; of a question, as the user wrote it.
+        prompt: A question as the model reads it, if that differs.
+        attachments: What `prompt` has in addition.
         reasoning: A reply's thoughts, if the engine separates them from the answer.
         tool_calls: A reply's tool calls, in OpenAI's shape.
         calling: Whether these calls are being made.
@@ -87,12 +115,16 @@ class Message:
         resumed: Set if a new worker continued it after the first one died: whether the text is
             the same as without that.
         repeats: Whether a reply's end repeats itself.
+        tokens: A reply's tokens with their log-probabilities, in the shape of the entries of
+            OpenAI's ``logprobs["content"]``, if they were asked for.
     """
 
     id: str
     role: Role
     text: str
     parent: str | None = None
+    prompt: str = ""
+    attachments: tuple[Attachment, ...] = ()
     reasoning: str = ""
     tool_calls: tuple[JSONDict, ...] = ()
     calling: bool = False
@@ -106,6 +138,7 @@ class Message:
     stats: ReplyStats | None = None
     resumed: bool | None = None
     repeats: bool = False
+    tokens: tuple[JSONDict, ...] = ()
 
     @property
     def calls_are_whole(self) -> bool:
@@ -123,6 +156,7 @@ class Message:
             "id": self.id,
             "role": self.role,
             "text": self.text,
+            "attachments": [item.to_json() for item in self.attachments],
             "reasoning": self.reasoning,
             "tool_calls": [
                 {"name": call["function"]["name"], "arguments": call["function"]["arguments"]}
@@ -138,6 +172,7 @@ class Message:
             "stats": self.stats.to_json() if self.stats else None,
             "resumed": self.resumed,
             "repeats": self.repeats,
+            "tokens": len(self.tokens),
         }
 
 
@@ -274,6 +309,8 @@ class ChatState:
 DEFAULT_MAX_TOKENS: Final = 4096
 """The longest reply in tokens, if neither the user nor the model sets a limit: small models may
 never end by themselves."""
+TOP_LOGPROBS: Final = 5
+"""Of each token, how many of the most likely ones a reply has beside it."""
 _SENT: Final = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"),
     "tools",
@@ -291,6 +328,7 @@ class ChatOptions:
         repetition_penalty: As in WebLLM's and vLLM's requests.
         max_tokens: As in OpenAI's requests; `DEFAULT_MAX_TOKENS` if the configuration has no
             limit either.
+        logprobs: Whether replies have the probabilities of their tokens.
         schema: A JSON schema that answers must meet.
         tools: What the model may call: OpenAI's tools (a `FunctionTool` if a function implements
             it) and `MCPServer`s.
@@ -305,6 +343,7 @@ class ChatOptions:
     repetition_penalty: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    logprobs: bool | None = None
     schema: JSONDict | None = None
     tools: list[Any] | None = None
     sampling: JSONDict | None = None
@@ -324,6 +363,8 @@ class ChatOptions:
             value = getattr(self, name)
             if value is not None:
                 request[name] = value
+        if self.logprobs:
+            request |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         if self.schema is not None:
             request["response_format"] = json_answer(self.schema)
         return request | (self.sampling or {})
@@ -375,7 +416,7 @@ def with_all_results(messages: Sequence[JSONDict]) -> list[JSONDict]:
 
 def openai_message(message: Message) -> JSONDict:
     """A message in OpenAI's shape."""
-    shaped: JSONDict = {"role": message.role, "content": message.text}
+    shaped: JSONDict = {"role": message.role, "content": message.prompt or message.text}
     if message.tool_calls:
         shaped["tool_calls"] = list(message.tool_calls)
     if message.role == "tool":

@@ -41,7 +41,7 @@ def markdown(
     parts = [] if not system else [f"**System:** {plain(system)}"]
     for message in messages:
         if message.role == "user":
-            parts += ["**You**", quoted(safe_markdown(message.text))]
+            parts += ["**You**", quoted(safe_markdown(message.text)), _attached(message)]
         elif message.role == "assistant":
             parts += [f"**{plain(_short(model)) or 'Model'}**", *_reply(message, headings)]
         elif message.role == "tool":
@@ -89,6 +89,12 @@ def _notebook(messages: Sequence[Message], system: str | None, model: str) -> JS
         )
     chat = conversation(messages, system, model)
     return {"cells": cells, "metadata": {CHAT_MIME: chat}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _attached(message: Message) -> str:
+    """A line that names what a question had with it."""
+    named = [f"{plain(item.name)} ({len(item.text):,} characters)" for item in message.attachments]
+    return f"*With {', '.join(named)}*" if named else ""
 
 
 def _reply(message: Message, headings: bool) -> list[str]:

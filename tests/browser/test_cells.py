@@ -37,7 +37,7 @@ def test_code_of_a_reply_becomes_cells_and_a_bad_model_changes_nothing(
     open_notebook: OpenNotebook, model_folder: Path, tmp_path: Path, classic: bool
 ) -> None:
     notebook = open_notebook(
-        [create(model_folder, text=CODE), "# above", CHAT, "# last"], classic=classic
+        [create(model_folder, text=CODE), "table = {'Rome': 31}", CHAT, "# last"], classic=classic
     )
     notebook.run(0)
     notebook.expect_done(0)
@@ -59,7 +59,18 @@ def test_code_of_a_reply_becomes_cells_and_a_bad_model_changes_nothing(
     chat.root.get_by_role("button", name="Settings").click()
     chat.root.get_by_role("button", name="Dismiss").click()
 
-    chat.ask("How?")
+    # A variable of the notebook: its name is completed, and the model reads its value.
+    notebook.run(1)
+    notebook.expect_done(1)
+    chat.input.press_sequentially("How warm is {ta")
+    expect(chat.root.get_by_role("option")).to_have_text("tabledict")
+    chat.input.press("Tab")
+    expect(chat.input).to_have_value("How warm is {table}")
+    chat.input.press("Enter")
+    sent = chat.root.locator(".mlcw-user .mlcw-sent")
+    expect(sent.locator("summary")).to_contain_text("{table}")
+    sent.locator("summary").click()
+    expect(sent).to_contain_text("{'Rome': 31}")
     expect(chat.replies.last.locator(".mlcw-code")).to_have_count(2)
     block(chat, 0).get_by_role("button", name="Insert").click()
     expect(block(chat, 0).get_by_role("button", name="Inserted")).to_be_visible()
@@ -76,3 +87,8 @@ def test_code_of_a_reply_becomes_cells_and_a_bad_model_changes_nothing(
     block(chat, 1).get_by_role("button", name=re.compile("^Run")).press("Enter")  # not asked again
     notebook.expect_done(5)
     assert sources(notebook)[2:] == [CHAT, FIRST, FIRST, "found = 1", "# last"]
+
+    # The page stays open when the kernel is shut down, and must not look as if it were still there.
+    notebook.close()
+    expect(chat.root.locator(".mlcw-state")).to_have_text("No kernel")
+    expect(chat.input).to_be_disabled()

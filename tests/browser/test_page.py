@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, FilePayload, Locator, expect
 
 from .page import ENGINE, STATS, WidgetPage, reply, user
 
@@ -61,6 +61,21 @@ PROGRESS = {
 }
 HANG = {"part": "worker", "seconds": 40.2}
 RESULT = {"id": "r", "role": "tool", "name": "get_weather", "text": '{"sky": "clear"}'}
+TOKENS = {
+    "type": "tokens",
+    "reply": "a",
+    "tokens": [["In", 0.97, [["In", 0.97], ["At", 0.02]]], ["\n" * 60, 0.2, [[" Paris", 0.4]]]],
+}
+LONG_NAME = "a_name_without_end_" * 6
+SENT = [
+    {"name": f"{LONG_NAME}.csv", "text": "a,b\n" * 20, "length": 50_000},
+    {"name": "df", "text": "Data frame: 2 rows, 2 columns: a, b", "length": 35, "variable": True},
+]
+VARIABLES = [
+    {"name": "df", "kind": "frame", "type": "DataFrame", "shape": [1200, 3]},
+    {"name": LONG_NAME, "kind": "frame", "type": "DataFrame", "shape": [1, 3]},
+    {"name": "last_error", "kind": "error", "type": "KeyError", "shape": None},
+]
 CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 QUESTION = {
     "call": 0,
@@ -95,6 +110,8 @@ def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
             ],
             {},
         ),
+        "attachments": ([user("Why?", attachments=SENT), reply("See.", stats=STATS)], {}),
+        "tokens": ([question, reply("In Paris.", tokens=3, stats=STATS)], {}),
         "calls": ([question, reply("Let me see.", tool_calls=[CALL, CALL])], {}),
         "questions": (
             [
@@ -261,27 +278,129 @@ def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> N
         chat = page.show(*messages, **traits)
         if name in ("empty", "branches"):
             chat.get_by_role("button", name="Settings").click()
+        if name == "tokens":
+            chat.get_by_role("button", name="Token probabilities").click()
+            page.page.evaluate("message => window.receive(message)", TOKENS)
+        if name == "long":
+            chat.get_by_role("button", name="Search").click()
+            chat.get_by_role("searchbox").fill("gradient")
+            expect(chat.get_by_role("search")).to_contain_text("1 of 3")
+            marked = page.page.evaluate("CSS.highlights.get('mlcw-found').size")
+            assert marked == 3
         for summary in chat.locator("summary").all():
             if summary.is_visible():
                 summary.click()
-        faults = page.page.evaluate(
-            """async () => {
-                const {violations} = await axe.run('#main', {resultTypes: ['violations']});
-                return violations
-                    .filter(({impact}) => impact === 'serious' || impact === 'critical')
-                    .map(({id, nodes}) => [id, nodes.map((node) => node.html.slice(0, 160))]);
-            }"""
-        )
-        assert faults == [], name
-        overflow = chat.evaluate(
-            """root => [...root.querySelectorAll('*')]
-                .filter(node => !node.closest('.mlcw-sr, math, pre, .mlcw-table, .mlcw-math'))
-                .filter(node => node.getClientRects().length)
-                .filter(node => node.getBoundingClientRect().right
-                    > root.getBoundingClientRect().right + 0.5)
-                .map(node => node.outerHTML.slice(0, 120))"""
-        )
-        assert overflow == [], name
+        expect_accessible_and_fitting(page, chat, name)
+    page.page.evaluate("document.getElementById('main').replaceChildren()")
+    chat = page.show()
+    page.page.evaluate("names => window.receive({type: 'notebook', names})", VARIABLES)
+    chat.locator("input[type=file]").set_input_files(
+        [FilePayload(name=f"{LONG_NAME}.txt", mimeType="text/plain", buffer=b"a line\n")] * 2
+    )
+    expect(chat.get_by_role("list", name="Attachments").get_by_role("listitem")).to_have_count(2)
+    expect(chat.get_by_role("list", name="Suggestions").get_by_role("button")).to_have_count(3)
+    chat.get_by_role("textbox", name="Message").press_sequentially("Describe {")
+    expect(chat.get_by_role("option")).to_have_count(3)
+    expect_accessible_and_fitting(page, chat, "composing")
+
+
+def expect_accessible_and_fitting(page: WidgetPage, chat: Locator, name: str) -> None:
+    faults = page.page.evaluate(
+        """async () => {
+            const {violations} = await axe.run('#main', {resultTypes: ['violations']});
+            return violations
+                .filter(({impact}) => impact === 'serious' || impact === 'critical')
+                .map(({id, nodes}) => [id, nodes.map((node) => node.html.slice(0, 160))]);
+        }"""
+    )
+    assert faults == [], name
+    overflow = chat.evaluate(
+        """root => [...root.querySelectorAll('*')]
+            .filter(node => !node.closest('.mlcw-sr, math, pre, .mlcw-table, .mlcw-math'))
+            .filter(node => node.getClientRects().length)
+            .filter(node => node.getBoundingClientRect().right
+                > root.getBoundingClientRect().right + 0.5)
+            .map(node => node.outerHTML.slice(0, 120))"""
+    )
+    assert overflow == [], name
+
+
+def test_the_chat_takes_the_window_and_a_height_that_is_dragged(open_page: OpenPage) -> None:
+    page = open_page(viewport={"width": 900, "height": 700})
+    chat = page.show(user("Go"), reply(ANSWER, stats=STATS))
+    box = chat.get_by_role("textbox", name="Message")
+    box.fill("What is typed")
+    log, place = chat.locator(".mlcw-log"), chat.bounding_box()
+    full = chat.get_by_role("button", name="Full window")
+    full.press("Enter")
+    assert chat.bounding_box() == {"x": 0, "y": 0, "width": 900, "height": 700}
+    expect(box).to_be_in_viewport(ratio=1)
+    back = chat.get_by_role("button", name="Back into the page")
+    expect(back).to_be_focused()
+    expect(back).to_have_attribute("aria-pressed", "true")
+    back.press("Enter")
+    assert chat.bounding_box() == place
+    expect(box).to_have_value("What is typed")
+
+    # The corner is the browser's own handle.
+    assert place is not None
+    mouse = page.page.mouse
+    for height in (400, 640):
+        corner = chat.bounding_box()
+        assert corner is not None
+        mouse.move(corner["x"] + corner["width"] - 4, corner["y"] + corner["height"] - 4)
+        mouse.down()
+        mouse.move(corner["x"] + corner["width"] - 4, corner["y"] + height - 4, steps=3)
+        mouse.up()
+        found = chat.bounding_box()
+        assert found is not None
+        assert found["height"] == pytest.approx(height, abs=2)
+        expect(chat.locator(".mlcw-head")).to_be_in_viewport(ratio=1)
+        expect(box).to_be_in_viewport(ratio=1)
+        inner = log.bounding_box()
+        assert inner is not None
+        assert inner["height"] > height - 160
+
+
+SELECT = """({first, last}) => {
+    const bodies = document.querySelectorAll('.mlcw-message .mlcw-body');
+    getSelection().setBaseAndExtent(bodies[first], 0, bodies[last], 1);
+}"""
+
+
+def test_text_selected_in_a_reply_is_quoted_and_files_are_dropped(open_page: OpenPage) -> None:
+    page = open_page()
+    chat = page.show(user("Why?"), reply("Since **iron** rusts.\n\nIn rain."))
+    box = chat.get_by_role("textbox", name="Message")
+    ask = chat.get_by_role("button", name="Ask about this")
+    box.fill("So:")
+    for first, last in ((0, 0), (0, 1)):  # not a reply, and more than a reply
+        page.page.evaluate(SELECT, {"first": first, "last": last})
+        page.frame()
+        expect(ask).to_be_hidden()
+    page.page.evaluate(SELECT, {"first": 1, "last": 1})
+    expect(ask).to_be_visible()
+    ask.click()
+    expect(box).to_have_value("So:\n> Since iron rusts.\n>\n> In rain.\n\n")
+    expect(box).to_be_focused()
+    expect(ask).to_be_hidden()
+
+    page.page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            const add = (...given) => dataTransfer.items.add(new File(...given));
+            add(['a,b'], 'x.csv', {type: 'text/csv'});
+            add([''], 'y.png', {type: 'image/png'});
+            const log = document.querySelector('.mlcw-log');
+            const init = {dataTransfer, bubbles: true, cancelable: true};
+            for (const type of ['dragover', 'drop']) log.dispatchEvent(new DragEvent(type, init));
+        }"""
+    )
+    expect(chat.get_by_role("list", name="Attachments")).to_contain_text("x.csv3 characters")
+    expect(chat.get_by_role("status").filter(has_text="y.png")).to_have_text(
+        "y.png: demo cannot see images. Attach text instead."
+    )
+    expect(box).to_have_value("So:\n> Since iron rusts.\n>\n> In rain.\n\n")
 
 
 def test_all_of_it_works_by_keys(open_page: OpenPage) -> None:
@@ -292,7 +411,7 @@ def test_all_of_it_works_by_keys(open_page: OpenPage) -> None:
     keyboard = page.page.keyboard
     chat.get_by_role("button", name="Settings").focus()
     reached = []
-    for _ in range(14):
+    for _ in range(15):
         keyboard.press("Tab")
         reached.append(
             page.page.evaluate(
@@ -301,7 +420,7 @@ def test_all_of_it_works_by_keys(open_page: OpenPage) -> None:
         )
     wanted = [
         *("Conversation", "Previous version", "Copy message", "Edit message", "Delete"),
-        *("Next version", "Copy reply", "Regenerate", "Message"),
+        *("Next version", "Copy reply", "Regenerate", "Attach text files", "Message"),
     ]
     assert [name for name in wanted if name not in reached] == []
     focus_ring = chat.get_by_role("button", name="Regenerate")
@@ -411,7 +530,7 @@ def test_text_runs_in_its_own_direction(open_page: OpenPage) -> None:
         user("\u0645\u0631\u062d\u0628\u0627"),
         reply("\u05e9\u05dc\u05d5\u05dd\n\n- \u05d0\u05d7\u05ea\n\nEnglish\n\n```\ncode\n```"),
     )
-    ways = {".mlcw-user .mlcw-body": "rtl", "ul": "rtl", "pre": "ltr", "p >> nth=1": "ltr"}
+    ways = {".mlcw-user .mlcw-body": "rtl", ".mlcw-md ul": "rtl", "pre": "ltr", "p >> nth=1": "ltr"}
     for part, way in {**ways, "p >> nth=0": "rtl"}.items():
         found = chat.locator(part).first.evaluate("node => getComputedStyle(node).direction")
         assert found == way, part

@@ -7,10 +7,10 @@ import sys
 
 import pandas as pd
 import pytest
-from IPython.core.error import UsageError
 
-from mlc_widget.magics.describe import LIMIT, describe
-from mlc_widget.magics.prompt import fill_in
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.widget.describe import LIMIT, describe
+from mlc_widget.widget.prompt import fill_in
 
 
 class Point:
@@ -54,7 +54,7 @@ def test_names_are_filled_in_and_other_braces_stay(text: str, filled: str | None
     ],
 )
 def test_what_cannot_be_filled_in_is_named(text: str, complaint: str) -> None:
-    with pytest.raises(UsageError, match=complaint):
+    with pytest.raises(BadRequestError, match=complaint):
         fill_in(text, {"name": "Ada"})
 
 
@@ -109,7 +109,7 @@ def test_functions_are_their_source_and_other_things_their_repr() -> None:
 
 def test_pandas_is_not_imported_for_it() -> None:
     code = (
-        "import sys; from mlc_widget.magics.describe import describe;"
+        "import sys; from mlc_widget.widget.describe import describe;"
         "class_ = type('DataFrame', (), {'__module__': 'pandas.core.frame'});"
         "describe(class_()); assert 'pandas' not in sys.modules"
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -103,3 +104,34 @@ def test_a_bug_is_told_to_the_page_and_does_not_get_out(
 def test_what_is_no_intent_is_ignored(page: Page, content: Any) -> None:
     page.take(content)
     assert page.calls == page.answers == []
+
+
+def test_what_takes_time_is_acknowledged_once_when_it_has_ended() -> None:
+    answers: list[Any] = []
+    begun: list[Any] = []
+
+    async def play() -> None:
+        gate = asyncio.Event()
+
+        async def slow(intent: Any) -> None:
+            begun.append(intent)
+            await gate.wait()
+            if intent.get("bad"):
+                raise BadRequestError("text = '': write a message first.")
+
+        dispatcher = IntentDispatcher({"slow": slow}, answers.append)
+        good = {"type": "intent", "id": "1", "intent": {"kind": "slow"}}
+        bad = {"type": "intent", "id": "2", "intent": {"kind": "slow", "bad": True}}
+        for content in (good, bad, good):  # the page sends again what is not acknowledged
+            dispatcher.take(content)
+        await asyncio.sleep(0)
+        assert (len(begun), answers) == (2, [])
+        gate.set()
+        while len(answers) < 2:
+            await asyncio.sleep(0)
+        dispatcher.take(good)
+
+    asyncio.run(play())
+    assert len(begun) == 2
+    refused = ack("text = '': write a message first.", "2")
+    assert answers == [ack(None), refused, ack(None)]

@@ -76,11 +76,15 @@ def reopen(
         chat.close()
 
 
-def intent(chat: ChatWidget, kind: str) -> str | None:
+def intent(chat: ChatWidget, kind: str, **fields: Any) -> str | None:
     """Have the page's intent carried out; returns the refusal."""
 
     async def take() -> str | None:
-        return chat._desk._carry_out({"kind": kind})
+        try:
+            chat._desk._carry_out({"kind": kind, **fields})
+        except BadRequestError as error:
+            return error.message
+        return None
 
     return chat._link.submit(take()).result()
 
@@ -143,6 +147,52 @@ def test_any_other_file_offers_nothing(reopen: Any, content: str) -> None:
     assert offered(chat) == 0
     assert intent(chat, "take_up")
     assert chat.messages == ()
+
+
+def adopted(chat: ChatWidget) -> ChatWidget:
+    """The chat after it took the settings of its notebook, as when it is shown."""
+
+    async def take() -> None:
+        chat._settings.adopt(chat._saved.settings)
+
+    chat._link.submit(take()).result()
+    return chat
+
+
+def with_settings(settings: Any) -> dict[str, Any]:
+    return {"cells": [cell("b", {**said(), "settings": settings})]}
+
+
+def test_settings_that_were_changed_in_the_page_come_back(reopen: Any) -> None:
+    before = reopen({"cells": []}, system="Mine", seed=3)
+    for name, value in {"temperature": 0.7, "schema": {"type": "object"}, "seed": 4}.items():
+        assert intent(before, "set", name=name, value=value) is None
+    assert intent(before, "set", name="top_p", value=0.5) is None
+    assert intent(before, "set", name="top_p", value=None) is None
+    assert "between 0 and 2" in (intent(before, "set", name="temperature", value=9) or "")
+    for name in ("tools", "model", None, ["system"]):
+        assert "no such setting" in (intent(before, "set", name=name, value="x") or "")
+    bundle = before._transcript_bundle()[CHAT_MIME]
+    kept = json.loads(json.dumps(bundle))["settings"]
+    assert kept == {"temperature": 0.7, "seed": 4, "schema": {"type": "object"}}
+
+    # What the code gives counts, and what is undone is not kept.
+    after = adopted(reopen(with_settings(kept), seed=3))
+    assert (after._session.options.temperature, after._session.options.seed) == (0.7, 3)
+    assert after.get_state("_options")["_options"]["changed"] == ["temperature", "schema"]
+    assert intent(after, "reset") is None
+    assert after._session.options.temperature is None
+    assert after._transcript_bundle()[CHAT_MIME]["settings"] == {}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [3, "temperature", [["temperature", 1]], {"temperature": 9, "nope": 1, "tools": ["x"]}, None],
+)
+def test_bad_settings_in_a_notebook_are_left_out(reopen: Any, settings: Any) -> None:
+    chat = adopted(reopen(with_settings(settings)))
+    assert chat.get_state("_options")["_options"]["changed"] == []
+    assert chat._session.options.tools is None
 
 
 def test_without_a_notebook_nothing_is_offered(

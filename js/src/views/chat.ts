@@ -15,9 +15,14 @@ import { fullWindowButton } from "./full-window.ts";
 import { HangNotice } from "./hang.ts";
 import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./load.ts";
 import { MessageView } from "./message.ts";
+import { quotation, quoteButton } from "./quote.ts";
 import { SavedOffer } from "./saved.ts";
+import { ChatSearch } from "./search.ts";
 import { SettingsPanel } from "./settings.ts";
+import { Suggestions } from "./suggestions.ts";
 
+/** Milliseconds between two questions for the notebook's variables. */
+const LOOK_AGAIN = 500;
 const BUSY = "The kernel is running a cell. Your request will be handled when the cell has finished.";
 const INDIRECT = "This notebook cannot reach the chat while a cell is running: Stop takes effect when the cell has finished.";
 
@@ -40,6 +45,18 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       throw error;
     }
   };
+
+  let looked = -Infinity;
+  let lookLater: ReturnType<typeof setTimeout> | undefined;
+  /** Asks for the notebook's variables, which come with the view; soon, if they were just asked for. */
+  const look = (): void => {
+    lookLater ??= setTimeout(() => {
+      lookLater = undefined;
+      looked = performance.now();
+      void store.intents.send({ kind: "look" }, { signal }).catch(() => undefined);
+    }, looked + LOOK_AGAIN - performance.now());
+  };
+  signal.addEventListener("abort", () => { clearTimeout(lookLater); });
 
   const dot = h("span", { class: "mlcw-dot", "aria-hidden": "true" });
   const name = h("span", { class: "mlcw-name" });
@@ -75,11 +92,14 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   const hang = new HangNotice(signal, send);
   const list = h("ol", { class: "mlcw-list" });
   const welcome = h("div", { class: "mlcw-welcome" });
+  const suggestions = new Suggestions((message) => { composer.append(message); }, signal);
+  const search = new ChatSearch(list, signal);
   const saved = new SavedOffer(sendOrExplain, signal);
   const log = h(
     "div",
     { class: "mlcw-log", role: "log", "aria-label": "Conversation", "aria-live": "off", tabindex: "0" },
     welcome,
+    suggestions.node,
     saved.node,
     earlier,
     list,
@@ -90,13 +110,16 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     icon(ICONS.down),
     h("span", {}, "Latest"),
   );
+  const frame = h("div", { class: "mlcw-scroll" }, log, jump);
+  quoteButton(frame, log, (text) => { composer.append(`${quotation(text)}\n\n`); }, signal);
   const announcements = h("div", { class: "mlcw-sr", role: "status", "aria-live": "polite" });
   const composer = new Composer(
     {
-      send: async (text) => {
+      send: async (text, attachments) => {
         scroll.toEnd();
-        await send({ kind: "send", text });
+        await send(attachments.length > 0 ? { kind: "send", text, attachments } : { kind: "send", text });
       },
+      look,
       stop: () => send({ kind: "stop" }),
       editLast: () => {
         const mine = store.view.chat.messages.findLast((message) => message.role === "user");
@@ -111,11 +134,12 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       class: "mlcw mlcw-chat",
       "aria-label": "Chat",
     },
-    h("div", { class: "mlcw-head" }, dot, name, state, context, anew, save, toggle),
+    h("div", { class: "mlcw-head" }, dot, name, state, context, search.button, anew, save, toggle),
     settings.node,
+    search.node,
     load.node,
     hang.node,
-    h("div", { class: "mlcw-scroll" }, log, jump),
+    frame,
     composer.node,
     announcements,
   );
@@ -138,6 +162,13 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       toggle.focus();
     } else void composer.stop();
   }, { signal });
+  // What is at hand may have changed whenever somebody turns to an empty chat.
+  for (const event of ["focusin", "pointerenter"] as const) {
+    root.addEventListener(event, () => {
+      if (store.view.connected && store.view.chat.messages.length === 0) look();
+    }, { signal });
+  }
+  composer.takeDropsOn(root);
   keepKeys(root, signal);
   bindCells(root, store.cells, signal);
   el.append(root);
@@ -152,6 +183,8 @@ export function renderChat({ store, el, signal }: RenderProps): void {
 
   const views = new Map<string, MessageView>();
   let first = true;
+
+  store.onTokens(({ reply, tokens }) => { views.get(reply)?.showTokens(tokens); }, signal);
 
   const say = (text: string): void => { announcer.say(text); };
 
@@ -208,6 +241,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     drawContext(context, chat.messages, engine);
     settings.update(options, engine, connected, connected && !store.direct ? INDIRECT : "");
     show(earlier, connected && chat.earlier !== null);
+    show(search.button, chat.messages.length > 0);
     show(anew, chat.messages.length > 0);
     show(save, chat.messages.length > 0);
     anew.disabled = save.disabled = !connected;
@@ -218,14 +252,18 @@ export function renderChat({ store, el, signal }: RenderProps): void {
         ? "Messages are answered in a background kernel; this notebook stays free."
         : "This chat has no kernel. Run its cell to start it.",
     );
+    suggestions.update(view.variables, connected && chat.messages.length === 0);
     saved.update(chat.messages.length === 0 ? chat.saved : 0, connected);
     room.keep(() => { drawMessages(chat.messages, view); });
+    search.refresh();
     announce(chat.messages);
     const running = chat.messages.some((item) => item.status === "running" || item.status === "queued");
     composer.update({
       enabled: connected && engine.state !== "terminated",
       running: connected && running,
       placeholder: connected ? `Message ${model}` : "Run the cell to continue this chat",
+      model,
+      variables: view.variables,
     });
     first = false;
   };

@@ -3,29 +3,48 @@
 import { indentJson, isJson, splitThoughts } from "../answer.ts";
 import { copyText } from "../copy.ts";
 import { h, icon, setAttribute, setText, show } from "../dom.ts";
+import { formatCount } from "../format.ts";
 import { codeNode } from "../markdown/nodes.ts";
 import { patchChildren } from "../markdown/patch.ts";
 import { MarkdownView } from "../markdown/view.ts";
-import type { Message } from "../protocol.ts";
+import type { Message, SentAttachment } from "../protocol.ts";
 import { MOMENT } from "./buttons.ts";
 
-/** A message of the user's, shown as plain text. */
+/** A message of the user's, shown as plain text, and what went with it, collapsed. */
 export class UserContent {
-  readonly #body: HTMLElement;
+  readonly #text = h("div");
+  readonly #attachments = h("div", { class: "mlcw-sent" });
+  #shown = "";
 
   constructor(body: HTMLElement) {
-    this.#body = body;
-    setAttribute(body, "dir", "auto");
+    setAttribute(body, "dir", "auto"); // that of the text, as the names below have their own
+    body.append(this.#text, this.#attachments);
   }
 
-  update(message: Message): boolean {
-    setText(this.#body, message.text);
+  update({ text, attachments }: Message): boolean {
+    setText(this.#text, text);
+    show(this.#text, text.trim() !== "" || attachments.length === 0);
+    const now = JSON.stringify(attachments);
+    if (now !== this.#shown) {
+      this.#shown = now;
+      this.#attachments.replaceChildren(...attachments.map(sentNode));
+    }
+    show(this.#attachments, attachments.length > 0);
     return false;
   }
 
   plain(message: Message): string {
     return message.text;
   }
+}
+
+function sentNode({ name, text, length, variable }: SentAttachment): HTMLElement {
+  const rest = length > text.length ? `\n… (${(length - text.length).toLocaleString("en-US")} more characters)` : "";
+  return h("details", {},
+    h("summary", {},
+      h("span", { class: "mlcw-chip-name", dir: "auto" }, variable ? `{${name}}` : name),
+      h("span", { class: "mlcw-chip-facts" }, `${formatCount(length)} characters`)),
+    h("pre", { class: "mlcw-sent-text", dir: "auto", tabindex: "0", role: "region", "aria-label": name }, text + rest));
 }
 
 /** The result of a tool, collapsed. */

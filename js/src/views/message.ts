@@ -3,12 +3,13 @@
 import { copyText } from "../copy.ts";
 import { h, setAttribute, setText, show } from "../dom.ts";
 import { formatCount, formatDuration, formatPercent, formatRate, joinFacts } from "../format.ts";
-import type { Intent, Message, Question, Stats } from "../protocol.ts";
+import type { Intent, Message, Question, Stats, Token } from "../protocol.ts";
 import { ApprovalForm } from "./approval.ts";
 import { iconButton, ICONS, MOMENT, relabel } from "./buttons.ts";
 import { ReplyContent, ResultContent, UserContent } from "./content.ts";
 import { Editor } from "./editor.ts";
 import { CallForm } from "./results.ts";
+import { TokensView } from "./tokens.ts";
 
 /** What the view of a message depends on besides the message. */
 export interface Surroundings {
@@ -88,6 +89,7 @@ export class MessageView {
   readonly #foot: HTMLElement;
   readonly #again: HTMLButtonElement;
   readonly #edit: HTMLButtonElement;
+  readonly #probabilities: HTMLButtonElement;
   readonly #back: HTMLButtonElement;
   readonly #forward: HTMLButtonElement;
   readonly #actions: MessageActions;
@@ -95,6 +97,7 @@ export class MessageView {
   #editor: Editor | null = null;
   #calls: CallForm | null = null;
   #approvals: ApprovalForm | null = null;
+  #tokens: TokensView | null = null;
   #message: Message;
   #shown: Message | null = null;
   #around: Surroundings | null = null;
@@ -114,13 +117,15 @@ export class MessageView {
       this.#send({ kind: "retry", reply: this.#message.id });
     });
     this.#edit = tool(ICONS.edit, "Edit message", () => { this.#beginEdit(); });
+    this.#probabilities = tool(ICONS.bars, "Token probabilities", () => { this.#toggleTokens(); });
+    setAttribute(this.#probabilities, "aria-expanded", "false");
     const remove = tool(ICONS.remove, "Delete", () => { this.#remove(remove); });
     remove.dataset["mlcwTool"] = "delete"; // for styles/reply.css
     this.#back = tool(ICONS.back, "Previous version", () => { this.#step(-1); });
     this.#forward = tool(ICONS.forward, "Next version", () => { this.#step(1); });
     this.#branches = h("span", { class: "mlcw-branches", role: "group", "aria-label": "Versions" },
       this.#back, this.#place, this.#forward);
-    this.#tools = h("span", { class: "mlcw-tools" }, copy, this.#again, this.#edit, remove);
+    this.#tools = h("span", { class: "mlcw-tools" }, copy, this.#probabilities, this.#again, this.#edit, remove);
     this.#foot = h("div", { class: "mlcw-foot" }, this.#branches, this.#facts, this.#cancel, this.#tools);
     this.node = h(
       "li",
@@ -144,7 +149,9 @@ export class MessageView {
     const { status } = message;
     const ended = status !== "running" && status !== "queued";
     const empty = this.#content.update(message, !ended);
-    show(this.#body, !empty && !this.#editor);
+    if (message.tokens === 0) this.#closeTokens();
+    show(this.#body, !empty && !this.#editor && !this.#tokens);
+    show(this.#probabilities, message.tokens > 0);
     show(this.#dots, status === "running" && empty && message.reasoning === "" && message.text === "");
     setText(this.#error, message.error?.message ?? "");
     show(this.#problem, status === "error");
@@ -165,6 +172,31 @@ export class MessageView {
     setAttribute(this.node, "data-mlcw-status", status);
     setAttribute(this.node, "data-mlcw-last", around.last ? "" : null);
     setAttribute(this.node, "aria-busy", status === "running" ? "true" : null);
+  }
+
+  /** Shows the tokens that were asked for. */
+  showTokens(tokens: readonly Token[]): void {
+    this.#tokens?.update(tokens);
+  }
+
+  #toggleTokens(): void {
+    if (this.#tokens) {
+      this.#closeTokens();
+      return;
+    }
+    this.#tokens = new TokensView(this.#signal);
+    this.#body.after(this.#tokens.node);
+    show(this.#body, false);
+    setAttribute(this.#probabilities, "aria-expanded", "true");
+    this.#send({ kind: "tokens", reply: this.#message.id });
+  }
+
+  #closeTokens(): void {
+    if (!this.#tokens) return;
+    this.#tokens.node.remove();
+    this.#tokens = null;
+    show(this.#body, true);
+    setAttribute(this.#probabilities, "aria-expanded", "false");
   }
 
   /** Begins to edit the message, if it is the user's and may be edited now. */

@@ -10,7 +10,7 @@ interface Field {
   readonly name: OptionName;
   readonly label: string;
   readonly hint: string;
-  readonly kind: "number" | "text" | "code";
+  readonly kind: "number" | "text" | "code" | "switch";
   readonly range?: Readonly<Record<string, string>>;
 }
 
@@ -23,6 +23,7 @@ const FIELDS: readonly Field[] = [
   { name: "repetition_penalty", label: "Repetition penalty", hint: "Default", kind: "number", range: { min: "0", max: "10", step: "0.05" } },
   { name: "max_tokens", label: "Max tokens", hint: "4096", kind: "number", range: { min: "1", step: "1" } },
   { name: "seed", label: "Seed", hint: "Random", kind: "number", range: { step: "1" } },
+  { name: "logprobs", label: "Token probabilities", hint: "", kind: "switch" },
   { name: "schema", label: "JSON schema", hint: '{"type": "object", …}', kind: "code" },
 ];
 
@@ -32,6 +33,7 @@ export class SettingsPanel {
   readonly #inputs = new Map<OptionName, FieldView>();
   readonly #picker: ModelPicker;
   readonly #tools = h("div", { class: "mlcw-settings-note" });
+  readonly #kept = h("div", { class: "mlcw-settings-note mlcw-kept", hidden: true });
   readonly #note = h("div", { class: "mlcw-settings-note" });
 
   constructor(send: (intent: Intent) => Promise<void>, signal: AbortSignal) {
@@ -43,8 +45,11 @@ export class SettingsPanel {
       return view.node;
     });
     this.#picker = new ModelPicker((model) => send({ kind: "load", model }), signal);
+    const reset = h("button", { class: "mlcw-link", type: "button" }, "Undo changes");
+    reset.addEventListener("click", () => { void this.#try({ kind: "reset" }); }, { signal });
+    this.#kept.append(h("span", {}, "The notebook keeps what was changed here when it is saved."), reset);
     this.node = h("div", { class: "mlcw-settings", role: "group", "aria-label": "Settings", hidden: true },
-      this.#picker.node, ...fields, this.#tools, this.#note);
+      this.#picker.node, ...fields, this.#tools, this.#kept, this.#note);
   }
 
   get visible(): boolean {
@@ -61,11 +66,12 @@ export class SettingsPanel {
     this.#picker.update(options.models, engine, connected);
     setText(this.#tools, options.tools.length > 0 ? `Tools: ${options.tools.join(", ")}` : "");
     show(this.#tools, options.tools.length > 0);
+    show(this.#kept, connected && options.changed.length > 0);
     setText(this.#note, note);
     show(this.#note, note !== "");
   }
 
-  #set(name: OptionName, value: string | number | null): Promise<string> {
+  #set(name: OptionName, value: Value): Promise<string> {
     return this.#try({ kind: "set", name, value });
   }
 
@@ -79,6 +85,9 @@ export class SettingsPanel {
   }
 }
 
+/** What a field sends; null stands for the model's default. */
+type Value = string | number | boolean | null;
+
 class FieldView {
   readonly node: HTMLElement;
   readonly #input: HTMLInputElement | HTMLTextAreaElement;
@@ -90,22 +99,22 @@ class FieldView {
   constructor(
     field: Field,
     id: string,
-    change: (value: string | number | null) => Promise<string>,
+    change: (value: Value) => Promise<string>,
     signal: AbortSignal,
   ) {
     this.#hint = field.hint;
     const attributes = { class: `mlcw-field mlcw-field-${field.kind}`, placeholder: field.hint };
-    this.#input = field.kind === "number"
+    this.#input = field.kind === "switch"
+      ? h("input", { type: "checkbox" })
+      : field.kind === "number"
       ? h("input", { ...attributes, type: "number", inputmode: "decimal", ...field.range })
       : h("textarea", { ...attributes, rows: "2", dir: field.kind === "code" ? "ltr" : "auto", spellcheck: field.kind === "code" ? "false" : "true" });
     this.#error = h("div", { class: "mlcw-field-error", role: "alert", id, hidden: true });
-    this.node = h("div", { class: `mlcw-setting${field.kind === "number" ? "" : " mlcw-wide"}` },
+    const size = { number: "", switch: " mlcw-switch", text: " mlcw-wide", code: " mlcw-wide" }[field.kind];
+    this.node = h("div", { class: `mlcw-setting${size}` },
       h("label", {}, field.label, this.#input), this.#error);
     this.#input.addEventListener("change", () => {
-      const raw = this.#input.value.trim();
-      const number = Number(raw);
-      const value = raw === "" ? null : field.kind === "number" && Number.isFinite(number) ? number : this.#input.value;
-      void change(value).then((error) => {
+      void change(this.#value(field.kind)).then((error) => {
         this.#invalid = error !== "";
         setText(this.#error, error);
         show(this.#error, this.#invalid);
@@ -115,8 +124,23 @@ class FieldView {
     }, { signal });
   }
 
-  update(value: string | number | null, connected: boolean, modelDefault?: number): void {
+  #value(kind: Field["kind"]): Value {
+    if (this.#isSwitch(this.#input)) return this.#input.checked;
+    const raw = this.#input.value.trim();
+    const number = Number(raw);
+    return raw === "" ? null : kind === "number" && Number.isFinite(number) ? number : this.#input.value;
+  }
+
+  #isSwitch(input: HTMLInputElement | HTMLTextAreaElement): input is HTMLInputElement {
+    return input instanceof HTMLInputElement && input.type === "checkbox";
+  }
+
+  update(value: Value, connected: boolean, modelDefault?: number): void {
     this.#input.disabled = !connected;
+    if (this.#isSwitch(this.#input)) {
+      this.#input.checked = value === true;
+      return;
+    }
     const hint = modelDefault === undefined ? this.#hint : String(modelDefault);
     if (this.#input.placeholder !== hint) this.#input.placeholder = hint;
     const text = value === null ? "" : String(value);

@@ -78,17 +78,33 @@ def _is_shell(filename: str) -> bool:
     return filename.replace("\\", "/").endswith("IPython/core/interactiveshell.py")
 
 
-def _frame(value: Any) -> str | None:
-    """Describe a data frame or series, or return None; pandas is not imported for that."""
+def frame_shape(value: Any) -> tuple[int, int] | None:
+    """The rows and columns of a data frame of pandas or polars; None of anything else."""
+    library = _library(value)
+    if library is None or not isinstance(value, library.DataFrame):
+        return None
+    rows, columns = value.shape
+    return int(rows), int(columns)
+
+
+def _library(value: Any) -> Any:
+    """The module pandas or polars if the value is of it, or None; neither is imported for that."""
     kind = type(value).__module__.partition(".")[0]
-    library = sys.modules.get(kind)
-    if kind == "pandas" and library is not None:
+    return sys.modules.get(kind) if kind in ("pandas", "polars") else None
+
+
+def _frame(value: Any) -> str | None:
+    """Describe a data frame or series, or return None."""
+    library = _library(value)
+    if library is None:
+        return None
+    if library.__name__ == "pandas":
         if isinstance(value, library.DataFrame):
             return _pandas(value)
         if isinstance(value, library.Series):
             shown = value.head(ROWS).to_string()
             return f"Series {value.name!r}: {len(value):,} values ({value.dtype})\n{shown}"
-    if kind == "polars" and library is not None and isinstance(value, library.DataFrame):
+    elif isinstance(value, library.DataFrame):
         rows, columns = value.shape
         types = {str(name): str(dtype) for name, dtype in value.schema.items()}
         return f"{_head(rows, columns, types)}\n{value.head(ROWS).write_csv()}"

@@ -1,0 +1,135 @@
+/** The attachments of the message that is being written: chips above the box, and how they get there. */
+
+import { attachmentOfPaste, checkTogether, readFile } from "../attachments.ts";
+import { h, show } from "../dom.ts";
+import { formatCount } from "../format.ts";
+import type { Attachment } from "../protocol.ts";
+import { iconButton, ICONS } from "./buttons.ts";
+
+export interface AttachmentActions {
+  /** Shows why something was not attached; "" if all was. */
+  readonly explain: (text: string) => void;
+  /** Puts a text at the end of the message. */
+  readonly append: (text: string) => void;
+  readonly changed: () => void;
+  /** The model, for messages. */
+  readonly model: () => string;
+  readonly focus: () => void;
+}
+
+export class Attachments {
+  readonly node = h("ul", { class: "mlcw-chips", "aria-label": "Attachments", hidden: true });
+  readonly button: HTMLButtonElement;
+  readonly picker = h("input", { type: "file", multiple: true, hidden: true, "aria-hidden": "true", tabindex: "-1" });
+  readonly #actions: AttachmentActions;
+  readonly #signal: AbortSignal;
+  #items: readonly Attachment[] = [];
+
+  constructor(actions: AttachmentActions, signal: AbortSignal) {
+    this.#actions = actions;
+    this.#signal = signal;
+    this.button = iconButton(ICONS.attach, "Attach text files", () => { this.picker.click(); }, signal);
+    this.button.classList.add("mlcw-attach");
+    this.picker.addEventListener("change", () => {
+      const files = [...(this.picker.files ?? [])];
+      this.picker.value = ""; // the same file may be chosen again
+      void this.addFiles(files);
+    }, { signal });
+  }
+
+  get items(): readonly Attachment[] {
+    return this.#items;
+  }
+
+  /** Removes those that were sent. */
+  sent(items: readonly Attachment[]): void {
+    this.#set(this.#items.filter((item) => !items.includes(item)));
+  }
+
+  async addFiles(files: readonly File[]): Promise<void> {
+    const reasons: string[] = [];
+    for (const file of files) {
+      try {
+        this.#add(await readFile(file, this.#actions.model()));
+      } catch (error) {
+        reasons.push(error instanceof Error ? error.message : String(error));
+      }
+    }
+    this.#actions.explain(reasons.join("\n"));
+    this.#actions.focus();
+  }
+
+  /** Takes files, tables, tracebacks and long texts out of a paste; anything else is typed. */
+  paste(event: ClipboardEvent): void {
+    const data = event.clipboardData;
+    if (!data) return;
+    const text = data.getData("text/plain");
+    const files = [...data.files];
+    // A spreadsheet gives its cells as text and, beside that, as an image.
+    if (text === "" && files.length > 0) {
+      event.preventDefault();
+      void this.addFiles(files);
+      return;
+    }
+    const attachment = attachmentOfPaste(text, data.getData("text/html"));
+    if (!attachment) return;
+    try {
+      this.#add(attachment);
+    } catch (error) {
+      this.#actions.explain(error instanceof Error ? error.message : String(error));
+    }
+    event.preventDefault();
+  }
+
+  /** Takes files that are dropped on `target`. */
+  dropOn(target: HTMLElement): void {
+    const signal = this.#signal;
+    const hasFiles = (event: DragEvent): boolean => event.dataTransfer?.types.includes("Files") === true;
+    target.addEventListener("dragover", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      target.classList.toggle("mlcw-dropping", !this.button.disabled);
+    }, { signal });
+    for (const type of ["dragleave", "drop"] as const) {
+      target.addEventListener(type, (event) => {
+        const inside = type === "dragleave" && event.relatedTarget instanceof Node && target.contains(event.relatedTarget);
+        if (!inside) target.classList.remove("mlcw-dropping");
+      }, { signal });
+    }
+    target.addEventListener("drop", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      event.stopPropagation(); // JupyterLab would upload it
+      if (!this.button.disabled) void this.addFiles([...(event.dataTransfer?.files ?? [])]);
+    }, { signal });
+  }
+
+  #add(attachment: Attachment): void {
+    const items = [...this.#items, attachment];
+    checkTogether(items);
+    this.#set(items);
+  }
+
+  #set(items: readonly Attachment[]): void {
+    this.#items = items;
+    this.node.replaceChildren(...items.map((item) => this.#chip(item)));
+    show(this.node, items.length > 0);
+    this.#actions.changed();
+  }
+
+  #chip(item: Attachment): HTMLElement {
+    const remove = iconButton(ICONS.close, `Remove ${item.name}`, () => {
+      this.sent([item]);
+      this.#actions.focus();
+    }, this.#signal);
+    const insert = iconButton(ICONS.text, `Put the text of ${item.name} into the message`, () => {
+      this.sent([item]);
+      this.#actions.append(item.text);
+    }, this.#signal);
+    return h("li", { class: "mlcw-chip", title: item.text.slice(0, 300) },
+      h("span", { class: "mlcw-chip-name", dir: "auto" }, item.name),
+      h("span", { class: "mlcw-chip-facts" }, `${formatCount(item.text.length)} characters`),
+      insert, remove);
+  }
+}
