@@ -1,8 +1,8 @@
 """Several notebooks on one shared worker: memory, tokens per second, and each one's share.
 
-Every client is a process of its own, with the built-in ``demo`` model or another::
+Every client is a process of its own, with SmolLM2-135M or another model::
 
-    python benchmarks/shared.py [--model demo] [--clients 8] [--seconds 5] [--flood 16]
+    python benchmarks/shared.py [--model smollm2-135m] [--clients 8] [--seconds 5] [--flood 16]
 
 Printed are: the worker's memory with all clients, and with one; the clients' tokens per second all
 at once, and one after the other; what the slowest gets, as a part of an equal share; and the same
@@ -48,7 +48,7 @@ def together(clients: list[Process], seconds: float, flood: int = 1) -> list[int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="demo")
+    parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--flood", type=int, default=16)
