@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
@@ -81,6 +81,7 @@ class RemoteModels:
         self._asked = False  # whether the worker was asked for what is wanted
         self._reawakened = False  # whether the worker loads again what it had unloaded
         self._had_models = False  # whether the worker had any when the running loads began
+        self._first_attempt: InitProgressReport | None = None  # its last report, once it has failed
         self._last_target: LoadTarget | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._returning: asyncio.Task[Any] | None = None
@@ -167,6 +168,7 @@ class RemoteModels:
         self._last_target = target
         self._wanted = wanted = _Expected(target, self._app_config)
         self._asked = self._reawakened = False
+        self._first_attempt = None
         self._publisher.update(failed=None)
         self._loads_running += 1
         if self._loading is None:
@@ -198,6 +200,7 @@ class RemoteModels:
             if error.code != "fresh_process_needed" or load != self._loads:
                 raise
             # Nothing else is wrong with what is wanted, so now the old process may end.
+            self._first_attempt = self._publisher.snapshot.progress
             if (worker := self.supervisor.worker) is not None:
                 worker.needs_fresh_process, worker.loaded = True, False
             await self._load_into(await self._worker_for(wanted, load), wanted, load)
@@ -270,7 +273,7 @@ class RemoteModels:
     async def _restore(self, worker: Worker, expected: _Expected) -> None:
         """Load the expected models into a new worker."""
         self._loads += 1
-        self._wanted = expected
+        self._wanted, self._first_attempt = expected, None
         try:
             await self._load_into(worker, expected, self._loads)
         finally:
@@ -389,6 +392,13 @@ class RemoteModels:
     # What the supervisor tells
 
     def _progress(self, report: InitProgressReport) -> None:
+        first = self._first_attempt
+        if first is not None and self._loads_running:  # one load, which does not go back
+            report = replace(
+                report,
+                progress=max(first.progress, report.progress),
+                time_elapsed=first.time_elapsed + report.time_elapsed,
+            )
         state, worker = self._publisher.snapshot.state, self.supervisor.worker
         if state == "ready" and worker is not None and worker.shared and not self._loads_running:
             # It had unloaded them, as nobody used them, and loads them for a request.

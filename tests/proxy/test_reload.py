@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
     ModelNotLoadedError,
 )
+from mlc_widget.proxy.remote_models import RemoteModels
 
 from ..waiting import until
 
@@ -298,6 +300,35 @@ async def test_a_runtime_that_loads_once_gets_a_fresh_worker_each_time(
     assert await loaded(engine) == [str(tiny_model)]
     pids.append(engine.worker_pid)
     assert len(set(pids)) == 3
+
+
+async def test_progress_does_not_go_back_in_a_fresh_worker(
+    kernel_engine: Make, other_tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much the old worker had reported before it said that it can load nothing more."""
+    load_into = RemoteModels._load_into
+    late = InitProgressReport(0.5, 2.0, "Reading the model", model_id=str(other_tiny_model))
+
+    async def slowly(models: RemoteModels, *args: Any) -> None:
+        try:
+            await load_into(models, *args)
+        except EngineDeadError:
+            models._progress(late)
+            raise
+
+    engine = await kernel_engine(single_use=True)
+    monkeypatch.setattr(RemoteModels, "_load_into", slowly)
+    reports: list[InitProgressReport] = []
+    engine.set_init_progress_callback(reports.append)
+    await engine.reload(str(other_tiny_model))
+    assert late in reports
+    for values in ([r.progress for r in reports], [r.time_elapsed for r in reports]):
+        assert values == sorted(values)
+    assert reports[-1].progress == 1
+    seen = len(reports)
+    await engine.unload()
+    await engine.reload(str(other_tiny_model))
+    assert reports[seen].progress < 0.5  # another load begins at its beginning
 
 
 async def test_two_engines_made_at_once_both_answer(
