@@ -2,13 +2,15 @@
 
     python benchmarks/gpu.py                 # all
     python benchmarks/gpu.py --only golden   # or speed, families, or transformers
+    python benchmarks/gpu.py --only speed --shapes 8B --quantizations q4f16_1
 
 - golden: compares the logits of the tiny fixtures at every position, over chunks that cross pages,
   with transformers' in float32 (the relative L2 error must be below 3e-3), and those computed in a
   batch with those computed alone (all bits must be equal).
-- speed: decodes at batch sizes 1 to 8, and prefills, with Llama-3.2-1B's shapes and random weights
-  in float16 and 4 bits. Each figure comes with its share of the speed that memory bandwidth allows
-  if weights, keys and values are read once per step; a step of prefill has 256 tokens.
+- speed: decodes at batch sizes 1 to 32 after 128 tokens, and alone after 4,000, and prefills, with
+  the shapes of Llama-3.2-1B and Llama-3.1-8B and random weights in float16 and 4 bits. Each figure
+  comes with its share of the speed that memory bandwidth allows if weights, keys and values are
+  read once per step; a step of prefill has 256 tokens.
 - families: the same for the shapes of Gemma 3 1B, and a quarter of Phi-4-mini and SmolLM3
   (by layers), in 4 bits at batch size 1, after 128 and 4,000 tokens.
 - transformers: measures the same shapes in float16 in the same run: greedy decoding at batch size 1
@@ -27,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,15 @@ LLAMA_1B: dict[str, Any] = {
     "tie_word_embeddings": True,
     "position_embedding_base": 500000,
 }
+LLAMA_8B: dict[str, Any] = {
+    **LLAMA_1B,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "head_dim": 128,
+    "tie_word_embeddings": False,
+}
+LLAMAS = {"1B": LLAMA_1B, "8B": LLAMA_8B}
 FIXTURES = REPOSITORY / "tests" / "fixtures" / "architectures"
 CASES = [
     ("llama", "q0f16"), ("llama", "q4f16_1"), ("mistral", "q4f16_1"), ("qwen2", "q8f16_1"),
@@ -173,7 +184,7 @@ def random_model(
             arrays.append(np.resize((0.02 * normal).astype(layout.dtype), layout.shape))
     nbytes = sum(a.nbytes for a in arrays)
     executor = CudaExecutor(
-        compiled, architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
+        compiled.jit(), architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
         context=tokens, vocab=architecture.shape.vocab_size, max_rows=MAX_ROWS,
         attention_rows=attention_rows(weights, "float16", target, architecture.shape),
         kv_dtype="float16",
@@ -270,19 +281,21 @@ def prefill(executor: Any, prompt: int, nbytes: int, peak: float, name: str) -> 
     )
 
 
-def speed() -> dict[str, float]:
+def speed(shapes: Sequence[str], quantizations: Sequence[str]) -> dict[str, float]:
     """Decode and prefill; tokens per second by name."""
     peak = bandwidth()
     print(f"a copy on the GPU moves {peak / 1e12:.2f} TB/s", flush=True)
     result: dict[str, float] = {}
-    for quantization in ("q0f16", "q4f16_1"):
-        executor, nbytes = random_model(quantization, 8192)
-        for batch in (1, 2, 4, 8):
-            key = f"{quantization} batch {batch}"
-            result[key] = decode(executor, batch, nbytes, peak, quantization)
-        for prompt in (128, 1024):
-            prefill(executor, prompt, nbytes, peak, quantization)
-        del executor
+    for shape in shapes:
+        for quantization in quantizations:
+            executor, nbytes = random_model(quantization, 8192, config=LLAMAS[shape])
+            name = f"{shape} {quantization}"
+            for batch in (1, 2, 4, 8, 32):
+                result[f"{name} batch {batch}"] = decode(executor, batch, nbytes, peak, name)
+            decode(executor, 1, nbytes, peak, f"{name} after 4000:", 4000)
+            for prompt in (128, 1024):
+                prefill(executor, prompt, nbytes, peak, name)
+            del executor
     return result
 
 
@@ -354,7 +367,11 @@ def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=("golden", "speed", "families", "transformers"))
-    only = parser.parse_args().only
+    parser.add_argument("--shapes", nargs="+", choices=list(LLAMAS), default=list(LLAMAS))
+    kinds = ("q0f16", "q4f16_1", "q8f16_1")
+    parser.add_argument("--quantizations", nargs="+", choices=kinds, default=kinds[:2])
+    args = parser.parse_args()
+    only = args.only
     from mlc_widget.engine.runtimes.tvm.cuda.target import prepare
 
     try:
@@ -363,12 +380,13 @@ def main() -> None:
         print(f"Nothing to measure here: {error}")
         return
     good = golden() if only in (None, "golden") else True
-    ours = speed() if only in (None, "speed") else {}
+    ours = speed(args.shapes, args.quantizations) if only in (None, "speed") else {}
     if only in (None, "families"):
         families()
     theirs = transformers_decode() if only in (None, "transformers") else 0.0
-    if ours and theirs:
-        print(f"decode at batch 1, float16: {ours['q0f16 batch 1'] / theirs:.2f} × transformers")
+    own = ours.get("1B q0f16 batch 1")
+    if own and theirs:
+        print(f"decode at batch 1, float16, 1B: {own / theirs:.2f} × transformers")
     if not good:
         raise SystemExit("the logits are not within the limit")
 

@@ -1,7 +1,8 @@
 """A cache of compiled models on disk, which are checked and then loaded without a compiler.
 
-An entry is a file ``<root>/tvm/<key>.code``: a line of JSON that says what it was made for, then
-the virtual machine's program and the machine code. An entry is not used if it is damaged, was made
+An entry is a file ``<root>/tvm/<key>.code``: a line of JSON that says what it was made for and how
+long its parts are, then the parts: the virtual machine's program, the machine code, and the code
+for a GPU, if there is any. An entry is not used if it is damaged, was made
 for something else, or could have been written by another user (see `UserCache`).
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -19,8 +21,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from mlc_widget.engine.runtimes.tvm import device_code
 from mlc_widget.engine.store.user_cache import UserCache
 
 _ROOM: Final = 1 << 26
@@ -77,8 +80,8 @@ class CompileCache:
     def load(self) -> Any | None:
         """The executable, ready for a virtual machine; None if there is no good entry."""
         content = self._cache.read(self._name)
-        parts = None if content is None else self._parts(content)
-        return None if parts is None else _module(*parts)
+        code = None if content is None else self._code(content)
+        return None if code is None else _module(code)
 
     def store(self, executable: Any) -> Any:
         """Write a `relax.VMExecutable`, if the cache can be written.
@@ -87,43 +90,72 @@ class CompileCache:
             The executable, ready for a virtual machine, whether or not it was written.
         """
         try:
-            with _llvm:
-                program = _emitted(executable.mod, "ro")
-                code = _emitted(executable.mod.imports[0], "o")
-        except OSError as e:
-            self._cache.warn(e)
+            code = _code_of(executable)
+        except (OSError, device_code.UnknownForm) as e:
+            if isinstance(e, OSError):
+                self._cache.warn(e)
             return executable.jit()
-        payload = program + code
+        parts = [code.program, code.machine, *(content for _, content in code.device)]
+        payload = b"".join(parts)
         head = {
             "key": self._key,
-            "program": len(program),
+            "sizes": list(map(len, parts)),
+            "device": [kind for kind, _ in code.device],
             "sha256": hashlib.sha256(payload).hexdigest(),
         }
         self._cache.write(self._name, json.dumps(head).encode() + b"\n" + payload)
-        return _module(program, code)
+        return _module(code)
 
-    def _parts(self, content: bytes) -> tuple[bytes, bytes] | None:
-        """The program and machine code of an entry; None if it is damaged or for another key."""
+    def _code(self, content: bytes) -> _Code | None:
+        """The code of an entry; None if it is damaged or for another key."""
         head, _, payload = content.partition(b"\n")
         try:
             entry = json.loads(head)
             good = (
                 entry["key"] == self._key and entry["sha256"] == hashlib.sha256(payload).hexdigest()
             )
-            size = int(entry["program"])
+            ends = list(itertools.accumulate(map(int, entry["sizes"]), initial=0))
+            program, machine, *device = (payload[a:b] for a, b in itertools.pairwise(ends))
+            kinds = list(map(str, entry["device"]))
+            code = _Code(program, machine, tuple(zip(kinds, device, strict=True)))
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        return (payload[:size], payload[size:]) if good else None
+        return code if good else None
 
 
-def _module(program: bytes, code: bytes) -> Any:
+class _Code(NamedTuple):
+    """The code of a model: the virtual machine's program, machine code, and a GPU's by kind."""
+
+    program: bytes
+    machine: bytes
+    device: tuple[tuple[str, bytes], ...] = ()
+
+
+def _code_of(executable: Any) -> _Code:
+    """Take the code of a compiled model.
+
+    Raises:
+        OSError: There is not enough space for LLVM to write it.
+        UnknownForm: That of a GPU cannot be taken.
+    """
+    with _llvm:
+        host = executable.mod.imports[0]
+        return _Code(
+            _emitted(executable.mod, "ro"), _emitted(host, "o"), tuple(device_code.dump(host))
+        )
+
+
+def _module(code: _Code) -> Any:
     """Load a virtual machine's program and the machine code that it calls as a module."""
     import tvm_ffi
 
-    module = tvm_ffi.get_global_func("ffi.Module.load_from_bytes.relax.VMExecutable")(program)
+    module = tvm_ffi.get_global_func("ffi.Module.load_from_bytes.relax.VMExecutable")(code.program)
     with _llvm:
         # Otherwise it would ask $CXX for a C++ library, which our code does not need.
-        module.import_module(_session().load_module(code, cxx=os.devnull))
+        machine = _session().load_module(code.machine, cxx=os.devnull)
+    for kind, content in code.device:
+        device_code.load(machine, kind, content)
+    module.import_module(machine)
     return module
 
 

@@ -39,8 +39,6 @@ def executable_of(
     program: Callable[[], Program],
     options: TVMOptions,
     progress: Callable[[Any, float, str], None],
-    *,
-    cached: bool = True,
 ) -> Any:
     """Get the executable of a program, as a module.
 
@@ -49,18 +47,17 @@ def executable_of(
         program: Returns the program; called if it must be compiled.
         options: The runtime's options, which say where the cache is.
         progress: Called with reports; an exception from it ends the work.
-        cached: Whether to cache the code here. Code for GPUs is cached elsewhere, by kernel.
     """
     cache = CompileCache(key, options.cache_dir)
     progress("compile", 0.0, "Looking for compiled code")
-    executable = cache.load() if cached else None
+    executable = cache.load()
     if executable is not None:
         return executable
     # After waiting for another compilation, the code may be in the cache.
     while not compiling.acquire(timeout=0.1):
         progress("compile", 0.0, "Waiting for another compilation")
     try:
-        executable = cache.load() if cached else None
+        executable = cache.load()
         if executable is not None:
             return executable
         progress("compile", 0.1, "Compiling: building the graph")
@@ -70,11 +67,8 @@ def executable_of(
         module = trace(made)
         progress("compile", 0.4, "Compiling: generating code for this machine")
         compiled = compile_module(module, made.target)
-        if cached:
-            progress("compile", 0.95, "Compiling: writing to the cache")
-            executable = cache.store(compiled)
-        else:
-            executable = compiled.jit()
+        progress("compile", 0.95, "Compiling: writing to the cache")
+        executable = cache.store(compiled)
     finally:
         compiling.release()
     progress("compile", 1.0, "Compiled")

@@ -95,7 +95,7 @@ class Executor:
         self._forward_one: Any = None
         self._huge_pages: HugePages | None = None
         self._trimmed = False
-        self.save_weights: Callable[[Callable[[], bool]], CopyTask | None] = lambda busy: None
+        self.save_weights: Callable[[Callable[[], bool]], CopyTask | None] = nothing_to_save
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows, self._threads = max_rows, attention_rows, threads
@@ -207,6 +207,11 @@ class Executor:
         """Copy a page's keys and values in all layers."""
         self._k[target] = self._k[source]
         self._v[target] = self._v[source]
+
+
+def nothing_to_save(busy: Callable[[], bool]) -> CopyTask | None:
+    """`Executor.save_weights` where there is nothing to keep."""
+    return None
 
 
 def attention_tiles(rows: int, most: int, kv_heads: int, threads: int) -> int:

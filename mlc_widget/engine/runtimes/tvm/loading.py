@@ -15,7 +15,7 @@ from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.compiled import executable_of
 from mlc_widget.engine.runtimes.tvm.computing import run_on_compute_thread
-from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page
+from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page, nothing_to_save
 from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
 from mlc_widget.engine.runtimes.tvm.memory import MemoryNeeds, machine_free
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
@@ -104,6 +104,7 @@ def load(
         scheduler.stop()
         raise
     copying = executor.save_weights(lambda: scheduler.clock.running() is not None)
+    executor.save_weights = nothing_to_save  # a GPU's need not stay in this memory
     return Loaded(scheduler, executor.vocab, executor.context, executor.usage, ended, copying)
 
 
@@ -174,9 +175,7 @@ def make_executor(
     )
     needs.check()
     weights.verify(progress.bytes("verify", "Verifying weights"), options.verify, options.cache_dir)
-    executable = executable_of(
-        plan.code, planner.program, options, progress, cached=planner.executor is Executor
-    )
+    executable = executable_of(plan.code, planner.program, options, progress)
     needs.make_room()
     loaded = load_packed(
         plan.parameters,
@@ -185,7 +184,7 @@ def make_executor(
         options,
         partial(machine.function, executable),
         progress.bytes("load", "Loading weights"),
-        cached=planner.executor is Executor,
+        stay=planner.executor is Executor,
     )
     weights.close()
     threads = options.threads or default_threads(weight_count(plan.parameters, quantization))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from mlc_widget.engine.system.imports import import_error
 TVM = "0.27"
 """The version of apache-tvm (major and minor) whose interfaces we use."""
 
-_CPU, _POOLED = 1, 2
+_CPU, _CUDA, _POOLED = 1, 2, 2
 INSTALL = 'pip install "mlc-widget[tvm]"'
 _PURPOSE = "The tvm runtime needs apache-tvm"
 
@@ -29,7 +32,8 @@ def start() -> None:
         RuntimeUnavailableError: They are not installed, or of another version.
     """
     try:
-        import tvm_ffi_orcjit  # noqa: F401
+        with without_torch():
+            import tvm_ffi_orcjit  # noqa: F401
 
         _load()
         found = version("apache-tvm")
@@ -45,13 +49,48 @@ def start() -> None:
         )
 
 
-def virtual_machine(executable: Any) -> Any:
-    """Initialize a `relax.VMExecutable` module on the CPU and this thread; its functions by name.
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Have this thread import TVM without torch, whose import takes seconds where it is installed.
+
+    tvm_ffi imports it first because of a conflict of their symbols on Windows, and tvm for
+    functions that we do not use.
+    """
+    if sys.platform == "win32" or "torch" in sys.modules:
+        yield
+        return
+    finder = _NoTorch(threading.get_ident())
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _NoTorch:
+    """Finds that there is no torch when one thread imports it."""
+
+    def __init__(self, thread: int) -> None:
+        self._thread = thread
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        """As `importlib.abc.MetaPathFinder.find_spec`."""
+        if name == "torch" and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError("torch is not needed here", name=name)
+
+
+def virtual_machine(executable: Any, gpu: int | None = None) -> Any:
+    """Initialize a `relax.VMExecutable` module on this thread; its functions by name.
 
     `tvm.relax.VirtualMachine` does the same, but needs the compiler.
+
+    Args:
+        executable: The module.
+        gpu: The number of the GPU that runs its kernels, if it is not the CPU.
     """
     machine = executable["vm_load_executable"]()
-    machine["vm_initialization"](_CPU, 0, _POOLED)
+    first = () if gpu is None else (_CUDA, gpu, _POOLED)
+    machine["vm_initialization"](*first, _CPU, 0, _POOLED)
     return machine
 
 

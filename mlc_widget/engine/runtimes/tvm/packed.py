@@ -81,7 +81,7 @@ def load_packed(
     compiled: Callable[[str], Any],
     progress: Callable[[int, int], None],
     *,
-    cached: bool = True,
+    stay: bool = True,
 ) -> LoadedWeights:
     """Map the packed copy of a model's weights, or read and pack them as `load_weights` does.
 
@@ -92,9 +92,9 @@ def load_packed(
         options: The runtime's options.
         compiled: Finds a function in the model's compiled code, by its name.
         progress: Called with the bytes done and the total; an exception from it ends the work.
-        cached: Whether to use such copies.
+        stay: Whether the kernels read the weights where they are. Otherwise they go on to a GPU.
     """
-    copy = _copy_of(parameters, source, config, options) if cached else None
+    copy = _copy_of(parameters, source, config, options)
     if copy is not None and (mapped := copy.open()) is not None:
         memory = np.frombuffer(mapped, np.uint8)
         try:
@@ -102,7 +102,7 @@ def load_packed(
         except OSError as error:
             logger.info("The packed weights cannot be read: %s", error)
         else:
-            if memory.nbytes < _LARGE or _in_huge_pages(memory):
+            if not stay or memory.nbytes < _LARGE or _in_huge_pages(memory):
                 return LoadedWeights(arrays_in(memory, parameters), True, None, None)
             own = weight_memory(parameters)
             np.copyto(own, memory)

@@ -11,6 +11,7 @@ from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
 from mlc_widget.engine.runtimes.tvm.compiled import code_key
 from mlc_widget.engine.runtimes.tvm.executor import Executor
+from mlc_widget.engine.runtimes.tvm.machine import without_torch
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
@@ -67,7 +68,8 @@ class ModelPlanner:
         """
         source, options = self._source, self._options
         if self._device != "cpu" or self._target is not None:
-            return self._make_plan()
+            with without_torch():
+                return self._make_plan()
         cache = PlanCache(
             {
                 "task": self.task,
@@ -83,7 +85,8 @@ class ModelPlanner:
         )
         plan = cache.load()
         if plan is None:
-            plan = self._make_plan()
+            with without_torch():
+                plan = self._make_plan()
             cache.store(plan)
         return plan
 

@@ -16,6 +16,8 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 from mlc_widget.engine.runtimes.base import DeviceUsage
+from mlc_widget.engine.runtimes.tvm import compile as compiling
+from mlc_widget.engine.runtimes.tvm import packed
 from mlc_widget.engine.runtimes.tvm.cuda import device, fragments, pool, toolkit
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc, install
@@ -24,6 +26,7 @@ from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of, zero_code
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
+from mlc_widget.engine.store import packed_weights
 from mlc_widget.engine.store.user_cache import UserCache
 
 from .conftest import (
@@ -353,13 +356,17 @@ def test_golden_logits_on_a_gpu(name, quantization, kv_dtype, folder_of, cache_d
 @needs_gpu
 @pytest.mark.parametrize("quantization", ["q0f16", "q4f16_1"])
 def test_bits_are_the_same_in_any_company_on_a_gpu(quantization, folder_of, cache_dir):  # noqa: F811
-    """Rows alone, in decode steps of 2 … 10 rows, and among 100 rows, whose kernels are others."""
+    """Rows alone, in decode steps of 2 … 32 rows, and among 100 rows, whose kernels are others."""
     prompt, _ = data("llama", quantization)
     executor = executor_for(
-        folder_of("llama", quantization), cache_dir, device="cuda", kv_cache_dtype="float16"
+        folder_of("llama", quantization),
+        cache_dir,
+        device="cuda",
+        kv_cache_dtype="float16",
+        max_total_sequence_length=4096,
     )
     alone = run_chunks(executor, prompt, CHUNKS)
-    for others in (1, 7, 9):
+    for others in (1, 7, 9, 31):
         stepper = Stepper(executor)
         for i, token in enumerate(prompt):
             stepper.step(**{f"o{n}": [(i + n) % 64] for n in range(others)}, a=[token])
@@ -368,6 +375,45 @@ def test_bits_are_the_same_in_any_company_on_a_gpu(quantization, folder_of, cach
     stepper.step(a=prompt[:3], b=[i % 64 for i in range(100)])
     stepper.step(b=list(range(60)), a=prompt[3:])
     assert np.array_equal(stepper.all("a"), alone)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("name", "window"), [("llama", None), ("mistral", 21), ("mistral", 400)])
+def test_long_contexts_on_a_gpu(name, window, folder_of, cache_dir):  # noqa: F811
+    """Of more pages than an attention block has warps, so that each attends to several."""
+    folder = folder_of(name, "q4f16_1")
+    file = folder / "mlc-chat-config.json"
+    config = json.loads(file.read_text())
+    for part in (config, config["model_config"]):
+        part["context_window_size"] = 1024
+        if window is not None:
+            part["sliding_window_size"] = window
+    file.write_text(json.dumps(config))
+    options = {"kv_cache_dtype": "float16", "max_total_sequence_length": 1024}
+    tokens = np.random.default_rng(0).integers(0, 60, 900).tolist()
+    expected = run_chunks(executor_for(folder, cache_dir, **options), tokens, [225] * 4)
+    executor = executor_for(folder, cache_dir, device="cuda", **options)
+    alone = run_chunks(executor, tokens, [225] * 4)
+    assert np.linalg.norm(alone - expected) < 5e-3 * np.linalg.norm(expected)
+    for chunks in ([1, 98, 1, 200, 200, *[1] * 400], [*[90] * 9, *[1] * 90]):
+        assert np.array_equal(run_chunks(executor, tokens, chunks), alone)
+
+
+@needs_gpu
+def test_a_second_load_needs_no_compiler_on_a_gpu(folder_of, tmp_path, monkeypatch):  # noqa: F811
+    """Nor does it read the model's files."""
+    monkeypatch.setattr(packed_weights, "_SMALLEST", 1)
+    prompt, _ = data("llama", "q4f16_1")
+    folder = folder_of("llama", "q4f16_1")
+    first = executor_for(folder, tmp_path, device="cuda", kv_cache_dtype="float16")
+    task = first.save_weights(lambda: False)
+    assert task is not None
+    task.join(60)
+    expected = run_chunks(first, prompt, CHUNKS)
+    monkeypatch.setattr(compiling, "trace", None)
+    monkeypatch.setattr(packed, "load_weights", None)
+    second = executor_for(folder, tmp_path, device="cuda", kv_cache_dtype="float16")
+    assert np.array_equal(run_chunks(second, prompt, CHUNKS), expected)
 
 
 @needs_gpu

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.engine.runtimes.base import Sampling
-from mlc_widget.engine.runtimes.tvm import packed, weights
+from mlc_widget.engine.runtimes.tvm import loading, packed, weights
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.loading import make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
@@ -131,6 +131,24 @@ def test_a_large_copy_in_small_pages_is_copied_to_own_memory(own_cache, reads, m
     assert second.save_weights.__self__.mapped is huge
     assert not save(second)
     assert len(reads) == 1
+
+
+def test_weights_on_their_way_to_a_gpu_are_not_copied(own_cache, reads, monkeypatch):
+    monkeypatch.setattr(packed, "_LARGE", 1)
+    monkeypatch.setattr(packed, "_in_huge_pages", lambda memory: False)
+    found = []
+
+    def load_packed(*args: Any, **options: Any) -> Any:
+        found.append(load(*args, **{**options, "stay": False}))
+        return found[-1]
+
+    load = packed.load_packed
+    monkeypatch.setattr(loading, "load_packed", load_packed)
+    first = executor_of(source_of(GOLDEN / NAME), own_cache)
+    expected = logits(first)
+    assert save(first)
+    assert np.array_equal(logits(executor_of(source_of(GOLDEN / NAME), own_cache)), expected)
+    assert [one.mapped for one in found] == [False, True]
 
 
 def test_own_memory_is_no_file_in_huge_pages():

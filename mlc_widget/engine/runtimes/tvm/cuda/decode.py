@@ -14,7 +14,7 @@ import numpy as np
 from mlc_widget.engine.runtimes.tvm.cuda.cudart import TO_DEVICE, Graph, Pinned, copy
 from mlc_widget.engine.runtimes.tvm.executor import Span
 
-MOST_ROWS = 16
+MOST_ROWS = 32
 """The maximum number of rows; larger steps are started kernel by kernel."""
 
 

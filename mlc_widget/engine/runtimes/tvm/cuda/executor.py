@@ -12,6 +12,7 @@ from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
+from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
 
 
@@ -65,10 +66,8 @@ class CudaExecutor(Executor):
 
     def prepare(self) -> None:
         """Make the virtual machine and run one row; called on the thread that will run steps."""
-        from tvm import relax
-
         cudart.use(self._index)
-        self._forward = relax.VirtualMachine(self._executable, self._device)["forward"]
+        self._forward = virtual_machine(self._executable, self._index)["forward"]
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))

@@ -63,8 +63,8 @@ def make_tensor_attention(
     """Attention of rows over pages, with a block per tile and key head (or 16 of its query heads).
 
     A tile's rows and heads are 16 slots s = row · heads + head. Warp w takes pages w, w + WARPS, …
-    ascending, and keeps for them each slot's running maximum m, sum l of 2 ^ (score - m), and
-    output o:
+    ascending; the keys of the next are on their way while it works on one. For them it keeps each
+    slot's running maximum m, sum l of 2 ^ (score - m), and output o:
 
         score   the sum over dimensions, 16 at a time ascending, one mma after the other, from 0;
                 then the soft cap, if there is one
@@ -139,12 +139,20 @@ def make_tensor_attention(
             )
 
     @T.inline
-    def page_of(KP, VP, q, k, v, s, a, o, top, most, total, layer, h, page, lane, key, pos):
+    def page_of(
+        KP, VP, q, k, next_k, v, s, a, o, top, most, total, layer, h, page, then, more, lane, key,
+        pos,
+    ):  # fmt: skip
+        """Attend to a page; its keys are there, and those of page `then` are loaded if `more`.
+
+        With large heads, whose keys do not fit twice, they are loaded here, part by part.
+        """
         for i in T.unroll(8):
             s[i] = T.float32(0)
-        if ONCE == CHUNKS:  # all loads are under way before the first is needed
-            load(KP, k, layer, h, page, lane, 0)
+        if ONCE == CHUNKS:  # what is needed next is under way before it is needed
             load(VP, v, layer, h, page, lane, 0)
+            if more:
+                load(KP, next_k, layer, h, then, lane, 0)
         for part in T.unroll(CHUNKS // ONCE):
             if ONCE < CHUNKS:
                 load(KP, k, layer, h, page, lane, part * ONCE)
@@ -222,7 +230,9 @@ def make_tensor_attention(
                         T.writes()
                         words = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
                         keys = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
+                        next_keys = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
                         values = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
+                        numbers = T.sblock_alloc_buffer((2,), "int32", scope="local")
                         both = T.sblock_alloc_buffer((2,), "uint32", scope="local")
                         a = T.sblock_alloc_buffer((4,), "uint32", scope="local")
                         s = T.sblock_alloc_buffer((8,), "float32", scope="local")
@@ -263,14 +273,25 @@ def make_tensor_attention(
                             if window is not None
                             else T.int32(0)
                         )
-                        start: T.let = begin // WARPS * WARPS
-                        for i in T.serial((pages - start + (WARPS - 1)) // WARPS):
-                            p: T.let = start + i * WARPS + warp
-                            if p >= begin and p < pages:
-                                page_of(
-                                    KP, VP, words, keys, values, s, a, o, top, most, total, layer,
-                                    h, PT[seq, p], lane, p * PAGE + 2 * j, pos,
-                                )  # fmt: skip
+                        # The warp's first page, and where the numbers of its next two are.
+                        start: T.let = begin + (warp - begin % WARPS + WARPS) % WARPS
+                        numbers[0] = PT[seq, T.min(start, pages - 1)]
+                        numbers[1] = PT[seq, T.min(start + WARPS, pages - 1)]
+                        if ONCE == CHUNKS and start < pages:
+                            load(KP, keys, layer, h, numbers[0], lane, 0)
+                        for i in T.serial(T.max(pages - start + (WARPS - 1), 0) // WARPS):
+                            p: T.let = start + i * WARPS
+                            after: T.let = PT[seq, T.min(p + 2 * WARPS, pages - 1)]
+                            page_of(
+                                KP, VP, words, keys, next_keys, values, s, a, o, top, most, total,
+                                layer, h, numbers[0], numbers[1], p + WARPS < pages, lane,
+                                p * PAGE + 2 * j, pos,
+                            )  # fmt: skip
+                            numbers[0] = numbers[1]
+                            numbers[1] = after
+                            if ONCE == CHUNKS:
+                                for c in T.unroll(ONCE * 4):
+                                    keys[c] = next_keys[c]
                         for i in T.unroll(2):
                             total[i] = total[i] + shuffle_xor(total[i], 1)
                             total[i] = total[i] + shuffle_xor(total[i], 2)
