@@ -126,6 +126,8 @@ export interface Message {
   readonly toolCalls: readonly ToolCall[];
   /** Whether these calls are being made. */
   readonly calling: boolean;
+  /** Whether they were being made when the user stopped them. */
+  readonly callsStopped: boolean;
   /** The calls that the user is asked about. */
   readonly questions: readonly Question[];
   /** In a message of the role "tool": the tool's name. */
@@ -472,6 +474,7 @@ function parseMessage(value: unknown): Message | null {
     reasoning: text(value["reasoning"]),
     toolCalls: parseCalls(value["tool_calls"]),
     calling: value["calling"] === true,
+    callsStopped: value["calls_stopped"] === true,
     questions: parseQuestions(value["questions"]),
     name: text(value["name"]),
     json: value["json"] === true,

@@ -21,7 +21,7 @@ describe("messages and traits are checked", () => {
       earlier: null,
       messages: [{
         attachments: [], id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null,
-        reasoning: "", toolCalls: [], calling: false, questions: [], name: "", json: false, branches: [], resumed: null, repeats: false,
+        reasoning: "", toolCalls: [], calling: false, callsStopped: false, questions: [], name: "", json: false, branches: [], resumed: null, repeats: false,
         tokens: 0,
       }],
     });

@@ -151,17 +151,20 @@ describe("chat", () => {
     model.change("_chat", snapshot(2, {}));
     await frame();
     expect(query(".mlcw-results-note").hidden).toBe(true);
+    model.change("_chat", snapshot(3, { calls_stopped: true }));
+    await frame();
+    expect(box.textContent).toContain("Its calls were stopped");
     const fields = [...box.querySelectorAll<HTMLTextAreaElement>(".mlcw-results textarea")];
     expect(fields.map((field) => field.labels[0]?.textContent)).toEqual(["Result of add (1 of 2)", "Result of now (2 of 2)"]);
     fields.forEach((field, index) => { field.value = String(index); });
-    model.change("_chat", snapshot(3, {}));
+    model.change("_chat", snapshot(4, {}));
     await frame();
     query(".mlcw-results [type=submit]").click();
     await vi.waitFor(() => {
       expect(model.sent).toMatchObject([{ intent: { kind: "results", reply: "a", results: ["0", "1"] } }]);
     });
     const result = { id: "r", role: "tool", name: "add", text: '{"sum":5}', status: "done" };
-    model.change("_chat", { rev: 4, messages: [user, { ...reply("", "done"), ...calls }, result, { ...reply("Five", "done"), id: "b" }] });
+    model.change("_chat", { rev: 5, messages: [user, { ...reply("", "done"), ...calls }, result, { ...reply("Five", "done"), id: "b" }] });
     await frame();
     expect(box.querySelector(".mlcw-results")).toBeNull();
     expect(query(".mlcw-tool-result summary").textContent).toBe("Result of add");

@@ -30,7 +30,7 @@ def result_turn(reply: Message, results: Any) -> list[Message]:
             f"reply = {reply.id!r}: it ended before its calls were complete; regenerate it.",
             param="reply",
         )
-    turn = [replace(reply, calling=False)]
+    turn = [replace(reply, calling=False, calls_stopped=False)]
     texts = _results_in_order(reply.tool_calls, results)
     for call, text in zip(reply.tool_calls, texts, strict=True):
         turn.append(

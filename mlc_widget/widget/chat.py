@@ -4,10 +4,10 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
 
 ``_chat``
     ``{"rev", "messages": [{"id", "role", "text", "attachments", "status", "finish", "error",
-    "stats", "reasoning", "tool_calls", "calling", "questions", "name", "json", "resumed",
-    "repeats", "tokens", "branches"}], "earlier", "saved"}``, the shown conversation; after
-    `new_chat`, the first message of the one before; and the number of messages that `SavedChat`
-    offers.
+    "stats", "reasoning", "tool_calls", "calling", "calls_stopped", "questions", "name", "json",
+    "resumed", "repeats", "tokens", "branches"}], "earlier", "saved"}``, the shown conversation;
+    after `new_chat`, the first message of the one before; and the number of messages that
+    `SavedChat` offers.
 ``_live``
     ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
 ``_options``

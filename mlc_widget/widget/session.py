@@ -207,7 +207,7 @@ class ChatSession:
         message = self._tree.state.messages.get(message_id)
         following = None
         if message is not None and message.calling:
-            self._tree.change(message_id, calling=False)
+            self._tree.change(message_id, calling=False, calls_stopped=results is None)
             if results is not None:
                 with contextlib.suppress(EngineTerminatedError):
                     following = self.give_results(message_id, results)

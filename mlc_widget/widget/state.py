@@ -102,6 +102,7 @@ class Message:
         reasoning: A reply's thoughts, if the engine separates them from the answer.
         tool_calls: A reply's tool calls, in OpenAI's shape.
         calling: Whether these calls are being made.
+        calls_stopped: Whether they were being made when the user stopped them.
         questions: The calls that the user is asked about, in the page's format
             (`approvals.Question`).
         tool_call_id: The call that a tool's result answers.
@@ -128,6 +129,7 @@ class Message:
     reasoning: str = ""
     tool_calls: tuple[JSONDict, ...] = ()
     calling: bool = False
+    calls_stopped: bool = False
     questions: tuple[JSONDict, ...] = ()
     tool_call_id: str = ""
     name: str = ""
@@ -163,6 +165,7 @@ class Message:
                 for call in self.tool_calls
             ],
             "calling": self.calling,
+            "calls_stopped": self.calls_stopped,
             "questions": list(self.questions),
             "name": self.name,
             "json": self.json,

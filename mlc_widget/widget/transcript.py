@@ -127,6 +127,8 @@ def ending(message: Message) -> list[str]:
         said.append("It repeats itself; a higher repetition penalty may help.")
     if message.tool_calls and not message.calls_are_whole:
         said.append("Its calls may be incomplete and were not made.")
+    elif message.calls_stopped:
+        said.append("Its calls were stopped.")
     return said
 
 

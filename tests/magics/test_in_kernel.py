@@ -154,8 +154,8 @@ def test_the_notebook_s_functions_answer_calls(execute: Execute, tools_folder: P
     # Who asks without them gets no calls made.
     assert "It is 5." not in transcript(notebook, 3)
     assert printed(notebook, 5).startswith("[5] {")
-    # What is stopped while a function runs goes no further than its result.
-    assert "*Stopped.*" in transcript(notebook, 6)
+    # What is stopped while a function runs goes no further.
+    assert "*Its calls were stopped.*" in transcript(notebook, 6)
     assert "It is 5." not in transcript(notebook, 6)
     assert "--tools minus: no variable has that name" in printed(notebook, 8)
     # A call that was cut is not made.

@@ -42,6 +42,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KernelMLCEngine
         yield made
 
 
+@pytest.fixture(autouse=True)
+def page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page to ask on, whatever shell another test has left in this process."""
+    monkeypatch.setattr("mlc_widget.widget.calls.can_ask", lambda cell: True)
+
+
 def tiny(**options: Any) -> MCPServer:
     return mcp([sys.executable, TINY], **options)
 
@@ -113,6 +119,7 @@ async def test_stop_gives_up_the_calls_that_wait(engine: KernelMLCEngine) -> Non
     assert (await asyncio.wait_for(_wait(reply), DEADLINE))["tool_calls"]
     assert results(chat) == []
     assert questions(chat) == []
+    assert "Its calls were stopped." in chat.export()
     chat.close()
 
 
@@ -179,9 +186,11 @@ def test_arguments_are_what_the_last_of_equal_keys_says() -> None:
 
 
 def test_a_console_and_a_batch_run_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def python(shell: Any) -> None:
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+
     def shell(kernel: Any) -> None:
-        made = SimpleNamespace(input_transformers_post=[], **kernel)
-        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: made))
+        python(SimpleNamespace(input_transformers_post=[], **kernel))
 
     def request(**content: Any) -> dict[str, Any]:
         header = {"msg_id": "abc_1_2"}
@@ -189,6 +198,7 @@ def test_a_console_and_a_batch_run_are_not_asked(monkeypatch: pytest.MonkeyPatch
         return {"kernel": SimpleNamespace(get_parent=lambda _: parent)}
 
     context = contextvars.copy_context()
+    python(None)
     assert can_ask(context)  # no shell: an app
     shell({})
     assert not can_ask(context)  # IPython's terminal

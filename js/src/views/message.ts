@@ -61,6 +61,7 @@ function callsAreWhole({ toolCalls, status, finish }: Message): boolean {
 }
 
 function callsText(message: Message): string {
+  if (message.callsStopped) return "Its calls were stopped";
   return message.toolCalls.length === 0 || callsAreWhole(message) ? "" : "Its calls may be incomplete and were not made";
 }
 
