@@ -138,7 +138,12 @@ describe("attachments", () => {
     expect(query(".mlcw-send").hasAttribute("disabled")).toBe(false);
     query('[aria-label^="Put the text"]').click();
     expect(chips()).toEqual([]);
-    expect(input().value.split("\n")).toHaveLength(20);
+    // As a code block, whose braces are not the notebook's variables.
+    expect(input().value.split("\n")).toEqual(["```", ...Array<string>(20).fill("line"), "```"]);
+    type("");
+    paste("{password} ```\n".repeat(20));
+    query('[aria-label^="Put the text"]').click();
+    expect(input().value).toMatch(/^````\n[^]*\n````$/);
     type("");
     paste("word ".repeat(500));
     press("Enter");

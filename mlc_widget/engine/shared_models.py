@@ -106,7 +106,7 @@ class SharedModels:
             {
                 "model": name,
                 "state": one.models.state if one.models.state != "idle" else "unloaded",
-                "clients": len(one.holders | one.waiting),
+                "clients": len(one.holders.union(one.waiting)),
                 "idle_s": 0.0 if one.busy else now - one.last_used,
             }
             for one in self._sets
@@ -124,7 +124,7 @@ class _ModelSet:
         self.models.on_progress = self._progress
         self.models.on_dead = self._died
         self.holders: set[ClientModels] = set()
-        self.waiting: set[ClientModels] = set()
+        self.waiting: list[ClientModels] = []  # once for each request
         self.last_used = time.monotonic()
         self._shared = shared
         self._app_config = app_config
@@ -155,7 +155,7 @@ class _ModelSet:
         if self.loaded:
             return
         self._shared.check_room(self)
-        self.waiting.add(client)
+        self.waiting.append(client)
         try:
             while True:
                 try:
@@ -167,18 +167,18 @@ class _ModelSet:
                     if not await self._shared.make_room(self):
                         raise
         finally:
-            self.waiting.discard(client)
+            self.waiting.remove(client)
             self.last_used = time.monotonic()
             if not self.waiting and self.models.state == "loading":
                 self._cancelling = asyncio.create_task(self.models.cancel_load())
 
     def _progress(self, report: InitProgressReport) -> None:
-        for client in list(self.waiting):
+        for client in set(self.waiting):
             if client.on_progress is not None:
                 client.on_progress(report)
 
     def _died(self, error: EngineDeadError) -> None:
-        for client in [*self.holders, *self.waiting]:
+        for client in self.holders.union(self.waiting):
             if client.on_dead is not None:
                 client.on_dead(error)
 

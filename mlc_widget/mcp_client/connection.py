@@ -53,12 +53,15 @@ class Connection:
         self._client.add_done_callback(lambda made: made.cancelled() or made.exception())
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._in_flight = 0
+        self._retired = False
 
     @property
     def alive(self) -> bool:
         """Whether calls can be made; a server that is reached by HTTP may be gone nevertheless."""
         running = self._process is None or self._process.returncode is None
-        return running and self._client.done() and not self._over.is_set()
+        over = self._over.is_set() or self._retired
+        return running and self._client.done() and not over
 
     async def open(self, timeout: float) -> None:
         """Start the server and shake hands.
@@ -90,6 +93,12 @@ class Connection:
             if not self._client.done():
                 self._task.cancel()
             await asyncio.wait({self._task})
+
+    def retire(self) -> None:
+        """End the connection once what is in flight has been answered."""
+        self._retired = True
+        if not self._in_flight:
+            self._over.set()
 
     def kill(self) -> None:
         """Kill the server at once; it may be called at the end of the interpreter."""
@@ -124,6 +133,7 @@ class Connection:
         client = await self._client
         asked = asyncio.ensure_future(getattr(client, method)(**arguments))
         ending = asyncio.ensure_future(self._over.wait())
+        self._in_flight += 1
         try:
             await asyncio.wait({asked, ending}, timeout=timeout, return_when="FIRST_COMPLETED")
             if asked.done():
@@ -140,6 +150,9 @@ class Connection:
             ending.cancel()
             with contextlib.suppress(BaseException):
                 await asked
+            self._in_flight -= 1
+            if self._retired and not self._in_flight:
+                self._over.set()
 
     async def _error_of(self, error: BaseException) -> MCPServerError:
         if isinstance(error, MCPServerError):

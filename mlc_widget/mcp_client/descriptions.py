@@ -102,7 +102,7 @@ def _schema_problem(schema: Any) -> str:
                 re.compile(value)
     except (SchemaError, re.error) as error:
         return f"its parameters are malformed: {getattr(error, 'message', error)!s:.120}"
-    except (RecursionError, ValueError, TypeError) as error:
+    except (RecursionError, ValueError, TypeError, OverflowError) as error:
         return f"its parameters cannot be read: {error!s:.120}"
     return ""
 

@@ -151,7 +151,7 @@ class MCPServer(NotCopyable):
             return result_text(await connection.call(tool, arguments, self._timeout))
         except MCPServerError:
             if self._target.url:  # it may have been started anew, and know nothing of this client
-                await self._slot.close()
+                self._slot.retire(connection)
             raise
 
     def _new(self) -> Connection:
@@ -190,6 +190,12 @@ class _Slot:
             await self._opening.close()
         async with self._lock:
             await self._close_now()
+
+    def retire(self, connection: Connection) -> None:
+        """Use another connection from now on; calls that are in flight on this one go on."""
+        if connection is self._connection:
+            self._connection = self.listed = None
+        connection.retire()
 
     async def _close_now(self) -> None:
         connection, self._connection, self.listed = self._connection, None, None

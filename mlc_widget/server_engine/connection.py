@@ -132,13 +132,21 @@ class ServerConnection:
 
     async def _refused(self, response: Any) -> MLCEngineError:
         content = await _read(response, _MAX_ERROR_BYTES, cut=True)
-        if self._key_variable is not None:  # some servers repeat it in their answers
-            content = content.replace(read_key(self._key_variable).encode(), b"(the key)")
+        content = self.without_key(content)
         error = failure(response.status_code, response.headers, content, self.address.host)
         if (wait := retry_after(response.headers)) is not None and wait > _LONGEST_WAIT_S:
             error.message = f"{error.message} It asks to wait for {wait:.0f} s."
             error.args = (error.message,)
         return error
+
+    def without_key(self, content: bytes) -> bytes:
+        """A server's error in JSON without the key, which some servers repeat in it."""
+        if self._key_variable is None:
+            return content
+        key = read_key(self._key_variable).encode()
+        for written in (key, key.replace(b"/", b"\\/")):
+            content = content.replace(written, b"(the key)")
+        return content
 
     def _check_type(self, headers: Mapping[str, str], expected: str) -> None:
         given = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -217,7 +225,8 @@ class EventStream:
             return None
         data = _json(event)
         if isinstance(data, dict) and data.get("error"):
-            raise in_stream(data["error"], self._connection.address.host)
+            error = _json(self._connection.without_key(event))["error"]
+            raise in_stream(error, self._connection.address.host)
         if data is None:
             raise ProtocolError("The server sent an empty event.")
         return data  # type: ignore[no-any-return]

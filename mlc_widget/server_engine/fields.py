@@ -164,13 +164,14 @@ def _described(openapi: Any, path: str) -> frozenset[str]:
     schema = openapi
     for step in ("paths", path, "post", "requestBody", "content", "application/json", "schema"):
         schema = schema.get(step) if isinstance(schema, dict) else None
-    return frozenset(_properties(openapi, schema, _DEEPEST))
+    return frozenset(_properties(openapi, schema, _DEEPEST, set()))
 
 
-def _properties(openapi: Any, schema: Any, depth: int) -> set[str]:
-    """The properties of a schema, and of those that it consists of."""
-    if depth == 0 or not isinstance(schema, dict):
+def _properties(openapi: Any, schema: Any, depth: int, seen: set[int]) -> set[str]:
+    """The properties of a schema, and of those that it consists of; each is read once."""
+    if depth == 0 or not isinstance(schema, dict) or id(schema) in seen:
         return set()
+    seen.add(id(schema))
     found: set[str] = set()
     if isinstance(own := schema.get("properties"), dict):
         found.update(own)
@@ -178,9 +179,9 @@ def _properties(openapi: Any, schema: Any, depth: int) -> set[str]:
         target = openapi
         for step in reference[2:].split("/"):
             target = target.get(step) if isinstance(target, dict) else None
-        found |= _properties(openapi, target, depth - 1)
+        found |= _properties(openapi, target, depth - 1, seen)
     for key in ("allOf", "anyOf", "oneOf"):
         parts = schema.get(key)
         for part in parts[:16] if isinstance(parts, list) else ():
-            found |= _properties(openapi, part, depth - 1)
+            found |= _properties(openapi, part, depth - 1, seen)
     return found

@@ -103,7 +103,12 @@ class ToolCaller:
         async def make() -> None:
             results: list[str] | None = None
             try:
-                results = [await call_function(functions, call) for call in calls]
+                made: list[str] = []
+                for call in calls:
+                    if ended.cancelled():  # the user has stopped them
+                        return
+                    made.append(await call_function(functions, call))
+                results = made
             finally:  # an interrupt of the kernel ends them: then the page asks for the results
                 with contextlib.suppress(RuntimeError):  # the I/O thread has ended
                     self._link.call_soon(_end, ended, results)

@@ -16,11 +16,11 @@ _PATTERN: Final = (
 )
 _FIELD: Final = re.compile(_PATTERN)
 _STEP: Final = re.compile(r"\.(?P<attribute>\w+)|\[(?P<item>[^\]]+)\]")
-# Code, and LaTeX such as \frac{x}{y}, have braces of their own.
+# Code, quotations, and LaTeX such as \frac{x}{y}, have braces of their own.
 _IN_CHAT: Final = re.compile(
-    r"(?P<code>```.*?(?:```|\Z)|`[^`\n]+`)"
+    r"(?P<code>^ {0,3}>[^\n]*|(?P<fence>`{3,}).*?(?:(?P=fence)|\Z)|`[^`\n]+`)"
     r"|(?<![\w\\$^{}])(?P<open>\{?)" + _PATTERN + r"(?P<close>\}?)",
-    re.DOTALL,
+    re.DOTALL | re.MULTILINE,
 )
 
 

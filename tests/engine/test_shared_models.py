@@ -138,6 +138,30 @@ async def test_a_load_goes_on_while_anyone_waits_for_it(
     assert await finish(one) == "stop"
 
 
+async def test_a_load_goes_on_for_the_client_s_other_requests(
+    clients: Clients, tiny_model: Path, tmp_path: Path
+) -> None:
+    """One that was unloaded, of which one request that waits for it is stopped."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    [one] = clients(1, load_waits_for=str(gate))
+    await one.reload([str(tiny_model)])
+    await one.shared.unload_idle(0)  # type: ignore[attr-defined]
+    gate.unlink()
+    heard: list[InitProgressReport] = []
+    one.set_init_progress_callback(heard.append)
+    first, second = (asyncio.create_task(finish(one)) for _ in range(2))
+    await until(lambda: states(one) == {"tiny": "loading"})
+    await until(lambda: len(next(iter(one.shared._sets)).waiting) == 2)  # type: ignore[attr-defined]
+    first.cancel()
+    await asyncio.wait({first})
+    assert states(one) == {"tiny": "loading"}
+    gate.touch()
+    assert await second == "stop"
+    assert [r.progress for r in heard] == sorted(r.progress for r in heard)
+    assert heard[-1].progress == 1
+
+
 async def test_progress_goes_to_those_that_wait(
     clients: Clients, tiny_model: Path, other_tiny_model: Path
 ) -> None:

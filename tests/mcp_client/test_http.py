@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from mlc_widget.api.errors import MCPServerError
 from mlc_widget.mcp_client import http
 
 mcpserver = pytest.importorskip("mcp.server.mcpserver")
+begun, gate = threading.Event(), threading.Event()
 
 
 @contextmanager
@@ -28,6 +30,11 @@ def official(port: int = 0) -> Iterator[int]:
     @server.tool()
     def add(a: int, b: int) -> int:
         return a + b
+
+    @server.tool()
+    def wait() -> str:
+        begun.set()
+        return str(gate.wait(60))
 
     @server.tool()
     def token(context: mcpserver.Context) -> str:
@@ -51,7 +58,7 @@ async def test_tools_are_called_also_of_a_server_that_went_and_came_back() -> No
     with official() as port:
         address = f"http://127.0.0.1:{port}/mcp"
         server = mcp(address, headers={"Authorization": "Bearer 1"}, timeout=30)
-        assert [tool.name for tool in await server.tools()] == ["add", "token"]
+        assert [tool.name for tool in await server.tools()] == ["add", "wait", "token"]
         assert await server.call("add", {"a": 2, "b": 3}) == "5"
         assert await server.call("token", {}) == "Bearer 1"
         assert (await server.call("add", {"a": "x"})).startswith("Error: ")
@@ -60,6 +67,31 @@ async def test_tools_are_called_also_of_a_server_that_went_and_came_back() -> No
     with official(port):
         assert await server.call("add", {"a": 2, "b": 3}) == "5"
     server.close()
+
+
+async def test_a_failed_call_ends_no_other() -> None:
+    """The connection is given up for later calls only."""
+    with official() as port:
+        server = mcp(f"http://127.0.0.1:{port}/mcp", timeout=60)
+        begun.clear()
+        gate.clear()
+        waits = asyncio.create_task(server.call("wait", {}))
+        await asyncio.to_thread(begun.wait, 60)
+        connection = server._slot._connection
+        assert connection is not None
+
+        async def fail() -> None:
+            server._slot.retire(connection)
+
+        await server._home.wait(fail)
+        assert not connection.alive
+        later = asyncio.create_task(server.call("add", {"a": 2, "b": 3}))
+        gate.set()
+        assert await waits == "True"
+        assert await later == "5"
+        await server._home.wait(fail)  # an old failure does not give up the new connection
+        assert server._slot._connection is not None
+        server.close()
 
 
 @contextmanager

@@ -185,6 +185,7 @@ def listed(name: str, schema: Any = None, description: str | None = None) -> Any
         ({"type": "array"}, "not a schema of an object"),
         ({"properties": {"a": {"type": "number!"}}}, "malformed"),
         ({"properties": {"a": {"pattern": "("}}}, "malformed"),
+        ({"properties": {"a": {"pattern": "a{4294967295}"}}}, "cannot be read"),
         ({"properties": {"a": {"$ref": "https://example.org/s"}}}, "another document"),
         ({"properties": {"a": {"$ref": "file:///etc/passwd"}}}, "another document"),
         ({"description": "x" * MAX_SCHEMA}, "characters; at most"),

@@ -166,6 +166,19 @@ async def test_a_broken_stream_is_one_error(stand_in, engine_on, pieces, error, 
     assert (await engine.metrics())["running_requests"] == 0
 
 
+@pytest.mark.parametrize("key", [KEY, "sk/a+b/c"])
+async def test_a_key_that_a_stream_repeats_is_not_shown(stand_in, engine_on, monkeypatch, key):
+    monkeypatch.setenv("THE_KEY", key)
+    engine = await engine_on(stand_in.url, api_key_env="THE_KEY")
+    for written in (key, key.replace("/", "\\/")):
+        error = b'{"error": {"message": "Incorrect key: %b"}}' % written.encode()
+        stand_in.handlers[CHAT] = sends(STREAM, event(error))
+        with pytest.raises(ServerError, match="Incorrect key: ") as raised:
+            async for _ in await engine.chat.completions.create(stream=True, **HELLO):
+                pass
+        assert key not in "".join(traceback.format_exception(raised.value))
+
+
 async def test_a_whole_stream_is_bounded(stand_in, engine_on, monkeypatch):
     monkeypatch.setattr(connection, "MAX_ANSWER_BYTES", 10_000)
     engine = await engine_on(stand_in.url)

@@ -29,6 +29,16 @@ def sent(given, openapi=None, owners=(), software="", extra=()):
     return fields.translated("chat", {**CHAT, **given})
 
 
+def test_a_description_that_refers_to_itself_is_read_in_no_time():
+    schema = {"properties": {"seed": {}}}
+    for _ in range(3):
+        parts = [{**schema, "$ref": "#/components/schemas/Chat"} for _ in range(16)]
+        schema = {"allOf": parts, "anyOf": parts, "oneOf": parts, "properties": {"top_k": {}}}
+    openapi = described()
+    openapi["components"]["schemas"]["Chat"] = schema
+    assert sent({"top_k": 5, "seed": 1}, openapi)["top_k"] == 5
+
+
 @pytest.mark.parametrize("reference", [True, False])
 def test_a_described_field_is_sent_and_another_is_refused(reference):
     openapi = described("messages", "top_k", "seed", reference=reference)

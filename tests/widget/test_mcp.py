@@ -123,6 +123,30 @@ async def test_stop_gives_up_the_calls_that_wait(engine: KernelMLCEngine) -> Non
     chat.close()
 
 
+async def test_stop_leaves_the_calls_of_functions_that_come_later(engine: KernelMLCEngine) -> None:
+    made, go_on, ended = [], asyncio.Event(), asyncio.Event()
+
+    async def add(a: int, b: int) -> int:
+        made.append((a, b))
+        await go_on.wait()
+        ended.set()
+        return a + b
+
+    chat = ChatWidget(engine, tools=[add])
+    chat.send("2 + 3?")
+    await until(lambda: made)
+    chat.stop()
+    await until(lambda: not chat._session.state.path()[-1].calling)
+    go_on.set()
+    await asyncio.wait_for(ended.wait(), DEADLINE)
+    follows = asyncio.Event()
+    asyncio.get_running_loop().call_later(0, follows.set)  # after what was ready to run
+    await follows.wait()
+    assert made == [(2, 3)]
+    assert results(chat) == []
+    chat.close()
+
+
 async def test_functions_and_servers_answer_one_reply(engine: KernelMLCEngine) -> None:
     def add(a: int, b: int) -> int:
         return 0

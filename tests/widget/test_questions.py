@@ -33,6 +33,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("Is {x} odd?", "Is 3 odd?"),
         ("{x}, ({x}) and '{x:03d}'", "3, (3) and '003'"),
         ("{{x}} stays", "{x} stays"),
+        ("> of {x}\n\nIs {x} > 2?", "> of {x}\n\nIs 3 > 2?"),
         ("Show {text}", "Show a {x} b"),  # what is filled in is not filled in again
         *(
             (kept, kept)
@@ -44,6 +45,8 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
                 '{"x": {"y": 1}} and {unknown} and {{unknown}} and {}',
                 "dict {{x}: 1}",
                 "a {x y} b",
+                "> a quotation of {x}\n   > and {text}",
+                "````\na ``` b\n{x}\n````",
             )
         ),
     ],

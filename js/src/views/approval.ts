@@ -47,7 +47,9 @@ export class ApprovalForm {
     panel.node.remove();
     this.#panels.delete(call);
     if (!focused) return;
-    const next = this.node.querySelector("button") ?? chat?.querySelector<HTMLElement>(".mlcw-composer textarea");
+    // What would be sent, not a button: a key that is pressed twice, or held, must decide nothing.
+    const next = this.node.querySelector<HTMLElement>(".mlcw-approval-sent")
+      ?? chat?.querySelector<HTMLElement>(".mlcw-composer textarea");
     next?.focus();
   }
 }

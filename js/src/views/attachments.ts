@@ -125,11 +125,18 @@ export class Attachments {
     }, this.#signal);
     const insert = iconButton(ICONS.text, `Put the text of ${item.name} into the message`, () => {
       this.sent([item]);
-      this.#actions.append(item.text);
+      this.#actions.append(codeBlock(item.text));
     }, this.#signal);
     return h("li", { class: "mlcw-chip", title: item.text.slice(0, 300) },
       h("span", { class: "mlcw-chip-name", dir: "auto" }, item.name),
       h("span", { class: "mlcw-chip-facts" }, `${formatCount(item.text.length)} characters`),
       insert, remove);
   }
+}
+
+/** A text as a code block, whose braces are not variables of the notebook. */
+function codeBlock(text: string): string {
+  const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map(([run]) => run.length));
+  const fence = "`".repeat(longest + 1);
+  return `${fence}\n${text.trimEnd()}\n${fence}`;
 }
