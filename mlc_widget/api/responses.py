@@ -11,7 +11,6 @@ import contextlib
 import os
 import sys
 import threading
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,43 +21,67 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 
-@cache
+_types: dict[tuple[str, str], Any] = {}
+_building: set[threading.Thread] = set()  # those that import or build
+_one_at_a_time = threading.Lock()
+
+
 def _type(module: str, name: str) -> Any:
-    return getattr(import_module(module), name)
+    """One of openai's types, ready to validate.
+
+    It is imported and built on a thread of its own: an interrupt in the middle of that would be
+    lost, or become another error. Waiting for the thread can be interrupted.
+    """
+    key = module, name
+    if key not in _types:
+        failed: list[Exception] = []
+        thread = threading.Thread(
+            target=_build, args=(key, failed), name="mlc_widget-openai-types", daemon=True
+        )
+        _start(thread)
+        thread.join()
+        if failed:
+            raise failed[0]
+    return _types[key]
 
 
-_SAMPLE: Final = {
-    "id": "",
-    "object": "chat.completion.chunk",
-    "created": 0,
-    "model": "",
-    "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None, "delta": {}}],
-}
+def _start(thread: threading.Thread) -> None:
+    _building.add(thread)
+    thread.start()
+
+
+def _build(key: tuple[str, str], failed: list[Exception]) -> None:
+    module, name = key
+    try:
+        with _one_at_a_time:
+            if key not in _types:
+                found = getattr(import_module(module), name)
+                found.model_rebuild()
+                _types[key] = found
+    except Exception as error:
+        failed.append(error)
+    finally:
+        _building.discard(threading.current_thread())
 
 
 def warm_up() -> None:
-    """Import openai's types on a thread, so that the first response does not hold up a loop."""
+    """Begin to import openai's types, so that the first response does not hold up a loop."""
 
     def work() -> None:
         with contextlib.suppress(Exception):  # the first response will raise the error
-            chat_completion_chunk(_SAMPLE)
-            _type("openai.types.chat", "ChatCompletion").model_validate(
-                {**_SAMPLE, "object": "chat.completion", "choices": []}
-            )
+            for name in ("ChatCompletionChunk", "ChatCompletion"):
+                _type("openai.types.chat", name)
+        _building.discard(threading.current_thread())
 
-    global _warming
     if "openai.types.chat" not in sys.modules:
-        _warming = threading.Thread(target=work, name="mlc_widget-warm-up", daemon=True)
-        _warming.start()
-
-
-_warming: threading.Thread | None = None
+        _start(threading.Thread(target=work, name="mlc_widget-warm-up", daemon=True))
 
 
 def _finish_imports() -> None:
     """A process that is forked in the middle of an import could never import that module."""
-    if _warming is not None:
-        _warming.join()
+    for thread in _building - {threading.current_thread()}:
+        if thread.is_alive():
+            thread.join()
 
 
 if hasattr(os, "register_at_fork"):
