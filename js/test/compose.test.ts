@@ -1,12 +1,12 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 
 import { attachmentOfPaste, checkTogether, MOST_CHARACTERS, readFile } from "../src/attachments.ts";
-import widget from "../src/index.ts";
 import { parseChat, parseNotebook, type Variable } from "../src/protocol.ts";
 import { quotation } from "../src/views/quote.ts";
 import { suggestionsFor } from "../src/views/suggestions.ts";
 import { searchVariables } from "../src/views/variables.ts";
 import { FakeModel } from "./fakes.ts";
+import { box, frame, query, show } from "./page.ts";
 
 const ready = { rev: 1, state: "ready", model: "demo", device: "cpu", progress: null, error: null };
 const HOSTILE = "<img src=x onerror=alert(1)>";
@@ -17,27 +17,9 @@ const NAMES = [
   { name: "last_error", kind: "error", type: "KeyError", shape: null },
 ];
 
-let page: AbortController;
-let box: HTMLElement;
-beforeEach(() => {
-  page = new AbortController();
-  box = document.createElement("div");
-  document.body.replaceChildren(box);
-});
-afterEach(() => { page.abort(); });
-
 function open(messages: readonly object[] = []): FakeModel {
-  const model = new FakeModel({ _view: "chat", _engine: ready, _chat: { rev: 1, messages }, _live: {} });
-  widget.initialize({ model, signal: page.signal });
-  widget.render({ model, el: box, signal: page.signal });
-  return model;
+  return show({ _view: "chat", _engine: ready, _chat: { rev: 1, messages }, _live: {} });
 }
-const frame = (): Promise<void> => new Promise((resolve) => { requestAnimationFrame(() => { resolve(); }); });
-const query = (selector: string): HTMLElement => {
-  const found = box.querySelector<HTMLElement>(selector);
-  if (!found) throw new Error(`nothing matches ${selector}`);
-  return found;
-};
 const input = (): HTMLTextAreaElement => query(".mlcw-composer textarea") as HTMLTextAreaElement;
 const type = (text: string): void => {
   input().focus();

@@ -1,7 +1,7 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 
-import widget from "../src/index.ts";
 import { FakeModel } from "./fakes.ts";
+import { box, frame, query, show } from "./page.ts";
 
 const running = {
   rev: 1, state: "running", total: 40, rows: 10, cached: 2, skipped: 0, errors: 1, truncated: 0,
@@ -9,27 +9,9 @@ const running = {
   columns: ["text", "reply"], last: [{ index: 9, cells: ["a", "b"], error: null, cached: true }],
 };
 
-let page: AbortController;
-let box: HTMLElement;
-beforeEach(() => {
-  page = new AbortController();
-  box = document.createElement("div");
-  document.body.replaceChildren(box);
-});
-afterEach(() => { page.abort(); });
-
 function open(map: unknown): FakeModel {
-  const model = new FakeModel({ _view: "map", _map: map });
-  widget.initialize({ model, signal: page.signal });
-  widget.render({ model, el: box, signal: page.signal });
-  return model;
+  return show({ _view: "map", _map: map });
 }
-const frame = (): Promise<void> => new Promise((resolve) => { requestAnimationFrame(() => { resolve(); }); });
-const query = (selector: string): HTMLElement => {
-  const found = box.querySelector<HTMLElement>(selector);
-  if (!found) throw new Error(`nothing matches ${selector}`);
-  return found;
-};
 const button = (name: string): HTMLButtonElement => {
   const found = [...box.querySelectorAll("button")].find((item) => item.textContent === name);
   if (!found) throw new Error(`no button ${name}`);

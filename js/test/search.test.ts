@@ -1,28 +1,13 @@
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 
 import { h } from "../src/dom.ts";
 import widget from "../src/index.ts";
 import { findText } from "../src/views/search.ts";
 import { FakeModel } from "./fakes.ts";
+import { box, frame, page, query } from "./page.ts";
 
 const ready = { rev: 1, state: "ready", model: "demo", device: "cpu", progress: null, error: null };
 const message = (id: string, role: string, text: string): object => ({ id, role, text, status: "done" });
-
-let page: AbortController;
-let box: HTMLElement;
-beforeEach(() => {
-  page = new AbortController();
-  box = document.createElement("div");
-  document.body.replaceChildren(box);
-});
-afterEach(() => { page.abort(); });
-
-const frame = (): Promise<void> => new Promise((resolve) => { requestAnimationFrame(() => { resolve(); }); });
-const query = (selector: string): HTMLElement => {
-  const found = box.querySelector<HTMLElement>(selector);
-  if (!found) throw new Error(`nothing matches ${selector}`);
-  return found;
-};
 
 describe("findText", () => {
   /** What is found in a box with one element per part. */

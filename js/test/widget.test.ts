@@ -1,35 +1,18 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 
 import widget from "../src/index.ts";
 import { FakeModel } from "./fakes.ts";
+import { box, frame, page, query, show } from "./page.ts";
 
 const ready = { rev: 1, state: "ready", model: "demo", device: "cpu", progress: null, error: null };
 const user = { id: "u", role: "user", text: "Hi", status: "done" };
 const reply = (text: string, status: string): object => ({ id: "a", role: "assistant", text, status });
 
-let page: AbortController;
-let box: HTMLElement;
-beforeEach(() => {
-  page = new AbortController();
-  box = document.createElement("div");
-  document.body.replaceChildren(box);
-});
-afterEach(() => { page.abort(); });
-
 function open(traits: Record<string, unknown>): FakeModel {
-  const model = new FakeModel(traits);
-  widget.initialize({ model, signal: page.signal });
-  widget.render({ model, el: box, signal: page.signal });
-  return model;
+  return show(traits);
 }
 const chat = (chatState: unknown, engine: unknown = ready): FakeModel =>
   open({ _view: "chat", _engine: engine, _chat: chatState, _live: {} });
-const frame = (): Promise<void> => new Promise((resolve) => { requestAnimationFrame(() => { resolve(); }); });
-const query = (selector: string): HTMLElement => {
-  const found = box.querySelector<HTMLElement>(selector);
-  if (!found) throw new Error(`nothing matches ${selector}`);
-  return found;
-};
 const composer = (): HTMLTextAreaElement => query(".mlcw-composer textarea") as HTMLTextAreaElement;
 
 describe("chat", () => {

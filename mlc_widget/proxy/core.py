@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
-from mlc_widget.api.copies import ENGINES, NotCopyable
 from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, RequestKind
-from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Observer
 from mlc_widget.api.errors import EngineDeadError, ModelNotLoadedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import check_log_level
 from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
+from mlc_widget.api.published_link import PublishedLink
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.protocol.messages import WHOLE_REQUESTS
 from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.remote_models import RemoteModels
@@ -27,10 +24,8 @@ from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.shared_process import absolute
 from mlc_widget.proxy.worker import AnyProcess, Worker
 
-_T = TypeVar("_T")
 
-
-class KernelCore(NotCopyable, EngineLink):
+class KernelCore(PublishedLink):
     """An engine in a worker kernel. State lives on the home loop; snapshots go anywhere.
 
     Args:
@@ -42,12 +37,6 @@ class KernelCore(NotCopyable, EngineLink):
         shared: Whether other processes use the worker, too, which may be in other folders.
     """
 
-    _instead = ENGINES
-
-    def __repr__(self) -> str:
-        snapshot = self.snapshot
-        return f"<EngineLink to {snapshot.model_id or 'no model'}: {snapshot.state}>"
-
     def __init__(
         self,
         home: HomeLoop,
@@ -58,31 +47,13 @@ class KernelCore(NotCopyable, EngineLink):
         recovery: Recovery = "resume",
         shared: bool = False,
     ) -> None:
-        self._home = home
+        super().__init__(home)
         self._shared = shared
-        self._publisher = SnapshotPublisher()
         self._models = RemoteModels(make_process, self._publisher, start_timeout, hang_timeout)
         self._supervisor = self._models.supervisor
         self._in_flight_requests = InFlightRequests(self._models, recovery)
 
     # For widgets: from any thread
-
-    @property
-    def snapshot(self) -> EngineSnapshot:
-        """The current state; safe to read from any thread."""
-        return self._publisher.snapshot
-
-    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Run a coroutine on the home loop, from any thread."""
-        return self._home.submit(coroutine)
-
-    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function on the home loop, from any thread."""
-        self._home.call_soon(function, *args)
-
-    def observe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer` on the home loop with each new snapshot; returns what ends that."""
-        return self._publisher.observe(observer)
 
     def cancel_load(self) -> None:
         """Cancel the load that is running, if any. On the home loop."""

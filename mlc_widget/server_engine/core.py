@@ -6,30 +6,25 @@ that crashes, hangs or misbehaves is another process already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mlc_widget._version import __version__
-from mlc_widget.api.copies import ENGINES, NotCopyable
 from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, ChunkSource, RequestKind
-from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Observer
 from mlc_widget.api.errors import EngineTerminatedError, UnsupportedFieldError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
+from mlc_widget.api.published_link import PublishedLink
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.server_engine.connection import ServerConnection
 from mlc_widget.server_engine.exchange import Exchange
 from mlc_widget.server_engine.fields import PATHS
 from mlc_widget.server_engine.loading import ServerModels
 from mlc_widget.server_engine.running import Running, ServerStream
 
-_T = TypeVar("_T")
 
-
-class ServerCore(NotCopyable, EngineLink):
+class ServerCore(PublishedLink):
     """An engine on a server. State lives on the home loop; snapshots go anywhere.
 
     Args:
@@ -38,41 +33,17 @@ class ServerCore(NotCopyable, EngineLink):
         extra_fields: Request fields that the user vouches for.
     """
 
-    _instead = ENGINES
-
     def __init__(
         self, home: HomeLoop, connection: ServerConnection, extra_fields: Sequence[str]
     ) -> None:
-        self._home = home
+        super().__init__(home)
         self._connection = connection
-        self._publisher = SnapshotPublisher()
         self._models = ServerModels(home, connection, self._publisher, extra_fields)
         self._running: set[Running] = set()
         self._last: dict[str, Exchange] = {}
         self._metrics = no_metrics()
 
-    def __repr__(self) -> str:
-        snapshot = self.snapshot
-        return f"<EngineLink to {snapshot.model_id or 'no model'}: {snapshot.state}>"
-
     # For widgets: from any thread
-
-    @property
-    def snapshot(self) -> EngineSnapshot:
-        """The current state; safe to read from any thread."""
-        return self._publisher.snapshot
-
-    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Run a coroutine on the home loop, from any thread."""
-        return self._home.submit(coroutine)
-
-    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call a function on the home loop, from any thread."""
-        self._home.call_soon(function, *args)
-
-    def observe(self, observer: Observer) -> Callable[[], None]:
-        """Call `observer` on the home loop with each new snapshot; returns what ends that."""
-        return self._publisher.observe(observer)
 
     def cancel_load(self) -> None:
         """Stop asking the server for its models. On the home loop."""

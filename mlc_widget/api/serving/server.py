@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import socket
 import weakref
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from mlc_widget.api.closing import Closing
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.core import EngineCore
 from mlc_widget.api.errors import BadRequestError, EngineForkedError
@@ -64,7 +64,7 @@ def _close(home: HomeLoop, listener: _Listener) -> None:
         home.submit(listener.close())
 
 
-class EngineServer(NotCopyable):
+class EngineServer(NotCopyable, Closing):
     """An engine that answers OpenAI's API over HTTP; `engine.serve()` makes one.
 
     It ends with `close`, with the engine's `terminate`, with the engine, or with this process. It
@@ -123,17 +123,6 @@ class EngineServer(NotCopyable):
         """As `close`, on the home loop."""
         self._finalizer.detach()
         await self._listener.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _bound(host: str, port: int) -> list[socket.socket]:

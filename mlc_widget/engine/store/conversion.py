@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mlc_widget.api.closing import Closing
 from mlc_widget.api.errors import BadRequestError, ModelError, ModelFormatError
 from mlc_widget.engine.store import quantizer
 from mlc_widget.engine.store.formats import hf_config, hf_tokenizer, hf_weights
@@ -34,7 +35,6 @@ from mlc_widget.engine.store.importance import (
 from mlc_widget.engine.store.model_config import check_config, token_ids
 from mlc_widget.engine.store.tensor_cache_writer import TensorCacheWriter, write_whole
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX
-from mlc_widget.engine.system.closing import Closing
 from mlc_widget.models import CONFIG_FILE
 
 Array = npt.NDArray[Any]

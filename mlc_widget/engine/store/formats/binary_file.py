@@ -9,9 +9,9 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Final
 
+from mlc_widget.api.closing import Closing
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.engine.store.verification import FileIdentity
-from mlc_widget.engine.system.closing import Closing
 
 _FLAGS: Final = os.O_RDONLY | sum(
     # Non-blocking, so that opening a FIFO does not wait for a writer.

@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mlc_widget.api.closing import Closing
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.engine.store.formats.binary_file import BinaryFile
 from mlc_widget.engine.store.formats.ggml_types import GGML_TYPES, GGMLType
 from mlc_widget.engine.store.formats.gguf_values import HeaderReader
 from mlc_widget.engine.store.verification import FileIdentity
-from mlc_widget.engine.system.closing import Closing
 
 _MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from mlc_widget.api.closing import Closing
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
 from mlc_widget.api.request_values import shortened
 from mlc_widget.engine.store.formats.safetensors_file import SafetensorsFile, SafetensorsTensor
 from mlc_widget.engine.store.model_files import read_file, read_json_object
 from mlc_widget.engine.store.transformers_files import INDEX, SINGLE, SUFFIX
-from mlc_widget.engine.system.closing import Closing
 
 _PICKLES: Final = re.compile(r".+\.(?:bin|pt|pth|ckpt|pkl|pickle)")
 _LARGEST_JSON: Final = 16 << 20

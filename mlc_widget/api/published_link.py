@@ -1,0 +1,49 @@
+"""What the cores of linked engines share: a home loop, and a snapshot that is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from mlc_widget.api.copies import ENGINES, NotCopyable
+from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Observer
+from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.snapshot_publisher import SnapshotPublisher
+
+_T = TypeVar("_T")
+
+
+class PublishedLink(NotCopyable, EngineLink):
+    """An `EngineLink` whose state lives on the home loop; snapshots go anywhere.
+
+    Args:
+        home: The loop that owns it.
+    """
+
+    _instead = ENGINES
+
+    def __init__(self, home: HomeLoop) -> None:
+        self._home = home
+        self._publisher = SnapshotPublisher()
+
+    def __repr__(self) -> str:
+        snapshot = self.snapshot
+        return f"<EngineLink to {snapshot.model_id or 'no model'}: {snapshot.state}>"
+
+    @property
+    def snapshot(self) -> EngineSnapshot:
+        """The current state; safe to read from any thread."""
+        return self._publisher.snapshot
+
+    def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Run a coroutine on the home loop, from any thread."""
+        return self._home.submit(coroutine)
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Call a function on the home loop, from any thread."""
+        self._home.call_soon(function, *args)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer` on the home loop with each new snapshot; returns what ends that."""
+        return self._publisher.observe(observer)
