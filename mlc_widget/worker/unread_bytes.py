@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
+
+from jupyter_client.session import Session
 
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import STREAM_BYTES, STREAM_SHARE_BYTES
 
 MAX_CLIENT_BYTES: Final = 64 * 1024 * 1024
 """Unread bytes of one client, over all its streams, beyond which each has only its share."""
+_pack: Final[Callable[[Any], bytes]] = Session.pack.default_value
+"""Serializes a message for the wire, with orjson where jupyter_client depends on it."""
 
 
 class ClientBytes:
@@ -62,8 +66,7 @@ class StreamBytes:
 
     def add(self, chunk: JSONDict) -> None:
         """Count a chunk, which is about to be sent."""
-        text = json.dumps(chunk, ensure_ascii=False)
-        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        size = len(_pack(chunk))
         self._sizes.append(size)
         self.total += size
         self._client.total += size

@@ -9,11 +9,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from jupyter_client.session import Session
 
 from mlc_widget.api.errors import MLCEngineError, ProtocolError
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.protocol.errors import encode_error
-from mlc_widget.protocol.messages import STREAM_BYTES, STREAM_INITS, STREAM_SHARE_BYTES
+from mlc_widget.protocol.messages import (
+    STREAM_BYTES,
+    STREAM_INITS,
+    STREAM_SHARE_BYTES,
+    chunks_message,
+)
 from mlc_widget.proxy import stream_receiver
 from mlc_widget.proxy.stream_receiver import STREAM_CREDIT, StreamReceiver
 from mlc_widget.worker import stream_sender, unread_bytes
@@ -115,6 +121,35 @@ def forever(size: int) -> Any:
 def test_the_bounds_fit() -> None:
     assert STREAM_SHARE_BYTES < STREAM_BYTES < MAX_CLIENT_BYTES
     assert MAX_STREAMS * STREAM_SHARE_BYTES <= MAX_CLIENT_BYTES
+
+
+def alternative(token: bytes) -> dict[str, Any]:
+    return {"token": token.decode("utf-8", "replace"), "logprob": -1e-07, "bytes": list(token)}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"index": 0, "finish_reason": None, "logprobs": None, "delta": {"content": " word"}},
+        {"text": '\0\x1f\x7f"\\\r\n\t/' * 99},
+        {"text": "caf\xe9 \u6f22\u5b57 \ufffd \U0001f600\U0010ffff" * 99},
+        {"logprobs": {"content": [{"top_logprobs": [alternative(b"\0\t\xf0")] * 20}] * 9}},
+        {"delta": {"tool_calls": [{"function": {"arguments": '{"a": "\\u0000"}'}}]}},
+    ],
+    ids=["plain", "escapes", "beyond ASCII", "logprobs", "calls"],
+)
+def test_the_bytes_counted_are_those_on_the_wire(choice: dict[str, Any]) -> None:
+    session = Session(key=b"")
+
+    def wire(count: int) -> int:
+        message = session.msg("comm_msg", {"data": chunks_message("u", 1, [chunk] * count)})
+        return sum(map(len, session.serialize(message)))
+
+    chunk = {"id": "chatcmpl-1", "choices": [choice], "journal": [151935, 0]}
+    unread = ClientBytes()
+    unread.stream(asyncio.Event()).add(chunk)
+    # A second chunk makes the message longer by itself, a comma and perhaps a space.
+    assert unread.total <= wire(2) - wire(1) <= unread.total + len(", ")
 
 
 @pytest.mark.parametrize("size", [20 * KIB, 300 * KIB, STREAM_BYTES + 1])
