@@ -14,6 +14,7 @@ that does nothing.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import threading
@@ -63,6 +64,15 @@ class LlamaCpp:
         self.run([i % 1000 for i in range(CONTEXT)], 0)
 
 
+@functools.cache
+def has_vocabulary(path: Path) -> bool:
+    """Whether a GGUF file has the tokens of its model; those with random weights have none."""
+    from mlc_widget.engine.store.formats.gguf_file import GGUFModel
+
+    with GGUFModel(path) as model:
+        return "tokenizer.ggml.tokens" in model.fields
+
+
 def model_source(path: Path, **changes: Any) -> Any:
     """A `ModelSource` of an MLC folder without its tokenizer, or of a GGUF file.
 
@@ -70,7 +80,6 @@ def model_source(path: Path, **changes: Any) -> Any:
         path: The folder or file. Where the file has a vocabulary, its tokenizer is made.
         changes: Of the configuration.
     """
-    from mlc_widget.api.errors import ModelError
     from mlc_widget.engine.runtimes.base import ModelSource
     from mlc_widget.engine.store.formats.gguf_config import chat_config, interleaved_heads
     from mlc_widget.engine.store.formats.gguf_file import GGUFModel
@@ -89,17 +98,16 @@ def model_source(path: Path, **changes: Any) -> Any:
             tokenizer,
             partial(TensorCache.from_folder, path),
         )
-    try:
-        stored = read_model(path, {})
-    except ModelError:  # it has no vocabulary
+    if not has_vocabulary(path):
         with GGUFModel(path) as model:
-            config = chat_config(model)
+            config, headers = chat_config(model), model.headers
 
         def weights() -> GGUFWeights:
-            opened = GGUFModel(path)
+            opened = GGUFModel(path, headers)
             return GGUFWeights(opened, interleaved_heads(opened))
 
         return ModelSource(path.name, path, {**config, **changes}, tokenizer, weights)
+    stored = read_model(path, {})
     assert stored.tokenizer is not None
     tokenizer = Tokenizer.from_spec(stored.tokenizer, path)
     config = {**stored.config, **changes}
@@ -273,6 +281,8 @@ def main() -> None:
         from mlc_widget.engine.runtimes.tvm import loading, machine, threads  # noqa: F401
 
         machine.start()
+        if model.endswith(".gguf"):
+            has_vocabulary(Path(model))
     else:
         import llama_cpp  # noqa: F401
     before = _resident()

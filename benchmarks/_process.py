@@ -25,10 +25,11 @@ class Process:
     """
 
     def __init__(self, python: str, script: str, *args: str, **environ: str) -> None:
+        env = {**os.environ, "PYTHONPATH": str(HERE.parent), **environ}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # modules would be compiled while a load is timed
         self._process = subprocess.Popen(
             [python, str(HERE / script), *args],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent,
-            env={**os.environ, "PYTHONPATH": str(HERE.parent), **environ},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent, env=env,
         )  # fmt: skip
         self.started = self._read()
 

@@ -105,6 +105,8 @@ def _info(options: argparse.Namespace) -> None:
         print(f"{name}: {model.family}, {model.licence}, {model.context} tokens of context")
         print(f"download: {size_text(model.nbytes)}; memory: {size_text(model.memory_bytes)}")
         print(f"fits this machine: {_fits(model.memory_bytes)}")
+        if model.sampling:
+            print("sampling:", ", ".join(f"{name} {v}" for name, v in model.sampling.items()))
         print("sources:", *model.sources, sep="\n  ")
     entries = matching(name)
     for entry in entries:

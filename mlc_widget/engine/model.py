@@ -32,6 +32,7 @@ from mlc_widget.engine.system.daemon import call_in_daemon
 from mlc_widget.engine.text.encoder import Encoder
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from mlc_widget.engine.text.tokenizer_loading import load_tokenizer
+from mlc_widget.models.catalogue import recommended_sampling
 
 _ALWAYS_SUPPORTED: Final = frozenset({"max_tokens", "temperature", "top_p"})
 """Sampling fields of which every runtime supports all values."""
@@ -368,8 +369,11 @@ async def prepare(
     report("resolve", 0.5, "Reading the tokenizer")
     tokenizer = await _tokenizer_of(stored)
     template = template_of(stored, tokenizer)
+    recommended = recommended_sampling(location or model_id).items()
+    missing = {name: value for name, value in recommended if stored.config.get(name) is None}
+    config = {**stored.config, **missing}
     fingerprint = await call_in_daemon(
-        lambda: model_fingerprint(stored.path, stored.config), "mlc_widget-fingerprint"
+        lambda: model_fingerprint(stored.path, config), "mlc_widget-fingerprint"
     )
-    source = ModelSource(model_id, stored.path, stored.config, tokenizer, stored.open_weights)
+    source = ModelSource(model_id, stored.path, config, tokenizer, stored.open_weights)
     return PreparedModel(source, dict(chat_opts or {}), template, fingerprint, logit_processor)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -16,6 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from mlc_widget.api.chat_opts import CHAT_OPTS
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.sampling_defaults import SAMPLING_DEFAULTS
 from mlc_widget.models import builtin_models
 
 logger = logging.getLogger(__name__)
@@ -29,7 +32,8 @@ _LARGEST: Final = 1 << 20
 _LARGEST_NUMBER: Final = 1 << 50
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SOURCE: Final = re.compile(r"(?:HF|PYPI)://[!-~ ]{3,400}#sha256=[0-9a-fA-F]{64}")
-_FIELDS: Final = {"family", "nbytes", "memory_bytes", "licence", "context", "sources"}
+_REQUIRED: Final = {"family", "nbytes", "memory_bytes", "licence", "context", "sources"}
+_OPTIONAL: Final = {"sampling"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class CatalogueModel:
         licence: As SPDX names it.
         context: Tokens that it was trained for.
         sources: Model ids of the same file with its sum, in the order in which they are tried.
+        sampling: Values of sampling fields that its makers recommend, for requests that give none.
     """
 
     family: str
@@ -51,6 +56,7 @@ class CatalogueModel:
     licence: str
     context: int
     sources: tuple[str, ...]
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
@@ -80,6 +86,24 @@ def catalogue() -> MappingProxyType[str, CatalogueModel]:
     return MappingProxyType(found)
 
 
+def plain_id(model_id: str) -> str:
+    """A model's id without ``HF://``, revision and checksum."""
+    return re.sub(r"@[^@/]+(?:/[^@]*)?$", "", model_id.partition("#")[0]).removeprefix("HF://")
+
+
+def recommended_sampling(model_id: str) -> Mapping[str, Any]:
+    """Values of sampling fields that the catalogue has for a model; empty if there are none.
+
+    Args:
+        model_id: The model's name in the catalogue, or the id of the file in one of its sources.
+    """
+    if (named := catalogue().get(model_id)) is not None:
+        return named.sampling
+    wanted = plain_id(model_id)
+    models = catalogue().values()
+    return next((m.sampling for m in models if wanted in map(plain_id, m.sources)), {})
+
+
 def _of_package(value: str) -> Iterator[tuple[str, Any]]:
     top, *below = value.split(".")
     if not all(part.isidentifier() for part in (top, *below)):
@@ -103,16 +127,19 @@ def _of_package(value: str) -> Iterator[tuple[str, Any]]:
 def _entry(name: str, entry: Any) -> CatalogueModel:
     if not _NAME.fullmatch(name):
         raise ValueError("a name has lower-case letters, digits, '.', '_' and '-'")
-    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
-        raise ValueError(f"it must have {', '.join(sorted(_FIELDS))}, and nothing else")
-    for field in ("nbytes", "memory_bytes", "context"):
-        value = entry[field]
+    if not isinstance(entry, dict) or entry.keys() - _OPTIONAL != _REQUIRED:
+        raise ValueError(
+            f"it must have {', '.join(sorted(_REQUIRED))}, may have {', '.join(_OPTIONAL)}, "
+            "and nothing else"
+        )
+    for key in ("nbytes", "memory_bytes", "context"):
+        value = entry[key]
         if type(value) is not int or not 0 < value < _LARGEST_NUMBER:
-            raise ValueError(f"{field} = {value!r:.40} is not a valid number")
-    for field in ("family", "licence"):
-        value = entry[field]
+            raise ValueError(f"{key} = {value!r:.40} is not a valid number")
+    for key in ("family", "licence"):
+        value = entry[key]
         if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 64:
-            raise ValueError(f"{field} is not a short text")
+            raise ValueError(f"{key} is not a short text")
     sources = entry["sources"]
     if not isinstance(sources, list) or not 0 < len(sources) <= _MOST_SOURCES:
         raise ValueError(f"sources is not a list of 1 to {_MOST_SOURCES}")
@@ -121,7 +148,19 @@ def _entry(name: str, entry: Any) -> CatalogueModel:
             raise ValueError("a source is HF://… or PYPI://… with #sha256=… at its end")
     if len({source.rpartition("=")[2].lower() for source in sources}) > 1:
         raise ValueError("its sources have different checksums")
-    return CatalogueModel(**{**entry, "sources": tuple(sources)})
+    sampling = _sampling(entry.get("sampling", {}))
+    return CatalogueModel(**{**entry, "sources": tuple(sources), "sampling": sampling})
+
+
+def _sampling(fields: Any) -> Mapping[str, Any]:
+    if not isinstance(fields, dict) or not fields.keys() <= SAMPLING_DEFAULTS.keys():
+        raise ValueError(f"sampling may have {', '.join(SAMPLING_DEFAULTS)}, and nothing else")
+    for name, value in fields.items():
+        try:
+            CHAT_OPTS[name](f"sampling.{name}", value)
+        except BadRequestError as error:
+            raise ValueError(error.message) from None
+    return MappingProxyType(fields)
 
 
 def _warn(package: str, text: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mlc_widget.models import CONFIG_FILE, builtin_models
-from mlc_widget.models.catalogue import catalogue
+from mlc_widget.models.catalogue import catalogue, plain_id
 from mlc_widget.models.other_programs import foreign_models
 from mlc_widget.models.places import (
     hub_cache_root,
@@ -84,11 +84,6 @@ def matching(name: str) -> list[InventoryEntry]:
     listed = catalogue().get(name)
     wanted = {plain_id(source) for source in (listed.sources if listed else [name])}
     return [entry for entry in inventory() if plain_id(entry.name) in wanted]
-
-
-def plain_id(model_id: str) -> str:
-    """A model's id without ``HF://``, revision and checksum."""
-    return re.sub(r"@[^@/]+(?:/[^@]*)?$", "", model_id.partition("#")[0]).removeprefix("HF://")
 
 
 @dataclass(frozen=True, slots=True)

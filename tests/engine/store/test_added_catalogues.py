@@ -45,7 +45,11 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
 
 
 def test_their_models_stand_beside_ours(added: Callable[..., dict[str, Any]]) -> None:
-    assert added({"theirs-1b": GOOD})["theirs-1b"].licence == "MIT"
+    sampling = {"temperature": 0.6, "top_k": 20}
+    models = added({"theirs-1b": GOOD, "theirs-2b": {**GOOD, "sampling": sampling}})
+    assert models["theirs-1b"].licence == "MIT"
+    assert models["theirs-1b"].sampling == {}
+    assert models["theirs-2b"].sampling == sampling
 
 
 @pytest.mark.parametrize(
@@ -67,6 +71,13 @@ def test_their_models_stand_beside_ours(added: Callable[..., dict[str, Any]]) ->
         {"sources": [*GOOD["sources"], "PYPI://a/b.gguf#sha256=" + "1" * 64]},  # type: ignore[misc]
         {"more": 1},
         {"sources": None},
+        {"sampling": None},
+        {"sampling": [["temperature", 0.2]]},
+        {"sampling": {"temperature": "0.2"}},
+        {"sampling": {"temperature": -1}},
+        {"sampling": {"top_p": float("nan")}},
+        {"sampling": {"seed": 1}},
+        {"sampling": {"conv_template": "chatml"}},
     ],
 )
 def test_an_entry_that_makes_no_sense_is_left_out(

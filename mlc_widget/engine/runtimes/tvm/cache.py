@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import hashlib
 import itertools
 import json
@@ -37,10 +38,11 @@ _llvm = threading.Lock()
 def sources_digest() -> str:
     """The SHA-256 of this package's sources, since other sources may make other kernels."""
     digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for file in sorted(here.rglob("*.py")):
-        digest.update(str(file.relative_to(here)).encode())
-        digest.update(file.read_bytes())
+    here = os.path.dirname(__file__)
+    for name in sorted(glob.glob("**/*.py", root_dir=here, recursive=True)):
+        digest.update(name.encode())
+        with open(os.path.join(here, name), "rb") as file:
+            digest.update(file.read())
     return digest.hexdigest()
 
 

@@ -41,6 +41,6 @@ def run_on_compute_thread(scheduler: Any, executor: Any, threads: int) -> Future
     if failure:
         if isinstance(failure[0], MLCEngineError):
             raise failure[0]
-        raise InternalEngineError(f"The model's first step failed: {failure[0]}") from failure[0]
+        raise InternalEngineError(f"The model could not be started: {failure[0]}") from failure[0]
     shutdown.model_runs(scheduler, ended)
     return ended

@@ -94,6 +94,7 @@ class Executor:
         self._forward: Any = None
         self._forward_one: Any = None
         self._huge_pages: HugePages | None = None
+        self._warm = False
         self._trimmed = False
         self.save_weights: Callable[[Callable[[], bool]], CopyTask | None] = nothing_to_save
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
@@ -135,11 +136,9 @@ class Executor:
         return self._k.nbytes + self._v.nbytes
 
     def prepare(self) -> None:
-        """Make the virtual machine and run one row; called on the thread that will run steps."""
+        """Make the virtual machine; called on the thread that will run steps."""
         machine = virtual_machine(self._executable)
         self._forward, self._forward_one = machine["forward"], machine["forward_one"]
-        self.run([Span([0], 0, [0], [0])])
-        self.steps = 0
 
     def run(self, spans: Sequence[Span]) -> Logits:
         """Run the tokens of all spans in one step.
@@ -148,14 +147,19 @@ class Executor:
             (rows, vocab) float32, the logits for which the spans ask, in their order. It is a view
             of memory that the next step overwrites.
         """
+        count = self._compute(spans)
+        self.steps += 1
+        return self._logits[:count, : self.vocab]
+
+    def _compute(self, spans: Sequence[Span]) -> int:
+        """Run the tokens of all spans; return the number of rows of logits."""
         inputs, count = self._fill(spans)
         m = max(1, count)
         one = len(inputs[0]) == len(inputs[3]) == m == 1
         (self._forward_one if one else self._forward)(
             *map(as_tensor, inputs), *self._static, as_tensor(self._logits[:m]), self._weights
         )
-        self.steps += 1
-        return self._logits[:count, : self.vocab]
+        return count
 
     def _fill(self, spans: Sequence[Span]) -> tuple[list[Array], int]:
         """The first inputs of a step, up to `logit_rows`, and the number of requested logits."""
@@ -197,6 +201,10 @@ class Executor:
         Returns:
             Whether there may be more to do.
         """
+        if not self._warm and self.steps == 0:  # so that nothing is in the pages yet
+            self._warm = True
+            self._compute([Span([0], 0, [0], [0])])  # brings code, weights and buffers into memory
+            return True
         if not self._trimmed:
             self._trimmed = True
             trim()  # free memory that the load used

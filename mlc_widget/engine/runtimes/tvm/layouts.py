@@ -6,6 +6,7 @@ Every dimension is padded with zeros to a multiple of 32.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -53,7 +54,7 @@ class Layout(ABC):
     @property
     def nbytes(self) -> int:
         """The size of the kernel's tensor in bytes."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @abstractmethod
     def pack(self, source: Array, out: Array) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
     UnsupportedModelError,
 )
-from mlc_widget.engine.runtimes.tvm.executor import Executor
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 
 from .conftest import (
@@ -29,8 +30,10 @@ from .conftest import (
     GOLDEN,
     ROOT,
     Reports,
+    Stepper,
     assert_no_page_lost,
     collect,
+    executor_for,
     golden_data,
     greedy,
     held_after,
@@ -270,6 +273,32 @@ async def test_idle_time_goes_to_settling_and_never_a_request_s(load, monkeypatc
     assert await asyncio.to_thread(settled.wait, DEADLINE)
     assert not any(meanwhile)
     await asyncio.wait_for(runtime.unload(), DEADLINE)
+
+
+def test_settling_computes_a_row_unless_there_was_a_step(cache_dir, monkeypatch):
+    computed: list[Executor] = []
+    compute = Executor._compute
+
+    def counted(executor: Executor, spans: Sequence[Span]) -> int:
+        computed.append(executor)
+        return compute(executor, spans)
+
+    monkeypatch.setattr(Executor, "_compute", counted)
+    settled, used, plain = (executor_for(NAME, cache_dir) for _ in range(3))
+    assert not computed
+    for _ in range(3):
+        settled.settle()
+    assert computed == [settled]
+    assert settled.steps == 0
+    steppers = [Stepper(executor) for executor in (settled, used, plain)]
+    for stepper in steppers:
+        stepper.step(a=PROMPT)
+        if stepper.executor is used:
+            used.settle()
+        stepper.step(a=[7])
+    assert computed.count(used) == 2
+    for stepper in steppers[:2]:
+        np.testing.assert_array_equal(stepper.all("a"), steppers[2].all("a"))
 
 
 # --- reuse ----------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class CudaExecutor(Executor):
         # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
         self._device.sync()
-        self.steps = 0
+        self._warm, self.steps = True, 0
 
     def run(self, spans: Sequence[Span]) -> Logits:
         """Run the tokens of all spans in one step; see `Executor.run`."""
