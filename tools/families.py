@@ -184,6 +184,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "use_qkv_bias": True,
         "rope_theta": 10000.0,
     },
+    "stablelm-12b": {
+        "model_type": "stablelm",
+        **_LAYER_NORM,
+        "hidden_size": 320,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "partial_rotary_factor": 0.25,
+        "qk_layernorm": True,
+        "use_parallel_residual": True,
+        "rope_theta": 10000.0,
+    },
 }
 """The content of config.json of each."""
 

@@ -8,7 +8,7 @@ where a family has other names, its line here says so. GGUF's names are in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -33,7 +33,8 @@ class Family:
         qkv: Our name of the projection to queries, keys and values.
         qkv_bias: Whether it has a bias; None if `attention_bias` says so, as of `o_bias`.
         o_bias: Whether the projection after attention has a bias.
-        head_norms: Whether queries and keys are normalized, by head or all heads together.
+        head_norms: Whether queries and keys are normalized: each head, with the same weights or
+            with its own (LayerNorm without biases), or all heads together.
         norms: The norms of a layer.
         norms_plus: What is added to the weights of norms when they are read from transformers'
             files.
@@ -53,7 +54,7 @@ class Family:
     qkv: str = "qkv_proj"
     qkv_bias: bool | None = False
     o_bias: bool | None = False
-    head_norms: Literal["", "each", "together"] = ""
+    head_norms: Literal["", "each", "own", "together"] = ""
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     norms_plus: float = 0.0
     norm_bias: bool = False
@@ -185,9 +186,32 @@ FAMILIES: Final[Mapping[str, Family]] = {
         fused=True,
     ),
     "smollm3": Family(),
-    "stablelm": Family(qkv_bias=None, norm_bias=True),
+    "stablelm": Family(
+        transformers=(
+            ("self_attn.q_norm.", "self_attn.q_layernorm.norms."),
+            ("self_attn.k_norm.", "self_attn.k_layernorm.norms."),
+        ),
+        qkv_bias=None,
+        norm_bias=True,
+    ),
 }
 """The families that can be read from transformers' files, by `model_type`."""
+
+
+def family_of(model_type: str, config: Mapping[str, Any]) -> Family:
+    """The parameters of one model.
+
+    Args:
+        model_type: One of `FAMILIES`.
+        config: MLC's ``model_config``, which says in which variant of the family it is.
+    """
+    family = FAMILIES[model_type]
+    if model_type == "stablelm":
+        if config.get("qk_layernorm"):
+            family = replace(family, head_norms="own")
+        if config.get("use_parallel_residual"):
+            family = replace(family, norms=("input_layernorm",))
+    return family
 
 
 _FIELDS: Final = {

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlc_widget.engine.store.families import FAMILIES, renamed
+from mlc_widget.engine.store.families import FAMILIES, family_of, renamed
 from mlc_widget.engine.store.formats import hf_weights
 from mlc_widget.engine.store.formats.hf_folder import SafetensorsModel
 from mlc_widget.engine.store.formats.hf_weights import Parameter
@@ -51,7 +51,7 @@ class FloatModel:
     ) -> None:
         self._model, self._kind, self._config = model, kind, config
         self._on_bytes, self._on_inputs = on_bytes, on_inputs
-        self._family = FAMILIES[kind]
+        self._family = family_of(kind, config)
         self._parameters = {p.name: p for p in parameters}
         self._activation = _activation(config)
         self._ropes = _ropes(kind, config)
@@ -127,7 +127,7 @@ class FloatModel:
         if self._family.head_norms == "together":
             q, k = self._norm(f"{prefix}q_norm", q), self._norm(f"{prefix}k_norm", k)
         q, k, v = (part.reshape(count, -1, d) for part in (q, k, v))
-        if self._family.head_norms == "each":
+        if self._family.head_norms in ("each", "own"):
             q, k = self._norm(f"{prefix}q_norm", q), self._norm(f"{prefix}k_norm", k)
         q, k = self._rotated(layer, q), self._rotated(layer, k)
         scale, cap = np.float32(self._scale), config.get("attn_logit_softcapping")
@@ -185,7 +185,7 @@ class FloatModel:
         return np.concatenate((a * cos - b * sin, b * cos + a * sin, rest), axis=2)
 
     def _norm(self, name: str, x: Array) -> Array:
-        weight = self._vector(f"{name}.weight")
+        weight = self._vector(f"{name}.weight").reshape(-1, x.shape[-1])  # or one for each head
         if not self._family.norm_bias:
             eps = np.float32(self._config["rms_norm_eps"])
             normed: Array = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps) * weight
@@ -193,7 +193,9 @@ class FloatModel:
         eps = np.float32(self._config["layer_norm_eps"])
         x = x - x.mean(axis=-1, keepdims=True)
         normed = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps) * weight
-        return normed + self._vector(f"{name}.bias")
+        if renamed(f"{name}.bias", self._family.mlc) in self._parameters:
+            normed = normed + self._vector(f"{name}.bias")
+        return normed
 
     def _linear(self, name: str, x: Array) -> Array:
         parameter = self._parameters[renamed(f"{name}.weight", self._family.mlc)]

@@ -22,6 +22,9 @@ from mlc_widget.engine.runtimes.tvm.parsing import parse_quickly
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
 Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh"]
+HeadNorm: TypeAlias = Literal["rms", "joint rms", "layer"]
+"""A norm of queries and keys: RMSNorm of each head, RMSNorm of all heads as one vector, or
+LayerNorm of each head with weights of its own and without biases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +185,13 @@ class Builder(ABC):
 
     @abstractmethod
     def head_norm(self, features: int, eps: float) -> Any:
-        """The weight of an RMSNorm over a head, or over all heads together, for `norm_heads`."""
+        """The weights of a norm of queries or keys, for `norm_heads`: of one head, or of all."""
 
     @abstractmethod
     def norm_heads(
-        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, *, together: bool = False
+        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, kind: HeadNorm = "rms"
     ) -> Tensor:
-        """Apply RMSNorm to each query head and key head of `qkv`, in place.
-
-        With `together`, it is over all queries of a row, and over all its keys.
+        """Normalize the queries and the keys of `qkv`, in place.
 
         Raises:
             UnsupportedModelError: This device has no kernel for it.

@@ -18,6 +18,7 @@ from mlc_widget.engine.runtimes.tvm.builder import (
     Activation,
     AttentionSpec,
     Builder,
+    HeadNorm,
     Rows,
     parameter,
     unsupported,
@@ -111,16 +112,18 @@ class CpuBuilder(Builder):
         """Refuse attention with sinks, or with rotations for which there is no kernel."""
         spec.check_sinks()
         dims = spec.head_dim if spec.rotary_dims is None else spec.rotary_dims
-        if dims % 16 and spec.rotary is not None:
-            unsupported(f"{dims} rotated dimensions of each head", "multiples of 16")
+        if dims % 2 and spec.rotary is not None:
+            unsupported(f"{dims} rotated dimensions of each head", "even numbers")
 
     def norm_heads(
-        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, *, together: bool = False
+        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, kind: HeadNorm = "rms"
     ) -> Tensor:
-        """Apply RMSNorm to each query head and key head of `qkv`, or to all together, in place."""
-        kernel = self.kernel(
-            norm.make_head_norm, *spec.heads, q_norm.eps, self.isa, together=together
-        )
+        """Normalize the queries and the keys of `qkv`, in place."""
+        shape = (*spec.heads, q_norm.eps, self.isa)
+        if kind == "layer":
+            kernel = self.kernel(layer_norm.make_head_layer_norm, *shape)
+        else:
+            kernel = self.kernel(norm.make_head_norm, *shape, together=kind == "joint rms")
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)

@@ -195,13 +195,11 @@ def _phi3(fields: _Fields) -> dict[str, Any]:
 
 
 def _stablelm(fields: _Fields) -> dict[str, Any]:
-    parallel = fields.boolean("use_parallel_residual", default=False)
-    biased = "blk.0.attn_q.bias" in fields.tensors
-    normed = "blk.0.attn_q_norm.weight" in fields.tensors
+    # As in llama.cpp, tensors decide: its converter's use_parallel_residual may be wrong.
     return {
-        "use_qkv_bias": biased,
-        "qk_layernorm": normed,
-        "use_parallel_residual": parallel or "blk.0.ffn_norm.weight" not in fields.tensors,
+        "use_qkv_bias": "blk.0.attn_q.bias" in fields.tensors,
+        "qk_layernorm": "blk.0.attn_q_norm.weight" in fields.tensors,
+        "use_parallel_residual": "blk.0.ffn_norm.weight" not in fields.tensors,
     }
 
 

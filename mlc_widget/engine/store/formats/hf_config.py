@@ -279,8 +279,8 @@ def _phi3(fields: Fields) -> dict[str, Any]:
 
 
 def _stablelm(fields: Fields) -> dict[str, Any]:
-    _without(fields, "use_parallel_residual", "qk_layernorm")
-    return {"use_qkv_bias": fields.boolean("use_qkv_bias", default=False)}
+    names = ("use_qkv_bias", "qk_layernorm", "use_parallel_residual")
+    return {name: fields.boolean(name, default=False) for name in names}
 
 
 def _gpt_neox(fields: Fields) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedModelError
-from mlc_widget.engine.store.families import FAMILIES, Family, renamed
+from mlc_widget.engine.store.families import Family, family_of, renamed
 from mlc_widget.engine.store.formats.hf_folder import SafetensorsModel
 from mlc_widget.engine.store.formats.safetensors_file import FLOATS
 
@@ -66,7 +66,7 @@ def parameters(model_type: str, config: Mapping[str, Any]) -> Iterator[Parameter
         model_type: One of `families.FAMILIES`.
         config: MLC's ``model_config``, checked.
     """
-    made = _Parameters(FAMILIES[model_type], config)
+    made = _Parameters(family_of(model_type, config), config)
     yield from made.all()
 
 
@@ -110,10 +110,13 @@ class _Parameters:
         yield self._matrix(f"{attention}o_proj.weight", hidden, q)
         if biased if family.o_bias is None else family.o_bias:
             yield self._plain(f"{attention}o_proj.bias", hidden)
-        if family.head_norms:
-            each = family.head_norms == "each"
-            yield from self._norm(f"{attention}q_norm", self._head if each else q)
-            yield from self._norm(f"{attention}k_norm", self._head if each else kv)
+        for name, rows in (("q_norm", q), ("k_norm", kv)) if family.head_norms else ():
+            if family.head_norms == "own":
+                yield self._norms_of_heads(f"{attention}{name}", rows)
+            else:
+                yield from self._norm(
+                    f"{attention}{name}", rows if family.head_norms == "together" else self._head
+                )
         if family.gated:
             yield from self._stacked(f"{mlp}gate_up_proj.weight", _GATE_UP, (inner, inner))
         else:
@@ -142,6 +145,14 @@ class _Parameters:
         yield self._plain(f"{name}.weight", features, plus=self._family.norms_plus)
         if self._family.norm_bias:
             yield self._plain(f"{name}.bias", features)
+
+    def _norms_of_heads(self, name: str, rows: int) -> Parameter:
+        """The weights of norms that each head has, one after the other; `rows` is their number."""
+        parts = [
+            (renamed(f"{name}.{head}.weight", self._family.transformers), self._head)
+            for head in range(rows // self._head)
+        ]
+        return Parameter(renamed(f"{name}.weight", self._family.mlc), (rows,), tuple(parts))
 
     def _stacked(self, name: str, of: Sequence[str], rows: Sequence[int]) -> Iterator[Parameter]:
         family = self._family

@@ -34,7 +34,7 @@ _NAMES = (
     (r"self_attn\.([qkv])_proj", r"attn_\1"),
     (r"self_attn\.qkv_proj|attention\.query_key_value|attn\.c_attn", "attn_qkv"),
     (r"self_attn\.(o_proj|dense)|attention\.dense|attn\.c_proj", "attn_output"),
-    (r"self_attn\.([qk])_norm", r"attn_\1_norm"),
+    (r"self_attn\.([qk])_(norm|layernorm)", r"attn_\1_norm"),
     (r"mlp\.gate_proj", "ffn_gate"),
     (r"mlp\.(up_proj|gate_up_proj|fc1|c_fc|dense_h_to_4h)", "ffn_up"),
     (r"mlp\.(down_proj|fc2|c_proj|dense_4h_to_h)", "ffn_down"),
@@ -59,7 +59,7 @@ def write_family(path: Path, config: Mapping[str, Any], state: Mapping[str, Arra
     hidden = config.get("hidden_size", config.get("n_embd"))
     head = config.get("head_dim", hidden // heads)
     kind, tensors = TYPES_BY_NAME["F32"], {}
-    state = dict(_gate_and_up_apart(state))
+    state = _norms_stacked(dict(_gate_and_up_apart(state)))
     for tensor, value in state.items():
         name = _name(tensor, arch)
         if arch.startswith("gemma") and value.ndim == 1:
@@ -80,6 +80,20 @@ def write_family(path: Path, config: Mapping[str, Any], state: Mapping[str, Arra
             factors = np.array(rope[f"{key}_factor"], np.float32)
             tensors[f"rope_factors_{key}.weight"] = (kind, factors.view(np.uint8))
     return write(path, tensors, _fields(arch, config, head))
+
+
+def _norms_stacked(state: Mapping[str, Array]) -> dict[str, Array]:
+    """The weights, with norms that each head has as one matrix."""
+    made: dict[str, Array] = {}
+    for name, value in state.items():
+        stacked, of_head, _ = name.partition(".norms.")
+        if of_head:
+            heads = sum(other.startswith(f"{stacked}.norms.") for other in state)
+            rows = [state[f"{stacked}.norms.{head}.weight"] for head in range(heads)]
+            made[f"{stacked}.weight"] = np.stack(rows)
+        else:
+            made[name] = value
+    return made
 
 
 def _gate_and_up_apart(state: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:

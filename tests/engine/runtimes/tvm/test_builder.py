@@ -52,6 +52,7 @@ def test_every_device_has_all_that_architectures_use():
         {"rotary": 1, "tables": 2},
         {"tables": 2},
         {"rotary_dims": 16, "head_dim": 32},
+        {"rotary_dims": 20, "head_dim": 80},
         {"soft_cap": 50.0},
         {"head_dim": 256},
     ],
@@ -66,7 +67,7 @@ def test_every_device_has_the_attention_of_every_family(change):
     ("change", "says", "on"),
     [
         ({"sinks": True}, "sinks", Builder),
-        ({"rotary_dims": 8, "head_dim": 32}, "8 rotated dimensions", CpuBuilder),
+        ({"rotary_dims": 9, "head_dim": 32}, "9 rotated dimensions", CpuBuilder),
         ({"head_dim": 272}, "heads of 272 dimensions", CudaBuilder),
     ],
 )

@@ -25,6 +25,7 @@ class GPTNeoXConfig(LlamaConfig):
     family: ClassVar[str] = "GPT-NeoX"
     activations: ClassVar[Mapping[str, Activation]] = {
         "gelu": "gelu",
+        "gelu_fast": "gelu_tanh",
         "gelu_new": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
     }
@@ -47,6 +48,10 @@ class GPTNeoXConfig(LlamaConfig):
     def norm(self, build: Builder) -> Any:
         """A norm before a block, and before the output layer."""
         return build.layer_norm(self.hidden_size, self.rms_norm_eps)
+
+    def mlp(self, build: Builder) -> nn.Module:
+        """A layer's MLP."""
+        return PlainMLP(self, build)
 
     def decoder_layer(self, build: Builder, layer: int) -> nn.Module:
         """A layer."""
@@ -74,7 +79,7 @@ class GPTNeoXLayer(nn.Module):
         super().__init__()
         self.parallel = c.parallel
         self.self_attn = c.attention(build, layer)
-        self.mlp = PlainMLP(c, build)
+        self.mlp = c.mlp(build)
         self.input_layernorm = c.norm(build)
         self.post_attention_layernorm = c.norm(build)
 

@@ -123,10 +123,10 @@ class LlamaConfig:
         """Read how many dimensions of a head are rotated."""
         share = fields.positive_float("partial_rotary_factor", 1.0, most=1.0)
         dims = fields.positive_int("rotary_dim", int(head_dim * share + 1e-6) or 1, most=head_dim)
-        if dims % 16:
+        if dims % 2:
             raise UnsupportedModelError(
                 f"model_config: {dims} dimensions of each head are rotated; the tvm runtime "
-                "supports multiples of 16.",
+                "supports even numbers.",
                 param="model_config.partial_rotary_factor",
             )
         return dims
@@ -189,6 +189,10 @@ class LlamaConfig:
         """A layer's attention, with ``forward(x, rows, residual)``."""
         return LlamaAttention(self, build, layer)
 
+    def mlp(self, build: Builder) -> nn.Module:
+        """A layer's MLP, with ``forward(x, residual)``."""
+        return LlamaMLP(self, build)
+
     def build(self, build: Builder) -> nn.Module:
         """The module of this configuration."""
         return LlamaForCausalLM(self, build)
@@ -239,7 +243,7 @@ class LlamaDecoderLayer(nn.Module):
     def __init__(self, c: LlamaConfig, build: Builder, layer: int) -> None:
         super().__init__()
         self.self_attn = c.attention(build, layer)
-        self.mlp = LlamaMLP(c, build)
+        self.mlp = c.mlp(build)
         self.input_layernorm = c.norm(build)
         self.post_attention_layernorm = c.norm(build)
 
@@ -247,6 +251,21 @@ class LlamaDecoderLayer(nn.Module):
         """(n, hidden) → (n, hidden)."""
         x = self.self_attn(self.input_layernorm(x), rows, x)
         return self.mlp(self.post_attention_layernorm(x), x)
+
+
+class ParallelLayer(nn.Module):
+    """Attention and MLP of the same normalized input, both added to the residual."""
+
+    def __init__(self, c: LlamaConfig, build: Builder, layer: int) -> None:
+        super().__init__()
+        self.self_attn = c.attention(build, layer)
+        self.mlp = c.mlp(build)
+        self.input_layernorm = c.norm(build)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """(n, hidden) → (n, hidden)."""
+        h = self.input_layernorm(x)
+        return self.mlp(h, self.self_attn(h, rows, x))
 
 
 class LlamaModel(nn.Module):

@@ -26,7 +26,7 @@ class OLMo2Config(LlamaConfig):
 
     def attention(self, build: Builder, layer: int) -> nn.Module:
         """A layer's attention."""
-        return HeadNormAttention(self, build, layer, together=True)
+        return HeadNormAttention(self, build, layer, kind="joint rms")
 
 
 class OLMo2DecoderLayer(nn.Module):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from tvm.relax.frontend import nn
-from tvm.relax.frontend.nn import Tensor
 
-from mlc_widget.engine.runtimes.tvm.architectures.gpt_neox import GPTNeoXConfig, PlainMLP
-from mlc_widget.engine.runtimes.tvm.builder import Activation, Builder, Rows
+from mlc_widget.engine.runtimes.tvm.architectures.gpt_neox import GPTNeoXConfig
+from mlc_widget.engine.runtimes.tvm.architectures.llama import ParallelLayer
+from mlc_widget.engine.runtimes.tvm.builder import Activation, Builder
 from mlc_widget.engine.store.fields import Fields
 
 
@@ -35,19 +35,4 @@ class PhiConfig(GPTNeoXConfig):
 
     def decoder_layer(self, build: Builder, layer: int) -> nn.Module:
         """A layer."""
-        return PhiLayer(self, build, layer)
-
-
-class PhiLayer(nn.Module):
-    """Attention and MLP of the same normalized input."""
-
-    def __init__(self, c: PhiConfig, build: Builder, layer: int) -> None:
-        super().__init__()
-        self.self_attn = c.attention(build, layer)
-        self.mlp = PlainMLP(c, build)
-        self.input_layernorm = c.norm(build)
-
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """(n, hidden) → (n, hidden)."""
-        h = self.input_layernorm(x)
-        return self.mlp(h, self.self_attn(h, rows, x))
+        return ParallelLayer(self, build, layer)

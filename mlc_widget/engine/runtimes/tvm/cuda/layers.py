@@ -6,8 +6,8 @@ Activations here are float32; `tensor_layers` has the layers for tensor cores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from tvm import tirx
 from tvm.relax.frontend.nn import Tensor, op
@@ -17,6 +17,7 @@ from mlc_widget.engine.runtimes.tvm.builder import (
     Activation,
     AttentionSpec,
     Builder,
+    HeadNorm,
     Rows,
     unsupported,
 )
@@ -31,10 +32,13 @@ from mlc_widget.engine.runtimes.tvm.cuda.features import (
     make_gate,
     make_scale,
 )
-from mlc_widget.engine.runtimes.tvm.cuda.matmul import make_matmul_codes, make_matmul_floats
-from mlc_widget.engine.runtimes.tvm.cuda.rows import (
+from mlc_widget.engine.runtimes.tvm.cuda.head_norms import (
+    make_head_layer_norm,
     make_head_norm,
     make_joint_norm,
+)
+from mlc_widget.engine.runtimes.tvm.cuda.matmul import make_matmul_codes, make_matmul_floats
+from mlc_widget.engine.runtimes.tvm.cuda.rows import (
     make_layer_norm,
     make_rms_norm,
     make_rms_norm_add,
@@ -42,6 +46,12 @@ from mlc_widget.engine.runtimes.tvm.cuda.rows import (
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import MOST_DIMS
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
+
+_HEAD_NORMS: Final[Mapping[HeadNorm, Callable[..., Any]]] = {
+    "rms": make_head_norm,
+    "joint rms": make_joint_norm,
+    "layer": make_head_layer_norm,
+}
 
 
 class CudaBuilder(Builder):
@@ -129,11 +139,10 @@ class CudaBuilder(Builder):
         unsupported("embeddings as output", "models for text")
 
     def norm_heads(
-        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, *, together: bool = False
+        self, qkv: Tensor, q_norm: Any, k_norm: Any, spec: AttentionSpec, kind: HeadNorm = "rms"
     ) -> Tensor:
-        """Apply RMSNorm to each query head and key head of `qkv`, or to all together, in place."""
-        make = make_joint_norm if together else make_head_norm
-        kernel = self.kernel(make, *spec.heads, q_norm.eps)
+        """Normalize the queries and the keys of `qkv`, in place."""
+        kernel = self.kernel(_HEAD_NORMS[kind], *spec.heads, q_norm.eps)
         args = [qkv, q_norm.weight, k_norm.weight]
         made = Tensor.placeholder(qkv.shape, "float32")
         return op.tensor_ir_inplace_op(kernel, kernel.attrs["global_symbol"], args, [0], made)

@@ -27,17 +27,23 @@ WARPS = THREADS // WARP
 
 
 @T.inline
-def sum_up(part, sums, which, tx):
-    """Make ``part[0]`` the sum of all threads' values.
-
-    The lanes of a warp are summed in a tree (distances 16 … 1), then warps ascending; ``sums`` has
-    a row in shared memory for each such sum of a kernel.
-    """
+def sum_up_lanes(part):
+    """Make ``part[0]`` the sum of a warp's values, in a tree (distances 16 … 1)."""
     part[0] = part[0] + shuffle_xor(part[0], 16)
     part[0] = part[0] + shuffle_xor(part[0], 8)
     part[0] = part[0] + shuffle_xor(part[0], 4)
     part[0] = part[0] + shuffle_xor(part[0], 2)
     part[0] = part[0] + shuffle_xor(part[0], 1)
+
+
+@T.inline
+def sum_up(part, sums, which, tx):
+    """Make ``part[0]`` the sum of all threads' values.
+
+    The lanes of a warp are summed by `sum_up_lanes`, then warps ascending; ``sums`` has a row in
+    shared memory for each such sum of a kernel.
+    """
+    sum_up_lanes(part)
     if tx % WARP == 0:
         sums[which, tx // WARP] = part[0]
     T.evaluate(T.tvm_storage_sync("shared"))
@@ -221,89 +227,3 @@ def make_layer_norm(
                 row(X, W, B, Y, m, m, tx)
 
     return named(layer_norm, f"layer_norm_{H}_{dtype}", overlapped=overlapped)
-
-
-def make_head_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:
-    """Like the CPU's `make_head_norm`, with a warp per head.
-
-    Order of the sum of squares: lane l sums l, l + 32, … ascending, then a tree over the lanes.
-    """
-
-    @T.prim_func(s_tir=True)
-    def head_norm(x: T.handle, wq: T.handle, wk: T.handle):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        M = T.int64()
-        X = T.match_buffer(x, (M, pad((HQ + 2 * HKV) * D)), "float32")
-        WQ = T.match_buffer(wq, (pad(D),), "float32")
-        WK = T.match_buffer(wk, (pad(D),), "float32")
-        for m in T.thread_binding(M, thread="blockIdx.x"):
-            for h in T.thread_binding(HQ + HKV, thread="blockIdx.y"):
-                for tx in T.thread_binding(WARP, thread="threadIdx.x"):
-                    with T.sblock("head"):
-                        T.reads()
-                        T.writes()
-                        part = T.sblock_alloc_buffer((1,), "float32", scope="local")
-                        part[0] = T.float32(0)
-                        for j in T.unroll(-(-D // WARP)):
-                            if j * WARP + tx < D:
-                                v: T.let = X[m, h * D + j * WARP + tx]
-                                part[0] = part[0] + v * v
-                        part[0] = part[0] + shuffle_xor(part[0], 16)
-                        part[0] = part[0] + shuffle_xor(part[0], 8)
-                        part[0] = part[0] + shuffle_xor(part[0], 4)
-                        part[0] = part[0] + shuffle_xor(part[0], 2)
-                        part[0] = part[0] + shuffle_xor(part[0], 1)
-                        inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(D) + T.float32(eps))
-                        for j in T.unroll(-(-D // WARP)):
-                            if j * WARP + tx < D:
-                                X[m, h * D + j * WARP + tx] = (
-                                    X[m, h * D + j * WARP + tx]
-                                    * inv
-                                    * T.if_then_else(h < HQ, WQ[j * WARP + tx], WK[j * WARP + tx])
-                                )
-
-    return head_norm.with_attr("global_symbol", f"head_norm_{HQ}_{HKV}_{D}")
-
-
-def make_joint_norm(HQ: int, HKV: int, D: int, eps: float) -> Any:
-    """Like the CPU's `make_head_norm` of all heads together, with a block for queries or keys.
-
-    Order of the sum of squares: thread t sums features t, t + 256, … ascending, then `sum_up`.
-    """
-
-    @T.inline
-    def normalize(X, W, m, start, tx, WIDTH):
-        with T.sblock("heads"):
-            T.reads()
-            T.writes()
-            part = T.sblock_alloc_buffer((1,), "float32", scope="local")
-            sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
-            part[0] = T.float32(0)
-            for j in T.serial(-(-WIDTH // THREADS)):
-                if j * THREADS + tx < WIDTH:
-                    v: T.let = X[m, start + j * THREADS + tx]
-                    part[0] = part[0] + v * v
-            sum_up(part, sums, 0, tx)
-            inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(WIDTH) + T.float32(eps))
-            for j in T.serial(-(-WIDTH // THREADS)):
-                if j * THREADS + tx < WIDTH:
-                    X[m, start + j * THREADS + tx] = (
-                        X[m, start + j * THREADS + tx] * inv * W[j * THREADS + tx]
-                    )
-
-    @T.prim_func(s_tir=True)
-    def joint_norm(x: T.handle, wq: T.handle, wk: T.handle):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        M = T.int64()
-        X = T.match_buffer(x, (M, pad((HQ + 2 * HKV) * D)), "float32")
-        WQ = T.match_buffer(wq, (pad(HQ * D),), "float32")
-        WK = T.match_buffer(wk, (pad(HKV * D),), "float32")
-        for m in T.thread_binding(M, thread="blockIdx.x"):
-            for part in T.thread_binding(2, thread="blockIdx.y"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    if part == 0:
-                        normalize(X, WQ, m, 0, tx, HQ * D)
-                    else:
-                        normalize(X, WK, m, HQ * D, tx, HKV * D)
-
-    return joint_norm.with_attr("global_symbol", f"joint_norm_{HQ}_{HKV}_{D}")

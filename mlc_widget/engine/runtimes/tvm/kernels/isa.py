@@ -46,6 +46,11 @@ _EXP2 = (
 )
 
 
+def floats(lanes: int) -> str:
+    """The dtype of so many float32 lanes."""
+    return "float32" if lanes == 1 else f"float32x{lanes}"
+
+
 def in_registers(shape: tuple[int, ...], dtype: str = "float32") -> Any:
     """A small local buffer of a kernel, on the stack.
 
@@ -136,7 +141,8 @@ class Isa:
     def mul_add(self, a: Any, b: Any, c: Any, lanes: int = LANES) -> Any:
         """``a * b + c``, rounded once if the CPU has fused multiply-add."""
         if self.fma:
-            return T.call_llvm_pure_intrin(f"float32x{lanes}", f"llvm.fma.v{lanes}f32", a, b, c)
+            fma = "llvm.fma.f32" if lanes == 1 else f"llvm.fma.v{lanes}f32"
+            return T.call_llvm_pure_intrin(floats(lanes), fma, a, b, c)
         return a * b + c
 
     def load(self, buffer: Any, index: list[Any], dtype: str) -> Any:

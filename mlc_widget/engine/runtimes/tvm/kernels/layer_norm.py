@@ -10,6 +10,14 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, in_registers, pad, splat
 
 
+@T.inline
+def sum_of_lanes(sums, out):
+    """Set ``out[0]`` to the sum of the 16 lanes, ascending."""
+    out[0] = T.float32(0)
+    for k in T.unroll(16):
+        out[0] = out[0] + sums[k]
+
+
 def make_layer_norm(H: int, eps: float, isa: Isa, *, terms: int = 1, rows: bool = False) -> Any:
     """LayerNorm of a sum: y = (x - mean) · rsqrt(var + eps) · w + b, x = x0 (+ x1 + x2).
 
@@ -29,12 +37,6 @@ def make_layer_norm(H: int, eps: float, isa: Isa, *, terms: int = 1, rows: bool 
         return T.Select(at < T.broadcast(T.int32(H), 16), value, splat(0.0))
 
     @T.inline
-    def lanes(sums, out):
-        out[0] = T.float32(0)
-        for k in T.unroll(16):
-            out[0] = out[0] + sums[k]
-
-    @T.inline
     def row(X0, X1, X2, W, B, Y, source, i):
         with T.sblock("row"):
             T.reads()
@@ -52,13 +54,13 @@ def make_layer_norm(H: int, eps: float, isa: Isa, *, terms: int = 1, rows: bool 
                 else:
                     Y.vstore([i, k * 16], x)
                     sums.vstore([0], sums.vload([0], F32) + x)
-            lanes(sums, mean)
+            sum_of_lanes(sums, mean)
             mean[0] = mean[0] / T.float32(H)
             sums.vstore([0], splat(0.0))
             for k in T.serial(HP // 16):
                 d: T.let = kept(Y.vload([i, k * 16], F32) - splat(mean[0]), k)
                 sums.vstore([0], isa.mul_add(d, d, sums.vload([0], F32)))
-            lanes(sums, inv)
+            sum_of_lanes(sums, inv)
             inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(H) + T.float32(eps))
             for k in T.serial(HP // 16):
                 scaled: T.let = (Y.vload([i, k * 16], F32) - splat(mean[0])) * splat(inv[0])
@@ -113,3 +115,49 @@ def make_layer_norm(H: int, eps: float, isa: Isa, *, terms: int = 1, rows: bool 
                 row(X0, None, None, W, B, Y, i, i)
 
     return layer_norm.with_attr("global_symbol", f"layer_norm_{'rows' if rows else terms}_{H}")
+
+
+def make_head_layer_norm(HQ: int, HKV: int, D: int, eps: float, isa: Isa) -> Any:
+    """LayerNorm of every query head and key head, in place, with weights for each and no biases.
+
+    Shapes: x (n, pad((HQ + 2 HKV) D)) float32: queries, keys, values; wq (pad(HQ D),), wk
+    (pad(HKV D),) float32. D is a multiple of 16. Sums have the order of `make_layer_norm`.
+    """
+
+    @T.inline
+    def head(X, W, m, start, at):
+        with T.sblock("head"):
+            T.reads()
+            T.writes()
+            sums = in_registers((16,))
+            mean = in_registers((1,))
+            inv = in_registers((1,))
+            sums.vstore([0], splat(0.0))
+            for k in T.serial(D // 16):
+                sums.vstore([0], sums.vload([0], F32) + X.vload([m, start + k * 16], F32))
+            sum_of_lanes(sums, mean)
+            mean[0] = mean[0] / T.float32(D)
+            sums.vstore([0], splat(0.0))
+            for k in T.serial(D // 16):
+                d: T.let = X.vload([m, start + k * 16], F32) - splat(mean[0])
+                sums.vstore([0], isa.mul_add(d, d, sums.vload([0], F32)))
+            sum_of_lanes(sums, inv)
+            inv[0] = T.float32(1) / T.sqrt(inv[0] / T.float32(D) + T.float32(eps))
+            for k in T.serial(D // 16):
+                d: T.let = X.vload([m, start + k * 16], F32) - splat(mean[0])
+                X.vstore([m, start + k * 16], d * splat(inv[0]) * W.vload([at + k * 16], F32))
+
+    @T.prim_func(s_tir=True)
+    def head_layer_norm(x: T.handle, wq: T.handle, wk: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        n = T.int64()
+        X = T.match_buffer(x, (n, pad((HQ + 2 * HKV) * D)), "float32")
+        WQ = T.match_buffer(wq, (pad(HQ * D),), "float32")
+        WK = T.match_buffer(wk, (pad(HKV * D),), "float32")
+        for m in T.serial(n):
+            for h in T.serial(HQ):
+                head(X, WQ, m, h * D, h * D)
+            for h in T.serial(HKV):
+                head(X, WK, m, (HQ + h) * D, h * D)
+
+    return head_layer_norm.with_attr("global_symbol", f"head_layer_norm_{HQ}_{HKV}_{D}")

@@ -13,12 +13,13 @@ value to 11 bits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, Isa, in_registers, pad
+from mlc_widget.engine.runtimes.tvm.kernels.isa import F32, LANES, Isa, floats, in_registers, pad
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 
@@ -27,8 +28,8 @@ class Rotation:
     """How a layer rotates queries and keys.
 
     Attributes:
-        dims: The number of dimensions of a head that are rotated, its first; 0 for none. A multiple
-            of 16.
+        dims: The number of dimensions of a head that are rotated, its first; 0 for none. It is
+            even.
         table: The number of the table to use.
         tables: The number of tables, which lie one after the other.
         width: The number of columns of the tables; 0 for ``dims / 2``.
@@ -71,13 +72,8 @@ def make_rope_append(
     rotation = rotation or Rotation(D)
     R, HALF, REST = rotation.dims, rotation.dims // 2, D - rotation.dims
     WIDTH = rotation.width or HALF
-    L = 16 if HALF % 16 == 0 else 8
-    VEC = f"float32x{L}"
-
-    def mul_add(a: Any, b: Any, c: Any) -> Any:
-        if isa.fma:
-            return T.call_llvm_pure_intrin(VEC, f"llvm.fma.v{L}f32", a, b, c)
-        return a * b + c
+    L, KEPT = math.gcd(HALF, LANES), math.gcd(REST, LANES)  # the lanes of their vectors
+    VEC, AS_IS = floats(L), floats(KEPT)
 
     @T.inline
     def row(QKV, COS, SIN, POS, SLOT, Q, KP, VP, layer, C, i):
@@ -93,10 +89,11 @@ def make_rope_append(
                     b: T.let = QKV.vload([i, h * D + HALF + d * L], VEC)
                     c: T.let = COS.vload([angle, d * L], VEC)
                     s: T.let = SIN.vload([angle, d * L], VEC)
-                    Q.vstore([i, h * D + d * L], mul_add(a, c, T.float32(0) - b * s))
-                    Q.vstore([i, h * D + HALF + d * L], mul_add(b, c, a * s))
-                for d in T.unroll(REST // 16):
-                    Q.vstore([i, h * D + R + d * 16], QKV.vload([i, h * D + R + d * 16], F32))
+                    Q.vstore([i, h * D + d * L], isa.mul_add(a, c, T.float32(0) - b * s, L))
+                    Q.vstore([i, h * D + HALF + d * L], isa.mul_add(b, c, a * s, L))
+                for d in T.unroll(REST // KEPT):
+                    at: T.let = h * D + R + d * KEPT
+                    Q.vstore([i, at], QKV.vload([i, at], AS_IS))
             for h in T.serial(HKV):
                 # In two buffers, as TVM puts one of 1 KiB on the heap.
                 low = in_registers((max(HALF, 1),))
@@ -106,8 +103,8 @@ def make_rope_append(
                     b: T.let = QKV.vload([i, (HQ + h) * D + HALF + d * L], VEC)
                     c: T.let = COS.vload([angle, d * L], VEC)
                     s: T.let = SIN.vload([angle, d * L], VEC)
-                    low.vstore([d * L], mul_add(a, c, T.float32(0) - b * s))
-                    high.vstore([d * L], mul_add(b, c, a * s))
+                    low.vstore([d * L], isa.mul_add(a, c, T.float32(0) - b * s, L))
+                    high.vstore([d * L], isa.mul_add(b, c, a * s, L))
                 for d in T.serial(HALF):
                     KP[page, layer, h, d, offset] = T.Cast(dtype, low[d])
                     KP[page, layer, h, HALF + d, offset] = T.Cast(dtype, high[d])
