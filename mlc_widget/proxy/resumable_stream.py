@@ -86,6 +86,8 @@ class ResumableStream:
             while not self._closed:
                 try:
                     batch = await anext(stream)
+                except StopAsyncIteration:
+                    break
                 except EngineDeadError as error:
                     if self._journal.complete:  # only its end was lost
                         break

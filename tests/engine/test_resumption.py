@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from mlc_widget.api.errors import ContextLengthExceededError, EngineDeadError, P
 from mlc_widget.engine.resumption import Delivered, Resumption
 from mlc_widget.proxy.journal import Journal
 
+from ..waiting import until_running
 from .conftest import CALL_MARKS, THOUGHT_MARKS, engine_on, user, write_model
 
 CITY = {
@@ -160,6 +162,44 @@ async def test_it_goes_on_after_any_chunk(engine: AsyncMLCEngine, name: str) -> 
     journal.take(chunks[-1])
     assert journal.complete
     assert (await engine._core.get_message()) == said(chunks)
+
+
+LONG: dict[str, dict[str, Any]] = {
+    "stop strings": {"max_tokens": 64, "stop": ["zzzz", "qqqq"]},
+    "grammar": {"max_tokens": 64, "response_format": {"type": "regex", "regex": "[0-9]{64,90}"}},
+    "tools": {**REQUESTS["tools"], "parallel_tool_calls": True},
+}
+INDEXES = [pytest.param(at, marks=() if at in (1, 40) else pytest.mark.soak) for at in range(1, 64)]
+
+
+@pytest.mark.parametrize("at", INDEXES)
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_two_choices_with_log_probabilities_go_on_after_any_token_beside_a_neighbour(
+    engine: AsyncMLCEngine, name: str, at: int
+) -> None:
+    request = whole({**LONG[name], "temperature": 1, "n": 2, "logprobs": True, "top_logprobs": 2})
+    chunks = await stream(engine, request)
+    journal, read = Journal(request), 0
+    while tokens_of(journal) < at:
+        journal.take(chunks[read])
+        read += 1
+    endless = {"max_tokens": 2000, "seed": 3, "request_id": "neighbour"}
+    neighbour = asyncio.create_task(stream(engine, whole(endless)))
+    await until_running(engine)
+    rest = await stream(engine, request, Resumption.read(journal.content()))
+    assert not neighbour.done()
+    await engine.abort("neighbour")
+    await neighbour
+    assert rest[0].pop("resumed")["exact"]
+    assert seen([*chunks[:read], *without_journal(rest)]) == seen(without_journal(chunks))
+
+
+def tokens_of(journal: Journal) -> int:
+    """How many tokens of its first choice a reader has."""
+    content = journal.content()
+    first = content and content["choices"][0]
+    return len(first["journal"]) if first else 0
 
 
 def without_journal(chunks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

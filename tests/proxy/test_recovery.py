@@ -35,14 +35,16 @@ CITY = {
 }
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": CITY}}
 REQUESTS: dict[str, dict[str, Any]] = {
-    "choices": {"n": 2, "max_tokens": 40},
-    "penalties": {"max_tokens": 40, "frequency_penalty": 1.5, "logit_bias": {70: 4, 71: 4}},
-    "schema": {"max_tokens": 60, "response_format": {"type": "json_object", "schema": CITY}},
+    "choices": {"n": 2, "max_tokens": 64},
+    "penalties": {"max_tokens": 64, "frequency_penalty": 1.5, "logit_bias": {70: 4, 71: 4}},
+    "schema": {"max_tokens": 64, "response_format": {"type": "json_object", "schema": CITY}},
     "tools": {"max_tokens": 90, "tools": [TOOL], "tool_choice": "required"},
     "stop": {"max_tokens": 90, "logit_bias": {70: 40, 71: 40, 72: 40}, "stop": "edd"},
-    "logprobs": {"max_tokens": 40, "logprobs": True, "top_logprobs": 2},
-    "completion": {"prompt": "hello world", "max_tokens": 40, "echo": True},
+    "logprobs": {"max_tokens": 64, "logprobs": True, "top_logprobs": 2},
+    "completion": {"prompt": "hello world", "max_tokens": 64, "echo": True},
 }
+INDEXES = [pytest.param(at, marks=() if at in (0, 13) else pytest.mark.soak) for at in range(64)]
+"""After how many tokens the worker dies."""
 
 
 def kill(engine: AsyncKernelMLCEngine | KernelMLCEngine) -> None:
@@ -62,7 +64,7 @@ async def restart(engine: AsyncKernelMLCEngine) -> None:
 
 
 def seeded(request: dict[str, Any]) -> dict[str, Any]:
-    return {"seed": 7, "ignore_eos": True, **request}
+    return {"seed": 7, "temperature": 1, "ignore_eos": True, **request}
 
 
 def ask(engine: Any, request: dict[str, Any]) -> Any:
@@ -110,7 +112,7 @@ def same(received: Received, other: Received) -> None:
     assert received.usage == other.usage
 
 
-@pytest.mark.parametrize("at", [0, 13])
+@pytest.mark.parametrize("at", INDEXES)
 async def test_everything_in_flight_goes_on(gated: GatedModel, at: int) -> None:
     engine = await gated.engine()
     requests = {name: {**r, "request_id": name} for name, r in REQUESTS.items()}
@@ -320,14 +322,16 @@ async def test_who_waits_for_a_turn_can_leave_and_be_aborted(kernel_engine: Make
 
 
 @pytest.mark.parametrize("recovery", ["resume", "error"])
+@pytest.mark.parametrize("ask", [whole, streamed])
 async def test_deaths_in_a_row_are_those_since_the_last_answer(
-    kernel_engine: Make, recovery: str
+    kernel_engine: Make, recovery: str, ask: Callable[..., Awaitable[str]]
 ) -> None:
     engine = await kernel_engine(recovery=recovery, crash_after=0, crash_if="poison")
-    for ask in (whole, streamed) if recovery == "resume" else (whole, streamed, whole, whole):
-        with pytest.raises(EngineDeadError, match="SIGKILL"):
-            await poison(engine)
-        await ask(engine)
+    with pytest.raises(EngineDeadError, match="SIGKILL"):
+        await poison(engine)
+    assert engine._core._supervisor._deaths > 0
+    await ask(engine)
+    assert engine._core._supervisor._deaths == 0
 
 
 async def test_a_worker_that_always_dies_is_given_up(kernel_engine: Make, tiny_model: Path) -> None:

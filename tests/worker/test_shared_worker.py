@@ -3,90 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlc_widget.protocol.messages import PROTOCOL_VERSION
-from mlc_widget.protocol.worker_record import WorkerRecord, WorkerRecords
-from mlc_widget.protocol.worker_settings import Sharing, WorkerSettings
 from mlc_widget.worker import shared_worker
-from mlc_widget.worker.handler import KernelMLCEngineHandler
-from mlc_widget.worker.shared_worker import SharedWorker
 
 from ..waiting import until
-from .conftest import Client
+from .conftest import Bench, hello
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no shared workers there")
-
-
-class Bench:
-    """A shared worker in this process, with its record."""
-
-    def __init__(
-        self, records: WorkerRecords, fd: int, idle_timeout: float, runtime_dir: Path | None
-    ) -> None:
-        self.records, self.ended = records, 0
-        path = records.path("one")
-        sharing = Sharing("one", str(path), fd, idle_timeout, math.inf)
-        script = {"text": "a b c", "hang_after": 1}
-        settings = WorkerSettings(
-            runtime="scripted",
-            runtime_options=script,
-            runtime_dir=None if runtime_dir is None else str(runtime_dir),
-            sharing=sharing,
-        )
-        self.worker = SharedWorker(settings, sharing, {})
-        self.leave: list[Callable[[], None]] = []
-
-    def client(self) -> Client:
-        core = self.worker.new_core()
-        client = Client(core, KernelMLCEngineHandler)
-        self.leave.append(self.worker.join(core, client.handler))
-        return client
-
-    @property
-    def clients(self) -> list[dict[str, Any]]:
-        return list(self.worker.info()["clients"])
-
-
-@pytest.fixture
-async def make(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Callable[..., Bench]]:
-    records = WorkerRecords(tmp_path / "records")
-    monkeypatch.setattr(shared_worker, "_FAREWELL_S", 0.0)
-    with records.locked("one"), records.new("one") as new:
-        new.publish(WorkerRecord("one", 2, "1", 0.0, {}, {}, "/nowhere", 1.0, 1.0)).close()
-    lock = os.open(records.path("one"), os.O_RDONLY)
-    benches = []
-
-    def make(idle_timeout: float = math.inf, runtime_dir: Path | None = None) -> Bench:
-        bench = Bench(records, lock, idle_timeout, runtime_dir)
-
-        def end() -> None:
-            bench.ended += 1
-
-        monkeypatch.setattr(bench.worker, "_end", end)
-        benches.append(bench)
-        return bench
-
-    yield make
-    for bench in benches:
-        for leave in bench.leave:
-            leave()
-        await until(lambda bench=bench: not bench.worker._tasks)
-    os.close(lock)
-
-
-async def hello(client: Client, who: Any) -> dict[str, Any]:
-    return await client.call("hello", {"protocol": PROTOCOL_VERSION, "client": who})
 
 
 @pytest.mark.parametrize(
