@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..hosts.table import BEGIN, END, NOTES, PAGE, STEPS, Result, table
+from ..hosts.table import BEGIN, NOTES, PAGE, STEPS, Result, table
+from ..pages import END
 
 
 def test_the_table_has_each_host_with_what_was_tried() -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..pages import replace_part
+
 PAGE = Path(__file__).parents[2] / "docs" / "hosts.md"
-BEGIN, END = "<!-- written by `make hosts` -->", "<!-- end -->"
+BEGIN = "<!-- written by `make hosts` -->"
 STEPS = ("shown", "streams", "stops", "two pages")
 """The chat is drawn with its style; a reply grows; Stop ends it; a second page has its own."""
 NOTES = {
@@ -56,6 +58,4 @@ def table(results: Sequence[Result]) -> str:
 
 def write_page(results: Sequence[Result]) -> None:
     """Replace the table in the page."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
+    replace_part(PAGE, BEGIN, table(results))
