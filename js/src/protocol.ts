@@ -159,6 +159,7 @@ export interface ChatSnapshot {
   readonly saved: number;
   /** In a new chat, the first message of the one before; null if there is none. */
   readonly earlier: string | null;
+  readonly title: string;
 }
 
 /**
@@ -282,6 +283,7 @@ export type Intent =
   | { readonly kind: "select"; readonly message: string }
   | { readonly kind: "delete"; readonly message: string }
   | { readonly kind: "new" }
+  | { readonly kind: "rename"; readonly title: string }
   | { readonly kind: "export"; readonly format: ExportFormat }
   | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | boolean | null }
   | { readonly kind: "tokens"; readonly reply: string }
@@ -489,11 +491,20 @@ function parseMessage(value: unknown): Message | null {
   };
 }
 
+/** Characters of a title that are drawn at most, whatever a saved notebook holds. */
+const MOST_TITLE = 200;
+
 export function parseChat(value: unknown): ChatSnapshot {
   const chat = isObject(value) ? value : {};
   const items: readonly unknown[] = Array.isArray(chat["messages"]) ? chat["messages"] : [];
   const messages = items.map(parseMessage).filter((message) => message !== null);
-  return { rev: count(chat["rev"]), messages, saved: count(chat["saved"]), earlier: text(chat["earlier"]) || null };
+  return {
+    rev: count(chat["rev"]),
+    messages,
+    saved: count(chat["saved"]),
+    earlier: text(chat["earlier"]) || null,
+    title: text(chat["title"]).slice(0, MOST_TITLE),
+  };
 }
 
 /** Reads a `delta` message. */

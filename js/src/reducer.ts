@@ -13,11 +13,12 @@ export interface ChatState {
   readonly messages: readonly Message[];
   readonly saved: number;
   readonly earlier: string | null;
+  readonly title: string;
   /** Deltas by reply that cannot be applied yet, as earlier text or the reply itself is missing. */
   readonly waiting: ReadonlyMap<string, readonly Delta[]>;
 }
 
-export const emptyChat: ChatState = { rev: -1, messages: [], saved: 0, earlier: null, waiting: new Map() };
+export const emptyChat: ChatState = { rev: -1, messages: [], saved: 0, earlier: null, title: "", waiting: new Map() };
 
 /** Of each reply, this many deltas may wait; older ones are dropped, as a snapshot will have their text. */
 const MAX_WAITING = 512;
@@ -43,7 +44,7 @@ export function applySnapshot(state: ChatState, snapshot: ChatSnapshot): ChatSta
   const waiting = new Map(
     [...state.waiting].filter(([reply]) => alive.has(reply) || !known.has(reply)),
   );
-  let next: ChatState = { rev: snapshot.rev, messages, saved: snapshot.saved, earlier: snapshot.earlier, waiting };
+  let next: ChatState = { ...snapshot, messages, waiting };
   for (const reply of alive) next = settle(next, reply);
   return next;
 }

@@ -18,6 +18,7 @@ describe("messages and traits are checked", () => {
     expect(chat).toEqual({
       rev: 2,
       saved: 0,
+      title: "",
       earlier: null,
       messages: [{
         attachments: [], id: "a", role: "assistant", status: "done", text: "", finish: "", error: null, stats: null,

@@ -7,7 +7,7 @@ const message = (id: string, text: string, status: Status): Message => ({
   id, role: "assistant", text, status, finish: "", error: null, stats: null,
   reasoning: "", toolCalls: [], calling: false, callsStopped: false, questions: [], name: "", resumed: null, repeats: false, attachments: [], tokens: 0, json: false, branches: [],
 });
-const snapshot = (rev: number, ...messages: Message[]): ChatSnapshot => ({ rev, messages, saved: 0, earlier: null });
+const snapshot = (rev: number, ...messages: Message[]): ChatSnapshot => ({ rev, messages, saved: 0, earlier: null, title: "" });
 const delta = (reply: string, offset: number, text: string): Delta => ({ reply, part: "text", offset, text });
 const textOf = (state: ChatState, id: string): string | undefined =>
   state.messages.find((item) => item.id === id)?.text;

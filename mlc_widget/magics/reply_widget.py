@@ -14,7 +14,7 @@ from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.options import options_json
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.state import ChatOptions, Message
-from mlc_widget.widget.transcript import CHAT_MIME, conversation, markdown
+from mlc_widget.widget.transcript import CHAT_MIME, Shown, conversation, markdown
 from mlc_widget.widget.transcript_output import TranscriptOutput, in_notebook
 
 
@@ -122,12 +122,12 @@ class ReplyWidget(EngineWidget):
     def _transcript_bundle(self) -> JSONDict:
         shown = self._shown
         session = self._talk.session
-        shown_chat = (session.state.path(shown.id), None, self._view_of.model)
-        text = markdown(self._turn, None, shown_chat[2], headings=False)
+        shown_chat = Shown(session.state.path(shown.id), None, self._view_of.model)
+        text = markdown(shown_chat._replace(messages=self._turn), headings=False)
         return {
             "text/markdown": "" if shown.status == "queued" else text,
             "text/plain": repr(self),
-            CHAT_MIME: conversation(*shown_chat),
+            CHAT_MIME: conversation(shown_chat),
         }
 
     def _ipython_display_(self) -> None:

@@ -5,9 +5,9 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
 ``_chat``
     ``{"rev", "messages": [{"id", "role", "text", "attachments", "status", "finish", "error",
     "stats", "reasoning", "tool_calls", "calling", "calls_stopped", "questions", "name", "json",
-    "resumed", "repeats", "tokens", "branches"}], "earlier", "saved"}``, the shown conversation;
-    after `new_chat`, the first message of the one before; and the number of messages that
-    `SavedChat` offers.
+    "resumed", "repeats", "tokens", "branches"}], "earlier", "title", "saved"}``, the shown
+    conversation; after `new_chat`, the first message of the one before; the title; and the number
+    of messages that `SavedChat` offers.
 ``_live``
     ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
 ``_options``
@@ -20,9 +20,9 @@ counts UTF-16 code units, ``{"type": "export", "format", "text"}``, ``{"type": "
 (`tokens_json`), and acknowledgements (`IntentDispatcher`). The page sends intents of the kinds
 ``send {text, attachments?}``, ``look``, ``results {reply, results}``, ``allow {reply, call,
 decision}`` (`Approvals`), ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``,
-``select {message}``, ``delete {message}``, ``new``, ``export {format}``, ``set {name, value}``,
-``reset``, ``tokens {reply}``, ``load {model?}``, ``restart``, ``resync``, ``cancel_load``,
-``take_up`` (`SavedChat`), ``kept`` and ``transcript`` (`TranscriptOutput`).
+``select {message}``, ``delete {message}``, ``new``, ``rename {title}``, ``export {format}``,
+``set {name, value}``, ``reset``, ``tokens {reply}``, ``load {model?}``, ``restart``, ``resync``,
+``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and ``transcript`` (`TranscriptOutput`).
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.saved_chat import SavedChat
 from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.settings import ChatSettings
-from mlc_widget.widget.state import Attachment, Message, openai_messages
+from mlc_widget.widget.state import Attachment, openai_messages
+from mlc_widget.widget.title import check_title
 from mlc_widget.widget.tokens import tokens_json
-from mlc_widget.widget.transcript import CHAT_MIME, conversation, export, markdown
+from mlc_widget.widget.transcript import CHAT_MIME, Shown, conversation, export, markdown
 from mlc_widget.widget.transcript_output import TranscriptOutput, in_console, in_notebook
 from mlc_widget.widget.user_callbacks import UserCallbacks
 
@@ -98,14 +99,16 @@ class ChatWidget(EngineWidget, ChatSettings):
             in the page. Results of other tools are entered there or given to `send_results`.
         sampling: Further sampling fields of `chat.completions.create` in a mapping, such as
             ``{"typical_p": 0.9, "dry_multiplier": 0.8, "logit_bias": {"Paris": 5}}``.
+        title: The conversation's title, at most 200 characters; by default the first words of the
+            first message.
         history: An earlier conversation: messages in OpenAI's shape, the text that
             ``export("json")`` returns, or the path of such a file or of a notebook that shows a
             chat (the last one counts). A system message in it is the system prompt, unless
-            `system` is given.
+            `system` is given; likewise its title.
 
     Raises:
         TypeError: the engine is neither in a worker kernel nor on a server.
-        BadRequestError: a setting or the history is invalid.
+        BadRequestError: a setting, the title or the history is invalid.
     """
 
     _instead = (
@@ -134,6 +137,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         schema: Mapping[str, Any] | str | None = None,
         tools: ChatTools | None = None,
         sampling: Mapping[str, Any] | None = None,
+        title: str | None = None,
         history: History = (),
     ) -> None:
         listener = ChatListener(
@@ -143,9 +147,11 @@ class ChatWidget(EngineWidget, ChatSettings):
             on_options=self._on_options,
             on_end=self._on_end,
         )
-        saved_system, messages = read_history(history)
+        earlier = read_history(history)
+        if title is not None:
+            earlier = earlier._replace(title=check_title(title))
         options = checked_options(
-            system=saved_system if system is None else system,
+            system=earlier.system if system is None else system,
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
@@ -162,7 +168,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._cell = contextvars.copy_context()
         self._on_reply: list[Callable[[Reply], object]] = []
         self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
-        self._session = ChatSession(link_of(engine), listener, options, messages)
+        self._session = ChatSession(link_of(engine), listener, options, earlier)
         self._saved = SavedChat(self._session)
         self._functions = ToolCaller(link_of(engine), self._session, self._user)
         given = {name for name in KEPT_NAMES if getattr(options, name) is not None}
@@ -201,6 +207,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             "select": lambda intent: session.select(intent.get("message")),
             "delete": lambda intent: session.delete(intent.get("message")),
             "new": lambda _: session.begin_anew(),
+            "rename": lambda intent: session.rename(intent.get("title")),
             "export": lambda intent: self._export_to_page(intent.get("format")),
             "set": lambda intent: self._set_from_page(intent.get("name"), intent.get("value")),
             "reset": lambda _: self._reset_from_page(),
@@ -331,7 +338,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             BadRequestError: the format is unknown.
             OSError: the file cannot be written.
         """
-        return export(*self._shown(), as_format=format, path=path)
+        return export(self._shown(), as_format=format, path=path)
 
     def _export_to_page(self, as_format: Any) -> None:
         self.send({"type": "export", "format": as_format, "text": self.export(as_format)})
@@ -340,17 +347,38 @@ class ChatWidget(EngineWidget, ChatSettings):
         """Show an empty conversation; the earlier one stays, as a version of the first message."""
         self._link.call_soon(self._session.begin_anew)
 
-    def _shown(self) -> tuple[Sequence[Message], str | None, str]:
-        """The shown messages, the system prompt and the model."""
+    @property
+    def title(self) -> str:
+        """The conversation's title: as given, or else the first words of its first message.
+
+        Set it to rename the conversation; None or "" gives it its own title again. A new chat has
+        a title of its own.
+
+        Raises:
+            BadRequestError: it is not a string, or too long.
+        """
+        return self._session.state.title
+
+    @title.setter
+    def title(self, title: str | None) -> None:
+        checked = check_title(title)
+
+        async def rename() -> None:
+            self._session.rename(checked)
+
+        self._link.submit(rename()).result()
+
+    def _shown(self) -> Shown:
         session = self._session
-        return session.state.path(), session.options.system, self._view_of.model
+        state = session.state
+        return Shown(state.path(), session.options.system, self._view_of.model, state.given_title)
 
     def _transcript_bundle(self) -> JSONDict:
         shown = self._shown()
         return {
-            "text/markdown": markdown(*shown, headings=False),
-            "text/plain": f"A chat of {len(shown[0])} messages",
-            CHAT_MIME: {**conversation(*shown), "settings": self._settings.to_json()},
+            "text/markdown": markdown(shown, headings=False),
+            "text/plain": f"A chat of {len(shown.messages)} messages",
+            CHAT_MIME: {**conversation(shown), "settings": self._settings.to_json()},
         }
 
     def _ipython_display_(self) -> None:

@@ -6,11 +6,12 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
 from mlc_widget.widget.state import Message
+from mlc_widget.widget.title import check_title
 from mlc_widget.widget.transcript import CHAT_MIME
 
 History: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[str, Any] | str | Path
@@ -23,13 +24,25 @@ _REMEDY = (
 )
 
 
-def read_history(history: History) -> tuple[str | None, tuple[Message, ...]]:
-    """The system prompt, if there is one, and the messages after it.
+class Conversation(NamedTuple):
+    """An earlier conversation: its system prompt, the messages after that, and its title."""
+
+    system: str | None = None
+    messages: tuple[Message, ...] = ()
+    title: str = ""
+
+
+NOTHING_SAID: Final = Conversation()
+
+
+def read_history(history: History) -> Conversation:
+    """Read an earlier conversation.
 
     Raises:
         BadRequestError: A message or the file is invalid; the error names it and the remedy.
     """
-    given = CHAT_FIELDS["messages"]("history", _messages(history)) if history else []
+    title, said = _read(history) if history else ("", [])
+    given = CHAT_FIELDS["messages"]("history", said) if said else []
     system = None
     if given and given[0]["role"] == "system":
         system = _text("history[0]", given.pop(0))
@@ -51,17 +64,20 @@ def read_history(history: History) -> tuple[str | None, tuple[Message, ...]]:
                 name=called.get(message.get("tool_call_id") or "", ""),
             )
         )
-    return system, tuple(found)
+    return Conversation(system, tuple(found), title)
 
 
-def _messages(history: History) -> list[Any]:
+def _read(history: History) -> tuple[str, list[Any]]:
+    """The title and the unchecked messages."""
+    title = ""
     if isinstance(history, str | Path):
         history = _read_text(history)
     if isinstance(history, Mapping):
+        title = check_title(history.get("title"))
         history = history.get("messages", ())
     if isinstance(history, str) or not isinstance(history, Sequence):
         raise BadRequestError(f"history = {history!r}: {_REMEDY}.", param="history")
-    return list(history)
+    return title, list(history)
 
 
 def _read_text(given: str | Path) -> JSONDict:

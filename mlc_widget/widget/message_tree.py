@@ -17,16 +17,19 @@ class MessageTree:
 
     Args:
         history: Messages that are there already, in the order in which they follow each other.
+        title: The title that was given to them.
     """
 
-    def __init__(self, history: Sequence[Message] = ()) -> None:
+    def __init__(self, history: Sequence[Message] = (), title: str = "") -> None:
         self.state = ChatState()
-        self.show(history)
+        self.show(history, title)
 
-    def show(self, history: Sequence[Message]) -> None:
+    def show(self, history: Sequence[Message], title: str = "") -> None:
         """Add messages that follow each other from the beginning, and show them."""
         if history:
             self.state = self.state.put(*history, head=history[-1].id)
+        if title:
+            self.state = self.state.entitled(title)
 
     def find(self, message_id: Any) -> Message:
         """A message.
@@ -49,7 +52,10 @@ class MessageTree:
                 still shown.
         """
         head = self.state.head
+        given = self.state.given_title if turn[0].parent is None else ""
         self.state = self.state.put(*turn, answer, head=answer.id)
+        if given:  # another version of the first message, or the first one
+            self.state = self.state.entitled(given)
         for message_id in before:
             self.state = self.state.behind(answer.id, message_id)
             if head in self.state.subtree(message_id):
@@ -71,6 +77,10 @@ class MessageTree:
             BadRequestError: there is no such message.
         """
         self.state = self.state.select(self.find(message_id).id)
+
+    def rename(self, title: str) -> None:
+        """Give the shown conversation a title; "" leaves it to the first question."""
+        self.state = self.state.entitled(title)
 
     def begin_anew(self) -> None:
         """Show no message, so that the next one begins another conversation."""

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.widget.history import chats_of_outputs, read_history
+from mlc_widget.widget.history import NOTHING_SAID, chats_of_outputs, read_history
 from mlc_widget.widget.session import ChatSession
-from mlc_widget.widget.state import Message
 
 _MAX_BYTES: Final = 64 * 2**20
 
@@ -29,26 +28,25 @@ class SavedChat:
 
     def __init__(self, session: ChatSession) -> None:
         self._session = session
-        self._system: str | None = None
-        self._messages: tuple[Message, ...] = ()
+        self._saved = NOTHING_SAID
         self.settings: Any = None
         """The settings that the notebook keeps with the conversation (`KeptSettings`)."""
 
     @property
     def count(self) -> int:
         """The number of messages that are offered; 0 once the chat has messages of its own."""
-        return 0 if self._session.state.messages else len(self._messages)
+        return 0 if self._session.state.messages else len(self._saved.messages)
 
     def look(self) -> bool:
         """Read the notebook of the running cell; returns whether it holds a conversation."""
         for chat in _saved_chats():
             self.settings = chat.get("settings")
             try:
-                system, messages = read_history(chat)
+                found = read_history(chat)
             except BadRequestError:  # anybody may have written it
                 continue
-            if messages:
-                self._system, self._messages = system, messages
+            if found.messages:
+                self._saved = found
         return self.count > 0
 
     def take_up(self) -> None:
@@ -59,7 +57,7 @@ class SavedChat:
         """
         if not self.count:
             raise BadRequestError("take_up: the notebook holds no conversation for this chat.")
-        self._session.take_up(self._system, self._messages)
+        self._session.take_up(self._saved)
 
 
 def _saved_chats() -> Iterator[JSONDict]:

@@ -15,12 +15,14 @@ from mlc_widget.widget.approvals import Approvals
 from mlc_widget.widget.call_turns import may_call, result_turn
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_tools import servers_of
+from mlc_widget.widget.history import NOTHING_SAID, Conversation
 from mlc_widget.widget.message_tree import MessageTree
 from mlc_widget.widget.options import with_options
 from mlc_widget.widget.questions import Question, check_text
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.reply_queue import ReplyQueue
 from mlc_widget.widget.state import ChatOptions, ChatState, Message
+from mlc_widget.widget.title import check_title
 
 
 class ChatSession:
@@ -35,12 +37,12 @@ class ChatSession:
         link: EngineLink,
         listener: ChatListener,
         options: ChatOptions,
-        history: Sequence[Message] = (),
+        earlier: Conversation = NOTHING_SAID,
     ) -> None:
         self.options = options
         self._link = link
         self._listener = listener
-        self._tree = MessageTree(history)
+        self._tree = MessageTree(earlier.messages, earlier.title)
         self._queue = ReplyQueue(link, self._tree, listener, self.options_of)
         self._reply_options: dict[str, ChatOptions] = {}
         self.approvals = Approvals(self._tree, listener)
@@ -113,11 +115,20 @@ class ChatSession:
         self._check_alive()
         return self._ask(user, options=options)
 
-    def take_up(self, system: str | None, messages: Sequence[Message]) -> None:
+    def take_up(self, earlier: Conversation) -> None:
         """Show an earlier conversation; its system prompt counts if there is none yet."""
-        self._tree.show(messages)
-        if system and not self.options.system:
-            self.set_option("system", system)
+        self._tree.show(earlier.messages, earlier.title)
+        if earlier.system and not self.options.system:
+            self.set_option("system", earlier.system)
+        self._listener.on_change()
+
+    def rename(self, title: Any) -> None:
+        """Give the shown conversation a title; "" or None leaves it to the first question.
+
+        Raises:
+            BadRequestError: it is not a string, or too long.
+        """
+        self._tree.rename(check_title(title))
         self._listener.on_change()
 
     def retry(self, message_id: str) -> Reply:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.title import first_words
 
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Status: TypeAlias = Literal["queued", "running", "done", "stopped", "error"]
@@ -189,12 +190,47 @@ class ChatState:
         head: The last message of the shown path.
         chosen: For each message that has several successors (None for the first messages), the
             one that was shown last.
+        titles: The titles that the user gave, by the conversations' first messages; under None,
+            the title of the one that is shown and has no message yet.
     """
 
     rev: int = 0
     messages: Mapping[str, Message] = field(default_factory=lambda: MappingProxyType({}))
     head: str | None = None
     chosen: Mapping[str | None, str] = field(default_factory=lambda: MappingProxyType({}))
+    titles: Mapping[str | None, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def given_title(self) -> str:
+        """The title that the user gave the shown conversation, or ""."""
+        return self.titles.get(self._first, "")
+
+    @property
+    def title(self) -> str:
+        """The title of the shown conversation: as given, or the first question's first words."""
+        return self.given_title or self._title_of_question
+
+    def entitled(self, title: str) -> ChatState:
+        """The state in which the shown conversation has this title; "" for its own."""
+        titles: dict[str | None, str] = {
+            key: value for key, value in self.titles.items() if key not in (None, self._first)
+        }
+        if title and title != self._title_of_question:
+            titles[self._first] = title
+        return replace(self, rev=self.rev + 1, titles=MappingProxyType(titles))
+
+    @property
+    def _first(self) -> str | None:
+        path = self.path()
+        return path[0].id if path else None
+
+    @property
+    def _title_of_question(self) -> str:
+        question = next((message for message in self.path() if message.role == "user"), None)
+        if question is None:
+            return ""
+        named = next((item.name for item in question.attachments), "")
+        return first_words(question.text) or first_words(named)
 
     def put(self, *messages: Message, head: str | None = None) -> ChatState:
         """The state with these messages added or replaced, and `head` as the path's end."""
@@ -212,7 +248,10 @@ class ChatState:
 
     def without_path(self) -> ChatState:
         """The state that shows no message; the next one begins another branch."""
-        return replace(self, rev=self.rev + 1, head=None)
+        titles: dict[str | None, str] = {
+            key: value for key, value in self.titles.items() if key is not None
+        }
+        return replace(self, rev=self.rev + 1, head=None, titles=MappingProxyType(titles))
 
     @property
     def earlier(self) -> str | None:
@@ -225,11 +264,15 @@ class ChatState:
         parent = self.messages[message_id].parent
         kept = {key: value for key, value in self.messages.items() if key not in gone}
         chosen = {key: value for key, value in self.chosen.items() if value not in gone}
+        titles: dict[str | None, str] = {
+            key: value for key, value in self.titles.items() if key not in gone
+        }
         state = replace(
             self,
             rev=self.rev + 1,
             messages=MappingProxyType(kept),
             chosen=MappingProxyType(chosen),
+            titles=MappingProxyType(titles),
         )
         if self.head not in gone:
             return state
@@ -306,7 +349,12 @@ class ChatState:
         for message in self.path() if shown is None else shown:
             beside = children[message.parent]
             messages.append({**message.to_json(), "branches": beside if len(beside) > 1 else []})
-        return {"rev": self.rev, "messages": messages, "earlier": self.earlier}
+        return {
+            "rev": self.rev,
+            "messages": messages,
+            "earlier": self.earlier,
+            "title": self.title,
+        }
 
 
 DEFAULT_MAX_TOKENS: Final = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
@@ -23,22 +23,37 @@ CHAT_MIME: Final = "application/vnd.mlc-widget.chat+json"
 """The MIME type of the conversation as JSON, for `history.read_history`."""
 
 
-def conversation(messages: Sequence[Message], system: str | None, model: str) -> JSONDict:
-    """A conversation as JSON: ``{"version", "model", "messages"}``, messages in OpenAI's shape."""
+class Shown(NamedTuple):
+    """What a document has: messages, the system prompt, the model, and a given title."""
+
+    messages: Sequence[Message]
+    system: str | None
+    model: str
+    title: str = ""
+
+
+def conversation(shown: Shown) -> JSONDict:
+    """A conversation as JSON: ``{"version", "model", "title", "messages"}``.
+
+    The messages are in OpenAI's shape. There is no title if none was given.
+    """
+    messages, system, model, title = shown
     shaped = [openai_message(message) for message in messages if _says(message)]
     if system:
         shaped.insert(0, {"role": "system", "content": system})
-    return {"version": 1, "model": model, "messages": shaped}
+    named = {"title": title} if title else {}
+    return {"version": 1, "model": model, **named, "messages": shaped}
 
 
-def markdown(
-    messages: Sequence[Message], system: str | None, model: str, *, headings: bool = True
-) -> str:
+def markdown(shown: Shown, *, headings: bool = True) -> str:
     """A conversation as Markdown that is inert in every reader.
 
-    Without `headings`, those of the replies become bold lines, as in a notebook's output.
+    Without `headings`, the title and those of the replies become bold lines, as in a notebook's
+    output.
     """
-    parts = [] if not system else [f"**System:** {plain(system)}"]
+    messages, system, model, title = shown
+    parts = [] if not title else [f"# {plain(title)}" if headings else f"**{plain(title)}**"]
+    parts += [] if not system else [f"**System:** {plain(system)}"]
     for message in messages:
         if message.role == "user":
             parts += ["**You**", quoted(safe_markdown(message.text)), _attached(message)]
@@ -49,14 +64,7 @@ def markdown(
     return "\n\n".join(part for part in parts if part)
 
 
-def export(
-    messages: Sequence[Message],
-    system: str | None,
-    model: str,
-    *,
-    as_format: str,
-    path: str | Path | None,
-) -> str:
+def export(shown: Shown, *, as_format: str, path: str | Path | None) -> str:
     """Export a conversation as text, and write it to a file if `path` is given.
 
     Raises:
@@ -66,29 +74,31 @@ def export(
         known = ", ".join(get_args(ExportFormat))
         raise BadRequestError(f"format = {as_format!r}: give one of {known}.", param="format")
     if as_format == "md":
-        text = markdown(messages, system, model) + "\n"
+        text = markdown(shown) + "\n"
     elif as_format == "json":
-        text = (
-            json.dumps(conversation(messages, system, model), indent=2, ensure_ascii=False) + "\n"
-        )
+        text = json.dumps(conversation(shown), indent=2, ensure_ascii=False) + "\n"
     else:
-        text = json.dumps(_notebook(messages, system, model), indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(_notebook(shown), indent=1, ensure_ascii=False) + "\n"
     if path is not None:
         Path(path).expanduser().write_text(text, encoding="utf-8")
     return text
 
 
-def _notebook(messages: Sequence[Message], system: str | None, model: str) -> JSONDict:
+def _notebook(shown: Shown) -> JSONDict:
     """A notebook with a Markdown cell per message, and the conversation in its metadata."""
     cells: list[JSONDict] = []
-    for number, message in enumerate(messages):
-        shown_system = system if number == 0 else None
-        source = markdown([message], shown_system, model).splitlines(keepends=True)
+    for number, message in enumerate(shown.messages):
+        part = Shown([message], None, shown.model) if number else shown._replace(messages=[message])
+        source = markdown(part).splitlines(keepends=True)
         cells.append(
             {"cell_type": "markdown", "id": f"message-{number}", "metadata": {}, "source": source}
         )
-    chat = conversation(messages, system, model)
-    return {"cells": cells, "metadata": {CHAT_MIME: chat}, "nbformat": 4, "nbformat_minor": 5}
+    return {
+        "cells": cells,
+        "metadata": {CHAT_MIME: conversation(shown)},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def _attached(message: Message) -> str:

@@ -67,6 +67,11 @@ TOKENS = {
     "tokens": [["In", 0.97, [["In", 0.97], ["At", 0.02]]], ["\n" * 60, 0.2, [[" Paris", 0.4]]]],
 }
 LONG_NAME = "a_name_without_end_" * 6
+TITLED = {
+    "rev": 1,
+    "title": "A title that goes on and on " * 6,
+    "messages": [user("How?"), reply("Step by step.", stats=STATS)],
+}
 SENT = [
     {"name": f"{LONG_NAME}.csv", "text": "a,b\n" * 20, "length": 50_000},
     {"name": "df", "text": "Data frame: 2 rows, 2 columns: a, b", "length": 35, "variable": True},
@@ -95,6 +100,7 @@ def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
         "streaming": ([question, reply(ANSWER[:420], "running")], {}),
         "hung": ([question, reply("Step by", "running")], {"_engine": {**ENGINE, "hang": HANG}}),
         "long": ([question, reply(ANSWER, stats=STATS)], {}),
+        "titled": ([], {"_chat": TITLED, "_engine": {**ENGINE, "model": LONG_NAME}}),
         "error": ([question, reply("It be", "error", error=DIED)], {}),
         "stopped": (
             [
@@ -287,6 +293,12 @@ def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> N
             expect(chat.get_by_role("search")).to_contain_text("1 of 3")
             marked = page.page.evaluate("CSS.highlights.get('mlcw-found').size")
             assert marked == 3
+        if name == "titled":
+            expect_in_view(chat.locator(".mlcw-name"), of=chat.locator(".mlcw-about"))
+            rename = chat.get_by_role("button", name="Rename the chat")
+            expect_in_view(rename, of=chat.locator(".mlcw-title"))
+            rename.click()
+            expect(chat.get_by_role("textbox", name="Title of the chat")).to_be_focused()
         for summary in chat.locator("summary").all():
             if summary.is_visible():
                 summary.click()
@@ -302,6 +314,16 @@ def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> N
     chat.get_by_role("textbox", name="Message").press_sequentially("Describe {")
     expect(chat.get_by_role("option")).to_have_count(3)
     expect_accessible_and_fitting(page, chat, "composing")
+
+
+def expect_in_view(part: Locator, of: Locator) -> None:
+    """A part has a width to be read in, within the box that holds it."""
+    inner, outer = part.bounding_box(), of.bounding_box()
+    assert inner
+    assert outer
+    assert inner["width"] > 30
+    assert outer["x"] - 7 <= inner["x"]
+    assert inner["x"] + inner["width"] <= outer["x"] + outer["width"] + 1
 
 
 def expect_accessible_and_fitting(page: WidgetPage, chat: Locator, name: str) -> None:

@@ -20,6 +20,7 @@ import { SavedOffer } from "./saved.ts";
 import { ChatSearch } from "./search.ts";
 import { SettingsPanel } from "./settings.ts";
 import { Suggestions } from "./suggestions.ts";
+import { TitleView } from "./title.ts";
 
 /** Milliseconds between two questions for the notebook's variables. */
 const LOOK_AGAIN = 500;
@@ -71,7 +72,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   setAttribute(toggle, "aria-expanded", "false");
   let exporting = false;
   store.onExport((file) => {
-    if (exporting) download(file); // other views of this chat hear of it, too
+    if (exporting) download(file, store.view.chat.title); // other views of this chat hear of it, too
     exporting = false;
   }, signal);
   const save = iconButton(ICONS.save, "Save as Markdown", () => {
@@ -88,6 +89,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     if (message !== null) void sendOrExplain({ kind: "select", message }).catch(() => undefined);
     composer.input.focus();
   }, { signal });
+  const title = new TitleView((text) => sendOrExplain({ kind: "rename", title: text }), signal);
   const load = new LoadPanel(signal, send);
   const hang = new HangNotice(signal, send);
   const list = h("ol", { class: "mlcw-list" });
@@ -134,7 +136,10 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       class: "mlcw mlcw-chat",
       "aria-label": "Chat",
     },
-    h("div", { class: "mlcw-head" }, dot, name, state, context, search.button, anew, save, toggle),
+    h("div", { class: "mlcw-head" }, h("div", { class: "mlcw-head-row" },
+      title.node,
+      h("div", { class: "mlcw-about" }, dot, name, state, context),
+      h("div", { class: "mlcw-head-tools" }, search.button, anew, save, toggle))),
     settings.node,
     search.node,
     load.node,
@@ -235,6 +240,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     setAttribute(name, "title", engine.model || null);
     setText(state, connected ? engineText(engine) : "No kernel");
     setAttribute(state, "title", connected ? memoryText(engine) : null);
+    title.update(chat.title, connected);
     load.update(engine, connected);
     drawLoad();
     hang.update(engine, connected);
