@@ -2,71 +2,66 @@
 
 Rendering follows transformers' ``apply_chat_template`` (trimmed blocks, loop controls,
 ``raise_exception``, ``strftime_now``, ``tojson``, the ``generation`` tag). Templates are untrusted
-code: they run in Jinja's sandbox, and this module limits their time and their output.
+code: they run in Jinja's sandbox, and `jinja_limits` limits their time and what they make.
 """
 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
-import string
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import BuiltinMethodType
 from typing import Any, Final
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import filters, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedFieldError
+from mlc_widget.engine.jinja_limits import (
+    Guard,
+    TooMuchError,
+    bounded,
+    check_format,
+    percent,
+    pieces,
+    replace,
+    times,
+)
 
-MAX_SOURCE: Final = 1 << 18
+MAX_SOURCE: Final = 1 << 17
 """The maximum length of a template in characters; the longest known ones have some 20,000."""
-MAX_OUTPUT: Final = 1 << 24
-"""The maximum length in characters of any text that a template makes."""
-MAX_SECONDS: Final = 5.0
-"""The maximum time that rendering may take; usually it takes about a millisecond."""
+_LONGEST_TIME_FORMAT: Final = 1000
+
+_FILTERS: Final = (
+    "abs", "bool", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first",
+    "attr", "float", "groupby", "int", "items", "last", "length", "list", "lower", "map", "max",
+    "min", "reject", "rejectattr", "reverse", "safe", "select", "selectattr", "sort", "string",
+    "title", "trim", "truncate", "unique", "upper", "urlencode", "wordcount",
+)  # fmt: skip
+"""Jinja's filters whose result is not much larger than their input."""
+_SLOW: Final = frozenset({"title", "urlencode", "wordcount"})
+"""Those that take so long that their input must be smaller."""
+_METHODS: Final = frozenset({
+    "capitalize", "casefold", "copy", "count", "endswith", "find", "format", "get", "index",
+    "is_integer", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier",
+    "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "items", "join", "keys",
+    "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex",
+    "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase",
+    "title", "upper", "values",
+})  # fmt: skip
+"""Methods of texts, numbers, lists and mappings that templates may call. Others, such as `center`,
+make much of little, or give bytes."""
 
 
 class TemplateRefusedError(Exception):
     """The template called ``raise_exception``."""
-
-
-class _TooMuchError(Exception):
-    """The template takes too long, or makes a text that is too long."""
-
-
-class _Guard:
-    """Ends a template that takes too long."""
-
-    def __init__(self) -> None:
-        self._end = time.monotonic() + MAX_SECONDS
-        self._calls = 0
-
-    def step(self) -> None:
-        """Check the time; called wherever a template may loop."""
-        self._calls += 1
-        if self._calls & 255 == 0 and time.monotonic() > self._end:
-            raise _TooMuchError(f"it took longer than {MAX_SECONDS:g} s")
-
-    def over(self, items: Iterable[Any]) -> Iterator[Any]:
-        """`items`, with a step at each."""
-        for item in items:
-            self.step()
-            yield item
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | list | tuple) else 0
-
-
-def _bounded(size: int) -> None:
-    if size > MAX_OUTPUT:
-        raise _TooMuchError(f"it produces a text of {size} characters")
 
 
 class _GenerationTag(Extension):
@@ -79,6 +74,13 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Namespace(Namespace):
+    """Jinja's `Namespace`, which would write out its values, that may be it or each other."""
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with limits on time and size."""
 
@@ -86,173 +88,161 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols, _GenerationTag],
+            finalize=self._written,
         )
-        self.guard = _Guard()
-        kept: dict[str, Any] = {n: self.filters[n] for n in _FILTERS if n in self.filters}
-        self.filters = {
-            **kept,
-            "tojson": _to_json,
+        self.guard = Guard()
+        self.concat = self._join  # type: ignore[method-assign]  # of what a macro writes
+        allowed: dict[str, Callable[..., Any]] = {
+            **{name: self.filters[name] for name in _FILTERS if name in self.filters},
+            "tojson": self._to_json,
             "join": self._join,
-            "replace": _replace,
-            "indent": self._indent,
-            "format": lambda text, *args, **kwargs: _percent(text, kwargs or args),
-            "_each": lambda items: self.guard.over(items),
-            "_concat": _concat,
+            "replace": replace,
+            "round": _round,
+            "sum": self._sum,
+            "indent": _indent,
+            "format": lambda text, *args, **kwargs: percent(text, kwargs or args),
+            "_concat": lambda *parts: self._join(parts),
+            "_made": lambda value: value,
         }
+        self.filters = {name: self._checked(name, allowed[name]) for name in allowed}
+        self.filters["_each"] = lambda items: self.guard.over(items)
         self.globals = {
-            "range": self._range,
-            **{name: self.globals[name] for name in ("namespace", "cycler", "joiner")},
+            "range": _range,
+            "namespace": _Namespace,
+            **{name: self.globals[name] for name in ("cycler", "joiner")},
             "dict": dict,
             "raise_exception": _refuse,
-            "strftime_now": lambda form: datetime.datetime.now().strftime(form),
+            "strftime_now": _strftime_now,
         }
 
     def compiled(self, source: str) -> jinja2.Template:
-        """Compile a template whose loops and concatenations are checked."""
+        """Compile a template in which all that makes values is checked."""
+        self.guard = Guard()  # constants are computed now
         tree = self.parse(source)
+        if (block := tree.find(nodes.Block)) is not None:
+            raise jinja2.TemplateSyntaxError("blocks are not supported", block.lineno)
         for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "_each", [], [], None, None)
-        return self.from_string(_guard_joins(tree))
+            loop.iter = _filtered(loop.iter, "_each")
+        return self.from_string(_guarded(tree))
+
+    def _written(self, value: Any) -> str:
+        """A value as it stands in the output."""
+        return value if isinstance(value, str) else self.guard.made(str(value))
+
+    def _checked(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter whose time and result are checked."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.guard.step()
+            if name in _SLOW:
+                bounded(16 * max((len(arg) for arg in args if isinstance(arg, str)), default=0))
+            return self.guard.made(function(*args, **kwargs))
+
+        return call
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Check operations whose result may be much larger than their operands."""
-        if operator == "+":
-            _bounded(_size(left) + _size(right))
-        elif operator == "*":
-            for text, times in ((left, right), (right, left)):
-                if _size(text) and isinstance(times, int):
-                    _bounded(_size(text) * times)
+        if operator == "*":
+            times(left, right)
         elif operator == "**":
-            raise _TooMuchError("it uses a power")
+            raise TooMuchError("it uses a power")
         elif operator == "%" and isinstance(left, str):
-            return _percent(left, right)
-        return super().call_binop(context, operator, left, right)
+            return self.guard.made(percent(left, right))
+        return self.guard.made(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Check a call; calls of a template's own macros come here, too."""
-        self.guard.step()
-        name = getattr(function, "__name__", "")
-        if name in _GROWING and not isinstance(function, type):
-            raise _TooMuchError(f"it calls {name}")
-        # The sandbox wraps `str.format`.
-        method = getattr(function, "__wrapped__", function)
+        self.guard.made((*args, *kwargs.values()))  # which macros and cyclers keep
+        method = getattr(function, "__wrapped__", function)  # the sandbox wraps `str.format`
+        name = getattr(method, "__name__", "")
+        if isinstance(method, BuiltinMethodType) and name not in _METHODS:
+            raise TooMuchError(f"it calls {name}")
         text = getattr(method, "__self__", None)
         if isinstance(text, str):
             if name == "replace" and len(args) >= 2:
-                return _replace(text, *args)
+                return self.guard.made(replace(text, *args))
             if name == "join":
-                return self._join(args[0], text)
+                return self.guard.made(self._join(args[0], text))
             if name == "format":
-                _check_format(text, (*args, *kwargs.values()))
-        return super().call(context, function, *args, **kwargs)
-
-    def _range(self, *args: int) -> Iterable[int]:
-        numbers = range(*args)
-        if len(numbers) > 100_000:
-            raise _TooMuchError(f"it uses a range of {len(numbers)} numbers")
-        return numbers
+                check_format(text, (*args, *kwargs.values()))
+            if name in ("split", "rsplit", "splitlines"):
+                by = args[0] if args else kwargs.get("sep")
+                pieces(text, by if isinstance(by, str) else None)
+        return self.guard.made(super().call(context, function, *args, **kwargs))
 
     def _join(self, items: Iterable[Any], by: str = "", attribute: str | None = None) -> str:
         texts = [
             str(self.getattr(item, attribute) if attribute else item)
             for item in self.guard.over(items)
         ]
-        _bounded(sum(map(len, texts)) + len(by) * len(texts))
+        bounded(sum(map(len, texts)) + len(by) * len(texts))
         return by.join(texts)
 
-    def _indent(self, text: str, width: Any = 4, first: bool = False, blank: bool = False) -> str:
-        by = " " * min(width, 1000) if isinstance(width, int) else str(width)
-        lines = str(text).splitlines()
-        _bounded(len(text) + len(by) * len(lines))
-        return "\n".join(
-            (by if (i > 0 or first) and (line or blank) else "") + line
-            for i, line in enumerate(lines)
+    def _sum(self, items: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
+        value_of = filters.make_attrgetter(self, attribute)
+        for item in self.guard.over(items):
+            start = self.call_binop(None, "+", start, value_of(item))
+        return start
+
+    def _to_json(
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        encoder = json.JSONEncoder(
+            ensure_ascii=ensure_ascii,
+            indent=None if indent is None else min(int(indent), 16),
+            separators=separators,
+            sort_keys=sort_keys,
+            default=_plain,
         )
+        parts, size = [], 0
+        for part in self.guard.over(encoder.iterencode(value)):
+            size += len(part)
+            bounded(size)
+            parts.append(part)
+        return "".join(parts)
 
 
-_FILTERS: Final = (
-    "abs", "bool", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first",
-    "attr", "float", "groupby", "int", "items", "last", "length", "list", "lower", "map", "max",
-    "min", "reject", "rejectattr", "reverse", "round", "safe", "select", "selectattr", "sort",
-    "string", "striptags", "sum", "title", "trim", "truncate", "unique", "upper", "urlencode",
-    "wordcount",
-)  # fmt: skip
-"""Jinja's filters whose result is not much larger than their input."""
-_GROWING: Final = frozenset(
-    {"center", "ljust", "rjust", "zfill", "expandtabs", "format_map", "translate"}
-)
-_WIDEST: Final = 999
-"""Characters that a format may ask for."""
-_PERCENT: Final = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
+def _range(*args: int) -> Iterable[int]:
+    numbers = range(*args)
+    if len(numbers) > 100_000:
+        raise TooMuchError(f"it uses a range of {len(numbers)} numbers")
+    return numbers
 
 
-def _replace(text: str, old: str, new: str, count: int = -1) -> str:
-    text, old, new = str(text), str(old), str(new)
-    _bounded(len(text) + (text.count(old) + (0 if old else 1)) * len(new))
-    return text.replace(old, new, -1 if count is None else count)
+def _round(value: Any, precision: Any = 0, method: Any = "common") -> Any:
+    if not -400 < precision < 400:  # beyond all floats
+        raise TooMuchError(f"it rounds to {precision} digits")
+    return filters.do_round(value, precision, method)
 
 
-def _check_format(text: str, values: Iterable[Any]) -> None:
-    """Refuse what `str.format` would make much longer than its text and its values are.
-
-    Raises:
-        _TooMuchError: It would.
-    """
-    try:
-        specs = [spec for _, field, spec, _ in string.Formatter().parse(text) if field is not None]
-    except ValueError:
-        return  # the call itself will fail
-    _check_specs(text, [spec or "" for spec in specs], values)
+def _indent(text: str, width: Any = 4, first: bool = False, blank: bool = False) -> str:
+    by = " " * min(width, 1000) if isinstance(width, int) else str(width)
+    text = str(text)
+    pieces(text, "\n")
+    lines = text.splitlines()
+    bounded(len(text) + len(by) * len(lines))
+    return "\n".join(
+        (by if (i > 0 or first) and (line or blank) else "") + line for i, line in enumerate(lines)
+    )
 
 
-def _percent(text: str, values: Any) -> Any:
-    """``text % values``, of a size that is checked before."""
-    given = values.values() if isinstance(values, Mapping) else values
-    given = given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
-    _check_specs(str(text), _PERCENT.findall(str(text)), given)
-    return text % values
-
-
-def _check_specs(text: str, specs: list[str], values: Iterable[Any]) -> None:
-    numbers = [int(digits[-9:]) for spec in specs for digits in re.findall(r"\d+", spec)]
-    if any(number > _WIDEST for number in numbers) or any(
-        c in spec for spec in specs for c in "*{"
-    ):
-        raise _TooMuchError("it formats with a width that is unknown or too large")
-    longest = max((len(str(value)) for value in values), default=0)
-    _bounded(len(text) + len(specs) * (longest + _WIDEST))
-
-
-def _concat(*parts: Any) -> str:
-    texts = [str(part) for part in parts]
-    _bounded(sum(map(len, texts)))
-    return "".join(texts)
-
-
-def _refuse(message: str) -> None:
+def _refuse(message: Any) -> None:
     raise TemplateRefusedError(str(message)[:500])
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    if indent is not None:
-        indent = min(int(indent), 16)
-    text = json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-        default=_plain,
-    )
-    _bounded(len(text))
-    return text
+def _strftime_now(form: str) -> str:
+    if len(form) > _LONGEST_TIME_FORMAT:
+        raise TooMuchError(f"it asks for the time in {len(form)} characters")
+    return datetime.datetime.now().strftime(form)
 
 
 def _plain(value: Any) -> Any:
@@ -266,8 +256,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-def _guard_joins(tree: nodes.Template) -> nodes.Template:
-    """Replace each ``a ~ b`` by the call of a filter that checks the size of the result."""
+def _filtered(node: Any, name: str, *more: Any) -> nodes.Filter:
+    return nodes.Filter(node, name, list(more), [], None, None)
+
+
+def _guarded(tree: nodes.Template) -> nodes.Template:
+    """Have filters check what literals, slices and comparisons make, and write ``a ~ b`` as one."""
 
     def guarded(node: Any) -> Any:
         for field in node.fields:
@@ -278,8 +272,13 @@ def _guard_joins(tree: nodes.Template) -> nodes.Template:
                 setattr(
                     node, field, [guarded(v) if isinstance(v, nodes.Node) else v for v in value]
                 )
-        if isinstance(node, nodes.Concat):
-            return nodes.Filter(node.nodes[0], "_concat", node.nodes[1:], [], None, None)
+        match node:
+            case nodes.Concat():
+                return _filtered(node.nodes[0], "_concat", *node.nodes[1:])
+            case nodes.List() | nodes.Dict() | nodes.Compare() | nodes.Test():
+                return _filtered(node, "_made")
+            case nodes.Tuple(ctx="load") | nodes.Getitem(ctx="load", arg=nodes.Slice()):
+                return _filtered(node, "_made")
         return node
 
     made: nodes.Template = guarded(tree)
@@ -316,9 +315,15 @@ class JinjaTemplate:
                 f"{where}: the chat template is not Jinja: {error.message} (line {error.lineno}).",
                 param="model_id",
             ) from None
-        except RecursionError:
+        except (RecursionError, MemoryError, SyntaxError):  # the last two are of Python's compiler
             raise ModelFormatError(
                 f"{where}: the chat template is nested too deeply.", param="model_id"
+            ) from None
+        except Exception as error:  # constants are computed now, and may raise anything
+            raise ModelFormatError(
+                f"{where}: the chat template cannot be read: {type(error).__name__}: "
+                f"{str(error)[:300]}.",
+                param="model_id",
             ) from None
 
     def uses(self, name: str) -> bool:
@@ -334,12 +339,12 @@ class JinjaTemplate:
         """
         try:
             with self._lock:
-                self._environment.guard = guard = _Guard()
+                self._environment.guard = guard = Guard()
                 parts, size = [], 0
                 for part in self._compiled.generate(**variables):
                     guard.step()
                     size += len(part)
-                    _bounded(size)
+                    bounded(size)
                     parts.append(part)
             return "".join(parts)
         except TemplateRefusedError as error:

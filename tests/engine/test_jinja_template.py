@@ -3,11 +3,17 @@ import time
 import pytest
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedFieldError
-from mlc_widget.engine import jinja_template
+from mlc_widget.engine import jinja_limits, jinja_template
 from mlc_widget.engine.jinja_template import JinjaTemplate
 from mlc_widget.engine.text.marks import parts_of, protect
 
 CONTROL = frozenset({"<|im_start|>", "<|im_end|>"})
+
+DOUBLING = (
+    "{{% set n = namespace(x={start}) %}}{{% for i in range(50) %}}{{% set n.x = {twice} %}}"
+    "{{% endfor %}}{{{{ {use} }}}}"
+)
+WRITTEN = "{% for i in range(9999) %}{{ s }}{% endfor %}"
 
 
 def rendered(source, **variables):
@@ -72,19 +78,63 @@ def test_does_what_templates_rely_on(source, expected):
         "{{ messages.append(1) }}",
         "{{ missing.thing }}",
         "{% include '/etc/passwd' %}",
+        # values that contain themselves many times
+        DOUBLING.format(start="['a']", twice="[n.x, n.x]", use="n.x"),
+        DOUBLING.format(start="['a']", twice="(n.x, n.x)", use="n.x|tojson"),
+        DOUBLING.format(start="['a']", twice="[n.x] * 2", use="n.x|string"),
+        DOUBLING.format(start="{}", twice="{'a': n.x, 'b': n.x}", use="n.x|tojson"),
+        DOUBLING.format(start="{}", twice="{'a': n.x.items(), 'b': n.x.items()}", use="n.x"),
+        DOUBLING.format(start="{}", twice="dict(a=n.x, b=n.x)", use="n.x == n.x"),
+        DOUBLING.format(start="{}", twice="{}.fromkeys(['a', 'b'], n.x)", use="n.x"),
+        DOUBLING.format(start="1", twice="cycler(n.x, n.x).items", use="n.x"),
+        DOUBLING.format(start="9", twice="n.x * n.x", use="n.x"),
+        # much of little
+        "{{ x|round(999999999, 'ceil') }}",
+        "{{ 1|round(999999999, 'ceil') }}",  # a constant, which Jinja computes as it compiles
+        "{{ ('a'.encode() * 9999999999)|length }}",
+        "{{ (1).to_bytes(9999999999, 'big')|length }}",
+        "{{ strftime_now('%A' * 9999999) }}",
+        "{{ range(99)|list|tojson(separators=('a' * 999999, ':')) }}",
+        "{% set s = 'a' * 9999999 %}{{ (s ~ 'b').split('a')|length }}",
+        "{% set s = 'a b' * 5555555 %}{{ s.split()|length }}",
+        "{% set l = range(99999)|list * 160 %}{{ l|sort }}",
+        "{{ range(99)|map('attr', 'x')|map('default', range(99999)|list)|sum(start=[])|length }}",
+        "{{ ('a-' * 9999999)|title }}",
+        # texts that are kept, or written where nobody counts
+        (
+            "{% set n = namespace(x='') %}{% set s = 'a' * 9999999 %}{% for i in range(99) %}"
+            "{% set n.x = s ~ i %}{% endfor %}"
+        ),
+        "{% set s = 'a' * 9999999 %}{% for i in range(99) %}{% set t = s[1:] %}{% endfor %}",
+        "{% set s = 'a' * 9999 %}{% set x %}" + WRITTEN + "{% endset %}{{ x|length }}",
+        "{% set s = 'a' * 9999 %}{% macro f() %}" + WRITTEN + "{% endmacro %}{{ f()|length }}",
+        "{% set s = 'a' * 9999 %}{% filter length %}" + WRITTEN + "{% endfilter %}",
     ],
 )
 def test_a_hostile_template_is_one_error_soon(source, monkeypatch):
-    monkeypatch.setattr(jinja_template, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(jinja_limits, "MAX_SECONDS", 0.2)
     started = time.monotonic()
     with pytest.raises(ModelFormatError, match=r"model\.gguf: the chat template failed"):
-        rendered(source, messages=[])
+        rendered(source, messages=[], x=1.5)
     assert time.monotonic() - started < 30
 
 
+def test_namespaces_in_each_other_are_not_written_out():
+    made = "".join(f"{{% set n{i} = namespace() %}}" for i in range(41))
+    linked = "".join(f"{{% set n{i}.x = [n{i + 1}, n{i + 1}] %}}" for i in range(40))
+    assert rendered(made + linked + "{{ [n0] }}") == "[<Namespace>]"
+
+
 @pytest.mark.parametrize(
-    "source", ["{% if %}", "{{ 'a }}", "x" * (jinja_template.MAX_SOURCE + 1), "{% nosuch %}"]
-)
+    "source",
+    [
+        "{% if %}", "{{ 'a }}", "x" * (jinja_template.MAX_SOURCE + 1), "{% nosuch %}",
+        "{{ ('<!---->' * 99999)|striptags }}", "{% block a %}{{ self.a() }}{% endblock %}",
+        "{{ " + "9" * 5000 + " }}", "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
+        "{% for i in [1] %}" * 25 + "{% endfor %}" * 25, "{% if 1 %}" * 150 + "{% endif %}" * 150,
+        "{{ 'a'" + "|upper" * 3000 + " }}",
+    ],
+)  # fmt: skip
 def test_what_is_no_template_is_refused_when_it_is_read(source):
     with pytest.raises(ModelFormatError, match="the chat template"):
         JinjaTemplate(source, "model.gguf")

@@ -1,0 +1,149 @@
+"""What limits a chat template: its time, and the size of everything that it makes.
+
+A template has whole languages at hand to make much of little: it can double a text, a number or a
+list with itself in each round of a loop. So the size of each value is checked as it is made, and
+the time between any two operations whose number or length a template may choose.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+import time
+from collections.abc import Iterable, Iterator, Mapping, MappingView
+from types import GeneratorType
+from typing import Any, Final
+
+MAX_OUTPUT: Final = 1 << 24
+"""The maximum size of any value that a template makes: characters, and `_ITEM` for each item."""
+MAX_TOTAL: Final = 1 << 28
+"""The maximum size of all of them together, as a template may keep them."""
+MAX_SECONDS: Final = 5.0
+"""The maximum time that rendering may take; usually it takes about a millisecond."""
+
+_ITEM: Final = 16
+_MOST_BITS: Final = 1 << 14
+"""The length of an integer, which takes longer to multiply the longer it is."""
+_WIDEST: Final = 999
+"""Characters that a format may ask for."""
+_PERCENT: Final = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
+
+
+class TooMuchError(Exception):
+    """The template takes too long, or makes a value that is too large."""
+
+
+class Guard:
+    """The limits of one rendering."""
+
+    def __init__(self) -> None:
+        self._end = time.monotonic() + MAX_SECONDS
+        self._total = 0
+        self._sizes: dict[int, tuple[Any, int]] = {}  # with the value, so that its id stays its own
+
+    def step(self) -> None:
+        """Check the time."""
+        if time.monotonic() > self._end:
+            raise TooMuchError(f"it took longer than {MAX_SECONDS:g} s")
+
+    def over(self, items: Iterable[Any]) -> Iterator[Any]:
+        """`items`, with a step at each."""
+        for item in items:
+            self.step()
+            yield item
+
+    def made(self, value: Any) -> Any:
+        """Check a value that the template has made, and return it.
+
+        A generator, which has not made its items yet, is returned with a step at each.
+        """
+        self.step()
+        if isinstance(value, GeneratorType):
+            return self.over(value)
+        bounded(self.size(value))
+        self._total += len(value) * (1 if isinstance(value, str) else _ITEM) if _sized(value) else 0
+        if self._total > MAX_TOTAL:
+            raise TooMuchError(f"it makes values of more than {MAX_TOTAL} characters together")
+        return value
+
+    def size(self, value: Any) -> int:
+        """The size of a value written out, where what occurs twice counts twice."""
+        if isinstance(value, str):
+            return len(value)
+        if isinstance(value, int):
+            if value.bit_length() > _MOST_BITS:
+                raise TooMuchError("it computes with a number of thousands of digits")
+            return 1
+        if not _sized(value):
+            return 1
+        known = self._sizes.get(id(value))
+        if known is not None:
+            return known[1]
+        items = (*value.keys(), *value.values()) if isinstance(value, Mapping) else value
+        size = sum(_ITEM + self.size(item) for item in items)
+        self._sizes[id(value)] = value, size
+        return size
+
+
+def _sized(value: Any) -> bool:
+    return isinstance(value, str | list | tuple | Mapping | MappingView)
+
+
+def bounded(size: int) -> None:
+    """Refuse to make a value of this size.
+
+    Raises:
+        TooMuchError: It would be too large.
+    """
+    if size > MAX_OUTPUT:
+        raise TooMuchError(f"it produces a value of {size} characters")
+
+
+def times(left: Any, right: Any) -> None:
+    """Check the operands of ``left * right``, one of which may be a text or a list."""
+    for value, count in ((left, right), (right, left)):
+        if isinstance(value, str | list | tuple) and isinstance(count, int):
+            bounded((len(value) if isinstance(value, str) else _ITEM * len(value)) * count)
+
+
+def pieces(text: str, by: str | None) -> None:
+    """Check the number of pieces into which ``text.split(by)`` would cut a text."""
+    bounded(len(text) + _ITEM * (text.count(by) if by else len(text) // 2))
+
+
+def replace(text: str, old: str, new: str, count: int | None = None) -> str:
+    """``text.replace(…)``, of a size that is checked before."""
+    text, old, new = str(text), str(old), str(new)
+    bounded(len(text) + (text.count(old) + (0 if old else 1)) * len(new))
+    return text.replace(old, new, -1 if count is None else count)
+
+
+def check_format(text: str, values: Iterable[Any]) -> None:
+    """Refuse what `str.format` would make much longer than its text and its values are.
+
+    Raises:
+        TooMuchError: It would.
+    """
+    try:
+        specs = [spec for _, field, spec, _ in string.Formatter().parse(text) if field is not None]
+    except ValueError:
+        return  # the call itself will fail
+    _check_specs(text, [spec or "" for spec in specs], values)
+
+
+def percent(text: str, values: Any) -> Any:
+    """``text % values``, of a size that is checked before."""
+    given = values.values() if isinstance(values, Mapping) else values
+    given = given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    _check_specs(str(text), _PERCENT.findall(str(text)), given)
+    return text % values
+
+
+def _check_specs(text: str, specs: list[str], values: Iterable[Any]) -> None:
+    numbers = [int(digits[-9:]) for spec in specs for digits in re.findall(r"\d+", spec)]
+    if any(number > _WIDEST for number in numbers) or any(
+        c in spec for spec in specs for c in "*{"
+    ):
+        raise TooMuchError("it formats with a width that is unknown or too large")
+    longest = max((len(str(value)) for value in values), default=0)
+    bounded(len(text) + len(specs) * (longest + _WIDEST))
