@@ -57,7 +57,7 @@ class FieldRule:
 RULES: Final[tuple[FieldRule, ...]] = (
     # What to answer
     FieldRule(
-        "messages", _CHAT, _OWM, "engine", "text only; one of the assistant at the end is continued"
+        "messages", _CHAT, _OWM, "engine", "text only; a last one of the assistant is continued"
     ),
     FieldRule(
         "prompt", _COMPLETION, _OWM, "engine", "a raw text with control tokens, or token ids"
@@ -122,7 +122,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("parallel_tool_calls", _CHAT, _O, "template"),
     FieldRule("enable_thinking", _CHAT, _W, "template", "WebLLM has it in extra_body"),
     # Embeddings
-    FieldRule("dimensions", _EMBEDDING, _OW, "engine", "keeps the leading ones, normalized"),
+    FieldRule("dimensions", _EMBEDDING, _OW, "engine", "keeps the first dimensions, normalized"),
     FieldRule("truncate", _EMBEDDING, _OURS, "engine", "cuts inputs at the context window"),
     FieldRule("encoding_format", _EMBEDDING, _OW, "engine", "float or base64"),
     # About the request

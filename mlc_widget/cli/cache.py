@@ -10,7 +10,8 @@ from mlc_widget.api.table.cache_listing import cleared, listed
 
 def add_to(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("cache", help="show or remove the replies of maps that are kept")
+    text = "show or remove the replies of maps that are kept"
+    parser = commands.add_parser("cache", help=text, description=f"{text.capitalize()}.")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, text, run in (
         ("list", "show how many replies are kept for each model", listed),

@@ -83,10 +83,10 @@ def _telling(tool: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any
     from mcp.server.mcpserver.exceptions import ToolError
 
     @functools.wraps(tool)
-    async def told(*args: Any, **named: Any) -> Any:
+    async def call(*args: Any, **named: Any) -> Any:
         try:
             return await tool(*args, **named)
         except MLCEngineError as error:
             raise ToolError(error.message) from None
 
-    return told
+    return call

@@ -46,7 +46,7 @@ class ModelTools:
             float, Field(description="0 for the most likely answer, to 2")
         ] = 0.0,
     ) -> str:
-        """Ask the model; each call stands for itself."""
+        """Ask the model, which remembers no earlier call."""
         return await self._ask(message, system, temperature=temperature)
 
     async def label(

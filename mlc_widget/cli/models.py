@@ -24,7 +24,8 @@ from mlc_widget.models.places import weight_budget
 
 def add_to(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("models", help="list, find, download, check and remove models")
+    text = "list, find, download, check and remove models"
+    parser = commands.add_parser("models", help=text, description=f"{text.capitalize()}.")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     def add(name: str, text: str, run: Any, argument: str | None = None) -> None:

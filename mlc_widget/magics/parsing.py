@@ -71,7 +71,9 @@ def mlc_parser() -> Parser:
     load.add_argument("--python", help="the interpreter to run the worker in, for a new engine")
     load.add_argument("--kernel", help="an installed kernelspec to run in, for a new engine")
     load.add_argument(
-        "--share", metavar="WORKER", help="the worker's name for all notebooks, for a new engine"
+        "--share",
+        metavar="WORKER",
+        help="the name of a worker to share with other notebooks, for a new engine",
     )
     load.add_argument(
         "--api-key-env",
@@ -135,7 +137,7 @@ def chat_parser() -> Parser:
     )
     _add_tools(
         parser,
-        "variables that the model may call: functions, MCP servers, or tools in OpenAI's shape",
+        "variables that hold what the model may call: functions, MCP servers, or OpenAI's tools",
     )
     _add_sampling(parser)
     return parser

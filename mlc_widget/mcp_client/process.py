@@ -1,4 +1,4 @@
-"""The process of a server that is spoken to by its standard input and output."""
+"""The process of a server that communicates over its standard input and output."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class MCPServer(NotCopyable):
         self._users.add(user)
 
     def leave(self, user: object) -> None:
-        """This user needs it no more; it ends if it was the last one."""
+        """This user no longer needs it; it ends if it was the last one."""
         self._users.discard(user)
         if not self._users:
             self.close()

@@ -68,7 +68,7 @@ class _Token(_Top):
 
 
 class _Logprobs(_Shape):
-    """Those of chats have ``content``, those of completions all else."""
+    """Log-probabilities: of a chat, only ``content``; of a completion, the other fields."""
 
     content: list[_Token] | None = None
     tokens: list[str] | None = None

@@ -43,7 +43,7 @@ class Answer:
 
 
 class ServerConnection:
-    """Sends requests to a server. On the home loop, but for its construction.
+    """Sends requests to a server. It belongs to the home loop, but may be made elsewhere.
 
     Redirects are not followed, nothing is decompressed, and neither cookies nor the user's
     ``.netrc`` are used.

@@ -84,7 +84,7 @@ class ServerCore(PublishedLink):
         await self._models.load_again()
 
     async def restart(self) -> None:
-        """Ask the server again for its models. It is not ours to restart."""
+        """Ask the server again for its models; the server itself is not restarted."""
         await self._models.load_again()
 
     async def unload(self) -> None:
@@ -207,7 +207,7 @@ class ServerCore(PublishedLink):
         return {**self._metrics, "running_requests": len(self._running)}
 
     async def set_log_level(self, level: str) -> None:
-        """Refused: the server's log is not ours.
+        """Refused: the server has a log of its own.
 
         Raises:
             UnsupportedFieldError: always.

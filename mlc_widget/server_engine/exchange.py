@@ -43,7 +43,7 @@ class ChoiceSoFar:
 
 
 class Exchange:
-    """A request that a server answers. It checks what the server was asked and may have ignored.
+    """A request that a server answers. It checks that the server ignored no field.
 
     Args:
         kind: The kind of request.

@@ -75,7 +75,7 @@ class ServerModels:
         """Begin to choose models, by name; None for the only one. It ends an earlier choice.
 
         Raises:
-            BadRequestError: A name is none, or there are `chat_opts`, which servers do not take.
+            BadRequestError: A name is invalid, or there are `chat_opts`, which servers do not take.
         """
         self.check_alive()
         if names is not None:

@@ -25,8 +25,8 @@ _LAST_LINE_S: Final = 1.0
 class LoadProgress(EngineWidget):
     """Shows phase, percentage, bytes, speed and time while an engine loads a model.
 
-    It follows the engine for as long as both live: later loads and failures are shown, too. What
-    it does not show is a later load that failed and left the engine's model as it was.
+    It follows the engine for as long as both live: later loads and failures are shown, too,
+    except for a later load that failed and left the engine's model as it was.
 
     Args:
         engine: An engine in a worker kernel or on a server.

@@ -1,4 +1,4 @@
-"""Makes a model's Markdown safe for any reader, without relying on how that sanitises.
+"""Makes a model's Markdown safe for any reader, whatever it sanitizes.
 
 The transcript of a chat is saved as Markdown, and GitHub, nbconvert and JupyterLab each parse that
 in their own way. So nothing here depends on how a reader parses: whatever survives is harmless

@@ -43,7 +43,7 @@ class ClientBytes:
 class StreamBytes:
     """The unread bytes of one pushed stream; made by `ClientBytes.stream`.
 
-    The limits are passed by one chunk at most, so that a chunk of any size can be sent.
+    The limits are exceeded by one chunk at most, so that a chunk of any size can be sent.
     """
 
     def __init__(self, client: ClientBytes, changed: asyncio.Event) -> None:

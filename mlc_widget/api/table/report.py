@@ -42,9 +42,9 @@ class MapReport:
     any thread.
 
     Attributes:
-        total: The number of rows; None if the data does not tell, as an iterator.
+        total: The number of rows; None if the data does not tell, such as an iterator.
         rows: Rows that have finished, in whatever way.
-        cached: Rows of these whose replies were found instead of computed.
+        cached: Those of them whose replies were found instead of computed.
         skipped: Rows without a request, as all columns of their prompt are missing.
         errors: Rows that failed.
         truncated: Replies that reached ``max_tokens`` or the end of the context window.
@@ -167,8 +167,8 @@ class MapReport:
     def seconds_left(self) -> float | None:
         """An estimate of the time left in seconds; None if it is not known.
 
-        It supposes that the rows left are computed, at the speed of those that were: found ones
-        take no time.
+        It assumes that all remaining rows must be computed, as fast as the earlier ones; rows that
+        were found took no time.
         """
         if self.total is None or not self.rows or not self.active_seconds:
             return None

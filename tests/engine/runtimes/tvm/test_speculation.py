@@ -150,7 +150,7 @@ SETTINGS = {
 }
 
 
-def told(events):
+def outcome(events):
     """All that a reader gets; times left out."""
     return [replace(event, stats=None) for event in events]
 
@@ -172,7 +172,7 @@ async def test_answers_are_the_same_to_the_bit(load):
     drafted = accepted = 0
     for name, want in expected.items():
         got = await run(always, name)
-        assert told(got) == told(want), name
+        assert outcome(got) == outcome(want), name
         assert counted(got) == counted(want), name
         drafted += got[-1].stats.draft_tokens
         accepted += got[-1].stats.accepted_draft_tokens
@@ -180,13 +180,13 @@ async def test_answers_are_the_same_to_the_bit(load):
     assert 100 < accepted < drafted  # many were right, and many had to be taken back
     beside = await asyncio.gather(*(run(always, name) for name in settings))
     for name, got in zip(settings, beside, strict=True):
-        assert told(got) == told(expected[name]), f"{name}, among others"
+        assert outcome(got) == outcome(expected[name]), f"{name}, among others"
     assert_no_page_lost(always)
     # The cache of prefixes holds what was accepted, and nothing else.
     turn = [*PROMPT, *PROMPT, *ids_of(expected["temperature"]), 50, 51]
     again = [await collect(runtime, turn, settings["logprobs"]) for runtime in (plain, always)]
     assert again[0][-1].stats.cached_tokens == again[1][-1].stats.cached_tokens > len(PROMPT)
-    assert told(again[0]) == told(again[1])
+    assert outcome(again[0]) == outcome(again[1])
 
 
 async def test_steps_are_saved_where_the_text_repeats_itself(load, monkeypatch):
