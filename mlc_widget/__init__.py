@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from mlc_widget.proxy.options import WorkerOptions
     from mlc_widget.server_engine.engines import AsyncServerMLCEngine, ServerMLCEngine
     from mlc_widget.server_engine.options import ServerOptions
-    from mlc_widget.widget import ChatWidget, LoadProgress, Reply
+    from mlc_widget.widget import ChatWidget, CompareWidget, LoadProgress, Reply
     from mlc_widget.worker.handler import KernelMLCEngineHandler
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "AsyncStream",
     "BadRequestError",
     "ChatWidget",
+    "CompareWidget",
     "ContextLengthExceededError",
     "EngineDeadError",
     "EngineForkedError",
@@ -132,6 +133,7 @@ _HOMES = {
     "AsyncStream": "mlc_widget.api.streams",
     "BadRequestError": "mlc_widget.api.errors",
     "ChatWidget": "mlc_widget.widget",
+    "CompareWidget": "mlc_widget.widget",
     "ContextLengthExceededError": "mlc_widget.api.errors",
     "EngineDeadError": "mlc_widget.api.errors",
     "EngineForkedError": "mlc_widget.api.errors",

@@ -1,10 +1,11 @@
-/** The bundle's anywidget module. The trait `_view` chooses the view: a chat, one reply, a load, or a map. */
+/** The bundle's anywidget module. The trait `_view` chooses the view: a chat, one reply, two chats, a load, or a map. */
 
 import type { Model } from "./host.ts";
 import { keepTranscript } from "./transcript-output.ts";
 import { drawTranscriptsLazily } from "./lazy.ts";
 import { Store } from "./store.ts";
 import { renderChat } from "./views/chat.ts";
+import { renderCompare } from "./views/compare.ts";
 import { renderLoadProgress } from "./views/load.ts";
 import { renderMapProgress } from "./views/map.ts";
 
@@ -35,7 +36,7 @@ function initialize({ model, signal }: Props): () => void {
   const store = new Store(model, controller.signal);
   stores.set(id, store);
   drawTranscriptsLazily(model);
-  if (model.get("_view") !== "load") keepTranscript(model, store.intents, controller.signal);
+  if (!["load", "compare"].includes(String(model.get("_view")))) keepTranscript(model, store.intents, controller.signal);
   controller.signal.addEventListener("abort", () => {
     if (stores.get(id) === store) stores.delete(id);
   });
@@ -44,11 +45,32 @@ function initialize({ model, signal }: Props): () => void {
   };
 }
 
+const MISSING = "These chats need their kernel: run their cell again.";
+const PREFIX = "IPY_MODEL_";
+
+interface Manager {
+  get_model(id: string): Promise<Model>;
+}
+
+/** The stores of the chats that a comparison shows. */
+async function storesOfChats(model: Model, signal: AbortSignal): Promise<Store[]> {
+  const ids = model.get("_chats") as readonly string[];
+  const manager = model.widget_manager as Manager;
+  const models = await Promise.all(ids.map((id) => manager.get_model(id.replace(PREFIX, ""))));
+  return models.map((chat) => stores.get(String(chat.get("_comm_id"))) ?? new Store(chat, signal));
+}
+
 function render({ model, signal, el }: Props & { readonly el: HTMLElement }): () => void {
   const controller = lifetime(signal);
   const store =
     stores.get(String(model.get("_comm_id"))) ?? new Store(model, controller.signal);
   const view = model.get("_view");
+  if (view === "compare") {
+    storesOfChats(model, controller.signal).then((chats) => {
+      if (!controller.signal.aborted) renderCompare({ store, chats, el, signal: controller.signal });
+    }).catch(() => { el.textContent = MISSING; });
+    return () => { controller.abort(); };
+  }
   const draw = { load: renderLoadProgress, map: renderMapProgress }[String(view)] ?? renderChat;
   draw({ store, el, signal: controller.signal });
   // One reply below its %%chat cell: styles/reply.css hides the rest of the chat.

@@ -1,8 +1,8 @@
 /**
  * The messages between the kernel and the page.
  *
- * Kernel to page: the synced traits `_engine`, `_chat`, `_map`, `_live` and `_options` hold snapshots,
- * the first three with an increasing `rev`, all with `<` escaped (see `readTrait`). Custom messages append
+ * Kernel to page: the synced traits `_engine`, `_chat`, `_map`, `_live`, `_options` and `_chosen` hold
+ * snapshots, the first three with an increasing `rev`, all with `<` escaped (see `readTrait`). Custom messages append
  * text to a reply (`delta`) and acknowledge intents (`ack`).
  * Page to kernel: intents, as custom messages `{type: "intent", id, intent}`. Only the kernel
  * changes the conversation; the page shows its snapshots.
@@ -295,6 +295,7 @@ export type Intent =
   | { readonly kind: "kept" }
   | { readonly kind: "transcript" }
   | { readonly kind: "cancel_load" }
+  | { readonly kind: "choose"; readonly chat: number | null }
   | { readonly kind: "pause" }
   | { readonly kind: "resume" };
 
@@ -541,6 +542,12 @@ export function parseOptions(value: unknown): Options {
     changed: texts(options["changed"]),
     models: (Array.isArray(options["models"]) ? options["models"] : []).map(parseModel).filter((model) => model !== null),
   };
+}
+
+/** Reads which of two chats goes on alone; null for both. */
+export function parseChosen(value: unknown): number | null {
+  const chat = isObject(value) ? value["chat"] : null;
+  return chat === 0 || chat === 1 ? chat : null;
 }
 
 const MAP_STAGES = ["running", "paused", "stopping", "done", "stopped", "failed"] as const;

@@ -11,6 +11,7 @@ import {
   messageType,
   parseAck,
   parseChat,
+  parseChosen,
   parseDelta,
   parseEngine,
   parseExport,
@@ -37,6 +38,8 @@ export interface View {
   readonly chat: ChatState;
   readonly options: Options;
   readonly map: MapState;
+  /** Of two chats side by side, the index of the one that goes on alone. */
+  readonly chosen: number | null;
   /** The notebook's variables when they were last asked for by the intent `look`. */
   readonly variables: readonly Variable[];
   /** False for a saved widget whose kernel is gone. */
@@ -62,6 +65,7 @@ export class Store {
       chat: emptyChat,
       options: parseOptions(this.#read("_options")),
       map: parseMap(this.#read("_map")),
+      chosen: parseChosen(this.#read("_chosen")),
       variables: [],
       connected: true,
     };
@@ -73,6 +77,7 @@ export class Store {
       "change:_live": this.#onLive,
       "change:_options": this.#onOptions,
       "change:_map": this.#onMap,
+      "change:_chosen": this.#onChosen,
       "msg:custom": this.#onMessage,
     };
     for (const [event, callback] of Object.entries(events)) model.on(event, callback);
@@ -142,6 +147,10 @@ export class Store {
   readonly #onMap = (): void => {
     const map = parseMap(this.#read("_map"));
     if (map.rev >= this.#view.map.rev) this.#update({ map });
+  };
+
+  readonly #onChosen = (): void => {
+    this.#update({ chosen: parseChosen(this.#read("_chosen")) });
   };
 
   #read(trait: string): unknown {

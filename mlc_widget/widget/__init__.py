@@ -6,7 +6,8 @@ pass the page's intents on to it (`intents`), even while a cell is running (`con
 """
 
 from mlc_widget.widget.chat import ChatWidget
+from mlc_widget.widget.compare import CompareWidget
 from mlc_widget.widget.load import LoadProgress, display_load_progress
 from mlc_widget.widget.reply import Reply
 
-__all__ = ["ChatWidget", "LoadProgress", "Reply", "display_load_progress"]
+__all__ = ["ChatWidget", "CompareWidget", "LoadProgress", "Reply", "display_load_progress"]

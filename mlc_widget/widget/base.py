@@ -156,6 +156,11 @@ class EngineWidget(PageWidget):
         super().__init__(self._link.call_soon, mirrors)
         self._link.call_soon(self._attach)
 
+    @property
+    def engine_link(self) -> EngineLink:
+        """The link to the engine."""
+        return self._link
+
     def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
         """The subclass's mirrored traits."""
         return {}

@@ -394,6 +394,10 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._link.call_soon(self._settings.adopt, self._saved.settings)
         self._transcript_output.show_below(self, "Run this cell again to go on with this chat.")
 
+    def show_transcript(self) -> None:
+        """Show the transcript alone below the running cell, and keep it up to date."""
+        self._transcript_output.show()
+
     def _set_option(self, name: str, value: Any) -> None:
         self._session.set_option(name, value)
 

@@ -75,6 +75,7 @@ PUBLIC = {
     "WorkerStartError",
     # the notebook
     "ChatWidget",
+    "CompareWidget",
     "LoadProgress",
     "Reply",
     "load_ipython_extension",

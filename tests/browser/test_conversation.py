@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from .test_lab import CHAT, LONG, Chat, create, expect_growing, start_chat
 
 OpenNotebook = Callable[..., Notebook]
 TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"
+
+
+COMPARE = (
+    "from mlc_widget import CompareWidget\n"
+    "CompareWidget(ChatWidget(engine), ChatWidget(engine, temperature=0))"
+)
 
 
 def bodies(chat: Chat) -> list[str]:
@@ -36,7 +43,7 @@ def test_messages_are_edited_deleted_and_kept_in_branches_in_all_views(
 ) -> None:
     settings = "print(chat._session.options.temperature, chat._session.options.system)"
     notebook = open_notebook(
-        [create(model_folder, text="Fine."), CHAT, "chat", settings], height=1400
+        [create(model_folder, text="Fine."), CHAT, "chat", settings, COMPARE], height=1400
     )
     notebook.run(0)
     notebook.expect_done(0)
@@ -94,6 +101,24 @@ def test_messages_are_edited_deleted_and_kept_in_branches_in_all_views(
     expect(notebook.output(3)).to_contain_text("0.5 Be brief.")
     other.root.get_by_role("button", name="Settings").click()
     expect(other.root.get_by_label("Temperature")).to_have_value("0.5")
+
+    # Two chats side by side, in the page and among the outputs.
+    notebook.run(4)
+    notebook.expect_done(4)
+    compare = notebook.output(4).locator(".mlcw-compare")
+    box = compare.get_by_role("textbox", name="Message")
+    box.fill("Three")
+    box.press("Enter")
+    answers = compare.locator(".mlcw-assistant .mlcw-body")
+    expect(answers).to_have_text(["Fine."] * 2, timeout=DEADLINE_MS)
+    expect(compare.locator(".mlcw-assistant .mlcw-facts")).to_have_text([re.compile("out")] * 2)
+    transcripts = notebook.output(4).locator('[data-mime-type="text/markdown"]')
+    expect(transcripts).to_have_count(2)
+    for transcript in transcripts.all():
+        expect(transcript).to_be_hidden()
+    compare.get_by_role("button", name="Continue with B").click()
+    expect(compare.get_by_role("button", name="Show both again")).to_be_visible()
+    expect(answers.first).to_be_hidden()
 
 
 def test_questions_wait_in_line_while_one_is_answered(

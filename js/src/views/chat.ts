@@ -14,6 +14,7 @@ import { download } from "./download.ts";
 import { fullWindowButton } from "./full-window.ts";
 import { HangNotice } from "./hang.ts";
 import { hasFailed, isLoading, LoadPanel, phaseText, type RenderProps } from "./load.ts";
+import { lookFor } from "./look.ts";
 import { MessageView } from "./message.ts";
 import { quotation, quoteButton } from "./quote.ts";
 import { SavedOffer } from "./saved.ts";
@@ -22,12 +23,22 @@ import { SettingsPanel } from "./settings.ts";
 import { Suggestions } from "./suggestions.ts";
 import { TitleView } from "./title.ts";
 
-/** Milliseconds between two questions for the notebook's variables. */
-const LOOK_AGAIN = 500;
-const BUSY = "The kernel is running a cell. Your request will be handled when the cell has finished.";
+export const BUSY = "The kernel is running a cell. Your request will be handled when the cell has finished.";
 const INDIRECT = "This notebook cannot reach the chat while a cell is running: Stop takes effect when the cell has finished.";
 
-export function renderChat({ store, el, signal }: RenderProps): void {
+/** What a chat shares with the one beside it, and what the two are called. */
+export interface Shared {
+  readonly name: string;
+  readonly composer: Composer;
+  readonly room: Room;
+}
+
+export interface Chat {
+  /** Shows the end of the conversation, and follows it. */
+  readonly toEnd: () => void;
+}
+
+export function renderChat({ store, el, signal }: RenderProps, shared?: Shared): Chat {
   const send = (intent: Intent): Promise<void> =>
     store.intents.send(intent, {
       signal,
@@ -47,18 +58,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     }
   };
 
-  let looked = -Infinity;
-  let lookLater: ReturnType<typeof setTimeout> | undefined;
-  /** Asks for the notebook's variables, which come with the view; soon, if they were just asked for. */
-  const look = (): void => {
-    lookLater ??= setTimeout(() => {
-      lookLater = undefined;
-      looked = performance.now();
-      void store.intents.send({ kind: "look" }, { signal }).catch(() => undefined);
-    }, looked + LOOK_AGAIN - performance.now());
-  };
-  signal.addEventListener("abort", () => { clearTimeout(lookLater); });
-
+  const look = lookFor(store, signal);
   const dot = h("span", { class: "mlcw-dot", "aria-hidden": "true" });
   const name = h("span", { class: "mlcw-name" });
   const state = h("span", { class: "mlcw-state" });
@@ -115,7 +115,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
   const frame = h("div", { class: "mlcw-scroll" }, log, jump);
   quoteButton(frame, log, (text) => { composer.append(`${quotation(text)}\n\n`); }, signal);
   const announcements = h("div", { class: "mlcw-sr", role: "status", "aria-live": "polite" });
-  const composer = new Composer(
+  const composer = shared?.composer ?? new Composer(
     {
       send: async (text, attachments) => {
         scroll.toEnd();
@@ -139,18 +139,18 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     h("div", { class: "mlcw-head" }, h("div", { class: "mlcw-head-row" },
       title.node,
       h("div", { class: "mlcw-about" }, dot, name, state, context),
-      h("div", { class: "mlcw-head-tools" }, search.button, anew, save, toggle))),
+      h("div", { class: "mlcw-head-tools" }, search.button, ...(shared ? [] : [anew]), save, toggle))),
     settings.node,
     search.node,
     load.node,
     hang.node,
     frame,
-    composer.node,
+    ...(shared ? [] : [composer.node]),
     announcements,
   );
-  const full = fullWindowButton(root, signal);
+  const full = shared ? null : fullWindowButton(root, signal);
   if (full) toggle.before(full);
-  const room = new Room(root, composer.node, signal);
+  const room = shared?.room ?? new Room(root, composer.node, signal);
   const announcer = new Announcer(announcements);
   const scroll = new StickyScroll(log, signal, (following) => {
     show(jump, !following);
@@ -173,7 +173,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
       if (store.view.connected && store.view.chat.messages.length === 0) look();
     }, { signal });
   }
-  composer.takeDropsOn(root);
+  if (!shared) composer.takeDropsOn(root);
   keepKeys(root, signal);
   bindCells(root, store.cells, signal);
   el.append(root);
@@ -234,7 +234,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     const { engine, chat, connected, options } = view;
     const short = modelName(engine.model);
     const model = short || "the model";
-    setAttribute(root, "aria-label", `Chat with ${model}`);
+    setAttribute(root, "aria-label", shared ? `${shared.name}: chat with ${model}` : `Chat with ${model}`);
     setAttribute(dot, "data-mlcw-state", !connected ? "offline" : engine.hang ? "hung" : engine.state);
     setText(name, short || "Chat");
     setAttribute(name, "title", engine.model || null);
@@ -264,7 +264,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     search.refresh();
     announce(chat.messages);
     const running = chat.messages.some((item) => item.status === "running" || item.status === "queued");
-    composer.update({
+    if (!shared) composer.update({
       enabled: connected && engine.state !== "terminated",
       running: connected && running,
       placeholder: connected ? `Message ${model}` : "Run the cell to continue this chat",
@@ -274,6 +274,7 @@ export function renderChat({ store, el, signal }: RenderProps): void {
     first = false;
   };
   store.subscribe(update, signal);
+  return { toEnd: () => { scroll.toEnd(); } };
 }
 
 /** Shows how full the context window was after the last reply. */

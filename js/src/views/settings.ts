@@ -1,6 +1,7 @@
 /** The settings of the chat and its model. The kernel checks each value and says what is wrong with it. */
 
 import { h, setAttribute, setText, show } from "../dom.ts";
+import { joinFacts } from "../format.ts";
 import type { Engine, Intent, OptionName, Options } from "../protocol.ts";
 import { ModelPicker } from "./picker.ts";
 
@@ -26,6 +27,16 @@ const FIELDS: readonly Field[] = [
   { name: "logprobs", label: "Token probabilities", hint: "", kind: "switch" },
   { name: "schema", label: "JSON schema", hint: '{"type": "object", …}', kind: "code" },
 ];
+
+/** The settings in which a chat differs from another one, in words. */
+export function describeSettings(options: Options, other: Options): string {
+  const differing = FIELDS.filter(({ name }) => options[name] !== other[name]);
+  return joinFacts(...differing.map(({ name, label }) => {
+    const value = options[name];
+    const shown = value === null ? "default" : value === true ? "on" : value === false ? "off" : String(value);
+    return `${label}: ${shown}`;
+  }));
+}
 
 export class SettingsPanel {
   readonly node: HTMLElement;
