@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
@@ -22,8 +23,13 @@ BUILD = Path(__file__).resolve().parents[1] / ".make" / "bench"
 LLAMA_CPP = "0.3.36"
 """The version of llama-cpp-python that we compare with."""
 
-LOADS = 7
-"""The number of processes that are started to measure a load."""
+LOADS, UNPACKED = 7, 3
+"""The number of processes that are started to measure a load, and one without packed weights."""
+FEWEST_ROUNDS, FIGURE_S = 4, 30.0
+"""A figure is measured at least so often, and not again after so many seconds."""
+LARGE = 800_000_000
+"""Bytes of a file from which resident memory is left out: llama.cpp would take minutes to fill its
+cache, and what it takes beside its file depends on the context alone."""
 
 Starts = dict[str, Callable[..., Process]]
 
@@ -101,7 +107,7 @@ def compare(
         ours: The model for the tvm runtime.
         theirs: The GGUF file for llama.cpp.
         threads: Threads of each engine.
-        rounds: How often they take turns.
+        rounds: How often they take turns at most.
         figures: Which of `_kernel_worker`'s figures.
         llama_python: See `llama_environment`.
         speed: Whether to print speed alone.
@@ -116,28 +122,33 @@ def compare(
         "llama.cpp": partial(llama, "0"),
         "llama.cpp fa": partial(llama, "1"),
     }
-    starts["tvm"]().close()  # fills the caches of code and of packed weights
+    first = starts["tvm"]()  # fills the caches of code and of packed weights
+    first.ask("settle")
+    first.close()
     print(f"\n## {title}, {threads} thread{'s' if threads > 1 else ''}")
     print(f"llama.cpp's file: {theirs.stat().st_size / 1e6:.0f} MB")
     if not speed:
-        unpacked = partial(starts["tvm"], **{LIMIT_VARIABLE: "0"})
-        loads({**starts, "tvm without packed weights": unpacked})
+        loads(starts, partial(starts["tvm"], **{LIMIT_VARIABLE: "0"}))
     memory = start(sys.executable, "memory", "-", str(threads))
     measure(starts, threads, rounds, figures, memory)
     memory.close()
-    if not speed:
+    if not speed and theirs.stat().st_size < LARGE:
         resident(starts)
 
 
-def loads(starts: Starts) -> None:
+def loads(starts: Starts, unpacked: Callable[[], Process]) -> None:
     """Print how long each engine takes to load, and with one token, in processes that take turns.
 
     Args:
         starts: Start a process with an engine; "tvm" first.
+        unpacked: Starts one with the first engine, without packed weights.
     """
+    starts = {**starts, "tvm without packed weights": unpacked}
     told: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
     for i in range(LOADS):
         for name, start in list(starts.items())[:: 1 if i % 2 else -1]:
+            if start is unpacked and i >= UNPACKED:
+                continue
             worker = start()
             told[name].append(worker.started)
             worker.close()
@@ -155,10 +166,13 @@ def measure(
 ) -> None:
     """Print figures, such as ``decode 32``, that the engines take turns at.
 
+    Of several llama.cpp, the one that is best at the first figure of a kind (``decode``,
+    ``prefill``) is the one that is measured at the others.
+
     Args:
         starts: Start a process with an engine; "tvm" first.
         threads: What each runs with.
-        rounds: Measurements of each figure.
+        rounds: Measurements of each figure at most; `FEWEST_ROUNDS` if one takes long.
         figures: ``decode`` or ``prefill``, and a number of tokens.
         memory: Tells the bandwidth, and what an idle process gets of the machine.
     """
@@ -166,18 +180,21 @@ def measure(
     ours = workers["tvm"]
     weights, kv = ours.started["weights"], ours.started["kv"]
     print(f"weights {weights / 1e6:.0f} MB, KV cache {kv / 1e6:.0f} MB")
+    theirs: dict[str, list[str]] = {}
     for figure in figures:
         kind, size = figure.split()
         steps = 16 if kind == "decode" else 1
         command = f"decode {size} {steps}" if kind == "decode" else f"prefill {size}"
-        times: dict[str, list[dict[str, float]]] = {w: [] for w in workers}
+        asked = ["tvm", *theirs.get(kind, [w for w in workers if w != "tvm"])]
+        times: dict[str, list[dict[str, float]]] = {w: [] for w in asked}
         rates: list[float] = []
         idle: list[float] = []
-        for w in workers.values():
-            w.ask(command)
-        for i in range(rounds):
-            order = list(workers) if i % 2 else list(workers)[::-1]
-            for w in order:
+        if kind == "decode" or kind not in theirs:  # a longer prompt needs no step in advance
+            for w in asked:
+                workers[w].ask(command)
+        end = time.monotonic() + FIGURE_S
+        while len(idle) < FEWEST_ROUNDS or (len(idle) < rounds and time.monotonic() < end):
+            for w in asked if len(idle) % 2 else asked[::-1]:
                 times[w].append(workers[w].ask(command))
             spun = memory.ask("spin")
             idle.append(spun["cpu"] / spun["wall"])
@@ -185,8 +202,8 @@ def measure(
                 rates.append(memory.ask("bandwidth")["bytes_per_s"])
         tokens = steps if kind == "decode" else int(size)
         for clock in ("cpu", "wall"):
-            median = {w: statistics.median(t[clock] for t in times[w]) for w in workers}
-            best = min((w for w in workers if w != "tvm"), key=lambda w: median[w])
+            median = {w: statistics.median(t[clock] for t in times[w]) for w in asked}
+            best = min(asked[1:], key=lambda w: median[w])
             pairs = [b[clock] / a[clock] for a, b in zip(times["tvm"], times[best], strict=True)]
             line = (
                 f"{figure:>12} {clock:>4}: tvm {tokens / median['tvm']:8.1f} tok/s, "
@@ -196,7 +213,11 @@ def measure(
             if kind == "decode" and clock == "wall":
                 read = (weights + int(size) * ours.started["kv_per_token"]) * tokens
                 _bound(read, rates, [t["wall"] for t in times["tvm"]], median[best])
-        print(f"{'':>18}an idle process got {shown([100 * i for i in idle], digits=0)} % of a core")
+        theirs.setdefault(kind, [best])
+        print(
+            f"{'':>18}an idle process got {shown([100 * i for i in idle], digits=0)} % of a core, "
+            f"{len(idle)} rounds"
+        )
     for worker in workers.values():
         worker.close()
 

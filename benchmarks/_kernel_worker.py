@@ -5,11 +5,11 @@
 file, or in llama.cpp's environment ``… llama.cpp FILE THREADS FLASH [TOTAL]``; TOTAL tokens fit
 into the KV cache. A line ``prefill N`` runs a prompt of N tokens from nothing; ``decode C N`` runs
 N tokens, one by one, each after C others; ``turn C A N`` runs C tokens, A one by one after them for
-an answer, and then, which is timed, N together in the place of the answer. All give wall and
-process CPU seconds. ``memory`` fills the KV cache and gives the resident bytes, and how many of
-them are of no file. ``python _kernel_worker.py memory - THREADS`` has no engine, and answers
-``bandwidth`` by the bytes per second that so many threads read, and ``spin`` by the times of a loop
-that does nothing.
+an answer, and then, which is timed, N together in the place of the answer. These give wall and
+process CPU seconds. ``settle`` does what an engine does when it is idle. ``memory`` fills the KV
+cache and gives the resident bytes, and how many of them are of no file. ``python _kernel_worker.py
+memory - THREADS`` has no engine, and answers ``bandwidth`` by the bytes per second that so many
+threads read, and ``spin`` by the times of a loop that does nothing.
 """
 
 from __future__ import annotations
@@ -154,15 +154,17 @@ class Tvm:
         _call(self._thread, work)
 
     def fill(self) -> None:
-        """As `Engine.fill`: by sequences on successive pages."""
-        size = self._executor.page_size
-        for page in range(0, self._executor.pages, CONTEXT // size):
-            tokens = min(CONTEXT, (self._executor.pages - page) * size)
-            work = partial(self._steps, [i % 1000 for i in range(tokens)], 0, page)
-            _call(self._thread, work)
+        """As `Engine.fill`: a full chunk is run, and its first page copied to all others."""
 
-    def _steps(self, tokens: list[int], start: int, page: int = 0) -> None:
-        pages = range(page, page - (-(start + len(tokens)) // self._executor.page_size))
+        def work() -> None:
+            self._steps([i % 1000 for i in range(self._chunk)], 0)
+            for page in range(1, self._executor.pages):
+                self._executor.copy_page(0, page)
+
+        _call(self._thread, work)
+
+    def _steps(self, tokens: list[int], start: int) -> None:
+        pages = range(-(-(start + len(tokens)) // self._executor.page_size))
         for at in range(0, len(tokens), self._chunk):
             part = tokens[at : at + self._chunk]
             last = [len(part) - 1] if at + len(part) == len(tokens) else []
@@ -305,19 +307,22 @@ def main() -> None:
         **engine.info,
     }
     print(json.dumps(reply), flush=True)
-    if isinstance(engine, Tvm):
-        engine.settle()
-    filled = 0
+    filled, settled = 0, False
     for line in sys.stdin:
         command, *numbers = line.split()
         n = [int(x) for x in numbers]
-        if command == "prefill":
+        if isinstance(engine, Tvm) and not settled:  # not in a process that only loads
+            engine.settle()
+            settled = True
+        if command == "settle":
+            reply = {}
+        elif command == "prefill":
             reply = _timed(lambda n=n: engine.run([i % 1000 for i in range(n[0])], 0))
             filled = n[0]
         elif command == "decode":
             if filled < n[0]:
-                engine.run([i % 1000 for i in range(n[0])], 0)
-            filled = n[0]
+                engine.run([i % 1000 for i in range(filled, n[0])], filled)
+            filled = n[0]  # llama.cpp forgets what lies beyond
 
             def steps(n: list[int] = n) -> None:
                 for _ in range(n[1]):
