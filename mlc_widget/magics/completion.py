@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mlc_widget.magics.parsing import chat_parser, flags, map_parser, mlc_parser, subcommands
@@ -35,45 +35,44 @@ def complete_chat(registry: EngineRegistry, event: Any) -> list[str]:
     words, current = _words(event)
     if "\n" in event.line:
         return []
-    after = words[-1] if words else ""
-    if after == "--model":
-        return _starting(current, registry.model_names())
-    if after == "--to":
-        return _starting(current, registry.names())
-    if after == "--schema":
-        return _starting(current, registry.schema_names())
-    if _names_tools(words, current):
-        return _starting(current, registry.function_names())
-    return _starting(current, flags(chat_parser()))
+    values = _flag_values(registry, words, current, registry.schema_names)
+    return _starting(current, flags(chat_parser()) if values is None else values)
 
 
 def complete_map(registry: EngineRegistry, event: Any) -> list[str]:
     """What may follow in `%%map`: frames and flags in its line, columns in braces below it."""
-    from mlc_widget.magics.table import column_names, table_names
+    from mlc_widget.magics.table import table_names
 
-    variables = registry.variables
-    line, newline, _ = event.line.partition("\n")
+    if "\n" in event.line:
+        return _columns(registry, event)
     words, current = _words(event)
-    if newline:
-        data = variables.get(next(iter(line.split()[1:2]), ""))
-        typed, _, field = event.text_until_cursor.rpartition("{")
-        if not _ or "}" in field or typed.endswith("{"):
-            return []
-        # IPython replaces the last word only, of a name such as `first name`.
-        kept = len(field) - len(event.symbol)
-        return [name[kept:] for name in _starting(field, column_names(data)) if kept >= 0]
-    after = words[-1] if words else ""
-    if after == "--model":
-        return _starting(current, registry.model_names())
-    if after == "--to":
-        return _starting(current, registry.names())
-    if after == "--schema":
-        return _starting(current, registry.row_schema_names())
     if not words and not current.startswith("-"):
-        return _starting(current, table_names(variables))
-    if _names_tools(words, current):
-        return _starting(current, registry.function_names())
-    return _starting(current, flags(map_parser()))
+        return _starting(current, table_names(registry.variables))
+    values = _flag_values(registry, words, current, registry.row_schema_names)
+    return _starting(current, flags(map_parser()) if values is None else values)
+
+
+def _columns(registry: EngineRegistry, event: Any) -> list[str]:
+    """The columns that an open brace of a template may name."""
+    from mlc_widget.magics.table import column_names
+
+    data = registry.variables.get(next(iter(event.line.partition("\n")[0].split()[1:2]), ""))
+    typed, brace, field = event.text_until_cursor.rpartition("{")
+    if not brace or "}" in field or typed.endswith("{"):
+        return []
+    # IPython replaces the last word only, of a name such as `first name`.
+    kept = len(field) - len(event.symbol)
+    return [name[kept:] for name in _starting(field, column_names(data)) if kept >= 0]
+
+
+def _flag_values(
+    registry: EngineRegistry, words: list[str], current: str, schemas: Callable[[], Iterable[str]]
+) -> Iterable[str] | None:
+    """What may follow the flags of `%%chat` and `%%map`; None where a flag may follow."""
+    named = {"--model": registry.model_names, "--to": registry.names, "--schema": schemas}
+    if words and words[-1] in named:
+        return named[words[-1]]()
+    return registry.function_names() if _names_tools(words, current) else None
 
 
 def _names_tools(words: list[str], current: str) -> bool:
