@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mlc_widget.api.logit_processor import LogitProcessor
     from mlc_widget.api.metrics import EngineMetrics
     from mlc_widget.api.progress import InitProgressReport
+    from mlc_widget.api.resumable import ResumableSession, ResumeResult
     from mlc_widget.api.serving.server import EngineServer
     from mlc_widget.api.streams import AsyncStream, Stream
     from mlc_widget.api.table.evaluation import Evaluation
@@ -106,6 +107,8 @@ __all__ = [
     "ModelNotLoadedError",
     "ProtocolError",
     "Reply",
+    "ResumableSession",
+    "ResumeResult",
     "RuntimeUnavailableError",
     "ServerError",
     "ServerMLCEngine",
@@ -169,6 +172,8 @@ _HOMES = {
     "ProtocolError": "mlc_widget.api.errors",
     "Reply": "mlc_widget.widget",
     "RuntimeUnavailableError": "mlc_widget.api.errors",
+    "ResumableSession": "mlc_widget.api.resumable",
+    "ResumeResult": "mlc_widget.api.resumable",
     "ServerError": "mlc_widget.api.errors",
     "ServerMLCEngine": "mlc_widget.server_engine.engines",
     "ServerOptions": "mlc_widget.server_engine.options",

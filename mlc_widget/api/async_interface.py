@@ -15,14 +15,20 @@ from mlc_widget.api.engine_options import takes_options
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.metrics import EngineMetrics
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
+from mlc_widget.api.request_params import ChatParams
 from mlc_widget.api.request_values import JSONDict, identifier, token_ids
 from mlc_widget.api.resources import AsyncChat, AsyncCompletions, AsyncEmbeddings, AsyncModels
-from mlc_widget.api.responses import warm_up
+from mlc_widget.api.responses import chat_completion_chunk, warm_up
+from mlc_widget.api.resumable import ResumableSession, ResumeResult
+from mlc_widget.api.resumable_field import session_id as check_session_id
+from mlc_widget.api.resume import Resume
+from mlc_widget.api.streams import AsyncStream, StreamBuffer
 from mlc_widget.api.table.options import MAP_DEFAULTS, MapOptions
 from mlc_widget.api.tracebacks import releases_locals_of_methods
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
+    from openai.types.chat import ChatCompletionChunk
 
     from mlc_widget.api.table.prompts import Prompt
     from mlc_widget.api.table.report import MapRow
@@ -178,6 +184,83 @@ class AsyncMLCEngineInterface(EngineBase):
             BadRequestError, MLCEngineError: as for `map`; arguments are checked at once.
         """
         return self._map_run(prompt, data, options).stream()
+
+    async def list_resumable_sessions(self) -> list[ResumableSession]:
+        """The answers on disk of requests with ``resumable={"enabled": True}``, by their names.
+
+        Raises:
+            BadRequestError: The folder of sessions is missing, or others may enter it.
+        """
+        sessions: list[ResumableSession] = await self._call(self._core.list_resumable_sessions)
+        return sessions
+
+    @overload
+    async def resume_chat_completion(
+        self,
+        session_id: str,
+        *,
+        continue_generation: bool = ...,
+        stream: Literal[False] = ...,
+        messages: Sequence[Mapping[str, Any]] | None = ...,
+        **params: Unpack[ChatParams],
+    ) -> ResumeResult: ...
+    @overload
+    async def resume_chat_completion(
+        self,
+        session_id: str,
+        *,
+        continue_generation: Literal[True],
+        stream: Literal[True],
+        messages: Sequence[Mapping[str, Any]] | None = ...,
+        **params: Unpack[ChatParams],
+    ) -> AsyncStream[ChatCompletionChunk]: ...
+    async def resume_chat_completion(
+        self,
+        session_id: str,
+        *,
+        continue_generation: bool = False,
+        stream: bool = False,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        **params: Unpack[ChatParams],
+    ) -> ResumeResult | AsyncStream[ChatCompletionChunk]:
+        """Read an answer from disk, and continue it where it was interrupted.
+
+        The model that began it must be loaded. With a batch-invariant runtime, the whole answer is
+        the one that would have come without the interruption.
+
+        Args:
+            session_id: The session.
+            continue_generation: Whether to continue the answer, or only to read it.
+            stream: Whether to return the rest as a stream, without what is on disk.
+            messages: The conversation, if it was not stored (``store_prompt``).
+            params: The other fields of the request, as they were at first, with `messages`.
+
+        Returns:
+            The answer, as far as it goes, or the stream of its rest.
+
+        Raises:
+            BadRequestError: There is no such session, it is complete or being written, its model
+                has changed, or the request is not the one that began it.
+            ModelNotLoadedError: The session's model is not loaded.
+        """
+        resume = Resume.read(
+            session_id, continue_generation, stream, {"messages": messages, **params}
+        )
+        if not resume.streams:
+            result: ResumeResult = await self._call(resume.result, self._core)
+            return result
+        opening = partial(self._open_resumed, resume)
+        relay = await self._home.wait(opening, abandoned=StreamBuffer.close)
+        return AsyncStream(relay, chat_completion_chunk)
+
+    async def delete_resumable_session(self, session_id: str) -> None:
+        """Delete an answer on disk; an unknown one is ignored.
+
+        Raises:
+            BadRequestError: It is being written.
+        """
+        checked = check_session_id("session_id", session_id)
+        await self._call(self._core.delete_resumable_session, checked)
 
     async def interrupt_generate(self) -> None:
         """End all running requests; their answers so far end with finish reason ``abort``."""

@@ -15,14 +15,20 @@ from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, to_raise
 from mlc_widget.api.metrics import EngineMetrics
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
+from mlc_widget.api.request_params import ChatParams
 from mlc_widget.api.request_values import JSONDict, identifier, token_ids
 from mlc_widget.api.resources import Chat, Completions, Embeddings, Models
-from mlc_widget.api.responses import warm_up
+from mlc_widget.api.responses import chat_completion_chunk, warm_up
+from mlc_widget.api.resumable import ResumableSession, ResumeResult
+from mlc_widget.api.resumable_field import session_id as check_session_id
+from mlc_widget.api.resume import Resume
+from mlc_widget.api.streams import Stream, StreamBuffer
 from mlc_widget.api.table.options import MAP_DEFAULTS, MapOptions
 from mlc_widget.api.tracebacks import releases_locals_of_methods
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
+    from openai.types.chat import ChatCompletionChunk
 
     from mlc_widget.api.table.prompts import Prompt
     from mlc_widget.api.table.report import MapRow
@@ -102,6 +108,56 @@ class MLCEngineInterface(EngineBase):
     ) -> Iterator[MapRow]:
         """As `AsyncMLCEngineInterface.map_stream`, an iterator for ``for``."""
         return self._map_run(prompt, data, options).stream_blocking()
+
+    def list_resumable_sessions(self) -> list[ResumableSession]:
+        """As `AsyncMLCEngineInterface.list_resumable_sessions`."""
+        sessions: list[ResumableSession] = self._call(self._core.list_resumable_sessions)
+        return sessions
+
+    @overload
+    def resume_chat_completion(
+        self,
+        session_id: str,
+        *,
+        continue_generation: bool = ...,
+        stream: Literal[False] = ...,
+        messages: Sequence[Mapping[str, Any]] | None = ...,
+        **params: Unpack[ChatParams],
+    ) -> ResumeResult: ...
+    @overload
+    def resume_chat_completion(
+        self,
+        session_id: str,
+        *,
+        continue_generation: Literal[True],
+        stream: Literal[True],
+        messages: Sequence[Mapping[str, Any]] | None = ...,
+        **params: Unpack[ChatParams],
+    ) -> Stream[ChatCompletionChunk]: ...
+    def resume_chat_completion(
+        self,
+        session_id: str,
+        *,
+        continue_generation: bool = False,
+        stream: bool = False,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        **params: Unpack[ChatParams],
+    ) -> ResumeResult | Stream[ChatCompletionChunk]:
+        """As `AsyncMLCEngineInterface.resume_chat_completion`."""
+        resume = Resume.read(
+            session_id, continue_generation, stream, {"messages": messages, **params}
+        )
+        if not resume.streams:
+            result: ResumeResult = self._call(resume.result, self._core)
+            return result
+        opening = partial(self._open_resumed, resume)
+        relay = self._home.wait_blocking(opening, abandoned=StreamBuffer.close)
+        return Stream(relay, chat_completion_chunk)
+
+    def delete_resumable_session(self, session_id: str) -> None:
+        """As `AsyncMLCEngineInterface.delete_resumable_session`."""
+        checked = check_session_id("session_id", session_id)
+        self._call(self._core.delete_resumable_session, checked)
 
     def interrupt_generate(self) -> None:
         """As `AsyncMLCEngineInterface.interrupt_generate`."""

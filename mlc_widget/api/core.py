@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.resumable import ResumableSession, ResumeResult
 
 RequestKind: TypeAlias = Literal["chat", "completion", "embedding"]
 ChatOpts: TypeAlias = Mapping[str, Any]
@@ -88,6 +89,23 @@ class EngineCore(Protocol):
 
     async def device_info(self) -> JSONDict:
         """Runtime, device and versions."""
+
+    async def list_resumable_sessions(self) -> list[ResumableSession]:
+        """The answers that were written to disk; see `api.resumable`."""
+
+    async def read_resumable_session(self, session_id: str) -> ResumeResult:
+        """What is on disk of an answer."""
+
+    async def resume_stream(
+        self, session_id: str, request: JSONDict, *, include_usage: bool = False
+    ) -> tuple[ResumeResult, ChunkSource]:
+        """Continue such an answer; returns what was recovered, and the chunks of the rest.
+
+        `request` is empty, or the request as it was at first.
+        """
+
+    async def delete_resumable_session(self, session_id: str) -> None:
+        """Delete a session; an unknown one is ignored."""
 
     def set_init_progress_callback(self, callback: InitProgressCallback | None) -> None:
         """Set the callback for load progress; it is called on the home loop."""

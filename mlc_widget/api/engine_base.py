@@ -18,11 +18,13 @@ from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.request_values import JSONDict, boolean, model
+from mlc_widget.api.streams import StreamBuffer
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
     from mlc_widget.api.openai_routes import OpenAIRoutes
+    from mlc_widget.api.resume import Resume
     from mlc_widget.api.serving.server import EngineServer
     from mlc_widget.api.table.evaluation import Evaluation
     from mlc_widget.api.table.options import MapOptions
@@ -86,6 +88,10 @@ class EngineBase(NotCopyable, ABC):
         if boolean("sync", sync):
             return openai_client(self._routes, self._home, options)
         return async_openai_client(self._routes, self._home, options)
+
+    async def _open_resumed(self, resume: Resume) -> StreamBuffer:
+        """Begin the rest of an answer on disk; on the home loop."""
+        return StreamBuffer(self._home, await resume.stream(self._core))
 
     def serve(
         self,

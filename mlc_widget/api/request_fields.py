@@ -127,6 +127,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("encoding_format", _EMBEDDING, _OW, "engine", "float or base64"),
     # About the request
     FieldRule("request_id", _ALL, _M, "engine", "the answer's id, which abort() takes"),
+    FieldRule("resumable", _CHAT, _W, "engine", "keeps the answer on disk"),
     FieldRule("enable_latency_breakdown", _TEXT, _W, "runtime", "usage.extra.latencyBreakdown"),
     FieldRule("user", _ALL, _OW, "label"),
     FieldRule("metadata", _CHAT, _O, "label"),
@@ -174,7 +175,6 @@ RULES: Final[tuple[FieldRule, ...]] = (
     ),
     FieldRule("best_of", _COMPLETION, _OWM, "nobody", "use n, and choose among the answers."),
     FieldRule("suffix", _COMPLETION, _OWM, "nobody", "filling in the middle is not supported."),
-    FieldRule("resumable", _CHAT, _W, "nobody", "sessions are not stored; leave it out."),
     FieldRule("debug_config", _TEXT, _M, "nobody", "use ignore_eos, and response_format."),
 )
 

@@ -62,6 +62,7 @@ class ChatParams(_GenerationParams, total=False):
     store: Literal[False] | None
     service_tier: Literal["auto", "default", "flex"] | None
     modalities: Sequence[Literal["text"]] | None
+    resumable: Mapping[str, Any] | None
 
 
 class CompletionParams(_GenerationParams, total=False):

@@ -47,6 +47,7 @@ from mlc_widget.api.request_values import (
     strings,
     top_k,
 )
+from mlc_widget.api.resumable_field import resumable
 
 __all__ = [
     "CHAT_FIELDS",
@@ -102,6 +103,7 @@ CHAT_FIELDS: Final[Mapping[str, Check]] = {
     "store": one_of(False),
     "service_tier": one_of("auto", "default", "flex"),
     "modalities": one_of(["text"]),
+    "resumable": resumable,
 }
 COMPLETION_FIELDS: Final[Mapping[str, Check]] = {
     **_COMMON,
@@ -157,6 +159,8 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
         raise bad(at, last["tool_calls"], "give the calls' results after them.")
     check_choice(checked.get("tool_choice"), checked.get("tools", ()))
     _check_stream_options(checked)
+    if checked.get("n", 1) > 1 and checked.get("resumable", {}).get("enabled"):
+        raise bad("n", checked["n"], "a resumable request has one choice.")
     return checked
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from mlc_widget.api.app_config import AppConfig
-from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, RequestKind
+from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, ChunkSource, RequestKind
 from mlc_widget.api.errors import (
     BadRequestError,
     EngineDeadError,
@@ -27,6 +27,7 @@ from mlc_widget.api.requests import (
     choices_of,
     prompts_of,
 )
+from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.engine.chat_plan import AnswerPlan, plan
 from mlc_widget.engine.counters import Counters
 from mlc_widget.engine.device import describe_device
@@ -36,6 +37,8 @@ from mlc_widget.engine.generation import Echo, Generation
 from mlc_widget.engine.loaded_models import LoadedModels, replaced_error
 from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
+from mlc_widget.engine.sessions.journaled_answer import JournaledAnswer, resumable_request
+from mlc_widget.engine.sessions.session_store import SessionStore
 from mlc_widget.engine.shapes import ResponseShape, new_request_id
 from mlc_widget.engine.shared_models import ClientModels, SharedModels
 from mlc_widget.engine.text.prompt_text import markup
@@ -270,7 +273,11 @@ class DirectCore:
             request_id = self._id_of(kind, checked)
             return await self._embeddings.run(request_id, self._embedding(checked, required))
         whole = {**request, "stream": None, "stream_options": None}
-        return await (await self._generation(kind, whole, required)).whole()
+        if (kept := resumable_request(kind, whole)) is None:
+            return await (await self._generation(kind, whole, required)).whole()
+        generation = await self._generation(kind, kept, required, journal=True)
+        answer = await JournaledAnswer.begin(generation, kept, None, keeps_journals=False)
+        return await answer.whole()
 
     async def _embedding(self, checked: JSONDict, required: RequiredModels | None) -> JSONDict:
         await self._ensure(required)
@@ -284,7 +291,7 @@ class DirectCore:
         gather_s: float = 0.0,
         journal: bool = False,
         resumption: Resumption | None = None,
-    ) -> Generation:
+    ) -> ChunkSource:
         """Accept one streaming request, which runs until it ends or is closed.
 
         Args:
@@ -301,7 +308,56 @@ class DirectCore:
         if kind == "embedding":
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
         streamed = {**request, "stream": True}
-        return await self._generation(kind, streamed, required, gather_s, journal, resumption)
+        if (kept := resumable_request(kind, streamed)) is None:
+            return await self._generation(kind, streamed, required, gather_s, journal, resumption)
+        generation = await self._generation(kind, kept, required, gather_s, True, resumption)
+        return await JournaledAnswer.begin(generation, kept, resumption, keeps_journals=journal)
+
+    async def list_resumable_sessions(self) -> list[ResumableSession]:
+        """The sessions on disk."""
+        self._check_alive()
+        return await asyncio.to_thread(SessionStore().list)
+
+    async def read_resumable_session(self, session_id: str) -> ResumeResult:
+        """The text of a session's answer."""
+        self._check_alive()
+        return (await asyncio.to_thread(SessionStore().read, session_id)).result()
+
+    async def resumed_request(self, session_id: str, request: JSONDict) -> JSONDict:
+        """What continues a session's answer.
+
+        Args:
+            session_id: The session.
+            request: The request as it was at first, or empty if the session has its messages.
+
+        Returns:
+            ``request``, complete; ``resume``, what its reader has, as in a stream's init; and
+            ``before``, what was recovered, as WebLLM's `ResumeResult`.
+        """
+        self._check_alive()
+        state = await asyncio.to_thread(SessionStore().read, session_id)
+        return {
+            "request": state.request(request),
+            "resume": state.resume(),
+            "before": state.result().to_wire(),
+        }
+
+    async def resume_stream(
+        self, session_id: str, request: JSONDict, *, include_usage: bool = False
+    ) -> tuple[ResumeResult, ChunkSource]:
+        """Continue a session's answer."""
+        resumed = await self.resumed_request(session_id, request)
+        options = {"stream": True, "stream_options": {"include_usage": include_usage}}
+        resumption = resumed["resume"] and Resumption.read(resumed["resume"])
+        source = await self.open_stream(
+            "chat", {**resumed["request"], **options}, resumption=resumption
+        )
+        return ResumeResult.from_wire(resumed["before"]), source
+
+    async def delete_resumable_session(self, session_id: str) -> None:
+        """Delete a session."""
+        self._check_alive()
+        await asyncio.to_thread(SessionStore().delete, session_id)
 
     def _end_all(self) -> None:
         """End all requests, before models are unloaded."""

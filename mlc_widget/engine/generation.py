@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -132,6 +132,16 @@ class Generation:
     def request_id(self) -> str:
         """The response's id, by which it can be aborted."""
         return self._shape.id
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model that answers."""
+        return self._model
+
+    @property
+    def created(self) -> int:
+        """The ``created`` of its chunks, in seconds since the epoch."""
+        return self._shape.created
 
     @property
     def prompt_tokens(self) -> int:
@@ -274,11 +284,21 @@ class Generation:
             return [self._marked(self._shape.usage_chunk(used))]
         raise StopAsyncIteration
 
-    async def whole(self) -> JSONDict:
-        """The whole answer in OpenAI's shape."""
+    async def whole(
+        self, record: Callable[[list[JSONDict]], Awaitable[None]] | None = None
+    ) -> JSONDict:
+        """The whole answer in OpenAI's shape.
+
+        Args:
+            record: Gets the chunks that a reader of the stream would get.
+        """
         try:
             while any(run.stats is None for run in self._runs):
-                for index, event in await self._take():
+                events = await self._take()
+                if record is not None:
+                    await record(self._shape_events(events))
+                    continue
+                for index, event in events:
                     self._absorb(index, event)
             return self._shape.whole([r.choice for r in self._runs], self._finish())
         finally:

@@ -26,6 +26,10 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
   else ``{"journal", "finish_reason"}``, its chunks' journals joined and its finish reason if it has
   one. The first chunk then has ``resumed``: ``{"exact", "tokens"}``, whether the answer is the one
   that would have come without the interruption, and how many tokens of it came before;
+- may send ``resumedRequest``, with a ``sessionId`` and the ``request`` as it was at first (or an
+  empty one), to continue an answer on the worker's disk: the answer has the complete ``request``
+  and the ``resume`` for a stream's init, and ``before``, a `ResumeResult` of WebLLM's. WebLLM's own
+  ``resumeChatCompletion`` may have that request as ``options.request``;
 - may send ``health`` to learn whether the worker hangs: the answer lists the steps that its models
   are at, each as ``{"model", "number", "seconds", "usual_s"}``: which step, for how long, and the
   longest before it (null for the first);

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
-from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, RequestKind
+from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, ChunkSource, RequestKind
 from mlc_widget.api.errors import EngineDeadError, ModelNotLoadedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.load_request import LoadTarget
@@ -17,6 +17,7 @@ from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.published_link import PublishedLink
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.protocol.messages import WHOLE_REQUESTS
 from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.remote_models import RemoteModels
@@ -144,6 +145,36 @@ class KernelCore(PublishedLink):
     async def open_stream(self, kind: RequestKind, request: JSONDict) -> ResumableStream:
         """Accept one streaming request; it continues in a new worker if this one dies."""
         return await ResumableStream.open(kind, self._named(request), self._in_flight_requests)
+
+    async def list_resumable_sessions(self) -> list[ResumableSession]:
+        """The sessions on the worker's disk; starts the worker if needed."""
+        worker = await self._supervisor.up()
+        return [
+            ResumableSession.from_wire(one) for one in await worker.call("listResumableSessions")
+        ]
+
+    async def read_resumable_session(self, session_id: str) -> ResumeResult:
+        """What is on disk of an answer; starts the worker if needed."""
+        worker = await self._supervisor.up()
+        content = {"sessionId": session_id}
+        return ResumeResult.from_wire(await worker.call("resumeChatCompletion", content))
+
+    async def resume_stream(
+        self, session_id: str, request: JSONDict, *, include_usage: bool = False
+    ) -> tuple[ResumeResult, ChunkSource]:
+        """Continue such an answer; it goes on in a new worker if this one dies."""
+        content = {"sessionId": session_id, "request": request}
+        resumed = await self._ask("resumedRequest", content)
+        options = {"stream": True, "stream_options": {"include_usage": include_usage}}
+        source = await ResumableStream.open(
+            "chat", {**resumed["request"], **options}, self._in_flight_requests, resumed["resume"]
+        )
+        return ResumeResult.from_wire(resumed["before"]), source
+
+    async def delete_resumable_session(self, session_id: str) -> None:
+        """Delete a session; starts the worker if needed."""
+        worker = await self._supervisor.up()
+        await worker.call("deleteResumableSession", {"sessionId": session_id})
 
     def _named(self, request: JSONDict) -> JSONDict:
         """A request that names its model as it was loaded."""

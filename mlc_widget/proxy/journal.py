@@ -33,13 +33,19 @@ class Journal:
 
     Args:
         request: The stream's request, in OpenAI's shape.
+        resume: What the consumer had before this stream, as `content` returns it.
     """
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
+    def __init__(self, request: Mapping[str, Any], resume: JSONDict | None = None) -> None:
         self._request = request
         self._choices: dict[int, _Choice] = {}
         self._created: int | None = None
         self._used = False
+        if resume is not None:
+            self._created = resume["created"]
+            for index, choice in enumerate(resume["choices"]):
+                known = self._choices.setdefault(index, _Choice())
+                known.take(choice["journal"], choice["finish_reason"])
 
     def take(self, chunk: JSONDict) -> None:
         """Note a chunk that the consumer gets, and remove the journal from it."""

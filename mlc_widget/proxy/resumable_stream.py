@@ -22,20 +22,35 @@ class ResumableStream:
     """
 
     def __init__(
-        self, kind: RequestKind, in_flight: InFlightRequest, in_flight_requests: InFlightRequests
+        self,
+        kind: RequestKind,
+        in_flight: InFlightRequest,
+        in_flight_requests: InFlightRequests,
+        resume: JSONDict | None,
     ) -> None:
         self._init: Final = STREAM_INITS[kind]
         self._in_flight = in_flight
         self._in_flight_requests = in_flight_requests
-        self._journal = Journal(in_flight.request)
+        self._journal = Journal(in_flight.request, resume)
+        self._journals = in_flight.resumable or resume is not None
         self._stream: StreamReceiver | None = None
         self._closed = False
 
     @classmethod
     async def open(
-        cls, kind: RequestKind, request: Mapping[str, Any], in_flight_requests: InFlightRequests
+        cls,
+        kind: RequestKind,
+        request: Mapping[str, Any],
+        in_flight_requests: InFlightRequests,
+        resume: JSONDict | None = None,
     ) -> ResumableStream:
         """Begin; returns once a worker has accepted the request.
+
+        Args:
+            kind: The kind of request.
+            request: The request in OpenAI's shape.
+            in_flight_requests: The engine's.
+            resume: What the consumer has already, as in a stream's init.
 
         Raises:
             BadRequestError: the request is wrong.
@@ -43,7 +58,7 @@ class ResumableStream:
         """
         if kind not in STREAM_INITS:
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
-        stream = cls(kind, in_flight_requests.begin(kind, request), in_flight_requests)
+        stream = cls(kind, in_flight_requests.begin(kind, request), in_flight_requests, resume)
         await stream._send()
         return stream
 
@@ -53,7 +68,7 @@ class ResumableStream:
         try:
             while True:
                 connection, content = await in_flight.address()
-                if in_flight.resumable:
+                if self._journals:
                     content |= {"journal": True, "resume": self._journal.content()}
                 try:
                     stream = await connection.open_stream(self._init, content)

@@ -17,9 +17,10 @@ from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.published_link import PublishedLink
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.server_engine.connection import ServerConnection
 from mlc_widget.server_engine.exchange import Exchange
-from mlc_widget.server_engine.fields import PATHS
+from mlc_widget.server_engine.fields import PATHS, no_sessions
 from mlc_widget.server_engine.loading import ServerModels
 from mlc_widget.server_engine.running import Running, ServerStream
 
@@ -161,6 +162,28 @@ class ServerCore(PublishedLink):
             "kernel engine.",
             param="forward_tokens_and_sample",
         )
+
+    async def list_resumable_sessions(self) -> list[ResumableSession]:
+        """Refused, as all that concerns sessions.
+
+        Raises:
+            UnsupportedFieldError: always.
+        """
+        raise no_sessions()
+
+    async def read_resumable_session(self, session_id: str) -> ResumeResult:
+        """Refused; see `list_resumable_sessions`."""
+        raise no_sessions()
+
+    async def resume_stream(
+        self, session_id: str, request: JSONDict, *, include_usage: bool = False
+    ) -> tuple[ResumeResult, ChunkSource]:
+        """Refused; see `list_resumable_sessions`."""
+        raise no_sessions()
+
+    async def delete_resumable_session(self, session_id: str) -> None:
+        """Refused; see `list_resumable_sessions`."""
+        raise no_sessions()
 
     async def interrupt_generate(self) -> None:
         """End all running requests; their connections are closed, so that the server stops."""

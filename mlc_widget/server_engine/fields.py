@@ -59,6 +59,8 @@ class ServerFields:
         """
         given = {name: value for name, value in request.items() if value is not None}
         given.pop("request_id", None)
+        if given.pop("resumable", {}).get("enabled"):
+            raise no_sessions()
         if self.names is None:
             return given
         sent: JSONDict = {}
@@ -154,6 +156,14 @@ def _standard() -> dict[RequestKind, frozenset[str]]:
         )
         for kind in PATHS
     }
+
+
+def no_sessions() -> UnsupportedFieldError:
+    """The error of all that needs an answer on disk."""
+    return UnsupportedFieldError(
+        "resumable: a server cannot continue an answer exactly; load the model in a kernel engine.",
+        param="resumable",
+    )
 
 
 _DEEPEST: Final = 8

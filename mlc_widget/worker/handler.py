@@ -16,6 +16,7 @@ from mlc_widget.api.json_size import TooLargeError, check_json_size
 from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.resume import Resume
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.loaded_models import replaced_error
 from mlc_widget.engine.resumption import Resumption
@@ -120,10 +121,11 @@ class KernelMLCEngineHandler(NotCopyable):
             "deviceInfo": lambda _: core.device_info(),
             "getGPUVendor": self._gpu_vendor,
             "getMaxStorageBufferBindingSize": self._max_buffer,
-            "listResumableSessions": self._no_sessions,
-            "resumeChatCompletion": self._not_resumable,
-            "resumeChatCompletionStreamInit": self._not_resumable,
-            "deleteResumableSession": self._not_resumable,
+            "listResumableSessions": self._list_sessions,
+            "resumeChatCompletion": self._resume_whole,
+            "resumeChatCompletionStreamInit": self._resume_stream,
+            "resumedRequest": self._resumed_request,
+            "deleteResumableSession": lambda r: core.delete_resumable_session(text(r, "sessionId")),
             "setLogLevel": self._set_log_level,
             "setAppConfig": self._set_app_config,
             "customRequest": self._custom,
@@ -344,14 +346,27 @@ class KernelMLCEngineHandler(NotCopyable):
             optional_text(request, "modelId"),
         )
 
-    async def _no_sessions(self, request: WorkerRequest) -> list[Any]:
-        return []
+    # Kinds: sessions
 
-    async def _not_resumable(self, request: WorkerRequest) -> Any:
-        raise ProtocolError(
-            f"{request.kind}: the worker keeps no resumable sessions. After a worker's death, its "
-            "client sends the request again."
-        )
+    async def _list_sessions(self, request: WorkerRequest) -> list[JSONDict]:
+        return [session.to_wire() for session in await self.core.list_resumable_sessions()]
+
+    async def _resume_whole(self, request: WorkerRequest) -> JSONDict:
+        return (await _resume(request, streams=False).result(self.core)).to_wire()
+
+    async def _resume_stream(self, request: WorkerRequest) -> None:
+        resume = _resume(request, streams=True)
+
+        async def opening() -> ChunkSource:
+            return await resume.stream(self.core)
+
+        await self._streams.open(_stream_id(request), request.uuid, opening, None)
+
+    async def _resumed_request(self, request: WorkerRequest) -> JSONDict:
+        given = content_of(request).get("request")
+        if not isinstance(given, Mapping):
+            raise ProtocolError(f"resumedRequest: request = {given!r:.100}: must be an object")
+        return await self.core.resumed_request(text(request, "sessionId"), dict(given))
 
     async def _custom(self, request: WorkerRequest) -> Any:
         message = content_of(request).get("requestMessage")
@@ -382,6 +397,19 @@ def _request(request: WorkerRequest) -> JSONDict:
     if not isinstance(wanted, Mapping):
         raise ProtocolError(f"{request.kind}: content.request must be an object, not {wanted!r}")
     return dict(wanted)
+
+
+def _resume(request: WorkerRequest, *, streams: bool) -> Resume:
+    """The arguments of WebLLM's `resumeChatCompletion`.
+
+    Ours is ``options.request``, the request as it was at first, for sessions without messages.
+    """
+    options = content_of(request).get("options") or {}
+    given = options.get("request") if isinstance(options, Mapping) else options
+    if not isinstance(options, Mapping) or not isinstance(given or {}, Mapping):
+        raise ProtocolError(f"{request.kind}: options and options.request must be objects")
+    continues = options.get("continueGeneration") or False
+    return Resume.read(content_of(request).get("sessionId"), continues, streams, given or {})
 
 
 def _stream_id(request: WorkerRequest) -> str:

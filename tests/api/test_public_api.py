@@ -47,6 +47,8 @@ PUBLIC = {
     "LogitProcessor",
     "MapReport",
     "MapRow",
+    "ResumableSession",
+    "ResumeResult",
     "Stream",
     # servers of tools
     "MCPServer",

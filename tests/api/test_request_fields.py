@@ -97,6 +97,7 @@ SHOWN: dict[Kind, dict[str, tuple[str, str]]] = {
         **_TEXT_SHOWN,
         **dict.fromkeys(_LABELS, _TEXT_SHOWN["user"]),
         "messages": (_ANSWERS, "test_history_counts"),
+        "resumable": ("engine/test_sessions", "test_the_rest_of_an_answer_is_what_would_have_come"),
         "top_logprobs": (_ANSWERS, "test_top_logprobs"),
         "tools": (_CALLS, "test_auto_may_answer_in_words_and_calls_are_valid"),
         "tool_choice": (_CALLS, "test_a_named_tool_is_called_once"),

@@ -134,6 +134,14 @@ async def test_what_no_server_does_is_refused_by_name(engine):
             engine.map("{x}", [{"x": 1}], schema=Literal["a", "b"], probabilities=True),
             "probabilities",
         ),
+        (
+            engine.chat.completions.create(**HELLO, resumable={"enabled": True}),
+            "resumable",
+        ),
+        (engine.list_resumable_sessions(), "resumable"),
+        (engine.resume_chat_completion("one"), "resumable"),
+        (engine.resume_chat_completion("one", continue_generation=True), "resumable"),
+        (engine.delete_resumable_session("one"), "resumable"),
     ):
         with pytest.raises(UnsupportedFieldError) as raised:
             await work

@@ -133,12 +133,17 @@ async def drive(node: str, model: Path, other: Path) -> tuple[dict[str, str | No
 
 @pytest.fixture(scope="module")
 def outcome(
-    node: str, tiny_model: Path, other_tiny_model: Path
+    node: str,
+    tiny_model: Path,
+    other_tiny_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, str | None], list[str]]:
     async def run() -> tuple[dict[str, str | None], list[str]]:
         return await asyncio.wait_for(drive(node, tiny_model, other_tiny_model), DEADLINE_S)
 
-    return asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:  # where sessions are kept
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        return asyncio.run(run())
 
 
 @pytest.mark.parametrize("scenario", [*SCENARIOS, "nothing runs any more"])

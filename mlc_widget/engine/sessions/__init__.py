@@ -1,0 +1,1 @@
+"""Journals on disk, from which answers continue after the process that wrote them has died."""

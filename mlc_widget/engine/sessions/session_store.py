@@ -1,0 +1,321 @@
+"""The folder of a user's sessions: who may use it, how much it holds, and who writes to a file.
+
+Each session is a file that only the user can read. Whoever writes to it holds a lock on it, so that
+two processes never continue the same answer. The oldest sessions are removed when there are too
+many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.places import user_state_root
+from mlc_widget.api.resumable import ResumableSession
+from mlc_widget.api.resumable_field import session_id
+from mlc_widget.engine.sessions.session_file import (
+    MAX_SESSION_BYTES,
+    Header,
+    SessionState,
+    encode_continuation,
+    read_session,
+)
+
+_SUFFIX: Final = ".jsonl"
+_MAX_SESSIONS: Final = 64
+"""More sessions than these are removed, the oldest first."""
+_MAX_BYTES: Final = 256 * 1024 * 1024
+"""The size of all sessions together."""
+_MAX_AGE_S: Final = 30 * 24 * 3600.0
+"""A session that was not written to for so long is removed."""
+_SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_FLAGS: Final = _SAFE | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_LOCKED_AT: Final = 2**31 - 2  # on Windows, a locked byte cannot be read
+
+
+class SessionJournal:
+    """The file of a session that is being written; it is locked until `close`.
+
+    Args:
+        fd: The file, at whose end it writes.
+        nbytes: Its length.
+    """
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        self._fd: int | None = fd
+        self._nbytes = nbytes
+        self._lock = threading.Lock()  # a reader that leaves closes it from another thread
+
+    def append(self, lines: bytes) -> None:
+        """Write whole lines. What a failure leaves of them is removed.
+
+        Raises:
+            OSError: The disk is full, or the journal is as large as may be.
+        """
+        with self._lock:
+            if self._fd is None:
+                raise OSError("the journal is closed")
+            if self._nbytes + len(lines) > MAX_SESSION_BYTES:
+                raise OSError(f"the journal would be larger than {MAX_SESSION_BYTES} bytes")
+            rest = memoryview(lines)
+            try:
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, self._nbytes)
+                raise
+            self._nbytes += len(lines)
+
+    def close(self) -> None:
+        """Close and unlock it. Idempotent."""
+        with self._lock:
+            fd, self._fd = self._fd, None
+            if fd is not None:
+                os.close(fd)
+
+
+class SessionStore:
+    """The sessions in a folder; all methods block.
+
+    Args:
+        folder: The folder; the user's own by default.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._given = folder
+
+    def _folder(self) -> Path:
+        """The folder, which may be missing.
+
+        Raises:
+            BadRequestError: Others may enter it, or the user has no home folder.
+        """
+        try:
+            folder = self._given or user_state_root() / "sessions"
+            found = folder.lstat()
+        except FileNotFoundError as error:
+            if error.filename is None:
+                raise _unusable(f"{error.strerror}; set MLC_WIDGET_HOME to a folder") from error
+            return folder
+        except OSError as error:
+            raise _unusable(f"{error.filename}: {error.strerror}") from error
+        if not stat.S_ISDIR(found.st_mode) or not _is_own(found):
+            raise _unusable(f"{folder} is not a folder of yours that only you can enter")
+        return folder
+
+    def begin(self, header: Header) -> SessionJournal:
+        """Make a session, and remove old ones.
+
+        Raises:
+            BadRequestError: There is one of this name, or the folder cannot be used.
+            OSError: The file cannot be written.
+        """
+        name = session_id("resumable.session_id", header.session_id)
+        folder = self._folder()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / f"{name}{_SUFFIX}"
+        try:
+            fd = os.open(path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise BadRequestError(
+                f"resumable.session_id = {name!r}: there is a session of this name. Resume it, or "
+                "delete it first.",
+                param="resumable.session_id",
+            ) from None
+        journal = SessionJournal(fd, 0)
+        try:
+            _lock(fd)
+            journal.append(header.encode())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            journal.close()
+            raise
+        _remove_old(folder, path)
+        return journal
+
+    def reopen(self, name: str, known: int, header: Header) -> SessionJournal:
+        """Go on writing to a session.
+
+        Args:
+            name: The session.
+            known: How many tokens (or characters) of the answer its reader has.
+            header: What a new session of this request would begin with.
+
+        Raises:
+            BadRequestError: There is no such session, another request writes to it, or its model
+                has changed.
+            OSError: The file cannot be written.
+        """
+        fd = self._open(name, os.O_RDWR)
+        journal = SessionJournal(fd, 0)
+        try:
+            if not _lock(fd):
+                raise BadRequestError(
+                    f"session_id = {name!r}: another request is writing this answer. Wait until "
+                    "it has ended, or end it.",
+                    param="session_id",
+                )
+            state = read_session(name, _content(fd))
+            if state.header.fingerprint != header.fingerprint:
+                raise BadRequestError(
+                    f"session_id = {name!r}: the files of {state.header.model_id} or its chat_opts "
+                    "have changed since this answer began. Send the request anew.",
+                    param="session_id",
+                )
+            os.ftruncate(fd, state.nbytes)  # without what a crash left of the last line
+            journal = SessionJournal(fd, state.nbytes)
+            if known <= state.known:  # otherwise some of it could not be written
+                journal.append(encode_continuation(known))
+                return journal
+        except BaseException:
+            journal.close()
+            raise
+        journal.close()
+        raise OSError("the journal lacks a part of the answer")
+
+    def has(self, header: Header) -> bool:
+        """Whether this very request has begun its session already, in a worker that died."""
+        try:
+            begun = self.read(header.session_id).header
+        except BadRequestError:
+            return False
+        drawn = ("request_id", "seed")
+        return all(begun.request.get(name) == header.request[name] for name in drawn)
+
+    def read(self, name: str) -> SessionState:
+        """Read a session.
+
+        Raises:
+            BadRequestError: There is no such session, or its file is malformed.
+        """
+        fd = self._open(name, os.O_RDONLY)
+        try:
+            return read_session(name, _content(fd))
+        finally:
+            os.close(fd)
+
+    def list(self) -> list[ResumableSession]:
+        """All sessions by their names, those with malformed files among them."""
+        return [self._probe(path.stem) for path in sorted(_files(self._folder()))]
+
+    def _probe(self, name: str) -> ResumableSession:
+        try:
+            found = self.read(name).probe()
+        except BadRequestError as error:
+            return ResumableSession(name, False, error.message, "", 0, 0, "none", False)
+        return found
+
+    def delete(self, name: str) -> None:
+        """Delete a session; an unknown one is ignored.
+
+        Raises:
+            BadRequestError: The name is not one, or a request is writing the session.
+        """
+        path = self._folder() / f"{session_id('session_id', name)}{_SUFFIX}"
+        if not _remove(path):
+            raise BadRequestError(
+                f"session_id = {name!r}: a request is writing this answer. End it first.",
+                param="session_id",
+            )
+
+    def _open(self, name: str, mode: int) -> int:
+        path = self._folder() / f"{session_id('session_id', name)}{_SUFFIX}"
+        try:
+            fd = os.open(path, _FLAGS | mode)
+        except FileNotFoundError:
+            raise BadRequestError(
+                f"session_id = {name!r}: there is no such session.", param="session_id"
+            ) from None
+        except OSError as error:
+            raise _unusable(f"{path}: {error.strerror}") from error
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or not _is_own(found):
+            os.close(fd)
+            raise _unusable(f"{path} is not a file of yours that only you can read")
+        return fd
+
+
+def _is_own(found: os.stat_result) -> bool:
+    if sys.platform == "win32":
+        return True
+    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def _unusable(why: str) -> BadRequestError:
+    return BadRequestError(f"resumable: sessions cannot be kept: {why}.", param="resumable")
+
+
+def _content(fd: int) -> bytes:
+    os.lseek(fd, 0, os.SEEK_SET)
+    with open(fd, "rb", closefd=False) as file:
+        return file.read(MAX_SESSION_BYTES + 1)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(BadRequestError):
+            session_id("session_id", path.stem)
+            yield path
+
+
+def _remove_old(folder: Path, new: Path) -> None:
+    """Remove the sessions that are too old, and the oldest of too many; never the new one."""
+    found = []
+    for path in _files(folder):
+        with contextlib.suppress(OSError):
+            info = path.lstat()
+            found.append((info.st_mtime, info.st_size, path))
+    count, size, now = len(found), sum(one[1] for one in found), time.time()
+    for changed, nbytes, path in sorted(found):
+        many = count > _MAX_SESSIONS or size > _MAX_BYTES
+        if path != new and (many or now - changed > _MAX_AGE_S) and _remove(path):
+            count, size = count - 1, size - nbytes
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file; returns whether it is gone: one that is being written stays."""
+    try:
+        fd = os.open(path, os.O_RDWR | _SAFE)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()  # a link, or nobody can write to it
+        return not path.exists()
+    try:
+        if not _lock(fd):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Lock a file until it is closed, unless it is locked; returns whether it was."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(fd, _LOCKED_AT, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
