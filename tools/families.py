@@ -118,6 +118,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "llama",
         **_TINY,
         "head_dim": 32,
+        "attention_bias": True,
         "rope_theta": 10000.0,
         "rope_scaling": {
             "rope_type": "yarn",

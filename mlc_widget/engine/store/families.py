@@ -67,6 +67,7 @@ class Family:
     output_bias: bool = False
 
 
+_LLAMA: Final = Family(qkv_bias=None, o_bias=None)
 _AROUND: Final = (
     "input_layernorm",
     "post_attention_layernorm",
@@ -132,7 +133,7 @@ _PHI: Final = Family(
 )
 
 FAMILIES: Final[Mapping[str, Family]] = {
-    "llama": Family(),
+    "llama": _LLAMA,
     "mistral": Family(),
     "qwen2": Family(qkv="c_attn", qkv_bias=True),
     "qwen3": Family(qkv="c_attn", qkv_bias=None, o_bias=None, head_norms="each"),
@@ -161,8 +162,9 @@ FAMILIES: Final[Mapping[str, Family]] = {
         gated=False,
         heads_together=True,
     ),
-    "granite": Family(),
-    "granitemoehybrid": Family(
+    "granite": _LLAMA,
+    "granitemoehybrid": replace(
+        _LLAMA,
         transformers=(
             ("mlp.gate_up_proj", "shared_mlp.input_linear"),
             ("mlp.down_proj", "shared_mlp.output_linear"),
@@ -172,8 +174,10 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "ministral3": Family(
         mlc=(("model.", "language_model.model."), ("lm_head", "language_model.lm_head"))
     ),
-    "olmo2": Family(
-        norms=("post_attention_layernorm", "post_feedforward_layernorm"), head_norms="together"
+    "olmo2": replace(
+        _LLAMA,
+        norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+        head_norms="together",
     ),
     "phi": _PHI,
     "phi-msft": _PHI,
@@ -185,7 +189,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         ),
         fused=True,
     ),
-    "smollm3": Family(),
+    "smollm3": _LLAMA,
     "stablelm": Family(
         transformers=(
             ("self_attn.q_norm.", "self_attn.q_layernorm.norms."),

@@ -65,6 +65,10 @@ class Fields:
             )
         return default
 
+    def has(self, key: str) -> bool:
+        """Whether the field is there, be it null."""
+        return key in self._values
+
     def positive_int(self, key: str, default: Any = MISSING, *, most: int = 2**31 - 1) -> int:
         """A positive integer of at most `most`."""
         value = self.get(key, default)

@@ -116,7 +116,7 @@ def test_a_model_type_is_refused_with_its_mechanism(kind, mechanism):
         ({"layer_types": [["mamba"], 3]}, "layer_types"),
         ({"position_embedding_type": None}, "position_embedding_type"),
         ({"position_embedding_type": "nope"}, "position_embedding_type"),
-        ({"attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
     ],
 )
 def test_granite_4_runs_only_if_it_is_dense(changes, match):

@@ -36,6 +36,8 @@ _ARCHITECTURES: Final = {
 """MLC's `model_type` of each ``general.architecture``."""
 _INTERLEAVED: Final = frozenset({"llama", "granite", "mistral3", "smollm3"})
 """Architectures in which llama.cpp's converter interleaves the rows of heads in pairs."""
+_BIASED: Final = frozenset({"llama", "granite", "olmo2", "qwen3", "smollm3"})
+"""Architectures in which all projections of attention may have biases, or none."""
 _SAMPLING: Final = {
     "temp": "temperature",
     "top_k": "top_k",
@@ -132,10 +134,23 @@ def _model_config(
         "rope_theta": fields.positive_float("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(fields, model),
         "tie_word_embeddings": "output.weight" not in model.tensors,
-        "attention_bias": "blk.0.attn_output.bias" in model.tensors,
+        "attention_bias": _attention_bias(fields),
         "context_window_size": context,
         **(_OWN[fields.architecture](fields) if fields.architecture in _OWN else {}),
     }
+
+
+def _attention_bias(fields: _Fields) -> bool:
+    """Whether all projections of attention have biases, in relatives of Llama."""
+    after, before = (
+        "blk.0.attn_output.bias" in fields.tensors,
+        "blk.0.attn_q.bias" in fields.tensors,
+    )
+    if before != after and fields.architecture in _BIASED:
+        raise fields.unsupported(
+            "only some of attention's projections have biases, which is not supported"
+        )
+    return after
 
 
 def _eps(fields: _Fields) -> dict[str, float]:

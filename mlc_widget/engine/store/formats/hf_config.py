@@ -47,6 +47,13 @@ request fields of which they are the defaults."""
 _ALWAYS: Final = {"repetition_penalty": "repetition_penalty", "max_new_tokens": "max_tokens"}
 """Those that always hold."""
 _HEAD_STEP: Final = 16
+_HEAD_DIM: Final = {
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), 256),
+    **dict.fromkeys(("qwen3", "ministral3"), 128),
+}
+_THETA: Final = {"gemma3_text": 1e6, "ministral3": 1e6, "smollm3": 2e6}
+_EPS: Final = dict.fromkeys(("ministral3", "olmo2", "phi3"), 1e-5)
+"""transformers' defaults, where they are not those of Llama."""
 _ATTENTION: Final = ("attention", "full_attention")
 """What older and newer files of Granite 4 call a layer that attends to all positions."""
 
@@ -70,7 +77,10 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
     kv_heads = fields.positive_int("num_key_value_heads", heads, most=heads)
     if heads % kv_heads:
         raise fields.wrong("num_key_value_heads", f"must divide num_attention_heads, {heads}")
-    head_dim = fields.positive_int("head_dim", hidden // heads, most=MOST_HEAD_DIM)
+    kind = config["model_type"]
+    head_dim = fields.positive_int(
+        "head_dim", _HEAD_DIM.get(kind, hidden // heads), most=MOST_HEAD_DIM
+    )
     if head_dim % _HEAD_STEP:
         raise _unsupported("head_dim", head_dim, f"only multiples of {_HEAD_STEP} are supported")
     tied = fields.boolean("tie_word_embeddings", default=False)
@@ -85,13 +95,12 @@ def model_config(config: Mapping[str, Any], *, has_output: bool) -> dict[str, An
         "num_hidden_layers": fields.positive_int("num_hidden_layers", most=MOST_LAYERS),
         "head_dim": head_dim,
         "vocab_size": fields.positive_int("vocab_size", most=MOST_TOKENS),
-        **_eps(fields, config["model_type"]),
+        **_eps(fields, kind),
         "tie_word_embeddings": tied,
         "context_window_size": fields.positive_int("max_position_embeddings", most=MOST_TOKENS),
         "rope_scaling": scaling,
     }
     # MLC's name of the rotary base, which differs from model to model.
-    kind = config["model_type"]
     base = "rope_theta" if kind.startswith("qwen") else "position_embedding_base"
     if kind in _LAYER_NORM:
         made["hidden_act"] = fields.string("hidden_act", "gelu" if kind == "gpt_neox" else "silu")
@@ -119,7 +128,7 @@ def _share(value: object, name: str) -> float:
 def _eps(fields: Fields, kind: str) -> dict[str, float]:
     if kind in _LAYER_NORM:
         return {"layer_norm_eps": fields.positive_float("layer_norm_eps", 1e-5, most=1.0)}
-    return {"rms_norm_eps": fields.positive_float("rms_norm_eps", 1e-6, most=1.0)}
+    return {"rms_norm_eps": fields.positive_float("rms_norm_eps", _EPS.get(kind, 1e-6), most=1.0)}
 
 
 def _activation(fields: Fields) -> str:
@@ -158,16 +167,17 @@ def _check_kind(config: Mapping[str, Any]) -> None:
 
 
 def _llama(fields: Fields) -> dict[str, Any]:
-    for bias in ("attention_bias", "mlp_bias"):
-        if fields.boolean(bias, default=False):
-            raise _unsupported(bias, True, "Llama is supported only without it")
-    return {}
+    _without(fields, "mlp_bias")
+    return {"attention_bias": fields.boolean("attention_bias", default=False)}
 
 
-def _mistral(fields: Fields) -> dict[str, Any]:
-    window = fields.get("sliding_window", -1)
+def _mistral(fields: Fields, window: int = 4096) -> dict[str, Any]:
+    """The window; `window` is that of files that do not say, where null is none."""
+    window = fields.get("sliding_window", -1 if fields.has("sliding_window") else window)
     return {
-        "sliding_window_size": window if window == -1 else fields.positive_int("sliding_window")
+        "sliding_window_size": window
+        if window == -1
+        else fields.positive_int("sliding_window", window)
     }
 
 
@@ -188,23 +198,33 @@ def _qwen3(fields: Fields) -> dict[str, Any]:
 def _gemma(fields: Fields) -> dict[str, Any]:
     named = "hidden_activation" if fields.get("hidden_activation", None) else "hidden_act"
     act = fields.choice(named, ("gelu_pytorch_tanh", "gelu"), "gelu_pytorch_tanh")
-    if fields.boolean("attention_bias", default=False):
-        raise _unsupported("attention_bias", True, "Gemma is supported only without it")
+    # EmbeddingGemma's tokens attend to those after them, too.
+    _without(fields, "attention_bias", "use_bidirectional_attention")
     # All Gemmas are tied; config.json may leave it to the default of the model's class.
     return {"hidden_activation": act, "attention_bias": False, "tie_word_embeddings": True}
 
 
 def _gemma2(fields: Fields) -> dict[str, Any]:
+    kinds = fields.get("layer_types", None)
+    if isinstance(kinds, list) and any(
+        kind != ("full_attention" if i % 2 else "sliding_attention") for i, kind in enumerate(kinds)
+    ):
+        raise _unsupported("layer_types", kinds, "only a window in every second layer is supported")
+    found = _gemma_windows(fields)
+    for cap, usual in (("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0)):
+        if not fields.has(cap) or fields.get(cap, None) is not None:  # null is none
+            found[cap] = fields.positive_float(cap, usual)
+    return found
+
+
+def _gemma_windows(fields: Fields) -> dict[str, Any]:
+    """What Gemma 2 and 3 have."""
     scalar = fields.positive_float("query_pre_attn_scalar", 256, most=MOST_FEATURES)
-    found = {
+    return {
         **_gemma(fields),
         "query_pre_attn_scalar": scalar,
         "sliding_window": fields.positive_int("sliding_window", 4096, most=MOST_TOKENS),
     }
-    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if fields.get(cap, None) is not None:
-            found[cap] = fields.positive_float(cap)
-    return found
 
 
 def _gemma3(fields: Fields) -> dict[str, Any]:
@@ -220,10 +240,13 @@ def _gemma3(fields: Fields) -> dict[str, Any]:
                 kinds,
                 "only a regular pattern is supported: full attention in every n-th layer",
             )
+    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if fields.get(cap, None) is not None:
+            raise _unsupported(cap, fields.get(cap), "Gemma 3 is supported only without it")
     local = fields.nested("rope_parameters").nested("sliding_attention")
     theta = local.get("rope_theta", fields.get("rope_local_base_freq", 10000.0))
     return {
-        **_gemma2(fields),
+        **_gemma_windows(fields),
         "sliding_window_pattern": pattern,
         "rope_local_base_freq": Fields({"rope_local_base_freq": theta}, "", CONFIG).positive_float(
             "rope_local_base_freq", least=1.0
@@ -234,13 +257,19 @@ def _gemma3(fields: Fields) -> dict[str, Any]:
 def _without(fields: Fields, *names: str) -> None:
     for name in names:
         if fields.boolean(name, default=False):
-            raise _unsupported(name, True, "models are supported only without it")
+            raise _unsupported(name, True, "such models are supported only without it")
+
+
+def _only_with(fields: Fields, *names: str) -> None:
+    for name in names:
+        if not fields.boolean(name, default=True):
+            raise _unsupported(name, False, "such models are supported only with it")
 
 
 def _granite(fields: Fields) -> dict[str, Any]:
     names = ("embedding_multiplier", "attention_multiplier", "residual_multiplier")
-    _llama(fields)
-    return {name: fields.positive_float(name, 1.0) for name in (*names, "logits_scaling")}
+    multipliers = {n: fields.positive_float(n, 1.0) for n in (*names, "logits_scaling")}
+    return {**_llama(fields), **multipliers}
 
 
 def _granite4(fields: Fields) -> dict[str, Any]:
@@ -258,9 +287,9 @@ def _granite4(fields: Fields) -> dict[str, Any]:
 
 
 def _smollm3(fields: Fields) -> dict[str, Any]:
-    _llama(fields)
     _without(fields, "use_sliding_window")
-    found = {"no_rope_layer_interval": fields.positive_int("no_rope_layer_interval", 4)}
+    step = fields.positive_int("no_rope_layer_interval", 4)
+    found = {**_llama(fields), "no_rope_layer_interval": step}
     layers = fields.get("no_rope_layers", None)
     return found if layers is None else {**found, "no_rope_layers": layers}
 
@@ -284,6 +313,7 @@ def _stablelm(fields: Fields) -> dict[str, Any]:
 
 
 def _gpt_neox(fields: Fields) -> dict[str, Any]:
+    _only_with(fields, "attention_bias")
     share = fields.nested("rope_parameters").get(
         "partial_rotary_factor", fields.get("rotary_pct", 0.25)
     )
@@ -295,6 +325,7 @@ def _gpt_neox(fields: Fields) -> dict[str, Any]:
 
 def _gpt2(fields: Fields) -> dict[str, Any]:
     _without(fields, "scale_attn_by_inverse_layer_idx")
+    _only_with(fields, "scale_attn_weights", "tie_word_embeddings")
     size = fields.positive_int("max_position_embeddings", most=MOST_TOKENS)
     # MLC's folders have the embedding once more, as the output layer.
     return {"max_position_embeddings": size, "tie_word_embeddings": False}
@@ -307,7 +338,7 @@ def _phi(fields: Fields) -> dict[str, Any]:
 
 def _ministral3(fields: Fields) -> dict[str, Any]:
     rope = fields.get("rope_parameters", {})
-    return {**_mistral(fields), "rope_parameters": rope}
+    return {**_mistral(fields, window=-1), "rope_parameters": rope}
 
 
 _OWN: Final = {
@@ -350,7 +381,7 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
     if not isinstance(kind, str) or kind not in _ROPE:
         raise _unsupported(f"{name}.rope_type", kind, f"the supported types are {', '.join(_ROPE)}")
     base = scaling if name == "rope_parameters" else Fields(config, "", CONFIG)
-    default = 1e6 if config.get("model_type") == "gemma3_text" else 10000.0
+    default = _THETA.get(str(config.get("model_type")), 10000.0)
     theta = base.positive_float("rope_theta", default, least=1.0)
     if kind == "default":
         return theta, None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlc_widget.api.errors import UnsupportedModelError
 from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
@@ -247,6 +248,14 @@ def test_a_phi3_gguf_file_has_its_window(window, tmp_path):
     config = {**families.CONFIGS["phi3"], "sliding_window": window}
     file = write_family(tmp_path / "phi3.gguf", config, state("phi3"))
     assert {spec.window for spec in specs_of(file)} == {window or None}
+
+
+@pytest.mark.parametrize("missing", ["o_proj.bias", "q_proj.bias"])
+def test_a_gguf_file_with_half_of_attentions_biases_is_refused(missing, tmp_path):
+    weights = {k: v for k, v in state("llama-yarn").items() if not k.endswith(missing)}
+    file = write_family(tmp_path / "llama.gguf", families.CONFIGS["llama-yarn"], weights)
+    with pytest.raises(UnsupportedModelError, match="only some of attention's projections"):
+        specs_of(file)
 
 
 def deeper_smollm3() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -241,7 +241,7 @@ async def test_what_is_not_supported_is_said(copy_of, cache_dir, change, match):
     [
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "'dynamic'.*llama3"),
         ({"head_dim": 24}, "head_dim is 24"),
-        ({"attention_bias": True}, "attention_bias is true"),
+        ({"mlp_bias": True}, "mlp_bias is true"),
     ],
 )
 async def test_what_is_not_supported_of_an_architecture(copy_of, cache_dir, change, match):

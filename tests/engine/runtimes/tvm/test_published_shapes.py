@@ -79,7 +79,7 @@ def neox(name: str, hidden: int, heads: int, vocab: int, rotated: int, **more: A
 def gpt2(name: str, hidden: int, heads: int) -> Model:
     more = {
         "n_embd": hidden, "n_head": heads, "n_layer": 2, "n_positions": 1024, "n_inner": None,
-        "activation_function": "gelu_new",
+        "activation_function": "gelu_new", "tie_word_embeddings": True,
     }  # fmt: skip
     return Model(name, "gpt2", hidden, 4 * hidden, heads, heads, 50257, 64, 0, more=more)
 

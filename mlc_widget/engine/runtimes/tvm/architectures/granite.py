@@ -27,6 +27,7 @@ class GraniteConfig(LlamaConfig):
         fields = Fields(config, "model_config")
         return cls(
             **cls._common(fields),
+            **cls._biases(fields),
             embedding_scale=fields.positive_float("embedding_multiplier", 1.0),
             attention_scale=fields.positive_float("attention_multiplier", 1.0),
             residual_scale=fields.positive_float("residual_multiplier", 1.0),

@@ -71,10 +71,15 @@ class LlamaConfig:
             UnsupportedModelError: The model has a feature that is not supported.
         """
         fields = Fields(config, "model_config")
-        for bias in ("attention_bias", "mlp_bias"):
-            if fields.boolean(bias, default=False):
-                raise _unsupported(fields, bias, f"supports {cls.family} only without biases")
-        return cls(**cls._common(fields))
+        return cls(**cls._common(fields), **cls._biases(fields))
+
+    @classmethod
+    def _biases(cls, fields: Fields) -> dict[str, Any]:
+        """Read whether attention's projections have biases."""
+        if fields.boolean("mlp_bias", default=False):
+            raise _unsupported(fields, "mlp_bias", f"supports {cls.family} only without it")
+        biased = fields.boolean("attention_bias", default=False)
+        return {"qkv_bias": biased, "o_bias": biased}
 
     @classmethod
     def _common(cls, fields: Fields, *, norm: str = "rms_norm_eps") -> dict[str, Any]:

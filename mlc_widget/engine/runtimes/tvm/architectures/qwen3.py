@@ -26,8 +26,7 @@ class Qwen3Config(LlamaConfig):
         """Read and check `model_config`; raises as `LlamaConfig.from_config`."""
         fields = Fields(config, "model_config")
         fields.positive_int("head_dim")
-        bias = fields.boolean("attention_bias", default=False)
-        return cls(**cls._common(fields), qkv_bias=bias, o_bias=bias)
+        return cls(**cls._common(fields), **cls._biases(fields))
 
     def attention(self, build: Builder, layer: int) -> nn.Module:
         """A layer's attention."""

@@ -34,7 +34,7 @@ class SmolLM3Config(LlamaConfig):
             or any(f not in (0, 1) for f in flags)
         ):
             raise fields.wrong("no_rope_layers", f"must be a list of {layers} numbers, 0 or 1")
-        return cls(**common, rotated=tuple(map(bool, flags)))
+        return cls(**common, **cls._biases(fields), rotated=tuple(map(bool, flags)))
 
     def attention_spec(self, layer: int) -> AttentionSpec:
         """The parameters of a layer's attention."""
