@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 BOUNDS = dict(re.findall(r"^\| `(mlc_widget[\w.]+)` \| ([\d./]+) \|", PAGE, re.MULTILINE))
 COMPLETE = (
-    *("protocol", "proxy", "worker"),
-    *("api/streams.py", "api/home_loop.py"),
+    *("protocol", "proxy", "worker", "server_engine", "mcp_client"),
+    *("api/serving", "api/streams.py", "api/home_loop.py"),
     *("widget/intents.py", "widget/reply_buffer.py", "widget/call_turns.py"),
     *("widget/session.py", "widget/reply_queue.py", "widget/running_reply.py"),
 )
