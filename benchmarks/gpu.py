@@ -10,7 +10,7 @@
 - speed: decodes at batch sizes 1 to 32 after 128 tokens, and alone after 4,000, and prefills, with
   the shapes of Llama-3.2-1B and Llama-3.1-8B and random weights in float16 and 4 bits. Each figure
   comes with its share of the speed that memory bandwidth allows if weights, keys and values are
-  read once per step; a step of prefill has 256 tokens.
+  read once per step, and prefill also with its products' TFLOP/s.
 - families: the same for the shapes of Gemma 3 1B, and a quarter of Phi-4-mini and SmolLM3
   (by layers), in 4 bits at batch size 1, after 128 and 4,000 tokens.
 - transformers: measures the same shapes in float16 in the same run: greedy decoding at batch size 1
@@ -160,7 +160,7 @@ def random_model(
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
     from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
     from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import attention_rows
-    from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
+    from mlc_widget.engine.runtimes.tvm.layouts import PAGE
     from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 
     architecture = architecture_of(model_type, config or LLAMA_1B)
@@ -185,7 +185,8 @@ def random_model(
     nbytes = sum(a.nbytes for a in arrays)
     executor = CudaExecutor(
         compiled.jit(), architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
-        context=tokens, vocab=architecture.shape.vocab_size, max_rows=MAX_ROWS,
+        context=tokens, vocab=architecture.shape.vocab_size,
+        max_rows=program.max_rows, usual_rows=program.usual_rows,
         attention_rows=attention_rows(weights, "float16", target, architecture.shape),
         kv_dtype="float16",
     )  # fmt: skip
@@ -260,14 +261,16 @@ def decode(
     return batch / seconds
 
 
-def prefill(executor: Any, prompt: int, nbytes: int, peak: float, name: str) -> None:
-    """Time a prompt in chunks of 256."""
+def prefill(
+    executor: Any, prompt: int, nbytes: int, peak: float, name: str, weights: int = 0
+) -> None:
+    """Time a prompt in the chunks that the scheduler uses."""
     pages = list(range(-(-prompt // executor.page_size)))
-    starts = range(0, prompt, 256)
+    starts = range(0, prompt, executor.usual_rows)
 
     def run() -> None:
         for at in starts:
-            count = min(256, prompt - at)
+            count = min(executor.usual_rows, prompt - at)
             last = [count - 1] if at + count == prompt else []
             executor.run([Span([9] * count, at, pages, last)])
 
@@ -276,9 +279,17 @@ def prefill(executor: Any, prompt: int, nbytes: int, peak: float, name: str) -> 
     bound = (len(starts) * nbytes + token_bytes(executor) * (sum(starts) + prompt)) / peak
     print(
         f"{name} prefill {prompt}: {prompt / seconds:8.0f} tok/s, "
-        f"{bound / seconds:.0%} of the bound",
+        f"{bound / seconds:.0%} of the bound"
+        + (f", {2 * weights * prompt / seconds / 1e12:.0f} TFLOP/s" if weights else ""),
         flush=True,
     )
+
+
+def layer_weights(config: dict[str, Any]) -> int:
+    """The weights of all layers, each of which is multiplied with each token."""
+    heads = 2 * (config["num_attention_heads"] + config["num_key_value_heads"])
+    each = heads * config["head_dim"] + 3 * config["intermediate_size"]
+    return int(config["num_hidden_layers"] * config["hidden_size"] * each)
 
 
 def speed(shapes: Sequence[str], quantizations: Sequence[str]) -> dict[str, float]:
@@ -293,8 +304,8 @@ def speed(shapes: Sequence[str], quantizations: Sequence[str]) -> dict[str, floa
             for batch in (1, 2, 4, 8, 32):
                 result[f"{name} batch {batch}"] = decode(executor, batch, nbytes, peak, name)
             decode(executor, 1, nbytes, peak, f"{name} after 4000:", 4000)
-            for prompt in (128, 1024):
-                prefill(executor, prompt, nbytes, peak, name)
+            for prompt in (128, 256, 1024, 4096):
+                prefill(executor, prompt, nbytes, peak, name, layer_weights(LLAMAS[shape]))
             del executor
     return result
 

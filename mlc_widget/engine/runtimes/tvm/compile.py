@@ -17,7 +17,14 @@ from mlc_widget.engine.runtimes.tvm.builder import Builder
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.kernels.repack import make_repack
 from mlc_widget.engine.runtimes.tvm.layers import CpuBuilder
-from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE, Layout, pad
+from mlc_widget.engine.runtimes.tvm.layouts import (
+    MAX_ROWS,
+    MAX_ROWS_WITH_WARPGROUPS,
+    PAGE,
+    USUAL_ROWS,
+    Layout,
+    pad,
+)
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget
@@ -52,7 +59,16 @@ class Program:
     @property
     def max_rows(self) -> int:
         """The largest number of rows, for which memory is planned."""
-        return MAX_ROWS
+        return MAX_ROWS_WITH_WARPGROUPS if self._warpgroups else MAX_ROWS
+
+    @property
+    def usual_rows(self) -> int:
+        """The largest number of rows, unless a user chooses another."""
+        return self.max_rows if self._warpgroups else USUAL_ROWS
+
+    @property
+    def _warpgroups(self) -> bool:
+        return isinstance(self.target, CudaTarget) and self.target.has_warpgroups
 
     def signature(self) -> dict[str, Any]:
         """The signature of ``forward``, the only function of the compiled model."""
@@ -121,9 +137,9 @@ def _block_program(
 def forward_spec(shape: ModelShape, kv_dtype: str) -> dict[str, Any]:
     """The signature of ``forward``, the only function of a compiled model.
 
-    It runs n ≤ MAX_ROWS rows (tokens) of any sequences, where the rows of a sequence are adjacent
-    and in order, and writes the logits of the rows ``logit_rows`` to ``logits``. The parameters
-    follow as a tuple. ``k_pages`` and ``v_pages`` are changed in place.
+    It runs n ≤ `Program.max_rows` rows (tokens) of any sequences, where the rows of a sequence are
+    adjacent and in order, and writes the logits of the rows ``logit_rows`` to ``logits``. The
+    parameters follow as a tuple. ``k_pages`` and ``v_pages`` are changed in place.
     """
     half, heads, layers = half_width(shape.ropes), shape.kv_heads, shape.layers
     return {

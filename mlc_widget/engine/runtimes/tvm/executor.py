@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
-from mlc_widget.engine.runtimes.tvm.layouts import pad
+from mlc_widget.engine.runtimes.tvm.layouts import USUAL_ROWS, pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import (
     Array,
@@ -68,6 +68,7 @@ class Executor:
         context: int,
         vocab: int,
         max_rows: int,
+        usual_rows: int = USUAL_ROWS,
         attention_rows: int,
         threads: int = 1,
         kv_dtype: str = "float32",
@@ -84,6 +85,7 @@ class Executor:
             context: The number of positions in the rotary table.
             vocab: The number of tokens for which to return logits, from the model's first.
             max_rows: The maximum number of tokens of a step.
+            usual_rows: That maximum unless a user chooses another.
             attention_rows: The maximum number of rows of an attention tile.
             threads: The number of CPU threads on which steps run.
             kv_dtype: The dtype of keys and values in the cache.
@@ -100,6 +102,7 @@ class Executor:
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows, self._threads = max_rows, attention_rows, threads
+        self.usual_rows = usual_rows
         max_pages = -(-context // page_size)
         self._ids, self._position, self._slot, self._logit_rows = (
             aligned_zeros((max_rows,), np.int32) for _ in range(4)

@@ -16,7 +16,7 @@ from mlc_widget.engine.runtimes.tvm import machine
 from mlc_widget.engine.runtimes.tvm.compiled import executable_of
 from mlc_widget.engine.runtimes.tvm.computing import run_on_compute_thread
 from mlc_widget.engine.runtimes.tvm.executor import Executor, kv_bytes_per_page, nothing_to_save
-from mlc_widget.engine.runtimes.tvm.layouts import MAX_ROWS, PAGE
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.memory import MemoryNeeds, machine_free
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
@@ -92,7 +92,7 @@ def load(
         executor,
         PagePool(executor.pages, PAGE, reuse=options.prefix_cache_mode != "disable"),
         max_sequences=options.max_num_sequence,
-        chunk=max(chunk(source, options), options.max_num_sequence),
+        chunk=max(chunk(source, options, executor), options.max_num_sequence),
         speculative_mode=options.speculative_mode,
         post=post,
     )
@@ -168,7 +168,7 @@ def make_executor(
     needs = MemoryNeeds(
         weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
-        4 * (4 * MAX_ROWS * plan.widest + options.max_num_sequence * shape.vocab_size),
+        4 * (4 * plan.max_rows * plan.widest + options.max_num_sequence * shape.vocab_size),
         planner.device,
         progress.replaces,
         machine_free if planner.device == "cpu" else partial(_gpu_free, planner.device),
@@ -196,7 +196,8 @@ def make_executor(
         pages=pages,
         context=context,
         vocab=min(shape.vocab_size, config.positive_int("active_vocab_size", shape.vocab_size)),
-        max_rows=MAX_ROWS,
+        max_rows=plan.max_rows,
+        usual_rows=plan.usual_rows,
         attention_rows=plan.attention_rows,
         threads=threads,
         kv_dtype=numerics.kv_dtype,

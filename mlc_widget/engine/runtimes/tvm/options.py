@@ -13,7 +13,8 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.tvm.speculation import SpeculativeMode
 from mlc_widget.engine.store.verification import VerifyPolicy
 
-MAX_CHUNK = 256
+MAX_CHUNK = 512
+MAX_SEQUENCES = 256
 
 CPUS = ("portable", "avx2", "avxvnni", "avx512", "avx512vnni")
 """Kinds of x86-64 CPUs; each has the features of those before it (but avx512 lacks avxvnni)."""
@@ -31,8 +32,8 @@ class TVMOptions:
         max_num_sequence: The number of generations that share steps; others wait.
         max_total_sequence_length: The number of tokens that the KV cache holds for all sequences
             together. None is four context windows, at most 8192.
-        prefill_chunk_size: The maximum number of tokens of a step, 1 to 256; a model may have a
-            lower maximum.
+        prefill_chunk_size: The maximum number of tokens of a step, 1 to 512; a model, or a device
+            (256 but for NVIDIA's Hopper), may have a lower maximum. None is 128, and 512 on Hopper.
         prefix_cache_mode: ``radix`` reuses common prefixes of sequences, ``disable`` does not.
         speculative_mode: Whether to draft tokens from earlier in the text, and compute several in
             one step: ``auto``, where that saves time; ``always``, wherever the text repeats
@@ -54,7 +55,7 @@ class TVMOptions:
     threads: int | None = None
     max_num_sequence: int = 32
     max_total_sequence_length: int | None = None
-    prefill_chunk_size: int = 128
+    prefill_chunk_size: int | None = None
     prefix_cache_mode: str = "radix"
     speculative_mode: SpeculativeMode = "auto"
     cache_dir: Path | None = None
@@ -83,7 +84,7 @@ class TVMOptions:
         if "threads" in values:
             _check_int(values, "threads", 1, 256)
         if "max_num_sequence" in values:
-            _check_int(values, "max_num_sequence", 1, MAX_CHUNK)
+            _check_int(values, "max_num_sequence", 1, MAX_SEQUENCES)
         if not _is_device(values.get("device", "cpu")):
             raise BadRequestError(
                 f"device is {values['device']!r}; it must be cpu, cuda, auto, or cuda: and the "

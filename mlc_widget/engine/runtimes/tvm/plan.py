@@ -34,6 +34,7 @@ class Plan:
         parameters: The name and layout of each parameter, in the order of the compiled function.
         attention_rows: The number of rows of a full attention tile.
         max_rows: The maximum number of rows of a step.
+        usual_rows: That maximum unless a user chooses another.
         widest: The number of features of the widest activation.
         code: The key of the compiled code in the `CompileCache`.
     """
@@ -42,6 +43,7 @@ class Plan:
     parameters: tuple[tuple[str, Layout], ...]
     attention_rows: int
     max_rows: int
+    usual_rows: int
     widest: int
     code: Mapping[str, Any]
 
@@ -52,6 +54,7 @@ class Plan:
             "parameters": [[name, layout.record()] for name, layout in self.parameters],
             "attention_rows": self.attention_rows,
             "max_rows": self.max_rows,
+            "usual_rows": self.usual_rows,
             "widest": self.widest,
             "code": self.code,
         }

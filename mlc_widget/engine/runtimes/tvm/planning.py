@@ -125,6 +125,7 @@ class ModelPlanner:
             program.parameters,
             _attention_rows(program, quantization),
             program.max_rows,
+            program.usual_rows,
             program.widest,
             code_key(program, quantization, architecture),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
+from mlc_widget.engine.runtimes.tvm.executor import Executor
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.quantization import GGML, Quantization
@@ -32,10 +33,10 @@ def sizes(source: ModelSource, options: TVMOptions) -> tuple[int, int]:
     return min(window, pages * PAGE), pages
 
 
-def chunk(source: ModelSource, options: TVMOptions) -> int:
+def chunk(source: ModelSource, options: TVMOptions, executor: Executor) -> int:
     """The maximum number of tokens of a step."""
-    own = Fields(source.config, "").positive_int("prefill_chunk_size", options.prefill_chunk_size)
-    return min(own, options.prefill_chunk_size)
+    chosen = min(options.prefill_chunk_size or executor.usual_rows, executor.max_rows)
+    return min(chosen, Fields(source.config, "").positive_int("prefill_chunk_size", chosen))
 
 
 def weight_count(parameters: Parameters, quantization: Quantization) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,7 @@ def test_kernels_compile_without_a_gpu(arch, tmp_path):
     compiled = compile_module(trace(program), there)
     (source,) = (m.inspect_source() for i in compiled.mod.imports for m in i.imports)
     assert ("mma.sync" in source) == (arch != "sm_75")
+    assert ("wgmma" in source) == (arch == "sm_90")
     assert compile_with_nvrtc(source, arch).startswith(b"\x7fELF")
 
 
@@ -328,6 +330,52 @@ def test_float16_models_get_tensor_cores_where_there_are_any(
     builder = tensor_layers.builder_for(quantization_of(quantization), kv_dtype, there)
     assert isinstance(builder, tensor_layers.TensorBuilder) == tensor_cores
     assert builder.overlapped == (tensor_cores and there.capability >= 90)
+    assert getattr(builder, "warpgroups", False) == (tensor_cores and arch == "sm_90")
+
+
+@pytest.mark.parametrize("inputs", [64, 480, 1024, 1536, 4096, 14336])
+@pytest.mark.parametrize("outputs", [64, 4096, 6144, 28672, 128256])
+@pytest.mark.parametrize("bits", [4, 16])
+def test_blocks_of_warpgroups_fit_a_multiprocessor_and_fill_the_gpu(inputs, outputs, bits):
+    from mlc_widget.engine.runtimes.tvm.cuda import tensor_matmul_warpgroups as warpgroups
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import MatmulShape
+
+    shape = MatmulShape(inputs, outputs, bits, residual=False, bias=False, activation=None)
+    few, some = warpgroups.most_rows(shape)
+    assert (few > 0) == (some > 0) == (inputs % 1024 == 0)
+    many = warpgroups.MANY_ROWS
+    if few:
+        assert few <= some
+        # As soon as blocks of many rows keep half of an H100 busy, they are used, and not before.
+        assert -(-(some + 1) // many.rows) * many.count(shape) > 132 / 2
+        assert some == few or some // many.rows * many.count(shape) <= 132 / 2
+    for blocks in (warpgroups.FEW_ROWS, warpgroups.SOME_ROWS, many):
+        assert blocks.shared_bytes <= 227 << 10
+        assert blocks.count(shape) * 64 * blocks.across >= outputs
+        assert blocks.threads <= 1024
+
+
+@pytest.mark.parametrize(
+    ("arch", "asked", "own", "expected"),
+    [
+        ("sm_90", None, 2048, 512),
+        ("sm_90", None, 300, 300),
+        ("sm_90", 64, 2048, 64),
+        ("sm_80", None, 2048, 128),
+        ("sm_80", 512, 2048, 256),
+        ("sm_120a", 200, 2048, 200),
+    ],
+)
+def test_a_step_is_as_large_as_the_gpu_needs(arch, asked, own, expected):
+    from mlc_widget.engine.runtimes.tvm.compile import Program
+    from mlc_widget.engine.runtimes.tvm.sizing import chunk
+
+    there = cuda.CudaTarget(arch, "x86_64-unknown-linux-gnu", "x86-64")
+    program = Program(None, None, there, ())
+    executor = SimpleNamespace(max_rows=program.max_rows, usual_rows=program.usual_rows)
+    source = SimpleNamespace(config={"prefill_chunk_size": own})
+    options = TVMOptions.parse({} if asked is None else {"prefill_chunk_size": asked})
+    assert chunk(source, options, executor) == expected
 
 
 def golden_cases():
@@ -375,6 +423,78 @@ def test_bits_are_the_same_in_any_company_on_a_gpu(quantization, folder_of, cach
     stepper.step(a=prompt[:3], b=[i % 64 for i in range(100)])
     stepper.step(b=list(range(60)), a=prompt[3:])
     assert np.array_equal(stepper.all("a"), alone)
+
+
+LAYERS: list[tuple[int, int, int, dict[str, Any]]] = [
+    (1024, 128, 4, {"activation": "silu"}),
+    (1024, 96, 8, {"bias": True}),
+    (2048, 192, 16, {"activation": "gelu_tanh", "bias": True}),
+    (2048, 64, 4, {"residual": True}),
+    (1024, 16384, 4, {"activation": "gelu"}),
+    (1024, 8704, 16, {"residual": True, "bias": True}),
+    (480, 96, 16, {}),
+    (576, 128, 8, {"activation": "silu"}),
+    (896, 160, 4, {"residual": True}),
+]
+
+
+@needs_gpu
+@pytest.mark.parametrize(("inputs", "outputs", "bits", "options"), LAYERS)
+def test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu(inputs, outputs, bits, options):
+    import tvm
+
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import (
+        arranged_rows,
+        make_warpgroup_matmul,
+    )
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import MatmulShape
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_warpgroups import arranged
+
+    target = cuda.local_target()
+    if not target.has_warpgroups:
+        pytest.skip("needs a Hopper GPU")
+    install(target.arch)
+    every = {"residual": False, "bias": False, "activation": None, **options}
+    kernel = make_warpgroup_matmul(inputs, outputs, bits, **every)
+    name = kernel.attrs["global_symbol"]
+    compiled = tvm.compile(tvm.IRModule({name: kernel}), target=target.tvm_target())
+    shape = MatmulShape(inputs, outputs, bits, **every)
+    rng = np.random.default_rng(inputs + outputs)
+
+    def normal(shape, dtype, scale=1.0):
+        return (scale * rng.standard_normal(shape)).astype(dtype)
+
+    device, rows = tvm.cuda(0), 512
+    x, added = normal((rows, inputs), "float16"), normal((rows, outputs), "float32")
+    if bits == 16:
+        w = s = tvm.runtime.tensor(normal(shape.w[0], "float16"), device)
+    else:
+        words = rng.integers(0, 1 << 32, shape.w[0], dtype=np.uint32)
+        w, s = (
+            tvm.runtime.tensor(array, device)
+            for array in (words, normal(shape.s[0], "float16", 0.01))
+        )
+    b = tvm.runtime.tensor(normal((outputs,), "float32"), device)
+
+    def run(first, count):
+        here = tvm.runtime.tensor(x[first : first + count], device)
+        residual = tvm.runtime.tensor(added[first : first + count], device)
+        y = tvm.runtime.empty(
+            (count, shape.outputs), "float16" if shape.gated else "float32", device
+        )
+        y.copyfrom(np.full(y.shape, np.nan, str(y.dtype)))
+        room = tvm.runtime.empty(arranged(shape, arranged_rows(count)), "float16", device)
+        room.copyfrom(np.full(room.shape, np.nan, "float16"))
+        every_arg = (
+            here, w, s, b if shape.bias else here, residual if shape.residual else here, y, room,
+        )  # fmt: skip
+        compiled[name](*every_arg)
+        return y.numpy()
+
+    few = np.concatenate([run(first, 8) for first in range(0, rows, 8)])
+    assert np.isfinite(few).all()
+    for count in (1, 16, 17, 32, 33, 64, 100, 129, 300, 512):
+        assert np.array_equal(run(0, count), few[:count]), count
 
 
 @needs_gpu

@@ -24,6 +24,7 @@ def compile_with_nvrtc(code: str, arch: str) -> bytes:
     """
     from tvm.support import nvcc
 
+    arch = "sm_90a" if arch == "sm_90" else arch  # all that Hopper has, such as `wgmma`
     cccl = toolkit.cccl()
     options = [f"-I{cccl}"] if cccl is not None else []
     return bytes(nvcc.compile_cuda(code, "cubin", arch, options, compiler="nvrtc"))

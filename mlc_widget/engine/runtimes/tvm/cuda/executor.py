@@ -44,7 +44,8 @@ class CudaExecutor(Executor):
             self._k,
             self._v,
         )
-        self._logits_there = self._empty((self.max_rows, pad(shape.vocab_size)), "float32")
+        self._logits_there = self._empty((MOST_ROWS, pad(shape.vocab_size)), "float32")
+        self._all_logits_there: Any = None
         self._logits_pinned = cudart.Pinned((MOST_ROWS, pad(shape.vocab_size)), np.float32)
         self._inputs_there = [
             self._empty((a.size,), "int32")
@@ -129,7 +130,11 @@ class CudaExecutor(Executor):
         self._forward(*inputs, *self._static, self._logits_of(logits), self._weights)
 
     def _logits_of(self, rows: int) -> Any:
-        return self._logits_there._create_view((rows, self._logits.shape[1]))
+        """Memory for so many rows of logits; for more than decode steps need, if there are any."""
+        if rows > MOST_ROWS and self._all_logits_there is None:
+            self._all_logits_there = self._empty(self._logits.shape, "float32")
+        there = self._logits_there if rows <= MOST_ROWS else self._all_logits_there
+        return there._create_view((rows, self._logits.shape[1]))
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""

@@ -137,7 +137,7 @@ _HALVES = """
   __half2 r0 = __hmul2(v0, s0), r1 = __hmul2(v1, s1), r2 = __hmul2(v2, s0), r3 = __hmul2(v3, s1);
   a0 = *(unsigned*)&r0; a1 = *(unsigned*)&r1; a2 = *(unsigned*)&r2; a3 = *(unsigned*)&r3;
 """
-_DECODE4 = f"""
+DECODE4 = f"""
 __device__ __forceinline__ void decode4(unsigned& a0, unsigned& a1, unsigned& a2, unsigned& a3,
                                         unsigned word, unsigned scales) {{
   unsigned h0 = (word & 0x000f000f) | 0x64006400, h1 = (word & 0x00f000f0) | 0x64006400;
@@ -150,7 +150,7 @@ __device__ __forceinline__ void decode4(unsigned& a0, unsigned& a1, unsigned& a2
   __half2 v3 = __hfma2(*(__half2*)&h3, *(const __half2*)&part, *(const __half2*)&high);
 {_HALVES}}}
 """
-_DECODE8 = f"""
+DECODE8 = f"""
 __device__ __forceinline__ void decode8(unsigned& a0, unsigned& a1, unsigned& a2, unsigned& a3,
                                         unsigned upper, unsigned lower, unsigned scales) {{
   unsigned h0 = __byte_perm(upper, 0x64646464, 0x4140), h1 = __byte_perm(lower, 0x64646464, 0x4140);
@@ -249,9 +249,9 @@ def opaque(value: Any) -> Any:
 
 def decode4(to: Any, word: Any, scales: Any) -> Any:
     """Decode A's 4 words from `fragments.Codes4` to ``to[0:4]``: (code - 7) · scale in float16."""
-    return _call("decode4", _DECODE4, *_four(to, 0), word, scales)
+    return _call("decode4", DECODE4, *_four(to, 0), word, scales)
 
 
 def decode8(to: Any, upper: Any, lower: Any, scales: Any) -> Any:
     """Decode A's 4 words from `fragments.Codes8` to ``to[0:4]``: (code - 127) · scale, float16."""
-    return _call("decode8", _DECODE8, *_four(to, 0), upper, lower, scales)
+    return _call("decode8", DECODE8, *_four(to, 0), upper, lower, scales)

@@ -33,6 +33,11 @@ class CudaTarget:
         """The architecture as a number: 90 for ``sm_90``."""
         return int(self.arch.removeprefix("sm_").rstrip("af"))
 
+    @property
+    def has_warpgroups(self) -> bool:
+        """Whether it has products of warpgroups, which only Hopper has."""
+        return self.capability == 90
+
     def tvm_target(self) -> Any:
         """The `tvm.target.Target`."""
         import tvm

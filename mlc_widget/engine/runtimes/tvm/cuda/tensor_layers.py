@@ -21,7 +21,11 @@ from mlc_widget.engine.runtimes.tvm.cuda.features import make_rounding
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import make_tensor_attention, rows_of
-from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import make_tensor_matmul
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import (
+    arranged_rows,
+    make_tensor_matmul,
+    make_warpgroup_matmul,
+)
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_append
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import rotation_of
@@ -44,7 +48,11 @@ def has_tensor_cores(quantization: Quantization, kv_dtype: str, target: CudaTarg
 def builder_for(quantization: Quantization, kv_dtype: str, target: CudaTarget) -> CudaBuilder:
     """The builder of a model's layers on a GPU."""
     if has_tensor_cores(quantization, kv_dtype, target):
-        return TensorBuilder(quantization, overlapped=target.capability >= 90)
+        return TensorBuilder(
+            quantization,
+            overlapped=target.capability >= 90,
+            warpgroups=target.has_warpgroups,
+        )
     return CudaBuilder(quantization, kv_dtype=kv_dtype)
 
 
@@ -58,13 +66,20 @@ def attention_rows(
 
 
 class TensorBuilder(CudaBuilder):
-    """Makes the layers and operations of one model for tensor cores."""
+    """Makes the layers and operations of one model for tensor cores.
+
+    Attributes:
+        overlapped: Whether a kernel may start while the previous one is still running.
+        warpgroups: Whether the GPU has products of warpgroups.
+    """
 
     dtype = "float16"
 
-    def __init__(self, quantization: Quantization, *, overlapped: bool = False) -> None:
+    def __init__(
+        self, quantization: Quantization, *, overlapped: bool = False, warpgroups: bool = False
+    ) -> None:
         super().__init__(quantization, kv_dtype="float16")
-        self.overlapped = overlapped
+        self.overlapped, self.warpgroups = overlapped, warpgroups
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
         """A `TensorLinear`."""
@@ -146,28 +161,41 @@ class TensorLinear(nn.Module):
         if x.dtype == "float32":  # a residual stream without a norm
             rounding = self.build.kernel(make_rounding, self.k, overlapped=self.build.overlapped)
             x = self.build.call(rounding, [x], x.shape, "float16")
-        kernel = self.build.kernel(
-            make_tensor_matmul,
+        rows, made, args = x.shape[0], [self._made(x.shape[0])], self._arguments(x, residual)
+        if self.build.warpgroups:
+            kernel = self._kernel(make_warpgroup_matmul, residual)
+            inputs = fragments.STEP * fragments.steps_of(self.k)
+            made.append(Tensor.placeholder((arranged_rows(rows), inputs), "float16"))
+        else:
+            kernel = self._kernel(make_tensor_matmul, residual, overlapped=self.build.overlapped)
+        name = kernel.attrs["global_symbol"]
+        if out is None:
+            result = op.tensor_ir_op(kernel, name, args, made)
+        else:
+            places = [len(args), -1][: len(made)]
+            result = op.tensor_ir_inplace_op(kernel, name, [*args, out], places, made)
+        return result[0] if len(made) > 1 else result
+
+    def _kernel(self, make: Any, residual: Tensor | None, **options: Any) -> Any:
+        return self.build.kernel(
+            make,
             self.k,
             self.n,
             self.quantization.bits,
             residual=residual is not None,
             bias=self.bias is not None,
             activation=self.activation,
-            overlapped=self.build.overlapped,
+            **options,
         )
-        name = kernel.attrs["global_symbol"]
-        # Without bias or residual, the kernel ignores the argument in its place.
-        args = [
+
+    def _arguments(self, x: Tensor, residual: Tensor | None) -> list[Any]:
+        """Without bias or residual, the kernel ignores the argument in its place."""
+        return [
             x,
             *self.weights(),
             x if self.bias is None else self.bias,
             x if residual is None else residual,
         ]
-        made = self._made(x.shape[0])
-        if out is None:
-            return op.tensor_ir_op(kernel, name, args, made)
-        return op.tensor_ir_inplace_op(kernel, name, [*args, out], [len(args)], made)
 
     def _made(self, rows: Any) -> Tensor:
         return Tensor.placeholder((rows, self.n), "float32")

@@ -5,13 +5,14 @@ x is (M, K) float16. W has a layout of `fragments` and is converted to float16 (
 zero) · scale is rounded). Products are added in float32, and y is float32 (f(gate) · up is
 float16). The rows of W are those of A in `intrinsics.mma`; eight rows of x are the columns of B.
 
-There are two kernels, for few and for many rows; both compute the same bits for a row, whatever the
-other rows are. The inputs are divided into `SLICES` runs of whole steps:
+There are kernels for few and for many rows; all compute the same bits for a row, whatever the other
+rows are. The inputs are divided into `SLICES` runs of whole steps:
 
     slice        from 0, step by step, 16 inputs at a time ascending, one mma after the other
     output       from 0, slices ascending; then + bias, + residual
 
-`tensor_matmul_few` is for up to `FEW` rows, `tensor_matmul_many` for more.
+`tensor_matmul_few` is for up to `FEW` rows, `tensor_matmul_many` for more; on Hopper, that is
+`tensor_matmul_warpgroups`, with blocks of 32, 64 or 128 rows, whichever keeps the GPU busy.
 """
 
 from __future__ import annotations
@@ -25,8 +26,23 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, named
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_few import make_few
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_many import across, make_many, threads
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import SLICES, MatmulShape
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_warpgroups import (
+    FEW_ROWS,
+    MANY_ROWS,
+    PADDED,
+    SOME_ROWS,
+    arranged,
+    make_arrange,
+    make_warpgroups,
+    most_rows,
+    places,
+)
 
 FEW = 32
+"""The maximum number of rows for `tensor_matmul_few`,"""
+FEWER = 16
+"""and where `FEW_ROWS` can take over."""
+_ARRANGING = 256  # threads of a block
 
 
 def make_tensor_matmul(
@@ -84,3 +100,92 @@ def make_tensor_matmul(
                         many(X, W, S, B, RES, Y, M, bx, by, tx)
 
     return named(matmul, shape.name, overlapped=overlapped)
+
+
+def arranged_rows(rows: Any) -> Any:
+    """Rows of x as `make_warpgroup_matmul` lays it out."""
+    return (rows + PADDED - 1) // PADDED * PADDED
+
+
+def make_warpgroup_matmul(
+    K: int,
+    N: int,
+    bits: int,
+    *,
+    residual: bool,
+    bias: bool,
+    activation: Activation | None = None,
+) -> Any:
+    """A PrimFunc (x, w, s, b, r, y, a) for Hopper, like that of `make_tensor_matmul`.
+
+    It uses a, (arranged_rows(M), K padded to whole steps) float16, for x as the tensor cores read
+    it.
+    """
+    shape = MatmulShape(K, N, bits, residual, bias, activation)
+    few, arrange = make_few(shape), make_arrange(shape)
+    MOST_FEW, MOST_SOME = most_rows(shape)
+    MOST, OUT = FEWER if MOST_FEW else FEW, shape.outputs
+    w_shape, w_dtype = shape.w
+    s_shape, s_dtype = shape.s
+
+    def launch(blocks: Any) -> Any:
+        multiply, ROWS = make_warpgroups(shape, blocks), blocks.rows
+        COUNT, THREADS = blocks.count(shape), blocks.threads
+
+        @T.inline
+        def both(X, W, S, B, RES, Y, A, M):
+            for bx in T.thread_binding(
+                (places(shape, (M + ROWS - 1) // ROWS * ROWS) + _ARRANGING - 1) // _ARRANGING,
+                thread="blockIdx.x",
+            ):
+                for tx in T.thread_binding(_ARRANGING, thread="threadIdx.x"):
+                    arrange(X, A, M, (M + ROWS - 1) // ROWS * ROWS, bx * _ARRANGING + tx)
+            for bx in T.thread_binding((M + ROWS - 1) // ROWS, thread="blockIdx.x"):
+                for by in T.thread_binding(COUNT, thread="blockIdx.y"):
+                    for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                        multiply(A, W, S, B, RES, Y, M, (M + ROWS - 1) // ROWS * ROWS, bx, by, tx)
+
+        return both
+
+    many_rows = launch(MANY_ROWS)
+    few_rows, some_rows = map(launch, (FEW_ROWS, SOME_ROWS)) if MOST_FEW else (many_rows,) * 2
+
+    @T.inline
+    def by_rows(X, W, S, B, RES, Y, A, M):
+        if M <= MOST_FEW:
+            few_rows(X, W, S, B, RES, Y, A, M)
+        elif M <= MOST_SOME:
+            some_rows(X, W, S, B, RES, Y, A, M)
+        else:
+            many_rows(X, W, S, B, RES, Y, A, M)
+
+    with_warpgroups = by_rows if MOST_FEW else many_rows
+
+    @T.prim_func(s_tir=True)
+    def matmul(
+        x: T.handle, w: T.handle, s: T.handle, b: T.handle, r: T.handle, y: T.handle, a: T.handle
+    ):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        M = T.int64()
+        b0 = T.int64()
+        b1 = T.int64()
+        r1 = T.int64()
+        a0 = T.int64()
+        X = T.match_buffer(x, (M, K), "float16")
+        W = T.match_buffer(w, w_shape, w_dtype)
+        S = T.match_buffer(s, s_shape, s_dtype)
+        B = T.match_buffer(b, (N,) if bias else (b0, b1), "float32" if bias else "float16")
+        RES = T.match_buffer(
+            r, (M, N) if residual else (M, r1), "float32" if residual else "float16"
+        )
+        Y = T.match_buffer(y, (M, OUT), "float16" if shape.gated else "float32")
+        A = T.match_buffer(a, arranged(shape, a0), "float16")
+        if M <= MOST:
+            for by in T.thread_binding((M + 7) // 8, thread="blockIdx.y"):
+                for bx in T.thread_binding(OUT // 16, thread="blockIdx.x"):
+                    for tx in T.thread_binding(SLICES * WARP, thread="threadIdx.x"):
+                        few(X, W, S, B, RES, Y, M, bx, by * 8, tx)
+        else:
+            with_warpgroups(X, W, S, B, RES, Y, A, M)
+
+    return named(matmul, f"warpgroups_{shape.name}", overlapped=True)

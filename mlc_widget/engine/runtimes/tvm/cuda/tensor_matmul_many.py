@@ -25,6 +25,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import (
     SLICES,
     MatmulShape,
     make_rows_of,
+    make_write,
 )
 
 GROUPS = 4
@@ -55,7 +56,7 @@ def make_many(shape: MatmulShape) -> Any:
     STEPS, PER, TILES = shape.steps, shape.per_slice, shape.tiles
     VALUES, Z, ACROSS = _VALUES, groups(shape), across(shape)
     OWN = VALUES // Z
-    multiply, add, write = _make_multiply(shape), _make_add(shape), _make_write(shape)
+    multiply, add, write = _make_multiply(shape), _make_add(shape), make_write(shape)
 
     @T.inline
     def many(X, W, S, B, RES, Y, M, bx, by, tx):
@@ -89,7 +90,7 @@ def make_many(shape: MatmulShape) -> Any:
                         m: T.let = row + (c + z) * 8 + 2 * j + v % 2
                         n: T.let = (first * (_TILES // TILES) + t) * 16 + g + v // 2 * 8
                         at: T.let = (t * (OWN // _TILES // 4) + c) * 4 + v
-                        write(Y, B, RES, M, total, t, at, OWN // 2, m, n)
+                        write(Y, B, RES, M, total, at, OWN // 2, m, n)
 
     return many
 
@@ -168,25 +169,3 @@ def _make_add(shape: MatmulShape) -> Any:
                 total[i] = total[i] + acc[i]
 
     return add
-
-
-def _make_write(shape: MatmulShape) -> Any:
-    OUT, bias, residual, gated = shape.outputs, shape.bias, shape.residual, shape.gated
-    gate = shape.gate
-
-    @T.inline
-    def write(Y, B, RES, M, total, t, v, up, m, n):
-        """Write value v of tile t; with `gated`, the up of a gate is `up` values after it."""
-        if m < M and n < OUT:
-            if bias:
-                total[v] = total[v] + B[n]
-                if gated:
-                    total[v + up] = total[v + up] + B[OUT + n]
-            if residual:
-                total[v] = total[v] + RES[m, n]
-            if gated:
-                Y[m, n] = gate(total[v], total[v + up])
-            else:
-                Y[m, n] = total[v]
-
-    return write

@@ -122,3 +122,26 @@ def make_rows_of(shape: MatmulShape) -> Any:
             T.evaluate(fetch16(b, at, T.address_of(X[row, k])))
 
     return rows_of
+
+
+def make_write(shape: MatmulShape) -> Any:
+    """``write(Y, B, RES, M, total, v, up, m, n)``, for use in a kernel."""
+    OUT, bias, residual, gated = shape.outputs, shape.bias, shape.residual, shape.gated
+    gate = shape.gate
+
+    @T.inline
+    def write(Y, B, RES, M, total, v, up, m, n):
+        """Write ``total[v]``; with `gated`, the up of a gate is `up` values after it."""
+        if m < M and n < OUT:
+            if bias:
+                total[v] = total[v] + B[n]
+                if gated:
+                    total[v + up] = total[v + up] + B[OUT + n]
+            if residual:
+                total[v] = total[v] + RES[m, n]
+            if gated:
+                Y[m, n] = gate(total[v], total[v + up])
+            else:
+                Y[m, n] = total[v]
+
+    return write
