@@ -32,7 +32,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import traitlets
 
@@ -45,9 +45,14 @@ from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_tools import ChatTools
-from mlc_widget.widget.history import History, read_history
+from mlc_widget.widget.history import History, read_history, read_saved
 from mlc_widget.widget.intents import Handler
-from mlc_widget.widget.kept_settings import KEPT_NAMES, KeptSettings
+from mlc_widget.widget.kept_settings import (
+    KEPT_NAMES,
+    KeptSettings,
+    saved_settings,
+    settings_of,
+)
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.page_session import why_no_page
@@ -176,6 +181,25 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._kept_rev = self._session.state.rev
         super().__init__(engine)
         self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
+
+    @classmethod
+    def load(cls, path: str | Path, engine: object, **settings: Any) -> Self:
+        """Reopen a chat from its file, with its messages and settings.
+
+        Args:
+            path: What `export` or Save wrote as JSON or as a notebook, or a notebook that shows a
+                chat (the last one counts).
+            engine: As for `ChatWidget`; it need not have the model that wrote the replies.
+            **settings: Arguments of `ChatWidget`, such as ``tools``, which no file has. They come
+                before the settings of the file.
+
+        Raises:
+            TypeError: The engine is neither in a worker kernel nor on a server, or there is no
+                such setting.
+            BadRequestError: The file cannot be read, has no chat, or has an invalid setting.
+        """
+        saved = read_saved(path)
+        return cls(engine, history=saved, **{**saved_settings(saved), **settings})
 
     def _more_mirrors(self) -> Mapping[str, Callable[[], JSONDict]]:
         return {
@@ -331,14 +355,15 @@ class ChatWidget(EngineWidget, ChatSettings):
         """Return the conversation as text, and write it to a file if `path` is given.
 
         Args:
-            format: ``md``, ``json`` (which `history` accepts) or ``ipynb``.
+            format: ``md``, ``json`` or ``ipynb``; `load` reads the latter two.
             path: The file to write.
 
         Raises:
             BadRequestError: the format is unknown.
             OSError: the file cannot be written.
         """
-        return export(self._shown(), as_format=format, path=path)
+        shown = self._shown()._replace(settings=settings_of(self._session.options))
+        return export(shown, as_format=format, path=path)
 
     def _export_to_page(self, as_format: Any) -> None:
         self.send({"type": "export", "format": as_format, "text": self.export(as_format)})
@@ -374,11 +399,11 @@ class ChatWidget(EngineWidget, ChatSettings):
         return Shown(state.path(), session.options.system, self._view_of.model, state.given_title)
 
     def _transcript_bundle(self) -> JSONDict:
-        shown = self._shown()
+        shown = self._shown()._replace(settings=self._settings.to_json())
         return {
             "text/markdown": markdown(shown, headings=False),
             "text/plain": f"A chat of {len(shown.messages)} messages",
-            CHAT_MIME: {**conversation(shown), "settings": self._settings.to_json()},
+            CHAT_MIME: conversation(shown),
         }
 
     def _ipython_display_(self) -> None:

@@ -18,6 +18,8 @@ History: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[str, Any] | str | Pat
 """Messages in OpenAI's shape, what ``chat.export("json")`` gave, or the path of an exported
 ``.json`` or of a notebook."""
 
+MAX_BYTES: Final = 64 * 2**20
+"""The largest file of a conversation that is read."""
 _REMEDY = (
     'give messages ([{"role": "user", "content": …}, …]), what chat.export("json") gave, or the '
     "path of a .json or .ipynb file"
@@ -80,26 +82,47 @@ def _read(history: History) -> tuple[str, list[Any]]:
     return title, list(history)
 
 
+def read_saved(path: str | Path) -> JSONDict:
+    """The last conversation in a file: an export in JSON, or a notebook that shows a chat.
+
+    Raises:
+        BadRequestError: There is no such file, or it has no conversation.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadRequestError(
+                f"{path}: it is larger than {MAX_BYTES:,} bytes; {_REMEDY}.", param="history"
+            )
+        return _decoded(str(path), path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError) as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise BadRequestError(
+            f"history = {str(path)!r}: {why}; {_REMEDY}.", param="history"
+        ) from None
+
+
 def _read_text(given: str | Path) -> JSONDict:
     """An export's text, or the text of a file."""
-    name = "history"
-    text = str(given)
-    if isinstance(given, Path) or not text.lstrip().startswith(("{", "[")):
-        path = Path(given).expanduser()
-        name = str(path)
-        if not path.is_file():
-            raise BadRequestError(f"history = {text!r}: no such file; {_REMEDY}.", param="history")
-        text = path.read_text(encoding="utf-8")
+    if isinstance(given, Path) or not given.lstrip().startswith(("{", "[")):
+        return read_saved(given)
+    return _decoded("history", given)
+
+
+def _decoded(name: str, text: str) -> JSONDict:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequestError(f"{name}: not JSON ({error}); {_REMEDY}.", param="history") from None
     if isinstance(found, list):
         return {"messages": found}
     if not isinstance(found, dict):
         raise BadRequestError(f"{name}: it contains no conversation; {_REMEDY}.", param="history")
     if "cells" in found:
-        chats = [chat for chat in _chats_in(found) if chat.get("messages")]
+        try:
+            chats = [chat for chat in _chats_in(found) if chat.get("messages")]
+        except (AttributeError, TypeError):
+            raise BadRequestError(f"{name}: not a notebook; {_REMEDY}.", param="history") from None
         if not chats:
             raise BadRequestError(f"{name}: this notebook shows no chat.", param="history")
         return chats[-1]

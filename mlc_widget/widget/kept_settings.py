@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.options import OPTION_NAMES
 from mlc_widget.widget.session import ChatSession
+from mlc_widget.widget.state import ChatOptions
 
 KEPT_NAMES = tuple(name for name in OPTION_NAMES if name != "tools")
 """Tools are functions of the notebook, which only its code can give."""
+
+
+def settings_of(options: ChatOptions) -> JSONDict:
+    """The settings that a chat's file has, apart from the system prompt, which is a message."""
+    names = (name for name in KEPT_NAMES if name != "system")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def saved_settings(chat: Mapping[str, Any]) -> JSONDict:
+    """The settings in a chat's file, not yet checked."""
+    saved = chat.get("settings")
+    known = saved if isinstance(saved, Mapping) else {}
+    return {name: known[name] for name in KEPT_NAMES if name in known}
 
 
 class KeptSettings:

@@ -6,14 +6,12 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.widget.history import NOTHING_SAID, chats_of_outputs, read_history
+from mlc_widget.widget.history import MAX_BYTES, NOTHING_SAID, chats_of_outputs, read_history
 from mlc_widget.widget.session import ChatSession
-
-_MAX_BYTES: Final = 64 * 2**20
 
 
 class SavedChat:
@@ -66,7 +64,7 @@ def _saved_chats() -> Iterator[JSONDict]:
     if path is None or cell_id is None:
         return
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             return
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cells = [cell for cell in notebook["cells"] if cell.get("id") == cell_id]

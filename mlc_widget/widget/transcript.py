@@ -24,25 +24,28 @@ CHAT_MIME: Final = "application/vnd.mlc-widget.chat+json"
 
 
 class Shown(NamedTuple):
-    """What a document has: messages, the system prompt, the model, and a given title."""
+    """What a document has: messages, the system prompt, the model, a given title, settings."""
 
     messages: Sequence[Message]
     system: str | None
     model: str
     title: str = ""
+    settings: Mapping[str, Any] | None = None
 
 
 def conversation(shown: Shown) -> JSONDict:
-    """A conversation as JSON: ``{"version", "model", "title", "messages"}``.
+    """A conversation as JSON: ``{"version", "model", "title", "messages", "settings"}``.
 
-    The messages are in OpenAI's shape. There is no title if none was given.
+    The messages are in OpenAI's shape. There is no title, and there are no settings, if none were
+    given.
     """
-    messages, system, model, title = shown
+    messages, system, model, title, settings = shown
     shaped = [openai_message(message) for message in messages if _says(message)]
     if system:
         shaped.insert(0, {"role": "system", "content": system})
     named = {"title": title} if title else {}
-    return {"version": 1, "model": model, **named, "messages": shaped}
+    chosen = {} if settings is None else {"settings": dict(settings)}
+    return {"version": 1, "model": model, **named, "messages": shaped, **chosen}
 
 
 def markdown(shown: Shown, *, headings: bool = True) -> str:
@@ -51,7 +54,7 @@ def markdown(shown: Shown, *, headings: bool = True) -> str:
     Without `headings`, the title and those of the replies become bold lines, as in a notebook's
     output.
     """
-    messages, system, model, title = shown
+    messages, system, model, title, _ = shown
     parts = [] if not title else [f"# {plain(title)}" if headings else f"**{plain(title)}**"]
     parts += [] if not system else [f"**System:** {plain(system)}"]
     for message in messages:

@@ -99,3 +99,80 @@ def test_formats_and_paths_that_cannot_be_are_errors(chat: ChatWidget, tmp_path:
         chat.export("pdf")
     with pytest.raises(OSError, match="nowhere"):
         chat.export("md", tmp_path / "nowhere" / "chat.md")
+
+
+def double(x: int) -> int:
+    """Twice a number."""
+    return 2 * x
+
+
+@pytest.mark.parametrize("name", ["chat.json", "chat.ipynb"])
+def test_a_chat_is_reopened_from_its_file_with_its_settings(
+    make_engine: MakeEngine, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    settings: dict[str, Any] = {
+        "temperature": 0.25,
+        "top_k": 7,
+        "seed": 3,
+        "sampling": {"typical_p": 0.5},
+        "schema": {"type": "object", "properties": {"x": {"type": "integer"}}},
+    }
+    first = ChatWidget(make_engine(echo=True), history=SAID, **settings)
+    first.export(path.suffix[1:], path)
+    first.close()
+    again = ChatWidget.load(path, make_engine(echo=True), top_k=9, tools=[double])
+    try:
+        assert list(again.messages) == SAID[1:]
+        assert again.system == "Be *kind*"
+        for setting, value in (settings | {"top_k": 9}).items():
+            assert getattr(again, setting) == value
+        assert again.tools
+    finally:
+        again.close()
+
+
+def test_a_chat_is_reopened_from_the_notebook_that_shows_it(
+    chat: ChatWidget, make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    output = nbformat.v4.new_output("display_data", data=chat._transcript_bundle())
+    cell = nbformat.v4.new_code_cell("chat", outputs=[output])
+    path = tmp_path / "notebook.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    again = ChatWidget.load(str(path), make_engine(echo=True))
+    assert again.messages == chat.messages
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "no such file"),
+        (b"\xff\xfe", "utf-8"),
+        (b"[" * 100_000, "not JSON"),
+        (b"7", "no conversation"),
+        (b'{"cells": [7]}', "not a notebook"),
+        (b'{"cells": [{"outputs": [7]}]}', "not a notebook"),
+        (b'{"cells": [], "metadata": 7}', "not a notebook"),
+        (b'{"messages": [], "settings": {"temperature": 99}}', "temperature = 99"),
+        (b'{"messages": [7]}', r"history\[0\]"),
+    ],
+)
+def test_files_that_hold_no_chat_are_refused(
+    make_engine: MakeEngine, tmp_path: Path, content: bytes | None, complaint: str
+) -> None:
+    path = tmp_path / "chat.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadRequestError, match=complaint):
+        ChatWidget.load(path, make_engine(echo=True))
+
+
+def test_settings_of_a_file_that_nobody_knows_are_left_out(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps({"messages": SAID, "settings": {"nonsense": 1, "tools": ["x"]}}))
+    again = ChatWidget.load(path, make_engine(echo=True))
+    assert not again.tools
+    again.close()
