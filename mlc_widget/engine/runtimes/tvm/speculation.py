@@ -28,7 +28,9 @@ _NGRAM: Final = 3
 _BITS: Final = 21
 _MASK: Final = (1 << (_BITS * _NGRAM)) - 1
 
-_FIRST_RATE: Final = 0.2
+_FIRST_RATE: Final = 0.05
+"""So low that nothing is drafted before a prediction has come true: a short answer could not earn
+back what wrong drafts lose."""
 _RATE_STEP: Final = 0.15
 _LEAST_GAIN: Final = 1.1
 """Drafts are used if they are expected to be at least this many times as fast."""
@@ -139,7 +141,7 @@ class Speculator:
     def _cost(self, count: int, rows: int) -> float:
         """The time of a step of `rows`, relative to one of `count`."""
         if rows in self._seconds and count in self._seconds:
-            return self._seconds[rows] / self._seconds[count]
+            return max(1.0, self._seconds[rows] / self._seconds[count])
         return 1 + _ROW_COST * (rows - count)
 
     def stepped(self, rows: int, seconds: float, drafters: Sequence[Drafter], saved: int) -> None:

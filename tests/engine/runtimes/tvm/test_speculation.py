@@ -97,6 +97,36 @@ def test_drafts_are_as_long_as_it_pays():
     assert lengths(measured(0.05), drafter([1, 2, 3])) == [0]
 
 
+def drafted(speculator, prompt, answer):
+    """How many tokens are drafted for an answer, with each of its tokens."""
+    tokens, counts = list(prompt), []
+    made = Drafter(tokens)
+    for token in answer:
+        made.follow(len(prompt))
+        counts += lengths(speculator, made)
+        speculator.stepped(1 + counts[-1], 1 + 0.01 * counts[-1], [made], 0)
+        tokens.append(token)
+    return counts
+
+
+@pytest.mark.parametrize("cost", [0.0, 0.01, 0.1])
+def test_nothing_is_drafted_before_a_prediction_has_come_true(cost):
+    """Each three words of the prompt go on otherwise in the answer; then one of them does not."""
+    words = [[4 * i, 4 * i + 1, 4 * i + 2] for i in range(50)]
+    prompt = [token for i, word in enumerate(words) for token in (*word, 4 * i + 3)]
+    answer = [token for i, word in enumerate(words) for token in (*word, 1000 + i)]
+    for length in (20, 200):
+        assert sum(drafted(measured(cost), prompt, answer[:length])) == 0
+    assert sum(drafted(measured(cost), prompt, prompt[:20])[:4]) == 0
+    assert sum(drafted(measured(cost), prompt, prompt[:20])) > 0
+
+
+def test_a_short_answer_that_repeats_the_prompt_gains_at_once():
+    text = list(range(300))
+    counts = drafted(measured(0.1), [*text, 0, 1, 2], text[3:23])
+    assert 0 < next(i for i, count in enumerate(counts) if count) <= 2
+
+
 def test_drafts_do_not_slow_others_down():
     quick = measured(0.02)
     assert lengths(quick, ready(), ready()) == [15, 15]
