@@ -19,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constr
 # The tests start hundreds of processes, each of which would compile our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo lab test check lint lint-js docs format js bench soak hosts smoke lock hooks dist clean chromium install installed
+.PHONY: help demo lab test check lint lint-js docs format js bench soak faults hosts smoke lock hooks dist clean chromium install installed
 
 help:
 	@echo "make demo    set up, run notebooks/quickstart.ipynb in a real kernel, print the conversation"
@@ -31,6 +31,7 @@ help:
 	@echo "make js      build the front end"
 	@echo "make bench   run the benchmarks"
 	@echo "make soak    run the long tests"
+	@echo "make faults  try every fault in every phase of a worker; write docs/faults.md"
 	@echo "make hosts   try the chat in marimo, Voila, Shiny, Panel and Streamlit; write docs/hosts.md"
 	@echo "make smoke   chat with the demo model in this process and in a worker"
 	@echo "make lock    write constraints.txt; 'make lock upgrade=1' with the newest versions"
@@ -106,6 +107,11 @@ bench: install
 
 soak: install
 	$(PYTEST) -n $(JOBS) --dist load --maxschedchunk 1 --durations 30 -m soak --timeout 3600
+	$(BIN)/python -m tests.soak.shared
+
+# `make faults rounds=20` tries everything 20 times.
+faults: install
+	$(BIN)/python -m tests.faults.table --rounds $(or $(rounds),1)
 
 # These hosts have many dependencies, so they get an environment of their own.
 hosts: $(BUNDLE) chromium

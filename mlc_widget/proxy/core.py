@@ -199,14 +199,23 @@ class KernelCore(PublishedLink):
     async def interrupt_generate(self) -> None:
         """End all running requests."""
         self._in_flight_requests.abort()
-        if (worker := self._supervisor.living()) is not None:
-            await worker.call("interruptGenerate")
+        await self._call_for_ends("interruptGenerate")
 
     async def abort(self, request_id: str) -> None:
         """End one request."""
         self._in_flight_requests.abort(request_id)
-        if (worker := self._supervisor.living()) is not None:
-            await worker.call("abort", {"requestId": request_id})
+        await self._call_for_ends("abort", {"requestId": request_id})
+
+    async def _call_for_ends(self, kind: str, content: Any = None) -> None:
+        """Have the worker end requests that are already marked as aborted here."""
+        worker = self._supervisor.living()
+        if worker is None:
+            return
+        try:
+            await worker.call(kind, content)
+        except EngineDeadError:
+            if not worker.connection.replaced:
+                raise  # else they end all the same, since no later worker continues them
 
     # EngineCore: state and statistics
 

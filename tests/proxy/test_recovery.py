@@ -466,6 +466,25 @@ async def test_an_abort_in_the_gap_ends_it_in_the_new_worker(gated: GatedModel) 
     assert answer.choices[0].finish_reason == "abort"
 
 
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_an_abort_that_a_dying_worker_does_not_answer_is_no_error(
+    gated: GatedModel, by_id: bool
+) -> None:
+    engine = await gated.engine()
+    gated.hold(5)
+    reading = asyncio.create_task(read(engine, {"max_tokens": 40, "request_id": "mine"}))
+    await gated.until_held()
+    assert engine.worker_pid is not None
+    os.kill(engine.worker_pid, signal.SIGSTOP)
+    ending = asyncio.create_task(engine.abort("mine") if by_id else engine.interrupt_generate())
+    await until(lambda: all(f.aborted for f in engine._core._in_flight_requests._active))
+    kill(engine)
+    gated.release()
+    await ending
+    [last] = (await reading).choices.values()
+    assert last[-1]["finish_reason"] == "abort"
+
+
 async def test_what_the_user_restarts_goes_on_once(gated: GatedModel) -> None:
     engine = await gated.engine()
     expected = await read(engine, {"max_tokens": 40})

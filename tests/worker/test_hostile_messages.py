@@ -89,6 +89,7 @@ class Victim:
             message = more[0]
 
 
+@pytest.mark.filterwarnings("ignore:Message serialization failed")  # Jupyter's, of answers with nan
 @pytest.mark.parametrize("count", COUNTS)
 async def test_a_client_survives_the_hostile_messages_of_another(
     make: Callable[..., Bench],
