@@ -31,9 +31,13 @@ those fields and its class name, so the proxy raises the class that the engine r
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from mlc_widget.api.ipython_traceback import render_traceback
+
+_LONGEST: Final = 4000
+_ITS_END: Final = 1000
+"""Characters of a message about a model, and of its end, which says what to do."""
 
 
 class MLCEngineError(Exception):
@@ -93,9 +97,17 @@ class ContextLengthExceededError(BadRequestError):
 
 
 class ModelError(MLCEngineError):
-    """Something about the model, not about the request."""
+    """Something about the model, not about the request.
+
+    The message may quote what the model's files hold, so that a long one is cut in its middle.
+    """
 
     default_code = "model_error"
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST - _ITS_END - 3]} … {message[-_ITS_END:]}"
+        super().__init__(message, **fields)
 
 
 class ModelNotFoundError(ModelError):

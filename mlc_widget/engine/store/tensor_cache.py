@@ -32,6 +32,7 @@ Array = npt.NDArray[Any]
 Encoding: TypeAlias = Literal["raw", "f32-to-bf16"]
 
 NAMES: Final = ("tensor-cache.json", "ndarray-cache.json")
+_LONGEST_NAME: Final = 255
 _DTYPES: Final = ("float32", "float16", "uint32", "int32", "uint16", "int16", "uint8", "int8")
 _LAYER: Final = re.compile(r"\blayers?\.(\d{1,6})\.")
 _LONGEST_LIST: Final = 1 << 26
@@ -226,6 +227,15 @@ def _read_list(file: Path) -> bytes:
     return content
 
 
+def _is_file_name(name: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and name not in {"", ".", ".."}
+        and len(name) <= _LONGEST_NAME
+        and set(name).isdisjoint("/\\\0")
+    )
+
+
 def _parse(folder: Path, listed: Any) -> tuple[list[PublishedFile], dict[str, TensorRecord]]:
     """Parse shards and records; raises ValueError, KeyError or TypeError if malformed."""
     shards: list[PublishedFile] = []
@@ -234,7 +244,7 @@ def _parse(folder: Path, listed: Any) -> tuple[list[PublishedFile], dict[str, Te
         raise ValueError("`records` must be a list of shards")
     for entry in listed:
         name = entry["dataPath"]
-        if not isinstance(name, str) or name in {"", ".", ".."} or "/" in name or "\\" in name:
+        if not _is_file_name(name):
             raise ValueError(f"dataPath {name!r} must be the name of a file in the folder")
         if entry["format"] != "raw-shard":
             raise ValueError(f"{name} has format {entry['format']!r}; only raw-shard is known")

@@ -104,6 +104,8 @@ def test_a_list_that_is_no_list(tmp_path, text):
         ("dataPath", "../params_shard_0.bin", "name of a file"),
         ("dataPath", "", "name of a file"),
         ("dataPath", 3, "name of a file"),
+        ("dataPath", "a\0.bin", "name of a file"),
+        ("dataPath", "a" * 100_000, "name of a file"),
         ("format", "zip", "raw-shard"),
         ("nbytes", -1, "integer"),
         ("nbytes", "9", "integer"),
