@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import urllib.request
 
+import psutil
 import pytest
 
 from mlc_widget import MLCEngine, factories
@@ -124,3 +127,31 @@ def test_signals_end_it(one):
     serve._wait_for_signal()
     sender.join()
     assert signal.getsignal(one) is before
+
+
+@pytest.mark.parametrize(
+    "one", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.soak)]
+)
+def test_nothing_is_left_however_it_ends(one, tiny_model, tmp_path):
+    served = subprocess.Popen(
+        [sys.executable, "-m", "mlc_widget", "serve", str(tiny_model), "--port", "0"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert served.stdout is not None
+    until_blocking(lambda: "Ctrl+C" in served.stdout.readline())
+    family = psutil.Process(served.pid).children(recursive=True)
+    assert family
+    assert list(tmp_path.iterdir())
+    served.send_signal(one)
+    served.wait(60)
+    until_blocking(lambda: not any(map(runs, family)))
+    until_blocking(lambda: not list(tmp_path.iterdir()))
+
+
+def runs(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

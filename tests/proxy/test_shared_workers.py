@@ -282,6 +282,62 @@ async def test_all_clients_go_on_when_their_worker_is_killed_replaced_or_stopped
     assert WorkerRecords().names().count("killed") == 0
 
 
+ENDS = {
+    "its last line": "",
+    "sys.exit on a thread": """
+import threading
+thread = threading.Thread(target=sys.exit)
+thread.start()
+thread.join()
+""",
+    "an error": "raise ValueError('of the user')",
+    "kill -9": "os.kill(os.getpid(), signal.SIGKILL)",
+    "forks": """
+import multiprocessing
+def refused():
+    try:
+        engine.unload()
+    except EngineForkedError:
+        os._exit(0)
+    os._exit(1)
+forked = multiprocessing.get_context("fork").Process(target=refused)
+forked.start()
+forked.join()
+assert forked.exitcode == 0
+assert next(chunks)
+""",
+}
+ENDING_PROCESS = """
+import os, signal, sys
+from mlc_widget import kernel_mlc_engine
+from mlc_widget.api.errors import EngineForkedError
+engine = kernel_mlc_engine(sys.argv[1], share="class", show_progress=False)
+hello = [{"role": "user", "content": "hello"}]
+chunks = iter(engine.chat.completions.create(messages=hello, stream=True))
+next(chunks)
+"""
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_client_s_end_takes_its_requests_and_files_and_nothing_else(
+    join: Join, tiny_model: Path, tmp_path: Path, end: str
+) -> None:
+    stays = await join()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", ENDING_PROCESS + ENDS[end], str(tiny_model)),
+        env=environment,
+        stderr=subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    code = {"an error": 1, "kill -9": -signal.SIGKILL}.get(end, 0)
+    assert process.returncode == code, said.decode()
+    await until(lambda: _clients_are(1))
+    assert (await info())["clients"][0]["pid"] == os.getpid()
+    assert await finish(stays, max_tokens=2) == "length"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_worker_that_is_not_there_cannot_be_stopped(
     runtime_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
