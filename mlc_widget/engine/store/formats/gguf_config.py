@@ -266,13 +266,16 @@ def _rope_scaling(fields: _Fields, model: GGUFModel) -> dict[str, Any] | None:
         return {"rope_type": "factors", "factors": factors}
     if "rope_factors_long.weight" in model.tensors:
         return _longrope(fields, model)
-    kind = fields.get("rope.scaling.type", "none")
+    kind = fields.get("rope.scaling.type", "linear")  # also where only the factor is given
     if kind == "yarn":
         return _yarn(fields)
-    if kind in ("none", None):
+    if kind == "none":
         return None
     if kind == "linear":
-        return {"rope_type": "linear", "factor": fields.positive_float("rope.scaling.factor")}
+        named = "rope.scaling.factor" if fields.has("rope.scaling.factor") else "rope.scale_linear"
+        if fields.get(named, 0) == 0:  # none
+            return None
+        return {"rope_type": "linear", "factor": fields.positive_float(named)}
     return {"rope_type": str(kind)}  # refused later, with an error that names the supported ones
 
 

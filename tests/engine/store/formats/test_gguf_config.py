@@ -26,6 +26,27 @@ SHAPE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
+    ("said", "factor"),
+    [
+        ({}, None),
+        ({"scaling.type": "none", "scaling.factor": 4.0}, None),
+        ({"scaling.type": "linear", "scaling.factor": 4.0}, 4.0),
+        ({"scaling.type": "linear"}, None),
+        ({"scaling.factor": 2.5}, 2.5),
+        ({"scale_linear": 8.0}, 8.0),  # older files
+        ({"scaling.factor": 0.0, "scale_linear": 8.0}, None),
+    ],
+    ids=str,
+)
+def test_positions_are_scaled_as_in_llama_cpp(tmp_path, said, factor):
+    fields = {**SHAPE, **{f"llama.rope.{name}": value for name, value in said.items()}}
+    embedding = {"token_embd.weight": (F32, random_blocks(F32, 2, 64))}
+    with contextlib.closing(GGUFModel(write(tmp_path / "m.gguf", embedding, fields))) as model:
+        scaling = chat_config(model)["model_config"]["rope_scaling"]
+    assert scaling == (None if factor is None else {"rope_type": "linear", "factor": factor})
+
+
+@pytest.mark.parametrize(
     ("said", "means"),
     [
         ({"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.05},
