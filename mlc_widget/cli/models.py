@@ -130,13 +130,21 @@ def _info(options: argparse.Namespace) -> None:
         facts = facts_of([path for path in folder.iterdir() if path.is_file()])
         _print_facts(replace(facts, licence="Apache-2.0"))
     elif model is None:
-        if not entries and Path(name).expanduser().exists():
-            path = Path(name).expanduser()
+        if not entries and (path := _path_here(name)) is not None:
             files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
             print(f"{path}: {size_text(sum(p.stat().st_size for p in files))}")
             _print_facts(facts_of(files))
             return
         _show_repository(name, known=bool(entries))
+
+
+def _path_here(name: str) -> Path | None:
+    """The file or folder of that name, if there is one."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long for a name, or the home of an unknown user
+        return None
 
 
 def _facts_of(entry: InventoryEntry) -> ModelFacts:

@@ -397,6 +397,8 @@ def test_licences_of_cards_and_files(tmp_path: Path, name: str, text: str, licen
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
+        (("info", "~no-such-user/a.gguf"), 1, "no-such-user"),
+        (("info", "x" * 300), 1, "xxx"),
         (("info", "smolm2-135m"), 1, "Did you mean 'smollm2-135m'?"),
         (("pull", "smolm2-135m"), 1, "Did you mean 'smollm2-135m'?"),
         (("rm", "user/repo/b.gguf"), 1, "Did you mean 'HF://user/repo/a.gguf'?"),

@@ -16,6 +16,7 @@ from mlc_widget.api.errors import (
     ModelNotFoundError,
 )
 from mlc_widget.api.progress import LoadReporter
+from mlc_widget.api.request_values import shortened
 from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
@@ -71,17 +72,31 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
 
 
 def _is_here(model_id: str) -> bool:
-    return model_id in builtin_models() or Path(model_id).exists()
+    try:
+        return model_id in builtin_models() or Path(model_id).exists()
+    except OSError:  # the name is too long, or a folder on the way may not be read
+        return True  # `resolve` says so
 
 
 def resolve(model_id: str) -> Path:
     """The folder, or the GGUF file, of a model that is on this machine.
 
     Raises:
-        ModelNotFoundError: It is neither a built-in name, nor a folder, nor a ``.gguf`` file.
+        ModelNotFoundError: It is neither a built-in name, nor a folder, nor a ``.gguf`` file, or it
+            cannot be read.
         ModelFormatError: The folder has no model, or GGUF files of several ones, or it is a file of
             another kind.
     """
+    try:
+        return _resolved(model_id)
+    except (OSError, RuntimeError) as error:  # the latter for the home of a user who is unknown
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelNotFoundError(
+            f"{shortened(model_id)} cannot be read: {why}. Check the path.", param="model_id"
+        ) from error
+
+
+def _resolved(model_id: str) -> Path:
     builtin = builtin_models()
     if model_id in builtin:
         return builtin[model_id]
@@ -100,7 +115,7 @@ def resolve(model_id: str) -> Path:
     if not folder.is_dir():
         known, named = ", ".join(builtin) or "none", ", ".join(catalogue())
         raise ModelNotFoundError(
-            f"{model_id!r} is neither a folder nor a .gguf file here nor a built-in model "
+            f"{shortened(model_id)} is neither a folder nor a .gguf file here nor a built-in model "
             f"({known}), nor one to download by name ({named}). "
             f"{advice(model_id, [*builtin, *catalogue()])}",
             param="model_id",

@@ -11,6 +11,7 @@ _SAFETENSORS: Final = re.compile(r"\.safetensors(?:\.index\.json)?$", re.I)
 _OTHER_WEIGHTS: Final = re.compile(r"\.(?:bin|pt|pth|ckpt|onnx|h5|msgpack|tflite|mlmodel)$", re.I)
 _HUB_FILE: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+/[\w. +/-]+\.gguf$", re.I)
 _REPOSITORY: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?$")
+_ADDRESS: Final = re.compile(r"^[a-z][a-z0-9+.-]*://", re.I)
 _TAGGED: Final = re.compile(r"^(?:[\w.-]+/)?([A-Za-z0-9][\w.-]*):[\w.-]+$")
 
 _OF_MLC: Final = re.compile(r"^[\w.-]+-q\d+f\d+(?:_\d)?-MLC(?:-1k)?$")
@@ -25,6 +26,8 @@ def advice(model_id: str, known: Collection[str]) -> str:
     """
     if close := difflib.get_close_matches(model_id.lower(), known, 1):
         return f"Did you mean {close[0]!r}?"
+    if _ADDRESS.match(model_id):
+        return "Files are not downloaded from such an address: download it, and give its path."
     if instead := file_advice(model_id):
         return instead
     if model_id.lower().endswith(".gguf"):

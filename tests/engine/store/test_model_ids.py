@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlc_widget.api.errors import ModelFormatError
+from mlc_widget.api.errors import ModelFormatError, ModelNotFoundError
 from mlc_widget.engine.store.model_folder import fetch, resolve
 from mlc_widget.engine.store.model_ids import meant
 
@@ -92,3 +95,35 @@ def test_a_folder_without_a_model_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").mkdir()
     with pytest.raises(ModelFormatError, match=r"mlc-chat-config\.json is missing"):
         resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("model_id", "why"),
+    [
+        ("x" * 100_000, "too long|no file|neither a folder"),
+        ("./" + "x" * 300 + "/a.gguf", "too long|no file|neither a folder"),
+        ("~no-such-user/a.gguf", "home directory"),
+        ("./loop/a.gguf", "no file at this path"),
+        ("https://example.com/a.gguf", "not downloaded from such an address"),
+        ("s3://bucket/model", "not downloaded from such an address"),
+    ],
+)
+async def test_what_is_no_path_is_one_error(
+    model_id: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(ModelNotFoundError, match=why) as caught:
+        await fetch(model_id, lambda *args, **counts: None)
+    assert len(caught.value.message) < 1000
+
+
+async def test_a_folder_that_may_not_be_read_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Any = ".") -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)  # as root may read everything
+    with pytest.raises(ModelNotFoundError, match="cannot be read: Permission denied"):
+        await fetch(str(tmp_path), lambda *args, **counts: None)
