@@ -188,12 +188,15 @@ export interface Options {
   readonly seed: number | null;
   readonly logprobs: boolean | null;
   readonly schema: string | null;
+  /** Pinned system prompts by their names. */
+  readonly system_prompts: Prompts;
   readonly tools: readonly string[];
   readonly models: readonly ModelChoice[];
   /** The names of the settings that were changed in the page. */
   readonly changed: readonly string[];
 }
-export type OptionName = Exclude<keyof Options, "tools" | "models" | "changed">;
+export type OptionName = Exclude<keyof Options, "tools" | "models" | "changed" | "system_prompts">;
+export type Prompts = Readonly<Record<string, string>>;
 
 export type MapStage = "running" | "paused" | "stopping" | "done" | "stopped" | "failed";
 
@@ -286,6 +289,7 @@ export type Intent =
   | { readonly kind: "rename"; readonly title: string }
   | { readonly kind: "export"; readonly format: ExportFormat }
   | { readonly kind: "set"; readonly name: OptionName; readonly value: string | number | boolean | null }
+  | { readonly kind: "set"; readonly name: "system_prompts"; readonly value: Prompts }
   | { readonly kind: "tokens"; readonly reply: string }
   | { readonly kind: "reset" }
   | { readonly kind: "load"; readonly model: string | null }
@@ -525,6 +529,15 @@ export function parseLive(value: unknown): Delta[] {
     .filter((delta) => delta !== null);
 }
 
+/** Pinned prompts that are listed at most, whatever a saved notebook holds. */
+const MOST_PROMPTS = 50;
+
+function parsePrompts(value: unknown): Prompts {
+  const entries = isObject(value) ? Object.entries(value) : [];
+  const whole = entries.filter((entry): entry is [string, string] => typeof entry[1] === "string");
+  return Object.fromEntries(whole.slice(0, MOST_PROMPTS));
+}
+
 export function parseOptions(value: unknown): Options {
   const options = isObject(value) ? value : {};
   return {
@@ -538,6 +551,7 @@ export function parseOptions(value: unknown): Options {
     seed: number(options["seed"]),
     logprobs: typeof options["logprobs"] === "boolean" ? options["logprobs"] : null,
     schema: text(options["schema"]) || null,
+    system_prompts: parsePrompts(options["system_prompts"]),
     tools: texts(options["tools"]),
     changed: texts(options["changed"]),
     models: (Array.isArray(options["models"]) ? options["models"] : []).map(parseModel).filter((model) => model !== null),

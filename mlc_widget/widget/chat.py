@@ -104,6 +104,8 @@ class ChatWidget(EngineWidget, ChatSettings):
             in the page. Results of other tools are entered there or given to `send_results`.
         sampling: Further sampling fields of `chat.completions.create` in a mapping, such as
             ``{"typical_p": 0.9, "dry_multiplier": 0.8, "logit_bias": {"Paris": 5}}``.
+        system_prompts: System prompts to choose from in the settings, by their names, such as
+            ``{"Short": "Answer in one sentence."}``; at most 50.
         title: The conversation's title, at most 200 characters; by default the first words of the
             first message.
         history: An earlier conversation: messages in OpenAI's shape, the text that
@@ -142,6 +144,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         schema: Mapping[str, Any] | str | None = None,
         tools: ChatTools | None = None,
         sampling: Mapping[str, Any] | None = None,
+        system_prompts: Mapping[str, str] | None = None,
         title: str | None = None,
         history: History = (),
     ) -> None:
@@ -168,6 +171,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             schema=schema,
             tools=tools,
             sampling=sampling,
+            system_prompts=system_prompts,
         )
         self._user = UserCallbacks()
         self._cell = contextvars.copy_context()

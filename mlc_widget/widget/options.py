@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_sampling
@@ -14,8 +14,12 @@ from mlc_widget.widget.state import ChatOptions, json_answer
 
 OPTION_NAMES = (
     *("system", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"),
-    *("seed", "logprobs", "schema", "tools", "sampling"),
+    *("seed", "logprobs", "schema", "tools", "sampling", "system_prompts"),
 )
+
+MAX_PROMPTS: Final = 50
+"""Pinned system prompts; js/src/protocol.ts has the same limit."""
+_MAX_PROMPT_NAME: Final = 100
 
 
 def check_option(name: str, value: Any) -> Any:
@@ -33,6 +37,8 @@ def check_option(name: str, value: Any) -> Any:
         if not isinstance(value, str):
             raise BadRequestError(f"system = {value!r}: must be a string.", param=name)
         return value
+    if name == "system_prompts":
+        return _check_prompts(value)
     if name == "schema":
         return _check_schema(value)
     if name == "tools":
@@ -40,6 +46,32 @@ def check_option(name: str, value: Any) -> Any:
     if name == "sampling":
         return check_sampling(value, OPTION_NAMES)
     return CHAT_FIELDS[name](name, value)
+
+
+def _check_prompts(value: Any) -> dict[str, str] | None:
+    if not isinstance(value, Mapping):
+        raise BadRequestError(
+            f'system_prompts = {value!r}: must be a mapping, such as {{"Short": "Be brief."}}.',
+            param="system_prompts",
+        )
+    if len(value) > MAX_PROMPTS:
+        raise BadRequestError(
+            f"system_prompts: {len(value)} prompts; at most {MAX_PROMPTS} can be pinned.",
+            param="system_prompts",
+        )
+    for name, text in value.items():
+        param = f"system_prompts[{name!r}]"
+        if not isinstance(name, str) or not name.strip() or len(name) > _MAX_PROMPT_NAME:
+            raise BadRequestError(
+                f"{param}: a name must be a string of 1 to {_MAX_PROMPT_NAME} characters.",
+                param="system_prompts",
+            )
+        if not isinstance(text, str) or not text.strip():
+            raise BadRequestError(
+                f"{param} = {text!r}: a prompt must be a string with text in it.",
+                param="system_prompts",
+            )
+    return dict(value) or None
 
 
 def _check_schema(value: Any) -> JSONDict:

@@ -42,6 +42,7 @@ class ChatSettings(traitlets.HasTraits):
     sampling = _setting(
         "Further sampling fields of requests, such as {'dry_multiplier': 0.8, 'logit_bias': …}."
     )
+    system_prompts = _setting("System prompts to choose from in the page, by their names.")
     tools = _setting(
         "What the model may call: functions, servers made by `mcp`, or OpenAI's tools."
     )

@@ -384,6 +384,7 @@ class ChatOptions:
         tools: What the model may call: OpenAI's tools (a `FunctionTool` if a function implements
             it) and `MCPServer`s.
         sampling: Further sampling fields of requests, such as `dry_multiplier`.
+        system_prompts: System prompts to choose from, by their names.
     """
 
     system: str | None = None
@@ -398,6 +399,7 @@ class ChatOptions:
     schema: JSONDict | None = None
     tools: list[Any] | None = None
     sampling: JSONDict | None = None
+    system_prompts: dict[str, str] | None = None
 
     def request(self, history: tuple[Message, ...]) -> JSONDict:
         """A streaming request in OpenAI's shape for the reply that follows `history`."""

@@ -4,6 +4,7 @@ import { h, setAttribute, setText, show } from "../dom.ts";
 import { joinFacts } from "../format.ts";
 import type { Engine, Intent, OptionName, Options } from "../protocol.ts";
 import { ModelPicker } from "./picker.ts";
+import { PromptPicker } from "./prompts.ts";
 
 let instances = 0;
 
@@ -43,6 +44,7 @@ export class SettingsPanel {
   readonly #send: (intent: Intent) => Promise<void>;
   readonly #inputs = new Map<OptionName, FieldView>();
   readonly #picker: ModelPicker;
+  readonly #prompts: PromptPicker;
   readonly #tools = h("div", { class: "mlcw-settings-note" });
   readonly #kept = h("div", { class: "mlcw-settings-note mlcw-kept", hidden: true });
   readonly #note = h("div", { class: "mlcw-settings-note" });
@@ -56,11 +58,15 @@ export class SettingsPanel {
       return view.node;
     });
     this.#picker = new ModelPicker((model) => send({ kind: "load", model }), signal);
+    this.#prompts = new PromptPicker({
+      use: (text) => this.#set("system", text),
+      keep: (prompts) => this.#try({ kind: "set", name: "system_prompts", value: prompts }),
+    }, signal);
     const reset = h("button", { class: "mlcw-link", type: "button" }, "Undo changes");
     reset.addEventListener("click", () => { void this.#try({ kind: "reset" }); }, { signal });
     this.#kept.append(h("span", {}, "The notebook keeps what was changed here when it is saved."), reset);
     this.node = h("div", { class: "mlcw-settings", role: "group", "aria-label": "Settings", hidden: true },
-      this.#picker.node, ...fields, this.#tools, this.#kept, this.#note);
+      this.#picker.node, this.#prompts.node, ...fields, this.#tools, this.#kept, this.#note);
   }
 
   get visible(): boolean {
@@ -75,6 +81,7 @@ export class SettingsPanel {
   update(options: Options, engine: Engine, connected: boolean, note: string): void {
     for (const [name, view] of this.#inputs) view.update(options[name], connected, engine.defaults[name]);
     this.#picker.update(options.models, engine, connected);
+    this.#prompts.update(options, connected);
     setText(this.#tools, options.tools.length > 0 ? `Tools: ${options.tools.join(", ")}` : "");
     show(this.#tools, options.tools.length > 0);
     show(this.#kept, connected && options.changed.length > 0);
