@@ -69,8 +69,9 @@ function isText(text: string): boolean {
   return controls * 100 <= text.length;
 }
 
+/** Codes by which a terminal changes the colour of text. */
 // eslint-disable-next-line no-control-regex
-const COLOURS = /\u001b\[[0-9;]*m/g;
+export const COLOURS = /\u001b\[[0-9;]*m/g;
 
 /** A pasted text as an attachment if it is a traceback, a table, or long; null if it is to be typed. */
 export function attachmentOfPaste(text: string, html: string): Attachment | null {

@@ -37,7 +37,7 @@ const chips = (): string[] => [...box.querySelectorAll(".mlcw-chip .mlcw-chip-na
 
 function paste(text: string, { html = "", files = [] as File[] } = {}): Event {
   const event = new Event("paste", { cancelable: true, bubbles: true });
-  const getData = (kind: string): string => (kind === "text/html" ? html : text);
+  const getData = (kind: string): string => ({ "text/html": html, "text/plain": text })[kind] ?? "";
   Object.defineProperty(event, "clipboardData", { value: { getData, files } });
   input().dispatchEvent(event);
   return event;

@@ -72,6 +72,22 @@ def test_code_of_a_reply_becomes_cells_and_a_bad_model_changes_nothing(
     sent.locator("summary").click()
     expect(sent).to_contain_text("{'Rome': 31}")
     expect(chat.replies.last.locator(".mlcw-code")).to_have_count(2)
+
+    # A cell that is dragged onto the chat by its prompt is attached, and stays where it is.
+    before = sources(notebook)
+    start, end = notebook.prompt(1).bounding_box(), chat.input.bounding_box()
+    assert start
+    assert end
+    mouse = notebook.page.mouse
+    mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
+    mouse.down()
+    mouse.move(end["x"] + 40, end["y"] + 10, steps=8)
+    mouse.up()
+    attached = chat.root.get_by_role("list", name="Attachments")
+    expect(attached).to_contain_text("Cell20 characters")
+    assert sources(notebook) == before
+    attached.get_by_role("button", name="Remove Cell").click()
+
     block(chat, 0).get_by_role("button", name="Insert").click()
     expect(block(chat, 0).get_by_role("button", name="Inserted")).to_be_visible()
     block(chat, 1).get_by_role("button", name="Replace").click()

@@ -3,8 +3,10 @@
 import { attachmentOfPaste, checkTogether, readFile } from "../attachments.ts";
 import { h, show } from "../dom.ts";
 import { formatCount } from "../format.ts";
+import { CELLS_MIME, readCells } from "../notebook-cells.ts";
 import type { Attachment } from "../protocol.ts";
 import { iconButton, ICONS } from "./buttons.ts";
+import { takeCells } from "./cell-drops.ts";
 
 export interface AttachmentActions {
   /** Shows why something was not attached; "" if all was. */
@@ -59,10 +61,31 @@ export class Attachments {
     this.#actions.focus();
   }
 
-  /** Takes files, tables, tracebacks and long texts out of a paste; anything else is typed. */
+  /** Adds the text of a notebook's cells. */
+  addCells(cells: unknown): void {
+    const { attachment, images } = readCells(cells);
+    const reasons: string[] = [];
+    try {
+      if (attachment) this.#add(attachment);
+    } catch (error) {
+      reasons.push(error instanceof Error ? error.message : String(error));
+    }
+    if (images > 0) reasons.push(`${this.#actions.model()} cannot see images: ${images === 1 ? "one was" : `${String(images)} were`} left out.`);
+    else if (!attachment) reasons.push("These cells have no text.");
+    this.#actions.explain(reasons.join("\n"));
+    this.#actions.focus();
+  }
+
+  /** Takes files, cells, tables, tracebacks and long texts out of a paste; anything else is typed. */
   paste(event: ClipboardEvent): void {
     const data = event.clipboardData;
     if (!data) return;
+    const cells = data.getData(CELLS_MIME);
+    if (cells !== "") {
+      event.preventDefault();
+      this.addCells(cells);
+      return;
+    }
     const text = data.getData("text/plain");
     const files = [...data.files];
     // A spreadsheet gives its cells as text and, beside that, as an image.
@@ -81,12 +104,18 @@ export class Attachments {
     event.preventDefault();
   }
 
-  /** Takes files that are dropped on `target`. */
+  /** Takes files and cells that are dropped on `target`. */
   dropOn(target: HTMLElement): void {
     const signal = this.#signal;
-    const hasFiles = (event: DragEvent): boolean => event.dataTransfer?.types.includes("Files") === true;
+    takeCells(target, {
+      enabled: () => !this.button.disabled,
+      over: (inside) => target.classList.toggle("mlcw-dropping", inside),
+      drop: (cells) => { this.addCells(cells); },
+    }, signal);
+    const isOurs = ({ dataTransfer }: DragEvent): boolean =>
+      dataTransfer?.types.some((type) => type === "Files" || type === CELLS_MIME) === true;
     target.addEventListener("dragover", (event) => {
-      if (!hasFiles(event)) return;
+      if (!isOurs(event)) return;
       event.preventDefault();
       event.stopPropagation();
       target.classList.toggle("mlcw-dropping", !this.button.disabled);
@@ -98,10 +127,13 @@ export class Attachments {
       }, { signal });
     }
     target.addEventListener("drop", (event) => {
-      if (!hasFiles(event)) return;
+      if (!isOurs(event)) return;
       event.preventDefault();
       event.stopPropagation(); // JupyterLab would upload it
-      if (!this.button.disabled) void this.addFiles([...(event.dataTransfer?.files ?? [])]);
+      if (this.button.disabled) return;
+      const cells = event.dataTransfer?.getData(CELLS_MIME) ?? "";
+      if (cells !== "") this.addCells(cells);
+      else void this.addFiles([...(event.dataTransfer?.files ?? [])]);
     }, { signal });
   }
 

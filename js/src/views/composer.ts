@@ -107,7 +107,7 @@ export class Composer {
     this.#draw();
   }
 
-  /** Takes files that are dropped on `target`. */
+  /** Takes files and cells that are dropped on `target`. */
   takeDropsOn(target: HTMLElement): void {
     this.#attachments.dropOn(target);
   }
