@@ -28,7 +28,7 @@ def check_log_level(level: str) -> str:
     name = level.upper() if isinstance(level, str) else ""
     if name not in _LEVELS:
         raise BadRequestError(
-            f"log_level = {level!r}: give one of {', '.join(_LEVELS)}.", param="log_level"
+            f"log_level = {level!r:.200}: give one of {', '.join(_LEVELS)}.", param="log_level"
         )
     return name
 

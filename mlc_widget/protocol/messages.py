@@ -48,7 +48,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from mlc_widget.api.errors import ProtocolError
 from mlc_widget.api.progress import InitProgressReport
@@ -99,9 +99,28 @@ class WorkerRequest:
         if not isinstance(data, Mapping):
             raise ProtocolError(f"a message must be an object, not {type(data).__name__}")
         kind, uuid = data.get("kind"), data.get("uuid")
-        if not isinstance(kind, str) or not kind or not isinstance(uuid, str):
-            raise ProtocolError(f"a message needs a kind and a uuid, not {kind!r} and {uuid!r}")
+        if not isinstance(kind, str) or not kind or not _can_be_sent(uuid):
+            raise ProtocolError(
+                f"a message needs a kind and a uuid, not {kind!r:.200} and {uuid!r:.200}"
+            )
         return cls(kind, uuid, data.get("content"))
+
+
+def answerable_uuid(data: Any) -> str:
+    """The uuid of comm data; "" if there is none, or one that no answer can carry."""
+    uuid = data.get("uuid") if isinstance(data, Mapping) else None
+    return uuid if _can_be_sent(uuid) else ""
+
+
+def _can_be_sent(uuid: Any) -> TypeGuard[str]:
+    """Whether it is a text without lone surrogates, which JSON can escape but not contain."""
+    if not isinstance(uuid, str):
+        return False
+    try:
+        uuid.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def return_message(uuid: str, content: Any) -> JSONDict:

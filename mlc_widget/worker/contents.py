@@ -70,4 +70,4 @@ def model_ids(request: WorkerRequest) -> list[str]:
 
 
 def _wrong(request: WorkerRequest, name: str, wanted: str, value: Any) -> ProtocolError:
-    return ProtocolError(f"{request.kind}: {name} must be {wanted}, not {value!r}", param=name)
+    return ProtocolError(f"{request.kind}: {name} must be {wanted}, not {value!r:.200}", param=name)

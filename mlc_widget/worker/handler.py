@@ -25,6 +25,7 @@ from mlc_widget.protocol.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     WorkerRequest,
+    answerable_uuid,
     end_message,
     lost_message,
     return_message,
@@ -141,7 +142,7 @@ class KernelMLCEngineHandler(NotCopyable):
             try:
                 self._in_order.take(number, data)
             except ProtocolError as error:
-                self._throw(_uuid(data), error)
+                self._throw(answerable_uuid(data), error)
         else:
             self._begin(data)
 
@@ -155,10 +156,10 @@ class KernelMLCEngineHandler(NotCopyable):
             request = WorkerRequest.decode(data)
         except TooLargeError as error:
             refused = ProtocolError(f"This message is too large: {error}.")
-            self._throw(_uuid(data), refused)
+            self._throw(answerable_uuid(data), refused)
             return
         except ProtocolError as error:
-            self._throw(_uuid(data), error)
+            self._throw(answerable_uuid(data), error)
             return
         task = asyncio.get_running_loop().create_task(self._answer(request))
         self._tasks.add(task)
@@ -169,7 +170,7 @@ class KernelMLCEngineHandler(NotCopyable):
             call = self._calls.get(request.kind)
             if call is None:
                 raise ProtocolError(
-                    f"unknown message kind {request.kind!r}; known: {', '.join(self._calls)}"
+                    f"unknown message kind {request.kind!r:.200}; known: {', '.join(self._calls)}"
                 )
             content = await call(request)
             if content is not _NO_ANSWER:
@@ -262,7 +263,9 @@ class KernelMLCEngineHandler(NotCopyable):
         try:
             return self._app_configs[digest]
         except (KeyError, TypeError):
-            raise ProtocolError(f"appConfigHash {digest!r}: send setAppConfig first.") from None
+            raise ProtocolError(
+                f"appConfigHash {digest!r:.200}: send setAppConfig first."
+            ) from None
 
     async def _set_app_config(self, request: WorkerRequest) -> Any:
         try:
@@ -379,11 +382,6 @@ class KernelMLCEngineHandler(NotCopyable):
             ProtocolError: there is no such request.
         """
         raise ProtocolError(f"unknown custom request {name!r}")
-
-
-def _uuid(data: Any) -> str:
-    uuid = data.get("uuid") if isinstance(data, Mapping) else None
-    return uuid if isinstance(uuid, str) else ""
 
 
 def _cancelled() -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.session import json_packer
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.progress import InitProgressReport
@@ -33,14 +34,16 @@ async def test_an_unknown_kind_is_answered(client: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [None, 5, "reload", [], {}, {"kind": "reload"}, {"uuid": "x"}, {"kind": 5, "uuid": "x"},
-     {"kind": "", "uuid": "x"}, {"kind": "reload", "uuid": 5}],
+     {"kind": "", "uuid": "x"}, {"kind": "reload", "uuid": 5},
+     {"kind": "metrics", "uuid": "\ud800"}, {"kind": "", "uuid": "x\udfff"}],
 )  # fmt: skip
 async def test_a_malformed_message_is_answered(client: Any, data: Any) -> None:
     client.handler.on_message(data)
     (answer,) = client.down
     assert answer["kind"] == "throw"
     uuid = data.get("uuid") if isinstance(data, dict) else ""
-    assert answer["uuid"] == (uuid if isinstance(uuid, str) else "")
+    assert answer["uuid"] == ("x" if uuid == "x" else "")
+    json_packer(answer)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,30 @@ async def test_a_message_that_is_too_large_is_answered(
     # Those after it do not wait for its number.
     after = client.post("listModels", n=1)
     assert (await client.until(lambda m: m["uuid"] == after))["kind"] == "return"
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("x" * 10**6, None),
+        ("abort", {"requestId": ["x" * 10**6]}),
+        ("metrics\n" * 10**5, {}),
+        (
+            "chatCompletionNonStreaming",
+            {"request": {}, "modelId": "m", "appConfigHash": "x" * 10**6},
+        ),
+        ("setLogLevel", "x" * 10**6),
+    ],
+    ids=["kind", "field", "lines", "hash", "level"],
+)
+async def test_a_long_value_is_quoted_in_part(
+    client: Any, kind: str, content: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.hello()
+    client.post(kind, content)
+    await until(lambda: len(client.down) == 2 or caplog.records)
+    said = [m["content"] for m in client.down[1:]] or [r.getMessage() for r in caplog.records]
+    assert 0 < len(said[0]) < 2000
 
 
 class PanicException(BaseException):
