@@ -101,7 +101,7 @@ describe("two chats side by side", () => {
   it("go on with the one that is chosen, until both are shown again", async () => {
     chats.forEach((chat) => { chat.change("_chat", { rev: 2, messages: said("Because", "done") }); });
     await frame();
-    button(1, "Continue with this").click();
+    button(1, "Continue with B").click();
     await vi.waitFor(() => { expect(compare.sent).toMatchObject([{ intent: { kind: "choose", chat: 1 } }]); });
     compare.change("_chosen", { chat: 1 });
     await frame();

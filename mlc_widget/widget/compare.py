@@ -30,7 +30,7 @@ class CompareWidget(PageWidget):
 
     With chats on one engine, both requests are computed in one batch; with two engines, two
     workers share the machine. Each chat keeps its settings, its Stop and its figures. "Continue
-    with this" shows that chat alone, to which all messages go from then on.
+    with A" or "B" shows that chat alone, to which all messages go from then on.
 
     Args:
         first: A chat, for example ``ChatWidget(engine, temperature=0)``.

@@ -23,21 +23,26 @@ _HTML = """<!doctype html>
 <style>body { margin: 12px; background: light-dark(#fff, #111); color-scheme: light dark; }</style>
 </head><body data-jp-theme-light="%s"><main id="main"></main><script type="module">
 import widget from "/widget.js";
-const callbacks = {};
-let traits = {};
-const model = {
-  get: (name) => traits[name],
-  send: (content) => {
-    window.sent.push(content.intent);
-    setTimeout(() => model.emit("msg:custom", {type: "ack", intent: content.id, error: null}));
-  },
-  on: (event, callback) => (callbacks[event] ??= new Set()).add(callback),
-  off: (event, callback) => callbacks[event]?.delete(callback),
-  emit: (event, ...args) => { for (const callback of callbacks[event] ?? []) callback(...args); },
+const makeModel = (more = {}) => {
+  const callbacks = {};
+  const model = {
+    traits: {},
+    get: (name) => model.traits[name],
+    send: (content) => {
+      window.sent.push(content.intent);
+      setTimeout(() => model.emit("msg:custom", {type: "ack", intent: content.id, error: null}));
+    },
+    on: (event, callback) => (callbacks[event] ??= new Set()).add(callback),
+    off: (event, callback) => callbacks[event]?.delete(callback),
+    emit: (event, ...args) => { for (const callback of callbacks[event] ?? []) callback(...args); },
+    ...more,
+  };
+  return model;
 };
+const model = makeModel();
 window.sent = [];
 window.show = (values, views) => {
-  traits = {_comm_id: "c", _control: false, _view: "chat", ...values};
+  model.traits = {_comm_id: "c", _control: false, _view: "chat", ...values};
   widget.initialize({model});
   for (let view = 0; view < views; view++) {
     const el = document.createElement("div");
@@ -45,8 +50,20 @@ window.show = (values, views) => {
     widget.render({model, el});
   }
 };
+// Two chats side by side, each with these traits.
+window.showTwo = (chats) => {
+  const models = chats.map((traits, i) => Object.assign(makeModel(),
+    {traits: {_comm_id: `chat${i}`, _control: false, _view: "chat", ...traits}}));
+  const two = makeModel({widget_manager: {get_model: async (id) => models[Number(id.at(-1))]}});
+  two.traits = {_comm_id: "two", _control: false, _view: "compare", _chosen: {chat: null},
+    _chats: ["IPY_MODEL_chat0", "IPY_MODEL_chat1"]};
+  widget.initialize({model: two});
+  const el = document.createElement("div");
+  document.getElementById("main").append(el);
+  widget.render({model: two, el});
+};
 window.change = (values) => {
-  Object.assign(traits, values);
+  Object.assign(model.traits, values);
   for (const name of Object.keys(values)) model.emit(`change:${name}`);
 };
 window.receive = (content) => model.emit("msg:custom", content);
@@ -120,6 +137,18 @@ class WidgetPage:
         self.page.evaluate(f"window.show({json.dumps(values)}, {views})")
         self.frame()
         return self.page.locator(".mlcw").first
+
+    def show_two(self, *chats: dict[str, Any]) -> Locator:
+        """Draw two chats side by side, with these traits."""
+        values = [
+            {"_engine": ENGINE, "_live": {}, "_options": {"models": ["demo"], "tools": []}, **chat}
+            for chat in chats
+        ]
+        self.page.evaluate(f"window.showTwo({json.dumps(values)})")
+        shown = self.page.locator(".mlcw-compare")
+        shown.wait_for()
+        self.frame()
+        return shown
 
     def change(self, **traits: Any) -> None:
         self.page.evaluate(f"window.change({json.dumps(traits)})")

@@ -114,7 +114,7 @@ def states() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
                 user("How does it work?", branches=["t", "u", "v"]),
                 reply("Step by step.", branches=["z", "a"], stats=STATS),
             ],
-            {},
+            {"_options": {"system": "Be brief.", "system_prompts": {LONG_NAME: "Be brief."}}},
         ),
         "attachments": ([user("Why?", attachments=SENT), reply("See.", stats=STATS)], {}),
         "tokens": ([question, reply("In Paris.", tokens=3, stats=STATS)], {}),
@@ -303,6 +303,21 @@ def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> N
             if summary.is_visible():
                 summary.click()
         expect_accessible_and_fitting(page, chat, name)
+    page.page.evaluate("document.getElementById('main').replaceChildren()")
+    question = user("How does gradient descent work?")
+    two = page.show_two(
+        {"_chat": {"rev": 1, "messages": [question, reply(ANSWER, stats=STATS)]}},
+        {
+            "_chat": {"rev": 1, "messages": [question, reply("Step by", "running")]},
+            "_options": {"system": LONG_NAME, "temperature": 1.5},
+            "_engine": {**ENGINE, "model": LONG_NAME},
+        },
+    )
+    expect_accessible_and_fitting(page, two, "two chats")
+    first, second = (column.bounding_box() for column in two.locator(".mlcw-column").all())
+    assert first
+    assert second
+    assert (second["x"] == first["x"]) == (look == "narrow"), "one below the other where narrow"
     page.page.evaluate("document.getElementById('main').replaceChildren()")
     chat = page.show()
     page.page.evaluate("names => window.receive({type: 'notebook', names})", VARIABLES)

@@ -73,8 +73,7 @@ class Column {
     setText(this.#label, describeSettings(view.options, other.options));
     show(this.#stop, isRunning(view));
     show(this.#choose, connected && (chosen || view.chat.messages.length > 0));
-    setText(this.#choose, chosen ? "Show both again" : "Continue with this");
-    setAttribute(this.#choose, "aria-label", chosen ? null : `Continue with ${this.#name}`);
+    setText(this.#choose, chosen ? "Show both again" : `Continue with ${this.#name}`);
   }
 }
 
