@@ -39,7 +39,8 @@ def sources_digest() -> str:
     """The SHA-256 of this package's sources, since other sources may make other kernels."""
     digest = hashlib.sha256()
     here = os.path.dirname(__file__)
-    for name in sorted(glob.glob("**/*.py", root_dir=here, recursive=True)):
+    names = (glob.glob(f"**/*.{end}", root_dir=here, recursive=True) for end in ("py", "cuh"))
+    for name in sorted(itertools.chain.from_iterable(names)):
         digest.update(name.encode())
         with open(os.path.join(here, name), "rb") as file:
             digest.update(file.read())

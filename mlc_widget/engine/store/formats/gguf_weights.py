@@ -108,8 +108,11 @@ class GGUFWeights:
         return [(t.kind.name, len(rows)) for _, t, rows in self._tensors(layer, "weight")]
 
     def is_matrix(self, layer: str) -> bool:
-        """Whether a layer's weights have rows and columns."""
-        return len(self._tensors(layer, "weight")[0][1].shape) > 1
+        """Whether a layer's weights have rows and columns.
+
+        Norms are vectors, though those of StableLM's heads have a row for each head.
+        """
+        return not layer.endswith("norm") and len(self._tensors(layer, "weight")[0][1].shape) > 1
 
     def verify(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: GGUF files have no checksums, and sizes were checked when it was opened."""

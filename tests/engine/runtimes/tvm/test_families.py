@@ -19,7 +19,9 @@ from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
+from mlc_widget.engine.runtimes.tvm.weights import check_weights
 from mlc_widget.engine.store.conversion import Conversion
+from mlc_widget.engine.store.formats.float_weights import FloatWeights
 from mlc_widget.engine.store.stored_model import read_model
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from tests.engine.store import hf_folders
@@ -288,6 +290,20 @@ def test_a_smollm3_gguf_file_gives_the_logits_of_its_source(tmp_path, cache_dir)
     file = write_family(tmp_path / "smollm3.gguf", config, weights)
     alone = run_chunks(opened(file, cache_dir), prompt, CHUNKS)
     assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_IN_GGUF])
+def test_a_gguf_file_has_the_weights_that_a_gpu_needs(name, tmp_path):
+    from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
+    from mlc_widget.engine.runtimes.tvm.compile import make_program
+
+    file = write_family(tmp_path / f"{name}.gguf", families.CONFIGS[name], state(name))
+    stored = read_model(file, {})
+    kind, config = (stored.config[key] for key in ("model_type", "model_config"))
+    there = cuda.CudaTarget("sm_90", "x86_64-unknown-linux-gnu", "x86-64")
+    halves = quantization_of("q0f16")
+    program = make_program(architecture_of(kind, config), halves, there, "float16")
+    check_weights(program.parameters, FloatWeights(stored.open_weights()))
 
 
 @needs_gpu
