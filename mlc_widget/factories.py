@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Unpack, cast, overload
 
 from mlc_widget.api.core import ChatOpts
 from mlc_widget.api.engine_options import ENGINE_DEFAULTS, EngineOptions, takes_options
@@ -83,6 +83,37 @@ def mlc_engine(
     return engine
 
 
+@overload
+async def create_kernel_mlc_engine(
+    source: str,
+    *,
+    model: _Models,
+    show_progress: bool = ...,
+    **options: Unpack[ServerOptions],
+) -> AsyncServerMLCEngine: ...
+@overload
+async def create_kernel_mlc_engine(
+    source: _Models,
+    *,
+    chat_opts: _ChatOpts = ...,
+    show_progress: bool = ...,
+    **options: Unpack[WorkerOptions],
+) -> AsyncKernelMLCEngine: ...
+@overload
+async def create_kernel_mlc_engine(
+    *,
+    model: _Models,
+    chat_opts: _ChatOpts = ...,
+    show_progress: bool = ...,
+    **options: Unpack[WorkerOptions],
+) -> AsyncKernelMLCEngine: ...
+@overload
+async def create_kernel_mlc_engine(
+    source: str,
+    *,
+    show_progress: bool = ...,
+    **options: Unpack[ServerOptions],
+) -> AsyncServerMLCEngine: ...
 @takes_options(_Options, _DEFAULTS)
 @releases_locals
 async def create_kernel_mlc_engine(
@@ -136,6 +167,37 @@ async def create_kernel_mlc_engine(
     return engine
 
 
+@overload
+def kernel_mlc_engine(
+    source: str,
+    *,
+    model: _Models,
+    show_progress: bool = ...,
+    **options: Unpack[ServerOptions],
+) -> ServerMLCEngine: ...
+@overload
+def kernel_mlc_engine(
+    source: _Models,
+    *,
+    chat_opts: _ChatOpts = ...,
+    show_progress: bool = ...,
+    **options: Unpack[WorkerOptions],
+) -> KernelMLCEngine: ...
+@overload
+def kernel_mlc_engine(
+    *,
+    model: _Models,
+    chat_opts: _ChatOpts = ...,
+    show_progress: bool = ...,
+    **options: Unpack[WorkerOptions],
+) -> KernelMLCEngine: ...
+@overload
+def kernel_mlc_engine(
+    source: str,
+    *,
+    show_progress: bool = ...,
+    **options: Unpack[ServerOptions],
+) -> ServerMLCEngine: ...
 @takes_options(_Options, _DEFAULTS)
 @releases_locals
 def kernel_mlc_engine(

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from mlc_widget.api.core import EngineCore, RequestKind
 from mlc_widget.api.errors import (
@@ -24,6 +24,7 @@ from mlc_widget.api.errors import (
     ServerError,
 )
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.request_ids import new_request_id
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
 from mlc_widget.api.responses_api.routes import ResponsesApi
 from mlc_widget.api.responses_api.store import ResponseNotFoundError, ResponseStore
@@ -31,6 +32,7 @@ from mlc_widget.api.streams import StreamBuffer
 
 Body: TypeAlias = JSONDict | StreamBuffer
 
+_IN_HEADERS: Final = "".join(map(chr, range(33, 127))).replace("%", "")
 _CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
     "chat": check_chat,
     "completion": check_completion,
@@ -38,14 +40,25 @@ _CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+def _new_id() -> str:
+    """The id of a request that is not for an answer of the model."""
+    return f"req_{uuid.uuid4().hex}"
+
+
+@dataclass(slots=True)
 class ApiRequest:
-    """The parts of an HTTP request that count; path and query are as they were sent."""
+    """The parts of an HTTP request that count; path and query are as they were sent.
+
+    Attributes:
+        request_id: What the answer's header, the engine's errors and its log call it. A request
+            for an answer of the model is called as that is.
+    """
 
     method: str
     path: str
     content: bytes
     query: str = ""
+    request_id: str = field(default_factory=_new_id)
 
     def body(self) -> JSONDict:
         """The content as a JSON object.
@@ -135,9 +148,10 @@ class OpenAIRoutes:
     async def answer(self, request: ApiRequest) -> ApiAnswer:
         """Answer a request. Never raises: an error is an answer, too."""
         try:
-            return ApiAnswer(200, await self._body(request), request_id_header())
+            body = await self._body(request)
         except MLCEngineError as error:
-            return refusal(error)
+            return refusal(error, request.request_id)
+        return ApiAnswer(200, body, _headers(request.request_id))
 
     async def _body(self, request: ApiRequest) -> Body:
         version, *parts = request.path.removeprefix("/").split("/")
@@ -160,6 +174,7 @@ class OpenAIRoutes:
     def _requests(self, kind: RequestKind) -> _Handler:
         async def answer(request: ApiRequest, _: tuple[str, ...]) -> Body:
             body = _CHECKS[kind](request.body())
+            request.request_id = body.setdefault("request_id", new_request_id(kind))
             if kind != "embedding" and body.get("stream"):
                 return StreamBuffer(self._home, await self._core.open_stream(kind, body))
             return await self._core.request(kind, body)
@@ -189,14 +204,15 @@ def _match(pattern: tuple[str, ...], parts: list[str]) -> tuple[str, ...] | None
     return tuple(part for want, part in pairs if want in ("*", "**"))
 
 
-def request_id_header() -> dict[str, str]:
-    """A new ``x-request-id``, which OpenAI's client shows as ``_request_id``."""
-    return {"x-request-id": f"req_{uuid.uuid4().hex}"}
+def _headers(request_id: str) -> dict[str, str]:
+    """The header that OpenAI's client shows as ``_request_id``."""
+    # A caller's own id may be any text, but headers are ASCII.
+    return {"x-request-id": quote(request_id, safe=_IN_HEADERS)}
 
 
-def refusal(error: MLCEngineError) -> ApiAnswer:
-    """An error as OpenAI answers it."""
-    headers = request_id_header()
+def refusal(error: MLCEngineError, request_id: str | None = None) -> ApiAnswer:
+    """An error as OpenAI answers it, of a request that may have got no id yet."""
+    headers = _headers(request_id or error.request_id or _new_id())
     if isinstance(error, WrongMethodError):
         headers["allow"] = error.allowed
     return ApiAnswer(_status(error), error_body(error), headers)

@@ -14,11 +14,13 @@ from mlc_widget.api.errors import (
     BadRequestError,
     EngineDeadError,
     EngineTerminatedError,
+    MLCEngineError,
 )
 from mlc_widget.api.load_request import LoadTarget, RequiredModels
 from mlc_widget.api.log_level import set_log_level
 from mlc_widget.api.logit_processor import LogitProcessorFactory
 from mlc_widget.api.progress import InitProgressCallback
+from mlc_widget.api.request_ids import new_request_id, of_request
 from mlc_widget.api.requests import (
     JSONDict,
     check_chat,
@@ -39,7 +41,7 @@ from mlc_widget.engine.model import LoadedModel
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.sessions.journaled_answer import JournaledAnswer, resumable_request
 from mlc_widget.engine.sessions.session_store import SessionStore
-from mlc_widget.engine.shapes import ResponseShape, new_request_id
+from mlc_widget.engine.shapes import ResponseShape
 from mlc_widget.engine.shared_models import ClientModels, SharedModels
 from mlc_widget.engine.text.prompt_text import markup
 
@@ -209,6 +211,8 @@ class DirectCore:
             self._check_alive()
             if not self._models.holds(model):  # reloaded while the prompt was encoded
                 raise replaced_error()
+        except MLCEngineError as error:
+            raise of_request(error, request_id) from error.__cause__
         finally:
             del self._opening[request_id]
         switched = checked.get("logprobs") is True
@@ -271,7 +275,10 @@ class DirectCore:
         if kind == "embedding":
             checked = check_embedding(request)
             request_id = self._id_of(kind, checked)
-            return await self._embeddings.run(request_id, self._embedding(checked, required))
+            try:
+                return await self._embeddings.run(request_id, self._embedding(checked, required))
+            except MLCEngineError as error:
+                raise of_request(error, request_id) from error.__cause__
         whole = {**request, "stream": None, "stream_options": None}
         if (kept := resumable_request(kind, whole)) is None:
             return await (await self._generation(kind, whole, required)).whole()

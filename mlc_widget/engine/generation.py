@@ -13,6 +13,7 @@ from enum import Enum
 from functools import partial
 from typing import Final
 
+from mlc_widget.api.request_ids import of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.answer import Delta
 from mlc_widget.engine.chat_plan import AnswerPlan
@@ -325,7 +326,7 @@ class Generation:
         while not self._events:
             if self._error is not None:
                 await self.aclose()
-                raise self._error
+                raise of_request(self._error, self.request_id)
             self._ready.clear()
             await self._ready.wait()
         if self._gather_s:

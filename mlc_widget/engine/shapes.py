@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -55,12 +54,6 @@ def usage(stats: Sequence[GenerationStats], e2e_s: float, *, n: int = 1) -> JSON
             **extra,
         },
     }
-
-
-def new_request_id(kind: Literal["chat", "completion", "embedding"]) -> str:
-    """Make an id in OpenAI's style for a request without one."""
-    prefix = {"chat": "chatcmpl", "completion": "cmpl", "embedding": "embd"}[kind]
-    return f"{prefix}-{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, ChunkSource, RequestKind
-from mlc_widget.api.errors import EngineDeadError, ModelNotLoadedError
+from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ModelNotLoadedError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import check_log_level
 from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.published_link import PublishedLink
+from mlc_widget.api.request_ids import of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.protocol.messages import WHOLE_REQUESTS
@@ -139,6 +140,8 @@ class KernelCore(PublishedLink):
                 except asyncio.CancelledError:
                     in_flight.left()
                     raise
+        except MLCEngineError as error:
+            raise of_request(error, in_flight.request_id) from error.__cause__
         finally:
             self._in_flight_requests.end(in_flight)
 

@@ -8,7 +8,6 @@ its workers is found, and the others are answered.
 from __future__ import annotations
 
 import secrets
-import uuid
 import weakref
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
@@ -21,6 +20,7 @@ from mlc_widget.api.errors import (
     MLCEngineError,
     ModelNotLoadedError,
 )
+from mlc_widget.api.request_ids import new_request_id
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.remote_models import RemoteModels
@@ -29,7 +29,6 @@ from mlc_widget.proxy.turns import Turns
 Recovery: TypeAlias = Literal["resume", "error"]
 
 _COUNTS: Final = {2: "Two", 3: "Three"}
-_ID_PREFIX: Final = {"chat": "chatcmpl", "completion": "cmpl", "embedding": "embd"}
 
 
 def check_recovery(recovery: str) -> Recovery:
@@ -66,7 +65,7 @@ class InFlightRequest:
         resumable: bool,
     ) -> None:
         self.request = dict(request)
-        self.request_id = request.get("request_id") or f"{_ID_PREFIX[kind]}-{uuid.uuid4().hex}"
+        self.request_id = request.get("request_id") or new_request_id(kind)
         self.request["request_id"] = self.request_id
         if kind != "embedding" and request.get("seed") is None:
             self.request["seed"] = secrets.randbits(63)

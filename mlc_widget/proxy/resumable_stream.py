@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mlc_widget.api.core import RequestKind
-from mlc_widget.api.errors import BadRequestError, EngineDeadError, ModelNotLoadedError
+from mlc_widget.api.errors import (
+    BadRequestError,
+    EngineDeadError,
+    MLCEngineError,
+    ModelNotLoadedError,
+)
+from mlc_widget.api.request_ids import of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import STREAM_INITS
 from mlc_widget.proxy.in_flight import InFlightRequest, InFlightRequests
@@ -84,6 +90,9 @@ class ResumableStream:
                 if self._closed:
                     await stream.aclose()
                 return stream
+        except MLCEngineError as error:
+            self._end()
+            raise of_request(error, in_flight.request_id) from error.__cause__
         except BaseException:
             self._end()
             raise
@@ -116,6 +125,9 @@ class ResumableStream:
             if not self._closed:
                 self._in_flight.answered()
             raise StopAsyncIteration
+        except MLCEngineError as error:
+            self._end()
+            raise of_request(error, self._in_flight.request_id) from error.__cause__
         except Exception:
             self._end()
             raise

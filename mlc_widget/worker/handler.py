@@ -181,7 +181,7 @@ class KernelMLCEngineHandler(NotCopyable):
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise  # the client has gone
             if not isinstance(error, MLCEngineError):
-                logger.exception("%s failed", request.kind)
+                logger.exception("%s failed%s", request.kind, _of_request(request))
             if self.resources is not None:
                 # What fails for lack of them goes on in the worker that takes this one's place.
                 await self.resources.leave_if_lacking(error)
@@ -382,6 +382,14 @@ class KernelMLCEngineHandler(NotCopyable):
             ProtocolError: there is no such request.
         """
         raise ProtocolError(f"unknown custom request {name!r}")
+
+
+def _of_request(request: WorkerRequest) -> str:
+    """Which request of the user's a message is about, for the log."""
+    content = request.content
+    asked = content.get("request") if isinstance(content, Mapping) else None
+    name = asked.get("request_id") if isinstance(asked, Mapping) else None
+    return f" (request {name[:512]!r})" if isinstance(name, str) else ""
 
 
 def _cancelled() -> bool:

@@ -80,8 +80,24 @@ async def test_every_answer_has_its_own_request_id(scripted: AsyncMLCEngineInter
         with pytest.raises(openai.APIStatusError) as caught:
             await client.chat.completions.create(**{**REQUEST, **fields})
         ids.append(caught.value.request_id)
-    assert all(i and i.startswith("req_") for i in ids)
+    prefixes = ("chatcmpl-", "req_", "chatcmpl-", "cmpl-", "req_", "chatcmpl-")
+    assert all(i and i.startswith(prefix) for i, prefix in zip(ids, prefixes, strict=True))
     assert len(set(ids)) == len(ids)
+    assert (whole._request_id, held._request_id) == (whole.id, held.id)
+    async for chunk in raw.parse():
+        assert chunk.id == raw.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("given", "header"), [("my-id", "my-id"), ("a b%ä\n", "a%20b%25%C3%A4%0A")]
+)
+async def test_an_id_of_the_callers_own_is_the_header(
+    scripted: AsyncMLCEngineInterface, given: str, header: str
+) -> None:
+    client = scripted.openai_client()
+    answer = await client.chat.completions.create(**REQUEST, extra_body={"request_id": given})
+    assert answer.id == given
+    assert answer._request_id == header
 
 
 async def test_models_are_found_by_any_name(scripted: AsyncMLCEngineInterface) -> None:

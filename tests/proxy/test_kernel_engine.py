@@ -240,13 +240,16 @@ async def test_two_streams_at_once_share_the_engine(slow_engine: AsyncKernelMLCE
 async def test_an_error_in_the_middle_reaches_the_reader(kernel_engine: Make) -> None:
     engine = await kernel_engine(fail_after=2)
     stream = aiter(await engine.chat.completions.create(messages=HELLO, stream=True))
-    assert (await anext(stream)).choices[0].delta.content == "Hello"
+    first = await anext(stream)
+    assert first.choices[0].delta.content == "Hello"
     assert (await anext(stream)).choices[0].delta.content == " from"
     with pytest.raises(InternalEngineError, match="fails after 2 pieces") as caught:
         await anext(stream)
+    assert caught.value.request_id == first.id
     assert "in _misbehave" in str(caught.value.__cause__), "the remote traceback is the cause"
-    with pytest.raises(InternalEngineError, match="fails after 2 pieces"):
-        await engine.chat.completions.create(messages=HELLO)
+    with pytest.raises(InternalEngineError, match="fails after 2 pieces") as whole:
+        await engine.chat.completions.create(messages=HELLO, request_id="mine")
+    assert whole.value.request_id == "mine"
 
 
 async def test_a_bad_request_is_refused_before_anything_starts(

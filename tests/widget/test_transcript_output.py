@@ -218,6 +218,6 @@ def test_a_saved_notebook_can_be_gone_on_from(saved: nbformat.NotebookNode, tmp_
     from mlc_widget.widget.history import read_history
 
     nbformat.write(saved, tmp_path / "saved.ipynb")
-    _, messages = read_history(tmp_path / "saved.ipynb")
+    messages = read_history(tmp_path / "saved.ipynb").messages
     assert [m.role for m in messages] == ["user", "assistant"] * 4
     assert messages[0].text == "Say <b>hello</b>"

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from mlc_widget.api.errors import InternalEngineError
+from mlc_widget.api.request_ids import new_request_id
 from mlc_widget.api.requests import JSONDict, check_chat
 from mlc_widget.engine.generation import Generation
 from mlc_widget.engine.resumption import Resumption, is_exact
 from mlc_widget.engine.sessions.session_file import Header, encode_chunk, split_request
 from mlc_widget.engine.sessions.session_store import SessionJournal, SessionStore
-from mlc_widget.engine.shapes import new_request_id
 
 _log = logging.getLogger(__name__)
 
