@@ -117,7 +117,8 @@ class RemoteModels:
             if worker.loaded:
                 return worker.connection, expected.content()
             if self._restoring is None or self._restoring.done():
-                self._restoring = shared_task(self._restore(worker, expected))
+                self._loads += 1  # now: a load that begins before the task does is newer
+                self._restoring = shared_task(self._restore(worker, expected, self._loads))
             await asyncio.shield(self._restoring)
 
     def _expect(self) -> _Expected:
@@ -270,12 +271,13 @@ class RemoteModels:
             raise
         return worker
 
-    async def _restore(self, worker: Worker, expected: _Expected) -> None:
-        """Load the expected models into a new worker."""
-        self._loads += 1
+    async def _restore(self, worker: Worker, expected: _Expected, load: int) -> None:
+        """Load the expected models into a new worker, unless a newer load has begun."""
+        if load != self._loads:
+            return
         self._wanted, self._first_attempt = expected, None
         try:
-            await self._load_into(worker, expected, self._loads)
+            await self._load_into(worker, expected, load)
         finally:
             if self._wanted is expected:
                 self._wanted = None

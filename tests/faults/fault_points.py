@@ -62,8 +62,9 @@ def _read(name: str) -> str:
 
 def _write(name: str, text: str) -> None:
     """Leave a text as a link, which a limit on the size of files does not forbid."""
-    (FOLDER / f"{name}.worker").symlink_to(text)
-    (FOLDER / f"{name}.worker").replace(FOLDER / name)
+    new = FOLDER / f"{name}.{os.getpid()}"  # its own: a worker may be killed before it is moved
+    new.symlink_to(text)
+    new.replace(FOLDER / name)
 
 
 def _follow_orders() -> None:

@@ -24,6 +24,7 @@ from mlc_widget.engine import loaded_models
 from mlc_widget.proxy.core import KernelCore
 from mlc_widget.worker import reorder_buffer
 
+from ..waiting import until
 from .conftest import DEADLINE_S
 from .local_worker import SCRIPT, LocalProcess
 
@@ -253,3 +254,26 @@ def test_every_call_ends_once_whatever_happens(machine: type[Engine], examples: 
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+async def test_a_load_is_newer_than_a_restore_that_is_about_to_begin(
+    tiny_model: Path, other_tiny_model: Path
+) -> None:
+    home = HomeLoop.shared()
+
+    async def load_just_then() -> str:
+        core = KernelCore(home, LocalProcess)  # type: ignore[arg-type]
+        await core.reload([str(tiny_model)])
+        await next(iter(LocalProcess.alive)).die()
+        await until(lambda: core._supervisor.worker is None)
+        request = asyncio.create_task(core.request("chat", {"messages": HELLO, "max_tokens": 1}))
+        while core._models._restoring is None:
+            await asyncio.sleep(0)
+        await core.reload([str(other_tiny_model)])
+        await request
+        [model] = await core.list_models()
+        await core.terminate()
+        return str(model["id"])
+
+    LocalProcess.alive.clear()
+    assert home.submit(load_just_then()).result(DEADLINE_S) == str(other_tiny_model)
