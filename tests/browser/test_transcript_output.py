@@ -50,7 +50,8 @@ def test_the_saved_notebook_has_the_transcript_and_the_page_shows_it_once(
     assert "Fine, **thanks**." in saved
     # In the page, the chat is there once, and it is the one that was there before.
     transcript = notebook.output(1).locator('[data-mime-type="text/markdown"]')
-    expect(notebook.output(1).get_by_text("How are you?")).to_have_count(1)
+    shown = notebook.output(1).get_by_text("How are you?")
+    expect(shown).to_have_count(2)  # the message, and the chat's title
     expect(transcript).to_be_hidden()
     assert node is not None
     assert node.evaluate("node => node.isConnected")
