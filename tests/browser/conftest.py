@@ -6,11 +6,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, ViewportSize, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Error,
+    Page,
+    ViewportSize,
+    sync_playwright,
+)
 
 from ..widget.script_folder import write_script_folder
 from .lab import BusyCell, Lab, Notebook
@@ -60,14 +66,29 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab.close()
 
 
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The browser's folder, which keeps JupyterLab's compiled scripts from page to page."""
+    return tmp_path_factory.mktemp("chromium")
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def window(profile: Path) -> Iterator[BrowserContext]:
+    """The window of the browser that has this profile; pages elsewhere have nothing in common."""
     # Not for the session: while Playwright's own loop lives, no other asyncio test can run.
     path = find_chromium()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
+        window = playwright.chromium.launch_persistent_context(
+            profile, executable_path=path, args=FLAGS
+        )
+        yield window
+        window.close()
+
+
+@pytest.fixture(scope="module")
+def browser(window: BrowserContext) -> Browser:
+    assert window.browser is not None
+    return window.browser
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +106,7 @@ def busy(tmp_path: Path) -> Iterator[BusyCell]:
 
 @pytest.fixture
 def open_notebook(
-    lab: Lab, browser: Browser, request: pytest.FixtureRequest
+    lab: Lab, window: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[OpenNotebook]:
     """Opens notebooks in JupyterLab; fails if a page throws or asks another host for anything."""
     opened: list[Notebook] = []
@@ -117,7 +138,6 @@ def open_notebook(
         width: int = 1100,
         height: int = 900,
         classic: bool = False,
-        **context: Any,
     ) -> Notebook:
         """Opens a new notebook with these cells, or an existing one of that name."""
         name = f"{request.node.name.partition('[')[0]}-{len(opened)}.ipynb"
@@ -125,7 +145,8 @@ def open_notebook(
             name = cells
         else:
             lab.write(name, cells)
-        page = browser.new_page(viewport=ViewportSize(width=width, height=height), **context)
+        page = window.new_page()
+        page.set_viewport_size(ViewportSize(width=width, height=height))
         watch(page, classic=classic)
         notebook = Notebook(page, lab.address(name, classic=classic))
         opened.append(notebook)
