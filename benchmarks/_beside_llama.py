@@ -23,9 +23,9 @@ BUILD = Path(__file__).resolve().parents[1] / ".make" / "bench"
 LLAMA_CPP = "0.3.36"
 """The version of llama-cpp-python that we compare with."""
 
-LOADS, UNPACKED = 7, 3
+LOADS, UNPACKED = 7, 2
 """The number of processes that are started to measure a load, and one without packed weights."""
-FEWEST_ROUNDS, FIGURE_S = 4, 30.0
+FEWEST_ROUNDS, FIGURE_S = 4, 20.0
 """A figure is measured at least so often, and not again after so many seconds."""
 LARGE = 800_000_000
 """Bytes of a file from which resident memory is left out: llama.cpp would take minutes to fill its
