@@ -13,29 +13,30 @@ from .notebook import Notebook
 
 MAKE = "engine = await create_kernel_mlc_engine(model, **options)"
 
-# What cells do with an engine, beside making it.
+# What cells do with an engine, beside making it. Each kind is done with an engine of its own, one
+# cell after the other: one that keeps the engine fails its kind, and each kind costs a worker.
 USES = {
     "nothing": [],
-    "a request": ["await engine.chat.completions.create(messages=hello, max_tokens=3)"],
-    "a request that fails": [
+    "requests, of which some fail": [
+        "await engine.chat.completions.create(messages=hello, max_tokens=3)",
         (
             "try:\n    await engine.chat.completions.create(messages=hello, temperature=-1)\n"
             "except Exception as error:\n    kept = error"
         ),
         "await engine.abort(17)",
+        "engine.chat.completions",
+        "engine.state",
     ],
-    "a reload that fails": ["await engine.reload('/no/such/folder')"],
-    "a reload that fails in a function": [
+    "loads that fail": [
+        "await engine.reload('/no/such/folder')",
         (
             "async def load(engine):\n    await engine.reload('/no/such/folder')\n"
             "try:\n    await load(engine)\nexcept Exception:\n    pass"
-        )
-    ],
-    "a second engine's failed start": [
+        ),
         (
             "try:\n    await create_kernel_mlc_engine('/no/such/folder', **options)\n"
             "except Exception as error:\n    kept = error"
-        )
+        ),
     ],
     "a death": [
         (
@@ -64,20 +65,32 @@ USES = {
             "model='', messages=hello, stream=True):\n    break"
         ),
     ],
-    "%%chat": ["%%chat --max-tokens 3\nHello!", "await _chat", "_chat"],
+    "magics": [
+        "%%chat --max-tokens 3\nHello!",
+        "await _chat",
+        "_chat",
+        "%%chat --temperature 99\nHello!",
+        "%mlc stats",
+        "%mlc models",
+        "%mlc reset",
+        "%mlc explain",
+        "%mlc load",
+        "%mlc load /no/such/folder --to nobody",
+    ],
     "%%chat that runs": ["%%chat\nHello!"],
-    "%%chat that is refused": ["%%chat --temperature 99\nHello!"],
-    "%mlc": ["%mlc stats", "%mlc models", "%mlc reset", "%mlc explain"],
-    "%mlc that is refused": ["%mlc load", "%mlc load /no/such/folder --to nobody"],
-    "ChatWidget": ["chat = ChatWidget(engine)\nchat", "reply = chat.send('Hello!')", "await reply"],
-    "ChatWidget that was closed": [
+    "ChatWidget": [
+        "chat = ChatWidget(engine)\nchat",
+        "reply = chat.send('Hello!')",
+        "await reply",
+        "ChatWidget(engine, temperature=99)",
+    ],
+    "widgets that were closed": [
         "chat = ChatWidget(engine, history=[])\ndisplay(chat)\nchat.on_reply(print)",
         "await chat.send('Hello!')",
         "chat.close(); del chat",
+        "from mlc_widget import LoadProgress",
+        "LoadProgress(engine)",
     ],
-    "ChatWidget that is refused": ["ChatWidget(engine, temperature=99)"],
-    "LoadProgress": ["from mlc_widget import LoadProgress", "LoadProgress(engine)"],
-    "an attribute in Out": ["engine.chat.completions", "engine.state"],
 }
 
 
