@@ -209,8 +209,9 @@ class KernelMLCEngineHandler(NotCopyable):
         version = content_of(request).get("protocol")
         if version != PROTOCOL_VERSION:
             raise ProtocolError(
-                f"The notebook speaks protocol {version}, the worker {PROTOCOL_VERSION}: install "
-                f"the same version of mlc-widget on both sides (the worker has {__version__}).",
+                f"The notebook speaks protocol {version!r:.200}, the worker {PROTOCOL_VERSION}: "
+                "install the same version of mlc-widget on both sides (the worker has "
+                f"{__version__}).",
                 code="version_mismatch",
             )
         if self.seat is not None:
