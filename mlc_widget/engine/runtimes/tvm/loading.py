@@ -165,10 +165,13 @@ def make_executor(
     check_weights(plan.parameters, weights)
     context, pages = sizes(source, options)
     context = min(context, shape.positions or context)
+    # A GPU takes memory for the logits of a whole step when a request first asks for those of its
+    # prompt, which must not be what fills it.
+    logits = options.max_num_sequence if device == "cpu" else plan.max_rows
     needs = MemoryNeeds(
         weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
-        4 * (4 * plan.max_rows * plan.widest + options.max_num_sequence * shape.vocab_size),
+        4 * (4 * plan.max_rows * plan.widest + logits * shape.vocab_size),
         planner.device,
         progress.replaces,
         machine_free if planner.device == "cpu" else partial(_gpu_free, planner.device),
