@@ -19,7 +19,7 @@ from mlc_widget import AsyncMLCEngine
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import mlc_format
 
-from ..waiting import until
+from ..waiting import until, until_blocking
 
 DEADLINE = 60.0
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -134,6 +134,8 @@ class Steps:
 
     def __init__(self, engine: AsyncMLCEngine) -> None:
         executor = scheduler_of(engine).executor
+        # The step that warms the model up before its first one is not among those counted.
+        until_blocking(lambda: executor.steps or executor._trimmed)
         forwards = {name: getattr(executor, name) for name in ("_forward", "_forward_one")}
         self.rows: list[int] = []
         self._scheduler = scheduler_of(engine)

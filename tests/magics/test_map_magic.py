@@ -192,7 +192,10 @@ def test_a_chat_about_a_long_table_suggests_a_map(
     ],
 )
 def test_functions_are_offered_as_tools(line: str, offered: list[str]) -> None:
-    registry: Any = SimpleNamespace(function_names=lambda: ["number_of", "twice"], variables={})
+    functions = {"number_of": lambda text: len(text), "twice": lambda text: 2 * text}
+    for function in functions.values():
+        function.__module__ = "__main__"
+    registry = EngineRegistry(functions)
     event = SimpleNamespace(line=line, text_until_cursor=line, symbol="")
     found = complete_map(registry, event)
     assert [name for name in found if offered or not name.startswith("-")] == offered
