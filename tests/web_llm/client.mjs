@@ -11,7 +11,7 @@ import * as webllm from "@mlc-ai/web-llm";
 const [MODEL, OTHER, ENCODER] = process.argv.slice(2);
 const HELLO = [{ role: "user", content: "Hello!" }];
 const GREEDY = { temperature: 0, max_tokens: 24, ignore_eos: true };
-const DEADLINE_MS = 30_000;
+const DEADLINE_MS = 120_000;
 
 const tell = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const unexpected = []; // what the client could not take

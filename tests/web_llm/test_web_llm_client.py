@@ -24,7 +24,7 @@ pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 HERE = Path(__file__).parent
 ENCODER = HERE.parent / "fixtures" / "embeddings" / "bert"
 SCENARIOS = re.findall(r'^  async "(.+)"\(', (HERE / "client.mjs").read_text(), re.MULTILINE)
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 
 @pytest.fixture(scope="module")
