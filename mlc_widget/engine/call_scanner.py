@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
+from mlc_widget.api.unicode_text import well_formed
+
 
 class CallScanner:
     """Reads one JSON object ``{"name": …, "arguments": …}`` as it arrives.
@@ -125,7 +127,7 @@ class CallScanner:
         if self._key == "name":
             if not isinstance(value, str) or not value:
                 self.failed = True
-            self.name = _well_formed(value) if isinstance(value, str) else value
+            self.name = well_formed(value) if isinstance(value, str) else value
         elif self._key in self._keys:
             self._arguments_end = True
         self._state = "comma"
@@ -140,9 +142,4 @@ def _unquoted(text: str) -> str:
         inner = json.loads(text)
     except ValueError:
         return text
-    return _well_formed(inner) if isinstance(inner, str) else text
-
-
-def _well_formed(text: str) -> str:
-    """The text without lone surrogates, which JSON can escape but UTF-8 cannot represent."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return well_formed(inner) if isinstance(inner, str) else text

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlc_widget.api import errors
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.unicode_text import well_formed
 
 _MAX_TRACEBACK = 20_000
 
@@ -22,18 +23,22 @@ class RemoteTraceback(Exception):
 
 
 def encode_error(error: BaseException, request_id: str | None = None) -> JSONDict:
-    """Turn an error into the JSON that crosses the wire."""
+    """Turn an error into the JSON that crosses the wire, whatever text it quotes."""
     if isinstance(error, errors.MLCEngineError):
         own = error
     else:
         own = errors.InternalEngineError(_description(error))
-    return {
+    fields = {
         "type": type(own).__name__,
         "message": own.message,
         "code": own.code,
         "param": own.param,
         "request_id": own.request_id or request_id,
         "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:],
+    }
+    return {
+        name: well_formed(value) if isinstance(value, str) else value
+        for name, value in fields.items()
     }
 
 

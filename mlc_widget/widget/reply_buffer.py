@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.unicode_text import well_formed
 from mlc_widget.widget.repetition import RepetitionDetector
 from mlc_widget.widget.throttle import Throttle
 
@@ -21,15 +22,6 @@ the text."""
 def utf16_length(text: str) -> int:
     """The length as JavaScript counts it, in UTF-16 code units."""
     return len(text) + sum(character > "\uffff" for character in text)
-
-
-def well_formed(text: str) -> str:
-    """Replace lone surrogates, which cannot be encoded, by U+FFFD."""
-    return (
-        text
-        if text.isascii()
-        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )
 
 
 class _Part:

@@ -66,3 +66,22 @@ def test_the_documented_tree_is_the_tree() -> None:
         parents[depth:] = [name[0]]
         documented[name[0]] = parents[depth - 1] if depth else "Exception"
     assert documented == {c.__name__: c.__bases__[0].__name__ for c in CLASSES}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.BadRequestError("stop = '\ud800': wrong", param="\udfff", request_id="a\ud83d"),
+        errors.ProtocolError("\udc00\ud800", code="\udbff"),
+        ValueError("half \ud800"),
+        UnicodeError("\udcff"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_quotes_half_a_surrogate_pair_can_be_sent(error: Exception) -> None:
+    encoded = encode_error(raised(error), "r\ud800")
+    sent = json.loads(json.dumps(encoded, ensure_ascii=False).encode())
+    assert sent == encoded
+    assert "\ufffd" in sent["message"]
+    whole = encode_error(ValueError("\N{PARTY POPPER} ß \ufffd"))
+    assert whole["message"] == "ValueError: \N{PARTY POPPER} ß \ufffd"
