@@ -439,3 +439,43 @@ async def test_a_new_worker_continues_the_session_of_a_dead_one(
     assert (kept.recovered_text, kept.finish_reason) == (text, "length")
     lines = (folder / "one.jsonl").read_text().splitlines()
     assert json.dumps({"continue_from": known}, separators=(",", ":")) in lines
+
+
+@pytest.mark.parametrize(
+    "other", [{"messages": [{"role": "user", "content": "B"}]}, {"top_p": 0.5}]
+)
+async def test_another_request_of_the_same_name_id_and_seed_is_refused(
+    engine: AsyncMLCEngine, folder: Path, other: dict[str, Any]
+) -> None:
+    named = {"request_id": "r", "resumable": {"enabled": True, "session_id": "one"}}
+    text = await whole(engine, **named)
+    before = (folder / "one.jsonl").read_bytes()
+    with pytest.raises(BadRequestError, match="there is a session of this name"):
+        await whole(engine, **named, **other)
+    assert (folder / "one.jsonl").read_bytes() == before
+    assert await whole(engine, **named) == text  # the very same request, as after a death
+    assert (await engine.resume_chat_completion("one")).recovered_text == text
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_an_answer_whose_file_is_gone_is_not_kept_without_its_beginning(
+    engine: AsyncMLCEngine, folder: Path, strict: bool
+) -> None:
+    options = {"enabled": True, "session_id": "one", "strict_persistence": strict}
+    request = {**REQUEST, "request_id": "r", "resumable": options}
+    await engine.chat.completions.create(**request)
+    known = read_session("one", (folder / "one.jsonl").read_bytes()).resume()
+    assert known is not None
+    known["choices"][0]["journal"] = known["choices"][0]["journal"][:7]
+    await engine.delete_resumable_session("one")
+
+    async def again() -> None:
+        resumption = Resumption.read(known)
+        source = await engine._core.open_stream("chat", request, resumption=resumption)  # type: ignore[call-arg]
+        async for _ in source:
+            pass
+
+    expected = pytest.raises(InternalEngineError, match="is gone")
+    with expected if strict else contextlib.nullcontext():
+        await engine._home.wait(again)
+    assert await engine.list_resumable_sessions() == []

@@ -153,11 +153,20 @@ def _failed(name: str, error: OSError, *, strict: bool) -> None:
 
 
 def _open(generation: Generation, request: Mapping[str, Any], known: int) -> SessionJournal:
-    store, options, model = SessionStore(), request["resumable"], generation.model
-    salt = secrets.token_hex(16)
+    store, name = SessionStore(), request["resumable"]["session_id"]
+    salt = store.salt(name)
+    if salt is not None:  # by this very request, in a worker that died; or the name is taken
+        return store.reopen(name, known, _header(generation, request, salt))
+    if known:
+        raise OSError("the session is gone, with the part of the answer that was delivered")
+    return store.begin(_header(generation, request, secrets.token_hex(16)))
+
+
+def _header(generation: Generation, request: Mapping[str, Any], salt: str) -> Header:
+    options, model = request["resumable"], generation.model
     named = {**request, "model": model.model_id}
     stored, digests = split_request(named, salt, stored=options.get("store_prompt", False))
-    header = Header(
+    return Header(
         session_id=options["session_id"],
         created=generation.created,
         model_id=model.model_id,
@@ -168,6 +177,3 @@ def _open(generation: Generation, request: Mapping[str, Any], known: int) -> Ses
         digests=digests,
         salt=salt,
     )
-    if store.has(header):
-        return store.reopen(header.session_id, known, header)
-    return store.begin(header)

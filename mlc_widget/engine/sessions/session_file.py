@@ -16,13 +16,19 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from typing import Any, Final
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.errors import BadRequestError, MLCEngineError
 from mlc_widget.api.json_size import TooDeepError, TooLargeError, check_json_size
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_chat
 from mlc_widget.api.resumable import RecoveryMode, ResumableSession, ResumeResult
 
 MAX_SESSION_BYTES: Final = 16 * 1024 * 1024
 """The largest journal; what is written beyond it is not kept."""
+MAX_SESSION_LINES: Final = 2**17
+"""The most lines of a journal; what is written beyond them is not kept."""
+_MAX_TOKENS: Final = 2**20
+_LONGEST_TEXT: Final = 4096
+"""Characters of a text in the header, such as the model's path."""
+_LARGEST_NUMBER: Final = 2**53 - 1  # the largest that JavaScript can represent
 _VERSION: Final = 1
 _DEEPEST: Final = 64
 _FINISH_REASONS: Final = ("stop", "length", "tool_calls", "abort")
@@ -69,6 +75,14 @@ class Header:
         """The answer's id."""
         return str(self.request["request_id"])
 
+    def same_request(self, other: Header) -> bool:
+        """Whether a header with the same salt is of the same request, kept in the same way."""
+        return (
+            self.salt == other.salt
+            and self.digests == other.digests
+            and self.request == _plain(other.request)
+        )
+
     def encode(self) -> bytes:
         """The first line of the file."""
         return _line({"mlc_widget_session": _VERSION, **asdict(self)})
@@ -107,6 +121,8 @@ def encode_chunk(chunk: Mapping[str, Any], journal: Any) -> bytes:
         return b""
     text = (choices[0].get("delta") or {}).get("content") or ""
     reason = choices[0].get("finish_reason")
+    if not (journal or text or reason):
+        return b""
     return _line({"journal": journal, "text": text, "finish_reason": reason})
 
 
@@ -134,11 +150,13 @@ class SessionState:
     Attributes:
         header: Its first line.
         nbytes: The length of all its complete lines.
+        nlines: The number of these lines.
         finish_reason: The answer's finish reason, if it has ended.
     """
 
     header: Header
     nbytes: int = 0
+    nlines: int = 0
     finish_reason: str | None = None
     _parts: list[_Part] = field(default_factory=list)
 
@@ -276,24 +294,33 @@ def read_session(name: str, data: bytes) -> SessionState:
     """
     if len(data) > MAX_SESSION_BYTES:
         raise _malformed(name, f"it is larger than {MAX_SESSION_BYTES} bytes")
+    nbytes, nlines = data.rfind(b"\n") + 1, data.count(b"\n")
+    if nlines > MAX_SESSION_LINES:
+        raise _malformed(name, f"it has {nlines} lines, more than {MAX_SESSION_LINES}")
     lines = _lines(name, data)
     try:
         first = next(lines)
     except StopIteration:
         raise _malformed(name, "it has no header") from None
-    state = SessionState(_header(name, first), nbytes=data.rfind(b"\n") + 1)
+    state = SessionState(_header(name, first), nbytes, nlines)
     for number, content in enumerate(lines, 2):
         if not _take(state, content):
             raise _malformed(name, f"line {number} is not a part of an answer")
+        if state.tokens > _MAX_TOKENS:
+            raise _malformed(
+                name,
+                f"its answer has {state.tokens} tokens by line {number}, more than {_MAX_TOKENS}",
+            )
     return state
 
 
 def _lines(name: str, data: bytes) -> Iterator[JSONDict]:
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
-            content = json.loads(line)
-            check_json_size(content, MAX_SESSION_BYTES, _DEEPEST)
-        except (ValueError, RecursionError, TooLargeError, TooDeepError):
+            content = json.loads(line.decode())
+            if b"\\u" in line:  # which may be half of a surrogate pair, that nothing can encode
+                json.dumps(content, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
             raise _malformed(name, f"line {number} is not JSON of ours") from None
         if not isinstance(content, dict):
             raise _malformed(name, f"line {number} is not a JSON object")
@@ -308,21 +335,34 @@ def _header(name: str, content: JSONDict) -> Header:
     except KeyError as error:
         raise _malformed(name, f"its header has no {error.args[0]}") from None
     texts = (header.session_id, header.model_id, header.fingerprint, header.salt)
+    numbers = (header.created, header.prompt_tokens)
     fits = (
         header.session_id == name
-        and all(isinstance(text, str) for text in texts)
-        and all(type(n) is int and n >= 0 for n in (header.created, header.prompt_tokens))
+        and all(isinstance(text, str) and len(text) <= _LONGEST_TEXT for text in texts)
+        and all(type(number) is int and 0 <= number <= _LARGEST_NUMBER for number in numbers)
         and type(header.exact) is bool
         and isinstance(header.request, dict)
-        and header.request.keys() <= CHAT_FIELDS.keys()
         and isinstance(header.digests, dict)
+        and header.digests.keys() <= _WITH_TEXT - header.request.keys()
         and all(isinstance(digest, str) for digest in header.digests.values())
-        and isinstance(header.request.get("request_id"), str)
+        and "request_id" in header.request
         and ("messages" in header.request) != ("messages" in header.digests)
+        and _are_fields(header.request)
     )
     if not fits:
         raise _malformed(name, "its header has wrong values")
     return header
+
+
+def _are_fields(request: JSONDict) -> bool:
+    """Whether these are fields of a chat request, each with a valid value."""
+    try:
+        for name, value in request.items():
+            CHAT_FIELDS[name](name, value)
+        check_json_size(request, MAX_SESSION_BYTES, _DEEPEST)
+    except (KeyError, RecursionError, TooLargeError, TooDeepError, MLCEngineError):
+        return False
+    return True
 
 
 def _take(state: SessionState, content: JSONDict) -> bool:
@@ -333,6 +373,7 @@ def _take(state: SessionState, content: JSONDict) -> bool:
     reason = content.get("finish_reason")
     fits = (
         isinstance(text, str)
+        and bool(journal or text or reason)
         and (reason is None or reason in _FINISH_REASONS)
         and (_are_ids(journal) if state.header.exact else isinstance(journal, str))
         and state.finish_reason is None

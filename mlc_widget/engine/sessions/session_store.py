@@ -8,6 +8,7 @@ many.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import sys
@@ -23,6 +24,7 @@ from mlc_widget.api.resumable import ResumableSession
 from mlc_widget.api.resumable_field import session_id
 from mlc_widget.engine.sessions.session_file import (
     MAX_SESSION_BYTES,
+    MAX_SESSION_LINES,
     Header,
     SessionState,
     encode_continuation,
@@ -36,6 +38,8 @@ _MAX_BYTES: Final = 256 * 1024 * 1024
 """The size of all sessions together."""
 _MAX_AGE_S: Final = 30 * 24 * 3600.0
 """A session that was not written to for so long is removed."""
+_LOCK_S: Final = 2.0
+"""How long a new session waits for another process that has its file locked."""
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _FLAGS: Final = _SAFE | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _LOCKED_AT: Final = 2**31 - 2  # on Windows, a locked byte cannot be read
@@ -47,11 +51,13 @@ class SessionJournal:
     Args:
         fd: The file, at whose end it writes.
         nbytes: Its length.
+        nlines: The number of its lines.
     """
 
-    def __init__(self, fd: int, nbytes: int) -> None:
+    def __init__(self, fd: int, nbytes: int = 0, nlines: int = 0) -> None:
         self._fd: int | None = fd
         self._nbytes = nbytes
+        self._nlines = nlines
         self._lock = threading.Lock()  # a reader that leaves closes it from another thread
 
     def append(self, lines: bytes) -> None:
@@ -65,6 +71,9 @@ class SessionJournal:
                 raise OSError("the journal is closed")
             if self._nbytes + len(lines) > MAX_SESSION_BYTES:
                 raise OSError(f"the journal would be larger than {MAX_SESSION_BYTES} bytes")
+            added = lines.count(b"\n")
+            if self._nlines + added > MAX_SESSION_LINES:
+                raise OSError(f"the journal would have more than {MAX_SESSION_LINES} lines")
             rest = memoryview(lines)
             try:
                 while rest:
@@ -74,6 +83,7 @@ class SessionJournal:
                     os.ftruncate(self._fd, self._nbytes)
                 raise
             self._nbytes += len(lines)
+            self._nlines += added
 
     def close(self) -> None:
         """Close and unlock it. Idempotent."""
@@ -124,17 +134,9 @@ class SessionStore:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{name}{_SUFFIX}"
+        fd = _create(name, path)
+        journal = SessionJournal(fd)
         try:
-            fd = os.open(path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise BadRequestError(
-                f"resumable.session_id = {name!r}: there is a session of this name. Resume it, or "
-                "delete it first.",
-                param="resumable.session_id",
-            ) from None
-        journal = SessionJournal(fd, 0)
-        try:
-            _lock(fd)
             journal.append(header.encode())
         except BaseException:
             path.unlink(missing_ok=True)
@@ -149,31 +151,30 @@ class SessionStore:
         Args:
             name: The session.
             known: How many tokens (or characters) of the answer its reader has.
-            header: What a new session of this request would begin with.
+            header: What a new session of this request would begin with, with this session's salt.
 
         Raises:
-            BadRequestError: There is no such session, another request writes to it, or its model
-                has changed.
+            BadRequestError: There is no such session, it was begun for another request, another
+                request writes to it, or its model has changed.
             OSError: The file cannot be written.
         """
-        fd = self._open(name, os.O_RDWR)
-        journal = SessionJournal(fd, 0)
+        fd = self._open_locked(name)
+        journal = SessionJournal(fd)
         try:
-            if not _lock(fd):
-                raise BadRequestError(
-                    f"session_id = {name!r}: another request is writing this answer. Wait until "
-                    "it has ended, or end it.",
-                    param="session_id",
-                )
             state = read_session(name, _content(fd))
-            if state.header.fingerprint != header.fingerprint:
+            begun = state.header
+            # Only an exact runtime computes the very answer again that would be overwritten.
+            lost = state.finished and not known and not begun.exact
+            if lost or not begun.same_request(header):
+                raise _exists(name)
+            if (begun.fingerprint, begun.exact) != (header.fingerprint, header.exact):
                 raise BadRequestError(
-                    f"session_id = {name!r}: the files of {state.header.model_id} or its chat_opts "
-                    "have changed since this answer began. Send the request anew.",
+                    f"session_id = {name!r}: the files of {begun.model_id}, its chat_opts or its "
+                    "runtime have changed since this answer began. Send the request anew.",
                     param="session_id",
                 )
             os.ftruncate(fd, state.nbytes)  # without what a crash left of the last line
-            journal = SessionJournal(fd, state.nbytes)
+            journal = SessionJournal(fd, state.nbytes, state.nlines)
             if known <= state.known:  # otherwise some of it could not be written
                 journal.append(encode_continuation(known))
                 return journal
@@ -183,14 +184,29 @@ class SessionStore:
         journal.close()
         raise OSError("the journal lacks a part of the answer")
 
-    def has(self, header: Header) -> bool:
-        """Whether this very request has begun its session already, in a worker that died."""
+    def _open_locked(self, name: str) -> int:
+        while True:
+            fd = self._open(name, os.O_RDWR)
+            try:
+                if not _lock(fd):
+                    raise BadRequestError(
+                        f"session_id = {name!r}: another request is writing this answer. Wait "
+                        "until it has ended, or end it.",
+                        param="session_id",
+                    )
+                if _is_at(self._path(name), fd):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # it was deleted meanwhile
+
+    def salt(self, name: str) -> str | None:
+        """What the digests of a session are keyed with; None if there is none that can be read."""
         try:
-            begun = self.read(header.session_id).header
+            return self.read(name).header.salt
         except BadRequestError:
-            return False
-        drawn = ("request_id", "seed")
-        return all(begun.request.get(name) == header.request[name] for name in drawn)
+            return None
 
     def read(self, name: str) -> SessionState:
         """Read a session.
@@ -219,17 +235,28 @@ class SessionStore:
         """Delete a session; an unknown one is ignored.
 
         Raises:
-            BadRequestError: The name is not one, or a request is writing the session.
+            BadRequestError: The name is not one, a request is writing the session, or its file
+                cannot be removed.
         """
-        path = self._folder() / f"{session_id('session_id', name)}{_SUFFIX}"
-        if not _remove(path):
+        path = self._path(name)
+        try:
+            _remove(path)
+        except BlockingIOError:
             raise BadRequestError(
                 f"session_id = {name!r}: a request is writing this answer. End it first.",
                 param="session_id",
-            )
+            ) from None
+        except OSError as error:
+            raise BadRequestError(
+                f"session_id = {name!r}: {path} cannot be removed: {error.strerror}.",
+                param="session_id",
+            ) from error
+
+    def _path(self, name: str) -> Path:
+        return self._folder() / f"{session_id('session_id', name)}{_SUFFIX}"
 
     def _open(self, name: str, mode: int) -> int:
-        path = self._folder() / f"{session_id('session_id', name)}{_SUFFIX}"
+        path = self._path(name)
         try:
             fd = os.open(path, _FLAGS | mode)
         except FileNotFoundError:
@@ -249,6 +276,36 @@ def _is_own(found: os.stat_result) -> bool:
     if sys.platform == "win32":
         return True
     return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def _create(name: str, path: Path) -> int:
+    """Make the empty file of a session, locked.
+
+    Raises:
+        BadRequestError: There is one.
+        OSError: It cannot be made or locked.
+    """
+    while True:
+        try:
+            fd = os.open(path, _FLAGS | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise _exists(name) from None
+        try:
+            _wait_for_lock(fd)
+            if _is_at(path, fd):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # it was deleted before it was locked
+
+
+def _exists(name: str) -> BadRequestError:
+    return BadRequestError(
+        f"resumable.session_id = {name!r}: there is a session of this name. Resume it, or delete "
+        "it first.",
+        param="resumable.session_id",
+    )
 
 
 def _unusable(why: str) -> BadRequestError:
@@ -278,27 +335,54 @@ def _remove_old(folder: Path, new: Path) -> None:
     count, size, now = len(found), sum(one[1] for one in found), time.time()
     for changed, nbytes, path in sorted(found):
         many = count > _MAX_SESSIONS or size > _MAX_BYTES
-        if path != new and (many or now - changed > _MAX_AGE_S) and _remove(path):
-            count, size = count - 1, size - nbytes
+        if path != new and (many or now - changed > _MAX_AGE_S):
+            with contextlib.suppress(OSError):
+                _remove(path)
+                count, size = count - 1, size - nbytes
 
 
-def _remove(path: Path) -> bool:
-    """Remove a file; returns whether it is gone: one that is being written stays."""
+def _remove(path: Path) -> None:
+    """Remove a session's file, if there is one.
+
+    Raises:
+        BlockingIOError: It is being written.
+        OSError: It cannot be removed.
+    """
     try:
         fd = os.open(path, os.O_RDWR | _SAFE)
     except OSError:
-        with contextlib.suppress(OSError):
-            path.unlink()  # a link, or nobody can write to it
-        return not path.exists()
+        path.unlink(missing_ok=True)  # a link, or nobody can write to it
+        return
     try:
         if not _lock(fd):
-            return False
-        path.unlink(missing_ok=True)
-        return True
-    except OSError:
-        return False
+            raise BlockingIOError(errno.EAGAIN, "it is being written")
+        if _is_at(path, fd):  # otherwise it is another session, which has begun since
+            path.unlink()
     finally:
         os.close(fd)
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether an open file is still the one at this path. If it is locked, it stays there."""
+    if sys.platform == "win32":
+        return True  # an open file cannot be removed
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _wait_for_lock(fd: int) -> None:
+    """Lock a new file, which another process can hold only while it looks at it.
+
+    Raises:
+        OSError: It stays locked.
+    """
+    deadline = time.monotonic() + _LOCK_S
+    while not _lock(fd):
+        if time.monotonic() > deadline:
+            raise OSError("another process has locked the new file")
+        time.sleep(0.01)
 
 
 def _lock(fd: int) -> bool:
