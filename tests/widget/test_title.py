@@ -11,6 +11,7 @@ import pytest
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget
+from mlc_widget.widget import title as titles
 from mlc_widget.widget.message_tree import MessageTree
 from mlc_widget.widget.state import Attachment, Message
 from mlc_widget.widget.title import MAX_TITLE, check_title, first_words
@@ -20,6 +21,15 @@ from .test_chat import DEADLINE, Page
 
 MakeEngine = Callable[..., KernelMLCEngine]
 OpenPage = Callable[..., Page]
+UNDRAWN = [
+    ("\u200fa\u061cb\ufeff", "ab"),
+    ("a \u200b b", "a b"),
+    ("\u200da\u200d \u200cb\u200c\u200cc", "a bc"),
+    *(
+        (text, "")
+        for text in ("\u200f", "\ufeff\u200b", "\u200d", "\u3164", "\u0301", "\U000e0041")
+    ),
+]
 HOSTILE = '</script><img src=x onerror="alert(1)"> [a](javascript:x) # *b*'
 
 
@@ -54,6 +64,11 @@ def ask(tree: MessageTree, name: str, parent: str | None = None, **more: Any) ->
         ("日" * 60, "日" * 48 + "…"),
         ("a\u202eb\x00c\ud800d", "abcd"),
         ("👩‍👩‍👧 family", "👩‍👩‍👧 family"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("🏳️\u200d🌈 🙂\u200d↔️", "🏳️\u200d🌈 🙂\u200d↔️"),
+        ("\u200b\nhello", "hello"),
+        ("\u3164 \u2800\n\ufe0f\n\u00adhello", "hello"),
+        ("\u200d\n\u2060\u2061\n", ""),
         (" \n\t", ""),
     ],
 )
@@ -63,7 +78,7 @@ def test_a_question_gives_its_first_words(question: str, title: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "title"),
-    [(None, ""), ("", ""), (" a\r\n b ", "a b"), ("<b>", "<b>"), ("\u2066x", "x")],
+    [(None, ""), ("", ""), (" a\r\n b ", "a b"), ("<b>", "<b>"), ("\u2066x", "x"), *UNDRAWN],
 )
 def test_a_title_is_one_line_of_text(given: Any, title: str) -> None:
     assert check_title(given) == title
@@ -75,6 +90,15 @@ def test_what_is_no_title_is_refused(given: Any, make_engine: MakeEngine) -> Non
         check_title(given)
     with pytest.raises(BadRequestError, match="title"):
         ChatWidget(make_engine(echo=True), title=given)
+
+
+def test_a_title_is_refused_for_its_length_before_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(titles, "one_line", pytest.fail)
+    with pytest.raises(BadRequestError, match="1,000,000 characters") as caught:
+        check_title(" " * 1_000_000)
+    assert len(str(caught.value)) < 400
 
 
 def test_each_conversation_of_a_tree_has_a_title_of_its_own() -> None:
