@@ -105,7 +105,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         sampling: Further sampling fields of `chat.completions.create` in a mapping, such as
             ``{"typical_p": 0.9, "dry_multiplier": 0.8, "logit_bias": {"Paris": 5}}``.
         system_prompts: System prompts to choose from in the settings, by their names, such as
-            ``{"Short": "Answer in one sentence."}``; at most 50.
+            ``{"Short": "Answer in one sentence."}``; at most 50 of 256 KiB together.
         title: The conversation's title, at most 200 characters; by default the first words of the
             first message.
         history: An earlier conversation: messages in OpenAI's shape, the text that
@@ -195,7 +195,8 @@ class ChatWidget(EngineWidget, ChatSettings):
                 chat (the last one counts).
             engine: As for `ChatWidget`; it need not have the model that wrote the replies.
             **settings: Arguments of `ChatWidget`, such as ``tools``, which no file has. They come
-                before the settings of the file.
+                before the settings of the file. The system prompt is the one given here, or
+                else the one in the file's settings, or else the file's system message.
 
         Raises:
             TypeError: The engine is neither in a worker kernel nor on a server, or there is no
@@ -262,12 +263,8 @@ class ChatWidget(EngineWidget, ChatSettings):
         """
         if isinstance(content, dict):
             return super().send(content, buffers=buffers)
-
-        async def take() -> Reply:
-            return self._session.send(content)
-
-        # Waits for the I/O thread to take it, which is quick: `messages` has it then.
-        return self._link.submit(take()).result()
+        (reply,) = send_to_all([self], content)
+        return reply
 
     def _send_tokens(self, reply_id: Any) -> None:
         tokens = tokens_json(self._session.message(reply_id).tokens)
@@ -363,7 +360,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             path: The file to write.
 
         Raises:
-            BadRequestError: the format is unknown.
+            BadRequestError: the format is unknown, or `path` cannot be a path.
             OSError: the file cannot be written.
         """
         shown = self._shown()._replace(settings=settings_of(self._session.options))
@@ -469,3 +466,21 @@ class ChatWidget(EngineWidget, ChatSettings):
         if (reason := why_no_page()) is not None:
             return reason
         return f"<ChatWidget {snapshot.model_id or 'no model'}: {len(self.messages)} messages>"
+
+
+def send_to_all(chats: Sequence[ChatWidget], content: str) -> tuple[Reply, ...]:
+    """Send a message to each of the chats, or to none if one of them cannot take it.
+
+    Raises:
+        BadRequestError: `content` is empty.
+        EngineTerminatedError: an engine was terminated.
+    """
+    sessions = [chat._session for chat in chats]
+
+    async def take() -> tuple[Reply, ...]:
+        for session in sessions:
+            session.check_send(content)
+        return tuple(session.send(content) for session in sessions)
+
+    # Waits for the I/O thread to take it, which is quick: `messages` has it then.
+    return chats[0].engine_link.submit(take()).result()

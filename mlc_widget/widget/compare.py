@@ -14,13 +14,13 @@ import ipywidgets
 import traitlets
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad, shortened
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.widget.base import PageWidget, mirror
-from mlc_widget.widget.chat import ChatWidget
+from mlc_widget.widget.chat import ChatWidget, send_to_all
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.page_session import why_no_page
-from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.stand_in import show_widget
 from mlc_widget.widget.transcript_output import in_console, in_notebook
 
@@ -50,7 +50,7 @@ class CompareWidget(PageWidget):
         for name, chat in (("first", first), ("second", second)):
             if not isinstance(chat, ChatWidget):
                 raise TypeError(
-                    f"{name} = {chat!r}: must be a ChatWidget, such as "
+                    f"{name} = {shortened(chat)}: must be a ChatWidget, such as "
                     "ChatWidget(engine, temperature=0)."
                 )
         if first is second:
@@ -88,23 +88,25 @@ class CompareWidget(PageWidget):
             return
         found = [index for index, own in enumerate(self.chats) if own is chat]
         if not found:
-            raise BadRequestError(f"chat = {chat!r}: give one of `chats`, or None.", param="chat")
+            raise bad("chat", chat, "give one of `chats`, or None.")
         self._set_index(found[0])
 
     def _choose_from_page(self, intent: JSONDict) -> None:
         index = intent.get("chat")
-        if index is not None and (isinstance(index, bool) or index not in (0, 1)):
-            raise BadRequestError(f"chat = {index!r}: must be 0, 1 or null.", param="chat")
+        if index is not None and (type(index) is not int or index not in (0, 1)):
+            raise bad("chat", index, "must be 0, 1 or null.")
         self._set_index(index)
 
     def _set_index(self, index: int | None) -> None:
-        self._index = index
         if index is not None:
             self.chats[1 - index].stop()
+        self._index = index
         self.send_state("_chosen")
 
     def send(self, content: Any, buffers: Any = None) -> Any:
         """Send a message to both chats, or to the chosen one; a dict is sent to the page.
+
+        If one of them cannot take it, none gets it. (On the page, the other one does.)
 
         Returns:
             The `Reply` of each chat, in a tuple.
@@ -115,8 +117,7 @@ class CompareWidget(PageWidget):
         """
         if isinstance(content, dict):
             return super().send(content, buffers=buffers)
-        replies: tuple[Reply, ...] = tuple(chat.send(content) for chat in self._asked())
-        return replies
+        return send_to_all(self._asked(), content)
 
     def stop(self) -> None:
         """Stop what the chats are writing. Their text so far is kept."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
-from mlc_widget.api.errors import BadRequestError, EngineTerminatedError
+from mlc_widget.api.errors import EngineTerminatedError
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.mcp_client import MCPServer
 from mlc_widget.widget.approvals import Approvals
@@ -111,9 +112,12 @@ class ChatSession:
             BadRequestError: the text is empty.
             EngineTerminatedError: the engine was terminated.
         """
-        user = _user_message(question, self._tree.state.head)
-        self._check_alive()
+        user = self._next_message(question)
         return self._ask(user, options=options)
+
+    def check_send(self, question: Question | str) -> None:
+        """Check that `send` would take a message; raises what it would raise."""
+        self._next_message(question)
 
     def take_up(self, earlier: Conversation) -> None:
         """Show an earlier conversation; its system prompt counts if there is none yet."""
@@ -140,7 +144,7 @@ class ChatSession:
         """
         old = self._tree.find(message_id)
         if old.status in ("queued", "running"):
-            raise BadRequestError(f"reply = {message_id!r}: it has not ended yet.", param="reply")
+            raise bad("reply", message_id, "it has not ended yet.")
         self._check_alive()
         if old.role != "assistant":
             return self._ask(old)
@@ -167,10 +171,7 @@ class ChatSession:
         """
         found = self._tree.find(message_id)
         if found.role != "user":
-            raise BadRequestError(
-                f"message = {message_id!r}: only messages of the user can be edited.",
-                param="message",
-            )
+            raise bad("message", message_id, "only messages of the user can be edited.")
         return found
 
     def give_results(self, message_id: str, results: Any) -> Reply:
@@ -288,6 +289,11 @@ class ChatSession:
         self._queue.add(reply, first=bool(before))
         self._listener.on_change()
         return reply
+
+    def _next_message(self, question: Question | str) -> Message:
+        user = _user_message(question, self._tree.state.head)
+        self._check_alive()
+        return user
 
     def _check_alive(self) -> None:
         if self._link.snapshot.state == "terminated":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.errors import BadRequestError, EngineTerminatedError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget, CompareWidget
+
+from ..waiting import until_blocking
 
 DEADLINE = 30.0
 MakeEngine = Callable[..., KernelMLCEngine]
@@ -32,13 +33,6 @@ def compare(make_engine: MakeEngine) -> Iterator[Compare]:
         widget.close()
         for chat in widget.chats:
             chat.close()
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def intent(widget: CompareWidget, **fields: Any) -> str | None:
@@ -75,7 +69,7 @@ def test_with_one_engine_both_replies_run_at_the_same_time_and_stop_by_themselve
 ) -> None:
     widget = compare(text="word", repeat=10_000, pace_s=0.01)
     first, second = widget.send("Go")
-    wait_until(lambda: bool(first.text and second.text))
+    until_blocking(lambda: first.text and second.text)
     assert (first.status, second.status) == ("running", "running")
     widget.chats[0].stop()
     first.result(DEADLINE)
@@ -104,13 +98,39 @@ def test_one_chat_is_chosen_and_the_other_one_stops(compare: Compare) -> None:
     assert widget.chosen is widget.chats[0]
 
 
-@pytest.mark.parametrize("chat", [2, -1, "0", 0.5, True, False, [0], {}])
+@pytest.mark.parametrize("chat", [2, -1, "0", 0.5, 0.0, 1.0, True, False, [0], {}, "x" * 9999])
 def test_what_is_neither_chat_is_refused(compare: Compare, chat: Any) -> None:
     widget = compare(echo=True)
-    assert "chat = " in (intent(widget, chat=chat) or "")
+    refusal = intent(widget, chat=chat) or ""
+    assert "chat = " in refusal
+    assert len(refusal) < 400
     with pytest.raises(BadRequestError, match="chats"):
         widget.choose(chat)
     assert widget.chosen is None
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_message_that_one_chat_cannot_take_goes_to_none(
+    make_engine: MakeEngine, dead: int
+) -> None:
+    ended = KernelMLCEngine(runtime="scripted")
+    ended.terminate()
+    engines = [make_engine(echo=True)] * 2
+    engines[dead] = ended
+    widget = CompareWidget(ChatWidget(engines[0]), ChatWidget(engines[1]))
+    with pytest.raises(EngineTerminatedError):
+        widget.send("Hello")
+    assert [chat.messages for chat in widget.chats] == [(), ()]
+    for empty in ("", " ", 7, None):
+        with pytest.raises(BadRequestError):
+            widget.send(empty)
+    widget.choose(widget.chats[1 - dead])
+    (reply,) = widget.send("Alone")
+    assert "Alone" in reply.result(DEADLINE)["content"]
+    assert widget.chats[dead].messages == ()
+    widget.close()
+    for chat in widget.chats:
+        chat.close()
 
 
 def test_two_different_chats_are_needed(make_engine: MakeEngine) -> None:
