@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, Union
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import shortened
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
 
 Tools: TypeAlias = Sequence[Mapping[str, Any] | Callable[..., Any]] | Mapping[str, Any]
@@ -99,7 +100,8 @@ def result_text(result: Any) -> str:
 
 def _as_tool(function: Any, name: str) -> FunctionTool:
     if not callable(function):
-        raise BadRequestError(f"tools[{name!r}] = {function!r}: not a function.", param="tools")
+        where = f"tools[{shortened(name)}]"
+        raise BadRequestError(f"{where} = {shortened(function)}: not a function.", param="tools")
     name = name or getattr(function, "__name__", "")
     text = inspect.getdoc(function) or ""
     described: JSONDict = {"name": name, "parameters": _parameters(function, name, text)}

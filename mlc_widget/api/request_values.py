@@ -45,6 +45,11 @@ def shortened(value: Any) -> str:
     return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 3]}…"
 
 
+def field_name(name: Any) -> str:
+    """A field's name, which may be any key of a mapping, as an error message shows it."""
+    return name if isinstance(name, str) and len(name) <= _SHOWN else shortened(name)
+
+
 def _excerpt(value: Any) -> str:
     try:
         return repr(value[:_SHOWN]) if isinstance(value, str) else _EXCERPT.repr(value)
@@ -315,5 +320,6 @@ def known(
     """Refuse a mapping that has other fields than these."""
     unknown = [name for name in request if name not in fields]
     if unknown:
-        param = f"{where}.{unknown[0]}" if where else str(unknown[0])
+        name = field_name(unknown[0])
+        param = f"{where}.{name}" if where else name
         raise bad(param, request[unknown[0]], f"no such field; known: {', '.join(sorted(fields))}.")

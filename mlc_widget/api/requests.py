@@ -32,6 +32,7 @@ from mlc_widget.api.request_values import (
     boolean,
     completion_logprobs,
     embedding_input,
+    field_name,
     identifier,
     integer,
     known,
@@ -180,11 +181,12 @@ def check_sampling(value: Any, own: Collection[str]) -> JSONDict:
     # The model and the limit are chosen elsewhere, the latter as max_tokens.
     names = SamplingParams.__annotations__.keys() - {"model", "max_completion_tokens", *own}
     for name, given in fields.items():
+        param = f"sampling.{field_name(name)}"
         if name in own:
-            raise bad(f"sampling.{name}", given, f"give it as {name}.")
+            raise bad(param, given, f"give it as {name}.")
         if name not in names:
             known_names = ", ".join(sorted(names))
-            raise bad(f"sampling.{name}", given, f"no such field; known: {known_names}.")
+            raise bad(param, given, f"no such field; known: {known_names}.")
     return {name: CHAT_FIELDS[name](f"sampling.{name}", given) for name, given in fields.items()}
 
 

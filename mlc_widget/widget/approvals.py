@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlc_widget.api.clients import client_of
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.message_tree import MessageTree
@@ -80,12 +80,10 @@ class Approvals:
             BadRequestError: No such call waits, or there is no such decision.
         """
         if decision not in DECISIONS:
-            raise BadRequestError(
-                f"decision = {decision!r}: give {', '.join(DECISIONS)}.", param="decision"
-            )
-        known = isinstance(reply_id, str) and isinstance(call, int)
+            raise bad("decision", decision, f"give {', '.join(DECISIONS)}.")
+        known = isinstance(reply_id, str) and type(call) is int  # True would be 1
         if not known or (reply_id, call) not in self._waiting:
-            raise BadRequestError(f"call = {call!r}: no decision about it is needed.", param="call")
+            raise bad("call", call, "no decision about it is needed.")
         question, _ = self._waiting[reply_id, call]
         if decision == "always":
             self._always.add(question.key)

@@ -18,6 +18,7 @@ import traitlets
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget import control
 from mlc_widget.widget.bundle import Bundle, current_bundle, loader
@@ -183,7 +184,7 @@ class EngineWidget(PageWidget):
         elif isinstance(model, str) and model.strip():
             self._link.begin_reload((model,))
         else:
-            raise BadRequestError(f"model = {model!r}: must be a model's name.", param="model")
+            raise bad("model", model, "must be a model's name.")
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run a task on the I/O thread; if it fails, the engine's own state shows that."""

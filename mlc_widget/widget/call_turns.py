@@ -9,6 +9,7 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.function_tools import MAX_CALL_TURNS, result_text
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.state import ChatState, Message
 
@@ -73,8 +74,7 @@ def _results_in_order(calls: Sequence[JSONDict], results: Any) -> list[str]:
             raise BadRequestError(f"results: none for {', '.join(missing)}.", param="results")
         return [result_text(results[key]) for key in keys]
     if isinstance(results, str) or not isinstance(results, Sequence) or len(results) != len(calls):
-        raise BadRequestError(
-            f"results = {results!r}: give a list with a result for each call: {', '.join(names)}.",
-            param="results",
+        raise bad(
+            "results", results, f"give a list with a result for each call: {', '.join(names)}."
         )
     return [result_text(result) for result in results]

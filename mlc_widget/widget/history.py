@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict
 from mlc_widget.widget.state import Message
 from mlc_widget.widget.title import check_title
@@ -78,7 +79,7 @@ def _read(history: History) -> tuple[str, list[Any]]:
         title = check_title(history.get("title"))
         history = history.get("messages", ())
     if isinstance(history, str) or not isinstance(history, Sequence):
-        raise BadRequestError(f"history = {history!r}: {_REMEDY}.", param="history")
+        raise bad("history", history, f"{_REMEDY}.")
     return title, list(history)
 
 
@@ -86,20 +87,25 @@ def read_saved(path: str | Path) -> JSONDict:
     """The last conversation in a file: an export in JSON, or a notebook that shows a chat.
 
     Raises:
-        BadRequestError: There is no such file, or it has no conversation.
+        BadRequestError: The file cannot be read, or it has no conversation.
     """
-    path = Path(path).expanduser()
+    shown = str(path) if isinstance(path, Path) else path
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadRequestError(
-                f"{path}: it is larger than {MAX_BYTES:,} bytes; {_REMEDY}.", param="history"
-            )
-        return _decoded(str(path), path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as error:
-        why = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise BadRequestError(
-            f"history = {str(path)!r}: {why}; {_REMEDY}.", param="history"
-        ) from None
+        file = Path(path).expanduser()
+        with file.open("rb") as opened:
+            data = opened.read(MAX_BYTES + 1)  # a device does not tell its size
+        if len(data) > MAX_BYTES:
+            raise bad("history", shown, f"it is larger than {MAX_BYTES:,} bytes; {_REMEDY}.")
+        text = data.decode()
+    except BadRequestError:
+        raise
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = "no such file" if missing else error.strerror
+        raise bad("history", shown, f"{why}; {_REMEDY}.") from None
+    except (RuntimeError, TypeError, ValueError) as error:  # an unknown home, no path, NUL
+        raise bad("history", shown, f"{error}; {_REMEDY}.") from None
+    return _decoded(str(file), text)
 
 
 def _read_text(given: str | Path) -> JSONDict:

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
-from mlc_widget.api.errors import BadRequestError, MLCEngineError
+from mlc_widget.api.errors import MLCEngineError
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class IntentDispatcher:
         kind = intent.get("kind") if isinstance(intent, dict) else None
         handler = self._handlers.get(kind) if isinstance(kind, str) else None
         if handler is None:
-            raise BadRequestError(f"kind = {kind!r}: this widget does not know this intent.")
+            raise bad("kind", kind, "this widget does not know this intent.")
         return handler(intent)
 
     async def _wait(self, intent_id: str, done: Awaitable[object]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.options import OPTION_NAMES
 from mlc_widget.widget.session import ChatSession
@@ -52,7 +53,7 @@ class KeptSettings:
         """
         if name not in KEPT_NAMES:
             known = ", ".join(KEPT_NAMES)
-            raise BadRequestError(f"name = {name!r}: no such setting; known: {known}.")
+            raise bad("name", name, f"no such setting; known: {known}.")
         before = getattr(self._session.options, name)
         self._session.set_option(name, value)
         self._before.setdefault(name, before)

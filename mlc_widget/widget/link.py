@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlc_widget.api.engine_link import EngineLink
+from mlc_widget.api.request_values import shortened
 
 
 def link_of(engine: object) -> EngineLink:
@@ -14,7 +15,7 @@ def link_of(engine: object) -> EngineLink:
     link = getattr(engine, "link", engine)
     if not isinstance(link, EngineLink):
         raise TypeError(
-            f"a widget needs an engine in a worker kernel or on a server, not {engine!r}: "
+            f"a widget needs an engine in a worker kernel or on a server, not {shortened(engine)}: "
             "make one with `engine = await create_kernel_mlc_engine(…)`"
         )
     return link

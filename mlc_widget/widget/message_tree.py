@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 from mlc_widget.widget.state import ChatState, Message
 
 
@@ -39,7 +39,7 @@ class MessageTree:
         """
         message = self.state.messages.get(message_id) if isinstance(message_id, str) else None
         if message is None:
-            raise BadRequestError(f"message = {message_id!r}: no such message.", param="message")
+            raise bad("message", message_id, "no such message.")
         return message
 
     def add_turn(self, turn: Sequence[Message], answer: Message, before: Sequence[str]) -> None:

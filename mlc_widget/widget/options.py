@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.limits import LIMITS
+from mlc_widget.api.request_values import bad, encoded_size, field_name
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_sampling
 from mlc_widget.widget.chat_tools import offered, read_chat_tools
 from mlc_widget.widget.state import ChatOptions, json_answer
+from mlc_widget.widget.title import one_line
 
 OPTION_NAMES = (
     *("system", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"),
@@ -19,7 +21,10 @@ OPTION_NAMES = (
 
 MAX_PROMPTS: Final = 50
 """Pinned system prompts; js/src/protocol.ts has the same limit."""
+MAX_PROMPTS_BYTES: Final = 256 * 2**10
+"""Their names and texts together; the page gets all of them with each change of a setting."""
 _MAX_PROMPT_NAME: Final = 100
+"""Characters of a name."""
 
 
 def check_option(name: str, value: Any) -> Any:
@@ -30,15 +35,17 @@ def check_option(name: str, value: Any) -> Any:
     """
     if name not in OPTION_NAMES:
         known = ", ".join(OPTION_NAMES)
-        raise BadRequestError(f"{name} = {value!r}: no such setting; known: {known}.", param=name)
+        raise bad(field_name(name), value, f"no such setting; known: {known}.")
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if name == "system":
         if not isinstance(value, str):
-            raise BadRequestError(f"system = {value!r}: must be a string.", param=name)
+            raise bad(name, value, "must be a string.")
+        if encoded_size(name, value) > LIMITS.prompt_bytes:
+            raise bad(name, value, f"it is too large; give at most {LIMITS.prompt_bytes} bytes.")
         return value
     if name == "system_prompts":
-        return _check_prompts(value)
+        return _check_prompts(name, value)
     if name == "schema":
         return _check_schema(value)
     if name == "tools":
@@ -48,29 +55,22 @@ def check_option(name: str, value: Any) -> Any:
     return CHAT_FIELDS[name](name, value)
 
 
-def _check_prompts(value: Any) -> dict[str, str] | None:
+def _check_prompts(param: str, value: Any) -> dict[str, str] | None:
     if not isinstance(value, Mapping):
-        raise BadRequestError(
-            f'system_prompts = {value!r}: must be a mapping, such as {{"Short": "Be brief."}}.',
-            param="system_prompts",
-        )
+        raise bad(param, value, 'must be a mapping, such as {"Short": "Be brief."}.')
     if len(value) > MAX_PROMPTS:
-        raise BadRequestError(
-            f"system_prompts: {len(value)} prompts; at most {MAX_PROMPTS} can be pinned.",
-            param="system_prompts",
-        )
+        raise bad(param, len(value), f"at most {MAX_PROMPTS} prompts can be pinned.")
+    size = 0
     for name, text in value.items():
-        param = f"system_prompts[{name!r}]"
-        if not isinstance(name, str) or not name.strip() or len(name) > _MAX_PROMPT_NAME:
-            raise BadRequestError(
-                f"{param}: a name must be a string of 1 to {_MAX_PROMPT_NAME} characters.",
-                param="system_prompts",
-            )
+        if not isinstance(name, str) or len(name) > _MAX_PROMPT_NAME or not one_line(name):
+            must = f"a name must be a string of 1 to {_MAX_PROMPT_NAME} characters that are seen."
+            raise bad(param, name, must)
         if not isinstance(text, str) or not text.strip():
-            raise BadRequestError(
-                f"{param} = {text!r}: a prompt must be a string with text in it.",
-                param="system_prompts",
-            )
+            raise bad(f"{param}[{name!r}]", text, "a prompt must be a string with text in it.")
+        size += encoded_size(param, name) + encoded_size(f"{param}[{name!r}]", text)
+        if size > MAX_PROMPTS_BYTES:
+            most = f"all prompts and their names may have {MAX_PROMPTS_BYTES:,} bytes; pin fewer."
+            raise bad(f"{param}[{name!r}]", text, most)
     return dict(value) or None
 
 
@@ -78,12 +78,10 @@ def _check_schema(value: Any) -> JSONDict:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
-            raise BadRequestError(f"schema: not valid JSON: {error}.", param="schema") from None
+        except (ValueError, RecursionError) as error:
+            raise bad("schema", value, f"not valid JSON: {error}.") from None
     if not isinstance(value, Mapping):
-        raise BadRequestError(
-            f'schema = {value!r}: must be an object, such as {{"type": "object"}}.', param="schema"
-        )
+        raise bad("schema", value, 'must be an object, such as {"type": "object"}.')
     schema: JSONDict = dict(value)
     CHAT_FIELDS["response_format"]("schema", json_answer(schema))
     return schema

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 from mlc_widget.widget import notebook_variables
 from mlc_widget.widget.prompt import fill_in_known, names_variables
 from mlc_widget.widget.safe_markdown import code_block
@@ -96,7 +97,7 @@ def check_text(text: Any, *, empty: bool = False) -> None:
         BadRequestError: it is no text, or it is empty.
     """
     if not isinstance(text, str) or not (empty or text.strip()):
-        raise BadRequestError(f"text = {text!r}: write a message first.", param="text")
+        raise bad("text", text, "write a message first.")
 
 
 def _attachment(param: str, item: Any) -> Attachment:

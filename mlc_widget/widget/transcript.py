@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.safe_markdown import (
     code_block,
@@ -71,11 +71,12 @@ def export(shown: Shown, *, as_format: str, path: str | Path | None) -> str:
     """Export a conversation as text, and write it to a file if `path` is given.
 
     Raises:
-        BadRequestError: the format is unknown.
+        BadRequestError: the format is unknown, or `path` cannot be a path.
+        OSError: the file cannot be written.
     """
     if as_format not in get_args(ExportFormat):
         known = ", ".join(get_args(ExportFormat))
-        raise BadRequestError(f"format = {as_format!r}: give one of {known}.", param="format")
+        raise bad("format", as_format, f"give one of {known}.")
     if as_format == "md":
         text = markdown(shown) + "\n"
     elif as_format == "json":
@@ -83,8 +84,16 @@ def export(shown: Shown, *, as_format: str, path: str | Path | None) -> str:
     else:
         text = json.dumps(_notebook(shown), indent=1, ensure_ascii=False) + "\n"
     if path is not None:
-        Path(path).expanduser().write_text(text, encoding="utf-8")
+        _write(path, text)
     return text
+
+
+def _write(path: str | Path, text: str) -> None:
+    data = text.encode(errors="replace")  # half a character, as "?"
+    try:
+        Path(path).expanduser().write_bytes(data)
+    except (RuntimeError, TypeError, ValueError) as error:  # NUL, an unknown home
+        raise bad("path", path, f"cannot be written: {error}.") from None
 
 
 def _notebook(shown: Shown) -> JSONDict:

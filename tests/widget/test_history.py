@@ -156,6 +156,7 @@ def test_a_chat_is_reopened_from_the_notebook_that_shows_it(
         (b'{"cells": [], "metadata": 7}', "not a notebook"),
         (b'{"messages": [], "settings": {"temperature": 99}}', "temperature = 99"),
         (b'{"messages": [7]}', r"history\[0\]"),
+        (b'{"settings": {"schema": "%s"}}' % (b"[" * 100_000), "schema.*not valid JSON"),
     ],
 )
 def test_files_that_hold_no_chat_are_refused(
@@ -166,6 +167,40 @@ def test_files_that_hold_no_chat_are_refused(
         path.write_bytes(content)
     with pytest.raises(BadRequestError, match=complaint):
         ChatWidget.load(path, make_engine(echo=True))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a\0b", Path("a\0b"), "~nobody-has-this-name/a", "x" * 100_000, "\ud800", ".", 7, None, b"a"],
+    ids=lambda path: ascii(path)[:20],
+)
+def test_what_cannot_be_a_path_is_one_clear_error(
+    chat: ChatWidget, make_engine: MakeEngine, path: Any
+) -> None:
+    with pytest.raises(BadRequestError, match="history = ") as caught:
+        ChatWidget.load(path, make_engine(echo=True))
+    assert len(str(caught.value)) < 500
+    if isinstance(path, str | Path) and "\0" in str(path):
+        with pytest.raises(BadRequestError, match="path = "):
+            chat.export("md", path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "system"),
+    [
+        ({}, {}, "Be *kind*"),
+        ({"system": "From the settings"}, {}, "From the settings"),
+        ({"system": "From the settings"}, {"system": "Given"}, "Given"),
+    ],
+)
+def test_of_several_system_prompts_the_nearest_counts(
+    make_engine: MakeEngine, tmp_path: Path, settings: Any, given: Any, system: str
+) -> None:
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps({"messages": SAID, "settings": settings}))
+    again = ChatWidget.load(path, make_engine(echo=True), **given)
+    assert again.system == system
+    again.close()
 
 
 def test_settings_of_a_file_that_nobody_knows_are_left_out(

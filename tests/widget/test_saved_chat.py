@@ -195,6 +195,23 @@ def test_bad_settings_in_a_notebook_are_left_out(reopen: Any, settings: Any) -> 
     assert chat._session.options.tools is None
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schema": "[" * 100_000},
+        {"schema": '{"a":' * 100_000},
+        {"system": "\ud800"},
+        {"seed": 1e999},
+    ],
+)
+def test_a_bad_setting_in_a_notebook_does_not_take_the_others_with_it(
+    reopen: Any, settings: Any
+) -> None:
+    pinned = {"Short": "Be brief."}
+    chat = adopted(reopen(with_settings({**settings, "system_prompts": pinned})))
+    assert chat.get_state("_options")["_options"]["changed"] == ["system_prompts"]
+
+
 def test_without_a_notebook_nothing_is_offered(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget
-from mlc_widget.widget.options import MAX_PROMPTS, checked_options
+from mlc_widget.widget.options import MAX_PROMPTS, MAX_PROMPTS_BYTES, checked_options
 from mlc_widget.widget.transcript import CHAT_MIME
 
 from .test_chat import DEADLINE
@@ -36,12 +36,26 @@ def chat(make_engine: MakeEngine) -> Any:
         ({7: "Be brief."}, "a name must be"),
         ({"Short": " "}, r"system_prompts\['Short'\]"),
         ({"Short": None}, r"system_prompts\['Short'\]"),
-        ({str(i): "x" for i in range(MAX_PROMPTS + 1)}, "51 prompts; at most 50"),
+        ({"\u200b": "Be brief."}, "a name must be"),
+        ({"Half": "\ud800"}, "not valid Unicode"),
+        ({"Long": "x" * MAX_PROMPTS_BYTES}, "262,144 bytes"),
+        (
+            {"A": "é" * (MAX_PROMPTS_BYTES // 4), "B": "x" * (MAX_PROMPTS_BYTES // 2)},
+            r"\['B'\].*262,144 bytes",
+        ),
+        ({str(i): "x" for i in range(MAX_PROMPTS + 1)}, "= 51: at most 50"),
     ],
 )
 def test_what_cannot_be_pinned_is_refused(given: Any, reason: str) -> None:
     with pytest.raises(BadRequestError, match=reason):
         checked_options(system_prompts=given)
+
+
+def test_as_much_as_the_bound_can_be_pinned() -> None:
+    half = MAX_PROMPTS_BYTES // 2 - 1
+    options = checked_options(system_prompts={"A": "x" * half, "B": "é" * (half // 2)})
+    assert options.system_prompts
+    assert len(options.system_prompts) == 2
 
 
 def test_they_are_shown_and_not_sent_to_the_model(chat: ChatWidget) -> None:
