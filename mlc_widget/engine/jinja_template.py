@@ -12,16 +12,18 @@ import functools
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from types import BuiltinMethodType
+from collections.abc import Callable, Iterable, Mapping, Set
+from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any, Final
 
 import jinja2
 from jinja2 import filters, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from jinja2.runtime import LoopContext, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Cycler, Joiner, Namespace
+from markupsafe import Markup
 
 from mlc_widget.api.errors import ModelFormatError, UnsupportedFieldError
 from mlc_widget.engine.jinja_limits import (
@@ -29,6 +31,7 @@ from mlc_widget.engine.jinja_limits import (
     TooMuchError,
     bounded,
     check_format,
+    check_search,
     percent,
     pieces,
     replace,
@@ -43,7 +46,7 @@ _FILTERS: Final = (
     "abs", "bool", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first",
     "attr", "float", "groupby", "int", "items", "last", "length", "list", "lower", "map", "max",
     "min", "reject", "rejectattr", "reverse", "safe", "select", "selectattr", "sort", "string",
-    "title", "trim", "truncate", "unique", "upper", "urlencode", "wordcount",
+    "title", "truncate", "unique", "upper", "urlencode", "wordcount",
 )  # fmt: skip
 """Jinja's filters whose result is not much larger than their input."""
 _SLOW: Final = frozenset({"title", "urlencode", "wordcount"})
@@ -58,6 +61,12 @@ _METHODS: Final = frozenset({
 })  # fmt: skip
 """Methods of texts, numbers, lists and mappings that templates may call. Others, such as `center`,
 make much of little, or give bytes."""
+_REVERSE_SEARCHES: Final = frozenset({
+    "lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip",
+})  # fmt: skip
+"""Those that take time by the product of two lengths."""
+_MOST_COMPARED: Final = 8
+"""Comparisons in a row (``a < b < c``), between which nothing checks the time."""
 
 
 class TemplateRefusedError(Exception):
@@ -81,10 +90,25 @@ class _Namespace(Namespace):
         return "<Namespace>"
 
 
+class _Formatter(SandboxedFormatter):
+    """`str.format` in the sandbox, whose fields may be attributes of the values."""
+
+    def __init__(self, environment: _Environment) -> None:
+        super().__init__(environment)
+        self._guard, self._size = environment.guard, 0
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        self._guard.step()
+        text = super().format_field(value, format_spec)
+        self._size += len(text)
+        bounded(self._size)
+        return text
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with limits on time and size."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -97,6 +121,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.concat = self._join  # type: ignore[method-assign]  # of what a macro writes
         allowed: dict[str, Callable[..., Any]] = {
             **{name: self.filters[name] for name in _FILTERS if name in self.filters},
+            "trim": _trim,
             "tojson": self._to_json,
             "join": self._join,
             "replace": replace,
@@ -109,11 +134,19 @@ class _Environment(ImmutableSandboxedEnvironment):
         }
         self.filters = {name: self._checked(name, allowed[name]) for name in allowed}
         self.filters["_each"] = lambda items: self.guard.over(items)
+        tests: dict[str, Any] = {
+            **self.tests,
+            "odd": lambda value: self.call_binop(None, "%", value, 2) == 1,
+            "even": lambda value: self.call_binop(None, "%", value, 2) == 0,
+            "divisibleby": lambda value, num: self.call_binop(None, "%", value, num) == 0,
+        }
+        self.tests = {name: self._checked(name, tests[name]) for name in tests}
         self.globals = {
             "range": _range,
-            "namespace": _Namespace,
-            **{name: self.globals[name] for name in ("cycler", "joiner")},
-            "dict": dict,
+            "namespace": lambda *args, **kwargs: _Namespace(self._dict(*args, **kwargs)),
+            "cycler": Cycler,
+            "joiner": Joiner,
+            "dict": self._dict,
             "raise_exception": _refuse,
             "strftime_now": _strftime_now,
         }
@@ -124,6 +157,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         tree = self.parse(source)
         if (block := tree.find(nodes.Block)) is not None:
             raise jinja2.TemplateSyntaxError("blocks are not supported", block.lineno)
+        if (escaped := tree.find(nodes.EvalContextModifier)) is not None:  # makes `Markup`
+            raise jinja2.TemplateSyntaxError("autoescape is not supported", escaped.lineno)
+        for compared in tree.find_all(nodes.Compare):
+            if len(compared.ops) > _MOST_COMPARED:
+                raise jinja2.TemplateSyntaxError("too many comparisons", compared.lineno)
         for loop in tree.find_all(nodes.For):
             loop.iter = _filtered(loop.iter, "_each")
         return self.from_string(_guarded(tree))
@@ -133,16 +171,20 @@ class _Environment(ImmutableSandboxedEnvironment):
         return value if isinstance(value, str) else self.guard.made(str(value))
 
     def _checked(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter whose time and result are checked."""
+        """A filter or test whose time and result are checked."""
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             self.guard.step()
             if name in _SLOW:
-                bounded(16 * max((len(arg) for arg in args if isinstance(arg, str)), default=0))
+                bounded(16 * self.guard.size(args))
             return self.guard.made(function(*args, **kwargs))
 
         return call
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        self.guard.step()  # a key's hash takes time, and a filter may follow many attributes
+        return super().getitem(obj, argument)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Check operations whose result may be much larger than their operands."""
@@ -150,6 +192,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             times(left, right)
         elif operator == "**":
             raise TooMuchError("it uses a power")
+        elif operator == "-" and isinstance(left, Set):
+            raise TooMuchError("it computes with sets")
         elif operator == "%" and isinstance(left, str):
             return self.guard.made(percent(left, right))
         return self.guard.made(super().call_binop(context, operator, left, right))
@@ -157,22 +201,48 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Check a call; calls of a template's own macros come here, too."""
         self.guard.made((*args, *kwargs.values()))  # which macros and cyclers keep
-        method = getattr(function, "__wrapped__", function)  # the sandbox wraps `str.format`
-        name = getattr(method, "__name__", "")
-        if isinstance(method, BuiltinMethodType) and name not in _METHODS:
-            raise TooMuchError(f"it calls {name}")
-        text = getattr(method, "__self__", None)
+        if isinstance(function, FunctionType):  # the sandbox wraps `str.format`
+            function = getattr(function, "__wrapped__", function)
+        name = getattr(function, "__name__", "")
+        text = getattr(function, "__self__", None)
+        if isinstance(text, Markup):  # from a filter such as `safe`; its methods are its own
+            text = str(text)
+            function = getattr(text, name, function)
+        if not self._may_be_called(function):
+            raise TooMuchError(f"it calls {name or type(function).__name__}")
         if isinstance(text, str):
+            for of_jinja in ("_loop_vars", "_block_vars"):  # for functions that take the context
+                kwargs.pop(of_jinja, None)
             if name == "replace" and len(args) >= 2:
-                return self.guard.made(replace(text, *args))
+                return self.guard.made(replace(text, *args, **kwargs))
             if name == "join":
                 return self.guard.made(self._join(args[0], text))
             if name == "format":
-                check_format(text, (*args, *kwargs.values()))
+                check_format(text)
+                return self.guard.made(_Formatter(self).vformat(text, args, kwargs))
+            by = args[0] if args else kwargs.get("sep")
+            if name in _REVERSE_SEARCHES:
+                check_search(text, by)
             if name in ("split", "rsplit", "splitlines"):
-                by = args[0] if args else kwargs.get("sep")
                 pieces(text, by if isinstance(by, str) else None)
         return self.guard.made(super().call(context, function, *args, **kwargs))
+
+    def _may_be_called(self, function: Any) -> bool:
+        """Whether a template may call this: what is not known may make much of little."""
+        owner = getattr(function, "__self__", None)
+        if isinstance(function, BuiltinMethodType):
+            plain = isinstance(owner, str | int | float | list | tuple | Mapping)
+            return plain and function.__name__ in _METHODS
+        if isinstance(function, MethodType) and isinstance(owner, Cycler | LoopContext):
+            return True
+        if isinstance(function, Macro | LoopContext | Joiner | jinja2.Undefined):
+            return True
+        return not callable(function) or any(function == known for known in self.globals.values())
+
+    def _dict(self, items: Any = (), /, **more: Any) -> dict[Any, Any]:
+        """``dict(…)`` with a step at each item, as those of the same hash take long."""
+        pairs = items.items() if isinstance(items, Mapping) else items
+        return dict(self.guard.over(pairs)) | more
 
     def _join(self, items: Iterable[Any], by: str = "", attribute: str | None = None) -> str:
         texts = [
@@ -180,7 +250,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             for item in self.guard.over(items)
         ]
         bounded(sum(map(len, texts)) + len(by) * len(texts))
-        return by.join(texts)
+        return str(by).join(texts)
 
     def _sum(self, items: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
         value_of = filters.make_attrgetter(self, attribute)
@@ -216,6 +286,12 @@ def _range(*args: int) -> Iterable[int]:
     if len(numbers) > 100_000:
         raise TooMuchError(f"it uses a range of {len(numbers)} numbers")
     return numbers
+
+
+def _trim(value: Any, chars: str | None = None) -> str:
+    text = str(value)
+    check_search(text, chars)
+    return text.strip(chars)
 
 
 def _round(value: Any, precision: Any = 0, method: Any = "common") -> Any:

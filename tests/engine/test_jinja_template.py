@@ -1,6 +1,7 @@
 import time
 
 import pytest
+from markupsafe import Markup
 
 from mlc_widget.api.errors import BadRequestError, ModelFormatError, UnsupportedFieldError
 from mlc_widget.engine import jinja_limits, jinja_template
@@ -41,6 +42,16 @@ def rendered(source, **variables):
         ("{{ '[{0.__class__}]'.format(1) }}", "[]"),
         ("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ c.next() }}", "aba"),
         ("{% set j = joiner(', ') %}{% for m in [1, 2] %}{{ j() }}{{ m }}{% endfor %}", "1, 2"),
+        ("{{ '<'|e ~ '&'|escape ~ '<'|safe }}{{ ('a<'|e).upper() }}", "&lt;&amp;<A&LT;"),
+        ("{{ '<'|safe + '<' }}{{ '%s'|safe % '<' }}", "<&lt;&lt;"),  # as in transformers
+        ("{% for a in 'xy' %}{{ 'ab'.replace('b', a) }}{{ '{}'.format(a) }}{% endfor %}", "axxayy"),
+        ("{{ 'xxaxx'|trim('x') }}{{ 'a-b-c'.rsplit('-', 1)[0] }}{{ 'abab'.rfind('ab') }}", "aa-b2"),
+        ("{{ 3 is odd }}{{ 4 is even }}{{ [1, 2, 3]|select('divisibleby', 3)|list }}",
+         "TrueTrue[3]"),
+        ("{{ dict([('a', 1)], b=2) }}{{ namespace({'a': 5}).a }}{{ dict({'a': 1}).get('a') }}",
+         "{'a': 1, 'b': 2}51"),
+        ("{{ '%(a(b))3d%%' % {'a(b)': 1} }}", "  1%"),
+        ("{% for a in [[1, [2]]] recursive %}{{ loop.cycle('x', 'y') }}{% endfor %}", "x"),
     ],
 )  # fmt: skip
 def test_does_what_templates_rely_on(source, expected):
@@ -100,6 +111,13 @@ def test_does_what_templates_rely_on(source, expected):
         "{% set l = range(99999)|list * 160 %}{{ l|sort }}",
         "{{ range(99)|map('attr', 'x')|map('default', range(99999)|list)|sum(start=[])|length }}",
         "{{ ('a-' * 9999999)|title }}",
+        # much time for little
+        "{% set s = 'a' * 9999999 %}{{ range(99999)|map('string')|select('in', s ~ 1)|list }}",
+        "{{ range(99999)|sort(attribute='real' ~ '.real' * 99999) }}",
+        (
+            "{% set x %}{% for i in range(30000) %}{{ i * 2305843009213693951 }} {% endfor %}"
+            "{% endset %}{{ dict(x.split()|map('int')|groupby('real')) }}"
+        ),
         # texts that are kept, or written where nobody counts
         (
             "{% set n = namespace(x='') %}{% set s = 'a' * 9999999 %}{% for i in range(99) %}"
@@ -119,6 +137,63 @@ def test_a_hostile_template_is_one_error_soon(source, monkeypatch):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{% set s = 'a' * 400000 %}{{ s.rfind('ab' ~ 'a' * 200000) }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s.rindex('ab' ~ 'a' * 200000) }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s.rpartition('ab' ~ 'a' * 200000) }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s.rsplit('ab' ~ 'a' * 200000) }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s.rsplit(sep='ab' ~ 'a' * 200000) }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s.strip('b' * 400000 ~ 'a') }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s.lstrip('b' * 400000 ~ 'a') }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s.rstrip('b' * 400000 ~ 'a') }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ s|trim('b' * 400000 ~ 'a') }}", "it searches"),
+        ("{% set s = 'a' * 400000 %}{{ [s]|map('trim', 'b' * 400000 ~ 'a')|list }}", "it searches"),
+        ("{{ '{:1000000005}'.format(1) }}", "it formats with a width"),
+        ("{{ '%1000000005d' % 1 }}", "it formats with a width"),
+        ("{{ '%(a(b))1000000005d' % {'a(b)': 1} }}", "it formats with a width"),
+        ("{{ '%l%(%1000000005d' % 1 }}", "it formats with a width"),
+        ("{{ '%1000000005d' is odd }}", "it formats with a width"),
+        ("{{ ['%1000000005d']|select('divisibleby', 1)|list }}", "it formats with a width"),
+        ("{{ dict.update(messages, a=1) }}", "has no attribute"),
+        ("{{ dict.fromkeys([1]) }}", "has no attribute"),
+        ("{{ cycler.next(namespace(current=1)) }}", "it calls"),
+        ("{{ range(9).index(8) }}", "it calls"),
+        ("{{ ({}|items).send(1) }}", "it calls"),
+        (
+            "{% set n = namespace(x='a' * 9999999) %}{{ ('{0.x}' * 99).format(n) }}",
+            "it produces a value of",
+        ),
+        ("{{ ('%(' * 60000) % 1 }}", "format requires a mapping"),
+        ("{{ ('%(' * 60000)|format(1) }}", "format requires a mapping"),
+        ("{{ ('%' * 9999999) % 1 }}", "it produces a value of"),
+        ("{{ ('{}' * 5555555).format(1) }}", "it produces a value of"),
+        ("{{ [['a' * 2222222, 1]]|urlencode }}", "it produces a value of"),
+        (
+            (
+                "{% set n = namespace(x=()) %}{% for i in range(99999) %}{% set n.x = (n.x,) %}"
+                "{% endfor %}{{ {n.x: 1} }}"
+            ),
+            "it nests",
+        ),
+        ("{% set s = {'a' * 9999999: 1}.keys() - [] %}{{ [s] * 99 }}", "it computes with sets"),
+    ],
+)
+def test_what_takes_much_in_one_step_is_refused_before_it(source, reason):
+    with pytest.raises(ModelFormatError, match=reason):
+        rendered(source, messages={})
+
+
+@pytest.mark.parametrize("name", sorted({*dir(Markup), "nosuch"} - jinja_template._METHODS))
+@pytest.mark.parametrize("text", ["'a'", "('a'|e)", "('a'|safe)", "('a'|upper|escape)"])
+def test_a_text_has_no_other_methods(text, name):
+    """Whether or not a filter for HTML has made it."""
+    for call in (f"{text}.{name}(1)", f"({text}|attr('{name}'))(1)", f"{text}['{name}'](1)"):
+        with pytest.raises(ModelFormatError, match=r"it calls|unsafe|has no attribute"):
+            rendered("{{ " + call + " }}")
+
+
 def test_namespaces_in_each_other_are_not_written_out():
     made = "".join(f"{{% set n{i} = namespace() %}}" for i in range(41))
     linked = "".join(f"{{% set n{i}.x = [n{i + 1}, n{i + 1}] %}}" for i in range(40))
@@ -132,7 +207,8 @@ def test_namespaces_in_each_other_are_not_written_out():
         "{{ ('<!---->' * 99999)|striptags }}", "{% block a %}{{ self.a() }}{% endblock %}",
         "{{ " + "9" * 5000 + " }}", "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
         "{% for i in [1] %}" * 25 + "{% endfor %}" * 25, "{% if 1 %}" * 150 + "{% endif %}" * 150,
-        "{{ 'a'" + "|upper" * 3000 + " }}",
+        "{{ 'a'" + "|upper" * 3000 + " }}", "{{ a" + " == a" * 9 + " }}",
+        "{% autoescape true %}{{ 'a' }}{% endautoescape %}",
     ],
 )  # fmt: skip
 def test_what_is_no_template_is_refused_when_it_is_read(source):
