@@ -232,8 +232,8 @@ def split_paths(path: Path) -> list[Path]:
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise ModelFormatError(
-            f"{path} is one of {count} parts, and {', '.join(missing[:3])} "
-            f"{'is' if len(missing) == 1 else 'are'} not beside it.",
+            f"{', '.join(missing[:3])} {'is' if len(missing) == 1 else 'are'} missing: this model "
+            f"has {count} parts, all of which must be in one folder, here {path.parent}.",
             param="model_id",
         )
     return parts
