@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import shlex
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -40,17 +43,18 @@ from mlc_widget.worker.resources import ResourceWatch
 logger = logging.getLogger(__name__)
 
 _NO_ANSWER: Final = object()
+_VERSION: Final = re.compile(r"[0-9][0-9A-Za-z.!+-]{0,60}")
 _GATHER_S: Final = 0.03
 """Seconds between two messages of a pushed stream, after its first: about as often as a page can
 be updated. A message costs the worker as much time as a token of a small model."""
 _Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 
-class Seat(Protocol):
-    """A client's place in a shared worker."""
+class SharedClient(Protocol):
+    """What a shared worker knows of one of its clients."""
 
-    def take(self, client: Any) -> None:
-        """The client has introduced itself.
+    def introduce(self, client: Any) -> None:
+        """The client has said who it is.
 
         Raises:
             ProtocolError: it says nothing about itself that the worker can check.
@@ -75,8 +79,8 @@ class KernelMLCEngineHandler(NotCopyable):
     _instead = "it serves one client of an engine. Make another one with the same engine core."
     resources: ResourceWatch | None = None
     """Judges failures in a worker's own process."""
-    seat: Seat | None = None
-    """The client's place in a worker that others share."""
+    shared_client: SharedClient | None = None
+    """What a worker that several clients share knows of this one."""
 
     def __init__(self, core: DirectCore, send: Callable[[JSONDict], None]) -> None:
         self.core = core
@@ -206,23 +210,18 @@ class KernelMLCEngineHandler(NotCopyable):
 
     async def _hello(self, request: WorkerRequest) -> JSONDict:
         self._extended = self._progress.extended = True
-        version = content_of(request).get("protocol")
-        if version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"The notebook speaks protocol {version!r:.200}, the worker {PROTOCOL_VERSION}: "
-                "install the same version of mlc-widget on both sides (the worker has "
-                f"{__version__}).",
-                code="version_mismatch",
-            )
-        if self.seat is not None:
-            self.seat.take(content_of(request).get("client"))
+        content = content_of(request)
+        if content.get("protocol") != PROTOCOL_VERSION:
+            raise _version_error(content.get("protocol"), content.get("version"))
+        if self.shared_client is not None:
+            self.shared_client.introduce(content.get("client"))
         info = await self.core.device_info()
         return {"protocol": PROTOCOL_VERSION, "version": __version__, **info}
 
     async def _worker_info(self, request: WorkerRequest) -> JSONDict:
-        if self.seat is None:
+        if self.shared_client is None:
             raise ProtocolError("workerInfo: this worker is not shared.")
-        return await self.seat.worker_info()
+        return await self.shared_client.worker_info()
 
     async def _keep_alive(self, request: WorkerRequest) -> Any:
         self._send({"kind": "heartbeat", "uuid": request.uuid})
@@ -423,3 +422,19 @@ def _stream_id(request: WorkerRequest) -> str:
     """The stream's id. Before 0.2.84, web-llm's client identified its streams by model."""
     content = content_of(request)
     return str(content.get("streamId") or content.get("selectedModelId") or "")
+
+
+def _version_error(protocol: Any, version: Any) -> ProtocolError:
+    """Names both sides, and the command after which they understand each other."""
+    there = f"The worker has mlc-widget {__version__} (protocol {PROTOCOL_VERSION}), the notebook"
+    if isinstance(version, str) and _VERSION.fullmatch(version):
+        remedy = (
+            f"{there} {version} (protocol {protocol!r:.200}). Where the worker runs: "
+            f"`{shlex.quote(sys.executable)} -m pip install mlc-widget=={version}`."
+        )
+    else:
+        remedy = (
+            f"{there} speaks protocol {protocol!r:.200}. In the notebook's environment: "
+            f"`pip install mlc-widget=={__version__}`; then restart its kernel."
+        )
+    return ProtocolError(remedy, code="version_mismatch")

@@ -53,8 +53,8 @@ class _Client:
         self._worker = worker
         self._pid_fd: int | None = None
 
-    def take(self, client: Any) -> None:
-        """See `Seat.take`."""
+    def introduce(self, client: Any) -> None:
+        """See `SharedClient.introduce`."""
         if self._worker.ending:
             raise EngineDeadError(
                 f"The shared worker {self._worker.name!r} is about to end.", code=WORKER_ENDING
@@ -90,7 +90,7 @@ class _Client:
         return time.monotonic() - self.since > _INTRODUCTION_S
 
     async def worker_info(self) -> JSONDict:
-        """See `Seat.worker_info`."""
+        """See `SharedClient.worker_info`."""
         return self._worker.info()
 
     def unwatch(self) -> None:
@@ -142,7 +142,7 @@ class SharedWorker:
         """Take a client; returns what ends its stay."""
         self._loop = asyncio.get_running_loop()
         client = _Client(self, core, handler)
-        handler.seat = client
+        handler.shared_client = client
         self._clients.add(client)
         return lambda: self.leave(client)
 

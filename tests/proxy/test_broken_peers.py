@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from mlc_widget import AsyncKernelMLCEngine
+from mlc_widget import AsyncKernelMLCEngine, __version__
 from mlc_widget.api.errors import ProtocolError
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
@@ -63,9 +65,14 @@ async def test_lost_chunks_are_an_error_and_never_silence(kernel_engine: Make) -
 @pytest.mark.usefixtures("broken")
 async def test_another_version_is_a_clear_error(kernel_engine: Make, tiny_model: Path) -> None:
     engine = await kernel_engine(load=False, handler="broken_handlers:Future")
-    with pytest.raises(ProtocolError, match="notebook speaks protocol 1, the worker 999") as caught:
+    with pytest.raises(ProtocolError) as caught:
         await engine.reload(str(tiny_model))
     assert caught.value.code == "version_mismatch"
+    assert str(caught.value) == (
+        f"The worker has mlc-widget {__version__} (protocol 999), the notebook {__version__} "
+        f"(protocol 1). Where the worker runs: `{shlex.quote(sys.executable)} -m pip install "
+        f"mlc-widget=={__version__}`."
+    )
     assert engine.worker_pid is None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from jupyter_client.session import json_packer
 
+from mlc_widget import __version__
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine.core import DirectCore
@@ -44,6 +45,16 @@ async def test_a_malformed_message_is_answered(client: Any, data: Any) -> None:
     uuid = data.get("uuid") if isinstance(data, dict) else ""
     assert answer["uuid"] == ("x" if uuid == "x" else "")
     json_packer(answer)
+
+
+@pytest.mark.parametrize("version", [None, "", 7, "1; rm -rf ~", "`date`", "1" * 99])
+async def test_only_a_version_is_named_in_a_command(client: Any, version: Any) -> None:
+    answer = await client.call("hello", {"protocol": 0, "version": version})
+    assert answer["error"]["code"] == "version_mismatch"
+    assert answer["content"].endswith(
+        f"the notebook speaks protocol 0. In the notebook's environment: `pip install "
+        f"mlc-widget=={__version__}`; then restart its kernel."
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,7 +219,7 @@ async def test_another_version_is_refused_clearly(client: Any) -> None:
     answer = await client.call("hello", {"protocol": 999})
     assert answer["kind"] == "throw"
     assert "speaks protocol 999" in answer["content"]
-    assert "install the same version" in answer["content"]
+    assert f"`pip install mlc-widget=={__version__}`" in answer["content"]
 
 
 async def test_credit_without_hello_means_nothing(client: Any) -> None:

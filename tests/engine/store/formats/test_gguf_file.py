@@ -181,7 +181,7 @@ def test_a_split_model_is_read_from_any_of_its_files(tmp_path):
 def test_a_split_model_that_is_not_whole_names_what_lacks(tmp_path):
     first, second = _split(tmp_path)
     second.unlink()
-    with pytest.raises(ModelFormatError, match=r"00002-of-00002\.gguf is missing: this model has 2 parts"):
+    with pytest.raises(ModelFormatError, match=r"00002-of-00002\.gguf is missing: .* has 2 parts"):
         GGUFModel(first)
 
 
