@@ -27,12 +27,13 @@ Failed: TypeAlias = Callable[[MLCEngineError], object]
 class _Posted:
     """A message that was posted, with who gets the error if it is lost or cannot be sent.
 
-    `request` is None once the message was sent, unless it is sent again if it is lost.
+    `request` and `failed` are None once the message was sent, unless it is sent again if it is
+    lost: many messages are remembered, and would keep their streams alive.
     """
 
     kind: str
     waiter: str
-    failed: Failed
+    failed: Failed | None
     request: WorkerRequest | None
     repeats: int
 
@@ -85,7 +86,8 @@ class Outbox:
                 try:
                     self._send_one(posted)
                 except MLCEngineError as error:
-                    posted.failed(error)
+                    if posted.failed is not None:
+                        posted.failed(error)
         finally:
             self._sending = False
 
@@ -115,7 +117,7 @@ class Outbox:
             self._number += 1
             self._sent[number] = posted
             if not posted.repeats:
-                posted.request = None
+                posted.request = posted.failed = None
             if len(self._sent) > _REMEMBERED:
                 self._sent.popitem(last=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,23 @@ def test_what_finalisers_post_waits_its_turn(step: str) -> None:
     finally:
         gc.unfreeze()
     assert wire.numbers == list(range(40))
+
+
+def test_what_was_sent_keeps_nothing_alive() -> None:
+    class Stream:
+        def end(self, error: MLCEngineError) -> None: ...
+
+    class Content(dict[str, Any]): ...
+
+    wire, stream, content = Wire(), Stream(), Content()
+    wire.outbox.post(WorkerRequest("ask", "ask", content), "a stream", stream.end)
+    wire.sent.clear()
+    left = weakref.ref(stream), weakref.ref(content)
+    del stream, content
+    assert [ref() for ref in left] == [None, None]
+    ((waiter, error),) = wire.outbox.lost(0, 0)  # yet it can still be told
+    assert waiter == "a stream"
+    assert "Message 0 to the worker, ask, was lost" in str(error)
 
 
 def test_what_cannot_be_sent_takes_no_number() -> None:
