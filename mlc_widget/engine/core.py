@@ -188,9 +188,9 @@ class DirectCore:
         kind: Literal["chat", "completion"],
         request: Mapping[str, Any],
         required: RequiredModels | None,
-        gather_s: float = 0.0,
-        journal: bool = False,
-        resumption: Resumption | None = None,
+        gather_s: float,
+        journal: bool,
+        resumption: Resumption | None,
     ) -> Generation:
         """Check a request, prepare for it, and start it."""
         checked = check_chat(request) if kind == "chat" else check_completion(request)
@@ -280,11 +280,7 @@ class DirectCore:
             except MLCEngineError as error:
                 raise of_request(error, request_id) from error.__cause__
         whole = {**request, "stream": None, "stream_options": None}
-        if (kept := resumable_request(kind, whole)) is None:
-            return await (await self._generation(kind, whole, required)).whole()
-        generation = await self._generation(kind, kept, required, journal=True)
-        answer = await JournaledAnswer.begin(generation, kept, None, keeps_journals=False)
-        return await answer.whole()
+        return await (await self._answer(kind, whole, required)).whole()
 
     async def _embedding(self, checked: JSONDict, required: RequiredModels | None) -> JSONDict:
         await self._ensure(required)
@@ -315,8 +311,20 @@ class DirectCore:
         if kind == "embedding":
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
         streamed = {**request, "stream": True}
-        if (kept := resumable_request(kind, streamed)) is None:
-            return await self._generation(kind, streamed, required, gather_s, journal, resumption)
+        return await self._answer(kind, streamed, required, gather_s, journal, resumption)
+
+    async def _answer(
+        self,
+        kind: Literal["chat", "completion"],
+        request: JSONDict,
+        required: RequiredModels | None,
+        gather_s: float = 0.0,
+        journal: bool = False,
+        resumption: Resumption | None = None,
+    ) -> Generation | JournaledAnswer:
+        """Start a request, whose answer is written to a session if it asks for one."""
+        if (kept := resumable_request(kind, request)) is None:
+            return await self._generation(kind, request, required, gather_s, journal, resumption)
         generation = await self._generation(kind, kept, required, gather_s, True, resumption)
         return await JournaledAnswer.begin(generation, kept, resumption, keeps_journals=journal)
 

@@ -26,8 +26,8 @@ from mlc_widget.magics.transformers import CellTransformer
 if TYPE_CHECKING:
     from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.magics.table import RunningMap
+    from mlc_widget.widget.chat_request import ChatOptions
     from mlc_widget.widget.reply import Reply
-    from mlc_widget.widget.state import ChatOptions
 
 
 @magics_class

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
+from mlc_widget.widget.chat_request import ChatOptions
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession
-from mlc_widget.widget.state import ChatOptions
 from mlc_widget.widget.user_callbacks import UserCallbacks
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.magics.conversation import Conversation
 from mlc_widget.widget.base import EngineWidget, mirror
+from mlc_widget.widget.chat_request import ChatOptions
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.options import options_json
 from mlc_widget.widget.reply import Reply
-from mlc_widget.widget.state import ChatOptions, Message
+from mlc_widget.widget.state import Message
 from mlc_widget.widget.transcript import CHAT_MIME, Shown, conversation, markdown
 from mlc_widget.widget.transcript_output import TranscriptOutput, in_notebook
 

@@ -44,6 +44,7 @@ from mlc_widget.widget import notebook_variables
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
+from mlc_widget.widget.chat_request import openai_messages
 from mlc_widget.widget.chat_tools import ChatTools
 from mlc_widget.widget.history import History, read_history, read_saved
 from mlc_widget.widget.intents import Handler
@@ -66,7 +67,7 @@ from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.saved_chat import SavedChat
 from mlc_widget.widget.session import ChatSession
 from mlc_widget.widget.settings import ChatSettings
-from mlc_widget.widget.state import Attachment, openai_messages
+from mlc_widget.widget.state import Attachment
 from mlc_widget.widget.title import check_title
 from mlc_widget.widget.tokens import tokens_json
 from mlc_widget.widget.transcript import CHAT_MIME, Shown, conversation, export, markdown

@@ -9,9 +9,9 @@ from typing import Any
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.chat_request import ChatOptions
 from mlc_widget.widget.options import OPTION_NAMES
 from mlc_widget.widget.session import ChatSession
-from mlc_widget.widget.state import ChatOptions
 
 KEPT_NAMES = tuple(name for name in OPTION_NAMES if name != "tools")
 """Tools are functions of the notebook, which only its code can give."""

@@ -10,8 +10,8 @@ from typing import Any, Final
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.request_values import bad, encoded_size, field_name
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_sampling
+from mlc_widget.widget.chat_request import ChatOptions, json_answer
 from mlc_widget.widget.chat_tools import offered, read_chat_tools
-from mlc_widget.widget.state import ChatOptions, json_answer
 from mlc_widget.widget.title import one_line
 
 OPTION_NAMES = (

@@ -12,7 +12,8 @@ from typing import Any
 from mlc_widget.api import batch_runs
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.home_loop import check_not_forked_from, to_raise, wait_ticking
-from mlc_widget.widget.state import Message, openai_message
+from mlc_widget.widget.chat_request import openai_message
+from mlc_widget.widget.state import Message
 from mlc_widget.widget.transcript import plain_text
 
 

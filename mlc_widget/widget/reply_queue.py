@@ -13,11 +13,12 @@ from typing import Any
 
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.widget.chat_listener import ChatListener
+from mlc_widget.widget.chat_request import ChatOptions
 from mlc_widget.widget.message_tree import MessageTree
 from mlc_widget.widget.outcome import Outcome
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.running_reply import RunningReply
-from mlc_widget.widget.state import ChatOptions, Message, ReplyStats, Status
+from mlc_widget.widget.state import Message, ReplyStats, Status
 
 
 class ReplyQueue:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from mlc_widget.api.engine_link import EngineLink
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.chat_request import DEFAULT_MAX_TOKENS
 from mlc_widget.widget.chat_tools import listed
 from mlc_widget.widget.outcome import Outcome
 from mlc_widget.widget.reply_buffer import ReplyBuffer
-from mlc_widget.widget.state import DEFAULT_MAX_TOKENS
 
 
 async def stream_reply(

@@ -15,6 +15,7 @@ from mlc_widget.mcp_client import MCPServer
 from mlc_widget.widget.approvals import Approvals
 from mlc_widget.widget.call_turns import may_call, result_turn
 from mlc_widget.widget.chat_listener import ChatListener
+from mlc_widget.widget.chat_request import ChatOptions
 from mlc_widget.widget.chat_tools import servers_of
 from mlc_widget.widget.history import NOTHING_SAID, Conversation
 from mlc_widget.widget.message_tree import MessageTree
@@ -22,7 +23,7 @@ from mlc_widget.widget.options import with_options
 from mlc_widget.widget.questions import Question, check_text
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.reply_queue import ReplyQueue
-from mlc_widget.widget.state import ChatOptions, ChatState, Message
+from mlc_widget.widget.state import ChatState, Message
 from mlc_widget.widget.title import check_title
 
 

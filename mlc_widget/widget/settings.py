@@ -9,8 +9,8 @@ from typing import Any
 
 import traitlets
 
+from mlc_widget.widget.chat_request import DEFAULT_MAX_TOKENS, ChatOptions
 from mlc_widget.widget.options import OPTION_NAMES, check_option
-from mlc_widget.widget.state import DEFAULT_MAX_TOKENS, ChatOptions
 
 
 def _setting(text: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from mlc_widget.api.request_values import bad
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget.chat_request import openai_message
 from mlc_widget.widget.safe_markdown import (
     code_block,
     plain,
@@ -16,7 +17,7 @@ from mlc_widget.widget.safe_markdown import (
     safe_markdown,
     without_headings,
 )
-from mlc_widget.widget.state import Message, openai_message
+from mlc_widget.widget.state import Message
 
 ExportFormat: TypeAlias = Literal["md", "json", "ipynb"]
 CHAT_MIME: Final = "application/vnd.mlc-widget.chat+json"

@@ -12,9 +12,10 @@ import pytest
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.widget import notebook_variables, questions
+from mlc_widget.widget.chat_request import ChatOptions, openai_message
 from mlc_widget.widget.prompt import fill_in_known
 from mlc_widget.widget.questions import MAX_CHARACTERS, read_attachments, read_question
-from mlc_widget.widget.state import ChatOptions, ChatState, Message, openai_message
+from mlc_widget.widget.state import ChatState, Message
 
 FRAME = pd.DataFrame({"city": ["Oslo", "Rome"], "degrees": [12, 31]})
 

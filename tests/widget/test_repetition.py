@@ -12,9 +12,10 @@ import pytest
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget
+from mlc_widget.widget.chat_request import DEFAULT_MAX_TOKENS
 from mlc_widget.widget.options import options_json
 from mlc_widget.widget.repetition import LONGEST, RepetitionDetector, repeated_unit
-from mlc_widget.widget.state import DEFAULT_MAX_TOKENS, Message
+from mlc_widget.widget.state import Message
 from mlc_widget.widget.transcript import ending
 
 MakeEngine = Callable[..., KernelMLCEngine]

@@ -11,9 +11,9 @@ import pytest
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.widget.chat_listener import ChatListener
+from mlc_widget.widget.chat_request import ChatOptions
 from mlc_widget.widget.options import checked_options, options_json
 from mlc_widget.widget.session import ChatSession
-from mlc_widget.widget.state import ChatOptions
 from mlc_widget.widget.tokens import tokens_json
 
 

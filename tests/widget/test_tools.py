@@ -17,8 +17,9 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.function_tools import MAX_CALL_TURNS, call_function, read_tools
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget
+from mlc_widget.widget.chat_request import NOT_MADE, with_all_results
 from mlc_widget.widget.reply import Reply
-from mlc_widget.widget.state import NOT_MADE, Message, with_all_results
+from mlc_widget.widget.state import Message
 from mlc_widget.widget.transcript import ending
 
 from ..waiting import until
