@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError, WorkerStartError
+from mlc_widget.api.file_lock import try_lock
 
 DIRECTORY_VARIABLE: Final = "MLC_WIDGET_RUNTIME_DIR"
 MAX_RECORD_BYTES: Final = 256 * 1024
@@ -127,7 +128,7 @@ class WorkerRecords:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self.directory / f"{name}.lock", flags, 0o600)
         try:
-            yield _lock(fd)
+            yield try_lock(fd)
         finally:
             os.close(fd)
 
@@ -199,7 +200,7 @@ class WorkerRecords:
         path.unlink(missing_ok=True)  # of a client that was killed meanwhile
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            _lock(fd)
+            try_lock(fd)
             yield NewRecord(fd, path, self.path(name))
         finally:
             os.close(fd)
@@ -301,22 +302,11 @@ def _not_own(path: Path, why: str) -> WorkerStartError:
     )
 
 
-def _lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock a file unless another process has locked it; returns whether it did."""
-    import fcntl
-
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _is_locked(fd: int) -> bool:
     """Whether another process, which is the record's worker, has locked a file."""
     import fcntl
 
-    if not _lock(fd, shared=True):
+    if not try_lock(fd, shared=True):
         return True
     fcntl.flock(fd, fcntl.LOCK_UN)
     return False

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mlc_widget.api.errors import BadRequestError
-from mlc_widget.engine.sessions import session_store
+from mlc_widget.engine.sessions import session_journal, session_store
 from mlc_widget.engine.sessions.session_file import (
     MAX_SESSION_BYTES,
     MAX_SESSION_LINES,
@@ -133,14 +133,14 @@ def locked(path: Path) -> Iterator[None]:
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
     """Let another process do something between the opening of a file and its locking."""
-    lock = session_store._lock
+    lock = session_store.try_lock
 
     def late(fd: int) -> bool:
-        monkeypatch.setattr(session_store, "_lock", lock)
+        monkeypatch.setattr(session_store, "try_lock", lock)
         what()
         return lock(fd)
 
-    monkeypatch.setattr(session_store, "_lock", late)
+    monkeypatch.setattr(session_store, "try_lock", late)
 
 
 def test_a_session_that_is_deleted_while_it_begins_is_made_again(
@@ -169,7 +169,7 @@ def test_a_session_that_cannot_be_locked_does_not_begin(
     store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_store, "_LOCK_S", 0.0)
-    monkeypatch.setattr(session_store, "_lock", lambda fd: False)
+    monkeypatch.setattr(session_store, "try_lock", lambda fd: False)
     with pytest.raises(OSError, match="locked the new file"):
         store.begin(header())
 
@@ -315,7 +315,7 @@ def test_no_more_lines_are_written_than_can_be_read(
     store: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MAX_SESSION_LINES * 64 < MAX_SESSION_BYTES
-    monkeypatch.setattr(session_store, "MAX_SESSION_LINES", 4)
+    monkeypatch.setattr(session_journal, "MAX_SESSION_LINES", 4)
     kept(store, header(), *ENDED)
     journal = store.reopen("one", 1, header())
     with pytest.raises(OSError, match="more than 4 lines"):
@@ -333,13 +333,13 @@ def test_a_file_is_not_its_own_after_its_removal(tmp_path: Path) -> None:
     path = tmp_path / "file"
     fd = os.open(path, os.O_CREAT | os.O_RDWR)
     try:
-        assert session_store._is_at(path, fd)
+        assert session_store.is_at(path, fd)
         path.unlink()
-        assert not session_store._is_at(path, fd)
+        assert not session_store.is_at(path, fd)
         path.touch()
-        assert not session_store._is_at(path, fd)
+        assert not session_store.is_at(path, fd)
         path.unlink()
         path.symlink_to(tmp_path)
-        assert not session_store._is_at(path, fd)
+        assert not session_store.is_at(path, fd)
     finally:
         os.close(fd)

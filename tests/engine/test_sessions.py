@@ -20,7 +20,7 @@ import pytest_asyncio
 from mlc_widget import AsyncMLCEngine
 from mlc_widget.api.errors import BadRequestError, InternalEngineError
 from mlc_widget.engine.resumption import Resumption
-from mlc_widget.engine.sessions import session_store
+from mlc_widget.engine.sessions import session_journal, session_store
 from mlc_widget.engine.sessions.session_file import read_session
 
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
@@ -366,7 +366,7 @@ async def test_old_and_many_sessions_are_removed_but_never_one_that_is_written(
 async def test_a_full_disk_ends_the_session_or_the_request(
     engine: AsyncMLCEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_store, "MAX_SESSION_BYTES", 1500)
+    monkeypatch.setattr(session_journal, "MAX_SESSION_BYTES", 1500)
     answer = await whole(engine, resumable={"enabled": True, "session_id": "lenient"})
     assert answer == await whole(engine)
     with pytest.raises(InternalEngineError, match="strict_persistence"):

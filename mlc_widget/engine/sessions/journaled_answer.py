@@ -14,7 +14,8 @@ from mlc_widget.api.requests import JSONDict, check_chat
 from mlc_widget.engine.generation import Generation
 from mlc_widget.engine.resumption import Resumption, is_exact
 from mlc_widget.engine.sessions.session_file import Header, encode_chunk, split_request
-from mlc_widget.engine.sessions.session_store import SessionJournal, SessionStore
+from mlc_widget.engine.sessions.session_journal import SessionJournal
+from mlc_widget.engine.sessions.session_store import SessionStore
 
 _log = logging.getLogger(__name__)
 

@@ -12,24 +12,24 @@ import errno
 import os
 import stat
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.file_lock import is_at, try_lock
 from mlc_widget.api.places import user_state_root
 from mlc_widget.api.resumable import ResumableSession
 from mlc_widget.api.resumable_field import session_id
 from mlc_widget.engine.sessions.session_file import (
     MAX_SESSION_BYTES,
-    MAX_SESSION_LINES,
     Header,
     SessionState,
     encode_continuation,
     read_session,
 )
+from mlc_widget.engine.sessions.session_journal import SessionJournal
 
 _SUFFIX: Final = ".jsonl"
 _MAX_SESSIONS: Final = 64
@@ -42,55 +42,6 @@ _LOCK_S: Final = 2.0
 """How long a new session waits for another process that has its file locked."""
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _FLAGS: Final = _SAFE | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_LOCKED_AT: Final = 2**31 - 2  # on Windows, a locked byte cannot be read
-
-
-class SessionJournal:
-    """The file of a session that is being written; it is locked until `close`.
-
-    Args:
-        fd: The file, at whose end it writes.
-        nbytes: Its length.
-        nlines: The number of its lines.
-    """
-
-    def __init__(self, fd: int, nbytes: int = 0, nlines: int = 0) -> None:
-        self._fd: int | None = fd
-        self._nbytes = nbytes
-        self._nlines = nlines
-        self._lock = threading.Lock()  # a reader that leaves closes it from another thread
-
-    def append(self, lines: bytes) -> None:
-        """Write whole lines. What a failure leaves of them is removed.
-
-        Raises:
-            OSError: The disk is full, or the journal is as large as may be.
-        """
-        with self._lock:
-            if self._fd is None:
-                raise OSError("the journal is closed")
-            if self._nbytes + len(lines) > MAX_SESSION_BYTES:
-                raise OSError(f"the journal would be larger than {MAX_SESSION_BYTES} bytes")
-            added = lines.count(b"\n")
-            if self._nlines + added > MAX_SESSION_LINES:
-                raise OSError(f"the journal would have more than {MAX_SESSION_LINES} lines")
-            rest = memoryview(lines)
-            try:
-                while rest:
-                    rest = rest[os.write(self._fd, rest) :]
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, self._nbytes)
-                raise
-            self._nbytes += len(lines)
-            self._nlines += added
-
-    def close(self) -> None:
-        """Close and unlock it. Idempotent."""
-        with self._lock:
-            fd, self._fd = self._fd, None
-            if fd is not None:
-                os.close(fd)
 
 
 class SessionStore:
@@ -188,13 +139,13 @@ class SessionStore:
         while True:
             fd = self._open(name, os.O_RDWR)
             try:
-                if not _lock(fd):
+                if not try_lock(fd):
                     raise BadRequestError(
                         f"session_id = {name!r}: another request is writing this answer. Wait "
                         "until it has ended, or end it.",
                         param="session_id",
                     )
-                if _is_at(self._path(name), fd):
+                if is_at(self._path(name), fd):
                     return fd
             except BaseException:
                 os.close(fd)
@@ -292,7 +243,7 @@ def _create(name: str, path: Path) -> int:
             raise _exists(name) from None
         try:
             _wait_for_lock(fd)
-            if _is_at(path, fd):
+            if is_at(path, fd):
                 return fd
         except BaseException:
             os.close(fd)
@@ -354,22 +305,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)  # a link, or nobody can write to it
         return
     try:
-        if not _lock(fd):
+        if not try_lock(fd):
             raise BlockingIOError(errno.EAGAIN, "it is being written")
-        if _is_at(path, fd):  # otherwise it is another session, which has begun since
+        if is_at(path, fd):  # otherwise it is another session, which has begun since
             path.unlink()
     finally:
         os.close(fd)
-
-
-def _is_at(path: Path, fd: int) -> bool:
-    """Whether an open file is still the one at this path. If it is locked, it stays there."""
-    if sys.platform == "win32":
-        return True  # an open file cannot be removed
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
 
 
 def _wait_for_lock(fd: int) -> None:
@@ -379,27 +320,7 @@ def _wait_for_lock(fd: int) -> None:
         OSError: It stays locked.
     """
     deadline = time.monotonic() + _LOCK_S
-    while not _lock(fd):
+    while not try_lock(fd):
         if time.monotonic() > deadline:
             raise OSError("another process has locked the new file")
         time.sleep(0.01)
-
-
-def _lock(fd: int) -> bool:
-    """Lock a file until it is closed, unless it is locked; returns whether it was."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(fd, _LOCKED_AT, os.SEEK_SET)
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
