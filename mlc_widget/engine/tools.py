@@ -9,6 +9,7 @@ from typing import Any
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.unicode_text import is_well_formed
 from mlc_widget.engine.chat_template import ChatTemplate
 from mlc_widget.engine.grammar_text import (
     ANY_TEXT,
@@ -265,16 +266,7 @@ def _arguments_json(text: str) -> str:
         value = json.loads(text or "{}")
         if isinstance(value, dict):
             written = json.dumps(value, ensure_ascii=False, allow_nan=False)
-            return written if _is_unicode(written) else json.dumps(value)
+            return written if is_well_formed(written) else json.dumps(value)
     except (ValueError, RecursionError):
         pass
-    return json.dumps(text, ensure_ascii=not _is_unicode(text))
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogates, which UTF-8 cannot represent."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return json.dumps(text, ensure_ascii=not is_well_formed(text))

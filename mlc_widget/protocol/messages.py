@@ -53,6 +53,7 @@ from typing import Any, Final, TypeGuard
 from mlc_widget.api.errors import ProtocolError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.unicode_text import is_well_formed
 
 PROTOCOL_VERSION: Final = 1
 COMM_TARGET: Final = "mlc_widget.engine"
@@ -114,13 +115,7 @@ def answerable_uuid(data: Any) -> str:
 
 def _can_be_sent(uuid: Any) -> TypeGuard[str]:
     """Whether it is a text without lone surrogates, which JSON can escape but not contain."""
-    if not isinstance(uuid, str):
-        return False
-    try:
-        uuid.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(uuid, str) and is_well_formed(uuid)
 
 
 def return_message(uuid: str, content: Any) -> JSONDict:
