@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import venv
@@ -34,7 +35,11 @@ def make_environment(cache: Path, wanted: tuple[str, ...], *paths: Path) -> Path
         if not ready.is_file():
             venv.create(folder, with_pip=False, clear=True)
             install = [sys.executable, "-m", "uv", "pip", "install", "--quiet"]
-            subprocess.run([*install, "--python", str(python), *wanted], check=True)
+            subprocess.run(
+                [*install, "--python", str(python), *wanted],
+                env={**os.environ, "UV_SYSTEM_CERTS": "true"},  # trust whom pip trusts
+                check=True,
+            )
             query = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
             packages = subprocess.check_output([python, "-c", query], text=True).strip()
             (Path(packages) / "mlc_widget_tests.pth").write_text("".join(f"{p}\n" for p in lines))

@@ -113,9 +113,9 @@ resource.setrlimit(resource.RLIMIT_AS, (most, most))
 try:
     engine.reload(sys.argv[1])
 except MLCEngineError as error:
-    print(type(error).__name__, error)
+    print(type(error).__name__, error, flush=True)
 else:
-    print("fits")
+    print("fits", flush=True)
 import os; os._exit(0)
 """
     ended = subprocess.run(
