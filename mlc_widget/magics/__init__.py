@@ -59,11 +59,12 @@ def _offer_names(shell: Any) -> dict[str, Any]:
         mlc_engine,
     )
     from mlc_widget.proxy.engines import AsyncKernelMLCEngine, KernelMLCEngine
-    from mlc_widget.widget import ChatWidget
+    from mlc_widget.widget import ChatWidget, CompareWidget
 
     names = (
         AsyncKernelMLCEngine,
         ChatWidget,
+        CompareWidget,
         KernelMLCEngine,
         create_kernel_mlc_engine,
         create_mlc_engine,
