@@ -73,6 +73,7 @@ class ToolCalls:
     ) -> None:
         self._functions: Mapping[str, Callable[..., Any]] = functions_of(tools)
         self._report, self._loop = report, loop
+        self._running: set[Future[str]] = set()
         for name, function in self._functions.items():
             if loop is None and inspect.iscoroutinefunction(function):
                 raise BadRequestError(
@@ -85,6 +86,11 @@ class ToolCalls:
         """Make calls on the current thread, one after the other; begin those of coroutines."""
         return [self._make(call) for call in calls]
 
+    def cancel(self) -> None:
+        """End the coroutine functions that still run, whether or not anything awaits them."""
+        for future in list(self._running):
+            future.cancel()
+
     def _make(self, call: JSONDict) -> Result:
         name = call["function"]["name"]
         self._report.tool_calls += 1
@@ -94,7 +100,10 @@ class ToolCalls:
                 return result_text(result)
             if self._loop is not None:
                 waiting = self._awaited(name, result)
-                return asyncio.run_coroutine_threadsafe(waiting, self._loop)
+                future = asyncio.run_coroutine_threadsafe(waiting, self._loop)
+                self._running.add(future)
+                future.add_done_callback(self._running.discard)
+                return future
             if inspect.iscoroutine(result):
                 result.close()
             raise TypeError("an awaitable was returned, which a blocking map cannot await")

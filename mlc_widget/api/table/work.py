@@ -187,6 +187,8 @@ class RowWork:
     def cancel(self) -> list[tuple[int, Mapping[str, Any]]]:
         """End all requests; the engine stops within a step. Returns the rows that asked."""
         rows = [row for request in self._requests.values() for row in request.rows]
+        # Requests that have not started yet do not await the functions' results.
+        self._tools.cancel()
         for future in list(self._requests):
             future.cancel()
         self._requests.clear()

@@ -20,6 +20,7 @@ from mlc_widget import (
     MLCEngineInterface,
 )
 from mlc_widget.api.function_tools import MAX_CALL_TURNS
+from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.limits import LIMITS
 
 from ...waiting import until
@@ -175,6 +176,41 @@ async def test_the_end_of_a_map_ends_the_functions_that_wait(
         with pytest.raises(asyncio.CancelledError):
             await task
     await until(lambda: ended == 3)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_functions_end_whose_results_nothing_awaits_yet(
+    engine: AsyncMLCEngineInterface, core: CallingCore, stops: bool
+) -> None:
+    ended, gate = 0, threading.Event()
+    report = MapReport()
+
+    async def endless() -> None:
+        nonlocal ended
+        if stops:
+            report.stop()
+        else:
+            task.cancel()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended += 1
+
+    def holds_the_home_loop(product: str) -> Any:
+        HomeLoop.shared().call_soon(gate.wait)
+        return endless()
+
+    tools = {"price": holds_the_home_loop}
+    task = asyncio.create_task(engine.map("{text}", [{"text": "tea"}], tools=tools, report=report))
+    try:
+        await until(lambda: ended == 1)
+    finally:
+        gate.set()
+    if stops:
+        assert (await task)[0]["error"]
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 def _raises(product: str) -> None:
