@@ -6,10 +6,11 @@ A check takes the field's dotted path and the value, and raises `BadRequestError
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Final, TypeAlias, cast
 
@@ -37,7 +38,7 @@ def shortened(value: Any) -> str:
     """A value as an error message shows it; a large one is not written out in full first."""
     try:
         check_json_size(value, _SHOWN)
-        shown = repr(value)
+        shown = " ".join(repr(value).splitlines())  # a data frame's has several
     except TooLargeError:
         shown = _excerpt(value)
     except Exception:  # an integer of many thousand digits, a class's own fault
@@ -322,4 +323,11 @@ def known(
     if unknown:
         name = field_name(unknown[0])
         param = f"{where}.{name}" if where else name
-        raise bad(param, request[unknown[0]], f"no such field; known: {', '.join(sorted(fields))}.")
+        raise unknown_field(param, request[unknown[0]], name, fields)
+
+
+def unknown_field(param: str, value: Any, name: str, known: Collection[str]) -> BadRequestError:
+    """An error about a field that does not exist, with the known ones and the nearest of them."""
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}? Known" if near else "known"
+    return bad(param, value, f"no such field; {hint}: {', '.join(sorted(known))}.")

@@ -47,6 +47,7 @@ from mlc_widget.api.request_values import (
     string,
     strings,
     top_k,
+    unknown_field,
 )
 from mlc_widget.api.resumable_field import resumable
 
@@ -185,8 +186,7 @@ def check_sampling(value: Any, own: Collection[str]) -> JSONDict:
         if name in own:
             raise bad(param, given, f"give it as {name}.")
         if name not in names:
-            known_names = ", ".join(sorted(names))
-            raise bad(param, given, f"no such field; known: {known_names}.")
+            raise unknown_field(param, given, field_name(name), names)
     return {name: CHAT_FIELDS[name](f"sampling.{name}", given) for name, given in fields.items()}
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import pandas as pd
 import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.api.request_fields import RULES, Kind, honoured, refused
+from mlc_widget.api.request_params import SamplingParams
 from mlc_widget.api.requests import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
@@ -21,6 +23,7 @@ from mlc_widget.api.requests import (
     check_chat,
     check_completion,
     check_embedding,
+    check_sampling,
 )
 from mlc_widget.engine.runtimes.mlc_llm.runtime import REQUEST_FIELDS as MLC_LLM_FIELDS
 from mlc_widget.engine.runtimes.tvm.runtime import REQUEST_FIELDS as TVM_FIELDS
@@ -182,11 +185,39 @@ def test_a_refused_field_is_refused_with_its_reason(kind: Kind, name: str) -> No
 @pytest.mark.parametrize("kind", CHECKS)
 def test_an_unknown_field_is_refused(kind: Kind) -> None:
     check, _, request = CHECKS[kind]
-    with pytest.raises(BadRequestError, match="tempature = 1: no such field; known: ") as caught:
-        check({**request, "tempature": 1})
-    assert caught.value.param == "tempature"
-    with pytest.raises(BadRequestError, match="tempature"):
-        check({**request, "extra_body": {"tempature": 1}})
+    with pytest.raises(BadRequestError, match="zzz = 1: no such field; known: ") as caught:
+        check({**request, "zzz": 1})
+    assert caught.value.param == "zzz"
+    with pytest.raises(BadRequestError, match="zzz"):
+        check({**request, "extra_body": {"zzz": 1}})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("tempature", "temperature"),
+        ("max_token", "max_tokens"),
+        ("top-p", "top_p"),
+        ("respone_format", "response_format"),
+    ],
+)
+def test_a_misspelt_field_is_told_its_name(wrong: str, right: str) -> None:
+    check, _, request = CHECKS["chat"]
+    hint = f"no such field; did you mean '{right}'\\? Known: "
+    for given in ({wrong: 1}, {"extra_body": {wrong: 1}}):
+        with pytest.raises(BadRequestError, match=hint):
+            check({**request, **given})
+    if right in SamplingParams.__annotations__:
+        with pytest.raises(BadRequestError, match=hint):
+            check_sampling({wrong: 1}, ())
+
+
+def test_a_value_of_several_lines_is_shown_in_one() -> None:
+    check, _, request = CHECKS["chat"]
+    frame = pd.DataFrame({"review": ["good", "bad"]})
+    with pytest.raises(BadRequestError, match=r"content.*good.*bad.*: give a string") as caught:
+        check({**request, "messages": [{"role": "user", "content": frame}]})
+    assert "\n" not in caught.value.message
 
 
 def test_what_runtimes_declare_is_in_the_table() -> None:

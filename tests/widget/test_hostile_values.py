@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from mlc_widget import create_kernel_mlc_engine, create_mlc_engine
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_params import SamplingParams
 from mlc_widget.widget.approvals import Approvals, Question
@@ -109,6 +110,17 @@ def test_other_refusals_are_short_too() -> None:
     with pytest.raises(TypeError) as caught:
         link_of(Talkative())
     assert len(str(caught.value)) < 400
+
+
+async def make_engine(*_: object) -> None: ...
+
+
+@pytest.mark.parametrize("make", [make_engine, create_kernel_mlc_engine, create_mlc_engine])
+def test_an_engine_that_is_not_awaited_is_told_so(make: Any) -> None:
+    coroutine = make("demo")
+    with pytest.raises(TypeError, match=rf"write `engine = await {make.__name__}\(…\)`"):
+        link_of(coroutine)
+    coroutine.close()
 
 
 @pytest.mark.parametrize("call", [True, 1.0, "1", None])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import typing_extensions
@@ -49,7 +50,15 @@ def read_schema(schema: Any, into: str | None) -> ReplySchema:
         return _Text(into or REPLY)
     if isinstance(schema, Mapping):
         return _JSONSchema(closed(mapping("schema", schema)), into)
+    if isinstance(schema, list | tuple | set | frozenset):
+        raise bad("schema", schema, f"for one of several labels, give {_literal(schema)}.")
     return _PythonType(schema, into)
+
+
+def _literal(labels: Collection[Any]) -> str:
+    """The type of these labels, or an example if there are none, as an error message shows it."""
+    shown = [shortened(label) for label in islice(labels, 3)] or ["'yes'", "'no'"]
+    return f"typing.Literal[{', '.join([*shown, *(['…'] if len(labels) > 3 else [])])}]"
 
 
 def invalid_reply(text: str, problem: object) -> MLCEngineError:

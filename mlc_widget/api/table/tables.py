@@ -142,7 +142,9 @@ def _frame(data: Any, limit: int | None) -> Table:
     try:
         frame = nw.from_native(data, eager_only=True)
     except TypeError:
-        raise BadRequestError(f"data = <{type(data).__name__}>: {_WANTED}", param="data") from None
+        one_column = hasattr(data, "to_frame")  # a Series of pandas or polars
+        remedy = "it is one column; give data.to_frame('text')." if one_column else _WANTED
+        raise BadRequestError(f"data = <{type(data).__name__}>: {remedy}", param="data") from None
     return _Frame(frame, names, limit)
 
 

@@ -133,7 +133,23 @@ def test_whole_characters_may_be_escaped() -> None:
     assert read_schema({"type": "string"}, "x").read(r'"\ud83d\ude00 \u00e9"') == {"x": "😀 é"}
 
 
-@pytest.mark.parametrize("schema", ["good or bad", 5, ["a", "b"], object(), print])
+@pytest.mark.parametrize(
+    ("labels", "literal"),
+    [
+        (["yes", "no"], r"Literal\['yes', 'no'\]"),
+        (("a", "b", "c", "d"), r"Literal\['a', 'b', 'c', …\]"),
+        ({"only"}, r"Literal\['only'\]"),
+        ([1, 2], r"Literal\[1, 2\]"),
+        ([], r"Literal\['yes', 'no'\]"),
+    ],
+)
+def test_a_list_of_labels_is_told_that_it_is_a_literal(labels: Any, literal: str) -> None:
+    with pytest.raises(BadRequestError, match=f"^schema = .*give typing.{literal}") as caught:
+        read_schema(labels, None)
+    assert caught.value.param == "schema"
+
+
+@pytest.mark.parametrize("schema", ["good or bad", 5, object(), print])
 def test_what_is_no_schema_is_refused(schema: Any) -> None:
     with pytest.raises(BadRequestError, match=r"^schema = .*JSON schema") as caught:
         read_schema(schema, None)
