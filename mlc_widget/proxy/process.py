@@ -296,7 +296,8 @@ def worker_environment(settings: WorkerSettings, directory: Path) -> dict[str, s
         **settings.to_environment(),
         "IPYTHONDIR": str(directory),
         **safe_path(),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's chatter would hide last words
+        # ipykernel 6 imports debugpy, whose chatter would hide last words.
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
 
 

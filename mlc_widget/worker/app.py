@@ -24,6 +24,7 @@ from mlc_widget.protocol.messages import COMM_TARGET
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.worker.client_streams import MAX_STREAMS
 from mlc_widget.worker.handler import KernelMLCEngineHandler
+from mlc_widget.worker.kernel import WorkerKernel
 from mlc_widget.worker.resources import ResourceWatch
 from mlc_widget.worker.shared_worker import SharedWorker
 from mlc_widget.worker.stream_sender import MAX_CREDIT
@@ -40,6 +41,7 @@ class WorkerKernelApp(IPKernelApp):
     """An `IPKernelApp` that serves `COMM_TARGET` and dies with the process that started it."""
 
     name = "mlc-widget-worker"
+    kernel_class = WorkerKernel
 
     def initialize(self, argv: list[str] | None = None) -> None:
         """Set up the kernel and register the comm target."""

@@ -14,6 +14,8 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import WorkerStartError
 
+from .conftest import DEADLINE_S
+
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -55,6 +57,12 @@ async def test_a_worker_from_a_kernelspec(
     assert ("curve_publickey" in connection) == ("supported_encryption" in metadata)
     answer = await engine.chat.completions.create(messages=HELLO)
     assert answer.choices[0].message.content == "Hello from the script."
+    client = process._manager.client()  # type: ignore[union-attr]
+    client.start_channels(stdin=False, hb=False)
+    refused = await client.execute("1 + 1", reply=True, timeout=DEADLINE_S)
+    assert refused["content"]["status"] == "error"
+    assert "runs no code" in refused["content"]["evalue"]
+    client.stop_channels()
     pid = engine.worker_pid
     assert pid is not None
     await engine.terminate()
