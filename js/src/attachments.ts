@@ -73,12 +73,35 @@ function isText(text: string): boolean {
 // eslint-disable-next-line no-control-regex
 export const COLOURS = /\u001b\[[0-9;]*m/g;
 
+const asPlain = (text: string): string => text.replace(COLOURS, "").replace(/\r\n?/g, "\n").trimEnd();
+
+function kindOf(plain: string, html: string): "traceback" | "table" | "text" {
+  if (plain.includes("Traceback (most recent call last)")) return "traceback";
+  return plain.includes("\n") && plain.includes("\t") && /<table[\s>]/i.test(html) ? "table" : "text";
+}
+
 /** A pasted text as an attachment if it is a traceback, a table, or long; null if it is to be typed. */
 export function attachmentOfPaste(text: string, html: string): Attachment | null {
-  const plain = text.replace(COLOURS, "").replace(/\r\n?/g, "\n").trimEnd();
-  const lines = plain.split("\n").length;
-  const attach = (name: string): Attachment => ({ name, text: plain });
-  if (plain.includes("Traceback (most recent call last)")) return attach("Pasted traceback");
-  if (lines > 1 && plain.includes("\t") && /<table[\s>]/i.test(html)) return attach("Pasted table");
-  return plain.length > LONG_TEXT || lines > MANY_LINES ? attach("Pasted text") : null;
+  const plain = asPlain(text);
+  const kind = kindOf(plain, html);
+  const long = plain.length > LONG_TEXT || plain.split("\n").length > MANY_LINES;
+  return kind !== "text" || long ? { name: `Pasted ${kind}`, text: plain } : null;
+}
+
+/** What a drag out of the page has, such as an output of a cell that was selected, or its image. */
+export interface DraggedText {
+  readonly text: string;
+  readonly html: string;
+  /** The address of an image or a link. */
+  readonly address: string;
+}
+
+/** Reads it as an attachment, null if it has no text, and counts the images that are left out. */
+export function readDragged({ text, html, address }: DraggedText): { attachment: Attachment | null; images: number } {
+  const images = html.match(/<(?:img|svg|canvas)[\s>/]/gi)?.length ?? 0;
+  const plain = asPlain(text);
+  // For an image alone, some browsers give its address as text, which may be the image itself.
+  const isImage = (images > 0 && plain === address.trim()) || /^data:image\//i.test(plain);
+  const attachment = isImage || plain.trim() === "" ? null : { name: `Dropped ${kindOf(plain, html)}`, text: plain };
+  return { attachment, images: isImage ? Math.max(1, images) : images };
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from "vitest";
 
 import { CELLS_MIME, readCells } from "../src/notebook-cells.ts";
-import { MOST_CHARACTERS } from "../src/attachments.ts";
+import { MOST_CHARACTERS, readDragged } from "../src/attachments.ts";
 import { box, query, show } from "./page.ts";
 
 const ready = { rev: 1, state: "ready", model: "demo", device: "cpu", progress: null, error: null };
@@ -94,5 +94,71 @@ describe("a chat on which cells are dropped", () => {
     query("textarea.mlcw-input").dispatchEvent(event);
     expect(event.defaultPrevented).toBe(true);
     expect(chips()).toEqual(["Cell"]);
+  });
+});
+
+const PNG = "data:image/png;base64,aGk=";
+const TABLE = "<table><tr><td>Rome<td>30</table>";
+
+describe("an output that is dragged by the browser", () => {
+  it.each([
+    ["a printed line", { text: "42\n" }, { name: "Dropped text", text: "42" }, 0],
+    ["a frame", { text: "city\tdegrees\r\nRome\t30", html: TABLE }, { name: "Dropped table", text: "city\tdegrees\nRome\t30" }, 0],
+    ["a traceback", { text: "\u001b[31mTraceback (most recent call last):\u001b[0m\n…" }, { name: "Dropped traceback", text: "Traceback (most recent call last):\n…" }, 0],
+    ["text with plots", { text: "Loss", html: `Loss<img src="${PNG}"><svg></svg>` }, { name: "Dropped text", text: "Loss" }, 2],
+    ["a plot", { html: `<img src="${PNG}">`, address: PNG }, null, 1],
+    ["a plot whose address is its text", { text: "http://h/plot.png", html: "<IMG src='plot.png'/>", address: "http://h/plot.png\r\n" }, null, 1],
+    ["a plot as text alone", { text: PNG }, null, 1],
+    ["nothing", { text: " \n" }, null, 0],
+  ])("%s is read", (_, given, attachment, images) => {
+    expect(readDragged({ text: "", html: "", address: "", ...given })).toEqual({ attachment, images });
+  });
+
+  /** Drags these data over a target and drops them there; returns whether the chat took them. */
+  const dropOn = (target: Element, data: Record<string, string>): boolean => {
+    const dataTransfer = { types: Object.keys(data), files: [], getData: (type: string) => data[type] ?? "" };
+    const [, drop] = ["dragover", "drop"].map((type) => {
+      const event = new Event(type, { bubbles: true, cancelable: true });
+      target.dispatchEvent(Object.assign(event, { dataTransfer, relatedTarget: null }));
+      return event.defaultPrevented;
+    });
+    return drop === true;
+  };
+  const open = (): void => { show({ _view: "chat", _engine: ready, _chat: { rev: 1, messages: [] }, _live: {} }); };
+  const names = (): string[] => [...box.querySelectorAll(".mlcw-chip-name")].map(({ textContent }) => textContent);
+  const note = (): string => query(".mlcw-note").textContent;
+
+  it("becomes an attachment anywhere in the chat", () => {
+    open();
+    expect(dropOn(query(".mlcw-log"), { "text/plain": "42", "text/html": "<pre>42</pre>" })).toBe(true);
+    expect(names()).toEqual(["Dropped text"]);
+    expect(query(".mlcw-chat").classList.contains("mlcw-dropping")).toBe(false);
+  });
+
+  it("is refused if it is an image, also by the box", () => {
+    open();
+    for (const target of [query(".mlcw-log"), query("textarea.mlcw-input")]) {
+      expect(dropOn(target, { "text/uri-list": PNG, "text/html": `<img src="${PNG}">`, "text/plain": PNG })).toBe(true);
+      expect(note()).toBe("demo cannot see images: one was left out.");
+    }
+    expect(names()).toEqual([]);
+  });
+
+  it("is typed if it is short and dropped on the box, as a paste is", () => {
+    open();
+    const input = query("textarea.mlcw-input");
+    expect(dropOn(input, { "text/plain": "42" })).toBe(false);
+    expect(dropOn(input, { "text/plain": "a\tb\n1\t2", "text/html": TABLE })).toBe(true);
+    expect(names()).toEqual(["Dropped table"]);
+  });
+
+  it("is left to the browser if it comes from the chat itself, or is something else", () => {
+    open();
+    const log = query(".mlcw-log");
+    expect(dropOn(log, { "application/x-other": "x" })).toBe(false);
+    log.dispatchEvent(new Event("dragstart", { bubbles: true }));
+    expect(dropOn(log, { "text/plain": "42" })).toBe(false);
+    log.dispatchEvent(new Event("dragend", { bubbles: true }));
+    expect(dropOn(log, { "text/plain": "42" })).toBe(true);
   });
 });

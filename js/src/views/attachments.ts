@@ -1,6 +1,6 @@
 /** The attachments of the message that is being written: chips above the box, and how they get there. */
 
-import { attachmentOfPaste, checkTogether, readFile } from "../attachments.ts";
+import { attachmentOfPaste, checkTogether, readDragged, readFile, type DraggedText } from "../attachments.ts";
 import { h, show } from "../dom.ts";
 import { formatCount } from "../format.ts";
 import { CELLS_MIME, readCells } from "../notebook-cells.ts";
@@ -63,7 +63,11 @@ export class Attachments {
 
   /** Adds the text of a notebook's cells. */
   addCells(cells: unknown): void {
-    const { attachment, images } = readCells(cells);
+    this.#addText(readCells(cells), "These cells have no text.");
+  }
+
+  /** Adds a text, or says that its source has none; says how many images beside it were left out. */
+  #addText({ attachment, images }: { readonly attachment: Attachment | null; readonly images: number }, none: string): void {
     const reasons: string[] = [];
     try {
       if (attachment) this.#add(attachment);
@@ -71,7 +75,7 @@ export class Attachments {
       reasons.push(error instanceof Error ? error.message : String(error));
     }
     if (images > 0) reasons.push(`${this.#actions.model()} cannot see images: ${images === 1 ? "one was" : `${String(images)} were`} left out.`);
-    else if (!attachment) reasons.push("These cells have no text.");
+    else if (!attachment) reasons.push(none);
     this.#actions.explain(reasons.join("\n"));
     this.#actions.focus();
   }
@@ -104,7 +108,7 @@ export class Attachments {
     event.preventDefault();
   }
 
-  /** Takes files and cells that are dropped on `target`. */
+  /** Takes files, cells, and outputs of cells that are dropped on `target`. */
   dropOn(target: HTMLElement): void {
     const signal = this.#signal;
     takeCells(target, {
@@ -112,13 +116,19 @@ export class Attachments {
       over: (inside) => target.classList.toggle("mlcw-dropping", inside),
       drop: (cells) => { this.addCells(cells); },
     }, signal);
-    const isOurs = ({ dataTransfer }: DragEvent): boolean =>
-      dataTransfer?.types.some((type) => type === "Files" || type === CELLS_MIME) === true;
+    let within = false; // a drag from one place in the chat to another is the browser's
+    window.addEventListener("dragstart", (event) => { within = event.composedPath().includes(target); }, { capture: true, signal });
+    window.addEventListener("dragend", () => { within = false; }, { capture: true, signal });
+    const has = ({ dataTransfer }: DragEvent, ...types: string[]): boolean =>
+      dataTransfer?.types.some((type) => types.includes(type)) === true;
+    const hasFiles = (event: DragEvent): boolean => has(event, "Files", CELLS_MIME);
+    const hasText = (event: DragEvent): boolean => !within && has(event, "text/html", "text/plain");
     target.addEventListener("dragover", (event) => {
-      if (!isOurs(event)) return;
+      if (!hasFiles(event) && !hasText(event)) return;
+      target.classList.toggle("mlcw-dropping", !this.button.disabled);
+      if (!hasFiles(event) && isBox(event.target)) return; // the browser shows where a text would be typed
       event.preventDefault();
       event.stopPropagation();
-      target.classList.toggle("mlcw-dropping", !this.button.disabled);
     }, { signal });
     for (const type of ["dragleave", "drop"] as const) {
       target.addEventListener(type, (event) => {
@@ -127,13 +137,18 @@ export class Attachments {
       }, { signal });
     }
     target.addEventListener("drop", (event) => {
-      if (!isOurs(event)) return;
+      const data = event.dataTransfer;
+      if (!data || (!hasFiles(event) && !hasText(event))) return;
+      const dragged = draggedText(data);
+      const files = hasFiles(event);
+      if (!files && isBox(event.target) && isTyped(dragged)) return;
       event.preventDefault();
       event.stopPropagation(); // JupyterLab would upload it
       if (this.button.disabled) return;
-      const cells = event.dataTransfer?.getData(CELLS_MIME) ?? "";
+      const cells = data.getData(CELLS_MIME);
       if (cells !== "") this.addCells(cells);
-      else void this.addFiles([...(event.dataTransfer?.files ?? [])]);
+      else if (files) void this.addFiles([...data.files]);
+      else this.#addText(readDragged(dragged), "What was dropped has no text.");
     }, { signal });
   }
 
@@ -172,3 +187,15 @@ function codeBlock(text: string): string {
   const fence = "`".repeat(longest + 1);
   return `${fence}\n${text.trimEnd()}\n${fence}`;
 }
+
+const isBox = (target: EventTarget | null): boolean => target instanceof HTMLTextAreaElement;
+
+const draggedText = (data: DataTransfer): DraggedText => ({
+  text: data.getData("text/plain"),
+  html: data.getData("text/html"),
+  address: data.getData("text/uri-list"),
+});
+
+/** Whether a text that is dropped on a box is typed into it, as a paste would be. */
+const isTyped = (dragged: DraggedText): boolean =>
+  attachmentOfPaste(dragged.text, dragged.html) === null && readDragged(dragged).attachment !== null;
