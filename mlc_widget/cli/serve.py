@@ -31,8 +31,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "model", nargs="+", help="what engines load, such as demo, a .gguf file or HF://user/repo"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--port", type=int, default=8000, help="0 for any free one; 8000 if absent")
+    parser.add_argument("--host", help="the address to listen on; 127.0.0.1 if absent")
+    parser.add_argument("--port", type=int, help="0 for any free one; 8000 if absent")
     parser.add_argument(
         "--token-file",
         type=Path,
@@ -44,6 +44,19 @@ def add_to(commands: Any) -> None:
         action="store_true",
         help="accept a host that other machines reach; nothing is encrypted",
     )
+    parser.add_argument(
+        "--group",
+        metavar="NAME",
+        help="serve the members of this group of the system, on a Unix socket that only they can "
+        "open, instead of a port: no token is needed, and users share the model fairly",
+    )
+    parser.add_argument(
+        "--unload-after",
+        type=float,
+        metavar="SECONDS",
+        help="with --group: unload models that nobody asked for in so long, until the next "
+        "request; 1800 if absent, inf for never",
+    )
     parser.add_argument("--device", help="such as cpu, cuda or auto")
     parser.add_argument("--runtime", default="auto", help="tvm, mlc_llm or auto")
     parser.set_defaults(run=run)
@@ -51,17 +64,28 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Load, serve until SIGINT or SIGTERM, and let running requests end."""
+    if options.group is not None:
+        from mlc_widget.cli.serve_group import serve_group
+
+        serve_group(options, _wait_for_signal)
+        return
+    if options.unload_after is not None:
+        raise bad("unload-after", options.unload_after, "it goes with --group.")
+    _serve_port(options)
+
+
+def _serve_port(options: argparse.Namespace) -> None:
     from mlc_widget.api.serving.access import check_host, check_token
     from mlc_widget.factories import kernel_mlc_engine
 
-    check_host(options.host, options.allow_remote)  # before the load, which may take long
+    host = "127.0.0.1" if options.host is None else options.host
+    port = 8000 if options.port is None else options.port
+    check_host(host, options.allow_remote)  # before the load, which may take long
     token, told = _token(options.token_file)
     token = check_token(token)
     engine = kernel_mlc_engine(options.model, runtime=options.runtime, device=options.device)
     with engine:
-        server = engine.serve(
-            host=options.host, port=options.port, token=token, allow_remote=options.allow_remote
-        )
+        server = engine.serve(host=host, port=port, token=token, allow_remote=options.allow_remote)
         print(f"{', '.join(options.model)} is served at {server.url}")
         print(f"Clients take {told or f'this token, which is shown only now: {token}'}")
         print("Ctrl+C ends it.", flush=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.group_folder import SCHEME, check_group, group_socket
 from mlc_widget.api.request_values import bad, identifier
 from mlc_widget.api.server_urls import looks_like_server
 
@@ -23,9 +25,10 @@ class ServerAddress:
         base: The address that the paths of OpenAI's API are added to, such as
             ``http://127.0.0.1:8000/v1``.
         root: The same without its path.
-        host: The host, with its port if one is given.
+        host: The host, with its port if one is given; the group's address for a group's server.
         host_name: The host alone.
         path: The path of `base`.
+        socket: The Unix socket of a group's server; None for others.
     """
 
     base: str
@@ -33,16 +36,26 @@ class ServerAddress:
     host: str
     host_name: str
     path: str
+    socket: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """What a user knows it by."""
+        return self.base if self.socket is None else self.host
 
     @classmethod
     def read(cls, url: str) -> ServerAddress:
         """Check an address; without a path, it is that of ``/v1``.
+
+        ``group://NAME`` is the server that was started for a group of this machine's users.
 
         Raises:
             BadRequestError: It is not one. A password in it is not shown.
         """
         if not looks_like_server(url):
             raise bad("url", url, "give a server's address, such as http://127.0.0.1:8000/v1.")
+        if url.lower().startswith(SCHEME):
+            return cls._of_group(check_group(url[len(SCHEME) :].removesuffix("/")))
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -65,6 +78,13 @@ class ServerAddress:
         path = parts.path.rstrip("/") or "/v1"
         return cls(root + path, root, host, parts.hostname, path)
 
+    @classmethod
+    def _of_group(cls, name: str) -> ServerAddress:
+        """The address of a group's server, whose HTTP has no use for a host."""
+        root = "http://localhost"
+        socket = group_socket(name)
+        return cls(f"{root}/v1", root, f"{SCHEME}{name}", "localhost", "/v1", socket)
+
 
 def key_variable(address: ServerAddress, given: str | None) -> str | None:
     """The environment variable whose key may be sent there; None sends no key.
@@ -80,7 +100,7 @@ def key_variable(address: ServerAddress, given: str | None) -> str | None:
         return given
     meant = os.environ.get("OPENAI_BASE_URL") or f"https://{_OPENAI}/v1"
     try:
-        same = ServerAddress.read(meant).root == address.root
+        same = address.socket is None and ServerAddress.read(meant).root == address.root
     except BadRequestError:
         return None
     return _OPENAI_KEY if same and os.environ.get(_OPENAI_KEY) else None

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 
 from mlc_widget._version import __version__
 from mlc_widget.api.errors import MLCEngineError, ProtocolError, ServerError
+from mlc_widget.api.group_folder import check_trusted
 from mlc_widget.api.http_library import http_library
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.server_urls import is_loopback
@@ -59,15 +60,23 @@ class ServerConnection:
         self._key_variable = key_variable
         self._timeout = timeout
         self._library = http_library()
+        limits = self._library.Limits(max_connections=None, max_keepalive_connections=16)
         self._client = self._library.AsyncClient(
+            transport=self._transport(limits),
             follow_redirects=False,
             verify=address.base.startswith("https:"),  # certificates take a moment to load
             trust_env=not is_loopback(address.host_name),  # proxies
             timeout=self._library.Timeout(timeout, connect=min(_CONNECT_S, timeout), pool=None),
-            limits=self._library.Limits(max_connections=None, max_keepalive_connections=16),
+            limits=limits,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # takes none
             headers={"Accept-Encoding": "identity", "User-Agent": f"mlc-widget/{__version__}"},
         )
+
+    def _transport(self, limits: Any) -> Any:
+        """What carries requests to a group's server; None for the library's own."""
+        if (socket := self.address.socket) is None:
+            return None
+        return self._library.AsyncHTTPTransport(uds=str(socket), limits=limits)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -99,6 +108,8 @@ class ServerConnection:
     async def _send(self, method: str, url: str, body: JSONDict | None, expected: str) -> Any:
         """Send until there is an answer, which is of the expected type."""
         for tried in range(1, _TRIES + 1):
+            if self.address.socket is not None:
+                check_trusted(self.address.socket)
             try:
                 response = await self._client.send(
                     self._client.build_request(method, url, json=body, headers=self._headers()),

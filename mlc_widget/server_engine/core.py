@@ -262,7 +262,7 @@ class ServerCore(PublishedLink):
         address = self._connection.address
         return {
             "runtime": "server",
-            "url": address.base,
+            "url": address.url,
             "server": self._models.software or None,
             "owned_by": [model.owned_by for model in self._models.chosen.values()],
             "device": None,

@@ -59,7 +59,7 @@ class _ServerEngine(LinkedEngine):
     @property
     def url(self) -> str:
         """The server's address."""
-        return self._address.base
+        return self._address.url
 
     def __repr__(self) -> str:
         model = self.model_id or "no model"
@@ -72,7 +72,8 @@ class AsyncServerMLCEngine(_ServerEngine, AsyncMLCEngineInterface):
     `reload` chooses among the server's models. ``docs/servers.md`` says what is different.
 
     Args:
-        url: The server's address, such as ``http://127.0.0.1:8000/v1``.
+        url: The server's address, such as ``http://127.0.0.1:8000/v1``, or ``group://NAME`` for the
+            one that `mlc_widget serve --group NAME` has started on this machine.
         **options: See `ServerOptions`.
 
     Raises:

@@ -10,14 +10,16 @@ import sys
 import tempfile
 import threading
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
 
-from mlc_widget import MLCEngine, factories
-from mlc_widget.api.errors import EngineTerminatedError
+from mlc_widget import MLCEngine, ServerMLCEngine, factories
+from mlc_widget.api.errors import EngineTerminatedError, ServerError
 from mlc_widget.cli import main as cli
 from mlc_widget.cli import serve
+from mlc_widget.protocol.worker_record import WorkerRecords
 
 from ..waiting import until_blocking
 
@@ -38,7 +40,8 @@ def served(monkeypatch, tiny_model):
     def run(*arguments, during=lambda: None):
         monkeypatch.setattr(factories, "kernel_mlc_engine", make)
         monkeypatch.setattr(serve, "_wait_for_signal", during)
-        return cli.main(["serve", str(tiny_model), "--port", "0", *arguments]), engines
+        where = [] if "--group" in arguments else ["--port", "0"]
+        return cli.main(["serve", str(tiny_model), *where, *arguments]), engines
 
     return run
 
@@ -115,6 +118,20 @@ def test_a_host_that_others_reach_needs_a_flag(served, capsys):
     assert "--allow-remote" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "option", [["--port", "1"], ["--host", "::1"], ["--token-file", "t"], ["--allow-remote"]]
+)
+def test_a_group_has_no_port(served, capsys, option):
+    status, engines = served("--group", "any", *option)
+    assert (status, engines) == (2, [])
+    assert f"{option[0].strip('-')} = " in capsys.readouterr().err
+
+
+def test_when_to_unload_is_for_groups(served, capsys):
+    assert served("--unload-after", "5") == (2, [])
+    assert "--group" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("one", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(one):
     before = signal.getsignal(one)
@@ -151,6 +168,41 @@ def test_nothing_is_left_however_it_ends(one, tiny_model):
         served.wait(60)
         until_blocking(lambda: not any(map(runs, family)))
         until_blocking(lambda: not os.listdir(folder))
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != "linux", reason="groups are served on Linux only")
+@pytest.mark.parametrize("one", [signal.SIGTERM, signal.SIGINT])
+def test_a_group_s_server_outlives_its_worker_and_leaves_nothing(one, tiny_model, monkeypatch):
+    import grp  # not on Windows
+
+    group = grp.getgrgid(os.getegid()).gr_name
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setenv("MLC_WIDGET_RUNTIME_DIR", f"{folder}/workers")
+        monkeypatch.setenv("MLC_WIDGET_GROUP_DIR", f"{folder}/groups")
+        command = [sys.executable, "-m", "mlc_widget", "serve", str(tiny_model), "--group", group]
+        served = subprocess.Popen(
+            [*command, "--runtime", "scripted"], stdout=subprocess.PIPE, text=True
+        )
+        assert served.stdout is not None
+        until_blocking(lambda: "Ctrl+C" in served.stdout.readline())
+        engine = ServerMLCEngine(f"group://{group}")
+        engine.reload()
+        for _ in range(2):
+            assert engine.completions.create(prompt="Hi").choices[0].text
+            worker = psutil.Process(WorkerRecords().read(f"group-{group}").pid)
+            worker.kill()
+        assert engine.completions.create(prompt="Hi").choices[0].text
+        worker = psutil.Process(WorkerRecords().read(f"group-{group}").pid)
+        served.send_signal(one)
+        assert served.wait(60) == 0
+        until_blocking(lambda: not runs(worker))
+        with pytest.raises(ServerError, match="No server runs for the group"):
+            engine.completions.create(prompt="Hi")
+        engine.terminate()
+        assert [p.suffix for p in Path(folder, "workers").iterdir()] == [".lock"]
+        assert not list(Path(folder, "groups", group).iterdir())
 
 
 def runs(process):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -49,18 +49,20 @@ _STATUSES: Final[dict[type[MLCEngineError], int]] = {
 
 @dataclass(slots=True)
 class ServedEngine:
-    """What all requests of a server share.
+    """What all requests to one engine share.
 
     Attributes:
         core: The engine.
         routes: Answers requests to OpenAI's API.
-        access: Checks who asks.
+        access: Checks who asks; None where whoever can connect may.
+        ready: Waits until the engine can answer; raises an `MLCEngineError` if it cannot.
         answering: The requests that are being answered.
     """
 
     core: EngineCore
     routes: OpenAIRoutes
-    access: Access
+    access: Access | None
+    ready: Callable[[], Awaitable[None]] | None = None
     answering: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -71,9 +73,9 @@ class EngineRequestHandler(RequestHandler):
     Headers are checked before the body is read: who has no token cannot make the server keep it.
     """
 
-    def initialize(self, served: ServedEngine) -> None:
-        """Remember what all requests share; called by tornado."""
-        self._served = served
+    def initialize(self, served_to: Callable[[HTTPServerRequest], ServedEngine]) -> None:
+        """Find the engine that answers; called by tornado."""
+        self._served = served_to(self.request)
         self._content = bytearray()
         self._task: asyncio.Task[None] | None = None
 
@@ -87,7 +89,8 @@ class EngineRequestHandler(RequestHandler):
         """Check the headers; called by tornado before it reads the body."""
         headers = self.request.headers
         try:
-            self._served.access.check(headers.get("Host", ""), headers.get("Authorization", ""))
+            if (access := self._served.access) is not None:
+                access.check(headers.get("Host", ""), headers.get("Authorization", ""))
             if (announced := headers.get("Content-Length", "")).isdecimal():
                 self._check_size(int(announced))  # tornado refuses what is no number
             if len(self._served.answering) >= MAX_REQUESTS:
@@ -132,6 +135,12 @@ class EngineRequestHandler(RequestHandler):
             self._task.cancel()
 
     async def _answer(self) -> None:
+        try:
+            if self._served.ready is not None:
+                await self._served.ready()
+        except MLCEngineError as error:
+            self._refuse(error)
+            return
         if self.request.path == "/metrics" and self.request.method == "GET":
             await self._send(self._metrics())
             return

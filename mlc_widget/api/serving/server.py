@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import weakref
-from typing import Final
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application
 
 from mlc_widget.api.closing import Closing
 from mlc_widget.api.copies import NotCopyable
@@ -20,45 +16,11 @@ from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.openai_routes import OpenAIRoutes
 from mlc_widget.api.request_values import integer
 from mlc_widget.api.serving.access import Access, check_host, check_token
-from mlc_widget.api.serving.handler import EngineRequestHandler, ServedEngine
-
-_MAX_HEADER_BYTES: Final = 64 * 1024
-_IDLE_S: Final = 60.0
-_BODY_S: Final = 120.0
-_CLOSE_S: Final = 5.0
+from mlc_widget.api.serving.handler import ServedEngine
+from mlc_widget.api.serving.listener import Listener
 
 
-class _Listener:
-    """The home loop's half of a server: the port and what is answered there."""
-
-    def __init__(self, sockets: list[socket.socket], served: ServedEngine) -> None:
-        self._served = served
-        application = Application(
-            [(r".*", EngineRequestHandler, {"served": served})], log_function=lambda _: None
-        )
-        self._http: HTTPServer | None = HTTPServer(
-            application,
-            max_header_size=_MAX_HEADER_BYTES,
-            max_body_size=2**62,  # the handler refuses large ones, with a reason
-            idle_connection_timeout=_IDLE_S,
-            body_timeout=_BODY_S,
-        )
-        self._http.add_sockets(sockets)
-
-    async def close(self) -> None:
-        """Stop listening, give running requests a moment to end, and close all connections."""
-        http, self._http = self._http, None
-        if http is None:
-            return
-        http.stop()
-        if running := set(self._served.answering):
-            _, late = await asyncio.wait(running, timeout=_CLOSE_S)
-            for task in late:
-                task.cancel()
-        await http.close_all_connections()
-
-
-def _close(home: HomeLoop, listener: _Listener) -> None:
+def _close(home: HomeLoop, listener: Listener) -> None:
     """Close the port of a server that nothing refers to any more."""
     with contextlib.suppress(EngineForkedError):
         home.submit(listener.close())
@@ -90,8 +52,8 @@ class EngineServer(NotCopyable, Closing):
         sockets = _bound(host, port)
         served = ServedEngine(core, OpenAIRoutes(core, home), access)
 
-        async def listen() -> _Listener:
-            return _Listener(sockets, served)
+        async def listen() -> Listener:
+            return Listener(sockets, lambda _: served, lambda: [served])
 
         self._listener = home.wait_blocking(listen)
         shown = f"[{host}]" if ":" in host else host

@@ -1,0 +1,62 @@
+"""``mlc_widget serve --group``: one worker for the users of a shared machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import bad
+
+
+def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
+    """Serve the members of a group until `wait` returns, and let running requests end.
+
+    Raises:
+        BadRequestError: An option does not go with a group, or there is no such group.
+    """
+    from mlc_widget.api.serving.group_server import GroupServer
+    from mlc_widget.api.serving.group_socket import GroupSocket
+    from mlc_widget.factories import kernel_mlc_engine
+    from mlc_widget.proxy.engines import AsyncKernelMLCEngine
+    from mlc_widget.proxy.shared_workers import stop_worker
+
+    for flag in ("host", "port", "token_file", "allow_remote"):
+        if (value := getattr(options, flag)) not in (None, False):
+            name = flag.replace("_", "-")
+            raise bad(name, value, "it does not go with --group, which opens no port.")
+    share = f"group-{options.group}"
+    chosen: dict[str, Any] = {
+        "share": share,
+        "unload_after": options.unload_after,
+        "runtime": options.runtime,
+        "device": options.device,
+    }
+    with GroupSocket(options.group) as socket:  # before the load, which may take long
+        _allow_many_connections()
+        engine = kernel_mlc_engine(options.model, **chosen)
+        try:
+            server = GroupServer(socket, lambda: AsyncKernelMLCEngine(**chosen), options.model)
+            with server:
+                print(f"{', '.join(options.model)} is served to the group {options.group}.")
+                print(f"Its members take {socket.url} in place of a model.")
+                print("Ctrl+C ends it.", flush=True)
+                wait()
+                print("Ending …", file=sys.stderr)
+                server.interrupt_generate()  # members get what there is, and a proper end
+        finally:
+            engine.terminate()
+            with contextlib.suppress(BadRequestError):  # it has ended already
+                stop_worker(share)
+
+
+def _allow_many_connections() -> None:
+    """Raise this process's limit of open files, which each user's connections count among."""
+    import resource  # not on Windows
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
