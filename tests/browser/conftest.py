@@ -38,10 +38,11 @@ OpenNotebook = Callable[..., Notebook]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark these tests, and run them first, since they are the slowest."""
     here = Path(__file__).parent
+    files = {path for path in {item.path for item in items} if here in path.parents}
     for item in items:
-        if here in item.path.parents:
+        if item.path in files:
             item.add_marker(pytest.mark.browser)
-    items.sort(key=lambda item: here not in item.path.parents)
+    items.sort(key=lambda item: item.path not in files)
 
 
 def find_chromium() -> str:

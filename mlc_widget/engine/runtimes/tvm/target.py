@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +81,8 @@ def host_target(kind: str | None = None) -> CpuTarget:
         return host
     cpu, extra = _KINDS[kind]
     x86 = host.triple.startswith("x86_64")
-    has = _features(host.tvm_target()) if x86 else set()
-    needs = _features(_tvm_target(host.triple, cpu, (), extra)) if x86 else {"x86-64"}
+    has = _features(host.triple, host.cpu, host.missing) if x86 else frozenset()
+    needs = _features(host.triple, cpu, (), extra) if x86 else frozenset({"x86-64"})
     # These features say how LLVM should schedule, not which instructions it may use.
     absent = {f for f in needs - has if f in _X86_FLAGS}
     if absent or not x86:
@@ -96,7 +98,7 @@ def _host_target() -> CpuTarget:
     from tvm.target import codegen
 
     triple, cpu = str(codegen.llvm_get_system_triple()), str(codegen.llvm_get_system_cpu())
-    features = _features(_tvm_target(triple, cpu, ()))
+    features = _features(triple, cpu)
     flags = _cpuinfo_flags()
     missing: tuple[str, ...] = ()
     if flags is not None:
@@ -105,7 +107,7 @@ def _host_target() -> CpuTarget:
     return CpuTarget(triple, cpu, missing, isa_of(features, triple))
 
 
-def isa_of(features: set[str], triple: str) -> Isa:
+def isa_of(features: Set[str], triple: str) -> Isa:
     """The features for our kernels, from LLVM's feature names."""
     dot = next((d for d in ("avx512vnni", "avxvnni", "avx2") if d in features), "")
     if "avx512f" in features:
@@ -133,10 +135,14 @@ def _tvm_target(
     return tvm.target.Target(config)
 
 
-def _features(target: Any) -> set[str]:
+@cache
+def _features(
+    triple: str, cpu: str, missing: tuple[str, ...] = (), extra: tuple[str, ...] = ()
+) -> frozenset[str]:
     from tvm.target import codegen
 
-    return {str(f) for f in codegen.llvm_get_cpu_features(target)}
+    target = _tvm_target(triple, cpu, missing, extra)
+    return frozenset(str(f) for f in codegen.llvm_get_cpu_features(target))
 
 
 def _cpuinfo_flags() -> set[str] | None:

@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     here = Path(__file__).parent
     reason = f"mlc_llm cannot be imported in {_real_python()}; set MLC_WIDGET_TEST_MLC_PYTHON"
     for item in items:
-        if here in item.path.parents and item.get_closest_marker("mlc_llm"):
+        if item.get_closest_marker("mlc_llm") and here in item.path.parents:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -200,6 +201,18 @@ def run_chunks(executor: Executor, tokens: Sequence[int], chunks: Sequence[int])
     for n in chunks:
         stepper.step(a=tokens[at : at + n])
         at += n
+    return stepper.all("a")
+
+
+def run_in_a_batch(executor: Executor, tokens: Sequence[int]) -> np.ndarray:
+    """Logits of every one of 84 positions, in six steps beside four other sequences."""
+    rng = random.Random(0)
+    stepper, at = Stepper(executor), 0
+    for n in [17, 1, 1, 30, 2, 33]:
+        others = {f"o{i}": [rng.randrange(60) for _ in range(rng.choice([1, 5]))] for i in range(4)}
+        stepper.step(**others, a=tokens[at : at + n])
+        at += n
+    assert at == len(tokens)
     return stepper.all("a")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import random
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from mlc_widget.engine.runtimes.tvm.quantization import QUANTIZATIONS
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
 from mlc_widget.engine.store.formats.hf_config import mlc_model_type
 
-from .conftest import Stepper, cpus, executor_for, run_chunks
+from .conftest import cpus, executor_for, run_chunks, run_in_a_batch
 
 sys.path.append(str(Path(__file__).parents[4] / "tools"))
 import families
@@ -26,6 +25,7 @@ FIXTURES = Path(__file__).parents[3] / "fixtures" / "architectures"
 NAMES = sorted(p.name for p in FIXTURES.iterdir())
 TOLERANCE = 1e-4
 CHUNKS = [30, 30, 24]  # borders at 30 and 60, within pages of 16
+X86 = platform.machine() in {"x86_64", "AMD64"}
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +67,14 @@ def _combinations():
     """Every architecture with every quantization, on this CPU and every kind that it supports.
 
     Each combination is compiled, so `make test` takes one architecture with each quantization that
-    test_golden.py has not, and one quantization of each other architecture that it has not, on this
-    CPU; `make soak` takes the rest.
+    neither test_golden.py nor test_families.py has. Of the other architectures, it takes those that
+    the tiers of CPUs below have not. `make soak` takes the rest.
     """
     for name in NAMES:
         for quantization in QUANTIZATIONS:
             for cpu in (None, *cpus()):
-                one = name == "qwen2" and quantization not in ("q0f32", "q4f32_1")
-                other = name != "llama" and quantization == "q4f16_1"
+                one = name == "qwen2" and quantization in ("q0f16", "q4f16_0", "q8f16_1")
+                other = not X86 and name in ("mistral", "qwen3") and quantization == "q4f16_1"
                 quick = cpu is None and (one or other)
                 marks = () if quick else pytest.mark.soak
                 id_ = f"{name}-{quantization}-{cpu or 'host'}"
@@ -88,30 +88,27 @@ def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_d
     executor = executor_for(folder_of(name, quantization), cache_dir, **options)
     alone = run_chunks(executor, prompt, CHUNKS)
     assert_close(alone, reference)
-    rng = random.Random(0)
-    stepper, at = Stepper(executor), 0
-    for n in [17, 1, 1, 30, 2, 33]:
-        others = {f"o{i}": [rng.randrange(60) for _ in range(rng.choice([1, 5]))] for i in range(4)}
-        stepper.step(**others, a=prompt[at : at + n])
-        at += n
-    assert np.array_equal(stepper.all("a"), alone)
+    assert np.array_equal(run_in_a_batch(executor, prompt), alone)
 
 
-@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="x86-64's tiers")
-@pytest.mark.parametrize(
-    ("quantization", "cpu", "features"),
-    [
-        pytest.param(quantization, cpu, features, marks=() if quick else pytest.mark.soak)
-        for quantization in ("q0f16", "q4f16_1", "q8f16_1")
-        for cpu, features, quick in (
-            ("haswell", {"avx2", "fma", "f16c"}, quantization == "q4f16_1"),
-            ("x86-64", set(), quantization == "q8f16_1"),
-        )
-    ],
-)
-def test_float16_on_other_tiers_of_cpus(quantization, cpu, features, folder_of, cache_dir):
+def _tiers():
+    """Each float16 quantization on each tier; `make test` takes an architecture on each."""
+    quick = {("qwen3", "q4f16_1", "haswell"), ("mistral", "q8f16_1", "x86-64")}
+    for name in ("mistral", "qwen3"):
+        for quantization in ("q0f16", "q4f16_1", "q8f16_1"):
+            for cpu, features in (("haswell", {"avx2", "fma", "f16c"}), ("x86-64", set())):
+                marks = () if (name, quantization, cpu) in quick else pytest.mark.soak
+                id_ = f"{name}-{quantization}-{cpu}"
+                yield pytest.param(name, quantization, cpu, features, marks=marks, id=id_)
+
+
+@pytest.mark.skipif(not X86, reason="x86-64's tiers")
+@pytest.mark.parametrize(("name", "quantization", "cpu", "features"), list(_tiers()))
+def test_float16_on_other_tiers_of_cpus(name, quantization, cpu, features, folder_of, cache_dir):
     host = host_target()
-    prompt, reference = data("qwen3", quantization)
+    prompt, reference = data(name, quantization)
     target = CpuTarget(host.triple, cpu, (), isa_of(features, host.triple))
-    executor = executor_for(folder_of("qwen3", quantization), cache_dir, target)
-    assert_close(run_chunks(executor, prompt, CHUNKS), reference)
+    executor = executor_for(folder_of(name, quantization), cache_dir, target)
+    alone = run_chunks(executor, prompt, CHUNKS)
+    assert_close(alone, reference)
+    assert np.array_equal(run_in_a_batch(executor, prompt), alone)

@@ -113,7 +113,7 @@ def build(
 @pytest.mark.parametrize(
     ("heads", "tier", "dtype", "window", "more"),
     [
-        ((9, 3, 64), "host", "float16", None, {}),
+        pytest.param((9, 3, 64), "host", "float16", None, {}, marks=pytest.mark.soak),
         ((9, 3, 64), "host", "float16", 37, {}),
         ((4, 1, 32), "host", "float32", 3, {}),
         ((7, 1, 96), "host", "float16", None, {}),

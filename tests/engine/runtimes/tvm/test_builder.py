@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tvm
 from tvm.relax.frontend import nn
+from tvm.script.parser.core import doc, evaluator
 from tvm.script.parser.core.parser import ScriptMacro
 from tvm.tirx.script.parser import entry
 
@@ -166,3 +168,33 @@ def test_macros_find_the_nearest_parser_without_reading_source_files(monkeypatch
     assert eval("nested()", {name: "the outer one", "nested": nested}) == "the inner one"
     with pytest.raises(RuntimeError, match=name):
         find()
+
+
+VALUES = {"a": 3, "b": [4, 5], "c": SimpleNamespace(d=6)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a", "7", "'a'", "None", "len", "c.d", "b[1]", "b[a - 3]", "max(a, 2)", "c.d + a", "len(b)"],
+)
+def test_operands_have_the_values_that_python_gives_them(text):
+    CpuBuilder(Q4, host_target().isa)
+    node = doc.parse(text, mode="eval").body
+    assert evaluator._eval_expr(node, dict(VALUES)) == eval(text, dict(VALUES))
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("e", NameError), ("c.e", AttributeError), ("e.d", NameError)]
+)
+def test_operands_that_are_not_there_are_errors(text, error):
+    CpuBuilder(Q4, host_target().isa)
+    with pytest.raises(error):
+        evaluator._eval_expr(doc.parse(text, mode="eval").body, dict(VALUES))
+
+
+def test_a_macro_s_source_is_parsed_once(monkeypatch):
+    make = partial(make_rms_norm, 96, 1e-5, host_target().isa, rows=False)
+    CpuBuilder(Q4, host_target().isa)
+    first = make()
+    monkeypatch.setattr(doc, "parse", lambda *_, **__: pytest.fail("it parses it again"))
+    tvm.ir.assert_structural_equal(make(), first)

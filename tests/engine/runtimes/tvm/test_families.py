@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import sys
 import threading
@@ -27,7 +26,7 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 from tests.engine.store import hf_folders
 from tests.engine.store.family_folders import FIXTURES, golden, state, transformers_folder
 
-from .conftest import Reports, Stepper, cpus, executor_for, run_chunks
+from .conftest import Reports, Stepper, cpus, executor_for, run_chunks, run_in_a_batch
 from .family_files import write_family
 
 sys.path.append(str(Path(__file__).parents[4] / "tools"))
@@ -104,13 +103,7 @@ def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_d
     assert np.abs(alone - expected).max() / np.abs(expected).max() < TOLERANCE
     for chunks in ([1] * 84, [17, 15, 1, 1, 50], [83, 1]):
         assert np.array_equal(run_chunks(executor, prompt, chunks), alone)
-    rng = random.Random(0)
-    stepper, at = Stepper(executor), 0
-    for n in [17, 1, 1, 30, 2, 33]:
-        others = {f"o{i}": [rng.randrange(60) for _ in range(rng.choice([1, 5]))] for i in range(4)}
-        stepper.step(**others, a=prompt[at : at + n])
-        at += n
-    assert np.array_equal(stepper.all("a"), alone)
+    assert np.array_equal(run_in_a_batch(executor, prompt), alone)
 
 
 needs_gpu = pytest.mark.skipif(not cuda.is_there(), reason="needs an NVIDIA GPU")
