@@ -22,7 +22,7 @@ from mlc_widget.engine.runtimes.tvm.filters import filtered
 from .conftest import chat, engine_on, streamed, user
 
 PROMPT = "the answer to the question is"
-DRAWS = 4096
+DRAWS = 2048
 # One draw in a million would fail by chance.
 DEVIATIONS = 5.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,14 +127,30 @@ def test_nothing_is_rounded_but_what_linear_layers_read(quantization, same, fold
     assert difference.max() < 0.01
 
 
-def call(kernel: Any, target: Any, *arrays: np.ndarray) -> np.ndarray:
-    """Run a kernel on copies at the borders that it wants; the last array is what it writes."""
+FEATURES, OUTPUTS = 160, 96
+
+
+@functools.cache
+def kernels(cpu: str, bits: int) -> tuple[Any, Any]:
+    """The compiled kernels that quantise activations and that multiply them by weights."""
+    isa = host_target(cpu).isa
+    multiply = matmul_int8.make_matmul_int8(
+        FEATURES, OUTPUTS, bits, "float16", isa, residual=True, bias=True
+    )
+    return build(quantize.make_quantize(FEATURES, isa, bits=bits), cpu), build(multiply, cpu)
+
+
+def build(kernel: Any, cpu: str) -> Any:
     import tvm
 
-    built = tvm.tirx.build(kernel, target=target.tvm_target())
+    built = tvm.tirx.build(kernel, target=host_target(cpu).tvm_target())
     # Sums live in registers: on TVM's heap they cost more than all the rest.
     assert "AllocWorkspace" not in built.inspect_source("ll")
-    function = built[kernel.attrs["global_symbol"]]
+    return built[kernel.attrs["global_symbol"]]
+
+
+def call(function: Any, *arrays: np.ndarray) -> np.ndarray:
+    """Run a kernel on copies at the borders that it wants; the last array is what it writes."""
     copies = [aligned_zeros(a.shape, a.dtype) for a in arrays]
     for copy, array in zip(copies, arrays, strict=True):
         copy[...] = array
@@ -145,17 +162,12 @@ def call(kernel: Any, target: Any, *arrays: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("rows", [1, 3, 21])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_kernels_compute_what_they_document(cpu, rows, bits):
-    target, rng = host_target(cpu), np.random.default_rng(rows)
-    features, outputs = 160, 96
+    rng, features, outputs = np.random.default_rng(rows), FEATURES, OUTPUTS
+    to_integers, multiply = kernels(cpu, bits)
     x = (rng.standard_normal((rows, features)) * 10.0 ** rng.integers(-3, 3)).astype(np.float32)
     x[0, 32:64] = 0
     words = quantize.quantized_words(features)
-    q = call(
-        quantize.make_quantize(features, target.isa, bits=bits),
-        target,
-        x,
-        np.zeros((rows, words), np.int32),
-    )
+    q = call(to_integers, x, np.zeros((rows, words), np.int32))
     # Integers and scales, taken apart as `kernels.quantize` describes them.
     integers = q[:, : features // 4].copy().view(np.int8)
     if bits == 4:
@@ -178,9 +190,6 @@ def test_kernels_compute_what_they_document(cpu, rows, bits):
 
     bias = rng.standard_normal(outputs).astype(np.float32)
     residual = rng.standard_normal((rows, outputs)).astype(np.float32)
-    kernel = matmul_int8.make_matmul_int8(
-        features, outputs, bits, "float16", target.isa, residual=True, bias=True
-    )
     args = (q, blocks(q_weight), blocks(q_scale), bias, residual, np.zeros_like(residual))
-    y = call(kernel, target, *args)
+    y = call(multiply, *args)
     assert error(y, read @ dense.T + bias + residual) < 1e-6
