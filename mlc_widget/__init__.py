@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mlc_widget.api.progress import InitProgressReport
     from mlc_widget.api.resumable import ResumableSession, ResumeResult
     from mlc_widget.api.serving.server import EngineServer
+    from mlc_widget.api.statistics import EngineStatistics
     from mlc_widget.api.streams import AsyncStream, Stream
     from mlc_widget.api.table.evaluation import Evaluation
     from mlc_widget.api.table.report import MapReport, MapRow
@@ -81,6 +82,7 @@ __all__ = [
     "EngineOptions",
     "EngineServer",
     "EngineSnapshot",
+    "EngineStatistics",
     "EngineTerminatedError",
     "Evaluation",
     "FailedLoad",
@@ -145,6 +147,7 @@ _HOMES = {
     "EngineOptions": "mlc_widget.api.engine_options",
     "EngineServer": "mlc_widget.api.serving.server",
     "EngineSnapshot": "mlc_widget.api.engine_link",
+    "EngineStatistics": "mlc_widget.api.statistics",
     "EngineTerminatedError": "mlc_widget.api.errors",
     "Evaluation": "mlc_widget.api.table.evaluation",
     "FailedLoad": "mlc_widget.api.engine_link",

@@ -22,6 +22,7 @@ from mlc_widget.api.responses import chat_completion_chunk, warm_up
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.api.resumable_field import session_id as check_session_id
 from mlc_widget.api.resume import Resume
+from mlc_widget.api.statistics import EngineStatistics
 from mlc_widget.api.streams import AsyncStream, StreamBuffer
 from mlc_widget.api.table.options import MAP_DEFAULTS, MapOptions
 from mlc_widget.api.tracebacks import releases_locals_of_methods
@@ -356,6 +357,17 @@ class AsyncMLCEngineInterface(EngineBase):
     async def metrics(self) -> EngineMetrics:
         """Counters since the engine was made, by mlc_llm's names; see `EngineMetrics`."""
         return EngineMetrics(await self._call(self._core.metrics))
+
+    async def statistics(self) -> EngineStatistics:
+        """What the engine is doing, and what its worker has been through.
+
+        Starts no worker. With a worker that hangs, it says what is known on this side.
+
+        Raises:
+            EngineTerminatedError: The engine has been terminated.
+        """
+        found: EngineStatistics = await self._call(self._core.statistics)
+        return found
 
     @overload
     def openai_client(

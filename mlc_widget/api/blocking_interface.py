@@ -22,6 +22,7 @@ from mlc_widget.api.responses import chat_completion_chunk, warm_up
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.api.resumable_field import session_id as check_session_id
 from mlc_widget.api.resume import Resume
+from mlc_widget.api.statistics import EngineStatistics
 from mlc_widget.api.streams import Stream, StreamBuffer
 from mlc_widget.api.table.options import MAP_DEFAULTS, MapOptions
 from mlc_widget.api.tracebacks import releases_locals_of_methods
@@ -198,6 +199,11 @@ class MLCEngineInterface(EngineBase):
     def metrics(self) -> EngineMetrics:
         """As `AsyncMLCEngineInterface.metrics`."""
         return EngineMetrics(self._call(self._core.metrics))
+
+    def statistics(self) -> EngineStatistics:
+        """As `AsyncMLCEngineInterface.statistics`."""
+        found: EngineStatistics = self._call(self._core.statistics)
+        return found
 
     @overload
     def openai_client(self, *, sync: Literal[True] | None = ..., **options: Any) -> OpenAI: ...

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
+from mlc_widget.api.statistics import EngineStatistics
 
 RequestKind: TypeAlias = Literal["chat", "completion", "embedding"]
 ChatOpts: TypeAlias = Mapping[str, Any]
@@ -83,6 +84,9 @@ class EngineCore(Protocol):
 
     async def metrics(self) -> JSONDict:
         """Counters since the engine was made."""
+
+    async def statistics(self) -> EngineStatistics:
+        """What the engine is doing, and what its worker has been through."""
 
     async def list_models(self) -> list[JSONDict]:
         """The loaded models, as OpenAI's model objects."""

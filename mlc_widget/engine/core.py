@@ -30,6 +30,7 @@ from mlc_widget.api.requests import (
     prompts_of,
 )
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
+from mlc_widget.api.statistics import EngineStatistics
 from mlc_widget.engine.chat_plan import AnswerPlan, plan
 from mlc_widget.engine.counters import Counters
 from mlc_widget.engine.device import describe_device
@@ -231,6 +232,7 @@ class DirectCore:
             gather_s=gather_s,
             journal=journal,
             resumption=resumption,
+            streamed=checked.get("stream") is True,
             on_end=self._ended,
         )
         self._generations[request_id] = generation
@@ -432,6 +434,20 @@ class DirectCore:
         """Counters since this engine was made."""
         self._check_alive()
         return self._counters.read(len(self._generations) + len(self._embeddings))
+
+    async def statistics(self) -> EngineStatistics:
+        """What this engine is doing."""
+        self._check_alive()
+        return self.read_statistics()
+
+    def read_statistics(self) -> EngineStatistics:
+        """What this engine is doing, whether or not it has ended."""
+        waiting = sum(generation.waiting for generation in self._generations.values())
+        return EngineStatistics(
+            running_requests=self.running_requests,
+            waiting_requests=len(self._opening) + waiting,
+            open_streams=sum(generation.streamed for generation in self._generations.values()),
+        )
 
     async def running_steps(self) -> list[JSONDict]:
         """The current steps of the models' threads; see `LoadedModels.running_steps`."""

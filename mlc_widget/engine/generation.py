@@ -74,6 +74,7 @@ class Generation:
         journal: Whether each chunk has a ``journal``, from which `Delivered` is made: the token ids
             since its choice's last chunk or, if the runtime is not batch-invariant, the text.
         resumption: What was already delivered; the first chunk then has a mark, ``resumed``.
+        streamed: Whether its reader gets a stream.
         on_end: Called once when all choices have ended.
     """
 
@@ -91,12 +92,14 @@ class Generation:
         gather_s: float = 0.0,
         journal: bool = False,
         resumption: Resumption | None = None,
+        streamed: bool = False,
         on_end: Callable[[Generation], object],
     ) -> None:
         self._model = model
         self._shape = shape
         self._prompts, self._n = prompts, n
         self._include_usage = include_usage
+        self.streamed = streamed
         self._on_end = on_end
         self._started = time.monotonic()
         self._events: deque[tuple[int, GenerationEvent]] = deque()
@@ -158,6 +161,11 @@ class Generation:
     def stats(self) -> list[GenerationStats]:
         """The statistics of the choices that have ended."""
         return [r.stats for r in self._runs if r.stats is not None]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing has been generated yet: it is queued, or its prompt is being read."""
+        return all(run.first_at is None and run.stats is None for run in self._runs)
 
     def abort(self) -> None:
         """End the running choices with finish reason ``abort``."""

@@ -23,6 +23,7 @@ from mlc_widget.widget.transcript_output import in_notebook
 if TYPE_CHECKING:
     from mlc_widget.api.engine_link import EngineLink
     from mlc_widget.api.linked_engine import LinkedEngine
+    from mlc_widget.api.statistics import EngineStatistics
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -233,8 +234,8 @@ def stats(registry: EngineRegistry, given: argparse.Namespace) -> None:
 
 
 async def _facts(link: EngineLink) -> list[str]:
-    info, metrics, speed = await asyncio.gather(
-        link.device_info(), link.metrics(), link.runtime_stats_text()
+    info, metrics, speed, statistics = await asyncio.gather(
+        link.device_info(), link.metrics(), link.runtime_stats_text(), link.statistics()
     )
     device = link.snapshot.device or "an unknown device"
     name = info.get("device_name")
@@ -258,7 +259,30 @@ async def _facts(link: EngineLink) -> list[str]:
         f"{metrics['completion_tokens_sum']:,.0f} out, "
         f"in {metrics['finished_requests']:,.0f} requests"
     )
+    return [*lines, *_activity(statistics)]
+
+
+def _activity(statistics: EngineStatistics) -> list[str]:
+    """What runs now, and what the worker has been through."""
+    waiting = statistics.waiting_requests
+    now = f"now: {_count(statistics.running_requests, 'request')}"
+    lines = [now if waiting is None else f"{now}, {waiting:,} of them waiting"]
+    sent, received = statistics.bytes_sent, statistics.bytes_received
+    if statistics.worker_restarts is not None and sent is not None and received is not None:
+        lines.append(
+            f"worker: {_count(statistics.worker_restarts, 'restart')}, "
+            f"{sent / 2**20:,.1f} MiB sent, {received / 2**20:,.1f} MiB received"
+        )
+    if statistics.other_clients is not None:
+        lines.append(
+            f"shared with {_count(statistics.other_clients, 'other client')}, which have "
+            f"{_count(statistics.other_clients_requests or 0, 'request')}"
+        )
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def restart(registry: EngineRegistry, given: argparse.Namespace) -> None:

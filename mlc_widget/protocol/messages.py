@@ -40,8 +40,8 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
   worker knows when that has ended. ``client: {"observer": true}`` is no client: it may ask for
   ``workerInfo``, the worker's models and clients, and does not keep it running. A worker that is
   about to end refuses a ``hello`` with the code ``worker_ending``;
-- may send ``abort``, ``metrics``, ``listModels``, ``deviceInfo``, and ``appConfigHash`` beside
-  ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
+- may send ``abort``, ``metrics``, ``statistics``, ``listModels``, ``deviceInfo``, and
+  ``appConfigHash`` beside ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ class WorkerConnection:
         """Set when a message is sent that will be answered; cleared by the `HangWatch`."""
         self.heard = 0
         """The number of messages received so far."""
+        self.bytes_sent = self.bytes_received = 0
+        """Bytes of all messages, with their headers and signatures."""
         self._greeted = False  # the worker has said hello
         self._outbox = Outbox(self._pack, self._send_frames)
         iopub.setsockopt(zmq.SUBSCRIBE, f"comm-{self._comm_id}".encode())
@@ -141,6 +143,7 @@ class WorkerConnection:
         return frames
 
     def _send_frames(self, frames: list[bytes]) -> None:
+        self.bytes_sent += sum(map(len, frames))
         sent: asyncio.Future[Any] = self._shell.send_multipart(frames)
         if sent.done():
             self._sent(sent)
@@ -216,6 +219,7 @@ class WorkerConnection:
             frames = await self._iopub.recv_multipart()
             self.heard += 1
             nbytes = sum(map(len, frames))
+            self.bytes_received += nbytes
             try:
                 _, frames = self._session.feed_identities(frames)
                 message = self._session.deserialize(frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from mlc_widget.api.published_link import PublishedLink
 from mlc_widget.api.request_ids import of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
+from mlc_widget.api.statistics import EngineStatistics
 from mlc_widget.protocol.messages import WHOLE_REQUESTS
 from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.remote_models import RemoteModels
@@ -250,6 +252,27 @@ class KernelCore(PublishedLink):
         worker = self._supervisor.living()
         metrics: JSONDict = no_metrics() if worker is None else await worker.call("metrics")
         return metrics
+
+    async def statistics(self) -> EngineStatistics:
+        """What the engine is doing; starts no worker, and needs no answer of one that hangs."""
+        worker = self._supervisor.living()
+        there: JSONDict = {}
+        if worker is not None:
+            with contextlib.suppress(EngineDeadError):
+                there = await worker.call("statistics")
+        connection = None if worker is None else worker.connection
+        running, streams, elsewhere = self._in_flight_requests.counts(connection)
+        sent, received = self._supervisor.traffic
+        here = {
+            "running_requests": running,
+            "waiting_requests": min(elsewhere + there.get("waiting_requests", 0), running),
+            "open_streams": streams,
+            "worker_starts": self._supervisor.starts,
+            "worker_restarts": max(self._supervisor.starts - 1, 0),
+            "bytes_sent": sent,
+            "bytes_received": received,
+        }
+        return EngineStatistics.read({**there, **here})
 
     async def set_log_level(self, level: str) -> None:
         """Set how much the worker logs; the level is sent to every new worker."""

@@ -63,8 +63,10 @@ class InFlightRequest:
         request: Mapping[str, Any],
         *,
         resumable: bool,
+        streamed: bool,
     ) -> None:
         self.request = dict(request)
+        self.streamed = streamed
         self.request_id = request.get("request_id") or new_request_id(kind)
         self.request["request_id"] = self.request_id
         if kind != "embedding" and request.get("seed") is None:
@@ -183,9 +185,12 @@ class InFlightRequests:
         self._company = weakref.WeakKeyDictionary()
         self._active: weakref.WeakSet[InFlightRequest] = weakref.WeakSet()
 
-    def begin(self, kind: RequestKind, request: Mapping[str, Any]) -> InFlightRequest:
+    def begin(
+        self, kind: RequestKind, request: Mapping[str, Any], *, streamed: bool = False
+    ) -> InFlightRequest:
         """Register a request that was just submitted; the caller must call `end`."""
-        in_flight = InFlightRequest(self, kind, request, resumable=self._recovery == "resume")
+        resumable = self._recovery == "resume"
+        in_flight = InFlightRequest(self, kind, request, resumable=resumable, streamed=streamed)
         self._active.add(in_flight)
         return in_flight
 
@@ -194,6 +199,12 @@ class InFlightRequests:
         self._active.discard(in_flight)
         self.turns.leave(in_flight)
         self.models.request_ended()
+
+    def counts(self, connection: WorkerConnection | None) -> tuple[int, int, int]:
+        """How many requests there are, are streamed, and are not at this worker."""
+        active = list(self._active)
+        elsewhere = sum(connection is None or not one.is_at(connection) for one in active)
+        return len(active), sum(one.streamed for one in active), elsewhere
 
     def company(self, connection: WorkerConnection) -> int:
         """How many requests a worker had when it died; call it before any of them continues."""

@@ -64,7 +64,8 @@ class ResumableStream:
         """
         if kind not in STREAM_INITS:
             raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
-        stream = cls(kind, in_flight_requests.begin(kind, request), in_flight_requests, resume)
+        in_flight = in_flight_requests.begin(kind, request, streamed=True)
+        stream = cls(kind, in_flight, in_flight_requests, resume)
         await stream._send()
         return stream
 

@@ -14,6 +14,7 @@ from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, MLCEng
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.snapshot_publisher import SnapshotPublisher
+from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.worker import AnyProcess, Worker
 
 _MAX_DEATHS: Final = 3
@@ -66,12 +67,24 @@ class WorkerSupervisor:
         self._end_message: str | None = None
         self.worker: Worker | None = None
         """The worker that is up, if one is."""
+        self.starts = 0
+        """How many workers have come up."""
+        self._last_connection: WorkerConnection | None = None
+        self._earlier_traffic = (0, 0)
         _supervisors.add(self)
 
     @property
     def pid(self) -> int | None:
         """The worker's process id, while there is one on this machine."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent to, and received from, all workers that have come up."""
+        (sent, received), last = self._earlier_traffic, self._last_connection
+        if last is None:
+            return sent, received
+        return sent + last.bytes_sent, received + last.bytes_received
 
     @property
     def terminated(self) -> bool:
@@ -141,6 +154,8 @@ class WorkerSupervisor:
             self._publisher.update(state="dead", model_id=None, error=known)
             raise
         self.worker = worker
+        self.starts += 1
+        self._earlier_traffic, self._last_connection = self.traffic, worker.connection
         self._on_start(worker)
         self._publisher.update(state="idle", device=worker.hello.get("device"))
         self._watcher = asyncio.create_task(self._watch(worker))

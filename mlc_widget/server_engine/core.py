@@ -18,6 +18,7 @@ from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.published_link import PublishedLink
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
+from mlc_widget.api.statistics import EngineStatistics
 from mlc_widget.server_engine.connection import ServerConnection
 from mlc_widget.server_engine.exchange import Exchange
 from mlc_widget.server_engine.fields import PATHS, no_sessions
@@ -228,6 +229,12 @@ class ServerCore(PublishedLink):
         """Counters of this engine's requests; the server's other clients are not in them."""
         self._models.check_alive()
         return {**self._metrics, "running_requests": len(self._running)}
+
+    async def statistics(self) -> EngineStatistics:
+        """What this engine has asked for; a server does not tell what waits there."""
+        self._models.check_alive()
+        streams = sum(one.exchange.body.get("stream") is True for one in self._running)
+        return EngineStatistics(running_requests=len(self._running), open_streams=streams)
 
     async def set_log_level(self, level: str) -> None:
         """Refused: the server has a log of its own.

@@ -64,6 +64,9 @@ class SharedClient(Protocol):
     async def worker_info(self) -> JSONDict:
         """The worker's models and clients."""
 
+    def others_statistics(self) -> JSONDict:
+        """Sums over the worker's other clients, by names of `EngineStatistics`."""
+
 
 class KernelMLCEngineHandler(NotCopyable):
     """Serves one client. Several may share an engine core.
@@ -120,6 +123,7 @@ class KernelMLCEngineHandler(NotCopyable):
             "runtimeStatsText": lambda r: core.runtime_stats_text(optional_text(r, "modelId")),
             "forwardTokensAndSample": self._forward,
             "metrics": lambda _: core.metrics(),
+            "statistics": self._statistics,
             "health": lambda _: core.running_steps(),
             "workerInfo": self._worker_info,
             "listModels": lambda _: core.list_models(),
@@ -222,6 +226,10 @@ class KernelMLCEngineHandler(NotCopyable):
         if self.shared_client is None:
             raise ProtocolError("workerInfo: this worker is not shared.")
         return await self.shared_client.worker_info()
+
+    async def _statistics(self, request: WorkerRequest) -> JSONDict:
+        others = {} if self.shared_client is None else self.shared_client.others_statistics()
+        return {**(await self.core.statistics()).known(), **others}
 
     async def _keep_alive(self, request: WorkerRequest) -> Any:
         self._send({"kind": "heartbeat", "uuid": request.uuid})

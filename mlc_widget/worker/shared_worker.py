@@ -93,6 +93,10 @@ class _Client:
         """See `SharedClient.worker_info`."""
         return self._worker.info()
 
+    def others_statistics(self) -> JSONDict:
+        """See `SharedClient.others_statistics`."""
+        return self._worker.statistics_without(self)
+
     def unwatch(self) -> None:
         """Stop watching its process. Idempotent."""
         fd, self._pid_fd = self._pid_fd, None
@@ -188,6 +192,16 @@ class SharedWorker:
                 }
                 for client in sorted(users, key=lambda client: client.since)
             ],
+        }
+
+    def statistics_without(self, client: _Client) -> JSONDict:
+        """Sums over all clients but this one, by names of `EngineStatistics`."""
+        others = [one for one in self._clients if one is not client and one.pid is not None]
+        each = [one.core.read_statistics() for one in others]
+        return {
+            "other_clients": len(others),
+            "other_clients_requests": sum(one.running_requests for one in each),
+            "other_clients_streams": sum(one.open_streams or 0 for one in each),
         }
 
     # Looking after it

@@ -19,6 +19,7 @@ from mlc_widget import (
     ChatWidget,
     EngineMetrics,
     EngineSnapshot,
+    EngineStatistics,
     FailedLoad,
     Hang,
     InitProgressReport,
@@ -206,6 +207,7 @@ VALUES: list[Any] = [
     InitProgressReport(0.5, 1.5, "half", phase="download", bytes_done=3),
     EngineSnapshot(state="idle", error=MLCEngineError("x", code="c")),
     EngineMetrics({"running_requests": 1}),
+    EngineStatistics(1),
     Hang("worker", 1.0),
     FailedLoad("tiny", MLCEngineError("x", code="c")),
 ]

@@ -42,6 +42,7 @@ PUBLIC = {
     "AsyncStream",
     "EngineMetrics",
     "EngineServer",
+    "EngineStatistics",
     "Evaluation",
     "InitProgressReport",
     "LogitProcessor",

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from mlc_widget import EngineStatistics
+
 from ..waiting import until_idle
 from .conftest import chat, engine_on, user
 
@@ -75,6 +77,7 @@ async def test_metrics_are_sums_under_mlc_llms_names(model_folder, cache_dir):
         stream = await chat(engine, "left", max_tokens=1500, stream=True)  # waits for us
         await anext(stream)
         assert (await engine.metrics())["running_requests"] == 1
+        assert await engine.statistics() == EngineStatistics(1, 0, 1)
         await stream.close()
         await until_idle(engine)
         metrics = await engine.metrics()

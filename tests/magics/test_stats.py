@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlc_widget.api.statistics import EngineStatistics
 from mlc_widget.magics.actions import _facts
 
 GPU = {
@@ -18,7 +19,10 @@ GPU = {
 METRICS = {"prompt_tokens_sum": 1, "completion_tokens_sum": 2, "finished_requests": 1}
 
 
-def link(info: dict[str, Any]) -> Any:
+QUIET = EngineStatistics(0)
+
+
+def link(info: dict[str, Any], statistics: EngineStatistics = QUIET) -> Any:
     """An engine on a device that gives `info`."""
 
     async def give(value: Any) -> Any:
@@ -29,6 +33,7 @@ def link(info: dict[str, Any]) -> Any:
         device_info=lambda: give(info),
         metrics=lambda: give(METRICS),
         runtime_stats_text=lambda: give("fast"),
+        statistics=lambda: give(statistics),
     )
 
 
@@ -49,3 +54,26 @@ async def test_what_is_not_known_is_not_said(missing: str) -> None:
 async def test_a_cpu_is_just_that() -> None:
     info = {"device": "cpu", **GPU, "device_name": None}
     assert (await _facts(link(info)))[:2] == ["demo on cpu", "fast"]
+
+
+@pytest.mark.parametrize(
+    ("statistics", "said"),
+    [
+        (EngineStatistics(0), ["now: 0 requests"]),
+        (EngineStatistics(1, waiting_requests=1), ["now: 1 request, 1 of them waiting"]),
+        (
+            EngineStatistics(3, 1, worker_restarts=1, bytes_sent=2**20, bytes_received=5 * 2**21),
+            ["now: 3 requests, 1 of them waiting",
+             "worker: 1 restart, 1.0 MiB sent, 10.0 MiB received"],
+        ),
+        (
+            EngineStatistics(0, other_clients=2, other_clients_requests=1),
+            ["now: 0 requests", "shared with 2 other clients, which have 1 request"],
+        ),
+    ],
+)  # fmt: skip
+async def test_what_runs_and_the_worker_s_life_are_told(
+    statistics: EngineStatistics, said: list[str]
+) -> None:
+    lines = await _facts(link({"device": "cpu"}, statistics))
+    assert lines[lines.index("tokens so far: 1 in, 2 out, in 1 requests") + 1 :] == said

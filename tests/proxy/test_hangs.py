@@ -235,6 +235,8 @@ async def test_calls_of_a_silent_worker_are_not_left_waiting(kernel_engine: Make
         await asyncio.gather(*map(check, _CALLS))
         assert engine.hang is not None
         await asyncio.gather(*map(check, _CALLS))
+        known = await engine.statistics()  # on this side
+        assert (known.running_requests, known.worker_starts) == (0, 1)
     assert engine.worker_pid == pid, "it is reported; nothing was ended"
     # A request waits, and is answered once the worker goes on.
     reading = asyncio.create_task(read(engine))

@@ -237,6 +237,30 @@ async def test_two_streams_at_once_share_the_engine(slow_engine: AsyncKernelMLCE
     await second.aclose()
 
 
+async def test_what_is_asked_and_sent_is_counted(slow_engine: AsyncKernelMLCEngine) -> None:
+    before = await slow_engine.statistics()
+    assert (before.worker_starts, before.worker_restarts, before.other_clients) == (1, 0, None)
+    async with asyncio.timeout(60):
+        stream = await slow_engine.chat.completions.create(messages=HELLO, stream=True)
+        whole = asyncio.create_task(slow_engine.chat.completions.create(messages=HELLO))
+        await anext(stream)
+
+        async def both_run() -> bool:
+            now = await slow_engine.statistics()
+            return (now.running_requests, now.waiting_requests, now.open_streams) == (2, 0, 1)
+
+        await until(both_run)
+        await slow_engine.interrupt_generate()
+        await whole
+        await stream.close()
+    after = await slow_engine.statistics()
+    assert (after.running_requests, after.open_streams) == (0, 0)
+    assert after.bytes_sent is not None
+    assert after.bytes_received is not None
+    assert after.bytes_sent > (before.bytes_sent or 0) + len("Hello!")
+    assert after.bytes_received > (before.bytes_received or 0)
+
+
 async def test_an_error_in_the_middle_reaches_the_reader(kernel_engine: Make) -> None:
     engine = await kernel_engine(fail_after=2)
     stream = aiter(await engine.chat.completions.create(messages=HELLO, stream=True))
@@ -272,9 +296,11 @@ async def test_before_reload_and_after_unload_there_is_no_model(
     with pytest.raises(ModelNotLoadedError, match="reload"):
         await engine.chat.completions.create(messages=HELLO)
     nothing = await engine.metrics()
+    assert (await engine.statistics()).known().keys() >= {"worker_starts", "bytes_sent"}
     assert engine.worker_pid is None, "a worker was started for nothing"
     await engine.reload(str(tiny_model))
     assert await engine.metrics() == nothing
+    assert (await engine.statistics()).worker_starts == 1
     await engine.unload()
     assert engine.state == "idle"
     assert await engine.models.list() == []

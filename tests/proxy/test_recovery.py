@@ -135,6 +135,9 @@ async def test_everything_in_flight_goes_on(gated: GatedModel, at: int) -> None:
     assert again.choices == answer.choices
     assert again.usage.completion_tokens == answer.usage.completion_tokens
     assert engine.worker_pid != pid
+    statistics = await engine.statistics()
+    assert (statistics.worker_starts, statistics.worker_restarts) == (2, 1)
+    assert statistics.running_requests == 0
     assert engine.state == "ready"
 
 

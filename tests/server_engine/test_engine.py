@@ -14,6 +14,7 @@ from mlc_widget import (
     AsyncServerMLCEngine,
     ChatWidget,
     EngineServer,
+    EngineStatistics,
     MLCEngine,
     ServerMLCEngine,
     create_kernel_mlc_engine,
@@ -118,6 +119,7 @@ async def test_what_the_engine_says_of_itself(engine, server):
     assert (model.id, model.owned_by) == ("demo", "server")
     await engine.chat.completions.create(**HELLO)
     assert (await engine.metrics())["finished_requests"] == 1
+    assert await engine.statistics() == EngineStatistics(0, open_streams=0)
     assert "seen from here" in await engine.runtime_stats_text()
     await engine.reset_chat()
     assert await engine.get_message() == ""

@@ -73,6 +73,30 @@ async def test_an_observer_sees_everything_and_keeps_nothing(make: Callable[...,
     await until(lambda: bench.worker._look() or bench.ended)
 
 
+async def test_of_other_clients_only_sums_are_told(
+    make: Callable[..., Bench], tiny_model: Path
+) -> None:
+    bench = make()
+    one, busy, observer = bench.client(), bench.client(), bench.client()
+    for client in (one, busy):
+        await hello(client, {"pid": os.getpid()})
+    await hello(observer, {"observer": True})
+    assert (await busy.call("reload", {"modelId": str(tiny_model)}))["kind"] == "return"
+    request = {"messages": [{"role": "user", "content": "secret"}], "request_id": "secret"}
+    busy.post("chatCompletionNonStreaming", {"request": request})
+    await until(lambda: [c["requests"] for c in bench.clients] == [0, 1])
+    nothing = {"running_requests": 0, "waiting_requests": 0, "open_streams": 0}
+    assert (await one.call("statistics"))["content"] == {
+        **nothing,
+        "other_clients": 1,
+        "other_clients_requests": 1,
+        "other_clients_streams": 0,
+    }
+    own = (await busy.call("statistics"))["content"]
+    assert (own["running_requests"], own["other_clients_requests"]) == (1, 0)
+    assert (await observer.call("statistics"))["content"]["other_clients"] == 2
+
+
 async def test_it_ends_when_its_time_without_clients_is_over(make: Callable[..., Bench]) -> None:
     bench = make(idle_timeout=0.001)
     await hello(bench.client(), {"pid": os.getpid()})

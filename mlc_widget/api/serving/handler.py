@@ -162,7 +162,9 @@ class EngineRequestHandler(RequestHandler):
         self.finish(written)
 
     async def _metrics(self) -> str:
-        return EngineMetrics(await self._served.core.metrics()).prometheus_text()
+        core = self._served.core
+        metrics, statistics = await core.metrics(), await core.statistics()
+        return EngineMetrics(metrics).prometheus_text() + statistics.prometheus_text()
 
     def _refuse(self, error: MLCEngineError) -> None:
         answer = refusal(error)

@@ -219,6 +219,9 @@ async def test_metrics_are_prometheus_text(engine, server):
     assert status == 200
     assert b"text/plain; version=0.0.4" in head
     assert "\nfinished_requests 1\n" in text
+    assert "# TYPE mlc_widget_waiting_requests gauge\nmlc_widget_waiting_requests 0\n" in text
+    samples = [line.split()[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(samples) == len(set(samples))
 
 
 async def test_the_token_is_shown_nowhere(server):
