@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import psutil
 import pytest
@@ -19,6 +19,8 @@ from ..waiting import DEADLINE_S, until, until_idle, until_running
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
+OFTEN: Final = {"hang_timeout": 6.0}
+"""The worker is asked for its state every second, which shows that something before is missing."""
 
 _MODULE = """
 import mlc_widget.worker.handler as handler
@@ -80,7 +82,7 @@ async def test_a_lost_request_is_an_error_and_its_neighbours_are_answered(
 async def test_a_lost_stream_and_lost_credit_are_errors(
     kernel_engine: Make, impatient: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = await kernel_engine(handler=impatient, repeat=5000)
+    engine = await kernel_engine(handler=impatient, repeat=5000, **OFTEN)
     for kind in ("chatCompletionStreamInit", "streamCredit"):
         dropped, followed = drop(engine, kind, monkeypatch), False
         with pytest.raises(ProtocolError, match=f"to the worker, {kind}, was lost: try again"):
@@ -95,7 +97,7 @@ async def test_a_lost_stream_and_lost_credit_are_errors(
 async def test_a_lost_message_is_noticed_while_nothing_else_is_asked(
     kernel_engine: Make, impatient: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = await kernel_engine(handler=impatient)
+    engine = await kernel_engine(handler=impatient, **OFTEN)
     drop(engine, "metrics", monkeypatch)
     with pytest.raises(ProtocolError, match="metrics, was lost"):
         await engine.metrics()
