@@ -229,7 +229,13 @@ def test_a_load_that_fails_is_told_by_the_reply(execute: Execute, model_folder: 
     assert notebook.cells[2].outputs[0]["ename"] == "ModelFormatError"
 
 
-@pytest.mark.parametrize("cell", ["%mlc load nowhere_at_all", "%%chat --model nowhere\nHello"])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%chat --model nowhere\nHello",
+        pytest.param("%mlc load nowhere_at_all", marks=pytest.mark.soak),
+    ],
+)
 def test_an_unknown_model_leaves_the_cell_and_the_notebook_unharmed(
     execute: Execute, cell: str
 ) -> None:

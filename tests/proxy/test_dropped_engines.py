@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ..soak import but_for_soak
 from ..waiting import until_blocking
 from .notebook import Notebook
 
@@ -112,7 +113,7 @@ def until_gone(pid: int) -> None:
     until_blocking(lambda: not psutil.pid_exists(pid))
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", but_for_soak(USES, "widgets that were closed"))
 def test_a_worker_ends_when_its_cell_runs_again(notebook: Notebook, use: str) -> None:
     notebook.run(MAKE)
     for cell in USES[use]:

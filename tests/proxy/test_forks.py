@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ..soak import but_for_soak
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 DEADLINE_S = 60.0
@@ -19,6 +21,7 @@ HEAD = """
 import asyncio, os, sys, warnings
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine, KernelMLCEngine, MLCEngine
 from mlc_widget.api.errors import EngineForkedError
+
 warnings.simplefilter("error")
 model = sys.argv[1]
 options = dict(runtime="scripted", runtime_options=dict(repeat=10**4, pace_s=0.01))
@@ -170,7 +173,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", but_for_soak(PROGRAMS, "direct", "kernel-async"))
 def test_a_forked_process_is_refused_at_once(tiny_model: Path, program: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", HEAD + PROGRAMS[program], str(tiny_model)],
@@ -216,7 +219,7 @@ _FORKS = {
 }
 
 
-@pytest.mark.parametrize("fork", _FORKS)
+@pytest.mark.parametrize("fork", but_for_soak(_FORKS, "os.forkpty"))
 def test_a_worker_ends_with_its_notebook_while_a_forked_process_lives(
     tiny_model: Path, tmp_path: Path, fork: str
 ) -> None:

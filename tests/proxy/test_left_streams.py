@@ -186,7 +186,7 @@ def times(few: int, many: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("number", [few, pytest.param(many, marks=pytest.mark.soak)])
 
 
-@times(3, 12)
+@times(2, 12)
 @pytest.mark.parametrize(("client", "way"), with_clients(ASYNC_WAYS))
 async def test_leaving_awaited_streams(
     engine: AsyncMLCEngineInterface,
@@ -233,7 +233,7 @@ def sync_generator_left(stream: Any) -> None:
 SYNC_WAYS = [sync_unread, sync_left_after_one, sync_iterator_left, sync_generator_left]
 
 
-@times(2, 12)
+@times(1, 12)
 @pytest.mark.parametrize(("client", "way"), with_clients(SYNC_WAYS))
 @pytest.mark.usefixtures("complaints")
 async def test_leaving_blocking_streams(
@@ -257,7 +257,7 @@ async def test_leaving_blocking_streams(
         await still_answers(engine)
 
 
-@times(60, 300)
+@times(30, 300)
 @pytest.mark.usefixtures("complaints")
 async def test_dozens_of_left_streams(engine: AsyncMLCEngineInterface, number: int) -> None:
     await leave_many(engine, number)

@@ -17,6 +17,7 @@ from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine, create_kernel_mlc_
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
 from mlc_widget.api.streams import _CAPACITY
 
+from ..soak import but_for_soak
 from ..waiting import until, until_blocking
 from .conftest import GatedModel
 
@@ -275,7 +276,7 @@ NEIGHBOURS = {
 }
 
 
-@pytest.mark.parametrize("neighbours", NEIGHBOURS)
+@pytest.mark.parametrize("neighbours", but_for_soak(NEIGHBOURS, "one"))
 async def test_the_neighbours_of_a_request_that_kills_are_answered(
     kernel_engine: Make, neighbours: str
 ) -> None:
@@ -324,8 +325,15 @@ async def test_who_waits_for_a_turn_can_leave_and_be_aborted(kernel_engine: Make
     assert len(await whole(engine)) > 1000
 
 
-@pytest.mark.parametrize("recovery", ["resume", "error"])
-@pytest.mark.parametrize("ask", [whole, streamed])
+@pytest.mark.parametrize(
+    ("recovery", "ask"),
+    [
+        ("resume", streamed),
+        ("error", whole),
+        pytest.param("resume", whole, marks=pytest.mark.soak),
+        pytest.param("error", streamed, marks=pytest.mark.soak),
+    ],
+)
 async def test_deaths_in_a_row_are_those_since_the_last_answer(
     kernel_engine: Make, recovery: str, ask: Callable[..., Awaitable[str]]
 ) -> None:
@@ -510,11 +518,11 @@ async def test_what_the_user_restarts_goes_on_once(gated: GatedModel) -> None:
 
 async def test_with_recovery_error_a_restart_ends_what_runs(gated: GatedModel) -> None:
     engine = await gated.engine(recovery="error")
-    gated.hold(5)
+    gated.hold(5)  # or it could be at the end before the restart
     reading = asyncio.create_task(read(engine, {"max_tokens": 40}))
     await gated.until_held()
-    gated.release()
     await restart(engine)
+    gated.release()
     with pytest.raises(EngineDeadError, match="restarted"):
         await reading
 

@@ -16,6 +16,7 @@ from mlc_widget.api.errors import BadRequestError, EngineDeadError, InternalEngi
 from mlc_widget.engine.system import limits
 from mlc_widget.worker.resources import ResourceWatch
 
+from ..soak import but_for_soak
 from ..waiting import until
 
 if sys.platform != "linux":
@@ -46,7 +47,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("kind", DISABLING)
+@pytest.mark.parametrize("kind", but_for_soak(DISABLING, "data"))
 async def test_a_worker_that_can_do_nothing_more_is_replaced(
     kernel_engine: Make, kind: str
 ) -> None:
@@ -70,7 +71,7 @@ async def test_what_runs_goes_on_in_the_next_worker(kernel_engine: Make) -> None
     assert engine.worker_pid not in (pid, None)
 
 
-@pytest.mark.parametrize("kind", HARMLESS)
+@pytest.mark.parametrize("kind", but_for_soak(HARMLESS, "stack", "processes"))
 async def test_reload_replaces_a_worker_with_less_than_before(
     kernel_engine: Make, other_tiny_model: Path, kind: str
 ) -> None:

@@ -25,6 +25,7 @@ from mlc_widget.cli.main import main as command
 from mlc_widget.protocol.worker_record import DIRECTORY_VARIABLE, WorkerRecord, WorkerRecords
 from mlc_widget.proxy.shared_workers import listing, running_workers, stop_worker
 
+from ..soak import but_for_soak
 from ..waiting import until, until_running
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no shared workers there")
@@ -318,7 +319,7 @@ next(chunks)
 """
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", but_for_soak(ENDS, "sys.exit on a thread"))
 async def test_a_client_s_end_takes_its_requests_and_files_and_nothing_else(
     join: Join, tiny_model: Path, tmp_path: Path, end: str
 ) -> None:

@@ -25,7 +25,16 @@ NAMES = (
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
 
 
-@pytest.mark.parametrize("path", [None, "", ".", "{cwd}", "{cwd}/:{cwd}/../{name}"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        None,
+        "",
+        pytest.param(".", marks=pytest.mark.soak),
+        pytest.param("{cwd}", marks=pytest.mark.soak),
+        "{cwd}/:{cwd}/../{name}",
+    ],
+)
 async def test_files_beside_the_notebook_are_not_imported(
     kernel_engine: Make,
     tiny_model: Path,
@@ -96,7 +105,10 @@ except RuntimeUnavailableError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space")
-@pytest.mark.parametrize("room", [0, 60, 200, 300])
+@pytest.mark.parametrize(
+    "room",
+    [0, pytest.param(60, marks=pytest.mark.soak), 200, pytest.param(300, marks=pytest.mark.soak)],
+)
 def test_memory_that_ran_out_is_said_to_have(tiny_model: Path, room: int) -> None:
     """In MB, beside what the interpreter has without TVM."""
     code = f"""

@@ -228,7 +228,9 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGINT]
+)
 async def test_the_worker_ends_with_its_parent(
     number: signal.Signals, tiny_model: Path, temp_dir: Path
 ) -> None:
