@@ -23,7 +23,7 @@ interface SharedNotebook {
 }
 
 interface Context {
-  readonly path?: string;
+  readonly path: string;
   readonly model: { readonly readOnly?: boolean; readonly sharedModel: SharedNotebook };
 }
 
@@ -39,8 +39,10 @@ function contextOf(model: Model): Context | null {
     const context = isRecord(manager) ? manager["context"] : null;
     const document = isRecord(context) ? context["model"] : null;
     const shared = isRecord(document) ? document["sharedModel"] : null;
+    // VS Code's widget manager has a context, too, with an empty notebook that is no file.
+    if (!isRecord(context) || typeof context["path"] !== "string") return null;
     if (!isRecord(shared) || !Array.isArray(shared["cells"]) || typeof shared["insertCell"] !== "function") return null;
-    return context as Context | null;
+    return context as unknown as Context;
   } catch {
     return null;
   }
@@ -60,7 +62,7 @@ export class Cells {
 
   /** Names the notebook, for what is remembered of it. */
   get notebook(): string {
-    return `${globalThis.location.origin}/${this.#context.path ?? ""}`;
+    return `${globalThis.location.origin}/${this.#context.path}`;
   }
 
   /** Inserts a cell with this code below the widget's, and below those inserted before. */

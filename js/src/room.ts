@@ -1,5 +1,9 @@
 /** Fits a chat into what is visible of the host's page, and keeps its composer there as it grows. */
 
+import { frameFollowsContent } from "./frame.ts";
+
+/** The part of the screen that a chat may take where the host does not tell what is visible. */
+const SHARE_OF_SCREEN = 0.8;
 const SCROLLS = /^(?:auto|scroll|overlay)$/;
 
 /** The ancestors that cut off what does not fit into them, from the nearest to the outermost. */
@@ -19,7 +23,8 @@ function clippers(node: HTMLElement): HTMLElement[] {
 function visibleHeight(around: readonly HTMLElement[]): number {
   const scroller = around.findLast((item) => SCROLLS.test(getComputedStyle(item).overflowY));
   const limits = around.map((item) => parseFloat(getComputedStyle(item).maxHeight)).filter((limit) => limit > 0);
-  return Math.min(scroller?.clientHeight ?? window.innerHeight, window.innerHeight, ...limits);
+  const whole = frameFollowsContent() ? window.screen.availHeight * SHARE_OF_SCREEN : window.innerHeight;
+  return Math.min(scroller?.clientHeight ?? whole, whole, ...limits);
 }
 
 export class Room {

@@ -95,6 +95,7 @@ describe("code and cells", () => {
     ["another host's", { get_model: () => null }],
     ["without a document", { context: null }],
     ["another version's", { context: { model: { sharedModel: { cells: [] } } } }],
+    ["VS Code's", { context: { path: undefined, model: { sharedModel: { cells: [], insertCell: () => ({}) } } } }],
   ])("shows no buttons with a manager that is %s", (_, manager) => {
     open(manager);
     expect(box.querySelector(".mlcw-chat")?.hasAttribute("data-mlcw-cells")).toBe(false);

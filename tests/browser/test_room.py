@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, ViewportSize, expect
@@ -127,35 +126,6 @@ def test_the_theme_is_the_host_s(
     page.page.evaluate(f"document.body.removeAttribute('data-jp-theme-light'); {host}")
     chat = page.show(user("Hi"))
     assert chat.evaluate(BACKGROUND) == background
-    page.close()
-
-
-VSCODE: dict[str, Any] = {
-    "--vscode-foreground": "#cccccc",
-    "--vscode-editor-background": "#1f1f1f",
-    "--vscode-font-family": "sans-serif",
-    "--vscode-editor-font-family": "monospace",
-    # VS Code gives these to widgets made for JupyterLab.
-    **{f"--jp-layout-color{n}": "#1f1f1f" for n in range(4)},
-    **dict.fromkeys(("--jp-ui-font-family", "--jp-content-font-family"), "monospace"),
-}
-
-
-def test_a_question_is_seen_in_vs_code(browser: Browser) -> None:
-    page = WidgetPage(browser)
-    page.page.evaluate(
-        """values => {
-            document.body.removeAttribute("data-jp-theme-light");
-            document.body.dataset.vscodeThemeKind = document.body.className = "vscode-dark";
-            for (const [name, value] of Object.entries(values))
-                document.documentElement.style.setProperty(name, value);
-        }""",
-        VSCODE,
-    )
-    chat = page.show(user("Hi"), reply("Hello"))
-    bubble = chat.locator(".mlcw-user .mlcw-body")
-    assert bubble.evaluate(BACKGROUND) != chat.evaluate(BACKGROUND) == "rgb(31, 31, 31)"
-    assert bubble.evaluate("node => getComputedStyle(node).fontFamily") == "sans-serif"
     page.close()
 
 
