@@ -19,7 +19,7 @@ from playwright.sync_api import (
 )
 
 from ..widget.script_folder import write_script_folder
-from .lab import BusyCell, Lab, Notebook
+from .lab import DEADLINE_MS, BusyCell, Lab, Notebook
 
 FLAGS = [
     "--headless",
@@ -82,6 +82,7 @@ def window(profile: Path) -> Iterator[BrowserContext]:
         window = playwright.chromium.launch_persistent_context(
             profile, executable_path=path, args=FLAGS
         )
+        window.set_default_timeout(DEADLINE_MS)
         yield window
         window.close()
 

@@ -35,6 +35,10 @@ class Lab:
         self._token = secrets.token_hex(16)
         for folder in (self.root, self._settings):
             folder.mkdir(parents=True)
+        config = home / "config" / "labconfig"
+        config.mkdir(parents=True)
+        # Otherwise every page has the server look for what is to be built, which runs yarn.
+        (config / "page_config.json").write_text('{"buildAvailable": false, "buildCheck": false}')
         posix = os.name == "posix"
         self._runtime = Path(socket_folder()) if posix else home / "runtime"
         self.set("apputils-extension", "notification", fetchNews="false", checkForUpdates=False)

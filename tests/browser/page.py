@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, Locator, Page, Route
 
 import mlc_widget.widget
 
+from .lab import DEADLINE_MS
+
 ORIGIN = "http://widget.test"
 _STATIC = Path(mlc_widget.widget.__file__).parent / "static"
 _HTML = """<!doctype html>
@@ -105,6 +107,7 @@ class WidgetPage:
         self.faults: list[str] = []
         scheme = "dark" if dark else "light"
         self.page: Page = browser.new_page(color_scheme=scheme, **context)
+        self.page.set_default_timeout(DEADLINE_MS)
         self.page.route("**/*", self._answer)
         self.page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
         self.page.on("dialog", lambda dialog: (self.faults.append("dialog"), dialog.dismiss()))
