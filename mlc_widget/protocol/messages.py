@@ -40,6 +40,10 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
   worker knows when that has ended. ``client: {"observer": true}`` is no client: it may ask for
   ``workerInfo``, the worker's models and clients, and does not keep it running. A worker that is
   about to end refuses a ``hello`` with the code ``worker_ending``;
+- may say in the ``comm_open`` itself, as the comm's data, what a worker needs that was started
+  without settings: ``settings``, as `WorkerSettings.to_wire` makes them, which count for the first
+  client only; and ``linkTimeout``: it will send something, if only a ``keepAlive`` without a
+  number, more often than once in so many seconds, and the worker ends after as many of silence;
 - may send ``abort``, ``metrics``, ``statistics``, ``listModels``, ``deviceInfo``, and
   ``appConfigHash`` beside ``modelId``, the digest of an app config that a ``setAppConfig`` brought.
 """

@@ -1,4 +1,7 @@
-"""A worker's settings, in one environment variable, as any kernel provisioner passes it on."""
+"""A worker's settings: in an environment variable or, from another machine, in its first message.
+
+Kernel provisioners that start a worker elsewhere pass no environment variables on.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+
+from mlc_widget.api.errors import ProtocolError
 
 VARIABLE: Final = "MLC_WIDGET_WORKER"
 
@@ -52,6 +57,25 @@ class WorkerSettings:
     runtime_dir: str | None = None
     sharing: Sharing | None = None
 
+    def to_wire(self) -> dict[str, Any]:
+        """What a worker on any machine needs, for the message that opens a comm."""
+        return {name: getattr(self, name) for name in _ON_THE_WIRE}
+
+    @classmethod
+    def from_wire(cls, settings: Any) -> WorkerSettings:
+        """Read what `to_wire` gave, of any version.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        if not isinstance(settings, Mapping):
+            raise ProtocolError(f"settings = {settings!r:.200}: must be an object")
+        known = {name: settings[name] for name in _ON_THE_WIRE if name in settings}
+        for name, value in known.items():
+            if not isinstance(value, _ON_THE_WIRE[name]):
+                raise ProtocolError(f"settings.{name} = {value!r:.200}: has the wrong type")
+        return cls(**known)
+
     def to_environment(self) -> dict[str, str]:
         """The variable to start a worker with."""
         return {VARIABLE: json.dumps(asdict(self))}
@@ -63,3 +87,11 @@ class WorkerSettings:
         if settings.get("sharing") is not None:
             settings["sharing"] = Sharing(**settings["sharing"])
         return cls(**settings)
+
+
+_ON_THE_WIRE: Final[Mapping[str, Any]] = {
+    "runtime": str,
+    "runtime_options": Mapping,
+    "handler": str | None,
+    "logit_processors": Mapping,
+}

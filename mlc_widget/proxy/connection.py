@@ -79,7 +79,7 @@ class WorkerConnection:
 
         Args:
             timeout: Seconds to wait for an answer.
-            greeting: What else the hello says.
+            greeting: What else the first messages say.
 
         Raises:
             WorkerStartError: no answer within `timeout` seconds.
@@ -88,7 +88,7 @@ class WorkerConnection:
         self._session.send(
             self._shell,
             "comm_open",
-            {"comm_id": self._comm_id, "target_name": COMM_TARGET, "data": {}},
+            {"comm_id": self._comm_id, "target_name": COMM_TARGET, "data": dict(greeting or {})},
         )
         content = {"protocol": PROTOCOL_VERSION, "version": __version__, **(greeting or {})}
         deadline = asyncio.get_running_loop().time() + timeout
@@ -153,9 +153,9 @@ class WorkerConnection:
     def _sent(self, sent: asyncio.Future[Any]) -> None:
         error = None if sent.cancelled() else sent.exception()
         if error is not None:
-            self._break(EngineDeadError(f"The connection to the worker broke: {error}"))
+            self.lose(EngineDeadError(f"The connection to the worker broke: {error}"))
 
-    def _break(self, error: EngineDeadError) -> None:
+    def lose(self, error: EngineDeadError) -> None:
         """Have the worker replaced: it can no longer be reached."""
         if not self._greeted:
             self.fail(error)
@@ -226,7 +226,7 @@ class WorkerConnection:
                 if message["msg_type"] == "comm_msg":
                     self._on_message(message["content"]["data"], nbytes)
                 elif message["msg_type"] == "comm_close":
-                    self._break(self._closed_by_worker())
+                    self.lose(self._closed_by_worker())
             except Exception:  # one bad message must not stop the reader
                 logger.exception("a message from the worker could not be read")
 
@@ -241,7 +241,7 @@ class WorkerConnection:
         # A socket that is closed cancels what waits for it.
         why = "its socket was closed" if reader.cancelled() else reader.exception()
         if self._dead is None:
-            self._break(EngineDeadError(f"The connection to the worker broke: {why}"))
+            self.lose(EngineDeadError(f"The connection to the worker broke: {why}"))
 
     def _on_message(self, data: Mapping[str, Any], nbytes: int) -> None:
         kind, message_uuid = data.get("kind"), str(data.get("uuid"))

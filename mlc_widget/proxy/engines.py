@@ -19,7 +19,8 @@ from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.core import KernelCore
 from mlc_widget.proxy.hangs import check_hang_timeout
 from mlc_widget.proxy.in_flight import check_recovery
-from mlc_widget.proxy.options import WORKER_DEFAULTS, WorkerOptions, read_share
+from mlc_widget.proxy.kernelspec_process import KernelspecProcess
+from mlc_widget.proxy.options import WORKER_DEFAULTS, WorkerOptions, read_link_timeout, read_share
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.shared_process import SharedWorkerProcess
 from mlc_widget.proxy.worker import AnyProcess
@@ -49,18 +50,21 @@ class _KernelEngine(LinkedEngine):
         )
 
         share = read_share(chosen)
+        link_timeout = read_link_timeout(chosen)
 
         def make_process() -> AnyProcess:
             if share is not None:
                 return SharedWorkerProcess(
                     share, settings, python=chosen["python"], timeout=chosen["start_timeout"]
                 )
-            return WorkerProcess(
-                settings,
-                python=chosen["python"],
-                kernel_name=chosen["kernel_name"],
-                transport_encryption=chosen["transport_encryption"],
-            )
+            if chosen["kernel_name"] is not None:
+                return KernelspecProcess(
+                    chosen["kernel_name"],
+                    settings,
+                    link_timeout=link_timeout,
+                    transport_encryption=chosen["transport_encryption"],
+                )
+            return WorkerProcess(settings, python=chosen["python"])
 
         home = HomeLoop.shared()
         core = KernelCore(

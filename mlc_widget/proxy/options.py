@@ -9,8 +9,10 @@ from mlc_widget.api.engine_options import ENGINE_DEFAULTS, EngineOptions
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.protocol.worker_record import check_seconds, check_share
 from mlc_widget.proxy.in_flight import Recovery
-from mlc_widget.proxy.process import TransportEncryption
+from mlc_widget.proxy.kernelspec_process import TransportEncryption
 from mlc_widget.proxy.shared_process import Share
+
+LINK_TIMEOUT_S: Final = 60.0
 
 
 class WorkerOptions(EngineOptions, total=False):
@@ -23,6 +25,9 @@ class WorkerOptions(EngineOptions, total=False):
             {connection_file}``.
         transport_encryption: CurveZMQ to that kernel: ``auto`` (the default) where its kernelspec
             declares it, ``required``, or ``disabled``.
+        link_timeout: With `kernel_name`: seconds without a sign of life after which each side
+            gives the other up; 60 by default. The worker then ends, wherever it is, and the next
+            request starts another. `math.inf` turns it off. See ``docs/elsewhere.md``.
         share: The name of a worker that other notebooks of this user may use, too: it is joined if
             it is there, and started otherwise. It stays when this notebook ends. See
             ``docs/shared-workers.md``.
@@ -47,6 +52,7 @@ class WorkerOptions(EngineOptions, total=False):
     python: str | None
     kernel_name: str | None
     transport_encryption: TransportEncryption
+    link_timeout: float | None
     share: str | None
     idle_timeout: float | None
     unload_after: float | None
@@ -81,11 +87,30 @@ def read_share(options: WorkerOptions) -> Share | None:
     return Share(check_share(options["share"]), **given)
 
 
+def read_link_timeout(options: WorkerOptions) -> float:
+    """Seconds after which the two sides of a link give each other up.
+
+    Raises:
+        BadRequestError: it is no time, or there is no link.
+    """
+    value = options["link_timeout"]
+    if value is None:
+        return LINK_TIMEOUT_S
+    seconds = check_seconds("link_timeout", value)
+    if options["kernel_name"] is None:
+        raise BadRequestError(
+            f"link_timeout = {value!r}: it is for kernelspecs; give `kernel_name`, too.",
+            param="link_timeout",
+        )
+    return seconds
+
+
 WORKER_DEFAULTS: Final[WorkerOptions] = {
     **ENGINE_DEFAULTS,
     "python": None,
     "kernel_name": None,
     "transport_encryption": "auto",
+    "link_timeout": None,
     "share": None,
     "idle_timeout": None,
     "unload_after": None,

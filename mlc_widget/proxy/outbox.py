@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 _REMEMBERED: Final = 8192
 """Recent messages that can be reported as lost; the worker gives up far fewer at once."""
 
+_UNNUMBERED: Final = ("hello", "keepAlive")
+"""What is repeated anyway, so that it does not matter if one is lost."""
+
 _TIMES: Final = 3
 """How often a message that may be repeated is sent."""
 
@@ -94,8 +97,7 @@ class Outbox:
     def _send_one(self, posted: _Posted) -> None:
         request = posted.request
         assert request is not None
-        # What says hello comes before the order: it is repeated until it is heard.
-        number = None if request.kind == "hello" else self._number
+        number = None if request.kind in _UNNUMBERED else self._number
         try:
             check_json_size(request.content, MAX_MESSAGE_BYTES)
             frames = self._pack(request.encode(number))

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -23,11 +23,10 @@ from mlc_widget.api.parent_watch import ParentWatch
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.safe_path import safe_path
 from mlc_widget.protocol.worker_settings import WorkerSettings
+from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.link_watch import LinkWatch
 from mlc_widget.proxy.output_tail import OutputTail
 
-TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
-
-_POLL_S: Final = 0.05
 _SHUTDOWN_S: Final = 2.0
 _KILL_S: Final = 1.0
 _LAST_WORDS_S: Final = 0.5
@@ -52,29 +51,18 @@ class _WorkerSpecs(KernelSpecManager):
 
 
 class WorkerProcess:
-    """One worker kernel; used on the home loop only.
+    """One worker kernel on this machine; used on the home loop only.
 
     Args:
         settings: The worker's settings.
         python: The Python interpreter to run it in; this one by default.
-        kernel_name: An installed kernelspec to use instead.
-        transport_encryption: CurveZMQ between here and that kernel: ``auto`` where its kernelspec
-            declares it, ``required``, or ``disabled``. A local worker needs none: its sockets are
-            in a directory that only this user can enter.
     """
 
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        *,
-        python: str | None = None,
-        kernel_name: str | None = None,
-        transport_encryption: TransportEncryption = "auto",
-    ) -> None:
+    _poll_s = 0.05
+
+    def __init__(self, settings: WorkerSettings, *, python: str | None = None) -> None:
         self._settings = settings
-        self._transport_encryption = transport_encryption
         self._python = python or sys.executable
-        self._kernel_name = kernel_name
         self._context: zmq.asyncio.Context | None = None
         self._manager: AsyncKernelManager | None = None
         self._directory: Path | None = None
@@ -82,6 +70,7 @@ class WorkerProcess:
         self._pid_fd: int | None = None
         self._parent_watch: ParentWatch | None = None
         self._killed = False
+        self._poll: asyncio.Task[None] | None = None
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -107,49 +96,40 @@ class WorkerProcess:
             raise
         except Exception as error:
             await self.stop(now=True)
-            how = self._kernel_name or self._python
             raise WorkerStartError(
-                f"The worker could not be started with {how}: {error}"
+                f"The worker could not be started with {self._started_with}: {error}"
             ) from error
+
+    @property
+    def _started_with(self) -> str:
+        return self._python
 
     async def _start(self) -> None:
         # Absolute and 0700: with transport="ipc" whoever can open the socket can connect.
         directory = self._directory = private_directory()
-        local = self._kernel_name is None
-        settings = replace(
-            self._settings, dies_with_parent=local, runtime_dir=str(directory) if local else None
-        )
         context = self._context = new_context()
         manager = self._manager = self._make_manager(directory, context)
-        options: dict[str, Any] = {"env": worker_environment(settings, directory)}
-        output = self._output = OutputTail() if local else None
-        if output is not None:
-            options |= {"stdout": output.write_fd, "stderr": output.write_fd}
-        try:
-            await manager.start_kernel(**options)
-        finally:
-            if output is not None:
-                output.close_writer()
+        await self._launch(manager, directory)
         if self._killed:  # as the interpreter is ending
             raise WorkerStartError("The worker was ended while it was started.")
         self._watch()
-        if local and os.name == "posix" and self.pid is not None:
+        if os.name == "posix" and self.pid is not None:
             self._parent_watch = ParentWatch(self.pid, directory)
 
+    async def _launch(self, manager: AsyncKernelManager, directory: Path) -> None:
+        settings = replace(self._settings, dies_with_parent=True, runtime_dir=str(directory))
+        output = self._output = OutputTail()
+        try:
+            await manager.start_kernel(
+                env=worker_environment(settings, directory),
+                stdout=output.write_fd,
+                stderr=output.write_fd,
+            )
+        finally:
+            output.close_writer()
+
     def _make_manager(self, directory: Path, context: zmq.asyncio.Context) -> AsyncKernelManager:
-        options: dict[str, Any] = {
-            "context": context,
-            "connection_file": str(directory / "connection.json"),
-            "shutdown_wait_time": _SHUTDOWN_S,
-        }
-        if self._kernel_name is not None:  # it may be on another machine: tcp
-            if AsyncKernelManager.class_traits().get("transport_encryption") is not None:
-                options["transport_encryption"] = self._transport_encryption
-            elif self._transport_encryption == "required":
-                raise WorkerStartError(
-                    "transport_encryption = 'required' needs jupyter_client 8.10 or newer."
-                )
-            return AsyncKernelManager(kernel_name=self._kernel_name, **options)
+        options = manager_options(directory, context)
         if sys.platform != "win32":
             options |= {"transport": "ipc", "ip": str(directory / "socket")}
         specs = _WorkerSpecs(self._python)
@@ -168,16 +148,21 @@ class WorkerProcess:
         self._poll = loop.create_task(self._poll_alive())
 
     async def _poll_alive(self) -> None:
-        assert self._manager is not None
-        while await self._manager.is_alive():  # noqa: ASYNC110 - a process has no event
-            await asyncio.sleep(_POLL_S)
+        while await self._is_alive():  # noqa: ASYNC110 - a process has no event
+            await asyncio.sleep(self._poll_s)
         self._set_died()
+
+    async def _is_alive(self) -> bool:
+        assert self._manager is not None
+        return bool(await self._manager.is_alive())
 
     def _set_died(self) -> None:
         if self._pid_fd is not None:
             asyncio.get_running_loop().remove_reader(self._pid_fd)
             os.close(self._pid_fd)
             self._pid_fd = None
+        if self._poll is not None and self._poll is not asyncio.current_task():
+            self._poll.cancel()
         if not self.exited.done():
             self.exited.set_result(None)
 
@@ -196,9 +181,7 @@ class WorkerProcess:
     async def describe_death(self) -> str:
         """How the process ended, with the last lines of its output."""
         manager = self._manager
-        code: int | None = None
-        if manager is not None and manager.provisioner is not None:
-            code = await manager.provisioner.poll()
+        code = None if manager is None else await self._exit_code(manager)
         if self._output is not None:
             await asyncio.to_thread(self._output.wait, _LAST_WORDS_S)
         if code is None:
@@ -208,6 +191,9 @@ class WorkerProcess:
         else:
             how = f"exited with code {code}"
         return f"{how}.{self.output_tail()}"
+
+    async def _exit_code(self, manager: AsyncKernelManager) -> int | None:
+        return None if manager.provisioner is None else await manager.provisioner.poll()
 
     def output_tail(self) -> str:
         """The last lines that the worker printed, as an addition to an error message."""
@@ -222,16 +208,23 @@ class WorkerProcess:
         manager = self._manager
         try:
             if manager is not None and manager.has_kernel:
-                await manager.shutdown_kernel(now=now or self._killed or self.exited.done())
+                await self._shut_down(manager, now=now or self._killed or self.exited.done())
         finally:
             self._set_died()
             self._remove_files()
             self._close_sockets()
 
+    async def _shut_down(self, manager: AsyncKernelManager, *, now: bool) -> None:
+        await manager.shutdown_kernel(now=now)
+
     @property
     def greeting(self) -> JSONDict:
-        """What its hello tells the worker about this client: it has only one."""
+        """What the first messages tell the worker about this client: it has only one."""
         return {}
+
+    def watch_link(self, connection: WorkerConnection, iopub: Any) -> LinkWatch | None:
+        """Watch the way to the worker; None where it cannot fail by itself."""
+        return None
 
     def was_ending(self, error: MLCEngineError) -> bool:
         """Whether starting again helps; see `SharedWorkerProcess`."""
@@ -269,6 +262,15 @@ class WorkerProcess:
             close_context(context)
 
 
+def manager_options(directory: Path, context: zmq.asyncio.Context) -> dict[str, Any]:
+    """The options that the kernel managers of all workers have."""
+    return {
+        "context": context,
+        "connection_file": str(directory / "connection.json"),
+        "shutdown_wait_time": _SHUTDOWN_S,
+    }
+
+
 def new_context() -> zmq.asyncio.Context:
     """A context for sockets, to be closed by `close_context`."""
     context = zmq.asyncio.Context()
@@ -284,17 +286,17 @@ def close_context(context: zmq.asyncio.Context, *, linger: int = 0) -> None:
     _open_contexts.discard(context)
 
 
-def worker_environment(settings: WorkerSettings, directory: Path) -> dict[str, str]:
+def worker_environment(settings: WorkerSettings, directory: Path | None = None) -> dict[str, str]:
     """The variables of a worker's process: those of this one, and its settings.
 
     Args:
         settings: The settings.
-        directory: Where it may keep files.
+        directory: Where it may keep files; None if it may be on another machine.
     """
     return {
         **os.environ,
         **settings.to_environment(),
-        "IPYTHONDIR": str(directory),
+        **({} if directory is None else {"IPYTHONDIR": str(directory)}),
         **safe_path(),
         # ipykernel 6 imports debugpy, whose chatter would hide last words.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",

@@ -24,6 +24,7 @@ from mlc_widget.models.catalogue import catalogue
 from mlc_widget.protocol.messages import WORKER_ENDING
 from mlc_widget.protocol.worker_record import OpenRecord, WorkerRecord, WorkerRecords
 from mlc_widget.protocol.worker_settings import Sharing, WorkerSettings
+from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.output_tail import last_lines, last_output
 from mlc_widget.proxy.process import private_directory, worker_environment
 from mlc_widget.proxy.shared_workers import end
@@ -88,8 +89,11 @@ class SharedWorkerProcess:
 
     @property
     def greeting(self) -> JSONDict:
-        """What its hello tells the worker about this client."""
+        """What the first messages tell the worker about this client."""
         return {"client": {"pid": os.getpid()}}
+
+    def watch_link(self, connection: WorkerConnection, iopub: Any) -> None:
+        """Nothing: the way to a worker on this machine cannot fail by itself."""
 
     async def start(self) -> None:
         """Find the worker, or start it; one that was started is not ready yet.

@@ -12,6 +12,7 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.hangs import HangWatch
+from mlc_widget.proxy.link_watch import LinkWatch
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.shared_process import SharedWorkerProcess
 
@@ -36,11 +37,13 @@ class Worker:
         connection: WorkerConnection,
         hello: JSONDict,
         hangs: HangWatch,
+        link: LinkWatch | None = None,
     ) -> None:
         self.process = process
         self.connection = connection
         self.hello = hello
         self.hangs = hangs
+        self._link = link
         self.loaded = self.needs_fresh_process = False
 
     @classmethod
@@ -62,14 +65,17 @@ class Worker:
         connection: WorkerConnection | None = None
         try:
             await process.start()
-            connection = WorkerConnection(*process.connect(), on_progress)
+            shell, iopub, session = process.connect()
+            connection = WorkerConnection(shell, iopub, session, on_progress)
             hello = await _hello(process, connection, timeout)
+            link = process.watch_link(connection, iopub)
         except BaseException:
             if connection is not None:
                 await connection.close()
             await process.stop()
             raise
-        return cls(process, connection, hello, HangWatch(connection, publisher, hang_timeout))
+        hangs = HangWatch(connection, publisher, hang_timeout)
+        return cls(process, connection, hello, hangs, link)
 
     @property
     def shared(self) -> bool:
@@ -85,7 +91,7 @@ class Worker:
         exited, broken = self.process.exited, self.connection.broken
         ends: set[asyncio.Future[Any]] = {exited, broken}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        self.hangs.close()
+        self._close_watches()
         if exited.done():
             how = f"The worker {await self.process.describe_death()}"
         else:
@@ -135,12 +141,17 @@ class Worker:
         Args:
             restart: Whether a shared one that hangs is to be replaced, for all its clients.
         """
-        self.hangs.close()
+        self._close_watches()
         if restart and self.hangs.hang is not None:
             await self.process.replace()
         await self.connection.close()
         lost = self.hangs.hang is not None or self.connection.broken.done()
         await self.process.stop(now=lost)
+
+    def _close_watches(self) -> None:
+        self.hangs.close()
+        if self._link is not None:
+            self._link.close()
 
 
 async def _hello(process: AnyProcess, connection: WorkerConnection, timeout: float) -> JSONDict:

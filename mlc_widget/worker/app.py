@@ -17,14 +17,16 @@ from typing import Any, Final
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
-from mlc_widget.api.errors import EngineDeadError
+from mlc_widget.api.errors import EngineDeadError, MLCEngineError
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.logit_processors import import_object
-from mlc_widget.protocol.messages import COMM_TARGET
-from mlc_widget.protocol.worker_settings import WorkerSettings
+from mlc_widget.protocol.errors import encode_error
+from mlc_widget.protocol.messages import COMM_TARGET, answerable_uuid, throw_message
+from mlc_widget.protocol.worker_settings import VARIABLE, WorkerSettings
 from mlc_widget.worker.client_streams import MAX_STREAMS
 from mlc_widget.worker.handler import KernelMLCEngineHandler
 from mlc_widget.worker.kernel import WorkerKernel
+from mlc_widget.worker.lease import Lease, read_link_timeout
 from mlc_widget.worker.resources import ResourceWatch
 from mlc_widget.worker.shared_worker import SharedWorker
 from mlc_widget.worker.stream_sender import MAX_CREDIT
@@ -46,11 +48,30 @@ class WorkerKernelApp(IPKernelApp):
     def initialize(self, argv: list[str] | None = None) -> None:
         """Set up the kernel and register the comm target."""
         self.settings = WorkerSettings.from_environment()
+        self._settled = False
+        self._lease: Lease | None = None
         self.ignore_cwd = True
         # Output goes to the process's own stdout and stderr, which the proxy keeps the end of;
         # on iopub it would share a socket with the tokens.
         self.outstream_class = None  # type: ignore[assignment]
         super().initialize(argv)  # type: ignore[no-untyped-call]
+        self._clients: set[KernelMLCEngineHandler] = set()
+        self._shared: SharedWorker | None = None
+        if VARIABLE in os.environ:
+            self._settle()
+        if not self.settings.dies_with_parent and self.settings.sharing is None:
+            self._lease = Lease(self._leave)
+            self._lease.start()
+        self._resources = ResourceWatch()
+        self._resources.start()
+        self.kernel.comm_manager.register_target(COMM_TARGET, self._on_open)
+
+    def _settle(self) -> None:
+        """Set up what the settings say, once they are known.
+
+        Raises:
+            MLCEngineError: they cannot be followed here.
+        """
         if self.settings.handler is not None or self.settings.logit_processors:
             # The user's own modules may be in the notebook's folder. It comes last, so that a file
             # there does not shadow a package.
@@ -59,7 +80,6 @@ class WorkerKernelApp(IPKernelApp):
             model_id: import_object(path, f"logit_processors[{model_id!r}]")
             for model_id, path in self.settings.logit_processors.items()
         }
-        self._shared: SharedWorker | None = None
         if self.settings.sharing is not None:
             self._shared = SharedWorker(self.settings, self.settings.sharing, processors)
             self._shared.start()
@@ -72,13 +92,10 @@ class WorkerKernelApp(IPKernelApp):
                 )
             )
             self._core.set_init_progress_callback(self._on_progress)
-        self._clients: set[KernelMLCEngineHandler] = set()
         self._handler_class: type[KernelMLCEngineHandler] = KernelMLCEngineHandler
         if self.settings.handler is not None:
             self._handler_class = import_object(self.settings.handler, "handler")
-        self._resources = ResourceWatch()
-        self._resources.start()
-        self.kernel.comm_manager.register_target(COMM_TARGET, self._on_open)
+        self._settled = True
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Give iopub a queue that the clients' credit cannot fill, so that it never drops theirs.
@@ -95,6 +112,17 @@ class WorkerKernelApp(IPKernelApp):
         return core
 
     def _on_open(self, comm: Any, message: Any) -> None:
+        opening = message["content"].get("data") or {}
+        try:
+            if not self._settled:  # started elsewhere, where no variables of the notebook come
+                self.settings = WorkerSettings.from_wire(opening.get("settings", {}))
+                self._settle()
+            timeout = read_link_timeout(opening)
+        except MLCEngineError as error:
+            _refuse(comm, error)
+            return
+        if self._lease is not None:
+            self._lease.promise(timeout)
         shared = self._shared
         core = self._core if shared is None else self._prepared(shared.new_core())
         handler = self._handler_class(core, comm.send)
@@ -105,8 +133,21 @@ class WorkerKernelApp(IPKernelApp):
         else:
             core.set_init_progress_callback(handler.report_progress)
             leave = shared.join(core, handler)
-        comm.on_msg(lambda msg: handler.on_message(msg["content"]["data"]))
+
+        def take(msg: Any) -> None:
+            if self._lease is not None:
+                self._lease.renew()
+            handler.on_message(msg["content"]["data"])
+
+        comm.on_msg(take)
         comm.on_close(lambda _: leave())
+
+    def _leave(self, why: str) -> None:
+        """End this process, as its notebook has."""
+        logger.warning("%s", why)
+        self.cleanup_connection_file()  # type: ignore[no-untyped-call]
+        logging.shutdown()
+        os._exit(0)
 
     def _join(self, handler: KernelMLCEngineHandler) -> Callable[[], None]:
         """Take a client of the one engine; returns what ends its stay."""
@@ -121,6 +162,17 @@ class WorkerKernelApp(IPKernelApp):
     def _on_progress(self, report: Any) -> None:
         for client in self._clients:
             client.report_progress(report)
+
+
+def _refuse(comm: Any, error: MLCEngineError) -> None:
+    """Answer all messages of a client with an error."""
+    encoded = encode_error(error)
+
+    def answer(msg: Any) -> None:
+        uuid = answerable_uuid(msg["content"]["data"])
+        comm.send(throw_message(uuid, encoded["message"], encoded))
+
+    comm.on_msg(answer)
 
 
 def _leave_dead(error: EngineDeadError) -> None:

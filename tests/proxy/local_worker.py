@@ -162,6 +162,9 @@ class LocalProcess:
     def greeting(self) -> dict[str, Any]:
         return {}
 
+    def watch_link(self, *_: Any) -> None:
+        """Nothing: it is in this process."""
+
     def was_ending(self, error: MLCEngineError) -> bool:
         return False
 

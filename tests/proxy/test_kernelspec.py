@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from mlc_widget import AsyncKernelMLCEngine
-from mlc_widget.api.errors import WorkerStartError
+from mlc_widget.api.errors import BadRequestError, MLCEngineError, WorkerStartError
 
 from .conftest import DEADLINE_S
 
@@ -63,10 +63,35 @@ async def test_a_worker_from_a_kernelspec(
     assert refused["content"]["status"] == "error"
     assert "runs no code" in refused["content"]["evalue"]
     client.stop_channels()
+    assert process._parent_watch is not None  # type: ignore[union-attr]
     pid = engine.worker_pid
     assert pid is not None
     await engine.terminate()
     assert not psutil.pid_exists(pid)
+
+
+async def test_settings_reach_a_worker_that_gets_no_variables_of_ours(
+    kernel_engine: Make, install: Callable[..., str], tmp_path: Path
+) -> None:
+    argv = ["/usr/bin/env", "-u", "MLC_WIDGET_WORKER", sys.executable, "-m", "mlc_widget.worker"]
+    name = install({}, [*argv, "-f", "{connection_file}"])
+    engine = await kernel_engine(kernel_name=name, text="As it was set.")
+    answer = await engine.chat.completions.create(messages=HELLO)
+    assert answer.choices[0].message.content == "As it was set."
+    other = await kernel_engine(load=False, kernel_name=name, handler="no_such_module:Handler")
+    with pytest.raises(MLCEngineError, match="no_such_module"):
+        await other.reload("demo")
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "60", float("nan")])
+def test_a_link_timeout_that_is_none(value: Any) -> None:
+    with pytest.raises(BadRequestError, match="link_timeout = "):
+        AsyncKernelMLCEngine(kernel_name="remote", link_timeout=value)
+
+
+def test_a_link_timeout_without_a_link() -> None:
+    with pytest.raises(BadRequestError, match="give `kernel_name`"):
+        AsyncKernelMLCEngine(link_timeout=5)
 
 
 async def test_required_encryption_that_the_kernel_does_not_have(

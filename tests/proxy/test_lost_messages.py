@@ -145,7 +145,7 @@ def break_iopub(engine: AsyncKernelMLCEngine, worker: Worker) -> None:
 
 def close_comm(engine: AsyncKernelMLCEngine, worker: Worker) -> None:
     """As a worker does whose kernel is restarted by somebody else."""
-    engine._core.call_soon(worker.connection._break, worker.connection._closed_by_worker())
+    engine._core.call_soon(worker.connection.lose, worker.connection._closed_by_worker())
 
 
 @pytest.mark.parametrize("breaks", [break_shell, break_iopub, close_comm])
