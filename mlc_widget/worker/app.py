@@ -118,7 +118,9 @@ class WorkerKernelApp(IPKernelApp):
                 self.settings = WorkerSettings.from_wire(opening.get("settings", {}))
                 self._settle()
             timeout = read_link_timeout(opening)
-        except MLCEngineError as error:
+        except Exception as error:  # a module of the user's may raise any
+            if not isinstance(error, MLCEngineError):
+                logger.exception("the settings cannot be followed")
             _refuse(comm, error)
             return
         if self._lease is not None:
@@ -164,7 +166,7 @@ class WorkerKernelApp(IPKernelApp):
             client.report_progress(report)
 
 
-def _refuse(comm: Any, error: MLCEngineError) -> None:
+def _refuse(comm: Any, error: Exception) -> None:
     """Answer all messages of a client with an error."""
     encoded = encode_error(error)
 

@@ -71,15 +71,16 @@ async def test_a_worker_from_a_kernelspec(
 
 
 async def test_settings_reach_a_worker_that_gets_no_variables_of_ours(
-    kernel_engine: Make, install: Callable[..., str], tmp_path: Path
+    kernel_engine: Make, install: Callable[..., str], worker_module: Callable[[str, str], None]
 ) -> None:
     argv = ["/usr/bin/env", "-u", "MLC_WIDGET_WORKER", sys.executable, "-m", "mlc_widget.worker"]
     name = install({}, [*argv, "-f", "{connection_file}"])
     engine = await kernel_engine(kernel_name=name, text="As it was set.")
     answer = await engine.chat.completions.create(messages=HELLO)
     assert answer.choices[0].message.content == "As it was set."
-    other = await kernel_engine(load=False, kernel_name=name, handler="no_such_module:Handler")
-    with pytest.raises(MLCEngineError, match="no_such_module"):
+    worker_module("breaks_at_import", "1 / 0")
+    other = await kernel_engine(load=False, kernel_name=name, handler="breaks_at_import:Handler")
+    with pytest.raises(MLCEngineError, match="division by zero"):
         await other.reload("demo")
 
 
