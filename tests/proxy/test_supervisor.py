@@ -27,6 +27,8 @@ class Process:
 
 
 class Connection:
+    bytes_sent = bytes_received = 0
+
     def __init__(self) -> None:
         self.failed: list[tuple[BaseException, bool]] = []
 
