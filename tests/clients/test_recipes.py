@@ -12,7 +12,7 @@ import pytest
 
 from tests.environments import ROOT
 
-from ..soak import but_for_soak
+from ..kinds import but_for_soak
 from .environment import ALL, MOST_USED, make_client_environment
 
 PAGE = ROOT / "docs" / "clients.md"

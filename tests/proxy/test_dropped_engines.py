@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..soak import but_for_soak
+from ..kinds import but_for_soak
 from ..waiting import until_blocking
 from .notebook import Notebook
 

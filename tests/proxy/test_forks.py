@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ..soak import but_for_soak
+from ..kinds import but_for_soak
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 

@@ -17,7 +17,7 @@ from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine, create_kernel_mlc_
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
 from mlc_widget.api.streams import _CAPACITY
 
-from ..soak import but_for_soak
+from ..kinds import but_for_soak
 from ..waiting import until, until_blocking
 from .conftest import GatedModel
 

@@ -16,7 +16,7 @@ from mlc_widget.api.errors import BadRequestError, EngineDeadError, InternalEngi
 from mlc_widget.engine.system import limits
 from mlc_widget.worker.resources import ResourceWatch
 
-from ..soak import but_for_soak
+from ..kinds import but_for_soak
 from ..waiting import until
 
 if sys.platform != "linux":

@@ -25,7 +25,7 @@ from mlc_widget.cli.main import main as command
 from mlc_widget.protocol.worker_record import DIRECTORY_VARIABLE, WorkerRecord, WorkerRecords
 from mlc_widget.proxy.shared_workers import listing, running_workers, stop_worker
 
-from ..soak import but_for_soak
+from ..kinds import but_for_soak
 from ..waiting import until, until_running
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no shared workers there")
