@@ -24,7 +24,7 @@ interface KernelConnection {
 
 interface ServiceComm {
   commsOverSubshells?: string;
-  readonly subshellStarted?: Promise<unknown>;
+  readonly subshellId?: string | null;
 }
 
 interface HostModel {
@@ -33,6 +33,10 @@ interface HostModel {
   on?(event: string, callback: () => void): void;
   off?(event: string, callback: () => void): void;
 }
+
+/** Milliseconds that a message waits for its comm's own subshell, and between two looks at it. */
+const START_PATIENCE = 1000;
+const START_INTERVAL = 20;
 
 const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null;
@@ -94,21 +98,41 @@ export function sendOnControl(model: Model, commId: string, content: unknown): b
   }
 }
 
+/** The subshell that a widget's comm has to itself. */
+export interface OwnSubshell {
+  /** Its id; null while it has not started, and where the kernel has no subshells. */
+  readonly id: string | null;
+}
+
+/** What comms had, and shared with other widgets' comms, before they got subshells of their own. */
+const shared = new WeakMap<ServiceComm, string | null>();
+
 /**
  * Gives this widget's comm its own subshell, so that callbacks of other widgets do not delay it.
- * Resolves once the subshell has started, after a second at the latest, and at once if the host has
- * no subshells.
+ * Resolves once the subshell has started, after a second at the latest, and at once with null if
+ * the host has no subshells.
  */
-export async function useOwnSubshell(model: Model, commId: string): Promise<void> {
+export async function useOwnSubshell(model: Model, commId: string): Promise<OwnSubshell | null> {
   const comm = (await hostModelOf(model, commId))?.comm?.jsServicesComm;
-  if (comm?.commsOverSubshells === undefined || comm.commsOverSubshells === "perComm") return;
+  if (comm?.commsOverSubshells === undefined) return null;
+  const own: OwnSubshell = {
+    get id() {
+      const id = comm.subshellId ?? null;
+      return id === shared.get(comm) ? null : id;
+    },
+  };
+  if (comm.commsOverSubshells === "perComm") return own;
+  shared.set(comm, comm.subshellId ?? null);
   try {
     comm.commsOverSubshells = "perComm";
-    const patience = new Promise((resolve) => setTimeout(resolve, 1000));
-    await Promise.race([comm.subshellStarted, patience]);
   } catch {
-    // The default subshell, or the main shell, will do.
+    return null; // The default subshell, or the main shell, will do.
   }
+  // JupyterLab leaves the shared subshell first. Until then, what it calls started is that one.
+  for (let waited = 0; own.id === null && waited < START_PATIENCE; waited += START_INTERVAL) {
+    await new Promise((resolve) => setTimeout(resolve, START_INTERVAL));
+  }
+  return own;
 }
 
 interface Signal {

@@ -2,9 +2,10 @@
  * Delivers intents to the kernel, even while it is running a cell.
  *
  * An intent is sent on the control channel first. If it is not acknowledged in time, it is sent over
- * the widget's comm as well (in a subshell of its own where the host has subshells); the kernel
- * recognizes it by its id and accepts it once. If that is not acknowledged either, the kernel is
- * busy with a cell: `onWaiting` is called, and the intent is accepted when the cell ends.
+ * the widget's comm as well (in a subshell of its own where the host has subshells, and again if
+ * that starts later); the kernel recognizes it by its id and accepts it once. If that is not
+ * acknowledged either, the kernel is busy with a cell: `onWaiting` is called, and the intent is
+ * accepted when the cell ends.
  */
 
 import { uniqueId } from "./ids.ts";
@@ -63,12 +64,21 @@ export class IntentSender {
       const ack = await within(PATIENCE, acknowledged);
       if (ack) return ack;
     }
-    await useOwnSubshell(this.#model, this.#commId);
+    const subshell = await useOwnSubshell(this.#model, this.#commId);
+    let sentTo = subshell?.id;
     this.#model.send(content);
-    const ack = await within(PATIENCE, acknowledged);
-    if (ack) return ack;
-    onWaiting?.();
-    return acknowledged;
+    let ack = await within(PATIENCE, acknowledged);
+    if (ack === null) onWaiting?.();
+    if (subshell === null) return acknowledged;
+    while (ack === null) {
+      // A subshell that starts late, or again, has not seen what was sent before.
+      if (subshell.id !== sentTo) {
+        sentTo = subshell.id;
+        this.#model.send(content);
+      }
+      ack = await within(PATIENCE, acknowledged);
+    }
+    return ack;
   }
 }
 

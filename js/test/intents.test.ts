@@ -13,6 +13,14 @@ interface Control {
   content: { comm_id: string; data: { method: string; content: { id: string } } };
 }
 
+/** A host whose comm leaves the shared subshell and gets its own when the test says so. */
+function withSubshells(subshellId: string | null = "shared") {
+  const comm = { commsOverSubshells: "perCommTarget", subshellId };
+  const model = new FakeModel({});
+  model.widget_manager = { get_model: () => Promise.resolve({ comm: { jsServicesComm: comm } }) };
+  return { model, comm };
+}
+
 describe("IntentSender", () => {
   it("uses only the control channel if that is answered", async () => {
     const model = new FakeModel({}).withControl();
@@ -66,16 +74,37 @@ describe("IntentSender", () => {
     await sent;
   });
 
-  it("gives the comm its own subshell where the host has them", async () => {
-    const comm = { commsOverSubshells: "perCommTarget", subshellStarted: Promise.resolve() };
-    const model = new FakeModel({});
-    model.widget_manager = { get_model: () => Promise.resolve({ comm: { jsServicesComm: comm } }) };
+  it("gives the comm its own subshell where the host has them, and waits for it", async () => {
+    const { model, comm } = withSubshells();
     const sender = new IntentSender(model, "c");
     const sent = sender.send({ kind: "stop" });
-    await vi.advanceTimersByTimeAsync(0);
+    await vi.advanceTimersByTimeAsync(100);
     expect(comm.commsOverSubshells).toBe("perComm");
+    expect(model.sent).toEqual([]);
+    comm.subshellId = "own";
+    await vi.advanceTimersByTimeAsync(20);
     sender.acknowledge({ intent: idOf(model.sent[0]), error: null });
     await sent;
+  });
+
+  it.each([null, "shared"])("sends again to a subshell that starts late, after %s", async (before) => {
+    const { model, comm } = withSubshells(before);
+    const sender = new IntentSender(model, "c");
+    const onWaiting = vi.fn();
+    const sent = sender.send({ kind: "stop" }, { onWaiting });
+    await vi.advanceTimersByTimeAsync(4000);
+    expect(onWaiting).toHaveBeenCalledOnce();
+    expect(model.sent).toHaveLength(1);
+    comm.subshellId = "own";
+    await vi.advanceTimersByTimeAsync(2000);
+    expect(model.sent.map(idOf)).toEqual([idOf(model.sent[0]), idOf(model.sent[0])]);
+    sender.acknowledge({ intent: idOf(model.sent[0]), error: null });
+    await sent;
+    // The next one needs to wait no more.
+    const next = sender.send({ kind: "stop" });
+    await vi.advanceTimersByTimeAsync(0);
+    sender.acknowledge({ intent: idOf(model.sent[2]), error: null });
+    await next;
   });
 
   it("throws the reason why an intent was refused", async () => {
