@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -26,6 +27,10 @@ class ProvisionerThread:
         try:
             self._loop.run_forever()
         finally:
+            left = asyncio.all_tasks(self._loop)  # whoever waits for one is told
+            for task in left:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self._loop.close()
 
     def submit(self, call: Callable[[], Awaitable[_T]]) -> concurrent.futures.Future[_T]:
@@ -41,6 +46,9 @@ class ProvisionerThread:
         return await asyncio.wrap_future(self.submit(call))
 
     def close(self) -> None:
-        """End the thread, after what it is doing. Nothing can be run after that. Idempotent."""
-        if not self._loop.is_closed():
+        """End the thread after the step it is at; calls that wait are cancelled. Idempotent.
+
+        Nothing can be run after that.
+        """
+        with contextlib.suppress(RuntimeError):  # it is closed
             self._loop.call_soon_threadsafe(self._loop.stop)

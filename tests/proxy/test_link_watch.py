@@ -18,7 +18,7 @@ from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.proxy.link_watch import LinkWatch
 from mlc_widget.proxy.provisioner_thread import ProvisionerThread
 
-from ..waiting import until
+from ..waiting import DEADLINE_S, until
 
 
 @dataclass
@@ -142,3 +142,21 @@ async def test_a_provisioner_that_blocks_holds_nobody_else() -> None:
     thread.close()
     await until(lambda: not any(t.name == "mlc_widget-provisioner" for t in threading.enumerate()))
     thread.close()
+
+
+async def test_who_waits_for_a_provisioner_is_told_of_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    thread, begun = ProvisionerThread(), threading.Event()
+
+    async def look() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    waiting = [asyncio.ensure_future(thread.run(look)) for _ in range(3)]
+    await until(begun.is_set)
+    for _ in range(50):  # at any time, also while the thread ends
+        thread.close()
+    await asyncio.wait(waiting, timeout=DEADLINE_S)
+    assert all(one.cancelled() for one in waiting)
+    assert caplog.records == []
