@@ -11,13 +11,13 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 
-from mlc_widget.api.errors import EngineDeadError, MLCEngineError
+from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ProtocolError
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.logit_processors import import_object
 from mlc_widget.protocol.errors import encode_error
@@ -114,6 +114,8 @@ class WorkerKernelApp(IPKernelApp):
     def _on_open(self, comm: Any, message: Any) -> None:
         opening = message["content"].get("data") or {}
         try:
+            if not isinstance(opening, Mapping):
+                raise ProtocolError(f"data = {opening!r:.200}: must be an object")
             if not self._settled:  # started elsewhere, where no variables of the notebook come
                 self.settings = WorkerSettings.from_wire(opening.get("settings", {}))
                 self._settle()

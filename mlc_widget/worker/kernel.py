@@ -7,11 +7,13 @@ import sys
 from typing import Any, Final
 
 import comm
+from ipykernel._version import kernel_protocol_version
 from ipykernel.kernelbase import Kernel
 
 from mlc_widget._version import __version__
 
 _NO_CODE: Final = "This kernel is a worker of mlc_widget, which runs no code: open a comm to it."
+_ERROR: Final = {"ename": "NotImplementedError", "evalue": _NO_CODE, "traceback": [_NO_CODE]}
 
 
 class WorkerKernel(Kernel):
@@ -38,9 +40,34 @@ class WorkerKernel(Kernel):
 
                 appnope.nope()
 
+    @property
+    def kernel_info(self) -> dict[str, Any]:
+        """What a front end is told: that there are neither subshells nor a debugger.
+
+        ipykernel's own would import debugpy to find out.
+        """
+        return {
+            "protocol_version": kernel_protocol_version,
+            "implementation": self.implementation,
+            "implementation_version": self.implementation_version,
+            "language_info": self.language_info,
+            "banner": self.banner,
+            "help_links": self.help_links,
+            "supported_features": [],
+        }
+
     async def do_execute(self, code: str, silent: bool, *_: Any, **__: Any) -> dict[str, Any]:
         """Refuse to run code."""
-        error = {"ename": "NotImplementedError", "evalue": _NO_CODE, "traceback": [_NO_CODE]}
         if not silent:
-            self.send_response(self.iopub_socket, "error", error)  # type: ignore[no-untyped-call]
-        return {"status": "error", "execution_count": self.execution_count, **error}
+            self.send_response(self.iopub_socket, "error", _ERROR)  # type: ignore[no-untyped-call]
+        return {"status": "error", "execution_count": self.execution_count, **_ERROR}
+
+    async def do_debug_request(self, msg: Any) -> dict[str, Any]:
+        """Refuse to debug."""
+        return {"type": "response", "success": False, "message": _NO_CODE}
+
+    async def create_subshell_request(self, socket: Any, ident: Any, parent: Any) -> None:
+        """Refuse to make a subshell: its thread has an event loop of its own, and may end."""
+        assert self.session is not None
+        reply = {"status": "error", **_ERROR}
+        self.session.send(socket, "create_subshell_reply", reply, parent, ident)

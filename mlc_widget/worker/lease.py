@@ -27,7 +27,10 @@ def read_link_timeout(opening: Mapping[str, Any]) -> float:
         return math.inf
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ProtocolError(f"linkTimeout = {value!r:.200}: must be a positive number of seconds")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
 
 
 class Lease:

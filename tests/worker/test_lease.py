@@ -87,7 +87,12 @@ def test_a_link_timeout_that_is_none(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("opening", "seconds"),
-    [({}, math.inf), ({"linkTimeout": None}, math.inf), ({"linkTimeout": 5}, 5)],
+    [
+        ({}, math.inf),
+        ({"linkTimeout": None}, math.inf),
+        ({"linkTimeout": 5}, 5),
+        ({"linkTimeout": 10**400}, math.inf),
+    ],
 )
 def test_link_timeouts(opening: Any, seconds: float) -> None:
     assert read_link_timeout(opening) == seconds
