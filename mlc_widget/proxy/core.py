@@ -6,11 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, ChunkSource, RequestKind
-from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ModelNotLoadedError
+from mlc_widget.api.errors import (
+    EngineDeadError,
+    MLCEngineError,
+    ModelNotLoadedError,
+    ProtocolError,
+)
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import check_log_level
@@ -27,6 +32,9 @@ from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.shared_process import absolute
 from mlc_widget.proxy.worker import AnyProcess, Worker
+
+_STATISTICS_PATIENCE_S: Final = 2.0
+"""How long a worker may take to say what it is doing; without an answer, this side says it."""
 
 
 class KernelCore(PublishedLink):
@@ -254,12 +262,14 @@ class KernelCore(PublishedLink):
         return metrics
 
     async def statistics(self) -> EngineStatistics:
-        """What the engine is doing; starts no worker, and needs no answer of one that hangs."""
+        """What the engine is doing; starts no worker, and does without an answer of this one."""
         worker = self._supervisor.living()
         there: JSONDict = {}
         if worker is not None:
-            with contextlib.suppress(EngineDeadError):
-                there = await worker.call("statistics")
+            # It may be dead, hang, or be of a version that has no such message.
+            with contextlib.suppress(EngineDeadError, ProtocolError, TimeoutError):
+                async with asyncio.timeout(_STATISTICS_PATIENCE_S):
+                    there = await worker.call("statistics")
         connection = None if worker is None else worker.connection
         running, streams, elsewhere = self._in_flight_requests.counts(connection)
         sent, received = self._supervisor.traffic

@@ -165,6 +165,9 @@ async def test_terminate_ends_a_stopped_worker(kernel_engine: Make, timeout: flo
     send(engine, signal.SIGSTOP)
     if timeout == SOON:
         await until_hung(engine, "worker")
+    # What this side knows is told even where the worker is waited for without end.
+    known = await asyncio.wait_for(engine.statistics(), DEADLINE_S)
+    assert (known.running_requests, known.open_streams) == (1, 1)
     await asyncio.wait_for(engine.terminate(), DEADLINE_S)
     assert not psutil.pid_exists(pid)
     assert engine.hang is None

@@ -19,6 +19,7 @@ from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy import process as module
+from mlc_widget.proxy.kernelspec_process import KernelspecProcess
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.supervisor import WorkerSupervisor
 from mlc_widget.proxy.worker import Worker
@@ -73,7 +74,7 @@ async def cannot_be_watched(python: str) -> None:
 
 
 async def has_no_kernelspec(python: str) -> None:
-    process = WorkerProcess(WorkerSettings(), kernel_name="no-such-kernel")
+    process = KernelspecProcess("no-such-kernel", WorkerSettings())
     with pytest.raises(WorkerStartError, match="no-such-kernel"):
         await start(process, DEADLINE_S)
 
