@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from mlc_widget import (
     Reply,
 )
 from mlc_widget.widget.state import Message
+
+from ..waiting import until_blocking
 
 COPIES: dict[str, Callable[[Any], Any]] = {
     "pickle": pickle.dumps,
@@ -67,15 +70,19 @@ def test_widgets_and_replies_are_not_copied(remedy: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("engine", [KernelMLCEngine, MLCEngine])
-def test_reprs_say_class_state_and_model(engine: type[Any], tiny_model: Path) -> None:
+def test_reprs_say_class_state_and_model(
+    engine: type[Any], tiny_model: Path, tmp_path: Path
+) -> None:
     name = engine.__name__
-    made = engine(runtime="scripted")
+    goes_on = tmp_path / "the load goes on"
+    made = engine(runtime="scripted", runtime_options={"load_waits_for": str(goes_on)})
     assert repr(made) == f"<{name} no model: idle>"
-    seen = []
-    made.set_init_progress_callback(lambda _: seen.append(repr(made)))
-    made.reload(str(tiny_model))
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(made.reload, str(tiny_model))
+        until_blocking(lambda: repr(made) == f"<{name} {tiny_model}: loading>")
+        goes_on.touch()
+        load.result()
     assert repr(made) == f"<{name} {tiny_model}: ready>"
-    assert f"<{name} {tiny_model}: loading>" in seen
     made.unload()
     assert repr(made).endswith(": idle>")
     made.terminate()
