@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlc_widget.api.async_interface import AsyncMLCEngineInterface
     from mlc_widget.api.blocking_interface import MLCEngineInterface
     from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, FailedLoad, Hang
+    from mlc_widget.api.engine_log import EngineLogRecord
     from mlc_widget.api.engine_options import EngineOptions
     from mlc_widget.api.errors import (
         BadRequestError,
@@ -78,6 +79,7 @@ __all__ = [
     "EngineDeadError",
     "EngineForkedError",
     "EngineLink",
+    "EngineLogRecord",
     "EngineMetrics",
     "EngineOptions",
     "EngineServer",
@@ -144,6 +146,7 @@ _HOMES = {
     "EngineForkedError": "mlc_widget.api.errors",
     "EngineLink": "mlc_widget.api.engine_link",
     "EngineMetrics": "mlc_widget.api.metrics",
+    "EngineLogRecord": "mlc_widget.api.engine_log",
     "EngineOptions": "mlc_widget.api.engine_options",
     "EngineServer": "mlc_widget.api.serving.server",
     "EngineSnapshot": "mlc_widget.api.engine_link",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.engine_base import EngineBase, model_list, optional_model, opts_list
+from mlc_widget.api.engine_log import EngineLogRecord
 from mlc_widget.api.engine_options import takes_options
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.metrics import EngineMetrics
@@ -367,6 +368,15 @@ class AsyncMLCEngineInterface(EngineBase):
             EngineTerminatedError: The engine has been terminated.
         """
         found: EngineStatistics = await self._call(self._core.statistics)
+        return found
+
+    async def logs(self) -> list[EngineLogRecord]:
+        """What has happened to the engine and its worker: the last 1,000 records, oldest first.
+
+        Prompts, answers and the texts of errors are not in them. Starts no worker, and works
+        without one, while it hangs, and after the engine's end.
+        """
+        found: list[EngineLogRecord] = await self._call(self._core.logs)
         return found
 
     @overload

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.engine_base import EngineBase, model_list, optional_model, opts_list
+from mlc_widget.api.engine_log import EngineLogRecord
 from mlc_widget.api.engine_options import takes_options
 from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop, to_raise
@@ -203,6 +204,11 @@ class MLCEngineInterface(EngineBase):
     def statistics(self) -> EngineStatistics:
         """As `AsyncMLCEngineInterface.statistics`."""
         found: EngineStatistics = self._call(self._core.statistics)
+        return found
+
+    def logs(self) -> list[EngineLogRecord]:
+        """As `AsyncMLCEngineInterface.logs`."""
+        found: list[EngineLogRecord] = self._call(self._core.logs)
         return found
 
     @overload

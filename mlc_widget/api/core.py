@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from mlc_widget.api.engine_log import EngineLogRecord
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
@@ -87,6 +88,9 @@ class EngineCore(Protocol):
 
     async def statistics(self) -> EngineStatistics:
         """What the engine is doing, and what its worker has been through."""
+
+    async def logs(self) -> list[EngineLogRecord]:
+        """What has happened to the engine and its worker; also after its end."""
 
     async def list_models(self) -> list[JSONDict]:
         """The loaded models, as OpenAI's model objects."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from mlc_widget.api.copies import ENGINES, NotCopyable
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot, Observer
+from mlc_widget.api.engine_log import EngineLog, EngineLogRecord
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 
@@ -26,6 +27,8 @@ class PublishedLink(NotCopyable, EngineLink):
     def __init__(self, home: HomeLoop) -> None:
         self._home = home
         self._publisher = SnapshotPublisher()
+        self._log = EngineLog()
+        self._publisher.observe(self._note_state)
 
     def __repr__(self) -> str:
         snapshot = self.snapshot
@@ -35,6 +38,14 @@ class PublishedLink(NotCopyable, EngineLink):
     def snapshot(self) -> EngineSnapshot:
         """The current state; safe to read from any thread."""
         return self._publisher.snapshot
+
+    def _note_state(self, snapshot: EngineSnapshot) -> None:
+        failed = snapshot.failed
+        self._log.note_state(snapshot.state, snapshot.error if failed is None else failed.error)
+
+    async def logs(self) -> list[EngineLogRecord]:
+        """What has happened to the engine and its worker; also after its end."""
+        return self._log.read()
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Run a coroutine on the home loop, from any thread."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.core import DROPPED, TERMINATED, ChatOpts, ChunkSource, RequestKind
+from mlc_widget.api.engine_log import EngineLog, EngineLogRecord
 from mlc_widget.api.errors import (
     BadRequestError,
     EngineDeadError,
@@ -80,6 +81,7 @@ class DirectCore:
         self._embeddings = RunningEmbeddings()
         self._counters = Counters()
         self._end_message: str | None = None  # once it was terminated
+        self.log = EngineLog(own_only=shared is not None)
 
     def describe(self) -> str:
         """The model and the state in a few words, from any thread."""
@@ -113,7 +115,9 @@ class DirectCore:
         """
         self._check_alive()
         target = LoadTarget.read(model_ids, chat_opts)
-        await self._models.load(target, app_config or self._app_config)
+        with self.log.noting_failure("A load"):
+            await self._models.load(target, app_config or self._app_config)
+        self.log.note("The models are loaded.")
 
     async def check_reload(
         self,
@@ -260,6 +264,8 @@ class DirectCore:
         ]
 
     def _ended(self, generation: Generation) -> None:
+        if generation.streamed and generation.error is not None:  # else its caller gets the error
+            self.log.failed("A request", generation.error, generation.request_id)
         self._generations.pop(generation.request_id, None)
         self._counters.add(generation.stats, generation.completion_tokens)
 
@@ -274,6 +280,12 @@ class DirectCore:
             required: Models to load first, after the request has been checked. The request may be
                 aborted meanwhile.
         """
+        with self.log.noting_failure("A request", request.get("request_id")):
+            return await self._whole(kind, request, required)
+
+    async def _whole(
+        self, kind: RequestKind, request: JSONDict, required: RequiredModels | None
+    ) -> JSONDict:
         if kind == "embedding":
             checked = check_embedding(request)
             request_id = self._id_of(kind, checked)
@@ -310,10 +322,11 @@ class DirectCore:
         Raises:
             EngineDeadError: The runtime cannot continue the stream.
         """
-        if kind == "embedding":
-            raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
-        streamed = {**request, "stream": True}
-        return await self._answer(kind, streamed, required, gather_s, journal, resumption)
+        with self.log.noting_failure("A request", request.get("request_id")):
+            if kind == "embedding":
+                raise BadRequestError("stream = True: embeddings do not stream.", param="stream")
+            streamed = {**request, "stream": True}
+            return await self._answer(kind, streamed, required, gather_s, journal, resumption)
 
     async def _answer(
         self,
@@ -440,6 +453,10 @@ class DirectCore:
         self._check_alive()
         return self.read_statistics()
 
+    async def logs(self) -> list[EngineLogRecord]:
+        """What has happened to this engine; also after its end."""
+        return self.log.read()
+
     def read_statistics(self) -> EngineStatistics:
         """What this engine is doing, whether or not it has ended."""
         waiting = sum(generation.waiting for generation in self._generations.values())
@@ -478,6 +495,8 @@ class DirectCore:
         """
         if self._end_message is None:
             self._end_message = DROPPED if dropped else message
+            self.log.note("The engine was terminated.")
+            self.log.close()
             await self._models.unload()
 
 

@@ -138,6 +138,11 @@ class Generation:
         return self._shape.id
 
     @property
+    def error(self) -> BaseException | None:
+        """What it has failed with, if it has."""
+        return self._error
+
+    @property
     def model(self) -> LoadedModel:
         """The model that answers."""
         return self._model

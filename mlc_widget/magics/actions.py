@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PATIENCE_S: Final = 10.0
+_SHOWN_RECORDS: Final = 100
 _FLAGS: Final = {
     "runtime": "--runtime",
     "device": "--device",
@@ -283,6 +284,16 @@ def _activity(statistics: EngineStatistics) -> list[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def logs(registry: EngineRegistry, given: argparse.Namespace) -> None:
+    """Print what has happened to the engine and its worker."""
+    engine = registry.need(given.to)
+    records = engine.link.submit(engine.link.logs()).result()
+    if earlier := len(records[:-_SHOWN_RECORDS]):
+        name = registry.name_of(engine)
+        print(f"{_count(earlier, 'earlier record')}: in the list that {name}.logs() gives.")
+    print("\n".join(map(str, records[-_SHOWN_RECORDS:])) or "Nothing has been logged yet.")
 
 
 def restart(registry: EngineRegistry, given: argparse.Namespace) -> None:

@@ -78,6 +78,7 @@ class MLCMagics(Magics):
             %mlc stop                     stop replies that are running or queued
             %mlc reset                    start a new conversation with %%chat
             %mlc stats                    show speed, tokens and memory
+            %mlc logs                     show what has happened to the engine and its worker
             %mlc restart                  kill the worker and load the same model in a new one
             %mlc explain                  have the model explain the last error, apart from %%chat;
                                           models with much less than a billion weights often err

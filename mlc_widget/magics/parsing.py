@@ -107,6 +107,7 @@ def mlc_parser() -> Parser:
     add("stop", "Stop replies that are running or queued; their text so far is kept.")
     add("reset", "Start a new conversation with %%%%chat.")
     add("stats", "Show speed, tokens and memory.")
+    add("logs", "Show what has happened to the engine and its worker, without prompts and answers.")
     add("restart", "Kill the worker and load the same model in a new one.")
     explain = add(
         "explain",

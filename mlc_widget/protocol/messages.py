@@ -8,6 +8,8 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
 
 - gets an ``error`` object beside a ``throw``'s text, and more fields in progress reports, each of
   which it answers with ``progressTaken``;
+- gets ``log`` messages, whose content is a list of what its engine logs (`EngineLogRecord`), each
+  of which it answers with ``logTaken``: until then there comes no other;
 - numbers its messages from 0 (``n``), and they are taken in that order. Numbers that do not come
   are given up after some seconds: ``{"kind": "lost", "content": {"first", "last"}}`` comes down,
   and what was sent after them is taken;
@@ -147,6 +149,11 @@ def throw_message(uuid: str, text: str, error: JSONDict | None) -> JSONDict:
 def lost_message(first: int, last: int) -> JSONDict:
     """The numbered messages from `first` to `last` never came."""
     return {"kind": "lost", "uuid": "", "content": {"first": first, "last": last}}
+
+
+def log_message(records: Sequence[JSONDict]) -> JSONDict:
+    """What an engine has logged."""
+    return {"kind": "log", "uuid": "", "content": list(records)}
 
 
 def chunks_message(uuid: str, seq: int, chunks: Sequence[JSONDict]) -> JSONDict:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import zmq
 
 from mlc_widget._version import __version__
+from mlc_widget.api.engine_log import EngineLog
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, WorkerStartError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
@@ -41,6 +42,7 @@ class WorkerConnection:
             that other clients' traffic never fills its queue.
         session: Signs and checks messages (HMAC).
         on_progress: Gets load reports.
+        log: Gets what the worker logs.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class WorkerConnection:
         iopub: Any,
         session: Any,
         on_progress: Callable[[InitProgressReport], None],
+        log: EngineLog | None = None,
     ) -> None:
         self._shell = shell
         self._iopub = iopub
         self._session = session
         self._on_progress = on_progress
+        self._log = log
         self._comm_id = uuid.uuid4().hex
         self._pending: dict[str, asyncio.Future[Any]] = {}
         self._streams: dict[str, StreamReceiver] = {}
@@ -248,6 +252,10 @@ class WorkerConnection:
         if kind == "initProgressCallback":
             self._on_progress(read_progress(data["content"]))
             self.post("progressTaken")
+        elif kind == "log":
+            if self._log is not None:
+                self._log.take_all(data.get("content"))
+            self.post("logTaken")
         elif kind == "lost":
             first, last = int(data["content"]["first"]), int(data["content"]["last"])
             for waiter, error in self._outbox.lost(first, last):

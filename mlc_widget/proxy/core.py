@@ -22,7 +22,6 @@ from mlc_widget.api.log_level import check_log_level
 from mlc_widget.api.metrics import no_metrics
 from mlc_widget.api.progress import InitProgressCallback
 from mlc_widget.api.published_link import PublishedLink
-from mlc_widget.api.request_ids import of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.api.statistics import EngineStatistics
@@ -61,7 +60,9 @@ class KernelCore(PublishedLink):
     ) -> None:
         super().__init__(home)
         self._shared = shared
-        self._models = RemoteModels(make_process, self._publisher, start_timeout, hang_timeout)
+        self._models = RemoteModels(
+            make_process, self._publisher, start_timeout, hang_timeout, self._log
+        )
         self._supervisor = self._models.supervisor
         self._in_flight_requests = InFlightRequests(self._models, recovery)
 
@@ -128,6 +129,7 @@ class KernelCore(PublishedLink):
             dropped: Whether the reason is that nothing refers to the engine any more.
         """
         await self._supervisor.terminate(DROPPED if dropped else TERMINATED)
+        self._log.close()
 
     # EngineCore: requests
 
@@ -151,7 +153,7 @@ class KernelCore(PublishedLink):
                     in_flight.left()
                     raise
         except MLCEngineError as error:
-            raise of_request(error, in_flight.request_id) from error.__cause__
+            raise in_flight.failed(error) from error.__cause__
         finally:
             self._in_flight_requests.end(in_flight)
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from mlc_widget.api.engine_link import Hang, HangingPart
 from mlc_widget.api.errors import BadRequestError, MLCEngineError, ProtocolError
+from mlc_widget.api.log_text import SafeText
 from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy.connection import WorkerConnection
 
@@ -150,7 +151,7 @@ class HangWatch:
         logger.warning(
             "%s Running requests wait. A restart (`%%mlc restart`, or the button in a chat) "
             "continues them in a new worker; terminate() ends them.",
-            hang.message,
+            SafeText(hang.message),
         )
         self._publisher.update(hang=hang)
 

@@ -20,7 +20,7 @@ from mlc_widget.api.errors import (
     MLCEngineError,
     ModelNotLoadedError,
 )
-from mlc_widget.api.request_ids import new_request_id
+from mlc_widget.api.request_ids import new_request_id, of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.remote_models import RemoteModels
@@ -78,7 +78,7 @@ class InFlightRequest:
         self._connection: WorkerConnection | None = None
         self._expected: JSONDict | None = None
         self._deaths = 0
-        self._suspect = False
+        self._suspect = self._failed = False
 
     @property
     def began(self) -> bool:
@@ -132,6 +132,13 @@ class InFlightRequest:
     def served(self) -> None:
         """The worker has sent everything, or waits for the consumer: others may have their turn."""
         self._requests.turns.leave(self)
+
+    def failed(self, error: MLCEngineError) -> BaseException:
+        """Log that it failed, once; returns the error to raise, which names this request."""
+        if not self._failed:
+            self._failed = True
+            self._requests.models.log.failed("A request", error, self.request_id)
+        return of_request(error, self.request_id)
 
     def answered(self) -> None:
         """Note that it was answered in full, which resets the count of deaths."""

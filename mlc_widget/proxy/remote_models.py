@@ -9,6 +9,7 @@ from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.engine_link import FailedLoad
+from mlc_widget.api.engine_log import EngineLog
 from mlc_widget.api.errors import (
     EngineDeadError,
     LoadCancelledError,
@@ -54,6 +55,7 @@ class RemoteModels:
         publisher: Gets the engine's state.
         start_timeout: Seconds within which a new worker must answer.
         hang_timeout: Seconds without a response after which a hang is reported; see `HangWatch`.
+        log: Gets what happens to the workers.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class RemoteModels:
         publisher: SnapshotPublisher,
         start_timeout: float,
         hang_timeout: float,
+        log: EngineLog,
     ) -> None:
         self.on_progress: InitProgressCallback | None = None
+        self.log = log
         self.supervisor = WorkerSupervisor(
             make_process,
             publisher,
@@ -72,6 +76,7 @@ class RemoteModels:
             on_start=self._configure,
             on_progress=self._progress,
             on_death=self._died,
+            log=log,
         )
         self._publisher = publisher
         self._expected: _Expected | None = None

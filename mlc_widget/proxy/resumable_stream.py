@@ -12,7 +12,6 @@ from mlc_widget.api.errors import (
     MLCEngineError,
     ModelNotLoadedError,
 )
-from mlc_widget.api.request_ids import of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.messages import STREAM_INITS
 from mlc_widget.proxy.in_flight import InFlightRequest, InFlightRequests
@@ -93,7 +92,7 @@ class ResumableStream:
                 return stream
         except MLCEngineError as error:
             self._end()
-            raise of_request(error, in_flight.request_id) from error.__cause__
+            raise in_flight.failed(error) from error.__cause__
         except BaseException:
             self._end()
             raise
@@ -128,7 +127,7 @@ class ResumableStream:
             raise StopAsyncIteration
         except MLCEngineError as error:
             self._end()
-            raise of_request(error, self._in_flight.request_id) from error.__cause__
+            raise self._in_flight.failed(error) from error.__cause__
         except Exception:
             self._end()
             raise

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from mlc_widget.api.engine_log import EngineLog
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, MLCEngineError
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.progress import InitProgressReport
@@ -36,6 +37,7 @@ class WorkerSupervisor:
         on_start: Called with each worker once it is up.
         on_progress: Gets the workers' load reports.
         on_death: Called with how a worker died, after everything that waited for it has failed.
+        log: Gets the workers' starts and ends, and what they log.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class WorkerSupervisor:
         on_start: Callable[[Worker], None],
         on_progress: Callable[[InitProgressReport], None],
         on_death: Callable[[EngineDeadError], None],
+        log: EngineLog,
     ) -> None:
         self._make_process = make_process
         self._publisher = publisher
@@ -56,6 +59,7 @@ class WorkerSupervisor:
         self._on_start = on_start
         self._on_progress = on_progress
         self._on_death = on_death
+        self._log = log
         self._process: AnyProcess | None = None  # from the moment that it is started
         self._watcher: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[Worker] | None = None
@@ -143,6 +147,7 @@ class WorkerSupervisor:
                 self._starting = None
 
     async def _start(self) -> Worker:
+        self._log.use()
         self._publisher.update(state="starting", error=None, progress=None)
         try:
             if self._ending is not None:  # two at once may want more memory than there is
@@ -150,11 +155,15 @@ class WorkerSupervisor:
             worker = await self._start_process()
         except BaseException as error:
             self._process = None
+            if isinstance(error, Exception):
+                self._log.failed("The start of a worker", error)
             known = error if isinstance(error, MLCEngineError) else None
             self._publisher.update(state="dead", model_id=None, error=known)
             raise
         self.worker = worker
         self.starts += 1
+        where = "" if self.pid is None else f" (process {self.pid})"
+        self._log.note(f"Worker {self.starts} is up{where}.")
         self._earlier_traffic, self._last_connection = self.traffic, worker.connection
         self._on_start(worker)
         self._publisher.update(state="idle", device=worker.hello.get("device"))
@@ -171,6 +180,7 @@ class WorkerSupervisor:
                     self._on_progress,
                     self._publisher,
                     self._hang_timeout,
+                    self._log,
                 )
             except MLCEngineError as error:
                 if not process.was_ending(error):
@@ -181,6 +191,7 @@ class WorkerSupervisor:
         self._last_death = error = await worker.died()
         self.worker = self._process = None
         stable = asyncio.get_running_loop().time() - started > _STABLE_S
+        self._log.note(f"Worker {self.starts}: {_how(error)}", level="ERROR")
         self._deaths = 1 if stable else self._deaths + 1
         self._on_death(error)
         await worker.stop()
@@ -190,6 +201,7 @@ class WorkerSupervisor:
         with contextlib.suppress(MLCEngineError):
             await worker.call("unload")  # what runs on it ends as after any unload
         if self.worker is worker:
+            self._log.note(f"Worker {self.starts} can load nothing more, and is ended.")
             worker.connection.fail(EngineDeadError("The worker was ended before it answered."))
             await asyncio.shield(self._end(worker))
 
@@ -201,6 +213,7 @@ class WorkerSupervisor:
         """
         self.check_alive()
         if (worker := self.worker) is not None:
+            self._log.note(f"Worker {self.starts} is ended, to be replaced by another.")
             worker.connection.fail(EngineDeadError("The worker was restarted."), replaced=True)
             self._end(worker, restart=True)
         self.reset_death_count()
@@ -244,6 +257,11 @@ class WorkerSupervisor:
         self._end_message = self._end_message or "The program is ending."
         if self._process is not None:
             self._process.kill()
+
+
+def _how(death: EngineDeadError) -> str:
+    """How a worker died, without its output and what others say of it."""
+    return death.message.partition("\n")[0].partition(":")[0].rstrip(".") + "."
 
 
 def shared_task(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from mlc_widget.api.engine_log import EngineLog
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, WorkerStartError
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
@@ -54,6 +55,7 @@ class Worker:
         on_progress: Callable[[InitProgressReport], None],
         publisher: SnapshotPublisher,
         hang_timeout: float,
+        log: EngineLog | None = None,
     ) -> Worker:
         """Start the process, connect, and say hello. Cleans up if it fails or is cancelled.
 
@@ -66,7 +68,7 @@ class Worker:
         try:
             await process.start()
             shell, iopub, session = process.connect()
-            connection = WorkerConnection(shell, iopub, session, on_progress)
+            connection = WorkerConnection(shell, iopub, session, on_progress, log)
             hello = await _hello(process, connection, timeout)
             link = process.watch_link(connection, iopub)
         except BaseException:

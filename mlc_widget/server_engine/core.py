@@ -7,6 +7,8 @@ that crashes, hangs or misbehaves is another process already.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from mlc_widget._version import __version__
@@ -100,12 +102,17 @@ class ServerCore(PublishedLink):
         self._models.end(reason)
         for running in list(self._running):
             running.abort(reason)
+        self._log.close()
         await self._connection.close()
 
     # EngineCore: requests
 
     async def request(self, kind: RequestKind, request: JSONDict) -> JSONDict:
         """Answer one request with the whole response."""
+        with self._noting_failure(request):
+            return await self._whole(kind, request)
+
+    async def _whole(self, kind: RequestKind, request: JSONDict) -> JSONDict:
         running = await self._begin(kind, {**request, "stream": None, "stream_options": None})
         exchange = running.exchange
         try:
@@ -118,6 +125,10 @@ class ServerCore(PublishedLink):
 
     async def open_stream(self, kind: RequestKind, request: JSONDict) -> ChunkSource:
         """Accept one streaming request; the server's refusal raises here."""
+        with self._noting_failure(request):
+            return await self._stream(kind, request)
+
+    async def _stream(self, kind: RequestKind, request: JSONDict) -> ServerStream:
         running = await self._begin(kind, {**request, "stream": True})
         try:
             events = await running.wait(
@@ -126,7 +137,10 @@ class ServerCore(PublishedLink):
         except BaseException:
             self._ended(running)
             raise
-        return ServerStream(running, events, self._ended)
+        return ServerStream(running, events, self._ended, partial(self._noting_failure, request))
+
+    def _noting_failure(self, request: JSONDict) -> AbstractContextManager[None]:
+        return self._log.noting_failure("A request", request.get("request_id"))
 
     async def _begin(self, kind: RequestKind, request: JSONDict) -> Running:
         fields, model = await self._models.fields_and_model(request.get("model"))

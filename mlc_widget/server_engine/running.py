@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from mlc_widget.api.errors import EngineTerminatedError
@@ -56,6 +57,7 @@ class ServerStream:
         running: The request.
         events: What the server sends; None if the request was interrupted before it was accepted.
         ended: Called once, when nothing more will be read.
+        noting_failure: Makes a context that logs the error with which it ends.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class ServerStream:
         running: Running,
         events: EventStream | None,
         ended: Callable[[Running], object],
+        noting_failure: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._running = running
         self._events = events
         self._ended = ended
+        self._noting_failure = noting_failure
         self._done = False
 
     def __aiter__(self) -> AsyncIterator[list[JSONDict]]:
@@ -74,7 +78,9 @@ class ServerStream:
 
     async def __anext__(self) -> list[JSONDict]:
         while not self._done:
-            if batch := await self._next():
+            with self._noting_failure():
+                batch = await self._next()
+            if batch:
                 return batch
         raise StopAsyncIteration
 

@@ -18,6 +18,7 @@ import zmq
 from ipykernel.kernelapp import IPKernelApp
 
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ProtocolError
+from mlc_widget.api.log_text import SafeText
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.logit_processors import import_object
 from mlc_widget.protocol.errors import encode_error
@@ -148,7 +149,7 @@ class WorkerKernelApp(IPKernelApp):
 
     def _leave(self, why: str) -> None:
         """End this process, as its notebook has."""
-        logger.warning("%s", why)
+        logger.warning("%s", SafeText(why))
         self.cleanup_connection_file()  # type: ignore[no-untyped-call]
         logging.shutdown()
         os._exit(0)
@@ -181,7 +182,7 @@ def _refuse(comm: Any, error: Exception) -> None:
 
 def _leave_dead(error: EngineDeadError) -> None:
     """The engine cannot recover: exit at once, so that a fresh worker takes over."""
-    logger.critical("%s", error.message)
+    logger.critical("the engine cannot go on: %s", error.message)
     logging.shutdown()
     os._exit(_ENGINE_DEAD)
 

@@ -17,6 +17,7 @@ from mlc_widget.api.core import ChunkSource, RequestKind
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, ProtocolError
 from mlc_widget.api.json_size import TooLargeError, check_json_size
 from mlc_widget.api.load_request import LoadTarget, RequiredModels
+from mlc_widget.api.log_text import SafeText, class_name
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.resume import Resume
@@ -36,6 +37,7 @@ from mlc_widget.protocol.messages import (
 )
 from mlc_widget.worker.client_streams import ClientStreams
 from mlc_widget.worker.contents import content_of, integer, model_ids, optional_text, text
+from mlc_widget.worker.log_feed import LogFeed
 from mlc_widget.worker.progress_feed import ProgressFeed
 from mlc_widget.worker.reorder_buffer import ReorderBuffer
 from mlc_widget.worker.resources import ResourceWatch
@@ -92,6 +94,7 @@ class KernelMLCEngineHandler(NotCopyable):
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams = ClientStreams(send)
         self._progress = ProgressFeed(send)
+        self._logs = LogFeed(core.log, send)
         self._app_config = self._reloaded_with = AppConfig()
         self._replaced: tuple[LoadTarget, str] | None = None
         self._app_configs = {self._app_config.digest: self._app_config}
@@ -116,6 +119,7 @@ class KernelMLCEngineHandler(NotCopyable):
             "completionStreamReturn": lambda r: self._streams.end(_stream_id(r)),
             "streamCredit": self._credit,
             "progressTaken": self._progress_taken,
+            "logTaken": self._log_taken,
             "interruptGenerate": lambda _: core.interrupt_generate(),
             "abort": lambda r: core.abort(text(r, "requestId")),
             "resetChat": self._reset_chat,
@@ -174,6 +178,7 @@ class KernelMLCEngineHandler(NotCopyable):
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, request: WorkerRequest) -> None:
+        self.core.log.use()
         try:
             call = self._calls.get(request.kind)
             if call is None:
@@ -189,7 +194,14 @@ class KernelMLCEngineHandler(NotCopyable):
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise  # the client has gone
             if not isinstance(error, MLCEngineError):
-                logger.exception("%s failed%s", request.kind, _of_request(request))
+                request_id = _request_id(request)
+                about = SafeText("" if request_id is None else f" (request {request_id!r})")
+                logger.exception(
+                    "%s failed%s",
+                    SafeText(request.kind),
+                    about,
+                    extra={"request_id": request_id},
+                )
             if self.resources is not None:
                 # What fails for lack of them goes on in the worker that takes this one's place.
                 await self.resources.leave_if_lacking(error)
@@ -206,6 +218,7 @@ class KernelMLCEngineHandler(NotCopyable):
     async def close(self) -> None:
         """Stop everything that the client asked for: it is gone."""
         self._in_order.close()
+        self._logs.close()
         await self._streams.close()
         for task in self._tasks:
             task.cancel()
@@ -219,6 +232,7 @@ class KernelMLCEngineHandler(NotCopyable):
             raise _version_error(content.get("protocol"), content.get("version"))
         if self.shared_client is not None:
             self.shared_client.introduce(content.get("client"))
+        self._logs.start()
         info = await self.core.device_info()
         return {"protocol": PROTOCOL_VERSION, "version": __version__, **info}
 
@@ -279,7 +293,7 @@ class KernelMLCEngineHandler(NotCopyable):
         try:
             self._app_config = AppConfig.read(request.content)
         except MLCEngineError as error:  # nobody waits for an answer
-            logger.error("setAppConfig: %s", error)
+            logger.error("a setAppConfig is ignored: %s", class_name(error))
         else:
             self._app_configs[self._app_config.digest] = self._app_config
         return _NO_ANSWER
@@ -288,7 +302,7 @@ class KernelMLCEngineHandler(NotCopyable):
         try:
             await self.core.set_log_level(request.content)
         except MLCEngineError as error:  # nobody waits for an answer
-            logger.error("setLogLevel: %s", error)
+            logger.error("a setLogLevel is ignored: %s", class_name(error))
         return _NO_ANSWER
 
     async def _gpu_vendor(self, request: WorkerRequest) -> str:
@@ -345,6 +359,10 @@ class KernelMLCEngineHandler(NotCopyable):
         self._progress.taken()
         return _NO_ANSWER
 
+    async def _log_taken(self, request: WorkerRequest) -> Any:
+        self._logs.taken()
+        return _NO_ANSWER
+
     async def _reset_chat(self, request: WorkerRequest) -> None:
         keep_stats = bool(content_of(request).get("keepStats", False))
         await self.core.reset_chat(keep_stats, optional_text(request, "modelId"))
@@ -392,12 +410,12 @@ class KernelMLCEngineHandler(NotCopyable):
         raise ProtocolError(f"unknown custom request {name!r}")
 
 
-def _of_request(request: WorkerRequest) -> str:
+def _request_id(request: WorkerRequest) -> str | None:
     """Which request of the user's a message is about, for the log."""
     content = request.content
     asked = content.get("request") if isinstance(content, Mapping) else None
     name = asked.get("request_id") if isinstance(asked, Mapping) else None
-    return f" (request {name[:512]!r})" if isinstance(name, str) else ""
+    return name[:512] if isinstance(name, str) else None
 
 
 def _cancelled() -> bool:

@@ -18,6 +18,7 @@ from mlc_widget import (
     AsyncKernelMLCEngine,
     AsyncMLCEngine,
     ChatWidget,
+    EngineLogRecord,
     EngineMetrics,
     EngineSnapshot,
     EngineStatistics,
@@ -215,6 +216,7 @@ VALUES: list[Any] = [
     EngineSnapshot(state="idle", error=MLCEngineError("x", code="c")),
     EngineMetrics({"running_requests": 1}),
     EngineStatistics(1),
+    EngineLogRecord(1.5, "worker", "INFO", "mlc_widget", "x", "mine"),
     Hang("worker", 1.0),
     FailedLoad("tiny", MLCEngineError("x", code="c")),
 ]

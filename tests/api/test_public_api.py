@@ -40,6 +40,7 @@ PUBLIC = {
     "Hang",
     # what they give and take
     "AsyncStream",
+    "EngineLogRecord",
     "EngineMetrics",
     "EngineServer",
     "EngineStatistics",

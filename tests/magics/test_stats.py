@@ -1,4 +1,4 @@
-"""What `%mlc stats` says of the device and its memory."""
+"""What `%mlc stats` says of the device and its memory, and what `%mlc logs` prints."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from mlc_widget.api.engine_log import EngineLogRecord
 from mlc_widget.api.statistics import EngineStatistics
-from mlc_widget.magics.actions import _facts
+from mlc_widget.magics.actions import _facts, logs
 
 GPU = {
     "device_name": "NVIDIA H200",
@@ -77,3 +78,33 @@ async def test_what_runs_and_the_worker_s_life_are_told(
 ) -> None:
     lines = await _facts(link({"device": "cpu"}, statistics))
     assert lines[lines.index("tokens so far: 1 in, 2 out, in 1 requests") + 1 :] == said
+
+
+@pytest.mark.parametrize(
+    ("count", "first", "lines"),
+    [
+        (0, "Nothing has been logged yet.", 1),
+        (1, "number 0", 1),
+        (100, "number 0", 100),
+        (101, "1 earlier record: in the list that _engine.logs() gives.", 101),
+        (250, "150 earlier records: in the list that _engine.logs() gives.", 101),
+    ],
+)
+def test_the_newest_records_are_printed(
+    capsys: pytest.CaptureFixture[str], count: int, first: str, lines: int
+) -> None:
+    records = [
+        EngineLogRecord(1.0, "worker", "INFO", "mlc_widget", f"number {number}", "mine")
+        for number in range(count)
+    ]
+    submitted = SimpleNamespace(result=lambda: records)
+    there = SimpleNamespace(logs=lambda: None, submit=lambda _: submitted)
+    registry: Any = SimpleNamespace(
+        need=lambda to: SimpleNamespace(link=there), name_of=lambda engine: "_engine"
+    )
+    logs(registry, SimpleNamespace(to=None))  # type: ignore[arg-type]
+    printed = capsys.readouterr().out.splitlines()
+    assert first in printed[0]
+    assert len(printed) == lines
+    if count:
+        assert printed[-1].endswith(f" worker INFO mlc_widget: number {count - 1} (request mine)")

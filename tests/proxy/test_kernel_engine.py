@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,8 +16,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from mlc_widget import AsyncKernelMLCEngine, InitProgressReport
 from mlc_widget.api.errors import (
     BadRequestError,
+    EngineDeadError,
     EngineTerminatedError,
     InternalEngineError,
+    MLCEngineError,
     ModelNotLoadedError,
 )
 
@@ -352,3 +355,54 @@ async def test_one_engine_serves_several_loops(slow_engine: AsyncKernelMLCEngine
 
     there = asyncio.to_thread(lambda: asyncio.run(ask()))
     assert await asyncio.gather(ask(), there) == ["one two", "one two"]
+
+
+async def test_the_log_tells_of_errors_and_deaths_but_no_texts(kernel_engine: Make) -> None:
+    canary = "canary"
+
+    async def heard() -> bool:
+        return any(
+            (one.side, one.request_id) == ("worker", "r1")
+            and one.message == "A request failed: UnsupportedFieldError"
+            for one in await engine.logs()
+        )
+
+    engine = await kernel_engine(text=f"{canary} says more", crash_after=2, crash_if="again")
+    assert [record.message for record in (await engine.logs())[:1]] == [
+        "The engine's state: starting."
+    ]
+    message = {"role": "user", "content": f"{canary}, once more"}
+    schema = {"type": "json_schema", "json_schema": {"name": canary, "schema": {"type": canary}}}
+    for number, wrong in enumerate(
+        [
+            {"temperature": 5},  # refused at once, on this side
+            {"response_format": schema},
+            {"messages": [{"role": canary, "content": canary}]},
+            {"tools": [{"type": "function", "function": {"name": f"{canary} ?"}}]},
+            {"stream": True, "model": canary},
+        ]
+    ):
+        request: dict[str, Any] = {"messages": [message], "request_id": f"r{number}", **wrong}
+        with pytest.raises(MLCEngineError):
+            await engine.chat.completions.create(**request)
+    await until(heard)
+    with pytest.raises(MLCEngineError):
+        await engine.reload(canary)
+    pid = engine.worker_pid
+    message = {"role": "user", "content": f"{canary} again"}
+    with pytest.raises(EngineDeadError):
+        async for _ in await engine.chat.completions.create(
+            messages=[message], stream=True, request_id="deadly"
+        ):
+            pass
+
+    records = await engine.logs()
+    assert canary not in "".join(map(repr, records)) + "".join(map(str, records))
+    said = [(one.level, one.message) for one in records if one.side == "notebook"]
+    assert ("INFO", f"Worker 1 is up (process {pid}).") in said
+    assert [m for level, m in said if level == "ERROR"] == [
+        f"Worker {n}: The worker was killed by SIGKILL (9)." for n in (1, 2)
+    ]
+    assert {one.request_id for one in records} >= {"r1", "r4", "deadly"}
+    await engine.terminate()
+    assert (await engine.logs())[-1].message == "The engine's state: terminated."

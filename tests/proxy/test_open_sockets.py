@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import zmq.asyncio
 
+from mlc_widget.api.engine_log import EngineLog
 from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.protocol.worker_settings import WorkerSettings
@@ -149,6 +150,7 @@ async def is_terminated_at_its_start(python: str) -> None:
         on_start=lambda _: None,
         on_progress=lambda _: None,
         on_death=lambda _: None,
+        log=EngineLog(),
     )
     starting = asyncio.ensure_future(supervisor.up())
     await until(lambda: supervisor.pid)

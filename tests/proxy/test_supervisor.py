@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from mlc_widget.api.engine_log import EngineLog
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError, WorkerStartError
 from mlc_widget.api.snapshot_publisher import SnapshotPublisher
 from mlc_widget.proxy import supervisor as supervisor_module
@@ -105,6 +106,7 @@ async def supervisor(
         on_start=lambda worker: None,
         on_progress=lambda report: None,
         on_death=lambda error: deaths.append(str(error)),
+        log=EngineLog(),
     )
     async with asyncio.timeout(60):
         yield made

@@ -120,6 +120,7 @@ async def test_what_the_engine_says_of_itself(engine, server):
     await engine.chat.completions.create(**HELLO)
     assert (await engine.metrics())["finished_requests"] == 1
     assert await engine.statistics() == EngineStatistics(0, open_streams=0)
+    assert (await engine.logs())[-1].message == "The engine's state: ready."
     assert "seen from here" in await engine.runtime_stats_text()
     await engine.reset_chat()
     assert await engine.get_message() == ""

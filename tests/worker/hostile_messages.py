@@ -14,14 +14,14 @@ SECRET: Final = "a word that only the other client knows"
 VICTIM_STREAM: Final = "victim's stream"
 VICTIM_REQUEST: Final = "victim's request"
 UNANSWERED: Final = frozenset(
-    {"keepAlive", "setLogLevel", "setAppConfig", "progressTaken", "streamCredit"}
+    {"keepAlive", "setLogLevel", "setAppConfig", "progressTaken", "logTaken", "streamCredit"}
 )
 """Kinds that are not answered, or only if they are refused."""
 _KINDS: Final = (
     "hello", "keepAlive", "unload", "cancelLoad", "reload", "chatCompletionNonStreaming",
     "completionNonStreaming", "embedding", "chatCompletionStreamInit", "completionStreamInit",
     "completionStreamNextChunk", "completionStreamReturn", "streamCredit", "progressTaken",
-    "interruptGenerate", "abort", "resetChat", "getMessage", "runtimeStatsText",
+    "logTaken", "interruptGenerate", "abort", "resetChat", "getMessage", "runtimeStatsText",
     "forwardTokensAndSample", "metrics", "statistics", "health", "workerInfo", "listModels",
     "deviceInfo", "getGPUVendor", "getMaxStorageBufferBindingSize", "listResumableSessions",
     "resumeChatCompletion", "resumeChatCompletionStreamInit", "deleteResumableSession",

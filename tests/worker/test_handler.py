@@ -102,9 +102,13 @@ async def test_a_long_value_is_quoted_in_part(
     client: Any, kind: str, content: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await client.hello()
-    client.post(kind, content)
-    await until(lambda: len(client.down) == 2 or caplog.records)
-    said = [m["content"] for m in client.down[1:]] or [r.getMessage() for r in caplog.records]
+    uuid = client.post(kind, content)
+
+    def answers() -> list[str]:
+        return [m["content"] for m in client.down if m["uuid"] == uuid]
+
+    await until(lambda: answers() or caplog.records)
+    said = answers() or [record.getMessage() for record in caplog.records]
     assert 0 < len(said[0]) < 2000
 
 
