@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
-from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream
 
@@ -19,7 +18,7 @@ from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.openai_routes import OpenAIRoutes
 from mlc_widget.api.serving.group_socket import GroupSocket, peer_user
 from mlc_widget.api.serving.handler import ServedEngine
-from mlc_widget.api.serving.listener import Listener
+from mlc_widget.api.serving.listener import BoundedHTTPServer, Listener
 
 _MAX_CONNECTIONS: Final = 320
 
@@ -141,7 +140,7 @@ class _UserStream(IOStream):
     user: int
 
 
-class _UserHTTPServer(HTTPServer):
+class _UserHTTPServer(BoundedHTTPServer):
     """Knows whose each connection is, and keeps one user from taking all that this process may."""
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:

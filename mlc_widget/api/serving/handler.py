@@ -20,23 +20,20 @@ from mlc_widget.api.metrics import EngineMetrics
 from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
 from mlc_widget.api.server_sent_events import DONE, event
 from mlc_widget.api.serving.access import Access, ForbiddenHostError, UnauthorizedError
+from mlc_widget.api.serving.body_budget import MAX_BODIES, BodyBudget, TooManyRequestsError
 from mlc_widget.api.streams import StreamBuffer
 
 _log = logging.getLogger(__name__)
 MAX_REQUESTS: Final = 256
 _UNREAD_S: Final = 600.0
+_DIGITS: Final = 18
+"""The digits of a length that are read: more than any length has that is not refused."""
 
 
 class TooLargeError(BadRequestError):
     """The request's body is larger than any request may be."""
 
     default_code = "request_too_large"
-
-
-class TooManyRequestsError(MLCEngineError):
-    """As many requests as the server takes at once are being answered."""
-
-    default_code = "too_many_requests"
 
 
 _STATUSES: Final[dict[type[MLCEngineError], int]] = {
@@ -56,13 +53,17 @@ class ServedEngine:
         routes: Answers requests to OpenAI's API.
         access: Checks who asks; None where whoever can connect may.
         ready: Waits until the engine can answer; raises an `MLCEngineError` if it cannot.
-        answering: The requests that are being answered.
+        accepted: The requests whose headers were accepted and which have no whole answer yet.
+        bodies: Their bodies.
+        answering: Those of them that are being answered.
     """
 
     core: EngineCore
     routes: OpenAIRoutes
     access: Access | None
     ready: Callable[[], Awaitable[None]] | None = None
+    accepted: set[EngineRequestHandler] = field(default_factory=set)
+    bodies: BodyBudget = field(default_factory=lambda: BodyBudget(MAX_BODIES))
     answering: set[asyncio.Task[None]] = field(default_factory=set)
 
 
@@ -73,9 +74,13 @@ class EngineRequestHandler(RequestHandler):
     Headers are checked before the body is read: who has no token cannot make the server keep it.
     """
 
-    def initialize(self, served_to: Callable[[HTTPServerRequest], ServedEngine]) -> None:
+    def initialize(
+        self, served_to: Callable[[HTTPServerRequest], ServedEngine], bodies: BodyBudget
+    ) -> None:
         """Find the engine that answers; called by tornado."""
         self._served = served_to(self.request)
+        self._budgets = (self._served.bodies, bodies)
+        self._held = 0
         self._content = bytearray()
         self._task: asyncio.Task[None] | None = None
 
@@ -92,11 +97,13 @@ class EngineRequestHandler(RequestHandler):
             if (access := self._served.access) is not None:
                 access.check(headers.get("Host", ""), headers.get("Authorization", ""))
             if (announced := headers.get("Content-Length", "")).isdecimal():
-                self._check_size(int(announced))  # tornado refuses what is no number
-            if len(self._served.answering) >= MAX_REQUESTS:
+                # tornado refuses what is no number; int() refuses thousands of digits.
+                self._check_size(int(announced[:_DIGITS]))
+            if len(self._served.accepted) >= MAX_REQUESTS:
                 raise TooManyRequestsError(
                     f"The server is answering {MAX_REQUESTS} requests already; try again later."
                 )
+            self._served.accepted.add(self)
         except MLCEngineError as error:
             self._refuse(error)
 
@@ -110,12 +117,36 @@ class EngineRequestHandler(RequestHandler):
     def data_received(self, chunk: bytes) -> None:
         """Keep a part of the body; called by tornado."""
         if not self._finished:
-            self._content += chunk
             try:
-                self._check_size(len(self._content))  # its length may not have been announced
-            except TooLargeError as error:
+                # Its length may not have been announced.
+                self._check_size(len(self._content) + len(chunk))
+                self._hold(len(chunk))
+            except MLCEngineError as error:
                 self._content.clear()
                 self._refuse(error)
+            else:
+                self._content += chunk
+
+    def _hold(self, nbytes: int) -> None:
+        own, of_all = self._budgets
+        own.take(nbytes)
+        try:
+            of_all.take(nbytes)
+        except TooManyRequestsError:
+            own.give_back(nbytes)
+            raise
+        self._held += nbytes
+
+    def _leave(self) -> None:
+        """Count this request, and its body, no longer. Idempotent."""
+        self._served.accepted.discard(self)
+        for budget in self._budgets:
+            budget.give_back(self._held)
+        self._held = 0
+
+    def on_finish(self) -> None:
+        """The answer was given; called by tornado."""
+        self._leave()
 
     async def _respond(self) -> None:
         if self._finished:  # refused while the body was being read
@@ -131,6 +162,7 @@ class EngineRequestHandler(RequestHandler):
 
     def on_connection_close(self) -> None:
         """Stop the engine's work for a client that has left; called by tornado."""
+        self._leave()
         if self._task is not None:
             self._task.cancel()
 
@@ -197,7 +229,9 @@ class EngineRequestHandler(RequestHandler):
                     break
             self.finish()
         except (StreamClosedError, TimeoutError):  # the client has left, or does not read
+            self._auto_finish = False  # there is nothing left on which tornado could finish it
             self.request.connection.detach().close()  # type: ignore[union-attr]
+            self._leave()
         finally:
             chunks.leave()
 

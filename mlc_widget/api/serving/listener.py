@@ -5,18 +5,61 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
+from tornado.iostream import IOStream
 from tornado.web import Application
 
+from mlc_widget.api.serving.body_budget import MAX_ALL_BODIES, BodyBudget
 from mlc_widget.api.serving.handler import EngineRequestHandler, ServedEngine
 
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _IDLE_S: Final = 60.0
 _BODY_S: Final = 120.0
 _CLOSE_S: Final = 5.0
+_MAX_CONNECTIONS: Final = 4096
+_FILES_TAKEN: Final = 2
+"""Connections may take one in so many of the files that this process may open."""
+
+
+class BoundedHTTPServer(HTTPServer):
+    """Ends a connection at once while there are too many.
+
+    Once no file can be opened, accepting a connection fails again and again, without a pause.
+    """
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Called by tornado in place of a constructor."""
+        super().initialize(*args, **kwargs)
+        self._open = 0
+        self._most = most_connections()
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """Take a connection; called by tornado."""
+        if self._open >= self._most:
+            stream.close()
+            return
+        self._open += 1
+        super().handle_stream(stream, address)
+
+    def on_close(self, server_conn: object) -> None:
+        """A connection has ended; called by tornado."""
+        self._open -= 1
+        super().on_close(server_conn)
+
+
+def most_connections() -> int:
+    """How many connections leave files for the rest of the process."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return _MAX_CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS
+    return min(files // _FILES_TAKEN, _MAX_CONNECTIONS)
 
 
 class Listener:
@@ -34,11 +77,12 @@ class Listener:
         sockets: list[socket.socket],
         served_to: Callable[[HTTPServerRequest], ServedEngine],
         all_served: Callable[[], Iterable[ServedEngine]],
-        kind: type[HTTPServer] = HTTPServer,
+        kind: type[BoundedHTTPServer] = BoundedHTTPServer,
     ) -> None:
         self._all_served = all_served
+        options = {"served_to": served_to, "bodies": BodyBudget(MAX_ALL_BODIES)}
         application = Application(
-            [(r".*", EngineRequestHandler, {"served_to": served_to})], log_function=lambda _: None
+            [(r".*", EngineRequestHandler, options)], log_function=lambda _: None
         )
         self._http: HTTPServer | None = kind(
             application,

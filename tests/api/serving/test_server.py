@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from mlc_widget import EngineServer
 from mlc_widget.api.errors import BadRequestError, InternalEngineError
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.serving import handler as handling
+from mlc_widget.api.serving import listener as listening
+from mlc_widget.api.serving.body_budget import BodyBudget
 
-from ...waiting import until_idle, until_running
+from ...waiting import until, until_idle, until_running
 
 TOKEN = "0123456789abcdef-token"
 HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -179,6 +182,97 @@ async def test_without_the_token_no_body_is_read(server):
         server, request("POST", "/v1/completions", token="wrong" * 5, length="1000")
     )
     assert status == 401
+
+
+async def test_a_length_of_thousands_of_digits_is_too_large(server):
+    status, _, body = await exchange(server, request("POST", "/v1/completions", length="9" * 5000))
+    assert (status, body["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("module", [handling, listening], ids=["one engine", "all"])
+async def test_bodies_that_are_held_have_a_limit(engine, monkeypatch, module):
+    budget = BodyBudget(1000)
+    monkeypatch.setattr(module, "BodyBudget", lambda _: budget)
+    server = engine.serve(token=TOKEN)
+    _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(request("POST", "/v1/completions", body=b" " * 600, length="900"))
+    await until(lambda: budget.held == 600)
+
+    async def status() -> int:
+        return (await exchange(server, request("POST", "/v1/completions", body=b" " * 600)))[0]
+
+    assert await status() == 429
+    assert budget.held == 600
+    writer.close()
+    await until(lambda: budget.held == 0)
+    assert await status() == 400  # it is no JSON
+    assert budget.held == 0
+
+
+async def test_requests_count_while_their_bodies_come(engine, monkeypatch):
+    monkeypatch.setattr(handling, "MAX_REQUESTS", 2)
+    server = engine.serve(token=TOKEN)
+    writers = []
+    for _ in range(2):
+        _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(request("POST", "/v1/completions", length="1000"))
+        writers.append(writer)
+
+    [served] = server._listener._all_served()
+    accepted = served.accepted
+    await until(lambda: len(accepted) == 2)
+    assert (await exchange(server, request()))[0] == 429
+    for writer in writers:
+        writer.close()
+    await until(lambda: not accepted)
+    assert (await exchange(server, request()))[0] == 200
+
+
+async def test_connections_beyond_the_limit_are_ended_at_once(engine, monkeypatch):
+    monkeypatch.setattr(listening, "most_connections", lambda: 1)
+    server = engine.serve(token=TOKEN)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(request().replace(b"Connection: close\r\n", b""))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    other, unanswered = await asyncio.open_connection("127.0.0.1", port_of(server))
+    assert await asyncio.wait_for(other.read(), 60) == b""
+    unanswered.close()
+    writer.close()
+
+    async def is_answered() -> bool:
+        again, asking = await asyncio.open_connection("127.0.0.1", port_of(server))
+        with contextlib.suppress(ConnectionError):
+            asking.write(request())
+            return (await again.read()).startswith(b"HTTP/1.1 200")
+        return False
+
+    await until(is_answered)
+
+
+@pytest.mark.parametrize(("files", "most"), [(256, 128), (2**20, 4096), (-1, 4096)])
+def test_connections_leave_files_for_the_rest_of_the_process(monkeypatch, files, most):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert listening.most_connections() == most
+
+
+async def test_a_client_that_reads_nothing_is_left_without_a_traceback(
+    direct_engine, monkeypatch, caplog
+):
+    monkeypatch.setattr(handling, "_UNREAD_S", 0.05)
+    engine = await direct_engine(text="word " * 200, repeat=20_000)
+    server = engine.serve(token=TOKEN)
+    body = json.dumps({**HELLO, "stream": True}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=1)
+    writer.write(request("POST", "/v1/chat/completions", body=body))
+    await until_running(engine)
+    await until_idle(engine)
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(2**20):
+            pass
+    writer.close()
+    assert (await exchange(server, request()))[0] == 200
+    assert not [r for r in caplog.records if r.name.startswith(("tornado", "mlc_widget.api.serv"))]
 
 
 @pytest.mark.parametrize("stream", [True, False])
