@@ -18,7 +18,7 @@ from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
 from mlc_widget.engine.schema.complement import NoComplementError, complement
 from mlc_widget.engine.schema.dialects import modern
 from mlc_widget.engine.schema.json_values import problem_of_value, shown, size_of
-from mlc_widget.engine.schema.lark import TOO_MANY, TooCostlyError
+from mlc_widget.engine.schema.lark import TOO_MANY, TooCostlyError, too_costly
 from mlc_widget.engine.schema.located import LocatedSchema, located
 from mlc_widget.engine.schema.numbers import Range
 from mlc_widget.engine.schema.references import References, leads_back
@@ -77,9 +77,8 @@ def check_schema(schema: Any, at: str, *, is_regex: Callable[[str], str]) -> Any
     try:
         checked = checker.schema(at, schema)
         definitions = checker.definitions()
-    except TooCostlyError as error:
-        path = checker.path
-        raise BadRequestError(f"{path}: the schema {error}; make it smaller.", param=path) from None
+    except (TooCostlyError, RecursionError) as error:
+        raise too_costly(checker.path, error) from None
     if definitions:
         if isinstance(checked, bool):
             return checked

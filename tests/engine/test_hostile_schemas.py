@@ -111,3 +111,20 @@ def test_objects_that_contain_each_other_again_and_again_are_refused(wrap):
         schema = wrap(schema)
     with pytest.raises(BadRequestError, match="too many parts"):
         compile_format(schema)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda schema: {"properties": {"a": schema}},
+        lambda schema: {"items": schema},
+        lambda schema: {"patternProperties": {"^a": schema}},
+        lambda schema: {"additionalProperties": schema},
+    ],
+    ids=["properties", "items", "patternProperties", "additionalProperties"],
+)
+def test_opposites_within_opposites_are_no_worse(wrap):
+    schema = {"properties": {"a": {"const": 1}}, "required": ["a"]}
+    for _ in range(48):  # two levels each, of the hundred that a schema may have
+        schema = {"not": wrap(schema)}
+    check("opposites within opposites", schema)

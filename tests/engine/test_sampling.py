@@ -22,7 +22,7 @@ from mlc_widget.engine.runtimes.tvm.filters import filtered
 from .conftest import chat, engine_on, streamed, user
 
 PROMPT = "the answer to the question is"
-DRAWS = 2048
+DRAWS = 4096
 # One draw in a million would fail by chance.
 DEVIATIONS = 5.0
 

@@ -21,7 +21,7 @@ from mlc_widget.engine.schema.emptiness import Emptiness
 from mlc_widget.engine.schema.exclusive import exclusive
 from mlc_widget.engine.schema.free_keys import FreeKeys
 from mlc_widget.engine.schema.keys import KeyPatterns
-from mlc_widget.engine.schema.lark import Checker, LarkText, TooCostlyError
+from mlc_widget.engine.schema.lark import Checker, LarkText, TooCostlyError, too_costly
 from mlc_widget.engine.schema.layout import ArrayShape, Node, ObjectShape, has_value
 from mlc_widget.engine.schema.located import LocatedSchema
 from mlc_widget.engine.schema.members import Members
@@ -76,9 +76,8 @@ def json_grammar(schema: Any, at: str, *, checker: Checker) -> JSONGrammar:
     compiler = _Compiler(schema, at, checker)
     try:
         return compiler.compile()
-    except TooCostlyError as error:
-        path = compiler.path
-        raise BadRequestError(f"{path}: the schema {error}; make it smaller.", param=path) from None
+    except (TooCostlyError, RecursionError) as error:
+        raise too_costly(compiler.path, error) from None
 
 
 class _Compiler:

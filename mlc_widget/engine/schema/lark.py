@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.schema.layout import Scalars
 
 WHITESPACE: Final = r"(\x20|\x0A[\x20\x09]{0,24})"
@@ -28,6 +29,17 @@ TOO_MANY: Final = "has too many parts"
 
 class TooCostlyError(Exception):
     """A schema takes too much time or memory to compile. The message says which."""
+
+
+def too_costly(path: str, error: TooCostlyError | RecursionError) -> BadRequestError:
+    """The error of a request whose schema cannot be compiled within the limits.
+
+    Args:
+        path: Where in the request the work was.
+        error: The limit.
+    """
+    why = error if isinstance(error, TooCostlyError) else "is nested too deeply"
+    return BadRequestError(f"{path}: the schema {why}; make it smaller.", param=path)
 
 
 class Checker(Protocol):
