@@ -152,7 +152,8 @@ class _UserHTTPServer(BoundedHTTPServer):
         """Take a connection; called by tornado."""
         assert stream.socket is not None
         user = peer_user(stream.socket)
-        if self._connections_of[user] >= _MAX_CONNECTIONS:
+        # `on_close` is called for connections that were taken only, so no other may be counted.
+        if self.is_full or self._connections_of[user] >= _MAX_CONNECTIONS:
             stream.close()
             return
         self._connections_of[user] += 1

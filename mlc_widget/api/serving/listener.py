@@ -36,9 +36,14 @@ class BoundedHTTPServer(HTTPServer):
         self._open = 0
         self._most = most_connections()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a further connection would be ended at once."""
+        return self._open >= self._most
+
     def handle_stream(self, stream: IOStream, address: Any) -> None:
         """Take a connection; called by tornado."""
-        if self._open >= self._most:
+        if self.is_full:
             stream.close()
             return
         self._open += 1

@@ -13,7 +13,7 @@ import pytest
 from mlc_widget import AsyncMLCEngine, AsyncServerMLCEngine, create_kernel_mlc_engine
 from mlc_widget.api.engine_link import EngineSnapshot
 from mlc_widget.api.errors import BadRequestError, ModelNotFoundError, ServerError
-from mlc_widget.api.serving import group_server
+from mlc_widget.api.serving import group_server, listener
 from mlc_widget.api.serving.group_server import GroupServer
 from mlc_widget.api.serving.group_socket import GroupSocket
 
@@ -145,6 +145,27 @@ async def test_a_flood_of_one_user_s_connections_leaves_others_theirs(serve, mon
             return False
 
     await until(answers)
+
+
+async def test_connections_that_a_full_server_ends_do_not_count_against_their_user(
+    serve, monkeypatch
+):
+    monkeypatch.setattr(listener, "most_connections", lambda: 1)
+    monkeypatch.setattr(group_server, "_MAX_CONNECTIONS", 2)
+    there = serve()
+    path = str(there.socket.path)
+    there.user = 1
+    _, only = await asyncio.open_unix_connection(path)
+    http = there.server._listener._http
+    await until(lambda: http._connections_of[1] == 1)
+    there.user = 2
+    for _ in range(3):
+        refused, writer = await asyncio.open_unix_connection(path)
+        assert await asyncio.wait_for(refused.read(), 60) == b""
+        writer.close()
+    only.close()
+    await until(lambda: not http.is_full)
+    assert (await there.ask("GET", "/v1/models", user=2))[0] == 200
 
 
 async def test_one_user_s_many_requests_are_not_counted_as_another_s(serve, monkeypatch):
