@@ -35,9 +35,13 @@ def check_group(name: Any) -> str:
 
 
 def group_socket(name: str) -> Path:
-    """The socket of a group's server, whether or not it is there."""
+    """The socket of a group's server, whether or not it is there.
+
+    Links on the way to its directory are followed now: the path that `check_trusted` checks is the
+    one that is connected to, wherever a link points to by then.
+    """
     directory = Path(os.environ.get(DIRECTORY_VARIABLE) or _DIRECTORY)
-    return directory.absolute() / check_group(name) / _SOCKET
+    return directory.resolve() / check_group(name) / _SOCKET
 
 
 def check_trusted(socket: Path) -> None:
@@ -50,7 +54,7 @@ def check_trusted(socket: Path) -> None:
     folder = socket.parent
     try:
         owner = _own_folder(folder)
-        directory = folder.parent.resolve()
+        directory = folder.parent
         for above in (directory, *directory.parents):
             _check_above(above, owner, sticky_is_enough=above != directory)
         found = socket.lstat()

@@ -258,7 +258,7 @@ async def _facts(link: EngineLink) -> list[str]:
     lines.append(
         f"tokens so far: {metrics['prompt_tokens_sum']:,.0f} in, "
         f"{metrics['completion_tokens_sum']:,.0f} out, "
-        f"in {metrics['finished_requests']:,.0f} requests"
+        f"in {_count(int(metrics['finished_requests']), 'request')}"
     )
     return [*lines, *_activity(statistics)]
 

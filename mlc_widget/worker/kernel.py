@@ -13,7 +13,7 @@ from ipykernel.kernelbase import Kernel
 from mlc_widget._version import __version__
 
 _NO_CODE: Final = "This kernel is a worker of mlc_widget, which runs no code: open a comm to it."
-_ERROR: Final = {"ename": "NotImplementedError", "evalue": _NO_CODE, "traceback": [_NO_CODE]}
+_ERROR: Final = {"ename": "RuntimeError", "evalue": _NO_CODE, "traceback": [_NO_CODE]}
 
 
 class WorkerKernel(Kernel):

@@ -26,6 +26,7 @@ In both hosts anywidget imports a widget's module from a blob.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 from playwright.sync_api import Browser, Frame, Locator, Page, Route
@@ -274,7 +275,7 @@ _SET_VSCODE_THEME = """([theme, style, bridge]) => {
 }"""
 
 
-class ContractPage:
+class ContractPage(ABC):
     """A notebook with chats in a host's outputs; `faults` records what must not happen."""
 
     def __init__(self, browser: Browser, html: str, **context: Any) -> None:
@@ -300,9 +301,9 @@ class ContractPage:
     def _keep(self, comm_id: str, state: dict[str, Any]) -> None:
         self.page.evaluate("([id, state]) => { kernel.states[id] = state; }", [comm_id, state])
 
+    @abstractmethod
     def _chats(self) -> list[Page | Frame]:
         """Where the chats are, in their order."""
-        raise NotImplementedError
 
     def _show(self, comm_id: str) -> None:
         self.page.evaluate("args => window.show(...args)", [loader(), comm_id])

@@ -77,7 +77,7 @@ async def test_what_runs_and_the_worker_s_life_are_told(
     statistics: EngineStatistics, said: list[str]
 ) -> None:
     lines = await _facts(link({"device": "cpu"}, statistics))
-    assert lines[lines.index("tokens so far: 1 in, 2 out, in 1 requests") + 1 :] == said
+    assert lines[lines.index("tokens so far: 1 in, 2 out, in 1 request") + 1 :] == said
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,18 @@ def test_nor_what_is_in_the_directory_of_a_third_user(groups, group, monkeypatch
             check_trusted(made.path)
 
 
+def test_a_link_that_changes_after_the_address_was_read_leads_nowhere_else(
+    groups, group, monkeypatch
+):
+    (groups / "one").mkdir()
+    (groups / "link").symlink_to("one")
+    monkeypatch.setenv(group_folder.DIRECTORY_VARIABLE, str(groups / "link"))
+    socket = group_socket(group)
+    (groups / "link").unlink()
+    (groups / "link").symlink_to(groups / "other")
+    assert socket.parent.parent == (groups / "one").resolve()
+
+
 def test_without_a_server_the_command_is_named(groups):
     with pytest.raises(ServerError, match="serve MODEL --group students") as raised:
         check_trusted(group_socket("students"))
