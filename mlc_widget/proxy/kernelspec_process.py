@@ -24,8 +24,6 @@ TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
 
 _LONGEST_END_S: Final = 10.0
 """How long `stop` waits for the provisioner, which may be unable to reach the worker's machine."""
-_LONGEST_EXIT_S: Final = 2.5
-"""How long the interpreter's exit waits for the worker to be told."""
 
 
 class KernelspecProcess(WorkerProcess):
@@ -113,11 +111,9 @@ class KernelspecProcess(WorkerProcess):
             async with asyncio.timeout(_LONGEST_END_S):
                 await asyncio.shield(asyncio.wrap_future(ending))
 
-    def kill(self) -> None:
-        """End the worker: tell it, as far as it can be reached in a moment."""
+    def tell_end(self) -> concurrent.futures.Future[None] | None:
+        """Tell the worker to end, from any machine."""
         manager = self._manager
-        if manager is not None and manager.has_kernel and not self._killed:
-            ending = self._thread.submit(lambda: manager.shutdown_kernel())
-            with contextlib.suppress(Exception, concurrent.futures.CancelledError):
-                ending.result(_LONGEST_EXIT_S)
-        super().kill()
+        if manager is None or not manager.has_kernel or self._killed:
+            return None
+        return self._thread.submit(lambda: manager.shutdown_kernel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -232,6 +233,10 @@ class WorkerProcess:
 
     async def replace(self) -> None:
         """Nothing: `stop` ends the process."""
+
+    def tell_end(self) -> concurrent.futures.Future[None] | None:
+        """Begin to end a worker that `kill` cannot end; done once it was told, None if it can."""
+        return None
 
     def kill(self) -> None:
         """End the process and remove its files at once, for the interpreter's exit.

@@ -287,6 +287,9 @@ class SharedWorkerProcess:
         if self._found is not None:
             await asyncio.to_thread(end, self._found, patience=0.0)
 
+    def tell_end(self) -> None:
+        """Nothing, either."""
+
     def kill(self) -> None:
         """Nothing: the worker stays for others, and sees that this process ends."""
 

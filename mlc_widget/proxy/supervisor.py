@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import os
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -22,6 +24,8 @@ _MAX_DEATHS: Final = 3
 """Deaths in quick succession after which no worker is started until the next `reload`."""
 _EXIT_S: Final = 3.0
 """How long the interpreter's exit may wait for the thread that owns the workers."""
+_TOLD_S: Final = 2.5
+"""How much of it is for workers on other machines, all of which are told to end."""
 _STABLE_S: Final = 60.0
 """After this many seconds, a death is not blamed on the worker's start or model."""
 
@@ -252,9 +256,16 @@ class WorkerSupervisor:
             state="terminated", model_id=None, error=EngineTerminatedError(message)
         )
 
-    def kill(self) -> None:
-        """End the worker at once, and start no other: for the interpreter's exit."""
+    def tell_end(self) -> concurrent.futures.Future[None] | None:
+        """Start no other worker, and begin to end one that has to be told; done once it was.
+
+        For the interpreter's exit, before `kill`.
+        """
         self._end_message = self._end_message or "The program is ending."
+        return None if self._process is None else self._process.tell_end()
+
+    def kill(self) -> None:
+        """End the worker at once: for the interpreter's exit."""
         if self._process is not None:
             self._process.kill()
 
@@ -280,8 +291,20 @@ def _kill_workers() -> None:
     # A forked child must leave its parent's workers alone.
     mine = [s for s in list(_supervisors) if s.owner_pid == os.getpid()]
 
+    told: dict[WorkerSupervisor, concurrent.futures.Future[None]] = {}
+    deadline = time.monotonic() + _TOLD_S
+
     async def kill() -> None:
+        for supervisor in mine:  # all of them at once, as each may be hard to reach
+            with contextlib.suppress(Exception):
+                if supervisor not in told and (ending := supervisor.tell_end()) is not None:
+                    told[supervisor] = ending
         for supervisor in mine:
+            if supervisor not in told:
+                with contextlib.suppress(Exception):
+                    supervisor.kill()
+        concurrent.futures.wait(told.values(), max(0.0, deadline - time.monotonic()))
+        for supervisor in told:
             with contextlib.suppress(Exception):
                 supervisor.kill()
 

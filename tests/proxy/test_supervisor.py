@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import copy
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
@@ -19,6 +22,9 @@ from ..waiting import until
 
 class Process:
     pid = 4711
+
+    def tell_end(self) -> concurrent.futures.Future[None] | None:
+        return None
 
     def kill(self) -> None:
         pass
@@ -255,3 +261,42 @@ async def test_terminating_ends_it_for_good(
             call()
     with pytest.raises(EngineTerminatedError):
         await supervisor.up()
+
+
+class FarProcess(Process):
+    """Has ended only once all of them were told to."""
+
+    all: ClassVar[list[FarProcess]] = []
+
+    def __init__(self) -> None:
+        self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.ended_in_time: bool | None = None
+        self.told = False
+        self.all.append(self)
+
+    def tell_end(self) -> concurrent.futures.Future[None]:
+        self.told = True
+        if all(process.told for process in self.all):
+            for process in self.all:
+                process.ended.set_result(None)
+        return self.ended
+
+    def kill(self) -> None:
+        self.ended_in_time = self.ended.done()
+
+
+async def test_at_exit_all_workers_of_other_machines_are_told_at_once(
+    supervisor: WorkerSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FarProcess.all = []
+    supervisors = [supervisor]
+    for _ in range(3):
+        other = copy.copy(supervisor)
+        other._process = FarProcess()  # type: ignore[assignment]
+        supervisors.append(other)
+    monkeypatch.setattr(supervisor_module, "_supervisors", weakref.WeakSet(supervisors))
+    await asyncio.to_thread(supervisor_module._kill_workers)
+    assert [process.ended_in_time for process in FarProcess.all] == [True] * 3
+    for ended in supervisors:
+        with pytest.raises(EngineTerminatedError, match="program is ending"):
+            ended.check_alive()
