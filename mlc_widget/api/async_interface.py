@@ -405,8 +405,15 @@ class AsyncMLCEngineInterface(EngineBase):
         return info
 
     async def terminate(self) -> None:
-        """End the engine for good and free everything. Idempotent."""
+        """End the engine for good and free everything. Idempotent.
+
+        The end of an ``async with`` block, or of ``with`` on a blocking engine, does it too.
+        """
         await self._call(self._terminate)
+
+    async def close(self) -> None:
+        """As `terminate`, by the name that OpenAI's clients have for it."""
+        await self.terminate()
 
     async def __aenter__(self) -> Self:
         return self

@@ -228,6 +228,10 @@ class MLCEngineInterface(EngineBase):
         """As `AsyncMLCEngineInterface.terminate`."""
         self._call(self._terminate)
 
+    def close(self) -> None:
+        """As `AsyncMLCEngineInterface.close`."""
+        self.terminate()
+
     def __enter__(self) -> Self:
         return self
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,13 +164,10 @@ def test_both_interfaces_have_the_same_methods_and_parameters() -> None:
         assert signature.parameters == blocking[name].parameters, name
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [
-        *("AsyncKernelMLCEngine", "AsyncMLCEngine", "KernelMLCEngine", "MLCEngine"),
-        *("AsyncServerMLCEngine", "ServerMLCEngine"),
-    ],
-)
+ENGINES = sorted(name for name in PUBLIC if name.endswith("MLCEngine"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_no_engine_declares_the_interface_again(engine: str) -> None:
     cls = getattr(mlc_widget, engine)
     interface = next(c for c in cls.__mro__ if c.__name__.endswith("MLCEngineInterface"))
@@ -177,3 +175,27 @@ def test_no_engine_declares_the_interface_again(engine: str) -> None:
     again = {name for c in below for name in vars(c) if name in _methods(interface)}
     # A server may have only one model, so there a name need not be given.
     assert again == ({"reload"} if "Server" in engine else set())
+
+
+def _engine(name: str) -> Any:
+    args = ("http://127.0.0.1:9/v1",) if "Server" in name else ()
+    return getattr(mlc_widget, name)(*args)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_close_ends_an_engine_as_a_with_block_does(engine: str) -> None:
+    closed, left = _engine(engine), _engine(engine)
+    if engine.startswith("Async"):
+        await closed.close()
+        await closed.close()
+        async with left as entered:
+            assert entered is left
+    else:
+        closed.close()
+        closed.close()
+        with left as entered:
+            assert entered is left
+    for ended in (closed, left):
+        with pytest.raises(mlc_widget.EngineTerminatedError):
+            answer = ended.reload("demo")
+            await answer
