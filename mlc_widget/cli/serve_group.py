@@ -34,12 +34,17 @@ def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
         "unload_after": options.unload_after,
         "runtime": options.runtime,
         "device": options.device,
+        "runtime_options": _runtime_options(options),
     }
+
+    def make_engine(user: int) -> AsyncKernelMLCEngine:
+        return AsyncKernelMLCEngine(**chosen, cache_salt=f"user-{user}")
+
     with GroupSocket(options.group) as socket:  # before the load, which may take long
         _allow_many_connections()
         engine = kernel_mlc_engine(options.model, **chosen)
         try:
-            server = GroupServer(socket, lambda: AsyncKernelMLCEngine(**chosen), options.model)
+            server = GroupServer(socket, make_engine, options.model)
             with server:
                 print(f"{', '.join(options.model)} is served to the group {options.group}.")
                 print(f"Its members take {socket.url} in place of a model.")
@@ -51,6 +56,18 @@ def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
             engine.terminate()
             with contextlib.suppress(BadRequestError):  # it has ended already
                 stop_worker(share)
+
+
+def _runtime_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What keeps users from learning of each other's prompts, beside salts for the tvm runtime."""
+    from mlc_widget.engine.runtimes.registry import choose_runtime
+
+    name = options.runtime
+    if name == "auto":
+        name = choose_runtime({"device": options.device})
+    if name == "mlc_llm":  # its prefix cache has no salts
+        return {"engine_config": {"prefix_cache_mode": "disable"}}
+    return {}
 
 
 def _allow_many_connections() -> None:

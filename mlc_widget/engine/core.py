@@ -100,6 +100,16 @@ class DirectCore:
         """
         self._models.on_dead = callback
 
+    def set_cache_salt(self, salt: str) -> None:
+        """Set the `Sampling.cache_salt` of all requests, before anything is loaded.
+
+        Raises:
+            RuntimeError: The models of this core are not shared.
+        """
+        if not isinstance(self._models, ClientModels):
+            raise RuntimeError("only the clients of shared models have salts")
+        self._models.cache_salt = salt
+
     # Loading
 
     async def reload(

@@ -72,22 +72,27 @@ class LoadedModel:
     forwarded: list[int] = field(default_factory=list)
     forward_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     client: str = ""
+    cache_salt: str = ""
 
     @property
     def model_id(self) -> str:
         """The id that the user gave."""
         return self.source.model_id
 
-    def for_client(self, client: str, before: LoadedModel | None = None) -> LoadedModel:
+    def for_client(
+        self, client: str, cache_salt: str = "", before: LoadedModel | None = None
+    ) -> LoadedModel:
         """The same model with a state of its own, for one of several clients.
 
         Args:
             client: The client.
+            cache_salt: Whose prompts it shares the prefix cache with; see `Sampling`.
             before: Its view of the model when that was loaded last; its answer is still the last.
         """
         return replace(
             self,
             client=client,
+            cache_salt=cache_salt,
             last_message="" if before is None else before.last_message,
             last_usage=None if before is None else before.last_usage,
             forwarded=[] if before is None else before.forwarded,
@@ -281,6 +286,7 @@ class LoadedModel:
             latency_breakdown=request.get("enable_latency_breakdown", False),
             background=request.get("service_tier") == "flex",
             client=self.client,
+            cache_salt=self.cache_salt,
         )
 
 

@@ -191,6 +191,9 @@ class ClientModels:
         client: A name for the client, by which schedulers tell clients apart.
         before_unload: Called before the client's models change; ends its requests.
         is_busy: Whether the client has requests.
+
+    Attributes:
+        cache_salt: The `Sampling.cache_salt` of its requests; set before it loads anything.
     """
 
     fresh_process_needed = False
@@ -205,6 +208,7 @@ class ClientModels:
     ) -> None:
         self.on_progress: InitProgressCallback | None = None
         self.on_dead: Callable[[EngineDeadError], None] | None = None
+        self.cache_salt = ""
         self.is_busy = is_busy
         self._shared = shared
         self._client = client
@@ -245,7 +249,7 @@ class ClientModels:
         for model in self._current.models if self._current is not None else ():
             known = self._views.get(model.model_id)
             if known is None or known.runtime is not model.runtime:
-                self._views[model.model_id] = model.for_client(self._client, known)
+                self._views[model.model_id] = model.for_client(self._client, self.cache_salt, known)
 
     def get(self, model_id: str | None) -> LoadedModel:
         """The client's view of its model of this id, or of its only one; see `LoadedModels.get`."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from mlc_widget.api.engine_options import ENGINE_DEFAULTS, EngineOptions
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.request_values import identifier
 from mlc_widget.protocol.worker_record import check_seconds, check_share
 from mlc_widget.proxy.in_flight import Recovery
 from mlc_widget.proxy.kernelspec_process import TransportEncryption
@@ -35,6 +36,9 @@ class WorkerOptions(EngineOptions, total=False):
             by default. `math.inf` turns it off.
         unload_after: With `share`: seconds after which models that nobody asked for are unloaded,
             until the next request; 1800 by default. `math.inf` turns it off.
+        cache_salt: With `share`: a text. Engines with different ones, or without one, do not share
+            the keys and values of prompts that begin in the same way, so that none can tell from
+            times and `cached_tokens` what another was asked. Without it, all share them.
         handler: The worker's `KernelMLCEngineHandler` subclass, as ``package.module:Class``.
         logit_processors: By model id, each as ``package.module:Class``; imported by the worker.
         start_timeout: Seconds that the worker may take to start; 60 by default.
@@ -56,6 +60,7 @@ class WorkerOptions(EngineOptions, total=False):
     share: str | None
     idle_timeout: float | None
     unload_after: float | None
+    cache_salt: str | None
     handler: str | None
     logit_processors: Mapping[str, str] | None
     start_timeout: float
@@ -69,8 +74,15 @@ def read_share(options: WorkerOptions) -> Share | None:
     Raises:
         BadRequestError: an option is invalid, or does not go with the others.
     """
-    times = {n: options[n] for n in ("idle_timeout", "unload_after")}
-    given = {name: check_seconds(name, v) for name, v in times.items() if v is not None}
+    given: dict[str, Any] = {
+        name: check(name, value)
+        for name, value, check in (
+            ("idle_timeout", options["idle_timeout"], check_seconds),
+            ("unload_after", options["unload_after"], check_seconds),
+            ("cache_salt", options["cache_salt"], _check_salt),
+        )
+        if value is not None
+    }
     if options["share"] is None:
         for name, value in given.items():
             raise BadRequestError(
@@ -85,6 +97,10 @@ def read_share(options: WorkerOptions) -> Share | None:
             param="share",
         )
     return Share(check_share(options["share"]), **given)
+
+
+def _check_salt(name: str, value: Any) -> str:
+    return identifier(name, value)
 
 
 def read_link_timeout(options: WorkerOptions) -> float:
@@ -114,6 +130,7 @@ WORKER_DEFAULTS: Final[WorkerOptions] = {
     "share": None,
     "idle_timeout": None,
     "unload_after": None,
+    "cache_salt": None,
     "handler": None,
     "logit_processors": None,
     "start_timeout": 60.0,

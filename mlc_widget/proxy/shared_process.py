@@ -46,11 +46,13 @@ class Share:
         name: The worker's name.
         idle_timeout: Seconds without clients after which it ends; None for what it has.
         unload_after: Seconds after which unused models are unloaded; None for what it has.
+        cache_salt: Clients with different ones share nothing in the prefix cache.
     """
 
     name: str
     idle_timeout: float | None = None
     unload_after: float | None = None
+    cache_salt: str | None = None
 
 
 class SharedWorkerProcess:
@@ -90,7 +92,10 @@ class SharedWorkerProcess:
     @property
     def greeting(self) -> JSONDict:
         """What the first messages tell the worker about this client."""
-        return {"client": {"pid": os.getpid()}}
+        salt = self._share.cache_salt
+        return {
+            "client": {"pid": os.getpid(), **({} if salt is None else {"cache_salt": salt})},
+        }
 
     def watch_link(self, connection: WorkerConnection, iopub: Any) -> None:
         """Nothing: the way to a worker on this machine cannot fail by itself."""

@@ -60,6 +60,7 @@ class SharedClient(Protocol):
 
         Raises:
             ProtocolError: it says nothing about itself that the worker can check.
+            BadRequestError: its `cache_salt` is no such text.
             EngineDeadError: the worker is about to end.
         """
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from mlc_widget._version import __version__
 from mlc_widget.api.errors import EngineDeadError, ProtocolError
+from mlc_widget.api.request_values import identifier
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.engine.core import DirectCore
 from mlc_widget.engine.device import resident_bytes
@@ -76,6 +77,8 @@ class _Client:
                 "its own machine and container.",
                 param="client",
             )
+        if (salt := said.get("cache_salt")) is not None:
+            self.core.set_cache_salt(identifier("client.cache_salt", salt))
         self.pid = pid
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -17,9 +18,11 @@ import pytest
 
 from mlc_widget import MLCEngine, ServerMLCEngine, factories
 from mlc_widget.api.errors import EngineTerminatedError, ServerError
+from mlc_widget.api.serving import group_server, group_socket
 from mlc_widget.cli import main as cli
 from mlc_widget.cli import serve
 from mlc_widget.protocol.worker_record import WorkerRecords
+from mlc_widget.proxy import engines
 
 from ..waiting import until_blocking
 
@@ -130,6 +133,35 @@ def test_a_group_has_no_port(served, capsys, option):
 def test_when_to_unload_is_for_groups(served, capsys):
     assert served("--unload-after", "5") == (2, [])
     assert "--group" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["tvm", "mlc_llm"])
+def test_no_user_of_a_group_shares_a_prefix_cache_with_another(served, monkeypatch, runtime):
+    made = []
+
+    class Socket(contextlib.nullcontext):
+        url = "group://any"
+
+        def __enter__(self):
+            return self
+
+    class Server(contextlib.ExitStack):
+        def interrupt_generate(self):
+            pass
+
+        def __init__(self, _, make_engine, __):
+            super().__init__()
+            made.extend(make_engine(user) for user in (1, 2))
+
+    monkeypatch.setattr(group_socket, "GroupSocket", Socket)
+    monkeypatch.setattr(group_server, "GroupServer", Server)
+    monkeypatch.setattr(engines, "AsyncKernelMLCEngine", lambda **options: options)
+    assert served("--group", "any", "--runtime", runtime)[0] == 0
+    if runtime == "tvm":
+        assert len({options["cache_salt"] for options in made}) == 2
+    else:
+        config = {"prefix_cache_mode": "disable"}
+        assert [options["runtime_options"]["engine_config"] for options in made] == [config] * 2
 
 
 @pytest.mark.parametrize("one", [signal.SIGINT, signal.SIGTERM])

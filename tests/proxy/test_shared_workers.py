@@ -161,6 +161,8 @@ async def test_a_worker_with_other_options_is_not_joined(
         {"idle_timeout": 5},
         {"unload_after": -1, "share": "x"},
         {"idle_timeout": "5", "share": "x"},
+        {"cache_salt": "user"},
+        {"cache_salt": "", "share": "x"},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:

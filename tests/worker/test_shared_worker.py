@@ -97,6 +97,21 @@ async def test_of_other_clients_only_sums_are_told(
     assert (await observer.call("statistics"))["content"]["other_clients"] == 2
 
 
+async def test_a_client_s_salt_is_that_of_its_requests(
+    make: Callable[..., Bench], tiny_model: Path
+) -> None:
+    bench = make(text="a")
+    salted, plain = bench.client(), bench.client()
+    await hello(salted, {"pid": os.getpid(), "cache_salt": "user-1"})
+    await hello(plain, {"pid": os.getpid()})
+    for client, salt in ((salted, "user-1"), (plain, "")):
+        assert (await client.call("reload", {"modelId": str(tiny_model)}))["kind"] == "return"
+        [model] = client.handler.core._models
+        assert model.sampling({}, stop_at_template=False).cache_salt == salt
+    refused = await hello(bench.client(), {"pid": os.getpid(), "cache_salt": 5})
+    assert refused["error"]["param"] == "client.cache_salt"
+
+
 async def test_it_ends_when_its_time_without_clients_is_over(make: Callable[..., Bench]) -> None:
     bench = make(idle_timeout=0.001)
     await hello(bench.client(), {"pid": os.getpid()})

@@ -40,14 +40,14 @@ class GroupServer(NotCopyable, Closing):
 
     Args:
         socket: Where to listen; it is closed with the server.
-        make_engine: Makes an engine without a model; called on the home loop.
+        make_engine: Makes an engine without a model for a user; called on the home loop.
         models: What each engine loads.
     """
 
     _instead = "it is a socket of this process."
 
     def __init__(
-        self, socket: GroupSocket, make_engine: Callable[[], UserEngine], models: Sequence[str]
+        self, socket: GroupSocket, make_engine: Callable[[int], UserEngine], models: Sequence[str]
     ) -> None:
         self._home = HomeLoop.shared()
         self._socket = socket
@@ -106,7 +106,7 @@ class _Users:
     """The engines by the ids of their users. On the home loop."""
 
     def __init__(
-        self, make_engine: Callable[[], UserEngine], models: Sequence[str], home: HomeLoop
+        self, make_engine: Callable[[int], UserEngine], models: Sequence[str], home: HomeLoop
     ) -> None:
         self._make_engine, self._models, self._home = make_engine, models, home
         self._members: dict[int, _Member] = {}
@@ -116,7 +116,7 @@ class _Users:
         stream = cast("HTTP1Connection", request.connection).stream
         user = cast("_UserStream", stream).user
         if user not in self._members:
-            self._members[user] = _Member(self._make_engine(), self._models, self._home)
+            self._members[user] = _Member(self._make_engine(user), self._models, self._home)
         return self._members[user].served
 
     def all_served(self) -> list[ServedEngine]:

@@ -133,6 +133,9 @@ class Sampling:
         background: Whether it gives way to generations that are not, where the runtime can do that.
         client: Whose generation it is, where several clients share a model: each gets as much as
             the others, however many generations it has, where the runtime can do that.
+        cache_salt: Generations with different salts do not share the keys and values of a common
+            prefix, so that none can tell from its time what another's prompt was. A runtime that
+            cannot keep them apart must not reuse any.
     """
 
     max_tokens: int | None
@@ -164,6 +167,7 @@ class Sampling:
     resume: tuple[int, ...] = ()
     background: bool = False
     client: str = ""
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Group:
         self.user = 1
         self.socket = GroupSocket(group)
 
-        def make() -> Engine:
+        def make(user: int) -> Engine:
             self.engines.append(Engine(runtime="scripted", runtime_options=script))
             return self.engines[-1]
 

@@ -118,6 +118,11 @@ class MLCLLMRuntime:
         )
 
     @property
+    def _keeps_prompts_apart(self) -> bool:
+        """Whether no prompt is answered from what another has left in the prefix cache."""
+        return self._options.engine_config.get("prefix_cache_mode") == "disable"
+
+    @property
     def context_window_size(self) -> int:
         """Tokens of prompt and answer that fit: the model's window, or less in a small KV cache."""
         return self._context_window
@@ -256,6 +261,12 @@ class MLCLLMRuntime:
         if health is None or self._token_ids is None:
             raise UnsupportedModelError(
                 f"{source.model_id} is an embedding model, which generates no text."
+            )
+        if sampling.cache_salt and not self._keeps_prompts_apart:
+            raise RuntimeUnavailableError(
+                "mlc_llm's prefix cache is common to all prompts, but this engine has a "
+                "cache_salt. Load the model with runtime_options="
+                "{'engine_config': {'prefix_cache_mode': 'disable'}}, or use runtime='tvm'."
             )
         if health.error is not None:
             raise health.error

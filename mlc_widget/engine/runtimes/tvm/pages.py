@@ -3,7 +3,8 @@
 A page holds `page_size` tokens. A released page keeps its content, and can be used by another
 sequence with the same prefix, until it is needed for something else (least recently used first). A
 page's content is identified by all tokens up to its end, so it is found by walking from page to
-page; tokens are compared, not only hashes.
+page; tokens are compared, not only hashes. The walk begins at a salt: texts with different salts
+share nothing, as their first pages have different parents. So vLLM's `cache_salt` works, too.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-_ROOT = 0
+Name: TypeAlias = int | str
+"""Of the content up to the end of a page: a number; of no content: the text's salt."""
 
 
 @dataclass(slots=True)
@@ -20,7 +23,7 @@ class _Content:
     """The content of a page: `tokens`, which follow the content that `parent` names."""
 
     uid: int
-    parent: int
+    parent: Name
     tokens: tuple[int, ...]
 
 
@@ -29,14 +32,14 @@ class Match:
     """The longest prefix of a prompt that is in the cache.
 
     Attributes:
+        parent: The name of the content up to the end of its full pages, for `PagePool.publish`.
         pages: Its full pages, each held by the match.
-        parent: The name of the content up to their end, for `PagePool.publish`.
         partial: A page whose first `partial_tokens` tokens continue it, to be copied; also held.
         partial_tokens: The number of these tokens.
     """
 
+    parent: Name
     pages: list[int] = field(default_factory=list)
-    parent: int = _ROOT
     partial: int | None = None
     partial_tokens: int = 0
 
@@ -50,8 +53,8 @@ class PagePool:
         self._blank = list(range(size - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._content: dict[int, _Content] = {}
-        self._children: dict[int, dict[tuple[int, ...], int]] = {}
-        self._next_uid = _ROOT + 1
+        self._children: dict[Name, dict[tuple[int, ...], int]] = {}
+        self._next_uid = 1
 
     @property
     def available(self) -> int:
@@ -86,7 +89,7 @@ class PagePool:
             else:
                 self._blank.append(page)
 
-    def publish(self, page: int, parent: int, tokens: tuple[int, ...]) -> int:
+    def publish(self, page: int, parent: Name, tokens: tuple[int, ...]) -> int:
         """Record the content of a held page, so that `match` finds it.
 
         Returns:
@@ -105,9 +108,12 @@ class PagePool:
         siblings[tokens] = page
         return uid
 
-    def match(self, tokens: Sequence[int]) -> Match:
-        """Find and hold the longest prefix of `tokens` in the cache, but never all of them."""
-        match = Match()
+    def match(self, tokens: Sequence[int], salt: str = "") -> Match:
+        """Find and hold the longest prefix of `tokens` in the cache, but never all of them.
+
+        Only what was published with the same salt is found.
+        """
+        match = Match(salt)
         if not self.reuse:
             return match
         limit, at = len(tokens) - 1, 0

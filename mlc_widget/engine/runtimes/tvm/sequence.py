@@ -18,6 +18,7 @@ from mlc_widget.engine.runtimes.base import (
 )
 from mlc_widget.engine.runtimes.tvm.executor import Logits
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
+from mlc_widget.engine.runtimes.tvm.pages import Name
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler, logprob_of
 from mlc_widget.engine.runtimes.tvm.speculation import Drafter
 from mlc_widget.engine.text.detokenizer import Detokenizer
@@ -78,7 +79,7 @@ class Sequence:
     grammar: Grammar | None = None
     pages: list[int] = field(default_factory=list)
     computed: int = 0
-    parent: int = 0
+    parent: Name = field(init=False)
     published: int = 0
     cached: int | None = None
     status: SequenceStatus = SequenceStatus.WAITING
@@ -92,7 +93,8 @@ class Sequence:
     first_token_at: float | None = None
 
     def __post_init__(self) -> None:
-        """Let the drafter follow the tokens."""
+        """Let the drafter follow the tokens; no page is published yet."""
+        self.parent = self.sampling.cache_salt
         self.drafter = Drafter(self.tokens)
 
     @property

@@ -31,14 +31,16 @@ class SequencePages:
         for other in running:
             if other.remaining > 1 and usable - other.computed >= self._pool.page_size:
                 end = other.computed + self._pool.page_size
-                if other.tokens[:end] == sequence.tokens[:end]:
+                salts = other.sampling.cache_salt, sequence.sampling.cache_salt
+                if salts[0] == salts[1] and other.tokens[:end] == sequence.tokens[:end]:
                     return True
         return False
 
     def take_prefix(self, sequence: Sequence, running: list[Sequence]) -> bool:
         """Give a sequence its cached prefix; return False if its prompt does not fit now."""
         # Tokens whose log-probabilities are requested must be computed, not taken from the cache.
-        match = self._pool.match(sequence.tokens[:1] if sequence.scoring else sequence.tokens)
+        known = sequence.tokens[:1] if sequence.scoring else sequence.tokens
+        match = self._pool.match(known, sequence.sampling.cache_salt)
         size = self._pool.page_size
         needed = len(sequence.tokens) // size + 1 - len(match.pages)
         promised = sum(max(0, len(s.tokens) // size + 1 - len(s.pages)) for s in running)
@@ -104,7 +106,8 @@ class SequencePages:
         for page in reversed(sequence.pages):
             self._pool.release(page)
         sequence.pages = []
-        sequence.computed = sequence.published = sequence.parent = 0
+        sequence.computed = sequence.published = 0
+        sequence.parent = sequence.sampling.cache_salt
 
     def _publish_rest(self, sequence: Sequence) -> None:
         """Publish the tokens in a sequence's last page."""

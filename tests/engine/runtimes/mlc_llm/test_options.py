@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
+from mlc_widget.engine.runtimes.base import Sampling
+from mlc_widget.engine.runtimes.mlc_llm import devices
 from mlc_widget.engine.runtimes.mlc_llm.options import MLCLLMOptions
+from mlc_widget.engine.runtimes.mlc_llm.runtime import MLCLLMRuntime
 
 
 def test_the_defaults() -> None:
@@ -81,3 +85,16 @@ def test_what_is_refused(options: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequestError) as raised:
         MLCLLMOptions.parse(options)
     assert raised.value.param == f"runtime_options.{param}"
+
+
+async def test_prompts_that_must_be_kept_apart_need_the_prefix_cache_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "installed", lambda: True)
+    salted = Sampling(1, temperature=0.0, top_p=1.0, seed=0, cache_salt="user-1")
+    for mode, error in (("radix", RuntimeUnavailableError), ("disable", ZeroDivisionError)):
+        runtime = MLCLLMRuntime({"engine_config": {"prefix_cache_mode": mode}})
+        runtime._source, runtime._token_ids = SimpleNamespace(), {}
+        runtime._health = SimpleNamespace(error=ZeroDivisionError())  # what is looked at next
+        with pytest.raises(error):
+            await anext(runtime.generate([1], salted, request_id="a"))

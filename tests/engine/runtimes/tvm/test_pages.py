@@ -9,9 +9,9 @@ import pytest
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 
 
-def fill(pool: PagePool, tokens: list[int]) -> list[int]:
+def fill(pool: PagePool, tokens: list[int], salt: str = "") -> list[int]:
     """Hold and publish pages for `tokens`, reusing what is there; gives the pages."""
-    match = pool.match(tokens)
+    match = pool.match(tokens, salt)
     pages, parent = list(match.pages), match.parent
     if match.partial is not None:
         pool.release(match.partial)
@@ -28,9 +28,9 @@ def release(pool: PagePool, pages: list[int]) -> None:
         pool.release(page)
 
 
-def matched(pool: PagePool, tokens: list[int]) -> int:
+def matched(pool: PagePool, tokens: list[int], salt: str = "") -> int:
     """The number of tokens that a match finds; it is released at once."""
-    match = pool.match(tokens)
+    match = pool.match(tokens, salt)
     pool.check()
     release(pool, match.pages)
     if match.partial is not None:
@@ -54,6 +54,17 @@ def test_releasing_too_often_is_a_bug_that_is_told():
     pool.release(page)
     with pytest.raises(RuntimeError, match="more often"):
         pool.release(page)
+
+
+def test_what_has_another_salt_is_not_found():
+    pool = PagePool(8, 4)
+    tokens = list(range(10))
+    release(pool, fill(pool, tokens, "a"))
+    assert matched(pool, tokens, "a") == 9
+    assert matched(pool, tokens, "b") == matched(pool, tokens) == 0
+    release(pool, fill(pool, tokens))
+    release(pool, fill(pool, tokens[:8], "b"))
+    assert [matched(pool, tokens, salt) for salt in ("", "a", "b", "c")] == [9, 9, 8, 0]
 
 
 def test_the_longest_beginning_is_found_but_never_all():

@@ -335,6 +335,23 @@ async def test_a_prompt_shares_the_beginning_of_another(load):
     assert ids_of(same) == ids_of(events)
 
 
+async def test_prompts_with_different_salts_share_nothing(load):
+    runtime = await load(NAME)
+    prompt, salts = list(range(20, 80)), ("a", "b", "", "a")
+    answers = [
+        await collect(runtime, prompt, greedy(max_tokens=20, cache_salt=salt)) for salt in salts
+    ]
+    assert [a[-1].stats.cached_tokens for a in answers] == [0, 0, 0, len(prompt) - 1]
+    assert len({tuple(ids_of(answer)) for answer in answers}) == 1
+    # Nor is one that is running waited for, so that its pages could be shared.
+    other, salts = list(range(30, 95)), ("c", "d", "c")
+    together = await asyncio.gather(
+        *(collect(runtime, other, greedy(max_tokens=2, cache_salt=salt)) for salt in salts)
+    )
+    assert [a[-1].stats.cached_tokens for a in together] == [0, 0, len(other) - 1]
+    assert_no_page_lost(runtime)
+
+
 # --- interruption ---------------------------------------------------------------------------------
 
 
