@@ -26,9 +26,9 @@ CELLS = [
     "import time\n\ntime.sleep(30)  # the kernel is busy; the chat is not",
 ]
 QUESTIONS = [
-    "What is 6 times 7?",
     "What is the capital of France? Answer in one word.",
     "And of Italy?",
+    "And of Germany?",
 ]
 TABLE = [
     """%load_ext mlc_widget

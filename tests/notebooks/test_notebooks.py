@@ -70,9 +70,9 @@ def test_notebooks_run_and_are_stored_without_output(path: Path) -> None:
         text = printed(executed)
         assert re.search(r"\d+ tokens, the first after \d+ ms, \d+ tok/s", text)
         if "Going on with the built-in demo model" not in text:
-            assert "42" in text, "it multiplies 6 by 7"
             assert text.count("Paris") >= 2, "it knows the capital of France"
             assert "Rome" in text, "it knows what the turn before was about"
+            assert "Berlin" in text
             assert "Mars" in text, "the chat answers, too"
     if path.stem == "table":
         text = printed(executed)

@@ -108,23 +108,30 @@ def test_the_definition_is_the_model(model_type):
 
 
 @pytest.mark.skipif(not INTEGER, reason="this CPU has no integer dot product")
-@pytest.mark.parametrize(("quantization", "same"), [("q4f16_1", TOKENS), ("q8f16_1", 10)])
-def test_nothing_is_rounded_but_what_linear_layers_read(quantization, same, folder_of, cache_dir):
+@pytest.mark.parametrize("quantization", ["q4f16_1", "q8f16_1"])
+def test_nothing_is_rounded_but_what_linear_layers_read(quantization, folder_of, cache_dir):
     """Equal to the last digits, up to where a number lies on the border between two integers.
 
     There, float32 and float64 may round to different ones; that token differs by a rounding from
-    then on, and what attends to it follows. Most of the first `same` tokens are not among them.
+    then on, and so does all that attends to it. Which tokens these are depends on the CPU, so many
+    short prompts are compared, of which most have none.
     """
     params = mlc_format.dequantized(wide.params("llama"), quantization)
     prompt = wide.prompt("llama", TOKENS)
-    expected = Decoder(params, wide.WIDE["llama"], fast=True).logits(prompt)
+    decoder = Decoder(params, wide.WIDE["llama"], fast=True)
     folder = folder_of("llama", quantization)
     executor = executor_for(folder, cache_dir, numerics="fast", kv_cache_dtype="float32")
     alone = run_chunks(executor, prompt, CHUNKS)
     assert np.array_equal(run_in_a_batch(executor, prompt), alone)
-    difference = np.abs(alone - expected) / np.abs(expected).max()
-    assert np.median(difference[:same]) < 1e-6
-    assert difference.max() < 0.01
+    expected = decoder.logits(prompt)
+    assert np.abs(alone - expected).max() / np.abs(expected).max() < 0.01
+    differences = []
+    for start in range(0, TOKENS, 4):
+        ids = prompt[start : start + 4]
+        exact = decoder.logits(ids)
+        logits = run_chunks(executor, ids, [len(ids)])
+        differences.append(np.abs(logits - exact).max() / np.abs(exact).max())
+    assert np.median(differences) < 1e-6, differences
 
 
 FEATURES, OUTPUTS = 160, 96
