@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import struct
+from pathlib import Path
 from typing import Final
 
 from mlc_widget.api.closing import Closing
@@ -29,7 +30,7 @@ class GroupSocket(NotCopyable, Closing):
     """A listening socket in a folder that a group's members may enter, and nobody else.
 
     The folder is locked, so that there is one server of a group; the system drops the lock when
-    this process ends.
+    this process ends. What was made is removed again if there is an error.
 
     Args:
         group: The name of a group of this system.
@@ -47,9 +48,20 @@ class GroupSocket(NotCopyable, Closing):
         self.group = check_group(group)
         gid = _group_id(group)
         self.path = group_socket(group)
+        self._undo = contextlib.ExitStack()
+        self._made: list[Path] = []
+        try:
+            self._listen(gid)
+        except BaseException:
+            self.close()
+            for folder in reversed(self._made):
+                with contextlib.suppress(OSError):  # another server may have begun to use it
+                    folder.rmdir()
+            raise
+
+    def _listen(self, gid: int) -> None:
         from tornado.netutil import bind_unix_socket  # where there are such sockets
 
-        self._undo = contextlib.ExitStack()
         try:
             self._undo.callback(os.close, self._opened_folder(gid))
             self.listening = bind_unix_socket(str(self.path), mode=0o600)
@@ -59,13 +71,11 @@ class GroupSocket(NotCopyable, Closing):
             self.path.chmod(0o660)
             check_trusted(self.path)
         except PermissionError as error:
-            self.close()
             raise self._refused(
                 f"{error.strerror}. Root can serve any group, and others those that they are in, "
                 "in a directory that they can write to"
             ) from None
         except (OSError, ValueError, ServerError) as error:
-            self.close()
             raise self._refused(getattr(error, "strerror", None) or str(error)) from None
 
     @property
@@ -77,9 +87,10 @@ class GroupSocket(NotCopyable, Closing):
         """The folder, open and locked, with the group's rights."""
         folder = self.path.parent
         if not folder.parent.exists():
-            folder.parent.mkdir()
+            self._make(folder.parent)
             folder.parent.chmod(0o755)  # whatever the umask
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            self._make(folder)
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(fd)
@@ -95,6 +106,10 @@ class GroupSocket(NotCopyable, Closing):
             os.close(fd)
             raise
         return fd
+
+    def _make(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        self._made.append(folder)
 
     def _refused(self, why: str) -> BadRequestError:
         return bad(

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tornado import netutil
 
 from mlc_widget.api import group_folder
 from mlc_widget.api.errors import BadRequestError, ServerError
 from mlc_widget.api.group_folder import check_group, check_trusted, group_socket
+from mlc_widget.api.serving import group_socket as group_socket_module
 from mlc_widget.api.serving.group_socket import GroupSocket, peer_user
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="groups are served on Linux only")
@@ -57,6 +59,26 @@ def test_its_directory_is_made_for_all_to_enter(groups, group, monkeypatch):
             assert mode_of(groups / "new") == 0o755
     finally:
         os.umask(old)
+
+
+@pytest.mark.parametrize("fails", ["bind_unix_socket", "check_trusted", "fchown"])
+def test_a_start_that_fails_leaves_no_directories(groups, group, monkeypatch, fails):
+    monkeypatch.setenv(group_folder.DIRECTORY_VARIABLE, str(groups / "new"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    where = {"bind_unix_socket": netutil, "check_trusted": group_socket_module, "fchown": os}
+    with monkeypatch.context() as failing:
+        failing.setattr(where[fails], fails, fail)
+        with pytest.raises(BadRequestError, match="Operation not permitted"):
+            GroupSocket(group)
+        assert list(groups.iterdir()) == []
+        (groups / "new" / group).mkdir(parents=True)
+        with pytest.raises(BadRequestError, match="Operation not permitted"):
+            GroupSocket(group)
+    with GroupSocket(group):  # what was there before has stayed, and can be used
+        pass
 
 
 def test_a_group_has_one_server_and_one_that_was_killed_leaves_no_trace(groups, group):
