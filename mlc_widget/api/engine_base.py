@@ -16,6 +16,7 @@ from mlc_widget.api.batch_runs import watch_cells
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.core import ChatOpts, EngineCore
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.keywords import suggests_keywords
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.request_values import JSONDict, boolean, model
 from mlc_widget.api.streams import StreamBuffer
@@ -93,6 +94,7 @@ class EngineBase(NotCopyable, ABC):
         """Begin the rest of an answer on disk; on the home loop."""
         return StreamBuffer(self._home, await resume.stream(self._core))
 
+    @suggests_keywords
     def serve(
         self,
         *,

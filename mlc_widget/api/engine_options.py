@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, Final, TypedDict, TypeVar
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.keywords import unexpected_keyword
 from mlc_widget.api.progress import InitProgressCallback
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -106,9 +106,7 @@ def complete_options(
     for option in given:
         if option not in defaults:
             known = dict.fromkeys([*inspect.signature(engine).parameters, *defaults])
-            near = get_close_matches(option, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" It takes {', '.join(known)}."
-            raise TypeError(f"{name} got an unexpected keyword argument {option!r}.{hint}")
+            raise unexpected_keyword(name, option, known)
     return {**defaults, **given}  # type: ignore[return-value]
 
 

@@ -258,7 +258,7 @@ class MLCMagics(Magics):
         from mlc_widget.magics.engine_registry import models_of
 
         if given.model is None:
-            return self.registry.need(given.to)
+            return self.registry.need_model(given.to)
         if looks_like_server(given.model):
             raise UsageError(
                 f"--model {given.model}: `%mlc load {given.model}` makes an engine on this server."

@@ -106,6 +106,19 @@ class EngineRegistry:
             raise UsageError(f"No model is loaded. {_LOAD}")
         return engine
 
+    def need_model(self, name: str | None) -> LinkedEngine:
+        """As `need`, but a model must be loaded or loading, or its load must have failed.
+
+        Raises:
+            UsageError: there is none; the message says how to load a model.
+        """
+        engine = self.need(name)
+        snapshot = engine.link.snapshot
+        nothing = snapshot.model_id is None and snapshot.error is None
+        if nothing and snapshot.state not in ("starting", "loading"):
+            raise UsageError(f"No model is loaded. {_LOAD}")
+        return engine
+
     def make(self, name: str | None, **options: Any) -> LinkedEngine:
         """Make an engine under a name; it becomes the current one.
 

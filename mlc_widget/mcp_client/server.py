@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from mlc_widget.api.copies import NotCopyable
 from mlc_widget.api.errors import BadRequestError, MCPServerError, RuntimeUnavailableError
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.keywords import suggests_keywords
 from mlc_widget.mcp_client.connection import Connection, Target
 from mlc_widget.mcp_client.descriptions import MCPTool, read_descriptions
 from mlc_widget.mcp_client.process import ServerLog
@@ -209,6 +210,7 @@ class _Slot:
                 connection.kill()
 
 
+@suggests_keywords
 def mcp(
     server: str | Sequence[str],
     *,

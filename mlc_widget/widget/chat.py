@@ -37,6 +37,7 @@ from typing import Any, Self
 import traitlets
 
 from mlc_widget.api.errors import BadRequestError
+from mlc_widget.api.keywords import suggests_keywords
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.models.inventory import choices
@@ -115,7 +116,8 @@ class ChatWidget(EngineWidget, ChatSettings):
             `system` is given; likewise its title.
 
     Raises:
-        TypeError: the engine is neither in a worker kernel nor on a server.
+        TypeError: the engine is neither in a worker kernel nor on a server, or there is no such
+            argument.
         BadRequestError: a setting, the title or the history is invalid.
     """
 
@@ -129,6 +131,7 @@ class ChatWidget(EngineWidget, ChatSettings):
     _options = mirror("_options")
 
     @releases_locals
+    @suggests_keywords
     def __init__(
         self,
         engine: object,

@@ -95,6 +95,8 @@ def test_the_demo_model_is_loaded_on_demand_and_adds(execute: Execute) -> None:
         "%mlc unload",
         "%mlc models",
         "%mlc models info smollm2-135m",
+        "%%chat\nStill there?",
+        errors=True,
     )
     assert "42" in printed(notebook, 2)
     assert "42" in transcript(notebook, 1)
@@ -108,6 +110,7 @@ def test_the_demo_model_is_loaded_on_demand_and_adds(execute: Execute) -> None:
     assert "unloaded" in printed(notebook, 7)
     assert "_engine: no model" in printed(notebook, 8)
     assert "smollm2-135m: llama, Apache-2.0" in printed(notebook, 9)
+    assert "Load a model first, such as with `%mlc load demo`" in printed(notebook, 10)
 
 
 def test_stop_reset_and_restart(execute: Execute, model_folder: Path) -> None:

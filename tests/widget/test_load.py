@@ -94,6 +94,10 @@ def test_a_bar_stays_as_it_ended_when_a_later_load_changes_nothing(
     assert chat.get_state("_engine")["_engine"]["failed"] == failed["failed"]
     assert not any(e["failed"] for e in earlier.engines)
     assert earlier.engines[-1]["state"] == "ready"
+    later.engines.clear()
+    engine.reload(str(model_folder))
+    assert later.wait_for(lambda e: e["state"] == "ready")["failed"] is None
+    assert chat.get_state("_engine")["_engine"]["failed"] is None
     for widget in (earlier, later, chat):
         widget.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,6 +44,12 @@ def settled(chat: ChatWidget) -> None:
         pass
 
     chat._link.submit(nothing()).result(DEADLINE)
+
+
+def test_a_misspelt_argument_is_answered_by_the_nearest() -> None:
+    told = "ChatWidget got an unexpected keyword argument 'temprature'. Did you mean 'temperature'?"
+    with pytest.raises(TypeError, match=re.escape(told)):
+        ChatWidget(None, temprature=0.2)  # type: ignore[call-arg]
 
 
 def test_settings_are_traits_that_the_next_reply_heeds(
