@@ -297,7 +297,7 @@ export type Intent =
   | { readonly kind: "take_up" }
   | { readonly kind: "resync" }
   | { readonly kind: "kept" }
-  | { readonly kind: "transcript" }
+  | { readonly kind: "transcript"; readonly page: string }
   | { readonly kind: "cancel_load" }
   | { readonly kind: "choose"; readonly chat: number | null }
   | { readonly kind: "pause" }

@@ -22,7 +22,8 @@ counts UTF-16 code units, ``{"type": "export", "format", "text"}``, ``{"type": "
 decision}`` (`Approvals`), ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``,
 ``select {message}``, ``delete {message}``, ``new``, ``rename {title}``, ``export {format}``,
 ``set {name, value}``, ``reset``, ``tokens {reply}``, ``load {model?}``, ``restart``, ``resync``,
-``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and ``transcript`` (`TranscriptOutput`).
+``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and ``transcript {page}``
+(`TranscriptOutput`).
 """
 
 from __future__ import annotations

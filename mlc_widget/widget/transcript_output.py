@@ -9,6 +9,7 @@ Elsewhere (GitHub, nbconvert's HTML, JupyterLab without a kernel) readers see th
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 import weakref
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from mlc_widget.api.clients import client_of
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget.stand_in import show_widget
 
+_TURN_S = 10.0
+_PAGE_LENGTH = 64
 _log = logging.getLogger(__name__)
 _shown: weakref.WeakSet[TranscriptOutput] = weakref.WeakSet()
 _watched: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -43,7 +46,9 @@ class TranscriptOutput:
     """An output that is shown below a widget and replaced when the widget's content changes.
 
     A page that was reloaded no longer knows the display id (js/src/transcript-output.ts): it is
-    notified of each change, asks for the output if it lacks it, and puts it in its place.
+    notified of each change, asks for the output if it lacks it, and puts it in its place. Of the
+    pages of several users who share a notebook, one at a time may do so: each replaces the output
+    by a new one, and two at once would leave two.
 
     Args:
         read: Makes the output's MIME bundle; called on any thread.
@@ -57,18 +62,26 @@ class TranscriptOutput:
         self._rev = 0
         self._visible = False
         self._stale = False
+        self._writer = ""
+        self._turn_ends = 0.0
 
     def intents(self) -> dict[str, Callable[[JSONDict], object]]:
         """The handlers of the page's intents."""
-        return {"kept": lambda _: self._tell_rev(), "transcript": lambda _: self._tell_output()}
+        return {"kept": lambda _: self._tell_rev(), "transcript": self._tell_output}
 
     def _tell_rev(self) -> None:
         if self._visible:
             self._tell({"type": "kept", "id": self._id, "rev": self._rev})
 
-    def _tell_output(self) -> None:
+    def _tell_output(self, intent: JSONDict) -> None:
+        page, now = str(intent.get("page"))[:_PAGE_LENGTH], time.monotonic()
+        if page != self._writer and now < self._turn_ends:
+            return  # another page is about to write it, and this one will get it from there
+        self._writer, self._turn_ends = page, now + _TURN_S
         output = {"output_type": "display_data", "data": self._read(), "metadata": self._mark}
-        self._tell({"type": "transcript", "id": self._id, "rev": self._rev, "output": output})
+        self._tell(
+            {"type": "transcript", "page": page, "id": self._id, "rev": self._rev, "output": output}
+        )
 
     @property
     def _mark(self) -> JSONDict:

@@ -12,7 +12,10 @@ import pytest
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
+from mlc_widget.api.requests import JSONDict
+from mlc_widget.widget import transcript_output
 from mlc_widget.widget.safe_markdown import plain, quoted, safe_markdown, without_headings
+from mlc_widget.widget.transcript_output import TranscriptOutput
 
 from ..kernels import LocalNotebookClient
 
@@ -157,6 +160,29 @@ def test_code_in_lists_and_unclosed_code_is_kept() -> None:
         "1. do\n   ```py\n   x = 1 < 2\n   ```\n2. done"
     )
     assert safe_markdown("```\nhalf").endswith("half\n```")
+
+
+def test_of_several_pages_one_at_a_time_puts_it_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[JSONDict] = []
+    output = TranscriptOutput(lambda: {"text/markdown": "x"}, told.append)
+    now = 0.0
+    monkeypatch.setattr(transcript_output.time, "monotonic", lambda: now)
+
+    def asks(page: object) -> list[object]:
+        told.clear()
+        output.intents()["transcript"]({"kind": "transcript", "page": page})
+        return [message["page"] for message in told]
+
+    assert asks("one") == ["one"]
+    assert asks("other") == []
+    assert asks("one") == ["one"]
+    now = transcript_output._TURN_S
+    assert asks("other") == ["other"]
+    assert asks("one") == []
+    now *= 2
+    assert asks("x" * 1000) == ["x" * transcript_output._PAGE_LENGTH]
 
 
 @pytest.fixture(scope="module")
