@@ -32,7 +32,7 @@ help:
 	@echo "make bench   run the benchmarks"
 	@echo "make soak    run the long tests"
 	@echo "make faults  try every fault in every phase of a worker; write docs/faults.md"
-	@echo "make hosts   try the chat in marimo, Voila, Shiny, Panel and Streamlit; write docs/hosts.md"
+	@echo "make hosts   try the chat in marimo, in shared notebooks, and more; write docs/hosts.md"
 	@echo "make smoke   chat with the demo model in this process and in a worker"
 	@echo "make lock    write constraints.txt; 'make lock upgrade=1' with the newest versions"
 	@echo "make hooks   have git run the linters before each commit"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, ViewportSize, expect, sync_playwright
 
+from .chat import Chat
 from .conftest import FLAGS, find_chromium
 from .lab import DEADLINE_MS, Lab, Notebook
-from .test_lab import Chat
 
 CELLS = [
     "%load_ext mlc_widget",

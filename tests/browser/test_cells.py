@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, expect
 
+from .chat import CHAT, Chat, create, start_chat
 from .lab import Notebook
-from .test_lab import CHAT, Chat, create, start_chat
 
 OpenNotebook = Callable[..., Notebook]
 

@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from ..widget.script_folder import write_script_folder
+from .chat import CHAT, LONG, Chat, create, expect_growing, start_chat
 from .lab import DEADLINE_MS, BusyCell, Lab, Notebook
-from .test_lab import CHAT, LONG, Chat, create, expect_growing, start_chat
 
 OpenNotebook = Callable[..., Notebook]
 TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"

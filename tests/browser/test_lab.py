@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jupyterlab import __version__
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
+from .chat import CHAT, LONG, Chat, create, expect_growing, start_chat
 from .lab import DEADLINE_MS, BusyCell, Notebook
 
 LAB = tuple(map(int, __version__.split(".")[:2]))
 OpenNotebook = Callable[..., Notebook]
-LONG: dict[str, Any] = {"text": "word", "repeat": 20_000, "pace_s": 0.02}
-
-
-def create(folder: Path, **script: Any) -> str:
-    return (
-        "from mlc_widget import ChatWidget, create_kernel_mlc_engine\n"
-        f"engine = await create_kernel_mlc_engine({str(folder)!r}, runtime='scripted',"
-        f" runtime_options={script!r})"
-    )
-
-
-CHAT = "chat = ChatWidget(engine)\nchat"
-
-
-class Chat:
-    """A chat widget in a cell's output."""
-
-    def __init__(self, output: Locator) -> None:
-        self.root = output.locator(".mlcw-chat")
-        self.input = self.root.get_by_role("textbox", name="Message")
-        self.stop = self.root.get_by_role("button", name="Stop")
-        self.replies = self.root.locator(".mlcw-assistant")
-
-    def ask(self, text: str) -> None:
-        self.input.fill(text)
-        self.input.press("Enter")
-
-    def text_length(self) -> int:
-        return len(self.replies.last.locator(".mlcw-body").inner_text())
-
-
-def expect_growing(chat: Chat) -> None:
-    """Wait until the last reply gets longer."""
-    before = chat.text_length()
-    body = chat.replies.last.locator(".mlcw-body")
-    expect(body).to_have_text(re.compile(rf".{{{before + 20},}}", re.DOTALL))
-
-
-def start_chat(notebook: Notebook, index: int = 1) -> Chat:
-    notebook.run(index)
-    notebook.expect_done(index)
-    chat = Chat(notebook.output(index))
-    expect(chat.root).to_be_visible()
-    return chat
 
 
 def test_the_bar_fills_while_the_model_loads(

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
 
+from .chat import CHAT, create, start_chat, wait_for_saved
 from .lab import DEADLINE_MS, Lab, Notebook
-from .test_lab import CHAT, create, start_chat
 
 OpenNotebook = Callable[..., Notebook]
-SAVE = "window.jupyterapp.commands.execute('docmanager:save')"
-
-
-def wait_for_saved(lab: Lab, notebook: Notebook, cell: int, text: str) -> str:
-    """Save until the transcript below a cell has a text; gives the whole transcript."""
-    path = lab.root / urlsplit(notebook.page.url).path.rpartition("/tree/")[2]
-    deadline = time.monotonic() + DEADLINE_MS / 1000
-    while True:
-        notebook.page.evaluate(SAVE)
-        outputs: list[dict[str, Any]] = json.loads(path.read_text())["cells"][cell]["outputs"]
-        found = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o["data"]]
-        transcript = "".join("".join(part) for part in found)
-        if text in transcript:
-            assert len(found) == 1
-            return transcript
-        assert time.monotonic() < deadline, outputs
-        notebook.page.wait_for_timeout(100)
 
 
 def test_the_saved_notebook_has_the_transcript_and_the_page_shows_it_once(

@@ -1,4 +1,4 @@
-"""Tries the chat in other hosts than JupyterLab, in Chromium, and writes docs/hosts.md.
+"""Tries the chat in hosts beyond JupyterLab for one user, in Chromium, and writes docs/hosts.md.
 
 ``make hosts`` runs it in a virtual environment of its own (`requirements.txt`), since these hosts
 are too much for the tests' environment. ``python -m tests.hosts.check marimo shiny`` tries some.
@@ -14,19 +14,23 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import anywidget
 import nbformat
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from ..widget.script_folder import write_script_folder
+from .collaboration import PACKAGES as COLLABORATION
+from .collaboration import check_collaboration
 from .table import PAGE, Result, write_page
 
 APPS = Path(__file__).parent / "apps"
@@ -36,36 +40,17 @@ SCRIPT = {"text": "word ", "repeat": 1000, "pace_s": 0.03, "load_s": 8}
 expect.set_options(timeout=DEADLINE_S * 1000)
 
 
+Steps = Callable[[Browser, str, Result], None]
+
+
 @dataclass(frozen=True)
 class Host:
-    """How to serve the app of a host, and where its page is."""
+    """How to serve the app of a host, where its page is, and what is tried there."""
 
     command: tuple[str, ...]
     packages: tuple[str, ...]
+    steps: Steps
     path: str = ""
-
-
-HOSTS = {
-    "marimo": Host(
-        ("marimo", "run", "--headless", "--no-token", "-p{port}", "marimo_app.py"), ("marimo",)
-    ),
-    "Voilà": Host(("voila", "--no-browser", "--port={port}", "notebook.ipynb"), ("voila",)),
-    "Shiny for Python": Host(
-        ("shiny", "run", "--port={port}", "shiny_app.py"), ("shiny", "shinywidgets")
-    ),
-    "Panel": Host(
-        ("panel", "serve", "--port={port}", "panel_app.py"),
-        ("panel", "ipywidgets-bokeh"),
-        "panel_app",
-    ),
-    "Streamlit": Host(
-        (
-            *("streamlit", "run", "--server.headless=true", "--server.port={port}"),
-            *("--browser.gatherUsageStats=false", "streamlit_app.py"),
-        ),
-        ("streamlit",),
-    ),
-}
 
 
 @contextmanager
@@ -179,25 +164,67 @@ def check_streamlit(browser: Browser, url: str, result: Result) -> None:
     result.passed("stops")
 
 
+APP_HOSTS = {
+    "marimo": Host(
+        ("marimo", "run", "--headless", "--no-token", "-p{port}", "marimo_app.py"),
+        ("marimo",),
+        check_chat,
+    ),
+    "Voilà": Host(
+        ("voila", "--no-browser", "--port={port}", "notebook.ipynb"), ("voila",), check_chat
+    ),
+    "Shiny for Python": Host(
+        ("shiny", "run", "--port={port}", "shiny_app.py"), ("shiny", "shinywidgets"), check_chat
+    ),
+    "Panel": Host(
+        ("panel", "serve", "--port={port}", "panel_app.py"),
+        ("panel", "ipywidgets-bokeh"),
+        check_chat,
+        "panel_app",
+    ),
+    "Streamlit": Host(
+        (
+            *("streamlit", "run", "--server.headless=true", "--server.port={port}"),
+            *("--browser.gatherUsageStats=false", "streamlit_app.py"),
+        ),
+        ("streamlit",),
+        check_streamlit,
+    ),
+}
+
+
+def check_app(host: Host, browser: Browser, folder: Path, result: Result) -> None:
+    """An app of ours, served by a host."""
+    for app in APPS.iterdir():
+        if app.is_file():
+            shutil.copy(app, folder)
+    cells = (APPS / "notebook.py").read_text().split("# %%\n")[1:]
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    with served(host, folder) as url:
+        host.steps(browser, url, result)
+
+
+Check = Callable[[Browser, Path, Result], None]
+HOSTS: dict[str, tuple[tuple[str, ...], Check]] = {
+    "JupyterLab with collaboration": (COLLABORATION, check_collaboration),
+    **{name: (host.packages, partial(check_app, host)) for name, host in APP_HOSTS.items()},
+}
+
+
 def check(name: str, browser: Browser) -> Result:
-    host = HOSTS[name]
-    result = Result(name, ", ".join(f"{p} {version(p)}" for p in host.packages))
-    steps: Callable[[Browser, str, Result], None]
-    steps = check_streamlit if name == "Streamlit" else check_chat
+    packages, steps = HOSTS[name]
+    result = Result(name, ", ".join(f"{p} {version(p)}" for p in packages))
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        for app in APPS.iterdir():
-            if app.is_file():
-                shutil.copy(app, folder)
-        cells = (APPS / "notebook.py").read_text().split("# %%\n")[1:]
-        notebook = nbformat.v4.new_notebook()
-        notebook.cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
-        nbformat.write(notebook, folder / "notebook.ipynb")
         try:
-            with served(host, folder) as url:
-                steps(browser, url, result)
-        except (AssertionError, RuntimeError) as error:
+            steps(browser, Path(made), result)
+        except (AssertionError, Error, RuntimeError) as error:
+            traceback.print_exc()
             result.fault = str(error).strip().splitlines()[0]
+        finally:
+            for context in browser.contexts:
+                context.close()
     return result
 
 

@@ -13,6 +13,7 @@ BEGIN = "<!-- written by `make hosts` -->"
 STEPS = ("shown", "streams", "stops", "two pages")
 """The chat is drawn with its style; a reply grows; Stop ends it; a second page has its own."""
 NOTES = {
+    "JupyterLab with collaboration": "The second visitor shares the first one's notebook and chat.",
     "marimo": "The load's progress is shown, too.",
     "Voilà": "",
     "Shiny for Python": "With `@render_widget`; each session has its own chat.",
