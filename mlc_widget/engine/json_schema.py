@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError, UnsupportedFieldError
-from mlc_widget.engine.schema.complement import NoComplementError, complement
+from mlc_widget.engine.schema.complement import Complements, NoComplementError
 from mlc_widget.engine.schema.dialects import modern
 from mlc_widget.engine.schema.json_values import problem_of_value, shown, size_of
 from mlc_widget.engine.schema.lark import TOO_MANY, TooCostlyError, too_costly
@@ -107,6 +107,7 @@ class _Checker:
 
     def __init__(self, root: Any, at: str, is_regex: Callable[[str], str]) -> None:
         self._references = References(root, at)
+        self._complements = Complements()
         self._is_regex = is_regex
         self._depth = self._visited = 0
         self._here: Any = root
@@ -339,13 +340,9 @@ class _Checker:
     def _opposite(self, at: str, schema: Any) -> Any:
         """A schema of what does not fit another."""
         try:
-            return located(complement(schema), at)
+            return self._complements.of(schema, at=at)
         except NoComplementError as error:
-            raise UnsupportedFieldError(
-                f"{at}: what does not fit this schema cannot be enforced, because of its "
-                f"{error.keyword}; describe what is allowed instead.",
-                param=at,
-            ) from None
+            raise error.at(at) from None
 
     def _property_names(self, at: str, value: Any) -> Any:
         checked = self.schema(at, value)

@@ -9,6 +9,7 @@ import pytest
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine import grammar_check
 from mlc_widget.engine.grammar_check import CHECKER
+from mlc_widget.engine.schema import complement
 from mlc_widget.engine.structured_output import response_grammar
 from mlc_widget.engine.tools import _arguments
 
@@ -116,15 +117,27 @@ def test_objects_that_contain_each_other_again_and_again_are_refused(wrap):
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda schema: {"properties": {"a": schema}},
-        lambda schema: {"items": schema},
-        lambda schema: {"patternProperties": {"^a": schema}},
-        lambda schema: {"additionalProperties": schema},
+        lambda schema: {"not": {"properties": {"a": schema}}},
+        lambda schema: {"not": {"items": schema}},
+        lambda schema: {"not": {"patternProperties": {"^a": schema}}},
+        lambda schema: {"not": {"additionalProperties": schema}},
+        lambda schema: {"not": {"anyOf": [schema, {"type": "null"}]}},
+        lambda schema: {"not": {"oneOf": [{"properties": {"a": schema}}, {"type": "null"}]}},
+        lambda schema: {"if": {"properties": {"a": schema}}, "then": {"required": ["b"]}},
     ],
-    ids=["properties", "items", "patternProperties", "additionalProperties"],
+    ids=["properties", "items", "patterns", "additional", "anyOf", "not oneOf", "if"],
 )
-def test_opposites_within_opposites_are_no_worse(wrap):
+def test_opposites_within_opposites_are_each_made_once(wrap, monkeypatch):
+    monkeypatch.setattr(complement, "_PARTS", 400)
     schema = {"properties": {"a": {"const": 1}}, "required": ["a"]}
-    for _ in range(48):  # two levels each, of the hundred that a schema may have
-        schema = {"not": wrap(schema)}
-    check("opposites within opposites", schema)
+    for _ in range(32):  # up to three levels each, of the hundred that a schema may have
+        schema = wrap(schema)
+    compile_format(schema)
+
+
+def test_too_many_opposites_are_refused(monkeypatch):
+    monkeypatch.setattr(complement, "_PARTS", 40)
+    with pytest.raises(BadRequestError, match="too many parts") as caught:
+        compile_format({"not": {"properties": {f"p{i}": INT for i in range(40)}}})
+    assert caught.value.param == "response_format.schema.not.properties.p39"
+    compile_format({"not": {"properties": {f"p{i}": INT for i in range(39)}}})

@@ -506,6 +506,7 @@ def test_what_a_schema_takes_and_what_not(name, good, bad):
         ({"items": {"if": {"multipleOf": 3}, "then": INT}}, "items.if"),
         ({"if": {"properties": {"a": {"propertyNames": {"maxLength": 3}}}}, "else": INT}, "if"),
         ({"not": {"uniqueItems": True}}, "not"),
+        ({"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"format": "date"}}}, "$defs.a"),
         (array(record(a=INT), uniqueItems=True), "uniqueItems"),
         (record(a=array(array(INT), uniqueItems=True)), "properties.a.uniqueItems"),
         (array({"enum": [[i] for i in range(65)]}, uniqueItems=True), "uniqueItems"),

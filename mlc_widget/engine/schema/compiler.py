@@ -90,7 +90,7 @@ class _Compiler:
         self._nodes: dict[str, Node] = {}
         self._pending: list[_Key] = []
         self._lark = LarkText()
-        self._sets = SchemaSets(root)
+        self._sets = SchemaSets(root, at)
         self._patterns = KeyPatterns(checker.is_satisfiable)
         members = Members(self._sets, self._patterns)
         values = Values(self._sets, members, self._patterns, checker.is_satisfiable)

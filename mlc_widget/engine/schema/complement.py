@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.engine.schema.conjunction import (
     HAS_PROPERTY,
     KINDS,
@@ -22,14 +24,15 @@ from mlc_widget.engine.schema.conjunction import (
 from mlc_widget.engine.schema.finite_patterns import matching_texts
 from mlc_widget.engine.schema.keys import can_be_written
 from mlc_widget.engine.schema.lark import TOO_MANY, TooCostlyError
+from mlc_widget.engine.schema.located import located
 from mlc_widget.engine.schema.numbers import exact
 
 _NUMBERS: Final = 256
 """The maximum number of an enum's numbers; the complement has the ranges between them."""
 _MARKS: Final = ("!", "?")
 """Prefixes of a definition's name for its complement and for its lenient complement."""
-_PARTS: Final = 50_000
-"""The maximum number of subschemas in a complement."""
+_PARTS: Final = 100_000
+"""The maximum number of subschemas whose complements are made for one schema."""
 _PAIRS: Final = 8
 """The maximum number of a oneOf's branches for which matching two is considered, too."""
 
@@ -45,21 +48,13 @@ class NoComplementError(Exception):
         super().__init__(keyword)
         self.keyword = keyword
 
-
-def complement(schema: Any, *, lenient: bool = False) -> Any:
-    """Write the schema of all values that do not match a checked schema.
-
-    A reference becomes one to the complement of its target (`complement_name`).
-
-    Args:
-        schema: From `json_schema.check_schema`, or a complement.
-        lenient: Leave out what cannot be written; the result then matches only some of them.
-
-    Raises:
-        NoComplementError: A keyword has no complement; never if `lenient`.
-        TooCostlyError: The complement has too many parts.
-    """
-    return _Complement(lenient).of(schema)
+    def at(self, path: str) -> UnsupportedFieldError:
+        """The error of a request in which the schema has a path."""
+        return UnsupportedFieldError(
+            f"{path}: what does not fit this schema cannot be enforced, because of its "
+            f"{self.keyword}; describe what is allowed instead.",
+            param=path,
+        )
 
 
 def complement_name(name: str, *, lenient: bool) -> str:
@@ -74,18 +69,107 @@ def definition_of(name: str) -> tuple[str, bool]:
     return name[1:], name.startswith(_MARKS[True])
 
 
+class Complements:
+    """Makes the schemas of all values that do not match others, for the parts of one schema.
+
+    Each is made once: the complement of the same object is the same object. So conditions within
+    conditions do not multiply. The complement of a complement's complement is the complement
+    itself, where it has no part of the schema that was given.
+
+    Attributes:
+        made: The number of subschemas whose complements were made.
+    """
+
+    def __init__(self) -> None:
+        self.made = 0
+        self._exact = _Complement(self, lenient=False)
+        self._lenient = _Complement(self, lenient=True)
+
+    def of(self, schema: Any, *, lenient: bool = False, at: str | None = None) -> Any:
+        """Write the schema of all values that do not match a checked schema.
+
+        A reference becomes one to the complement of its target (`complement_name`).
+
+        Args:
+            schema: From `json_schema.check_schema`, or a complement. It must not change any more.
+            lenient: Leave out what cannot be written; the result then matches only some of them.
+            at: The path in the request that the parts that are made get; None for no path.
+
+        Raises:
+            NoComplementError: A keyword has no complement; never if `lenient`.
+            TooCostlyError: The complements have too many parts.
+        """
+        to = self._lenient if lenient else self._exact
+        to.at = at
+        return to.of(schema)
+
+    def count(self) -> None:
+        """Count a subschema.
+
+        Raises:
+            TooCostlyError: There are too many.
+        """
+        self.made += 1
+        if self.made > _PARTS:
+            raise TooCostlyError(TOO_MANY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A complement.
+
+    Attributes:
+        of: The schema; kept, since schemas are known by identity.
+        opposite: The complement.
+        whole: Whether all of it was made here: it has no part of a schema that was given, and
+            nothing was left out.
+    """
+
+    of: Any
+    opposite: Any
+    whole: bool
+
+
 class _Complement:
-    def __init__(self, lenient: bool) -> None:
+    """Makes complements of one strictness."""
+
+    def __init__(self, every: Complements, *, lenient: bool) -> None:
         self.lenient = lenient
-        self._parts = 0
+        self.at: str | None = None
+        self._every = every
+        self._known: dict[int, _Made] = {}
+        self._whole: set[int] = set()
+        self._is_whole = True
 
     def of(self, schema: Any) -> Any:
         """A schema of the values that do not match another."""
-        self._parts += 1
-        if self._parts > _PARTS:  # nested conditions multiply
-            raise TooCostlyError(TOO_MANY)
         if isinstance(schema, bool):
             return not schema
+        known = self._known.get(id(schema))
+        if known is None:
+            outer, self._is_whole = self._is_whole, True
+            opposite = self._make(schema)
+            known = self._keep(_Made(schema, opposite, self._is_whole))
+            self._is_whole = outer
+        self._is_whole = self._is_whole and known.whole
+        return known.opposite
+
+    def uses(self, schemas: Sequence[Any]) -> list[Any]:
+        """Schemas that were given, as parts of the complement in progress."""
+        self._is_whole = False
+        return list(schemas)
+
+    def _keep(self, made: _Made) -> _Made:
+        self._known[id(made.of)] = made
+        opposite = made.opposite
+        if made.whole and not isinstance(opposite, bool):
+            if id(made.of) in self._whole:
+                self._known.setdefault(id(opposite), _Made(opposite, made.of, whole=True))
+            self._whole.add(id(opposite))
+        return made
+
+    def _make(self, schema: Mapping[str, Any]) -> Any:
+        self._every.count()
         options: list[Any] = []
         for keyword, value in schema.items():
             if keyword == "type" and "string" in value and _lists_strings(schema):
@@ -95,12 +179,14 @@ class _Complement:
             except NoComplementError:
                 if not self.lenient:
                     raise
+                self._is_whole = False
         if any(o is True or o == {} for o in options):
             return True
         options = [o for o in options if o is not False]
+        made: Any = {"anyOf": options} if options else False
         if len(options) == 1:
-            return options[0]
-        return {"anyOf": options} if options else False
+            made = options[0]
+        return made if self.at is None else located(made, self.at)
 
     def _options(self, keyword: str, value: Any, schema: Mapping[str, Any]) -> list[Any]:
         opposite = _OPPOSITES.get(keyword)
@@ -150,7 +236,7 @@ def _enum(values: Sequence[Any], _: Any, to: _Complement) -> list[Any]:
         made.append({"const": not truths.pop()})
     for kind, differing in (("object", _other_object), ("array", _other_array)):
         if by_kind[kind]:
-            each = [{"anyOf": differing(v)} for v in by_kind[kind]]
+            each = [{"anyOf": differing(v, to)} for v in by_kind[kind]]
             made.append(_of(kind, allOf=each))
     return made
 
@@ -166,24 +252,24 @@ def _between(numbers: Sequence[Any]) -> list[Any]:
     return made
 
 
-def _other_object(value: Mapping[str, Any]) -> list[Any]:
+def _other_object(value: Mapping[str, Any], to: _Complement) -> list[Any]:
     """The objects that differ from a given one, in a value or in their keys."""
     made: list[Any] = []
     known = {str(name): True for name in value}  # in their order
     for name, part in value.items():
-        other = complement({"const": part})
+        other = to.of({"const": part})
         made.append({"properties": {**known, str(name): False}})
         made.append({"required": [str(name)], "properties": {**known, str(name): other}})
     made.append({"required": list(known), "properties": known, "minProperties": len(known) + 1})
     return made
 
 
-def _other_array(value: Sequence[Any]) -> list[Any]:
+def _other_array(value: Sequence[Any], to: _Complement) -> list[Any]:
     """The arrays that differ from a given one, in an item or in their length."""
     made: list[Any] = [{"minItems": len(value) + 1}]
     if value:
         made.append({"maxItems": len(value) - 1})
-    made += [{"minItems": i + 1, "prefixItems": [*[True] * i, complement({"const": part})]}
+    made += [{"minItems": i + 1, "prefixItems": [*[True] * i, to.of({"const": part})]}
              for i, part in enumerate(value)]  # fmt: skip
     return made
 
@@ -258,7 +344,7 @@ def _all_of(branches: Sequence[Any], _: Any, to: _Complement) -> list[Any]:
 def _one_of(branches: Sequence[Any], _: Any, to: _Complement) -> list[Any]:
     made: list[Any] = [{"allOf": [to.of(b) for b in branches]}]
     if len(branches) <= _PAIRS:
-        made += [{"allOf": list(two)} for two in itertools.combinations(branches, 2)]
+        made += [{"allOf": to.uses(two)} for two in itertools.combinations(branches, 2)]
     return made
 
 

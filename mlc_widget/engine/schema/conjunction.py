@@ -60,7 +60,8 @@ class Wanted:
         for base in bases:
             bounds = {f: base[n] for n, f in _NUMBERS.items() if n in base}
             multiples = (base["multipleOf"],) if "multipleOf" in base else ()
-            self.numbers = self.numbers.within(Range(**bounds, multiples_of=multiples))
+            if bounds or multiples:
+                self.numbers = self.numbers.within(Range(**bounds, multiples_of=multiples))
 
     def is_count(self, of: str, count: int) -> bool:
         """Whether this number of Items or Properties is allowed."""

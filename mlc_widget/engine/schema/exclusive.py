@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mlc_widget.api.errors import UnsupportedFieldError
-from mlc_widget.engine.schema.complement import complement
 from mlc_widget.engine.schema.emptiness import Emptiness
 from mlc_widget.engine.schema.sets import Group, Ids, SchemaSets
 
@@ -66,23 +64,17 @@ def _without(
     """The simplest alternatives for matching some schemas and not another."""
     if emptiness.is_empty(sets.joined(one, sets.ids([other])), done):
         return [one]
-    opposite = complement(sets.resolved(other), lenient=True)
+    opposite = sets.complement(sets.resolved(other), lenient=True)
     options = [opposite]
     if isinstance(opposite, Mapping) and set(opposite) == {"anyOf"}:
-        options = sorted(opposite["anyOf"], key=_cost)
+        options = sorted(opposite["anyOf"], key=sets.cost)
     ways: list[Ids] = []
     most = math.inf
     for option in options:
-        if len(ways) == _OPTIONS or (cost := _cost(option)) > most:
+        if len(ways) == _OPTIONS or (cost := sets.cost(option)) > most:
             break
         way = sets.joined(one, sets.ids([sets.same(option)]))
         if not emptiness.is_empty(way, done):
             most = min(most, _COSTLIER * cost)
             ways.append(way)
     return ways
-
-
-def _cost(option: Any) -> int:
-    """How costly a schema is; references cost most."""
-    text = json.dumps(option)
-    return len(text) + 1000 * text.count('"$ref"')

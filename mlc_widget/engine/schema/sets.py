@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from mlc_widget.api.errors import BadRequestError
-from mlc_widget.engine.schema.complement import complement, definition_of
-from mlc_widget.engine.schema.conjunction import HAS_PROPERTY
+from mlc_widget.engine.schema.complement import Complements, NoComplementError, definition_of
+from mlc_widget.engine.schema.conjunction import HAS_PROPERTY, path_of
+from mlc_widget.engine.schema.equal_schemas import EqualSchemas
 from mlc_widget.engine.schema.located import LocatedSchema
 
 Ids: TypeAlias = tuple[int, ...]
@@ -25,11 +25,13 @@ _LINKS: Final = frozenset({"$ref", "allOf", "$defs", "anyOf", "oneOf"})
 class SchemaSets:
     """Numbers the parts of one checked schema, and follows its references."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, at: str) -> None:
+        self._at = at
         self._definitions = dict(root.get("$defs", {})) if isinstance(root, Mapping) else {}
         self._schemas: list[Any] = []
         self._numbered: dict[int, int] = {}
-        self._kept: dict[str, Any] = {}
+        self._complements = Complements()
+        self._equal = EqualSchemas()
 
     def ids(self, schemas: Iterable[Any]) -> Ids:
         """The set of these schemas, without those that allow everything."""
@@ -102,9 +104,21 @@ class SchemaSets:
     def _definition(self, name: str) -> Any:
         if name not in self._definitions:  # a complement, which is made on demand
             of, lenient = definition_of(name)
-            self._definitions[name] = complement(self._definitions[of], lenient=lenient)
+            schema = self._definitions[of]
+            try:
+                self._definitions[name] = self.complement(schema, lenient=lenient)
+            except NoComplementError as error:
+                raise error.at(path_of(schema, self._at)) from None
         return self._definitions[name]
+
+    def complement(self, schema: Any, *, lenient: bool = False) -> Any:
+        """The schema of all values that do not match another; see `Complements.of`."""
+        return self._complements.of(schema, lenient=lenient)
 
     def same(self, schema: Any) -> Any:
         """The same object for the same schema, since schemas are known by identity."""
-        return self._kept.setdefault(json.dumps(schema), schema)
+        return self._equal.same(schema)
+
+    def cost(self, schema: Any) -> int:
+        """How costly a schema is, by the length of its text; references cost most."""
+        return self._equal.cost(schema)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.engine.schema.array_text import MOST_COUNTED, MOST_FOUND
-from mlc_widget.engine.schema.complement import NoComplementError, complement
+from mlc_widget.engine.schema.complement import NoComplementError
 from mlc_widget.engine.schema.conjunction import Wanted, path_of
 from mlc_widget.engine.schema.emptiness import Emptiness
 from mlc_widget.engine.schema.finite_values import FiniteValues
@@ -90,7 +90,9 @@ class Shapes:
             shape.found.append(Found(nodes[:-1], nodes[-1], low, high))
         if limited:
             try:
-                none = self._sets.ids([self._sets.same(complement(wanted[0]["contains"]))])
+                none = self._sets.ids(
+                    [self._sets.same(self._sets.complement(wanted[0]["contains"]))]
+                )
             except NoComplementError as error:
                 raise _unsupported(
                     f"{at}.maxContains",
