@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
+import os
 import threading
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 _T = TypeVar("_T")
+_free: Final[list[asyncio.AbstractEventLoop]] = []
+"""The event loops of threads that no worker uses. They go on: a provisioner may keep there what all
+its kernels share, as gateway-provisioners receives the answers of all its launchers."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free.clear)  # the threads are the parent's
 
 
 class ProvisionerThread:
@@ -19,25 +24,27 @@ class ProvisionerThread:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.SelectorEventLoop()
-        threading.Thread(target=self._serve, name="mlc_widget-provisioner", daemon=True).start()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
-        finally:
-            left = asyncio.all_tasks(self._loop)  # whoever waits for one is told
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            self._loop.close()
+            self._loop = _free.pop()
+        except IndexError:
+            self._loop = _started()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._freeing: asyncio.Task[None] | None = None
 
     def submit(self, call: Callable[[], Awaitable[_T]]) -> concurrent.futures.Future[_T]:
-        """Make a call there."""
+        """Make a call there; it is cancelled where the thread was closed."""
 
         async def made() -> _T:
-            return await call()
+            task = asyncio.current_task()
+            assert task is not None
+            if self._closed:
+                raise asyncio.CancelledError
+            self._calls.add(task)
+            try:
+                return await call()
+            finally:
+                self._calls.discard(task)
 
         return asyncio.run_coroutine_threadsafe(made(), self._loop)
 
@@ -46,9 +53,31 @@ class ProvisionerThread:
         return await asyncio.wrap_future(self.submit(call))
 
     def close(self) -> None:
-        """End the thread after the step it is at; calls that wait are cancelled. Idempotent.
+        """Cancel the calls that wait, and leave the thread to the next worker. Idempotent.
 
         Nothing can be run after that.
         """
-        with contextlib.suppress(RuntimeError):  # it is closed
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        if not self._closed:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        for call in self._calls:
+            call.cancel()
+        self._freeing = self._loop.create_task(self._free())
+
+    async def _free(self) -> None:
+        if self._calls:
+            await asyncio.wait(self._calls)
+        _free.append(self._loop)
+
+
+def _started() -> asyncio.AbstractEventLoop:
+    loop = asyncio.SelectorEventLoop()
+
+    def serve() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    threading.Thread(target=serve, name="mlc_widget-provisioner", daemon=True).start()
+    return loop

@@ -15,6 +15,7 @@ import pytest_asyncio
 import zmq.asyncio
 
 from mlc_widget.api.errors import EngineDeadError
+from mlc_widget.proxy import provisioner_thread
 from mlc_widget.proxy.link_watch import LinkWatch
 from mlc_widget.proxy.provisioner_thread import ProvisionerThread
 
@@ -140,8 +141,28 @@ async def test_a_provisioner_that_blocks_holds_nobody_else() -> None:
     with pytest.raises(ValueError, match="its own error"):
         await thread.run(fail)
     thread.close()
-    await until(lambda: not any(t.name == "mlc_widget-provisioner" for t in threading.enumerate()))
     thread.close()
+    with pytest.raises(asyncio.CancelledError):
+        await thread.run(fail)
+
+
+async def test_a_provisioner_s_thread_goes_on_for_the_next_worker() -> None:
+    """What a provisioner has there may be for all its kernels."""
+
+    async def serve() -> tuple[threading.Thread, asyncio.Task[Any]]:
+        return threading.current_thread(), asyncio.create_task(asyncio.Event().wait())
+
+    first = ProvisionerThread()
+    place, kept = await first.run(serve)
+    first.close()
+    await until(lambda: first._loop in provisioner_thread._free)
+    second = ProvisionerThread()
+    assert (await second.run(serve))[0] is place
+    assert not kept.done()
+    other = ProvisionerThread()
+    assert (await other.run(serve))[0] is not place
+    for thread in (second, other):
+        thread.close()
 
 
 async def test_who_waits_for_a_provisioner_is_told_of_the_end(
