@@ -23,7 +23,7 @@ COMPLETE = (
 """Where every number is a bound that the table must have."""
 NOT_BOUNDS = {
     "mlc_widget.protocol.messages.PROTOCOL_VERSION",
-    "mlc_widget.worker.app._ENGINE_DEAD",
+    "mlc_widget.worker.services._ENGINE_DEAD",
     "mlc_widget.worker.resources._EXHAUSTED",
     "mlc_widget.protocol.errors._MAX_TRACEBACK",
 }
@@ -59,13 +59,13 @@ def test_no_bound_is_missing_from_the_page() -> None:
 
 def test_a_clients_credit_cannot_fill_the_worker_s_queue() -> None:
     from mlc_widget.proxy.stream_receiver import STREAM_CREDIT
-    from mlc_widget.worker.app import _IOPUB_QUEUE
     from mlc_widget.worker.client_streams import MAX_STREAMS
+    from mlc_widget.worker.kernel import IOPUB_QUEUE
     from mlc_widget.worker.stream_sender import MAX_CREDIT, PROBES
 
     assert STREAM_CREDIT <= MAX_CREDIT
     # A message has one chunk at least; each stream may be probed, and has a first and a last one.
-    assert MAX_STREAMS * (MAX_CREDIT + PROBES + 2) < _IOPUB_QUEUE
+    assert MAX_STREAMS * (MAX_CREDIT + PROBES + 2) < IOPUB_QUEUE
 
 
 def test_gathering_never_holds_the_choices_back() -> None:

@@ -19,6 +19,18 @@ from .conftest import DEADLINE_S
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
 HELLO = [{"role": "user", "content": "Hello!"}]
+_OTHER_LAUNCHER = """
+# As gateway-provisioners' launcher, which starts this application whatever the kernelspec says.
+import functools, sys
+from ipykernel.kernelapp import IPKernelApp
+from tornado.ioloop import IOLoop
+from mlc_widget.worker.kernel import WorkerKernel
+
+app = IPKernelApp.instance(kernel_class=WorkerKernel, user_ns={}, connection_file=sys.argv[1])
+app.initialize([])
+IOLoop.current().call_later(0, functools.partial(print, "printed", flush=True))
+app.start()
+"""
 
 
 @pytest.fixture
@@ -82,6 +94,23 @@ async def test_settings_reach_a_worker_that_gets_no_variables_of_ours(
     other = await kernel_engine(load=False, kernel_name=name, handler="breaks_at_import:Handler")
     with pytest.raises(MLCEngineError, match="division by zero"):
         await other.reload("demo")
+
+
+async def test_a_worker_that_another_launcher_hosts(
+    kernel_engine: Make, install: Callable[..., str], tmp_path: Path
+) -> None:
+    log, launcher = tmp_path / "log", tmp_path / "launcher.py"
+    launcher.write_text(_OTHER_LAUNCHER)
+    launch = f"unset MLC_WIDGET_WORKER; exec {sys.executable} {launcher} $1 > {log} 2>&1"
+    name = install({}, ["/bin/sh", "-c", launch, "sh", "{connection_file}"])
+    engine = await kernel_engine(kernel_name=name, text="As it was set.")
+    answer = await engine.chat.completions.create(messages=HELLO)
+    assert answer.choices[0].message.content == "As it was set."
+    assert "printed" in log.read_text()
+    pid = engine.worker_pid
+    assert pid is not None
+    await engine.terminate()
+    assert not psutil.pid_exists(pid)
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "60", float("nan")])

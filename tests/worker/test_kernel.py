@@ -8,10 +8,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import zmq
 from jupyter_client.session import Session
 
-from mlc_widget.worker.app import WorkerKernelApp
-from mlc_widget.worker.kernel import WorkerKernel
+from mlc_widget.protocol.worker_settings import VARIABLE
+from mlc_widget.worker import kernel as module
+from mlc_widget.worker.kernel import IOPUB_QUEUE, WorkerKernel
+from mlc_widget.worker.services import WorkerServices
 
 
 class NotingSession(Session):
@@ -73,13 +76,43 @@ def test_what_it_does_not_have_is_refused(
     assert refused.get("success") is False or refused["status"] == "error"
 
 
+async def test_each_client_gets_a_queue_that_its_credit_cannot_fill(
+    session: NotingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another application has made the sockets, as a launcher's does."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+        thread = SimpleNamespace(schedule=lambda call: call(), socket=socket)
+        kernel = WorkerKernel(session=session, log=logging.getLogger(), iopub_thread=thread)
+        services = WorkerServices(pytest.fail, kernel._widen_iopub)
+        taken: list[Any] = []
+        comm: Any = SimpleNamespace(
+            send=lambda *_: None, on_msg=taken.append, on_close=lambda _: None
+        )
+        services.on_open(comm, {"content": {"data": {"settings": {"runtime": "scripted"}}}})
+        for kind, widened in (("hello", False), ("hello", False), ("keepAlive", True)):
+            taken[0]({"content": {"data": {"kind": kind, "uuid": "u", "content": {}}}})
+            assert (socket.sndhwm == IOPUB_QUEUE) is widened
+
+
+async def test_a_kernel_that_does_not_end_in_time_is_ended(
+    kernel: WorkerKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    call_soon = asyncio.get_running_loop().call_soon_threadsafe
+    monkeypatch.setattr(module, "_END_S", 0.01)
+    monkeypatch.setattr(kernel, "_leave", lambda why: call_soon(left.set_result, why))
+    assert await kernel.do_shutdown(restart=False) == {"status": "ok", "restart": False}
+    assert await left == "The worker was told to end, and has not in 0.01 s."
+
+
 @pytest.mark.parametrize("data", ["x", 5, [1], True])
 def test_a_comm_that_is_opened_with_something_else_is_refused(data: Any) -> None:
     sent: list[Any] = []
     taken: list[Any] = []
     comm = SimpleNamespace(send=sent.append, on_msg=taken.append)
-    app = cast("Any", SimpleNamespace(_settled=True, _lease=None))
-    WorkerKernelApp._on_open(app, comm, {"content": {"data": data}})
+    services = cast("Any", SimpleNamespace(_settled=True, _lease=None))
+    WorkerServices.on_open(services, comm, {"content": {"data": data}})
     taken[0]({"content": {"data": {"kind": "hello", "uuid": "u"}}})
     assert sent[0]["error"]["type"] == "ProtocolError"
     assert sent[0]["error"]["message"] == f"data = {data!r}: must be an object"
