@@ -274,4 +274,4 @@ def _progress(engine: LinkedEngine, wanted: bool) -> Callable[[], object]:
         return lambda: None
     from mlc_widget.widget.load import display_load_progress
 
-    return display_load_progress(engine)
+    return display_load_progress(engine, raised=True)

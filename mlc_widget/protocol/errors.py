@@ -53,15 +53,18 @@ def _description(error: BaseException) -> str:
 def decode_error(text: str, error: Mapping[str, Any] | None) -> errors.MLCEngineError:
     """Make the error that a ``throw`` describes; its cause is the remote traceback."""
     fields = error or {}
+    message = str(fields.get("message") or text)
     found = getattr(errors, str(fields.get("type")), None)
     known = isinstance(found, type) and issubclass(found, errors.MLCEngineError)
     cls = found if known and found is not None else errors.InternalEngineError
     decoded: errors.MLCEngineError = cls(
-        str(fields.get("message") or text),
+        message,
         code=fields.get("code"),
         param=fields.get("param"),
         request_id=fields.get("request_id"),
     )
     if fields.get("traceback"):
-        decoded.__cause__ = RemoteTraceback(fields["traceback"])
+        # The error itself ends with the message: here it would be shown a second time.
+        remote = str(fields["traceback"]).rstrip().removesuffix(f": {message}")
+        decoded.__cause__ = RemoteTraceback(f"{remote}\n")
     return decoded

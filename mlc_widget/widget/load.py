@@ -11,6 +11,7 @@ from typing import Final
 import traitlets
 
 from mlc_widget.api.engine_link import EngineSnapshot
+from mlc_widget.api.errors import MLCEngineError
 from mlc_widget.api.tracebacks import releases_locals
 from mlc_widget.widget.base import EngineWidget
 from mlc_widget.widget.link import link_of
@@ -60,21 +61,38 @@ class LoadProgress(EngineWidget):
         return f"<LoadProgress of {model}>" if model else "<LoadProgress>"
 
 
-def display_load_progress(engine: object) -> Callable[[], object]:
+class _RaisedLoadProgress(LoadProgress):
+    """`LoadProgress` of a cell that raises the error of a failed load.
+
+    The panel names the error's class only, as the cell's traceback below it has the message.
+    """
+
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        if not self._done and isinstance(snapshot.error, MLCEngineError):
+            snapshot = replace(snapshot, error=type(snapshot.error)(""))
+        super()._on_engine(snapshot)
+
+
+def display_load_progress(engine: object, *, raised: bool = False) -> Callable[[], object]:
     """Show a load's progress: a `LoadProgress` below the current cell, or a line in a terminal.
 
     Does nothing if there is neither.
+
+    Args:
+        engine: An engine in a worker kernel or on a server.
+        raised: Whether the caller raises the load's error, so that it need not be shown here.
 
     Returns:
         A function to call once the load has ended. It blocks until the terminal's line is
         complete, so that later output comes after it.
     """
+    panel = _RaisedLoadProgress if raised else LoadProgress
     if in_notebook():
         from IPython.display import display
 
-        display(LoadProgress(engine))  # type: ignore[no-untyped-call]
+        display(panel(engine))  # type: ignore[no-untyped-call]
     elif in_marimo():
-        show_in_marimo(LoadProgress(engine))
+        show_in_marimo(panel(engine))
     elif sys.stderr is not None and sys.stderr.isatty():
         return partial(TerminalProgress(link_of(engine), sys.stderr).join, _LAST_LINE_S)
     return lambda: None

@@ -153,10 +153,11 @@ def test_a_bad_model_folder_is_explained(open_notebook: OpenNotebook, tmp_path: 
     notebook.run(0)
     panel = notebook.output(0).locator(".mlcw-load")
     expect(panel).to_contain_text("Could not load broken", timeout=DEADLINE_MS)
-    expect(panel.locator(".mlcw-error-text:visible")).to_contain_text(
-        "mlc-chat-config.json is not valid"
-    )
-    expect(notebook.output(0)).to_contain_text("ModelFormatError")
+    expect(panel.locator(".mlcw-error-text:visible")).to_have_text("ModelFormatError")
+    why = "mlc-chat-config.json is not valid"
+    expect(notebook.output(0)).to_contain_text(why)
+    # In the error, and not in the panel above it, too.
+    assert notebook.output(0).inner_text().count(why) == 1
     notebook.expect_done(0, ok=False)
 
 

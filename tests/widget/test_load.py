@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mlc_widget import kernel_mlc_engine
 from mlc_widget.api.engine_link import EngineSnapshot
 from mlc_widget.api.errors import LoadCancelledError, ModelFormatError, ModelNotFoundError
 from mlc_widget.proxy.engines import KernelMLCEngine
@@ -208,3 +209,17 @@ def test_in_a_cell_of_marimo_it_is_appended_to_the_output(
     marimo.running_in_notebook = lambda: False  # type: ignore[attr-defined]
     display_load_progress(make_engine())
     assert len(shown) == 1
+
+
+def test_the_panel_of_a_failed_load_leaves_the_message_to_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("mlc_widget.widget.load.in_marimo", lambda: True)
+    monkeypatch.setattr("mlc_widget.widget.load.show_in_marimo", shown.append)
+    with pytest.raises(ModelNotFoundError, match="typo"):
+        kernel_mlc_engine(str(tmp_path / "typo"), runtime="scripted")
+    (panel,) = shown
+    error = panel.get_state("_engine")["_engine"]["error"]
+    assert error == {"type": "ModelNotFoundError", "message": "ModelNotFoundError"}
+    panel.close()

@@ -60,6 +60,7 @@ def test_a_failed_load_leaves_only_its_error(model_folder: Path) -> None:
     shown = on_terminal(model_folder, load_fails="params_shard_0.bin is truncated")
     assert "%" not in shown.rpartition("\r\x1b[K")[2]
     assert "ModelFormatError: params_shard_0.bin is truncated" in shown
+    assert shown.count("params_shard_0.bin is truncated") == 1
 
 
 def test_nothing_where_there_is_no_terminal(model_folder: Path) -> None:
