@@ -138,7 +138,8 @@ async def create_kernel_mlc_engine(
         model: With the address of a server: the name of its model, or several; it may be left out
             if the server has only one. Otherwise another way to give `source`.
         chat_opts: For each model, overrides of its mlc-chat-config.json; not on a server.
-        show_progress: Whether to show the progress bar.
+        show_progress: Whether to show the progress bar, or in a script a line on stderr; if that is
+            not a terminal, a few plain lines, and none for a load of some seconds.
         **options: See `WorkerOptions` or, on a server, `ServerOptions`.
 
     Raises:

@@ -17,7 +17,7 @@ from mlc_widget.widget.base import EngineWidget
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.page_session import in_marimo, show_in_marimo
 from mlc_widget.widget.stand_in import show_widget
-from mlc_widget.widget.terminal import TerminalProgress
+from mlc_widget.widget.terminal import PlainProgress, TerminalProgress
 from mlc_widget.widget.transcript_output import in_notebook
 
 _LAST_LINE_S: Final = 1.0
@@ -74,17 +74,18 @@ class _RaisedLoadProgress(LoadProgress):
 
 
 def display_load_progress(engine: object, *, raised: bool = False) -> Callable[[], object]:
-    """Show a load's progress: a `LoadProgress` below the current cell, or a line in a terminal.
+    """Show a load's progress: a `LoadProgress` below the current cell, or text on stderr.
 
-    Does nothing if there is neither.
+    On a terminal, that is one line. In a file or a pipe, as in CI, it is a few lines, and none for
+    a short load.
 
     Args:
         engine: An engine in a worker kernel or on a server.
         raised: Whether the caller raises the load's error, so that it need not be shown here.
 
     Returns:
-        A function to call once the load has ended. It blocks until the terminal's line is
-        complete, so that later output comes after it.
+        A function to call once the load has ended. It blocks until the last line is complete, so
+        that later output comes after it.
     """
     panel = _RaisedLoadProgress if raised else LoadProgress
     if in_notebook():
@@ -93,6 +94,7 @@ def display_load_progress(engine: object, *, raised: bool = False) -> Callable[[
         display(panel(engine))  # type: ignore[no-untyped-call]
     elif in_marimo():
         show_in_marimo(panel(engine))
-    elif sys.stderr is not None and sys.stderr.isatty():
-        return partial(TerminalProgress(link_of(engine), sys.stderr).join, _LAST_LINE_S)
+    elif sys.stderr is not None:
+        follower = TerminalProgress if sys.stderr.isatty() else PlainProgress
+        return partial(follower(link_of(engine), sys.stderr).join, _LAST_LINE_S)
     return lambda: None
