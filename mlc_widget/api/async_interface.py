@@ -85,7 +85,8 @@ class AsyncMLCEngineInterface(EngineBase):
     ) -> None:
         """Load these models and unload all others.
 
-        A newer `reload` or `unload` cancels one that is still running.
+        A newer `reload` or `unload` cancels one that is still running. A model that has no chat
+        template, and so answers only `completions`, is loaded with a `UserWarning`.
 
         Args:
             model_id: One model or a list: a folder in MLC format or of safetensors, a ``.gguf``
@@ -105,7 +106,9 @@ class AsyncMLCEngineInterface(EngineBase):
         if self._callback_loop is None or self._callback_loop.is_closed():
             self._callback_loop = _running_loop()
         warm_up()
+        self._load_warning = ""  # of a load that nobody awaited
         await self._call(self._core.reload, model_list(model_id), opts_list(chat_opts))
+        self._warn_of_load()
 
     async def unload(self) -> None:
         """Unload all models and free their memory. A running load is cancelled."""

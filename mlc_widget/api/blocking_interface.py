@@ -93,7 +93,9 @@ class MLCEngineInterface(EngineBase):
         """As `AsyncMLCEngineInterface.reload`; an exception in the progress callback cancels it."""
         warm_up()
         models, opts = model_list(model_id), opts_list(chat_opts)
+        self._load_warning = ""  # of a load that nobody waited for
         self._call_reporting(partial(self._core.reload, models, opts))
+        self._warn_of_load()
 
     def unload(self) -> None:
         """As `AsyncMLCEngineInterface.unload`."""

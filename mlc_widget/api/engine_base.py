@@ -7,6 +7,7 @@ your own becomes an engine by subclassing one of the two.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from mlc_widget.api.keywords import suggests_keywords
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
 from mlc_widget.api.request_values import JSONDict, boolean, model
 from mlc_widget.api.streams import StreamBuffer
+from mlc_widget.api.tracebacks import callers_level
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -71,10 +73,12 @@ class EngineBase(NotCopyable, ABC):
         self._callback: InitProgressCallback | None = None
         self._routes: OpenAIRoutes | None = None  # all clients share what it stores
         self._servers: list[EngineServer] = []
+        self._load_warning = ""
         this = weakref.ref(self)  # the core must not keep the engine alive
 
         def on_progress(report: InitProgressReport) -> None:
             if (engine := this()) is not None:
+                engine._load_warning = report.warning
                 engine._on_progress(report)
 
         core.set_init_progress_callback(on_progress)
@@ -129,6 +133,12 @@ class EngineBase(NotCopyable, ABC):
         )
         self._servers.append(server)
         return server
+
+    def _warn_of_load(self) -> None:
+        """Warn, at the line that asked for a load, of what the loaded models cannot do."""
+        warning, self._load_warning = self._load_warning, ""
+        if warning:
+            warnings.warn(warning, UserWarning, stacklevel=callers_level())
 
     async def _terminate(self) -> None:
         """End the engine and its servers; on the home loop."""

@@ -25,6 +25,7 @@ class InitProgressReport:
         bytes_total: Bytes that this phase will process, if known.
         bytes_per_s: Bytes per second in this phase.
         eta_s: Estimated seconds to the end of this phase.
+        warning: What the loaded models cannot do, for people; only in a load's last reports.
     """
 
     progress: float
@@ -36,6 +37,7 @@ class InitProgressReport:
     bytes_total: int | None = None
     bytes_per_s: float | None = None
     eta_s: float | None = None
+    warning: str = ""
 
 
 InitProgressCallback: TypeAlias = Callable[[InitProgressReport], None]

@@ -11,8 +11,9 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+_PACKAGE: Final = __name__.partition(".")[0] + "."
 _F = TypeVar("_F", bound=Callable[..., Any])
 _C = TypeVar("_C", bound=type)
 
@@ -51,6 +52,15 @@ def releases_locals(function: _F) -> _F:
             raise
 
     return called  # type: ignore[return-value]
+
+
+def callers_level() -> int:
+    """The `stacklevel` of a warning of the calling function that names this package's caller."""
+    level, frame = 1, inspect.currentframe()
+    frame = None if frame is None else frame.f_back
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def releases_locals_of_methods(cls: _C) -> _C:

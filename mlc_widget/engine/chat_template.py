@@ -12,6 +12,11 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 ChatTemplate: TypeAlias = ConversationTemplate | JinjaConversation
 
 
+def has_chats(template: ChatTemplate) -> bool:
+    """Whether the model has a template; a base model may have none."""
+    return not isinstance(template, JinjaConversation) or template.template is not None
+
+
 def template_of(stored: StoredModel, tokenizer: Tokenizer) -> ChatTemplate:
     """The template of a model; a `conv_template` in its configuration or its overrides wins.
 

@@ -61,6 +61,7 @@ class LoadMonitor:
         *,
         bytes_done: int | None = None,
         bytes_total: int | None = None,
+        warning: str = "",
     ) -> None:
         """Take a report, from any thread."""
         now = time.monotonic()
@@ -93,6 +94,7 @@ class LoadMonitor:
             bytes_total=bytes_total,
             bytes_per_s=speed,
             eta_s=eta,
+            warning=warning,
         )
         self._loop.call_soon_threadsafe(self._emit, report)
 
@@ -104,6 +106,7 @@ class LoadScale:
         self._count, self._emit = count, emit
         self._started = time.monotonic()
         self._highest = 0.0
+        self._warnings: list[str] = []
 
     def preparing(self, index: int, model_id: str) -> LoadMonitor:
         """For what comes before the weights; `LoadMonitor` ends it at `PREPARED`."""
@@ -120,4 +123,8 @@ class LoadScale:
 
     def _forward(self, report: InitProgressReport) -> None:
         self._highest = max(self._highest, report.progress)
-        self._emit(replace(report, progress=self._highest))
+        if report.warning:
+            self._warnings.append(report.warning)
+        # With all warnings so far, as only the newest report is sure to be read.
+        warning = " ".join(self._warnings)
+        self._emit(replace(report, progress=self._highest, warning=warning))

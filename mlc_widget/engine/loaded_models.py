@@ -251,8 +251,8 @@ class LoadedModels:
                 model_id, monitor = model.source.model_id, scale.loading(i, model.source.model_id)
                 runtime = self._make_runtime(target)
                 runtime.replaces = replaced
-                loaded[model_id] = await self._load_one(model, runtime, monitor)
-                monitor("warm up", 1.0, f"{model_id} is ready")
+                loaded[model_id] = one = await self._load_one(model, runtime, monitor)
+                monitor("warm up", 1.0, f"{model_id} is ready", warning=one.warning)
             await asyncio.sleep(0)  # send the last report before the load's answer
         except BaseException:
             await uncancelled(self._give_up(loaded, replaced))

@@ -21,7 +21,7 @@ from mlc_widget.api.progress import LoadReporter
 from mlc_widget.api.request_values import shortened
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.sampling_defaults import SAMPLING_DEFAULTS
-from mlc_widget.engine.chat_template import ChatTemplate, template_of
+from mlc_widget.engine.chat_template import ChatTemplate, has_chats, template_of
 from mlc_widget.engine.conversation import too_long
 from mlc_widget.engine.converted_models import in_mlc_format
 from mlc_widget.engine.runtimes.base import ModelRuntime, ModelSource, Sampling
@@ -116,6 +116,16 @@ class LoadedModel:
             "max_num_sequence": self.runtime.capabilities.max_num_sequence,
             "fingerprint": self.fingerprint,
         }
+
+    @property
+    def warning(self) -> str:
+        """What it cannot do although models usually can, for people; empty if it is as usual."""
+        if self.runtime.capabilities.embeddings or has_chats(self.template):
+            return ""
+        return (
+            f"{self.model_id} has no chat template, so it is a base model, which continues a text: "
+            "use completions.create(prompt=…). For a chat, load an instruct model."
+        )
 
     def _defaults(self) -> JSONDict:
         """The model's defaults of sampling fields, as far as the runtime can honour them."""

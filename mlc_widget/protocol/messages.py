@@ -176,6 +176,7 @@ def progress_message(report: InitProgressReport, *, extended: bool) -> JSONDict:
             "bytesTotal": report.bytes_total,
             "bytesPerS": report.bytes_per_s,
             "etaS": report.eta_s,
+            "warning": report.warning,
         }
     return {"kind": "initProgressCallback", "uuid": "", "content": content}
 
@@ -192,4 +193,5 @@ def read_progress(content: Mapping[str, Any]) -> InitProgressReport:
         bytes_total=content.get("bytesTotal"),
         bytes_per_s=content.get("bytesPerS"),
         eta_s=content.get("etaS"),
+        warning=str(content.get("warning", "")),
     )

@@ -8,7 +8,7 @@ import pytest
 
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine import load_monitor
-from mlc_widget.engine.load_monitor import LoadMonitor
+from mlc_widget.engine.load_monitor import LoadMonitor, LoadScale
 
 
 class Clock:
@@ -120,3 +120,12 @@ async def test_bytes_that_were_there_before_make_no_speed(clock: Clock) -> None:
     await asyncio.sleep(0)
     assert [r.bytes_per_s for r in reports[1:]] == [0, 50]
     assert reports[-1].eta_s == 6
+
+
+async def test_the_last_report_of_a_load_has_all_warnings() -> None:
+    reports: list[InitProgressReport] = []
+    scale = LoadScale(2, reports.append)
+    for i, warning in enumerate(("One is a base model.", "")):
+        scale.loading(i, str(i))("warm up", 1.0, "ready", warning=warning)
+    await asyncio.sleep(0)
+    assert [report.warning for report in reports] == ["One is a base model."] * 2
