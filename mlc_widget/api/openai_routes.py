@@ -25,6 +25,7 @@ from mlc_widget.api.errors import (
     UnsupportedFieldError,
 )
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.refusals import checked
 from mlc_widget.api.request_ids import new_request_id
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
 from mlc_widget.api.responses_api.routes import ResponsesApi
@@ -176,7 +177,7 @@ class OpenAIRoutes:
 
     def _requests(self, kind: RequestKind) -> _Handler:
         async def answer(request: ApiRequest, _: tuple[str, ...]) -> Body:
-            body = _CHECKS[kind](request.body())
+            body = checked(self._core, _CHECKS[kind], request.body())
             if not self._keeps_sessions and body.get("resumable", {}).get("enabled"):
                 raise UnsupportedFieldError(
                     "resumable: this server keeps no answers on disk; leave it out.",

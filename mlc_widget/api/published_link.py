@@ -39,6 +39,11 @@ class PublishedLink(NotCopyable, EngineLink):
         """The current state; safe to read from any thread."""
         return self._publisher.snapshot
 
+    @property
+    def log(self) -> EngineLog:
+        """What has happened to the engine; may be used from any thread."""
+        return self._log
+
     def _note_state(self, snapshot: EngineSnapshot) -> None:
         failed = snapshot.failed
         self._log.note_state(snapshot.state, snapshot.error if failed is None else failed.error)

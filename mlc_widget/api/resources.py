@@ -14,6 +14,7 @@ from mlc_widget.api import responses
 from mlc_widget.api.copies import ENGINES, NotCopyable
 from mlc_widget.api.core import EngineCore, RequestKind
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.refusals import checked
 from mlc_widget.api.request_params import ChatParams, CompletionParams, EmbeddingParams
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
 from mlc_widget.api.streams import AsyncStream, Stream, StreamBuffer
@@ -85,7 +86,9 @@ class AsyncChatCompletions(_Resource):
                 another worker.
             EngineTerminatedError: The engine has been terminated.
         """
-        request = check_chat({"messages": messages, "stream": stream, **params})
+        request = checked(
+            self._core, check_chat, {"messages": messages, "stream": stream, **params}
+        )
         if request.get("stream"):
             opening = partial(self._open, "chat", request)
             relay = await self._home.wait(opening, abandoned=StreamBuffer.close)
@@ -122,7 +125,9 @@ class ChatCompletions(_Resource):
         **params: Unpack[ChatParams],
     ) -> ChatCompletion | Stream[ChatCompletionChunk]:
         """As `AsyncChatCompletions.create`, blocking the calling thread."""
-        request = check_chat({"messages": messages, "stream": stream, **params})
+        request = checked(
+            self._core, check_chat, {"messages": messages, "stream": stream, **params}
+        )
         if request.get("stream"):
             opening = partial(self._open, "chat", request)
             relay = self._home.wait_blocking(opening, abandoned=StreamBuffer.close)
@@ -173,7 +178,9 @@ class AsyncCompletions(_Resource):
             BadRequestError, ContextLengthExceededError, ModelNotLoadedError, EngineDeadError,
                 EngineTerminatedError: As for `AsyncChatCompletions.create`.
         """
-        request = check_completion({"prompt": prompt, "stream": stream, **params})
+        request = checked(
+            self._core, check_completion, {"prompt": prompt, "stream": stream, **params}
+        )
         if request.get("stream"):
             opening = partial(self._open, "completion", request)
             relay = await self._home.wait(opening, abandoned=StreamBuffer.close)
@@ -210,7 +217,9 @@ class Completions(_Resource):
         **params: Unpack[CompletionParams],
     ) -> Completion | Stream[Completion]:
         """As `AsyncCompletions.create`, blocking the calling thread."""
-        request = check_completion({"prompt": prompt, "stream": stream, **params})
+        request = checked(
+            self._core, check_completion, {"prompt": prompt, "stream": stream, **params}
+        )
         if request.get("stream"):
             opening = partial(self._open, "completion", request)
             relay = self._home.wait_blocking(opening, abandoned=StreamBuffer.close)
@@ -247,7 +256,7 @@ class AsyncEmbeddings(_Resource):
             UnsupportedModelError: The loaded model does not compute embeddings.
             ModelNotLoadedError: No model is loaded, or not the one that ``model`` names.
         """
-        request = check_embedding({"input": input, **params})
+        request = checked(self._core, check_embedding, {"input": input, **params})
         return responses.embedding_response(
             await self._home.wait(partial(self._core.request, "embedding", request))
         )
@@ -263,7 +272,7 @@ class Embeddings(_Resource):
         **params: Unpack[EmbeddingParams],
     ) -> CreateEmbeddingResponse:
         """As `AsyncEmbeddings.create`, blocking the calling thread."""
-        request = check_embedding({"input": input, **params})
+        request = checked(self._core, check_embedding, {"input": input, **params})
         return responses.embedding_response(
             self._home.wait_blocking(partial(self._core.request, "embedding", request))
         )

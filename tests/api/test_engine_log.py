@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import mlc_widget
+from mlc_widget import AsyncKernelMLCEngine, MLCEngine
 from mlc_widget.api.engine_log import MOST_RECORDS, EngineLog, EngineLogRecord
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.log_text import SafeText, message_of
@@ -222,3 +223,55 @@ def test_a_log_that_nobody_closes_is_not_kept_alive() -> None:
     LOGGER.warning("for nobody")
     EngineLog().close()
     assert not logging.getLogger("mlc_widget").handlers
+
+
+def refusals(engine: MLCEngine) -> list[tuple[str, str, str | None]]:
+    """What an engine's log says of requests that were refused: level, error and id."""
+    assert CANARY not in str(engine.logs())
+    return [
+        (record.level, record.message.rpartition(": ")[2], record.request_id)
+        for record in engine.logs()
+        if "refused before it was sent" in record.message
+    ]
+
+
+def test_a_request_that_is_refused_before_it_is_sent_is_in_the_log() -> None:
+    hello = [{"role": "user", "content": CANARY}]
+    with MLCEngine(runtime="scripted") as engine:
+        chat: Any = engine.chat.completions
+        completions: Any = engine.completions
+        client: Any = engine.openai_client()
+        for refused in (
+            lambda: chat.create(messages=hello, temperature=7, request_id="mine"),
+            lambda: chat.create(messages=[{"role": CANARY}]),
+            lambda: chat.create(messages=hello, **{CANARY: 1}),
+            lambda: chat.create(messages=hello, request_id=CANARY * 100),
+            lambda: completions.create(prompt=CANARY, stream=CANARY),
+            lambda: engine.embeddings.create(input={CANARY: 1}),  # type: ignore[arg-type]
+            lambda: client.chat.completions.create(model="m", messages=hello, top_p=7),
+            lambda: client.responses.create(model="m", input=CANARY, temperature=7),
+        ):
+            with pytest.raises(Exception, match=r"."):
+                refused()
+        assert refusals(engine) == [
+            ("WARNING", "BadRequestError (temperature)", "mine"),
+            ("WARNING", "BadRequestError (messages)", None),
+            ("WARNING", "BadRequestError", None),
+            ("WARNING", "BadRequestError (request_id)", None),
+            ("WARNING", "BadRequestError (stream)", None),
+            ("WARNING", "BadRequestError (input)", None),
+            ("WARNING", "BadRequestError (top_p)", None),
+            ("WARNING", "BadRequestError (temperature)", None),
+        ]
+
+
+async def test_an_engine_with_a_worker_notes_it_on_this_side() -> None:
+    async with AsyncKernelMLCEngine(runtime="scripted") as engine:
+        create: Any = engine.completions.create
+        with pytest.raises(BadRequestError):
+            await create(prompt=CANARY, max_tokens=CANARY)
+        [record] = await engine.logs()
+    assert (record.side, record.message) == (
+        "notebook",
+        "A request was refused before it was sent: BadRequestError (max_tokens)",
+    )

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from mlc_widget.api.core import ChunkSource, EngineCore
 from mlc_widget.api.errors import BadRequestError, InternalEngineError, MLCEngineError
+from mlc_widget.api.refusals import checked
 from mlc_widget.api.request_values import JSONDict, bad
 from mlc_widget.api.responses_api.events import ResponseBuilder
 from mlc_widget.api.responses_api.items import new_id
@@ -36,7 +37,7 @@ class ResponsesApi:
         """
         previous = previous_id(body)
         history = [] if previous is None else self._store.history(previous)
-        request = check_response(body, history)
+        request = checked(self._core, lambda given: check_response(given, history), body)
         stream = _EventStream(self._core, self._store, request, [*history, *request.items])
         await stream.open()
         if request.stream:
