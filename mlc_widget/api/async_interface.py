@@ -359,7 +359,11 @@ class AsyncMLCEngineInterface(EngineBase):
         await self._call(self._core.set_log_level, level)
 
     async def metrics(self) -> EngineMetrics:
-        """Counters since the engine was made, by mlc_llm's names; see `EngineMetrics`."""
+        """Counters since the engine was made, by mlc_llm's names; see `EngineMetrics`.
+
+        Raises:
+            EngineDeadError: The worker does not answer.
+        """
         return EngineMetrics(await self._call(self._core.metrics))
 
     async def statistics(self) -> EngineStatistics:

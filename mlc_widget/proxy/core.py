@@ -30,8 +30,10 @@ from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.shared_process import absolute
-from mlc_widget.proxy.worker import AnyProcess, Worker
+from mlc_widget.proxy.worker import AnyProcess, Worker, not_answered
 
+_METRICS_PATIENCE_S: Final = 60.0
+"""How long a worker may take to tell its counters, which only it knows."""
 _STATISTICS_PATIENCE_S: Final = 2.0
 """How long a worker may take to say what it is doing; without an answer, this side says it."""
 
@@ -258,9 +260,20 @@ class KernelCore(PublishedLink):
         return str(await self._ask("runtimeStatsText", {"modelId": model_id}))
 
     async def metrics(self) -> JSONDict:
-        """Counters since the worker started; none is started for this."""
+        """Counters since the worker started; none is started for this.
+
+        Raises:
+            EngineDeadError: The worker has died, or does not answer.
+        """
         worker = self._supervisor.living()
-        metrics: JSONDict = no_metrics() if worker is None else await worker.call("metrics")
+        if worker is None:
+            return no_metrics()
+        try:
+            # Not without end, even where a `hang_timeout` of infinity has the worker never hang.
+            async with asyncio.timeout(_METRICS_PATIENCE_S):
+                metrics: JSONDict = await worker.call("metrics")
+        except TimeoutError:
+            raise not_answered("metrics") from None
         return metrics
 
     async def statistics(self) -> EngineStatistics:

@@ -121,11 +121,7 @@ class Worker:
         finally:
             answer.cancel()
             silent.cancel()
-        raise EngineDeadError(
-            f"The worker does not answer ({kind}). A restart (`%mlc restart`, or the button in a "
-            "chat) or reload() replaces it.",
-            code="worker_silent",
-        )
+        raise not_answered(kind)
 
     async def responds(self) -> bool:
         """Wait until it answers; return whether it does."""
@@ -154,6 +150,15 @@ class Worker:
         self.hangs.close()
         if self._link is not None:
             self._link.close()
+
+
+def not_answered(kind: str) -> EngineDeadError:
+    """The error of a call that a worker has not answered although any would at once."""
+    return EngineDeadError(
+        f"The worker does not answer ({kind}). A restart (`%mlc restart`, or the button in a "
+        "chat) or reload() replaces it.",
+        code="worker_silent",
+    )
 
 
 async def _hello(process: AnyProcess, connection: WorkerConnection, timeout: float) -> JSONDict:

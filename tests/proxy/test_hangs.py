@@ -17,7 +17,7 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
-from mlc_widget.proxy import hangs
+from mlc_widget.proxy import core, hangs
 from mlc_widget.proxy.hangs import HangWatch
 
 from ..waiting import until
@@ -156,7 +156,9 @@ async def test_a_stopped_worker_is_reported_until_it_goes_on(
 
 
 @pytest.mark.parametrize("timeout", [SOON, math.inf])
-async def test_terminate_ends_a_stopped_worker(kernel_engine: Make, timeout: float) -> None:
+async def test_terminate_ends_a_stopped_worker(
+    kernel_engine: Make, timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = await kernel_engine(hang_timeout=timeout, hang_after=2)
     pid = engine.worker_pid
     assert pid is not None
@@ -168,6 +170,9 @@ async def test_terminate_ends_a_stopped_worker(kernel_engine: Make, timeout: flo
     # What this side knows is told even where the worker is waited for without end.
     known = await asyncio.wait_for(engine.statistics(), DEADLINE_S)
     assert (known.running_requests, known.open_streams) == (1, 1)
+    monkeypatch.setattr(core, "_METRICS_PATIENCE_S", 0.1)
+    with pytest.raises(EngineDeadError, match="does not answer"):
+        await asyncio.wait_for(engine.metrics(), DEADLINE_S)
     await asyncio.wait_for(engine.terminate(), DEADLINE_S)
     assert not psutil.pid_exists(pid)
     assert engine.hang is None
