@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 
 
+def working_folder() -> str | None:
+    """The folder in which this process runs; None if it was removed, or made anew, meanwhile."""
+    try:
+        return os.path.realpath(os.getcwd())
+    except OSError:
+        return None
+
+
 def safe_path() -> dict[str, str]:
     """Variables that keep the working folder off a child's import path.
 
     The user's files there may have any name, also those of packages. An empty entry of
     ``PYTHONPATH`` is the working folder, too.
     """
-    here = os.path.realpath(os.getcwd())
-    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    kept = [entry for entry in entries if entry and os.path.realpath(entry) != here]
+    here = working_folder()
+    entries = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if here is None:  # what is relative leads nowhere
+        kept = [entry for entry in entries if os.path.isabs(entry)]
+    else:
+        kept = [entry for entry in entries if os.path.realpath(entry) != here]
     return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(kept)}

@@ -22,7 +22,7 @@ from jupyter_client.manager import AsyncKernelManager
 from mlc_widget.api.errors import MLCEngineError, WorkerStartError
 from mlc_widget.api.parent_watch import ParentWatch
 from mlc_widget.api.requests import JSONDict
-from mlc_widget.api.safe_path import safe_path
+from mlc_widget.api.safe_path import safe_path, working_folder
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.link_watch import LinkWatch
@@ -97,6 +97,7 @@ class WorkerProcess:
             raise
         except Exception as error:
             await self.stop(now=True)
+            check_working_folder()
             raise WorkerStartError(
                 f"The worker could not be started with {self._started_with}: {error}"
             ) from error
@@ -306,6 +307,19 @@ def worker_environment(settings: WorkerSettings, directory: Path | None = None) 
         # ipykernel 6 imports debugpy, whose chatter would hide last words.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+
+
+def check_working_folder() -> None:
+    """Say it if there is no folder for a process to start in, which errors of the system do not.
+
+    Raises:
+        WorkerStartError: this process's own was removed, or made anew.
+    """
+    if working_folder() is None:
+        raise WorkerStartError(
+            "A worker cannot be started, as the folder that this process runs in was removed, or "
+            "made anew: go to one that exists with `os.chdir(…)`, and try again."
+        )
 
 
 def private_directory() -> Path:

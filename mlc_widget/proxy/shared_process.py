@@ -26,7 +26,7 @@ from mlc_widget.protocol.worker_record import OpenRecord, WorkerRecord, WorkerRe
 from mlc_widget.protocol.worker_settings import Sharing, WorkerSettings
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.output_tail import last_lines, last_output
-from mlc_widget.proxy.process import private_directory, worker_environment
+from mlc_widget.proxy.process import check_working_folder, private_directory, worker_environment
 from mlc_widget.proxy.shared_workers import end
 from mlc_widget.proxy.worker_link import WorkerLink
 
@@ -177,6 +177,7 @@ class SharedWorkerProcess:
 
     def _launch(self, records: WorkerRecords) -> OpenRecord:
         """Start the worker, and publish its record."""
+        check_working_folder()
         directory = private_directory()
         python = self._python or sys.executable
         file = str(directory / "connection.json")

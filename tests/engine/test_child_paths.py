@@ -54,3 +54,23 @@ def test_other_folders_stay_on_the_path(tmp_path: Path, monkeypatch: pytest.Monk
     paths = ["/one", "", str(tmp_path), "/two", "."]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     assert safe_path() == {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(["/one", "/two"])}
+
+
+@pytest.fixture
+def removed_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+
+@pytest.mark.usefixtures("removed_folder")
+def test_children_run_where_the_folder_was_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llguidance")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "relative", "/one"]))
+    assert safe_path() == {"PYTHONSAFEPATH": "1", "PYTHONPATH": "/one"}
+    checker = GrammarChecker()
+    try:
+        assert checker.lark('root ::= "a"')[1] == ""
+    finally:
+        checker.close()

@@ -393,3 +393,17 @@ while engine.state != {state!r} or not list(__import__("os").scandir({str(temp_d
         return not workers and not list(temp_dir.iterdir())
 
     await until(gone)
+
+
+@pytest.mark.parametrize("share", [None, "removed"])
+async def test_a_folder_that_was_removed_is_named_where_no_worker_can_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: str | None
+) -> None:
+    monkeypatch.setenv("MLC_WIDGET_RUNTIME_DIR", str(tmp_path / "run"))
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    async with AsyncKernelMLCEngine(share=share) as engine:
+        with pytest.raises(WorkerStartError, match=r"folder .* was removed.* `os\.chdir"):
+            await engine.reload("demo")

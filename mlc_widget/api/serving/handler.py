@@ -7,17 +7,25 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Final
 
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
-from tornado.web import RequestHandler, stream_request_body
+from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from mlc_widget.api.core import EngineCore
 from mlc_widget.api.errors import BadRequestError, InternalEngineError, MLCEngineError
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.metrics import EngineMetrics
-from mlc_widget.api.openai_routes import ApiAnswer, ApiRequest, OpenAIRoutes, error_body, refusal
+from mlc_widget.api.openai_routes import (
+    ApiAnswer,
+    ApiRequest,
+    OpenAIRoutes,
+    WrongMethodError,
+    error_body,
+    refusal,
+)
 from mlc_widget.api.server_sent_events import DONE, event
 from mlc_widget.api.serving.access import Access, ForbiddenHostError, UnauthorizedError
 from mlc_widget.api.serving.body_budget import MAX_BODIES, BodyBudget, TooManyRequestsError
@@ -246,13 +254,24 @@ class EngineRequestHandler(RequestHandler):
             self.set_header(name, value)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Describe an unexpected error in OpenAI's shape; called by tornado."""
+        """Describe an error that is none of the engine's, in OpenAI's shape; called by tornado."""
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(error_body(InternalEngineError("The server failed."))))
+        error: MLCEngineError = InternalEngineError("The server failed.")
+        if status_code == 405:
+            error = WrongMethodError("There is no such method.", ", ".join(self.SUPPORTED_METHODS))
+            self.set_header("Allow", error.allowed)
+        self.finish(json.dumps(error_body(error)))
 
-    def log_exception(self, *info: Any) -> None:
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         """Log an unexpected error without the request, whose text is nobody else's."""
-        _log.error("a request to %s failed", self.request.path, exc_info=info)
+        if isinstance(value, HTTPError):  # tornado's refusal of a method: anybody can ask for that
+            return
+        _log.error("a request to %s failed", self.request.path, exc_info=value)
 
 
 def _api_request(request: HTTPServerRequest, content: bytes) -> ApiRequest:

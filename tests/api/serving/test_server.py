@@ -153,6 +153,14 @@ async def test_a_bad_request_is_refused(server, header, status, code):
     assert b"access-control" not in head.lower()
 
 
+@pytest.mark.parametrize("token", [TOKEN, None])
+async def test_an_unknown_method_is_no_failure_of_the_server(server, caplog, token):
+    status, head, body = await exchange(server, request("PROPFIND", token=token))
+    assert (status, body["error"]["code"]) == (405, "method_not_supported")
+    assert b"\r\nAllow: GET, " in head
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:80", "[::1]:80", "[::1]"])
 async def test_loopbacks_names_are_known(server, host):
     status, _, body = await exchange(server, request(host=host))
