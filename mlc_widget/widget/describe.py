@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
+import io
 import sys
 import traceback
 from collections.abc import Mapping
@@ -49,9 +51,10 @@ def _text(value: Any) -> str:
             return inspect.getsource(value)
         except (OSError, TypeError):
             pass
-    reply = getattr(value, "text", None)
-    if type(value).__module__.startswith("mlc_widget.") and isinstance(reply, str):
-        return reply
+    if type(value).__module__.startswith("mlc_widget."):
+        reply = getattr(value, "text", None)
+        if isinstance(reply, str):
+            return reply
     return repr(value)
 
 
@@ -105,9 +108,7 @@ def _frame(value: Any) -> str | None:
             shown = value.head(ROWS).to_string()
             return f"Series {value.name!r}: {len(value):,} values ({value.dtype})\n{shown}"
     elif isinstance(value, library.DataFrame):
-        rows, columns = value.shape
-        types = {str(name): str(dtype) for name, dtype in value.schema.items()}
-        return f"{_head(rows, columns, types)}\n{value.head(ROWS).write_csv()}"
+        return _polars(value)
     return None
 
 
@@ -118,6 +119,18 @@ def _pandas(frame: Any) -> str:
     shown = part.to_string(max_colwidth=_CELL)
     more = f"\n… ({rows - ROWS:,} more rows)" if rows > ROWS else ""
     return f"{_head(rows, columns, types)}\n{shown}{more}"
+
+
+def _polars(frame: Any) -> str:
+    rows, columns = frame.shape
+    types = {str(name): str(dtype) for name, dtype in frame.schema.items()}
+    part = frame.head(ROWS)
+    shown = io.StringIO()
+    # Not by polars, which writes no lists, structs, durations and bytes.
+    writer = csv.writer(shown, lineterminator="\n")
+    writer.writerow(part.columns)
+    writer.writerows(part.iter_rows())
+    return f"{_head(rows, columns, types)}\n{shown.getvalue()}"
 
 
 def _head(rows: int, columns: int, types: Mapping[str, str]) -> str:

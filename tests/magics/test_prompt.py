@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 
 import pandas as pd
+import polars as pl
 import pytest
 
 from mlc_widget.api.errors import BadRequestError
@@ -71,6 +73,26 @@ def test_a_data_frame_becomes_columns_types_and_rows() -> None:
     assert "9,980 more rows" in text
     assert len(text) < 2_000
     assert "3 values (int64)" in describe(pd.Series([1, 2, 3], name="n"))
+
+
+def test_a_polars_frame_may_have_columns_of_any_type() -> None:
+    frame = pl.DataFrame(
+        {
+            "text": ["a, b", None],
+            "list": [["x"], []],
+            "struct": [{"n": 1}, None],
+            "time": [timedelta(hours=1), None],
+            "bytes": [b"x", None],
+        }
+    )
+    head, *rows = describe(frame).splitlines()
+    assert head.startswith("Data frame: 2 rows, 5 columns: text (String), list (List(String))")
+    assert rows == [
+        "text,list,struct,time,bytes",
+        "\"a, b\",['x'],{'n': 1},1:00:00,b'x'",
+        ",[],,,",
+    ]
+    assert describe(pl.DataFrame()).startswith("Data frame: 0 rows, 0 columns")
 
 
 def test_a_wide_data_frame_of_long_texts_is_bounded() -> None:
