@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
@@ -113,13 +114,18 @@ def _as_tool(function: Any, name: str) -> FunctionTool:
 def _parameters(function: Callable[..., Any], name: str, text: str) -> JSONDict:
     """The JSON schema of a function's arguments, from its annotations and docstring."""
     described = dict(_ARGUMENT.findall(text.partition("Args:")[2]))
-    try:
-        hints = typing.get_type_hints(function)
-    except (NameError, TypeError):
-        hints = {}
+    hints = _hints(function)
     properties: JSONDict = {}
     required: list[str] = []
-    for parameter in inspect.signature(function).parameters.values():
+    try:
+        signature = inspect.signature(function)
+    except Exception as error:  # many of Python's own functions and types have none
+        raise BadRequestError(
+            f"tools: {name}: its arguments cannot be read ({error}); wrap it in a function of "
+            "your own.",
+            param="tools",
+        ) from None
+    for parameter in signature.parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise BadRequestError(
                 f"tools: {name}({parameter}): a model gives arguments by name only; "
@@ -140,6 +146,17 @@ def _parameters(function: Callable[..., Any], name: str, text: str) -> JSONDict:
     }
 
 
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's arguments, as far as its annotations are types."""
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # an annotation may be any text, or an expression that fails
+        with contextlib.suppress(Exception):
+            given = function.__annotations__
+            return {name: hint for name, hint in given.items() if not isinstance(hint, str)}
+        return {}
+
+
 def _schema(hint: Any) -> JSONDict:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
@@ -151,4 +168,4 @@ def _schema(hint: Any) -> JSONDict:
     plain = origin or hint
     if plain in (list, Sequence, tuple) and len(inner) == 1:
         return {"type": "array", "items": _schema(inner[0])}
-    return {"type": _TYPES[plain]} if plain in _TYPES else {}
+    return {"type": _TYPES[plain]} if isinstance(plain, type) and plain in _TYPES else {}

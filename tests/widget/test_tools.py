@@ -88,6 +88,29 @@ def test_what_is_no_tool_is_refused(tools: Any) -> None:
         read_tools(tools)
 
 
+def test_annotations_may_be_other_than_types() -> None:
+    def look(city, where, days, names): ...  # type: ignore[no-untyped-def]
+
+    look.__annotations__ = {
+        "city": "the name of a city", "where": "int.nowhere", "days": int, "names": [str]
+    }  # fmt: skip
+    (found,) = read_tools([look]) or []
+    assert found["function"]["parameters"]["properties"] == {
+        "city": {},
+        "where": {},
+        "days": {"type": "integer"},
+        "names": {},
+    }
+
+
+@pytest.mark.parametrize("function", [max, dict])
+def test_a_function_whose_arguments_cannot_be_read_is_refused(function: Any) -> None:
+    with pytest.raises(
+        BadRequestError, match=f"tools: {function.__name__}: its arguments cannot be read"
+    ):
+        read_tools([function])
+
+
 async def test_what_a_function_raises_is_told_to_the_model() -> None:
     async def add(a: int, b: int) -> int:
         return a + b
