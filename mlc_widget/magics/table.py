@@ -34,6 +34,7 @@ _SAMPLING: Final = (
     "max_tokens",
 )
 _TABLES: Final = ("DataFrame", "Table")
+_PLAIN: Final = {kind.__name__: kind for kind in (str, int, float, bool)}
 
 
 class RunningMap:
@@ -213,6 +214,8 @@ def _schema(text: str, namespace: Mapping[str, Any]) -> Any:
 
     if text in namespace:
         return namespace[text]
+    if text in _PLAIN:
+        return _PLAIN[text]
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)

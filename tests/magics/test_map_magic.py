@@ -78,6 +78,9 @@ def test_a_map_in_a_terminal_puts_its_table_into_a_variable(
     assert [row["reply"] for row in frames.user_ns["labels"]] == ["b", "b"]
     schema = core.requests[-1]["response_format"]["json_schema"]["schema"]
     assert schema["enum"] == ["a", "b"]
+    core.answer = lambda text: "7"
+    said("%%map items --into numbers --schema int --no-cache\n{text}")
+    assert [row["reply"] for row in frames.user_ns["numbers"]] == [7, 7]
     said("%%map items --into out --tools number_of twice --no-cache\n{text}")
     offered = [tool["function"] for tool in core.requests[-1]["tools"]]
     assert [tool["name"] for tool in offered] == ["number_of", "twice"]
