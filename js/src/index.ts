@@ -6,6 +6,7 @@ import { drawTranscriptsLazily } from "./lazy.ts";
 import { Store } from "./store.ts";
 import { renderChat } from "./views/chat.ts";
 import { renderCompare } from "./views/compare.ts";
+import { showComparisons } from "./views/comparison.ts";
 import { renderLoadProgress } from "./views/load.ts";
 import { renderMapProgress } from "./views/map.ts";
 
@@ -53,8 +54,7 @@ interface Manager {
 }
 
 /** The stores of the chats that a comparison shows. */
-async function storesOfChats(model: Model, signal: AbortSignal): Promise<Store[]> {
-  const ids = model.get("_chats") as readonly string[];
+async function storesOf(model: Model, ids: readonly string[], signal: AbortSignal): Promise<Store[]> {
   const manager = model.widget_manager as Manager;
   const models = await Promise.all(ids.map((id) => manager.get_model(id.replace(PREFIX, ""))));
   return models.map((chat) => stores.get(String(chat.get("_comm_id"))) ?? new Store(chat, signal));
@@ -66,13 +66,16 @@ function render({ model, signal, el }: Props & { readonly el: HTMLElement }): ()
     stores.get(String(model.get("_comm_id"))) ?? new Store(model, controller.signal);
   const view = model.get("_view");
   if (view === "compare") {
-    storesOfChats(model, controller.signal).then((chats) => {
+    storesOf(model, model.get("_chats") as readonly string[], controller.signal).then((chats) => {
       if (!controller.signal.aborted) renderCompare({ store, chats, el, signal: controller.signal });
     }).catch(() => { el.textContent = MISSING; });
     return () => { controller.abort(); };
   }
   const draw = { load: renderLoadProgress, map: renderMapProgress }[String(view)] ?? renderChat;
   draw({ store, el, signal: controller.signal });
+  if (view === "chat") {
+    showComparisons({ store, el, signal: controller.signal }, (ids, until) => storesOf(model, ids, until));
+  }
   // One reply below its %%chat cell: styles/reply.css hides the rest of the chat.
   if (view === "reply") el.querySelector(".mlcw-chat")?.classList.add("mlcw-reply");
   return () => {

@@ -1,8 +1,8 @@
 /**
  * The messages between the kernel and the page.
  *
- * Kernel to page: the synced traits `_engine`, `_chat`, `_map`, `_live`, `_options` and `_chosen` hold
- * snapshots, the first three with an increasing `rev`, all with `<` escaped (see `readTrait`). Custom messages append
+ * Kernel to page: the synced traits `_engine`, `_chat`, `_map`, `_live`, `_options`, `_chosen` and
+ * `_comparing` hold snapshots, the first three with an increasing `rev`, all with `<` escaped (see `readTrait`). Custom messages append
  * text to a reply (`delta`) and acknowledge intents (`ack`).
  * Page to kernel: intents, as custom messages `{type: "intent", id, intent}`. Only the kernel
  * changes the conversation; the page shows its snapshots.
@@ -300,6 +300,15 @@ export type Intent =
   | { readonly kind: "transcript"; readonly page: string }
   | { readonly kind: "cancel_load" }
   | { readonly kind: "choose"; readonly chat: number | null }
+  | {
+    readonly kind: "compare";
+    readonly model: string | null;
+    readonly settings: Readonly<Record<string, string | number | null>>;
+    readonly text?: string;
+    readonly attachments?: readonly Attachment[];
+  }
+  | { readonly kind: "keep"; readonly chat: number }
+  | { readonly kind: "leave" }
   | { readonly kind: "pause" }
   | { readonly kind: "resume" };
 
@@ -556,6 +565,18 @@ export function parseOptions(value: unknown): Options {
     changed: texts(options["changed"]),
     models: (Array.isArray(options["models"]) ? options["models"] : []).map(parseModel).filter((model) => model !== null),
   };
+}
+
+/** Whether a chat's answers can be compared, and the models of the two chats in which they are. */
+export interface Comparing {
+  readonly offered: boolean;
+  readonly chats: readonly string[];
+}
+
+export function parseComparing(value: unknown): Comparing {
+  const comparing = isObject(value) ? value : {};
+  const chats = texts(comparing["chats"]);
+  return { offered: comparing["offered"] === true, chats: chats.length === 2 ? chats : [] };
 }
 
 /** Reads which of two chats goes on alone; null for both. */

@@ -12,6 +12,7 @@ import {
   parseAck,
   parseChat,
   parseChosen,
+  parseComparing,
   parseDelta,
   parseEngine,
   parseExport,
@@ -21,6 +22,7 @@ import {
   parseOptions,
   parseTokens,
   readTrait,
+  type Comparing,
   type Engine,
   type Export,
   type MapState,
@@ -40,6 +42,7 @@ export interface View {
   readonly map: MapState;
   /** Of two chats side by side, the index of the one that goes on alone. */
   readonly chosen: number | null;
+  readonly comparing: Comparing;
   /** The notebook's variables when they were last asked for by the intent `look`. */
   readonly variables: readonly Variable[];
   /** False for a saved widget whose kernel is gone. */
@@ -66,6 +69,7 @@ export class Store {
       options: parseOptions(this.#read("_options")),
       map: parseMap(this.#read("_map")),
       chosen: parseChosen(this.#read("_chosen")),
+      comparing: parseComparing(this.#read("_comparing")),
       variables: [],
       connected: true,
     };
@@ -78,6 +82,7 @@ export class Store {
       "change:_options": this.#onOptions,
       "change:_map": this.#onMap,
       "change:_chosen": this.#onChosen,
+      "change:_comparing": this.#onComparing,
       "msg:custom": this.#onMessage,
     };
     for (const [event, callback] of Object.entries(events)) model.on(event, callback);
@@ -151,6 +156,10 @@ export class Store {
 
   readonly #onChosen = (): void => {
     this.#update({ chosen: parseChosen(this.#read("_chosen")) });
+  };
+
+  readonly #onComparing = (): void => {
+    this.#update({ comparing: parseComparing(this.#read("_comparing")) });
   };
 
   #read(trait: string): unknown {

@@ -109,6 +109,12 @@ class EngineLink(EngineCore, Protocol):
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function on the engine's loop."""
 
+    def make_another(self) -> object:
+        """Make another engine with the same options, without a model; from any thread.
+
+        It ends when nothing refers to it any more, as every engine does.
+        """
+
     def cancel_load(self) -> None:
         """Cancel the load that is running, if any; awaiting it raises `LoadCancelledError`."""
 

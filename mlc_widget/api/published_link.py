@@ -26,6 +26,7 @@ class PublishedLink(NotCopyable, EngineLink):
 
     def __init__(self, home: HomeLoop) -> None:
         self._home = home
+        self._make_another: Callable[[], object] | None = None
         self._publisher = SnapshotPublisher()
         self._log = EngineLog()
         self._publisher.observe(self._note_state)
@@ -43,6 +44,15 @@ class PublishedLink(NotCopyable, EngineLink):
     def log(self) -> EngineLog:
         """What has happened to the engine; may be used from any thread."""
         return self._log
+
+    def made_by(self, make: Callable[[], object]) -> None:
+        """Note what makes another engine with the same options."""
+        self._make_another = make
+
+    def make_another(self) -> object:
+        """Make another engine with the same options, without a model."""
+        assert self._make_another is not None, "its engine says how"
+        return self._make_another()
 
     def _note_state(self, snapshot: EngineSnapshot) -> None:
         failed = snapshot.failed

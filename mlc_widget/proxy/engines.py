@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
+from collections.abc import Callable
 from typing import Any, ClassVar, Never, TypeAlias, Unpack
 
 from mlc_widget.api.async_interface import AsyncMLCEngineInterface
@@ -77,6 +79,9 @@ class _KernelEngine(LinkedEngine):
         )
         super().__init__(core, home)
         self.set_init_progress_callback(chosen["init_progress_callback"])
+        others = {**chosen, "init_progress_callback": None}
+        make: Callable[..., object] = type(self)
+        core.made_by(functools.partial(make, **others))
         self._finalizer = weakref.finalize(self, _end, core)
         self._finalizer.atexit = False  # at exit the worker's supervisor kills it
 

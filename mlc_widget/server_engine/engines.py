@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Unpack
 
 from mlc_widget.api.async_interface import AsyncMLCEngineInterface
@@ -52,6 +53,9 @@ class _ServerEngine(LinkedEngine):
         core = ServerCore(home, ServerConnection(address, variable, timeout), extra)
         super().__init__(core, home)
         self.set_init_progress_callback(chosen["init_progress_callback"])
+        others = {**chosen, "init_progress_callback": None}
+        make: Callable[..., object] = type(self)
+        core.made_by(functools.partial(make, url, **others))
         self._address = address
         self._finalizer = weakref.finalize(self, _end, core)
         self._finalizer.atexit = False

@@ -10,6 +10,9 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
     of messages that `SavedChat` offers.
 ``_live``
     ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
+``_comparing``
+    ``{"offered", "chats"}``: whether answers can be compared (`Comparison`), and the models of the
+    two chats in which they are.
 ``_options``
     The settings by their names (`options_json`), ``changed``, the names of those that were changed
     in the page, and ``models``, the models to choose from (`ModelChoice`).
@@ -21,8 +24,9 @@ counts UTF-16 code units, ``{"type": "export", "format", "text"}``, ``{"type": "
 ``send {text, attachments?}``, ``look``, ``results {reply, results}``, ``allow {reply, call,
 decision}`` (`Approvals`), ``stop {reply?}``, ``retry {reply}``, ``edit {message, text}``,
 ``select {message}``, ``delete {message}``, ``new``, ``rename {title}``, ``export {format}``,
-``set {name, value}``, ``reset``, ``tokens {reply}``, ``load {model?}``, ``restart``, ``resync``,
-``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and ``transcript {page}``
+``set {name, value}``, ``reset``, ``compare {model?, settings?, text?, attachments?}``,
+``keep {chat}`` and ``leave`` (`Comparison`), ``tokens {reply}``, ``load {model?}``, ``restart``,
+``resync``, ``cancel_load``, ``take_up`` (`SavedChat`), ``kept`` and ``transcript {page}``
 (`TranscriptOutput`).
 """
 
@@ -37,6 +41,7 @@ from typing import Any, Self
 
 import traitlets
 
+from mlc_widget.api.engine_link import EngineLink
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.keywords import suggests_keywords
 from mlc_widget.api.requests import JSONDict
@@ -46,8 +51,9 @@ from mlc_widget.widget import notebook_variables
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
-from mlc_widget.widget.chat_request import openai_messages
+from mlc_widget.widget.chat_request import ChatOptions, openai_messages
 from mlc_widget.widget.chat_tools import ChatTools
+from mlc_widget.widget.comparison import Comparison, Side
 from mlc_widget.widget.history import History, read_history, read_saved
 from mlc_widget.widget.intents import Handler
 from mlc_widget.widget.kept_settings import (
@@ -57,7 +63,7 @@ from mlc_widget.widget.kept_settings import (
     settings_of,
 )
 from mlc_widget.widget.link import link_of
-from mlc_widget.widget.options import checked_options, options_json
+from mlc_widget.widget.options import OPTION_NAMES, checked_options, options_json
 from mlc_widget.widget.page_session import why_no_page
 from mlc_widget.widget.questions import (
     Question,
@@ -130,6 +136,7 @@ class ChatWidget(EngineWidget, ChatSettings):
     _chat = mirror("_chat")
     _live = mirror("_live")
     _options = mirror("_options")
+    _comparing = mirror("_comparing")
 
     @releases_locals
     @suggests_keywords
@@ -185,6 +192,9 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._session = ChatSession(link_of(engine), listener, options, earlier)
         self._saved = SavedChat(self._session)
         self._functions = ToolCaller(link_of(engine), self._session, self._user)
+        self._comparison = Comparison(
+            link_of(engine), self._session, self._beside, lambda: self.send_state("_comparing")
+        )
         given = {name for name in KEPT_NAMES if getattr(options, name) is not None}
         self._settings = KeptSettings(self._session, given)
         self._kept_rev = self._session.state.rev
@@ -220,7 +230,19 @@ class ChatWidget(EngineWidget, ChatSettings):
                 "changed": self._settings.changed,
                 "models": [asdict(choice) for choice in choices()],
             },
+            "_comparing": lambda: {"offered": in_notebook(), "chats": self._comparison.chats},
         }
+
+    def _beside(self, link: EngineLink, options: ChatOptions) -> Side:
+        """A chat in which an answer of this one is compared; its tools print where this one's do.
+
+        It is made on a thread that may not be the user's.
+        """
+        settings = {name: getattr(options, name) for name in OPTION_NAMES}
+        chat = self._cell.copy().run(ChatWidget, link, **settings)
+        chat._cell, chat._user, chat._page = self._cell, self._user, self._page
+        chat._functions = ToolCaller(link, chat._session, self._user)
+        return Side(chat, chat._session)
 
     def _intents(self) -> Mapping[str, Handler]:
         session = self._session
@@ -245,6 +267,14 @@ class ChatWidget(EngineWidget, ChatSettings):
             "export": lambda intent: self._export_to_page(intent.get("format")),
             "set": lambda intent: self._set_from_page(intent.get("name"), intent.get("value")),
             "reset": lambda _: self._reset_from_page(),
+            "compare": lambda intent: self._comparison.begin(
+                model=intent.get("model"),
+                settings=intent.get("settings"),
+                text=intent.get("text"),
+                attachments=intent.get("attachments"),
+            ),
+            "keep": lambda intent: self._comparison.keep(intent.get("chat")),
+            "leave": lambda _: self._comparison.end(),
             "take_up": lambda _: self._saved.take_up(),
             "tokens": lambda intent: self._send_tokens(intent.get("reply")),
             "resync": lambda _: self.send_state(["_chat"]),
@@ -464,6 +494,7 @@ class ChatWidget(EngineWidget, ChatSettings):
 
     def _detach(self) -> None:
         super()._detach()
+        self._comparison.end()
         self._session.close()
 
     def __repr__(self) -> str:

@@ -127,6 +127,14 @@ class ChatSession:
             self.set_option("system", earlier.system)
         self._listener.on_change()
 
+    def adopt(self, path: Sequence[Message]) -> None:
+        """Show a path of this conversation to which another session has added messages."""
+        known = self._tree.state.messages
+        self._tree.show([message for message in path if message.id not in known])
+        if path:
+            self._tree.select(path[-1].id)
+        self._listener.on_change()
+
     def rename(self, title: Any) -> None:
         """Give the shown conversation a title; "" or None leaves it to the first question.
 
@@ -146,7 +154,7 @@ class ChatSession:
         old = self._tree.find(message_id)
         if old.status in ("queued", "running"):
             raise bad("reply", message_id, "it has not ended yet.")
-        self._check_alive()
+        self.check_alive()
         if old.role != "assistant":
             return self._ask(old)
         assert old.parent is not None, "a reply follows a message"
@@ -161,7 +169,7 @@ class ChatSession:
             EngineTerminatedError: the engine was terminated.
         """
         new = _user_message(question, self.question(message_id).parent)
-        self._check_alive()
+        self.check_alive()
         return self._ask(new)
 
     def question(self, message_id: Any) -> Message:
@@ -184,7 +192,7 @@ class ChatSession:
         """
         old = self._tree.find(message_id)
         turn = result_turn(old, results)
-        self._check_alive()
+        self.check_alive()
         waiting = [
             message.id
             for message in self._tree.state.messages.values()
@@ -293,10 +301,15 @@ class ChatSession:
 
     def _next_message(self, question: Question | str) -> Message:
         user = _user_message(question, self._tree.state.head)
-        self._check_alive()
+        self.check_alive()
         return user
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Check that the engine may still answer.
+
+        Raises:
+            EngineTerminatedError: the engine was terminated.
+        """
         if self._link.snapshot.state == "terminated":
             error = self._link.snapshot.error
             raise EngineTerminatedError(error.message if error else "The engine was terminated.")

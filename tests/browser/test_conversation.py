@@ -120,6 +120,29 @@ def test_messages_are_edited_deleted_and_kept_in_branches_in_all_views(
     expect(compare.get_by_role("button", name="Show both again")).to_be_visible()
     expect(answers.first).to_be_hidden()
 
+    # From within the chat, in both views, until one answer is kept as another version.
+    chat.root.get_by_role("button", name="Compare…").click()
+    form = chat.root.get_by_role("group", name="Compare with")
+    temperature = form.get_by_role("spinbutton", name="Temperature")
+    expect(temperature).to_have_value("0.5")
+    temperature.fill("7")
+    temperature.press("Enter")
+    expect(form.get_by_role("alert")).to_contain_text("temperature = 7")
+    temperature.fill("1")
+    temperature.press("Enter")
+    expect(notebook.output(2).locator(".mlcw-compare")).to_be_visible()
+    expect(other.root.locator(".mlcw-input")).to_be_hidden()
+    compared = notebook.output(1).locator(".mlcw-compare")
+    expect(compared.locator(".mlcw-column-label")).to_have_text(
+        ["Temperature: 0.5", "Temperature: 1"]
+    )
+    expect(compared.get_by_role("textbox", name="Message")).to_be_focused()
+    compared.get_by_role("button", name="Keep B").click()
+    expect(compared).to_have_count(0)
+    expect_bodies(other, "Another one", "Fine.")
+    expect(other.replies.last.get_by_role("group", name="Versions")).to_contain_text("2/2")
+    expect(chat.root.get_by_role("textbox", name="Message")).to_be_focused()
+
 
 def test_questions_wait_in_line_while_one_is_answered(
     open_notebook: OpenNotebook, model_folder: Path

@@ -305,6 +305,16 @@ def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> N
         expect_accessible_and_fitting(page, chat, name)
     page.page.evaluate("document.getElementById('main').replaceChildren()")
     question = user("How does gradient descent work?")
+    model = {"name": LONG_NAME, "place": "here", "bytes": 1_000_000_000, "fits": True}
+    chat = page.show(
+        question,
+        _comparing={"offered": True, "chats": []},
+        _options={"models": [model], "tools": [], "temperature": 0.5},
+    )
+    chat.get_by_role("button", name="Compare…").click()
+    expect(chat.get_by_role("combobox", name="Compare with")).to_be_focused()
+    expect_accessible_and_fitting(page, chat, "compare")
+    page.page.evaluate("document.getElementById('main').replaceChildren()")
     two = page.show_two(
         {"_chat": {"rev": 1, "messages": [question, reply(ANSWER, stats=STATS)]}},
         {

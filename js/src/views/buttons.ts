@@ -25,6 +25,7 @@ export const ICONS = {
   quote: "M3 4.5h10v6.5H8L5 13.5V11H3z",
   bars: "M3 13V8M8 13V3M13 13v-3",
   search: "M7 2.5a4.5 4.5 0 1 0 0 9 4.5 4.5 0 1 0 0-9M10.3 10.3l3.2 3.2",
+  columns: "M2.5 3h11v10h-11zM8 3v10",
   up: "M8 12.5V3M3.8 7.3 8 3.1l4.2 4.2",
   down: "M8 3v9.5M3.8 8.5 8 12.7l4.2-4.2",
 } as const;

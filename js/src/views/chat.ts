@@ -9,6 +9,7 @@ import { StickyScroll } from "../scroll.ts";
 import type { View } from "../store.ts";
 import { iconButton, ICONS } from "./buttons.ts";
 import { bindCells } from "./cell-actions.ts";
+import { CompareForm } from "./compare-form.ts";
 import { Composer } from "./composer.ts";
 import { download } from "./download.ts";
 import { fullWindowButton } from "./full-window.ts";
@@ -31,6 +32,8 @@ export interface Shared {
   readonly name: string;
   readonly composer: Composer;
   readonly room: Room;
+  /** Whether both are copies of a chat, which has the title, the search and Save itself. */
+  readonly ofChat: boolean;
 }
 
 export interface Chat {
@@ -65,11 +68,41 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
   const context = h("span", { class: "mlcw-context" });
   const settings = new SettingsPanel(send, signal);
   const toggle = iconButton(ICONS.settings, "Settings", () => {
+    if (form.visible) closeForm();
     settings.toggle();
     drawLoad();
     setAttribute(toggle, "aria-expanded", String(settings.visible));
   }, signal);
   setAttribute(toggle, "aria-expanded", "false");
+  const form = new CompareForm(async (compared) => {
+    const intent = { kind: "compare", ...compared } as const;
+    if (composer.empty) await send(intent);
+    else await composer.sendBy((text, attachments) => send({ ...intent, text, attachments }));
+    if (form.node.contains(document.activeElement)) composer.input.focus(); // it goes with the form
+    closeForm();
+  }, () => { closeForm(); compare.focus(); }, signal);
+  const closeForm = (): void => {
+    form.close();
+    setAttribute(compare, "aria-expanded", "false");
+  };
+  const compare = iconButton(ICONS.columns, "Compare…", () => {
+    if (form.visible) {
+      closeForm();
+      return;
+    }
+    if (settings.visible) toggle.click();
+    drawForm();
+    form.open(settings.node);
+    setAttribute(compare, "aria-expanded", "true");
+  }, signal);
+  setAttribute(compare, "aria-expanded", "false");
+  /** Says what would be answered twice. */
+  const drawForm = (): void => {
+    const { options, engine, chat } = store.view;
+    const asked = chat.messages.some(({ role }) => role === "user");
+    form.update(options, engine, !composer.empty ? "The message in the box goes to both."
+      : asked ? "Your last message is answered again, beside the answer that it has." : "");
+  };
   let exporting = false;
   store.onExport((file) => {
     if (exporting) download(file, store.view.chat.title); // other views of this chat hear of it, too
@@ -139,7 +172,7 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     h("div", { class: "mlcw-head" }, h("div", { class: "mlcw-head-row" },
       title.node,
       h("div", { class: "mlcw-about" }, dot, name, state, context),
-      h("div", { class: "mlcw-head-tools" }, search.button, ...(shared ? [] : [anew]), save, toggle))),
+      h("div", { class: "mlcw-head-tools" }, ...(shared?.ofChat ? [] : [search.button]), ...(shared ? [] : [compare, anew]), ...(shared?.ofChat ? [] : [save]), toggle))),
     settings.node,
     search.node,
     load.node,
@@ -174,6 +207,7 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     }, { signal });
   }
   if (!shared) composer.takeDropsOn(root);
+  composer.input.addEventListener("input", () => { if (form.visible) drawForm(); }, { signal });
   keepKeys(root, signal);
   bindCells(root, store.cells, signal);
   el.append(root);
@@ -240,7 +274,7 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     setAttribute(name, "title", engine.model || null);
     setText(state, connected ? engineText(engine) : "No kernel");
     setAttribute(state, "title", connected ? memoryText(engine) : null);
-    title.update(chat.title, connected);
+    title.update(shared?.ofChat ? "" : chat.title, connected);
     load.update(engine, connected);
     drawLoad();
     hang.update(engine, connected);
@@ -250,7 +284,10 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     show(search.button, chat.messages.length > 0);
     show(anew, chat.messages.length > 0);
     show(save, chat.messages.length > 0);
-    anew.disabled = save.disabled = !connected;
+    show(compare, view.comparing.offered);
+    anew.disabled = save.disabled = compare.disabled = !connected;
+    if (!connected && form.visible) closeForm();
+    if (form.visible) drawForm();
     show(welcome, chat.messages.length === 0);
     setText(
       welcome,

@@ -1,4 +1,7 @@
-/** Two chats side by side, with one box to write in: each message goes to both, until one is chosen. */
+/**
+ * Two chats side by side, with one box to write in: each message goes to both, until one is chosen,
+ * or, where they compare answers of a chat, until one is kept.
+ */
 
 import { h, keepKeys, setAttribute, setText, show } from "../dom.ts";
 import { joinFacts, modelName } from "../format.ts";
@@ -16,6 +19,8 @@ import { describeSettings } from "./settings.ts";
 export interface CompareProps extends RenderProps {
   /** The two chats. */
   readonly chats: readonly Store[];
+  /** Whether they compare answers of the chat whose store this is. */
+  readonly ofChat?: boolean;
 }
 
 const isRunning = ({ chat, connected }: View): boolean =>
@@ -29,6 +34,7 @@ class Column {
   readonly chat: Chat;
   readonly store: Store;
   readonly #name: string;
+  readonly #ofChat: boolean;
   readonly #label = h("span", { class: "mlcw-column-label" });
   readonly #note = h("div", { class: "mlcw-note mlcw-note-error", role: "status", hidden: true });
   readonly #stop: HTMLButtonElement;
@@ -37,11 +43,12 @@ class Column {
   constructor(
     name: string,
     store: Store,
-    { composer, room }: { readonly composer: Composer; readonly room: Room },
+    { composer, room, ofChat }: { readonly composer: Composer; readonly room: Room; readonly ofChat: boolean },
     choose: () => void,
     signal: AbortSignal,
   ) {
     this.#name = name;
+    this.#ofChat = ofChat;
     this.store = store;
     this.#stop = h("button", { class: "mlcw-button", type: "button" }, "Stop");
     setAttribute(this.#stop, "aria-label", `Stop ${name}`);
@@ -51,7 +58,7 @@ class Column {
     this.node = h("div", { class: "mlcw-column" },
       h("div", { class: "mlcw-column-head" }, h("strong", {}, name), this.#label, this.#stop, this.#choose),
       this.#note);
-    this.chat = renderChat({ store, el: this.node, signal }, { name, composer, room });
+    this.chat = renderChat({ store, el: this.node, signal }, { name, composer, room, ofChat });
   }
 
   /** Sends an intent to this chat; returns why it was refused, or "". */
@@ -70,14 +77,19 @@ class Column {
   update(other: View, chosen: boolean, hidden: boolean, connected: boolean): void {
     const { view } = this.store;
     show(this.node, !hidden);
-    setText(this.#label, describeSettings(view.options, other.options));
+    const model = modelName(view.engine.model);
+    setText(this.#label, joinFacts(
+      this.#ofChat && model !== modelName(other.engine.model) ? model : "",
+      describeSettings(view.options, other.options),
+    ));
     show(this.#stop, isRunning(view));
-    show(this.#choose, connected && (chosen || view.chat.messages.length > 0));
-    setText(this.#choose, chosen ? "Show both again" : `Continue with ${this.#name}`);
+    show(this.#choose, connected && (chosen || view.chat.messages.length > 0) && !(this.#ofChat && isRunning(view)));
+    setText(this.#choose, this.#ofChat ? `Keep ${this.#name}` : chosen ? "Show both again" : `Continue with ${this.#name}`);
   }
 }
 
-export function renderCompare({ store, chats, el, signal }: CompareProps): void {
+export function renderCompare({ store, chats, el, signal, ofChat = false }: CompareProps): void {
+  const title = ofChat ? "Keep the better answer" : "Two answers to each message";
   let chosen: number | null = null;
   const columns: Column[] = [];
   /** The chats that a message goes to. */
@@ -98,12 +110,16 @@ export function renderCompare({ store, chats, el, signal }: CompareProps): void 
     editLast: () => undefined, // each chat has an Edit of its own
     look: first ? lookFor(first, signal) : () => undefined,
   }, signal);
-  const heading = h("span", { class: "mlcw-name" }, "Two answers to each message");
+  const heading = h("span", { class: "mlcw-name" }, title);
   const anew = iconButton(ICONS.plus, "New chat", () => {
     composer.input.focus();
     void sendToAll({ kind: "new" }).catch(() => undefined); // the columns say why not
   }, signal);
-  const tools = h("div", { class: "mlcw-head-tools" }, anew);
+  const back = iconButton(ICONS.close, "Back to the chat, without these answers", () => {
+    void store.intents.send({ kind: "leave" }, { signal })
+      .catch((error: unknown) => { composer.note(reasonOf(error), "error"); });
+  }, signal);
+  const tools = h("div", { class: "mlcw-head-tools" }, ...(ofChat ? [] : [anew]));
   const row = h("div", { class: "mlcw-columns-row" });
   const root = h("section", { class: "mlcw mlcw-compare", "aria-label": "Two chats side by side" },
     h("div", { class: "mlcw-head" }, h("div", { class: "mlcw-head-row" }, heading, tools)),
@@ -111,13 +127,15 @@ export function renderCompare({ store, chats, el, signal }: CompareProps): void 
     composer.node);
   const full = fullWindowButton(root, signal);
   if (full) tools.append(full);
+  if (ofChat) tools.append(back);
   const room = new Room(root, composer.node, signal);
   for (const [index, chat] of chats.entries()) {
     const choose = (): void => {
-      void store.intents.send({ kind: "choose", chat: chosen === null ? index : null }, { signal })
+      const intent: Intent = ofChat ? { kind: "keep", chat: index } : { kind: "choose", chat: chosen === null ? index : null };
+      void store.intents.send(intent, { signal })
         .catch((error: unknown) => { composer.note(reasonOf(error), "error"); });
     };
-    const column = new Column("AB"[index] ?? "", chat, { composer, room }, choose, signal);
+    const column = new Column("AB"[index] ?? "", chat, { composer, room, ofChat }, choose, signal);
     columns.push(column);
     row.append(column.node);
   }
@@ -136,7 +154,7 @@ export function renderCompare({ store, chats, el, signal }: CompareProps): void 
       const other = views[1 - index];
       if (other) column.update(other, chosen === index, chosen !== null && chosen !== index, store.view.connected);
     });
-    setText(heading, chosen === null ? "Two answers to each message" : `Continued with ${"AB"[chosen] ?? ""}`);
+    setText(heading, chosen === null ? title : `Continued with ${"AB"[chosen] ?? ""}`);
     const at = asked().map((column) => column.store.view);
     const models = new Set(at.map(({ engine }) => modelName(engine.model) || "the model"));
     show(anew, at.some(({ chat }) => chat.messages.length > 0));

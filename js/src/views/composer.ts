@@ -141,6 +141,26 @@ export class Composer {
     if (hadFocus) this.input.focus();
   }
 
+  /** Whether there is nothing to send. */
+  get empty(): boolean {
+    return this.#empty;
+  }
+
+  /** Sends what is in the box in another way; throws an error with the reason if it is refused. */
+  async sendBy(send: ComposerActions["send"]): Promise<void> {
+    const text = this.input.value;
+    const attachments = this.#attachments.items;
+    await send(text, attachments);
+    this.#taken(text, attachments);
+    this.#fit();
+    this.#draw();
+  }
+
+  #taken(text: string, attachments: readonly Attachment[]): void {
+    if (this.input.value.startsWith(text)) this.input.value = this.input.value.slice(text.length);
+    this.#attachments.sent(attachments);
+  }
+
   async #submit(): Promise<void> {
     const text = this.input.value;
     const attachments = this.#attachments.items;
@@ -150,10 +170,7 @@ export class Composer {
     this.#draw();
     // The text stays in the box until it has been accepted, and so does what is typed meanwhile.
     const taken = await this.#guard(() => this.#actions.send(text, attachments));
-    if (taken && this.input.value.startsWith(text)) {
-      this.input.value = this.input.value.slice(text.length);
-    }
-    if (taken) this.#attachments.sent(attachments);
+    if (taken) this.#taken(text, attachments);
     this.#sending = false;
     this.#fit();
     this.#draw();
