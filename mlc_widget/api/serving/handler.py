@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -44,11 +45,21 @@ class TooLargeError(BadRequestError):
     default_code = "request_too_large"
 
 
+class ServerClosingError(MLCEngineError):
+    """The server is being closed."""
+
+    default_code = "server_closing"
+
+    def __init__(self) -> None:
+        super().__init__("The server is being closed; ask again once there is another one.")
+
+
 _STATUSES: Final[dict[type[MLCEngineError], int]] = {
     UnauthorizedError: 401,
     ForbiddenHostError: 403,
     TooLargeError: 413,
     TooManyRequestsError: 429,
+    ServerClosingError: 503,
 }
 
 
@@ -83,10 +94,14 @@ class EngineRequestHandler(RequestHandler):
     """
 
     def initialize(
-        self, served_to: Callable[[HTTPServerRequest], ServedEngine], bodies: BodyBudget
+        self,
+        served_to: Callable[[HTTPServerRequest], ServedEngine],
+        bodies: BodyBudget,
+        is_closing: Callable[[], bool],
     ) -> None:
         """Find the engine that answers; called by tornado."""
         self._served = served_to(self.request)
+        self._is_closing = is_closing
         self._budgets = (self._served.bodies, bodies)
         self._held = 0
         self._content = bytearray()
@@ -104,6 +119,8 @@ class EngineRequestHandler(RequestHandler):
         try:
             if (access := self._served.access) is not None:
                 access.check(headers.get("Host", ""), headers.get("Authorization", ""))
+            if self._is_closing():
+                raise ServerClosingError
             if (announced := headers.get("Content-Length", "")).isdecimal():
                 # tornado refuses what is no number; int() refuses thousands of digits.
                 self._check_size(int(announced[:_DIGITS]))
@@ -174,6 +191,21 @@ class EngineRequestHandler(RequestHandler):
         if self._task is not None:
             self._task.cancel()
 
+    async def give_up(self) -> None:
+        """End the answer with an error, as the server closes; return once it was sent."""
+        self._auto_finish = False  # what ends it is here
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._finished:
+            return
+        error = ServerClosingError()
+        with contextlib.suppress(StreamClosedError):
+            if self._headers_written:
+                await self.finish(event(error_body(error)))
+            else:
+                await self._refuse(error)
+
     async def _answer(self) -> None:
         try:
             if self._served.ready is not None:
@@ -206,13 +238,13 @@ class EngineRequestHandler(RequestHandler):
         metrics, statistics = await core.metrics(), await core.statistics()
         return EngineMetrics(metrics).prometheus_text() + statistics.prometheus_text()
 
-    def _refuse(self, error: MLCEngineError) -> None:
+    def _refuse(self, error: MLCEngineError) -> asyncio.Future[None]:
         answer = refusal(error)
-        self._reply(
+        return self._reply(
             ApiAnswer(_STATUSES.get(type(error), answer.status), answer.body, answer.headers)
         )
 
-    def _reply(self, answer: ApiAnswer) -> None:
+    def _reply(self, answer: ApiAnswer) -> asyncio.Future[None]:
         self.set_status(answer.status)
         self._set_headers(answer)
         if answer.status == 401:
@@ -220,7 +252,9 @@ class EngineRequestHandler(RequestHandler):
         if answer.status == 429:
             self.set_header("Retry-After", "1")
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(answer.body, ensure_ascii=False))
+        if self._is_closing():
+            self.set_header("Connection", "close")
+        return self.finish(json.dumps(answer.body, ensure_ascii=False))
 
     async def _stream(self, answer: ApiAnswer, chunks: StreamBuffer) -> None:
         self._set_headers(answer)

@@ -19,6 +19,7 @@ _MAX_HEADER_BYTES: Final = 64 * 1024
 _IDLE_S: Final = 60.0
 _BODY_S: Final = 120.0
 _CLOSE_S: Final = 5.0
+_LAST_WORDS_S: Final = 1.0
 _MAX_CONNECTIONS: Final = 4096
 _FILES_TAKEN: Final = 2
 """Connections may take one in so many of the files that this process may open."""
@@ -85,7 +86,11 @@ class Listener:
         kind: type[BoundedHTTPServer] = BoundedHTTPServer,
     ) -> None:
         self._all_served = all_served
-        options = {"served_to": served_to, "bodies": BodyBudget(MAX_ALL_BODIES)}
+        options = {
+            "served_to": served_to,
+            "bodies": BodyBudget(MAX_ALL_BODIES),
+            "is_closing": lambda: self._http is None,
+        }
         application = Application(
             [(r".*", EngineRequestHandler, options)], log_function=lambda _: None
         )
@@ -99,13 +104,19 @@ class Listener:
         self._http.add_sockets(sockets)
 
     async def close(self) -> None:
-        """Stop listening, give running requests a moment to end, and close all connections."""
+        """Stop listening, give running requests a moment to end, and close all connections.
+
+        Requests that do not end in that time get an error.
+        """
         http, self._http = self._http, None
         if http is None:
             return
         http.stop()
         if running := {task for served in self._all_served() for task in served.answering}:
-            _, late = await asyncio.wait(running, timeout=_CLOSE_S)
-            for task in late:
+            await asyncio.wait(running, timeout=_CLOSE_S)
+        accepted = [one for served in self._all_served() for one in served.accepted]
+        if last_words := {asyncio.ensure_future(one.give_up()) for one in accepted}:
+            _, unread = await asyncio.wait(last_words, timeout=_LAST_WORDS_S)
+            for task in unread:
                 task.cancel()
         await http.close_all_connections()

@@ -236,3 +236,18 @@ async def test_interrupt_ends_all_requests_with_what_there_is(serve):
 def test_bad_addresses_of_groups_are_refused(url):
     with pytest.raises(BadRequestError, match="give a group's name"):
         AsyncServerMLCEngine(url)
+
+
+async def test_what_is_left_at_the_end_gets_an_error(serve, monkeypatch):
+    monkeypatch.setattr(listener, "_CLOSE_S", 0.0)
+    there = serve(text="a b c", hang_after=1)
+    asked = [asyncio.create_task(there.ask("POST", "/v1/chat/completions", HELLO, user=1))]
+    await until(lambda: len(there.engines) == 1)
+    streamed = {**HELLO, "stream": True}
+    asked.append(asyncio.create_task(there.ask("POST", "/v1/chat/completions", streamed, user=2)))
+    await until(lambda: len(there.engines) == 2)
+    await until(lambda: all(engine._core.running_requests for engine in there.engines))
+    await asyncio.to_thread(there.server.close)
+    (status, said), (_, events) = await asyncio.gather(*asked)
+    assert (status, said["error"]["code"]) == (503, "server_closing")
+    assert "server_closing" in str(events)  # as an event, if the stream had begun

@@ -409,3 +409,74 @@ async def test_closing_waits_for_a_running_answer(direct_engine, tiny_model):
         rest = [chunk async for chunk in stream]
         await closing
     assert rest[-1].choices[0].finish_reason == "abort"
+
+
+async def events_of(stream: Any) -> list[Any]:
+    return [event async for event in stream]
+
+
+async def test_closing_ends_what_is_left_with_an_error(direct_engine, tiny_model, monkeypatch):
+    monkeypatch.setattr(listening, "_CLOSE_S", 0.0)
+    engine = await direct_engine(text="one two three", hang_after=2)
+    server = engine.serve(token=TOKEN)
+    body = json.dumps(HELLO).encode()
+    async with client_of(server) as client:
+        stream = await client.chat.completions.create(model=str(tiny_model), stream=True, **HELLO)
+        await anext(aiter(stream))
+        whole = asyncio.create_task(
+            exchange(server, request("POST", "/v1/chat/completions", body=body))
+        )
+        sending = asyncio.create_task(
+            exchange(server, request("POST", "/v1/completions", length="1000"))
+        )
+        await until_running(engine, 2)
+        [served] = server._listener._all_served()
+        await until(lambda: len(served.accepted) == 3)
+        closing = asyncio.create_task(asyncio.to_thread(server.close))
+        with pytest.raises(openai.APIError, match="is being closed") as raised:
+            await events_of(stream)
+        assert raised.value.code == "server_closing"
+        for asked in (whole, sending):
+            status, _, said = await asked
+            assert (status, said["error"]["code"]) == (503, "server_closing")
+        await closing
+    await until_idle(engine)
+
+
+async def test_closing_does_not_wait_for_a_client_that_reads_nothing(direct_engine, monkeypatch):
+    monkeypatch.setattr(listening, "_CLOSE_S", 0.0)
+    monkeypatch.setattr(listening, "_LAST_WORDS_S", 0.0)
+    engine = await direct_engine(text="word " * 200, repeat=20_000)
+    server = engine.serve(token=TOKEN)
+    body = json.dumps({**HELLO, "stream": True}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=1)
+    writer.write(request("POST", "/v1/chat/completions", body=body))
+    await until_running(engine)
+    await asyncio.wait_for(asyncio.to_thread(server.close), 60)
+    await until_idle(engine)
+    with contextlib.suppress(ConnectionError):
+        while await reader.read(2**20):
+            pass
+    writer.close()
+
+
+async def test_while_it_closes_nothing_new_is_begun(direct_engine, tiny_model):
+    engine = await direct_engine(hang_after=2)
+    server = engine.serve(token=TOKEN)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    kept = request().replace(b"Connection: close\r\n", b"")
+    writer.write(kept)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    async with client_of(server) as client:
+        stream = await client.chat.completions.create(model=str(tiny_model), stream=True, **HELLO)
+        await anext(aiter(stream))
+        closing = asyncio.create_task(asyncio.to_thread(server.close))
+        await until(lambda: server._listener._http is None)
+        writer.write(kept)
+        rest = await asyncio.wait_for(reader.read(), 60)
+        assert b"HTTP/1.1 503" in rest
+        assert b"Connection: close" in rest
+        await engine.interrupt_generate()
+        assert (await events_of(stream))[-1].choices[0].finish_reason == "abort"
+        await closing
+    writer.close()
