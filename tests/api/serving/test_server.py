@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +36,14 @@ def port_of(server: EngineServer) -> int:
 def client_of(server: EngineServer, **options: Any) -> openai.AsyncOpenAI:
     chosen = {"base_url": server.url, "api_key": server.token, "max_retries": 0, **options}
     return openai.AsyncOpenAI(**chosen)
+
+
+async def unread(server: EngineServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of a client that reads nothing by itself; its system keeps little for it."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port_of(server)))
+    return await asyncio.open_connection(sock=client, limit=1)
 
 
 async def exchange(server: EngineServer, sent: bytes) -> tuple[int, bytes, Any]:
@@ -271,7 +280,7 @@ async def test_a_client_that_reads_nothing_is_left_without_a_traceback(
     engine = await direct_engine(text="word " * 200, repeat=20_000)
     server = engine.serve(token=TOKEN)
     body = json.dumps({**HELLO, "stream": True}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=1)
+    reader, writer = await unread(server)
     writer.write(request("POST", "/v1/chat/completions", body=body))
     await until_running(engine)
     await until_idle(engine)
@@ -449,7 +458,7 @@ async def test_closing_does_not_wait_for_a_client_that_reads_nothing(direct_engi
     engine = await direct_engine(text="word " * 200, repeat=20_000)
     server = engine.serve(token=TOKEN)
     body = json.dumps({**HELLO, "stream": True}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=1)
+    reader, writer = await unread(server)
     writer.write(request("POST", "/v1/chat/completions", body=body))
     await until_running(engine)
     await asyncio.wait_for(asyncio.to_thread(server.close), 60)
