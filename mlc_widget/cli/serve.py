@@ -57,6 +57,13 @@ def add_to(commands: Any) -> None:
         help="with --group: unload models that nobody asked for in so long, until the next "
         "request; 1800 if absent, inf for never",
     )
+    parser.add_argument(
+        "--idle-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="with --group: end the engine of a user who has asked nothing in so long, until the "
+        "next request; 3600 if absent, inf for never",
+    )
     parser.add_argument("--device", help="such as cpu, cuda or auto")
     parser.add_argument("--runtime", default="auto", help="tvm, mlc_llm or auto")
     parser.set_defaults(run=run)
@@ -69,8 +76,9 @@ def run(options: argparse.Namespace) -> None:
 
         serve_group(options, _wait_for_signal)
         return
-    if options.unload_after is not None:
-        raise bad("unload-after", options.unload_after, "it goes with --group.")
+    for name in ("unload_after", "idle_timeout"):
+        if (value := getattr(options, name)) is not None:
+            raise bad(name.replace("_", "-"), value, "it goes with --group.")
     _serve_port(options)
 
 

@@ -6,10 +6,13 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.request_values import bad
+from mlc_widget.protocol.worker_record import check_seconds
+
+_IDLE_TIMEOUT_S: Final = 3600.0
 
 
 def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
@@ -28,6 +31,9 @@ def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
         if (value := getattr(options, flag)) not in (None, False):
             name = flag.replace("_", "-")
             raise bad(name, value, "it does not go with --group, which opens no port.")
+    idle_timeout = _IDLE_TIMEOUT_S
+    if options.idle_timeout is not None:
+        idle_timeout = check_seconds("idle-timeout", options.idle_timeout)
     share = f"group-{options.group}"
     chosen: dict[str, Any] = {
         "share": share,
@@ -44,7 +50,7 @@ def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
         _allow_many_connections()
         engine = kernel_mlc_engine(options.model, **chosen)
         try:
-            server = GroupServer(socket, make_engine, options.model)
+            server = GroupServer(socket, make_engine, options.model, idle_timeout=idle_timeout)
             with server:
                 print(f"{', '.join(options.model)} is served to the group {options.group}.")
                 print(f"Its members take {socket.url} in place of a model.")

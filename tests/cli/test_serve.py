@@ -130,9 +130,15 @@ def test_a_group_has_no_port(served, capsys, option):
     assert f"{option[0].strip('-')} = " in capsys.readouterr().err
 
 
-def test_when_to_unload_is_for_groups(served, capsys):
-    assert served("--unload-after", "5") == (2, [])
+@pytest.mark.parametrize("option", ["--unload-after", "--idle-timeout"])
+def test_times_are_for_groups(served, capsys, option):
+    assert served(option, "5") == (2, [])
     assert "--group" in capsys.readouterr().err
+
+
+def test_a_time_that_is_none_is_refused(served, capsys):
+    assert served("--group", "any", "--idle-timeout", "-1") == (2, [])
+    assert "idle-timeout" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("runtime", ["tvm", "mlc_llm"])
@@ -149,7 +155,7 @@ def test_no_user_of_a_group_shares_a_prefix_cache_with_another(served, monkeypat
         def interrupt_generate(self):
             pass
 
-        def __init__(self, _, make_engine, __):
+        def __init__(self, _, make_engine, __, *, idle_timeout):
             super().__init__()
             made.extend(make_engine(user) for user in (1, 2))
 

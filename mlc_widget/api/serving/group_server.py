@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httputil import HTTPServerRequest
@@ -13,22 +13,13 @@ from tornado.iostream import IOStream
 
 from mlc_widget.api.closing import Closing
 from mlc_widget.api.copies import NotCopyable
-from mlc_widget.api.engine_link import EngineLink
 from mlc_widget.api.home_loop import HomeLoop
-from mlc_widget.api.openai_routes import OpenAIRoutes
 from mlc_widget.api.serving.group_socket import GroupSocket, peer_user
+from mlc_widget.api.serving.group_users import GroupUsers, UserEngine
 from mlc_widget.api.serving.handler import ServedEngine
 from mlc_widget.api.serving.listener import BoundedHTTPServer, Listener
 
 _MAX_CONNECTIONS: Final = 320
-
-
-class UserEngine(Protocol):
-    """What is needed of a user's engine, which lives as long as somebody has it."""
-
-    @property
-    def link(self) -> EngineLink:
-        """Its core."""
 
 
 class GroupServer(NotCopyable, Closing):
@@ -42,20 +33,33 @@ class GroupServer(NotCopyable, Closing):
         socket: Where to listen; it is closed with the server.
         make_engine: Makes an engine without a model for a user; called on the home loop.
         models: What each engine loads.
+        idle_timeout: Seconds after which the engine of a user who has asked nothing ends, with
+            what it has stored for `/v1/responses`; `math.inf` for never.
     """
 
     _instead = "it is a socket of this process."
 
     def __init__(
-        self, socket: GroupSocket, make_engine: Callable[[int], UserEngine], models: Sequence[str]
+        self,
+        socket: GroupSocket,
+        make_engine: Callable[[int], UserEngine],
+        models: Sequence[str],
+        *,
+        idle_timeout: float = math.inf,
     ) -> None:
         self._home = HomeLoop.shared()
         self._socket = socket
-        self._users = _Users(make_engine, models, self._home)
+        self._users = GroupUsers(make_engine, models, self._home, idle_timeout)
 
         async def listen() -> Listener:
             users = self._users
-            return Listener([socket.listening], users.served_to, users.all_served, _UserHTTPServer)
+            users.start()
+
+            def served_to(request: HTTPServerRequest) -> ServedEngine:
+                stream = cast("HTTP1Connection", request.connection).stream
+                return users.served_to(cast("_UserStream", stream).user)
+
+            return Listener([socket.listening], served_to, users.all_served, _UserHTTPServer)
 
         self._listener = self._home.wait_blocking(listen)
 
@@ -72,66 +76,6 @@ class GroupServer(NotCopyable, Closing):
 
         self._home.wait_blocking(end)
         self._socket.close()
-
-
-class _Member:
-    """A user's engine."""
-
-    def __init__(self, engine: UserEngine, models: Sequence[str], home: HomeLoop) -> None:
-        self.engine = engine
-        self._models = models
-        self._loading: asyncio.Task[None] | None = None
-        core = engine.link
-        routes = OpenAIRoutes(core, home, keeps_sessions=False)
-        self.served = ServedEngine(core, routes, None, self._ready)
-
-    async def _ready(self) -> None:
-        """Load the models, also after a load or a worker's restart that has failed."""
-        link = self.engine.link
-        done = self._loading
-        if done is None or (done.done() and self._has_failed(done)):
-            self._loading = asyncio.ensure_future(link.reload(self._models))
-            self._loading.add_done_callback(lambda t: None if t.cancelled() else t.exception())
-        assert self._loading is not None
-        await asyncio.shield(self._loading)  # who asked first may leave, others wait for it, too
-
-    def _has_failed(self, load: asyncio.Task[None]) -> bool:
-        if load.cancelled() or load.exception() is not None:
-            return True
-        # A worker that died too often is not started again unless it is asked to load.
-        return self.engine.link.snapshot.state == "dead" and len(self.served.answering) == 1
-
-
-class _Users:
-    """The engines by the ids of their users. On the home loop."""
-
-    def __init__(
-        self, make_engine: Callable[[int], UserEngine], models: Sequence[str], home: HomeLoop
-    ) -> None:
-        self._make_engine, self._models, self._home = make_engine, models, home
-        self._members: dict[int, _Member] = {}
-
-    def served_to(self, request: HTTPServerRequest) -> ServedEngine:
-        """The engine of the user who sends a request."""
-        stream = cast("HTTP1Connection", request.connection).stream
-        user = cast("_UserStream", stream).user
-        if user not in self._members:
-            self._members[user] = _Member(self._make_engine(user), self._models, self._home)
-        return self._members[user].served
-
-    def all_served(self) -> list[ServedEngine]:
-        """All engines that users have."""
-        return [member.served for member in self._members.values()]
-
-    async def interrupt(self) -> None:
-        """End all running requests, with what there is."""
-        for member in self._members.values():
-            await member.engine.link.interrupt_generate()
-
-    async def end(self) -> None:
-        """Terminate all engines."""
-        for member in self._members.values():
-            await member.engine.link.terminate()
 
 
 class _UserStream(IOStream):

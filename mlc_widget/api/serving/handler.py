@@ -45,6 +45,20 @@ class TooLargeError(BadRequestError):
     default_code = "request_too_large"
 
 
+class TooManyUsersError(MLCEngineError):
+    """As many users as a group's server takes have engines.
+
+    Attributes:
+        retry_after: Seconds after which one of them may have gone.
+    """
+
+    default_code = "too_many_users"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ServerClosingError(MLCEngineError):
     """The server is being closed."""
 
@@ -60,6 +74,7 @@ _STATUSES: Final[dict[type[MLCEngineError], int]] = {
     TooLargeError: 413,
     TooManyRequestsError: 429,
     ServerClosingError: 503,
+    TooManyUsersError: 503,
 }
 
 
@@ -99,10 +114,12 @@ class EngineRequestHandler(RequestHandler):
         bodies: BodyBudget,
         is_closing: Callable[[], bool],
     ) -> None:
-        """Find the engine that answers; called by tornado."""
-        self._served = served_to(self.request)
+        """Called by tornado in place of a constructor."""
+        self._served_to = served_to
+        self._served: ServedEngine
+        self._is_accepted = False
         self._is_closing = is_closing
-        self._budgets = (self._served.bodies, bodies)
+        self._all_bodies = bodies
         self._held = 0
         self._content = bytearray()
         self._task: asyncio.Task[None] | None = None
@@ -114,9 +131,10 @@ class EngineRequestHandler(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def prepare(self) -> None:
-        """Check the headers; called by tornado before it reads the body."""
+        """Find the engine, and check the headers; called by tornado before it reads the body."""
         headers = self.request.headers
         try:
+            self._served = self._served_to(self.request)
             if (access := self._served.access) is not None:
                 access.check(headers.get("Host", ""), headers.get("Authorization", ""))
             if self._is_closing():
@@ -129,6 +147,7 @@ class EngineRequestHandler(RequestHandler):
                     f"The server is answering {MAX_REQUESTS} requests already; try again later."
                 )
             self._served.accepted.add(self)
+            self._is_accepted = True
         except MLCEngineError as error:
             self._refuse(error)
 
@@ -153,10 +172,10 @@ class EngineRequestHandler(RequestHandler):
                 self._content += chunk
 
     def _hold(self, nbytes: int) -> None:
-        own, of_all = self._budgets
+        own = self._served.bodies
         own.take(nbytes)
         try:
-            of_all.take(nbytes)
+            self._all_bodies.take(nbytes)
         except TooManyRequestsError:
             own.give_back(nbytes)
             raise
@@ -164,10 +183,12 @@ class EngineRequestHandler(RequestHandler):
 
     def _leave(self) -> None:
         """Count this request, and its body, no longer. Idempotent."""
-        self._served.accepted.discard(self)
-        for budget in self._budgets:
-            budget.give_back(self._held)
-        self._held = 0
+        if self._is_accepted:
+            self._is_accepted = False
+            self._served.accepted.discard(self)
+            for budget in (self._served.bodies, self._all_bodies):
+                budget.give_back(self._held)
+            self._held = 0
 
     def on_finish(self) -> None:
         """The answer was given; called by tornado."""
@@ -240,6 +261,8 @@ class EngineRequestHandler(RequestHandler):
 
     def _refuse(self, error: MLCEngineError) -> asyncio.Future[None]:
         answer = refusal(error)
+        if isinstance(error, TooManyUsersError):
+            answer.headers["Retry-After"] = str(error.retry_after)
         return self._reply(
             ApiAnswer(_STATUSES.get(type(error), answer.status), answer.body, answer.headers)
         )

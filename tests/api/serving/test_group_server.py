@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
+import re
 import sys
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from mlc_widget import AsyncMLCEngine, AsyncServerMLCEngine, create_kernel_mlc_engine
 from mlc_widget.api.engine_link import EngineSnapshot
 from mlc_widget.api.errors import BadRequestError, ModelNotFoundError, ServerError
-from mlc_widget.api.serving import group_server, listener
+from mlc_widget.api.serving import group_server, group_users, listener
 from mlc_widget.api.serving.group_server import GroupServer
 from mlc_widget.api.serving.group_socket import GroupSocket
 
@@ -36,7 +38,9 @@ class Engine(AsyncMLCEngine):
 class Group:
     """A group's server in this process, whose connections are of the users that a test says."""
 
-    def __init__(self, group: str, models: list[str], script: dict[str, Any]) -> None:
+    def __init__(
+        self, group: str, models: list[str], script: dict[str, Any], idle_timeout: float
+    ) -> None:
         self.engines: list[Engine] = []
         self.user = 1
         self.socket = GroupSocket(group)
@@ -45,12 +49,19 @@ class Group:
             self.engines.append(Engine(runtime="scripted", runtime_options=script))
             return self.engines[-1]
 
-        self.server = GroupServer(self.socket, make, models)
+        self.server = GroupServer(self.socket, make, models, idle_timeout=idle_timeout)
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, user: int = 1
     ) -> tuple[int, Any]:
         """The status and the content of an answer to a user's request."""
+        status, _, said = await self.exchange(method, path, body, user=user)
+        return status, said
+
+    async def exchange(
+        self, method: str, path: str, body: Any = None, *, user: int = 1
+    ) -> tuple[int, str, Any]:
+        """The same, with the answer's header."""
         self.user = user
         reader, writer = await asyncio.open_unix_connection(str(self.socket.path))
         content = b"" if body is None else json.dumps(body).encode()
@@ -60,7 +71,8 @@ class Group:
         writer.close()
         header, _, said = answer.partition(b"\r\n\r\n")
         is_json = b"application/json" in header
-        return int(header.split()[1]), json.loads(said) if is_json else said.decode()
+        status = int(header.split()[1])
+        return status, header.decode(), json.loads(said) if is_json else said.decode()
 
 
 @pytest.fixture
@@ -69,9 +81,9 @@ def serve(groups, group, tiny_model, monkeypatch):
     made: list[Group] = []
     monkeypatch.setattr(group_server, "peer_user", lambda _: made[-1].user)
 
-    def make(*models: str, **script: Any) -> Group:
+    def make(*models: str, idle_timeout: float = math.inf, **script: Any) -> Group:
         given = script or {"text": "one two", "repeat": 2}
-        made.append(Group(group, list(models) or [str(tiny_model)], given))
+        made.append(Group(group, list(models) or [str(tiny_model)], given, idle_timeout))
         return made[-1]
 
     yield make
@@ -177,6 +189,39 @@ async def test_one_user_s_many_requests_are_not_counted_as_another_s(serve, monk
     assert (await there.ask("GET", "/v1/models", user=2))[0] == 200
     there.server._home.submit(there.engines[0]._core.interrupt_generate())
     assert (await asked)[0] == 200
+
+
+async def test_an_engine_ends_once_its_user_is_idle(serve, monkeypatch):
+    monkeypatch.setattr(group_users, "_LOOK_S", 0.01)
+    there = serve(text="a b c", hang_after=1, idle_timeout=0.001)
+    asked = asyncio.create_task(there.ask("POST", "/v1/chat/completions", HELLO, user=1))
+    await until(lambda: bool(there.engines) and there.engines[0]._core.running_requests == 1)
+    assert (await there.ask("GET", "/v1/models", user=2))[0] == 200
+    await until(lambda: there.engines[1]._core.describe().endswith("terminated"))
+    assert there.engines[0]._core.running_requests == 1  # it is not idle
+    there.server._home.submit(there.engines[0]._core.interrupt_generate())
+    assert (await asked)[0] == 200
+    await until(lambda: there.engines[0]._core.describe().endswith("terminated"))
+    assert not there.server._users.all_served()
+    assert (await there.ask("GET", "/v1/models", user=1))[0] == 200
+    assert len(there.engines) == 3
+
+
+async def test_users_beyond_the_limit_wait_until_another_is_idle(serve, monkeypatch):
+    monkeypatch.setattr(group_users, "_MAX_USERS", 2)
+    there = serve()
+    for user in (1, 2):
+        assert (await there.ask("GET", "/v1/models", user=user))[0] == 200
+    status, head, said = await there.exchange("POST", "/v1/chat/completions", HELLO, user=3)
+    assert (status, said["error"]["code"]) == (503, "too_many_users")
+    assert 1 <= int(dict(re.findall(r"(?m)^([\w-]+): (.*?)\r?$", head))["Retry-After"]) <= 60
+    assert (await there.ask("GET", "/v1/models", user=1))[0] == 200
+    monkeypatch.setattr(group_users, "_SHORTEST_IDLE_S", 0.0)
+    assert (await there.ask("GET", "/v1/models", user=3))[0] == 200
+    await until(
+        lambda: there.engines[1]._core.describe().endswith("terminated")
+    )  # that of the one idle for longest
+    assert there.engines[0]._core.describe().endswith("ready")
 
 
 async def test_a_load_that_fails_is_tried_again(serve, tiny_model, monkeypatch):
