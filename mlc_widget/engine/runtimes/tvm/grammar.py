@@ -108,14 +108,16 @@ class GrammarCompiler:
         self._tokens: list[bytes] = []
         self._known: Any = None
         self._items: ItemTokens | None = None
-        self._matchers: OrderedDict[str, Any] = OrderedDict()
+        self._matchers: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
-    def compile(self, grammar: str, *, ignore_eos: bool = False) -> Grammar:
+    def compile(self, grammar: str, *, ignore_eos: bool = False, salt: str = "") -> Grammar:
         """Compile a grammar and return its initial state; this blocks for up to a second.
 
         Args:
             grammar: A grammar for llguidance: JSON with "grammars", or Lark.
             ignore_eos: Do not end a text that may go on.
+            salt: Only what was compiled with the same salt is used again, so that the time tells
+                nobody what another has compiled.
 
         Raises:
             BadRequestError: It is malformed.
@@ -123,8 +125,8 @@ class GrammarCompiler:
         """
         started = time.perf_counter()
         with self._lock:
-            matcher = self._matchers.pop(grammar, None) or self._make(grammar)
-            self._matchers[grammar] = matcher
+            matcher = self._matchers.pop((salt, grammar), None) or self._make(grammar)
+            self._matchers[salt, grammar] = matcher
             while len(self._matchers) > _KEPT:
                 self._matchers.popitem(last=False)
             copy = matcher.deep_copy()

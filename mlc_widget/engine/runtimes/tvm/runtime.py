@@ -281,7 +281,10 @@ class TVMRuntime:
             return None
         # llguidance releases the GIL while it works.
         return await asyncio.to_thread(
-            self._grammars.compile, sampling.grammar, ignore_eos=sampling.ignore_eos
+            self._grammars.compile,
+            sampling.grammar,
+            ignore_eos=sampling.ignore_eos,
+            salt=sampling.cache_salt,
         )
 
     def _load(

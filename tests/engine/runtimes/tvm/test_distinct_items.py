@@ -161,3 +161,12 @@ def test_a_vocabulary_without_single_characters_is_refused():
     compiler = GrammarCompiler(Vocabulary([bytes([i]) for i in range(256) if i != ord("@")]), [255])
     with pytest.raises(UnsupportedFieldError, match="vocabulary"):
         compiler.compile(response_grammar({"type": "json_object", "schema": unique(STR)}))
+
+
+def test_a_grammar_is_not_known_to_have_been_compiled_with_another_salt(monkeypatch):
+    made = []
+    monkeypatch.setattr(COMPILER, "_make", lambda g, make=COMPILER._make: made.append(g) or make(g))
+    grammar = response_grammar({"type": "regex", "regex": "only here"})
+    for salt in ("", "a", "a", "b", ""):
+        COMPILER.compile(grammar, salt=salt)
+    assert made == [grammar] * 3
