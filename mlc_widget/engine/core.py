@@ -32,7 +32,7 @@ from mlc_widget.api.requests import (
 )
 from mlc_widget.api.resumable import ResumableSession, ResumeResult
 from mlc_widget.api.statistics import EngineStatistics
-from mlc_widget.engine.chat_plan import AnswerPlan, plan
+from mlc_widget.engine.chat_plan import AnswerPlan
 from mlc_widget.engine.counters import Counters
 from mlc_widget.engine.device import describe_device
 from mlc_widget.engine.embedding import RunningEmbeddings, embed
@@ -40,6 +40,7 @@ from mlc_widget.engine.forwarding import forward_and_sample
 from mlc_widget.engine.generation import Echo, Generation
 from mlc_widget.engine.loaded_models import LoadedModels, replaced_error
 from mlc_widget.engine.model import LoadedModel
+from mlc_widget.engine.planner import Planner
 from mlc_widget.engine.resumption import Resumption
 from mlc_widget.engine.sessions.journaled_answer import JournaledAnswer, resumable_request
 from mlc_widget.engine.sessions.session_store import SessionStore
@@ -78,6 +79,7 @@ class DirectCore:
         self._app_config = AppConfig()
         self._generations: dict[str, Generation] = {}
         self._opening: dict[str, asyncio.Event] = {}  # set if aborted before they began
+        self._planner = Planner(shares=shared is not None)
         self._embeddings = RunningEmbeddings()
         self._counters = Counters()
         self._end_message: str | None = None  # once it was terminated
@@ -216,7 +218,7 @@ class DirectCore:
             model = self._model(checked.get("model"))
             model.check_supported(checked)
             model.check_prompt_logprobs(checked)
-            answers = await _plan(kind, model, checked)
+            answers = await self._planner.plan(kind, model, checked)
             sampling = replace(
                 model.sampling(checked, stop_at_template=kind == "chat"), grammar=answers.grammar
             )
@@ -508,15 +510,6 @@ class DirectCore:
             self.log.note("The engine was terminated.")
             self.log.close()
             await self._models.unload()
-
-
-async def _plan(
-    kind: Literal["chat", "completion"], model: LoadedModel, checked: JSONDict
-) -> AnswerPlan:
-    """Plan an answer, on a thread if a schema has to be compiled, which may take a while."""
-    if checked.keys() & {"response_format", "tools"}:
-        return await asyncio.to_thread(plan, kind, model, checked)
-    return plan(kind, model, checked)
 
 
 async def _prompt_ids(model: LoadedModel, param: str, prompt: str | list[int]) -> list[int]:
