@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, expect
 
+from ..kinds import but_for_soak
 from .page import ENGINE, STATS, WidgetPage, reply, user
 
 OpenPage = Callable[..., WidgetPage]
@@ -275,7 +276,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", but_for_soak(LOOKS, "high contrast"))
 def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> None:
     page = open_page(**LOOKS[look])
     page.page.add_script_tag(content=AXE.read_text("utf-8"))

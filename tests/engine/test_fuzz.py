@@ -145,7 +145,7 @@ class Fuzz:
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_num_sequence": 16},
+        pytest.param({"max_num_sequence": 16}, marks=pytest.mark.soak),
         # A cache that is too small for what runs: sequences are preempted and computed again.
         {"max_num_sequence": 24, "max_total_sequence_length": 1024, "prefill_chunk_size": 48},
     ],

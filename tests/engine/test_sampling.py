@@ -77,7 +77,9 @@ async def few(engine):
     return bias, probabilities
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize(
+    "temperature", [*(pytest.param(t, marks=pytest.mark.soak) for t in (0.5, 1.0)), 1.7]
+)
 async def test_frequencies_are_the_softmax_of_the_temperature(engine, few, temperature):
     bias, p = few
     powers = {c: q ** (1 / temperature) for c, q in p.items()}
@@ -88,7 +90,9 @@ async def test_frequencies_are_the_softmax_of_the_temperature(engine, few, tempe
     check(found, {c: q / total for c, q in powers.items()})
 
 
-@pytest.mark.parametrize("top_p", [0.3, 0.7, 0.95])
+@pytest.mark.parametrize(
+    "top_p", [*(pytest.param(p, marks=pytest.mark.soak) for p in (0.3, 0.95)), 0.7]
+)
 async def test_top_p_draws_from_the_smallest_set_that_reaches_it(engine, few, top_p):
     bias, p = few
     kept, mass = {}, 0.0

@@ -44,7 +44,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "logprobs": {"max_tokens": 64, "logprobs": True, "top_logprobs": 2},
     "completion": {"prompt": "hello world", "max_tokens": 64, "echo": True},
 }
-INDEXES = [pytest.param(at, marks=() if at in (0, 13) else pytest.mark.soak) for at in range(64)]
+INDEXES = [pytest.param(at, marks=() if at == 13 else pytest.mark.soak) for at in range(64)]
 """After how many tokens the worker dies."""
 
 
@@ -226,7 +226,9 @@ def test_a_blocking_reader_goes_on_too(gated: GatedModel, tiny_model: Path) -> N
         assert text == expected
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    "stream", [pytest.param(False, marks=pytest.mark.soak), True], ids=["whole", "stream"]
+)
 async def test_a_second_death_ends_it(gated: GatedModel, stream: bool) -> None:
     engine = await gated.engine()
     gated.hold(5)
@@ -276,7 +278,7 @@ NEIGHBOURS = {
 }
 
 
-@pytest.mark.parametrize("neighbours", but_for_soak(NEIGHBOURS, "one"))
+@pytest.mark.parametrize("neighbours", but_for_soak(NEIGHBOURS, "one", "a slow reader"))
 async def test_the_neighbours_of_a_request_that_kills_are_answered(
     kernel_engine: Make, neighbours: str
 ) -> None:
@@ -477,7 +479,7 @@ async def test_an_abort_in_the_gap_ends_it_in_the_new_worker(gated: GatedModel) 
     assert answer.choices[0].finish_reason == "abort"
 
 
-@pytest.mark.parametrize("by_id", [True, False])
+@pytest.mark.parametrize("by_id", [True, pytest.param(False, marks=pytest.mark.soak)])
 async def test_an_abort_that_a_dying_worker_does_not_answer_is_no_error(
     gated: GatedModel, by_id: bool
 ) -> None:

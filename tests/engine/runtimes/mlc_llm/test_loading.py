@@ -21,6 +21,7 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 
+from ....kinds import but_for_soak
 from ....waiting import until
 from .conftest import EngineFactory, Package
 from .model_folder import write_model_folder
@@ -123,7 +124,7 @@ FAILURES: dict[str, tuple[dict[str, Any], type[MLCEngineError], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", FAILURES)
+@pytest.mark.parametrize("case", but_for_soak(FAILURES, "thread dies"))
 async def test_a_load_that_fails_says_why_and_the_next_one_works(
     case: str,
     standin: Package,

@@ -114,7 +114,7 @@ def build(
     ("heads", "tier", "dtype", "window", "more"),
     [
         pytest.param((9, 3, 64), "host", "float16", None, {}, marks=pytest.mark.soak),
-        ((9, 3, 64), "host", "float16", 37, {}),
+        pytest.param((9, 3, 64), "host", "float16", 37, {}, marks=pytest.mark.soak),
         ((4, 1, 32), "host", "float32", 3, {}),
         ((7, 1, 96), "host", "float16", None, {}),
         ((4, 1, 256), "host", "float16", 40, {"scale": 0.2}),

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from ....kinds import but_for_soak
 from .conftest import DEADLINE, GOLDEN, ROOT
 
 NATIVE_S = 0.7
@@ -201,7 +202,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    but_for_soak(
+        CASES, "an engine that is kept", "several runs of asyncio", "sys.exit on a thread"
+    ),
+)
 def test_the_exit_status_is_what_it_was_to_be(cache_dir, case):
     patches, code, expected = CASES[case]
     status, said = end_of(textwrap.dedent(patches) + textwrap.dedent(code), cache_dir)
