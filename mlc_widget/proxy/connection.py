@@ -30,7 +30,7 @@ from mlc_widget.proxy.stream_receiver import STREAM_CREDIT, StreamReceiver
 logger = logging.getLogger(__name__)
 
 _HELLO_INTERVAL_S: Final = 0.1
-_WORKER_COMMAND: Final = "`python -m mlc_widget.worker -f {connection_file}`"
+WORKER_COMMAND: Final = "`python -m mlc_widget.worker -f {connection_file}`"
 
 
 class WorkerConnection:
@@ -111,10 +111,7 @@ class WorkerConnection:
         finally:
             for answer in answers:
                 answer.cancel()
-        raise WorkerStartError(
-            f"The worker did not answer within {timeout:g} s. If you named a kernelspec, it must "
-            f"run {_WORKER_COMMAND}."
-        )
+        raise WorkerStartError(f"The worker did not answer within {timeout:g} s.")
 
     @property
     def busy(self) -> bool:
@@ -238,7 +235,7 @@ class WorkerConnection:
         if self._greeted:
             return EngineDeadError("The worker closed the connection.")
         return WorkerStartError(
-            f"The kernel is not an mlc_widget worker: its kernelspec must run {_WORKER_COMMAND}."
+            f"The kernel is not an mlc_widget worker: its kernelspec must run {WORKER_COMMAND}."
         )
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:

@@ -15,7 +15,7 @@ from jupyter_client.manager import AsyncKernelManager
 from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.worker_settings import WorkerSettings
-from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.connection import WORKER_COMMAND, WorkerConnection
 from mlc_widget.proxy.link_watch import LinkWatch
 from mlc_widget.proxy.process import WorkerProcess, manager_options, worker_environment
 from mlc_widget.proxy.provisioner_thread import ProvisionerThread
@@ -60,6 +60,16 @@ class KernelspecProcess(WorkerProcess):
     @property
     def _started_with(self) -> str:
         return f"the kernelspec {self._kernel_name}"
+
+    @property
+    def sockets_folder(self) -> Path | None:
+        """None: its sockets may be another machine's."""
+        return None
+
+    @property
+    def when_silent(self) -> str:
+        """Why it may not have answered, as an addition to an error message."""
+        return f" The kernelspec {self._kernel_name!r} must run {WORKER_COMMAND}."
 
     @property
     def greeting(self) -> JSONDict:

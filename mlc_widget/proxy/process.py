@@ -84,6 +84,19 @@ class WorkerProcess:
     def _local_process(self) -> Any:
         return getattr(self._manager and self._manager.provisioner, "process", None)
 
+    @property
+    def sockets_folder(self) -> Path | None:
+        """Where its sockets are, if they are files."""
+        return None if sys.platform == "win32" else self._directory
+
+    when_lost = " Try again: another is started."
+    """What to do when that folder was removed, as an addition to an error message."""
+
+    @property
+    def when_silent(self) -> str:
+        """Why it may not have answered, as an addition to an error message."""
+        return ""
+
     async def start(self) -> None:
         """Start the process; it is not ready yet.
 

@@ -90,6 +90,18 @@ class SharedWorkerProcess:
         return None if self._found is None else self._found.record.pid
 
     @property
+    def sockets_folder(self) -> Path | None:
+        """Where its sockets are, once it was found."""
+        return None if self._found is None else Path(self._found.record.directory)
+
+    when_silent = ""
+
+    @property
+    def when_lost(self) -> str:
+        """What to do when that folder was removed, as an addition to an error message."""
+        return f" `mlc_widget workers stop {self._share.name}` ends it."
+
+    @property
     def greeting(self) -> JSONDict:
         """What the first messages tell the worker about this client."""
         salt = self._share.cache_salt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mlc_widget.api.engine_log import EngineLog
 from mlc_widget.api.errors import EngineDeadError, MLCEngineError, WorkerStartError
@@ -18,6 +18,8 @@ from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.shared_process import SharedWorkerProcess
 
 AnyProcess: TypeAlias = WorkerProcess | SharedWorkerProcess
+_FOLDER_POLL_S: Final = 0.5
+_LAST_ANSWER_S: Final = 5.0
 
 
 class Worker:
@@ -60,8 +62,8 @@ class Worker:
         """Start the process, connect, and say hello. Cleans up if it fails or is cancelled.
 
         Raises:
-            WorkerStartError: the process died, or did not answer within `timeout` seconds; the
-                message ends with its last output.
+            WorkerStartError: the process died, did not answer within `timeout` seconds, or cannot
+                be reached, as its sockets were removed; the message ends with its last output.
             ProtocolError: it speaks another version.
         """
         connection: WorkerConnection | None = None
@@ -163,15 +165,33 @@ def not_answered(kind: str) -> EngineDeadError:
 
 async def _hello(process: AnyProcess, connection: WorkerConnection, timeout: float) -> JSONDict:
     hello = asyncio.ensure_future(connection.open(timeout, process.greeting))
-    either: set[asyncio.Future[Any]] = {hello, process.exited}
+    lost = asyncio.create_task(_lost_sockets(process))
+    either: set[asyncio.Future[Any]] = {hello, process.exited, lost}
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if lost.done() and not hello.done() and not process.exited.done():
+            raise WorkerStartError(lost.result())
         if not hello.done():
             raise WorkerStartError(f"The worker {await process.describe_death()}")
         return hello.result()
     except WorkerStartError as error:
         if "\n" in error.message:
             raise
-        raise WorkerStartError(error.message + process.output_tail()) from None
+        why = process.when_silent if hello.done() else ""
+        raise WorkerStartError(error.message + why + process.output_tail()) from None
     finally:
         hello.cancel()
+        lost.cancel()
+
+
+async def _lost_sockets(process: AnyProcess) -> str:
+    """Wait until nobody can reach the worker any more, as its sockets' folder is gone; say so."""
+    while True:
+        folder = process.sockets_folder
+        if folder is not None and not folder.exists():
+            await asyncio.sleep(_LAST_ANSWER_S)  # whoever was connected before still is
+            return (
+                f"The worker cannot be reached, as the folder of its sockets, {folder}, was "
+                f"removed.{process.when_lost}"
+            )
+        await asyncio.sleep(_FOLDER_POLL_S)

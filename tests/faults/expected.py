@@ -30,6 +30,6 @@ def _allowed(phase: str, fault: str) -> tuple[str, ...]:
     error = "WorkerStartError" if phase == "starting" else "EngineDeadError"
     if fault in FATAL or (fault in HANGING and phase != "unloading"):
         return (error,)
-    if fault in _LIMITED:
-        return ("done", error)
+    if fault in _LIMITED or (phase, fault) == ("starting", "files removed"):
+        return ("done", error)  # the latter if the notebook had not connected to it yet
     return ("done",)

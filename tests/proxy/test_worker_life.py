@@ -25,6 +25,8 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
     WorkerStartError,
 )
+from mlc_widget.proxy import worker as worker_module
+from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.supervisor import _kill_workers
 
 from ..waiting import until
@@ -149,6 +151,22 @@ async def test_a_process_that_never_answers(tiny_model: Path, tmp_path: Path) ->
     fake.chmod(0o755)
     with pytest.raises(WorkerStartError, match=r"within 0.5 s(.|\n)*I only sleep"):
         await create_kernel_mlc_engine(str(tiny_model), python=str(fake), start_timeout=0.5)
+
+
+async def test_a_start_whose_sockets_are_removed_says_so(
+    tiny_model: Path, temp_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = WorkerProcess.start
+
+    async def start_and_lose(process: WorkerProcess) -> None:
+        await start(process)
+        await until(lambda: len(list(temp_dir.glob("mlc_widget-*/socket*"))) == 5)
+        shutil.rmtree(process.sockets_folder or "")
+
+    monkeypatch.setattr(WorkerProcess, "start", start_and_lose)
+    monkeypatch.setattr(worker_module, "_LAST_ANSWER_S", 0.1)
+    with pytest.raises(WorkerStartError, match="as the folder of its sockets, .* was removed"):
+        await create_kernel_mlc_engine(str(tiny_model), start_timeout=60)
 
 
 async def test_terminate_ends_a_start(tiny_model: Path, tmp_path: Path) -> None:
