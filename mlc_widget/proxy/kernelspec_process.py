@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import zmq.asyncio
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.paths import jupyter_runtime_dir
+from jupyter_core.utils import ensure_dir_exists
 
 from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.api.requests import JSONDict
@@ -95,6 +97,8 @@ class KernelspecProcess(WorkerProcess):
 
     async def _launch(self, manager: AsyncKernelManager, directory: Path) -> None:
         environment = worker_environment(self._settings)
+        # Provisioners, such as sshpyk's, write there; Jupyter's servers make it.
+        await asyncio.to_thread(ensure_dir_exists, jupyter_runtime_dir(), 0o700)
         await self._thread.run(lambda: manager.start_kernel(env=environment))
 
     async def _is_alive(self) -> bool:

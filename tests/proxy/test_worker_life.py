@@ -165,7 +165,7 @@ async def test_a_start_whose_sockets_are_removed_says_so(
 
     monkeypatch.setattr(WorkerProcess, "start", start_and_lose)
     monkeypatch.setattr(worker_module, "_LAST_ANSWER_S", 0.1)
-    with pytest.raises(WorkerStartError, match="as the folder of its sockets, .* was removed"):
+    with pytest.raises(WorkerStartError, match=r"the folder of its sockets, .* was removed"):
         await create_kernel_mlc_engine(str(tiny_model), start_timeout=60)
 
 
