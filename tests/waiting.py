@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import psutil
+
 DEADLINE_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.005
 
@@ -49,3 +51,11 @@ async def until_running(engine: Any, requests: int = 1) -> None:
         return bool((await engine.metrics())["running_requests"] >= requests)
 
     await until(running)
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, although its parent may not have taken note of it."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -36,9 +36,14 @@ def suggests_keywords(function: _F) -> _F:
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        for keyword in kwargs:
-            if keyword not in known:
-                raise unexpected_keyword(name, keyword, known)
-        return function(*args, **kwargs)
+        wrong = next((keyword for keyword in kwargs if keyword not in known), None)
+        if wrong is not None:
+            del args, kwargs  # or the error's traceback would keep an engine alive
+            raise unexpected_keyword(name, wrong, known)
+        try:
+            return function(*args, **kwargs)
+        except BaseException:
+            del args, kwargs
+            raise
 
     return called  # type: ignore[return-value]

@@ -50,7 +50,8 @@ def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCore:
 @pytest.fixture
 def engine(core: FakeCore, monkeypatch: pytest.MonkeyPatch) -> AsyncMLCEngineInterface:
     engine = AsyncMLCEngineInterface(core, HomeLoop.shared())  # type: ignore[arg-type]
-    monkeypatch.setattr(EngineRegistry, "need", lambda self, name: engine)
+    for need in ("need", "need_model"):
+        monkeypatch.setattr(EngineRegistry, need, lambda self, name: engine)
     return engine
 
 

@@ -98,6 +98,8 @@ class LocalProcess:
 
     alive: ClassVar[set[LocalProcess]] = set()
     pid: int | None = None
+    sockets_folder = None
+    when_silent = ""
 
     def __init__(self) -> None:
         self.exited: asyncio.Future[None] = asyncio.get_running_loop().create_future()

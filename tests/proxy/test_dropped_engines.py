@@ -84,6 +84,7 @@ USES = {
         "reply = chat.send('Hello!')",
         "await reply",
         "ChatWidget(engine, temperature=99)",
+        "ChatWidget(engine, temprature=1)",
     ],
     "widgets that were closed": [
         "chat = ChatWidget(engine, history=[])\ndisplay(chat)\nchat.on_reply(print)",

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from ..kinds import but_for_soak
+from ..waiting import has_ended
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -241,7 +242,7 @@ def test_a_worker_ends_with_its_notebook_while_a_forked_process_lives(
         notebook.kill()
         notebook.wait()
         deadline = time.monotonic() + DEADLINE_S
-        while psutil.pid_exists(worker) and psutil.Process(worker).status() != "zombie":
+        while not has_ended(worker):
             assert time.monotonic() < deadline, "the worker lives on"
             time.sleep(0.02)
         assert child.is_running(), "it is what held the worker's fate"

@@ -29,7 +29,7 @@ from mlc_widget.proxy import worker as worker_module
 from mlc_widget.proxy.process import WorkerProcess
 from mlc_widget.proxy.supervisor import _kill_workers
 
-from ..waiting import until
+from ..waiting import has_ended, until
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
 
@@ -265,7 +265,7 @@ async def test_the_worker_ends_with_its_parent(
     parent.send_signal(number)
 
     async def gone() -> bool:
-        dead = not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie"
+        dead = has_ended(worker)
         return dead and not list(temp_dir.iterdir())
 
     await until(gone)
@@ -333,7 +333,7 @@ async def test_a_worker_that_hangs_ends_with_its_parent(
     await asyncio.to_thread(parent.wait)
 
     async def gone() -> bool:
-        dead = not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie"
+        dead = has_ended(worker)
         return dead and not list(temp_dir.iterdir())
 
     await until(gone)
