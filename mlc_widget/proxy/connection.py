@@ -30,7 +30,6 @@ from mlc_widget.proxy.stream_receiver import STREAM_CREDIT, StreamReceiver
 logger = logging.getLogger(__name__)
 
 _HELLO_INTERVAL_S: Final = 0.1
-WORKER_COMMAND: Final = "`python -m mlc_widget.worker -f {connection_file}`"
 
 
 class WorkerConnection:
@@ -234,9 +233,7 @@ class WorkerConnection:
     def _closed_by_worker(self) -> EngineDeadError:
         if self._greeted:
             return EngineDeadError("The worker closed the connection.")
-        return WorkerStartError(
-            f"The kernel is not an mlc_widget worker: its kernelspec must run {WORKER_COMMAND}."
-        )
+        return WorkerStartError("The kernel is not an mlc_widget worker.")
 
     def _reader_ended(self, reader: asyncio.Task[None]) -> None:
         # A socket that is closed cancels what waits for it.

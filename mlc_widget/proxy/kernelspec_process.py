@@ -17,13 +17,14 @@ from jupyter_core.utils import ensure_dir_exists
 from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.protocol.worker_settings import WorkerSettings
-from mlc_widget.proxy.connection import WORKER_COMMAND, WorkerConnection
+from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.link_watch import LinkWatch
 from mlc_widget.proxy.process import WorkerProcess, manager_options, worker_environment
 from mlc_widget.proxy.provisioner_thread import ProvisionerThread
 
 TransportEncryption: TypeAlias = Literal["auto", "required", "disabled"]
 
+_WORKER_COMMAND: Final = "`python -m mlc_widget.worker -f {connection_file}`"
 _LONGEST_END_S: Final = 10.0
 """How long `stop` waits for the provisioner, which may be unable to reach the worker's machine."""
 
@@ -71,7 +72,7 @@ class KernelspecProcess(WorkerProcess):
     @property
     def when_silent(self) -> str:
         """Why it may not have answered, as an addition to an error message."""
-        return f" The kernelspec {self._kernel_name!r} must run {WORKER_COMMAND}."
+        return f" The kernelspec {self._kernel_name!r} must run {_WORKER_COMMAND}."
 
     @property
     def greeting(self) -> JSONDict:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from mlc_widget import AsyncKernelMLCEngine
 
 from ..waiting import until, until_blocking
 from .remote_host import HERE, THERE, RemoteHost, missing, remote_host
-from .test_remote_host import _LEAVE, HELLO, SCRIPT, WHOLE, Make, read
+from .test_remote_host import HELLO, SCRIPT, WHOLE, Make, end_notebook, read
 
 pytestmark = pytest.mark.soak
 OPTIONS: Final[dict[str, Any]] = {
@@ -143,22 +141,5 @@ async def test_its_death_is_noticed_and_its_answer_continued(
 
 @pytest.mark.parametrize("how", ["exit", "SIGKILL"])
 def test_nothing_is_left_when_the_notebook_ends(host: RemoteHost, how: str) -> None:
-    notebook = subprocess.Popen(
-        [sys.executable, "-c", _LEAVE, json.dumps({**OPTIONS, "link_timeout": 5})],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ),
-    )
-    assert notebook.stdin is not None
-    assert notebook.stdout is not None
-    assert notebook.stdout.readline() == "ready\n"
-    assert host.processes
-    if how == "exit":
-        notebook.stdin.write("\n")
-        notebook.stdin.close()
-    else:
-        notebook.send_signal(signal.SIGKILL)
-    notebook.wait(30)
-    notebook.stdout.close()
+    end_notebook({**OPTIONS, "link_timeout": 5}, how, lambda: host.processes)
     until_blocking(lambda: not host.processes)

@@ -191,9 +191,8 @@ async def test_tunnels_that_break_are_noticed(host: RemoteHost, remote: Make) ->
     await ends(host, engine)
 
 
-@pytest.mark.parametrize("how", ["exit", "SIGKILL"])
-def test_nothing_is_left_when_the_notebook_ends(host: RemoteHost, how: str) -> None:
-    options = {"kernel_name": "gpu", "runtime": "scripted", "link_timeout": 5}
+def end_notebook(options: dict[str, Any], how: str, there: Callable[[], Any]) -> None:
+    """Have a notebook load a model on another host, see that something is there, and end it."""
     notebook = subprocess.Popen(
         [sys.executable, "-c", _LEAVE, json.dumps(options)],
         stdin=subprocess.PIPE,
@@ -204,7 +203,7 @@ def test_nothing_is_left_when_the_notebook_ends(host: RemoteHost, how: str) -> N
     assert notebook.stdin is not None
     assert notebook.stdout is not None
     assert notebook.stdout.readline() == "ready\n"
-    assert host.workers
+    assert there()
     if how == "exit":
         notebook.stdin.write("\n")
         notebook.stdin.close()
@@ -212,6 +211,12 @@ def test_nothing_is_left_when_the_notebook_ends(host: RemoteHost, how: str) -> N
         notebook.send_signal(signal.SIGKILL)
     notebook.wait(30)
     notebook.stdout.close()
+
+
+@pytest.mark.parametrize("how", ["exit", "SIGKILL"])
+def test_nothing_is_left_when_the_notebook_ends(host: RemoteHost, how: str) -> None:
+    options = {"kernel_name": "gpu", "runtime": "scripted", "link_timeout": 5}
+    end_notebook(options, how, lambda: host.workers)
     until_blocking(lambda: not host.processes)
 
 

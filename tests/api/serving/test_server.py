@@ -273,16 +273,22 @@ def test_connections_leave_files_for_the_rest_of_the_process(monkeypatch, files,
     assert listening.most_connections() == most
 
 
-async def test_a_client_that_reads_nothing_is_left_without_a_traceback(
-    direct_engine, monkeypatch, caplog
-):
-    monkeypatch.setattr(handling, "_UNREAD_S", 0.05)
+async def unread_stream(direct_engine):
+    """A stream whose client reads nothing: its engine, its server and the connection."""
     engine = await direct_engine(text="word " * 200, repeat=20_000)
     server = engine.serve(token=TOKEN)
     body = json.dumps({**HELLO, "stream": True}).encode()
     reader, writer = await unread(server)
     writer.write(request("POST", "/v1/chat/completions", body=body))
     await until_running(engine)
+    return engine, server, reader, writer
+
+
+async def test_a_client_that_reads_nothing_is_left_without_a_traceback(
+    direct_engine, monkeypatch, caplog
+):
+    monkeypatch.setattr(handling, "_UNREAD_S", 0.05)
+    engine, server, reader, writer = await unread_stream(direct_engine)
     await until_idle(engine)
     with contextlib.suppress(ConnectionError):
         while await reader.read(2**20):
@@ -455,12 +461,7 @@ async def test_closing_ends_what_is_left_with_an_error(direct_engine, tiny_model
 async def test_closing_does_not_wait_for_a_client_that_reads_nothing(direct_engine, monkeypatch):
     monkeypatch.setattr(listening, "_CLOSE_S", 0.0)
     monkeypatch.setattr(listening, "_LAST_WORDS_S", 0.0)
-    engine = await direct_engine(text="word " * 200, repeat=20_000)
-    server = engine.serve(token=TOKEN)
-    body = json.dumps({**HELLO, "stream": True}).encode()
-    reader, writer = await unread(server)
-    writer.write(request("POST", "/v1/chat/completions", body=body))
-    await until_running(engine)
+    engine, server, reader, writer = await unread_stream(direct_engine)
     await asyncio.wait_for(asyncio.to_thread(server.close), 60)
     await until_idle(engine)
     with contextlib.suppress(ConnectionError):
