@@ -43,8 +43,13 @@ def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
         "runtime_options": _runtime_options(options),
     }
 
+    class MemberEngine(AsyncKernelMLCEngine):
+        """Its errors are a member's to read, who must not see what the worker printed."""
+
+        _hides_output = True
+
     def make_engine(user: int) -> AsyncKernelMLCEngine:
-        return AsyncKernelMLCEngine(**chosen, cache_salt=f"user-{user}")
+        return MemberEngine(**chosen, cache_salt=f"user-{user}")
 
     with GroupSocket(options.group) as socket:  # before the load, which may take long
         _allow_many_connections()

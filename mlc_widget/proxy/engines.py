@@ -6,6 +6,7 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Never, TypeAlias, Unpack
 
 from mlc_widget.api.async_interface import AsyncMLCEngineInterface
@@ -40,6 +41,9 @@ class _KernelEngine(LinkedEngine):
     _core: KernelCore
 
     _factory: ClassVar[str]
+    _hides_output: ClassVar[bool] = False
+    """Whether errors lack what a shared worker printed, as they are shown to others than its user.
+    """
 
     @takes_options(WorkerOptions, WORKER_DEFAULTS)
     def __init__(self, *models: Never, **options: Unpack[WorkerOptions]) -> None:
@@ -52,6 +56,8 @@ class _KernelEngine(LinkedEngine):
         )
 
         share = read_share(chosen)
+        if share is not None and self._hides_output:
+            share = replace(share, hides_output=True)
         link_timeout = read_link_timeout(chosen)
 
         def make_process() -> AnyProcess:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +26,7 @@ from mlc_widget.api.requests import JSONDict
 from mlc_widget.models import builtin_models
 from mlc_widget.models.catalogue import catalogue
 from mlc_widget.protocol.messages import WORKER_ENDING
-from mlc_widget.protocol.worker_record import OpenRecord, WorkerRecord, WorkerRecords
+from mlc_widget.protocol.worker_record import NewRecord, OpenRecord, WorkerRecord, WorkerRecords
 from mlc_widget.protocol.worker_settings import Sharing, WorkerSettings
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.output_tail import last_lines, last_output
@@ -30,12 +34,17 @@ from mlc_widget.proxy.process import check_working_folder, private_directory, wo
 from mlc_widget.proxy.shared_workers import end
 from mlc_widget.proxy.worker_link import WorkerLink
 
+logger = logging.getLogger(__name__)
+
 _LOCK_POLL_S: Final = 0.02
 _ALIVE_POLL_S: Final = 0.1
 _IDLE_TIMEOUT_S: Final = 900.0
 _UNLOAD_AFTER_S: Final = 1800.0
 # In a shell, so that the worker is no child of this process: nobody need wait for its end.
 _LAUNCH: Final = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
+
+_logged: Final[deque[str]] = deque(maxlen=16)
+"""The directories of the workers whose last output was logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +56,15 @@ class Share:
         idle_timeout: Seconds without clients after which it ends; None for what it has.
         unload_after: Seconds after which unused models are unloaded; None for what it has.
         cache_salt: Clients with different ones share nothing in the prefix cache.
+        hides_output: Whether errors lack the worker's last output, which may be about other
+            clients, since somebody else than the worker's user will read them.
     """
 
     name: str
     idle_timeout: float | None = None
     unload_after: float | None = None
     cache_salt: str | None = None
+    hides_output: bool = False
 
 
 class SharedWorkerProcess:
@@ -78,7 +90,7 @@ class SharedWorkerProcess:
         self._python = python
         self._timeout = timeout
         self._found: OpenRecord | None = None
-        self._joined = self._ended = False
+        self._joined = self._started = self._ended = False
         self._link: WorkerLink | None = None
         self._pid_fd: int | None = None
         self._poll: asyncio.Task[None] | None = None
@@ -146,6 +158,7 @@ class SharedWorkerProcess:
             if found is None:
                 records.remove_dead(name)
                 found = self._launch(records)
+                self._started = True
             return found
 
     def _wanted(self) -> dict[str, Any]:
@@ -188,56 +201,71 @@ class SharedWorkerProcess:
                 )
 
     def _launch(self, records: WorkerRecords) -> OpenRecord:
-        """Start the worker, and publish its record."""
+        """Start the worker, and publish its record; leaves nothing behind if that fails."""
         check_working_folder()
         directory = private_directory()
+        try:
+            with records.new(self._share.name) as new:
+                return self._launch_in(directory, new)
+        except BaseException as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            if isinstance(error, OSError):  # such as a full disk
+                raise WorkerStartError(f"The worker could not be started: {error}") from error
+            raise
+
+    def _launch_in(self, directory: Path, new: NewRecord) -> OpenRecord:
         python = self._python or sys.executable
         file = str(directory / "connection.json")
         key = secrets.token_hex(32).encode()
         _, connection = write_connection_file(
             file, ip=str(directory / "socket"), transport="ipc", key=key
         )
-        with records.new(self._share.name) as new:
-            sharing = Sharing(
-                name=self._share.name,
-                record=str(new.final),
-                lock_fd=new.fd,
-                idle_timeout=self._share.idle_timeout or _IDLE_TIMEOUT_S,
-                unload_after=self._share.unload_after or _UNLOAD_AFTER_S,
+        sharing = Sharing(
+            name=self._share.name,
+            record=str(new.final),
+            lock_fd=new.fd,
+            idle_timeout=self._share.idle_timeout or _IDLE_TIMEOUT_S,
+            unload_after=self._share.unload_after or _UNLOAD_AFTER_S,
+        )
+        settings = replace(self._settings, runtime_dir=str(directory), sharing=sharing)
+        record = WorkerRecord(
+            name=sharing.name,
+            pid=0,
+            version=__version__,
+            started=time.time(),
+            settings={**self._wanted(), "python": python},
+            connection=dict(connection),
+            directory=str(directory),
+            idle_timeout=sharing.idle_timeout,
+            unload_after=sharing.unload_after,
+        )
+        os.close(os.open(record.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        command = [python, "-m", "mlc_widget.worker", "-f", file]
+        environment = worker_environment(settings, directory)
+        # This process's parent, with which ipykernel would end.
+        environment.pop("JPY_PARENT_PID", None)
+        try:
+            started = subprocess.run(
+                ["/bin/sh", "-c", _LAUNCH, "sh", str(record.log), *command],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=True,
+                pass_fds=(new.fd,),
+                start_new_session=True,
             )
-            settings = replace(self._settings, runtime_dir=str(directory), sharing=sharing)
-            record = WorkerRecord(
-                name=sharing.name,
-                pid=0,
-                version=__version__,
-                started=time.time(),
-                settings={**self._wanted(), "python": python},
-                connection=dict(connection),
-                directory=str(directory),
-                idle_timeout=sharing.idle_timeout,
-                unload_after=sharing.unload_after,
-            )
-            os.close(os.open(record.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            command = [python, "-m", "mlc_widget.worker", "-f", file]
-            environment = worker_environment(settings, directory)
-            # This process's parent, with which ipykernel would end.
-            environment.pop("JPY_PARENT_PID", None)
-            try:
-                started = subprocess.run(
-                    ["/bin/sh", "-c", _LAUNCH, "sh", str(record.log), *command],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                    pass_fds=(new.fd,),
-                    start_new_session=True,
-                )
-            except (OSError, subprocess.SubprocessError) as error:
-                raise WorkerStartError(
-                    f"The worker could not be started with {python}: {error}"
-                ) from error
-            return new.publish(replace(record, pid=int(started.stdout)))
+        except (OSError, subprocess.SubprocessError) as error:
+            raise WorkerStartError(
+                f"The worker could not be started with {python}: {error}"
+            ) from error
+        pid = int(started.stdout)
+        try:
+            return new.publish(replace(record, pid=pid))
+        except BaseException:  # nobody would ever find it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            raise
 
     def _watch(self, found: OpenRecord) -> None:
         """Resolve `exited` when the process ends."""
@@ -281,9 +309,20 @@ class SharedWorkerProcess:
         return f"that is shared as {self._share.name!r} ended.{self.output_tail()}"
 
     def output_tail(self) -> str:
-        """The last lines that the worker printed, as an addition to an error message."""
-        found = self._found
-        return "" if found is None else last_output(last_lines(found.record.log))
+        """The last lines that the worker printed, as an addition to an error message.
+
+        If they are hidden there, they go to this process's own log.
+        """
+        if self._found is None:
+            return ""
+        record = self._found.record
+        output = last_output(last_lines(record.log))
+        if not self._share.hides_output:
+            return output
+        if output and record.directory not in _logged:  # once, and not for each of many clients
+            _logged.append(record.directory)
+            logger.warning("The shared worker %s ended or was given up.%s", record.name, output)
+        return ""
 
     def was_ending(self, error: MLCEngineError) -> bool:
         """Whether joining failed since the worker was about to end, so that another is needed."""
@@ -297,8 +336,19 @@ class SharedWorkerProcess:
         link, self._link = self._link, None
         if link is not None:
             await link.close()
-        if self._found is not None:
-            self._found.close()
+        found = self._found
+        if found is None:
+            return
+        if self._started and not found.alive:  # else the next to start it does this
+            with contextlib.suppress(OSError, WorkerStartError):
+                await asyncio.to_thread(self._remove_dead)
+        found.close()
+
+    def _remove_dead(self) -> None:
+        records = WorkerRecords()
+        with records.locked(self._share.name) as held:
+            if held:
+                records.remove_dead(self._share.name)
 
     async def replace(self) -> None:
         """End the worker for all its clients, as it hangs; the first to ask starts another."""

@@ -142,8 +142,14 @@ def test_a_time_that_is_none_is_refused(served, capsys):
 
 
 @pytest.mark.parametrize("runtime", ["tvm", "mlc_llm"])
-def test_no_user_of_a_group_shares_a_prefix_cache_with_another(served, monkeypatch, runtime):
+def test_no_user_of_a_group_sees_what_another_has_sent(served, monkeypatch, runtime):
     made = []
+
+    class Engine:
+        _hides_output = False
+
+        def __init__(self, **options):
+            self.options = options
 
     class Socket(contextlib.nullcontext):
         url = "group://any"
@@ -161,13 +167,15 @@ def test_no_user_of_a_group_shares_a_prefix_cache_with_another(served, monkeypat
 
     monkeypatch.setattr(group_socket, "GroupSocket", Socket)
     monkeypatch.setattr(group_server, "GroupServer", Server)
-    monkeypatch.setattr(engines, "AsyncKernelMLCEngine", lambda **options: options)
+    monkeypatch.setattr(engines, "AsyncKernelMLCEngine", Engine)
     assert served("--group", "any", "--runtime", runtime)[0] == 0
+    assert [engine._hides_output for engine in made] == [True] * 2
+    options = [engine.options for engine in made]
     if runtime == "tvm":
-        assert len({options["cache_salt"] for options in made}) == 2
+        assert len({one["cache_salt"] for one in options}) == 2
     else:
         config = {"prefix_cache_mode": "disable"}
-        assert [options["runtime_options"]["engine_config"] for options in made] == [config] * 2
+        assert [one["runtime_options"]["engine_config"] for one in options] == [config] * 2
 
 
 @pytest.mark.parametrize("one", [signal.SIGINT, signal.SIGTERM])
