@@ -6,7 +6,6 @@ process, and `serving` to any client.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from mlc_widget.api.errors import (
     UnsupportedFieldError,
 )
 from mlc_widget.api.home_loop import HomeLoop
+from mlc_widget.api.json_body import read_json_body
 from mlc_widget.api.refusals import checked
 from mlc_widget.api.request_ids import new_request_id
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
@@ -68,10 +68,7 @@ class ApiRequest:
         Raises:
             BadRequestError: it is not a JSON object.
         """
-        try:
-            body = json.loads(self.content)
-        except (ValueError, RecursionError) as error:
-            raise BadRequestError(f"the request's body is not JSON: {error}") from None
+        body = read_json_body(self.content)
         if not isinstance(body, dict):
             raise BadRequestError("the request's body is not an object.")
         return body
