@@ -30,10 +30,8 @@ from mlc_widget.proxy.in_flight import InFlightRequests, Recovery
 from mlc_widget.proxy.remote_models import RemoteModels
 from mlc_widget.proxy.resumable_stream import ResumableStream
 from mlc_widget.proxy.shared_process import absolute
-from mlc_widget.proxy.worker import AnyProcess, Worker, not_answered
+from mlc_widget.proxy.worker import AnyProcess, Worker
 
-_METRICS_PATIENCE_S: Final = 60.0
-"""How long a worker may take to tell its counters, which only it knows."""
 _STATISTICS_PATIENCE_S: Final = 2.0
 """How long a worker may take to say what it is doing; without an answer, this side says it."""
 
@@ -268,12 +266,7 @@ class KernelCore(PublishedLink):
         worker = self._supervisor.living()
         if worker is None:
             return no_metrics()
-        try:
-            # Not without end, even where a `hang_timeout` of infinity has the worker never hang.
-            async with asyncio.timeout(_METRICS_PATIENCE_S):
-                metrics: JSONDict = await worker.call("metrics")
-        except TimeoutError:
-            raise not_answered("metrics") from None
+        metrics: JSONDict = await worker.call("metrics")
         return metrics
 
     async def statistics(self) -> EngineStatistics:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ _LONGER: Final = 10
 """The factor for loads and for a model's first step, which may include a compilation."""
 _USUAL_STEPS: Final = 20
 """A step may take this many times as long as the longest step before it."""
+_ANSWER_S: Final = 60.0
+"""How long a call for the worker's state and the like may take, if `hang_timeout` is not longer."""
 
 
 def check_hang_timeout(seconds: float) -> float:
@@ -71,7 +74,10 @@ class HangWatch:
         self.silence = 0.0
         """Seconds for which the worker has not answered, counted by checks."""
         self.silent = asyncio.Event()
-        """Set while the worker answers nothing, for so long that it counts as a hang."""
+        """Set while the worker answers nothing for so long that calls no longer wait for it.
+
+        That is when it counts as a hang, or after `answer_s` where nothing does.
+        """
         self._task = asyncio.create_task(self._watch())
 
     def close(self) -> None:
@@ -109,8 +115,12 @@ class HangWatch:
                 else:
                     self.silence += min(now - last, self._interval)
                 last = now
-                if self.silence >= self._patience() and not answer.done():
+                if answer.done():
+                    break
+                if self.silence >= self._patience():
                     self._report("worker", since)
+                elif self.silence >= self.answer_s:
+                    self.silent.set()
             return _read_steps(answer.result())
         except ProtocolError:  # it cannot tell, but it speaks
             return []
@@ -119,7 +129,20 @@ class HangWatch:
             answer.cancel()
 
     def _patience(self) -> float:
-        return self._timeout * (_LONGER if self._publisher.snapshot.state == "loading" else 1)
+        return self._timeout * self._slowness
+
+    @property
+    def answer_s(self) -> float:
+        """Seconds within which a call must be answered that any worker answers at once.
+
+        Finite even if `hang_timeout` is not: then nothing is reported, but no such call waits for
+        a worker without end.
+        """
+        return self._slowness * max(_ANSWER_S, 0 if math.isinf(self._timeout) else self._timeout)
+
+    @property
+    def _slowness(self) -> int:
+        return _LONGER if self._publisher.snapshot.state == "loading" else 1
 
     def _judge(self, steps: list[tuple[str, int, float, float | None]]) -> None:
         """Report a step that is late at two checks in a row: once, the machine may have slept."""

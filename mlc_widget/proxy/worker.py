@@ -110,14 +110,18 @@ class Worker:
         """Send a message that a responsive worker answers soon, and wait for the answer.
 
         Raises:
-            EngineDeadError: it died, or (code ``worker_silent``) answers nothing for so long that
-                it counts as hung.
+            EngineDeadError: it died, or (code ``worker_silent``) does not answer this, or anything,
+                within a bound; see `HangWatch.answer_s`.
             MLCEngineError: its error.
         """
         answer = self.connection.send(kind, content)
         silent = asyncio.create_task(self.hangs.silent.wait())
+        # Those wait for the end of a step, or of what is freed, and so for a worker that speaks.
+        patience = None if kind in ("unload", "cancelLoad") else self.hangs.answer_s
         try:
-            await asyncio.wait({answer, silent}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {answer, silent}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+            )
             if answer.done():
                 return answer.result()
         finally:

@@ -17,7 +17,7 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
-from mlc_widget.proxy import core, hangs
+from mlc_widget.proxy import hangs
 from mlc_widget.proxy.hangs import HangWatch
 
 from ..waiting import until
@@ -170,9 +170,10 @@ async def test_terminate_ends_a_stopped_worker(
     # What this side knows is told even where the worker is waited for without end.
     known = await asyncio.wait_for(engine.statistics(), DEADLINE_S)
     assert (known.running_requests, known.open_streams) == (1, 1)
-    monkeypatch.setattr(core, "_METRICS_PATIENCE_S", 0.1)
-    with pytest.raises(EngineDeadError, match="does not answer"):
-        await asyncio.wait_for(engine.metrics(), DEADLINE_S)
+    monkeypatch.setattr(hangs, "_ANSWER_S", 0.1)
+    for call in _CALLS.values():
+        with pytest.raises(EngineDeadError, match="does not answer"):
+            await asyncio.wait_for(call(engine), DEADLINE_S)
     await asyncio.wait_for(engine.terminate(), DEADLINE_S)
     assert not psutil.pid_exists(pid)
     assert engine.hang is None
@@ -257,9 +258,12 @@ async def test_calls_of_a_silent_worker_are_not_left_waiting(kernel_engine: Make
 
 @pytest.mark.parametrize("unloaded", [True, False])
 async def test_a_load_or_unload_replaces_a_silent_worker(
-    kernel_engine: Make, tiny_model: Path, unloaded: bool
+    kernel_engine: Make, tiny_model: Path, unloaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = await kernel_engine(hang_timeout=SOON)
+    if unloaded:  # also where nothing counts as a hang
+        monkeypatch.setattr(hangs, "_ANSWER_S", SOON)
+        monkeypatch.setattr(hangs, "_INTERVAL_S", SOON / 6)
+    engine = await kernel_engine(hang_timeout=math.inf if unloaded else SOON)
     pid = engine.worker_pid
     assert pid is not None
     send(engine, signal.SIGSTOP)
