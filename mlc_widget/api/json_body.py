@@ -24,8 +24,10 @@ def read_json_body(content: bytes) -> Any:
     """Parse a body.
 
     Raises:
-        BadRequestError: It is not JSON, or has too many parts.
+        BadRequestError: It is not JSON in UTF-8, or has too many parts.
     """
+    if (encoding := json.detect_encoding(content)) not in ("utf-8", "utf-8-sig"):
+        raise BadRequestError(f"the request's body is in {encoding}: send JSON in UTF-8.")
     if len(content) > _FREE_BYTES:
         _check_parts(content)
     try:

@@ -40,3 +40,9 @@ def test_what_is_in_a_text_does_not_count(text: str) -> None:
 
 def test_as_many_ids_as_a_prompt_may_have_are_read() -> None:
     assert len(read_json_body(b"[" + b"1, " * (2**20 - 1) + b"2]")) == 2**20
+
+
+def test_parts_cannot_be_hidden_by_another_encoding() -> None:
+    with pytest.raises(BadRequestError, match=r"is in utf-16.*UTF-8"):
+        read_json_body('["\\"", 0]'.encode("utf-16-le"))
+    assert read_json_body("[1]".encode("utf-8-sig")) == [1]
