@@ -7,7 +7,6 @@ import re
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from playwright.sync_api import Locator, expect
 
@@ -69,7 +68,7 @@ def wait_for_saved(lab: Lab, notebook: Notebook, cell: int, text: str, *, save: 
         text: Of the transcript.
         save: Have the page save; where users share a notebook, the server saves it by itself.
     """
-    path = lab.root / urlsplit(notebook.page.url).path.rpartition("/tree/")[2]
+    path = lab.root / notebook.path
     deadline = time.monotonic() + DEADLINE_MS / 1000
     while True:
         if save:

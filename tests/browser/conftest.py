@@ -14,6 +14,7 @@ from playwright.sync_api import (
     BrowserContext,
     Error,
     Page,
+    Request,
     ViewportSize,
     sync_playwright,
 )
@@ -106,13 +107,22 @@ def busy(tmp_path: Path) -> Iterator[BusyCell]:
     cell.end()
 
 
+@pytest.fixture(scope="module")
+def empty_labs(window: BrowserContext) -> list[Page]:
+    """Pages of JupyterLab with nothing open, left by earlier tests."""
+    return []
+
+
 @pytest.fixture
 def open_notebook(
-    lab: Lab, window: BrowserContext, request: pytest.FixtureRequest
+    lab: Lab, window: BrowserContext, empty_labs: list[Page], request: pytest.FixtureRequest
 ) -> Iterator[OpenNotebook]:
     """Opens notebooks in JupyterLab; fails if a page throws or asks another host for anything."""
     opened: list[Notebook] = []
+    kept: list[Notebook] = []
     faults: list[str] = []
+    unwatch: list[Callable[[], None]] = []
+    failed = request.session.testsfailed
 
     def watch(page: Page, *, classic: bool) -> None:
         own = urlsplit(lab.url).netloc
@@ -124,15 +134,15 @@ def open_notebook(
             if relevant or "blob:" in (error.stack or ""):
                 faults.append(f"thrown in the page: {error}")
 
+        def on_request(sent: Request) -> None:
+            address = urlsplit(sent.url)
+            if address.scheme in ("http", "https", "ws", "wss") and address.netloc != own:
+                faults.append(f"asked for {sent.url}")
+
         page.on("pageerror", on_error)
-        page.on(
-            "request",
-            lambda sent: (
-                urlsplit(sent.url).scheme in ("http", "https", "ws", "wss")
-                and urlsplit(sent.url).netloc != own
-                and faults.append(f"asked for {sent.url}")
-            ),
-        )
+        page.on("request", on_request)
+        unwatch.append(lambda: page.remove_listener("pageerror", on_error))
+        unwatch.append(lambda: page.remove_listener("request", on_request))
 
     def open_(
         cells: list[str] | str,
@@ -140,22 +150,37 @@ def open_notebook(
         width: int = 1100,
         height: int = 900,
         classic: bool = False,
+        fresh: bool = False,
     ) -> Notebook:
-        """Opens a new notebook with these cells, or an existing one of that name."""
+        """Opens a new notebook with these cells, or an existing one of that name.
+
+        `fresh` loads JupyterLab for this notebook alone, as a change of its settings asks for.
+        """
         name = f"{request.node.name.partition('[')[0]}-{len(opened)}.ipynb"
         if isinstance(cells, str):
             name = cells
         else:
             lab.write(name, cells)
-        page = window.new_page()
+        alone = classic or fresh
+        loaded = bool(empty_labs) and not alone
+        page = empty_labs.pop() if loaded else window.new_page()
         page.set_viewport_size(ViewportSize(width=width, height=height))
         watch(page, classic=classic)
-        notebook = Notebook(page, lab.address(name, classic=classic))
+        notebook = Notebook(page, lab.address(name, classic=classic), loaded=loaded)
         opened.append(notebook)
+        if not alone:
+            kept.append(notebook)
         return notebook
 
     yield open_
     for notebook in opened:
         notebook.close()
-        notebook.page.close()
+    for notebook in opened:
+        if notebook in kept and request.session.testsfailed == failed:
+            notebook.leave()
+            empty_labs.append(notebook.page)
+        else:
+            notebook.page.close()
+    for forget in unwatch:
+        forget()
     assert not faults

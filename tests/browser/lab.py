@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import nbformat
 from playwright.sync_api import Locator, Page, expect
@@ -135,13 +136,26 @@ class Lab:
 class Notebook:
     """A notebook that is open in JupyterLab."""
 
-    def __init__(self, page: Page, address: str) -> None:
-        self.page = page
-        self._address = address
-        self._open()
+    def __init__(self, page: Page, address: str, *, loaded: bool = False) -> None:
+        """Open it, and wait for its kernel.
 
-    def _open(self) -> None:
-        self.page.goto(self._address)
+        Args:
+            page: A tab of the browser.
+            address: The notebook's address.
+            loaded: The page is JupyterLab already, with nothing open: that spares it the seconds
+                of CPU that loading it again takes.
+        """
+        self.page = page
+        self.path = re.split("/tree/|/notebooks/", urlsplit(address).path)[-1]
+        self._address = address
+        if loaded:
+            page.evaluate(
+                "async path => void await"
+                " window.jupyterapp.commands.execute('docmanager:open', {path})",
+                self.path,
+            )
+        else:
+            page.goto(address)
         expect(self.cell(0)).to_be_visible(timeout=DEADLINE_MS)
         self.wait_for_kernel()
 
@@ -198,6 +212,17 @@ class Notebook:
         self.page.evaluate(
             "window.jupyterapp.serviceManager.sessions.shutdownAll().catch(() => undefined)"
         )
+
+    def leave(self) -> None:
+        """Close the notebook, saved or not; JupyterLab stays open."""
+        self.page.evaluate(
+            """() => {
+                const notebook = window.jupyterapp.shell.currentWidget;
+                notebook.context.model.dirty = false;
+                notebook.close();
+            }"""
+        )
+        expect(self.page.locator(".jp-Notebook")).to_have_count(0)
 
 
 class BusyCell:

@@ -268,7 +268,7 @@ def test_saved_with_its_state_it_is_read_without_a_kernel(
     lab.set("@jupyter-widgets/jupyterlab-manager", "plugin", saveState=True)
     hostile = "</script><script>window.pwned=1</script> **bold** $x^2$ <!--"
     more = "from IPython.display import display\nfor _ in range(4): display(ChatWidget(engine))"
-    notebook = open_notebook([create(model_folder, text=hostile), CHAT, more])
+    notebook = open_notebook([create(model_folder, text=hostile), CHAT, more], fresh=True)
     notebook.run(0)
     notebook.expect_done(0)
     chat = start_chat(notebook)
