@@ -168,12 +168,16 @@ def _with_script(options: dict[str, Any], engine: type) -> dict[str, Any]:
     return {"runtime": "scripted", "runtime_options": script, **kept}
 
 
+_GOLDEN = "cuda|exit|golden|invariance|loading|numerics|runtime"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Under `make test` (`--dist loadfile`), keep together what shares something costly.
 
-    That is a file, by its module's fixtures; all of the browser's tests, by JupyterLab; and
-    tests/conformance on one engine, by that engine.
+    That is a file, by its module's fixtures; all of the browser's tests, by JupyterLab;
+    tests/conformance on one engine, by that engine; and what runs the models of
+    tests/fixtures/golden, by their compiled code, which two processes would compile at once.
     """
     if config.getoption("dist") != "loadfile":
         return None
@@ -184,6 +188,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file, _, name = nodeid.partition("::")
             if file.startswith("tests/browser/"):
                 return "browser"
+            if re.match(rf"tests/engine/runtimes/tvm/test_({_GOLDEN})\.py", file):
+                return "golden models"
             engine = re.search(r"\[((?:direct|kernel)(?:-async)?)\b", name)
             return engine[1] if file.startswith("tests/conformance/") and engine else file
 

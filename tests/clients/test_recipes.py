@@ -38,7 +38,9 @@ def check(ran: subprocess.CompletedProcess[str]) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "heading", but_for_soak(MOST_USED, "LlamaIndex", "Pydantic AI", "Instructor")
+    # tests/api/test_openai_client.py has LangChain, which takes the longest to import.
+    "heading",
+    but_for_soak(MOST_USED, "LangChain", "LlamaIndex", "Pydantic AI", "Instructor"),
 )
 def test_a_recipe_of_the_most_used(request: pytest.FixtureRequest, heading: str) -> None:
     cache = request.config.cache.mkdir("client-environments")
@@ -72,7 +74,9 @@ _LEAKS = {
 }
 
 
-@pytest.mark.parametrize("leak", but_for_soak(_LEAKS, "a client of its own"))
+@pytest.mark.parametrize(
+    "leak", but_for_soak(_LEAKS, "a client of its own", "LangChain without the blocking client")
+)
 def test_a_recipe_that_dials_is_noticed(tmp_path: Path, leak: str) -> None:
     page = tmp_path / "page.md"
     code = f"try:\n{re.sub('(?m)^', '    ', _LEAKS[leak])}\nexcept Exception:\n    pass\n"

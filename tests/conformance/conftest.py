@@ -28,6 +28,13 @@ ENGINES = {
 }
 
 
+_QUICK = ("direct-async", "kernel")
+"""What runs without ``--engines`` and outside of `make soak`: each interface and each core once.
+
+tests/engine/runtimes/mlc_llm runs the suite on kernel-async.
+"""
+
+
 class Driver:
     """The four engines behind one awaited interface; blocking methods are called on a thread.
 
@@ -114,7 +121,11 @@ HELLO = [{"role": "user", "content": "Hello!"}]
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "loaded_driver" in metafunc.fixturenames:
         wanted = metafunc.config.getoption("engines")
-        names = [n for n in ENGINES if wanted in ("", n, n.split("-")[0])]
+        names = [
+            n if wanted or n in _QUICK else pytest.param(n, marks=pytest.mark.soak)
+            for n in ENGINES
+            if wanted in ("", n, n.split("-")[0])
+        ]
         metafunc.parametrize("loaded_driver", names, indirect=True, scope="session")
 
 

@@ -12,6 +12,7 @@ import pytest
 from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import EngineDeadError, EngineTerminatedError
 
+from ....kinds import but_for_soak
 from ....waiting import until
 from .conftest import EngineFactory, Package
 
@@ -29,7 +30,7 @@ async def drain(engine: AsyncKernelMLCEngine) -> str:
     return "".join([c.choices[0].text async for c in chunks])
 
 
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize("death", but_for_soak(DEATHS, "thread dies"))
 async def test_a_dead_engine_is_found_and_replaced(
     death: str, standin: Package, make_engine: EngineFactory, tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ async def test_a_compiled_library_is_used_again(
     assert len(list((tmp_path / "model_lib").iterdir())) == 1
 
 
-@pytest.mark.parametrize("taken_back", [0, 62])
+@pytest.mark.parametrize("taken_back", [pytest.param(0, marks=pytest.mark.soak), 62])
 async def test_a_window_smaller_than_the_system_message_and_tokens_that_were_taken_back(
     standin: Package, make_engine: EngineFactory, taken_back: int
 ) -> None:
@@ -124,7 +124,7 @@ FAILURES: dict[str, tuple[dict[str, Any], type[MLCEngineError], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", but_for_soak(FAILURES, "thread dies"))
+@pytest.mark.parametrize("case", but_for_soak(FAILURES, "thread dies", "crash"))
 async def test_a_load_that_fails_says_why_and_the_next_one_works(
     case: str,
     standin: Package,

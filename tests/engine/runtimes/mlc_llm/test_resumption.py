@@ -13,6 +13,7 @@ from mlc_widget import AsyncKernelMLCEngine
 from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
+from ....kinds import but_for_soak
 from ....waiting import until
 from .conftest import EngineFactory, Package
 
@@ -76,7 +77,9 @@ async def test_a_stream_goes_on_and_says_that_it_is_another_text(
     assert rest.choices[0].finish_reason == "length"
 
 
-@pytest.mark.parametrize("death", ["crashes_after", "step_dies_after"])
+@pytest.mark.parametrize(
+    "death", but_for_soak(("crashes_after", "step_dies_after"), "step_dies_after")
+)
 async def test_a_whole_answer_is_asked_for_again(
     death: str, standin: Package, make_engine: EngineFactory, tmp_path: Path
 ) -> None:
@@ -92,7 +95,11 @@ async def test_a_whole_answer_is_asked_for_again(
     ("field", "request_fields"),
     [
         ("logprobs", {"logprobs": 1}),
-        ("response_format", {"response_format": {"type": "json_object"}}),
+        pytest.param(
+            "response_format",
+            {"response_format": {"type": "json_object"}},
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 async def test_what_cannot_be_continued_says_so(

@@ -35,8 +35,12 @@ from ....waiting import until
 ROOT = Path(__file__).parents[4]
 GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 NAMES = sorted(p.name for p in GOLDEN.iterdir())
-QUICK = {"gqa-tied-q4f32_1", "mha-untied-q0f32", "odd-sizes-q0f32"}
-"""Each of these models is compiled, so `make test` takes what differs most, and `make soak` all."""
+QUICK = {"gqa-tied-q4f32_1", "odd-sizes-q0f32"}
+"""Each of these models is compiled, so `make test` takes what differs most, and `make soak` all.
+
+Of those with a head for each query, and with weights of their own for the logits, there are several
+in test_families.py.
+"""
 MODELS = [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in NAMES]
 DEADLINE = 60.0
 

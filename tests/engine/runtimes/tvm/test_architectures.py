@@ -66,14 +66,16 @@ def test_there_is_a_fixture_for_all_that_generate_text():
 def _combinations():
     """Every architecture with every quantization, on this CPU and every kind that it supports.
 
-    Each combination is compiled, so `make test` takes one architecture with each quantization that
-    neither test_golden.py nor test_families.py has. Of the other architectures, it takes those that
-    the tiers of CPUs below have not. `make soak` takes the rest.
+    Each combination is compiled, so `make test` takes one architecture with the quantization that
+    none of test_golden.py, test_families.py and the tiers of CPUs below has. Of the other
+    architectures and quantizations, it takes what those tiers have not. `make soak` takes the rest.
     """
     for name in NAMES:
         for quantization in QUANTIZATIONS:
             for cpu in (None, *cpus()):
-                one = name == "qwen2" and quantization in ("q0f16", "q4f16_0", "q8f16_1")
+                one = name == "qwen2" and (
+                    quantization == "q4f16_0" or (not X86 and quantization in ("q0f16", "q8f16_1"))
+                )
                 other = not X86 and name in ("mistral", "qwen3") and quantization == "q4f16_1"
                 quick = cpu is None and (one or other)
                 marks = () if quick else pytest.mark.soak
@@ -93,7 +95,7 @@ def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_d
 
 def _tiers():
     """Each float16 quantization on each tier; `make test` takes an architecture on each."""
-    quick = {("qwen3", "q4f16_1", "haswell"), ("mistral", "q8f16_1", "x86-64")}
+    quick = {("qwen3", "q0f16", "haswell"), ("mistral", "q8f16_1", "x86-64")}
     for name in ("mistral", "qwen3"):
         for quantization in ("q0f16", "q4f16_1", "q8f16_1"):
             for cpu, features in (("haswell", {"avx2", "fma", "f16c"}), ("x86-64", set())):

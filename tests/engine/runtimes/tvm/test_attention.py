@@ -117,9 +117,17 @@ def build(
         pytest.param((9, 3, 64), "host", "float16", 37, {}, marks=pytest.mark.soak),
         ((4, 1, 32), "host", "float32", 3, {}),
         ((7, 1, 96), "host", "float16", None, {}),
-        ((4, 1, 256), "host", "float16", 40, {"scale": 0.2}),
+        pytest.param((4, 1, 256), "host", "float16", 40, {"scale": 0.2}, marks=pytest.mark.soak),
         ((2, 2, 128), "avx2", "float16", 64, {"cap": 1.5}),
-        ((6, 2, 32), "portable", "float16", None, {"scale": 0.5, "cap": 4.0}),
+        # test_architectures.py has whole models on this tier.
+        pytest.param(
+            (6, 2, 32),
+            "portable",
+            "float16",
+            None,
+            {"scale": 0.5, "cap": 4.0},
+            marks=pytest.mark.soak,
+        ),
     ],
     ids=str,
 )

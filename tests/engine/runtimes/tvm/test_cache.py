@@ -156,7 +156,9 @@ def child(code: str, **kwargs: Any) -> str:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX limits")
-@pytest.mark.parametrize("limit", [0, 100, 20_000])
+@pytest.mark.parametrize(
+    "limit", [*(pytest.param(n, marks=pytest.mark.soak) for n in (0, 100)), 20_000]
+)
 def test_a_process_that_may_write_no_large_files_still_compiles(tmp_path, limit):
     said = child(
         f"""
@@ -175,7 +177,7 @@ def test_a_process_that_may_write_no_large_files_still_compiles(tmp_path, limit)
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory")
-@pytest.mark.parametrize("size", ["16k", "1m"])
+@pytest.mark.parametrize("size", ["16k", pytest.param("1m", marks=pytest.mark.soak)])
 def test_full_disks_cost_time_only(tmp_path, size):
     """The cache's and /tmp."""
     folder = tmp_path / "small"

@@ -71,8 +71,8 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory):
 def combinations() -> Iterator[Any]:
     """Every architecture, quantization by codes and kind of CPU.
 
-    Each is compiled, so `make test` takes one, with what only some have: a bias. Below, one in 4
-    and 8 bits is compared with the definition, to the last digits. test_architectures.py has the
+    Each is compiled, so `make test` takes one, with what only some have: a bias. Below, one in 8
+    bits is compared with the definition, to the last digits. test_architectures.py has the
     others; that other CPUs with integer dot products give the same bits is in test_numerics.py.
     `make soak` takes the rest.
     """
@@ -108,7 +108,9 @@ def test_the_definition_is_the_model(model_type):
 
 
 @pytest.mark.skipif(not INTEGER, reason="this CPU has no integer dot product")
-@pytest.mark.parametrize("quantization", ["q4f16_1", "q8f16_1"])
+@pytest.mark.parametrize(
+    "quantization", [pytest.param("q4f16_1", marks=pytest.mark.soak), "q8f16_1"]
+)
 def test_nothing_is_rounded_but_what_linear_layers_read(quantization, folder_of, cache_dir):
     """Equal to the last digits, up to where a number lies on the border between two integers.
 

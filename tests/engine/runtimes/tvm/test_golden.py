@@ -30,16 +30,17 @@ def test_logits_at_every_position_over_chunks_that_cross_pages(name, cache_dir):
     assert_close(run_chunks(executor, golden["prompt"].tolist(), CHUNKS), golden["logits"])
 
 
+@pytest.mark.soak  # test_architectures.py has one model on each tier
 @pytest.mark.skipif(not X86, reason="x86-64's tiers")
 @pytest.mark.parametrize(
     ("name", "cpu", "features"),
     [
-        pytest.param(name, cpu, features, marks=() if quick else pytest.mark.soak)
+        (name, cpu, features)
         for name in ("gqa-tied-q4f32_1", "odd-sizes-q0f32")
-        for cpu, features, quick in (
-            ("haswell", {"avx2", "fma"}, False),  # test_architectures.py has one of these
-            ("x86-64", set(), name == "odd-sizes-q0f32"),
-            ("x86-64-v4", {"avx512f"}, False),
+        for cpu, features in (
+            ("haswell", {"avx2", "fma"}),
+            ("x86-64", set()),
+            ("x86-64-v4", {"avx512f"}),
         )
     ],
 )
