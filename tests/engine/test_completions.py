@@ -171,7 +171,7 @@ async def test_the_chosen_token_is_among_its_alternatives(engine):
         ({"prompt": ["a" * 2**21] * 3}, "prompt"),
         ({"prompt": [[1], [10**6]]}, "prompt[1]"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
 async def test_what_is_wrong_is_named(engine, request_, param):
     with pytest.raises(BadRequestError) as caught:

@@ -7,19 +7,30 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.environments import ROOT
 
 from .conftest import Package
 from .environment import faults
 
 
-def test_the_conformance_suite(package: Package) -> None:
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        # Its tests load models again and again, each in a fresh process; test_loading.py has some.
+        pytest.param(["--ignore=tests/conformance/test_state.py"], id="without state"),
+        pytest.param([], id="all", marks=pytest.mark.soak),
+    ],
+)
+def test_the_conformance_suite(package: Package, left_out: list[str]) -> None:
     options = dict(package.engine["runtime_options"])
     arguments = ["--runtime", "mlc_llm", "--worker-python", package.engine["python"]]
     if package.real:
         arguments += ["--model-folder", str(package.model)]
     else:
         options["model_lib"] = str(package.library)
+    arguments += left_out
     arguments += ["--runtime-options", json.dumps(options), "--engines", "kernel-async"]
     environment = {**os.environ, **package.environment}
     if not package.real:  # a text must take a moment to be interrupted
