@@ -45,7 +45,7 @@ OPTIONS = {{"cache_dir": sys.argv[1]}}
 PROMPT = dict(prompt=[5, 6, 7], max_tokens=3, temperature=0)
 
 # Other tests need this model's code in this mode too, so it is compiled once.
-MODE = {"numerics": "faithful"}
+MODE = dict(numerics="faithful")
 
 async def make():
     engine = AsyncMLCEngine(runtime="tvm", runtime_options=OPTIONS)
