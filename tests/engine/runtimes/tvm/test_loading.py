@@ -102,6 +102,7 @@ asyncio.run(main())
     )
 
 
+@pytest.mark.soak  # test_cache.py has the cache by itself
 async def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path):
     (tmp_path / "tvm").write_text("a file in the way")
     assert (await load_from(GOLDEN / NAME, tmp_path)).compiled

@@ -522,8 +522,8 @@ async def test_unload_ends_what_runs_and_frees_the_model(load):
 
 async def test_loading_again_replaces_the_model(load):
     runtime = await load(NAME)
-    await runtime.load(source_of(GOLDEN / "mha-untied-q0f32"), Reports())
-    golden = golden_data("mha-untied-q0f32")
+    await runtime.load(source_of(GOLDEN / "odd-sizes-q0f32"), Reports())
+    golden = golden_data("odd-sizes-q0f32")
     events = await collect(runtime, golden["prompt"].tolist(), greedy())
     assert ids_of(events) == golden["greedy"].tolist()
 
