@@ -24,6 +24,8 @@ from mlc_widget.api.engine_options import ENGINE_DEFAULTS, runtime_options_of
 from mlc_widget.api.table.options import MAP_DEFAULTS
 from mlc_widget.proxy.options import WORKER_DEFAULTS
 
+from ..kinds import but_for_soak
+
 ENGINES = [AsyncKernelMLCEngine, AsyncMLCEngine, KernelMLCEngine, MLCEngine]
 FACTORIES = {
     "create_kernel_mlc_engine": AsyncKernelMLCEngine,
@@ -117,6 +119,10 @@ def test_an_unknown_option_is_named(maker: Any) -> None:
         make(maker, "demo", devise="cpu") if isinstance(maker, str) else maker(devise="cpu")
 
 
+QUICK_FACTORIES = but_for_soak(FACTORIES, "create_mlc_engine", "kernel_mlc_engine")
+"""Each core and each interface once."""
+
+
 @pytest.fixture(params=FACTORIES)
 def factory(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -136,11 +142,13 @@ def test_factories_give_a_ready_engine(factory: str, tiny_model: Path) -> None:
             asyncio.run(ended)
 
 
+@pytest.mark.parametrize("factory", QUICK_FACTORIES, indirect=True)
 def test_the_device_reaches_the_runtime(factory: str, tiny_model: Path) -> None:
     with pytest.raises(BadRequestError, match="abacus"):
         make(factory, str(tiny_model), device="abacus", runtime="tvm")
 
 
+@pytest.mark.parametrize("factory", QUICK_FACTORIES, indirect=True)
 def test_a_factory_that_fails_leaves_no_engine(factory: str) -> None:
     with pytest.raises(ModelNotFoundError):
         make(factory, "no-such-model", runtime="tvm")

@@ -203,7 +203,7 @@ async def test_a_repository_in_another_format(server: HubServer, files: Path) ->
     assert not [p for m, p, _ in server.requests if m == "GET" and p.endswith(".bin")]
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [pytest.param(1, marks=pytest.mark.soak), 3])
 async def test_a_repository_of_safetensors(
     server: HubServer, files: Path, shards: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
