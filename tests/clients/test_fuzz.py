@@ -12,10 +12,10 @@ pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_fifty_random_requests(tiny_model: Path, door: str) -> None:
-    run = await fuzz(str(tiny_model), 50, seed=7, doors=(door,))
+async def test_a_hundred_random_requests(tiny_model: Path, door: str) -> None:
+    run = await fuzz(str(tiny_model), 100, seed=7, doors=(door,))
     assert not run.faults, "\n".join(run.faults)
-    assert sum(run.ends.values()) >= 20  # others were cancelled before they began
+    assert sum(run.ends.values()) >= 40  # others were cancelled before they began
     assert run.ends[f"{door} answered"]
     assert run.ends[f"{door} refused"]
 

@@ -115,7 +115,7 @@ async def test_stop_token_ids(load):
 
 
 async def test_stop_strings(load):
-    runtime = await load("gqa-tied-q0f32")
+    runtime = await load(NAME)
     # Letters only, so that the text has no replaced bytes.
     bias = dict.fromkeys(range(3 + 32, 3 + 32 + 26), 200.0)
     free = text_of(await collect(runtime, PROMPT, sampled(logit_bias=bias)))
@@ -127,7 +127,7 @@ async def test_stop_strings(load):
 
 
 async def test_text_held_back_for_a_stop_string_is_given_at_the_end(load):
-    runtime = await load("gqa-tied-q0f32")
+    runtime = await load(NAME)
     bias = dict.fromkeys(range(3 + 32, 3 + 32 + 26), 200.0)
     free = text_of(await collect(runtime, PROMPT, sampled(logit_bias=bias, max_tokens=8)))
     held = await collect(
