@@ -262,6 +262,7 @@ chat"""
     notebook.expect_running(2)
 
 
+@pytest.mark.soak
 def test_saved_with_its_state_it_is_read_without_a_kernel(
     open_notebook: OpenNotebook, model_folder: Path, lab: Lab
 ) -> None:

@@ -189,6 +189,7 @@ def test_keys_are_the_chat_s_own(open_notebook: OpenNotebook, model_folder: Path
     expect(chat.input).to_be_focused()
 
 
+@pytest.mark.soak  # tests/browser/test_page.py has all states in a narrow page
 def test_it_fits_a_narrow_page(open_notebook: OpenNotebook, model_folder: Path) -> None:
     text = "Averyveryverylongwordwithoutanyplacetobreakitatallandthensome " * 3
     notebook = open_notebook([create(model_folder, text=text), CHAT], width=480)

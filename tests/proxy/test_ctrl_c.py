@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..kinds import but_for_soak
+
 _PROGRAM = """
 import signal, sys, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -40,7 +42,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", but_for_soak(CALLS, "whole"))
 async def test_ctrl_c_ends_the_call(tiny_model: Path, call: str) -> None:
     code = _PROGRAM.replace("CALL", CALLS[call])
     program = await asyncio.create_subprocess_exec(

@@ -174,7 +174,9 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("program", but_for_soak(PROGRAMS, "direct", "kernel-async"))
+@pytest.mark.parametrize(
+    "program", but_for_soak(PROGRAMS, "direct", "direct-async", "kernel-async")
+)
 def test_a_forked_process_is_refused_at_once(tiny_model: Path, program: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", HEAD + PROGRAMS[program], str(tiny_model)],
@@ -220,7 +222,7 @@ _FORKS = {
 }
 
 
-@pytest.mark.parametrize("fork", but_for_soak(_FORKS, "os.forkpty"))
+@pytest.mark.parametrize("fork", but_for_soak(_FORKS, "os.fork", "os.forkpty"))
 def test_a_worker_ends_with_its_notebook_while_a_forked_process_lives(
     tiny_model: Path, tmp_path: Path, fork: str
 ) -> None:

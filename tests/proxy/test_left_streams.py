@@ -331,9 +331,9 @@ _ENDS = {
 @pytest.mark.parametrize(
     ("engine_class", "end"),
     [
-        ("AsyncKernelMLCEngine", "asyncio.run"),
         ("AsyncKernelMLCEngine", "a collection at exit"),
         ("AsyncMLCEngine", "an exception"),
+        pytest.param("AsyncKernelMLCEngine", "asyncio.run", marks=pytest.mark.soak),
         pytest.param("AsyncKernelMLCEngine", "an exception", marks=pytest.mark.soak),
         pytest.param("AsyncMLCEngine", "asyncio.run", marks=pytest.mark.soak),
         pytest.param("AsyncMLCEngine", "a collection at exit", marks=pytest.mark.soak),

@@ -293,6 +293,7 @@ async def test_the_neighbours_of_a_request_that_kills_are_answered(
     assert await whole(engine) == text
 
 
+@pytest.mark.soak
 async def test_two_that_kill_do_not_take_their_neighbours_with_them(kernel_engine: Make) -> None:
     engine = await kernel_engine(crash_after=1, crash_if="poison", repeat=20, pace_s=0.005)
     killers = [asyncio.create_task(poison(engine)) for _ in range(2)]

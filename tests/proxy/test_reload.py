@@ -22,6 +22,7 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.proxy.remote_models import RemoteModels
 
+from ..kinds import but_for_soak
 from ..waiting import until
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
@@ -126,7 +127,7 @@ async def answers(engine: AsyncKernelMLCEngine, model: Path) -> bool:
     return response.model == str(model) and engine.model_id == str(model)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", but_for_soak(KINDS, "in-a-fresh-worker"))
 async def test_the_working_model_stays_when_another_cannot_be_loaded(
     kernel_engine: Make, tiny_model: Path, other_tiny_model: Path, tmp_path: Path, kind: str
 ) -> None:
