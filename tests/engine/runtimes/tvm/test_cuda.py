@@ -356,6 +356,24 @@ def test_blocks_of_warpgroups_fit_a_multiprocessor_and_fill_the_gpu(inputs, outp
         assert blocks.threads <= 1024
 
 
+@pytest.mark.parametrize("inputs", [64, 480, 1536, 4096, 5120, 8192, 14336, 28672])
+@pytest.mark.parametrize("outputs", [64, 4096, 28672])
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_streams_fit_a_multiprocessor_and_cover_a_layer(inputs, outputs, bits, activation, rows):
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import MatmulShape
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_streams import Streams
+
+    shape = MatmulShape(inputs, outputs, bits, residual=False, bias=False, activation=activation)
+    streams = Streams(shape, rows)
+    assert streams.shared_bytes <= 227 << 10
+    assert streams.count * streams.outputs == shape.outputs
+    assert shape.per_slice % streams.chunk == 0
+    assert streams.depth >= 2  # the next weights are on their way while a chunk is used
+    assert streams.threads <= 1024
+
+
 @pytest.mark.parametrize(
     ("arch", "asked", "own", "expected"),
     [
@@ -436,6 +454,10 @@ LAYERS: list[tuple[int, int, int, dict[str, Any]]] = [
     (480, 96, 16, {}),
     (576, 128, 8, {"activation": "silu"}),
     (896, 160, 4, {"residual": True}),
+    (4096, 4352, 4, {"activation": "silu"}),
+    (7168, 96, 4, {"residual": True, "bias": True}),
+    (6688, 4224, 8, {"residual": True}),
+    (4096, 8448, 16, {"activation": "silu"}),
 ]
 
 
@@ -494,7 +516,8 @@ def test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu(inputs, outp
 
     few = np.concatenate([run(first, 8) for first in range(0, rows, 8)])
     assert np.isfinite(few).all()
-    for count in (1, 16, 17, 32, 33, 64, 100, 129, 300, 512):
+    assert np.array_equal(np.concatenate([run(first, 1) for first in range(8)]), few[:8])
+    for count in (2, 5, 7, 9, 16, 17, 32, 33, 64, 100, 129, 300, 512):
         assert np.array_equal(run(0, count), few[:count]), count
 
 

@@ -137,12 +137,19 @@ _HALVES = """
   __half2 r0 = __hmul2(v0, s0), r1 = __hmul2(v1, s1), r2 = __hmul2(v2, s0), r3 = __hmul2(v3, s1);
   a0 = *(unsigned*)&r0; a1 = *(unsigned*)&r1; a2 = *(unsigned*)&r2; a3 = *(unsigned*)&r3;
 """
+# One `lop3` each: the compiler makes two of the same in C++, as each has a constant.
 DECODE4 = f"""
+template <unsigned MASK>
+__device__ __forceinline__ unsigned code4(unsigned word) {{
+  unsigned code;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(code) : "r"(word), "n"(MASK), "r"(0x64006400));
+  return code;
+}}
 __device__ __forceinline__ void decode4(unsigned& a0, unsigned& a1, unsigned& a2, unsigned& a3,
                                         unsigned word, unsigned scales) {{
-  unsigned h0 = (word & 0x000f000f) | 0x64006400, h1 = (word & 0x00f000f0) | 0x64006400;
+  unsigned h0 = code4<0x000f000f>(word), h1 = code4<0x00f000f0>(word);
   word >>= 8;
-  unsigned h2 = (word & 0x000f000f) | 0x64006400, h3 = (word & 0x00f000f0) | 0x64006400;
+  unsigned h2 = code4<0x000f000f>(word), h3 = code4<0x00f000f0>(word);
   const unsigned low = 0xe407e407, high = 0xd470d470, part = 0x2c002c00;  // -1031, -71, 1/16
   __half2 v0 = __hadd2(*(__half2*)&h0, *(const __half2*)&low);
   __half2 v1 = __hfma2(*(__half2*)&h1, *(const __half2*)&part, *(const __half2*)&high);

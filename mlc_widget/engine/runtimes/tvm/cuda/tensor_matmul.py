@@ -11,8 +11,9 @@ rows are. The inputs are divided into `SLICES` runs of whole steps:
     slice        from 0, step by step, 16 inputs at a time ascending, one mma after the other
     output       from 0, slices ascending; then + bias, + residual
 
-`tensor_matmul_few` is for up to `FEW` rows, `tensor_matmul_many` for more; on Hopper, that is
-`tensor_matmul_warpgroups`, with blocks of 32, 64 or 128 rows, whichever keeps the GPU busy.
+`tensor_matmul_few` is for up to `FEW` rows, `tensor_matmul_many` for more. On Hopper,
+`tensor_matmul_streams` is for up to 8 rows, and for more, `tensor_matmul_warpgroups`, with blocks
+of 32, 64 or 128 rows, whichever keeps the GPU busy.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, named
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_few import make_few
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_many import across, make_many, threads
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import SLICES, MatmulShape
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_streams import ROWS, Streams, make_streams
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_warpgroups import (
     FEW_ROWS,
     MANY_ROWS,
@@ -39,9 +41,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_warpgroups import (
 )
 
 FEW = 32
-"""The maximum number of rows for `tensor_matmul_few`,"""
-FEWER = 16
-"""and where `FEW_ROWS` can take over."""
+"""The maximum number of rows for `tensor_matmul_few`."""
 _ARRANGING = 256  # threads of a block
 
 
@@ -124,7 +124,8 @@ def make_warpgroup_matmul(
     shape = MatmulShape(K, N, bits, residual, bias, activation)
     few, arrange = make_few(shape), make_arrange(shape)
     MOST_FEW, MOST_SOME = most_rows(shape)
-    MOST, OUT = FEWER if MOST_FEW else FEW, shape.outputs
+    # Where `FEW_ROWS` cannot serve, `few` does.
+    MOST, OUT = ROWS if MOST_FEW else FEW, shape.outputs
     w_shape, w_dtype = shape.w
     s_shape, s_dtype = shape.s
 
@@ -147,6 +148,18 @@ def make_warpgroup_matmul(
 
         return both
 
+    def launch_streams(streams: Any) -> Any:
+        multiply, BLOCKS, THREADS = make_streams(streams), streams.blocks, streams.threads
+
+        @T.inline
+        def all_blocks(X, W, S, B, RES, Y, M):
+            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    multiply(X, W, S, B, RES, Y, M, bx, tx)
+
+        return all_blocks
+
+    one_row, up_to_eight = (launch_streams(Streams(shape, rows)) for rows in (1, ROWS))
     many_rows = launch(MANY_ROWS)
     few_rows, some_rows = map(launch, (FEW_ROWS, SOME_ROWS)) if MOST_FEW else (many_rows,) * 2
 
@@ -180,7 +193,11 @@ def make_warpgroup_matmul(
         )
         Y = T.match_buffer(y, (M, OUT), "float16" if shape.gated else "float32")
         A = T.match_buffer(a, arranged(shape, a0), "float16")
-        if M <= MOST:
+        if M <= 1:
+            one_row(X, W, S, B, RES, Y, M)
+        elif M <= ROWS:
+            up_to_eight(X, W, S, B, RES, Y, M)
+        elif M <= MOST:
             for by in T.thread_binding((M + 7) // 8, thread="blockIdx.y"):
                 for bx in T.thread_binding(OUT // 16, thread="blockIdx.x"):
                     for tx in T.thread_binding(SLICES * WARP, thread="threadIdx.x"):
