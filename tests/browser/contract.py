@@ -1,6 +1,7 @@
-"""Pages that reproduce what VS Code and Colab give a widget, with a kernel that the test controls.
+"""Pages that reproduce what a host gives a widget, with a kernel that the test controls.
 
-Neither host can be installed for a test. What their pages do is taken from their sources:
+VS Code and Colab cannot be installed for a test; marimo can, but only `make hosts` does so, as it
+takes long. What their pages do is taken from their sources:
 
 - VS Code's notebook has one frame for all outputs: its `<body>` has the theme's class and
   `data-vscode-theme-kind`, `<html>` the theme's `--vscode-*` (microsoft/vscode,
@@ -19,8 +20,11 @@ Neither host can be installed for a test. What their pages do is taken from thei
 - Each frame has a widget manager of its own, without kernel and context. It asks the notebook's
   page for a model's state and its comm, whose messages are copied on their way; what the comm gets
   is an async iterable (colab-cdn-widget-manager, src/manager.ts and src/api.ts).
+- marimo shows a widget in the shadow root of an element, `marimo-anywidget`; the page has the theme
+  (marimo-team/marimo, frontend/src/plugins/core/registerReactComponent.tsx and
+  frontend/src/css/globals.css).
 
-In both hosts anywidget imports a widget's module from a blob.
+In VS Code and Colab, anywidget imports a widget's module from a blob.
 """
 
 from __future__ import annotations
@@ -265,6 +269,36 @@ addEventListener("message", async ({{data}}) => {{
 }});
 </script></body></html>"""
 
+# Of marimo's theme, what the chat uses.
+_MARIMO = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>marimo</title><style>
+:root {{
+  color-scheme: light;
+  --text-font: "PT Sans", sans-serif; --monospace-font: "Fira Mono", monospace;
+  --background: light-dark(hsl(0deg 0% 100%), hsl(150deg 7.7% 10.2%));
+  --foreground: light-dark(hsl(222.2deg 47.4% 11.2%), hsl(155deg 7% 93%));
+  --muted-foreground: light-dark(hsl(215.4deg 16.3% 46.9%), hsl(155deg 5% 68.3%));
+  --border: light-dark(hsl(214.3deg 31.8% 91.4%), hsl(153deg 3.7% 24.2%));
+  --link: light-dark(hsl(211deg 90% 42%), hsl(211deg 90% 62%));
+}}
+:root:has(body.dark), .dark {{ color-scheme: dark; }}
+body {{ background: var(--background); margin: 0; }}
+</style></head><body><script>
+{model}{kernel}
+const models = {{}};
+const manager = {{get_model: async (id) => models[id]}};
+window.show = async (loader, id) => {{
+  for (const [name, traits] of Object.entries(kernel.states)) {{
+    models[name] ??= new Model(name, traits, {{send: (data) => take(name, data)}}, manager);
+    kernel.comms[name] = [(data) => models[name].receive(data)];
+  }}
+  const element = document.createElement("marimo-anywidget");
+  const output = document.createElement("div");
+  element.attachShadow({{mode: "open"}}).append(output);
+  document.body.append(element);
+  await draw(models[id], output, loader);
+  await frames();
+}};
+</script></body></html>"""
 
 _SET_VSCODE_THEME = """([theme, style, bridge]) => {
     const old = theme === "vscode-high-contrast-light" ? " vscode-high-contrast" : "";
@@ -379,3 +413,17 @@ class ColabPage(ContractPage):
 
     def _chats(self) -> list[Page | Frame]:
         return list(self.page.frames[1:])
+
+
+class MarimoPage(ContractPage):
+    """marimo's page: each chat in the shadow root of an element of its own."""
+
+    def __init__(self, browser: Browser, **context: Any) -> None:
+        super().__init__(browser, _MARIMO.format(model=_MODEL, kernel=_KERNEL), **context)
+
+    def set_theme(self, theme: str) -> None:
+        """Change the theme: light or dark."""
+        self.page.evaluate("theme => { document.body.className = theme; }", theme)
+
+    def _chats(self) -> list[Page | Frame]:
+        return [self.page]

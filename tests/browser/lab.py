@@ -24,6 +24,7 @@ from playwright.sync_api import Locator, Page, expect
 from ..kernels import socket_folder
 
 DEADLINE_MS = 120_000
+START_S = 300  # JupyterLab's first start in a new environment compiles all its modules
 expect.set_options(timeout=DEADLINE_MS / 2)  # a page may be slow on a machine that is busy
 
 
@@ -71,7 +72,7 @@ class Lab:
 
     def _wait_for_url(self) -> str:
         file = self._runtime / f"jpserver-{self._server.pid}.json"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self._server.poll() is not None:
                 break
@@ -80,7 +81,7 @@ class Lab:
                 # The file is there shortly before the server listens.
                 with (
                     contextlib.suppress(urllib.error.URLError),
-                    urllib.request.urlopen(f"{url}api?token={self._token}", timeout=60),
+                    urllib.request.urlopen(f"{url}api?token={self._token}", timeout=START_S),
                 ):
                     return url
             time.sleep(0.05)

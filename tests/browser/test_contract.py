@@ -5,50 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, expect
 
-from .contract import COLAB_THEMES, VSCODE_THEMES, ColabPage, ContractPage, VSCodePage
+from .colours import expect_legible
+from .contract import COLAB_THEMES, VSCODE_THEMES, ColabPage, ContractPage, MarimoPage, VSCodePage
 from .page import STATS, reply, user
 
 AnyPage = TypeVar("AnyPage", bound=ContractPage)
 LINK = "See [this](https://a.test/b)."
 CODE = "Try this:\n\n```python\nx = 1\n```\n"
-
-# The colours of what is drawn, through a canvas, as `color-mix` is computed in other notations.
-COLOURS = """(root) => {
-    const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-    const luminance = (colour, below = [0, 0, 0]) => {
-        canvas.fillStyle = `rgb(${below.join(" ")})`;
-        canvas.fillRect(0, 0, 1, 1);
-        canvas.fillStyle = colour;
-        canvas.fillRect(0, 0, 1, 1);
-        const rgb = [...canvas.getImageData(0, 0, 1, 1).data.slice(0, 3)];
-        const linear = rgb.map((part) => part / 255)
-            .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-        return {rgb, light: linear[0] * 0.2126 + linear[1] * 0.7152 + linear[2] * 0.0722};
-    };
-    const ratio = (one, other) =>
-        (Math.max(one.light, other.light) + 0.05) / (Math.min(one.light, other.light) + 0.05);
-    const of = (selector) => getComputedStyle(root.querySelector(selector) ?? root);
-    const chat = luminance(of(".mlcw-chat").backgroundColor);
-    const bubble = luminance(of(".mlcw-user .mlcw-body").backgroundColor, chat.rgb);
-    const text = (selector, below) => ratio(luminance(of(selector).color, below.rgb), below);
-    return {
-        chat: chat.rgb,
-        page: luminance(getComputedStyle(document.documentElement).backgroundColor).rgb,
-        around: getComputedStyle(root.parentElement).backgroundColor,
-        bubble: ratio(bubble, chat),
-        question: text(".mlcw-user .mlcw-body", bubble),
-        reply: text(".mlcw-assistant .mlcw-body", chat),
-        facts: text(".mlcw-state", chat),
-        link: text(".mlcw-assistant a", chat),
-        scheme: of(".mlcw-chat").colorScheme,
-        font: of(".mlcw-assistant .mlcw-body").fontFamily,
-    };
-}"""
 
 
 @contextmanager
@@ -59,16 +27,6 @@ def without_faults(page: AnyPage) -> Iterator[AnyPage]:
     finally:
         page.close()
     assert page.faults == []
-
-
-def expect_legible(chat: Locator, *, dark: bool) -> dict[str, Any]:
-    """What is drawn is in the host's colours, and can be told apart and read."""
-    colours: dict[str, Any] = chat.evaluate(COLOURS)
-    assert colours["chat"] == colours["page"]
-    assert colours["bubble"] > 1.1
-    assert (colours["scheme"] == "dark") == dark
-    assert min(colours[name] for name in ("question", "reply", "facts", "link")) >= 4.5, colours
-    return colours
 
 
 def test_the_themes_of_vs_code(browser: Browser) -> None:
@@ -89,6 +47,15 @@ def test_the_themes_of_colab(browser: Browser) -> None:
             page.page.emulate_media(color_scheme="dark" if dark_system else "light")
             page.set_theme(theme)
             expect_legible(chat, dark=theme == "dark" or (theme == "adaptive" and dark_system))
+
+
+def test_the_themes_of_marimo(browser: Browser) -> None:
+    with without_faults(MarimoPage(browser)) as page:
+        chat = page.show(user("Hi"), reply(LINK))
+        for theme in ("light", "dark"):
+            page.set_theme(theme)
+            colours = expect_legible(chat, dark=theme == "dark")
+            assert colours["font"] == '"PT Sans", sans-serif'
 
 
 @pytest.mark.parametrize("host", [VSCodePage, ColabPage])
