@@ -21,6 +21,8 @@ export interface Progress {
   readonly bytesTotal: number | null;
   readonly bytesPerS: number | null;
   readonly etaS: number | null;
+  /** What the loaded models cannot do; empty if they are as usual. */
+  readonly warning: string;
 }
 
 export interface ErrorInfo {
@@ -364,6 +366,7 @@ function parseProgress(value: unknown): Progress | null {
     bytesTotal: number(value["bytes_total"]),
     bytesPerS: number(value["bytes_per_s"]),
     etaS: number(value["eta_s"]),
+    warning: text(value["warning"]),
   };
 }
 

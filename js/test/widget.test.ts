@@ -307,6 +307,22 @@ describe("load panel", () => {
     expect(box.querySelector("b")).toBeNull();
   });
 
+  it("says what a loaded model cannot do, in a chat until it is dismissed", async () => {
+    const warning = "base has no <b>chat</b> template.";
+    const loaded = { ...ready, progress: { ...progress, progress: 1, warning } };
+    const model = load({ ...ready, state: "loading", progress });
+    expect(query(".mlcw-load-warning").hidden).toBe(true);
+    model.change("_engine", { ...loaded, rev: 2 });
+    await frame();
+    expect(query(".mlcw-load-warning").textContent).toBe(warning);
+    expect(query(".mlcw-load-warning").hidden).toBe(false);
+    box.replaceChildren();
+    chat({ rev: 1, messages: [] }, loaded);
+    expect(query(".mlcw-load").hidden).toBe(false);
+    [...box.querySelectorAll<HTMLElement>(".mlcw-load button")].find((one) => one.textContent === "Dismiss")?.click();
+    expect(query(".mlcw-load").hidden).toBe(true);
+  });
+
   it("shows no percentage before the first report", () => {
     load({ ...ready, state: "starting" });
     expect(query('[role="progressbar"]').hasAttribute("aria-valuenow")).toBe(false);

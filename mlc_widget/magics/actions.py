@@ -61,8 +61,12 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
         begin_load(engine, models)
         display_load_progress(engine.link)
     else:
-        display_load_progress(engine.link)
+        shown = display_load_progress(engine.link)
         begin_load(engine, models)
+        shown()
+        progress = engine.link.snapshot.progress
+        if progress is not None and progress.warning:
+            print(progress.warning)
 
 
 def _on_server(url: str, options: Mapping[str, Any]) -> dict[str, Any]:

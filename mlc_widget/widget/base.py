@@ -324,5 +324,6 @@ class EngineMirror:
                 "bytes_total": report.bytes_total,
                 "bytes_per_s": report.bytes_per_s,
                 "eta_s": report.eta_s,
+                "warning": report.warning,
             },
         }

@@ -62,14 +62,17 @@ class LoadProgress(EngineWidget):
 
 
 class _RaisedLoadProgress(LoadProgress):
-    """`LoadProgress` of a cell that raises the error of a failed load.
+    """`LoadProgress` of a cell that raises the error of a failed load, and warns as Python does.
 
-    The panel names the error's class only, as the cell's traceback below it has the message.
+    The panel names the error's class only, as the cell's traceback below it has the message, and
+    leaves the warning to the cell, too.
     """
 
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
         if not self._done and isinstance(snapshot.error, MLCEngineError):
             snapshot = replace(snapshot, error=type(snapshot.error)(""))
+        if snapshot.progress is not None:
+            snapshot = replace(snapshot, progress=replace(snapshot.progress, warning=""))
         super()._on_engine(snapshot)
 
 

@@ -46,6 +46,11 @@ export function wasRefused(engine: Engine): boolean {
   return engine.failed !== null && !isLoading(engine) && !hasFailed(engine);
 }
 
+/** What the loaded models cannot do, such as chats; empty if they are as usual. */
+function warningText(engine: Engine): string {
+  return engine.state === "ready" && !wasRefused(engine) ? (engine.progress?.warning ?? "") : "";
+}
+
 export function phaseText(engine: Engine): string {
   if (engine.state === "starting") return "Starting the worker";
   if (engine.progress === null) return "Loading";
@@ -77,11 +82,12 @@ export class LoadPanel {
   readonly #cancel = h("button", { class: "mlcw-link", type: "button" }, "Cancel");
   readonly #below = h("div", { class: "mlcw-load-below" }, this.#facts, this.#clock, this.#cancel);
   readonly #error = h("div", { class: "mlcw-error-text" });
+  readonly #warning = h("div", { class: "mlcw-load-warning" });
   readonly #retry = h("button", { class: "mlcw-button", type: "button" }, "Try again");
   readonly #dismiss = h("button", { class: "mlcw-button", type: "button" }, "Dismiss");
   readonly #live = h("div", { class: "mlcw-sr", role: "status" });
   #engine: Engine | null = null;
-  /** The failed load whose notice the reader has dismissed. */
+  /** The notice that the reader has dismissed. */
   #dismissed = "";
   #connected = true;
   /** Time of the latest report, by `performance.now`; the clock runs on between reports. */
@@ -103,6 +109,7 @@ export class LoadPanel {
       this.#bar,
       this.#below,
       this.#error,
+      this.#warning,
       this.#retry,
       this.#dismiss,
       this.#live,
@@ -124,7 +131,7 @@ export class LoadPanel {
     act(this.#cancel, { kind: "cancel_load" });
     act(this.#retry, { kind: "load", model: null });
     this.#dismiss.addEventListener("click", () => {
-      this.#dismissed = failureOf(this.#engine);
+      this.#dismissed = noticeOf(this.#engine);
       show(this.node, false);
     }, { signal });
     const ticker = setInterval(() => {
@@ -135,9 +142,10 @@ export class LoadPanel {
     });
   }
 
-  /** Whether there is a notice of a failed load that was not dismissed. */
+  /** Whether there is a notice of a failed load, or of what models cannot do, that was not dismissed. */
   notices(engine: Engine): boolean {
-    return wasRefused(engine) && failureOf(engine) !== this.#dismissed;
+    const notice = noticeOf(engine);
+    return notice !== "" && notice !== this.#dismissed;
   }
 
   update(engine: Engine, connected: boolean): void {
@@ -148,7 +156,8 @@ export class LoadPanel {
     const loading = isLoading(engine);
     const refused = wasRefused(engine);
     const failed = hasFailed(engine) || refused;
-    if (!refused) this.#dismissed = "";
+    const warning = warningText(engine);
+    if (noticeOf(engine) === "") this.#dismissed = "";
     const ready = engine.state === "ready" && !refused;
     const kind = failed ? "failed" : ready ? "ready" : loading ? "loading" : "idle";
     if (this.node.dataset["mlcwState"] !== kind) {
@@ -164,11 +173,14 @@ export class LoadPanel {
     this.#drawBelow(engine, kind);
     setText(this.#error, failed ? failureText(engine) : "");
     show(this.#error, failed);
-    show(this.#dismiss, refused && this.node.parentElement?.classList.contains("mlcw-chat") === true);
+    setText(this.#warning, warning);
+    show(this.#warning, warning !== "");
+    show(this.#dismiss, noticeOf(engine) !== "" && this.node.parentElement?.classList.contains("mlcw-chat") === true);
     show(this.#retry, failed && !refused && connected && engine.model !== "" && engine.state !== "terminated");
     show(this.#cancel, loading && connected && engine.state === "loading");
     // Announce once per phase; the bar itself has the figures.
-    setText(this.#live, loading ? `${name}: ${phaseText(engine)}` : sentence);
+    const end = warning ? `${sentence}. ${warning}` : sentence;
+    setText(this.#live, loading ? `${name}: ${phaseText(engine)}` : end);
   }
 
   #sentence(kind: string, name: string): string {
@@ -240,9 +252,11 @@ export class LoadPanel {
   }
 }
 
-/** Tells failures of loads that left the model as it was apart. */
-function failureOf(engine: Engine | null): string {
-  return engine?.failed ? `${engine.failed.model}\n${engine.failed.error.message}` : "";
+/** Tells notices apart: of a failed load that left the model as it was, or of what models cannot do. */
+function noticeOf(engine: Engine | null): string {
+  if (!engine) return "";
+  if (!wasRefused(engine)) return warningText(engine);
+  return `${engine.failed?.model ?? ""}\n${engine.failed?.error.message ?? ""}`;
 }
 
 /** Why a load failed, and what is loaded in spite of it. */
