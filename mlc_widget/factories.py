@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, Unpack, cast, overload
 
-from mlc_widget.api.core import ChatOpts
+from mlc_widget.api.core import ChatOpts, ModelName
 from mlc_widget.api.engine_options import ENGINE_DEFAULTS, EngineOptions, takes_options
 from mlc_widget.api.linked_engine import LinkedEngine
 from mlc_widget.api.logit_processor import LogitProcessorFactory
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it checks answers with pydantic, which takes a moment to im
     from mlc_widget.server_engine.engines import AsyncServerMLCEngine, ServerMLCEngine
 
 _ChatOpts: TypeAlias = ChatOpts | Sequence[ChatOpts | None] | None
-_Models: TypeAlias = str | Sequence[str]
+_Models: TypeAlias = ModelName | Sequence[ModelName]
 
 
 class _Options(WorkerOptions, ServerOptions, total=False):
@@ -35,7 +35,7 @@ _DEFAULTS: Final[_Options] = {**WORKER_DEFAULTS, **SERVER_DEFAULTS}
 @takes_options(EngineOptions, ENGINE_DEFAULTS)
 @releases_locals
 async def create_mlc_engine(
-    model: str | Sequence[str],
+    model: _Models,
     *,
     chat_opts: _ChatOpts = None,
     logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
@@ -46,7 +46,7 @@ async def create_mlc_engine(
     Args:
         model: One model or a list: a folder in MLC format or of safetensors, a ``.gguf`` file, a
             built-in name, ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
-            ``PYPI://package/file.gguf``.
+            ``PYPI://package/file.gguf``. A path may also be a `pathlib.Path`.
         chat_opts: For each model, overrides of its mlc-chat-config.json.
         logit_processors: Factories of `LogitProcessor` objects, by model id.
         **options: See `EngineOptions`.
@@ -67,7 +67,7 @@ async def create_mlc_engine(
 @takes_options(EngineOptions, ENGINE_DEFAULTS)
 @releases_locals
 def mlc_engine(
-    model: str | Sequence[str],
+    model: _Models,
     *,
     chat_opts: _ChatOpts = None,
     logit_processors: Mapping[str, LogitProcessorFactory] | None = None,
@@ -132,9 +132,9 @@ async def create_kernel_mlc_engine(
     Args:
         source: One model or a list: a folder in MLC format or of safetensors, a ``.gguf`` file, a
             built-in name, ``HF://user/repo[@revision]``, ``HF://user/repo/file.gguf`` or
-            ``PYPI://package/file.gguf``. Or the address of a server of OpenAI's API, such as
-            ``http://127.0.0.1:8000/v1``, or ``group://NAME`` for the one that serves a group of
-            this machine's users.
+            ``PYPI://package/file.gguf``. A path may also be a `pathlib.Path`. Or the address of a
+            server of OpenAI's API, such as ``http://127.0.0.1:8000/v1``, or ``group://NAME`` for
+            the one that serves a group of this machine's users.
         model: With the address of a server: the name of its model, or several; it may be left out
             if the server has only one. Otherwise another way to give `source`.
         chat_opts: For each model, overrides of its mlc-chat-config.json; not on a server.

@@ -73,6 +73,8 @@ export interface Engine {
   readonly memoryUsedBytes: number | null;
   readonly gpu: Gpu | null;
   readonly progress: Progress | null;
+  /** Whether the model was loaded and no longer is, as it was unloaded. */
+  readonly unloaded: boolean;
   readonly error: ErrorInfo | null;
   /** The last load, if it failed and left the model as it was. */
   readonly failed: FailedLoad | null;
@@ -424,6 +426,7 @@ export function parseEngine(value: unknown): Engine {
     memoryUsedBytes: number(engine["memory_used_bytes"]),
     gpu: parseGpu(engine["gpu"]),
     progress: parseProgress(engine["progress"]),
+    unloaded: engine["unloaded"] === true,
     error: parseError(engine["error"]),
     failed: parseFailed(engine["failed"]),
     hang: parseHang(engine["hang"]),

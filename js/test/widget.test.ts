@@ -323,6 +323,15 @@ describe("load panel", () => {
     expect(query(".mlcw-load").hidden).toBe(true);
   });
 
+  it("offers in a chat to load a model again that was unloaded", async () => {
+    const model = chat({ rev: 1, messages: [] }, { ...ready, state: "idle", unloaded: true });
+    expect(query(".mlcw-load-title").textContent).toBe("No model is loaded");
+    const again = query(".mlcw-load > .mlcw-button");
+    expect(again.textContent).toBe("Load demo");
+    again.click();
+    await vi.waitFor(() => { expect(model.sent).toMatchObject([{ intent: { kind: "load", model: null } }]); });
+  });
+
   it("shows no percentage before the first report", () => {
     load({ ...ready, state: "starting" });
     expect(query('[role="progressbar"]').hasAttribute("aria-valuenow")).toBe(false);

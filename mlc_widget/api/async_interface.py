@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from mlc_widget.api.core import ChatOpts, EngineCore
+from mlc_widget.api.core import ChatOpts, EngineCore, ModelName
 from mlc_widget.api.engine_base import EngineBase, model_list, optional_model, opts_list
 from mlc_widget.api.engine_log import EngineLogRecord
 from mlc_widget.api.engine_options import takes_options
@@ -80,7 +80,7 @@ class AsyncMLCEngineInterface(EngineBase):
 
     async def reload(
         self,
-        model_id: str | Sequence[str],
+        model_id: ModelName | Sequence[ModelName],
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
         """Load these models and unload all others.
@@ -91,7 +91,8 @@ class AsyncMLCEngineInterface(EngineBase):
         Args:
             model_id: One model or a list: a folder in MLC format or of safetensors, a ``.gguf``
                 file, a built-in name, ``HF://user/repo[@revision]``,
-                ``HF://user/repo/file.gguf`` or ``PYPI://package/file.gguf``.
+                ``HF://user/repo/file.gguf`` or ``PYPI://package/file.gguf``. A path may also be a
+                `pathlib.Path`.
             chat_opts: Overrides of mlc-chat-config.json, one mapping for each model.
 
         Raises:

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from mlc_widget.api.core import ChatOpts, EngineCore
+from mlc_widget.api.core import ChatOpts, EngineCore, ModelName
 from mlc_widget.api.engine_base import EngineBase, model_list, optional_model, opts_list
 from mlc_widget.api.engine_log import EngineLogRecord
 from mlc_widget.api.engine_options import takes_options
@@ -87,7 +87,7 @@ class MLCEngineInterface(EngineBase):
 
     def reload(
         self,
-        model_id: str | Sequence[str],
+        model_id: ModelName | Sequence[ModelName],
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
         """As `AsyncMLCEngineInterface.reload`; an exception in the progress callback cancels it."""

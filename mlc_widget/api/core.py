@@ -8,6 +8,7 @@ to a worker kernel. The public engines give one of them a typed interface, await
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from os import PathLike
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from mlc_widget.api.engine_log import EngineLogRecord
@@ -18,6 +19,8 @@ from mlc_widget.api.statistics import EngineStatistics
 
 RequestKind: TypeAlias = Literal["chat", "completion", "embedding"]
 ChatOpts: TypeAlias = Mapping[str, Any]
+ModelName: TypeAlias = str | PathLike[str]
+"""A model's name or, also as a `pathlib.Path`, its path."""
 
 TERMINATED: Final = "This engine was terminated; make a new one."
 DROPPED: Final = (

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlc_widget.api.batch_runs import watch_cells
 from mlc_widget.api.copies import NotCopyable
-from mlc_widget.api.core import ChatOpts, EngineCore
+from mlc_widget.api.core import ChatOpts, EngineCore, ModelName
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.keywords import suggests_keywords
 from mlc_widget.api.progress import InitProgressCallback, InitProgressReport
-from mlc_widget.api.request_values import JSONDict, boolean, model
+from mlc_widget.api.request_values import JSONDict, boolean, model, path_text
 from mlc_widget.api.streams import StreamBuffer
 from mlc_widget.api.tracebacks import callers_level
 
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from mlc_widget.api.table.run import MapRun
 
 
-def model_list(model_id: str | Sequence[str]) -> list[str]:
+def model_list(model_id: ModelName | Sequence[ModelName]) -> list[str]:
     """The models that a call of `reload` names."""
     several = isinstance(model_id, Sequence) and not isinstance(model_id, str | bytes)
-    return list(model_id) if several else [model_id]  # type: ignore[list-item]
+    given = model_id if several else [model_id]
+    return [path_text(one) for one in given]  # type: ignore[union-attr]
 
 
 def opts_list(
@@ -50,7 +51,7 @@ def opts_list(
     return list(chat_opts) if isinstance(chat_opts, Sequence) else [chat_opts]
 
 
-def optional_model(model_id: str | None) -> str | None:
+def optional_model(model_id: ModelName | None) -> str | None:
     """The name of a model, checked if one is given.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from mlc_widget.api.app_config import AppConfig
@@ -22,18 +23,20 @@ class LoadTarget:
 
     @classmethod
     def read(
-        cls, model_ids: Sequence[str], chat_opts: Sequence[Mapping[str, Any] | None] | None
+        cls,
+        model_ids: Sequence[str | PathLike[str]],
+        chat_opts: Sequence[Mapping[str, Any] | None] | None,
     ) -> LoadTarget:
         """Check and normalise `reload`'s arguments.
 
         Raises:
             BadRequestError: An argument is invalid; the message names it and its value.
         """
-        ids = tuple(model_ids)
+        ids = tuple(model("model_id", one) for one in model_ids)
         if not ids:
             raise bad("model_id", [], "give at least one model id.")
         for one in ids:
-            if looks_like_server(model("model_id", one)):
+            if looks_like_server(one):
                 raise bad(
                     "model_id",
                     one,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -123,8 +124,13 @@ def identifier(param: str, value: Any, longest: int = 512) -> str:
 
 
 def model(param: str, value: Any) -> str:
-    """A model's id, which may be the path of a folder."""
-    return identifier(param, value, longest=4096)
+    """A model's id, which may be a path, as a string or as a `pathlib.Path`."""
+    return identifier(param, path_text(value), longest=4096)
+
+
+def path_text(value: Any) -> Any:
+    """A `pathlib.Path` as a string; anything else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def strings(most: int, largest: int) -> Check:

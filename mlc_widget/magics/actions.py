@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from IPython.core.error import UsageError
 
+from mlc_widget.api.errors import WorkerStartError
 from mlc_widget.api.server_urls import looks_like_server
 from mlc_widget.magics.engine_registry import EngineRegistry, models_of
 from mlc_widget.widget.describe import LIMIT, describe_error, shortened
@@ -91,6 +92,12 @@ def _engine_with(
         UsageError: it was not made by a magic, and so is not ours to replace.
     """
     made = registry.options_of(engine)
+    if made and options != made and isinstance(engine.link.snapshot.error, WorkerStartError):
+        name = registry.name_of(engine)
+        registry.replace(engine, dict(options))  # what it was made with may be why
+        if dropped := " ".join(_FLAGS[option] for option in made if option not in options):
+            print(f"{dropped}: left out of the new engine, as the worker did not start with it.")
+        return registry.need(name)
     if made is not None and options.items() <= made.items():
         return engine
     name = registry.name_of(engine)

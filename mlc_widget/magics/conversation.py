@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import shlex
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -53,6 +54,7 @@ class Conversation:
                 on_end=self._on_end,
             ),
             ChatOptions(),
+            advice=_advice,
         )
         self._cells: dict[str, contextvars.Context] = {}
         """The views, by the questions that were asked in them."""
@@ -99,3 +101,8 @@ class Conversation:
     def _each(self, tell: Callable[[ConversationView], object]) -> None:
         for view in list(self._views):
             tell(view)
+
+
+def _advice(models: str) -> str:
+    named = shlex.join(models.split(", ")) if models else "demo"
+    return f"Run `%mlc load {named}`, and then press Try again."

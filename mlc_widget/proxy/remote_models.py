@@ -133,7 +133,8 @@ class RemoteModels:
         now = self._publisher.snapshot
         if now.state in ("starting", "loading") and now.model_id:
             raise ModelNotLoadedError(f"{now.model_id} is still loading: await reload.")
-        raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+        failure = "" if now.error is None else f" The last failure: {now.error.message}"
+        raise ModelNotLoadedError(f"No model is loaded: call reload(model_id) first.{failure}")
 
     # Loading
 

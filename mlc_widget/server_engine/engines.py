@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from mlc_widget.api.async_interface import AsyncMLCEngineInterface
 from mlc_widget.api.blocking_interface import MLCEngineInterface
-from mlc_widget.api.core import ChatOpts
+from mlc_widget.api.core import ChatOpts, ModelName
 from mlc_widget.api.engine_base import model_list, opts_list
 from mlc_widget.api.engine_options import takes_options
 from mlc_widget.api.errors import EngineForkedError
@@ -88,7 +88,7 @@ class AsyncServerMLCEngine(_ServerEngine, AsyncMLCEngineInterface):
     @releases_locals
     async def reload(
         self,
-        model_id: str | Sequence[str] | None = None,
+        model_id: ModelName | Sequence[ModelName] | None = None,
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
         """Use these models of the server from now on. Nothing is loaded or unloaded there.
@@ -114,7 +114,7 @@ class ServerMLCEngine(_ServerEngine, MLCEngineInterface):
     @releases_locals
     def reload(
         self,
-        model_id: str | Sequence[str] | None = None,
+        model_id: ModelName | Sequence[ModelName] | None = None,
         chat_opts: ChatOpts | Sequence[ChatOpts | None] | None = None,
     ) -> None:
         """As `AsyncServerMLCEngine.reload`."""

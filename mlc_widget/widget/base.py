@@ -137,12 +137,13 @@ class EngineWidget(PageWidget):
 
     Traits, beside those of `PageWidget`:
         _engine: ``{"rev", "state", "model", "device", "window", "memory_bytes",
-            "memory_used_bytes", "gpu", "runtime", "defaults", "progress", "error", "failed",
-            "hang"}``: the memory of the worker's machine, and how much of it the worker uses;
+            "memory_used_bytes", "gpu", "runtime", "defaults", "progress", "unloaded", "error",
+            "failed", "hang"}``: the memory of the worker's machine, and how much of it the worker
+            uses;
             ``gpu`` is ``{"name", "memory_bytes", "free_bytes", "model_bytes"}`` or None;
             ``defaults`` are the settings in the model's configuration; ``failed`` is ``{"model",
-            "error"}`` of a load that left the model as it was, or None; ``hang`` is ``{"part",
-            "seconds"}`` or None.
+            "error"}`` of a load that left the model as it was, or None; ``unloaded`` says
+            that ``model`` was loaded and no longer is; ``hang`` is ``{"part", "seconds"}`` or None.
     """
 
     _engine = mirror("_engine")
@@ -308,6 +309,7 @@ class EngineMirror:
             "memory_used_bytes": self._details.get("memory_used_bytes"),
             "gpu": self._details.get("gpu"),
             "runtime": self._details.get("runtime") or "",
+            "unloaded": bool(self._model) and _is_empty(snapshot),
             "error": error_json(snapshot.error),
             "failed": snapshot.failed
             and {
@@ -327,3 +329,8 @@ class EngineMirror:
                 "warning": report.warning,
             },
         }
+
+
+def _is_empty(snapshot: EngineSnapshot) -> bool:
+    """Whether no model is loaded, nor about to be, and nothing has failed."""
+    return snapshot.state == "idle" and snapshot.model_id is None and snapshot.error is None

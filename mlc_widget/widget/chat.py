@@ -37,7 +37,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import traitlets
 
@@ -189,7 +189,9 @@ class ChatWidget(EngineWidget, ChatSettings):
         self._cell = contextvars.copy_context()
         self._on_reply: list[Callable[[Reply], object]] = []
         self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
-        self._session = ChatSession(link_of(engine), listener, options, earlier)
+        self._session = ChatSession(
+            link_of(engine), listener, options, earlier, lambda _: _LOAD_ADVICE
+        )
         self._saved = SavedChat(self._session)
         self._functions = ToolCaller(link_of(engine), self._session, self._user)
         self._comparison = Comparison(
@@ -502,6 +504,11 @@ class ChatWidget(EngineWidget, ChatSettings):
         if (reason := why_no_page()) is not None:
             return reason
         return f"<ChatWidget {snapshot.model_id or 'no model'}: {len(self.messages)} messages>"
+
+
+_LOAD_ADVICE: Final = (
+    "Load one at the top of the chat or by its settings, and then press Try again."
+)
 
 
 def send_to_all(chats: Sequence[ChatWidget], content: str) -> tuple[Reply, ...]:

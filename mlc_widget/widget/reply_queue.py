@@ -9,9 +9,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
+from mlc_widget.api.errors import ModelNotLoadedError
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_request import ChatOptions
 from mlc_widget.widget.message_tree import MessageTree
@@ -19,6 +20,10 @@ from mlc_widget.widget.outcome import Outcome
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.running_reply import RunningReply
 from mlc_widget.widget.state import Message, ReplyStats, Status
+
+Advice: TypeAlias = Callable[[str], str]
+"""Says how to load models in this place; it gets the names of those that were loaded last, joined
+by commas, or an empty string if none were."""
 
 
 class ReplyQueue:
@@ -32,6 +37,7 @@ class ReplyQueue:
         tree: The messages; replies are among them.
         listener: Hears of what changes.
         options_of: The options of a reply.
+        advice: What a reply that found no model tells the user to do.
 
     Attributes:
         running: The reply that is being made, if any; may be read on any thread.
@@ -43,9 +49,11 @@ class ReplyQueue:
         tree: MessageTree,
         listener: ChatListener,
         options_of: Callable[[str], ChatOptions],
+        advice: Advice,
     ) -> None:
         self._link, self._tree, self._listener = link, tree, listener
-        self._options_of = options_of
+        self._options_of, self._advice = options_of, advice
+        self._last_model = link.snapshot.model_id or ""
         self._waiting: deque[str] = deque()
         self._replies: dict[str, Reply] = {}
         self.running: RunningReply | None = None
@@ -114,6 +122,7 @@ class ReplyQueue:
         return not any(message.calling for message in self._tree.state.path(reply_id))
 
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        self._last_model = snapshot.model_id or self._last_model
         if snapshot.state == "terminated":
             self.stop()
         else:
@@ -132,11 +141,22 @@ class ReplyQueue:
             **buffer.fields(),
             tokens=tuple(buffer.tokens),
             finish=outcome.finish,
-            error=outcome.error,
+            error=self._advised(outcome.error),
             stats=ReplyStats.of_usage(outcome.usage, buffer.ttft_s) if known else None,
         )
         self.running = None
         self.pump()
+
+    def _advised(self, error: BaseException | None) -> BaseException | None:
+        """The error of a reply; if no model is loaded, one that says what to do in this place."""
+        snapshot = self._link.snapshot
+        advice = self._advice(self._last_model)
+        if not isinstance(error, ModelNotLoadedError) or error.param is not None or not advice:
+            return error
+        if snapshot.model_id is not None and snapshot.state != "idle":
+            return error  # it is still loading
+        failure = "" if snapshot.error is None else f" The last failure: {snapshot.error.message}"
+        return ModelNotLoadedError(f"No model is loaded. {advice}{failure}")
 
     def _end(self, reply_id: str, status: Status, **fields: Any) -> None:
         reply = self._replies.pop(reply_id)

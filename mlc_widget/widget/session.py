@@ -22,7 +22,7 @@ from mlc_widget.widget.message_tree import MessageTree
 from mlc_widget.widget.options import with_options
 from mlc_widget.widget.questions import Question, check_text
 from mlc_widget.widget.reply import Reply
-from mlc_widget.widget.reply_queue import ReplyQueue
+from mlc_widget.widget.reply_queue import Advice, ReplyQueue
 from mlc_widget.widget.state import ChatState, Message
 from mlc_widget.widget.title import check_title
 
@@ -40,12 +40,13 @@ class ChatSession:
         listener: ChatListener,
         options: ChatOptions,
         earlier: Conversation = NOTHING_SAID,
+        advice: Advice = lambda _: "",
     ) -> None:
         self.options = options
         self._link = link
         self._listener = listener
         self._tree = MessageTree(earlier.messages, earlier.title)
-        self._queue = ReplyQueue(link, self._tree, listener, self.options_of)
+        self._queue = ReplyQueue(link, self._tree, listener, self.options_of, advice)
         self._reply_options: dict[str, ChatOptions] = {}
         self.approvals = Approvals(self._tree, listener)
         self._calling: dict[str, Callable[[], object]] = {}

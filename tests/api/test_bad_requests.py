@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlc_widget.api.app_config import AppConfig
+from mlc_widget.api.engine_base import model_list
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.load_request import LoadTarget
@@ -344,6 +346,17 @@ BAD_LOADS: dict[str, tuple[Any, Any, str]] = {
     "a window of -5": (["a"], [{"context_window_size": -5}], "chat_opts.context_window_size"),
     "a chunk of 0": (["a"], [{"prefill_chunk_size": 0}], "chat_opts.prefill_chunk_size"),
 }
+
+
+def test_a_model_s_path_may_be_a_path() -> None:
+    assert LoadTarget.read([Path("models/tiny.gguf"), "b"], None).model_ids == (
+        str(Path("models/tiny.gguf")),
+        "b",
+    )
+    assert check_chat({"messages": [USER], "model": Path("/a/b")})["model"] == "/a/b"
+    assert model_list(Path("/a/b")) == ["/a/b"]
+    with pytest.raises(BadRequestError, match="model_id"):
+        LoadTarget.read(["a", Path("a")], None)
 
 
 @pytest.mark.parametrize("case", BAD_LOADS)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from mlc_widget.magics import actions
 from mlc_widget.magics.commands import MLCMagics
+from mlc_widget.magics.conversation import _advice
 from mlc_widget.magics.parsing import chat_parser, mlc_parser
 
 TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"
@@ -96,6 +98,26 @@ def test_help_is_in_the_docstrings_and_behind_the_flag(said: Callable[[str], str
     assert "--device" in said("%mlc load --help")
     assert "--schema" in said("%%chat --help\nx")
     assert "{name}" in said("%%chat -h\nx")
+
+
+def test_a_kernel_that_does_not_exist_is_named_until_another_load(
+    shell: InteractiveShell, said: Callable[[str], str]
+) -> None:
+    said("%mlc load demo --kernel nope")
+    refused = said("%%chat\nHello")
+    assert "nope" in refused
+    assert "%mlc load" in refused
+    engine = shell.user_ns["_engine"]
+    magics = shell.find_line_magic("mlc").__self__
+    assert actions._engine_with(magics.registry, engine, {"kernel_name": "nope"}) is engine
+    assert actions._engine_with(magics.registry, engine, {}) is shell.user_ns["_engine"]
+    assert magics.registry.options_of(shell.user_ns["_engine"]) == {}
+
+
+def test_the_advice_of_a_reply_loads_what_was_loaded() -> None:
+    assert "`%mlc load demo`" in _advice("")
+    line = _advice("/my models/a.gguf, b").split("`")[1].removeprefix("%mlc ")
+    assert mlc_parser().read(line).model == ["/my models/a.gguf", "b"]
 
 
 def test_servers_are_added_listed_and_ended(

@@ -15,10 +15,17 @@ import pytest
 
 from mlc_widget import kernel_mlc_engine
 from mlc_widget.api.engine_link import EngineSnapshot
-from mlc_widget.api.errors import LoadCancelledError, ModelFormatError, ModelNotFoundError
+from mlc_widget.api.errors import (
+    LoadCancelledError,
+    ModelFormatError,
+    ModelNotFoundError,
+    ModelNotLoadedError,
+)
+from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.proxy.engines import KernelMLCEngine
 from mlc_widget.widget import ChatWidget, LoadProgress, display_load_progress
 from mlc_widget.widget.base import EngineMirror
+from mlc_widget.widget.load import _RaisedLoadProgress
 
 MakeEngine = Callable[..., KernelMLCEngine]
 
@@ -164,6 +171,40 @@ def test_a_hang_is_shown_and_the_page_restarts_the_worker(model_folder: Path) ->
         assert reply.result(30)["content"] == "Hello from the script."
         chat.close()
         widget.close()
+
+
+def test_a_chat_without_its_model_says_what_to_press(
+    model_folder: Path, make_engine: MakeEngine
+) -> None:
+    engine = make_engine()
+    chat = ChatWidget(engine)
+    panel = Recorded(engine)
+    engine.unload()
+    assert panel.wait_for(lambda e: e["unloaded"])["model"] == str(model_folder)
+    with pytest.raises(ModelNotLoadedError, match="at the top of the chat"):
+        chat.send("Hi").result(30)
+    with pytest.raises(ModelNotFoundError):
+        engine.reload("no_such_model")
+    with pytest.raises(ModelNotLoadedError, match="no_such_model"):
+        engine.completions.create(prompt="Hi")
+    engine.reload(str(model_folder))
+    for widget in (panel, chat):
+        widget.close()
+
+
+def test_a_base_model_s_warning_is_shown_unless_python_warns(make_engine: MakeEngine) -> None:
+    progress = InitProgressReport(1, 1, "ready", warning="It has no chats.")
+    snapshot = EngineSnapshot("ready", "base", progress)
+    assert EngineMirror(snapshot).to_json()["progress"]["warning"] == "It has no chats."
+    engine = make_engine()
+    panel = _RaisedLoadProgress(engine)
+
+    async def follow() -> None:
+        panel._on_engine(snapshot)
+
+    engine.link.submit(follow()).result(30)
+    assert panel.get_state("_engine")["_engine"]["progress"]["warning"] == ""
+    panel.close()
 
 
 def test_nothing_is_displayed_outside_a_kernel(

@@ -253,7 +253,7 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
   const drawLoad = (): void => {
     const { engine, connected } = store.view;
     const notice = load.notices(engine) && !settings.visible;
-    show(load.node, connected && (isLoading(engine) || hasFailed(engine) || notice));
+    show(load.node, connected && (isLoading(engine) || hasFailed(engine) || engine.unloaded || notice));
   };
 
   const announce = (messages: readonly Message[]): void => {

@@ -176,7 +176,9 @@ export class LoadPanel {
     setText(this.#warning, warning);
     show(this.#warning, warning !== "");
     show(this.#dismiss, noticeOf(engine) !== "" && this.node.parentElement?.classList.contains("mlcw-chat") === true);
-    show(this.#retry, failed && !refused && connected && engine.model !== "" && engine.state !== "terminated");
+    setText(this.#retry, engine.unloaded ? `Load ${name}` : "Try again");
+    const again = (failed && !refused) || engine.unloaded;
+    show(this.#retry, again && connected && engine.model !== "" && engine.state !== "terminated");
     show(this.#cancel, loading && connected && engine.state === "loading");
     // Announce once per phase; the bar itself has the figures.
     const end = warning ? `${sentence}. ${warning}` : sentence;
