@@ -139,6 +139,12 @@ class ModelNotLoadedError(ModelError):
 
     default_code = "model_not_loaded"
 
+    @classmethod
+    def none_is_loaded(cls, failure: str = "") -> Self:
+        """The error where no model is loaded; `failure` is the message of the last failed load."""
+        why = f" The last failure: {failure}" if failure else ""
+        return cls(f"No model is loaded: call reload(model_id) first.{why}")
+
 
 class RuntimeUnavailableError(MLCEngineError):
     """A package, driver or device that the runtime needs is missing; the message says which."""

@@ -71,6 +71,7 @@ class LoadedModels:
         self._aside: tuple[_Target, list[PreparedModel]] | None = None
         self._taking_back = False  # whether that is being loaded again
         self._joined: tuple[_Target, asyncio.Task[None]] | None = None
+        self._failure = ""  # why the last load failed
 
     def __iter__(self) -> Iterator[LoadedModel]:
         return iter(self._models.values())
@@ -112,7 +113,7 @@ class LoadedModels:
                 raise ModelNotLoadedError(
                     f"{', '.join(self._loading[0].model_ids)} is still loading: await reload."
                 )
-            raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+            raise ModelNotLoadedError.none_is_loaded(self._failure)
         if model_id is None:
             if len(self._models) > 1:
                 raise BadRequestError(
@@ -236,8 +237,12 @@ class LoadedModels:
     async def _load_all(self, target: LoadTarget, app_config: AppConfig) -> None:
         self._loading = (target, app_config.digest)
         self._before = self.target
+        self._failure = ""
         try:
             await self._replace_by(target, app_config)
+        except MLCEngineError as error:
+            self._failure = error.message
+            raise
         finally:
             self._before = None
 
@@ -362,7 +367,7 @@ class LoadedModels:
         models, self._models = self._models, {}
         self._loaded = None
         if not keep_aside:
-            self._aside = None
+            self._aside, self._failure = None, ""
         self._before_unload()
         await self._unload_models(models)
 

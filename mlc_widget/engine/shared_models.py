@@ -256,7 +256,7 @@ class ClientModels:
         if self._current is None:
             if self._loading is not None:
                 return self._loading.models.get(model_id)
-            raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+            raise ModelNotLoadedError.none_is_loaded()
         if not self._current.loaded:  # unloaded as nobody used it; its state is still known
             name = next(iter(self._views)) if model_id is None else model_id
             if name in self._views:

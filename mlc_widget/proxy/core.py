@@ -239,7 +239,7 @@ class KernelCore(PublishedLink):
         await self._models.begun()
         worker = self._supervisor.living()
         if worker is None:
-            raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+            raise ModelNotLoadedError.none_is_loaded()
         return worker
 
     async def _ask(self, kind: str, content: Any = None) -> Any:

@@ -133,8 +133,7 @@ class RemoteModels:
         now = self._publisher.snapshot
         if now.state in ("starting", "loading") and now.model_id:
             raise ModelNotLoadedError(f"{now.model_id} is still loading: await reload.")
-        failure = "" if now.error is None else f" The last failure: {now.error.message}"
-        raise ModelNotLoadedError(f"No model is loaded: call reload(model_id) first.{failure}")
+        raise ModelNotLoadedError.none_is_loaded("" if now.error is None else now.error.message)
 
     # Loading
 

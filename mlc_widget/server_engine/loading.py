@@ -130,7 +130,7 @@ class ServerModels:
         self.check_alive()
         self.cancel()
         self.chosen = {}
-        self._show_chosen()
+        self._publisher.update(state="idle", model_id=None, progress=None, error=None, failed=None)
 
     def end(self, reason: str) -> None:
         """End for good."""
@@ -157,7 +157,8 @@ class ServerModels:
     def named(self, name: str | None) -> str:
         """The model of that name, or the only one; raises as `fields_and_model`."""
         if not self.chosen:
-            raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+            error = self._publisher.snapshot.error
+            raise ModelNotLoadedError.none_is_loaded("" if error is None else error.message)
         if name is None and len(self.chosen) > 1:
             raise BadRequestError(
                 f"model: several are loaded, name one of {', '.join(self.chosen)}.", param="model"

@@ -63,6 +63,10 @@ async def test_models_are_found_by_id_and_the_only_one_without(
 ) -> None:
     with pytest.raises(ModelNotLoadedError, match=r"No model is loaded"):
         models.get(None)
+    with pytest.raises(ModelNotFoundError):
+        await models.load(target("no_such_model"), NONE)
+    with pytest.raises(ModelNotLoadedError, match=r"call reload.*no_such_model"):
+        models.get(None)
     await models.load(target(tiny_model), NONE)
     assert models.get(None) is models.get(str(tiny_model))
     with pytest.raises(ModelNotLoadedError, match="not loaded; loaded: ") as caught:

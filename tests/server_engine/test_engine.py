@@ -160,6 +160,11 @@ async def test_unload_and_reload_and_a_wrong_model(engine):
         await engine.chat.completions.create(**HELLO)
     with pytest.raises(ModelNotFoundError):
         await engine.reload("other")
+    with pytest.raises(ModelNotLoadedError, match=r"call reload.*no model 'other'"):
+        await engine.chat.completions.create(**HELLO)
+    await engine.unload()
+    with pytest.raises(ModelNotLoadedError, match=r"first\.$"):
+        await engine.chat.completions.create(**HELLO)
     await engine.reload("demo")
     assert (await engine.chat.completions.create(**HELLO)).choices
 

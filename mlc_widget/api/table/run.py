@@ -57,7 +57,7 @@ async def _model(core: EngineCore, model_id: str | None) -> JSONDict:
         names = ", ".join(model["id"] for model in named)
         raise BadRequestError(f"model: several are loaded, name one of {names}.", param="model")
     if not named:
-        raise ModelNotLoadedError("No model is loaded: call reload(model_id) first.")
+        raise ModelNotLoadedError.none_is_loaded()
     return named[0]
 
 
