@@ -70,6 +70,7 @@ class Executor:
         max_rows: int,
         usual_rows: int = USUAL_ROWS,
         attention_rows: int,
+        attention_part: int = 0,
         threads: int = 1,
         kv_dtype: str = "float32",
         device: str = "cpu",
@@ -87,6 +88,8 @@ class Executor:
             max_rows: The maximum number of tokens of a step.
             usual_rows: That maximum unless a user chooses another.
             attention_rows: The maximum number of rows of an attention tile.
+            attention_part: The number of keys of a part into which tiles may be cut; 0 if they may
+                not.
             threads: The number of CPU threads on which steps run.
             kv_dtype: The dtype of keys and values in the cache.
             device: The device that computes, such as ``cpu`` or ``cuda:1``.
@@ -102,7 +105,7 @@ class Executor:
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
         self.max_rows, self._attention_rows, self._threads = max_rows, attention_rows, threads
-        self.usual_rows = usual_rows
+        self.usual_rows, self._attention_part = usual_rows, attention_part
         max_pages = -(-context // page_size)
         self._ids, self._position, self._slot, self._logit_rows = (
             aligned_zeros((max_rows,), np.int32) for _ in range(4)

@@ -202,6 +202,7 @@ def make_executor(
         max_rows=plan.max_rows,
         usual_rows=plan.usual_rows,
         attention_rows=plan.attention_rows,
+        attention_part=plan.attention_part,
         threads=threads,
         kv_dtype=numerics.kv_dtype,
         device=planner.device,

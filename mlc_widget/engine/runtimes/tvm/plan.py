@@ -33,6 +33,7 @@ class Plan:
         shape: The model's shape.
         parameters: The name and layout of each parameter, in the order of the compiled function.
         attention_rows: The number of rows of a full attention tile.
+        attention_part: The number of keys of a part into which tiles may be cut; 0 for none.
         max_rows: The maximum number of rows of a step.
         usual_rows: That maximum unless a user chooses another.
         widest: The number of features of the widest activation.
@@ -42,6 +43,7 @@ class Plan:
     shape: ModelShape
     parameters: tuple[tuple[str, Layout], ...]
     attention_rows: int
+    attention_part: int
     max_rows: int
     usual_rows: int
     widest: int
@@ -53,6 +55,7 @@ class Plan:
             "shape": dataclasses.asdict(self.shape),
             "parameters": [[name, layout.record()] for name, layout in self.parameters],
             "attention_rows": self.attention_rows,
+            "attention_part": self.attention_part,
             "max_rows": self.max_rows,
             "usual_rows": self.usual_rows,
             "widest": self.widest,

@@ -123,7 +123,7 @@ class ModelPlanner:
         return Plan(
             architecture.shape,
             program.parameters,
-            _attention_rows(program, quantization),
+            *_attention_tiles(program, quantization),
             program.max_rows,
             program.usual_rows,
             program.widest,
@@ -182,16 +182,17 @@ def _executor_class(target: Target) -> tuple[type[Executor], str]:
     return Executor, "cpu"
 
 
-def _attention_rows(program: Program, quantization: Quantization) -> int:
-    """The maximum number of rows of an attention tile."""
+def _attention_tiles(program: Program, quantization: Quantization) -> tuple[int, int]:
+    """The maximum number of rows of an attention tile, and the number of keys of a part."""
     from mlc_widget.engine.runtimes.tvm.target import CpuTarget
 
     shape = program.shape
     if isinstance(program.target, CpuTarget):
-        return program.target.isa.attention_rows(shape.query_heads // shape.kv_heads)
-    from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import attention_rows
+        return program.target.isa.attention_rows(shape.query_heads // shape.kv_heads), 0
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import attention_part, attention_rows
 
-    return attention_rows(quantization, program.kv_dtype, program.target, shape)
+    chosen = (quantization, program.kv_dtype, program.target, shape)
+    return attention_rows(*chosen), attention_part(*chosen)
 
 
 def model_config(source: ModelSource) -> Mapping[str, Any]:

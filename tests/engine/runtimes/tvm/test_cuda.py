@@ -522,25 +522,35 @@ def test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu(inputs, outp
 
 
 @needs_gpu
-@pytest.mark.parametrize(("name", "window"), [("llama", None), ("mistral", 21), ("mistral", 400)])
+@pytest.mark.parametrize(("name", "window"), [("llama", None), ("mistral", 21), ("mistral", 1500)])
 def test_long_contexts_on_a_gpu(name, window, folder_of, cache_dir):  # noqa: F811
-    """Of more pages than an attention block has warps, so that each attends to several."""
+    """Of more keys than a part has, 2048, so that they have several blocks in steps of few rows."""
     folder = folder_of(name, "q4f16_1")
     file = folder / "mlc-chat-config.json"
     config = json.loads(file.read_text())
     for part in (config, config["model_config"]):
-        part["context_window_size"] = 1024
+        part["context_window_size"] = 4096
         if window is not None:
             part["sliding_window_size"] = window
     file.write_text(json.dumps(config))
-    options = {"kv_cache_dtype": "float16", "max_total_sequence_length": 1024}
-    tokens = np.random.default_rng(0).integers(0, 60, 900).tolist()
-    expected = run_chunks(executor_for(folder, cache_dir, **options), tokens, [225] * 4)
+    options = {"kv_cache_dtype": "float16", "max_total_sequence_length": 8192}
+    tokens = np.random.default_rng(0).integers(0, 60, 2300).tolist()
+    expected = run_chunks(executor_for(folder, cache_dir, **options), tokens, [230] * 10)
     executor = executor_for(folder, cache_dir, device="cuda", **options)
-    alone = run_chunks(executor, tokens, [225] * 4)
+    alone = run_chunks(executor, tokens, [230] * 10)
     assert np.linalg.norm(alone - expected) < 5e-3 * np.linalg.norm(expected)
-    for chunks in ([1, 98, 1, 200, 200, *[1] * 400], [*[90] * 9, *[1] * 90]):
+    mixed = [1, 98, 1, *[230] * 8, 5, 5, *[1] * 110, 5, 5, 40, *[1] * 190]
+    for chunks in (mixed, [*[250] * 9, *[1] * 50]):
         assert np.array_equal(run_chunks(executor, tokens, chunks), alone)
+    stepper, counts = Stepper(executor), {"a": 2250, "b": 2040, "c": 30}
+    for name, count in counts.items():
+        for at in range(0, count, 230):
+            stepper.step(**{name: tokens[at : min(at + 230, count)]})
+    for added in (*[1] * 10, 3, 1, 40, *[1] * 10):
+        stepper.step(**{n: tokens[at : at + added] for n, at in counts.items()})
+        counts = {n: at + added for n, at in counts.items()}
+    for name, count in counts.items():
+        assert np.array_equal(stepper.all(name), alone[:count])
 
 
 @needs_gpu

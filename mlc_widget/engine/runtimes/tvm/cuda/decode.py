@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs, one for each number of rows: one call starts 100 kernels.
+"""Decode steps as CUDA graphs, for each number of rows and tiles: one call starts 100 kernels.
 
 All shapes of such a step are fixed; the page table is as wide as the context window. Inputs that
 differ from step to step are in pinned memory, from which the graph copies them first.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlc_widget.engine.runtimes.tvm.cuda.cudart import TO_DEVICE, Graph, Pinned, copy
+from mlc_widget.engine.runtimes.tvm.cuda.parts import NO_TILE, cut_tiles, sizes
 from mlc_widget.engine.runtimes.tvm.executor import Span
 
 MOST_ROWS = 32
@@ -36,6 +37,8 @@ class DecodeStep:
         rows: int,
         page_size: int,
         max_pages: int,
+        part: int,
+        most_tiles: int,
         device: Any,
         forward: Callable[[tuple[Any, ...]], None],
     ) -> None:
@@ -45,21 +48,25 @@ class DecodeStep:
             rows: The number of rows.
             page_size: The number of tokens in a page.
             max_pages: The number of pages of the longest context.
+            part: The number of keys of a part into which tiles may be cut; 0 if they may not.
+            most_tiles: The largest number of tiles, at least `rows`.
             device: The `tvm_ffi.Device`.
             forward: Starts the step on the tensors ids … logit_rows in the GPU's memory.
         """
         import tvm
 
-        self._rows, self._page_size, self._device, self._forward = rows, page_size, device, forward
-        self._graph: Graph | None = None
-        self._varying = [Pinned((rows,), np.int32) for _ in range(3)]
-        self._varying.append(Pinned((rows, max_pages), np.int32))
-        self._ids, self._position, self._slot, self._table = (p.array for p in self._varying)
-        there = [tvm.runtime.empty(p.array.shape, "int32", device) for p in self._varying]
+        self._page_size, self._device, self._forward = page_size, device, forward
+        self._part, self._most = part, most_tiles
+        self._sizes = sizes(rows, most_tiles if part else rows)
+        self._graphs: dict[int, Graph] = {}
+        varying = [Pinned((rows,), np.int32) for _ in range(3)]
+        varying += [Pinned((rows, max_pages), np.int32), Pinned((self._sizes[-1], 3), np.int32)]
+        self._varying = varying
+        self._ids, self._position, self._slot, self._table, self._tile = (p.array for p in varying)
+        self._there = [tvm.runtime.empty(p.array.shape, "int32", device) for p in varying]
         row = np.arange(rows, dtype=np.int32)
-        tile = np.stack([row, np.ones_like(row), row], axis=1)
-        constant = [tvm.runtime.tensor(array, device) for array in (tile, row)]
-        self._there, self._inputs = there, (*there, *constant)
+        self._whole = np.stack([row, np.ones_like(row), row], axis=1)
+        self._logit_rows = tvm.runtime.tensor(row, device)
 
     def start(self, spans: Sequence[Span]) -> None:
         """Start the step; the rows are in the order of the spans."""
@@ -69,21 +76,34 @@ class DecodeStep:
             page, offset = divmod(span.start, self._page_size)
             self._slot[i] = span.pages[page] * self._page_size + offset
             self._table[i, : page + 1] = span.pages[: page + 1]
-        if self._graph is not None:
-            self._graph.start()
+        size = self._cut()
+        graph = self._graphs.get(size)
+        if graph is not None:
+            graph.start()
             return
         # The first run loads code and allocates memory, which cannot be recorded.
-        self._run(0)
-        self._graph = Graph(self._record)
+        self._run(size, 0)
+        self._graphs[size] = Graph(lambda stream: self._record(size, stream))
 
-    def _record(self, stream: int) -> None:
+    def _cut(self) -> int:
+        """Make the tiles, and return the number of them, of which some may be `NO_TILE`."""
+        tiles = self._whole
+        if self._part:
+            tiles = cut_tiles(tiles, self._position, self._part, self._most)
+        size = next(size for size in self._sizes if size >= len(tiles))
+        self._tile[: len(tiles)] = tiles
+        self._tile[len(tiles) : size] = NO_TILE
+        return size
+
+    def _record(self, size: int, stream: int) -> None:
         import tvm_ffi
 
         with tvm_ffi.use_raw_stream(self._device, stream):
-            self._run(stream)
+            self._run(size, stream)
 
-    def _run(self, stream: int) -> None:
+    def _run(self, size: int, stream: int) -> None:
+        *others, tile = self._there
         for here, there in zip(self._varying, self._there, strict=True):
-            array = here.array
+            array = here.array if there is not tile else here.array[:size]
             copy(there.data_ptr(), array.ctypes.data, array.nbytes, TO_DEVICE, stream)
-        self._forward(self._inputs)
+        self._forward((*others, tile._create_view((size, 3)), self._logit_rows))

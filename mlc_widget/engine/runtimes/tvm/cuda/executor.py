@@ -10,6 +10,7 @@ import numpy as np
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
+from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
@@ -107,6 +108,9 @@ class CudaExecutor(Executor):
             self._decode_step(len(spans)).start(spans)
             return len(spans)
         inputs, count = self._fill(spans)
+        if self._attention_part:
+            _, position, _, _, tile, _ = inputs
+            inputs[4] = cut_tiles(tile, position, self._attention_part, self.max_rows)
         there = []
         for array, memory in zip(inputs, self._inputs_there, strict=True):
             tensor = memory._create_view(array.shape)
@@ -121,6 +125,8 @@ class CudaExecutor(Executor):
                 rows,
                 self.page_size,
                 -(-self.context // self.page_size),
+                self._attention_part,
+                self.max_rows,
                 self._device,
                 lambda inputs: self._start(inputs, rows),
             )

@@ -121,6 +121,58 @@ __device__ __forceinline__ void start_next() {
 #endif
 }
 """
+_JOINED_PARTS = """
+__device__ __forceinline__ float2 fetch_part(const float* p) {
+  float2 v;
+  asm volatile("ld.global.cg.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void joined_parts(float& low, float& high, const float* parts, int count,
+                                             int stride, int dims, int d) {
+  constexpr int ONCE = 8;  // parts that are loaded before they are used
+  float top = -1e30f, total = 0.0f;
+  low = 0.0f; high = 0.0f;
+  for (; count > 0; count -= ONCE, parts += ONCE * stride) {
+    float2 value[ONCE], sum[ONCE];
+    #pragma unroll
+    for (int i = 0; i < ONCE; ++i) {
+      if (i < count) {
+        value[i] = fetch_part(parts + i * stride + d);
+        sum[i] = fetch_part(parts + i * stride + dims);
+      }
+    }
+    #pragma unroll
+    for (int i = 0; i < ONCE; ++i) {
+      if (i < count) {
+        const float most = max(top, sum[i].x);
+        const float mine = exp2f(top - most), other = exp2f(sum[i].x - most);
+        top = most;
+        total = __fmaf_rn(total, mine, __fmul_rn(sum[i].y, other));
+        low = __fmaf_rn(low, mine, __fmul_rn(value[i].x, other));
+        high = __fmaf_rn(high, mine, __fmul_rn(value[i].y, other));
+      }
+    }
+  }
+  low = low / total;
+  high = high / total;
+}
+"""
+_ARRIVE = """
+__device__ __forceinline__ int arrive_at(int* count) {
+  int before;
+  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;"
+               : "=r"(before) : "l"(count) : "memory");
+  return before;
+}
+"""
+_PRODUCT = """
+__device__ __forceinline__ float product(float a, float b) { return __fmul_rn(a, b); }
+"""
+_MULTIPLIED_ADDED = """
+__device__ __forceinline__ float multiplied_added(float a, float b, float c) {
+  return __fmaf_rn(a, b, c);
+}
+"""
 _OPAQUE = """
 __device__ __forceinline__ int opaque(int value) { return value * (int)gridDim.z; }
 """
@@ -219,6 +271,36 @@ def start_next() -> Any:
     This comes after `await_inputs`, so that at most two kernels run at a time.
     """
     return _call("start_next", _START_NEXT)
+
+
+def joined_parts(to: Any, parts: Any, count: Any, stride: Any, dims: Any, d: Any) -> Any:
+    """Join `count` parts of a head for dimensions d and d + 1, ascending, to ``to[0:2]``.
+
+    `parts` is the address of the first, which other blocks wrote before they arrived; each has
+    `dims` outputs, the maximum and the sum, and begins `stride` floats after the one before it.
+    """
+    return _call("joined_parts", _JOINED_PARTS, to[0], to[1], parts, count, stride, dims, d)
+
+
+def arrive(address: Any) -> Any:
+    """Add 1 to an int32 that blocks share, and return what it was.
+
+    Called by one thread of a block between two barriers: what the block's threads wrote before is
+    seen by those of the block that arrives last.
+    """
+    return T.cuda.func_call("arrive_at", address, source_code=_ARRIVE, return_type="int32")
+
+
+def product(a: Any, b: Any) -> Any:
+    """``a * b``, rounded, which the compiler does not join with a sum."""
+    return T.cuda.func_call("product", a, b, source_code=_PRODUCT, return_type="float32")
+
+
+def multiplied_added(a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``, rounded once."""
+    return T.cuda.func_call(
+        "multiplied_added", a, b, c, source_code=_MULTIPLIED_ADDED, return_type="float32"
+    )
 
 
 def load8(to: Any, at: Any, address: Any) -> Any:

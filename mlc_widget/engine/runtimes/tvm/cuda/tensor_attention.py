@@ -9,13 +9,17 @@ from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     WARP,
+    arrive,
     await_inputs,
     capped,
     fetch8,
     fetch16,
+    joined_parts,
     mma,
+    multiplied_added,
     named,
     pack2,
+    product,
     shuffle_xor,
     start_next,
 )
@@ -36,13 +40,27 @@ def rows_of(group: int) -> int:
     return SLOTS // heads_of(group)
 
 
+PAGES_OF_A_WARP = 8
+"""The number of pages of each part of the keys that one warp takes."""
+
 MOST_DIMS = 256
 """The largest dimension of a head; of more, a thread's registers cannot hold the output."""
 
 
+def blocks_of(HQ: int, HKV: int) -> int:
+    """The number of blocks of a tile."""
+    group = HQ // HKV
+    return HKV * -(-group // heads_of(group))
+
+
 def warps_of(D: int) -> int:
-    """The number of warps of a block, such that the results of half of them fit in its memory."""
+    """The number of warps of a block, such that their results fit in its memory."""
     return 16 if D <= 64 else 8
+
+
+def pages_of_a_part(D: int) -> int:
+    """The number of pages of a part of the keys, which are cut at its multiples."""
+    return warps_of(D) * PAGES_OF_A_WARP
 
 
 def chunks_at_once(D: int) -> int:
@@ -62,9 +80,10 @@ def make_tensor_attention(
 ) -> Any:
     """Attention of rows over pages, with a block per tile and key head (or 16 of its query heads).
 
-    A tile's rows and heads are 16 slots s = row · heads + head. Warp w takes pages w, w + WARPS, …
-    ascending; the keys of the next are on their way while it works on one. For them it keeps each
-    slot's running maximum m, sum l of 2 ^ (score - m), and output o:
+    A tile's rows and heads are 16 slots s = row · heads + head. The keys are cut into parts at
+    multiples of `pages_of_a_part`. Of a part, warp w takes pages w, w + WARPS, … ascending; the
+    keys of the next are on their way while it works on one. For them it keeps each slot's running
+    maximum m, sum l of 2 ^ (score - m), and output o:
 
         score   the sum over dimensions, 16 at a time ascending, one mma after the other, from 0;
                 then the soft cap, if there is one
@@ -72,22 +91,36 @@ def make_tensor_attention(
                 tree over the four lanes of a slot
         o       + weights (rounded to float16) · values, a page's 16 tokens in one mma
 
-    A page without tokens of a slot does not change it, so slots do not depend on each other. At the
-    end, the upper half of the warps passes m, l and o to the lower half, and so on.
+    At the end of a part, l and o are summed over the warps, ascending, relative to the largest m;
+    then the parts are joined one by one, ascending (`join`). A page or part without tokens of a
+    slot does not change it, so slots do not depend on each other.
+
+    A tile has all parts of up to `rows_of` rows. Or it has one part of one row, and there are tiles
+    of all its parts, one after the other: the last of their blocks that ends joins them, in the
+    same order. So the bits are the same.
 
     Shapes as the CPU's `make_attention`: q (n, HQ D) float16, y (n, pad(HQ D)) float16, tile
-    (tiles, 3) of first row, count ≤ `rows_of` and sequence.
+    (tiles, 3) of first row, count and sequence, or row, minus the number of the part and sequence.
+    A tile with a part that its row does not have is ignored. `ended` (n, `blocks_of`) int32 is 0
+    before, and counts the blocks that have ended; `partial` (tiles, HQ, D + 2) float32 is where
+    they leave o, m and l.
     """
     G = HQ // HKV
     HEADS = heads_of(G)
     PARTS = -(-G // HEADS)
     WARPS = warps_of(D)
-    LEVELS = WARPS.bit_length() - 1
+    PART = pages_of_a_part(D)
     CHUNKS, ONCE = D // 16, chunks_at_once(D)
-    # More than 48 KiB are only to be had as dynamic shared memory.
-    SHARED = "shared" if D <= 128 else "shared.dyn"
     OUT = D // 2  # the number of values of the output in a lane
+    DIMS = OUT // 2  # and of each of its two slots
+    PASSES = -(-DIMS // 32)  # in which the warps' outputs go through the shared memory
+    PASSED = -(-DIMS // PASSES)
+    OWN = -(-PASSED // WARPS)  # of which each warp sums so many, for all
+    JOINED = PASSES * OWN * 2
+    EACH = 2 * PASSED + 4
+    LAST = WARPS * EACH  # where it is noted whether this block was the last of a row to end
     PADDING = pad(HQ * D) - HQ * D
+    NONE = -1e30
 
     def visible(key: Any, pos: Any) -> Any:
         if window is None:
@@ -174,28 +207,97 @@ def make_tensor_attention(
                 T.evaluate(mma(o, (part * ONCE + c) * 8 + 4, a, 0, v, c * 4 + 2))
 
     @T.inline
-    def hand_on(handed, o, top, most, total, warp, lane, half):
-        """Pass the results of warps half … 2 half - 1 to warps 0 … half - 1."""
-        T.evaluate(T.tvm_storage_sync(SHARED))
-        if warp >= half and warp < half * 2:
-            for d in T.unroll(OUT):
-                handed[warp - half, d, lane] = o[d]
+    def join(top, total, mine, other, i, part_top, part_total):
+        """Join a part with those before it, and get the factors of their outputs."""
+        most: T.let = T.max(top[i], part_top)
+        mine[i] = T.exp2(top[i] - most)
+        other[i] = T.exp2(part_top - most)
+        top[i] = most
+        total[i] = multiplied_added(total[i], mine[i], product(part_total, other[i]))
+
+    @T.inline
+    def end_part(
+        room, o, top, most, total, weight, part_total, joined, joined_top, joined_total, mine,
+        other, warp, lane,
+    ):  # fmt: skip
+        """Sum a part over the warps, and join it with those before it."""
+        for i in T.unroll(2):
+            total[i] = total[i] + shuffle_xor(total[i], 1)
+            total[i] = total[i] + shuffle_xor(total[i], 2)
+        for turn in T.unroll(PASSES):
+            T.evaluate(T.tvm_storage_sync("shared.dyn"))
+            for d in T.unroll(PASSED):
+                if turn * PASSED + d < DIMS:
+                    for i in T.unroll(2):
+                        room[warp * EACH + d * 2 + i, lane] = o[
+                            (turn * PASSED + d) // 2 * 4 + i * 2 + (turn * PASSED + d) % 2
+                        ]
             for i in T.unroll(2):
-                handed[warp - half, OUT + i, lane] = top[i]
-                handed[warp - half, OUT + 2 + i, lane] = total[i]
-        T.evaluate(T.tvm_storage_sync(SHARED))
-        if warp < half:
-            for i in T.unroll(2):
-                most[0] = T.max(top[i], handed[warp, OUT + i, lane])
-                mine: T.let = T.exp2(top[i] - most[0])
-                other: T.let = T.exp2(handed[warp, OUT + i, lane] - most[0])
-                top[i] = most[0]
-                total[i] = total[i] * mine + handed[warp, OUT + 2 + i, lane] * other
-                for d in T.unroll(OUT // 2):
-                    o[d // 2 * 4 + i * 2 + d % 2] = (
-                        o[d // 2 * 4 + i * 2 + d % 2] * mine
-                        + handed[warp, d // 2 * 4 + i * 2 + d % 2, lane] * other
-                    )
+                room[warp * EACH + 2 * PASSED + i, lane] = top[i]
+                room[warp * EACH + 2 * PASSED + 2 + i, lane] = total[i]
+            T.evaluate(T.tvm_storage_sync("shared.dyn"))
+            if turn == 0:
+                for i in T.unroll(2):
+                    most[0] = room[2 * PASSED + i, lane]
+                    for w in T.unroll(WARPS - 1):
+                        most[0] = T.max(most[0], room[(w + 1) * EACH + 2 * PASSED + i, lane])
+                    part_total[0] = T.float32(0)
+                    for w in T.unroll(WARPS):
+                        weight[w * 2 + i] = T.exp2(room[w * EACH + 2 * PASSED + i, lane] - most[0])
+                        part_total[0] = multiplied_added(
+                            room[w * EACH + 2 * PASSED + 2 + i, lane],
+                            weight[w * 2 + i],
+                            part_total[0],
+                        )
+                    join(joined_top, joined_total, mine, other, i, most[0], part_total[0])
+            for own in T.unroll(OWN):
+                d: T.let = warp * OWN + own
+                if d < PASSED and turn * PASSED + d < DIMS:
+                    for i in T.unroll(2):
+                        part_total[0] = T.float32(0)
+                        for w in T.unroll(WARPS):
+                            part_total[0] = multiplied_added(
+                                room[w * EACH + d * 2 + i, lane],
+                                weight[w * 2 + i],
+                                part_total[0],
+                            )
+                        joined[(turn * OWN + own) * 2 + i] = multiplied_added(
+                            joined[(turn * OWN + own) * 2 + i],
+                            mine[i],
+                            product(part_total[0], other[i]),
+                        )
+        for i in T.unroll(2):
+            top[i] = T.float32(NONE)
+            total[i] = T.float32(0)
+        for d in T.unroll(OUT):
+            o[d] = T.float32(0)
+
+    @T.inline
+    def store(Y, PARTIAL, joined, joined_top, joined_total, whole, bt, row, head, i, warp, lane, j):
+        """Write the result of a slot of a whole tile, or of a part."""
+        for turn in T.unroll(PASSES):
+            for own in T.unroll(OWN):
+                at: T.let = warp * OWN + own
+                d: T.let = turn * PASSED + at
+                if at < PASSED and d < DIMS:
+                    found: T.let = joined[(turn * OWN + own) * 2 + i]
+                    dim: T.let = d // 2 * 8 + 2 * j + d % 2
+                    if whole:
+                        Y[row, head * D + dim] = T.Cast("float16", found / joined_total[i])
+                    else:
+                        PARTIAL[bt, head, dim] = found
+        if T.And(T.Not(whole), T.And(warp == 0, j == 0)):
+            PARTIAL[bt, head, D] = joined_top[i]
+            PARTIAL[bt, head, D + 1] = joined_total[i]
+
+    @T.inline
+    def join_parts(PARTIAL, Y, both, first, count, row, head, d):
+        """Join all parts of a row, for two dimensions of a head."""
+        T.evaluate(
+            joined_parts(both, T.address_of(PARTIAL[first, head, 0]), count, HQ * (D + 2), D, d)
+        )
+        Y[row, head * D + d] = T.Cast("float16", both[0])
+        Y[row, head * D + d + 1] = T.Cast("float16", both[1])
 
     @T.prim_func(s_tir=True)
     def attention(
@@ -205,8 +307,10 @@ def make_tensor_attention(
         position: T.handle,
         page_table: T.handle,
         tile: T.handle,
+        ended: T.handle,
         layer: T.int64,
         y: T.handle,
+        partial: T.handle,
     ):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         n = T.int64()
@@ -221,7 +325,9 @@ def make_tensor_attention(
         POS = T.match_buffer(position, (n,), "int32")
         PT = T.match_buffer(page_table, (SEQUENCES, max_pages), "int32")
         TILE = T.match_buffer(tile, (tiles, 3), "int32")
+        ENDED = T.match_buffer(ended, (n, HKV * PARTS), "int32")
         Y = T.match_buffer(y, (n, pad(HQ * D)), "float16")
+        PARTIAL = T.match_buffer(partial, (tiles, HQ, D + 2), "float32")
         for bt in T.thread_binding(tiles, thread="blockIdx.x"):
             for by in T.thread_binding(HKV * PARTS, thread="blockIdx.y"):
                 for tx in T.thread_binding(WARPS * WARP, thread="threadIdx.x"):
@@ -241,19 +347,48 @@ def make_tensor_attention(
                         total = T.sblock_alloc_buffer((2,), "float32", scope="local")
                         most = T.sblock_alloc_buffer((1,), "float32", scope="local")
                         pos = T.sblock_alloc_buffer((2,), "int32", scope="local")
-                        handed = T.sblock_alloc_buffer(
-                            (WARPS // 2, OUT + 4, WARP), "float32", scope=SHARED
+                        weight = T.sblock_alloc_buffer((WARPS * 2,), "float32", scope="local")
+                        part_total = T.sblock_alloc_buffer((1,), "float32", scope="local")
+                        joined = T.sblock_alloc_buffer((JOINED,), "float32", scope="local")
+                        joined_top = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                        joined_total = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                        mine = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                        other = T.sblock_alloc_buffer((2,), "float32", scope="local")
+                        # More than 48 KiB are only to be had as dynamic shared memory.
+                        room = T.sblock_alloc_buffer(
+                            (WARPS * EACH + 1, WARP), "float32", scope="shared.dyn"
                         )
                         T.evaluate(await_inputs())
                         T.evaluate(start_next())
                         first: T.let = TILE[bt, 0]
-                        count: T.let = TILE[bt, 1]
+                        code: T.let = TILE[bt, 1]
                         seq: T.let = TILE[bt, 2]
+                        count: T.let = T.max(code, 1)
                         lane: T.let = T.Cast("int32", tx % WARP)
                         warp: T.let = T.Cast("int32", tx // WARP)
                         g: T.let = lane // 4
                         j: T.let = lane % 4
                         h: T.let = by // PARTS
+                        pages: T.let = POS[first + count - 1] // PAGE + 1
+                        begin: T.let = (
+                            T.max(POS[first] + 1 - window, 0) // PAGE
+                            if window is not None
+                            else T.int32(0)
+                        )
+                        first_part: T.let = begin // PART
+                        parts: T.let = (pages - 1) // PART + 1  # those before first_part included
+                        part: T.let = T.if_then_else(code > 0, first_part, 0 - code)
+                        after: T.let = T.if_then_else(
+                            code > 0,
+                            parts,
+                            T.if_then_else(part < first_part, part, T.min(parts, part + 1)),
+                        )
+                        # The warp's first page, and where the numbers of its next two are.
+                        low: T.let = T.max(begin, part * PART)
+                        end: T.let = T.min(pages, after * PART)
+                        start: T.let = low + (warp - low % WARPS + WARPS) % WARPS
+                        numbers[0] = PT[seq, T.min(start, pages - 1)]
+                        numbers[1] = PT[seq, T.min(start + WARPS, pages - 1)]
                         for i in T.unroll(2):
                             row: T.let = (g + 8 * i) // HEADS
                             head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
@@ -263,59 +398,72 @@ def make_tensor_attention(
                                 pos[i] = POS[first + row]
                             for c in T.unroll(CHUNKS):
                                 queries(Q, words, both, c, i, first + row, h * G + head, j, valid)
-                            top[i] = T.float32(-1e30)
+                            top[i] = T.float32(NONE)
                             total[i] = T.float32(0)
+                            joined_top[i] = T.float32(NONE)
+                            joined_total[i] = T.float32(0)
                         for d in T.unroll(OUT):
                             o[d] = T.float32(0)
-                        pages: T.let = POS[first + count - 1] // PAGE + 1
-                        begin: T.let = (
-                            T.max(POS[first] + 1 - window, 0) // PAGE
-                            if window is not None
-                            else T.int32(0)
-                        )
-                        # The warp's first page, and where the numbers of its next two are.
-                        start: T.let = begin + (warp - begin % WARPS + WARPS) % WARPS
-                        numbers[0] = PT[seq, T.min(start, pages - 1)]
-                        numbers[1] = PT[seq, T.min(start + WARPS, pages - 1)]
-                        if ONCE == CHUNKS and start < pages:
+                        for d in T.unroll(JOINED):
+                            joined[d] = T.float32(0)
+                        if ONCE == CHUNKS and start < end:
                             load(KP, keys, layer, h, numbers[0], lane, 0)
-                        for i in T.serial(T.max(pages - start + (WARPS - 1), 0) // WARPS):
-                            p: T.let = start + i * WARPS
-                            after: T.let = PT[seq, T.min(p + 2 * WARPS, pages - 1)]
-                            page_of(
-                                KP, VP, words, keys, next_keys, values, s, a, o, top, most, total,
-                                layer, h, numbers[0], numbers[1], p + WARPS < pages, lane,
-                                p * PAGE + 2 * j, pos,
+                        for joining in T.serial(T.max(after - part, 0)):
+                            # Of a number that the compiler does not know, as code that is unrolled
+                            # takes longer to load than to run.
+                            base: T.let = (part + joining) * PART
+                            for i in T.serial(
+                                T.min(PAGES_OF_A_WARP, (end - base + (WARPS - 1)) // WARPS)
+                            ):
+                                p: T.let = base + i * WARPS + warp
+                                if p >= begin and p < end:
+                                    then: T.let = PT[seq, T.min(p + 2 * WARPS, pages - 1)]
+                                    page_of(
+                                        KP, VP, words, keys, next_keys, values, s, a, o, top, most,
+                                        total, layer, h, numbers[0], numbers[1], p + WARPS < end,
+                                        lane, p * PAGE + 2 * j, pos,
+                                    )  # fmt: skip
+                                    numbers[0] = numbers[1]
+                                    numbers[1] = then
+                                    if ONCE == CHUNKS:
+                                        for c in T.unroll(ONCE * 4):
+                                            keys[c] = next_keys[c]
+                            end_part(
+                                room, o, top, most, total, weight, part_total, joined, joined_top,
+                                joined_total, mine, other, warp, lane,
                             )  # fmt: skip
-                            numbers[0] = numbers[1]
-                            numbers[1] = after
-                            if ONCE == CHUNKS:
-                                for c in T.unroll(ONCE * 4):
-                                    keys[c] = next_keys[c]
-                        for i in T.unroll(2):
-                            total[i] = total[i] + shuffle_xor(total[i], 1)
-                            total[i] = total[i] + shuffle_xor(total[i], 2)
-                        for level in T.unroll(LEVELS):
-                            hand_on(
-                                handed, o, top, most, total, warp, lane,
-                                T.shift_right(WARPS // 2, level),
-                            )  # fmt: skip
-                        if warp == 0:
+                        exists: T.let = part < after
+                        whole: T.let = T.And(exists, after - part == parts - first_part)
+                        if exists:
                             for i in T.unroll(2):
                                 row: T.let = (g + 8 * i) // HEADS
                                 head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
                                 if row < count and head < G:
-                                    for d in T.unroll(OUT // 2):
-                                        Y[
-                                            first + row,
-                                            (h * G + head) * D + d // 2 * 8 + 2 * j + d % 2,
-                                        ] = T.Cast(
-                                            "float16",
-                                            o[d // 2 * 4 + i * 2 + d % 2] / total[i],
-                                        )
-                        if by == 0 and tx < PADDING:
-                            for i in T.serial(count):
-                                Y[first + i, HQ * D + tx] = T.float16(0)
+                                    store(
+                                        Y, PARTIAL, joined, joined_top, joined_total, whole, bt,
+                                        first + row, h * G + head, i, warp, lane, j,
+                                    )  # fmt: skip
+                            if by == 0 and tx < PADDING:
+                                for i in T.serial(count):
+                                    Y[first + i, HQ * D + tx] = T.float16(0)
+                        T.evaluate(T.tvm_storage_sync("shared.dyn"))
+                        if tx == 0:
+                            room[LAST, 0] = T.float32(0)
+                            if T.And(exists, T.Not(whole)):
+                                before: T.let = arrive(T.address_of(ENDED[first, by]))
+                                if before == parts - first_part - 1:
+                                    room[LAST, 0] = T.float32(1)
+                        T.evaluate(T.tvm_storage_sync("shared.dyn"))
+                        most[0] = room[LAST, 0]
+                        if most[0] > T.float32(0):
+                            for e in T.serial(-(-HEADS * D // (2 * WARPS * WARP))):
+                                at: T.let = (e * (WARPS * WARP) + T.Cast("int32", tx)) * 2
+                                head: T.let = by % PARTS * HEADS + at // D
+                                if at < HEADS * D and head < G:
+                                    join_parts(
+                                        PARTIAL, Y, mine, bt - part + first_part,
+                                        parts - first_part, first, h * G + head, at % D,
+                                    )  # fmt: skip
 
     name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}" + ("" if cap is None else "_capped")
     return named(attention, name, overlapped=overlapped)

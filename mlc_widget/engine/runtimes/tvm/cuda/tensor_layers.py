@@ -20,7 +20,12 @@ from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
 from mlc_widget.engine.runtimes.tvm.cuda.features import make_rounding
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
-from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import make_tensor_attention, rows_of
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import (
+    blocks_of,
+    make_tensor_attention,
+    pages_of_a_part,
+    rows_of,
+)
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import (
     arranged_rows,
     make_tensor_matmul,
@@ -29,7 +34,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import (
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_append
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import rotation_of
-from mlc_widget.engine.runtimes.tvm.layouts import Vector
+from mlc_widget.engine.runtimes.tvm.layouts import PAGE, Vector
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.quantization import Quantization
 
@@ -65,6 +70,15 @@ def attention_rows(
     return 1
 
 
+def attention_part(
+    quantization: Quantization, kv_dtype: str, target: CudaTarget, shape: ModelShape
+) -> int:
+    """The number of keys in each part of a context that a tile can have; 0 if it must have all."""
+    if has_tensor_cores(quantization, kv_dtype, target):
+        return pages_of_a_part(shape.head_dim) * PAGE
+    return 0
+
+
 class TensorBuilder(CudaBuilder):
     """Makes the layers and operations of one model for tensor cores.
 
@@ -95,32 +109,39 @@ class TensorBuilder(CudaBuilder):
 
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
         """Rotate, append to the pages and attend, like `layers.paged_attention`, in float16."""
-        hq, _, d = spec.heads
+        hq, hkv, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
         added: dict[str, Any] = {"overlapped": self.overlapped}
         rotation = rotation_of(spec, rows)
         append = self.kernel(
             make_tensor_rope_append, *spec.heads, rotation, scale=spec.scale, **added
         )
-        q, rows.k_pages, rows.v_pages = op.tensor_ir_inplace_op(
+        q, rows.k_pages, rows.v_pages, ended = op.tensor_ir_inplace_op(
             append,
             append.attrs["global_symbol"],
             [
                 qkv, rows.cos, rows.sin, rows.position, rows.slot, rows.k_pages, rows.v_pages, at,
             ],
-            inplace_indices=[-1, 5, 6],
+            inplace_indices=[-1, 5, 6, -1],
             out=[
                 Tensor.placeholder((n, hq * d), "float16"),
                 Tensor.placeholder(rows.k_pages.shape, "float16"),
                 Tensor.placeholder(rows.v_pages.shape, "float16"),
+                Tensor.placeholder((n, blocks_of(hq, hkv)), "int32"),
             ],
         )  # fmt: skip
         attend = self.kernel(
             make_tensor_attention, *spec.heads, spec.window, cap=spec.soft_cap, **added
         )
-        args = [q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, at]
-        out = Tensor.placeholder((n, pad(hq * d)), "float16")
-        return op.tensor_ir_op(attend, attend.attrs["global_symbol"], args, out)
+        args = [
+            q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, ended, at,
+        ]  # fmt: skip
+        out = [
+            Tensor.placeholder((n, pad(hq * d)), "float16"),
+            Tensor.placeholder((rows.tile.shape[0], hq, d + 2), "float32"),
+        ]
+        y, _ = op.tensor_ir_op(attend, attend.attrs["global_symbol"], args, out)
+        return y
 
 
 class TensorLinear(nn.Module):

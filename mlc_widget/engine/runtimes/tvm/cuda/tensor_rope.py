@@ -25,6 +25,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     named,
     start_next,
 )
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import blocks_of
 from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
 from mlc_widget.engine.runtimes.tvm.kernels.rope import Rotation
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
@@ -41,12 +42,16 @@ def make_tensor_rope_append(
     scale: float | None = None,
     overlapped: bool = False,
 ) -> Any:
-    """Like `attention.make_rope_append`, with pages and queries for `make_tensor_attention`."""
+    """Like `attention.make_rope_append`, with pages and queries for `make_tensor_attention`.
+
+    It also sets that kernel's counters, `ended`, to 0.
+    """
     R, HALF, REST = rotation.dims, rotation.dims // 2, D - rotation.dims
     WIDTH = rotation.width or HALF
     PAIRS = (HQ + HKV) * HALF
     KEPT = PAIRS + (HQ + HKV) * REST  # those that are not rotated
     TOTAL = KEPT + HKV * D
+    BLOCKS = blocks_of(HQ, HKV)
     factor = float((scale or D**-0.5) * LOG2E)
 
     def key_at(token: Any, d: Any) -> Any:
@@ -105,6 +110,7 @@ def make_tensor_rope_append(
         v_pages: T.handle,
         layer: T.int64,
         q: T.handle,
+        ended: T.handle,
     ):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         n = T.int64()
@@ -119,6 +125,7 @@ def make_tensor_rope_append(
         KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), "float16")
         VP = T.match_buffer(v_pages, (PAGES, LAYERS, HKV, PAGE, D), "float16")
         Q = T.match_buffer(q, (n, HQ * D), "float16")
+        ENDED = T.match_buffer(ended, (n, BLOCKS), "int32")
         for i in T.thread_binding(n, thread="blockIdx.y"):
             for bx in T.thread_binding(-(-TOTAL // THREADS), thread="blockIdx.x"):
                 for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
@@ -128,6 +135,8 @@ def make_tensor_rope_append(
                         T.evaluate(await_inputs())
                         T.evaluate(start_next())
                         at: T.let = bx * THREADS + tx
+                        if at < BLOCKS:
+                            ENDED[i, at] = T.int32(0)
                         page: T.let = SLOT[i] // PAGE
                         token: T.let = SLOT[i] % PAGE
                         if HALF > 0 and at < PAIRS:
