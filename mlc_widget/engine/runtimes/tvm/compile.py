@@ -169,7 +169,7 @@ def trace(program: Program) -> Any:
         ones = dict.fromkeys(("n", "m", "tiles", "sequences"), 1)
         one = module["forward"].bind_symbolic_vars(ones)
         module["forward_one"] = one.with_attr("global_symbol", "forward_one")
-    for kernel in _loading_kernels(program):
+    for kernel in [*_loading_kernels(program), *_sampling_kernels(program)]:
         module[kernel.attrs["global_symbol"]] = kernel
     return module
 
@@ -179,6 +179,15 @@ def _loading_kernels(program: Program) -> list[Any]:
     layouts = [layout for _, layout in program.parameters]
     kinds = {p.kind.name: p.kind for p in layouts if isinstance(p, BlockMatrix) and p.kind.coded}
     return [make_repack(kind) for kind in kinds.values()]
+
+
+def _sampling_kernels(program: Program) -> list[Any]:
+    """The kernels that choose tokens where the logits are."""
+    if not (program.decodes and isinstance(program.target, CudaTarget)):
+        return []
+    from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_choose_tokens
+
+    return [make_choose_tokens(pad(program.shape.vocab_size))]
 
 
 def compile_module(module: Any, target: CpuTarget | CudaTarget) -> Any:

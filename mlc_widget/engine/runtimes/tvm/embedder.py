@@ -131,7 +131,7 @@ class DecoderTexts:
             count = -(-(start + len(tokens)) // self._executor.page_size)
             spans.append(Span(tokens, start, range(page, page + count), rows))
             page += count
-        return self._executor.run(spans)
+        return cast("Rows", self._executor.run(spans))
 
 
 def _wanted(pooling: Pooling, start: int, count: int, length: int) -> list[int]:

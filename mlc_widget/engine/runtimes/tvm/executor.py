@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.base import DeviceUsage
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.layouts import USUAL_ROWS, pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
@@ -41,12 +42,21 @@ class Span:
         start: The position of the first token.
         pages: The sequence's pages, enough for the last token; they are filled up to `start`.
         logits: The indices in `tokens` for which logits are needed.
+        temperature: The temperature at which a token is drawn by each of these logits, if their
+            `Candidates` suffice, or for 0 the `Best`.
     """
 
     tokens: Sequence[int]
     start: int
     pages: Sequence[int]
     logits: Sequence[int] = ()
+    temperature: float | None = None
+
+
+Row = Logits | Best | Candidates
+"""The logits of a token, (vocab,) float32, or what suffices in their place."""
+Rows = Logits | list[Row]
+"""For each row that spans ask for, in their order; as an array if all are logits."""
 
 
 class Executor:
@@ -146,12 +156,12 @@ class Executor:
         machine = virtual_machine(self._executable)
         self._forward, self._forward_one = machine["forward"], machine["forward_one"]
 
-    def run(self, spans: Sequence[Span]) -> Logits:
+    def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step.
 
         Returns:
             (rows, vocab) float32, the logits for which the spans ask, in their order. It is a view
-            of memory that the next step overwrites.
+            of memory that the next step overwrites. Or a list of what suffices for each row.
         """
         count = self._compute(spans)
         self.steps += 1

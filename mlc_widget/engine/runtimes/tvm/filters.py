@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.base import Sampling
+from mlc_widget.engine.runtimes.tvm.candidates import Candidates
 
 Mass = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -42,6 +43,41 @@ def filtered(mass: Mass, sampling: Sampling) -> Ids | None:
     if sampling.min_p > 0.0:
         ids = _probable(mass, ids, sampling.min_p)
     return ids
+
+
+def filtered_candidates(mass: Mass, of: Candidates, sampling: Sampling) -> Ids | None:
+    """As `filtered` of all tokens, from those that may be drawn.
+
+    Args:
+        mass: (n,) the mass of each candidate.
+        of: The candidates.
+        sampling: The parameters of the filters, `typical_p` not among them.
+
+    Returns:
+        The indices of those to draw from, or None if they cannot be told without the other tokens.
+    """
+    for least in (max(of.rest, float(_LIKELY)), of.rest):
+        order = _sorted(mass, np.flatnonzero(mass > least))  # the first ones of all tokens
+        ids: Ids | None = None
+        if 0 < sampling.top_k < of.count:
+            if len(order) < sampling.top_k:
+                continue
+            ids = order[: sampling.top_k]
+        if sampling.top_p < 1.0:
+            if ids is None:
+                cumulative = np.cumsum(mass[order], dtype=np.float64)
+                fewest, most = (_reaching(cumulative, sampling.top_p * t) for t in of.total)
+                if not fewest == most <= len(order):
+                    continue
+                ids = order[:most]
+            else:
+                ids = _head(mass, ids, sampling.top_p)
+        if sampling.min_p > 0.0:
+            if ids is None and np.float32(sampling.min_p) * mass.max(initial=0) <= least:
+                continue
+            ids = _probable(mass, ids, sampling.min_p)
+        return ids
+    return None
 
 
 def _sorted(mass: Mass, ids: Ids) -> Ids:

@@ -15,8 +15,10 @@ import numpy.typing as npt
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.api.logit_processor import LogitProcessor
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
 from mlc_widget.engine.runtimes.tvm.dry import DryPenalty, Vocabulary
-from mlc_widget.engine.runtimes.tvm.filters import filtered
+from mlc_widget.engine.runtimes.tvm.executor import Row
+from mlc_widget.engine.runtimes.tvm.filters import filtered, filtered_candidates
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 
 Logits = npt.NDArray[np.float32]
@@ -80,11 +82,23 @@ class Sampler:
             {stage: [] for stage in STAGES} if sampling.latency_breakdown else None
         )
 
-    def sample(self, logits: Logits, position: int) -> tuple[int, TokenLogprob | None]:
+    @property
+    def draws_at(self) -> float | None:
+        """The temperature of the next draw, if `sample` does not need all logits for it."""
+        s = self._s
+        changes = s.logit_bias or self._processor is not None or self._dry is not None
+        penalties = s.repetition_penalty != 1.0 or s.frequency_penalty or s.presence_penalty
+        if changes or penalties or s.logprobs or self._grammar is not None:
+            return None
+        filters = s.top_k or s.top_p < 1.0 or s.min_p
+        return s.temperature if s.temperature == 0 or (filters and s.typical_p == 1.0) else None
+
+    def sample(self, logits: Row, position: int) -> tuple[int, TokenLogprob | None]:
         """Choose the token at `position` of the sequence.
 
         Args:
-            logits: (vocab_size,) float32; not changed.
+            logits: (vocab_size,) float32; not changed. Or what the executor gives in their place
+                for `draws_at`.
             position: The token's index in the sequence, prompt included.
 
         Returns:
@@ -94,6 +108,12 @@ class Sampler:
             InternalEngineError: The logits are not finite, or the logit processor failed.
         """
         s = self._s
+        if isinstance(logits, Best | Candidates):
+            found = self._choose_of(logits, position)
+            if found is not None:
+                return found, None
+            assert isinstance(logits, Candidates)
+            logits = logits.row()
         with self._timed("totalTime"):
             adjusted = self._adjust(logits)
             with self._timed("grammarBitmaskTime"):
@@ -104,6 +124,34 @@ class Sampler:
         if not s.logprobs:
             return token, None
         return token, logprob_of(adjusted, token, s.top_logprobs, self._token_bytes)
+
+    def _choose_of(self, found: Best | Candidates, position: int) -> int | None:
+        """Choose a token without the logits of all; None if that cannot be done exactly."""
+        best = found if isinstance(found, Best) else found.best
+        if not best.finite:
+            raise _not_finite()
+        with self._timed("totalTime"), self._timed("sampleTime"):
+            token = best.token if isinstance(found, Best) else self._draw_of(found, position)
+            if token is not None:
+                self.remember(token)
+        return token
+
+    def _draw_of(self, found: Candidates, position: int) -> int | None:
+        """As `_draw`."""
+        s = self._s
+        mass = self._mass(found.logits, found.logits.max(initial=-np.inf))
+        order = filtered_candidates(mass, found, s)
+        if order is None:
+            return None
+        u = uniform(s.seed, s.choice, position)
+        return int(found.ids[order[_invert(mass[order], u)]])
+
+    def _mass(self, logits: Logits, best: np.float32) -> Logits:
+        """The probabilities of tokens, relative to that of the best."""
+        mass: Logits = logits - best
+        mass *= np.float32(1 / self._s.temperature)
+        np.exp(mass, out=mass)
+        return mass
 
     def _choose(self, logits: Logits, allowed: Mask | None, position: int) -> int:
         if allowed is None:
@@ -117,10 +165,7 @@ class Sampler:
         """The index of the chosen token in `logits`."""
         best = int(np.argmax(logits))
         if not math.isfinite(logits[best]):
-            raise InternalEngineError(
-                "The logits are not finite. The model's weights are damaged or belong to another "
-                "model, or its logit processor is wrong."
-            )
+            raise _not_finite()
         return best if self._s.temperature == 0 else self._draw(logits, best, position)
 
     def remember(self, token: int) -> None:
@@ -177,15 +222,20 @@ class Sampler:
 
     def _draw(self, logits: Logits, best: int, position: int) -> int:
         s = self._s
-        mass = logits - logits[best]
-        mass *= np.float32(1 / s.temperature)
-        np.exp(mass, out=mass)
+        mass = self._mass(logits, logits[best])
         u = uniform(s.seed, s.choice, position)
         order = filtered(mass, s)
         return _invert(mass, u) if order is None else int(order[_invert(mass[order], u)])
 
     def _timed(self, stage: str) -> AbstractContextManager[None]:
         return _UNTIMED if self.latency is None else _timed(self.latency[stage])
+
+
+def _not_finite() -> InternalEngineError:
+    return InternalEngineError(
+        "The logits are not finite. The model's weights are damaged or belong to another model, or "
+        "its logit processor is wrong."
+    )
 
 
 @contextmanager

@@ -15,13 +15,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, cast
 
 from mlc_widget.api.errors import EngineDeadError, InternalEngineError
 from mlc_widget.engine.runtimes.base import GenerationEvent
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.drafting import Drafting
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Rows, Span
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.sequence import (
     MAX_UNREAD,
@@ -302,7 +302,7 @@ class Scheduler:
             start, draft = sequence.computed, drafts.get(sequence, [])
             tokens = [*sequence.tokens[start : start + count], *draft]
             rows = [*sequence.rows(start, count), *range(count, len(tokens))]
-            spans.append(Span(tokens, start, sequence.pages, rows))
+            spans.append(Span(tokens, start, sequence.pages, rows, sequence.draws_at))
             wanted.append((sequence, start, len(rows), count == sequence.remaining))
         started = time.perf_counter()
         logits = self.executor.run(spans)
@@ -315,7 +315,7 @@ class Scheduler:
             own, at = logits[at : at + rows_of], at + rows_of
             try:
                 if sequence.scoring:
-                    sequence.score(start, own[: len(own) - complete])
+                    sequence.score(start, cast("Logits", own[: len(own) - complete]))
                 if complete:
                     draft = drafts.get(sequence, [])
                     saved += self._accept(sequence, own[-1 - len(draft) :], draft)
@@ -328,12 +328,13 @@ class Scheduler:
         self._sweep()
         self._park()
 
-    def _accept(self, sequence: Sequence, logits: Logits, draft: list[int]) -> int:
+    def _accept(self, sequence: Sequence, logits: Rows, draft: list[int]) -> int:
         """Choose the next tokens of a sequence, as long as they are those of the draft.
 
         Args:
             sequence: The sequence.
-            logits: (1 + len(draft), vocab_size), those at its last token and at each of the draft.
+            logits: (1 + len(draft), vocab_size), those at its last token and at each of the draft,
+                or what suffices in their place.
             draft: The drafted tokens.
 
         Returns:

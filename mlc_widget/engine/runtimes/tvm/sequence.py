@@ -16,7 +16,7 @@ from mlc_widget.engine.runtimes.base import (
     Sampling,
     TokenLogprob,
 )
-from mlc_widget.engine.runtimes.tvm.executor import Logits
+from mlc_widget.engine.runtimes.tvm.executor import Logits, Row
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.pages import Name
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler, logprob_of
@@ -161,7 +161,12 @@ class Sequence:
             self.grammar.accept(token)
         return GenerationEvent(self.detokenizer.push(token), (token,))
 
-    def accept(self, logits: Logits) -> GenerationEvent:
+    @property
+    def draws_at(self) -> float | None:
+        """The temperature of the next draws, if they do not need all logits; see `Span`."""
+        return None if self.scoring else self.sampler.draws_at
+
+    def accept(self, logits: Row) -> GenerationEvent:
         """Choose the next token from (vocab_size,) logits; return the event with its text."""
         s = self.sampling
         if s.max_tokens == 0:

@@ -87,7 +87,9 @@ class Bench:
             max_length=4 * self.pool.size,
             deliver=lambda event: None,
             detokenizer=SimpleNamespace(push=lambda _: "x", flush=str, stopped=None),  # type: ignore[arg-type]
-            sampler=SimpleNamespace(sample=lambda *_: (1, None), latency=None),  # type: ignore[arg-type]
+            sampler=SimpleNamespace(  # type: ignore[arg-type]
+                sample=lambda *_: (1, None), latency=None, draws_at=None
+            ),
             token_bytes=lambda token: b"x",
         )
         self.scheduler.submit(sequence)

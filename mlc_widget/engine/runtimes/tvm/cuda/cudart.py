@@ -80,6 +80,11 @@ def copy(to: int, source: int, nbytes: int, kind: int, stream: int = 0) -> None:
     )
 
 
+def clear(at: int, nbytes: int) -> None:
+    """Start setting memory of the GPU to 0."""
+    _call("cudaMemsetAsync", ctypes.c_void_p(at), 0, ctypes.c_size_t(nbytes), ctypes.c_void_p(0))
+
+
 def synchronize() -> None:
     """Wait until all started work is done."""
     _call("cudaStreamSynchronize", ctypes.c_void_p(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,16 @@ from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Span
+from mlc_widget.engine.runtimes.tvm.cuda.shortlist import (
+    BINS,
+    CHOOSE_TOKENS,
+    WORDS,
+    best_of,
+    candidates_of,
+)
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Row, Rows, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
-from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
+from mlc_widget.engine.runtimes.tvm.machine import function, virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
 
 
@@ -48,6 +56,13 @@ class CudaExecutor(Executor):
         self._logits_there = self._empty((MOST_ROWS, pad(shape.vocab_size)), "float32")
         self._all_logits_there: Any = None
         self._logits_pinned = cudart.Pinned((MOST_ROWS, pad(shape.vocab_size)), np.float32)
+        self._choosing = [
+            self._empty((MOST_ROWS,), "float32"),
+            self._empty((MOST_ROWS, WORDS), "int64"),
+            self._empty((MOST_ROWS, BINS), "int32"),
+        ]
+        self._scales_pinned = cudart.Pinned((MOST_ROWS,), np.float32)
+        self._records_pinned = cudart.Pinned((MOST_ROWS, WORDS), np.uint64)
         self._inputs_there = [
             self._empty((a.size,), "int32")
             for a in (
@@ -70,24 +85,70 @@ class CudaExecutor(Executor):
         """Make the virtual machine and run one row; called on the thread that will run steps."""
         cudart.use(self._index)
         self._forward = virtual_machine(self._executable, self._index)["forward"]
+        self._choose = function(self._executable, CHOOSE_TOKENS)
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
         self._device.sync()
         self._warm, self.steps = True, 0
 
-    def run(self, spans: Sequence[Span]) -> Logits:
+    def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step; see `Executor.run`."""
         count = self.launch(spans)
-        m = max(1, count)
-        if m > MOST_ROWS:
-            self._logits_of(m).copyto(as_tensor(self._logits[:m]))
+        if count > MOST_ROWS:
+            self._logits_of(count).copyto(as_tensor(self._logits[:count]))
             self._device.sync()
             return self._logits[:count, : self.vocab]
-        here = self._logits_pinned.array[:m]
-        cudart.copy(here.ctypes.data, self._logits_there.data_ptr(), here.nbytes, cudart.TO_HOST)
+        temperatures = [span.temperature for span in spans for _ in span.logits]
+        if any(temperature is not None for temperature in temperatures):
+            return self._rows(temperatures)
+        self._copy_logits(range(count))
         cudart.synchronize()
-        return here[:count, : self.vocab]
+        return self._logits_pinned.array[:count, : self.vocab]
+
+    def _rows(self, temperatures: list[float | None]) -> Rows:
+        """Find what suffices for each row, and wait for it and the logits of other rows."""
+        count = len(temperatures)
+        scales, records = self._scales_pinned.array[:count], self._records_pinned.array[:count]
+        scales[:] = [1 / t if t else 0 for t in temperatures]
+        memory = [a._create_view((count, *a.shape[1:])) for a in self._choosing]
+        there, records_there, bins = memory
+        cudart.copy(there.data_ptr(), scales.ctypes.data, scales.nbytes, cudart.TO_DEVICE)
+        cudart.clear(records_there.data_ptr(), records.nbytes)
+        cudart.clear(bins.data_ptr(), 4 * count * BINS)
+        self._choose(self._logits_of(count), self.vocab, *memory)
+        cudart.copy(records.ctypes.data, records_there.data_ptr(), records.nbytes, cudart.TO_HOST)
+        self._copy_logits([row for row, t in enumerate(temperatures) if t is None])
+        cudart.synchronize()
+        rows: list[Row] = []
+        for i, (temperature, best) in enumerate(
+            zip(temperatures, best_of(records[:, 0]), strict=True)
+        ):
+            if temperature is None:
+                rows.append(self._logits_pinned.array[i, : self.vocab])
+            elif temperature == 0:
+                rows.append(best)
+            else:
+                row = partial(self._row, i)
+                rows.append(candidates_of(records[i], best, float(scales[i]), self.vocab, row))
+        return rows
+
+    def _row(self, row: int) -> Logits:
+        """Copy the logits of one row of the last step."""
+        self._copy_logits([row])
+        cudart.synchronize()
+        return self._logits_pinned.array[row, : self.vocab]
+
+    def _copy_logits(self, rows: Sequence[int]) -> None:
+        """Start copying some of the first `MOST_ROWS` rows of logits to the host, ascending."""
+        here = self._logits_pinned.array
+        for i, row in enumerate(rows):
+            if i == 0 or row != rows[i - 1] + 1:
+                first = row
+            if i + 1 == len(rows) or row + 1 != rows[i + 1]:  # the end of adjacent rows
+                part = here[first : row + 1]
+                there = self._logits_there.data_ptr() + first * here[0].nbytes
+                cudart.copy(part.ctypes.data, there, part.nbytes, cudart.TO_HOST)
 
     def launch(self, spans: Sequence[Span]) -> int:
         """Start a step; the next may be started only when it is done.

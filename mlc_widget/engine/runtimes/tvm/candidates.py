@@ -1,0 +1,47 @@
+"""What an executor can return in place of a row of logits, so that those stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The most probable token of a row.
+
+    Attributes:
+        token: The first of those with the largest logit, or with one that is not a number.
+        finite: Whether its logit is finite.
+    """
+
+    token: int
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The most probable tokens of a row, at one temperature.
+
+    Their mass is e ^ ((logit - largest logit) / temperature).
+
+    Attributes:
+        best: The most probable token.
+        ids: (n,) int64 tokens, ascending; none, if there were too many to choose from.
+        logits: (n,) float32 logits of these.
+        rest: No other token has a larger mass.
+        total: The least and the largest mass that all tokens together may have, as numpy sums it.
+        count: The number of all tokens.
+        row: Returns the logits of all, (count,) float32; to be called before the next step.
+    """
+
+    best: Best
+    ids: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    rest: float
+    total: tuple[float, float]
+    count: int
+    row: Callable[[], npt.NDArray[np.float32]]

@@ -1,0 +1,258 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
+"""Chooses tokens on the GPU, or the few that may be chosen, so that the logits can stay there.
+
+For each row there is a record of 64-bit words, which is 0 before:
+
+    0           the largest logit and the first token that has it, as a key (`best_of`)
+    1           float64: the sum of e ^ ((logit - largest) / temperature), nearly
+    2           int32: the number of tokens in the list; int32: `cut`
+    3 …         the list of `MOST` at most, unordered: float32 logit, int32 token
+
+The list has all tokens whose logits are less than (cut + 1) / `PER_UNIT` below the largest, where
+`cut` is as large as the list allows. Rows with a temperature of 0 have the first word only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from tvm.script import tirx as T
+
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
+from mlc_widget.engine.runtimes.tvm.executor import Logits
+from mlc_widget.engine.runtimes.tvm.memory import Array
+
+CHOOSE_TOKENS: Final = "choose_tokens"
+THREADS: Final = 256
+BLOCKS: Final = 16
+"""The number of blocks that share a row."""
+MOST: Final = 1024
+"""The largest number of tokens in a row's list."""
+BINS: Final = 512
+PER_UNIT: Final = 8
+"""Bins of logits, by their distance from the largest, per unit."""
+WORDS: Final = 3 + MOST
+ERROR: Final = 1e-6
+"""A bound of the relative difference of a row's sum from that of numpy's float32 powers."""
+
+_MARGIN: Final = 1e-4
+_NAN, _INFINITY, _MINUS_INFINITY = 0xFFFFFFFF, 0xFF800000, 0x007FFFFF
+_LOW: Final = 0xFFFFFFFF
+_SOURCE = f"""
+#ifndef CHOOSING  // each kernel brings it
+#define CHOOSING
+namespace choosing {{
+constexpr int THREADS = {THREADS}, BINS = {BINS}, MOST = {MOST}, STEP = {THREADS * BLOCKS};
+
+// The larger the logit, the larger the key; among equals (0 and -0 are), the first has the largest.
+__device__ __forceinline__ void find_best(const float* row, int vocab, int first, void* record) {{
+  unsigned long long most = 0;
+  #pragma unroll 8
+  for (int i = first; i < vocab; i += STEP) {{
+    unsigned bits = __float_as_uint(row[i]);
+    if (bits << 1 == 0) bits = 0;
+    bits = bits << 1 > 0xff000000u ? 0xffffffffu : bits ^ (bits >> 31 ? 0xffffffffu : 0x80000000u);
+    const unsigned long long key = (unsigned long long)bits << 32 | (0xffffffffu - (unsigned)i);
+    most = key > most ? key : most;
+  }}
+  for (int lanes = 16; lanes > 0; lanes /= 2) {{
+    const unsigned long long other = __shfl_xor_sync(0xffffffffu, most, lanes);
+    most = other > most ? other : most;
+  }}
+  if (threadIdx.x % 32 == 0) atomicMax((unsigned long long*)record, most);
+}}
+
+__device__ __forceinline__ float best_of(const unsigned long long* record) {{
+  const unsigned bits = (unsigned)(record[0] >> 32);
+  return __uint_as_float(bits >> 31 ? bits ^ 0x80000000u : ~bits);
+}}
+
+// e ^ x, more exactly than fast mathematics gives it.
+__device__ __forceinline__ float power(float x) {{
+  const float whole = __fmul_rn(x, 1.44269502f);
+  const float rest = __fmaf_rn(x, 1.92596303e-8f, __fmaf_rn(x, 1.44269502f, -whole));
+  const float near = exp2f(whole);
+  return __fmaf_rn(near, rest * 0.693147181f, near);
+}}
+
+// Not for a logit that is not finite: its bin is the last, or none.
+__device__ __forceinline__ int bin_of(float best, float logit) {{
+  return (int)fminf(__fmul_rn(__fsub_rn(best, logit), {PER_UNIT}.0f), BINS - 1.0f);
+}}
+
+__device__ __forceinline__ void count(const float* row, int vocab, int first, float scale,
+                                      void* there, int* bins) {{
+  __shared__ int counts[BINS];
+  if (scale == 0.0f) return;
+  unsigned long long* record = (unsigned long long*)there;
+  for (int i = threadIdx.x; i < BINS; i += THREADS) counts[i] = 0;
+  __syncthreads();
+  const float best = best_of(record);
+  double sum = 0;
+  #pragma unroll 8
+  for (int i = first; i < vocab; i += STEP) {{
+    const float logit = row[i];
+    sum += power(__fmul_rn(__fsub_rn(logit, best), scale));
+    const int bin = bin_of(best, logit);
+    if (bin >= 0 && bin < BINS - 1) atomicAdd(counts + bin, 1);
+  }}
+  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+  if (threadIdx.x % 32 == 0) atomicAdd((double*)(record + 1), sum);
+  __syncthreads();
+  for (int i = threadIdx.x; i < BINS; i += THREADS)
+    if (counts[i]) atomicAdd(bins + i, counts[i]);
+}}
+
+__device__ __forceinline__ void list(const float* row, int vocab, int first, float scale,
+                                     void* there, const int* bins) {{
+  __shared__ int cut;
+  if (scale == 0.0f) return;
+  unsigned long long* record = (unsigned long long*)there;
+  if (threadIdx.x == 0) cut = -1;
+  __syncthreads();
+  if (threadIdx.x < 32) {{  // a warp sums the bins, 32 at a time, until there are too many
+    int before = 0;
+    for (int i = threadIdx.x; i < BINS; i += 32) {{
+      int sum = i < BINS - 1 ? bins[i] : MOST + 1;
+      for (int lanes = 1; lanes < 32; lanes *= 2) {{
+        const int other = __shfl_up_sync(0xffffffffu, sum, lanes);
+        if (threadIdx.x >= lanes) sum += other;
+      }}
+      const unsigned fit = __ballot_sync(0xffffffffu, before + sum <= MOST);
+      if (threadIdx.x == 0) cut += __popc(fit);
+      if (~fit) break;
+      before += __shfl_sync(0xffffffffu, sum, 31);
+    }}
+  }}
+  __syncthreads();
+  const int last = cut;
+  int* numbers = (int*)(record + 2);
+  if (first == 0) numbers[1] = last;
+  const float best = best_of(record);
+  #pragma unroll 8
+  for (int i = first; i < vocab; i += STEP) {{
+    const float logit = row[i];
+    const int bin = bin_of(best, logit);
+    if (bin >= 0 && bin <= last) {{
+      const int at = atomicAdd(numbers, 1);
+      if (at < MOST)
+        record[3 + at] = (unsigned long long)(unsigned)i << 32 | __float_as_uint(logit);
+    }}
+  }}
+}}
+}}  // namespace choosing
+#endif
+"""
+
+
+def _call(function: str, *args: Any) -> Any:
+    return T.cuda.func_call(f"choosing::{function}", *args, source_code=_SOURCE)
+
+
+def make_choose_tokens(width: int) -> Any:
+    """Three kernels that make the records of rows of logits.
+
+    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; scale (m,)
+    float32, 1 / temperature or 0; records (m, WORDS) int64 and bins (m, BINS) int32, 0 before.
+    """
+
+    @T.prim_func(s_tir=True)
+    def choose_tokens(
+        logits: T.handle, vocab: T.int64, scale: T.handle, records: T.handle, bins: T.handle
+    ):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        m = T.int64()
+        LOGITS = T.match_buffer(logits, (m, width), "float32")
+        SCALE = T.match_buffer(scale, (m,), "float32")
+        RECORDS = T.match_buffer(records, (m, WORDS), "int64")
+        BINNED = T.match_buffer(bins, (m, BINS), "int32")
+        for i in T.thread_binding(m, thread="blockIdx.y"):
+            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock("best"):
+                        T.reads()
+                        T.writes()
+                        T.evaluate(
+                            _call(
+                                "find_best",
+                                T.address_of(LOGITS[i, 0]),
+                                T.Cast("int32", vocab),
+                                T.Cast("int32", bx * THREADS + tx),
+                                T.address_of(RECORDS[i, 0]),
+                            )
+                        )
+        for i in T.thread_binding(m, thread="blockIdx.y"):
+            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock("count"):
+                        T.reads()
+                        T.writes()
+                        T.evaluate(
+                            _call(
+                                "count",
+                                T.address_of(LOGITS[i, 0]),
+                                T.Cast("int32", vocab),
+                                T.Cast("int32", bx * THREADS + tx),
+                                SCALE[i],
+                                T.address_of(RECORDS[i, 0]),
+                                T.address_of(BINNED[i, 0]),
+                            )
+                        )
+        for i in T.thread_binding(m, thread="blockIdx.y"):
+            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock("list"):
+                        T.reads()
+                        T.writes()
+                        T.evaluate(
+                            _call(
+                                "list",
+                                T.address_of(LOGITS[i, 0]),
+                                T.Cast("int32", vocab),
+                                T.Cast("int32", bx * THREADS + tx),
+                                SCALE[i],
+                                T.address_of(RECORDS[i, 0]),
+                                T.address_of(BINNED[i, 0]),
+                            )
+                        )
+
+    return choose_tokens.with_attr("global_symbol", CHOOSE_TOKENS)
+
+
+def best_of(keys: Array) -> list[Best]:
+    """The most probable tokens, from keys (m,) uint64."""
+    tokens = _LOW - (keys & np.uint64(_LOW)).astype(np.int64)
+    bits = (keys >> np.uint64(32)).astype(np.int64)
+    finite = (bits != _NAN) & (bits != _INFINITY) & (bits != _MINUS_INFINITY)
+    return [Best(int(t), bool(f)) for t, f in zip(tokens, finite, strict=True)]
+
+
+def candidates_of(
+    record: Array, best: Best, scale: float, count: int, row: Callable[[], Logits]
+) -> Candidates:
+    """A row's candidates.
+
+    Args:
+        record: (WORDS,) uint64.
+        best: Its most probable token.
+        scale: 1 / temperature, as the kernel got it.
+        count: The number of all tokens.
+        row: See `Candidates`.
+    """
+    listed, cut = record[2:3].view(np.int32).tolist()
+    words = np.sort(record[3 : 3 + listed])  # by token
+    total = float(record[1:2].view(np.float64)[0])
+    # Powers are less exact, the larger the exponent is.
+    rest = math.exp(-(cut + 1) / PER_UNIT * scale) * (1 + _MARGIN)
+    return Candidates(
+        best,
+        (words >> np.uint64(32)).astype(np.int64),
+        words.astype(np.uint32).view(np.float32),
+        rest,
+        (total * (1 - ERROR), total * (1 + ERROR)),
+        count,
+        row,
+    )
