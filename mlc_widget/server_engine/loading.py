@@ -217,7 +217,7 @@ class ServerModels:
             self._show_chosen()
             self._publisher.update(failed=FailedLoad(name, error))
         else:
-            self._publisher.update(state="idle", model_id=name or None, error=error)
+            self._publisher.update(state="idle", model_id=None, error=error)
 
     def _report(self, progress: float, began: float, text: str) -> None:
         report = InitProgressReport(

@@ -162,6 +162,10 @@ async def test_unload_and_reload_and_a_wrong_model(engine):
         await engine.reload("other")
     with pytest.raises(ModelNotLoadedError, match=r"call reload.*no model 'other'"):
         await engine.chat.completions.create(**HELLO)
+    chat = ChatWidget(engine)
+    with pytest.raises(ModelNotFoundError, match="no model 'other'"):
+        await chat.send("Hello!")
+    chat.close()
     await engine.unload()
     with pytest.raises(ModelNotLoadedError, match=r"first\.$"):
         await engine.chat.completions.create(**HELLO)
