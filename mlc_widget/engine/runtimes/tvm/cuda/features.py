@@ -75,8 +75,8 @@ def _make_map(
                     with T.sblock("feature"):
                         T.reads()
                         T.writes()
-                        T.evaluate(await_inputs())
                         T.evaluate(start_next())
+                        T.evaluate(await_inputs())
                         k: T.let = bx * THREADS + tx
                         if k < H:
                             v: T.let = fetch4(T.address_of(X[m, k]))
@@ -93,8 +93,8 @@ def make_scale(H: int, factor: float, *, added: bool, overlapped: bool = False) 
         with T.sblock("feature"):
             T.reads()
             T.writes()
-            T.evaluate(await_inputs())
             T.evaluate(start_next())
+            T.evaluate(await_inputs())
             k: T.let = bx * THREADS + tx
             if k < H:
                 v: T.let = fetch4(T.address_of(X[m, k])) * T.float32(factor)

@@ -268,7 +268,10 @@ def await_inputs() -> Any:
 def start_next() -> Any:
     """Let the next kernel start, if it is `overlapped`, as soon as there is room for it.
 
-    This comes after `await_inputs`, so that at most two kernels run at a time.
+    Before `await_inputs`, the kernels after it can start, too, and have weights on their way; they
+    still await all before them, since a kernel has ended only when its threads have awaited theirs.
+    Kernels whose blocks fill the GPU more than once call it after `await_inputs`, as blocks that
+    wait would take the places of theirs.
     """
     return _call("start_next", _START_NEXT)
 

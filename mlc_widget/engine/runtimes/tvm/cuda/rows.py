@@ -70,8 +70,8 @@ def make_rms_norm(
             part = T.sblock_alloc_buffer((1,), "float32", scope="local")
             sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
             held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
-            T.evaluate(await_inputs())
             T.evaluate(start_next())
+            T.evaluate(await_inputs())
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
                     held[j] = fetch4(T.address_of(X[source, j * THREADS + tx]))
@@ -137,8 +137,8 @@ def make_rms_norm_add(H: int, eps: float, *, overlapped: bool = False) -> Any:
                     part = T.sblock_alloc_buffer((1,), "float32", scope="local")
                     sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
                     held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
-                    T.evaluate(await_inputs())
                     T.evaluate(start_next())
+                    T.evaluate(await_inputs())
                     part[0] = T.float32(0)
                     for j in T.unroll(HELD):
                         if j * THREADS + tx < HP:
@@ -174,8 +174,8 @@ def make_layer_norm(
             mean = T.sblock_alloc_buffer((1,), "float32", scope="local")
             sums = T.sblock_alloc_buffer((2, WARPS), "float32", scope="shared")
             held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
-            T.evaluate(await_inputs())
             T.evaluate(start_next())
+            T.evaluate(await_inputs())
             part[0] = T.float32(0)
             for j in T.unroll(HELD):
                 held[j] = T.float32(0)

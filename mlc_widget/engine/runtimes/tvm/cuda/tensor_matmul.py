@@ -41,7 +41,9 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_warpgroups import (
 )
 
 FEW = 32
-"""The maximum number of rows for `tensor_matmul_few`."""
+"""The maximum number of rows for `tensor_matmul_few`,"""
+FEWER = 16
+"""and for codes where `FEW_ROWS` can take over; it takes float weights after `ROWS`."""
 _ARRANGING = 256  # threads of a block
 
 
@@ -124,8 +126,7 @@ def make_warpgroup_matmul(
     shape = MatmulShape(K, N, bits, residual, bias, activation)
     few, arrange = make_few(shape), make_arrange(shape)
     MOST_FEW, MOST_SOME = most_rows(shape)
-    # Where `FEW_ROWS` cannot serve, `few` does.
-    MOST, OUT = ROWS if MOST_FEW else FEW, shape.outputs
+    MOST, OUT = (FEWER if shape.coded else ROWS) if MOST_FEW else FEW, shape.outputs
     w_shape, w_dtype = shape.w
     s_shape, s_dtype = shape.s
 

@@ -198,8 +198,8 @@ def make_streams(streams: Streams) -> Any:
             T.writes()
             shared = T.sblock_alloc_buffer((BYTES,), "uint8", scope="shared.dyn")
             T.evaluate(_call(f"begin<{STRUCT}>", *both_ends(shared), *weights(W, S)))
-            T.evaluate(await_inputs())
             T.evaluate(start_next())
+            T.evaluate(await_inputs())
             if tx < MAKERS:
                 T.evaluate(
                     _call(
