@@ -107,13 +107,9 @@ class Sampler:
         Raises:
             InternalEngineError: The logits are not finite, or the logit processor failed.
         """
-        s = self._s
         if isinstance(logits, Best | Candidates):
-            found = self._choose_of(logits, position)
-            if found is not None:
-                return found, None
-            assert isinstance(logits, Candidates)
-            logits = logits.row()
+            return self._sample_of(logits, position), None
+        s = self._s
         with self._timed("totalTime"):
             adjusted = self._adjust(logits)
             with self._timed("grammarBitmaskTime"):
@@ -125,19 +121,28 @@ class Sampler:
             return token, None
         return token, logprob_of(adjusted, token, s.top_logprobs, self._token_bytes)
 
-    def _choose_of(self, found: Best | Candidates, position: int) -> int | None:
-        """Choose a token without the logits of all; None if that cannot be done exactly."""
+    def _sample_of(self, found: Best | Candidates, position: int) -> int:
+        """As `sample`, where `draws_at` is a number: there are no changes of logits, no grammar."""
+        with self._timed("totalTime"):
+            with self._timed("grammarBitmaskTime"):
+                pass
+            with self._timed("sampleTime"):
+                token = self._choose_of(found, position)
+            self.remember(token)
+        return token
+
+    def _choose_of(self, found: Best | Candidates, position: int) -> int:
+        """Choose a token; only if candidates do not decide on it, by the logits of all."""
         best = found if isinstance(found, Best) else found.best
         if not best.finite:
             raise _not_finite()
-        with self._timed("totalTime"), self._timed("sampleTime"):
-            token = best.token if isinstance(found, Best) else self._draw_of(found, position)
-            if token is not None:
-                self.remember(token)
-        return token
+        if isinstance(found, Best):
+            return best.token
+        token = self._draw_of(found, position)
+        return self._pick(found.row(), position) if token is None else token
 
     def _draw_of(self, found: Candidates, position: int) -> int | None:
-        """As `_draw`."""
+        """As `_draw`; None if the candidates do not decide which tokens the filters leave."""
         s = self._s
         mass = self._mass(found.logits, found.logits.max(initial=-np.inf))
         order = filtered_candidates(mass, found, s)

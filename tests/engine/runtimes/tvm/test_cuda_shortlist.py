@@ -146,6 +146,19 @@ def test_what_candidates_leave_open_is_not_guessed():
         assert (not asked) == decided
 
 
+def test_each_token_is_timed_once_in_any_form():
+    logits = np.linspace(10, 4, VOCAB, dtype=np.float32)
+    record = record_of(logits, np.float32(1))
+    best = best_of(record[:1])[0]
+    found = candidates_of(record, best, 1.0, VOCAB, lambda: logits)
+    given = {"temperature": 1.0, "top_p": 0.999, "latency_breakdown": True}  # all are needed
+    sampler = sampler_of(0, given)
+    for position, row in enumerate((logits, best, found)):
+        sampler.sample(row, position)
+    times = {stage: len(times) for stage, times in sampler.latency.items()}
+    assert times["totalTime"] == times["sampleTime"] == times["grammarBitmaskTime"] == 3
+
+
 @pytest.mark.parametrize(
     ("given", "temperature"),
     [
