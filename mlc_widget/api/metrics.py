@@ -15,8 +15,10 @@ class EngineMetrics(dict[str, Any]):
     ``prompt_tokens_sum``, ``completion_tokens_sum``, ``prefill_tokens_sum`` (without tokens from
     the prefix cache), ``decode_tokens_sum``, ``jump_forward_tokens_sum``,
     ``prefill_tokens_per_s``, ``decode_tokens_per_s``, and ``last_finished_request`` with the same
-    for that one request. Ours: ``running_requests``, ``finished_requests``, ``draft_tokens_sum``
-    and ``accepted_draft_tokens_sum`` (tokens that speculation drafted, and those that were right).
+    for that one request. Ours: ``running_requests`` (without completions that wait for a load, or
+    whose schema or prompt is being prepared; `EngineStatistics` counts them, too),
+    ``finished_requests``, ``draft_tokens_sum`` and ``accepted_draft_tokens_sum`` (tokens that
+    speculation drafted, and those that were right).
     """
 
     def prometheus_text(self) -> str:
