@@ -39,7 +39,9 @@ ERROR: Final = 1e-6
 """A bound of the relative difference of a row's sum from that of numpy's float32 powers."""
 
 _MARGIN: Final = 1e-4
+"""A bound of the relative error of numpy's float32 powers, and of what is rounded before them."""
 _NAN, _INFINITY, _MINUS_INFINITY = 0xFFFFFFFF, 0xFF800000, 0x007FFFFF
+"""The upper halves of keys of logits that are not finite."""
 _LOW: Final = 0xFFFFFFFF
 _SOURCE = f"""
 #ifndef CHOOSING  // each kernel brings it
@@ -148,8 +150,36 @@ __device__ __forceinline__ void list(const float* row, int vocab, int first, flo
 """
 
 
-def _call(function: str, *args: Any) -> Any:
-    return T.cuda.func_call(f"choosing::{function}", *args, source_code=_SOURCE)
+def _make_pass(step: str, function: str, *, drawn: bool) -> Any:
+    """``scan(LOGITS, vocab, SCALE, RECORDS, BINNED, m)``: a kernel that reads all rows once.
+
+    Args:
+        step: The kernel's name for its block.
+        function: The function of the CUDA source that each thread calls.
+        drawn: Whether it also takes the row's scale and bins, for rows to draw from.
+    """
+
+    def call(
+        LOGITS: Any, vocab: Any, SCALE: Any, RECORDS: Any, BINNED: Any, i: Any, at: Any
+    ) -> Any:
+        row, record = T.address_of(LOGITS[i, 0]), T.address_of(RECORDS[i, 0])
+        args = [row, T.Cast("int32", vocab), T.Cast("int32", at)]
+        args += [SCALE[i], record, T.address_of(BINNED[i, 0])] if drawn else [record]
+        return T.cuda.func_call(f"choosing::{function}", *args, source_code=_SOURCE)
+
+    @T.inline
+    def scan(LOGITS, vocab, SCALE, RECORDS, BINNED, m):
+        for i in T.thread_binding(m, thread="blockIdx.y"):
+            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    with T.sblock(step):
+                        T.reads()
+                        T.writes()
+                        T.evaluate(
+                            call(LOGITS, vocab, SCALE, RECORDS, BINNED, i, bx * THREADS + tx)
+                        )
+
+    return scan
 
 
 def make_choose_tokens(width: int) -> Any:
@@ -158,6 +188,9 @@ def make_choose_tokens(width: int) -> Any:
     Shapes: logits (m, width) float32, of which the first `vocab` of each row count; scale (m,)
     float32, 1 / temperature or 0; records (m, WORDS) int64 and bins (m, BINS) int32, 0 before.
     """
+    find_best = _make_pass("best", "find_best", drawn=False)
+    count = _make_pass("count", "count", drawn=True)
+    list_candidates = _make_pass("list", "list", drawn=True)
 
     @T.prim_func(s_tir=True)
     def choose_tokens(
@@ -169,55 +202,9 @@ def make_choose_tokens(width: int) -> Any:
         SCALE = T.match_buffer(scale, (m,), "float32")
         RECORDS = T.match_buffer(records, (m, WORDS), "int64")
         BINNED = T.match_buffer(bins, (m, BINS), "int32")
-        for i in T.thread_binding(m, thread="blockIdx.y"):
-            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    with T.sblock("best"):
-                        T.reads()
-                        T.writes()
-                        T.evaluate(
-                            _call(
-                                "find_best",
-                                T.address_of(LOGITS[i, 0]),
-                                T.Cast("int32", vocab),
-                                T.Cast("int32", bx * THREADS + tx),
-                                T.address_of(RECORDS[i, 0]),
-                            )
-                        )
-        for i in T.thread_binding(m, thread="blockIdx.y"):
-            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    with T.sblock("count"):
-                        T.reads()
-                        T.writes()
-                        T.evaluate(
-                            _call(
-                                "count",
-                                T.address_of(LOGITS[i, 0]),
-                                T.Cast("int32", vocab),
-                                T.Cast("int32", bx * THREADS + tx),
-                                SCALE[i],
-                                T.address_of(RECORDS[i, 0]),
-                                T.address_of(BINNED[i, 0]),
-                            )
-                        )
-        for i in T.thread_binding(m, thread="blockIdx.y"):
-            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    with T.sblock("list"):
-                        T.reads()
-                        T.writes()
-                        T.evaluate(
-                            _call(
-                                "list",
-                                T.address_of(LOGITS[i, 0]),
-                                T.Cast("int32", vocab),
-                                T.Cast("int32", bx * THREADS + tx),
-                                SCALE[i],
-                                T.address_of(RECORDS[i, 0]),
-                                T.address_of(BINNED[i, 0]),
-                            )
-                        )
+        find_best(LOGITS, vocab, SCALE, RECORDS, BINNED, m)
+        count(LOGITS, vocab, SCALE, RECORDS, BINNED, m)
+        list_candidates(LOGITS, vocab, SCALE, RECORDS, BINNED, m)
 
     return choose_tokens.with_attr("global_symbol", CHOOSE_TOKENS)
 
@@ -245,7 +232,7 @@ def candidates_of(
     listed, cut = record[2:3].view(np.int32).tolist()
     words = np.sort(record[3 : 3 + listed])  # by token
     total = float(record[1:2].view(np.float64)[0])
-    # Powers are less exact, the larger the exponent is.
+    # `_MARGIN`, as powers are less exact, the larger the exponent is.
     rest = math.exp(-(cut + 1) / PER_UNIT * scale) * (1 + _MARGIN)
     return Candidates(
         best,
