@@ -42,8 +42,8 @@ class Span:
         start: The position of the first token.
         pages: The sequence's pages, enough for the last token; they are filled up to `start`.
         logits: The indices in `tokens` for which logits are needed.
-        temperature: The temperature at which a token is drawn by each of these logits, if their
-            `Candidates` suffice, or for 0 the `Best`.
+        temperature: None if the logits themselves are needed. Otherwise, an executor may return
+            what suffices to choose a token at this temperature: `Best` for 0, else `Candidates`.
     """
 
     tokens: Sequence[int]
@@ -161,7 +161,8 @@ class Executor:
 
         Returns:
             (rows, vocab) float32, the logits for which the spans ask, in their order. It is a view
-            of memory that the next step overwrites. Or a list of what suffices for each row.
+            of memory that the next step overwrites. Or, if spans have a `temperature`, a list of
+            such rows and of what suffices in their place.
         """
         count = self._compute(spans)
         self.steps += 1

@@ -97,8 +97,8 @@ class Sampler:
         """Choose the token at `position` of the sequence.
 
         Args:
-            logits: (vocab_size,) float32; not changed. Or what the executor gives in their place
-                for `draws_at`.
+            logits: (vocab_size,) float32; not changed. Or, if `draws_at` is a number, what the
+                executor gives in their place.
             position: The token's index in the sequence, prompt included.
 
         Returns:
@@ -125,7 +125,7 @@ class Sampler:
         """As `sample`, where `draws_at` is a number: there are no changes of logits, no grammar."""
         with self._timed("totalTime"):
             with self._timed("grammarBitmaskTime"):
-                pass
+                pass  # so that each token has a time of this stage, as in `sample`
             with self._timed("sampleTime"):
                 token = self._choose_of(found, position)
             self.remember(token)

@@ -315,7 +315,7 @@ class Scheduler:
             own, at = logits[at : at + rows_of], at + rows_of
             try:
                 if sequence.scoring:
-                    sequence.score(start, cast("Logits", own[: len(own) - complete]))
+                    sequence.score(start, cast("Iterable[Logits]", own[: len(own) - complete]))
                 if complete:
                     draft = drafts.get(sequence, [])
                     saved += self._accept(sequence, own[-1 - len(draft) :], draft)

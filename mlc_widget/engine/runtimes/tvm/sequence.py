@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -110,15 +110,15 @@ class Sequence:
         # The logits at a token are those of the next token.
         return [*range(min(count, self.prompt_tokens - 1 - start)), *last]
 
-    def score(self, start: int, logits: Logits) -> None:
-        """Score tokens of the prompt by (rows, vocab_size) logits at the tokens from `start`.
+    def score(self, start: int, rows: Iterable[Logits]) -> None:
+        """Score tokens of the prompt by (vocab_size,) logits of each token from `start` on.
 
         Tokens that were scored before a preemption are skipped.
         """
         if not self.scores:
             first = self.tokens[0]
             self.scores.append(TokenLogprob(first, self.token_bytes(first), math.nan))
-        for i, row in enumerate(logits):
+        for i, row in enumerate(rows):
             if start + i + 1 == len(self.scores):
                 token = self.tokens[start + i + 1]
                 top = self.sampling.top_logprobs
@@ -167,7 +167,11 @@ class Sequence:
         return None if self.scoring else self.sampler.draws_at
 
     def accept(self, logits: Row) -> GenerationEvent:
-        """Choose the next token from (vocab_size,) logits; return the event with its text."""
+        """Choose the next token from (vocab_size,) logits, or what suffices in their place.
+
+        Returns:
+            The event with the token's text.
+        """
         s = self.sampling
         if s.max_tokens == 0:
             return self.finish("length")

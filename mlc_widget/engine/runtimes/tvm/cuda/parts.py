@@ -25,7 +25,7 @@ def cut_tiles(tiles: Array, position: Array, part: int, most: int) -> Array:
         tiles: (n, 3) first row, number of rows, sequence.
         position: The position of each row.
         part: The number of keys of a part.
-        most: The largest number of tiles, at least n.
+        most: The largest number of tiles, at least n and the number of rows of a step of few.
 
     Returns:
         (at most `most`, 3) tiles. One of a part has minus the number of the part as its second

@@ -12,8 +12,9 @@ rows are. The inputs are divided into `SLICES` runs of whole steps:
     output       from 0, slices ascending; then + bias, + residual
 
 `tensor_matmul_few` is for up to `FEW` rows, `tensor_matmul_many` for more. On Hopper,
-`tensor_matmul_streams` is for up to 8 rows, and for more, `tensor_matmul_warpgroups`, with blocks
-of 32, 64 or 128 rows, whichever keeps the GPU busy.
+`tensor_matmul_streams` is for up to 8 rows; `tensor_matmul_warpgroups` is for more, with blocks of
+32, 64 or 128 rows, whichever keeps the GPU busy. Codes of 9 to 16 rows are left to
+`tensor_matmul_few`, as are those of up to `FEW` if blocks of 32 rows do not fit.
 """
 
 from __future__ import annotations
