@@ -339,12 +339,15 @@ class SharedWorkerProcess:
         found = self._found
         if found is None:
             return
-        if self._started and not found.alive:  # else the next to start it does this
-            with contextlib.suppress(OSError, WorkerStartError):
-                await asyncio.to_thread(self._remove_dead)
-        found.close()
+        try:
+            if self._started and not found.alive:  # else the next to start it does this
+                with contextlib.suppress(OSError, WorkerStartError):
+                    await asyncio.to_thread(self._remove_dead)
+        finally:
+            found.close()
 
     def _remove_dead(self) -> None:
+        """Remove the record and directory of a worker that has ended, unless others are at it."""
         records = WorkerRecords()
         with records.locked(self._share.name) as held:
             if held:

@@ -20,6 +20,8 @@ from mlc_widget.proxy.shared_process import SharedWorkerProcess
 AnyProcess: TypeAlias = WorkerProcess | SharedWorkerProcess
 _FOLDER_POLL_S: Final = 0.5
 _LAST_ANSWER_S: Final = 5.0
+_UNHURRIED: Final = frozenset({"unload", "cancelLoad"})
+"""Calls that wait for the end of a step, or until memory is freed: as long as the worker speaks."""
 
 
 class Worker:
@@ -116,8 +118,7 @@ class Worker:
         """
         answer = self.connection.send(kind, content)
         silent = asyncio.create_task(self.hangs.silent.wait())
-        # Those wait for the end of a step, or of what is freed, and so for a worker that speaks.
-        patience = None if kind in ("unload", "cancelLoad") else self.hangs.answer_s
+        patience = None if kind in _UNHURRIED else self.hangs.answer_s
         try:
             await asyncio.wait(
                 {answer, silent}, timeout=patience, return_when=asyncio.FIRST_COMPLETED

@@ -81,12 +81,13 @@ async def test_a_launch_that_fails_leaves_nothing(
     await launched.stop()
     assert list(private.iterdir()) == []
     assert not WorkerRecords().names()
-    running = [one for one in psutil.process_iter() if str(tmp_path) in _command(one)]
+    running = [one for one in psutil.process_iter() if str(tmp_path) in _records_of(one)]
     psutil.wait_procs(running, timeout=10)
     assert not any(one.is_running() for one in running)
 
 
-def _command(one: psutil.Process) -> str:
+def _records_of(one: psutil.Process) -> str:
+    """Where a process keeps records; empty if it is this one, or cannot be read."""
     try:
         return str(one.environ().get(DIRECTORY_VARIABLE, "")) if one.pid != os.getpid() else ""
     except psutil.Error:
