@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TESTS = "tests/engine/runtimes/tvm"
-GPU_TESTS = [f"{TESTS}/test_cuda.py", f"{TESTS}/test_cuda_toolkit.py", f"{TESTS}/test_families.py"]
+TESTS = REPOSITORY / "tests/engine/runtimes/tvm"
+GPU_TESTS = [*sorted(map(str, TESTS.glob("test_cuda*.py"))), str(TESTS / "test_families.py")]
 CARD = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
 
