@@ -276,7 +276,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("look", but_for_soak(LOOKS, "high contrast"))
+@pytest.mark.parametrize("look", but_for_soak(LOOKS, "high contrast", "light"))
 def test_every_state_is_accessible_and_fits(open_page: OpenPage, look: str) -> None:
     page = open_page(**LOOKS[look])
     page.page.add_script_tag(content=AXE.read_text("utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Error
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,7 @@ def problems(browser: Browser, pictures: list[tuple[str, str]]) -> list[str]:
     return found
 
 
+@pytest.mark.soak
 def test_every_picture_can_be_drawn(browser: Browser) -> None:
     pictures = [
         (path.name, text)
