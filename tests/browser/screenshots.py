@@ -106,6 +106,8 @@ def main(folder: Path) -> None:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         lab = Lab(Path(home))
         try:
+            # The first load compiles the model's code; the pictures show what it is from then on.
+            take(browser, lab, "JupyterLab Light", Path(home) / "first.png")
             take(browser, lab, "JupyterLab Light", folder / "light.png")
             take(browser, lab, "JupyterLab Dark", folder / "dark.png")
             take_map(browser, lab, "JupyterLab Light", folder / "map-light.png")
