@@ -32,6 +32,8 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 
 from ....waiting import until
 
+needs_gpu = pytest.mark.skipif(not cuda.is_there(), reason="needs an NVIDIA GPU")
+
 ROOT = Path(__file__).parents[4]
 GOLDEN = ROOT / "tests" / "fixtures" / "golden"
 NAMES = sorted(p.name for p in GOLDEN.iterdir())

@@ -38,6 +38,7 @@ from .conftest import (
     executor_for,
     greedy,
     ids_of,
+    needs_gpu,
     run_chunks,
     source_of,
     text_of,
@@ -45,7 +46,6 @@ from .conftest import (
 from .test_architectures import CHUNKS, FIXTURES, NAMES, data, folder_of  # noqa: F401
 
 NAME = "gqa-tied-q0f32"
-needs_gpu = pytest.mark.skipif(not cuda.is_there(), reason="needs an NVIDIA GPU")
 no_gpu = pytest.mark.skipif(cuda.is_there(), reason="this machine has an NVIDIA GPU")
 
 

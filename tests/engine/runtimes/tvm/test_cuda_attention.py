@@ -12,7 +12,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
 from mlc_widget.engine.runtimes.tvm.cuda.parts import NO_TILE, cut_tiles, sizes
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE, pad
 
-needs_gpu = pytest.mark.skipif(not cuda.is_there(), reason="needs an NVIDIA GPU")
+from .conftest import needs_gpu
 
 
 def tiles_of(*tiles):

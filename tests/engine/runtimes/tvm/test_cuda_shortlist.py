@@ -12,16 +12,14 @@ from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
 from mlc_widget.engine.runtimes.tvm.cuda import shortlist
-from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.shortlist import BINS, MOST, WORDS, best_of, candidates_of
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
 
-from .conftest import executor_for
+from .conftest import executor_for, needs_gpu
 from .test_architectures import data, folder_of  # noqa: F401
 from .test_cuda_attention import compiled
 
-needs_gpu = pytest.mark.skipif(not cuda.is_there(), reason="needs an NVIDIA GPU")
 SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-42, -1e-42]
 VOCAB = 3000
 

@@ -26,7 +26,7 @@ from mlc_widget.engine.text.tokenizer import Tokenizer
 from tests.engine.store import hf_folders
 from tests.engine.store.family_folders import FIXTURES, golden, state, transformers_folder
 
-from .conftest import Reports, Stepper, cpus, executor_for, run_chunks, run_in_a_batch
+from .conftest import Reports, Stepper, cpus, executor_for, needs_gpu, run_chunks, run_in_a_batch
 from .family_files import write_family
 
 sys.path.append(str(Path(__file__).parents[4] / "tools"))
@@ -104,9 +104,6 @@ def test_logits_alone_and_in_a_batch(name, quantization, cpu, folder_of, cache_d
     for chunks in ([1] * 84, [17, 15, 1, 1, 50], [83, 1]):
         assert np.array_equal(run_chunks(executor, prompt, chunks), alone)
     assert np.array_equal(run_in_a_batch(executor, prompt), alone)
-
-
-needs_gpu = pytest.mark.skipif(not cuda.is_there(), reason="needs an NVIDIA GPU")
 
 
 def traced():
