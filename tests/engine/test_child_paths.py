@@ -34,7 +34,7 @@ def traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 @pytest.mark.usefixtures("traps")
 async def test_children_import_packages(tiny_model: Path) -> None:
     lines: list[str] = []
-    await run_child("this", {}, lines.append)
+    await run_child("this", {}, lambda facts: None, lines.append)
     assert lines[0].startswith("The Zen of Python")
     assert (await load_tokenizer(tiny_model)).encode("hello")
 

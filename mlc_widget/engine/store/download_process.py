@@ -1,14 +1,13 @@
 """Downloads in child processes: how a child reports its progress and its result.
 
-A child prints lines of JSON after `MARK`: ``bytes_done`` and ``bytes_total`` as it advances,
-``chosen`` and ``of`` when it has chosen one of several files, ``waiting`` while another process
-downloads the same file, ``pause_s`` and ``reason`` before it tries again; finally its result, or
-``error`` (a kind) and ``message``.
+A child sends (`send_facts`) ``bytes_done`` and ``bytes_total`` as it advances, ``chosen`` and
+``of`` when it has chosen one of several files, ``waiting`` while another process downloads the same
+file, ``pause_s`` and ``reason`` before it tries again; finally its result, or ``error`` (a kind)
+and ``message``.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -18,13 +17,7 @@ from typing import Any, Final
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.engine.system.child_process import run_child
 
-MARK: Final = "mlc_widget-download:"
 _TAIL_LINES: Final = 10
-
-
-def say(**facts: Any) -> None:
-    """In the child: send facts to the parent."""
-    print(MARK + json.dumps(facts), flush=True)
 
 
 def space_problem(folder: Path, nbytes: int) -> str:
@@ -61,12 +54,8 @@ async def run_download(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     fraction = 0.0
 
-    def take(line: str) -> None:
+    def take(said: dict[str, Any]) -> None:
         nonlocal fraction
-        if not line.startswith(MARK):
-            tail.append(line)
-            return
-        said = json.loads(line.removeprefix(MARK))
         outcome.update(said)
         what = _named(outcome, name)
         if said.get("waiting"):
@@ -79,7 +68,7 @@ async def run_download(
             fraction = max(fraction, min(done / total, 1.0) if total else 0.0)
             report("download", fraction, f"Downloading {what}", bytes_done=done, bytes_total=total)
 
-    await run_child(module, argument, take)
+    await run_child(module, argument, take, tail.append)
     outcome.setdefault("message", "\n".join(f"  {line}" for line in tail))
     return outcome
 

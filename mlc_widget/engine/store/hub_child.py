@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from mlc_widget.engine.store import transformers_files
-from mlc_widget.engine.store.download_process import one_line, say, space_problem
+from mlc_widget.engine.store.download_process import one_line, space_problem
 from mlc_widget.engine.store.hub_api import Hub, ListedFile
 from mlc_widget.engine.store.hub_cache import (
     PARTIAL,
@@ -38,7 +38,7 @@ from mlc_widget.engine.store.retrying import (
 )
 from mlc_widget.engine.store.split_files import Choice, choose, parts_of, whole_files
 from mlc_widget.engine.store.transfer import DamagedError, RemoteFile
-from mlc_widget.engine.system.child_process import end_with_parent
+from mlc_widget.engine.system.child_process import end_with_parent, send_facts
 from mlc_widget.models import CONFIG_FILE
 from mlc_widget.models.places import hub_cache_root as cache_root
 from mlc_widget.models.places import weight_budget
@@ -58,14 +58,14 @@ def main() -> None:
     try:
         hub = Hub(on_wait=_say_pause)
         endpoint = hub.endpoint
-        say(path=str(Download(hub, wanted).run()))
+        send_facts(path=str(Download(hub, wanted).run()))
     except Exception as error:
         kind = next((k for k in map(_kind, type(error).__mro__) if k), type(error).__name__)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             kind = "NoSpace"
         files = getattr(error, "files", {})
         why = getattr(error, "why", "")
-        say(error=kind, message=one_line(error), endpoint=endpoint, files=files, why=why)
+        send_facts(error=kind, message=one_line(error), endpoint=endpoint, files=files, why=why)
     os._exit(0)  # skip the packages' clean-up at exit, which may hang
 
 
@@ -121,7 +121,7 @@ def _kind(cls: type) -> str | None:
 
 
 def _say_pause(seconds: float, reason: str) -> None:
-    say(pause_s=round(seconds, 1), reason=reason)
+    send_facts(pause_s=round(seconds, 1), reason=reason)
 
 
 class Download:
@@ -192,7 +192,7 @@ class Download:
         parts = parts_of(choice.name)
         if not all(part in files for part in parts):
             raise NoFile(ggufs)
-        say(chosen=choice.name, of=len(ggufs))
+        send_facts(chosen=choice.name, of=len(ggufs))
         return parts, choice.name
 
     def _check_pinned(self, result: str | None, files: Mapping[str, ListedFile]) -> None:
@@ -247,7 +247,7 @@ class Download:
             except Timeout:
                 if time.monotonic() - reported_at >= _WAITING_S:
                     reported_at = time.monotonic()
-                    say(waiting=True)
+                    send_facts(waiting=True)
                 now = _size(partial)
                 if now > counted:
                     self._count(now - counted)
@@ -277,7 +277,7 @@ class Download:
         now = time.monotonic()
         if force or now - self._reported_at >= _INTERVAL_S or self._done == self._total:
             self._reported_at = now
-            say(bytes_done=self._done, bytes_total=self._total)
+            send_facts(bytes_done=self._done, bytes_total=self._total)
 
 
 def _is_needed(name: str) -> bool:

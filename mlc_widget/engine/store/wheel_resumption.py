@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mlc_widget.engine.store import pip_cache, pip_download
-from mlc_widget.engine.store.download_process import say
 from mlc_widget.engine.store.wheel_failures import FetchError, need_space
+from mlc_widget.engine.system.child_process import send_facts
 
 FOLDER: Final = ".partial"
 _LEAST: Final = 1 << 18
@@ -142,7 +142,7 @@ def _append(path: Path, url: str) -> bool:
             while done < total and (block := response.read(min(_BLOCK, total - done))):
                 file.write(block)
                 done += len(block)
-                say(bytes_done=done, bytes_total=total)
+                send_facts(bytes_done=done, bytes_total=total)
     return done == total
 
 

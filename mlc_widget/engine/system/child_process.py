@@ -1,4 +1,7 @@
-"""Work in a child Python process, which can be killed at any time and ends with its parent."""
+"""Work in a child Python process, which can be killed at any time and ends with its parent.
+
+A child sends facts as JSON objects, each on a line of its own among what else it prints.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,17 @@ from typing import Any, Final
 
 from mlc_widget.api.safe_path import safe_path
 
+_MARK: Final = "mlc_widget-facts:"
+_SENDING: Final = threading.Lock()
 _CLEAN_UP_S: Final = 0.5
 """How long a child may clean up; its connections are closed at the latest after it."""
 
 
 async def run_child(
-    module: str, argument: Mapping[str, Any], on_line: Callable[[str], object]
+    module: str,
+    argument: Mapping[str, Any],
+    on_facts: Callable[[dict[str, Any]], object],
+    on_output: Callable[[str], object],
 ) -> None:
     """Run ``python -P -m module JSON`` until it ends.
 
@@ -31,7 +39,9 @@ async def run_child(
     Args:
         module: The module to run; its `main` calls `end_with_parent` first.
         argument: Its only argument, as JSON.
-        on_line: Called with each line of its stdout and stderr, on this loop.
+        on_facts: Called with what each `send_facts` of the child sent, on this loop.
+        on_output: Called with each other line of its stdout and stderr that is not empty, on this
+            loop.
     """
     # Not asyncio's subprocess, which needs a loop that can watch children; a thread reads output.
     process = subprocess.Popen(  # noqa: ASYNC220
@@ -55,9 +65,34 @@ async def run_child(
     reader.start()
     try:
         while (line := await lines.get()) is not None:
-            on_line(line)
+            if (facts := _facts_in(line)) is not None:
+                on_facts(facts)
+            elif line:
+                on_output(line)
     finally:
         _end(process)
+
+
+def send_facts(**facts: Any) -> None:
+    """In the child: send facts to the parent, from any thread.
+
+    They are written at once, with the ends of the lines before and after: `print` writes a text and
+    its line's end separately, so that two threads can write into one line.
+    """
+    with _SENDING:
+        sys.stdout.write(f"\n{_MARK}{json.dumps(facts)}\n")
+        sys.stdout.flush()
+
+
+def _facts_in(line: str) -> dict[str, Any] | None:
+    """What `send_facts` sent; None for other output, also if the child ended in mid-line."""
+    if not line.startswith(_MARK):
+        return None
+    try:
+        facts = json.loads(line.removeprefix(_MARK))
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None
 
 
 def end_with_parent(clean_up: Callable[[], object] = lambda: None) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +24,11 @@ from mlc_widget.api.errors import (
     RuntimeUnavailableError,
 )
 from mlc_widget.engine.store.user_cache import UserCache
-from mlc_widget.engine.system.child_process import end_with_parent, run_child
+from mlc_widget.engine.system.child_process import end_with_parent, run_child, send_facts
 from mlc_widget.engine.system.daemon import call_in_daemon
 from mlc_widget.engine.text.tokenizer import TOKENIZER_FILE, Tokenizer, read_tokenizer
 from mlc_widget.engine.text.tokenizer_backend import import_tokenizers
 
-MARK: Final = "mlc_widget-tokenizer:"
 CPU_S: Final = 60
 MEMORY_BYTES: Final = 4 << 30
 _NOT_THE_FILES: Final[dict[str, type[MLCEngineError]]] = {
@@ -67,16 +67,9 @@ def _entry(digest: str) -> str:
 
 async def _try(file: Path, digest: str) -> None:
     outcome: dict[str, Any] = {}
-    lines: list[str] = []
-
-    def on_line(line: str) -> None:
-        if line.startswith(MARK):
-            outcome.update(json.loads(line.removeprefix(MARK)))
-        else:
-            lines.append(line[:500])
-            del lines[:-20]
-
-    await run_child(__name__, {"file": str(file), "limits": [CPU_S, MEMORY_BYTES]}, on_line)
+    lines: deque[str] = deque(maxlen=1)
+    wanted = {"file": str(file), "limits": [CPU_S, MEMORY_BYTES]}
+    await run_child(__name__, wanted, outcome.update, lambda line: lines.append(line[:500]))
     if outcome.get("type") in _NOT_THE_FILES:
         raise _NOT_THE_FILES[outcome["type"]](outcome["error"])
     if "error" in outcome:
@@ -108,7 +101,7 @@ def main() -> None:
         outcome = {"error": error.message, "type": type(error).__name__}
     except BaseException as error:
         outcome = {"error": f"{file} cannot be used: encoding a short text with it fails: {error}."}
-    print(MARK + json.dumps(outcome), flush=True)
+    send_facts(**outcome)
     os._exit(0)
 
 

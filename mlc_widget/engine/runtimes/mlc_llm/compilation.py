@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -55,20 +54,16 @@ async def model_library(
         "overrides": {name: engine_config.get(field) for name, field in _OVERRIDES.items()},
     }
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    library: str | None = None
+    outcome: dict[str, Any] = {}
 
     def take(line: str) -> None:
-        nonlocal library
-        if line.startswith(compilation_child.RESULT):
-            library = json.loads(line.removeprefix(compilation_child.RESULT))
-        elif line:
-            tail.append(line)
-            on_line(line)
+        tail.append(line)
+        on_line(line)
 
-    await run_child(compilation_child.__name__, wanted, take)
-    if library is None:
+    await run_child(compilation_child.__name__, wanted, outcome.update, take)
+    if "library" not in outcome:
         raise _failure(folder, list(tail))
-    return library
+    return str(outcome["library"])
 
 
 def _failure(folder: Path, tail: list[str]) -> Exception:

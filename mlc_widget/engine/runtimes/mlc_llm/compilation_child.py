@@ -1,8 +1,8 @@
 """Finds or compiles a model's library in a child process, which can be watched and killed.
 
 ``python -m mlc_widget.engine.runtimes.mlc_llm.compilation_child JSON`` with ``{"model", "device",
-"overrides"}`` prints mlc_llm's log and finally the library's path. It ends together with the
-compiler when its standard input is closed, so it does not outlive the process that started it.
+"overrides"}`` prints mlc_llm's log and finally sends the ``library``'s path. It ends together with
+the compiler when its standard input is closed, so it does not outlive the process that started it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from mlc_widget.engine.system.child_process import end_with_parent
-
-RESULT: Final = "mlc_widget-library:"
+from mlc_widget.engine.system.child_process import end_with_parent, send_facts
 
 
 def main() -> None:
@@ -34,7 +32,7 @@ def main() -> None:
         device=tvm.device(kind, int(index or 0)),
     )
     path = getattr(made, "model_lib_path", made)  # earlier versions returned the path itself
-    print(RESULT + json.dumps(str(path)), flush=True)
+    send_facts(library=str(path))
     os._exit(0)  # skip the packages' clean-up at exit, which may hang
 
 
