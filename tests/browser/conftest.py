@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -74,21 +75,67 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("chromium")
 
 
-@pytest.fixture(scope="module")
-def window(profile: Path) -> Iterator[BrowserContext]:
-    """The window of the browser that has this profile; pages elsewhere have nothing in common."""
-    # Not for the session: while Playwright's own loop lives, no other asyncio test can run.
-    path = find_chromium()
-    with sync_playwright() as playwright:
-        window = playwright.chromium.launch_persistent_context(
-            profile, executable_path=path, args=FLAGS
-        )
-        window.set_default_timeout(DEADLINE_MS)
-        yield window
-        window.close()
+class Chromium:
+    """The browser, and what tests have left open in it; it is started when it is needed."""
+
+    def __init__(self, profile: Path) -> None:
+        self._profile = profile
+        self._open = ExitStack()
+        self._window: BrowserContext | None = None
+        self.empty_labs: list[Page] = []
+        """Pages of JupyterLab with nothing open."""
+
+    @property
+    def window(self) -> BrowserContext:
+        """The window that has this profile; pages elsewhere have nothing in common."""
+        if self._window is None:
+            path = find_chromium()
+            playwright = self._open.enter_context(sync_playwright())
+            self._window = playwright.chromium.launch_persistent_context(
+                self._profile, executable_path=path, args=FLAGS
+            )
+            self._open.callback(self._window.close)
+            self._window.set_default_timeout(DEADLINE_MS)
+        return self._window
+
+    def close(self) -> None:
+        """Close it; it can be started again."""
+        self._window = None
+        self.empty_labs.clear()
+        self._open.close()
 
 
-@pytest.fixture(scope="module")
+CHROMIUM = pytest.StashKey[Chromium]()
+
+
+@pytest.fixture(scope="session")
+def chromium(pytestconfig: pytest.Config, profile: Path) -> Iterator[Chromium]:
+    pytestconfig.stash[CHROMIUM] = chromium = Chromium(profile)
+    yield chromium
+    chromium.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Close the browser before other tests: no asyncio test can run while Playwright's loop lives.
+
+    It is no fixture of a module, as its start and JupyterLab's pages take seconds of CPU.
+    """
+    try:
+        yield
+    finally:
+        chromium = item.config.stash.get(CHROMIUM, None)
+        here = nextitem is not None and Path(__file__).parent in nextitem.path.parents
+        if chromium is not None and not here:
+            chromium.close()
+
+
+@pytest.fixture
+def window(chromium: Chromium) -> BrowserContext:
+    return chromium.window
+
+
+@pytest.fixture
 def browser(window: BrowserContext) -> Browser:
     assert window.browser is not None
     return window.browser
@@ -107,19 +154,14 @@ def busy(tmp_path: Path) -> Iterator[BusyCell]:
     cell.end()
 
 
-@pytest.fixture(scope="module")
-def empty_labs(window: BrowserContext) -> list[Page]:
-    """Pages of JupyterLab with nothing open, left by earlier tests."""
-    return []
-
-
 @pytest.fixture
 def open_notebook(
-    lab: Lab, window: BrowserContext, empty_labs: list[Page], request: pytest.FixtureRequest
+    lab: Lab, chromium: Chromium, window: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[OpenNotebook]:
     """Opens notebooks in JupyterLab; fails if a page throws or asks another host for anything."""
     opened: list[Notebook] = []
     kept: list[Notebook] = []
+    empty_labs = chromium.empty_labs
     faults: list[str] = []
     unwatch: list[Callable[[], None]] = []
     failed = request.session.testsfailed
