@@ -42,6 +42,7 @@ def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[AsyncML
     asyncio.run(engine.reload("m"))
     yield engine
     asyncio.run(engine.terminate())
+    gc.unfreeze()  # what `collecting` froze
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ PLACES = ["serialize", "send_multipart", "deserialize"]
 def collecting(engine: AsyncMLCEngineInterface, places: list[str]) -> Iterator[None]:
     """Force garbage collections in these places; in a direct engine, where chunks are handed on."""
     gc.collect()
-    gc.freeze()  # so that each is quick
+    gc.freeze()  # so that each is quick; what the test makes from now on is collected
     with pytest.MonkeyPatch.context() as patch:
 
         def collect_around(owner: Any, name: str) -> None:
@@ -98,7 +99,6 @@ def collecting(engine: AsyncMLCEngineInterface, places: list[str]) -> Iterator[N
             collect_around(Generation, "__anext__")
             collect_around(Generation, "aclose")
         yield
-    gc.unfreeze()
 
 
 class Holder:
