@@ -134,8 +134,7 @@ class SharedWorkerProcess:
         """
         records = WorkerRecords()
         deadline = time.monotonic() + self._timeout
-        # On a thread, and not to be cancelled halfway: the lock is held there.
-        while (found := await asyncio.to_thread(self._find, records)) is None:
+        while (found := await self._search(records)) is None:
             if time.monotonic() > deadline:
                 raise WorkerStartError(
                     f"share = {self._share.name!r}: another process has been starting this worker "
@@ -146,6 +145,16 @@ class SharedWorkerProcess:
         if self._joined:
             self._check(found.record)
         self._watch(found)
+
+    async def _search(self, records: WorkerRecords) -> OpenRecord | None:
+        """As `_find`; a search that is cancelled is ended first, and then forgotten."""
+        # On a thread, and not to be cancelled halfway: the lock is held there.
+        search = asyncio.ensure_future(asyncio.to_thread(self._find, records))
+        try:
+            return await asyncio.shield(search)
+        except asyncio.CancelledError:
+            search.add_done_callback(_close_found)
+            raise
 
     def _find(self, records: WorkerRecords) -> OpenRecord | None:
         """The worker's record, of a new one if need be; None while another process looks."""
@@ -363,6 +372,12 @@ class SharedWorkerProcess:
 
     def kill(self) -> None:
         """Nothing: the worker stays for others, and sees that this process ends."""
+
+
+def _close_found(search: asyncio.Future[OpenRecord | None]) -> None:
+    """Close what an abandoned search found; a worker that it started stays for others."""
+    if not search.cancelled() and search.exception() is None and (found := search.result()):
+        found.close()
 
 
 def absolute(model_id: str) -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,14 @@ from mlc_widget.api.errors import (
     ProtocolError,
 )
 from mlc_widget.cli.main import main as command
-from mlc_widget.protocol.worker_record import DIRECTORY_VARIABLE, WorkerRecord, WorkerRecords
+from mlc_widget.protocol.worker_record import (
+    DIRECTORY_VARIABLE,
+    OpenRecord,
+    WorkerRecord,
+    WorkerRecords,
+)
+from mlc_widget.protocol.worker_settings import WorkerSettings
+from mlc_widget.proxy.shared_process import Share, SharedWorkerProcess
 from mlc_widget.proxy.shared_workers import listing, running_workers, stop_worker
 
 from ..kinds import but_for_soak
@@ -101,6 +109,35 @@ async def test_engines_that_start_at_once_share_one_worker(join: Join) -> None:
     assert [model["clients"] for model in there["models"]] == [3]
     assert [client["pid"] for client in there["clients"]] == [os.getpid()] * 3
     assert [await finish(engine, max_tokens=2) for engine in engines] == ["length"] * 3
+
+
+async def test_a_search_that_is_cancelled_closes_what_it_finds(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await join(load=False)
+    found: list[OpenRecord] = []
+    go_on = threading.Event()
+    find = SharedWorkerProcess._find
+
+    def slow(process: SharedWorkerProcess, records: WorkerRecords) -> OpenRecord | None:
+        assert go_on.wait(30)
+        record = find(process, records)
+        assert record is not None
+        found.append(record)
+        return record
+
+    monkeypatch.setattr(SharedWorkerProcess, "_find", slow)
+    process = SharedWorkerProcess(Share("class"), WorkerSettings())
+    search = asyncio.create_task(process.start())
+    await asyncio.sleep(0)
+    search.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await search
+    await process.stop()
+    assert not found
+    go_on.set()
+    await until(lambda: found and not found[0].alive)
+    assert WorkerRecords().read("class") is not None
 
 
 async def test_a_client_ends_its_own_requests_only(join: Join, tmp_path: Path) -> None:
