@@ -31,7 +31,7 @@ help:
 	@echo "make js      build the front end"
 	@echo "make bench   run the benchmarks"
 	@echo "make soak    run the long tests"
-	@echo "make faults  try every fault in every phase of a worker; write docs/faults.md"
+	@echo "make faults  try every fault in every phase of a worker; write docs/faults.md (rounds=20 jobs=4)"
 	@echo "make hosts   try the chat in marimo, in shared notebooks, and more; write docs/hosts.md"
 	@echo "make smoke   chat with the demo model in this process and in a worker"
 	@echo "make lock    write constraints.txt; 'make lock upgrade=1' with the newest versions"
@@ -109,9 +109,9 @@ soak: install
 	$(PYTEST) -n $(JOBS) --dist load --maxschedchunk 1 --durations 30 -m soak --timeout 3600
 	$(BIN)/python -m tests.soak.shared
 
-# `make faults rounds=20` tries everything 20 times.
+# `make faults rounds=20 jobs=4` tries everything 20 times, in four processes at once.
 faults: install
-	$(BIN)/python -m tests.faults.table --rounds $(or $(rounds),1)
+	$(BIN)/python -m tests.faults.table --rounds $(or $(rounds),1) --jobs $(or $(jobs),1)
 
 # These hosts have many dependencies, so they get an environment of their own.
 hosts: $(BUNDLE) chromium

@@ -1,25 +1,24 @@
 """Tries every fault in every phase of a worker's life, and writes the table of docs/faults.md.
 
-``make faults`` runs it; ``python -m tests.faults.table --rounds 20`` tries everything 20 times.
+``make faults`` runs it; ``python -m tests.faults.table --rounds 20 --jobs 4`` tries everything 20
+times, in four processes at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 from ..pages import replace_part
-from .bench import FAULTS, PHASES, Bench, Outcome
-from .expected import problem
+from .bench import FAULTS, PHASES, Outcome
+from .one_round import run
+from .rounds import Outcomes, try_rounds
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 BEGIN = "<!-- written by `make faults` -->"
-Outcomes = Mapping[tuple[str, str], Sequence[Outcome]]
 
 
 def table(outcomes: Outcomes, rounds: int) -> str:
@@ -44,37 +43,25 @@ def _cell(outcomes: Sequence[Outcome]) -> str:
     return f"{hang}{ends}, {max(outcome.seconds for outcome in outcomes):.1f} s"
 
 
-async def try_all(rounds: int) -> Outcomes | None:
-    """Try every fault in every phase so many times; returns None if something went wrong."""
-    outcomes: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
-    problems = 0
-    for number in range(1, rounds + 1):
-        bench = Bench()
-        for phase in PHASES:
-            for fault in FAULTS:
-                outcome = await bench.run(phase, fault)
-                outcomes[phase, fault].append(outcome)
-                wrong = problem(phase, fault, outcome)
-                problems += bool(wrong)
-                said = f"WRONG: {wrong}" if wrong else f"{outcome.end}, {outcome.seconds:.1f} s"
-                print(f"{number}/{rounds} {phase}, {fault}: {said}", flush=True)
-        if left := await bench.close():
-            problems += 1
-            print(f"WRONG: workers left {', '.join(left)}")
-    return None if problems else outcomes
-
-
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=1, help="how often to try everything")
-    rounds = parser.parse_args().rounds
-    outcomes = asyncio.run(try_all(rounds))
+    parser.add_argument("--rounds", type=_positive, default=1, help="how often to try everything")
+    parser.add_argument("--jobs", type=_positive, default=1, help="how many rounds run at once")
+    options = parser.parse_args()
+    outcomes = run(try_rounds(options.rounds, options.jobs))
     if outcomes is None:
         return 1
-    replace_part(PAGE, BEGIN, table(outcomes, rounds))
+    replace_part(PAGE, BEGIN, table(outcomes, options.rounds))
     print(f"{PAGE} was written.")
     return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
 
 
 if __name__ == "__main__":
