@@ -32,7 +32,7 @@ help:
 	@echo "make bench   run the benchmarks"
 	@echo "make soak    run the long tests"
 	@echo "make faults  try every fault in every phase of a worker; write docs/faults.md (rounds=20 jobs=4)"
-	@echo "make hosts   try the chat in marimo, in shared notebooks, and more; write docs/hosts.md"
+	@echo "make hosts   try the chat in marimo, in a JupyterHub, and more; write docs/hosts.md"
 	@echo "make smoke   chat with the demo model in this process and in a worker"
 	@echo "make lock    write constraints.txt; 'make lock upgrade=1' with the newest versions"
 	@echo "make hooks   have git run the linters before each commit"
@@ -117,6 +117,7 @@ faults: install
 hosts: $(BUNDLE) chromium
 	$(PYTHON) -m venv build/hosts
 	build/hosts/bin/python -m pip install --quiet --editable . -r tests/hosts/requirements.txt
+	npm install --prefix build/hosts --no-audit --no-fund configurable-http-proxy
 	build/hosts/bin/python -m tests.hosts.check
 
 smoke: install

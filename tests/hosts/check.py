@@ -28,9 +28,12 @@ import anywidget
 import nbformat
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
+from ..browser.colours import expect_legible
 from ..widget.script_folder import write_script_folder
 from .collaboration import PACKAGES as COLLABORATION
 from .collaboration import check_collaboration
+from .hub import PACKAGES as HUB
+from .hub import check_hub
 from .table import PAGE, Result, write_page
 
 APPS = Path(__file__).parent / "apps"
@@ -149,6 +152,10 @@ def check_chat(browser: Browser, url: str, result: Result) -> None:
     ask(other)
     expect(other.locator(".mlcw-assistant .mlcw-body").last).to_contain_text("word word")
     result.passed("two pages")
+    if result.host == "marimo":  # which has a theme of its own
+        for shown, dark in ((page, False), (other, True)):
+            colours = expect_legible(shown.locator(".mlcw").last, dark=dark)
+            assert "PT Sans" in colours["font"], colours
 
 
 def check_streamlit(browser: Browser, url: str, result: Result) -> None:
@@ -209,6 +216,7 @@ def check_app(host: Host, browser: Browser, folder: Path, result: Result) -> Non
 Check = Callable[[Browser, Path, Result], None]
 HOSTS: dict[str, tuple[tuple[str, ...], Check]] = {
     "JupyterLab with collaboration": (COLLABORATION, check_collaboration),
+    "JupyterHub": (HUB, check_hub),
     **{name: (host.packages, partial(check_app, host)) for name, host in APP_HOSTS.items()},
 }
 

@@ -14,6 +14,7 @@ STEPS = ("shown", "streams", "stops", "two pages")
 """The chat is drawn with its style; a reply grows; Stop ends it; a second page has its own."""
 NOTES = {
     "JupyterLab with collaboration": "The second visitor shares the first one's notebook and chat.",
+    "JupyterHub": "With JupyterLab; each user has a server, and a chat, of their own.",
     "marimo": "The load's progress is shown, too.",
     "Voilà": "",
     "Shiny for Python": "With `@render_widget`; each session has its own chat.",
