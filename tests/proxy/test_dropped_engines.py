@@ -114,7 +114,9 @@ def until_gone(pid: int) -> None:
     until_blocking(lambda: not psutil.pid_exists(pid))
 
 
-@pytest.mark.parametrize("use", but_for_soak(USES, "widgets that were closed"))
+@pytest.mark.parametrize(
+    "use", but_for_soak(USES, "nothing", "loads that fail", "widgets that were closed")
+)
 def test_a_worker_ends_when_its_cell_runs_again(notebook: Notebook, use: str) -> None:
     notebook.run(MAKE)
     for cell in USES[use]:

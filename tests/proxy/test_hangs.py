@@ -17,7 +17,7 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine, KernelMLCEngine
 from mlc_widget.api.errors import BadRequestError, EngineDeadError, EngineTerminatedError
-from mlc_widget.proxy import hangs
+from mlc_widget.proxy import hangs, process
 from mlc_widget.proxy.hangs import HangWatch
 
 from ..waiting import until
@@ -256,10 +256,11 @@ async def test_calls_of_a_silent_worker_are_not_left_waiting(kernel_engine: Make
     reading.cancel()
 
 
-@pytest.mark.parametrize("unloaded", [True, False])
+@pytest.mark.parametrize("unloaded", [True, pytest.param(False, marks=pytest.mark.soak)])
 async def test_a_load_or_unload_replaces_a_silent_worker(
     kernel_engine: Make, tiny_model: Path, unloaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(process, "_SHUTDOWN_S", 0.1)  # a stopped worker ends by SIGKILL only
     if unloaded:  # also where nothing counts as a hang
         monkeypatch.setattr(hangs, "_ANSWER_S", SOON)
         monkeypatch.setattr(hangs, "_INTERVAL_S", SOON / 6)

@@ -238,7 +238,7 @@ def machine(
     return Engine
 
 
-EXAMPLES = [12, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+EXAMPLES = [8, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)

@@ -226,9 +226,8 @@ def test_a_blocking_reader_goes_on_too(gated: GatedModel, tiny_model: Path) -> N
         assert text == expected
 
 
-@pytest.mark.parametrize(
-    "stream", [pytest.param(False, marks=pytest.mark.soak), True], ids=["whole", "stream"]
-)
+@pytest.mark.soak  # below, others end at a second death: of what kills, and of what is restarted
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_a_second_death_ends_it(gated: GatedModel, stream: bool) -> None:
     engine = await gated.engine()
     gated.hold(5)
@@ -332,7 +331,7 @@ async def test_who_waits_for_a_turn_can_leave_and_be_aborted(kernel_engine: Make
     ("recovery", "ask"),
     [
         ("resume", streamed),
-        ("error", whole),
+        pytest.param("error", whole, marks=pytest.mark.soak),
         pytest.param("resume", whole, marks=pytest.mark.soak),
         pytest.param("error", streamed, marks=pytest.mark.soak),
     ],
@@ -348,6 +347,7 @@ async def test_deaths_in_a_row_are_those_since_the_last_answer(
     assert engine._core._supervisor._deaths == 0
 
 
+@pytest.mark.soak  # test_worker_life.py has it without recovery
 async def test_a_worker_that_always_dies_is_given_up(kernel_engine: Make, tiny_model: Path) -> None:
     engine = await kernel_engine(crash_after=0)
     for _ in range(3):
@@ -413,8 +413,9 @@ async def test_a_model_that_is_gone_says_so(
         await reading
 
 
-async def test_embeddings_are_asked_for_again(kernel_engine: Make) -> None:
-    engine = await kernel_engine(load=False, runtime="tvm")
+async def test_embeddings_are_asked_for_again(kernel_engine: Make, shared_folder: Path) -> None:
+    options = {"cache_dir": str(shared_folder / "compiled")}  # tests/engine compile it, too
+    engine = await kernel_engine(load=False, runtime="tvm", runtime_options=options)
     await engine.reload(str(ENCODER))
     expected = await engine.embeddings.create(input=["rain", "sun"])
     assert engine.worker_pid is not None

@@ -59,27 +59,27 @@ async def test_the_newest_reload_wins(
     assert engine.model_id == str(other_tiny_model)
 
 
-@pytest.mark.parametrize("how", ["unload", "cancel", "cancel_load"])
-async def test_a_load_can_be_ended(kernel_engine: Make, tiny_model: Path, how: str) -> None:
+async def test_a_load_can_be_ended(kernel_engine: Make, tiny_model: Path) -> None:
     engine = await kernel_engine(load=False, load_hangs=True)
-    load = asyncio.create_task(engine.reload(str(tiny_model)))
-    await loading(engine)
-    with pytest.raises(ModelNotLoadedError, match="still loading"):
-        await engine.chat.completions.create(messages=HELLO)
-    if how == "cancel":
-        load.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await load
-    else:
-        if how == "unload":
-            await engine.unload()
+    for how in ("unload", "cancel", "cancel_load"):
+        load = asyncio.create_task(engine.reload(str(tiny_model)))
+        await loading(engine)
+        with pytest.raises(ModelNotLoadedError, match="still loading"):
+            await engine.chat.completions.create(messages=HELLO)
+        if how == "cancel":
+            load.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await load
         else:
-            engine._core.call_soon(engine._core.cancel_load)
-        with pytest.raises(LoadCancelledError):
-            await load
-    await until(lambda: engine.state == "idle")
-    assert await loaded(engine) == []
-    assert engine.model_id is None
+            if how == "unload":
+                await engine.unload()
+            else:
+                engine._core.call_soon(engine._core.cancel_load)
+            with pytest.raises(LoadCancelledError):
+                await load
+        await until(lambda: engine.state == "idle")
+        assert await loaded(engine) == []
+        assert engine.model_id is None
 
 
 async def test_a_cancelled_reload_does_not_end_a_newer_one(
@@ -222,18 +222,19 @@ async def test_requests_go_on_while_models_replace_each_other(
     assert await loaded(engine) == [str(tiny_model)]
 
 
-@pytest.mark.parametrize(
-    ("models", "opts"), [([], None), (["a", "a"], None), (["a"], [{}, {}]), (["a", ""], None)]
-)
-async def test_a_malformed_reload_changes_nothing(
-    kernel_engine: Make, tiny_model: Path, models: list[str], opts: list[dict[str, int]] | None
-) -> None:
+MALFORMED: list[tuple[list[str], list[dict[str, int]] | None]] = [
+    ([], None), (["a", "a"], None), (["a"], [{}, {}]), (["a", ""], None),
+]  # fmt: skip
+
+
+async def test_a_malformed_reload_changes_nothing(kernel_engine: Make, tiny_model: Path) -> None:
     engine = await kernel_engine()
-    with pytest.raises(BadRequestError):
-        await engine.reload(models, opts)
-    assert engine.state == "ready"
-    assert await loaded(engine) == [str(tiny_model)]
-    await engine.chat.completions.create(messages=HELLO)
+    for models, opts in MALFORMED:
+        with pytest.raises(BadRequestError):
+            await engine.reload(models, opts)
+        assert engine.state == "ready", (models, opts)
+        assert await loaded(engine) == [str(tiny_model)]
+        await engine.chat.completions.create(messages=HELLO)
 
 
 async def test_several_models_each_with_its_options(

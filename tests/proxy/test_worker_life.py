@@ -247,7 +247,12 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGINT]
+    "number",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.soak),
+        pytest.param(signal.SIGINT, marks=pytest.mark.soak),  # a normal exit, which is below
+    ],
 )
 async def test_the_worker_ends_with_its_parent(
     number: signal.Signals, tiny_model: Path, temp_dir: Path
@@ -310,6 +315,7 @@ async def test_terminate_ends_a_worker_that_hangs(
             await task
 
 
+@pytest.mark.soak  # test_forks.py has it while a forked process lives, too
 async def test_a_worker_that_hangs_ends_with_its_parent(
     tiny_model: Path, temp_dir: Path, stuck_worker: str, tmp_path: Path
 ) -> None:

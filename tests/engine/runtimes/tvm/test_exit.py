@@ -212,6 +212,7 @@ CASES = {
         "an engine that is kept",
         "several runs of asyncio",
         "an exit status",
+        "a blocking engine, Ctrl-C",
         "sys.exit on a thread",
     ),
 )

@@ -55,6 +55,8 @@ def folder_of(tmp_path_factory):
         folder = root / f"{name}-{quantization}"
         shutil.copytree(make(name, "q0f32"), folder)
         mlc_format.requantize(folder, quantization)
+        if quantization == "q4f16_1":
+            turn_some_signs(folder)
         return folder
 
     def make(name: str, quantization: str) -> Path:
@@ -64,6 +66,20 @@ def folder_of(tmp_path_factory):
         return made[name, quantization]
 
     return make
+
+
+def turn_some_signs(folder: Path) -> None:
+    """Make some scales negative, as searched ones are, with the codes of the same weights."""
+    params = mlc_format.read_params(folder)
+    for name in [n for n in params if n.endswith("q_weight")]:
+        scale = name.removesuffix("q_weight") + "q_scale"
+        turned = np.indices(params[scale].shape).sum(0) % 2 == 1  # of every other group
+        params[scale] = np.where(turned, -params[scale], params[scale])
+        words = np.repeat(turned, 4, axis=1)  # codes from 0 to 14, around 7
+        params[name] = np.where(words, np.uint32(0xEEEEEEEE) - params[name], params[name])
+    for shard in folder.glob("params_shard_*.bin"):
+        shard.unlink()
+    mlc_format.write_params(folder, params, encode_format="raw")
 
 
 @pytest.mark.parametrize("name", NAMES)

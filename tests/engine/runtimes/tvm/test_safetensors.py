@@ -48,10 +48,8 @@ def test_floats_give_transformers_logits(tmp_path, model_type, quantization, cac
     assert error(run_chunks(executor, prompt_of(model_type), CHUNKS), expected) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "model_type",
-    [pytest.param(n, marks=() if n == "llama" else pytest.mark.soak) for n in hf_folders.NAMES],
-)
+@pytest.mark.soak  # test_families.py has negative scales, and test_fast.py's kernels all codes
+@pytest.mark.parametrize("model_type", hf_folders.NAMES)
 def test_codes_with_searched_scales_are_computed_with(tmp_path, model_type, cache_dir):
     """Scales are negative in places, and all 16 codes are used."""
     made = converted(hf_folders.make(tmp_path / model_type, model_type), "q4f16_1")
