@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextvars
 import shlex
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from mlc_widget.magics.joined_names import names_in
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_request import ChatOptions
@@ -39,12 +40,16 @@ class Conversation:
 
     Args:
         engine: The engine that answers.
+        name_of: Gives the engine's name where `%mlc load` needs it, on any thread.
     """
 
-    def __init__(self, engine: LinkedEngine) -> None:
+    def __init__(
+        self, engine: LinkedEngine, name_of: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._views: weakref.WeakSet[ConversationView] = weakref.WeakSet()
         self.link = link_of(engine)
         """The link to the engine, which it does not keep alive."""
+        self.name_of = name_of
         self.session = ChatSession(
             self.link,
             ChatListener(
@@ -54,7 +59,7 @@ class Conversation:
                 on_end=self._on_end,
             ),
             ChatOptions(),
-            advice=_advice,
+            advice=lambda models: advice(names_in(models), name_of()),
         )
         self._cells: dict[str, contextvars.Context] = {}
         """The views, by the questions that were asked in them."""
@@ -103,6 +108,12 @@ class Conversation:
             tell(view)
 
 
-def _advice(models: str) -> str:
-    named = shlex.join(models.split(", ")) if models else "demo"
-    return f"Run `%mlc load {named}`, and then press Try again."
+def advice(models: Sequence[str], to: str | None) -> str:
+    """What to do when no model is loaded.
+
+    Args:
+        models: Those that were loaded last.
+        to: The name of the engine, if it must be given.
+    """
+    words = [*(models or ("demo",)), *(() if to is None else ("--to", to))]
+    return f"Run `%mlc load {shlex.join(words)}`, and then press Try again."

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, get_origin
 
 from IPython.core.error import UsageError
 
+from mlc_widget.magics.joined_names import names_in
+
 if TYPE_CHECKING:
     from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.magics.conversation import Conversation
@@ -145,13 +147,11 @@ class EngineRegistry:
 
     def conversation(self, engine: LinkedEngine, *, new: bool = False) -> Conversation:
         """The conversation that `%%chat` has with an engine."""
-        from mlc_widget.magics.conversation import Conversation
-
         known = self._conversations.get(engine)
         if known is None or new:
             if known is not None:
                 known.leave()
-            known = self._conversations[engine] = Conversation(engine)
+            known = self._conversations[engine] = self._converse(engine)
         return known
 
     def replace(self, engine: LinkedEngine, options: dict[str, Any]) -> None:
@@ -172,11 +172,22 @@ class EngineRegistry:
 
     def aside(self, engine: LinkedEngine) -> Conversation:
         """A conversation of its own, for one question."""
-        from mlc_widget.magics.conversation import Conversation
-
-        conversation = Conversation(engine)
+        conversation = self._converse(engine)
         self._asides.setdefault(engine, weakref.WeakSet()).add(conversation)
         return conversation
+
+    def _converse(self, engine: LinkedEngine) -> Conversation:
+        from mlc_widget.magics.conversation import Conversation
+
+        kept = weakref.ref(engine)  # the conversation must not keep the engine alive
+
+        def name_of() -> str | None:
+            """The engine's name, where a magic that gives none could mean another engine."""
+            engines = self.engines()
+            names = (name for name, known in engines.items() if known is kept())
+            return next(names, None) if len(engines) > 1 else None
+
+        return Conversation(engine, name_of)
 
     def spoken(self, engine: LinkedEngine) -> list[Conversation]:
         """The conversations with an engine."""
@@ -227,7 +238,7 @@ _LOAD: Final = "Load a model first, such as with `%mlc load demo`."
 
 def models_of(engine: LinkedEngine) -> Sequence[str]:
     """The models that are loaded or loading in an engine."""
-    return engine.model_id.split(", ") if engine.model_id else []
+    return names_in(engine.model_id or "")
 
 
 def _make_engine(options: dict[str, Any]) -> LinkedEngine:

@@ -13,7 +13,8 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from mlc_widget.magics import actions
 from mlc_widget.magics.commands import MLCMagics
-from mlc_widget.magics.conversation import _advice
+from mlc_widget.magics.conversation import advice
+from mlc_widget.magics.joined_names import names_in
 from mlc_widget.magics.parsing import chat_parser, mlc_parser
 
 TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"
@@ -114,10 +115,26 @@ def test_a_kernel_that_does_not_exist_is_named_until_another_load(
     assert magics.registry.options_of(shell.user_ns["_engine"]) == {}
 
 
-def test_the_advice_of_a_reply_loads_what_was_loaded() -> None:
-    assert "`%mlc load demo`" in _advice("")
-    line = _advice("/my models/a.gguf, b").split("`")[1].removeprefix("%mlc ")
-    assert mlc_parser().read(line).model == ["/my models/a.gguf", "b"]
+def test_the_advice_of_a_reply_loads_what_was_loaded(tmp_path: Path) -> None:
+    assert "`%mlc load demo`" in advice([], None)
+    path = tmp_path / "my models, and others" / "a, b.gguf"
+    path.parent.mkdir()
+    path.touch()
+    line = advice(names_in(f"demo, {path}, b"), "other").split("`")[1].removeprefix("%mlc ")
+    read = mlc_parser().read(line)
+    assert read.model == ["demo", str(path), "b"]
+    assert read.to == "other"
+
+
+def test_the_advice_names_the_engine_where_there_are_several(
+    shell: InteractiveShell,
+) -> None:
+    registry = shell.find_line_magic("mlc").__self__.registry
+    first = registry.conversation(registry.make(None))
+    assert first.name_of() is None
+    other = registry.aside(registry.make("other"))
+    assert first.name_of() == "_engine"
+    assert other.name_of() == "other"
 
 
 def test_servers_are_added_listed_and_ended(
