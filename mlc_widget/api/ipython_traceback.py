@@ -1,7 +1,7 @@
 """How IPython shows our errors: the notebook's own frames and the message, not the way there.
 
-The frames and the remote traceback stay with the error (`__traceback__`, `__cause__`), and
-``%xmode Verbose`` shows them.
+What `api.tracebacks` leaves of the frames, and the remote traceback, stay with the error
+(`__traceback__`, `__cause__`), and ``%xmode Verbose`` shows them.
 """
 
 from __future__ import annotations

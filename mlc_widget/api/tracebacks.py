@@ -1,8 +1,11 @@
-"""Keep errors from keeping engines alive.
+"""Keep errors from keeping engines alive, and from showing frames that explain nothing.
 
 Python and IPython keep the last error, the error its traceback, and the traceback the local
 variables of every function that it passed through. An engine ends when nothing refers to it any
 more, so our functions that have one among their locals let go of it when they fail.
+
+An error about a request or a model says what is wrong and what to do; of the way to it inside of
+this package, only the function that was called is kept. ``python -X dev`` keeps everything.
 """
 
 from __future__ import annotations
@@ -10,8 +13,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
+
+from mlc_widget.api.errors import BadRequestError, ModelError
+from mlc_widget.api.ipython_traceback import own_frames
 
 _PACKAGE: Final = __name__.partition(".")[0] + "."
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -37,6 +44,7 @@ def releases_locals(function: _F) -> _F:
             except BaseException as error:
                 del args, kwargs
                 _release(error, room)
+                _shorten(error)
                 raise
 
         return awaited  # type: ignore[return-value]
@@ -49,6 +57,7 @@ def releases_locals(function: _F) -> _F:
         except BaseException as error:
             del args, kwargs
             _release(error, room)
+            _shorten(error)
             raise
 
     return called  # type: ignore[return-value]
@@ -69,6 +78,18 @@ def releases_locals_of_methods(cls: _C) -> _C:
         if inspect.isfunction(value) and not name.startswith("_"):
             setattr(cls, name, releases_locals(value))
     return cls
+
+
+def explains_itself(error: BaseException) -> bool:
+    """Whether an error's message says all that a user needs, wherever in us it was raised."""
+    return isinstance(error, BadRequestError | ModelError) and not sys.flags.dev_mode
+
+
+def _shorten(error: BaseException) -> None:
+    """Drop the frames below the public function, whose decorator's is the first."""
+    called = error.__traceback__ and error.__traceback__.tb_next
+    if called and explains_itself(error) and own_frames(called) is None:
+        called.tb_next = None
 
 
 def _release(error: BaseException, room: str) -> None:

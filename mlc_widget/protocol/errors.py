@@ -8,6 +8,7 @@ from typing import Any
 
 from mlc_widget.api import errors
 from mlc_widget.api.requests import JSONDict
+from mlc_widget.api.tracebacks import explains_itself
 from mlc_widget.api.unicode_text import well_formed
 
 _MAX_TRACEBACK = 20_000
@@ -34,12 +35,20 @@ def encode_error(error: BaseException, request_id: str | None = None) -> JSONDic
         "code": own.code,
         "param": own.param,
         "request_id": own.request_id or request_id,
-        "traceback": "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:],
+        "traceback": _traceback(error)[-_MAX_TRACEBACK:],
     }
     return {
         name: well_formed(value) if isinstance(value, str) else value
         for name, value in fields.items()
     }
+
+
+def _traceback(error: BaseException) -> str:
+    """How an error came about: all of it, or the first frame and the last if that says enough."""
+    described = traceback.TracebackException.from_exception(error)
+    if explains_itself(error):
+        del described.stack[1:-1]
+    return "".join(described.format())
 
 
 def _description(error: BaseException) -> str:
