@@ -36,6 +36,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
         "num_hidden_layers": 16, "vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
     },
+    "Llama-3.1-8B": {
+        "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+        "num_hidden_layers": 32, "vocab_size": 128256, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
+        "tie_word_embeddings": False,
+    },
     "Qwen2.5-1.5B": {
         "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960,
         "num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 128,
@@ -63,7 +69,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 9, "vocab_size": 128256, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
     },
 }  # fmt: skip
-"""By name; all tie their embeddings. Of Phi-4-mini and SmolLM3, a quarter of the layers."""
+"""By name; all but the largest tie their embeddings. Of Phi-4-mini and SmolLM3, a quarter of the
+layers."""
 
 FILE_TYPES = {
     "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15,
@@ -72,26 +79,26 @@ FILE_TYPES = {
 """llama.cpp's numbers of kinds of files."""
 
 
-def mlc_config(name: str) -> dict[str, Any]:
+def mlc_config(name: str, quantization: str = "q4f16_1") -> dict[str, Any]:
     """mlc-chat-config.json of that shape."""
     shape = dict(SHAPES[name])
     model_type = shape.pop("model_type")
     model_config = {
+        "tie_word_embeddings": True,
         **shape,
         "position_embedding_base": shape["rope_theta"],
-        "tie_word_embeddings": True,
         "context_window_size": CONTEXT,
     }
     return {
         "model_type": model_type,
-        "quantization": "q4f16_1",
+        "quantization": quantization,
         "model_config": model_config,
         "vocab_size": shape["vocab_size"],
         "context_window_size": CONTEXT,
     }
 
 
-def write_mlc(name: str, folder: Path) -> None:
+def write_mlc(name: str, folder: Path, quantization: str = "q4f16_1") -> None:
     """The model's MLC folder, but for its tokenizer, which nothing here reads."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
     import mlc_format
@@ -101,18 +108,21 @@ def write_mlc(name: str, folder: Path) -> None:
     from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
     from mlc_widget.engine.runtimes.tvm.target import host_target
 
-    config = mlc_config(name)
+    config = mlc_config(name, quantization)
     architecture = architecture_of(config["model_type"], config["model_config"])
-    program = make_program(architecture, quantization_of("q4f16_1"), host_target())
+    program = make_program(architecture, quantization_of(quantization), host_target())
     rng = np.random.default_rng(0)
+    normal = (0.02 * rng.standard_normal(1 << 22)).astype(np.float16)
     params: dict[str, np.ndarray] = {}
     for parameter, layout in program.parameters:
         if layout.dtype == "uint32":
             values = rng.integers(0, 1 << 32, layout.source_shape, dtype=np.uint32)
         elif "q_scale" in parameter:
             values = rng.uniform(0.002, 0.006, layout.source_shape).astype(np.float16)
-        else:
+        elif len(layout.source_shape) == 1:
             values = np.ones(layout.source_shape, np.float16)
+        else:
+            values = np.resize(normal, layout.source_shape)
         params[parameter] = values
     folder.mkdir(parents=True, exist_ok=True)
     mlc_format.write_params(folder, params, encode_format="raw")

@@ -1,7 +1,7 @@
 """Correctness and speed on an NVIDIA GPU.
 
-    python benchmarks/gpu.py                 # all
-    python benchmarks/gpu.py --only golden   # or speed, families, or transformers
+    python benchmarks/gpu.py                         # all, in 4 minutes on an H200 and 16 cores
+    python benchmarks/gpu.py --only golden           # or some of the parts below
     python benchmarks/gpu.py --only speed --shapes 8B --quantizations q4f16_1
 
 - golden: compares the logits of the tiny fixtures at every position, over chunks that cross pages,
@@ -9,20 +9,29 @@
   batch with those computed alone (all bits must be equal).
 - speed: decodes at batch sizes 1 to 32 after 128 tokens, and alone after 4,000 and 16,000, and
   prefills, with the shapes of Llama-3.2-1B and Llama-3.1-8B and random weights in float16 and
-  4 bits. Each figure comes with its share of the speed that memory bandwidth allows if weights,
-  keys and values are read once per step, and prefill also with its products' TFLOP/s.
+  4 bits. Each figure comes with its share of a bound: of decoding, the speed that memory bandwidth
+  allows if weights, keys and values are read once per step; of prefill, also that of a large
+  product of matrices (by torch, where that is installed). Then it draws tokens in steps of 32
+  sequences, on the GPU where that can be and from all logits on the host.
 - families: the same for the shapes of Gemma 3 1B, and a quarter of Phi-4-mini and SmolLM3
   (by layers), in 4 bits at batch size 1, after 128 and 4,000 tokens.
+- load: loads models of these shapes from their caches in a fresh worker, to the first token. It
+  needs 20 GB in the folder for temporary files.
 - transformers: measures the same shapes in float16 in the same run: greedy decoding at batch size 1
-  with torch.compile and a static cache, and prefill without them. Needs torch and transformers.
+  with torch.compile and a static cache, and prefill with and without torch.compile. Needs torch
+  and transformers.
 
-A step is measured from the token ids on the host to the greedy token on the host.
+A step is measured from the token ids on the host to the greedy token on the host. Before anything
+is measured, all code is compiled, by several processes at once. The last lines are a table of all
+figures that there are goals for.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import shutil
 import statistics
 import sys
@@ -30,8 +39,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,33 +52,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tools")]
 import mlc_format  # noqa: E402
 
+from benchmarks._gpu_load import LOADS, Loads  # noqa: E402
+from benchmarks._gpu_models import LLAMAS, Model, compile_all, random_model  # noqa: E402
+from benchmarks._kernel_models import SHAPES, mlc_config  # noqa: E402
+from benchmarks._process import Process  # noqa: E402
 from mlc_widget.api.errors import RuntimeUnavailableError  # noqa: E402
-from mlc_widget.engine.runtimes.base import ModelSource  # noqa: E402
+from mlc_widget.engine.runtimes.base import ModelSource, Sampling  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
+from mlc_widget.engine.runtimes.tvm.sampler import Sampler  # noqa: E402
 from mlc_widget.engine.store.tensor_cache import TensorCache  # noqa: E402
 
-LLAMA_1B: dict[str, Any] = {
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "num_hidden_layers": 16,
-    "head_dim": 64,
-    "vocab_size": 128256,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-    "position_embedding_base": 500000,
-}
-LLAMA_8B: dict[str, Any] = {
-    **LLAMA_1B,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "head_dim": 128,
-    "tie_word_embeddings": False,
-}
-LLAMAS = {"1B": LLAMA_1B, "8B": LLAMA_8B}
+PARTS = ("golden", "speed", "families", "load", "transformers")
+FAMILIES = ("Gemma-3-1B", "Phi-4-mini-8-layers", "SmolLM3-9-layers")
 FIXTURES = REPOSITORY / "tests" / "fixtures" / "architectures"
 CASES = [
     ("llama", "q0f16"), ("llama", "q4f16_1"), ("mistral", "q4f16_1"), ("qwen2", "q8f16_1"),
@@ -150,51 +148,6 @@ def golden() -> bool:
     return good
 
 
-def random_model(
-    quantization: str, tokens: int, model_type: str = "llama", config: Any = None
-) -> tuple[Executor, int]:
-    """Llama-3.2-1B's shapes, or others, with random weights on the GPU, and their bytes."""
-    from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
-    from mlc_widget.engine.runtimes.tvm.compile import compile_module, make_program, trace
-    from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
-    from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
-    from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
-    from mlc_widget.engine.runtimes.tvm.cuda.tensor_layers import attention_part, attention_rows
-    from mlc_widget.engine.runtimes.tvm.layouts import PAGE
-    from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
-
-    architecture = architecture_of(model_type, config or LLAMA_1B)
-    target = local_target()
-    install(target.arch)
-    weights = quantization_of(quantization)
-    program = make_program(architecture, weights, target, "float16")
-    compiled = compile_module(trace(program), program.target)
-    rng = np.random.default_rng(0)
-    normal = rng.standard_normal(1 << 22).astype(np.float32)
-    words = rng.integers(0, 1 << 32, 1 << 22, dtype=np.uint32)
-    arrays = []
-    for name, layout in program.parameters:
-        if layout.dtype == "uint32":
-            arrays.append(np.resize(words, layout.shape))
-        elif name.endswith("q_scale"):
-            arrays.append(np.full(layout.shape, 0.005, layout.dtype))
-        elif len(layout.shape) == 1:
-            arrays.append(np.ones(layout.shape, layout.dtype))
-        else:
-            arrays.append(np.resize((0.02 * normal).astype(layout.dtype), layout.shape))
-    nbytes = sum(a.nbytes for a in arrays)
-    executor = CudaExecutor(
-        compiled.jit(), architecture.shape, arrays, page_size=PAGE, pages=-(-tokens // PAGE),
-        context=tokens, vocab=architecture.shape.vocab_size,
-        max_rows=program.max_rows, usual_rows=program.usual_rows,
-        attention_rows=attention_rows(weights, "float16", target, architecture.shape),
-        attention_part=attention_part(weights, "float16", target, architecture.shape),
-        kv_dtype="float16",
-    )  # fmt: skip
-    executor.prepare()
-    return executor, nbytes
-
-
 def bandwidth() -> float:
     """Bytes per second that a copy on the GPU reads and writes."""
     import tvm
@@ -227,15 +180,47 @@ def token_bytes(executor: Any) -> int:
     return int(2 * 2 * s.layers * s.kv_heads * s.head_dim)
 
 
+@dataclass
+class Machine:
+    """What bounds a GPU's speed, as measured.
+
+    Attributes:
+        bandwidth: Bytes per second that a copy reads and writes.
+        products: Operations per second of a large product of matrices; 0 if not measured.
+    """
+
+    bandwidth: float
+    products: float = 0.0
+
+
+@dataclass
+class Figures:
+    """What was measured, by name, for the table at the end."""
+
+    rows: dict[str, tuple[float, str, float]] = field(default_factory=dict)
+
+    def note(self, name: str, value: float, unit: str, share: float) -> None:
+        """Keep a figure, with its share of its bound."""
+        self.rows[name] = (value, unit, share)
+
+    def ratio(self, name: str, over: str) -> float | None:
+        """One figure over another, if both were measured."""
+        both = [self.rows[n][0] for n in (name, over) if n in self.rows]
+        return both[0] / both[1] if len(both) == 2 else None
+
+
 def decode(
-    executor: Any, batch: int, nbytes: int, peak: float, name: str, after: int = 128
-) -> float:
-    """Tokens per second of greedy decoding after some tokens, all sequences together."""
-    each = executor.pages // batch
-    pages = [list(range(each * b, each * (b + 1))) for b in range(batch)]
-    for held in pages:
-        for at in range(0, after, executor.usual_rows):
-            executor.run([Span([7] * min(executor.usual_rows, after - at), at, held)])
+    executor: Any,
+    batch: int,
+    nbytes: int,
+    machine: Machine,
+    name: str,
+    figures: Figures,
+    after: int = 128,
+) -> None:
+    """Time greedy decoding after some tokens; tokens per second of all sequences together."""
+    pages = pages_of(executor, batch)
+    fill(executor, pages, after)
     length, tokens = after, [5] * batch
 
     def spans() -> list[Span]:
@@ -253,17 +238,37 @@ def decode(
     median_of(step, 10)
     seconds = median_of(step, 100)
     alone = median_of(step_on_the_gpu, 50)
-    bound = (nbytes + batch * token_bytes(executor) * length) / peak
+    bound = (nbytes + batch * token_bytes(executor) * length) / machine.bandwidth
+    label = f"{name} decode batch {batch}" + (f" after {after}" if after != 128 else "")
+    figures.note(label, batch / seconds, "tok/s", bound / seconds)
     print(
-        f"{name} decode batch {batch}: {batch / seconds:8.0f} tok/s, {seconds * 1e3:.3f} ms a step "
+        f"{label}: {batch / seconds:8.0f} tok/s, {seconds * 1e3:.3f} ms a step "
         f"({alone * 1e3:.3f} without its token on the host), {bound / seconds:.0%} of the bound",
         flush=True,
     )
-    return batch / seconds
+
+
+def pages_of(executor: Any, batch: int) -> list[list[int]]:
+    """An equal part of all pages for each of some sequences."""
+    each = executor.pages // batch
+    return [list(range(each * b, each * (b + 1))) for b in range(batch)]
+
+
+def fill(executor: Any, pages: list[list[int]], tokens: int) -> None:
+    """Run the first tokens of sequences."""
+    for held in pages:
+        for at in range(0, tokens, executor.usual_rows):
+            executor.run([Span([7] * min(executor.usual_rows, tokens - at), at, held)])
 
 
 def prefill(
-    executor: Any, prompt: int, nbytes: int, peak: float, name: str, weights: int = 0
+    executor: Any,
+    prompt: int,
+    nbytes: int,
+    machine: Machine,
+    name: str,
+    figures: Figures,
+    weights: int = 0,
 ) -> None:
     """Time a prompt in the chunks that the scheduler uses."""
     pages = list(range(-(-prompt // executor.page_size)))
@@ -277,11 +282,17 @@ def prefill(
 
     run()
     seconds = median_of(run, 5)
-    bound = (len(starts) * nbytes + token_bytes(executor) * (sum(starts) + prompt)) / peak
+    read = len(starts) * nbytes + token_bytes(executor) * (sum(starts) + prompt)
+    bound, operations = read / machine.bandwidth, 2 * weights * prompt
+    if machine.products:
+        bound = max(bound, operations / machine.products)
+    label = f"{name} prefill {prompt}"
+    figures.note(label, prompt / seconds, "tok/s", bound / seconds)
+    if weights:
+        figures.note(f"{label}, products", operations / seconds / 1e12, "TFLOP/s", bound / seconds)
     print(
-        f"{name} prefill {prompt}: {prompt / seconds:8.0f} tok/s, "
-        f"{bound / seconds:.0%} of the bound"
-        + (f", {2 * weights * prompt / seconds / 1e12:.0f} TFLOP/s" if weights else ""),
+        f"{label}: {prompt / seconds:8.0f} tok/s, {bound / seconds:.0%} of the bound"
+        + (f", {operations / seconds / 1e12:.0f} TFLOP/s" if weights else ""),
         flush=True,
     )
 
@@ -293,98 +304,186 @@ def layer_weights(config: dict[str, Any]) -> int:
     return int(config["num_hidden_layers"] * config["hidden_size"] * each)
 
 
-def speed(shapes: Sequence[str], quantizations: Sequence[str]) -> dict[str, float]:
-    """Decode and prefill; tokens per second by name."""
-    peak = bandwidth()
-    print(f"a copy on the GPU moves {peak / 1e12:.2f} TB/s", flush=True)
-    result: dict[str, float] = {}
+DRAWS: dict[str, dict[str, Any]] = {
+    "temperature 0": {"temperature": 0.0},
+    "top_k 40": {"top_k": 40},
+    "top_p 0.95": {"top_p": 0.95},
+    "no filter": {},
+}
+
+
+def draw(executor: Any, name: str, batch: int = 32) -> None:
+    """Time the choice of tokens: of what the GPU returns, and of all logits on the host."""
+    pages = pages_of(executor, batch)
+    fill(executor, pages, 128)
+    vocabulary = SimpleNamespace(token_bytes=bytes, is_special=lambda token: False)
+
+    def spans(temperature: float | None) -> list[Span]:
+        return [Span([5], 128, held, [0], temperature) for held in pages]
+
+    def forward() -> None:
+        executor.launch(spans(0.0))
+        executor._device.sync()
+
+    median_of(forward, 5)
+    alone = median_of(forward, 20)
+    for label, given in DRAWS.items():
+        values = {"max_tokens": None, "temperature": 1.0, "top_p": 1.0, **given}
+        samplers = [Sampler(Sampling(seed=i, **values), [1], vocabulary) for i in range(batch)]
+
+        def step(temperature: float | None, samplers: list[Sampler] = samplers) -> None:
+            rows = executor.run(spans(temperature))
+            for sampler, row in zip(samplers, rows, strict=True):
+                sampler.sample(row, 129)
+
+        both = []
+        for temperature in (samplers[0].draws_at, None):
+            step(temperature)
+            both.append(median_of(lambda t=temperature, s=step: s(t), 10))
+        here, all_logits = both
+        print(
+            f"{name} choosing {batch} tokens, {label}: {(here - alone) * 1e3:.2f} ms, "
+            f"{(all_logits - alone) * 1e3:.2f} from all logits; "
+            f"a step {here * 1e3:.2f} ms, {here / all_logits:.0%} of {all_logits * 1e3:.2f}",
+            flush=True,
+        )
+
+
+def speed(
+    shapes: Sequence[str], quantizations: Sequence[str], machine: Machine, figures: Figures
+) -> None:
+    """Decode, prefill, and draw tokens."""
     for shape in shapes:
         for quantization in quantizations:
-            executor, nbytes = random_model(quantization, 16384, config=LLAMAS[shape])
+            executor, nbytes = random_model(Model(quantization, LLAMAS[shape]), 16384)
             name = f"{shape} {quantization}"
             for batch in (1, 2, 4, 8, 32):
-                result[f"{name} batch {batch}"] = decode(executor, batch, nbytes, peak, name)
+                decode(executor, batch, nbytes, machine, name, figures)
             for after in (4000, 16000):
-                decode(executor, 1, nbytes, peak, f"{name} after {after}:", after)
+                decode(executor, 1, nbytes, machine, name, figures, after)
+            weights = layer_weights(LLAMAS[shape])
             for prompt in (128, 256, 1024, 4096):
-                prefill(executor, prompt, nbytes, peak, name, layer_weights(LLAMAS[shape]))
+                prefill(executor, prompt, nbytes, machine, name, figures, weights)
+            draw(executor, name)
             del executor
-    return result
 
 
-def families() -> None:
+def family(name: str) -> Model:
+    """A model of another family."""
+    config = mlc_config(name)
+    return Model("q4f16_1", config["model_config"], SHAPES[name]["model_type"])
+
+
+def families(machine: Machine, figures: Figures) -> None:
     """Decode and prefill with shapes of other families."""
-    from _kernel_models import SHAPES, mlc_config
-
-    peak = bandwidth()
-    for name in ("Gemma-3-1B", "Phi-4-mini-8-layers", "SmolLM3-9-layers"):
-        config = mlc_config(name)
-        executor, nbytes = random_model(
-            "q4f16_1", 4352, SHAPES[name]["model_type"], config["model_config"]
-        )
+    for name in FAMILIES:
+        executor, nbytes = random_model(family(name), 4352)
         for after in (128, 4000):
-            decode(executor, 1, nbytes, peak, f"{name} after {after}:", after)
-        prefill(executor, 1024, nbytes, peak, name)
+            decode(executor, 1, nbytes, machine, name, figures, after)
+        prefill(executor, 1024, nbytes, machine, name, figures)
         del executor
 
 
-def transformers_decode() -> float:
-    """Tokens per second of transformers with torch.compile and a static cache, batch 1."""
-    import torch
-    import transformers
+class Peer(Process):
+    """transformers in a process of its own, which has compiled all of a shape; see `_gpu_peer`."""
 
-    same = {k: v for k, v in LLAMA_1B.items() if k != "position_embedding_base"}
-    config = transformers.LlamaConfig(
-        **same, max_position_embeddings=4096, rope_parameters={"rope_type": "default",
-        "rope_theta": 500000.0},
-    )  # fmt: skip
-    torch.set_grad_enabled(False)
-    with torch.device("cuda"):
-        torch.set_default_dtype(torch.float16)
-        model = transformers.LlamaForCausalLM(config).eval()
-    cache = transformers.StaticCache(config=config, max_cache_len=1024)
-    step = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
-    ids = torch.full((1, 128), 7, device="cuda")
-    model(ids, past_key_values=cache, cache_position=torch.arange(128, device="cuda"))
-    token = torch.full((1, 1), 5, device="cuda")
-    at = [128]
+    def __init__(self, shape: str) -> None:
+        places = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+        super().__init__(sys.executable, "_gpu_peer.py", shape, PYTHONPATH=os.pathsep.join(places))
 
-    def decode() -> None:
-        nonlocal token
-        position = torch.tensor([at[0]], device="cuda")
-        logits = step(
-            token, past_key_values=cache, cache_position=position, position_ids=position[None]
-        ).logits
-        token = logits[:, -1:].argmax(-1).clone()
-        token.item()
-        at[0] += 1
 
-    prompt = torch.full((1, 1024), 7, device="cuda")
+def peers_of(started: dict[str, Future[Peer]]) -> dict[str, Peer]:
+    """Those that could be started."""
+    there = {}
+    for shape, peer in started.items():
+        try:
+            there[shape] = peer.result()
+        except RuntimeError as error:
+            print(f"transformers, {shape}: not measured: {error}", flush=True)
+        else:
+            print(f"transformers, {shape}: {there[shape].started}", flush=True)
+    return there
 
-    def prefill() -> None:
-        model(prompt, use_cache=True, logits_to_keep=1).logits.argmax(-1).item()
 
-    prefill()
-    print(f"transformers prefill 1024: {1024 / median_of(prefill, 5):8.0f} tok/s", flush=True)
-    median_of(decode, 20)
-    seconds = median_of(decode, 100)
-    print(
-        f"transformers {transformers.__version__}, torch {torch.__version__}, float16, "
-        f"torch.compile, static cache: {1 / seconds:.0f} tok/s, {seconds * 1e3:.3f} ms a step",
-        flush=True,
-    )
-    return 1 / seconds
+def compare(peers: dict[str, Peer], figures: Figures) -> None:
+    """Measure the peers, and print our figures over theirs."""
+    for shape, peer in peers.items():
+        try:
+            theirs = peer.ask("measure")
+        except RuntimeError as error:
+            print(f"transformers, {shape}: {error}", flush=True)
+            continue
+        for name, value in theirs.items():
+            own = f"{shape} q0f16 {name.split(',')[0]}"
+            line = f"transformers {shape} {name}: {value:8.0f} tok/s"
+            if own in figures.rows:
+                line += f"; ours {figures.rows[own][0] / value:.2f} × as fast"
+            print(line, flush=True)
+            figures.note(f"transformers {shape} {name}", value, "tok/s", 0.0)
+        peer.close()
+
+
+def summary(figures: Figures) -> None:
+    """Print the figures that there are goals for, as a table."""
+    goals: list[tuple[str, float, str, float | None]] = []
+    for name, goal in (
+        ("8B q4f16_1 decode batch 1", 0.75),
+        ("1B q4f16_1 decode batch 1", 0.60),
+        ("8B q4f16_1 decode batch 8", 0.65),
+        ("8B q4f16_1 decode batch 32", 0.65),
+        ("1B q0f16 decode batch 1", 0.78),
+        ("8B q0f16 decode batch 1", 0.0),
+        ("8B q0f16 decode batch 1 after 16000", 0.75),
+        ("8B q4f16_1 decode batch 1 after 16000", 0.75),
+    ):
+        if name in figures.rows:
+            goals.append((f"{name}, share of the bound", goal, "", figures.rows[name][2]))
+    names = [f"8B {q} prefill {n}, products" for q in ("q0f16", "q4f16_1") for n in (1024, 4096)]
+    goals += [(n, 450, " TFLOP/s", figures.rows[n][0]) for n in names if n in figures.rows]
+    for over, under, goal in (
+        ("8B q4f16_1 decode batch 1", "8B q0f16 decode batch 1", 3.0),
+        ("1B q0f16 prefill 1024", "transformers 1B prefill 1024, compiled", 1.2),
+        ("1B q0f16 decode batch 1", "transformers 1B decode batch 1", 1.0),
+        ("8B q0f16 decode batch 1", "transformers 8B decode batch 1", 1.0),
+    ):
+        goals.append((f"{over} / {under}", goal, " ×", figures.ratio(over, under)))
+    for name, quantization, seconds in LOADS:
+        label = f"{name} {quantization} load"
+        if label in figures.rows:
+            goals.append((f"{label} (at most)", seconds, " s", figures.rows[label][0]))
+    print("\n| figure | measured | goal |\n| --- | --- | --- |")
+    for label, goal, unit, value in goals:
+        if value is not None:
+            text = [f"{v:.0%}" if not unit else f"{v:.3g}{unit}" for v in (value, goal)]
+            print(f"| {label} | {text[0]} | {text[1]} |")
+    sys.stdout.flush()
+
+
+def prepare_all(
+    args: argparse.Namespace, parts: Sequence[str], loads: Loads
+) -> dict[str, Future[Peer]]:
+    """Compile, write and start all that will be measured, at the same time."""
+    began, spawn = time.perf_counter(), multiprocessing.get_context("spawn")
+    models = [Model(q, LLAMAS[s]) for s in args.shapes for q in args.quantizations]
+    models = models * ("speed" in parts) + [family(n) for n in FAMILIES] * ("families" in parts)
+    with ThreadPoolExecutor() as threads, ProcessPoolExecutor(len(LOADS), spawn) as processes:
+        peers = {s: threads.submit(Peer, s) for s in args.shapes if "transformers" in parts}
+        written = [processes.submit(loads.write, n, q) for n, q, _ in LOADS if "load" in parts]
+        compile_all(models)
+        for each in written:
+            each.result()
+    print(f"prepared in {time.perf_counter() - began:.0f} s", flush=True)
+    return peers
 
 
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", choices=("golden", "speed", "families", "transformers"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--shapes", nargs="+", choices=list(LLAMAS), default=list(LLAMAS))
     kinds = ("q0f16", "q4f16_1", "q8f16_1")
     parser.add_argument("--quantizations", nargs="+", choices=kinds, default=kinds[:2])
     args = parser.parse_args()
-    only = args.only
     from mlc_widget.engine.runtimes.tvm.cuda.target import prepare
 
     try:
@@ -392,16 +491,36 @@ def main() -> None:
     except RuntimeUnavailableError as error:
         print(f"Nothing to measure here: {error}")
         return
-    good = golden() if only in (None, "golden") else True
-    ours = speed(args.shapes, args.quantizations) if only in (None, "speed") else {}
-    if only in (None, "families"):
-        families()
-    theirs = transformers_decode() if only in (None, "transformers") else 0.0
-    own = ours.get("1B q0f16 batch 1")
-    if own and theirs:
-        print(f"decode at batch 1, float16, 1B: {own / theirs:.2f} × transformers")
+    with tempfile.TemporaryDirectory(prefix="mlc_widget-gpu-") as root:
+        good = run(args, Loads(Path(root)))
     if not good:
         raise SystemExit("the logits are not within the limit")
+
+
+def run(args: argparse.Namespace, loads: Loads) -> bool:
+    """Run the parts; whether the golden logits hold, if they are among these."""
+    parts = args.only
+    good = golden() if "golden" in parts else True
+    peers = peers_of(prepare_all(args, parts, loads))
+    machine, figures = Machine(bandwidth()), Figures()
+    if peers:
+        machine.products = next(iter(peers.values())).ask("products")["products"]
+    print(
+        f"a copy on the GPU moves {machine.bandwidth / 1e12:.2f} TB/s"
+        + f", products run at {machine.products / 1e12:.0f} TFLOP/s" * bool(peers),
+        flush=True,
+    )
+    if "load" in parts:
+        for name, quantization, goal in LOADS:
+            seconds = loads.measure(name, quantization, goal)
+            figures.note(f"{name} {quantization} load", seconds, "s", goal / seconds)
+    if "speed" in parts:
+        speed(args.shapes, args.quantizations, machine, figures)
+    if "families" in parts:
+        families(machine, figures)
+    compare(peers, figures)
+    summary(figures)
+    return good
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
     python tools/gpu_page.py [--shapes 1B 8B] > page.md
 
 It needs an NVIDIA GPU, the package with its ``cuda`` extra, and pytest. The page names the card.
-With pytest-xdist, several processes run the tests. All takes 7 minutes on an H100 and 16 cores.
-The exit status is that of the tests, or that of the benchmark if they passed.
+With pytest-xdist, several processes run the tests; a second GPU is tested where there is one. Where
+CUDA's compute-sanitizer is installed, it watches a test of each kind of kernel written by hand:
+for wrong addresses (memcheck), and for threads of a block that do not wait for one another's shared
+memory (racecheck). All takes 7 minutes on an H200 and 16 cores. The exit status is not 0 if a test,
+the sanitizer or the benchmark fails.
 """
 
 from __future__ import annotations
@@ -13,42 +16,97 @@ import argparse
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TESTS = REPOSITORY / "tests/engine/runtimes/tvm"
 GPU_TESTS = [*sorted(map(str, TESTS.glob("test_cuda*.py"))), str(TESTS / "test_families.py")]
+CUDA = TESTS / "test_cuda.py"
+WATCHED = [
+    # layers of few rows, whose weights are copied ahead, and of many, by warpgroups on Hopper
+    f"{CUDA}::test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu[1024-128-4-options0]",
+    # attention, cut over the keys and whole
+    f"{TESTS / 'test_cuda_attention.py'}::"
+    "test_attention_in_parts_has_the_same_bits_on_a_gpu[8-2-64-None-None]",
+    # the choice of tokens
+    f"{TESTS / 'test_cuda_shortlist.py'}::"
+    "test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most",
+    # a whole model: norms, embedding, rotation, and prefill by `mma`
+    f"{CUDA}::test_golden_logits_on_a_gpu[llama-q4f16_1-float16]",
+]
+TOOLS = {"memcheck": 60, "racecheck": 60}
+"""The sanitizer's tools, and the seconds after which each is stopped."""
 CARD = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
 
-def section(title: str, command: list[str]) -> int:
+def section(title: str, command: Sequence[str], seconds: float | None = None) -> int:
     """Run a command, and print its output below a title; return its exit status."""
     print(f"\n## {title}\n\n```", flush=True)
-    status = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.STDOUT, check=False)
-    print("```", flush=True)
-    return status.returncode
+    began = time.monotonic()
+    try:
+        status = subprocess.run(
+            command, cwd=REPOSITORY, stderr=subprocess.STDOUT, check=False, timeout=seconds
+        ).returncode
+    except subprocess.TimeoutExpired:
+        print(f"stopped after {seconds} s")
+        status = 1
+    print(f"```\n\n{time.monotonic() - began:.0f} s", flush=True)
+    return status
+
+
+def pytest_command(*tests: str) -> list[str]:
+    """Run some tests, only those that need a GPU."""
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "gpu", *tests]
+
+
+def sanitizer() -> str | None:
+    """CUDA's compute-sanitizer, if it is installed."""
+    there = shutil.which("compute-sanitizer")
+    return there or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
 
 
 def main() -> int:
     """Print the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=["1B", "8B"], help="as benchmarks/gpu.py")
+    parser.add_argument(
+        "--only", nargs="+", choices=("tests", "sanitizer", "benchmark"), help="these sections"
+    )
     args = parser.parse_args()
+    only = args.only or ("tests", "sanitizer", "benchmark")
     try:
-        card = subprocess.run(CARD, capture_output=True, text=True, check=True).stdout.strip()
+        cards = subprocess.run(CARD, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"There is no NVIDIA GPU here: {error}", file=sys.stderr)
         return 1
-    print(f"# {card}\n\nPython {platform.python_version()}, {platform.platform()}")
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "gpu"]
-    if importlib.util.find_spec("xdist"):  # most of their time is spent on compiling
-        tests += ["-n", str(min(12, os.cpu_count() or 1))]
-    failed = section("Tests", [*tests, *GPU_TESTS])
-    bench = [sys.executable, "benchmarks/gpu.py", "--shapes", *args.shapes]
-    benched = section("Benchmark", bench)
-    return failed or benched
+    print(f"# {'; '.join(filter(None, cards))}")
+    print(f"\nPython {platform.python_version()}, {platform.platform()}")
+    failed = 0
+    if "tests" in only:
+        workers: list[str] = []
+        if importlib.util.find_spec("xdist"):  # most of their time is spent on compiling
+            workers = ["-n", str(min(16, os.cpu_count() or 1))]
+        failed |= section("Tests", pytest_command(*workers, *GPU_TESTS))
+    if "sanitizer" in only:
+        program = sanitizer()
+        if program is None:
+            print("\nThe sanitizer did not run: there is no compute-sanitizer here.")
+        for tool, seconds in TOOLS.items() if program else ():
+            watch = [str(program), "--tool", tool, "--error-exitcode", "9", "--print-limit", "10"]
+            failed |= section(
+                f"compute-sanitizer {tool}", [*watch, *pytest_command(*WATCHED)], seconds
+            )
+    if "benchmark" in only:
+        # The tests compare the golden logits.
+        parts = ["speed", "families", "load", "transformers"]
+        bench = [sys.executable, "benchmarks/gpu.py", "--only", *parts, "--shapes", *args.shapes]
+        failed |= section("Benchmark", bench)
+    return failed
 
 
 if __name__ == "__main__":

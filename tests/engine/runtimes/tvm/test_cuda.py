@@ -23,6 +23,7 @@ from mlc_widget.engine.runtimes.tvm.cuda import device, fragments, pool, toolkit
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc, install
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
+from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of, zero_code
@@ -626,6 +627,21 @@ def test_a_graph_does_not_outlive_its_memory(folder_of, cache_dir):  # noqa: F81
         tensor.copyfrom(np.full((count,), np.nan, np.float32))
     assert np.array_equal(run_chunks(executor, prompt, [1] * 30), expected)
     assert all(np.isnan(tensor.numpy()).all() for tensor in others)
+
+
+@needs_gpu
+def test_weights_arrive_in_pieces_on_a_gpu():
+    import tvm
+
+    rng = np.random.default_rng(0)
+    shapes = [((3, 5, 7), "float16"), ((1000,), "uint32"), ((0, 4), "float32"), ((64, 64), "uint8")]
+    arrays = [rng.integers(0, 200, shape).astype(dtype) for shape, dtype in shapes]
+    left = list(arrays)
+    there = upload(left, 0, lambda s, t: tvm.runtime.empty(s, t, tvm.cuda(0)), piece=1000)
+    assert not left
+    for array, tensor in zip(arrays, there, strict=True):
+        assert str(tensor.dtype) == str(array.dtype)
+        assert np.array_equal(tensor.numpy(), array)
 
 
 def test_the_pool_shrinks_between_steps():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.shortlist import (
     best_of,
     candidates_of,
 )
+from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Row, Rows, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import function, virtual_machine
@@ -38,10 +40,7 @@ class CudaExecutor(Executor):
         cudart.use(self._index)
         self._decode_steps: dict[int, DecodeStep] = {}
         self._epoch = pool.epoch()
-        on_device = []
-        while weights:  # freed one by one, so that they are not in memory twice
-            on_device.append(tvm.runtime.tensor(weights.pop(0), self._device))
-        self._weights = tvm_ffi.convert(on_device)
+        self._weights = tvm_ffi.convert(upload(weights, self._index, self._empty))
         pages, shape = self.pages, self.shape
         self._k, self._v = (
             self._zeros((pages, shape.layers, shape.kv_heads, *last), kv_dtype)
@@ -218,4 +217,6 @@ class CudaExecutor(Executor):
         return tvm.runtime.empty(shape, dtype, self._device)
 
     def _zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
-        return self._empty(shape, dtype).copyfrom(np.zeros(shape, dtype))
+        there = self._empty(shape, dtype)
+        cudart.clear(there.data_ptr(), math.prod(shape) * np.dtype(dtype).itemsize)
+        return there
