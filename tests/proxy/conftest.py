@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ DEADLINE_S = 60.0
 
 
 class GatedModel:
-    """Holds the model of the engines that it makes; see `gate`."""
+    """Holds the model of the engines that it makes; see `gate`.
+
+    Workers find it by ``RECOVERY_GATE`` and ``PYTHONPATH``.
+    """
 
     def __init__(self, folder: Path, make: Make, model: str) -> None:
         self.folder, self._make, self._model = folder, make, model
@@ -73,6 +77,47 @@ def worker_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         import_from(tmp_path, monkeypatch)
 
     return write
+
+
+class SharedGatedModel(GatedModel):
+    """One engine for tests after which it can go on, in whatever state they leave it."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        async def make(**options: Any) -> AsyncKernelMLCEngine:
+            options.pop("load")
+            self._engine = AsyncKernelMLCEngine(**options)
+            return self._engine
+
+        super().__init__(folder, make, model)
+        self._engine: AsyncKernelMLCEngine | None = None
+
+    async def engine(self, **options: Any) -> AsyncKernelMLCEngine:
+        assert not options, "it would not be the same engine"
+        self.release()
+        (self.folder / "die").unlink(missing_ok=True)
+        if self._engine is None:
+            return await super().engine()
+        await self._engine.reload(self._model)
+        assert not self._engine._core._in_flight_requests._active
+        return self._engine
+
+    async def terminate(self) -> None:
+        self.release()
+        if self._engine is not None:
+            await self._engine.terminate()
+
+
+@pytest.fixture(scope="module")
+def shared_gated(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
+) -> Iterator[SharedGatedModel]:
+    folder = tmp_path_factory.mktemp("gate")
+    model = SharedGatedModel(folder, str(tiny_model))
+    with pytest.MonkeyPatch.context() as patch:
+        import_from(Path(__file__).parent, patch)
+        patch.setenv("RECOVERY_GATE", str(folder))
+        yield model
+        asyncio.run(model.terminate())
 
 
 @pytest.fixture

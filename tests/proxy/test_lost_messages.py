@@ -148,7 +148,9 @@ def close_comm(engine: AsyncKernelMLCEngine, worker: Worker) -> None:
     engine._core.call_soon(worker.connection.lose, worker.connection._closed_by_worker())
 
 
-@pytest.mark.parametrize("breaks", [break_shell, break_iopub, close_comm])
+@pytest.mark.parametrize(
+    "breaks", [break_shell, pytest.param(break_iopub, marks=pytest.mark.soak), close_comm]
+)
 async def test_a_worker_that_cannot_be_reached_is_replaced(
     kernel_engine: Make, breaks: Callable[[AsyncKernelMLCEngine, Worker], None]
 ) -> None:

@@ -73,7 +73,7 @@ async def test_files_beside_the_notebook_are_not_imported(
         ("tvm", "import no_such_module"),
         ("numpy", ""),
         ("psutil", ""),
-        ("llguidance", "import no_such_module"),
+        pytest.param("llguidance", "import no_such_module", marks=pytest.mark.soak),
     ],
 )
 def test_a_file_in_a_packages_place_is_named(
