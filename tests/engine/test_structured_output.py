@@ -28,8 +28,11 @@ def schema_format(schema):
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
-async def test_a_hundred_schemas_give_a_hundred_valid_answers(engine):
+@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.soak)])
+async def test_a_hundred_schemas_give_a_hundred_valid_answers(engine, step):
+    """Every other one, and all in `make soak`."""
     assert len(GOOD) == 100
+    schemas = dict(list(GOOD.items())[::step])
     gate = asyncio.Semaphore(16)
 
     async def answer(schema):
@@ -38,13 +41,13 @@ async def test_a_hundred_schemas_give_a_hundred_valid_answers(engine):
                 messages=user("Answer."), response_format=schema_format(schema), seed=4
             )
 
-    answers = await asyncio.gather(*map(answer, GOOD.values()))
-    for (name, schema), made in zip(GOOD.items(), answers, strict=True):
+    answers = await asyncio.gather(*map(answer, schemas.values()))
+    for (name, schema), made in zip(schemas.items(), answers, strict=True):
         text = made.choices[0].message.content
         assert made.choices[0].finish_reason == "stop", (name, text)
         # Keywords of earlier drafts mean what they did there.
         jsonschema.validators.validator_for(schema)(modern(schema)).validate(json.loads(text))
-    assert len({a.choices[0].message.content for a in answers}) > 90
+    assert len({a.choices[0].message.content for a in answers}) > 0.9 * len(schemas)
 
 
 def modern(schema):

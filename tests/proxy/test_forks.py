@@ -92,8 +92,6 @@ next(stream)  # here all goes on
 stream.close()
 answer = engine.chat.completions.create(messages=hello, max_tokens=2)
 assert answer.choices[0].message.content == "Hello from"
-engine.terminate()
-print("fine")
 """
 
 AWAITED = """
@@ -140,8 +138,6 @@ asyncio.run(main())
 
 WIDGETS = """
 from mlc_widget import ChatWidget, LoadProgress
-engine = KernelMLCEngine(**options)
-engine.reload(model)
 chat = ChatWidget(engine)
 reply = chat.send("Hello!")
 calls = dict(
@@ -161,16 +157,18 @@ def work():
 in_child(work)
 chat.stop()
 reply.result()
+"""
+
+END = """
 engine.terminate()
 print("fine")
 """
 
 PROGRAMS = {
-    "kernel": BLOCKING.replace("CLASS", "KernelMLCEngine"),
-    "direct": BLOCKING.replace("CLASS", "MLCEngine"),
+    "kernel and widgets": BLOCKING.replace("CLASS", "KernelMLCEngine") + WIDGETS + END,
+    "direct": BLOCKING.replace("CLASS", "MLCEngine") + END,
     "kernel-async": AWAITED.replace("CLASS", "AsyncKernelMLCEngine"),
     "direct-async": AWAITED.replace("CLASS", "AsyncMLCEngine"),
-    "widgets": WIDGETS,
 }
 
 

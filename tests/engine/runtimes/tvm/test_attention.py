@@ -116,7 +116,7 @@ def build(
         pytest.param((9, 3, 64), "host", "float16", None, {}, marks=pytest.mark.soak),
         pytest.param((9, 3, 64), "host", "float16", 37, {}, marks=pytest.mark.soak),
         ((4, 1, 32), "host", "float32", 3, {}),
-        ((7, 1, 96), "host", "float16", None, {}),
+        pytest.param((7, 1, 96), "host", "float16", None, {}, marks=pytest.mark.soak),
         pytest.param((4, 1, 256), "host", "float16", 40, {"scale": 0.2}, marks=pytest.mark.soak),
         ((2, 2, 128), "avx2", "float16", 64, {"cap": 1.5}),
         # test_architectures.py has whole models on this tier.

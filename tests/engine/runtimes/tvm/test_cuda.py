@@ -89,12 +89,12 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
 
 
 def traced():
-    """One quantization for each architecture; `make test` takes a 4-bit one."""
+    """One quantization for each architecture; `make test` has a family in test_families.py."""
     for name, quantization in zip(NAMES, ["q0f16", "q0f32", "q4f16_1", "q8f16_1"], strict=True):
-        marks = () if quantization == "q4f16_1" else pytest.mark.soak
-        yield pytest.param(name, quantization, marks=marks, id=f"{name}-{quantization}")
+        yield pytest.param(name, quantization, id=f"{name}-{quantization}")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("name", "quantization"), list(traced()))
 def test_every_architecture_is_traced(name, quantization):
     from mlc_widget.engine.runtimes.tvm.architectures import architecture_of
