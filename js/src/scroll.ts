@@ -7,6 +7,8 @@ export class StickyScroll {
   readonly #box: HTMLElement;
   readonly #onChange: (following: boolean) => void;
   #following = true;
+  #width = 0;
+  #height = 0;
 
   constructor(box: HTMLElement, signal: AbortSignal, onChange: (following: boolean) => void) {
     this.#box = box;
@@ -14,14 +16,19 @@ export class StickyScroll {
     box.addEventListener(
       "scroll",
       () => {
-        this.#set(box.scrollHeight - box.scrollTop - box.clientHeight <= NEAR);
+        const resized = box.clientWidth !== this.#width || box.clientHeight !== this.#height;
+        // The browser scrolls a box by itself when its size changes; that is not the reader.
+        if (resized && this.#following) this.grown();
+        else this.#set(box.scrollHeight - box.scrollTop - box.clientHeight <= NEAR);
       },
       { signal, passive: true },
     );
   }
 
-  /** To be called after the content has grown. */
+  /** To be called after the content has grown, or the box has another size. */
   grown(): void {
+    this.#width = this.#box.clientWidth;
+    this.#height = this.#box.clientHeight;
     if (this.#following) this.#box.scrollTop = this.#box.scrollHeight;
   }
 
