@@ -332,7 +332,8 @@ _ENDS = {
     ("engine_class", "end"),
     [
         ("AsyncKernelMLCEngine", "a collection at exit"),
-        ("AsyncMLCEngine", "an exception"),
+        # tests/engine/runtimes/tvm/test_exit.py has the exits of direct engines.
+        pytest.param("AsyncMLCEngine", "an exception", marks=pytest.mark.soak),
         pytest.param("AsyncKernelMLCEngine", "asyncio.run", marks=pytest.mark.soak),
         pytest.param("AsyncKernelMLCEngine", "an exception", marks=pytest.mark.soak),
         pytest.param("AsyncMLCEngine", "asyncio.run", marks=pytest.mark.soak),

@@ -359,7 +359,7 @@ next(chunks)
 
 
 @pytest.mark.parametrize(
-    "end", but_for_soak(ENDS, "sys.exit on a thread", "an error", "its last line")
+    "end", but_for_soak(ENDS, "sys.exit on a thread", "an error", "its last line", "forks")
 )
 async def test_a_client_s_end_takes_its_requests_and_files_and_nothing_else(
     join: Join, tiny_model: Path, tmp_path: Path, end: str

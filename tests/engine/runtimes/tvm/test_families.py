@@ -97,12 +97,14 @@ QUICK = ("gemma2", "gemma3", "gpt2", "granite4", "olmo2", "stablelm-12b")
 def combinations():
     """Every family, quantization and kind of CPU.
 
-    Each is compiled, so `make test` takes those in `QUICK` once, and `make soak` takes all.
+    Each is compiled, so `make test` takes those in `QUICK` once, of which one has 8 bits, and
+    `make soak` takes all.
     """
     for name in NAMES:
         for quantization in ("q0f32", *families.QUANTIZATIONS):
             for cpu in (None, *cpus()):
-                quick = cpu is None and quantization == "q4f16_1" and name in QUICK
+                one = "q8f16_1" if name == "gpt2" else "q4f16_1"
+                quick = cpu is None and quantization == one and name in QUICK
                 marks = () if quick else pytest.mark.soak
                 yield pytest.param(
                     name, quantization, cpu, marks=marks, id=f"{name}-{quantization}-{cpu}"
