@@ -42,6 +42,11 @@ class Chat:
         return len(self.replies.last.locator(".mlcw-body").inner_text())
 
 
+def tool(message: Locator, name: str) -> Locator:
+    """A button of a message."""
+    return message.get_by_role("button", name=name, exact=True)
+
+
 def expect_growing(chat: Chat) -> None:
     """Wait until the last reply gets longer."""
     before = chat.text_length()

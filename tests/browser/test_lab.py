@@ -4,42 +4,132 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyterlab import __version__
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 
-from .chat import CHAT, LONG, Chat, create, expect_growing, start_chat
-from .lab import DEADLINE_MS, BusyCell, Notebook
+from .chat import CHAT, LONG, Chat, create, expect_growing, start_chat, wait_for_saved
+from .lab import DEADLINE_MS, BusyCell, Lab, Notebook
 
 LAB = tuple(map(int, __version__.split(".")[:2]))
 OpenNotebook = Callable[..., Notebook]
 
 
-def test_the_bar_fills_while_the_model_loads(
-    open_notebook: OpenNotebook, model_folder: Path
+BROKEN = "mlc-chat-config.json is not valid"
+MAP = """
+from mlc_widget import MLCEngine
+engine = MLCEngine(runtime="scripted", runtime_options={{"pace_s": 0.05}})
+engine.reload({folder!r})
+rows = [{{"text": f"<b>row {{i}}</b>"}} for i in range(100_000)]
+out = engine.map("Say {{text}}", rows, cache=False)
+print(out[0]["error"], "|", out[-1]["error"])"""
+
+
+def test_loads_and_maps_show_how_far_they_are_and_offer_a_way_on(
+    open_notebook: OpenNotebook, model_folder: Path, tmp_path: Path
 ) -> None:
-    notebook = open_notebook([create(model_folder, load_s=2)])
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "mlc-chat-config.json").write_text("{ not json")
+    may_load = tmp_path / "may load"
+    may_load.touch()
+    dies: dict[str, Any] = {"text": "word", "repeat": 400, "pace_s": 0.01, "crash_after": 60}
+    notebook = open_notebook(
+        [
+            create(model_folder, load_s=2),
+            create(broken),
+            MAP.format(folder=str(model_folder)).strip(),
+            create(model_folder, **dies, load_waits_for=str(may_load)),
+            CHAT,
+        ]
+    )
+    the_bar_fills(notebook, 0)
+    a_bad_model_folder_is_explained(notebook, 1)
+    notebook.page.set_viewport_size(ViewportSize(width=480, height=900))
+    a_map_is_paused_and_stopped_while_its_cell_blocks(notebook, 2)
+    notebook.page.set_viewport_size(ViewportSize(width=1100, height=900))
+    notebook.run(3)
+    notebook.expect_done(3)
+    a_dead_worker_is_replaced(start_chat(notebook, 4), may_load)
+
+
+def the_bar_fills(notebook: Notebook, cell: int) -> None:
     notebook.page.evaluate(
         """() => {
             window.shares = [];
-            new MutationObserver(() => {
+            window.watch = new MutationObserver(() => {
                 const bar = document.querySelector('.mlcw-load [role=progressbar][aria-valuenow]');
                 if (bar && !bar.hidden) window.shares.push(Number(bar.ariaValueNow));
-            }).observe(document.body, {subtree: true, childList: true, attributes: true});
+            });
+            window.watch.observe(document.body, {subtree: true, childList: true, attributes: true});
         }"""
     )
-    notebook.run(0)
-    panel = notebook.output(0).locator(".mlcw-load")
+    notebook.run(cell)
+    panel = notebook.output(cell).locator(".mlcw-load")
     expect(panel.get_by_role("progressbar")).to_be_visible()
     expect(panel).to_contain_text("MB")
-    notebook.expect_running(0)
+    notebook.expect_running(cell)
     expect(panel).to_contain_text("script is ready", timeout=DEADLINE_MS)
     expect(panel.get_by_role("progressbar")).to_be_hidden()
-    notebook.expect_done(0)
-    shares = notebook.page.evaluate("window.shares")
+    notebook.expect_done(cell)
+    shares = notebook.page.evaluate("window.watch.disconnect(), window.shares")
     assert shares == sorted(shares)
     assert len(set(shares)) >= 5, shares
+
+
+def a_bad_model_folder_is_explained(notebook: Notebook, cell: int) -> None:
+    notebook.run(cell)
+    panel = notebook.output(cell).locator(".mlcw-load")
+    expect(panel).to_contain_text("Could not load broken", timeout=DEADLINE_MS)
+    expect(panel.locator(".mlcw-error-text:visible")).to_have_text("ModelFormatError")
+    expect(notebook.output(cell)).to_contain_text(BROKEN)
+    # In the error, and not in the panel above it, too.
+    assert notebook.output(cell).inner_text().count(BROKEN) == 1
+    notebook.expect_done(cell, ok=False)
+
+
+def a_map_is_paused_and_stopped_while_its_cell_blocks(notebook: Notebook, cell: int) -> None:
+    notebook.run(cell)
+    output = notebook.output(cell)
+    panel = output.locator(".mlcw-map")
+    expect(panel.locator("tbody tr")).to_have_count(6)
+    expect(panel.locator("tbody td").first).to_contain_text("<b>row")
+    panel.get_by_role("button", name="Pause").click()
+    expect(panel.get_by_role("status")).to_have_text("Paused")
+    notebook.expect_running(cell)
+    panel.get_by_role("button", name="Resume").click()
+    expect(panel.get_by_role("status")).to_have_text("Running")
+    panel.get_by_role("button", name="Stop").press("Enter")
+    notebook.expect_done(cell)
+    expect(panel).to_contain_text("Stopped; the rows that are done are kept")
+    expect(panel.get_by_role("button")).to_have_count(0)
+    expect(output).to_contain_text("None | Stopped: the map was stopped")
+    summary = output.locator('[data-mime-type="text/html"]').last
+    expect(summary).to_be_hidden()
+    expect(summary).to_contain_text("map: stopped")
+
+
+def a_dead_worker_is_replaced(chat: Chat, may_load: Path) -> None:
+    load = chat.root.locator(".mlcw-load")
+    chat.ask("Go on")
+    problem = chat.replies.last.locator(".mlcw-problem")
+    expect(problem).to_be_visible(timeout=DEADLINE_MS)
+    chat.input.fill("typed meanwhile")
+    # What comes next loads the model again, which shows; a load that is cancelled can be repeated.
+    may_load.unlink()
+    load.get_by_role("button", name="Try again").click()
+    expect(load.get_by_role("progressbar")).to_be_visible()
+    load.get_by_role("button", name="Cancel").click()
+    expect(load).to_contain_text("was cancelled", timeout=DEADLINE_MS)
+    may_load.touch()
+    load.get_by_role("button", name="Try again").click()
+    expect(load).to_be_hidden(timeout=DEADLINE_MS)
+    expect(chat.root.locator(".mlcw-state")).to_contain_text(" MB")
+    problem.get_by_role("button", name="Try again").click()
+    expect(chat.replies.last.get_by_role("group", name="Versions")).to_contain_text("2/2")
+    expect(chat.input).to_have_value("typed meanwhile")
 
 
 def test_a_chat_streams_and_stops_while_cells_run(
@@ -62,9 +152,7 @@ def test_a_chat_streams_and_stops_while_cells_run(
     expect_growing(chat)
     expect_growing(chat)
     notebook.expect_running(3)
-    chat.stop.click()
-    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
-    expect(chat.stop).to_be_hidden()
+    expect_stop(chat)
     notebook.expect_running(3)
 
     # So does asking again.
@@ -77,6 +165,13 @@ def test_a_chat_streams_and_stops_while_cells_run(
     notebook.expect_done(3)
     expect_growing(chat)
     chat.input.press("Escape")
+    expect(chat.stop).to_be_hidden()
+
+
+def expect_stop(chat: Chat) -> None:
+    """Stop the reply, and wait until it says so."""
+    chat.stop.click()
+    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
     expect(chat.stop).to_be_hidden()
 
 
@@ -127,7 +222,7 @@ def test_where_nothing_gets_through_it_says_that_it_waits(
 
 
 def test_the_chat_outlives_a_reload_of_the_page_in_mid_stream(
-    open_notebook: OpenNotebook, model_folder: Path
+    open_notebook: OpenNotebook, lab: Lab, model_folder: Path
 ) -> None:
     notebook = open_notebook([create(model_folder, **LONG), CHAT])
     notebook.run(0)
@@ -145,48 +240,11 @@ def test_the_chat_outlives_a_reload_of_the_page_in_mid_stream(
     chat.stop.click()
     expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
 
-
-def test_a_bad_model_folder_is_explained(open_notebook: OpenNotebook, tmp_path: Path) -> None:
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "mlc-chat-config.json").write_text("{ not json")
-    notebook = open_notebook([create(tmp_path / "broken")])
-    notebook.run(0)
-    panel = notebook.output(0).locator(".mlcw-load")
-    expect(panel).to_contain_text("Could not load broken", timeout=DEADLINE_MS)
-    expect(panel.locator(".mlcw-error-text:visible")).to_have_text("ModelFormatError")
-    why = "mlc-chat-config.json is not valid"
-    expect(notebook.output(0)).to_contain_text(why)
-    # In the error, and not in the panel above it, too.
-    assert notebook.output(0).inner_text().count(why) == 1
-    notebook.expect_done(0, ok=False)
-
-
-def test_keys_are_the_chat_s_own(open_notebook: OpenNotebook, model_folder: Path) -> None:
-    notebook = open_notebook([create(model_folder, text="Fine."), CHAT, "x = 1"])
-    notebook.run(0)
-    notebook.expect_done(0)
-    chat = start_chat(notebook)
-    cells = notebook.page.locator(".jp-Notebook .jp-Cell")
-    expect(cells).to_have_count(3)
-    chat.input.click()
-    chat.input.press_sequentially("one")
-    chat.input.press("Shift+Enter")
-    chat.input.press_sequentially("two")
-    expect(chat.input).to_have_value("one\ntwo")
-    expect(chat.replies).to_have_count(0)
-    chat.input.press("Enter")
-    expect(chat.replies.last).to_contain_text("Fine.")
-    expect(chat.root.locator(".mlcw-user .mlcw-body")).to_have_text("one\ntwo")
-    # The notebook's shortcuts (d d deletes a cell) do not reach through the log or a button.
-    chat.root.get_by_role("log").focus()
-    for key in "ddabxm":
-        notebook.page.keyboard.press(key)
-    expect(cells).to_have_count(3)
-    for _ in range(20):
-        notebook.page.keyboard.press("Tab")
-        if chat.input.evaluate("node => node === document.activeElement"):
-            break
-    expect(chat.input).to_be_focused()
+    # It keeps the transcript up to date, too.
+    chat.ask("And after a reload?")
+    expect_growing(chat)
+    expect_stop(chat)
+    wait_for_saved(lab, notebook, 1, "And after a reload?")
 
 
 @pytest.mark.soak  # tests/browser/test_page.py has all states in a narrow page
@@ -207,36 +265,6 @@ def test_it_fits_a_narrow_page(open_notebook: OpenNotebook, model_folder: Path) 
             .map(node => node.className)"""
     )
     assert overflow == []
-
-
-def test_a_map_shows_its_rows_and_is_paused_and_stopped_while_its_cell_blocks(
-    open_notebook: OpenNotebook, model_folder: Path
-) -> None:
-    cell = f"""
-from mlc_widget import MLCEngine
-engine = MLCEngine(runtime="scripted", runtime_options={{"pace_s": 0.05}})
-engine.reload({str(model_folder)!r})
-rows = [{{"text": f"<b>row {{i}}</b>"}} for i in range(100_000)]
-out = engine.map("Say {{text}}", rows, cache=False)
-print(out[0]["error"], "|", out[-1]["error"])"""
-    notebook = open_notebook([cell.strip()], width=480)
-    notebook.run(0)
-    panel = notebook.output(0).locator(".mlcw-map")
-    expect(panel.locator("tbody tr")).to_have_count(6)
-    expect(panel.locator("tbody td").first).to_contain_text("<b>row")
-    panel.get_by_role("button", name="Pause").click()
-    expect(panel.get_by_role("status")).to_have_text("Paused")
-    notebook.expect_running(0)
-    panel.get_by_role("button", name="Resume").click()
-    expect(panel.get_by_role("status")).to_have_text("Running")
-    panel.get_by_role("button", name="Stop").press("Enter")
-    notebook.expect_done(0)
-    expect(panel).to_contain_text("Stopped; the rows that are done are kept")
-    expect(panel.get_by_role("button")).to_have_count(0)
-    expect(notebook.output(0)).to_contain_text("None | Stopped: the map was stopped")
-    summary = notebook.output(0).locator('[data-mime-type="text/html"]').last
-    expect(summary).to_be_hidden()
-    expect(summary).to_contain_text("map: stopped")
 
 
 @pytest.mark.soak

@@ -79,15 +79,17 @@ def test_a_reader_who_looks_elsewhere_is_left_there(page: WidgetPage) -> None:
     assert after["y"] == pytest.approx(before["y"], abs=1)
 
 
-@pytest.mark.parametrize("height", [240, 400, 700, 1200])
-def test_header_and_composer_fit_together(browser: Browser, height: int) -> None:
-    page = WidgetPage(browser, viewport=ViewportSize(width=640, height=height + 40))
-    page.page.evaluate(PANEL, height)
-    chat = page.show(user("Go on"), reply(LONG))
-    box = chat.bounding_box()
-    assert box is not None
-    assert box["height"] <= height
-    page.close()
+def test_header_and_composer_fit_together(page: WidgetPage) -> None:
+    for height in (240, 400, 700, 1200):
+        page.page.set_viewport_size(ViewportSize(width=640, height=height + 40))
+        page.page.evaluate(
+            "height => { document.getElementById('panel').style.height = `${height}px`; }", height
+        )
+        page.page.evaluate("document.getElementById('main').replaceChildren()")
+        chat = page.show(user("Go on"), reply(LONG))
+        box = chat.bounding_box()
+        assert box is not None
+        assert box["height"] <= height
 
 
 def test_the_wheel_goes_on_to_the_notebook_at_the_end_of_the_chat(page: WidgetPage) -> None:
@@ -102,31 +104,30 @@ BACKGROUND = "node => getComputedStyle(node).backgroundColor"
 DARK, LIGHT = "rgb(30, 30, 30)", "rgb(255, 255, 255)"
 
 
-@pytest.mark.parametrize(
-    ("system_dark", "host", "background"),
-    [
-        (True, "document.body.style.colorScheme = 'light'", LIGHT),
-        (False, "document.body.style.colorScheme = 'dark'", DARK),
-        (True, "document.body.style.colorScheme = 'normal'", LIGHT),
-        (False, "document.body.className = 'vscode-dark'", DARK),
-        (True, "document.body.className = 'vscode-light'", LIGHT),
-        (
-            True,
-            "document.body.className = 'vscode-high-contrast vscode-high-contrast-light'",
-            LIGHT,
-        ),
-        (False, "document.documentElement.setAttribute('theme', 'dark')", DARK),
-        (True, "document.body.dataset.jpThemeLight = 'true'", LIGHT),
-    ],
-)
-def test_the_theme_is_the_host_s(
-    browser: Browser, system_dark: bool, host: str, background: str
-) -> None:
-    page = WidgetPage(browser, dark=system_dark)
-    page.page.evaluate(f"document.body.removeAttribute('data-jp-theme-light'); {host}")
-    chat = page.show(user("Hi"))
-    assert chat.evaluate(BACKGROUND) == background
-    page.close()
+THEMES = [
+    (True, "document.body.style.colorScheme = 'light'", LIGHT),
+    (False, "document.body.style.colorScheme = 'dark'", DARK),
+    (True, "document.body.style.colorScheme = 'normal'", LIGHT),
+    (False, "document.body.className = 'vscode-dark'", DARK),
+    (True, "document.body.className = 'vscode-light'", LIGHT),
+    (True, "document.body.className = 'vscode-high-contrast vscode-high-contrast-light'", LIGHT),
+    (False, "document.documentElement.setAttribute('theme', 'dark')", DARK),
+    (True, "document.body.dataset.jpThemeLight = 'true'", LIGHT),
+]
+"""Whether the system's colours are dark, what a host's page says, and the chat's background."""
+
+
+def test_the_theme_is_the_host_s(page: WidgetPage) -> None:
+    for system_dark, host, background in THEMES:
+        page.page.emulate_media(color_scheme="dark" if system_dark else "light")
+        page.page.evaluate(
+            """for (const node of [document.documentElement, document.body])
+                for (const name of ["class", "style", "theme", "data-jp-theme-light"])
+                    node.removeAttribute(name);
+            document.getElementById("main").replaceChildren();"""
+        )
+        page.page.evaluate(host)
+        assert page.show(user("Hi")).evaluate(BACKGROUND) == background, host
 
 
 def test_lists_of_tasks_and_code_without_a_language(browser: Browser) -> None:
@@ -161,13 +162,13 @@ IN_SHADOW = """async ([id, before]) => {
 }"""
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_a_widget_in_a_shadow_root_has_its_style_there(page: WidgetPage, before: bool) -> None:
+def test_a_widget_in_a_shadow_root_has_its_style_there(page: WidgetPage) -> None:
     """As in marimo, whichever comes first: drawing it, or putting it into the page."""
     loader = loader_source()
     page.page.route(
         "**/loader.js",
         lambda route: route.fulfill(body=loader, content_type="text/javascript"),
     )
-    drawn = page.page.evaluate(IN_SHADOW, [f"shadow-{before}", before])
-    assert drawn == ["drawndrawn", 1]
+    for before in (False, True):
+        drawn = page.page.evaluate(IN_SHADOW, [f"shadow-{before}", before])
+        assert drawn == ["drawndrawn", 1], before

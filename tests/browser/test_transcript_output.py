@@ -14,51 +14,6 @@ from .lab import DEADLINE_MS, Lab, Notebook
 OpenNotebook = Callable[..., Notebook]
 
 
-def test_the_saved_notebook_has_the_transcript_and_the_page_shows_it_once(
-    open_notebook: OpenNotebook, lab: Lab, model_folder: Path
-) -> None:
-    cells = [create(model_folder, text="Fine, **thanks**."), CHAT, "%load_ext mlc_widget"]
-    notebook = open_notebook([*cells, "%%chat\nHow are you?"])
-    notebook.run(0)
-    notebook.expect_done(0)
-    chat = start_chat(notebook)
-    node = chat.root.element_handle()
-    chat.ask("How are you?")
-    expect(chat.replies.last.locator(".mlcw-facts")).to_be_visible()
-    saved = wait_for_saved(lab, notebook, 1, "Fine")
-    assert "> How are you?" in saved
-    assert "Fine, **thanks**." in saved
-    # In the page, the chat is there once, and it is the one that was there before.
-    transcript = notebook.output(1).locator('[data-mime-type="text/markdown"]')
-    shown = notebook.output(1).get_by_text("How are you?")
-    expect(shown).to_have_count(2)  # the message, and the chat's title
-    expect(transcript).to_be_hidden()
-    assert node is not None
-    assert node.evaluate("node => node.isConnected")
-    # Were the chat not drawn, the transcript would be.
-    node.evaluate("node => { window.at = node.parentNode; node.remove(); }")
-    expect(transcript.get_by_text("How are you?")).to_be_visible()
-    node.evaluate("node => window.at.append(node)")
-    expect(transcript).to_be_hidden()
-
-    # A page that is loaded again keeps it up to date, too.
-    notebook.reload()
-    expect(chat.root).to_be_visible(timeout=DEADLINE_MS)
-    chat.ask("And after a reload?")
-    wait_for_saved(lab, notebook, 1, "And after a reload?")
-
-    # A magic's cell keeps its reply.
-    for index in (2, 3):
-        notebook.run(index)
-        notebook.expect_done(index)
-    assert "You" not in wait_for_saved(lab, notebook, 3, "Fine, **thanks**.")
-    reply = notebook.output(3).locator(".mlcw-reply")
-    expect(reply).to_contain_text("Fine, thanks.")
-    expect(reply.get_by_role("button", name="Regenerate")).to_have_count(1)
-    expect(reply.get_by_role("button", name="Delete")).to_have_count(0)  # that is its cell's to do
-    expect(reply.get_by_role("textbox")).to_be_hidden()
-
-
 @pytest.mark.soak
 def test_without_a_kernel_the_transcript_is_there_and_a_button_takes_the_chat_up_again(
     open_notebook: OpenNotebook, lab: Lab, model_folder: Path
