@@ -59,6 +59,7 @@ from benchmarks._kernel_models import SHAPES, mlc_config  # noqa: E402
 from benchmarks._process import Process  # noqa: E402
 from mlc_widget.api.errors import RuntimeUnavailableError  # noqa: E402
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling  # noqa: E402
+from mlc_widget.engine.runtimes.tvm.cuda import cudart  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler  # noqa: E402
@@ -234,7 +235,7 @@ def decode(
 
     def step_on_the_gpu() -> None:
         executor.launch(spans())
-        executor._device.sync()
+        cudart.synchronize()
 
     median_of(step, 10)
     seconds = median_of(step, 100)
@@ -324,7 +325,7 @@ def draw(executor: Any, name: str, batch: int = 32) -> None:
 
     def forward() -> None:
         executor.launch(spans(0.0))
-        executor._device.sync()
+        cudart.synchronize()
 
     median_of(forward, 5)
     alone = median_of(forward, 20)

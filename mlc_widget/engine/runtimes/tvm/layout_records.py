@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from mlc_widget.engine.runtimes.tvm.blocks import BlockMatrix
+from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.layouts import Codes, FloatBlocks, Layout, Scales, Vector
 
 
@@ -26,4 +27,7 @@ def layout_of(record: Sequence[Any]) -> Layout:
             return Scales(inputs, tuple(outputs), dtype, transposed=transposed)
         case ["BlockMatrix", kind, inputs, outputs, rows, width]:
             return BlockMatrix(kind, inputs, outputs, rows, width)
+        case ["Floats" | "Codes4" | "Codes8" | "Scales" as name, inputs, outputs, transposed]:
+            kind = getattr(fragments, name)
+            return cast("Layout", kind(inputs, tuple(outputs), transposed=transposed))
     raise ValueError(f"no layout has the record {record!r}")

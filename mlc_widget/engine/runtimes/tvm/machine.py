@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,21 @@ class _NoTorch:
             raise ModuleNotFoundError("torch is not needed here", name=name)
 
 
+@functools.cache
+def load_cuda() -> None:
+    """Load the part of TVM's runtime for CUDA, if that can be: otherwise it finds no GPU.
+
+    `cuda.target.prepare` must come first, which finds the libraries to which it is linked.
+    """
+    _load()
+    if "tvm" in sys.modules:
+        return
+    from tvm_ffi.libinfo import load_lib_ctypes
+
+    with suppress(OSError, RuntimeError):
+        load_lib_ctypes("tvm", "tvm_runtime_cuda", "RTLD_LOCAL", extra_lib_paths=[_folder()])
+
+
 def virtual_machine(executable: Any, gpu: int | None = None) -> Any:
     """Initialize a `relax.VMExecutable` module on this thread; its functions by name.
 
@@ -103,10 +118,15 @@ def function(executable: Any, name: str) -> Any:
 def _load() -> Any:
     from tvm_ffi.libinfo import load_lib_ctypes
 
+    folder = _folder()
+    if "tvm" in sys.modules:
+        return None
+    return load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[folder])
+
+
+def _folder() -> Path:
+    """The folder of TVM's libraries."""
     spec = importlib.util.find_spec("tvm")
     if spec is None or spec.origin is None:
         raise ImportError("there is no package tvm")
-    if "tvm" in sys.modules:
-        return None
-    folder = Path(spec.origin).parent / "lib"
-    return load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[folder])
+    return Path(spec.origin).parent / "lib"

@@ -67,9 +67,11 @@ class ModelPlanner:
             MLCEngineError: The model is not supported.
         """
         source, options = self._source, self._options
-        if self._device != "cpu" or self._target is not None:
+        if self._target is not None:
             with without_torch():
                 return self._make_plan()
+        gpu = _gpu(self._device)
+        self.executor, self.device = _executor_class(None if gpu is None else gpu[1])
         cache = PlanCache(
             {
                 "task": self.task,
@@ -79,6 +81,7 @@ class ModelPlanner:
                 "numerics": source.config.get("numerics"),
                 "kv_dtype": options.kv_cache_dtype,
                 "cpu": options.cpu,
+                "gpu": gpu,
                 "tensor_types": self._weights.tensor_types(),
             },
             options.cache_dir,
@@ -93,7 +96,8 @@ class ModelPlanner:
     def program(self) -> Program:
         """Make the program, to be compiled."""
         if self._made is None:
-            self._make_plan()
+            with without_torch():
+                self._make_plan()
         assert self._made is not None
         return self._made
 
@@ -117,7 +121,8 @@ class ModelPlanner:
         target = self._target or _target(self._device, self._options)
         if isinstance(target, CpuTarget):
             target = dataclasses.replace(target, isa=numerics.isa(target.isa))
-        self.executor, self.device = _executor_class(target)
+        index = None if isinstance(target, CpuTarget) else target.index
+        self.executor, self.device = _executor_class(index)
         program = self._program(architecture, quantization, target, numerics.kv_dtype)
         self._made = program
         return Plan(
@@ -152,34 +157,43 @@ def device_of(options: TVMOptions) -> str:
     return options.device
 
 
+def _gpu(device: str) -> tuple[str, int] | None:
+    """The architecture and number of the GPU that a device of `device_of` is; None for the CPU."""
+    if device == "cpu":
+        return None
+    from mlc_widget.engine.runtimes.tvm.cuda.device import arch_of, index_of
+
+    index = index_of(device)
+    try:
+        return arch_of(index), index
+    except RuntimeUnavailableError:
+        if device != "auto":
+            raise
+        return None
+
+
 def _target(device: str, options: TVMOptions) -> Target:
     """The target of this machine."""
-    from mlc_widget.engine.runtimes.tvm.target import host_target
+    gpu = _gpu(device)
+    if gpu is None:
+        from mlc_widget.engine.runtimes.tvm.target import host_target
 
-    if device != "cpu":
-        from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
-        from mlc_widget.engine.runtimes.tvm.cuda.device import index_of
-        from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
+        return host_target(options.cpu)
+    from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
+    from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
 
-        try:
-            found = local_target(index_of(device))
-        except RuntimeUnavailableError:
-            if device != "auto":
-                raise
-        else:
-            install(found.arch, options.cache_dir)
-            return found
-    return host_target(options.cpu)
+    arch, index = gpu
+    install(arch, options.cache_dir)
+    return local_target(index)
 
 
-def _executor_class(target: Target) -> tuple[type[Executor], str]:
-    """The class that runs code for a target, and on which device."""
+def _executor_class(gpu: int | None) -> tuple[type[Executor], str]:
+    """The class that runs code on a GPU, by its number, or the CPU, and the device's name."""
+    if gpu is None:
+        return Executor, "cpu"
     from mlc_widget.engine.runtimes.tvm.cuda.executor import CudaExecutor
-    from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 
-    if isinstance(target, CudaTarget):
-        return CudaExecutor, f"cuda:{target.index}"
-    return Executor, "cpu"
+    return CudaExecutor, f"cuda:{gpu}"
 
 
 def _attention_tiles(program: Program, quantization: Quantization) -> tuple[int, int]:

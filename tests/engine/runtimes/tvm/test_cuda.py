@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +21,15 @@ from mlc_widget.api.errors import (
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm import compile as compiling
 from mlc_widget.engine.runtimes.tvm import packed
-from mlc_widget.engine.runtimes.tvm.cuda import device, fragments, pool, toolkit
+from mlc_widget.engine.runtimes.tvm.cuda import device, fragments, pool, tensors, toolkit
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc, install
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.plan import Plan
+from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of, zero_code
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
 from mlc_widget.engine.store import packed_weights
@@ -33,6 +37,7 @@ from mlc_widget.engine.store.user_cache import UserCache
 
 from .conftest import (
     GOLDEN,
+    ROOT,
     Reports,
     Stepper,
     collect,
@@ -218,45 +223,101 @@ def test_other_devices_are_refused(device):
     assert caught.value.param == "device"
 
 
-class Cards:
-    """Stands for `tvm.cuda` on a machine with some GPUs."""
-
-    name, total, free = "NVIDIA T4", 16 << 30, 15 << 30
-
-    def __init__(self, count):
-        self.count = count
-
-    def __call__(self, index):
-        return SimpleNamespace(
-            exist=index < self.count,
-            compute_version="7.5",
-            device_name=self.name,
-            total_global_memory=self.total,
-            available_global_memory=self.free,
-        )
+def cards(count):
+    """Stands for what TVM says on a machine with some GPUs, by the numbers of attributes."""
+    said = {4: "7.5", 5: "NVIDIA T4", 14: 16 << 30, 15: 15 << 30}
+    return lambda index, number: said.get(number, int(index < count))
 
 
 @pytest.mark.parametrize(("count", "sees"), [(1, "1 GPU, cuda:0"), (2, "2 GPUs, cuda:0 to cuda:1")])
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, count, sees):
-    import tvm
-
-    monkeypatch.setattr(tvm, "cuda", Cards(count))
+    monkeypatch.setattr(device, "_attribute", cards(count))
     assert cuda.local_target(count - 1).index == count - 1
     with pytest.raises(RuntimeUnavailableError, match=f"'cuda:3'.*{sees}"):
         cuda.local_target(3)
 
 
 def test_a_gpu_tells_its_name_and_memory(monkeypatch):
-    import tvm
-
-    monkeypatch.setattr(tvm, "cuda", Cards(2))
-    assert device.usage(1, 5) == DeviceUsage("cuda:1", Cards.name, Cards.total, Cards.free, 5)
+    monkeypatch.setattr(device, "_attribute", cards(2))
+    assert device.usage(1, 5) == DeviceUsage("cuda:1", "NVIDIA T4", 16 << 30, 15 << 30, 5)
     assert [device.index_of(name) for name in ("cuda", "cuda:0", "cuda:12", "auto")] == [
         0,
         0,
         12,
         0,
     ]
+
+
+@no_gpu
+def test_tvm_says_that_there_is_no_gpu():
+    with pytest.raises(RuntimeUnavailableError, match=r"no CUDA device.*device='cpu'"):
+        device.arch_of(0)
+
+
+def test_tensors_need_no_compiler():
+    """In the host's memory, as the functions are the same."""
+    import tvm_ffi
+
+    here = tvm_ffi.device("cpu", 0)
+    array = np.arange(24, dtype=np.float16).reshape(4, 6)
+    tensor = tensors.copy_of(array, here)
+    part = tensors.view(tensor, (2, 3), 12)
+    assert np.array_equal(np.from_dlpack(part), array.reshape(-1)[6:12].reshape(2, 3))
+    tensors.copy(part, tensors.view(tensor, (2, 3)))
+    assert np.array_equal(np.from_dlpack(tensor).reshape(-1)[:6], array.reshape(-1)[6:12])
+
+
+@pytest.mark.parametrize(("name", "quantization"), [("llama", "q4f16_1"), ("qwen2", "q8f16_1")])
+def test_a_plan_for_a_gpu_is_the_same_from_the_cache(name, quantization, folder_of, cache_dir):  # noqa: F811
+    source = source_of(folder_of(name, quantization), numerics="fast")
+    there = cuda.CudaTarget("sm_90", "x86_64-unknown-linux-gnu", "x86-64")
+    options = TVMOptions.parse({"cache_dir": cache_dir})
+    plan = ModelPlanner(source, options, "cuda", there, source.open_weights()).plan()
+    again = Plan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again.shape == plan.shape
+    assert [n for n, _ in again.parameters] == [n for n, _ in plan.parameters]
+    for (_, one), (_, other) in zip(again.parameters, plan.parameters, strict=True):
+        assert type(one) is type(other)
+        assert one.record() == other.record()
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+LOAD = """
+import json, sys, threading
+from functools import partial
+from pathlib import Path
+from mlc_widget.engine.runtimes.base import ModelSource
+from mlc_widget.engine.runtimes.tvm.executor import Span
+from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
+from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.plan import Plan
+from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner
+from mlc_widget.engine.store.tensor_cache import TensorCache
+folder, cache_dir = map(Path, sys.argv[1:])
+config = json.loads((folder / "mlc-chat-config.json").read_text())
+config["numerics"] = "faithful"
+weights = partial(TensorCache.from_folder, folder)
+source = ModelSource(folder.name, folder, config, None, weights)
+options = TVMOptions.parse(
+    {"device": "cuda", "kv_cache_dtype": "float16", "cache_dir": cache_dir}
+)
+progress = Progress(lambda *a, **k: None, threading.Event())
+executor, _ = make_executor(source, options, progress)
+executor.prepare()
+best = executor.run([Span([5, 6], 0, [0], [1], 0.0)])[0]
+print(best.token, executor.usage().device, "tvm" in sys.modules, "torch" in sys.modules)
+"""
+
+
+@needs_gpu
+def test_a_second_process_needs_no_compiler_on_a_gpu(folder_of, tmp_path):  # noqa: F811
+    command = [sys.executable, "-c", LOAD, str(folder_of("llama", "q4f16_1")), str(tmp_path)]
+    first, second = (
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    )
+    assert first[1:] == ["cuda:0", "True", "False"]
+    assert second == [first[0], "cuda:0", "False", "False"]
 
 
 @needs_gpu

@@ -11,8 +11,16 @@ import pytest
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
-from mlc_widget.engine.runtimes.tvm.cuda import shortlist
-from mlc_widget.engine.runtimes.tvm.cuda.shortlist import BINS, MOST, WORDS, best_of, candidates_of
+from mlc_widget.engine.runtimes.tvm.cuda.records import (
+    BINS,
+    ERROR,
+    MOST,
+    PER_UNIT,
+    WORDS,
+    best_of,
+    candidates_of,
+)
+from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_choose_tokens
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
 
@@ -58,7 +66,7 @@ def record_of(logits, scale):
     """What the kernel leaves of a row whose largest logit is positive."""
     record, best = np.zeros(WORDS, np.uint64), int(logits.argmax())
     record[0] = key(logits[best], best)
-    bins = ((logits[best] - logits) * np.float32(shortlist.PER_UNIT)).clip(max=BINS - 1)
+    bins = ((logits[best] - logits) * np.float32(PER_UNIT)).clip(max=BINS - 1)
     bins = bins.astype(int)
     sizes = np.bincount(bins, minlength=BINS).cumsum()
     cut = int(np.searchsorted(sizes[:-1], MOST, side="right")) - 1
@@ -192,7 +200,7 @@ def test_logits_that_are_not_finite_are_an_error_in_any_form(kind):
 def test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most():
     import tvm
 
-    choose, device = compiled(shortlist.make_choose_tokens(VOCAB)), tvm.cuda(0)
+    choose, device = compiled(make_choose_tokens(VOCAB)), tvm.cuda(0)
 
     def records_of(rows, scales, vocab):
         arrays = (
@@ -230,7 +238,7 @@ def test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most():
             assert set(record[3 : 3 + listed]) == set(expected[3 : 3 + listed])
             if np.isfinite(scale):
                 total, wanted = (r[1:2].view(np.float64)[0] for r in (record, expected))
-                assert abs(total - wanted) < shortlist.ERROR / 2 * wanted
+                assert abs(total - wanted) < ERROR / 2 * wanted
 
 
 @needs_gpu

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mlc_widget.engine.runtimes.tvm.cuda import tensors
 from mlc_widget.engine.runtimes.tvm.cuda.cudart import TO_DEVICE, Graph, Pinned, copy
 from mlc_widget.engine.runtimes.tvm.cuda.parts import NO_TILE, cut_tiles, sizes
 from mlc_widget.engine.runtimes.tvm.executor import Span
@@ -53,8 +54,6 @@ class DecodeStep:
             device: The `tvm_ffi.Device`.
             forward: Starts the step on the tensors ids … logit_rows in the GPU's memory.
         """
-        import tvm
-
         self._page_size, self._device, self._forward = page_size, device, forward
         self._part, self._most = part, most_tiles
         self._sizes = sizes(rows, most_tiles if part else rows)
@@ -63,10 +62,10 @@ class DecodeStep:
         varying += [Pinned((rows, max_pages), np.int32), Pinned((self._sizes[-1], 3), np.int32)]
         self._varying = varying
         self._ids, self._position, self._slot, self._table, self._tile = (p.array for p in varying)
-        self._there = [tvm.runtime.empty(p.array.shape, "int32", device) for p in varying]
+        self._there = [tensors.empty(p.array.shape, "int32", device) for p in varying]
         row = np.arange(rows, dtype=np.int32)
         self._whole = np.stack([row, np.ones_like(row), row], axis=1)
-        self._logit_rows = tvm.runtime.tensor(row, device)
+        self._logit_rows = tensors.copy_of(row, device)
 
     def start(self, spans: Sequence[Span]) -> None:
         """Start the step; the rows are in the order of the spans."""
@@ -106,4 +105,4 @@ class DecodeStep:
         for here, there in zip(self._varying, self._there, strict=True):
             array = here.array if there is not tile else here.array[:size]
             copy(there.data_ptr(), array.ctypes.data, array.nbytes, TO_DEVICE, stream)
-        self._forward((*others, tile._create_view((size, 3)), self._logit_rows))
+        self._forward((*others, tensors.view(tile, (size, 3)), self._logit_rows))

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mlc_widget.engine.runtimes.base import DeviceUsage
-from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool
+from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
-from mlc_widget.engine.runtimes.tvm.cuda.shortlist import (
+from mlc_widget.engine.runtimes.tvm.cuda.records import (
     BINS,
     CHOOSE_TOKENS,
     WORDS,
@@ -31,12 +31,11 @@ class CudaExecutor(Executor):
     """An `Executor` with weights, pages and logits in the GPU's memory."""
 
     def _allocate(self, weights: list[Array], cos: Array, sin: Array, kv_dtype: str) -> None:
-        import tvm
         import tvm_ffi
 
         self._threads = 1  # tiles need not be distributed evenly over threads
         self._index = device.index_of(self.device)
-        self._device = tvm.cuda(self._index)
+        self._device = tvm_ffi.device("cuda", self._index)
         cudart.use(self._index)
         self._decode_steps: dict[int, DecodeStep] = {}
         self._epoch = pool.epoch()
@@ -47,8 +46,8 @@ class CudaExecutor(Executor):
             for last in ((shape.head_dim, self.page_size), (self.page_size, shape.head_dim))
         )
         self._static = (
-            tvm.runtime.tensor(cos, self._device),
-            tvm.runtime.tensor(sin, self._device),
+            tensors.copy_of(cos, self._device),
+            tensors.copy_of(sin, self._device),
             self._k,
             self._v,
         )
@@ -88,15 +87,15 @@ class CudaExecutor(Executor):
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
-        self._device.sync()
+        cudart.synchronize()
         self._warm, self.steps = True, 0
 
     def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step; see `Executor.run`."""
         count = self.launch(spans)
         if count > MOST_ROWS:
-            self._logits_of(count).copyto(as_tensor(self._logits[:count]))
-            self._device.sync()
+            tensors.copy(self._logits_of(count), as_tensor(self._logits[:count]))
+            cudart.synchronize()
             return self._logits[:count, : self.vocab]
         temperatures = [span.temperature for span in spans for _ in span.logits]
         if any(temperature is not None for temperature in temperatures):
@@ -110,7 +109,7 @@ class CudaExecutor(Executor):
         count = len(temperatures)
         scales, records = self._scales_pinned.array[:count], self._records_pinned.array[:count]
         scales[:] = [1 / t if t else 0 for t in temperatures]
-        memory = [a._create_view((count, *a.shape[1:])) for a in self._choosing]
+        memory = [tensors.view(a, (count, *a.shape[1:])) for a in self._choosing]
         there, records_there, bins = memory
         cudart.copy(there.data_ptr(), scales.ctypes.data, scales.nbytes, cudart.TO_DEVICE)
         cudart.clear(records_there.data_ptr(), records.nbytes)
@@ -173,8 +172,8 @@ class CudaExecutor(Executor):
             inputs[4] = cut_tiles(tile, position, self._attention_part, self.max_rows)
         there = []
         for array, memory in zip(inputs, self._inputs_there, strict=True):
-            tensor = memory._create_view(array.shape)
-            as_tensor(array).copyto(tensor)
+            tensor = tensors.view(memory, array.shape)
+            tensors.copy(as_tensor(array), tensor)
             there.append(tensor)
         self._start(there, max(1, count))
         return count
@@ -200,7 +199,7 @@ class CudaExecutor(Executor):
         if rows > MOST_ROWS and self._all_logits_there is None:
             self._all_logits_there = self._empty(self._logits.shape, "float32")
         there = self._logits_there if rows <= MOST_ROWS else self._all_logits_there
-        return there._create_view((rows, self._logits.shape[1]))
+        return tensors.view(there, (rows, self._logits.shape[1]))
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""
@@ -208,13 +207,10 @@ class CudaExecutor(Executor):
         for pages in both:
             shape = tuple(pages.shape)[1:]
             nbytes = int(np.prod(shape)) * np.dtype(str(pages.dtype)).itemsize
-            page = pages._create_view(shape, relative_byte_offset=source * nbytes)
-            page.copyto(pages._create_view(shape, relative_byte_offset=target * nbytes))
+            tensors.copy(*(tensors.view(pages, shape, at * nbytes) for at in (source, target)))
 
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        import tvm
-
-        return tvm.runtime.empty(shape, dtype, self._device)
+        return tensors.empty(shape, dtype, self._device)
 
     def _zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
         there = self._empty(shape, dtype)

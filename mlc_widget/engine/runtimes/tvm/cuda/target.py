@@ -8,6 +8,7 @@ from typing import Any
 
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.tvm.cuda import toolkit
+from mlc_widget.engine.runtimes.tvm.cuda.device import arch_of
 
 INSTALL = 'pip install "mlc-widget[cuda]"'
 
@@ -79,24 +80,9 @@ def local_target(index: int = 0) -> CudaTarget:
     Raises:
         RuntimeUnavailableError: TVM cannot use it.
     """
-    import tvm
+    arch = arch_of(index)
     from tvm.target import codegen
 
-    if not tvm.cuda(0).exist:
-        # If TVM was imported before `prepare`, it did not load its library for CUDA.
-        raise RuntimeUnavailableError(
-            "TVM finds no CUDA device: the driver is older than CUDA 13 needs (580), no GPU is "
-            "visible (CUDA_VISIBLE_DEVICES), or TVM was imported before CUDA 13's libcudart could "
-            "be found. Start a new process, or choose device='cpu'."
-        )
-    device = tvm.cuda(index)
-    if not device.exist:
-        count = next(i for i in range(1, index + 1) if not tvm.cuda(i).exist)
-        raise RuntimeUnavailableError(
-            f"device is 'cuda:{index}', but this process sees {count} "
-            + ("GPU, cuda:0." if count == 1 else f"GPUs, cuda:0 to cuda:{count - 1}.")
-        )
-    arch = "sm_" + str(device.compute_version).replace(".", "")
     return CudaTarget(
         arch, str(codegen.llvm_get_system_triple()), str(codegen.llvm_get_system_cpu()), index
     )
