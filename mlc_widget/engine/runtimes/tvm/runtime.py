@@ -91,6 +91,9 @@ class TVMRuntime:
             BadRequestError: An option is unknown or has an invalid value.
         """
         self._options = TVMOptions.parse(options)
+        if self._options.device != "cpu":  # while the model's tokenizer is read, for example
+            name = "mlc_widget-cuda-context"
+            threading.Thread(target=self._start_context, name=name, daemon=True).start()
         self.on_dead: Callable[[EngineDeadError], None] | None = None
         self.replaces: ReplacedModels | None = None
         self._loaded: Loaded | Embedder | None = None
@@ -98,6 +101,12 @@ class TVMRuntime:
         self._source: ModelSource | None = None
         self._grammars: GrammarCompiler | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _start_context(self) -> None:
+        from mlc_widget.engine.runtimes.tvm.cuda.cudart import start_context
+        from mlc_widget.engine.runtimes.tvm.cuda.device import index_of
+
+        start_context(index_of(self._options.device))
 
     @property
     def capabilities(self) -> RuntimeCapabilities:

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +47,20 @@ def _call(name: str, *args: Any) -> None:
 def use(index: int) -> None:
     """Have this thread's later calls go to a GPU, by its number."""
     _call("cudaSetDevice", index)
+
+
+def start_context(index: int) -> None:
+    """Make a GPU's context in this process, which takes a third of a second, if there is none.
+
+    What is missing, or goes wrong, is left for a load to find and to tell.
+    """
+    from mlc_widget.engine.runtimes.tvm.cuda import toolkit
+
+    if toolkit.driver() is None or toolkit.cudart() is None:
+        return
+    with suppress(InternalEngineError):
+        use(index)
+        _call("cudaFree", ctypes.c_void_p(0))
 
 
 class Pinned:

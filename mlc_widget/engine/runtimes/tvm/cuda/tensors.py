@@ -13,7 +13,7 @@ def empty(shape: Sequence[int], dtype: str, device: Any) -> Any:
     import tvm_ffi
 
     make = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-    return make(tvm_ffi.Shape(list(map(int, shape))), tvm_ffi.dtype(dtype), device, None)
+    return make(tvm_ffi.Shape(tuple(map(int, shape))), tvm_ffi.dtype(dtype), device, None)
 
 
 def view(tensor: Any, shape: Sequence[int], offset: int = 0) -> Any:
@@ -21,7 +21,7 @@ def view(tensor: Any, shape: Sequence[int], offset: int = 0) -> Any:
     import tvm_ffi
 
     make = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
-    return make(tensor, tvm_ffi.Shape(list(map(int, shape))), tensor.dtype, offset)
+    return make(tensor, tvm_ffi.Shape(tuple(map(int, shape))), tensor.dtype, offset)
 
 
 def copy(source: Any, target: Any) -> None:
