@@ -70,7 +70,7 @@ class ModelPlanner:
         if self._target is not None:
             with without_torch():
                 return self._make_plan()
-        gpu = _gpu(self._device)
+        gpu = _gpu(self._device, options)
         self.executor, self.device = _executor_class(None if gpu is None else gpu[1])
         cache = PlanCache(
             {
@@ -157,34 +157,38 @@ def device_of(options: TVMOptions) -> str:
     return options.device
 
 
-def _gpu(device: str) -> tuple[str, int] | None:
-    """The architecture and number of the GPU that a device of `device_of` is; None for the CPU."""
+def _gpu(device: str, options: TVMOptions) -> tuple[str, int] | None:
+    """The architecture and number of the GPU that a device of `device_of` is; None for the CPU.
+
+    TVM compiles a model's CUDA source when its kernels are first called, so `install` is needed
+    for models from the cache, too.
+    """
     if device == "cpu":
         return None
+    from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
     from mlc_widget.engine.runtimes.tvm.cuda.device import arch_of, index_of
 
     index = index_of(device)
     try:
-        return arch_of(index), index
+        arch = arch_of(index)
     except RuntimeUnavailableError:
         if device != "auto":
             raise
         return None
+    install(arch, options.cache_dir)
+    return arch, index
 
 
 def _target(device: str, options: TVMOptions) -> Target:
     """The target of this machine."""
-    gpu = _gpu(device)
+    gpu = _gpu(device, options)
     if gpu is None:
         from mlc_widget.engine.runtimes.tvm.target import host_target
 
         return host_target(options.cpu)
-    from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
     from mlc_widget.engine.runtimes.tvm.cuda.target import local_target
 
-    arch, index = gpu
-    install(arch, options.cache_dir)
-    return local_target(index)
+    return local_target(gpu[1])
 
 
 def _executor_class(gpu: int | None) -> tuple[type[Executor], str]:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mlc_widget.engine.runtimes.tvm.cuda import toolkit
+from mlc_widget.engine.runtimes.tvm.machine import without_torch
 from mlc_widget.engine.store.user_cache import UserCache
 
 _DIGEST = hashlib.sha256().digest_size
@@ -22,7 +23,8 @@ def compile_with_nvrtc(code: str, arch: str) -> bytes:
 
     Headers are looked up under ``CUDA_PATH``.
     """
-    from tvm.support import nvcc
+    with without_torch():  # where kernels are first called, TVM may not be imported yet
+        from tvm.support import nvcc
 
     arch = "sm_90a" if arch == "sm_90" else arch  # all that Hopper has, such as `wgmma`
     cccl = toolkit.cccl()
