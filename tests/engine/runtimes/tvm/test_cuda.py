@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -404,15 +405,14 @@ def test_blocks_of_warpgroups_fit_a_multiprocessor_and_fill_the_gpu(inputs, outp
     from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import MatmulShape
 
     shape = MatmulShape(inputs, outputs, bits, residual=False, bias=False, activation=None)
-    few, some = warpgroups.most_rows(shape)
-    assert (few > 0) == (some > 0) == (inputs % 1024 == 0)
-    many = warpgroups.MANY_ROWS
-    if few:
-        assert few <= some
+    some, many = warpgroups.most_rows(shape), warpgroups.MANY_ROWS
+    if inputs % 1024 == 0:
         # As soon as blocks of many rows keep half of an H100 busy, they are used, and not before.
         assert -(-(some + 1) // many.rows) * many.count(shape) > 132 / 2
-        assert some == few or some // many.rows * many.count(shape) <= 132 / 2
-    for blocks in (warpgroups.FEW_ROWS, warpgroups.SOME_ROWS, many):
+        assert some // many.rows * many.count(shape) <= 132 / 2
+    else:
+        assert some == 0
+    for blocks in (warpgroups.SOME_ROWS, many):
         assert blocks.shared_bytes <= 227 << 10
         assert blocks.count(shape) * 64 * blocks.across >= outputs
         assert blocks.threads <= 1024
@@ -434,6 +434,27 @@ def test_streams_fit_a_multiprocessor_and_cover_a_layer(inputs, outputs, bits, a
     assert shape.per_slice % streams.chunk == 0
     assert streams.depth >= 2  # the next weights are on their way while a chunk is used
     assert streams.threads <= 1024
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("rows", [16, 32])
+def test_wide_blocks_fit_a_multiprocessor_and_cover_a_layer(bits, rows):
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import SLICES, MatmulShape
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_wide import Wide, serves
+
+    inputs, outputs = (1024, 2016, 3072, 4096, 7168, 14336, 28672), (64, 2048, 4096, 6144, 28672)
+    for k, n, activation in itertools.product(inputs, outputs, (None, "silu")):
+        shape = MatmulShape(k, n, bits, residual=False, bias=False, activation=activation)
+        wide = Wide(shape, rows)
+        assert serves(shape)
+        assert wide.shared_bytes <= 227 << 10
+        assert wide.across * wide.groups == 4  # warpgroups
+        assert wide.blocks // wide.cluster * wide.width >= n
+        assert wide.steps * wide.groups * wide.cluster == shape.steps
+        assert SLICES % (wide.groups * wide.cluster) == 0
+        assert shape.per_slice % wide.chunk == 0
+        assert wide.stages >= 2
+        assert wide.depth >= 2 or wide.steps == wide.chunk  # the next weights are on their way
 
 
 @pytest.mark.parametrize(
@@ -520,6 +541,9 @@ LAYERS: list[tuple[int, int, int, dict[str, Any]]] = [
     (7168, 96, 4, {"residual": True, "bias": True}),
     (6688, 4224, 8, {"residual": True}),
     (4096, 8448, 16, {"activation": "silu"}),
+    (4096, 4096, 4, {"residual": True}),
+    (4064, 4160, 8, {"activation": "gelu"}),
+    (3072, 6144, 4, {"bias": True}),
 ]
 
 

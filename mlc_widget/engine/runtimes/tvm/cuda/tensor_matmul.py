@@ -12,9 +12,9 @@ rows are. The inputs are divided into `SLICES` runs of whole steps:
     output       from 0, slices ascending; then + bias, + residual
 
 `tensor_matmul_few` is for up to `FEW` rows, `tensor_matmul_many` for more. On Hopper,
-`tensor_matmul_streams` is for up to 8 rows; `tensor_matmul_warpgroups` is for more, with blocks of
-32, 64 or 128 rows, whichever keeps the GPU busy. Codes of 9 to 16 rows are left to
-`tensor_matmul_few`, as are those of up to `FEW` if blocks of 32 rows do not fit.
+`tensor_matmul_streams` is for up to 8 rows, `tensor_matmul_wide` for up to `FEW`, or
+`tensor_matmul_few` where slices are not equal, and `tensor_matmul_warpgroups` for more, with blocks
+of 64 or 128 rows, whichever keep the GPU busy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_many import across, make_
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import SLICES, MatmulShape
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_streams import ROWS, Streams, make_streams
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_warpgroups import (
-    FEW_ROWS,
     MANY_ROWS,
     PADDED,
     SOME_ROWS,
@@ -40,11 +39,16 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_warpgroups import (
     most_rows,
     places,
 )
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_wide import (
+    MOST,
+    SOME,
+    Wide,
+    make_wide,
+    serves,
+)
 
 FEW = 32
-"""The maximum number of rows for `tensor_matmul_few`,"""
-FEWER = 16
-"""and for codes where `FEW_ROWS` can take over; it takes float weights after `ROWS`."""
+"""The maximum number of rows for `tensor_matmul_few`."""
 _ARRANGING = 256  # threads of a block
 
 
@@ -125,9 +129,7 @@ def make_warpgroup_matmul(
     it.
     """
     shape = MatmulShape(K, N, bits, residual, bias, activation)
-    few, arrange = make_few(shape), make_arrange(shape)
-    MOST_FEW, MOST_SOME = most_rows(shape)
-    MOST, OUT = (FEWER if shape.coded else ROWS) if MOST_FEW else FEW, shape.outputs
+    arrange, MOST_SOME, OUT = make_arrange(shape), most_rows(shape), shape.outputs
     w_shape, w_dtype = shape.w
     s_shape, s_dtype = shape.s
 
@@ -163,18 +165,17 @@ def make_warpgroup_matmul(
 
     one_row, up_to_eight = (launch_streams(Streams(shape, rows)) for rows in (1, ROWS))
     many_rows = launch(MANY_ROWS)
-    few_rows, some_rows = map(launch, (FEW_ROWS, SOME_ROWS)) if MOST_FEW else (many_rows,) * 2
+    some_rows = launch(SOME_ROWS) if MOST_SOME else many_rows
+    up_to_32 = _wide_launches(shape) if serves(shape) else _few_launch(shape)
 
     @T.inline
     def by_rows(X, W, S, B, RES, Y, A, M):
-        if M <= MOST_FEW:
-            few_rows(X, W, S, B, RES, Y, A, M)
-        elif M <= MOST_SOME:
+        if M <= MOST_SOME:
             some_rows(X, W, S, B, RES, Y, A, M)
         else:
             many_rows(X, W, S, B, RES, Y, A, M)
 
-    with_warpgroups = by_rows if MOST_FEW else many_rows
+    with_warpgroups = by_rows if MOST_SOME else many_rows
 
     @T.prim_func(s_tir=True)
     def matmul(
@@ -199,12 +200,58 @@ def make_warpgroup_matmul(
             one_row(X, W, S, B, RES, Y, M)
         elif M <= ROWS:
             up_to_eight(X, W, S, B, RES, Y, M)
-        elif M <= MOST:
-            for by in T.thread_binding((M + 7) // 8, thread="blockIdx.y"):
-                for bx in T.thread_binding(OUT // 16, thread="blockIdx.x"):
-                    for tx in T.thread_binding(SLICES * WARP, thread="threadIdx.x"):
-                        few(X, W, S, B, RES, Y, M, bx, by * 8, tx)
+        elif M <= FEW:
+            up_to_32(X, W, S, B, RES, Y, M)
         else:
             with_warpgroups(X, W, S, B, RES, Y, A, M)
 
     return named(matmul, f"warpgroups_{shape.name}", overlapped=True)
+
+
+def _few_launch(shape: MatmulShape) -> Any:
+    few, OUT = make_few(shape), shape.outputs
+
+    @T.inline
+    def by_eight(X, W, S, B, RES, Y, M):
+        for by in T.thread_binding((M + 7) // 8, thread="blockIdx.y"):
+            for bx in T.thread_binding(OUT // 16, thread="blockIdx.x"):
+                for tx in T.thread_binding(SLICES * WARP, thread="threadIdx.x"):
+                    few(X, W, S, B, RES, Y, M, bx, by * 8, tx)
+
+    return by_eight
+
+
+def _wide_launches(shape: MatmulShape) -> Any:
+    def launch(wide: Wide) -> Any:
+        multiply, BLOCKS, CLUSTER, THREADS = (
+            make_wide(wide),
+            wide.blocks,
+            wide.cluster,
+            wide.threads,
+        )
+
+        @T.inline
+        def blocks(X, W, S, B, RES, Y, M):
+            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    multiply(X, W, S, B, RES, Y, M, bx, tx)
+
+        @T.inline
+        def clusters(X, W, S, B, RES, Y, M):
+            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+                for _cx in T.thread_binding(CLUSTER, thread="clusterCtaIdx.x"):
+                    for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                        multiply(X, W, S, B, RES, Y, M, bx, tx)
+
+        return clusters if CLUSTER > 1 else blocks
+
+    some, most = launch(Wide(shape, SOME)), launch(Wide(shape, MOST))
+
+    @T.inline
+    def by_rows(X, W, S, B, RES, Y, M):
+        if M <= SOME:
+            some(X, W, S, B, RES, Y, M)
+        else:
+            most(X, W, S, B, RES, Y, M)
+
+    return by_rows

@@ -45,7 +45,7 @@ class Blocks:
     """How a layer is divided into blocks; see ``Block`` in ``warpgroups.cuh``.
 
     Attributes:
-        rows: Rows of x of a block: 32, 64 or 128.
+        rows: Rows of x of a block: 64 or 128.
         across: Warpgroups side by side, each of which makes 64 rows of W.
         groups: Groups of these, each of which makes other slices; 1 unless slices are equal.
         stages: Steps of x that a group has in shared memory.
@@ -77,22 +77,21 @@ class Blocks:
         return -(-shape.N // (64 * self.across))
 
 
-FEW_ROWS: Final = Blocks(rows=32, across=1, groups=4, stages=6)
 SOME_ROWS: Final = Blocks(rows=64, across=1, groups=4, stages=4)
 MANY_ROWS: Final = Blocks(rows=128, across=2, groups=1, stages=6)
 
 
-def most_rows(shape: MatmulShape) -> tuple[int, int]:
-    """The maximum numbers of rows for `FEW_ROWS` and for `SOME_ROWS`; 0 where these cannot serve.
+def most_rows(shape: MatmulShape) -> int:
+    """The maximum number of rows for `SOME_ROWS`; 0 where these cannot serve.
 
     Beyond, there are enough blocks of `MANY_ROWS`.
     """
     if shape.steps != SLICES * shape.per_slice:
-        return 0, 0
-    return FEW_ROWS.rows, max(FEW_ROWS.rows, _FULL // MANY_ROWS.count(shape) * MANY_ROWS.rows)
+        return 0
+    return _FULL // MANY_ROWS.count(shape) * MANY_ROWS.rows
 
 
-def _wgmma(rows: int) -> str:
+def wgmma(rows: int) -> str:
     """A function that starts D (64, rows) = A (64, 16) · B (16, rows), plus D if `add`."""
     count = rows // 2
     sums = ", ".join(f"%{i}" for i in range(count))
@@ -114,7 +113,7 @@ _SOURCE = (
     "\n#ifndef WARPGROUPS\n#define WARPGROUPS\nnamespace warpgroups {\n"
     + DECODE4
     + DECODE8
-    + "".join(_wgmma(blocks.rows) for blocks in (FEW_ROWS, SOME_ROWS, MANY_ROWS))
+    + "".join(wgmma(blocks.rows) for blocks in (SOME_ROWS, MANY_ROWS))
     + Path(__file__).with_name("warpgroups.cuh").read_text()
     + "}  // namespace warpgroups\n#endif\n"
 )
