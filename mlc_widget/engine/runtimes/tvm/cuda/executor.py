@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,10 @@ from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
-from mlc_widget.engine.runtimes.tvm.cuda.records import (
-    BINS,
-    CHOOSE_TOKENS,
-    WORDS,
-    best_of,
-    candidates_of,
-)
+from mlc_widget.engine.runtimes.tvm.cuda.records import CHOOSE_TOKENS
+from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Row, Rows, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Rows, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import function, virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
@@ -51,16 +45,8 @@ class CudaExecutor(Executor):
             self._k,
             self._v,
         )
-        self._logits_there = self._empty((MOST_ROWS, pad(shape.vocab_size)), "float32")
+        self._few_logits = StepLogits(pad(shape.vocab_size), self.vocab, self._device)
         self._all_logits_there: Any = None
-        self._logits_pinned = cudart.Pinned((MOST_ROWS, pad(shape.vocab_size)), np.float32)
-        self._choosing = [
-            self._empty((MOST_ROWS,), "float32"),
-            self._empty((MOST_ROWS, WORDS), "int64"),
-            self._empty((MOST_ROWS, BINS), "int32"),
-        ]
-        self._scales_pinned = cudart.Pinned((MOST_ROWS,), np.float32)
-        self._records_pinned = cudart.Pinned((MOST_ROWS, WORDS), np.uint64)
         self._inputs_there = [
             self._empty((a.size,), "int32")
             for a in (
@@ -83,7 +69,7 @@ class CudaExecutor(Executor):
         """Make the virtual machine and run one row; called on the thread that will run steps."""
         cudart.use(self._index)
         self._forward = virtual_machine(self._executable, self._index)["forward"]
-        self._choose = function(self._executable, CHOOSE_TOKENS)
+        self._few_logits.choose = function(self._executable, CHOOSE_TOKENS)
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
@@ -99,54 +85,8 @@ class CudaExecutor(Executor):
             return self._logits[:count, : self.vocab]
         temperatures = [span.temperature for span in spans for _ in span.logits]
         if any(temperature is not None for temperature in temperatures):
-            return self._rows(temperatures)
-        self._copy_logits(range(count))
-        cudart.synchronize()
-        return self._logits_pinned.array[:count, : self.vocab]
-
-    def _rows(self, temperatures: list[float | None]) -> Rows:
-        """Find what suffices for each row, and wait for it and the logits of other rows."""
-        count = len(temperatures)
-        scales, records = self._scales_pinned.array[:count], self._records_pinned.array[:count]
-        scales[:] = [1 / t if t else 0 for t in temperatures]
-        memory = [tensors.view(a, (count, *a.shape[1:])) for a in self._choosing]
-        there, records_there, bins = memory
-        cudart.copy(there.data_ptr(), scales.ctypes.data, scales.nbytes, cudart.TO_DEVICE)
-        cudart.clear(records_there.data_ptr(), records.nbytes)
-        cudart.clear(bins.data_ptr(), 4 * count * BINS)
-        self._choose(self._logits_of(count), self.vocab, *memory)
-        cudart.copy(records.ctypes.data, records_there.data_ptr(), records.nbytes, cudart.TO_HOST)
-        self._copy_logits([row for row, t in enumerate(temperatures) if t is None])
-        cudart.synchronize()
-        rows: list[Row] = []
-        for i, (temperature, best) in enumerate(
-            zip(temperatures, best_of(records[:, 0]), strict=True)
-        ):
-            if temperature is None:
-                rows.append(self._logits_pinned.array[i, : self.vocab])
-            elif temperature == 0:
-                rows.append(best)
-            else:
-                row = partial(self._row, i)
-                rows.append(candidates_of(records[i], best, float(scales[i]), self.vocab, row))
-        return rows
-
-    def _row(self, row: int) -> Logits:
-        """Copy the logits of one row of the last step."""
-        self._copy_logits([row])
-        cudart.synchronize()
-        return self._logits_pinned.array[row, : self.vocab]
-
-    def _copy_logits(self, rows: Sequence[int]) -> None:
-        """Start copying some of the first `MOST_ROWS` rows of logits to the host, ascending."""
-        here = self._logits_pinned.array
-        for i, row in enumerate(rows):
-            if i == 0 or row != rows[i - 1] + 1:
-                first = row
-            if i + 1 == len(rows) or row + 1 != rows[i + 1]:  # the end of adjacent rows
-                part = here[first : row + 1]
-                there = self._logits_there.data_ptr() + first * here[0].nbytes
-                cudart.copy(part.ctypes.data, there, part.nbytes, cudart.TO_HOST)
+            return self._few_logits.rows(temperatures)
+        return self._few_logits.all(count)
 
     def launch(self, spans: Sequence[Span]) -> int:
         """Start a step; the next may be started only when it is done.
@@ -196,10 +136,11 @@ class CudaExecutor(Executor):
 
     def _logits_of(self, rows: int) -> Any:
         """Memory for so many rows of logits; for more than decode steps need, if there are any."""
-        if rows > MOST_ROWS and self._all_logits_there is None:
+        if rows <= MOST_ROWS:
+            return self._few_logits.tensor(rows)
+        if self._all_logits_there is None:
             self._all_logits_there = self._empty(self._logits.shape, "float32")
-        there = self._logits_there if rows <= MOST_ROWS else self._all_logits_there
-        return tensors.view(there, (rows, self._logits.shape[1]))
+        return tensors.view(self._all_logits_there, (rows, self._logits.shape[1]))
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy a page's keys and values in all layers."""
