@@ -1,0 +1,99 @@
+"""The executor for GPUs, in the host's memory and with the CPU's kernels, beside the CPU's own."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import tvm_ffi
+
+from mlc_widget.engine.runtimes.tvm import machine, planning
+from mlc_widget.engine.runtimes.tvm.candidates import Best
+from mlc_widget.engine.runtimes.tvm.cuda import cudart, decode
+from mlc_widget.engine.runtimes.tvm.cuda import executor as on_gpu
+from mlc_widget.engine.runtimes.tvm.executor import Span
+
+from .conftest import executor_for
+from .test_cuda_shortlist import record_of
+
+PAGES = [4, 1, 0, 6, 3]
+
+
+class Memory:
+    """Stands for `cudart.Pinned`."""
+
+    def __init__(self, shape, dtype):
+        self.array = np.zeros(shape, dtype)
+
+
+class Recorded:
+    """Stands for `cudart.Graph`."""
+
+    def __init__(self, record):
+        self.start = lambda: record(0)
+
+
+def choose(logits, vocab, scales, records, bins):
+    """As the kernels of `shortlist`, where all tokens can be listed."""
+    rows, scales = np.from_dlpack(logits)[:, :vocab], np.from_dlpack(scales)
+    there = np.from_dlpack(records).view(np.uint64)
+    assert not there.any()
+    assert not np.from_dlpack(bins).any()
+    for row, scale, record in zip(rows, scales, there, strict=True):
+        record[:] = record_of(row + np.float32(100), scale)  # positive, as that needs
+
+
+@pytest.fixture
+def on_host(monkeypatch):
+    """Have what goes to a GPU stay in the host's memory."""
+    device = tvm_ffi.device
+
+    def copy(to, source, nbytes, kind, stream=0):
+        ctypes.memmove(to, source, nbytes)
+
+    for module, name in itertools.product((cudart, decode), ("copy", "Pinned", "Graph")):
+        stand_in = {"copy": copy, "Pinned": Memory, "Graph": Recorded}[name]
+        monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr(cudart, "clear", lambda at, nbytes: ctypes.memset(at, 0, nbytes))
+    monkeypatch.setattr(cudart, "synchronize", lambda: None)
+    monkeypatch.setattr(cudart, "use", lambda index: None)
+    monkeypatch.setattr(tvm_ffi, "device", lambda kind, index: device("cpu", 0))
+    monkeypatch.setattr(tvm_ffi, "use_raw_stream", lambda device, stream: nullcontext())
+    monkeypatch.setattr(on_gpu, "virtual_machine", lambda code, gpu: machine.virtual_machine(code))
+    monkeypatch.setattr(on_gpu, "function", lambda code, name: choose)
+
+
+def run(executor):
+    """Logits of a prompt, decode steps, a chunk, a copied page, and many rows."""
+    tokens = np.random.default_rng(0).integers(0, 60, 70).tolist()
+    steps = [[Span(tokens[:30], 0, PAGES, range(30))]]
+    steps += [[Span([tokens[i]], i, PAGES, [0])] for i in range(30, 40)]
+    steps += [[Span(tokens[40:], 40, PAGES, range(30))]]
+    last = Span([tokens[41]], 41, PAGES, [0])
+    rows = [executor.run(spans).copy() for spans in steps]
+    executor.copy_page(PAGES[0], 9)
+    rows.append(executor.run([Span([tokens[3]], 3, [9], [0]), last]).copy())
+    rows.append(executor.run([last] * 40).copy())
+    assert len(executor.run([Span(tokens[:5], 0, [7])])) == 0
+    return np.concatenate(rows), last
+
+
+def test_steps_give_the_same_bits_as_on_the_cpu(on_host, monkeypatch, cache_dir):
+    name, options = "gqa-tied-q4f32_1", {"max_total_sequence_length": 4096}
+    expected, last = run(executor_for(name, cache_dir, **options))
+    monkeypatch.setattr(planning, "_executor_class", lambda gpu: (on_gpu.CudaExecutor, "cpu"))
+    executor = executor_for(name, cache_dir, **options)
+    assert isinstance(executor, on_gpu.CudaExecutor)
+    assert np.array_equal(run(executor)[0], expected)
+    whole = executor.run([last]).copy()[0]
+    temperatures = (0.0, None, 0.7, None, None, 0.0)
+    spans = [Span(last.tokens, last.start, PAGES, [0], t) for t in temperatures]
+    rows = executor.run(spans)
+    assert rows[0] == rows[5] == Best(int(whole.argmax()), True)
+    for i in (1, 3, 4):
+        assert np.array_equal(rows[i], whole)
+    assert rows[2].best == rows[0]
+    assert np.array_equal(rows[2].row(), whole)
