@@ -268,6 +268,19 @@ def test_tensors_need_no_compiler():
     assert np.array_equal(np.from_dlpack(tensor).reshape(-1)[:6], array.reshape(-1)[6:12])
 
 
+def test_an_argument_begins_at_its_own_address_and_keeps_its_memory():
+    import tvm_ffi
+
+    memory = tensors.copy_of(np.arange(256, dtype=np.int32), tvm_ffi.device("cpu", 0))
+    start = memory.data_ptr()
+    argument = tensors.argument(memory, (4, 2), 256)
+    del memory
+    assert argument.data_ptr() == start + 256
+    part = tensors.view(argument, (3, 2))
+    assert part.data_ptr() == start + 256
+    assert np.from_dlpack(part).tolist() == [[64, 65], [66, 67], [68, 69]]
+
+
 @pytest.mark.parametrize(("name", "quantization"), [("llama", "q4f16_1"), ("qwen2", "q8f16_1")])
 def test_a_plan_for_a_gpu_is_the_same_from_the_cache(name, quantization, folder_of, cache_dir):  # noqa: F811
     source = source_of(folder_of(name, quantization), numerics="fast")

@@ -14,6 +14,7 @@ from mlc_widget.engine.runtimes.tvm import machine, planning
 from mlc_widget.engine.runtimes.tvm.candidates import Best
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, decode
 from mlc_widget.engine.runtimes.tvm.cuda import executor as on_gpu
+from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, CHOOSE_TOKENS
 from mlc_widget.engine.runtimes.tvm.executor import Span
 
 from .conftest import executor_for
@@ -46,6 +47,14 @@ def choose(logits, vocab, scales, records, bins):
         record[:] = record_of(row + np.float32(100), scale)  # positive, as that needs
 
 
+def find_best(logits, vocab, keys):
+    """The same, where nothing is drawn."""
+    rows, there = np.from_dlpack(logits)[:, :vocab], np.from_dlpack(keys).view(np.uint64)
+    assert not there.any()
+    for row, at in zip(rows, there, strict=True):
+        at[0] = record_of(row + np.float32(100), np.float32(0))[0]
+
+
 @pytest.fixture
 def on_host(monkeypatch):
     """Have what goes to a GPU stay in the host's memory."""
@@ -63,7 +72,8 @@ def on_host(monkeypatch):
     monkeypatch.setattr(tvm_ffi, "device", lambda kind, index: device("cpu", 0))
     monkeypatch.setattr(tvm_ffi, "use_raw_stream", lambda device, stream: nullcontext())
     monkeypatch.setattr(on_gpu, "virtual_machine", lambda code, gpu: machine.virtual_machine(code))
-    monkeypatch.setattr(on_gpu, "function", lambda code, name: choose)
+    made = {CHOOSE_TOKENS: choose, BEST_TOKENS: find_best}
+    monkeypatch.setattr(on_gpu, "function", lambda code, name: made[name])
 
 
 def run(executor):
@@ -97,3 +107,5 @@ def test_steps_give_the_same_bits_as_on_the_cpu(on_host, monkeypatch, cache_dir)
         assert np.array_equal(rows[i], whole)
     assert rows[2].best == rows[0]
     assert np.array_equal(rows[2].row(), whole)
+    for _ in range(2):
+        assert executor.run([spans[0], spans[5]]) == [rows[0]] * 2

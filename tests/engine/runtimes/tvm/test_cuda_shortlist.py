@@ -20,7 +20,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.records import (
     best_of,
     candidates_of,
 )
-from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_choose_tokens
+from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_best_tokens, make_choose_tokens
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
 
@@ -201,6 +201,7 @@ def test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most():
     import tvm
 
     choose, device = compiled(make_choose_tokens(VOCAB)), tvm.cuda(0)
+    find_best = compiled(make_best_tokens(VOCAB))
 
     def records_of(rows, scales, vocab):
         arrays = (
@@ -220,6 +221,9 @@ def test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most():
             found = best_of(records_of(rows, [scale] * len(rows), vocab)[:, 0])
             assert [b.token for b in found] == best.tolist()
             assert [b.finite for b in found] == finite.tolist()
+        keys = tvm.runtime.tensor(np.zeros((len(rows), 1), np.int64), device)
+        find_best(tvm.runtime.tensor(rows, device), vocab, keys)
+        assert best_of(keys.numpy().view(np.uint64)[:, 0]) == found
     rows = np.stack(list(rows_to_draw_from()))
     for given in FILTERS:
         with np.errstate(over="ignore", invalid="ignore"):

@@ -1,11 +1,12 @@
 """Decode steps as CUDA graphs, for each number of rows and tiles: one call starts 100 kernels.
 
 All shapes of such a step are fixed; the page table is as wide as the context window. Inputs that
-differ from step to step are in pinned memory, from which the graph copies them first.
+differ from step to step are in pinned memory, from which the graph copies them first, all at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from mlc_widget.engine.runtimes.tvm.executor import Span
 
 MOST_ROWS = 32
 """The maximum number of rows; larger steps are started kernel by kernel."""
+_ALIGNED = 256
+"""Each input begins at a multiple of so many bytes."""
 
 
 def is_decode(spans: Sequence[Span]) -> bool:
@@ -58,11 +61,21 @@ class DecodeStep:
         self._part, self._most = part, most_tiles
         self._sizes = sizes(rows, most_tiles if part else rows)
         self._graphs: dict[int, Graph] = {}
-        varying = [Pinned((rows,), np.int32) for _ in range(3)]
-        varying += [Pinned((rows, max_pages), np.int32), Pinned((self._sizes[-1], 3), np.int32)]
-        self._varying = varying
-        self._ids, self._position, self._slot, self._table, self._tile = (p.array for p in varying)
-        self._there = [tensors.empty(p.array.shape, "int32", device) for p in varying]
+        shapes = [(rows,)] * 3 + [(rows, max_pages), (self._sizes[-1], 3)]
+        starts, end = [], 0
+        for shape in shapes:
+            starts.append(end)
+            end += -(-4 * math.prod(shape) // _ALIGNED) * _ALIGNED
+        self._pinned = Pinned((end // 4,), np.int32)
+        self._memory, self._tiles_start = tensors.empty((end // 4,), "int32", device), starts[-1]
+        self._ids, self._position, self._slot, self._table, self._tile = (
+            self._pinned.array[start // 4 :][: math.prod(shape)].reshape(shape)
+            for shape, start in zip(shapes, starts, strict=True)
+        )
+        self._there = [
+            tensors.argument(self._memory, shape, start)
+            for shape, start in zip(shapes, starts, strict=True)
+        ]
         row = np.arange(rows, dtype=np.int32)
         self._whole = np.stack([row, np.ones_like(row), row], axis=1)
         self._logit_rows = tensors.copy_of(row, device)
@@ -102,7 +115,7 @@ class DecodeStep:
 
     def _run(self, size: int, stream: int) -> None:
         *others, tile = self._there
-        for here, there in zip(self._varying, self._there, strict=True):
-            array = here.array if there is not tile else here.array[:size]
-            copy(there.data_ptr(), array.ctypes.data, array.nbytes, TO_DEVICE, stream)
+        nbytes = self._tiles_start + self._tile[:size].nbytes
+        here = self._pinned.array.ctypes.data
+        copy(self._memory.data_ptr(), here, nbytes, TO_DEVICE, stream)
         self._forward((*others, tensors.view(tile, (size, 3)), self._logit_rows))

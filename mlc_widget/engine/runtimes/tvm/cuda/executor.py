@@ -12,7 +12,7 @@ from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
-from mlc_widget.engine.runtimes.tvm.cuda.records import CHOOSE_TOKENS
+from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, CHOOSE_TOKENS
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Rows, Span
@@ -70,6 +70,7 @@ class CudaExecutor(Executor):
         cudart.use(self._index)
         self._forward = virtual_machine(self._executable, self._index)["forward"]
         self._few_logits.choose = function(self._executable, CHOOSE_TOKENS)
+        self._few_logits.find_best = function(self._executable, BEST_TOKENS)
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
@@ -78,15 +79,16 @@ class CudaExecutor(Executor):
 
     def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step; see `Executor.run`."""
+        temperatures = [span.temperature for span in spans for _ in span.logits]
+        chosen = len(temperatures) <= MOST_ROWS and any(t is not None for t in temperatures)
+        if chosen:
+            self._few_logits.clear(temperatures)
         count = self.launch(spans)
         if count > MOST_ROWS:
             tensors.copy(self._logits_of(count), as_tensor(self._logits[:count]))
             cudart.synchronize()
             return self._logits[:count, : self.vocab]
-        temperatures = [span.temperature for span in spans for _ in span.logits]
-        if any(temperature is not None for temperature in temperatures):
-            return self._few_logits.rows(temperatures)
-        return self._few_logits.all(count)
+        return self._few_logits.rows(temperatures) if chosen else self._few_logits.all(count)
 
     def launch(self, spans: Sequence[Span]) -> int:
         """Start a step; the next may be started only when it is done.

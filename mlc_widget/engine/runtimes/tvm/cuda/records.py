@@ -8,7 +8,8 @@ For each row there is a record of 64-bit words, which is 0 before:
     3 …         the list of `MOST` at most, unordered: float32 logit, int32 token
 
 The list has all tokens whose logits are less than (cut + 1) / `PER_UNIT` below the largest, where
-`cut` is as large as the list allows. Rows with a temperature of 0 have the first word only.
+`cut` is as large as the list allows. Rows with a temperature of 0 have the first word only; where
+all have, there are only these words (`BEST_TOKENS`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mlc_widget.engine.runtimes.tvm.executor import Logits
 from mlc_widget.engine.runtimes.tvm.memory import Array
 
 CHOOSE_TOKENS: Final = "choose_tokens"
+BEST_TOKENS: Final = "best_tokens"
+"""The functions that make records."""
 MOST: Final = 1024
 """The largest number of tokens in a row's list."""
 BINS: Final = 512

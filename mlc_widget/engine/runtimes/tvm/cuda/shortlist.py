@@ -10,7 +10,14 @@ from typing import Any, Final
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.cuda.records import BINS, CHOOSE_TOKENS, MOST, PER_UNIT, WORDS
+from mlc_widget.engine.runtimes.tvm.cuda.records import (
+    BEST_TOKENS,
+    BINS,
+    CHOOSE_TOKENS,
+    MOST,
+    PER_UNIT,
+    WORDS,
+)
 
 THREADS: Final = 256
 BLOCKS: Final = 16
@@ -179,3 +186,22 @@ def make_choose_tokens(width: int) -> Any:
         list_candidates(LOGITS, vocab, SCALE, RECORDS, BINNED, m)
 
     return choose_tokens.with_attr("global_symbol", CHOOSE_TOKENS)
+
+
+def make_best_tokens(width: int) -> Any:
+    """A kernel that makes the first word of the records of rows of logits.
+
+    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; keys (m, 1)
+    int64, 0 before.
+    """
+    find_best = _make_pass("best", "find_best", drawn=False)
+
+    @T.prim_func(s_tir=True)
+    def best_tokens(logits: T.handle, vocab: T.int64, keys: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        m = T.int64()
+        LOGITS = T.match_buffer(logits, (m, width), "float32")
+        KEYS = T.match_buffer(keys, (m, 1), "int64")
+        find_best(LOGITS, vocab, LOGITS, KEYS, LOGITS, m)
+
+    return best_tokens.with_attr("global_symbol", BEST_TOKENS)

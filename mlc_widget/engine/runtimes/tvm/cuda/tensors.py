@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,37 @@ def view(tensor: Any, shape: Sequence[int], offset: int = 0) -> Any:
 
     make = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
     return make(tensor, tvm_ffi.Shape(tuple(map(int, shape))), tensor.dtype, offset)
+
+
+class _Tensor(ctypes.Structure):
+    """DLPack's `DLTensor`, which is the first field of a `DLManagedTensor`."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("dtype", ctypes.c_uint8 * 4),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype, _pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+
+def argument(tensor: Any, shape: Sequence[int], offset: int) -> Any:
+    """Like `view`, for compiled code, which refuses tensors that have an offset.
+
+    So this one has an address of its own.
+    """
+    import tvm_ffi
+
+    capsule = view(tensor, shape, offset)._to_dlpack()
+    found = _Tensor.from_address(_pointer(capsule, b"dltensor") or 0)
+    found.data, found.byte_offset = (found.data or 0) + found.byte_offset, 0
+    return tvm_ffi.from_dlpack(capsule)
 
 
 def copy(source: Any, target: Any) -> None:
