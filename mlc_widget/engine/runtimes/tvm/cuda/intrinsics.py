@@ -92,6 +92,13 @@ __device__ __forceinline__ float fetch4(const float* p) {
   return v;
 }
 """
+_FETCH_INT = """
+__device__ __forceinline__ int fetch_int(const int* p) {
+  int v;
+  asm volatile("ld.global.cg.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+"""
 _LOAD8 = """
 __device__ __forceinline__ void load8(unsigned& a, unsigned& b, const void* p) {
   uint2 v = __ldg((const uint2*)p); a = v.x; b = v.y;
@@ -256,11 +263,16 @@ def fetch4(address: Any) -> Any:
     return T.cuda.func_call("fetch4", address, source_code=_FETCH4, return_type="float32")
 
 
+def fetch_int(address: Any) -> Any:
+    """Like `fetch16`, for an int32, past the L1 cache, which may have an earlier step's."""
+    return T.cuda.func_call("fetch_int", address, source_code=_FETCH_INT, return_type="int32")
+
+
 def await_inputs() -> Any:
     """Wait for the previous kernel, in an `overlapped` one that may start while it runs.
 
     Data that the previous kernel writes must be read with `fetch16` and the like, as other loads
-    may be moved before the wait.
+    may be moved before the wait; so must what is to come before it, as they may be moved behind it.
     """
     return _call("await_inputs", _AWAIT_INPUTS)
 

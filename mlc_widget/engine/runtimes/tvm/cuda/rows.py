@@ -52,6 +52,18 @@ def sum_up(part, sums, which, tx):
         part[0] = part[0] + sums[which, j]
 
 
+def _make_ahead(HP: int) -> Any:
+    """``ahead(W, weight, tx)``: a thread's weights, which come while the previous kernel runs."""
+
+    @T.inline
+    def ahead(W, weight, tx):
+        for j in T.unroll(-(-HP // THREADS)):
+            if j * THREADS + tx < HP:
+                weight[j] = fetch4(T.address_of(W[j * THREADS + tx]))
+
+    return ahead
+
+
 def make_rms_norm(
     H: int, eps: float, *, rows: bool, dtype: str = "float32", overlapped: bool = False
 ) -> Any:
@@ -61,6 +73,7 @@ def make_rms_norm(
     """
     HP = pad(H)
     HELD = -(-HP // THREADS)
+    ahead = _make_ahead(HP)
 
     @T.inline
     def row(X, W, Y, source, m, tx):
@@ -70,7 +83,9 @@ def make_rms_norm(
             part = T.sblock_alloc_buffer((1,), "float32", scope="local")
             sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
             held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
+            weight = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
             T.evaluate(start_next())
+            ahead(W, weight, tx)
             T.evaluate(await_inputs())
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
@@ -83,7 +98,7 @@ def make_rms_norm(
             inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(H) + T.float32(eps))
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
-                    Y[m, j * THREADS + tx] = saturated(held[j] * inv * W[j * THREADS + tx], dtype)
+                    Y[m, j * THREADS + tx] = saturated(held[j] * inv * weight[j], dtype)
 
     if rows:
 
@@ -120,6 +135,7 @@ def make_rms_norm_add(H: int, eps: float, *, overlapped: bool = False) -> Any:
     """Like the CPU's `make_rms_norm_add`, with a block per row; sums as in `make_rms_norm`."""
     HP = pad(H)
     HELD = -(-HP // THREADS)
+    ahead = _make_ahead(HP)
 
     @T.prim_func(s_tir=True)
     def rms_norm_add(x: T.handle, w: T.handle, r: T.handle, y: T.handle):
@@ -137,7 +153,9 @@ def make_rms_norm_add(H: int, eps: float, *, overlapped: bool = False) -> Any:
                     part = T.sblock_alloc_buffer((1,), "float32", scope="local")
                     sums = T.sblock_alloc_buffer((1, WARPS), "float32", scope="shared")
                     held = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
+                    weight = T.sblock_alloc_buffer((HELD,), "float32", scope="local")
                     T.evaluate(start_next())
+                    ahead(W, weight, tx)
                     T.evaluate(await_inputs())
                     part[0] = T.float32(0)
                     for j in T.unroll(HELD):
@@ -149,7 +167,7 @@ def make_rms_norm_add(H: int, eps: float, *, overlapped: bool = False) -> Any:
                     for j in T.unroll(HELD):
                         if j * THREADS + tx < HP:
                             k: T.let = j * THREADS + tx
-                            Y[m, k] = held[j] * inv * W[k] + fetch4(T.address_of(R[m, k]))
+                            Y[m, k] = held[j] * inv * weight[j] + fetch4(T.address_of(R[m, k]))
 
     return named(rms_norm_add, f"rms_norm_add_{H}", overlapped=overlapped)
 

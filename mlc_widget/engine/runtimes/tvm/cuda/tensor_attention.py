@@ -14,6 +14,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     capped,
     fetch8,
     fetch16,
+    fetch_int,
     joined_parts,
     mma,
     multiplied_added,
@@ -358,20 +359,21 @@ def make_tensor_attention(
                         room = T.sblock_alloc_buffer(
                             (WARPS * EACH + 1, WARP), "float32", scope="shared.dyn"
                         )
-                        T.evaluate(await_inputs())
-                        T.evaluate(start_next())
-                        first: T.let = TILE[bt, 0]
-                        code: T.let = TILE[bt, 1]
-                        seq: T.let = TILE[bt, 2]
+                        # What the kernels before do not make comes while they run.
+                        first: T.let = fetch_int(T.address_of(TILE[bt, 0]))
+                        code: T.let = fetch_int(T.address_of(TILE[bt, 1]))
+                        seq: T.let = fetch_int(T.address_of(TILE[bt, 2]))
                         count: T.let = T.max(code, 1)
                         lane: T.let = T.Cast("int32", tx % WARP)
                         warp: T.let = T.Cast("int32", tx // WARP)
                         g: T.let = lane // 4
                         j: T.let = lane % 4
                         h: T.let = by // PARTS
-                        pages: T.let = POS[first + count - 1] // PAGE + 1
+                        last_pos: T.let = fetch_int(T.address_of(POS[first + count - 1]))
+                        first_pos: T.let = fetch_int(T.address_of(POS[first]))
+                        pages: T.let = last_pos // PAGE + 1
                         begin: T.let = (
-                            T.max(POS[first] + 1 - window, 0) // PAGE
+                            T.max(first_pos + 1 - window, 0) // PAGE
                             if window is not None
                             else T.int32(0)
                         )
@@ -387,15 +389,23 @@ def make_tensor_attention(
                         low: T.let = T.max(begin, part * PART)
                         end: T.let = T.min(pages, after * PART)
                         start: T.let = low + (warp - low % WARPS + WARPS) % WARPS
-                        numbers[0] = PT[seq, T.min(start, pages - 1)]
-                        numbers[1] = PT[seq, T.min(start + WARPS, pages - 1)]
+                        numbers[0] = fetch_int(T.address_of(PT[seq, T.min(start, pages - 1)]))
+                        numbers[1] = fetch_int(
+                            T.address_of(PT[seq, T.min(start + WARPS, pages - 1)])
+                        )
                         for i in T.unroll(2):
                             row: T.let = (g + 8 * i) // HEADS
                             head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
                             valid: T.let = T.And(row < count, head < G)
                             pos[i] = T.int32(-1)
                             if valid:
-                                pos[i] = POS[first + row]
+                                pos[i] = fetch_int(T.address_of(POS[first + row]))
+                        T.evaluate(await_inputs())
+                        T.evaluate(start_next())
+                        for i in T.unroll(2):
+                            row: T.let = (g + 8 * i) // HEADS
+                            head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
+                            valid: T.let = T.And(row < count, head < G)
                             for c in T.unroll(CHUNKS):
                                 queries(Q, words, both, c, i, first + row, h * G + head, j, valid)
                             top[i] = T.float32(NONE)

@@ -22,6 +22,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     WARP,
     await_inputs,
     fetch4,
+    fetch_int,
     named,
     start_next,
 )
@@ -72,15 +73,21 @@ def make_tensor_rope_append(
             KP[page, layer, h - HQ, to // PAGE, to % PAGE] = T.Cast("float16", value)
 
     @T.inline
-    def pair(QKV, COS, SIN, POS, Q, KP, C, layer, i, page, token, at):
+    def angle_of(COS, SIN, POS, C, angle, i, at):
+        """The cosine and the sine for a pair."""
+        row: T.let = rotation.row(fetch_int(T.address_of(POS[i])), C)
+        angle[0] = fetch4(T.address_of(COS[row, at % HALF]))
+        angle[1] = fetch4(T.address_of(SIN[row, at % HALF]))
+
+    @T.inline
+    def pair(QKV, Q, KP, angle, layer, i, page, token, at):
         """Rotate a pair of a head's dimensions."""
         h: T.let = at // HALF
         d: T.let = at % HALF
-        angle: T.let = rotation.row(POS[i], C)
         a: T.let = fetch4(T.address_of(QKV[i, h * D + d]))
         b: T.let = fetch4(T.address_of(QKV[i, h * D + HALF + d]))
-        c: T.let = COS[angle, d]
-        s: T.let = SIN[angle, d]
+        c: T.let = angle[0]
+        s: T.let = angle[1]
         put(Q, KP, layer, i, page, token, h, d, a * c - b * s)
         put(Q, KP, layer, i, page, token, h, HALF + d, b * c + a * s)
 
@@ -132,15 +139,20 @@ def make_tensor_rope_append(
                     with T.sblock("pair"):
                         T.reads()
                         T.writes()
-                        T.evaluate(await_inputs())
-                        T.evaluate(start_next())
+                        angle = T.sblock_alloc_buffer((2,), "float32", scope="local")
                         at: T.let = bx * THREADS + tx
+                        # What the kernel before does not make comes while it runs.
+                        T.evaluate(start_next())
+                        slot: T.let = fetch_int(T.address_of(SLOT[i]))
+                        page: T.let = slot // PAGE
+                        token: T.let = slot % PAGE
+                        if HALF > 0 and at < PAIRS:
+                            angle_of(COS, SIN, POS, C, angle, i, at)
+                        T.evaluate(await_inputs())
                         if at < BLOCKS:
                             ENDED[i, at] = T.int32(0)
-                        page: T.let = SLOT[i] // PAGE
-                        token: T.let = SLOT[i] % PAGE
                         if HALF > 0 and at < PAIRS:
-                            pair(QKV, COS, SIN, POS, Q, KP, C, layer, i, page, token, at)
+                            pair(QKV, Q, KP, angle, layer, i, page, token, at)
                         if REST > 0 and at >= PAIRS and at < KEPT:
                             kept(QKV, Q, KP, layer, i, page, token, at - PAIRS)
                         if at >= KEPT and at < TOTAL:
