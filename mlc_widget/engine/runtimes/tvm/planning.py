@@ -10,8 +10,8 @@ from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.base import ModelSource
 from mlc_widget.engine.runtimes.tvm.architectures import Architecture, architecture_of
 from mlc_widget.engine.runtimes.tvm.compiled import code_key
+from mlc_widget.engine.runtimes.tvm.cuda.compiler import importing_tvm
 from mlc_widget.engine.runtimes.tvm.executor import Executor
-from mlc_widget.engine.runtimes.tvm.machine import without_torch
 from mlc_widget.engine.runtimes.tvm.numerics import numerics_of
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan, PlanCache
@@ -68,7 +68,7 @@ class ModelPlanner:
         """
         source, options = self._source, self._options
         if self._target is not None:
-            with without_torch():
+            with importing_tvm():
                 return self._make_plan()
         gpu = _gpu(self._device, options)
         self.executor, self.device = _executor_class(None if gpu is None else gpu[1])
@@ -88,7 +88,7 @@ class ModelPlanner:
         )
         plan = cache.load()
         if plan is None:
-            with without_torch():
+            with importing_tvm():
                 plan = self._make_plan()
             cache.store(plan)
         return plan
@@ -96,7 +96,7 @@ class ModelPlanner:
     def program(self) -> Program:
         """Make the program, to be compiled."""
         if self._made is None:
-            with without_torch():
+            with importing_tvm():
                 self._make_plan()
         assert self._made is not None
         return self._made

@@ -139,6 +139,28 @@ def test_kernels_compile_without_a_gpu(arch, tmp_path):
     assert compile_with_nvrtc(source, arch).startswith(b"\x7fELF")
 
 
+LATE = """
+import sys
+from pathlib import Path
+from mlc_widget.engine.runtimes.tvm import machine
+from mlc_widget.engine.runtimes.tvm.cuda import compiler
+machine.start()
+compiler.compile_with_nvrtc = lambda code, arch: f"{arch} {code}".encode()
+compiler.version = lambda name: "1"
+compiler.install("sm_90", Path(sys.argv[1]))
+with compiler.importing_tvm():
+    import tvm
+import tvm_ffi
+print(bytes(tvm_ffi.get_global_func("tvm_callback_cuda_compile")("source")).decode())
+"""
+
+
+def test_tvm_can_be_imported_after_our_function_that_compiles_is_installed(tmp_path):
+    command = [sys.executable, "-c", LATE, str(tmp_path)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert made.stdout.split() == ["sm_90", "source"]
+
+
 def test_a_damaged_file_of_the_compile_cache_is_made_again(tmp_path):
     cache, name = UserCache("cuda", tmp_path), "a.cubin"
     assert _cached(cache, name, lambda: b"first") == b"first"

@@ -7,15 +7,21 @@ does not cache.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
 from mlc_widget.engine.runtimes.tvm.cuda import toolkit
 from mlc_widget.engine.runtimes.tvm.machine import without_torch
 from mlc_widget.engine.store.user_cache import UserCache
 
 _DIGEST = hashlib.sha256().digest_size
+_NAME: Final = "tvm_callback_cuda_compile"
+"""TVM calls the function that is registered by this name."""
+_installed: dict[str, Callable[[str], bytes]] = {}
 
 
 def compile_with_nvrtc(code: str, arch: str) -> bytes:
@@ -23,7 +29,7 @@ def compile_with_nvrtc(code: str, arch: str) -> bytes:
 
     Headers are looked up under ``CUDA_PATH``.
     """
-    with without_torch():  # where kernels are first called, TVM may not be imported yet
+    with importing_tvm():  # where kernels are first called, TVM may not be imported yet
         from tvm.support import nvcc
 
     arch = "sm_90a" if arch == "sm_90" else arch  # all that Hopper has, such as `wgmma`
@@ -51,7 +57,29 @@ def install(arch: str, root: Path | None = None) -> None:
         key = hashlib.sha256("\0".join((*made_by, code)).encode()).hexdigest()[:32]
         return _cached(cache, f"{key}.cubin", lambda: compile_with_nvrtc(code, arch))
 
-    tvm_ffi.register_global_func("tvm_callback_cuda_compile", compile_cuda, override=True)
+    _installed[_NAME] = compile_cuda
+    tvm_ffi.register_global_func(_NAME, compile_cuda, override=True)
+
+
+@contextmanager
+def importing_tvm() -> Iterator[None]:
+    """Have this thread import TVM, without torch, and keep what `install` has registered.
+
+    TVM registers a function of its own, and cannot be imported while there is another.
+    """
+    late = "tvm" not in sys.modules and _NAME in _installed
+    if late:
+        from tvm_ffi.registry import remove_global_func
+
+        remove_global_func(_NAME)
+    try:
+        with without_torch():
+            yield
+    finally:
+        if late:
+            import tvm_ffi
+
+            tvm_ffi.register_global_func(_NAME, _installed[_NAME], override=True)
 
 
 def _cached(cache: UserCache, name: str, make: Callable[[], bytes]) -> bytes:
