@@ -222,7 +222,9 @@ async def test_only_a_peer_that_said_hello_gets_the_error_object(
     assert thrown["error"]["type"] == "BadRequestError"
     assert thrown["error"]["param"] == "temperature"
     assert thrown["error"]["message"] == thrown["content"]
-    assert "check_chat" in thrown["error"]["traceback"]
+    traceback = thrown["error"]["traceback"]
+    assert "handler.py" in traceback
+    assert traceback.rstrip().endswith(f"BadRequestError: {thrown['content']}")
 
 
 async def test_another_version_is_refused_clearly(client: Any) -> None:

@@ -64,7 +64,7 @@ class Reports(list[dict[str, Any]]):
 @pytest.fixture
 def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
     said = Reports()
-    monkeypatch.setattr(hub_child, "say", lambda **facts: said.append(facts))
+    monkeypatch.setattr(hub_child, "send_facts", lambda **facts: said.append(facts))
     return said
 
 
