@@ -28,27 +28,32 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 TESTS = REPOSITORY / "tests/engine/runtimes/tvm"
 GPU_TESTS = [*sorted(map(str, TESTS.glob("test_cuda*.py"))), str(TESTS / "test_families.py")]
 CUDA = TESTS / "test_cuda.py"
-WATCHED = [
+LAYERS = (
     # layers of few rows, whose weights are copied ahead, and of many, by warpgroups on Hopper
     f"{CUDA}::test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu[1024-128-4-options0]",
+    # a whole model: norms, embedding, rotation, and prefill by `mma`
+    f"{CUDA}::test_golden_logits_on_a_gpu[llama-q4f16_1-float16]",
+)
+OTHERS = (
     # attention, cut over the keys and whole
     f"{TESTS / 'test_cuda_attention.py'}::"
     "test_attention_in_parts_has_the_same_bits_on_a_gpu[8-2-64-None-None]",
     # the choice of tokens
     f"{TESTS / 'test_cuda_shortlist.py'}::"
     "test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most",
-    # a whole model: norms, embedding, rotation, and prefill by `mma`
-    f"{CUDA}::test_golden_logits_on_a_gpu[llama-q4f16_1-float16]",
-]
-TOOLS: dict[str, list[str]] = {
-    "memcheck": [],
-    "synccheck": [],
-    # It takes only what a lane itself wrote to be ordered before the lane arrives at an mbarrier,
-    # and not what the warp's others wrote before `__syncwarp`. So it finds 31 hazards for each warp
-    # of the layers, in which one lane arrives for all.
-    "racecheck": ["--kernel-name-exclude", "kernel_substring=warpgroups_"],
+    # a whole model without tensor cores: norms, embedding, rotation
+    f"{CUDA}::test_golden_logits_on_a_gpu[llama-q4f16_1-float32]",
+)
+TOOLS: dict[str, tuple[str, ...]] = {
+    "memcheck": (*LAYERS, *OTHERS),
+    "synccheck": (*LAYERS, *OTHERS),
+    # Not the layers for tensor cores. It takes only what a lane itself wrote to be ordered before
+    # the lane arrives at an mbarrier, and not what the warp's others wrote before `__syncwarp`, so
+    # it finds 31 hazards for each warp in which one lane arrives for all; and it ends with an
+    # internal error at the first layer of 9 to 32 rows, which has clusters of blocks.
+    "racecheck": OTHERS,
 }
-"""The sanitizer's tools, and their options."""
+"""The sanitizer's tools, and the tests that each watches."""
 PATIENCE_S = 180
 """Seconds after which a tool is stopped."""
 CARD = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -77,11 +82,11 @@ def sanitizer() -> str | None:
 
 def watch(program: str, tool: str) -> tuple[int, str]:
     """Run tests under a tool of the sanitizer; its exit status and output."""
-    command = [program, "--tool", tool, *TOOLS[tool], "--error-exitcode", "9", "--print-limit", "9"]
+    command = [program, "--tool", tool, "--error-exitcode", "9", "--print-limit", "9"]
     began = time.monotonic()
     try:
         done = subprocess.run(
-            [*command, *pytest_command(*WATCHED)],
+            [*command, *pytest_command(*TOOLS[tool])],
             cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             check=False, timeout=PATIENCE_S,
         )  # fmt: skip
@@ -104,8 +109,7 @@ def tests_and_sanitizer(only: Sequence[str]) -> int:
         for tool, each in watched.items():
             status, output = each.result()
             failed |= status
-            shown = " ".join([tool, *TOOLS[tool]])
-            print(f"\n## compute-sanitizer --tool {shown}\n\n```\n{output}\n```", flush=True)
+            print(f"\n## compute-sanitizer --tool {tool}\n\n```\n{output}\n```", flush=True)
     if "sanitizer" in only and program is None:
         print("\nThe sanitizer did not run: there is no compute-sanitizer here.")
     return failed
