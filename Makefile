@@ -19,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),--constr
 # The tests start hundreds of processes, each of which would compile our modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo lab test check lint lint-js docs format js bench soak faults hosts smoke lock hooks dist clean chromium install installed
+.PHONY: help demo lab test pytest check lint lint-js docs format js bench soak faults hosts smoke lock hooks dist clean chromium install installed
 
 help:
 	@echo "make demo    set up, run notebooks/quickstart.ipynb in a real kernel, print the conversation"
@@ -84,7 +84,7 @@ lint: installed
 	$(BIN)/lint-imports --no-logo --no-cache
 
 lint-js: installed
-	cd js && npm run check
+	cd js && npm run typecheck && npm run lint && npm run test && npm run size
 
 # Every page, and an entry for each public name; any warning fails it.
 docs: installed
@@ -95,7 +95,12 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: check chromium
+# The checks of TypeScript take one processor, and the Python tests wait now and then.
+test: install chromium
+	+@$(AT_ONCE) lint docs
+	+@$(MAKE) --no-print-directory --jobs=$(patsubst 0,1,$(JOBS)) lint-js pytest
+
+pytest: installed
 	$(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 30
 
 # The browser tests drive Debian's Chromium; anything else in CHROMIUM= is used as it is.
