@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -204,6 +205,7 @@ class MLCMagics(Magics):
             given: The magic's arguments.
             aside: Ask apart from the conversation that %%chat has.
         """
+        from mlc_widget.magics.engine_registry import models_of
         from mlc_widget.magics.reply_widget import ReplyWidget
 
         with _refusals():
@@ -213,6 +215,8 @@ class MLCMagics(Magics):
                 conversation = self.registry.aside(engine)
             else:
                 conversation = self.registry.conversation(engine, new=getattr(given, "new", False))
+            if len(models_of(engine)) > 1:
+                options = replace(options, model=given.model)
             reply = conversation.ask(text, options)
             self._variables["_chat"] = reply
             if self._will_settle:

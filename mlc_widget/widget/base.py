@@ -148,9 +148,9 @@ class EngineWidget(PageWidget):
 
     _engine = mirror("_engine")
 
-    def __init__(self, engine: object) -> None:
+    def __init__(self, engine: object, model: str | None = None) -> None:
         self._link: EngineLink = link_of(engine)
-        self._view_of = EngineMirror(self._link.snapshot)
+        self._view_of = EngineMirror(self._link.snapshot, model)
         self._push_engine = Throttle(lambda: self.send_state("_engine"), _PROGRESS_INTERVAL_S)
         self._unobserve: Callable[[], object] | None = None
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -237,10 +237,16 @@ class EngineWidget(PageWidget):
 
 
 class EngineMirror:
-    """The engine as the page sees it. Written on the I/O thread, read on any."""
+    """The engine as the page sees it. Written on the I/O thread, read on any.
 
-    def __init__(self, snapshot: EngineSnapshot) -> None:
+    Args:
+        snapshot: The engine's state.
+        chosen: Which model is shown, if the engine has several; None for all.
+    """
+
+    def __init__(self, snapshot: EngineSnapshot, chosen: str | None = None) -> None:
         self._rev = 0
+        self._chosen = chosen
         self._model = snapshot.model_id or ""
         self._snapshot = snapshot
         self._details: JSONDict = {}
@@ -248,14 +254,22 @@ class EngineMirror:
 
     @property
     def model(self) -> str:
-        """The model that was last loaded or requested; several are joined by commas."""
-        return self._model
+        """The chosen model, or the last loaded or requested one; several are joined by commas."""
+        return self._chosen or self._model
+
+    def choose(self, model: str | None) -> None:
+        """Show one of the engine's models, or all."""
+        self._chosen = model
+        self._rev += 1
+        self._json = self._shape()
 
     def describe(self, models: Sequence[JSONDict], info: JSONDict) -> None:
         """Add the details that the worker reports."""
+        chosen = [model for model in models if model.get("id") == self._chosen]
+        about = next(iter(chosen or models), {})
         self._details = {
-            "window": models[0].get("context_window_size") if models else None,
-            "defaults": models[0].get("default_sampling_params") if models else None,
+            "window": about.get("context_window_size"),
+            "defaults": about.get("default_sampling_params"),
             "memory_bytes": info.get("memory_bytes"),
             "memory_used_bytes": info.get("memory_used_bytes"),
             "gpu": info.get("device_name")
@@ -301,7 +315,7 @@ class EngineMirror:
         return {
             "rev": self._rev,
             "state": snapshot.state,
-            "model": self._model,
+            "model": self.model,
             "device": snapshot.device or "",
             "window": self._details.get("window"),
             "defaults": self._details.get("defaults") or {},

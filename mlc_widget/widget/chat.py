@@ -35,7 +35,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -63,7 +63,12 @@ from mlc_widget.widget.kept_settings import (
     settings_of,
 )
 from mlc_widget.widget.link import link_of
-from mlc_widget.widget.options import OPTION_NAMES, checked_options, options_json
+from mlc_widget.widget.options import (
+    OPTION_NAMES,
+    checked_model,
+    checked_options,
+    options_json,
+)
 from mlc_widget.widget.page_session import why_no_page
 from mlc_widget.widget.questions import (
     Question,
@@ -117,6 +122,8 @@ class ChatWidget(EngineWidget, ChatSettings):
             ``{"Short": "Answer in one sentence."}``; at most 50 of 256 KiB together.
         title: The conversation's title, at most 200 characters; by default the first words of the
             first message.
+        model: Which of the engine's models answers, if it has several, such as after
+            ``reload(["a", "b"])``. When another one is loaded in the page, that one does.
         history: An earlier conversation: messages in OpenAI's shape, the text that
             ``export("json")`` returns, or the path of such a file or of a notebook that shows a
             chat (the last one counts). A system message in it is the system prompt, unless
@@ -158,6 +165,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         sampling: Mapping[str, Any] | None = None,
         system_prompts: Mapping[str, str] | None = None,
         title: str | None = None,
+        model: str | None = None,
         history: History = (),
     ) -> None:
         listener = ChatListener(
@@ -185,6 +193,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             sampling=sampling,
             system_prompts=system_prompts,
         )
+        options = replace(options, model=checked_model(model))
         self._user = UserCallbacks()
         self._cell = contextvars.copy_context()
         self._on_reply: list[Callable[[Reply], object]] = []
@@ -200,7 +209,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         given = {name for name in KEPT_NAMES if getattr(options, name) is not None}
         self._settings = KeptSettings(self._session, given)
         self._kept_rev = self._session.state.rev
-        super().__init__(engine)
+        super().__init__(engine, options.model)
         self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
 
     @classmethod
@@ -241,7 +250,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         It is made on a thread that may not be the user's.
         """
         settings = {name: getattr(options, name) for name in OPTION_NAMES}
-        chat = self._cell.copy().run(ChatWidget, link, **settings)
+        chat = self._cell.copy().run(ChatWidget, link, model=options.model, **settings)
         chat._cell, chat._user, chat._page = self._cell, self._user, self._page
         chat._functions = ToolCaller(link, chat._session, self._user)
         return Side(chat, chat._session)
@@ -281,6 +290,12 @@ class ChatWidget(EngineWidget, ChatSettings):
             "tokens": lambda intent: self._send_tokens(intent.get("reply")),
             "resync": lambda _: self.send_state(["_chat"]),
         }
+
+    def _load(self, model: Any) -> None:
+        super()._load(model)
+        if model is not None:  # in place of all that were loaded
+            self._session.use_model(None)
+            self._view_of.choose(None)
 
     def send(self, content: Any, buffers: Any = None) -> Any:
         """Send a message to the model; a dict is sent to the page, as by ipywidgets' `send`.

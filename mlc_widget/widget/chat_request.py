@@ -15,8 +15,8 @@ never end by themselves."""
 TOP_LOGPROBS: Final = 5
 """Of each token, how many of the most likely ones a reply has beside it."""
 _SENT: Final = (
-    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"),
-    "tools",
+    *("model", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"),
+    *("seed", "tools"),
 )
 
 
@@ -37,6 +37,7 @@ class ChatOptions:
             it) and `MCPServer`s.
         sampling: Further sampling fields of requests, such as `dry_multiplier`.
         system_prompts: System prompts to choose from, by their names.
+        model: Which of the engine's models answers, if it has several.
     """
 
     system: str | None = None
@@ -52,6 +53,7 @@ class ChatOptions:
     tools: list[Any] | None = None
     sampling: JSONDict | None = None
     system_prompts: dict[str, str] | None = None
+    model: str | None = None
 
     def request(self, history: tuple[Message, ...]) -> JSONDict:
         """A streaming request in OpenAI's shape for the reply that follows `history`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from mlc_widget.api.engine_link import EngineLink
@@ -97,6 +98,10 @@ class Comparison:
             if text or attachments:
                 question = await read_question(text or "", read_attachments(attachments))
             self._check(question)
+            if model is not None and await self._has(model):
+                options, model = replace(options, model=model), None
+            elif model is not None:
+                options = replace(options, model=None)
             self._sides = await asyncio.to_thread(self._make, options, model)
         finally:
             self._beginning = False
@@ -126,9 +131,15 @@ class Comparison:
         if _goes_on(self._session):
             raise BadRequestError("compare: an answer is being written. Stop it, or wait for it.")
 
+    async def _has(self, model: str) -> bool:
+        """Whether the engine has the model loaded."""
+        if self._link.snapshot.state != "ready":
+            return model == self._link.snapshot.model_id
+        return any(loaded.get("id") == model for loaded in await self._link.list_models())
+
     def _make(self, options: ChatOptions, model: str | None) -> tuple[Side, Side]:
         other = self._link
-        if model is not None and model != self._link.snapshot.model_id:
+        if model is not None:
             self._engine = self._link.make_another()
             other = link_of(self._engine)
         first = self._make_side(self._link, self._session.options)

@@ -55,6 +55,17 @@ def check_option(name: str, value: Any) -> Any:
     return CHAT_FIELDS[name](name, value)
 
 
+def checked_model(model: Any) -> str | None:
+    """Check the name of one of an engine's models.
+
+    Raises:
+        BadRequestError: It is neither a name nor None.
+    """
+    if model is None or (isinstance(model, str) and model.strip()):
+        return model
+    raise bad("model", model, "must be the name of one of the engine's models.")
+
+
 def _check_prompts(param: str, value: Any) -> dict[str, str] | None:
     if not isinstance(value, Mapping):
         raise bad(param, value, 'must be a mapping, such as {"Short": "Be brief."}.')

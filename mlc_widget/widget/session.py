@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
@@ -270,6 +271,10 @@ class ChatSession:
         """
         self.options = with_options(self.options, **{name: value})
         self._listener.on_options()
+
+    def use_model(self, model: str | None) -> None:
+        """Have another of the engine's models answer from now on; None for its only one."""
+        self.options = replace(self.options, model=model)
 
     def stop(self, reply_id: str | None = None) -> None:
         """Stop one reply and its calls, or the running one, all that are queued, and all calls."""
