@@ -47,6 +47,11 @@ def tool(message: Locator, name: str) -> Locator:
     return message.get_by_role("button", name=name, exact=True)
 
 
+def press(button: Locator) -> None:
+    """Use a button by the keyboard: while a reply grows, it may move away from under a click."""
+    button.press("Enter")
+
+
 def expect_growing(chat: Chat) -> None:
     """Wait until the last reply gets longer."""
     before = chat.text_length()

@@ -13,7 +13,17 @@ import pytest
 from playwright.sync_api import ElementHandle, expect
 
 from ..widget.script_folder import write_script_folder
-from .chat import CHAT, LONG, Chat, create, expect_growing, start_chat, tool, wait_for_saved
+from .chat import (
+    CHAT,
+    LONG,
+    Chat,
+    create,
+    expect_growing,
+    press,
+    start_chat,
+    tool,
+    wait_for_saved,
+)
 from .lab import DEADLINE_MS, BusyCell, Lab, Notebook
 
 OpenNotebook = Callable[..., Notebook]
@@ -216,7 +226,7 @@ def test_questions_wait_in_line_while_one_is_answered(
     queued = chat.root.locator('[data-mlcw-status="queued"]')
     expect(queued).to_have_count(2)
     expect(queued.first).to_contain_text("Queued")
-    queued.first.get_by_role("button", name="Cancel").click()
+    press(queued.first.get_by_role("button", name="Cancel"))
     expect(queued).to_have_count(1)
     chat.input.fill("half a thought")
     chat.stop.click()
@@ -228,11 +238,11 @@ def test_questions_wait_in_line_while_one_is_answered(
     expect_growing(chat)
     last = chat.root.locator(".mlcw-user").last
     last.hover()
-    tool(last, "Edit message").click()
+    press(tool(last, "Edit message"))
     chat.root.get_by_role("textbox", name="Edit message").fill("a whole one")
-    chat.root.get_by_role("button", name="Send", exact=True).first.click()
+    press(chat.root.get_by_role("button", name="Send", exact=True).first)
     expect(queued).to_have_count(1)
-    tool(chat.root.locator(".mlcw-user").last, "Previous version").click()
+    press(tool(chat.root.locator(".mlcw-user").last, "Previous version"))
     expect_growing(chat)
     assert set(chat.replies.last.locator(".mlcw-body").inner_text().split()) == {"word"}
 
