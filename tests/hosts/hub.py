@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import nbformat
+import psutil
 from playwright.sync_api import Browser, Page, expect
 
 from ..browser.chat import CHAT, LONG, create, expect_growing, start_chat
@@ -126,12 +127,19 @@ class Hub:
 
     def close(self) -> None:
         """End it, its proxy and its users' servers."""
+        family: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself
+            family = psutil.Process(self._process.pid).children(recursive=True)
         self._process.terminate()
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        # The hub may end before servers that it has asked to end, which then go on.
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 @contextmanager
