@@ -51,11 +51,12 @@ SHOW_EMPTY = "empty = ChatWidget(engine)\nempty"
 WATCH = """
 import time
 taken = []
-_generated = chat._session._on_generated
-def _on_generated(stream, task):
+queue = chat._session._queue
+_generated = queue._on_generated
+def _on_generated(outcome):
     taken.append(time.time())  # the engine's stream is closed: it was told
-    _generated(stream, task)
-chat._session._on_generated = _on_generated
+    _generated(outcome)
+queue._on_generated = _on_generated
 """
 BUSY = """
 import time
