@@ -106,6 +106,11 @@ class _CellWatch:
 
     def _before_cell(self, *_: object) -> None:
         self.running = True
+        if (shell := self._shell()) is not None:
+            # ipykernel 7.4 does this for cells that do not await, and fails to answer others that
+            # end with an error before any traceback was shown, such as that of a mistyped magic.
+            shell._last_traceback = None
+            shell._last_traceback_during_displayhook = False
         with contextlib.suppress(RuntimeError):  # no loop runs
             self._tasks = weakref.WeakSet(asyncio.all_tasks())
 
