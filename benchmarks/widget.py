@@ -46,7 +46,7 @@ history = [
     for n in range(200)
 ]
 """
-SHOW = "chat = ChatWidget(engine, history=history)\nchat"
+SHOW = "chat = ChatWidget(engine, history=history, max_tokens=10**7)\nchat"
 SHOW_EMPTY = "empty = ChatWidget(engine)\nempty"
 WATCH = """
 import time
