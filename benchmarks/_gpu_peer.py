@@ -11,29 +11,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks._gpu_models import LLAMAS
+from benchmarks._stats import median_of
 
 PROMPT = 1024
 PATIENCE_S = 150
 """The time to compile; what is not compiled then is not measured."""
-
-
-def median_of(step: Callable[[], None], repeat: int) -> float:
-    """Median seconds of a step, which waits for its result."""
-    times = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def products() -> dict[str, float]:

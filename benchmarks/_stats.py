@@ -1,9 +1,10 @@
-"""Medians with intervals, and how the benchmarks print them."""
+"""Medians, with intervals, and how the benchmarks print them."""
 
 from __future__ import annotations
 
 import random
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 _RESAMPLES = 2000
@@ -25,3 +26,13 @@ def shown(values: Sequence[float], unit: str = "", digits: int = 2) -> str:
     middle = statistics.median(values)
     text = f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
     return f"{text} {unit}".rstrip()
+
+
+def median_of(step: Callable[[], None], repeat: int) -> float:
+    """The median of the seconds that a step takes, which waits for its result."""
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)

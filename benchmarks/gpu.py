@@ -57,6 +57,7 @@ from benchmarks._gpu_load import LOADS, Loads  # noqa: E402
 from benchmarks._gpu_models import LLAMAS, Model, compile_all, random_model  # noqa: E402
 from benchmarks._kernel_models import SHAPES, mlc_config  # noqa: E402
 from benchmarks._process import Process  # noqa: E402
+from benchmarks._stats import median_of  # noqa: E402
 from mlc_widget.api.errors import RuntimeUnavailableError  # noqa: E402
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.cuda import cudart  # noqa: E402
@@ -164,16 +165,6 @@ def bandwidth() -> float:
         device.sync()
         times.append(time.perf_counter() - began)
     return 2 * 4 * (1 << 30) / statistics.median(times[2:])
-
-
-def median_of(step: Callable[[], None], repeat: int) -> float:
-    """Median seconds of a step."""
-    times = []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def token_bytes(executor: Any) -> int:

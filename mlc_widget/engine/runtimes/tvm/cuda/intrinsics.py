@@ -7,6 +7,7 @@ arrays to the elements whose use it sees, and does not see uses through a pointe
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from tvm.script import tirx as T
@@ -228,6 +229,23 @@ __device__ __forceinline__ void decode8(unsigned& a0, unsigned& a1, unsigned& a2
   __half2 v3 = __hadd2(*(__half2*)&h3, *(const __half2*)&zero);
 {_HALVES}}}
 """
+
+
+def source_of(file: str, namespace: str, *above: str) -> str:
+    """The CUDA source of a file beside this one, with what it uses above it, in a namespace.
+
+    TVM writes it once for each function that is called.
+
+    Args:
+        file: The file's name. It may use `DECODE4`, `DECODE8` and ``instructions.cuh``.
+        namespace: The namespace.
+        *above: What else it uses.
+    """
+    guard, folder = namespace.upper(), Path(__file__).parent
+    parts = (folder / name for name in ("instructions.cuh", file))
+    source = "".join((DECODE4, DECODE8, *above, *(part.read_text() for part in parts)))
+    head = f"\n#ifndef {guard}\n#define {guard}\nnamespace {namespace} {{\n"
+    return f"{head}{source}}}  // namespace {namespace}\n#endif\n"
 
 
 def _call(name: str, source: str, *args: Any) -> Any:

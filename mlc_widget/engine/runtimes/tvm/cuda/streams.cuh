@@ -1,22 +1,7 @@
-// Products of up to eight rows: see tensor_matmul_streams.py, which adds `decode4` and `decode8`
-// above.
+// Products of up to eight rows: see tensor_matmul_streams.py, which adds `decode4`, `decode8` and
+// instructions.cuh above.
 
 constexpr int SLICES = 16;
-
-// Wait until an mbarrier's phases up to number `phase` are over.
-__device__ __forceinline__ void await(unsigned barrier, int phase) {
-  asm volatile("{\n.reg .pred over;\nagain:\n"
-               "mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
-               "@!over bra again;\n}" :: "r"(barrier), "r"(phase & 1) : "memory");
-}
-
-__device__ __forceinline__ void make_barrier(unsigned barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void arrive(unsigned barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
-}
 
 // Arrive, and have the phase end only when so many bytes are there.
 __device__ __forceinline__ void expect(unsigned barrier, int bytes) {
@@ -30,25 +15,9 @@ __device__ __forceinline__ void copy(unsigned to, const void* from, int bytes, u
                :: "r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
 
-__device__ __forceinline__ void copy16(unsigned to, const void* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;"
-               :: "r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void load16(unsigned* v, unsigned from) {
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from));
-}
-
 __device__ __forceinline__ void store16(unsigned to, const unsigned* v) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
                :: "r"(to), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
-}
-
-// For data that the kernel before may have written.
-__device__ __forceinline__ void fetch16(unsigned* v, const char* from) {
-  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "l"(from) : "memory");
 }
 
 __device__ __forceinline__ void mma(float* c, const unsigned* a, const unsigned* b) {

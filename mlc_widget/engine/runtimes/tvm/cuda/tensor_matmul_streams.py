@@ -13,17 +13,15 @@ Each slice is computed as in `tensor_matmul_few`, so that a row gets the same bi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
-    DECODE4,
-    DECODE8,
     WARP,
     await_inputs,
     fetch4,
+    source_of,
     start_next,
 )
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import SLICES, MatmulShape
@@ -163,14 +161,7 @@ class Streams:
         return f"warp_streams::Streams<{', '.join(map(str, numbers))}>"
 
 
-# TVM writes it once for each function that is called.
-_SOURCE = (
-    "\n#ifndef WARP_STREAMS\n#define WARP_STREAMS\nnamespace warp_streams {\n"
-    + DECODE4
-    + DECODE8
-    + Path(__file__).with_name("streams.cuh").read_text()
-    + "}  // namespace warp_streams\n#endif\n"
-)
+_SOURCE = source_of("streams.cuh", "warp_streams")
 
 
 def _call(function: str, *args: Any, returns: str = "") -> Any:

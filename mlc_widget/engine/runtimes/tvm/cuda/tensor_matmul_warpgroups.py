@@ -12,17 +12,15 @@ the same bits as from `tensor_matmul_few`. The CUDA source is in ``warpgroups.cu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.cuda.fragments import STEP
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
-    DECODE4,
-    DECODE8,
     WARP,
     await_inputs,
+    source_of,
     start_next,
 )
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import (
@@ -108,14 +106,8 @@ __device__ __forceinline__ void wgmma(float (&d)[{count}], const unsigned* a, un
 """
 
 
-# TVM writes it once for each function that is called.
-_SOURCE = (
-    "\n#ifndef WARPGROUPS\n#define WARPGROUPS\nnamespace warpgroups {\n"
-    + DECODE4
-    + DECODE8
-    + "".join(wgmma(blocks.rows) for blocks in (SOME_ROWS, MANY_ROWS))
-    + Path(__file__).with_name("warpgroups.cuh").read_text()
-    + "}  // namespace warpgroups\n#endif\n"
+_SOURCE = source_of(
+    "warpgroups.cuh", "warpgroups", *(wgmma(blocks.rows) for blocks in (SOME_ROWS, MANY_ROWS))
 )
 
 

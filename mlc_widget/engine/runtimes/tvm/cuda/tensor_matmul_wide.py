@@ -17,12 +17,11 @@ up ascending, so that a row gets the same bits as from `tensor_matmul_few`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from tvm.script import tirx as T
 
-from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import DECODE4, DECODE8, WARP
+from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, source_of
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import (
     SLICES,
     MatmulShape,
@@ -181,15 +180,7 @@ class Wide:
         return f"wide::Wide<{', '.join(map(str, numbers))}>"
 
 
-# TVM writes it once for each function that is called.
-_SOURCE = (
-    "\n#ifndef WIDE\n#define WIDE\nnamespace wide {\n"
-    + DECODE4
-    + DECODE8
-    + "".join(map(wgmma, (SOME, MOST)))
-    + Path(__file__).with_name("wide.cuh").read_text()
-    + "}  // namespace wide\n#endif\n"
-)
+_SOURCE = source_of("wide.cuh", "wide", *map(wgmma, (SOME, MOST)))
 
 
 def make_wide(wide: Wide) -> Any:

@@ -1,5 +1,5 @@
 // Products on Hopper's tensor cores: see tensor_matmul_warpgroups.py, which adds `wgmma`,
-// `decode4` and `decode8` above.
+// `decode4`, `decode8` and instructions.cuh above.
 
 constexpr int SLICES = 16;
 constexpr int LINE = 128;  // bytes of a row of x in a step
@@ -11,22 +11,6 @@ __device__ __forceinline__ void stream16(unsigned* v, const char* p) {
 
 __device__ __forceinline__ void stream8(unsigned* v, const char* p) {
   asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "l"(p));
-}
-
-// Wait until an mbarrier's phases up to number `phase` are over.
-__device__ __forceinline__ void await(unsigned barrier, int phase) {
-  asm volatile("{\n.reg .pred over;\nagain:\n"
-               "mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
-               "@!over bra again;\n}" :: "r"(barrier), "r"(phase & 1) : "memory");
-}
-
-__device__ __forceinline__ void arrive(unsigned barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
-}
-
-template <int LEFT>
-__device__ __forceinline__ void await_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory");
 }
 
 constexpr int divisor_of(int steps) { return steps % 4 == 0 ? 4 : steps % 2 == 0 ? 2 : 1; }
