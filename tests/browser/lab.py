@@ -181,6 +181,21 @@ class Notebook:
         self.page.goto(self._address.replace("&reset", ""))
         expect(self.cell(0)).to_be_visible(timeout=DEADLINE_MS)
 
+    def reload_widgets(self) -> None:
+        """As `reload`, until there is a widget of ours.
+
+        JupyterLab's widget manager takes a kernel whose widgets it cannot list for one that has
+        none, and then writes "model not found" for good: about one reload of a hundred on a machine
+        that is busy. Users reload the page, too; docs/troubleshooting.md says so.
+        """
+        for _ in range(3):
+            self.reload()
+            widget = self.page.locator(".jp-OutputArea .mlcw").first
+            given_up = self.page.get_by_text("Error displaying widget: model not found").first
+            expect(widget.or_(given_up).first).to_be_attached(timeout=DEADLINE_MS)
+            if widget.count():
+                return
+
     def save(self) -> None:
         """Save the notebook."""
         self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")

@@ -231,7 +231,7 @@ def test_the_chat_outlives_a_reload_of_the_page_in_mid_stream(
     chat.ask("Go on")
     expect_growing(chat)
     before = chat.text_length()
-    notebook.reload()
+    notebook.reload_widgets()
     expect(chat.root).to_be_visible(timeout=DEADLINE_MS)
     expect_growing(chat)
     assert chat.text_length() > before
@@ -284,7 +284,7 @@ def test_a_map_outlives_a_reload_of_the_page(
     notebook.run(1)
     notebook.expect_done(1)
     expect(notebook.output(1).locator(".mlcw-map tbody tr")).to_have_count(6)
-    notebook.reload()
+    notebook.reload_widgets()
     panel = notebook.output(1).locator(".mlcw-map")
     expect(panel.locator("tbody tr")).to_have_count(6, timeout=DEADLINE_MS)
     expect(panel.get_by_role("status")).to_have_text("Running")
