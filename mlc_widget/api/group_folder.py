@@ -66,7 +66,7 @@ def check_trusted(socket: Path) -> None:
     except OSError as error:
         raise _unreachable(
             f"You may not use the server of the group {folder.name!r}: {socket}: {error.strerror}. "
-            "Its members may; who has just become one needs to log in again."
+            "Only members of the group may. If you have just been added to it, log in again."
         ) from None
     if not stat.S_ISSOCK(found.st_mode) or found.st_uid != owner:
         raise _not_trusted(socket, "it is not a socket of its folder's owner")
@@ -78,7 +78,7 @@ def _own_folder(folder: Path) -> int:
     if not stat.S_ISDIR(found.st_mode):
         raise _not_trusted(folder, "it is a link or a file")
     if found.st_mode & _OTHERS_WRITE:
-        raise _not_trusted(folder, "others than its owner can write to it")
+        raise _not_trusted(folder, "users other than its owner can write to it")
     return found.st_uid
 
 
@@ -89,7 +89,7 @@ def _check_above(folder: Path, owner: int, *, sticky_is_enough: bool) -> None:
         raise _not_trusted(folder, "it belongs to a third user")
     sticky = sticky_is_enough and found.st_mode & stat.S_ISVTX
     if found.st_mode & _OTHERS_WRITE and not sticky:
-        raise _not_trusted(folder, "others than its owner can write to it")
+        raise _not_trusted(folder, "users other than its owner can write to it")
 
 
 def _unreachable(message: str) -> ServerError:
@@ -98,7 +98,7 @@ def _unreachable(message: str) -> ServerError:
 
 def _not_trusted(path: Path, why: str) -> ServerError:
     return ServerError(
-        f"{path} is not used: {why}, so that a server there could be anybody's. Its administrator "
-        f"can mend that; {DIRECTORY_VARIABLE} names another directory.",
+        f"{path} is not used: {why}, so anybody could run a server there. Ask its administrator to "
+        f"correct that, or set {DIRECTORY_VARIABLE} to another directory.",
         code="server_not_trusted",
     )

@@ -60,5 +60,5 @@ def _is_small(content: bytes) -> bool:
 def _check(what: str, count: int, most: int) -> None:
     if count > most:
         raise BadRequestError(
-            f"the request's body has {count} {what}; it may have {most}. Send less at once."
+            f"the request's body has {count} {what}; it may have at most {most}. Send less at once."
         )

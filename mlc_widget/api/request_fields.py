@@ -57,7 +57,11 @@ class FieldRule:
 RULES: Final[tuple[FieldRule, ...]] = (
     # What to answer
     FieldRule(
-        "messages", _CHAT, _OWM, "engine", "text only; a last one of the assistant is continued"
+        "messages",
+        _CHAT,
+        _OWM,
+        "engine",
+        "text only; if the last one is the assistant's, it is continued",
     ),
     FieldRule(
         "prompt", _COMPLETION, _OWM, "engine", "a raw text with control tokens, or token ids"
@@ -78,7 +82,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("max_completion_tokens", _CHAT, _O, "engine", "another name of max_tokens"),
     FieldRule("max_completion_tokens", _COMPLETION, _OURS, "engine", "as for chats"),
     FieldRule("stop", _TEXT, _OWM, "engine", "at most 16, each of at most 1024 bytes"),
-    FieldRule("ignore_eos", _TEXT, _W, "runtime", "mlc_llm has it in debug_config"),
+    FieldRule("ignore_eos", _TEXT, _W, "runtime", "in mlc_llm it is a part of debug_config"),
     FieldRule("echo", _COMPLETION, _OWM, "engine", "with logprobs: also those of the prompt"),
     # How tokens are chosen
     FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; below 1e-5 is greedy"),
@@ -120,7 +124,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("tools", _CHAT, _OWM, "template"),
     FieldRule("tool_choice", _CHAT, _OWM, "template", "none, auto, required, or a function"),
     FieldRule("parallel_tool_calls", _CHAT, _O, "template"),
-    FieldRule("enable_thinking", _CHAT, _W, "template", "WebLLM has it in extra_body"),
+    FieldRule("enable_thinking", _CHAT, _W, "template", "in WebLLM it is a part of extra_body"),
     # Embeddings
     FieldRule("dimensions", _EMBEDDING, _OW, "engine", "keeps the first dimensions, normalized"),
     FieldRule("truncate", _EMBEDDING, _OURS, "engine", "cuts inputs at the context window"),
@@ -139,7 +143,7 @@ RULES: Final[tuple[FieldRule, ...]] = (
         _CHAT,
         _O,
         "engine",
-        "auto, default; flex lets others go first (tvm runtime)",
+        "auto, default; flex lets other requests go first (tvm runtime)",
     ),
     FieldRule("modalities", _CHAT, _O, "neutral", '["text"]: the engine generates text only'),
     # Refused

@@ -85,7 +85,7 @@ def _tool(param: str, value: Any) -> JSONDict:
             raise bad(
                 f"{at}.parameters.type",
                 parameters["type"],
-                "it must be a schema of an object, as arguments are one.",
+                "give 'object', since the arguments of a call are an object.",
             )
     return tool
 
@@ -155,7 +155,7 @@ def messages(param: str, value: Any) -> list[JSONDict]:
         called.update(call["id"] for call in one.get("tool_calls", ()))
         if one["role"] == "tool" and one["tool_call_id"] not in called:
             at = f"{param}[{i}].tool_call_id"
-            raise bad(at, one["tool_call_id"], "no tool call before this message has this id.")
+            raise bad(at, one["tool_call_id"], "no tool call in an earlier message has this id.")
         size += encoded_size(f"{param}[{i}].content", one.get("content") or "")
         for call in one.get("tool_calls", ()):
             size += sum(len(text.encode()) for text in (call["id"], *call["function"].values()))
@@ -197,7 +197,7 @@ def _check_fields(param: str, role: str, message: Mapping[str, Any]) -> None:
         raise bad(f"{param}.function_call", given["function_call"], "give tool_calls.")
     for name, owner in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
         if given.get(name) and role != owner:
-            raise bad(f"{param}.{name}", given[name], f"only messages of role {owner} have it.")
+            raise bad(f"{param}.{name}", given[name], f"only messages of role {owner} may have it.")
     fields = {name: value for name, value in given.items() if name not in _GIVEN_BACK}
     known(param, fields, _MESSAGE)
 

@@ -158,11 +158,13 @@ def check_chat(request: Mapping[str, Any]) -> JSONDict:
     last = checked["messages"][-1]
     if last.get("tool_calls"):
         at = f"messages[{len(checked['messages']) - 1}].tool_calls"
-        raise bad(at, last["tool_calls"], "give the calls' results after them.")
+        raise bad(
+            at, last["tool_calls"], "add the results of these calls, as messages of role tool."
+        )
     check_choice(checked.get("tool_choice"), checked.get("tools", ()))
     _check_stream_options(checked)
     if checked.get("n", 1) > 1 and checked.get("resumable", {}).get("enabled"):
-        raise bad("n", checked["n"], "a resumable request has one choice.")
+        raise bad("n", checked["n"], "a resumable request can have only one choice; give 1.")
     return checked
 
 
@@ -199,12 +201,12 @@ def check_completion(request: Mapping[str, Any]) -> JSONDict:
     checked = _check("completion", request, COMPLETION_FIELDS, "prompt")
     _use_one_name_of_max_tokens(checked)
     if checked.get("echo") and checked.get("logprobs") is True:
-        raise bad("logprobs", True, "together with echo, give a number of alternatives.")
+        raise bad("logprobs", True, "with echo, give the number of alternatives instead.")
     if checked.get("max_tokens") == 0 and not checked.get("echo"):
         raise bad("max_tokens", 0, "give 1 or more; 0 needs echo=True.")
     count, most = choices_of(checked), LIMITS.completions
     if count > most:
-        raise bad("n", checked["n"], f"that makes {count} choices; a request has {most} at most.")
+        raise bad("n", checked["n"], f"that makes {count} choices; a request may have {most}.")
     _check_top_logprobs(checked)
     _check_stream_options(checked)
     return checked

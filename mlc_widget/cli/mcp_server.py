@@ -25,14 +25,18 @@ def add_to(commands: Any) -> None:
         "mcp",
         help="let agents use a model, over the Model Context Protocol",
         description="Load a model and offer the tools chat, label and extract over standard input "
-        "and output, until the input ends. It is for the configuration of an agent, as the command "
-        "of a server.",
+        "and output, until the input ends. Name this command in an agent's configuration, as the "
+        "command of an MCP server.",
     )
-    parser.add_argument("model", help="what engines load, such as demo, a .gguf file or HF://…")
+    parser.add_argument("model", help="a model, such as demo, a .gguf file or HF://user/repo")
     parser.add_argument("--device", help="such as cpu, cuda or auto")
     parser.add_argument("--runtime", default="auto", help="tvm, mlc_llm or auto")
     parser.add_argument(
-        "--max-tokens", type=int, default=1024, metavar="N", help="of a reply; 1024 if absent"
+        "--max-tokens",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="the longest reply, in tokens (default: 1024)",
     )
     parser.set_defaults(run=run)
 

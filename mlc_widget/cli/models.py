@@ -257,7 +257,7 @@ def _verify(options: argparse.Namespace) -> None:
         print(
             f"{entry.name}: identical to the published files"
             if count
-            else f"{entry.name}: it was kept without checksums, so there is nothing to compare"
+            else f"{entry.name}: it was stored without checksums, so it cannot be checked"
         )
 
 

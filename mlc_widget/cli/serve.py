@@ -24,25 +24,28 @@ def add_to(commands: Any) -> None:
         "serve",
         help="answer OpenAI's API over HTTP with a model",
         description="Load a model and answer OpenAI's API on this machine, until Ctrl+C. Clients "
-        "must send a token as API key: that of --token-file, or of the environment variable "
-        f"{_TOKEN}, or a new one, which is printed once. There is no option for the token itself, "
-        "since other users of the machine can read a command's arguments.",
+        "must send a token as API key: the one in --token-file or in the environment variable "
+        f"{_TOKEN}, or else a new one, which is printed once. There is no option for the token "
+        "itself, since other users of the machine can read a command's arguments.",
     )
     parser.add_argument(
-        "model", nargs="+", help="what engines load, such as demo, a .gguf file or HF://user/repo"
+        "model", nargs="+", help="a model, such as demo, a .gguf file or HF://user/repo"
     )
-    parser.add_argument("--host", help="the address to listen on; 127.0.0.1 if absent")
-    parser.add_argument("--port", type=int, help="0 for any free one; 8000 if absent")
+    parser.add_argument("--host", help="the address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, help="the port to listen on; 0 chooses a free one (default: 8000)"
+    )
     parser.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a file with the token, readable by you alone; made with a new token if absent",
+        help="a file with the token, readable only by you; if it does not exist, it is made with a "
+        "new token",
     )
     parser.add_argument(
         "--allow-remote",
         action="store_true",
-        help="accept a host that other machines reach; nothing is encrypted",
+        help="allow a --host that other machines can reach; nothing is encrypted",
     )
     parser.add_argument(
         "--group",
@@ -54,15 +57,15 @@ def add_to(commands: Any) -> None:
         "--unload-after",
         type=float,
         metavar="SECONDS",
-        help="with --group: unload models that nobody asked for in so long, until the next "
-        "request; 1800 if absent, inf for never",
+        help="with --group: unload models after this many seconds without a request; the next "
+        "request loads them again (default: 1800; inf: never)",
     )
     parser.add_argument(
         "--idle-timeout",
         type=float,
         metavar="SECONDS",
-        help="with --group: end the engine of a user who has asked nothing in so long, until the "
-        "next request; 3600 if absent, inf for never",
+        help="with --group: end a user's engine after this many seconds without a request; the "
+        "next request starts it again (default: 3600; inf: never)",
     )
     parser.add_argument("--device", help="such as cpu, cuda or auto")
     parser.add_argument("--runtime", default="auto", help="tvm, mlc_llm or auto")
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
         return
     for name in ("unload_after", "idle_timeout"):
         if (value := getattr(options, name)) is not None:
-            raise bad(name.replace("_", "-"), value, "it goes with --group.")
+            raise bad(name.replace("_", "-"), value, "it is only for --group.")
     _serve_port(options)
 
 

@@ -191,7 +191,7 @@ class DirectCore:
         request_id: str = checked.get("request_id") or new_request_id(kind)
         if any(request_id in those for those in self._running()):
             raise BadRequestError(
-                f"request_id = {request_id!r}: a request with this id is running.",
+                f"request_id = {request_id!r}: a request with this id is running; give another id.",
                 param="request_id",
             )
         return request_id

@@ -117,7 +117,7 @@ class LoadedModels:
         if model_id is None:
             if len(self._models) > 1:
                 raise BadRequestError(
-                    f"model: several are loaded, name one of {', '.join(self._models)}.",
+                    f"model: several models are loaded; name one of {', '.join(self._models)}.",
                     param="model",
                 )
             return next(iter(self._models.values()))

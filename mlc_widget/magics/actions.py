@@ -79,7 +79,7 @@ def _on_server(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if (name, value) != _SERVER}
     if others := given.keys() - {"api_key_env"}:
         flags = " ".join(sorted(_FLAGS[name] for name in others))
-        raise UsageError(f"{flags}: {url} is a server, for which there is no worker.")
+        raise UsageError(f"{flags}: only for a worker, but {url} is a server; leave this out.")
     return {**given, "url": url}
 
 
@@ -303,7 +303,7 @@ def logs(registry: EngineRegistry, given: argparse.Namespace) -> None:
     records = engine.link.submit(engine.link.logs()).result()
     if earlier := len(records[:-_SHOWN_RECORDS]):
         name = registry.name_of(engine)
-        print(f"{_count(earlier, 'earlier record')}: in the list that {name}.logs() gives.")
+        print(f"{_count(earlier, 'earlier record')}: in the list that {name}.logs() returns.")
     print("\n".join(map(str, records[-_SHOWN_RECORDS:])) or "Nothing has been logged yet.")
 
 

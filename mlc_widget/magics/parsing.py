@@ -166,9 +166,11 @@ def map_parser() -> Parser:
         "--labels", nargs="+", metavar="LABEL", help="the reply is one of these, such as good bad"
     )
     parser.add_argument(
-        "--probabilities", action="store_true", help="also the probability of each label"
+        "--probabilities",
+        action="store_true",
+        help="add a column with the probability of each label",
     )
-    parser.add_argument("--column", metavar="NAME", help="the one column for the whole reply")
+    parser.add_argument("--column", metavar="NAME", help="put the whole reply into this one column")
     _add_tools(parser, "functions that the model may call before it answers")
     parser.add_argument("--system", help="the system prompt")
     parser.add_argument("--limit", type=int, help="compute the first rows only")

@@ -186,7 +186,7 @@ class WorkerRecords:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             os.close(fd)
-            raise _not_own(path, "it is no file of yours")
+            raise _not_own(path, "it is not a file that belongs to you")
         return fd
 
     @contextlib.contextmanager

@@ -89,7 +89,7 @@ class WorkerProcess:
         """Where its sockets are, if they are files."""
         return None if sys.platform == "win32" else self._directory
 
-    when_lost = " Try again: another is started."
+    when_lost = " Try again: another worker will be started."
     """What to do when that folder was removed, as an addition to an error message."""
 
     @property
@@ -330,8 +330,8 @@ def check_working_folder() -> None:
     """
     if working_folder() is None:
         raise WorkerStartError(
-            "A worker cannot be started, as the folder that this process runs in was removed, or "
-            "made anew: go to one that exists with `os.chdir(…)`, and try again."
+            "A worker cannot be started, because this process's working directory was removed or "
+            "replaced: change to one that exists with `os.chdir(…)`, and try again."
         )
 
 

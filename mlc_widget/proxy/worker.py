@@ -196,7 +196,7 @@ async def _lost_sockets(process: AnyProcess) -> str:
         if folder is not None and not folder.exists():
             await asyncio.sleep(_LAST_ANSWER_S)  # whoever was connected before still is
             return (
-                f"The worker cannot be reached, as the folder of its sockets, {folder}, was "
-                f"removed.{process.when_lost}"
+                f"The worker cannot be reached, because the folder of its sockets, {folder}, "
+                f"was removed.{process.when_lost}"
             )
         await asyncio.sleep(_FOLDER_POLL_S)

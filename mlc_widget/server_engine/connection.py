@@ -168,7 +168,8 @@ class ServerConnection:
             )
         if headers.get("content-encoding", "identity") != "identity":
             raise ProtocolError(
-                f"The server at {self.address.host} compresses its answers unasked; turn that off."
+                f"The server at {self.address.host} compresses its answers, although it was "
+                "asked not to; turn that off."
             )
 
     @contextlib.asynccontextmanager

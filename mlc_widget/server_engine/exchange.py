@@ -207,12 +207,12 @@ class Exchange:
         got = len(self.choices)
         if got != self._expected:
             name = "n" if self._request.get("n", 1) != 1 else "prompt"
-            raise _ignored(name, f"{self._expected} choices were asked for, and {got} came")
+            raise _ignored(name, f"it sent {got} choices instead of {self._expected}")
         asked = self._request.get("logprobs")
         if asked is not None and asked is not False:
             for choice in self.choices.values():
                 if not choice.has_logprobs and "".join(choice.text):
-                    raise _ignored("logprobs", "the answer has none")
+                    raise _ignored("logprobs", "the answer has no log-probabilities")
         form = (self._request.get("response_format") or {}).get("type")
         if form in ("json_object", "json_schema"):
             for choice in self.choices.values():

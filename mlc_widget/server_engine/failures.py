@@ -58,7 +58,10 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, host: str) -> 
     if status in (400, 413, 422):
         return _refusal(code, said)(told, code=code, param=param)
     if status == 429:
-        return ServerError(f"{told} It takes no more requests now.", code="rate_limited")
+        return ServerError(
+            f"{told} It accepts no more requests at the moment; try again later.",
+            code="rate_limited",
+        )
     return ServerError(told, code="server_failed")
 
 

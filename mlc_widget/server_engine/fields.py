@@ -109,7 +109,8 @@ def _checked(kind: RequestKind, name: str, value: Any) -> Any:
         )
     if name == "logprobs" and kind == "completion" and value is True:
         raise UnsupportedFieldError(
-            "logprobs = True: servers of OpenAI's API take the number of alternatives here.",
+            "logprobs = True: servers of OpenAI's API take a number of alternatives here, such as "
+            "5.",
             param="logprobs",
         )
     return value

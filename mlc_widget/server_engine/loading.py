@@ -161,7 +161,8 @@ class ServerModels:
             raise ModelNotLoadedError.none_is_loaded("" if error is None else error.message)
         if name is None and len(self.chosen) > 1:
             raise BadRequestError(
-                f"model: several are loaded, name one of {', '.join(self.chosen)}.", param="model"
+                f"model: several models are loaded; name one of {', '.join(self.chosen)}.",
+                param="model",
             )
         if name is not None and name not in self.chosen:
             raise ModelNotLoadedError(
@@ -244,7 +245,8 @@ def _chosen(wanted: tuple[str, ...] | None, served: list[str], host: str) -> Seq
     if wanted is None:
         if len(served) > 1:
             raise BadRequestError(
-                f"model: the server at {host} has several, name one of {known}.", param="model"
+                f"model: the server at {host} has several models; name one of {known}.",
+                param="model",
             )
         if not served:
             raise ModelNotFoundError(f"The server at {host} lists no models.", param="model")

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from mlc_widget.widget.user_callbacks import UserCallbacks
 
 REFUSED: Final = "Error: the user refused this call."
-_NOT_ASKED: Final = "Error: not made, as there is no page to ask on: use mcp(…, allow=[{name!r}])."
+_NOT_ASKED: Final = (
+    "Error: this call was not made, because there is no page on which to ask the user: use "
+    "mcp(…, allow=[{name!r}])."
+)
 
 
 class ToolCaller:

@@ -120,14 +120,14 @@ class Comparison:
             raise bad("settings", settings, 'must be an object, such as {"temperature": 1}.')
         for name, value in given.items():
             if name not in KEPT_NAMES:
-                raise bad(f"settings[{name!r}]", value, f"known are {', '.join(KEPT_NAMES)}.")
+                raise bad(f"settings[{name!r}]", value, f"give one of {', '.join(KEPT_NAMES)}.")
         return with_options(self._session.options, **given)
 
     def _check(self, question: Question | None) -> None:
         self._session.check_alive()
         path = self._session.state.path()
         if question is None and not any(message.role == "user" for message in path):
-            raise BadRequestError("text: write a message that both shall answer.", param="text")
+            raise BadRequestError("text: write a message for both to answer.", param="text")
         if _goes_on(self._session):
             raise BadRequestError("compare: an answer is being written. Stop it, or wait for it.")
 

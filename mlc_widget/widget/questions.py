@@ -83,8 +83,8 @@ async def read_question(text: Any, files: Sequence[Attachment] = ()) -> Question
         filled = await asyncio.wait_for(work, _PATIENCE_S)
     except TimeoutError:
         raise BadRequestError(
-            f"text: writing its variables out took more than {_PATIENCE_S:g} s. Name a part of "
-            "them, such as {df.columns}."
+            f"text: filling in its variables took more than {_PATIENCE_S:g} s. Name only a part "
+            "of them, such as {df.columns}."
         ) from None
     values = [Attachment(name, value, True) for name, value in filled.values.items()]
     return _question(text, filled.text, (*files, *values))

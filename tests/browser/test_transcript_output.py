@@ -43,7 +43,7 @@ def test_without_a_kernel_the_transcript_is_there_and_a_button_takes_the_chat_up
     notebook.page.locator(".jp-Dialog").get_by_role("button", name="Confirm Kernel Restart").click()
     expect(chat.root).to_be_visible(timeout=DEADLINE_MS)
     expect(notebook.output(1).get_by_text("Run this cell")).to_be_hidden()
-    chat.root.get_by_role("button", name="Take it up again").click()
+    chat.root.get_by_role("button", name="Continue this chat").click()
     expect(chat.replies).to_have_count(1)
     chat.ask("And after a restart?")
     expect(chat.replies).to_have_count(2)

@@ -253,7 +253,7 @@ async def test_two_models(driver: Any, other_tiny_model: Any, pytestconfig: Any)
     both = [driver.model, str(other_tiny_model)]
     await driver.call("reload", both)
     assert [m.id for m in await driver.call("models.list")] == both
-    with pytest.raises(BadRequestError, match="several are loaded"):
+    with pytest.raises(BadRequestError, match="several models are loaded"):
         await driver.chat(**SHORT)
     texts = [await driver.text(**SHORT, model=model) for model in both]
     assert texts[0] != texts[1]

@@ -74,7 +74,7 @@ async def test_models_are_found_by_id_and_the_only_one_without(
     assert caught.value.param == "model"
     await models.load(target(tiny_model, other_tiny_model), NONE)
     assert models.names == [tiny_model.name, other_tiny_model.name]
-    with pytest.raises(BadRequestError, match="several are loaded"):
+    with pytest.raises(BadRequestError, match="several models are loaded"):
         models.get(None)
 
 

@@ -227,7 +227,7 @@ async def test_wrong_options_are_refused(engine: AsyncMLCEngine, folder: Path, w
 
 
 async def test_what_cannot_be_resumed_is_refused(engine: AsyncMLCEngine, folder: Path) -> None:
-    with pytest.raises(BadRequestError, match="one choice"):
+    with pytest.raises(BadRequestError, match="only one choice"):
         await engine.chat.completions.create(**REQUEST, n=2, resumable={"enabled": True})
     with pytest.raises(BadRequestError, match="continue_generation"):
         await engine.resume_chat_completion("one", stream=True)  # type: ignore[call-overload]

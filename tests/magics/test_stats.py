@@ -86,8 +86,8 @@ async def test_what_runs_and_the_worker_s_life_are_told(
         (0, "Nothing has been logged yet.", 1),
         (1, "number 0", 1),
         (100, "number 0", 100),
-        (101, "1 earlier record: in the list that _engine.logs() gives.", 101),
-        (250, "150 earlier records: in the list that _engine.logs() gives.", 101),
+        (101, "1 earlier record: in the list that _engine.logs() returns.", 101),
+        (250, "150 earlier records: in the list that _engine.logs() returns.", 101),
     ],
 )
 def test_the_newest_records_are_printed(

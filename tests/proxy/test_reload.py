@@ -250,7 +250,7 @@ async def test_several_models_each_with_its_options(
     assert {r.model_id for r in reports} == {str(tiny_model), str(other_tiny_model)}
     windows = [m.context_window_size for m in await engine.models.list()]  # type: ignore[attr-defined]
     assert windows == [4096, 128]
-    with pytest.raises(BadRequestError, match="several are loaded"):
+    with pytest.raises(BadRequestError, match="several models are loaded"):
         await engine.chat.completions.create(messages=HELLO)
     for model in (tiny_model, other_tiny_model):
         answer = await engine.chat.completions.create(messages=HELLO, model=str(model))

@@ -35,7 +35,7 @@ def test_a_chat_names_its_model(engine: KernelMLCEngine, models: list[str]) -> N
     with pytest.raises(BadRequestError, match="model = 7: must be the name of one of"):
         ChatWidget(engine, model=7)  # type: ignore[arg-type]
     any_one, two, none = (ChatWidget(engine, model=name) for name in (None, models[1], "none"))
-    with pytest.raises(BadRequestError, match="model: several are loaded, name one of"):
+    with pytest.raises(BadRequestError, match="model: several models are loaded; name one of"):
         any_one.send("Hello").result(DEADLINE)
     assert two.send("Hello").result(DEADLINE)["role"] == "assistant"
     assert two._view_of.to_json()["model"] == models[1]

@@ -101,7 +101,7 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     const { options, engine, chat } = store.view;
     const asked = chat.messages.some(({ role }) => role === "user");
     form.update(options, engine, !composer.empty ? "The message in the box goes to both."
-      : asked ? "Your last message is answered again, beside the answer that it has." : "");
+      : asked ? "Your last message will be answered again, beside its present answer." : "");
   };
   let exporting = false;
   store.onExport((file) => {

@@ -11,7 +11,7 @@ const rowsOf = ({ rows, total }: MapState): string =>
 const isOver = ({ state }: MapState): boolean => state === "done" || state === "stopped" || state === "failed";
 
 function titleOf(map: MapState, connected: boolean): string {
-  if (!connected && !isOver(map)) return "Interrupted, as the kernel has ended";
+  if (!connected && !isOver(map)) return "Interrupted because the kernel has ended";
   switch (map.state) {
     case "running":
       return "Running";

@@ -8,7 +8,7 @@ export class SavedOffer {
   readonly #text = h("span");
 
   constructor(send: (intent: Intent) => Promise<void>, signal: AbortSignal) {
-    const button = h("button", { class: "mlcw-button", type: "button" }, "Take it up again");
+    const button = h("button", { class: "mlcw-button", type: "button" }, "Continue this chat");
     button.addEventListener("click", () => {
       button.disabled = true;
       send({ kind: "take_up" })

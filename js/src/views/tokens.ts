@@ -33,7 +33,7 @@ export class TokensView {
     "aria-label": "Tokens, shaded by probability; the arrow keys select one",
   });
   readonly #title = h("div", { class: "mlcw-sr", role: "status" });
-  readonly #list = h("ol", { class: "mlcw-token-list", "aria-label": "The likeliest tokens in its place" });
+  readonly #list = h("ol", { class: "mlcw-token-list", "aria-label": "The most likely tokens at this position" });
   #tokens: readonly Token[] = [];
   #selected = -1;
 

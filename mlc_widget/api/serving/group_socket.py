@@ -72,8 +72,8 @@ class GroupSocket(NotCopyable, Closing):
             check_trusted(self.path)
         except PermissionError as error:
             raise self._refused(
-                f"{error.strerror}. Root can serve any group, and others those that they are in, "
-                "in a directory that they can write to"
+                f"{error.strerror}. Root can serve any group; other users can serve the groups "
+                "that they belong to, in a directory that they can write to"
             ) from None
         except (OSError, ValueError, ServerError) as error:
             raise self._refused(getattr(error, "strerror", None) or str(error)) from None
@@ -115,8 +115,8 @@ class GroupSocket(NotCopyable, Closing):
         return bad(
             "group",
             self.group,
-            f"cannot listen in {self.path.parent}: {why}. {DIRECTORY_VARIABLE} names another "
-            "directory.",
+            f"cannot listen in {self.path.parent}: {why}. Set {DIRECTORY_VARIABLE} to "
+            "choose another directory.",
         )
 
     def close(self) -> None:

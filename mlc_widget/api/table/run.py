@@ -55,7 +55,9 @@ async def _model(core: EngineCore, model_id: str | None) -> JSONDict:
     named = [model for model in models if model_id in (None, model["id"])]
     if len(named) > 1:
         names = ", ".join(model["id"] for model in named)
-        raise BadRequestError(f"model: several are loaded, name one of {names}.", param="model")
+        raise BadRequestError(
+            f"model: several models are loaded; name one of {names}.", param="model"
+        )
     if not named:
         raise ModelNotLoadedError.none_is_loaded()
     return named[0]

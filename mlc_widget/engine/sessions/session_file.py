@@ -276,8 +276,8 @@ class SessionState:
 
 def _other_request(session: str, name: str) -> BadRequestError:
     return BadRequestError(
-        f"{name}: session {session!r} was begun with another value of it. Give the request as it "
-        "was at first.",
+        f"{name}: session {session!r} was begun with another value of this field. Send the same "
+        "request as the first time.",
         param=name,
     )
 

@@ -70,7 +70,9 @@ class SessionStore:
         except OSError as error:
             raise _unusable(f"{error.filename}: {error.strerror}") from error
         if not stat.S_ISDIR(found.st_mode) or not _is_own(found):
-            raise _unusable(f"{folder} is not a folder of yours that only you can enter")
+            raise _unusable(
+                f"{folder} must be a folder that belongs to you and that nobody else can enter"
+            )
         return folder
 
     def begin(self, header: Header) -> SessionJournal:
@@ -219,7 +221,9 @@ class SessionStore:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or not _is_own(found):
             os.close(fd)
-            raise _unusable(f"{path} is not a file of yours that only you can read")
+            raise _unusable(
+                f"{path} must be a file that belongs to you and that nobody else can read"
+            )
         return fd
 
 

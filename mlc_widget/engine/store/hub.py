@@ -190,8 +190,8 @@ def _failure(model_id: str, wanted: HubModel, outcome: dict[str, Any]) -> Except
         return ModelFormatError(f"{model_id}: {detail}", param="model_id")
     if kind == "NotMLC" and outcome.get("why") == "memory":
         return InsufficientMemoryError(
-            f"{model_id}: none of its files leaves this machine enough memory; at most "
-            f"{size_text(weight_budget() or 0)} of weights fit. {_what_to_give(wanted, files)}"
+            f"{model_id}: none of its files fits into this machine's memory, which has "
+            f"room for {size_text(weight_budget() or 0)} of weights. {_what_to_give(wanted, files)}"
         )
     if kind == "NotMLC" and files:
         return ModelFormatError(

@@ -98,7 +98,9 @@ class Hub:
             return revision
         info = self._ask(lambda: self._api.repo_info(repo, revision=revision))
         if not is_commit(info.sha):
-            raise DamagedError(f"{self.endpoint} names no commit of {repo}.")
+            raise DamagedError(
+                f"{self.endpoint} did not say which commit of {repo} is the current one."
+            )
         return str(info.sha)
 
     def files(self, repo: str, commit: str) -> dict[str, ListedFile]:

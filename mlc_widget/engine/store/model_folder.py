@@ -116,7 +116,7 @@ def _resolved(model_id: str) -> Path:
         known, named = ", ".join(builtin) or "none", ", ".join(catalogue())
         raise ModelNotFoundError(
             f"{shortened(model_id)} is neither a folder nor a .gguf file here nor a built-in model "
-            f"({known}), nor one to download by name ({named}). "
+            f"({known}), nor a model that can be downloaded by name ({named}). "
             f"{advice(model_id, [*builtin, *catalogue()])}",
             param="model_id",
         )

@@ -131,7 +131,7 @@ class MemoryNeeds:
     def _check(self, room: int) -> None:
         free, where = self.free()
         if self._total > free + room:
-            unloaded = room and " once the loaded model has made room"
+            unloaded = room and " once the loaded model is unloaded"
             raise InsufficientMemoryError(
                 f"The model needs {self._total:,} bytes ({self.weights:,} for weights, "
                 f"{self.kv_cache:,} for the KV cache, {self.activations:,} for activations), but "

@@ -164,7 +164,7 @@ class _Vocabulary:
             return "default"
         if not isinstance(name, str) or name not in _PATTERNS:
             raise UnsupportedModelError(
-                f"{self.where}: tokenizer.ggml.pre is {name!r}; known are "
+                f"{self.where}: tokenizer.ggml.pre is {name!r}; the known ones are "
                 f"{', '.join(sorted(_PATTERNS))}.",
                 param="model_id",
             )

@@ -114,11 +114,11 @@ class SafetensorsFile(BinaryFile):
             if prefix.startswith(b"version "):
                 raise self._wrong("it is a pointer that Git LFS left in its place")
             raise self._wrong(
-                f"its header has {length} bytes, and the file {self.size}: it is cut short, or of "
-                "another format"
+                f"its header has {length} bytes, and the file {self.size}: it was cut short, or "
+                "has another format"
             )
         if length > _MAX_HEADER:
-            raise self._wrong(f"its header has {length} bytes; {_MAX_HEADER} is the most")
+            raise self._wrong(f"its header has {length} bytes; at most {_MAX_HEADER} are allowed")
         header = bytearray(length)
         self.fill(memoryview(header), 8)
         return bytes(header)
@@ -133,7 +133,7 @@ class SafetensorsFile(BinaryFile):
             raise self._wrong("its header is not an object")
         listed.pop("__metadata__", None)
         if len(listed) > _MAX_TENSORS:
-            raise self._wrong(f"it lists {len(listed)} tensors; {_MAX_TENSORS} is the most")
+            raise self._wrong(f"it lists {len(listed)} tensors; at most {_MAX_TENSORS} are allowed")
         start = 8 + len(self.header)
         found = [self._tensor(name, entry, start) for name, entry in listed.items()]
         at = start
