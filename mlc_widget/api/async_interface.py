@@ -178,7 +178,7 @@ class AsyncMLCEngineInterface(EngineBase):
     def map_stream(
         self, prompt: Prompt, data: Any, **options: Unpack[MapOptions]
     ) -> AsyncIterator[MapRow]:
-        """As `map`, but give each row as soon as it has finished, in whatever order.
+        """Like `map`, but give each row as soon as it has finished, in any order.
 
         Only the rows that are being computed are in memory, so that the data may be an iterator
         without end. Leaving the loop ends the requests that run.
@@ -195,7 +195,7 @@ class AsyncMLCEngineInterface(EngineBase):
         """The answers on disk of requests with ``resumable={"enabled": True}``, by their names.
 
         Raises:
-            BadRequestError: The folder of sessions is missing, or others may enter it.
+            BadRequestError: Others may enter the folder of sessions, or it cannot be read.
         """
         sessions: list[ResumableSession] = await self._call(self._core.list_resumable_sessions)
         return sessions

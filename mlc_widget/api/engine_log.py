@@ -25,7 +25,7 @@ LogSide: TypeAlias = Literal["notebook", "worker"]
 LogLevel: TypeAlias = Literal["INFO", "WARNING", "ERROR", "CRITICAL"]
 
 MOST_RECORDS: Final = 1000
-"""Records that an engine keeps; then the oldest go."""
+"""The number of records that an engine keeps; beyond it, the oldest are dropped."""
 _LONGEST_NAME: Final = 100
 _LONGEST_ID: Final = 512
 _LEVELS: Final[Mapping[str, LogLevel]] = {
@@ -146,7 +146,7 @@ class EngineLog:
         self.add(EngineLogRecord(time.time(), "notebook", level, _logger.name, text, about))
 
     def failed(self, what: str, error: BaseException, request_id: str | None = None) -> None:
-        """Note an error: its class and, if it is none of ours, the lines that it came through."""
+        """Note an error: its class and, if that is not one of ours, the lines it passed through."""
         if isinstance(error, MLCEngineError):
             why, request_id = class_name(error), error.request_id or request_id
         else:

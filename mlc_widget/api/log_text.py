@@ -38,7 +38,7 @@ class _Hidden:
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
-    """A text of at most so many characters, with escapes for those that act on a terminal."""
+    """A text, cut to a number of characters, with escapes for those that act on a terminal."""
     shown = "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode()
         for one in text[: longest + 1]

@@ -38,7 +38,7 @@ def checked(core: EngineCore, check: Callable[[_R], _T], request: _R) -> _T:
 
 
 def _note(log: EngineLog, error: MLCEngineError, request: Mapping[str, Any]) -> None:
-    """Note the error's class and the field, if it is one that there is: no text of the user's."""
+    """Note the error's class and the field, if it is a known one; never a text of the user's."""
     found = re.match(r"\w+", error.param or "")
     field = found[0] if found and found[0] in _FIELDS else None
     where = "" if field is None else f" ({field})"

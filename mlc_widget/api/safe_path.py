@@ -6,7 +6,7 @@ import os
 
 
 def working_folder() -> str | None:
-    """The folder in which this process runs; None if it was removed, or made anew, meanwhile."""
+    """The folder in which this process runs; None if it has been removed or replaced."""
     try:
         return os.path.realpath(os.getcwd())
     except OSError:

@@ -18,7 +18,7 @@ class EngineStatistics:
 
     Attributes:
         running_requests: Requests without a complete answer, including those that wait.
-        waiting_requests: Those of which nothing has been generated yet: they wait for a worker, a
+        waiting_requests: Those for which nothing has been generated yet: they wait for a worker, a
             load or their turn, or their prompt is being read.
         open_streams: Requests whose answers are streamed.
         worker_starts: How often this engine has started a worker, or joined a shared one.

@@ -1,4 +1,4 @@
-"""``mlc_widget models``: what is on this disk, what there is, and how to get or remove it."""
+"""``mlc_widget models``: lists, finds, downloads, checks and removes models."""
 
 from __future__ import annotations
 

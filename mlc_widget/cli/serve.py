@@ -102,7 +102,7 @@ def _serve_port(options: argparse.Namespace) -> None:
         print("Ctrl+C ends it.", flush=True)
         _wait_for_signal()
         print("Ending …", file=sys.stderr)
-        engine.interrupt_generate()  # clients get what there is, and a proper end
+        engine.interrupt_generate()  # each answer ends properly, with what it has
         server.close()
 
 

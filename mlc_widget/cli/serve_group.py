@@ -62,7 +62,7 @@ def serve_group(options: argparse.Namespace, wait: Callable[[], None]) -> None:
                 print("Ctrl+C ends it.", flush=True)
                 wait()
                 print("Ending …", file=sys.stderr)
-                server.interrupt_generate()  # members get what there is, and a proper end
+                server.interrupt_generate()  # each answer ends properly, with what it has
         finally:
             engine.terminate()
             with contextlib.suppress(BadRequestError):  # it has ended already

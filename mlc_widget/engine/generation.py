@@ -29,7 +29,7 @@ _AHEAD_OF_BATCH: Final = 256
 """The same while the consumer waits for a batch, which it takes soon."""
 _NOTHING: Final = GenerationEvent(text="")
 _MANY: Final = 128
-"""A batch of so many events is sent at once, however soon after the last batch."""
+"""A batch of this many events is sent at once, however soon after the last batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What limits a chat template: its time, and the size of everything that it makes.
 
-A template has whole languages at hand to make much of little: it can double a text, a number or a
-list with itself in each round of a loop. So the size of each value is checked as it is made, and
+A short template can make huge values: it can double a text, a number or a list in each round of a
+loop. So the size of each value is checked as it is made, and
 the time between any two operations whose number or length a template may choose.
 """
 

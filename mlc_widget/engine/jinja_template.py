@@ -50,7 +50,7 @@ _FILTERS: Final = (
 )  # fmt: skip
 """Jinja's filters whose result is not much larger than their input."""
 _SLOW: Final = frozenset({"title", "urlencode", "wordcount"})
-"""Those that take so long that their input must be smaller."""
+"""Filters that are so slow that their input must be smaller."""
 _METHODS: Final = frozenset({
     "capitalize", "casefold", "copy", "count", "endswith", "find", "format", "get", "index",
     "is_integer", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier",

@@ -91,7 +91,7 @@ class SharedModels:
         return True
 
     async def unload_idle(self, seconds: float) -> None:
-        """Unload all models that nobody has asked for in so many seconds."""
+        """Unload all models that no request has used for this number of seconds."""
         now = time.monotonic()
         for one in list(self._sets):
             if one.busy:

@@ -86,7 +86,7 @@ def _on_server(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _engine_with(
     registry: EngineRegistry, engine: LinkedEngine, options: Mapping[str, Any]
 ) -> LinkedEngine:
-    """An engine that was made with these options: the one that there is, or one in its place.
+    """An engine that was made with these options: the given one, or another that replaces it.
 
     Raises:
         UsageError: it was not made by a magic, and so is not ours to replace.

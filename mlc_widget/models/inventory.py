@@ -94,7 +94,7 @@ class ModelChoice:
         name: What loads it.
         place: Where it is: ``built in``, ``here`` (on this disk), the name of another program that
             has it here, or ``download``.
-        nbytes: The size of its files, or what there is to download; None if unknown.
+        nbytes: The size of its files, or of the download; None if unknown.
         memory_bytes: About what it takes when it is loaded; None if unknown.
         licence: As SPDX names it; "" if unknown.
         fits: Whether this machine has the memory for it; None if unknown.

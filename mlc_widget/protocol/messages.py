@@ -9,7 +9,7 @@ Everything beyond WebLLM's messages is only for a peer that has sent ``hello``. 
 - gets an ``error`` object beside a ``throw``'s text, and more fields in progress reports, each of
   which it answers with ``progressTaken``;
 - gets ``log`` messages, whose content is a list of what its engine logs (`EngineLogRecord`), each
-  of which it answers with ``logTaken``: until then there comes no other;
+  of which it answers with ``logTaken``: the next one comes only after that;
 - numbers its messages from 0 (``n``), and they are taken in that order. Numbers that do not come
   are given up after some seconds: ``{"kind": "lost", "content": {"first", "last"}}`` comes down,
   and what was sent after them is taken;

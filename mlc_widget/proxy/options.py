@@ -27,7 +27,7 @@ class WorkerOptions(EngineOptions, total=False):
         transport_encryption: CurveZMQ to that kernel: ``auto`` (the default) where its kernelspec
             declares it, ``required``, or ``disabled``.
         link_timeout: With `kernel_name`: seconds without a sign of life after which each side
-            gives the other up; 60 by default. The worker then ends, wherever it is, and the next
+            gives up on the other; 60 by default. The worker then ends, wherever it is, and the next
             request starts another. `math.inf` turns it off. See ``docs/elsewhere.md``.
         share: The name of a worker that other notebooks of this user may use, too: it is joined if
             it is there, and started otherwise. It stays when this notebook ends. See

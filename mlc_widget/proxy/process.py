@@ -326,7 +326,7 @@ def check_working_folder() -> None:
     """Say it if there is no folder for a process to start in, which errors of the system do not.
 
     Raises:
-        WorkerStartError: this process's own was removed, or made anew.
+        WorkerStartError: this process's working directory was removed or replaced.
     """
     if working_folder() is None:
         raise WorkerStartError(

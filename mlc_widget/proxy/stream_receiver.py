@@ -61,7 +61,7 @@ class StreamReceiver:
     # The connection's side
 
     def take(self, message: Mapping[str, Any], nbytes: int = 0) -> None:
-        """Take a message with the stream's uuid, which was so long on the wire."""
+        """Take a message with the stream's uuid, and its size on the wire in bytes."""
         kind = message.get("kind")
         if kind == "return":
             self.end(None)

@@ -103,8 +103,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         top_k: The number of most likely tokens to choose from; 0 means all of them.
         min_p: 0 to 1; tokens are left out whose probability is less than this fraction of the most
             likely token's.
-        repetition_penalty: Greater than 0 and at most 10; more than 1 makes repetitions less
-            likely.
+        repetition_penalty: 0.01 to 10; more than 1 makes repetitions less likely.
         max_tokens: The maximum length of a reply in tokens; 4,096 if the model's configuration has
             no limit either.
         seed: The same seed, settings and messages give the same reply.
@@ -114,8 +113,9 @@ class ChatWidget(EngineWidget, ChatSettings):
         tools: What the model may call: functions (a list, or ``{name: function}``), servers made
             by `mcp`, or OpenAI's tools. The model learns a function's arguments from its
             annotations and docstring. Functions are called where `on_reply`'s callbacks are, and
-            their results are sent to the model. Calls of a server's tools are shown and asked for
-            in the page. Results of other tools are entered there or given to `send_results`.
+            their results are sent to the model. Calls of a server's tools are shown
+            in the page, which asks for approval. Results of other tools are entered there or given
+            to `send_results`.
         sampling: Further sampling fields of `chat.completions.create` in a mapping, such as
             ``{"typical_p": 0.9, "dry_multiplier": 0.8, "logit_bias": {"Paris": 5}}``.
         system_prompts: System prompts to choose from in the settings, by their names, such as

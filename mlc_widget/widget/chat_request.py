@@ -13,7 +13,7 @@ DEFAULT_MAX_TOKENS: Final = 4096
 """The longest reply in tokens, if neither the user nor the model sets a limit: small models may
 never end by themselves."""
 TOP_LOGPROBS: Final = 5
-"""Of each token, how many of the most likely ones a reply has beside it."""
+"""The number of most likely tokens that a reply has for each of its positions."""
 _SENT: Final = (
     *("model", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens"),
     *("seed", "tools"),

@@ -55,7 +55,7 @@ class Lease:
         threading.Thread(target=self._tick, name="lease", daemon=True).start()
 
     def promise(self, timeout: float) -> None:
-        """A client has come; it will not be silent for so many seconds. On the event loop."""
+        """A client has come, and will not be silent for `timeout` seconds. On the event loop."""
         self._timeout = max(self._timeout, timeout) if self._claimed else timeout
         self._claimed = True
         self._loop = asyncio.get_running_loop()

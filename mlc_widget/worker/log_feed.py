@@ -36,7 +36,7 @@ class LogFeed:
         self._sent_at = 0.0
 
     def start(self) -> None:
-        """Send what there is, and whatever comes. Idempotent; on the worker's loop."""
+        """Send the records so far, and later ones as they come. Idempotent; on its loop."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._kept.extend(self._log.read())

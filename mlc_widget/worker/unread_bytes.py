@@ -72,7 +72,7 @@ class StreamBytes:
         self._client.total += size
 
     def read(self, chunks: int) -> None:
-        """The client has read so many chunks, the oldest ones."""
+        """The client has read the oldest `chunks` chunks."""
         nbytes = sum(self._sizes.popleft() for _ in range(min(chunks, len(self._sizes))))
         self.total -= nbytes
         self._client.remove(nbytes)

@@ -31,7 +31,7 @@ class BodyBudget:
         self.held = 0
 
     def take(self, nbytes: int) -> None:
-        """Hold so many bytes more.
+        """Hold this many more bytes.
 
         Raises:
             TooManyRequestsError: They would be too many; none is held.
@@ -44,5 +44,5 @@ class BodyBudget:
         self.held += nbytes
 
     def give_back(self, nbytes: int) -> None:
-        """So many are no longer held."""
+        """Release this number of bytes."""
         self.held -= nbytes

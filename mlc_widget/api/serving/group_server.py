@@ -64,7 +64,7 @@ class GroupServer(NotCopyable, Closing):
         self._listener = self._home.wait_blocking(listen)
 
     def interrupt_generate(self) -> None:
-        """End all running requests, with what there is."""
+        """End all running requests; each answer ends with what it has."""
         self._home.wait_blocking(self._users.interrupt)
 
     def close(self) -> None:

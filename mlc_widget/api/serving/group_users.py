@@ -114,7 +114,7 @@ class GroupUsers:
         return [member.served for member in self._members.values()]
 
     async def interrupt(self) -> None:
-        """End all running requests, with what there is."""
+        """End all running requests; each answer ends with what it has."""
         for member in list(self._members.values()):
             await member.engine.link.interrupt_generate()
 

@@ -22,7 +22,7 @@ _CLOSE_S: Final = 5.0
 _LAST_WORDS_S: Final = 1.0
 _MAX_CONNECTIONS: Final = 4096
 _FILES_TAKEN: Final = 2
-"""Connections may take one in so many of the files that this process may open."""
+"""Connections may take one of every two files that this process may open."""
 
 
 class BoundedHTTPServer(HTTPServer):

@@ -17,7 +17,7 @@ _ALL_COMBINATIONS: Final = 3
 _CLASSES: Final = 26
 """The number of classes of characters by which texts are counted."""
 _ENOUGH: Final = 8
-"""If so many texts are counted at one place, no other place is tried."""
+"""If this many texts are counted at one place, no other place is tried."""
 _PLACES: Final = (r"(?s:.*)%s", r"%s(?s:.*)", r"(?s:.*)%s(?s:.)", r"(?s:.)%s(?s:.*)")
 
 

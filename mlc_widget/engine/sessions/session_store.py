@@ -37,7 +37,7 @@ _MAX_SESSIONS: Final = 64
 _MAX_BYTES: Final = 256 * 1024 * 1024
 """The size of all sessions together."""
 _MAX_AGE_S: Final = 30 * 24 * 3600.0
-"""A session that was not written to for so long is removed."""
+"""A session that was not written to for this time is removed."""
 _LOCK_S: Final = 2.0
 """How long a new session waits for another process that has its file locked."""
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)

@@ -43,7 +43,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of bytes done and of all bytes; an exception ends the conversion."""
 
 CODES_AT: Final = 600_000_000
-"""Models with at least so many weights get 4 bits by default; smaller ones would lose too much."""
+"""Models with at least this many weights get 4 bits by default; smaller ones lose too much."""
 _VERSION: Final = 3
 """The version of the converted form; models of another version are converted again."""
 _GENERATION: Final = "generation_config.json"

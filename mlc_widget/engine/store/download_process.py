@@ -21,7 +21,7 @@ _TAIL_LINES: Final = 10
 
 
 def space_problem(folder: Path, nbytes: int) -> str:
-    """In the child: say that so many bytes do not fit on a folder's disk; "" if they do."""
+    """In the child: a message if the bytes do not fit on a folder's disk; "" if they do."""
     free = shutil.disk_usage(folder).free
     if nbytes <= free:
         return ""

@@ -1,7 +1,7 @@
 """Reading the files of a model folder, which may hold anything: bounded, and never waiting.
 
-What stands in a file's place may be a pipe or a device that gives no end of data, or none; so files
-are opened without waiting, and only regular ones of a plausible size are read.
+A path may lead to a pipe or a device, from which endless data comes, or none; so files are opened
+without waiting, and only regular ones of a plausible size are read.
 """
 
 from __future__ import annotations

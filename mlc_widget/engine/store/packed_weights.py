@@ -37,8 +37,8 @@ _SMALLEST: Final = 16 << 20
 """The size in bytes from which a copy saves time worth its space."""
 _DEFAULT_LIMIT: Final = 32 << 30
 _SHARE: Final = 4
-"""All copies together take at most one part in so many of the disk space that is free without
-them."""
+"""All copies together take at most this fraction (1 / 4) of the disk space that would be free
+without them."""
 _PIECE: Final = 4 << 20
 """Bytes written at a time: at least a huge page, so that file systems that can will map those."""
 _SYNCED: Final = 64 << 20
@@ -204,7 +204,7 @@ class CopyTask:
 
 
 def is_worthwhile(nbytes: int) -> bool:
-    """Whether to keep a copy of so many bytes."""
+    """Whether to keep a copy of this size in bytes."""
     return _SMALLEST <= nbytes <= size_limit()
 
 

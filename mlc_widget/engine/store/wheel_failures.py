@@ -44,7 +44,7 @@ class PipFailed(FetchError):
 
 
 def need_space(folder: Path, nbytes: int) -> None:
-    """Check that so many bytes fit on a folder's disk.
+    """Check that a number of bytes fits on a folder's disk.
 
     Raises:
         NoSpace: They do not.

@@ -27,11 +27,11 @@ LIMIT_S: Final = 30.0
 """Seconds that encoding a text may take, plus one second for each `CHARS_PER_S` characters."""
 CHARS_PER_S: Final = 50_000
 _LONG: Final = 32 * 1024
-"""A text of so many characters counts as long; encoding takes many times a text's memory."""
+"""A text of this many characters counts as long; encoding takes many times a text's memory."""
 _LONG_AT_ONCE: Final = 2
 """The number of long texts that are encoded at the same time; others wait."""
 _MOST_LOST: Final = 4
-"""While so many threads run whose requests have ended, no other text is encoded."""
+"""While this many threads still encode texts of requests that have ended, no other is encoded."""
 
 
 @dataclass(eq=False, slots=True)

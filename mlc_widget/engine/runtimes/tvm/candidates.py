@@ -1,4 +1,4 @@
-"""What an executor can return in place of a row of logits, so that those stay where they are."""
+"""What an executor can return instead of a row of logits, so that these stay on the device."""
 
 from __future__ import annotations
 

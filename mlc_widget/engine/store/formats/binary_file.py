@@ -1,4 +1,4 @@
-"""A regular file that is read at any offset, whatever takes its place meanwhile."""
+"""A regular file that is read at any offset, even if another file replaces it meanwhile."""
 
 from __future__ import annotations
 

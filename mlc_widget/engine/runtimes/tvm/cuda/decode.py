@@ -20,7 +20,7 @@ from mlc_widget.engine.runtimes.tvm.executor import Span
 MOST_ROWS = 32
 """The maximum number of rows; larger steps are started kernel by kernel."""
 _ALIGNED = 256
-"""Each input begins at a multiple of so many bytes."""
+"""Each input begins at a multiple of this number of bytes."""
 
 
 def is_decode(spans: Sequence[Span]) -> bool:

@@ -1,6 +1,6 @@
 """A GPU by its number, and what CUDA says of its architecture, name and memory.
 
-It asks TVM's runtime, which `machine.load_cuda` loads, as to import ``tvm``, with its compiler,
+It asks TVM's runtime, which `machine.load_cuda` loads, because importing ``tvm`` with its compiler
 takes a second.
 """
 

@@ -137,7 +137,7 @@ class CudaExecutor(Executor):
         self._forward(*inputs, *self._static, self._logits_of(logits), self._weights)
 
     def _logits_of(self, rows: int) -> Any:
-        """Memory for so many rows of logits; for more than decode steps need, if there are any."""
+        """Memory for some rows of logits; for more than decode steps need, if there are any."""
         if rows <= MOST_ROWS:
             return self._few_logits.tensor(rows)
         if self._all_logits_there is None:

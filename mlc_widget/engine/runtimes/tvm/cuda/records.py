@@ -1,6 +1,6 @@
 """What the GPU leaves of a row of logits, and the candidates that the host makes of it.
 
-For each row there is a record of 64-bit words, which is 0 before:
+For each row there is a record of 64-bit words, which must be 0 before the kernels run:
 
     0           the largest logit and the first token that has it, as a key (`best_of`)
     1           float64: the sum of e ^ ((logit - largest) / temperature), nearly

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Chooses tokens on the GPU, or the few that may be chosen, so that the logits can stay there.
 
-`records` says what they leave for each row, in records that are 0 before.
+`records` describes the record of each row, which must be 0 before the kernels run.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def make_tensor_attention(
     DIMS = OUT // 2  # and of each of its two slots
     PASSES = -(-DIMS // 32)  # in which the warps' outputs go through the shared memory
     PASSED = -(-DIMS // PASSES)
-    OWN = -(-PASSED // WARPS)  # of which each warp sums so many, for all
+    OWN = -(-PASSED // WARPS)  # the number that each warp sums, for all
     JOINED = PASSES * OWN * 2
     EACH = 2 * PASSED + 4
     LAST = WARPS * EACH  # where it is noted whether this block was the last of a row to end
@@ -355,7 +355,7 @@ def make_tensor_attention(
                         joined_total = T.sblock_alloc_buffer((2,), "float32", scope="local")
                         mine = T.sblock_alloc_buffer((2,), "float32", scope="local")
                         other = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        # More than 48 KiB are only to be had as dynamic shared memory.
+                        # More than 48 KiB can only be dynamic shared memory.
                         room = T.sblock_alloc_buffer(
                             (WARPS * EACH + 1, WARP), "float32", scope="shared.dyn"
                         )

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Linear layers on tensor cores for few rows: a block makes 16 outputs of 8 rows, a warp a slice.
 
-The weights of a step are read once, with nothing between them and the tensor cores; the first of
-them before the rows are there, if the kernel before still makes those (`overlapped`).
+The weights of a step are read once, straight into the registers that the tensor cores use. If the
+previous kernel is still computing the rows, the first weights are read meanwhile (`overlapped`).
 """
 
 from __future__ import annotations

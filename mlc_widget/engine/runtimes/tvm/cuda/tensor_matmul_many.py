@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Linear layers on tensor cores for many rows: a warp makes 64 outputs of 32 rows.
 
-So what it reads serves often. Either 2 × 2 warps share a block, each all slices; or, where there
-are few outputs, 2 by rows and `GROUPS` by slices: group z makes slice GROUPS r + z in round r, and
-then adds up 8 of the 32 rows for all groups, in the slices' order.
+So each value that it reads is used many times. Either 2 × 2 warps share a block, each all slices;
+or, where there are few outputs, 2 by rows and `GROUPS` by slices: group z makes slice GROUPS r + z
+in round r, and then adds up 8 of the 32 rows for all groups, in the slices' order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Linear layers on Hopper's tensor cores for up to eight rows, as in decode steps.
 
-What such a layer takes is the time to read its weights. So there is one block for each
+Such a layer takes as long as reading its weights does. So there is one block for each
 multiprocessor. Its first 16 warps make one slice each of the block's tiles of 16 outputs, one after
 the other; a warp's next weights are on their way into its own part of shared memory meanwhile, the
 first of them before the rows are there. The other warps add up the slices of a tile, ascending,
@@ -71,12 +71,12 @@ class Streams:
         return SLICES * self.rows * line
 
     def _sums(self, tiles: int) -> int:
-        """Bytes of the slices of two items of so many tiles."""
+        """Bytes of the slices of two items of this many tiles."""
         columns = self.rows + 1 if self.rows > 1 else 1
         return 2 * SLICES * tiles * 16 * columns * 4
 
     def _step(self, tiles: int) -> int:
-        """Bytes of a step of the weights of so many tiles."""
+        """Bytes of a step of the weights of this many tiles."""
         return tiles * (self.shape.bits * 128 + (64 if self.shape.coded else 0))
 
     @property

@@ -35,7 +35,7 @@ _LINE = 128  # bytes of a row of x in a step
 _HEAD = 2048  # bytes of shared memory before the rows of x
 _PLACES = 8  # of 16 bytes in a line
 _FULL = 66
-"""So many blocks keep most multiprocessors of a GPU busy."""
+"""The number of blocks that keeps most multiprocessors of a GPU busy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Linear layers on Hopper's tensor cores for 9 to 32 rows, by products of warpgroups.
 
-As for fewer rows, what such a layer takes is the time to read its weights; but all rows of x do not
+As for fewer rows, such a layer takes as long as reading its weights does; but all rows of x do not
 fit into a multiprocessor's shared memory. So a block makes many outputs of all rows at once, for
 which it reads x only once: 16 warps, which are 4 warpgroups, make 16 rows of W each, and 4 more
 bring x into shared memory. Weights are copied there ahead of use, as by `tensor_matmul_streams`.

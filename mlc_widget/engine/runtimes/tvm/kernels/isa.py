@@ -47,7 +47,7 @@ _EXP2 = (
 
 
 def floats(lanes: int) -> str:
-    """The dtype of so many float32 lanes."""
+    """The dtype of a vector of this many float32 lanes."""
     return "float32" if lanes == 1 else f"float32x{lanes}"
 
 
