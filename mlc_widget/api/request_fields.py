@@ -83,7 +83,9 @@ RULES: Final[tuple[FieldRule, ...]] = (
     FieldRule("max_completion_tokens", _COMPLETION, _OURS, "engine", "as for chats"),
     FieldRule("stop", _TEXT, _OWM, "engine", "at most 16, each of at most 1024 bytes"),
     FieldRule("ignore_eos", _TEXT, _W, "runtime", "in mlc_llm it is a part of debug_config"),
-    FieldRule("echo", _COMPLETION, _OWM, "engine", "with logprobs: also those of the prompt"),
+    FieldRule(
+        "echo", _COMPLETION, _OWM, "engine", "with logprobs: also those of the prompt (tvm runtime)"
+    ),
     # How tokens are chosen
     FieldRule("temperature", _TEXT, _OWM, "engine", "0 to 2; below 1e-5 is greedy"),
     FieldRule("top_p", _TEXT, _OWM, "engine", "0 to 1; 0 is greedy"),
@@ -116,13 +118,25 @@ RULES: Final[tuple[FieldRule, ...]] = (
         "runtime",
         "True or False; for completions also OpenAI's number",
     ),
-    FieldRule("top_logprobs", _CHAT, _OWM, "runtime", "0 to 20; needs logprobs"),
-    FieldRule("top_logprobs", _COMPLETION, _W, "runtime", "0 to 20; needs logprobs=True"),
-    FieldRule("response_format", _CHAT, _OWM, "runtime", "also regex, grammar, structural_tag"),
+    FieldRule("top_logprobs", _CHAT, _OWM, "runtime", "0 to 20 (mlc_llm: 0 to 5); needs logprobs"),
+    FieldRule("top_logprobs", _COMPLETION, _W, "runtime", "as for chats; needs logprobs=True"),
+    FieldRule(
+        "response_format",
+        _CHAT,
+        _OWM,
+        "runtime",
+        "JSON schemas; tvm runtime: also regex, grammar, structural_tag",
+    ),
     FieldRule("response_format", _COMPLETION, _M, "runtime", "as for chats"),
     # Tools and thoughts
     FieldRule("tools", _CHAT, _OWM, "template"),
-    FieldRule("tool_choice", _CHAT, _OWM, "template", "none, auto, required, or a function"),
+    FieldRule(
+        "tool_choice",
+        _CHAT,
+        _OWM,
+        "template",
+        "none, auto; tvm runtime: also required, or a function",
+    ),
     FieldRule("parallel_tool_calls", _CHAT, _O, "template"),
     FieldRule("enable_thinking", _CHAT, _W, "template", "in WebLLM it is a part of extra_body"),
     # Embeddings
