@@ -8,12 +8,9 @@ from typing import Any
 
 from mlc_widget.api.errors import UnsupportedFieldError
 from mlc_widget.engine.answer import AnswerParser
-from mlc_widget.engine.grammar_check import CHECKER
-from mlc_widget.engine.grammar_text import Part, assemble, check_grammar
 from mlc_widget.engine.jinja_conversation import JinjaConversation
 from mlc_widget.engine.model import LoadedModel
-from mlc_widget.engine.reasoning import INSIDE_RULES, NO_THOUGHT, OPEN, RULES, ReasoningParser
-from mlc_widget.engine.structured_output import response_grammar, response_parts
+from mlc_widget.engine.reasoning import NO_THOUGHT, OPEN, ReasoningParser
 from mlc_widget.engine.text.prompt_text import PromptText, markup
 from mlc_widget.engine.tool_parser import ToolCallParser
 from mlc_widget.engine.tools import Tools, jinja_messages, read_tools, render_messages
@@ -61,9 +58,7 @@ def plan_completion(model: LoadedModel, request: Mapping[str, Any]) -> AnswerPla
     Raises:
         BadRequestError: `response_format` is malformed.
     """
-    if not model.runtime.capabilities.grammars:
-        return AnswerPlan()
-    return AnswerPlan(grammar=response_grammar(request.get("response_format")))
+    return AnswerPlan(grammar=_grammar(model, request, None, thinks=False, inside=False))
 
 
 def _prompt(model: LoadedModel, request: Mapping[str, Any], tools: Tools | None) -> PromptText:
@@ -127,8 +122,6 @@ def _grammar(
     thinks: bool,
     inside: bool,
 ) -> str | None:
-    wanted = request.get("response_format")
-    constrained = _wants_format(request)
     if not model.runtime.capabilities.grammars:
         if tools is not None and tools.forced:
             raise UnsupportedFieldError(
@@ -137,36 +130,10 @@ def _grammar(
                 param="tool_choice",
             )
         return None
-    if not (tools or (constrained and thinks)):
-        return response_grammar(wanted)
-    with CHECKER.limited("tools" if tools is not None else "response_format"):
-        return _joined_grammar(
-            request, tools, constrained=constrained, thinks=thinks, inside=inside
-        )
+    wanted = request["response_format"] if _wants_format(request) else None
+    if wanted is None and tools is None:
+        return None
+    # Its imports would keep every engine from starting for as long as they take.
+    from mlc_widget.engine.answer_grammar import answer_grammar
 
-
-def _joined_grammar(
-    request: Mapping[str, Any],
-    tools: Tools | None,
-    *,
-    constrained: bool,
-    thinks: bool,
-    inside: bool,
-) -> str:
-    """The grammar of an answer with thoughts, calls, or both."""
-    rules, at = "answer: @body", "tools"
-    parts: dict[str, Part] = {}
-    if constrained:
-        body, at = response_parts(request["response_format"])
-        parts.update(body)
-    if tools is not None:
-        rules, calls = tools.grammar(else_body=constrained)
-        parts.update(calls)
-    if thinks:
-        thought = "thought gap" if inside else "(thought gap)?"
-        start = f"start: {thought} answer\n{INSIDE_RULES if inside else RULES}"
-    else:
-        start = "start: answer"
-    grammar = assemble(f"{start}\n{rules}", parts)
-    check_grammar(grammar, at)
-    return grammar
+    return answer_grammar(wanted, tools, thinks=thinks, inside=inside)

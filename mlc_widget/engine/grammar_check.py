@@ -25,7 +25,7 @@ from mlc_widget.api.safe_path import safe_path
 from mlc_widget.engine import grammar_child
 from mlc_widget.engine.schema.lark import TooCostlyError
 from mlc_widget.engine.system import limits
-from mlc_widget.engine.system.imports import import_package
+from mlc_widget.engine.system.imports import import_llguidance
 
 _CHILDREN: Final = 2
 _WALL_S: Final = 60.0
@@ -172,12 +172,7 @@ class GrammarChecker:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    llguidance = import_package(
-        "llguidance",
-        "LLMatcher",
-        purpose="Structured output needs llguidance",
-        install='pip install "mlc-widget[tvm]"',
-    )
+    llguidance = import_llguidance()
     packages = Path(str(llguidance.__file__)).parents[1]
     try:
         # As a script with a safe path (-P), so that no file beside the notebook is imported.

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.grammar_check import CHECKER
 from mlc_widget.engine.schema.compiler import json_grammar
-from mlc_widget.engine.system.imports import import_package
+from mlc_widget.engine.system.imports import import_llguidance
 
 Part: TypeAlias = Mapping[str, Any]
 """A grammar: ``{"lark_grammar": text}``; that of a JSON schema has ``distinct`` (`JSONGrammar`) and
@@ -25,21 +25,6 @@ _GRAMMAR: Final = 256 * 1024
 """The maximum number of characters of a grammar in a request."""
 _REGEX: Final = 16_384
 _ASSEMBLED: Final = 4 * 1024 * 1024
-
-
-def llguidance() -> Any:
-    """Import the package llguidance.
-
-    Raises:
-        RuntimeUnavailableError: It is not installed.
-    """
-    return import_package(
-        "llguidance",
-        "LLMatcher",
-        "LLTokenizer",
-        purpose="Structured output needs llguidance",
-        install='pip install "mlc-widget[tvm]"',
-    )
 
 
 def literal(text: str) -> str:
@@ -60,7 +45,7 @@ def json_part(schema: Any, at: str) -> Part:
 
 def regex_part(pattern: str) -> Part:
     """A grammar for text that a regular expression matches completely."""
-    made = json.loads(llguidance().LLMatcher.grammar_from_regex(pattern))
+    made = json.loads(import_llguidance().LLMatcher.grammar_from_regex(pattern))
     return {"lark_grammar": made["grammars"][0]["lark_grammar"]}
 
 

@@ -11,7 +11,7 @@ from mlc_widget.engine import grammar_check
 from mlc_widget.engine.grammar_check import CHECKER
 from mlc_widget.engine.schema import complement
 from mlc_widget.engine.structured_output import response_grammar
-from mlc_widget.engine.tools import _arguments
+from mlc_widget.engine.tool_grammar import _arguments
 
 from .hostile_schemas import Maker
 from .schemas import INT, array

@@ -575,7 +575,7 @@ def test_keys_that_the_schema_names_come_once_and_others_are_bounded():
 
 
 def test_a_tool_that_is_not_strict_may_have_a_pattern_that_cannot_be_enforced():
-    from mlc_widget.engine.tools import _arguments
+    from mlc_widget.engine.tool_grammar import _arguments
 
     for more in ({"pattern": "^(?!x).*$"}, {"pattern": r"(a)\1"}, {"pattern": "(?<=a)b"}):
         function = {"name": "f", "parameters": record(a={"type": "string", **more})}

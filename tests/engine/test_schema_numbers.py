@@ -14,6 +14,7 @@ from mlc_widget.engine.grammar_text import assemble
 from mlc_widget.engine.schema.numbers import CannotBeWrittenError, Range
 from mlc_widget.engine.structured_output import response_grammar
 from mlc_widget.engine.tool_formats import Hermes
+from mlc_widget.engine.tool_grammar import tool_rules
 from mlc_widget.engine.tools import Tools
 
 from .grammars import follows, random_value, schema_grammar, takes, takes_value
@@ -61,7 +62,7 @@ def test_it_is_held_in_the_arguments_of_tools():
     parameters = {"type": "object", "properties": {"n": {"const": value}}, "required": ["n"]}
     function = {"name": "f", "parameters": parameters}
     tools = Tools(Hermes(), ({"type": "function", "function": function},), forced=True)
-    rules, parts = tools.grammar(else_body=False)
+    rules, parts = tool_rules(tools, else_body=False)
     grammar = assemble(f"start: answer\n{rules}", parts)
     call = '<tool_call>\n{"name": "f", "arguments": {"n": %d}}\n</tool_call>'
     assert follows(grammar, call % value) == len(call % value)

@@ -13,6 +13,7 @@ from mlc_widget.engine.answer import AnswerParser
 from mlc_widget.engine.conversation import ConversationTemplate
 from mlc_widget.engine.reasoning import ReasoningParser
 from mlc_widget.engine.tool_formats import Call, ChatML, Hermes, Llama31, tool_format_of
+from mlc_widget.engine.tool_grammar import tool_rules
 from mlc_widget.engine.tool_parser import ToolCallParser
 from mlc_widget.engine.tools import Tools, read_tools, render_messages
 
@@ -273,10 +274,10 @@ def test_parameters_that_are_malformed_or_strict_and_not_enforceable_are_refused
     ]:
         tools = Tools(ChatML(), (with_parameters(parameters, strict=strict),))
         with pytest.raises(BadRequestError) as caught:
-            tools.grammar(else_body=False)
+            tool_rules(tools, else_body=False)
         assert caught.value.param == f"tools[0].function.parameters{path}"
     loose = Tools(ChatML(), (with_parameters({"type": "object", "unevaluatedProperties": False}),))
-    _, parts = loose.grammar(else_body=False)
+    _, parts = tool_rules(loose, else_body=False)
     assert parts["arguments_0"]["json_schema"]["type"] == "object"
 
 

@@ -12,6 +12,7 @@ from mlc_widget.engine.answer import AnswerParser
 from mlc_widget.engine.grammar_text import assemble
 from mlc_widget.engine.reasoning import ReasoningParser
 from mlc_widget.engine.tool_formats import ChatML, Hermes
+from mlc_widget.engine.tool_grammar import tool_rules
 from mlc_widget.engine.tool_parser import ToolCallParser
 from mlc_widget.engine.tools import Tools
 
@@ -121,7 +122,7 @@ def test_the_grammar_holds_its_arguments_to_the_parameters() -> None:
         {"type": "function", "function": {"name": name, "parameters": parameters}}
         for name in ("add", "a/b.c")
     )
-    rules, parts = Tools(ChatML(), offered).grammar(else_body=False)
+    rules, parts = tool_rules(Tools(ChatML(), offered), else_body=False)
     grammar = assemble(f"start: answer\n{rules}", parts)
     good, wrong = '{"name": "add", "arguments": {"a": 1}}', '{"name": "add", "arguments": {"a": "1'
     for text in (

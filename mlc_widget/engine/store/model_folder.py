@@ -17,12 +17,10 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.progress import LoadReporter
 from mlc_widget.api.request_values import shortened
-from mlc_widget.engine.store import hub, sources
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_ids import meant
 from mlc_widget.engine.store.model_names import advice, file_advice
-from mlc_widget.engine.store.other_caches import ollama_model
 from mlc_widget.engine.store.split_files import choose, whole_files
 from mlc_widget.engine.store.transformers_files import CONFIG, INDEX, SINGLE
 from mlc_widget.models import CONFIG_FILE, builtin_models
@@ -54,9 +52,16 @@ async def fetch(model_id: str, report: LoadReporter) -> Path:
         )
     if not _is_here(model_id):
         model_id = meant(model_id)
+    listed = catalogue().get(model_id)
+    if listed is None and "://" not in model_id and _is_here(model_id):
+        return resolve(model_id)
+    # Imported here, as most loads do without them.
+    from mlc_widget.engine.store import hub, sources
+    from mlc_widget.engine.store.other_caches import ollama_model
+
     if sources.is_source(model_id):
         return await sources.download(model_id, report)
-    if (listed := catalogue().get(model_id)) is not None:
+    if listed is not None:
         return await sources.download_first(model_id, listed.sources, report)
     if not _is_here(model_id):
         pulled = await asyncio.to_thread(ollama_model, model_id)

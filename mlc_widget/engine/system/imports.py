@@ -51,6 +51,22 @@ def import_package(name: str, *attributes: str, purpose: str, install: str) -> M
     return module
 
 
+def import_llguidance() -> ModuleType:
+    """Import the package llguidance.
+
+    Raises:
+        RuntimeUnavailableError: It is not installed, is another module, or does not work.
+        InsufficientMemoryError: Memory ran out.
+    """
+    return import_package(
+        "llguidance",
+        "LLMatcher",
+        "LLTokenizer",
+        purpose="Structured output needs llguidance",
+        install='pip install "mlc-widget[tvm]"',
+    )
+
+
 def check_room_for_numpy(purpose: str) -> None:
     """Refuse to import numpy where its OpenBLAS would end the process for want of memory.
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.api.errors import BadRequestError, InternalEngineError
-from mlc_widget.engine.grammar_text import llguidance as import_llguidance
 from mlc_widget.engine.runtimes.tvm.distinct_items import DistinctItems, ItemTokens
+from mlc_widget.engine.system.imports import import_llguidance
 from mlc_widget.engine.text.tokenizer import Tokenizer
 
 Mask = npt.NDArray[np.bool_]
