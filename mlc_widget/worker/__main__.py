@@ -1,5 +1,9 @@
 """``python -m mlc_widget.worker -f connection.json``."""
 
-from mlc_widget.worker.app import main
+import gc
+
+gc.disable()  # until `main` has begun: nothing that is imported is garbage
+
+from mlc_widget.worker.app import main  # noqa: E402
 
 main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import shutil
@@ -35,6 +36,9 @@ class WorkerKernelApp(IPKernelApp):
         # on iopub it would share a socket with the tokens.
         self.outstream_class = None  # type: ignore[assignment]
         super().initialize(argv)  # type: ignore[no-untyped-call]
+
+    def init_pdb(self) -> None:
+        """Nothing: who runs no code debugs none, and IPython's debugger takes time to import."""
 
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Give iopub its queue before the first client comes; see `IOPUB_QUEUE`."""
@@ -81,6 +85,8 @@ def main() -> None:
         _die_with_parent(settings.runtime_dir)
     app = WorkerKernelApp.instance()
     app.initialize()
+    gc.freeze()  # spares later collections what stays until the end
+    gc.enable()
     app.start()  # type: ignore[no-untyped-call]
     app.cleanup_connection_file()  # type: ignore[no-untyped-call]
     end_process()
