@@ -14,7 +14,15 @@ from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 from traitlets import default
+
+
+def as_markdown(notebook: NotebookNode, **options: Any) -> str:
+    """What nbconvert exports; imported here, as it takes a second, which few tests need."""
+    from nbconvert import MarkdownExporter
+
+    return str(MarkdownExporter(**options).from_notebook_node(notebook)[0])
 
 
 def socket_folder() -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jupyterlab import __version__
 from playwright.sync_api import ViewportSize, expect
 
 from .chat import CHAT, LONG, Chat, create, expect_growing, start_chat, wait_for_saved
 from .lab import DEADLINE_MS, BusyCell, Lab, Notebook
 
-LAB = tuple(map(int, __version__.split(".")[:2]))
+LAB = tuple(map(int, version("jupyterlab").split(".")[:2]))
 OpenNotebook = Callable[..., Notebook]
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbconvert import MarkdownExporter
 
-from ..kernels import LocalNotebookClient
+from ..kernels import LocalNotebookClient, as_markdown
 from .test_clients import ADD, CALL
 from .test_in_kernel import load
 
@@ -19,13 +18,9 @@ Run = Callable[..., list[str]]
 ANSWER = "one two three four five six."
 
 
-EXPORTER = MarkdownExporter(exclude_input=True)
-
-
 def shown(cell: nbformat.NotebookNode) -> str:
     """The outputs of a cell, as its Markdown export shows them."""
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    return str(EXPORTER.from_notebook_node(notebook)[0])
+    return as_markdown(nbformat.v4.new_notebook(cells=[cell]), exclude_input=True)
 
 
 def run(*sources: str, **options: Any) -> list[str]:

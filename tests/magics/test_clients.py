@@ -11,10 +11,10 @@ import nbclient.exceptions
 import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
-from nbconvert import MarkdownExporter
 
 from mlc_widget.api.clients import client_of
 
+from ..kernels import as_markdown
 from ..proxy.notebook import Notebook
 from .conftest import Execute
 from .test_in_kernel import load, printed, transcript
@@ -70,7 +70,7 @@ def test_a_batch_run_ends_with_the_last_reply(execute: Execute, tools_folder: Pa
     assert "…" not in transcript(notebook, 2)
     assert "Cut off" in transcript(notebook, 4)
     # What is exported says the same, and nothing of an earlier state.
-    exported, _ = MarkdownExporter().from_notebook_node(notebook)
+    exported = as_markdown(notebook)
     assert "It is 5." in exported
     assert "<reply" not in exported
     assert "<style" not in exported
@@ -136,7 +136,7 @@ def test_transcripts_have_no_output_that_grows_stale(execute: Execute, model_fol
         assert len(widget["data"]) == 2
         assert "Run this cell again" in stand_in["data"]["text/html"]
         assert said in kept["data"]["text/markdown"]
-    exported, _ = MarkdownExporter().from_notebook_node(notebook)
+    exported = as_markdown(notebook)
     assert exported.count("\nHello.\n") == 2
     assert "<reply" not in exported
     assert "<style" not in exported

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.widget import transcript_output
@@ -99,6 +97,8 @@ class Found(HTMLParser):
 
 def rendered(markdown: str) -> Found:
     """The output of nbconvert, which does not sanitize by itself."""
+    from nbconvert.filters.markdown_mistune import markdown2html_mistune  # takes a second
+
     found = Found()
     found.feed(markdown2html_mistune(markdown))
     return found
@@ -235,6 +235,8 @@ def test_a_chat_that_goes_on_from_an_export_keeps_its_own(saved: nbformat.Notebo
 
 
 def test_html_without_javascript_shows_it(saved: nbformat.NotebookNode) -> None:
+    from nbconvert import HTMLExporter
+
     page, _ = HTMLExporter().from_notebook_node(saved)
     assert page.count("<p>Hello <strong>there</strong></p>") >= 3
     assert "<b>hello</b>" not in page
