@@ -31,6 +31,8 @@ CUDA = TESTS / "test_cuda.py"
 LAYERS = (
     # layers of few rows, whose weights are copied ahead, and of many, by warpgroups on Hopper
     f"{CUDA}::test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu[1024-128-4-options0]",
+    # the same with a norm of their input
+    f"{CUDA}::test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu[2592-96-8-options19]",
     # a whole model: norms, embedding, rotation, and prefill by `mma`
     f"{CUDA}::test_golden_logits_on_a_gpu[llama-q4f16_1-float16]",
 )
@@ -38,6 +40,9 @@ OTHERS = (
     # attention, cut over the keys and whole
     f"{TESTS / 'test_cuda_attention.py'}::"
     "test_attention_in_parts_has_the_same_bits_on_a_gpu[8-2-64-None-None]",
+    # the same with its own queries, keys and values
+    f"{TESTS / 'test_cuda_attention.py'}::"
+    "test_rows_of_their_own_sequences_have_the_same_bits_on_a_gpu[shape2-rotation2]",
     # the choice of tokens
     f"{TESTS / 'test_cuda_shortlist.py'}::"
     "test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most",

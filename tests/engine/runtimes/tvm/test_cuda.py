@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -468,6 +469,9 @@ def test_streams_fit_a_multiprocessor_and_cover_a_layer(inputs, outputs, bits, a
     assert streams.count * streams.outputs == shape.outputs
     assert shape.per_slice % streams.chunk == 0
     assert streams.depth >= 2  # the next weights are on their way while a chunk is used
+    beside = Streams(dataclasses.replace(shape, beside=True), rows)
+    own = -(-streams.count // streams.blocks) * shape.per_slice // streams.chunk  # chunks
+    assert beside.depth == min(streams.depth, own)
     assert streams.threads <= 1024
 
 
@@ -579,6 +583,12 @@ LAYERS: list[tuple[int, int, int, dict[str, Any]]] = [
     (4096, 4096, 4, {"residual": True}),
     (4064, 4160, 8, {"activation": "gelu"}),
     (3072, 6144, 4, {"bias": True}),
+    (2048, 192, 4, {"norm": (2048, 1e-5)}),
+    (4096, 4352, 4, {"norm": (4096, 1e-5), "activation": "silu"}),
+    (896, 160, 16, {"norm": (896, 1e-6), "bias": True}),
+    (2592, 96, 8, {"norm": (2564, 1e-6)}),
+    (2048, 2048, 4, {"residual": True, "beside": True}),
+    (2048, 2176, 16, {"beside": True}),
 ]
 
 
@@ -599,7 +609,8 @@ def test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu(inputs, outp
         pytest.skip("needs a Hopper GPU")
     install(target.arch)
     every = {"residual": False, "bias": False, "activation": None, **options}
-    kernel = make_warpgroup_matmul(inputs, outputs, bits, **every)
+    norm = every.pop("norm", None)
+    kernel = make_warpgroup_matmul(inputs, outputs, bits, norm=norm, **every)
     name = kernel.attrs["global_symbol"]
     compiled = tvm.compile(tvm.IRModule({name: kernel}), target=target.tvm_target())
     shape = MatmulShape(inputs, outputs, bits, **every)
@@ -610,6 +621,10 @@ def test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu(inputs, outp
 
     device, rows = tvm.cuda(0), 512
     x, added = normal((rows, inputs), "float16"), normal((rows, outputs), "float32")
+    scale = tvm.runtime.tensor(normal((inputs,), "float32"), device)
+    if norm is not None:
+        x = x.astype("float32") ** 3
+        x[:, norm[0] :] = 0
     if bits == 16:
         w = s = tvm.runtime.tensor(normal(shape.w[0], "float16"), device)
     else:
@@ -629,9 +644,12 @@ def test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu(inputs, outp
         y.copyfrom(np.full(y.shape, np.nan, str(y.dtype)))
         room = tvm.runtime.empty(arranged(shape, arranged_rows(count)), "float16", device)
         room.copyfrom(np.full(room.shape, np.nan, "float16"))
-        every_arg = (
+        every_arg = [
             here, w, s, b if shape.bias else here, residual if shape.residual else here, y, room,
-        )  # fmt: skip
+        ]  # fmt: skip
+        if norm is not None:
+            every_arg.insert(1, scale)
+            every_arg.insert(-1, tvm.runtime.empty((count, inputs), "float16", device))
         compiled[name](*every_arg)
         return y.numpy()
 

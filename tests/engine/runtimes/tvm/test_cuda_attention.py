@@ -10,6 +10,7 @@ import pytest
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
 from mlc_widget.engine.runtimes.tvm.cuda.parts import NO_TILE, cut_tiles, sizes
+from mlc_widget.engine.runtimes.tvm.kernels.rope import Rotation
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE, pad
 
 from .conftest import needs_gpu
@@ -152,3 +153,57 @@ def test_attention_in_parts_has_the_same_bits_on_a_gpu(queries, heads, dims, win
     for tiles in (cut, np.concatenate([cut, tiles_of(NO_TILE, NO_TILE)]), joint):
         for _ in range(3):
             assert np.array_equal(run(tiles), whole)
+
+
+ROTATIONS = [
+    ((8, 2, 128, None, None), Rotation(128)),
+    ((8, 2, 64, 40, 30.0), Rotation(48, 1, 2)),
+    ((40, 2, 32, None, None), Rotation(32, width=48)),
+    ((4, 1, 256, None, None), Rotation(0)),
+]
+
+
+@needs_gpu
+@pytest.mark.parametrize(("shape", "rotation"), ROTATIONS)
+def test_rows_of_their_own_sequences_have_the_same_bits_on_a_gpu(shape, rotation):
+    import tvm
+
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_append import make_append_attention
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import blocks_of
+
+    queries, heads, dims, window, cap = shape
+    overlapped = cuda.local_target().capability >= 90
+    attend = compiled(
+        make_append_attention(
+            queries, heads, dims, rotation, window, cap=cap, overlapped=overlapped
+        )
+    )
+    device, rng = tvm.cuda(0), np.random.default_rng(dims)
+    position = np.array([0, 7, 8, 15, 16, 100], np.int32)
+    rows, most = len(position), 7  # pages of a sequence
+    table = rng.permutation(rows * most).astype(np.int32).reshape(rows, most)
+    slot = (table[np.arange(rows), position // PAGE] * PAGE + position % PAGE).astype(np.int32)
+    width = rotation.width or rotation.dims // 2
+    qkv = rng.standard_normal((rows, pad((queries + 2 * heads) * dims))).astype("f4")
+    angles = [rng.standard_normal((128 * rotation.tables, width)).astype("f4") for _ in range(2)]
+    shapes = [(rows * most, 2, heads, *last) for last in ((dims, PAGE), (PAGE, dims))]
+    pages = [rng.standard_normal(s).astype("f2") for s in shapes]
+
+    def run(tiles):
+        there = [tvm.runtime.tensor(a, device) for a in (qkv, *angles, position, slot, *pages)]
+        made = [((rows, pad(queries * dims)), "float16"), ((rows, queries * dims), "float16")]
+        made += [((rows, blocks_of(queries, heads)), "int32")]
+        made += [((len(tiles), queries, dims + 2), "float32")]
+        out = [tvm.runtime.tensor(np.full(s, 77, dtype), device) for s, dtype in made]
+        attend(
+            *there, tvm.runtime.tensor(table, device), tvm.runtime.tensor(tiles, device), 1, *out
+        )
+        return [out[0].numpy(), there[5].numpy(), there[6].numpy()]
+
+    own = run(tiles_of(*((i, 1, i) for i in range(rows))))
+    # One more tile, and the rows' queries, keys and values are made by another kernel.
+    other = run(tiles_of(*((i, 1, i) for i in range(rows)), NO_TILE))
+    for mine, theirs, before in zip(own, other, (None, *pages), strict=True):
+        assert mine.tobytes() == theirs.tobytes()
+        assert before is None or mine.tobytes() != before.tobytes()
+    assert np.isfinite(own[0].astype("f4")).all()

@@ -2,7 +2,7 @@
 
 Architectures, pages and the scheduler are those of the CPU; `layers.CudaBuilder` replaces
 `tvm.layers.CpuBuilder`. Models in float16 get a `tensor_layers.TensorBuilder`, whose kernels
-(`tensor_matmul`, `tensor_attention`, `tensor_rope`) multiply on tensor cores, with weights in the
+(`tensor_matmul`, `tensor_append`, `tensor_attention`) multiply on tensor cores, with weights in the
 order of `fragments`. Other models are computed in float32 (`matmul`, `attention`), with the CPU's
 layouts. `executor` runs steps; `decode` runs decode steps as one CUDA graph. `parts` divides
 attention over the keys of long contexts, and `shortlist` chooses tokens from logits on the GPU,

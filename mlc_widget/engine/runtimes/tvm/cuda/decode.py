@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs, for each number of rows and tiles: one call starts 100 kernels.
+"""Decode steps as CUDA graphs, for each number of rows and tiles: one call starts all kernels.
 
 All shapes of such a step are fixed; the page table is as wide as the context window. Inputs that
 differ from step to step are in pinned memory, from which the graph copies them first, all at once.

@@ -14,7 +14,7 @@ from mlc_widget.engine.runtimes.tvm import machine
 
 CUDA: Final = 2
 """DLPack's number of CUDA's kind of devices."""
-_EXISTS, _COMPUTE_VERSION, _NAME, _MEMORY, _FREE = 0, 4, 5, 14, 15
+_EXISTS, _COMPUTE_VERSION, _NAME, _MULTIPROCESSORS, _MEMORY, _FREE = 0, 4, 5, 7, 14, 15
 """TVM's numbers of attributes (`tvm.runtime.Device`)."""
 
 
@@ -44,6 +44,11 @@ def arch_of(index: int) -> str:
             + ("GPU, cuda:0." if count == 1 else f"GPUs, cuda:0 to cuda:{count - 1}.")
         )
     return "sm_" + str(_attribute(index, _COMPUTE_VERSION)).replace(".", "")
+
+
+def multiprocessors_of(index: int) -> int:
+    """The number of a GPU's multiprocessors."""
+    return int(_attribute(index, _MULTIPROCESSORS))
 
 
 def usage(index: int, model: int | None = None) -> DeviceUsage:

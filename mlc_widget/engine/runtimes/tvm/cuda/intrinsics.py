@@ -181,6 +181,17 @@ __device__ __forceinline__ float multiplied_added(float a, float b, float c) {
   return __fmaf_rn(a, b, c);
 }
 """
+ROTATE = """
+__device__ __forceinline__ void rotate(float& c, float& s, float a, float b) {
+  const float low = __fmaf_rn(a, c, -__fmul_rn(b, s)), high = __fmaf_rn(b, c, __fmul_rn(a, s));
+  c = low; s = high;
+}
+"""
+INVERSE_ROOT = """
+__device__ __forceinline__ float inverse_root(float sum, float count, float added) {
+  return 1.0f / sqrtf(sum / count + added);
+}
+"""
 _OPAQUE = """
 __device__ __forceinline__ int opaque(int value) { return value * (int)gridDim.z; }
 """
@@ -232,18 +243,23 @@ __device__ __forceinline__ void decode8(unsigned& a0, unsigned& a1, unsigned& a2
 
 
 def source_of(file: str, namespace: str, *above: str) -> str:
+    """`namespaced` for a file of products, with `DECODE4`, `DECODE8` and ``instructions.cuh``."""
+    instructions = (Path(__file__).parent / "instructions.cuh").read_text()
+    return namespaced(file, namespace, DECODE4, DECODE8, *above, instructions)
+
+
+def namespaced(file: str, namespace: str, *above: str) -> str:
     """The CUDA source of a file beside this one, with what it uses above it, in a namespace.
 
     TVM writes it once for each function that is called.
 
     Args:
-        file: The file's name. It may use `DECODE4`, `DECODE8` and ``instructions.cuh``.
+        file: The file's name.
         namespace: The namespace.
-        *above: What else it uses.
+        *above: What it uses.
     """
-    guard, folder = namespace.upper(), Path(__file__).parent
-    parts = (folder / name for name in ("instructions.cuh", file))
-    source = "".join((DECODE4, DECODE8, *above, *(part.read_text() for part in parts)))
+    guard = namespace.upper()
+    source = "".join((*above, (Path(__file__).parent / file).read_text()))
     head = f"\n#ifndef {guard}\n#define {guard}\nnamespace {namespace} {{\n"
     return f"{head}{source}}}  // namespace {namespace}\n#endif\n"
 
@@ -333,6 +349,23 @@ def multiplied_added(a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once."""
     return T.cuda.func_call(
         "multiplied_added", a, b, c, source_code=_MULTIPLIED_ADDED, return_type="float32"
+    )
+
+
+def rotate(angle: Any, a: Any, b: Any) -> Any:
+    """Rotate a and b by ``angle[0:2]``, a cosine and a sine, in whose place the results go."""
+    return _call("rotate", ROTATE, angle[0], angle[1], a, b)
+
+
+def inverse_root(sum_: Any, count: int, added: float) -> Any:
+    """``1 / sqrt(sum / count + added)``, rounded in the same way in all kernels."""
+    return T.cuda.func_call(
+        "inverse_root",
+        sum_,
+        T.float32(count),
+        T.float32(added),
+        source_code=INVERSE_ROOT,
+        return_type="float32",
     )
 
 

@@ -15,6 +15,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     WARP,
     await_inputs,
     fetch4,
+    inverse_root,
+    multiplied_added,
     named,
     saturated,
     shuffle_xor,
@@ -64,13 +66,8 @@ def _make_ahead(HP: int) -> Any:
     return ahead
 
 
-def make_rms_norm(
-    H: int, eps: float, *, rows: bool, dtype: str = "float32", overlapped: bool = False
-) -> Any:
-    """Like the CPU's `make_rms_norm`, with a result of some dtype and a block per row.
-
-    Order of the sum of squares: thread t sums features t, t + 256, … ascending, then `sum_up`.
-    """
+def make_rms_norm_row(H: int, eps: float, dtype: str) -> Any:
+    """``row(X, W, Y, source, m, tx)`` of `make_rms_norm`."""
     HP = pad(H)
     HELD = -(-HP // THREADS)
     ahead = _make_ahead(HP)
@@ -93,12 +90,25 @@ def make_rms_norm(
             part[0] = T.float32(0)
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
-                    part[0] = part[0] + held[j] * held[j]
+                    part[0] = multiplied_added(held[j], held[j], part[0])
             sum_up(part, sums, 0, tx)
-            inv: T.let = T.float32(1) / T.sqrt(part[0] / T.float32(H) + T.float32(eps))
+            inv: T.let = inverse_root(part[0], H, eps)
             for j in T.unroll(HELD):
                 if j * THREADS + tx < HP:
                     Y[m, j * THREADS + tx] = saturated(held[j] * inv * weight[j], dtype)
+
+    return row
+
+
+def make_rms_norm(
+    H: int, eps: float, *, rows: bool, dtype: str = "float32", overlapped: bool = False
+) -> Any:
+    """Like the CPU's `make_rms_norm`, with a result of some dtype and a block per row.
+
+    Order of the sum of squares: thread t sums features t, t + 256, … ascending, then `sum_up`.
+    """
+    HP = pad(H)
+    row = make_rms_norm_row(H, eps, dtype)
 
     if rows:
 

@@ -1,7 +1,7 @@
-// Products of up to eight rows: see tensor_matmul_streams.py, which adds `decode4`, `decode8` and
-// instructions.cuh above.
+// Products of up to eight rows: see tensor_matmul_streams.py, which adds `decode4`, `decode8`,
+// `inverse_root` and instructions.cuh above.
 
-constexpr int SLICES = 16;
+constexpr int SLICES = 16, NORM_WARPS = 8;
 
 // Arrive, and have the phase end only when so many bytes are there.
 __device__ __forceinline__ void expect(unsigned barrier, int bytes) {
@@ -40,10 +40,11 @@ struct Streams {
   static constexpr int LINE = PER * 128 + (ROWS > 1 ? 64 : 0);  // of x; no two rows share banks
   static constexpr int COLUMNS = ROWS > 1 ? ROWS + 1 : 1;
   static constexpr int MAKERS = SLICES * 32, ADDERS = ROWS > 1 ? 4 : 1;  // threads, warps
-  // In shared memory: for each warp mbarriers of its slots and of x; mbarriers of sums; slots; x;
-  // sums of two items.
+  // In shared memory: for each warp mbarriers of its slots and of x; mbarriers of sums; sums of
+  // squares; slots; x; sums of two items.
   static constexpr int OWN = (DEPTH + 1) * 8;
-  static constexpr int FULL = SLICES * OWN, EMPTY = FULL + 16, SLOTS = (EMPTY + 16 + 127) / 128 * 128;
+  static constexpr int FULL = SLICES * OWN, EMPTY = FULL + 16, SQUARES = EMPTY + 16;
+  static constexpr int SLOTS = (SQUARES + NORM_WARPS * 4 + 127) / 128 * 128;
   static constexpr int INPUTS = SLOTS + SLICES * DEPTH * SLOT;
   static constexpr int SUMS = INPUTS + (FAR ? 0 : SLICES * ROWS * LINE);
   static constexpr int SUM = SLICES * TILES * 16 * COLUMNS * 4, BYTES = SUMS + 2 * SUM;
@@ -167,6 +168,70 @@ struct Streams {
     await(barrier, 0);
   }
 
+  // Wait for the only row of x, and put the warp's slice of its RMSNorm into shared memory. All
+  // that makes the result is in the order of `rows.make_rms_norm`.
+  template <int H>
+  __device__ __forceinline__ void normed(const float* x, const float* weight, float eps) const {
+    static_assert(ROWS == 1 && !FAR);
+    constexpr int THREADS = NORM_WARPS * 32, HELD = (K + THREADS - 1) / THREADS;
+    const int first = warp * PER * 64 + lane * 2;
+    float scale[PER][2], own[PER][2], held[HELD], part = 0, parts[NORM_WARPS];
+    auto pair = [](float* v, const float* from) {
+      asm volatile("ld.global.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(v[0]), "=f"(v[1]) : "l"(from) : "memory");
+    };
+#pragma unroll
+    for (int i = 0; i < PER; ++i)
+      if (WHOLE || first + i * 64 < K) pair(scale[i], weight + first + i * 64);
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    if (warp < NORM_WARPS)
+#pragma unroll
+      for (int j = 0; j < HELD; ++j)
+        if (K % THREADS == 0 || j * THREADS + threadIdx.x < K)
+          asm volatile("ld.global.f32 %0, [%1];"
+                       : "=f"(held[j]) : "l"(x + j * THREADS + threadIdx.x) : "memory");
+#pragma unroll
+    for (int i = 0; i < PER; ++i)
+      if (WHOLE || first + i * 64 < K) pair(own[i], x + first + i * 64);
+    if (warp < NORM_WARPS) {
+#pragma unroll
+      for (int j = 0; j < HELD; ++j)
+        if (K % THREADS == 0 || j * THREADS + threadIdx.x < K)
+          part = __fmaf_rn(held[j], held[j], part);
+#pragma unroll
+      for (int lanes = 16; lanes > 0; lanes /= 2) part += __shfl_xor_sync(~0u, part, lanes);
+      if (lane == 0)
+        asm volatile("st.shared.f32 [%0], %1;"
+                     :: "r"(shared + SQUARES + warp * 4), "f"(part) : "memory");
+    }
+    asm volatile("bar.sync 1, %0;" :: "n"(MAKERS) : "memory");
+#pragma unroll
+    for (int i = 0; i < NORM_WARPS; ++i)
+      asm volatile("ld.shared.f32 %0, [%1];"
+                   : "=f"(parts[i]) : "r"(shared + SQUARES + i * 4) : "memory");
+    part = 0;
+#pragma unroll
+    for (int i = 0; i < NORM_WARPS; ++i) part += parts[i];
+    const float inverse = inverse_root(part, H, eps);
+#pragma unroll
+    for (int i = 0; i < PER; ++i) {
+      unsigned both = 0;  // beyond the last input
+      if (WHOLE || first + i * 64 < K) {
+        __half v[2];
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+          v[j] = __float2half_rn(
+              fminf(fmaxf(__fmul_rn(__fmul_rn(own[i][j], inverse), scale[i][j]), -65504.0f),
+                    65504.0f));
+        both = __half_as_ushort(v[0]) | (unsigned)__half_as_ushort(v[1]) << 16;
+      }
+      asm volatile("st.shared.u32 [%0], %1;"
+                   :: "r"(shared + INPUTS + warp * LINE + i * 128 + lane * 4), "r"(both)
+                   : "memory");
+    }
+    __syncwarp();
+  }
+
   // Make the warp's slice of the block's item `number`.
   __device__ __forceinline__ void make(const void* x, int rows, int number) const {
     const int g = lane / 4, j = lane % 4;
@@ -266,6 +331,16 @@ __device__ __forceinline__ void make(void* memory, void*, const void* w, const v
   streams.inputs(x, rows);
   for (int number = 0; blockIdx.x + number * BLOCKS < COUNT; ++number)
     streams.make(x, rows, number);
+}
+
+// Likewise for one row, of which the RMSNorm is x. It is called before the row is there.
+template <class S, int COUNT, int BLOCKS, int H>
+__device__ __forceinline__ void make_normed(void* memory, void*, const void* w, const void* s,
+                                            const void* x, const void* weight, float eps) {
+  const S streams(memory, w, s);
+  streams.template normed<H>((const float*)x, (const float*)weight, eps);
+  for (int number = 0; blockIdx.x + number * BLOCKS < COUNT; ++number)
+    streams.make(nullptr, 1, number);
 }
 
 // Wait for all slices of the block's item `number`.

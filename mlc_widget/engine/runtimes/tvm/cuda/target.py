@@ -8,7 +8,7 @@ from typing import Any
 
 from mlc_widget.api.errors import RuntimeUnavailableError
 from mlc_widget.engine.runtimes.tvm.cuda import toolkit
-from mlc_widget.engine.runtimes.tvm.cuda.device import arch_of
+from mlc_widget.engine.runtimes.tvm.cuda.device import arch_of, multiprocessors_of
 
 INSTALL = 'pip install "mlc-widget[cuda]"'
 
@@ -22,12 +22,14 @@ class CudaTarget:
         triple: LLVM's target triple for the host code, which starts the kernels.
         cpu: LLVM's name of the CPU that runs the host code.
         index: Its number among the GPUs that this process sees.
+        multiprocessors: The number of its multiprocessors; by default that of an H100 or H200.
     """
 
     arch: str
     triple: str
     cpu: str
     index: int = 0
+    multiprocessors: int = 132
 
     @property
     def capability(self) -> int:
@@ -84,7 +86,11 @@ def local_target(index: int = 0) -> CudaTarget:
     from tvm.target import codegen
 
     return CudaTarget(
-        arch, str(codegen.llvm_get_system_triple()), str(codegen.llvm_get_system_cpu()), index
+        arch,
+        str(codegen.llvm_get_system_triple()),
+        str(codegen.llvm_get_system_cpu()),
+        index,
+        multiprocessors_of(index),
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm.script import tirx as T
@@ -59,6 +60,11 @@ def warps_of(D: int) -> int:
     return 16 if D <= 64 else 8
 
 
+def threads_of(D: int) -> int:
+    """The number of threads of a block."""
+    return warps_of(D) * WARP
+
+
 def pages_of_a_part(D: int) -> int:
     """The number of pages of a part of the keys, which are cut at its multiples."""
     return warps_of(D) * PAGES_OF_A_WARP
@@ -70,16 +76,20 @@ def chunks_at_once(D: int) -> int:
     return chunks if D <= 128 else max(n for n in (1, 2, 3, 4) if chunks % n == 0)
 
 
-def make_tensor_attention(
+def make_tile(
     HQ: int,
     HKV: int,
     D: int,
     window: int | None,
-    *,
-    cap: float | None = None,
-    overlapped: bool = False,
+    cap: float | None,
+    append: Callable[..., Any] | None = None,
 ) -> Any:
-    """Attention of rows over pages, with a block per tile and key head (or 16 of its query heads).
+    """``tile_of(QKV, COS, SIN, SLOT, C, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, …)``.
+
+    That is attention of rows over pages, in a block (bt, by) for each tile and key head (or 16 of
+    its query heads). QKV has the queries, and COS, SIN, SLOT and C are ignored. With `append`, each
+    tile is one row with all its parts, and it makes a block's queries in shared memory, and key and
+    value in their pages; it is called before the previous kernel has ended.
 
     A tile's rows and heads are 16 slots s = row · heads + head. The keys are cut into parts at
     multiples of `pages_of_a_part`. Of a part, warp w takes pages w, w + WARPS, … ascending; the
@@ -300,6 +310,181 @@ def make_tensor_attention(
         Y[row, head * D + d] = T.Cast("float16", both[0])
         Y[row, head * D + d + 1] = T.Cast("float16", both[1])
 
+    @T.inline
+    def own_queries(own, q, kt, half, head, j, valid):
+        """Like `queries`, for those that the block has itself."""
+        for v in T.unroll(2):
+            q[kt * 4 + half + 2 * v] = T.uint32(0)
+            if valid:
+                q[kt * 4 + half + 2 * v] = own[(head * D + kt * 16 + j * 4) // 2 + v]
+
+    @T.inline
+    def tile_of(
+        QKV, COS, SIN, SLOT, C, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx,
+    ):  # fmt: skip
+        with T.sblock("attention"):
+            T.reads()
+            T.writes()
+            words = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
+            keys = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
+            next_keys = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
+            values = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
+            numbers = T.sblock_alloc_buffer((2,), "int32", scope="local")
+            both = T.sblock_alloc_buffer((2,), "uint32", scope="local")
+            a = T.sblock_alloc_buffer((4,), "uint32", scope="local")
+            s = T.sblock_alloc_buffer((8,), "float32", scope="local")
+            o = T.sblock_alloc_buffer((OUT,), "float32", scope="local")
+            top = T.sblock_alloc_buffer((2,), "float32", scope="local")
+            total = T.sblock_alloc_buffer((2,), "float32", scope="local")
+            most = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            pos = T.sblock_alloc_buffer((2,), "int32", scope="local")
+            weight = T.sblock_alloc_buffer((WARPS * 2,), "float32", scope="local")
+            part_total = T.sblock_alloc_buffer((1,), "float32", scope="local")
+            joined = T.sblock_alloc_buffer((JOINED,), "float32", scope="local")
+            joined_top = T.sblock_alloc_buffer((2,), "float32", scope="local")
+            joined_total = T.sblock_alloc_buffer((2,), "float32", scope="local")
+            mine = T.sblock_alloc_buffer((2,), "float32", scope="local")
+            other = T.sblock_alloc_buffer((2,), "float32", scope="local")
+            # More than 48 KiB can only be dynamic shared memory.
+            room = T.sblock_alloc_buffer((WARPS * EACH + 1, WARP), "float32", scope="shared.dyn")
+            # What the kernels before do not make comes while they run.
+            first: T.let = fetch_int(T.address_of(TILE[bt, 0]))
+            code: T.let = fetch_int(T.address_of(TILE[bt, 1]))
+            seq: T.let = fetch_int(T.address_of(TILE[bt, 2]))
+            count: T.let = T.max(code, 1)
+            lane: T.let = T.Cast("int32", tx % WARP)
+            warp: T.let = T.Cast("int32", tx // WARP)
+            g: T.let = lane // 4
+            j: T.let = lane % 4
+            h: T.let = by // PARTS
+            last_pos: T.let = fetch_int(T.address_of(POS[first + count - 1]))
+            first_pos: T.let = fetch_int(T.address_of(POS[first]))
+            pages: T.let = last_pos // PAGE + 1
+            begin: T.let = (
+                T.max(first_pos + 1 - window, 0) // PAGE if window is not None else T.int32(0)
+            )
+            first_part: T.let = begin // PART
+            parts: T.let = (pages - 1) // PART + 1  # those before first_part included
+            part: T.let = T.if_then_else(code > 0, first_part, 0 - code)
+            after: T.let = T.if_then_else(
+                code > 0,
+                parts,
+                T.if_then_else(part < first_part, part, T.min(parts, part + 1)),
+            )
+            # The warp's first page, and where the numbers of its next two are.
+            low: T.let = T.max(begin, part * PART)
+            end: T.let = T.min(pages, after * PART)
+            start: T.let = low + (warp - low % WARPS + WARPS) % WARPS
+            numbers[0] = fetch_int(T.address_of(PT[seq, T.min(start, pages - 1)]))
+            numbers[1] = fetch_int(T.address_of(PT[seq, T.min(start + WARPS, pages - 1)]))
+            for i in T.unroll(2):
+                row: T.let = (g + 8 * i) // HEADS
+                head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
+                valid: T.let = T.And(row < count, head < G)
+                pos[i] = T.int32(-1)
+                if valid:
+                    pos[i] = fetch_int(T.address_of(POS[first + row]))
+            if append is None:
+                T.evaluate(await_inputs())
+                T.evaluate(start_next())
+            else:
+                own = T.sblock_alloc_buffer((HEADS * D // 2,), "uint32", scope="shared")
+                T.evaluate(
+                    append(
+                        own, QKV, COS, SIN, SLOT, KP, VP, layer, C, first, first_pos, h,
+                        by % PARTS * HEADS,
+                    )
+                )  # fmt: skip
+            for i in T.unroll(2):
+                row: T.let = (g + 8 * i) // HEADS
+                head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
+                valid: T.let = T.And(row < count, head < G)
+                for c in T.unroll(CHUNKS):
+                    if append is None:
+                        queries(QKV, words, both, c, i, first + row, h * G + head, j, valid)
+                    else:
+                        own_queries(own, words, c, i, head - by % PARTS * HEADS, j, valid)
+                top[i] = T.float32(NONE)
+                total[i] = T.float32(0)
+                joined_top[i] = T.float32(NONE)
+                joined_total[i] = T.float32(0)
+            for d in T.unroll(OUT):
+                o[d] = T.float32(0)
+            for d in T.unroll(JOINED):
+                joined[d] = T.float32(0)
+            if ONCE == CHUNKS and start < end:
+                load(KP, keys, layer, h, numbers[0], lane, 0)
+            for joining in T.serial(T.max(after - part, 0)):
+                # Of a number that the compiler does not know, as code that is unrolled
+                # takes longer to load than to run.
+                base: T.let = (part + joining) * PART
+                for i in T.serial(T.min(PAGES_OF_A_WARP, (end - base + (WARPS - 1)) // WARPS)):
+                    p: T.let = base + i * WARPS + warp
+                    if p >= begin and p < end:
+                        then: T.let = PT[seq, T.min(p + 2 * WARPS, pages - 1)]
+                        page_of(
+                            KP, VP, words, keys, next_keys, values, s, a, o, top, most,
+                            total, layer, h, numbers[0], numbers[1], p + WARPS < end,
+                            lane, p * PAGE + 2 * j, pos,
+                        )  # fmt: skip
+                        numbers[0] = numbers[1]
+                        numbers[1] = then
+                        if ONCE == CHUNKS:
+                            for c in T.unroll(ONCE * 4):
+                                keys[c] = next_keys[c]
+                end_part(
+                    room, o, top, most, total, weight, part_total, joined, joined_top,
+                    joined_total, mine, other, warp, lane,
+                )  # fmt: skip
+            exists: T.let = part < after
+            whole: T.let = T.And(exists, after - part == parts - first_part)
+            if exists:
+                for i in T.unroll(2):
+                    row: T.let = (g + 8 * i) // HEADS
+                    head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
+                    if row < count and head < G:
+                        store(
+                            Y, PARTIAL, joined, joined_top, joined_total, whole, bt,
+                            first + row, h * G + head, i, warp, lane, j,
+                        )  # fmt: skip
+                if by == 0 and tx < PADDING:
+                    for i in T.serial(count):
+                        Y[first + i, HQ * D + tx] = T.float16(0)
+            if append is None:
+                T.evaluate(T.tvm_storage_sync("shared.dyn"))
+                if tx == 0:
+                    room[LAST, 0] = T.float32(0)
+                    if T.And(exists, T.Not(whole)):
+                        before: T.let = arrive(T.address_of(ENDED[first, by]))
+                        if before == parts - first_part - 1:
+                            room[LAST, 0] = T.float32(1)
+                T.evaluate(T.tvm_storage_sync("shared.dyn"))
+                most[0] = room[LAST, 0]
+                if most[0] > T.float32(0):
+                    for e in T.serial(-(-HEADS * D // (2 * WARPS * WARP))):
+                        at: T.let = (e * (WARPS * WARP) + T.Cast("int32", tx)) * 2
+                        head: T.let = by % PARTS * HEADS + at // D
+                        if at < HEADS * D and head < G:
+                            join_parts(
+                                PARTIAL, Y, mine, bt - part + first_part,
+                                parts - first_part, first, h * G + head, at % D,
+                            )  # fmt: skip
+
+    return tile_of
+
+
+def make_tensor_attention(
+    HQ: int,
+    HKV: int,
+    D: int,
+    window: int | None,
+    *,
+    cap: float | None = None,
+    overlapped: bool = False,
+) -> Any:
+    """A PrimFunc (q, pages, …, y, partial) of `make_tile`."""
+    tile_of, BLOCKS, THREADS = make_tile(HQ, HKV, D, window, cap), blocks_of(HQ, HKV), threads_of(D)
+
     @T.prim_func(s_tir=True)
     def attention(
         q: T.handle,
@@ -326,154 +511,15 @@ def make_tensor_attention(
         POS = T.match_buffer(position, (n,), "int32")
         PT = T.match_buffer(page_table, (SEQUENCES, max_pages), "int32")
         TILE = T.match_buffer(tile, (tiles, 3), "int32")
-        ENDED = T.match_buffer(ended, (n, HKV * PARTS), "int32")
+        ENDED = T.match_buffer(ended, (n, BLOCKS), "int32")
         Y = T.match_buffer(y, (n, pad(HQ * D)), "float16")
         PARTIAL = T.match_buffer(partial, (tiles, HQ, D + 2), "float32")
         for bt in T.thread_binding(tiles, thread="blockIdx.x"):
-            for by in T.thread_binding(HKV * PARTS, thread="blockIdx.y"):
-                for tx in T.thread_binding(WARPS * WARP, thread="threadIdx.x"):
-                    with T.sblock("attention"):
-                        T.reads()
-                        T.writes()
-                        words = T.sblock_alloc_buffer((CHUNKS * 4,), "uint32", scope="local")
-                        keys = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
-                        next_keys = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
-                        values = T.sblock_alloc_buffer((ONCE * 4,), "uint32", scope="local")
-                        numbers = T.sblock_alloc_buffer((2,), "int32", scope="local")
-                        both = T.sblock_alloc_buffer((2,), "uint32", scope="local")
-                        a = T.sblock_alloc_buffer((4,), "uint32", scope="local")
-                        s = T.sblock_alloc_buffer((8,), "float32", scope="local")
-                        o = T.sblock_alloc_buffer((OUT,), "float32", scope="local")
-                        top = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        total = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        most = T.sblock_alloc_buffer((1,), "float32", scope="local")
-                        pos = T.sblock_alloc_buffer((2,), "int32", scope="local")
-                        weight = T.sblock_alloc_buffer((WARPS * 2,), "float32", scope="local")
-                        part_total = T.sblock_alloc_buffer((1,), "float32", scope="local")
-                        joined = T.sblock_alloc_buffer((JOINED,), "float32", scope="local")
-                        joined_top = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        joined_total = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        mine = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        other = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        # More than 48 KiB can only be dynamic shared memory.
-                        room = T.sblock_alloc_buffer(
-                            (WARPS * EACH + 1, WARP), "float32", scope="shared.dyn"
-                        )
-                        # What the kernels before do not make comes while they run.
-                        first: T.let = fetch_int(T.address_of(TILE[bt, 0]))
-                        code: T.let = fetch_int(T.address_of(TILE[bt, 1]))
-                        seq: T.let = fetch_int(T.address_of(TILE[bt, 2]))
-                        count: T.let = T.max(code, 1)
-                        lane: T.let = T.Cast("int32", tx % WARP)
-                        warp: T.let = T.Cast("int32", tx // WARP)
-                        g: T.let = lane // 4
-                        j: T.let = lane % 4
-                        h: T.let = by // PARTS
-                        last_pos: T.let = fetch_int(T.address_of(POS[first + count - 1]))
-                        first_pos: T.let = fetch_int(T.address_of(POS[first]))
-                        pages: T.let = last_pos // PAGE + 1
-                        begin: T.let = (
-                            T.max(first_pos + 1 - window, 0) // PAGE
-                            if window is not None
-                            else T.int32(0)
-                        )
-                        first_part: T.let = begin // PART
-                        parts: T.let = (pages - 1) // PART + 1  # those before first_part included
-                        part: T.let = T.if_then_else(code > 0, first_part, 0 - code)
-                        after: T.let = T.if_then_else(
-                            code > 0,
-                            parts,
-                            T.if_then_else(part < first_part, part, T.min(parts, part + 1)),
-                        )
-                        # The warp's first page, and where the numbers of its next two are.
-                        low: T.let = T.max(begin, part * PART)
-                        end: T.let = T.min(pages, after * PART)
-                        start: T.let = low + (warp - low % WARPS + WARPS) % WARPS
-                        numbers[0] = fetch_int(T.address_of(PT[seq, T.min(start, pages - 1)]))
-                        numbers[1] = fetch_int(
-                            T.address_of(PT[seq, T.min(start + WARPS, pages - 1)])
-                        )
-                        for i in T.unroll(2):
-                            row: T.let = (g + 8 * i) // HEADS
-                            head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
-                            valid: T.let = T.And(row < count, head < G)
-                            pos[i] = T.int32(-1)
-                            if valid:
-                                pos[i] = fetch_int(T.address_of(POS[first + row]))
-                        T.evaluate(await_inputs())
-                        T.evaluate(start_next())
-                        for i in T.unroll(2):
-                            row: T.let = (g + 8 * i) // HEADS
-                            head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
-                            valid: T.let = T.And(row < count, head < G)
-                            for c in T.unroll(CHUNKS):
-                                queries(Q, words, both, c, i, first + row, h * G + head, j, valid)
-                            top[i] = T.float32(NONE)
-                            total[i] = T.float32(0)
-                            joined_top[i] = T.float32(NONE)
-                            joined_total[i] = T.float32(0)
-                        for d in T.unroll(OUT):
-                            o[d] = T.float32(0)
-                        for d in T.unroll(JOINED):
-                            joined[d] = T.float32(0)
-                        if ONCE == CHUNKS and start < end:
-                            load(KP, keys, layer, h, numbers[0], lane, 0)
-                        for joining in T.serial(T.max(after - part, 0)):
-                            # Of a number that the compiler does not know, as code that is unrolled
-                            # takes longer to load than to run.
-                            base: T.let = (part + joining) * PART
-                            for i in T.serial(
-                                T.min(PAGES_OF_A_WARP, (end - base + (WARPS - 1)) // WARPS)
-                            ):
-                                p: T.let = base + i * WARPS + warp
-                                if p >= begin and p < end:
-                                    then: T.let = PT[seq, T.min(p + 2 * WARPS, pages - 1)]
-                                    page_of(
-                                        KP, VP, words, keys, next_keys, values, s, a, o, top, most,
-                                        total, layer, h, numbers[0], numbers[1], p + WARPS < end,
-                                        lane, p * PAGE + 2 * j, pos,
-                                    )  # fmt: skip
-                                    numbers[0] = numbers[1]
-                                    numbers[1] = then
-                                    if ONCE == CHUNKS:
-                                        for c in T.unroll(ONCE * 4):
-                                            keys[c] = next_keys[c]
-                            end_part(
-                                room, o, top, most, total, weight, part_total, joined, joined_top,
-                                joined_total, mine, other, warp, lane,
-                            )  # fmt: skip
-                        exists: T.let = part < after
-                        whole: T.let = T.And(exists, after - part == parts - first_part)
-                        if exists:
-                            for i in T.unroll(2):
-                                row: T.let = (g + 8 * i) // HEADS
-                                head: T.let = by % PARTS * HEADS + (g + 8 * i) % HEADS
-                                if row < count and head < G:
-                                    store(
-                                        Y, PARTIAL, joined, joined_top, joined_total, whole, bt,
-                                        first + row, h * G + head, i, warp, lane, j,
-                                    )  # fmt: skip
-                            if by == 0 and tx < PADDING:
-                                for i in T.serial(count):
-                                    Y[first + i, HQ * D + tx] = T.float16(0)
-                        T.evaluate(T.tvm_storage_sync("shared.dyn"))
-                        if tx == 0:
-                            room[LAST, 0] = T.float32(0)
-                            if T.And(exists, T.Not(whole)):
-                                before: T.let = arrive(T.address_of(ENDED[first, by]))
-                                if before == parts - first_part - 1:
-                                    room[LAST, 0] = T.float32(1)
-                        T.evaluate(T.tvm_storage_sync("shared.dyn"))
-                        most[0] = room[LAST, 0]
-                        if most[0] > T.float32(0):
-                            for e in T.serial(-(-HEADS * D // (2 * WARPS * WARP))):
-                                at: T.let = (e * (WARPS * WARP) + T.Cast("int32", tx)) * 2
-                                head: T.let = by % PARTS * HEADS + at // D
-                                if at < HEADS * D and head < G:
-                                    join_parts(
-                                        PARTIAL, Y, mine, bt - part + first_part,
-                                        parts - first_part, first, h * G + head, at % D,
-                                    )  # fmt: skip
+            for by in T.thread_binding(BLOCKS, thread="blockIdx.y"):
+                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
+                    tile_of(
+                        Q, Q, Q, Q, 0, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx
+                    )
 
     name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}" + ("" if cap is None else "_capped")
     return named(attention, name, overlapped=overlapped)

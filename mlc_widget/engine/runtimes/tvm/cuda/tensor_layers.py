@@ -8,6 +8,7 @@ logits are float32. Models with weights and pages in float16 get these layers; o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -18,11 +19,11 @@ from mlc_widget.engine.runtimes.tvm.builder import Activation, AttentionSpec, Ro
 from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
 from mlc_widget.engine.runtimes.tvm.cuda.features import make_rounding
-from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder
+from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_append import make_append_attention
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import (
     blocks_of,
-    make_tensor_attention,
     pages_of_a_part,
     rows_of,
 )
@@ -30,8 +31,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import (
     arranged_rows,
     make_tensor_matmul,
     make_warpgroup_matmul,
+    serves_norm,
 )
-from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import make_tensor_rope_append
 from mlc_widget.engine.runtimes.tvm.kernels.isa import pad
 from mlc_widget.engine.runtimes.tvm.layers import rotation_of
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE, Vector
@@ -57,6 +58,7 @@ def builder_for(quantization: Quantization, kv_dtype: str, target: CudaTarget) -
             quantization,
             overlapped=target.capability >= 90,
             warpgroups=target.has_warpgroups,
+            multiprocessors=target.multiprocessors,
         )
     return CudaBuilder(quantization, kv_dtype=kv_dtype)
 
@@ -85,15 +87,22 @@ class TensorBuilder(CudaBuilder):
     Attributes:
         overlapped: Whether a kernel may start while the previous one is still running.
         warpgroups: Whether the GPU has products of warpgroups.
+        multiprocessors: The number of the GPU's multiprocessors.
     """
 
     dtype = "float16"
 
     def __init__(
-        self, quantization: Quantization, *, overlapped: bool = False, warpgroups: bool = False
+        self,
+        quantization: Quantization,
+        *,
+        overlapped: bool = False,
+        warpgroups: bool = False,
+        multiprocessors: int = 132,
     ) -> None:
         super().__init__(quantization, kv_dtype="float16")
         self.overlapped, self.warpgroups = overlapped, warpgroups
+        self.multiprocessors = multiprocessors
 
     def linear(self, inputs: int, *outputs: int, bias: bool = False) -> Any:
         """A `TensorLinear`."""
@@ -107,41 +116,68 @@ class TensorBuilder(CudaBuilder):
         """A `TensorEmbedding`."""
         return TensorEmbedding(self, vocab_size, hidden_size)
 
+    def rms_norm(self, features: int, eps: float) -> Any:
+        """A `TensorRMSNorm`."""
+        return TensorRMSNorm(self, features, eps)
+
     def attend(self, qkv: Tensor, rows: Rows, layer: int, spec: AttentionSpec) -> Tensor:
         """Rotate, append to the pages and attend, like `layers.paged_attention`, in float16."""
         hq, hkv, d = spec.heads
         n, at = qkv.shape[0], tirx.IntImm("int64", layer)
-        added: dict[str, Any] = {"overlapped": self.overlapped}
-        rotation = rotation_of(spec, rows)
-        append = self.kernel(
-            make_tensor_rope_append, *spec.heads, rotation, scale=spec.scale, **added
+        attend = self.kernel(
+            make_append_attention,
+            *spec.heads,
+            rotation_of(spec, rows),
+            spec.window,
+            scale=spec.scale,
+            cap=spec.soft_cap,
+            overlapped=self.overlapped,
         )
-        q, rows.k_pages, rows.v_pages, ended = op.tensor_ir_inplace_op(
-            append,
-            append.attrs["global_symbol"],
+        rows.k_pages, rows.v_pages, y, *_ = op.tensor_ir_inplace_op(
+            attend,
+            attend.attrs["global_symbol"],
             [
-                qkv, rows.cos, rows.sin, rows.position, rows.slot, rows.k_pages, rows.v_pages, at,
+                qkv, rows.cos, rows.sin, rows.position, rows.slot, rows.k_pages, rows.v_pages,
+                rows.page_table, rows.tile, at,
             ],
-            inplace_indices=[-1, 5, 6, -1],
+            inplace_indices=[5, 6, -1, -1, -1, -1],
             out=[
-                Tensor.placeholder((n, hq * d), "float16"),
                 Tensor.placeholder(rows.k_pages.shape, "float16"),
                 Tensor.placeholder(rows.v_pages.shape, "float16"),
+                Tensor.placeholder((n, pad(hq * d)), "float16"),
+                Tensor.placeholder((n, hq * d), "float16"),
                 Tensor.placeholder((n, blocks_of(hq, hkv)), "int32"),
+                Tensor.placeholder((rows.tile.shape[0], hq, d + 2), "float32"),
             ],
         )  # fmt: skip
-        attend = self.kernel(
-            make_tensor_attention, *spec.heads, spec.window, cap=spec.soft_cap, **added
-        )
-        args = [
-            q, rows.k_pages, rows.v_pages, rows.position, rows.page_table, rows.tile, ended, at,
-        ]  # fmt: skip
-        out = [
-            Tensor.placeholder((n, pad(hq * d)), "float16"),
-            Tensor.placeholder((rows.tile.shape[0], hq, d + 2), "float32"),
-        ]
-        y, _ = op.tensor_ir_op(attend, attend.attrs["global_symbol"], args, out)
-        return y
+        return Attended(_expr=y._expr)
+
+
+class Attended(Tensor):
+    """The output of attention, whose kernel occupies only some multiprocessors."""
+
+
+@dataclass(frozen=True)
+class Normed:
+    """Rows whose norm the linear layer that takes them computes itself."""
+
+    x: Tensor
+    norm: TensorRMSNorm
+
+    @property
+    def rows(self) -> Tensor:
+        """The norm of the rows, in float16."""
+        return CudaRMSNorm.forward(self.norm, self.x)
+
+
+class TensorRMSNorm(CudaRMSNorm):
+    """RMSNorm of some rows, or of all by the linear layers that take them."""
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Any:
+        """`Normed` (n, pad(hidden)), or (m, pad(hidden)) float16 for (m,) int32 `rows`."""
+        if rows is None and self.build.warpgroups:
+            return Normed(x, self)
+        return super().forward(x, rows)
 
 
 class TensorLinear(nn.Module):
@@ -176,15 +212,30 @@ class TensorLinear(nn.Module):
         return self.weight, self.weight
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
+        self, x: Tensor | Normed, residual: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """(M, pad(inputs)) → (M, sum of the padded outputs), into `out` if it is given."""
-        if x.dtype == "float32":  # a residual stream without a norm
+        norm = x.norm if isinstance(x, Normed) else None
+        if isinstance(x, Normed):
+            if out is None and serves_norm(self.k, self.n, self.quantization.bits, self.activation):
+                x = x.x
+            else:
+                x, norm = x.rows, None
+        elif x.dtype == "float32":  # a residual stream without a norm
             rounding = self.build.kernel(make_rounding, self.k, overlapped=self.build.overlapped)
             x = self.build.call(rounding, [x], x.shape, "float16")
         rows, made, args = x.shape[0], [self._made(x.shape[0])], self._arguments(x, residual)
+        if norm is not None:
+            args.insert(1, norm.weight)
+            made.append(Tensor.placeholder(x.shape, "float16"))
         if self.build.warpgroups:
-            kernel = self._kernel(make_warpgroup_matmul, residual)
+            kernel = self._kernel(
+                make_warpgroup_matmul,
+                residual,
+                multiprocessors=self.build.multiprocessors,
+                beside=isinstance(x, Attended),
+                norm=None if norm is None else (norm.hidden_size, norm.eps),
+            )
             inputs = fragments.STEP * fragments.steps_of(self.k)
             made.append(Tensor.placeholder((arranged_rows(rows), inputs), "float16"))
         else:

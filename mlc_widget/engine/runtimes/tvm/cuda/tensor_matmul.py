@@ -25,6 +25,8 @@ from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.builder import Activation
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import WARP, named
+from mlc_widget.engine.runtimes.tvm.cuda.rows import THREADS as NORM_THREADS
+from mlc_widget.engine.runtimes.tvm.cuda.rows import make_rms_norm_row
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_few import make_few
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_many import across, make_many, threads
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import SLICES, MatmulShape
@@ -109,6 +111,11 @@ def make_tensor_matmul(
     return named(matmul, shape.name, overlapped=overlapped)
 
 
+def serves_norm(K: int, N: int, bits: int, activation: Activation | None) -> bool:
+    """Whether `make_warpgroup_matmul` can have a norm: a row must fit into shared memory."""
+    return not Streams(MatmulShape(K, N, bits, False, False, activation), 1).far
+
+
 def arranged_rows(rows: Any) -> Any:
     """Rows of x as `make_warpgroup_matmul` lays it out."""
     return (rows + PADDED - 1) // PADDED * PADDED
@@ -122,13 +129,17 @@ def make_warpgroup_matmul(
     residual: bool,
     bias: bool,
     activation: Activation | None = None,
+    multiprocessors: int = 132,
+    beside: bool = False,
+    norm: tuple[int, float] | None = None,
 ) -> Any:
     """A PrimFunc (x, w, s, b, r, y, a) for Hopper, like that of `make_tensor_matmul`.
 
     It uses a, (arranged_rows(M), K padded to whole steps) float16, for x as the tensor cores read
-    it.
+    it. With `norm`, (H, eps) of `rows.make_rms_norm`, it is (x, n, w, s, b, r, y, h, a), for the
+    RMSNorm, with weight n, (K,) float32, of x in float32; it uses h, (M, K) float16, for that.
     """
-    shape = MatmulShape(K, N, bits, residual, bias, activation)
+    shape = MatmulShape(K, N, bits, residual, bias, activation, multiprocessors, beside)
     arrange, MOST_SOME, OUT = make_arrange(shape), most_rows(shape), shape.outputs
     w_shape, w_dtype = shape.w
     s_shape, s_dtype = shape.s
@@ -152,18 +163,19 @@ def make_warpgroup_matmul(
 
         return both
 
-    def launch_streams(streams: Any) -> Any:
-        multiply, BLOCKS, THREADS = make_streams(streams), streams.blocks, streams.threads
+    def launch_streams(streams: Any, norm: Any = None) -> Any:
+        multiply, BLOCKS, THREADS = make_streams(streams, norm), streams.blocks, streams.threads
 
         @T.inline
-        def all_blocks(X, W, S, B, RES, Y, M):
+        def all_blocks(X, NW, W, S, B, RES, Y, M):
             for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
                 for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    multiply(X, W, S, B, RES, Y, M, bx, tx)
+                    multiply(X, NW, W, S, B, RES, Y, M, bx, tx)
 
         return all_blocks
 
-    one_row, up_to_eight = (launch_streams(Streams(shape, rows)) for rows in (1, ROWS))
+    one_row = launch_streams(Streams(shape, 1), norm)
+    up_to_eight = launch_streams(Streams(shape, ROWS))
     many_rows = launch(MANY_ROWS)
     some_rows = launch(SOME_ROWS) if MOST_SOME else many_rows
     up_to_32 = _wide_launches(shape) if serves(shape) else _few_launch(shape)
@@ -176,6 +188,48 @@ def make_warpgroup_matmul(
             many_rows(X, W, S, B, RES, Y, A, M)
 
     with_warpgroups = by_rows if MOST_SOME else many_rows
+
+    @T.inline
+    def several_rows(X, W, S, B, RES, Y, A, M):
+        if M <= ROWS:
+            up_to_eight(X, X, W, S, B, RES, Y, M)
+        elif M <= FEW:
+            up_to_32(X, W, S, B, RES, Y, M)
+        else:
+            with_warpgroups(X, W, S, B, RES, Y, A, M)
+
+    if norm is not None:
+        row = make_rms_norm_row(*norm, "float16")
+
+        @T.prim_func(s_tir=True)
+        def normed(
+            x: T.handle, n: T.handle, w: T.handle, s: T.handle, b: T.handle, r: T.handle,
+            y: T.handle, h: T.handle, a: T.handle,
+        ):  # fmt: skip
+            T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+            M = T.int64()
+            b0 = T.int64()
+            b1 = T.int64()
+            r1 = T.int64()
+            a0 = T.int64()
+            X = T.match_buffer(x, (M, K), "float32")
+            NW = T.match_buffer(n, (K,), "float32")
+            W = T.match_buffer(w, w_shape, w_dtype)
+            S = T.match_buffer(s, s_shape, s_dtype)
+            B = T.match_buffer(b, (N,) if bias else (b0, b1), "float32")
+            RES = T.match_buffer(r, (M, N) if residual else (M, r1), "float32")
+            Y = T.match_buffer(y, (M, OUT), "float16" if shape.gated else "float32")
+            H = T.match_buffer(h, (M, K), "float16")
+            A = T.match_buffer(a, arranged(shape, a0), "float16")
+            if M <= 1:
+                one_row(X, NW, W, S, B, RES, Y, M)
+            else:
+                for m in T.thread_binding(M, thread="blockIdx.x"):
+                    for tx in T.thread_binding(NORM_THREADS, thread="threadIdx.x"):
+                        row(X, NW, H, m, m, tx)
+                several_rows(H, W, S, B, RES, Y, A, M)
+
+        return named(normed, f"warpgroups_normed_{shape.name}", overlapped=True)
 
     @T.prim_func(s_tir=True)
     def matmul(
@@ -197,13 +251,9 @@ def make_warpgroup_matmul(
         Y = T.match_buffer(y, (M, OUT), "float16" if shape.gated else "float32")
         A = T.match_buffer(a, arranged(shape, a0), "float16")
         if M <= 1:
-            one_row(X, W, S, B, RES, Y, M)
-        elif M <= ROWS:
-            up_to_eight(X, W, S, B, RES, Y, M)
-        elif M <= FEW:
-            up_to_32(X, W, S, B, RES, Y, M)
+            one_row(X, X, W, S, B, RES, Y, M)
         else:
-            with_warpgroups(X, W, S, B, RES, Y, A, M)
+            several_rows(X, W, S, B, RES, Y, A, M)
 
     return named(matmul, f"warpgroups_{shape.name}", overlapped=True)
 

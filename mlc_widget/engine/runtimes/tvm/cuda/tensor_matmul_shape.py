@@ -33,6 +33,9 @@ class MatmulShape:
         residual: Whether a residual is added.
         bias: Whether a bias is added.
         activation: The f of f(gate) · up, if that is made; None for x · Wᵀ.
+        multiprocessors: The number of the GPU's multiprocessors.
+        beside: Whether the kernel before leaves some multiprocessors little room, as attention
+            does, so that blocks of few rows should take no more memory than they need.
     """
 
     K: int
@@ -41,6 +44,8 @@ class MatmulShape:
     residual: bool
     bias: bool
     activation: Activation | None
+    multiprocessors: int = 132
+    beside: bool = False
 
     @property
     def gated(self) -> bool:
@@ -99,7 +104,8 @@ class MatmulShape:
         name = f"tensor_matmul_{self.bits}_{self.K}_{self.N}" + (
             f"_{self.activation}" if self.gated else ""
         )
-        return name + ("_bias" if self.bias else "") + ("_residual" if self.residual else "")
+        name += ("_bias" if self.bias else "") + ("_residual" if self.residual else "")
+        return name + ("_beside" if self.beside else "")
 
     def weight(self, f: Any, w: Any, at: Any, s: Any, scale: Any, h: Any, q: Any) -> Any:
         """Put A's words for product q of half h into f, from the step's words at ``w[at]``."""

@@ -18,6 +18,7 @@ from typing import Any, Final
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
+    INVERSE_ROOT,
     WARP,
     await_inputs,
     fetch4,
@@ -28,8 +29,6 @@ from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul_shape import SLICES, Matm
 
 ROWS: Final = 8
 """The maximum number of rows: the columns of B in `intrinsics.mma`."""
-_BLOCKS = 132
-"""One for each multiprocessor of an H100 or H200."""
 _MEMORY = 227 << 10
 """Bytes of shared memory that a block may have."""
 _BARRIERS = 2048
@@ -82,8 +81,9 @@ class Streams:
     @property
     def tiles(self) -> int:
         """Tiles of an item: of gates and of ups, or two for which x is read once."""
-        pairs = self.far and self.shape.N // 32 >= _BLOCKS * 9 // 10
-        return 2 if self.shape.gated or pairs else 1
+        enough = self.shape.multiprocessors * 9 // 10
+        many = self.shape.N // 32 - enough >= 0
+        return 2 if self.shape.gated or (self.far and many) else 1
 
     @property
     def count(self) -> int:
@@ -92,8 +92,8 @@ class Streams:
 
     @property
     def blocks(self) -> int:
-        """Blocks."""
-        return min(_BLOCKS, self.count)
+        """Blocks: one for each multiprocessor."""
+        return min(self.shape.multiprocessors, self.count)
 
     @property
     def outputs(self) -> int:
@@ -113,9 +113,17 @@ class Streams:
 
     @property
     def depth(self) -> int:
-        """Chunks of a warp that are in shared memory or on their way there."""
+        """Chunks of a warp that are in shared memory or on their way there.
+
+        With `beside`, no more than the block has in all, so that where the kernel before occupies
+        some multiprocessors, others have room for two blocks, and none comes late. Otherwise they
+        should not have, as then some would have two blocks while others have none.
+        """
         room = self._room // (self.chunk * self._step(self.tiles))
-        return max(n for n in (1, 2, 4, 8) if n <= max(1, room))
+        most = max(n for n in (1, 2, 4, 8) if n <= max(1, room))
+        if not self.shape.beside:
+            return most
+        return min(most, -(-self.count // self.blocks) * self.shape.per_slice // self.chunk)
 
     @property
     def _room(self) -> int:
@@ -145,7 +153,7 @@ class Streams:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        barriers = (SLICES * (self.depth + 1) * 8 + 32 + 127) // 128 * 128
+        barriers = (SLICES * (self.depth + 1) * 8 + 64 + 127) // 128 * 128
         weights = SLICES * self.depth * self.chunk * self._step(self.tiles)
         return barriers + weights + self._others
 
@@ -161,7 +169,7 @@ class Streams:
         return f"warp_streams::Streams<{', '.join(map(str, numbers))}>"
 
 
-_SOURCE = source_of("streams.cuh", "warp_streams")
+_SOURCE = source_of("streams.cuh", "warp_streams", INVERSE_ROOT)
 
 
 def _call(function: str, *args: Any, returns: str = "") -> Any:
@@ -169,8 +177,14 @@ def _call(function: str, *args: Any, returns: str = "") -> Any:
     return T.cuda.func_call(f"warp_streams::{function}", *args, source_code=_SOURCE, **options)
 
 
-def make_streams(streams: Streams) -> Any:
-    """``multiply(X, W, S, B, RES, Y, M, bx, tx)`` for up to `streams.rows` rows."""
+def make_streams(streams: Streams, norm: tuple[int, float] | None = None) -> Any:
+    """``multiply(X, NW, W, S, B, RES, Y, M, bx, tx)`` for up to `streams.rows` rows.
+
+    Args:
+        streams: How they are computed.
+        norm: For one row in float32 whose RMSNorm is multiplied: its features, and what is added
+            to the mean of their squares. NW is its weight, and otherwise ignored.
+    """
     shape, BYTES, MAKERS = streams.shape, streams.shared_bytes, SLICES * WARP
     COUNT, BLOCKS, STRUCT = streams.count, streams.blocks, streams.struct
     add = _make_add(streams)
@@ -182,26 +196,43 @@ def make_streams(streams: Streams) -> Any:
         w = T.address_of(W[0, 0, 0, 0, 0])
         return w, T.address_of(S[0, 0, 0, 0]) if shape.coded else w
 
+    H, eps = norm or (0, 0.0)
+
     @T.inline
-    def multiply(X, W, S, B, RES, Y, M, bx, tx):
+    def multiply(X, NW, W, S, B, RES, Y, M, bx, tx):
         with T.sblock("streams"):
             T.reads()
             T.writes()
             shared = T.sblock_alloc_buffer((BYTES,), "uint8", scope="shared.dyn")
             T.evaluate(_call(f"begin<{STRUCT}>", *both_ends(shared), *weights(W, S)))
             T.evaluate(start_next())
-            T.evaluate(await_inputs())
+            if norm is None:
+                T.evaluate(await_inputs())
             if tx < MAKERS:
-                T.evaluate(
-                    _call(
-                        f"make<{STRUCT}, {COUNT}, {BLOCKS}>",
-                        *both_ends(shared),
-                        *weights(W, S),
-                        T.address_of(X[0, 0]),
-                        T.Cast("int32", M),
+                if norm is None:
+                    T.evaluate(
+                        _call(
+                            f"make<{STRUCT}, {COUNT}, {BLOCKS}>",
+                            *both_ends(shared),
+                            *weights(W, S),
+                            T.address_of(X[0, 0]),
+                            T.Cast("int32", M),
+                        )
                     )
-                )
+                else:
+                    T.evaluate(
+                        _call(
+                            f"make_normed<{STRUCT}, {COUNT}, {BLOCKS}, {H}>",
+                            *both_ends(shared),
+                            *weights(W, S),
+                            T.address_of(X[0, 0]),
+                            T.address_of(NW[0]),
+                            T.float32(eps),
+                        )
+                    )
             else:
+                if norm is not None:
+                    T.evaluate(await_inputs())
                 add(shared, B, RES, Y, T.Cast("int32", M), bx, tx - MAKERS)
 
     return multiply

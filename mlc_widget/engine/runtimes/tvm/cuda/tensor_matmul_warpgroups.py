@@ -34,8 +34,6 @@ PADDED: Final = 128
 _LINE = 128  # bytes of a row of x in a step
 _HEAD = 2048  # bytes of shared memory before the rows of x
 _PLACES = 8  # of 16 bytes in a line
-_FULL = 66
-"""The number of blocks that keeps most multiprocessors of a GPU busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,8 @@ def most_rows(shape: MatmulShape) -> int:
     """
     if shape.steps != SLICES * shape.per_slice:
         return 0
-    return _FULL // MANY_ROWS.count(shape) * MANY_ROWS.rows
+    enough = shape.multiprocessors // 2  # blocks, to keep most of the GPU busy
+    return enough // MANY_ROWS.count(shape) * MANY_ROWS.rows
 
 
 def wgmma(rows: int) -> str:

@@ -34,10 +34,6 @@ MOST: Final = 32
 """The numbers of rows for which there are blocks; others are padded."""
 _MAKERS = 16 * WARP
 _BRINGERS = 4 * WARP  # threads
-_MULTIPROCESSORS = 132
-"""Of an H100 or H200."""
-_AT_ONCE = 120
-"""Blocks in clusters of 4 that run there at once."""
 _MEMORY = 226 << 10
 _HEAD = 2048  # bytes of shared memory for mbarriers, and to align what follows
 _LINE = 128  # bytes of a row of x in a step
@@ -78,12 +74,13 @@ class Wide:
 
         The more outputs, the more of them a block makes, and the fewer blocks share their slices.
         """
-        N = self.shape.N
-        if -(-N // 128) * 4 <= _AT_ONCE:
+        outputs, all_at_once = self.shape.N, self.shape.multiprocessors
+        at_once = all_at_once * 10 // 11  # blocks in clusters of 4
+        if -(-outputs // 128) * 4 <= at_once:
             return 2, 4
-        if -(-N // 64) * 2 <= _MULTIPROCESSORS:
+        if -(-outputs // 64) * 2 <= all_at_once:
             return 1, 2
-        if -(-N // 256) * 4 <= _AT_ONCE:
+        if -(-outputs // 256) * 4 <= at_once:
             return 4, 4
         return 4, 1
 
@@ -172,7 +169,7 @@ class Wide:
     @property
     def struct(self) -> str:
         """The struct in the CUDA source."""
-        early = self.blocks <= _MULTIPROCESSORS
+        early = self.blocks <= self.shape.multiprocessors
         numbers = (
             self.shape.K, self.shape.bits, self.rows, self.across, self.cluster, self.stages,
             self.chunk, self.depth, int(self.shape.gated), int(early), self.shared_bytes,

@@ -23,37 +23,39 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     await_inputs,
     fetch4,
     fetch_int,
-    named,
+    rotate,
     start_next,
 )
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import blocks_of
-from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
+from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E
 from mlc_widget.engine.runtimes.tvm.kernels.rope import Rotation
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
 
 THREADS = 256
 
 
-def make_tensor_rope_append(
-    HQ: int,
-    HKV: int,
-    D: int,
-    rotation: Rotation,
-    *,
-    scale: float | None = None,
-    overlapped: bool = False,
-) -> Any:
-    """Like `attention.make_rope_append`, with pages and queries for `make_tensor_attention`.
+def factor_of(D: int, scale: float | None) -> float:
+    """The factor of queries."""
+    return float((scale or D**-0.5) * LOG2E)
 
-    It also sets that kernel's counters, `ended`, to 0.
+
+def make_rope_append(
+    HQ: int, HKV: int, D: int, rotation: Rotation, scale: float | None = None
+) -> tuple[Any, int]:
+    """``append(QKV, COS, SIN, POS, SLOT, KP, VP, Q, ENDED, C, layer, i, bx, tx)`` for row i.
+
+    Like `attention.make_rope_append`, with pages and queries for `tensor_attention`. It also sets
+    the counters of that, `ended`, to 0.
+
+    Returns:
+        It and the number of blocks of a row.
     """
     R, HALF, REST = rotation.dims, rotation.dims // 2, D - rotation.dims
-    WIDTH = rotation.width or HALF
     PAIRS = (HQ + HKV) * HALF
     KEPT = PAIRS + (HQ + HKV) * REST  # those that are not rotated
     TOTAL = KEPT + HKV * D
     BLOCKS = blocks_of(HQ, HKV)
-    factor = float((scale or D**-0.5) * LOG2E)
+    factor = factor_of(D, scale)
 
     def key_at(token: Any, d: Any) -> Any:
         lane = token % 8 * 4 + d % 16 // 4
@@ -86,10 +88,9 @@ def make_tensor_rope_append(
         d: T.let = at % HALF
         a: T.let = fetch4(T.address_of(QKV[i, h * D + d]))
         b: T.let = fetch4(T.address_of(QKV[i, h * D + HALF + d]))
-        c: T.let = angle[0]
-        s: T.let = angle[1]
-        put(Q, KP, layer, i, page, token, h, d, a * c - b * s)
-        put(Q, KP, layer, i, page, token, h, HALF + d, b * c + a * s)
+        T.evaluate(rotate(angle, a, b))
+        put(Q, KP, layer, i, page, token, h, d, angle[0])
+        put(Q, KP, layer, i, page, token, h, HALF + d, angle[1])
 
     @T.inline
     def kept(QKV, Q, KP, layer, i, page, token, at):
@@ -106,57 +107,28 @@ def make_tensor_rope_append(
             "float16", fetch4(T.address_of(QKV[i, (HQ + HKV) * D + at]))
         )
 
-    @T.prim_func(s_tir=True)
-    def rope_append(
-        qkv: T.handle,
-        cos: T.handle,
-        sin: T.handle,
-        position: T.handle,
-        slot: T.handle,
-        k_pages: T.handle,
-        v_pages: T.handle,
-        layer: T.int64,
-        q: T.handle,
-        ended: T.handle,
-    ):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        n = T.int64()
-        C = T.int64()
-        LAYERS = T.int64()
-        PAGES = T.int64()
-        QKV = T.match_buffer(qkv, (n, pad((HQ + 2 * HKV) * D)), "float32")
-        COS = T.match_buffer(cos, (C, WIDTH), "float32")
-        SIN = T.match_buffer(sin, (C, WIDTH), "float32")
-        POS = T.match_buffer(position, (n,), "int32")
-        SLOT = T.match_buffer(slot, (n,), "int32")
-        KP = T.match_buffer(k_pages, (PAGES, LAYERS, HKV, D, PAGE), "float16")
-        VP = T.match_buffer(v_pages, (PAGES, LAYERS, HKV, PAGE, D), "float16")
-        Q = T.match_buffer(q, (n, HQ * D), "float16")
-        ENDED = T.match_buffer(ended, (n, BLOCKS), "int32")
-        for i in T.thread_binding(n, thread="blockIdx.y"):
-            for bx in T.thread_binding(-(-TOTAL // THREADS), thread="blockIdx.x"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    with T.sblock("pair"):
-                        T.reads()
-                        T.writes()
-                        angle = T.sblock_alloc_buffer((2,), "float32", scope="local")
-                        at: T.let = bx * THREADS + tx
-                        # What the kernel before does not make comes while it runs.
-                        T.evaluate(start_next())
-                        slot: T.let = fetch_int(T.address_of(SLOT[i]))
-                        page: T.let = slot // PAGE
-                        token: T.let = slot % PAGE
-                        if HALF > 0 and at < PAIRS:
-                            angle_of(COS, SIN, POS, C, angle, i, at)
-                        T.evaluate(await_inputs())
-                        if at < BLOCKS:
-                            ENDED[i, at] = T.int32(0)
-                        if HALF > 0 and at < PAIRS:
-                            pair(QKV, Q, KP, angle, layer, i, page, token, at)
-                        if REST > 0 and at >= PAIRS and at < KEPT:
-                            kept(QKV, Q, KP, layer, i, page, token, at - PAIRS)
-                        if at >= KEPT and at < TOTAL:
-                            value(QKV, VP, layer, i, page, token, at - KEPT)
+    @T.inline
+    def append(QKV, COS, SIN, POS, SLOT, KP, VP, Q, ENDED, C, layer, i, bx, tx):
+        with T.sblock("pair"):
+            T.reads()
+            T.writes()
+            angle = T.sblock_alloc_buffer((2,), "float32", scope="local")
+            at: T.let = bx * THREADS + tx
+            # What the kernel before does not make comes while it runs.
+            T.evaluate(start_next())
+            slot: T.let = fetch_int(T.address_of(SLOT[i]))
+            page: T.let = slot // PAGE
+            token: T.let = slot % PAGE
+            if HALF > 0 and at < PAIRS:
+                angle_of(COS, SIN, POS, C, angle, i, at)
+            T.evaluate(await_inputs())
+            if at < BLOCKS:
+                ENDED[i, at] = T.int32(0)
+            if HALF > 0 and at < PAIRS:
+                pair(QKV, Q, KP, angle, layer, i, page, token, at)
+            if REST > 0 and at >= PAIRS and at < KEPT:
+                kept(QKV, Q, KP, layer, i, page, token, at - PAIRS)
+            if at >= KEPT and at < TOTAL:
+                value(QKV, VP, layer, i, page, token, at - KEPT)
 
-    name = f"tensor_rope_append_{HQ}_{HKV}_{D}{rotation.suffix(D)}"
-    return named(rope_append, name, overlapped=overlapped)
+    return append, -(-TOTAL // THREADS)
