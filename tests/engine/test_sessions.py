@@ -332,7 +332,7 @@ async def test_only_the_user_can_read_them(engine: AsyncMLCEngine, folder: Path)
     assert folder.stat().st_mode & 0o777 == 0o700
     file.chmod(0o644)
     (listed,) = await engine.list_resumable_sessions()
-    assert "only you can read" in listed.reason
+    assert "nobody else can read" in listed.reason
     file.unlink()
     file.symlink_to(folder / "elsewhere")
     with pytest.raises(BadRequestError, match="sessions cannot be kept"):
@@ -341,7 +341,7 @@ async def test_only_the_user_can_read_them(engine: AsyncMLCEngine, folder: Path)
         await begun(engine, folder, 1)
     assert not (folder / "elsewhere").exists()
     folder.chmod(0o755)
-    with pytest.raises(BadRequestError, match="only you can enter"):
+    with pytest.raises(BadRequestError, match="nobody else can enter"):
         await engine.list_resumable_sessions()
 
 

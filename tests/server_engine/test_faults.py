@@ -100,7 +100,7 @@ def no_waits(monkeypatch):
         (choice(index=10**9), ProtocolError, "index"),
         (choice(logprobs={"content": [{"token": "x"}]}), ProtocolError, "logprob"),
         (whole(usage={"prompt_tokens": -1}), ProtocolError, "prompt_tokens"),
-        (whole(choices=[]), UnsupportedFieldError, "1 choices"),
+        (whole(choices=[]), UnsupportedFieldError, "0 choices instead of 1"),
         (answer(b"{}", Content_Length="5000"), ServerError, "closed the connection"),
         (b"nonsense\r\n\r\n", ServerError, "closed the connection"),
         (
@@ -137,7 +137,7 @@ async def test_a_wrong_answer_is_one_error(
         ([chunk({"content": "a"})], ServerError, "closed the connection"),
         ([], ServerError, "closed the connection"),
         ([chunk({"content": "a"}), DONE], ProtocolError, "finish reason"),
-        ([DONE], UnsupportedFieldError, "1 choices"),
+        ([DONE], UnsupportedFieldError, "0 choices instead of 1"),
         ([event(b"{")], ProtocolError, "not JSON"),
         ([event(b"5")], ProtocolError, "shape"),
         ([event(b"null")], ProtocolError, "empty event"),
