@@ -2,10 +2,10 @@
 
 const SENTENCE_END = /[.!?…]["'”’)\]]*(?=\s|$)|[。！？]["'”’」』)\]]*|\n/gu;
 
-/** The index after the last complete sentence in `text`; 0 if there is none. */
-export function lastSentenceEnd(text: string): number {
-  let end = 0;
-  for (const match of text.matchAll(SENTENCE_END)) end = match.index + match[0].length;
+/** The index after the last complete sentence in `text` from `start` on; `start` if there is none. */
+export function lastSentenceEnd(text: string, start = 0): number {
+  let end = start;
+  for (const match of text.slice(start).matchAll(SENTENCE_END)) end = start + match.index + match[0].length;
   return end;
 }
 
@@ -24,7 +24,7 @@ export class Announcer {
       this.#reply = reply;
       this.#said = 0;
     }
-    const end = complete ? text.length : lastSentenceEnd(text);
+    const end = complete ? text.length : lastSentenceEnd(text, this.#said);
     if (end <= this.#said) return;
     this.say(text.slice(this.#said, end));
     this.#said = end;

@@ -176,6 +176,8 @@ export interface Delta {
   readonly part: Part;
   readonly offset: number;
   readonly text: string;
+  /** Whether the reply's end repeats itself as of this text. */
+  readonly repeats: boolean;
 }
 
 export type Part = "text" | "reasoning";
@@ -532,15 +534,16 @@ export function parseDelta(value: unknown): Delta | null {
   if (!isObject(value) || typeof value["reply"] !== "string") return null;
   if (typeof value["text"] !== "string") return null;
   const part = oneOf(["text", "reasoning"] as const, value["part"], "text");
-  return { reply: value["reply"], part, offset: count(value["offset"]), text: value["text"] };
+  const repeats = value["repeats"] === true;
+  return { reply: value["reply"], part, offset: count(value["offset"]), text: value["text"], repeats };
 }
 
 /** Reads the `_live` trait: the whole text so far of the reply that is being written. */
 export function parseLive(value: unknown): Delta[] {
   if (!isObject(value)) return [];
-  const { reply } = value;
+  const { reply, repeats } = value;
   return (["reasoning", "text"] as const)
-    .map((part) => parseDelta({ reply, part, offset: 0, text: value[part] }))
+    .map((part) => parseDelta({ reply, part, offset: 0, text: value[part], repeats }))
     .filter((delta) => delta !== null);
 }
 

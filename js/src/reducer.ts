@@ -28,15 +28,27 @@ const grows = (message: Message): boolean =>
 
 const longer = (one: string, other: string): string => (one.length > other.length ? one : other);
 
-/** Applies a snapshot, unless a newer one has been applied. */
+/** Whether two values of JSON are equal. */
+function equal(one: unknown, other: unknown): boolean {
+  if (one === other) return true;
+  if (typeof one !== "object" || typeof other !== "object" || one === null || other === null) return false;
+  const [keys, others] = [Object.keys(one), Object.keys(other)];
+  return keys.length === others.length
+    && keys.every((key) => key in other && equal(one[key as keyof typeof one], other[key as keyof typeof other]));
+}
+
+/** Applies a snapshot, unless a newer one has been applied. What has not changed stays the same object. */
 export function applySnapshot(state: ChatState, snapshot: ChatSnapshot): ChatState {
   if (snapshot.rev < state.rev) return state;
   const shown = new Map(state.messages.map((message) => [message.id, message]));
   const messages = snapshot.messages.map((message) => {
     const old = shown.get(message.id);
-    if (!old || !grows(message)) return message;
+    if (!old) return message;
     // Deltas may be ahead of the snapshot: text that is shown already stays.
-    return { ...message, text: longer(old.text, message.text), reasoning: longer(old.reasoning, message.reasoning) };
+    const now = grows(message)
+      ? { ...message, text: longer(old.text, message.text), reasoning: longer(old.reasoning, message.reasoning) }
+      : message;
+    return equal(old, now) ? old : now;
   });
   const alive = new Set(messages.filter(grows).map((message) => message.id));
   const known = new Set(messages.map((message) => message.id));
@@ -71,12 +83,16 @@ function settle(state: ChatState, reply: string): ChatState {
   const message = state.messages[index];
   const queued = state.waiting.get(reply);
   if (!message || !queued) return state;
-  const grown = { text: message.text, reasoning: message.reasoning };
+  const grown = { text: message.text, reasoning: message.reasoning, repeats: message.repeats };
   const rest: Delta[] = [];
   for (const delta of queued.toSorted((a, b) => a.offset - b.offset)) {
     const have = grown[delta.part].length;
-    if (delta.offset > have) rest.push(delta);
-    else grown[delta.part] += delta.text.slice(have - delta.offset);
+    if (delta.offset > have) {
+      rest.push(delta);
+      continue;
+    }
+    grown[delta.part] += delta.text.slice(have - delta.offset);
+    if (grown[delta.part].length > have) grown.repeats = delta.repeats;
   }
   const waiting = new Map(state.waiting);
   if (rest.length > 0) waiting.set(reply, rest);

@@ -7,6 +7,11 @@ describe("sentences", () => {
     ["", 0], ["Hello", 0], ["Hello.", 6], ["It is 3.14", 0], ["One. Two", 4], ['He said "no."', 13], ["a\nb", 2],
   ])("%j", (text, end) => { expect(lastSentenceEnd(text)).toBe(end); });
 
+  it("are looked for in what is new", () => {
+    expect(lastSentenceEnd("One. Two. Three", 4)).toBe(9);
+    expect(lastSentenceEnd("One. Two", 4)).toBe(4);
+  });
+
   it("are announced once each, and the rest at the end", () => {
     const region = document.createElement("div");
     const announcer = new Announcer(region);

@@ -8,7 +8,7 @@ const message = (id: string, text: string, status: Status): Message => ({
   reasoning: "", toolCalls: [], calling: false, callsStopped: false, questions: [], name: "", resumed: null, repeats: false, attachments: [], tokens: 0, json: false, branches: [],
 });
 const snapshot = (rev: number, ...messages: Message[]): ChatSnapshot => ({ rev, messages, saved: 0, earlier: null, title: "" });
-const delta = (reply: string, offset: number, text: string): Delta => ({ reply, part: "text", offset, text });
+const delta = (reply: string, offset: number, text: string): Delta => ({ reply, part: "text", offset, text, repeats: false });
 const textOf = (state: ChatState, id: string): string | undefined =>
   state.messages.find((item) => item.id === id)?.text;
 
@@ -55,6 +55,16 @@ describe("deltas in order", () => {
     expect(hasGap(state)).toBe(false);
   });
 
+  it("tell whether the reply repeats itself, the newest text last", () => {
+    let state = applySnapshot(emptyChat, snapshot(1, message("a", "", "running")));
+    state = applyDelta(state, { ...delta("a", 3, "no"), repeats: false });
+    state = applyDelta(state, { ...delta("a", 0, "yes"), repeats: true });
+    expect(state.messages[0]).toMatchObject({ text: "yesno", repeats: false });
+    state = applyDelta(state, { ...delta("a", 5, "ha"), repeats: true });
+    state = applyDelta(state, { ...delta("a", 0, "yes"), repeats: false }); // known
+    expect(state.messages[0]).toMatchObject({ text: "yesnoha", repeats: true });
+  });
+
   it("overlap without doubling", () => {
     let state = applySnapshot(emptyChat, snapshot(1, message("a", "Hello", "running")));
     state = applyDelta(state, delta("a", 3, "lo, wor"));
@@ -87,6 +97,16 @@ describe("lost and late deltas", () => {
     state = applyDelta(state, delta("a", 0, "Hello, world"));
     state = applySnapshot(state, snapshot(2, message("a", "Hello", "running")));
     expect(textOf(state, "a")).toBe("Hello, world");
+  });
+
+  it("keeps the objects of messages that it does not change", () => {
+    const first = applySnapshot(emptyChat, snapshot(1, message("a", "Hello", "done"), message("b", "", "running")));
+    const grown = applyDelta(first, delta("b", 0, "Hi"));
+    const second = applySnapshot(grown, snapshot(2, message("a", "Hello", "done"), message("b", "", "running")));
+    expect(second.messages[0]).toBe(first.messages[0]);
+    expect(second.messages[1]).toBe(grown.messages[1]);
+    const third = applySnapshot(second, snapshot(3, { ...message("a", "Hello", "done"), branches: ["a", "c"] }));
+    expect(third.messages).toEqual([{ ...message("a", "Hello", "done"), branches: ["a", "c"] }]);
   });
 
   it("ignores an older snapshot", () => {

@@ -100,7 +100,7 @@ class ReplyWidget(EngineWidget):
         """Messages were added or removed, or have ended. On the I/O thread."""
         turn = self._turn
         now = [
-            (m.id, m.status, m.calling, len(m.tool_calls), len(m.questions), m.repeats)
+            (m.id, m.status, m.calling, len(m.tool_calls), len(m.questions), m.resumed)
             for m in turn
         ]
         if self._kept == now:

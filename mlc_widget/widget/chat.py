@@ -9,7 +9,7 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
     conversation; after `new_chat`, the first message of the one before; the title; and the number
     of messages that `SavedChat` offers.
 ``_live``
-    ``{"reply", "text", "reasoning"}``, the growing reply, synced now and then.
+    ``{"reply", "text", "reasoning", "repeats"}``, the growing reply, synced now and then.
 ``_comparing``
     ``{"offered", "chats"}``: whether answers can be compared (`Comparison`), and the models of the
     two chats in which they are.
@@ -17,8 +17,8 @@ Traits for the page, beside those of `EngineWidget` (none is meant to be set by 
     The settings by their names (`options_json`), ``changed``, the names of those that were changed
     in the page, and ``models``, the models to choose from (`ModelChoice`).
 
-Messages to the page are ``{"type": "delta", "reply", "part", "offset", "text"}``, where `offset`
-counts UTF-16 code units, ``{"type": "export", "format", "text"}``, ``{"type": "notebook",
+Messages to the page are ``{"type": "delta", "reply", "part", "offset", "text", "repeats"}``, where
+`offset` counts UTF-16 code units, ``{"type": "export", "format", "text"}``, ``{"type": "notebook",
 "names"}`` (`notebook_variables.names`), ``{"type": "tokens", "reply", "tokens"}``
 (`tokens_json`), and acknowledgements (`IntentDispatcher`). The page sends intents of the kinds
 ``send {text, attachments?}``, ``look``, ``results {reply, results}``, ``allow {reply, call,

@@ -45,8 +45,9 @@ class ReplyBuffer:
 
     Args:
         reply: The reply's id.
-        on_delta: Gets ``{"type": "delta", "reply", "part", "offset", "text"}`` at most 30 times
-            per second; `part` is ``text`` or ``reasoning``, `offset` counts UTF-16 code units.
+        on_delta: Gets ``{"type": "delta", "reply", "part", "offset", "text", "repeats"}`` at most
+            30 times per second; `part` is ``text`` or ``reasoning``, `offset` counts UTF-16 code
+            units.
         on_mirror: Called when the whole text should be synced.
     """
 
@@ -151,6 +152,7 @@ class ReplyBuffer:
                     "part": name,
                     "offset": offset,
                     "text": text,
+                    "repeats": self.repeats,
                 }
             )
         now = time.monotonic()

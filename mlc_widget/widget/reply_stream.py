@@ -29,7 +29,7 @@ async def stream_reply(
         request: A streaming chat request. Without `max_tokens` it is bounded nevertheless. Servers
             among its tools are started, and replaced by their tools.
         buffer: Gets what the reply says.
-        on_change: Called when more than the text has changed.
+        on_change: Called when more has changed than the text and whether it repeats itself.
         on_resumed: Called when another worker continues the reply, with whether it is exact.
     """
     finish = ""
@@ -63,11 +63,10 @@ async def _model_has_bound(link: EngineLink) -> bool:
 
 
 def _take(buffer: ReplyBuffer, delta: JSONDict) -> bool:
-    """Add a delta to the buffer; returns whether more than the text has changed."""
-    repeated = buffer.repeats
+    """Add a delta to the buffer; returns whether a tool call was begun or named."""
     buffer.append(delta.get("reasoning_content") or "", "reasoning")
     buffer.append(delta.get("content") or "")
-    changed = buffer.repeats != repeated
+    changed = False
     for piece in delta.get("tool_calls") or ():
         buffer.call(piece)
         # A call's arguments come with the next change.

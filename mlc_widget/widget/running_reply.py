@@ -76,7 +76,8 @@ class RunningReply:
         """The whole text and thoughts so far; empty if this is not on the shown path."""
         if not self._is_shown():
             return {}
-        return {"reply": self.id, "text": self.buffer.text, "reasoning": self.buffer.reasoning}
+        fields = self.buffer.fields()
+        return {"reply": self.id, **{name: fields[name] for name in ("text", "reasoning", "repeats")}}
 
     def _is_shown(self) -> bool:
         state = self._tree.state

@@ -246,7 +246,6 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
       const last = index === messages.length - 1;
       view.update(message, { modelReady, connected, window: engine.window, last });
     });
-    scroll.grown();
   };
 
   /** The picker itself says why a load failed, while it is there to be seen. */
@@ -264,7 +263,7 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     else announcer.follow(last.id, last.text, last.status === "done" || last.status === "stopped");
   };
 
-  const update = (view: View): void => {
+  const draw = (view: View): void => {
     const { engine, chat, connected, options } = view;
     const short = modelName(engine.model);
     const model = short || "the model";
@@ -297,7 +296,7 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     );
     suggestions.update(view.variables, connected && chat.messages.length === 0);
     saved.update(chat.messages.length === 0 ? chat.saved : 0, connected);
-    room.keep(() => { drawMessages(chat.messages, view); });
+    drawMessages(chat.messages, view);
     search.refresh();
     announce(chat.messages);
     const running = chat.messages.some((item) => item.status === "running" || item.status === "queued");
@@ -310,7 +309,13 @@ export function renderChat({ store, el, signal }: RenderProps, shared?: Shared):
     });
     first = false;
   };
-  store.subscribe(update, signal);
+  // Nothing changes the page after what is measured here, so that it is laid out once per frame.
+  store.subscribe((view) => {
+    room.keep(() => {
+      draw(view);
+      scroll.grown();
+    });
+  }, signal);
   return { toEnd: () => { scroll.toEnd(); } };
 }
 

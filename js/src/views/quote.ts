@@ -15,9 +15,13 @@ export function quoteButton(frame: HTMLElement, log: HTMLElement, ask: (text: st
 
   const draw = (): void => {
     const range = selectedRange(log);
-    const box = range?.getBoundingClientRect();
+    if (!range) {
+      show(button, button.matches(":focus"));
+      return; // measuring would lay the page out once more, for each scroll of a growing reply
+    }
+    const box = range.getBoundingClientRect();
     const around = frame.getBoundingClientRect();
-    const visible = box !== undefined && box.bottom > around.top && box.top < around.bottom;
+    const visible = box.bottom > around.top && box.top < around.bottom;
     show(button, visible || button.matches(":focus"));
     if (!visible) return;
     const { width, height } = button.getBoundingClientRect();
