@@ -36,6 +36,8 @@ _FORMATS: Final[Mapping[str, tuple[str, ...] | None]] = {
 
 def response_format(param: str, value: Any) -> JSONDict:
     """OpenAI's and WebLLM's ``response_format``; its schema or grammar is compiled later."""
+    if isinstance(value, type):
+        raise bad(param, value, _of_type(value))
     checked = mapping(param, value)
     kind = checked.get("type")
     if not isinstance(kind, str) or kind not in _FORMATS:
@@ -45,6 +47,22 @@ def response_format(param: str, value: Any) -> JSONDict:
         given = {name: v for name, v in checked.items() if v is not None}
         known(param, given, ("type", *fields))
     return checked
+
+
+def _of_type(value: type) -> str:
+    """What to write in place of a type."""
+    name = value.__name__
+    if not hasattr(value, "model_json_schema"):
+        return (
+            "give a mapping with a JSON schema: TypeAdapter(T).json_schema() of pydantic makes one "
+            "of most types."
+        )
+    return (
+        f'give {{"type": "json_schema", "json_schema": {{"name": "{name}", "schema": '
+        f"{name}.model_json_schema()}}}}, and read the reply by {name}.model_validate_json("
+        "reply.choices[0].message.content); or call engine.openai_client().chat.completions.parse, "
+        "which takes the class itself."
+    )
 
 
 def tools(param: str, value: Any) -> list[JSONDict]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlc_widget.api.engine_link import EngineLink
     from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.api.statistics import EngineStatistics
+    from mlc_widget.magics.started_load import StartedLoad
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -42,8 +43,9 @@ _FLAGS: Final = {
 _SERVER: Final = ("runtime", "server")
 
 
-def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
-    """Start a load and show its progress."""
+def load(registry: EngineRegistry, given: argparse.Namespace) -> StartedLoad:
+    """Start a load and show its progress; returns what waits for its end."""
+    from mlc_widget.magics.started_load import StartedLoad
     from mlc_widget.widget import display_load_progress
 
     options = _engine_options(given)
@@ -68,6 +70,7 @@ def load(registry: EngineRegistry, given: argparse.Namespace) -> None:
         progress = engine.link.snapshot.progress
         if progress is not None and progress.warning:
             print(progress.warning)
+    return StartedLoad(engine.link)
 
 
 def _on_server(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,7 +227,8 @@ def reset(registry: EngineRegistry, given: argparse.Namespace) -> None:
     """Start a new conversation."""
     engine = registry.need(given.to)
     registry.conversation(engine, new=True)
-    engine.link.submit(_quietly(engine.link.reset_chat()))
+    for model in models_of(engine) or (None,):
+        engine.link.submit(_quietly(engine.link.reset_chat(False, model)))
     print("The next %%chat starts a new conversation.")
 
 
@@ -238,20 +242,36 @@ def stats(registry: EngineRegistry, given: argparse.Namespace) -> None:
     if link.snapshot.hang is not None:  # it would not answer
         print(f"{link.snapshot.hang.message} `%mlc restart` continues in a new worker.")
         return
-    facts = _wait(engine, _facts(link))
+    facts = _wait(engine, _facts(link, _meant(engine, given.model)))
     if facts is _NOT_YET:
         print(f"The engine has not answered for {_PATIENCE_S:.0f} s; it may be busy.")
     else:
         print("\n".join(facts))
 
 
-async def _facts(link: EngineLink) -> list[str]:
-    info, metrics, speed, statistics = await asyncio.gather(
-        link.device_info(), link.metrics(), link.runtime_stats_text(), link.statistics()
+def _meant(engine: LinkedEngine, named: str | None) -> Sequence[str]:
+    """The models that a command is about: the one that is named, or all.
+
+    Raises:
+        UsageError: the named one is not loaded.
+    """
+    loaded = models_of(engine)
+    if named is not None and named not in loaded:
+        known = ", ".join(loaded) or "none"
+        raise UsageError(f"--model {named}: this model is not loaded; loaded: {known}.")
+    return loaded if named is None else [named]
+
+
+async def _facts(link: EngineLink, models: Sequence[str]) -> list[str]:
+    info, metrics, statistics, speeds = await asyncio.gather(
+        link.device_info(),
+        link.metrics(),
+        link.statistics(),
+        asyncio.gather(*(link.runtime_stats_text(model) for model in models)),
     )
     device = link.snapshot.device or "an unknown device"
     name = info.get("device_name")
-    lines = [f"{link.snapshot.model_id} on {f'{name} ({device})' if name else device}"]
+    lines = [f"{', '.join(models)} on {f'{name} ({device})' if name else device}"]
     taken, free = info.get("model_memory_bytes"), info.get("device_memory_free_bytes")
     there = info.get("device_memory_bytes")
     if name and taken is not None and free is not None and there is not None:
@@ -265,7 +285,8 @@ async def _facts(link: EngineLink) -> list[str]:
             f"memory: {used / 2**20:,.0f} MiB in the worker, "
             f"of {memory / 2**20:,.0f} MiB on its machine"
         )
-    lines.append(speed)
+    several = len(models) > 1
+    lines += [f"{m}: {s}" if several else s for m, s in zip(models, speeds, strict=True)]
     lines.append(
         f"tokens so far: {metrics['prompt_tokens_sum']:,.0f} in, "
         f"{metrics['completion_tokens_sum']:,.0f} out, "

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -26,6 +27,7 @@ from mlc_widget.magics.transformers import CellTransformer
 
 if TYPE_CHECKING:
     from mlc_widget.api.linked_engine import LinkedEngine
+    from mlc_widget.magics.started_load import StartedLoad
     from mlc_widget.magics.table import RunningMap
     from mlc_widget.widget.chat_request import ChatOptions
     from mlc_widget.widget.reply import Reply
@@ -42,13 +44,13 @@ class MLCMagics(Magics):
         self.registry = EngineRegistry(self._variables)
         self.transformer = CellTransformer(shell, self._expect_settle)
         self._will_settle = False
-        self._unsettled: Reply | RunningMap | None = None
+        self._unsettled: Reply | RunningMap | StartedLoad | None = None
 
     def _expect_settle(self, expected: bool) -> None:
         self._will_settle, self._unsettled = expected, None
 
     async def settle(self) -> None:
-        """Wait for what this cell asked for, and print it in a console.
+        """Wait for what this cell began, and print it in a console.
 
         Raises:
             MLCEngineError: it failed.
@@ -78,7 +80,7 @@ class MLCMagics(Magics):
             %mlc tools add NAME COMMAND   add one, by its command or address; `rm NAME` ends it
             %mlc stop                     stop replies that are running or queued
             %mlc reset                    start a new conversation with %%chat
-            %mlc stats                    show speed, tokens and memory
+            %mlc stats [--model MODEL]    show speed, tokens and memory
             %mlc logs                     show what has happened to the engine and its worker
             %mlc restart                  kill the worker and load the same model in a new one
             %mlc explain                  have the model explain the last error, apart from %%chat;
@@ -100,7 +102,9 @@ class MLCMagics(Magics):
                 self._ask(actions.explanation_wanted(), given, aside=True)
             else:
                 with _refusals():
-                    getattr(actions, given.command)(self.registry, given)
+                    begun = getattr(actions, given.command)(self.registry, given)
+                if self._will_settle:
+                    self._unsettled = begun or self._unsettled
 
     @cell_magic
     @releases_locals
@@ -215,13 +219,15 @@ class MLCMagics(Magics):
                 conversation = self.registry.aside(engine)
             else:
                 conversation = self.registry.conversation(engine, new=getattr(given, "new", False))
-            if len(models_of(engine)) > 1:
-                options = replace(options, model=given.model)
+            if given.model is not None:
+                path = str(Path(given.model).absolute())  # a shared worker's name of a model here
+                named = path if path in models_of(engine) else given.model
+                options = replace(options, model=named)
             reply = conversation.ask(text, options)
             self._variables["_chat"] = reply
             if self._will_settle:
                 self._unsettled = reply
-            self._show(ReplyWidget(conversation, reply), reply)
+            self._show(ReplyWidget(conversation, reply, options.model), reply)
 
     def _show(self, view: Any, reply: Reply) -> None:
         from mlc_widget.widget.transcript_output import in_notebook
@@ -262,7 +268,13 @@ class MLCMagics(Magics):
         from mlc_widget.magics.engine_registry import models_of
 
         if given.model is None:
-            return self.registry.need_model(given.to)
+            ready = self.registry.need_model(given.to)
+            if len(names := models_of(ready)) > 1:
+                raise UsageError(
+                    "Several models are loaded: name the one that answers with --model "
+                    f"({', '.join(names)})."
+                )
+            return ready
         if looks_like_server(given.model):
             raise UsageError(
                 f"--model {given.model}: `%mlc load {given.model}` makes an engine on this server."

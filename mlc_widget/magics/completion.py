@@ -27,7 +27,8 @@ def complete_mlc(registry: EngineRegistry, event: Any) -> list[str]:
         return _starting(current, registry.names())
     if words[0] == "load" and not after.startswith("--"):
         return _starting(current, registry.model_names())
-    return _starting(current, registry.model_names()) if after == "--model" else []
+    models = registry.loaded_names if words[0] == "stats" else registry.model_names
+    return _starting(current, models()) if after == "--model" else []
 
 
 def complete_chat(registry: EngineRegistry, event: Any) -> list[str]:

@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from mlc_widget.magics.joined_names import names_in
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_request import ChatOptions
+from mlc_widget.widget.joined_names import names_in
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession

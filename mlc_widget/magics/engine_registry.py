@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, get_origin
 
 from IPython.core.error import UsageError
 
-from mlc_widget.magics.joined_names import names_in
+from mlc_widget.widget.joined_names import names_in
 
 if TYPE_CHECKING:
     from mlc_widget.api.linked_engine import LinkedEngine
@@ -198,8 +198,11 @@ class EngineRegistry:
         """Models that can be named: built in, to be downloaded by name, or loaded."""
         from mlc_widget.models.inventory import model_choices
 
-        loaded = [m for engine in self.engines().values() for m in models_of(engine)]
-        return sorted({*model_choices(), *loaded})
+        return sorted({*model_choices(), *self.loaded_names()})
+
+    def loaded_names(self) -> list[str]:
+        """Models that are loaded or loading."""
+        return sorted({m for engine in self.engines().values() for m in models_of(engine)})
 
     def schema_names(self) -> list[str]:
         """Variables that hold a mapping."""

@@ -106,7 +106,8 @@ def mlc_parser() -> Parser:
     )
     add("stop", "Stop replies that are running or queued; their text so far is kept.")
     add("reset", "Start a new conversation with %%%%chat.")
-    add("stats", "Show speed, tokens and memory.")
+    stats = add("stats", "Show speed, tokens and memory.")
+    stats.add_argument("--model", help="the speed of this model alone, if several are loaded")
     add("logs", "Show what has happened to the engine and its worker, without prompts and answers.")
     add("restart", "Kill the worker and load the same model in a new one.")
     explain = add(

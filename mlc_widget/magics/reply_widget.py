@@ -25,6 +25,7 @@ class ReplyWidget(EngineWidget):
     Args:
         conversation: The conversation.
         reply: The reply.
+        model: The model that makes it, if one was named.
 
     Traits: as `ChatWidget`'s; `_chat` has the reply and, if it makes calls, what follows from them.
     """
@@ -34,14 +35,14 @@ class ReplyWidget(EngineWidget):
     _live = mirror("_live")
     _options = mirror("_options")
 
-    def __init__(self, conversation: Conversation, reply: Reply) -> None:
+    def __init__(self, conversation: Conversation, reply: Reply, model: str | None = None) -> None:
         self._talk = conversation
         question = conversation.session.message(reply.id).parent
         assert question is not None, "a reply follows a message"
         self._question = question
         self._kept: object = None
         self._transcript_output = TranscriptOutput(self._transcript_bundle, self.send)
-        super().__init__(conversation.link)
+        super().__init__(conversation.link, model)
         self._link.call_soon(self._begin)
 
     def _begin(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from mlc_widget.api.clients import client_of
 
 _ASKS: Final = re.compile(
-    r"get_ipython\(\)\.run_(?:cell_magic\('(?:chat|map)'|line_magic\('mlc', 'explain\b)"
+    r"get_ipython\(\)\.run_(?:cell_magic\('(?:chat|map)'|line_magic\('mlc', '(?:explain|load)\b)"
 )
 _EMPTY_CELL: Final = re.compile(
     r"^(get_ipython\(\)\.run_cell_magic\('(?:chat|map)', .*, )''\)(\s*)$"
@@ -24,7 +24,8 @@ class CellTransformer:
     """Prepares the cells of one notebook.
 
     - Where nothing can be shown after a cell has ended, a cell that asks the model something ends
-      with the reply. It awaits, so that the notebook's functions can be called meanwhile.
+      with the reply, and one that loads a model with the load, or with the error of one of these.
+      It awaits, so that the notebook's functions can be called meanwhile.
     - IPython refuses a cell magic without a body, such as ``%%chat --help``; ours get an empty
       line for one.
     - ``%load_ext mlc_widget`` defines the public names again if ``%reset`` has removed them.

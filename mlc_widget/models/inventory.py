@@ -93,7 +93,7 @@ class ModelChoice:
     Attributes:
         name: What loads it.
         place: Where it is: ``built in``, ``here`` (on this disk), the name of another program that
-            has it here, or ``download``.
+            has it here, ``download``, or ``loaded``, for those of an engine that has several.
         nbytes: The size of its files, or of the download; None if unknown.
         memory_bytes: About what it takes when it is loaded; None if unknown.
         licence: As SPDX names it; "" if unknown.

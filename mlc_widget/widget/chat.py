@@ -41,12 +41,12 @@ from typing import Any, Final, Self
 
 import traitlets
 
-from mlc_widget.api.engine_link import EngineLink
+from mlc_widget.api.engine_link import EngineLink, EngineSnapshot
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.keywords import suggests_keywords
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.tracebacks import releases_locals
-from mlc_widget.models.inventory import choices
+from mlc_widget.models.inventory import ModelChoice, choices
 from mlc_widget.widget import notebook_variables
 from mlc_widget.widget.base import EngineWidget, mirror
 from mlc_widget.widget.calls import ToolCaller
@@ -56,6 +56,7 @@ from mlc_widget.widget.chat_tools import ChatTools
 from mlc_widget.widget.comparison import Comparison, Side
 from mlc_widget.widget.history import History, read_history, read_saved
 from mlc_widget.widget.intents import Handler
+from mlc_widget.widget.joined_names import names_in
 from mlc_widget.widget.kept_settings import (
     KEPT_NAMES,
     KeptSettings,
@@ -122,8 +123,8 @@ class ChatWidget(EngineWidget, ChatSettings):
             ``{"Short": "Answer in one sentence."}``; at most 50 of 256 KiB together.
         title: The conversation's title, at most 200 characters; by default the first words of the
             first message.
-        model: Which of the engine's models answers, if it has several, such as after
-            ``reload(["a", "b"])``. When another one is loaded in the page, that one does.
+        model: Which of the engine's models answers. It must be named if there are several, such as
+            after ``reload(["a", "b"])``. When another one is loaded in the page, that one does.
         history: An earlier conversation: messages in OpenAI's shape, the text that
             ``export("json")`` returns, or the path of such a file or of a notebook that shows a
             chat (the last one counts). A system message in it is the system prompt, unless
@@ -193,7 +194,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             sampling=sampling,
             system_prompts=system_prompts,
         )
-        options = replace(options, model=checked_model(model))
+        options = replace(options, model=checked_model(model, link_of(engine).snapshot.model_id))
         self._user = UserCallbacks()
         self._cell = contextvars.copy_context()
         self._on_reply: list[Callable[[Reply], object]] = []
@@ -209,6 +210,8 @@ class ChatWidget(EngineWidget, ChatSettings):
         given = {name for name in KEPT_NAMES if getattr(options, name) is not None}
         self._settings = KeptSettings(self._session, given)
         self._kept_rev = self._session.state.rev
+        self._offered: list[str] = []
+        """The engine's models that the page offers, if there are several."""
         super().__init__(engine, options.model)
         self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
 
@@ -239,10 +242,30 @@ class ChatWidget(EngineWidget, ChatSettings):
             "_options": lambda: {
                 **options_json(self._session.options),
                 "changed": self._settings.changed,
-                "models": [asdict(choice) for choice in choices()],
+                "models": [asdict(choice) for choice in self._models_to_choose()],
             },
             "_comparing": lambda: {"offered": in_notebook(), "chats": self._comparison.chats},
         }
+
+    def _models_to_choose(self) -> list[ModelChoice]:
+        """The models to offer; if the engine has several, these are the first."""
+        found = {choice.name: choice for choice in choices()}
+        for name in reversed(self._several):
+            choice = found.pop(name, None) or ModelChoice(name, "")
+            found = {name: replace(choice, place="loaded", fits=None), **found}
+        return list(found.values())
+
+    @property
+    def _several(self) -> list[str]:
+        """The engine's models, if it has several."""
+        names = names_in(self._link.snapshot.model_id or "")
+        return names if len(names) > 1 else []
+
+    def _on_engine(self, snapshot: EngineSnapshot) -> None:
+        super()._on_engine(snapshot)
+        if self._several != self._offered:
+            self._offered = self._several
+            self.send_state("_options")
 
     def _beside(self, link: EngineLink, options: ChatOptions) -> Side:
         """A chat in which an answer of this one is compared; its tools print where this one's do.

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.request_values import bad, encoded_size, field_name
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_sampling
 from mlc_widget.widget.chat_request import ChatOptions, json_answer
 from mlc_widget.widget.chat_tools import offered, read_chat_tools
+from mlc_widget.widget.joined_names import names_in
 from mlc_widget.widget.title import one_line
 
 OPTION_NAMES = (
@@ -55,12 +57,23 @@ def check_option(name: str, value: Any) -> Any:
     return CHAT_FIELDS[name](name, value)
 
 
-def checked_model(model: Any) -> str | None:
+def checked_model(model: Any, loaded: str | None = None) -> str | None:
     """Check the name of one of an engine's models.
 
+    Args:
+        model: The name; None for the only one.
+        loaded: The models that are loaded or loading, as `EngineSnapshot.model_id` joins them.
+
     Raises:
-        BadRequestError: It is neither a name nor None.
+        BadRequestError: It is neither a name nor None, or None where there are several models.
     """
+    names = names_in(loaded or "")
+    if model is None and len(names) > 1:
+        raise BadRequestError(
+            f"model: several are loaded ({', '.join(names)}); name the one that answers, as in "
+            f"ChatWidget(engine, model={names[0]!r}).",
+            param="model",
+        )
     if model is None or (isinstance(model, str) and model.strip()):
         return model
     raise bad("model", model, "must be the name of one of the engine's models.")

@@ -97,7 +97,7 @@ class ReplyQueue:
     def pump(self) -> None:
         """Start the next reply if none is running and the engine is not loading."""
         snapshot = self._link.snapshot
-        if self.running is not None or _is_loading(snapshot):
+        if self.running is not None or is_loading(snapshot):
             return
         reply_id = next((waiting for waiting in self._waiting if self._may_begin(waiting)), None)
         if reply_id is None:
@@ -141,15 +141,24 @@ class ReplyQueue:
             **buffer.fields(),
             tokens=tuple(buffer.tokens),
             finish=outcome.finish,
-            error=self._advised(outcome.error),
+            error=self._advised(outcome.error, self._options_of(self.running.id).model),
             stats=ReplyStats.of_usage(outcome.usage, buffer.ttft_s) if known else None,
         )
         self.running = None
         self.pump()
 
-    def _advised(self, error: BaseException | None) -> BaseException | None:
-        """The error of a reply; if no model is loaded, one that says what to do in this place."""
+    def _advised(self, error: BaseException | None, model: str | None) -> BaseException | None:
+        """The error of a reply; if no model is loaded, one that says what to do in this place.
+
+        Args:
+            error: The error.
+            model: The model that was to answer, if one was named.
+        """
         snapshot = self._link.snapshot
+        failed = snapshot.failed
+        if isinstance(error, ModelNotLoadedError) and failed and failed.model_id == model:
+            why = f"{error.message} Its load failed: {failed.error.message}"
+            return ModelNotLoadedError(why, param=error.param)
         advice = self._advice(self._last_model)
         if not isinstance(error, ModelNotLoadedError) or error.param is not None or not advice:
             return error
@@ -169,7 +178,8 @@ class ReplyQueue:
         reply._settle(message)
 
 
-def _is_loading(snapshot: EngineSnapshot) -> bool:
+def is_loading(snapshot: EngineSnapshot) -> bool:
+    """Whether an engine loads, or is about to."""
     # An engine is `idle` for a moment before it starts, and between `starting` and `loading`; only
     # then does it have a model.
     pending = snapshot.state == "idle" and snapshot.model_id is not None

@@ -77,7 +77,10 @@ class RunningReply:
         if not self._is_shown():
             return {}
         fields = self.buffer.fields()
-        return {"reply": self.id, **{name: fields[name] for name in ("text", "reasoning", "repeats")}}
+        return {
+            "reply": self.id,
+            **{name: fields[name] for name in ("text", "reasoning", "repeats")},
+        }
 
     def _is_shown(self) -> bool:
         state = self._tree.state

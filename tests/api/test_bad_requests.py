@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import pytest
 
 from mlc_widget.api.app_config import AppConfig
@@ -21,6 +22,7 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.limits import LIMITS
 from mlc_widget.api.load_request import LoadTarget
 from mlc_widget.api.log_level import check_log_level
+from mlc_widget.api.request_messages import response_format
 from mlc_widget.api.requests import check_chat, check_completion, check_embedding
 
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
@@ -178,6 +180,7 @@ CHATS: dict[str, tuple[dict[str, Any], str]] = {
     "stream_options a list": ({"stream": True, "stream_options": []}, "stream_options"),
     "include_usage a word": ({"stream": True, "stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
     # Formats
+    "a type as a format": ({"response_format": dict}, "response_format"),
     "a format without a type": (formatted(), "response_format.type"),
     "a format's type a list": (formatted(type=["text"]), "response_format.type"),
     "a schema for plain text": (formatted(type="text", schema={}), "response_format.schema"),
@@ -450,3 +453,14 @@ REPLY = {"role": "assistant", "content": "z"}
 def test_any_order_of_messages_is_taken(messages: list[Any]) -> None:
     roles = ["system" if m["role"] == "developer" else m["role"] for m in messages]
     assert [m["role"] for m in check_chat({"messages": messages})["messages"]] == roles
+
+
+def test_a_pydantic_model_as_a_format_is_told_what_to_write() -> None:
+    class City(pydantic.BaseModel):
+        name: str
+
+    with pytest.raises(BadRequestError) as caught:
+        response_format("response_format", City)
+    written = caught.value.message.partition("give ")[2].partition(", and read")[0]
+    meant = eval(written, {"City": City})
+    assert response_format("response_format", meant)["json_schema"]["name"] == "City"

@@ -87,6 +87,7 @@ CELLS = {
     "a value": ("1 + 1", "2"),
     "functions": (f"{ADD}\n{TOOLS}", "It is 5."),
     "an error": ("chat.send('Hi'); 1 / 0\n", "ZeroDivisionError"),
+    "a load that fails": ("%mlc load nosuch", "'nosuch' is neither a folder nor"),
 }
 
 

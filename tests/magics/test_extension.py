@@ -14,8 +14,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from mlc_widget.magics import actions
 from mlc_widget.magics.commands import MLCMagics
 from mlc_widget.magics.conversation import advice
-from mlc_widget.magics.joined_names import names_in
 from mlc_widget.magics.parsing import chat_parser, mlc_parser
+from mlc_widget.widget.joined_names import names_in
 
 TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"
 LOAD = """
@@ -73,6 +73,8 @@ def test_the_notebook_s_own_names_are_left_alone() -> None:
         ),
         ("%mlc stats --to ", set()),
         ("%mlc explain --model ", {"demo"}),
+        ("%mlc stats --", {"--model", "--to", "--help"}),
+        ("%mlc stats --model ", set()),
         ("%%chat --te", {"--temperature"}),
         ("%%chat --model d", {"demo"}),
         ("%%chat --schema ", {"person"}),

@@ -14,6 +14,32 @@ from .test_in_kernel import load, printed, transcript
 HELLO = "messages=[{'role': 'user', 'content': 'Hello'}]"
 
 
+SEVERAL = """\
+%mlc load '{0}' '{0}/../script'
+---
+%%chat
+Hi
+---
+%%chat --model '{0}'
+Hi
+---
+print((await _chat)['content'])
+---
+%mlc stats
+---
+%mlc stats --model '{0}/../script'
+---
+%mlc stats --model nosuch
+---
+%%chat --model nosuch
+Hi
+---
+await _chat
+---
+ChatWidget(_engine)
+"""
+
+
 def test_requests_wait_for_the_load_that_a_magic_began(
     execute: Execute, model_folder: Path
 ) -> None:
@@ -28,11 +54,23 @@ def test_requests_wait_for_the_load_that_a_magic_began(
         "await _engine.reset_chat(); print(await _engine.runtime_stats_text())",
         f"%%chat --model '{model_folder}/../script'\nHi",  # another name, so another load
         "chat = ChatWidget(_engine); print((await chat.send('Hi'))['content'])",
+        *SEVERAL.format(model_folder).split("---\n"),
+        errors=True,
     )
     assert printed(notebook, 1) == "Here I am.\n"
     assert printed(notebook, 3) == "Here I am."
     assert "prefill" in printed(notebook, 5)
     assert printed(notebook, 7) == "Here I am.\n"
+    ends = [str(cell.outputs) for cell in notebook.cells[8:]]
+    assert "Several models are loaded: name the one that answers with --model" in ends[1]
+    assert f"'model': '{model_folder}'" in ends[2]  # the transcript's
+    assert printed(notebook, 11) == "Here I am.\n"
+    assert f"{model_folder}/../script: prefill" in ends[4]
+    assert f"{model_folder}: prefill" not in ends[5]
+    assert "--model nosuch: this model is not loaded; loaded: " in ends[6]
+    assert "ModelNotLoadedError" in ends[8]
+    assert "nosuch" in ends[8].partition("Its load failed: ")[2]
+    assert "name the one that answers, as in ChatWidget(engine, model=" in ends[9]
 
 
 def test_requests_hear_of_the_load_s_failure(execute: Execute, model_folder: Path) -> None:

@@ -33,13 +33,13 @@ def link(info: dict[str, Any], statistics: EngineStatistics = QUIET) -> Any:
         snapshot=SimpleNamespace(model_id="demo", device=info["device"]),
         device_info=lambda: give(info),
         metrics=lambda: give(METRICS),
-        runtime_stats_text=lambda: give("fast"),
+        runtime_stats_text=lambda model: give("slow" if model == "b" else "fast"),
         statistics=lambda: give(statistics),
     )
 
 
 async def test_a_gpu_is_named_with_its_memory() -> None:
-    lines = await _facts(link({"device": "cuda:1", **GPU}))
+    lines = await _facts(link({"device": "cuda:1", **GPU}), ["demo"])
     assert lines[:2] == [
         "demo on NVIDIA H200 (cuda:1)",
         "GPU memory: 5,120 MiB for the model, 143,360 MiB free of 153,600 MiB",
@@ -48,13 +48,18 @@ async def test_a_gpu_is_named_with_its_memory() -> None:
 
 @pytest.mark.parametrize("missing", ["device_memory_free_bytes", "model_memory_bytes"])
 async def test_what_is_not_known_is_not_said(missing: str) -> None:
-    lines = await _facts(link({"device": "cuda:0", **GPU, missing: None}))
+    lines = await _facts(link({"device": "cuda:0", **GPU, missing: None}), ["demo"])
     assert lines[:2] == ["demo on NVIDIA H200 (cuda:0)", "fast"]
+
+
+async def test_each_of_several_models_has_a_speed() -> None:
+    lines = await _facts(link({"device": "cpu"}), ["a", "b"])
+    assert lines[:3] == ["a, b on cpu", "a: fast", "b: slow"]
 
 
 async def test_a_cpu_is_just_that() -> None:
     info = {"device": "cpu", **GPU, "device_name": None}
-    assert (await _facts(link(info)))[:2] == ["demo on cpu", "fast"]
+    assert (await _facts(link(info), ["demo"]))[:2] == ["demo on cpu", "fast"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ async def test_a_cpu_is_just_that() -> None:
 async def test_what_runs_and_the_worker_s_life_are_told(
     statistics: EngineStatistics, said: list[str]
 ) -> None:
-    lines = await _facts(link({"device": "cpu"}, statistics))
+    lines = await _facts(link({"device": "cpu"}, statistics), ["demo"])
     assert lines[lines.index("tokens so far: 1 in, 2 out, in 1 request") + 1 :] == said
 
 

@@ -128,6 +128,7 @@ export class Composer {
     setText(this.#note, text);
     show(this.#note, text !== "");
     this.#note.classList.toggle("mlcw-note-error", kind === "error");
+    this.#drawIdle();
   }
 
   async stop(): Promise<void> {
@@ -201,6 +202,12 @@ export class Composer {
     this.#stop.disabled = this.#stopping;
     this.#send.disabled = !enabled || empty || this.#sending;
     setAttribute(this.node, "aria-busy", this.#sending ? "true" : null);
+    this.#drawIdle();
+  }
+
+  /** Marks, for styles/reply.css, that there is nothing to stop and no note. */
+  #drawIdle(): void {
+    setAttribute(this.node, "data-mlcw-idle", this.#stop.hidden && this.#note.hidden ? "" : null);
   }
 
   /** Fits the height of the box to its text, up to the limit in the style sheet. */

@@ -232,6 +232,7 @@ export class MessageView {
 
   #drawBranches({ branches, id }: Message, connected: boolean): void {
     show(this.#branches, branches.length > 1);
+    this.#foot.classList.toggle("mlcw-branched", branches.length > 1);
     const at = branches.indexOf(id);
     setText(this.#place, `${at + 1}/${branches.length}`);
     this.#back.disabled = !connected || at <= 0;

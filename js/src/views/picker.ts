@@ -11,7 +11,7 @@ let instances = 0;
 
 /** What is known of a model, in one line. */
 export function describeModel(model: ModelChoice): string {
-  const place = { "built in": "built in", here: "on this disk", download: "to download" }[model.place];
+  const place = { "built in": "built in", here: "on this disk", download: "to download", loaded: "loaded" }[model.place];
   return joinFacts(
     place ?? (model.place && `of ${model.place}`),
     formatBytes(model.bytes),

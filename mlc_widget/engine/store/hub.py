@@ -56,12 +56,23 @@ _LISTED: Final = 30
 
 
 def is_repository(model_id: str) -> bool:
-    """Whether an id without ``HF://`` may be that of a repository or of a file in one."""
+    """Whether an id without ``HF://`` may be that of a repository or of a file in one.
+
+    ``models/my.gguf`` is rather a file's path, and so is ``models/mine/my.gguf`` where there is a
+    folder ``models``.
+    """
     try:
-        parse(model_id)
+        wanted = parse(model_id)
     except BadRequestError:
         return False
+    if wanted.repo.lower().endswith(".gguf") or (wanted.file and _is_folder(wanted.repo)):
+        return False
     return not model_id.startswith(HUB_PREFIX)
+
+
+def _is_folder(repo: str) -> bool:
+    """Whether there is a folder here of the name of a repository's user."""
+    return Path(repo.partition("/")[0]).is_dir()
 
 
 def parse(model_id: str) -> HubModel:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Final
 
 _SAFETENSORS: Final = re.compile(r"\.safetensors(?:\.index\.json)?$", re.I)
@@ -14,6 +16,8 @@ _REPOSITORY: Final = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?$")
 _ADDRESS: Final = re.compile(r"^[a-z][a-z0-9+.-]*://", re.I)
 _TAGGED: Final = re.compile(r"^(?:[\w.-]+/)?([A-Za-z0-9][\w.-]*):[\w.-]+$")
 
+_MOST_ENTRIES: Final = 10_000
+_MOST_NEAR: Final = 3
 _OF_MLC: Final = re.compile(r"^[\w.-]+-q\d+f\d+(?:_\d)?-MLC(?:-1k)?$")
 
 
@@ -32,7 +36,10 @@ def advice(model_id: str, known: Collection[str]) -> str:
         return instead
     if model_id.lower().endswith(".gguf"):
         hub = f" A file on the Hub is 'HF://{model_id}'." if _HUB_FILE.match(model_id) else ""
-        return f"There is no file at this path: check it, or give the absolute path.{hub}"
+        return (
+            "There is no file at this path: check it, or give the absolute path."
+            f"{_near(model_id)}{hub}"
+        )
     if model_id.startswith(("/", "./", "../", "~")) or "\\" in model_id:
         return "There is nothing at this path: check it, or give the absolute path."
     if _TAGGED.match(model_id):
@@ -46,6 +53,23 @@ def advice(model_id: str, known: Collection[str]) -> str:
         "'/file.gguf' for one file), 'PYPI://package/path/file.gguf', or the name of a model that "
         "Ollama has pulled, such as 'qwen3:0.6b'."
     )
+
+
+def _near(path: str) -> str:
+    """A sentence with the .gguf files that the user may mean; empty if there are none."""
+    wanted = Path(path).expanduser()
+    folders = [wanted.parent, *([] if wanted.parent == Path() else [Path()])]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        try:
+            for entry in itertools.islice(folder.iterdir(), _MOST_ENTRIES):
+                if entry.name.lower().endswith(".gguf"):
+                    found.setdefault(entry.name, entry)
+        except OSError:  # there is no such folder
+            continue
+    close = difflib.get_close_matches(wanted.name, found, _MOST_NEAR, cutoff=0.5)
+    named = close or sorted(found)[:_MOST_NEAR]
+    return f" There is {', '.join(repr(str(found[name])) for name in named)}." if named else ""
 
 
 def file_advice(name: str) -> str:

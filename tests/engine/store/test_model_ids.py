@@ -127,3 +127,20 @@ async def test_a_folder_that_may_not_be_read_is_one_error(
     monkeypatch.setattr(os, "scandir", refused)  # as root may read everything
     with pytest.raises(ModelNotFoundError, match="cannot be read: Permission denied"):
         await fetch(str(tmp_path), lambda *args, **counts: None)
+
+
+async def test_a_path_to_no_gguf_file_is_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "deep").mkdir(parents=True)
+    (tmp_path / "models" / "mine.gguf").touch()
+    (tmp_path / "other.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    for path in ("models/my.gguf", "models/deep/mine.gguf", "mine.GGUF"):
+        with pytest.raises(ModelNotFoundError, match="There is no file at this path") as caught:
+            await fetch(path, lambda *_, **__: None)
+        assert "Hugging Face" not in str(caught.value)
+    with pytest.raises(ModelNotFoundError, match=r"There is 'models/mine\.gguf', "):
+        resolve("models/my.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"There is 'other\.gguf'\."):
+        resolve("nowhere/qwen.gguf")
