@@ -13,6 +13,9 @@ export interface Compared {
 
 let instances = 0;
 
+/** A model's name; of a path, which may be longer than the box is wide, the last part. */
+const shortName = (name: string): string => (name.startsWith("/") ? modelName(name) : name);
+
 export class CompareForm {
   readonly node: HTMLFormElement;
   readonly #model = h("select", { class: "mlcw-field" });
@@ -93,7 +96,7 @@ export class CompareForm {
     this.#model.replaceChildren(
       h("option", { value: "" }, `${same}, with other settings`),
       ...others.map((model) => h("option", { value: model.name, disabled: model.fits === false },
-        joinFacts(model.name, describeModel(model)))));
+        joinFacts(shortName(model.name), describeModel(model)))));
     this.#model.value = others.some(({ name }) => name === chosen) ? chosen : "";
   }
 
