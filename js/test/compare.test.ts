@@ -58,7 +58,7 @@ describe("two chats side by side", () => {
     expect(inside(0, ".mlcw-column-label").textContent).toBe("Temperature: 0 · Token probabilities: default");
     expect(inside(1, ".mlcw-column-label").textContent).toBe("Temperature: 1.5 · Token probabilities: on");
     const input = write("Why?");
-    expect(input.placeholder).toBe("Message demo and tiny");
+    expect(input.placeholder).toBe("Message both models");
     await vi.waitFor(() => { expect([sent(0), sent(1)].map(({ length }) => length)).toEqual([1, 1]); });
     expect(sent(1)[0]?.intent).toEqual({ kind: "send", text: "Why?" });
     answer(0);

@@ -70,8 +70,8 @@ def checked_model(model: Any, loaded: str | None = None) -> str | None:
     names = names_in(loaded or "")
     if model is None and len(names) > 1:
         raise BadRequestError(
-            f"model: several are loaded ({', '.join(names)}); name the one that answers, as in "
-            f"ChatWidget(engine, model={names[0]!r}).",
+            f"model: several models are loaded ({', '.join(names)}); name the one that answers, "
+            f"as in ChatWidget(engine, model={names[0]!r}).",
             param="model",
         )
     if model is None or (isinstance(model, str) and model.strip()):

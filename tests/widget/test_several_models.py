@@ -34,7 +34,7 @@ def engine(make_engine: Callable[..., KernelMLCEngine], models: list[str]) -> Ke
 def test_a_chat_names_its_model(engine: KernelMLCEngine, models: list[str]) -> None:
     with pytest.raises(BadRequestError, match="model = 7: must be the name of one of"):
         ChatWidget(engine, model=7)  # type: ignore[arg-type]
-    with pytest.raises(BadRequestError, match=r"several are loaded .* model='.*/one'\)\."):
+    with pytest.raises(BadRequestError, match=r"several models are loaded .* model='.*/one'\)\."):
         ChatWidget(engine)
     two, none = (ChatWidget(engine, model=name) for name in (models[1], "none"))
     assert two.send("Hello").result(DEADLINE)["role"] == "assistant"

@@ -161,7 +161,7 @@ export function renderCompare({ store, chats, el, signal, ofChat = false }: Comp
     composer.update({
       enabled: at.some(({ connected, engine }) => connected && engine.state !== "terminated"),
       running: at.some(isRunning),
-      placeholder: at.some(({ connected }) => connected) ? `Message ${[...models].join(" and ")}` : "Run the cell to continue these chats",
+      placeholder: at.some(({ connected }) => connected) ? `Message ${models.size > 1 ? "both models" : [...models].join("")}` : "Run the cell to continue these chats",
       model: joinFacts(...models),
       variables: views[0]?.variables ?? [],
     });
