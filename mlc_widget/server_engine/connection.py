@@ -144,7 +144,13 @@ class ServerConnection:
     async def _refused(self, response: Any) -> MLCEngineError:
         content = await _read(response, _MAX_ERROR_BYTES, cut=True)
         content = self.without_key(content)
-        error = failure(response.status_code, response.headers, content, self.address.host)
+        error = failure(
+            response.status_code,
+            response.headers,
+            content,
+            self.address.host,
+            response.request.url.path,
+        )
         if (wait := retry_after(response.headers)) is not None and wait > _LONGEST_WAIT_S:
             error.message = f"{error.message} It asks to wait for {wait:.0f} s."
             error.args = (error.message,)
@@ -221,19 +227,25 @@ class EventStream:
         self._reader = EventReader()
         self._waiting: deque[bytes] = deque()
         self._nbytes = 0
+        self._ended = False
+        self.marked_end = False
+        """Whether the server has sent ``[DONE]``; transformers' server never does."""
 
     async def next(self) -> JSONDict | None:
-        """The next event; None at the end.
+        """The next event; None at the end, also where the server does not mark it.
 
         Raises:
-            ServerError: The stream breaks off, or the server sends an error.
+            ServerError: The connection breaks, or the server sends an error.
             ProtocolError: The stream is too large, or what it sends is not JSON.
         """
         async with self._connection.within_time():  # comments are no events
-            while not self._waiting:
+            while not self._waiting and not self._ended:
                 await self._read()
+        if not self._waiting:
+            return None
         event = self._waiting.popleft()
         if event.strip() == _DONE:
+            self.marked_end = True
             return None
         data = _json(event)
         if isinstance(data, dict) and data.get("error"):
@@ -246,11 +258,16 @@ class EventStream:
     async def _read(self) -> None:
         piece = await anext(self._pieces, None)
         if piece is None:
-            raise self._connection.lost()
+            self._ended = True
+            return
         self._nbytes += len(piece)
         if self._nbytes > MAX_ANSWER_BYTES:
             raise _too_large(MAX_ANSWER_BYTES)
         self._waiting.extend(self._reader.feed(piece))
+
+    def lost(self) -> ServerError:
+        """The error of a stream that ended before its answer was whole."""
+        return self._connection.lost()
 
     async def aclose(self) -> None:
         """Close the connection, unless everything was read. Idempotent."""

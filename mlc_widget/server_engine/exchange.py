@@ -83,6 +83,11 @@ class Exchange:
         return self.last > self.began
 
     @property
+    def finished(self) -> bool:
+        """Whether every choice has its finish reason."""
+        return not any(self._is_open(index) for index in range(self._expected))
+
+    @property
     def speeds(self) -> tuple[float, float]:
         """Tokens per second of prefill and of decoding; 0 where it cannot be told."""
         first = self.first or self.began

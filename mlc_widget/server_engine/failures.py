@@ -25,7 +25,9 @@ _SHOWN: Final = 600
 _TOO_LONG: Final = re.compile(r"context.{0,20}(length|window|size)", re.I)
 
 
-def failure(status: int, headers: Mapping[str, str], body: bytes, host: str) -> MLCEngineError:
+def failure(
+    status: int, headers: Mapping[str, str], body: bytes, host: str, path: str
+) -> MLCEngineError:
     """The error for an answer that is not one.
 
     Args:
@@ -33,6 +35,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, host: str) -> 
         headers: Its headers.
         body: The beginning of its body.
         host: The server, for the message.
+        path: What was asked of it.
     """
     said, code, param = _described(body)
     told = f"The server at {host} answers {status}{f': {said}' if said else '.'}"
@@ -52,9 +55,13 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, host: str) -> 
     if status == 404:
         if code == "model_not_found" or (said and "model" in said.lower()):
             return ModelNotLoadedError(told, param="model")
-        return ServerError(
-            f"{told} Check the address: it usually ends in /v1.", code="no_such_address"
+        # The list of models is asked for first, so that anything else is asked at a good address.
+        remedy = (
+            "Check the address: it usually ends in /v1."
+            if path.endswith("/models")
+            else f"It lists its models, but has no {_printable(path)}."
         )
+        return ServerError(f"{told} {remedy}", code="no_such_address")
     if status in (400, 413, 422):
         return _refusal(code, said)(told, code=code, param=param)
     if status == 429:

@@ -92,13 +92,20 @@ class ServerStream:
                 event = await self._running.wait(self._events.next())
             if event is not None:
                 return exchange.chunks(event)
-            aborted = self._running.aborted
-            batch = exchange.aborted_chunks() if aborted else exchange.last_chunks()
+            batch = self._last_batch()
         except BaseException:
             await self.aclose()
             raise
         await self.aclose()
         return batch
+
+    def _last_batch(self) -> list[JSONDict]:
+        exchange = self._running.exchange
+        if self._running.aborted or self._events is None:
+            return exchange.aborted_chunks()
+        if not self._events.marked_end and not exchange.finished:
+            raise self._events.lost()
+        return exchange.last_chunks()
 
     async def aclose(self) -> None:
         """Close the connection. Idempotent."""

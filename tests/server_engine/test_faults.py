@@ -68,7 +68,7 @@ def no_waits(monkeypatch):
             ModelNotLoadedError,
             "`m`",
         ),
-        (answer(b"<h1>nope</h1>", 404, kind="text/html"), ServerError, "/v1"),
+        (answer(b"<h1>nope</h1>", 404, kind="text/html"), ServerError, "no /v1/chat/completions."),
         (
             answer({"error": {"message": "slow down"}}, 429, Retry_After="3600"),
             ServerError,
@@ -164,6 +164,37 @@ async def test_a_broken_stream_is_one_error(stand_in, engine_on, pieces, error, 
     assert type(raised.value) is error
     assert said in raised.value.message
     assert (await engine.metrics())["running_requests"] == 0
+
+
+async def test_an_address_without_models_is_named(stand_in, engine_on):
+    del stand_in.handlers["/v1/models"]
+    with pytest.raises(ServerError, match="usually ends in /v1"):
+        await engine_on(stand_in.url)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+async def test_a_stream_whose_choices_have_ended_is_whole(stand_in, engine_on, marked):
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+    last = event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage})
+    end = [DONE] if marked else []  # transformers' server sends none
+    stand_in.handlers[CHAT] = sends(STREAM, chunk({"content": "Hi"}), last, *end)
+    engine = await engine_on(stand_in.url)
+    stream = await engine.chat.completions.create(
+        stream=True, stream_options={"include_usage": True}, **HELLO
+    )
+    chunks = [each async for each in stream]
+    assert [choice.finish_reason for each in chunks for choice in each.choices] == [None, "stop"]
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 4
+
+
+async def test_a_stream_without_one_of_its_choices_is_broken(stand_in, engine_on):
+    engine = await engine_on(stand_in.url)
+    stand_in.handlers[CHAT] = sends(STREAM, chunk({"content": "Hi"}, "stop"))
+    stream = await engine.chat.completions.create(stream=True, n=2, **HELLO)
+    with pytest.raises(ServerError, match="closed the connection"):
+        async for _ in stream:
+            pass
 
 
 @pytest.mark.parametrize("key", [KEY, "sk/a+b/c"])
