@@ -429,5 +429,5 @@ async def test_a_folder_that_was_removed_is_named_where_no_worker_can_start(
     monkeypatch.chdir(folder)
     folder.rmdir()
     async with AsyncKernelMLCEngine(share=share) as engine:
-        with pytest.raises(WorkerStartError, match=r"folder .* was removed.* `os\.chdir"):
+        with pytest.raises(WorkerStartError, match=r"working directory was removed.* `os\.chdir"):
             await engine.reload("demo")
