@@ -22,7 +22,7 @@ const FIELDS: readonly Field[] = [
   { name: "top_p", label: "Top p", hint: "Default", kind: "number", range: { min: "0", max: "1", step: "0.05" } },
   { name: "top_k", label: "Top k", hint: "Default", kind: "number", range: { min: "0", step: "1" } },
   { name: "min_p", label: "Min p", hint: "Default", kind: "number", range: { min: "0", max: "1", step: "0.01" } },
-  { name: "repetition_penalty", label: "Repetition penalty", hint: "Default", kind: "number", range: { min: "0", max: "10", step: "0.05" } },
+  { name: "repetition_penalty", label: "Repetition penalty", hint: "Default", kind: "number", range: { min: "0.05", max: "10", step: "0.05" } },
   { name: "max_tokens", label: "Max tokens", hint: "4096", kind: "number", range: { min: "1", step: "1" } },
   { name: "seed", label: "Seed", hint: "Random", kind: "number", range: { step: "1" } },
   { name: "logprobs", label: "Token probabilities", hint: "", kind: "switch" },
