@@ -268,13 +268,7 @@ class MLCMagics(Magics):
         from mlc_widget.magics.engine_registry import models_of
 
         if given.model is None:
-            ready = self.registry.need_model(given.to)
-            if len(names := models_of(ready)) > 1:
-                raise UsageError(
-                    "Several models are loaded: name the one that answers with --model "
-                    f"({', '.join(names)})."
-                )
-            return ready
+            return self.registry.need_one_model(given.to)
         if looks_like_server(given.model):
             raise UsageError(
                 f"--model {given.model}: `%mlc load {given.model}` makes an engine on this server."

@@ -121,6 +121,20 @@ class EngineRegistry:
             raise UsageError(f"No model is loaded. {_LOAD}")
         return engine
 
+    def need_one_model(self, name: str | None) -> LinkedEngine:
+        """As `need_model`, but no more than one model may be loaded or loading.
+
+        Raises:
+            UsageError: there is none, or several; the message says what to do.
+        """
+        engine = self.need_model(name)
+        if len(names := models_of(engine)) > 1:
+            raise UsageError(
+                "Several models are loaded: name the one that answers with --model "
+                f"({', '.join(names)})."
+            )
+        return engine
+
     def make(self, name: str | None, **options: Any) -> LinkedEngine:
         """Make an engine under a name; it becomes the current one.
 

@@ -36,7 +36,7 @@ def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCore:
     monkeypatch.setenv("MLC_WIDGET_HOME", str(tmp_path / "home"))
     core = FakeCore()
     engine = AsyncMLCEngineInterface(core, HomeLoop.shared())  # type: ignore[arg-type]
-    monkeypatch.setattr(EngineRegistry, "need_model", lambda self, name: engine)
+    monkeypatch.setattr(EngineRegistry, "need_one_model", lambda self, name: engine)
     return core
 
 

@@ -50,7 +50,7 @@ def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCore:
 @pytest.fixture
 def engine(core: FakeCore, monkeypatch: pytest.MonkeyPatch) -> AsyncMLCEngineInterface:
     engine = AsyncMLCEngineInterface(core, HomeLoop.shared())  # type: ignore[arg-type]
-    for need in ("need", "need_model"):
+    for need in ("need", "need_one_model"):
         monkeypatch.setattr(EngineRegistry, need, lambda self, name: engine)
     return engine
 

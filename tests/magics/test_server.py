@@ -52,7 +52,7 @@ def test_an_engine_of_another_kind_is_replaced_if_a_magic_made_it(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("http://127.0.0.1:1/v1 --device cpu", "--device: http"),
+        ("http://127.0.0.1:1/v1 --device cpu", "--device: only for a worker"),
         ("http://127.0.0.1:1/v1 --python p --kernel k", "--kernel --python"),
         ("demo --api-key-env KEY", "--api-key-env"),
         ("http://127.0.0.1:1/v1 --api-key-env NO_SUCH_VARIABLE", "not set"),

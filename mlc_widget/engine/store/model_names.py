@@ -57,7 +57,10 @@ def advice(model_id: str, known: Collection[str]) -> str:
 
 def _near(path: str) -> str:
     """A sentence with the .gguf files that the user may mean; empty if there are none."""
-    wanted = Path(path).expanduser()
+    try:
+        wanted = Path(path).expanduser()
+    except RuntimeError:  # the home of a user who is unknown
+        return ""
     folders = [wanted.parent, *([] if wanted.parent == Path() else [Path()])]
     found: dict[str, Path] = {}
     for folder in folders:
