@@ -83,7 +83,7 @@ def wait_for_saved(lab: Lab, notebook: Notebook, cell: int, text: str, *, save: 
     while True:
         if save:
             notebook.save()
-        outputs: list[dict[str, Any]] = json.loads(path.read_text())["cells"][cell]["outputs"]
+        outputs = _saved_outputs(path, cell)
         found = [o["data"]["text/markdown"] for o in outputs if "text/markdown" in o["data"]]
         transcript = "".join("".join(part) for part in found)
         if text in transcript:
@@ -91,3 +91,13 @@ def wait_for_saved(lab: Lab, notebook: Notebook, cell: int, text: str, *, save: 
             return transcript
         assert time.monotonic() < deadline, outputs
         notebook.page.wait_for_timeout(100)
+
+
+def _saved_outputs(path: Path, cell: int) -> list[dict[str, Any]]:
+    """The outputs of a cell in a notebook's file; none while a server is just writing it."""
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError:
+        return []
+    outputs: list[dict[str, Any]] = saved["cells"][cell]["outputs"]
+    return outputs
