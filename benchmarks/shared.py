@@ -4,9 +4,11 @@ Every client is a process of its own, with SmolLM2-135M or another model::
 
     python benchmarks/shared.py [--model smollm2-135m] [--clients 8] [--seconds 5] [--flood 16]
 
-Printed are: the worker's memory with all clients, and with one; the clients' tokens per second all
-at once, and one after the other; what the slowest gets, as a part of an equal share; and the same
-where the first client has many requests at once and all others have one.
+Printed are: the worker's memory with all clients, and that of a worker whose only client got as
+many tokens, since the pages of the prefix cache take memory as they are first written, whoever
+asks; the clients' tokens per second all at once, one after the other, and with as many requests of
+one client; what the slowest gets, as a part of an equal share; and the same where the first client
+has many requests at once and all others have one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from _process import Process
 
@@ -46,6 +50,30 @@ def together(clients: list[Process], seconds: float, flood: int = 1) -> list[int
         return [one.result() for one in asked]
 
 
+@contextmanager
+def sharing(name: str, model: str, count: int) -> Iterator[list[Process]]:
+    """So many clients of a worker of this name, which ends with them."""
+    clients: list[Process] = []
+    try:
+        for i in range(count):
+            arguments = name, model, f"number {i}"
+            clients.append(Process(sys.executable, "_shared_client.py", *arguments))
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+        stop_worker(name)
+
+
+def memory_with_one(name: str, model: str, seconds: float, least: int) -> float:
+    """The memory of a worker with one client, after it has given it at least so many tokens."""
+    with sharing(name, model, 1) as [client]:
+        got = 0
+        while got < least:
+            got += tokens(client, seconds)
+        return memory_mb(name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
@@ -54,28 +82,25 @@ def main() -> None:
     parser.add_argument("--flood", type=int, default=16)
     given = parser.parse_args()
     name = f"benchmark-{os.getpid()}"
-    clients: list[Process] = []
-    try:
-        for i in range(given.clients):
-            arguments = name, given.model, f"number {i}"
-            clients.append(Process(sys.executable, "_shared_client.py", *arguments))
-            if not i:
-                tokens(clients[0], given.seconds)  # kernels are compiled, buffers have their size
-                one = memory_mb(name)
-        turns = sum(tokens(client, given.seconds) for client in clients) / given.clients
+    with sharing(name, given.model, given.clients) as clients:
+        got = tokens(clients[0], given.seconds)  # kernels are compiled
+        by_one = tokens(clients[0], given.seconds, given.clients)
+        each = [tokens(client, given.seconds) for client in clients]
         all_at_once = together(clients, given.seconds)
         several = memory_mb(name)
         flooded = together(clients, given.seconds, given.flood)[1:]
-    finally:
-        for client in clients:
-            client.close()
-        stop_worker(name)
+    got += by_one + sum(each) + sum(all_at_once)
+    one = memory_with_one(f"{name}-one", given.model, given.seconds, got)
+    turns = sum(each) / given.clients
     total = sum(all_at_once)
     print(f"{given.clients} clients of {given.model}:")
-    print(f"  memory: {several:.0f} MB, with one {one:.0f} MB: {several / one:.2f} times")
+    print(
+        f"  memory: {several:.0f} MB, with one client for as many tokens {one:.0f} MB: "
+        f"{several / one:.2f} times"
+    )
     print(
         f"  tokens per second: {total / given.seconds:.0f}, in turns {turns / given.seconds:.0f}: "
-        f"{total / turns:.2f} times"
+        f"{total / turns:.2f} times (as many requests of one client: {by_one / turns:.2f} times)"
     )
     print(f"  the slowest has {min(all_at_once) * given.clients / total:.2f} of an equal share")
     print(
