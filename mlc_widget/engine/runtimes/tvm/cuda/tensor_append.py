@@ -159,10 +159,7 @@ def make_append_attention(
             for bt in T.thread_binding(tiles, thread="blockIdx.x"):
                 for by in T.thread_binding(BLOCKS, thread="blockIdx.y"):
                     for tx in T.thread_binding(ATTENDING, thread="threadIdx.x"):
-                        tile_of(
-                            Q, Q, Q, Q, 0, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by,
-                            tx,
-                        )  # fmt: skip
+                        tile_of(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx)
 
     name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}{rotation.suffix(D)}"
     return named(attention, name + ("" if cap is None else "_capped"), overlapped=overlapped)

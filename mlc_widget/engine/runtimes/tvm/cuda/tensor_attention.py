@@ -84,11 +84,11 @@ def make_tile(
     cap: float | None,
     append: Callable[..., Any] | None = None,
 ) -> Any:
-    """``tile_of(QKV, COS, SIN, SLOT, C, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, …)``.
+    """``tile_of(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx)``.
 
     That is attention of rows over pages, in a block (bt, by) for each tile and key head (or 16 of
-    its query heads). QKV has the queries, and COS, SIN, SLOT and C are ignored. With `append`, each
-    tile is one row with all its parts, and it makes a block's queries in shared memory, and key and
+    its query heads). With `append`, it is ``tile_of(QKV, COS, SIN, SLOT, C, KP, …)``: each tile is
+    one row with all its parts, and `append` makes a block's queries in shared memory, and key and
     value in their pages; it is called before the previous kernel has ended.
 
     A tile's rows and heads are 16 slots s = row · heads + head. The keys are cut into parts at
@@ -470,7 +470,15 @@ def make_tile(
                                 parts - first_part, first, h * G + head, at % D,
                             )  # fmt: skip
 
-    return tile_of
+    if append is not None:
+        return tile_of
+
+    @T.inline
+    def tile_of_queries(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx):
+        """With Q also in the places of what only `append` reads, as buffers cannot be left out."""
+        tile_of(Q, Q, Q, Q, 0, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx)
+
+    return tile_of_queries
 
 
 def make_tensor_attention(
@@ -517,9 +525,7 @@ def make_tensor_attention(
         for bt in T.thread_binding(tiles, thread="blockIdx.x"):
             for by in T.thread_binding(BLOCKS, thread="blockIdx.y"):
                 for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    tile_of(
-                        Q, Q, Q, Q, 0, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx
-                    )
+                    tile_of(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx)
 
     name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}" + ("" if cap is None else "_capped")
     return named(attention, name, overlapped=overlapped)
