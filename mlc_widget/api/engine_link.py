@@ -66,23 +66,28 @@ class EngineSnapshot:
     Attributes:
         state: ``idle`` means that no model is loaded, with or without a worker; ``dead`` means
             that the next use starts a new worker.
-        model_id: The model that is loaded or loading; several are joined by commas. While one is
-            loading, the one that was loaded before goes on answering.
+        models: The models that are loaded or loading. While some are loading, those that were
+            loaded before go on answering.
         progress: The last report of the load that runs, or of the last one.
         error: Why the last load failed, or the worker died.
         device: What the model runs on, where known.
         failed: The last load, if it failed and the model that was loaded before it stays. `state`
-            and `model_id` are then that model's, as if the load had never been asked for.
+            and `models` are then that model's, as if the load had never been asked for.
         hang: Set while the worker seems to hang; `state` does not change then.
     """
 
     state: EngineState = "idle"
-    model_id: str | None = None
+    models: tuple[str, ...] = ()
     progress: InitProgressReport | None = None
     error: MLCEngineError | None = None
     device: str | None = None
     hang: Hang | None = None
     failed: FailedLoad | None = None
+
+    @property
+    def model_id(self) -> str | None:
+        """The models, joined by commas; None if there are none."""
+        return ", ".join(self.models) or None
 
 
 Observer: TypeAlias = Callable[[EngineSnapshot], object]

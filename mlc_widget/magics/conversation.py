@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 from mlc_widget.widget.calls import ToolCaller
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_request import ChatOptions
-from mlc_widget.widget.joined_names import names_in
 from mlc_widget.widget.link import link_of
 from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.session import ChatSession
@@ -59,7 +58,7 @@ class Conversation:
                 on_end=self._on_end,
             ),
             ChatOptions(),
-            advice=lambda models: advice(names_in(models), name_of()),
+            advice=lambda models: advice(models, name_of()),
         )
         self._cells: dict[str, contextvars.Context] = {}
         """The views, by the questions that were asked in them."""

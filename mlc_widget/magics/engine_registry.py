@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, get_origin
 
 from IPython.core.error import UsageError
 
-from mlc_widget.widget.joined_names import names_in
-
 if TYPE_CHECKING:
     from mlc_widget.api.linked_engine import LinkedEngine
     from mlc_widget.magics.conversation import Conversation
@@ -255,7 +253,7 @@ _LOAD: Final = "Load a model first, such as with `%mlc load demo`."
 
 def models_of(engine: LinkedEngine) -> Sequence[str]:
     """The models that are loaded or loading in an engine."""
-    return names_in(engine.model_id or "")
+    return engine.link.snapshot.models
 
 
 def _make_engine(options: dict[str, Any]) -> LinkedEngine:

@@ -33,8 +33,8 @@ class _Expected:
     app_config: AppConfig
 
     @property
-    def title(self) -> str:
-        return ", ".join(self.target.model_ids)
+    def models(self) -> tuple[str, ...]:
+        return tuple(self.target.model_ids)
 
     def content(self) -> JSONDict:
         """The fields for a message."""
@@ -218,7 +218,7 @@ class RemoteModels:
         self._last_target = kept.target
         failed = None
         if isinstance(error, MLCEngineError) and not isinstance(error, LoadCancelledError):
-            failed = FailedLoad(wanted.title, error)
+            failed = FailedLoad(", ".join(wanted.models), error)
         worker = self.supervisor.worker
         try:
             if worker is not None:
@@ -236,13 +236,13 @@ class RemoteModels:
             return
         if worker is None or isinstance(error, EngineDeadError):
             # The next request restores it.
-            self._publisher.update(model_id=kept.title, failed=failed)
+            self._publisher.update(models=kept.models, failed=failed)
         elif worker.loaded and worker is self.supervisor.worker:
-            self._publisher.update(state="ready", model_id=kept.title, error=None, failed=failed)
+            self._publisher.update(state="ready", models=kept.models, error=None, failed=failed)
         elif self._had_models:
             self._return_to(kept, failed)
         else:  # the next request restores it, as before this load
-            self._publisher.update(state="idle", model_id=kept.title, error=None, failed=failed)
+            self._publisher.update(state="idle", models=kept.models, error=None, failed=failed)
 
     def _give_up(self, load: int, error: BaseException) -> None:
         """Expect nothing more after a failed load."""
@@ -253,14 +253,14 @@ class RemoteModels:
 
     def _return_to(self, kept: _Expected, failed: FailedLoad | None = None) -> None:
         """Load again what was loaded before, where nobody waits for it."""
-        self._publisher.update(state="idle", model_id=kept.title, error=None, failed=failed)
+        self._publisher.update(state="idle", models=kept.models, error=None, failed=failed)
         self._returning = shared_task(self.serving())
 
     async def _worker_for(self, wanted: _Expected, load: int) -> Worker:
         """A worker for a load; one that has models stays as long as it responds."""
         if self.supervisor.worker is not None:
             self._publisher.update(state="loading")
-        self._publisher.update(model_id=wanted.title, progress=None, error=None)
+        self._publisher.update(models=wanted.models, progress=None, error=None)
         try:
             if self._retiring is not None:
                 await asyncio.wait({self._retiring})
@@ -288,7 +288,7 @@ class RemoteModels:
                 self._wanted = None
 
     async def _load_into(self, worker: Worker, wanted: _Expected, load: int) -> None:
-        self._publisher.update(state="loading", model_id=wanted.title, progress=None, error=None)
+        self._publisher.update(state="loading", models=wanted.models, progress=None, error=None)
         self._asked = True
         try:
             await worker.connection.call("reload", wanted.content())
@@ -314,7 +314,7 @@ class RemoteModels:
             self._expected = None
             known = error if isinstance(error, MLCEngineError) else None
             state = "idle" if self.supervisor.worker is not None else "dead"
-            self._publisher.update(state=state, model_id=None, error=known)
+            self._publisher.update(state=state, models=(), error=known)
 
     async def unload(self) -> None:
         """Unload all models and cancel a running load; the worker stays if it can load again."""
@@ -332,9 +332,7 @@ class RemoteModels:
                     raise
                 await self.supervisor.retire(worker)  # it cannot even do this
         if load == self._loads and self._publisher.snapshot.state in ("ready", "loading", "idle"):
-            self._publisher.update(
-                state="idle", model_id=None, progress=None, error=None, failed=None
-            )
+            self._publisher.update(state="idle", models=(), progress=None, error=None, failed=None)
 
     async def _retire_if_spent(self, worker: Worker) -> None:
         """After a failed load, end a worker that can load nothing more but still holds memory."""
@@ -390,9 +388,9 @@ class RemoteModels:
             return
         self._loads += 1  # the load finds itself superseded before it asks the worker
         if kept is None:
-            self._publisher.update(model_id=None, state="starting" if worker is None else "idle")
+            self._publisher.update(models=(), state="starting" if worker is None else "idle")
         elif worker is not None and worker.loaded:
-            self._publisher.update(state="ready", model_id=kept.title)
+            self._publisher.update(state="ready", models=kept.models)
         else:
             self._return_to(kept)
 
@@ -428,8 +426,8 @@ class RemoteModels:
         if self._expected is self._wanted:
             # Whatever killed it may do so again: do not load it unasked.
             self._expected = None
-        title = self._expected.title if self._expected else None
-        self._publisher.update(state="dead", error=error, model_id=title)
+        models = self._expected.models if self._expected else ()
+        self._publisher.update(state="dead", error=error, models=models)
 
     def _configure(self, worker: Worker) -> None:
         """Send a new worker the settings of the one before it."""

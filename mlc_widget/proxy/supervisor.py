@@ -162,7 +162,7 @@ class WorkerSupervisor:
             if isinstance(error, Exception):
                 self._log.failed("The start of a worker", error)
             known = error if isinstance(error, MLCEngineError) else None
-            self._publisher.update(state="dead", model_id=None, error=known)
+            self._publisher.update(state="dead", models=(), error=known)
             raise
         self.worker = worker
         self.starts += 1
@@ -252,9 +252,7 @@ class WorkerSupervisor:
         if worker is not None:
             await worker.stop()
         _supervisors.discard(self)
-        self._publisher.update(
-            state="terminated", model_id=None, error=EngineTerminatedError(message)
-        )
+        self._publisher.update(state="terminated", models=(), error=EngineTerminatedError(message))
 
     def tell_end(self) -> concurrent.futures.Future[None] | None:
         """Start no other worker, and begin to end one that has to be told; done once it was.

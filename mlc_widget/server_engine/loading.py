@@ -90,8 +90,7 @@ class ServerModels:
         else:
             self._wanted = None
         self.cancel()
-        shown = None if self._wanted is None else ", ".join(self._wanted)
-        self._publisher.update(state="loading", model_id=shown, error=None, failed=None)
+        self._publisher.update(state="loading", models=self._wanted or (), error=None, failed=None)
         self._loading = self._home.spawn(self._load(self._wanted))
         self._loading.add_done_callback(lambda t: None if t.cancelled() else t.exception() and None)
         return self._loading
@@ -130,7 +129,7 @@ class ServerModels:
         self.check_alive()
         self.cancel()
         self.chosen = {}
-        self._publisher.update(state="idle", model_id=None, progress=None, error=None, failed=None)
+        self._publisher.update(state="idle", models=(), progress=None, error=None, failed=None)
 
     def end(self, reason: str) -> None:
         """End for good."""
@@ -173,9 +172,9 @@ class ServerModels:
 
     def _show_chosen(self) -> None:
         if self.chosen:
-            self._publisher.update(state="ready", model_id=", ".join(self.chosen))
+            self._publisher.update(state="ready", models=tuple(self.chosen))
         else:
-            self._publisher.update(state="idle", model_id=None)
+            self._publisher.update(state="idle", models=())
 
     async def _load(self, wanted: tuple[str, ...] | None) -> None:
         began = time.monotonic()
@@ -188,7 +187,7 @@ class ServerModels:
             raise
         self._report(1.0, began, f"Using {', '.join(self.chosen)} on the server at {address.host}")
         self._publisher.update(
-            state="ready", model_id=", ".join(self.chosen), device=f"server {address.host}"
+            state="ready", models=tuple(self.chosen), device=f"server {address.host}"
         )
 
     async def _ask(self, wanted: tuple[str, ...] | None) -> None:
@@ -218,7 +217,7 @@ class ServerModels:
             self._show_chosen()
             self._publisher.update(failed=FailedLoad(name, error))
         else:
-            self._publisher.update(state="idle", model_id=None, error=error)
+            self._publisher.update(state="idle", models=(), error=error)
 
     def _report(self, progress: float, began: float, text: str) -> None:
         report = InitProgressReport(

@@ -56,7 +56,6 @@ from mlc_widget.widget.chat_tools import ChatTools
 from mlc_widget.widget.comparison import Comparison, Side
 from mlc_widget.widget.history import History, read_history, read_saved
 from mlc_widget.widget.intents import Handler
-from mlc_widget.widget.joined_names import names_in
 from mlc_widget.widget.kept_settings import (
     KEPT_NAMES,
     KeptSettings,
@@ -194,7 +193,7 @@ class ChatWidget(EngineWidget, ChatSettings):
             sampling=sampling,
             system_prompts=system_prompts,
         )
-        options = replace(options, model=checked_model(model, link_of(engine).snapshot.model_id))
+        options = replace(options, model=checked_model(model, link_of(engine).snapshot.models))
         self._user = UserCallbacks()
         self._cell = contextvars.copy_context()
         self._on_reply: list[Callable[[Reply], object]] = []
@@ -210,7 +209,7 @@ class ChatWidget(EngineWidget, ChatSettings):
         given = {name for name in KEPT_NAMES if getattr(options, name) is not None}
         self._settings = KeptSettings(self._session, given)
         self._kept_rev = self._session.state.rev
-        self._offered: list[str] = []
+        self._offered: tuple[str, ...] = ()
         """The engine's models that the page offers, if there are several."""
         super().__init__(engine, options.model)
         self._follow_settings(options, functools.partial(self._link.call_soon, self._set_option))
@@ -256,10 +255,10 @@ class ChatWidget(EngineWidget, ChatSettings):
         return list(found.values())
 
     @property
-    def _several(self) -> list[str]:
+    def _several(self) -> tuple[str, ...]:
         """The engine's models, if it has several."""
-        names = names_in(self._link.snapshot.model_id or "")
-        return names if len(names) > 1 else []
+        models = self._link.snapshot.models
+        return models if len(models) > 1 else ()
 
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
         super()._on_engine(snapshot)

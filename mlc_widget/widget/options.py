@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,7 +13,6 @@ from mlc_widget.api.request_values import bad, encoded_size, field_name
 from mlc_widget.api.requests import CHAT_FIELDS, JSONDict, check_sampling
 from mlc_widget.widget.chat_request import ChatOptions, json_answer
 from mlc_widget.widget.chat_tools import offered, read_chat_tools
-from mlc_widget.widget.joined_names import names_in
 from mlc_widget.widget.title import one_line
 
 OPTION_NAMES = (
@@ -57,21 +56,20 @@ def check_option(name: str, value: Any) -> Any:
     return CHAT_FIELDS[name](name, value)
 
 
-def checked_model(model: Any, loaded: str | None = None) -> str | None:
+def checked_model(model: Any, loaded: Sequence[str] = ()) -> str | None:
     """Check the name of one of an engine's models.
 
     Args:
         model: The name; None for the only one.
-        loaded: The models that are loaded or loading, as `EngineSnapshot.model_id` joins them.
+        loaded: The models that are loaded or loading.
 
     Raises:
         BadRequestError: It is neither a name nor None, or None where there are several models.
     """
-    names = names_in(loaded or "")
-    if model is None and len(names) > 1:
+    if model is None and len(loaded) > 1:
         raise BadRequestError(
-            f"model: several models are loaded ({', '.join(names)}); name the one that answers, "
-            f"as in ChatWidget(engine, model={names[0]!r}).",
+            f"model: several models are loaded ({', '.join(loaded)}); name the one that answers, "
+            f"as in ChatWidget(engine, model={loaded[0]!r}).",
             param="model",
         )
     if model is None or (isinstance(model, str) and model.strip()):

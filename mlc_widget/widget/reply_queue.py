@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -21,9 +21,8 @@ from mlc_widget.widget.reply import Reply
 from mlc_widget.widget.running_reply import RunningReply
 from mlc_widget.widget.state import Message, ReplyStats, Status
 
-Advice: TypeAlias = Callable[[str], str]
-"""Says how to load models in this place; it gets the names of those that were loaded last, joined
-by commas, or an empty string if none were."""
+Advice: TypeAlias = Callable[[Sequence[str]], str]
+"""Says how to load models in this place; it gets the names of those that were loaded last."""
 
 
 class ReplyQueue:
@@ -53,7 +52,7 @@ class ReplyQueue:
     ) -> None:
         self._link, self._tree, self._listener = link, tree, listener
         self._options_of, self._advice = options_of, advice
-        self._last_model = link.snapshot.model_id or ""
+        self._last_models = link.snapshot.models
         self._waiting: deque[str] = deque()
         self._replies: dict[str, Reply] = {}
         self.running: RunningReply | None = None
@@ -122,7 +121,7 @@ class ReplyQueue:
         return not any(message.calling for message in self._tree.state.path(reply_id))
 
     def _on_engine(self, snapshot: EngineSnapshot) -> None:
-        self._last_model = snapshot.model_id or self._last_model
+        self._last_models = snapshot.models or self._last_models
         if snapshot.state == "terminated":
             self.stop()
         else:
@@ -159,7 +158,7 @@ class ReplyQueue:
         if isinstance(error, ModelNotLoadedError) and failed and failed.model_id == model:
             why = f"{error.message} Its load failed: {failed.error.message}"
             return ModelNotLoadedError(why, param=error.param)
-        advice = self._advice(self._last_model)
+        advice = self._advice(self._last_models)
         if not isinstance(error, ModelNotLoadedError) or error.param is not None or not advice:
             return error
         if snapshot.model_id is not None and snapshot.state != "idle":

@@ -15,7 +15,6 @@ from mlc_widget.magics import actions
 from mlc_widget.magics.commands import MLCMagics
 from mlc_widget.magics.conversation import advice
 from mlc_widget.magics.parsing import chat_parser, mlc_parser
-from mlc_widget.widget.joined_names import names_in
 
 TINY = Path(__file__).parent.parent / "mcp_client" / "tiny_server.py"
 LOAD = """
@@ -122,7 +121,7 @@ def test_the_advice_of_a_reply_loads_what_was_loaded(tmp_path: Path) -> None:
     path = tmp_path / "my models, and others" / "a, b.gguf"
     path.parent.mkdir()
     path.touch()
-    line = advice(names_in(f"demo, {path}, b"), "other").split("`")[1].removeprefix("%mlc ")
+    line = advice(["demo", str(path), "b"], "other").split("`")[1].removeprefix("%mlc ")
     read = mlc_parser().read(line)
     assert read.model == ["demo", str(path), "b"]
     assert read.to == "other"

@@ -30,7 +30,7 @@ def link(info: dict[str, Any], statistics: EngineStatistics = QUIET) -> Any:
         return value
 
     return SimpleNamespace(
-        snapshot=SimpleNamespace(model_id="demo", device=info["device"]),
+        snapshot=SimpleNamespace(models=("demo",), device=info["device"]),
         device_info=lambda: give(info),
         metrics=lambda: give(METRICS),
         runtime_stats_text=lambda model: give("slow" if model == "b" else "fast"),

@@ -19,7 +19,7 @@ PART = "round and round " * 30 + " ".join(f"sentence {i} says {i * i}" for i in 
 class Link:
     """An engine that answers with `PART`, so many times."""
 
-    snapshot = EngineSnapshot("ready", "m")
+    snapshot = EngineSnapshot("ready", ("m",))
 
     def __init__(self, times: int) -> None:
         self.times = times

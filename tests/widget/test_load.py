@@ -194,7 +194,7 @@ def test_a_chat_without_its_model_says_what_to_press(
 
 def test_a_base_model_s_warning_is_shown_unless_python_warns(make_engine: MakeEngine) -> None:
     progress = InitProgressReport(1, 1, "ready", warning="It has no chats.")
-    snapshot = EngineSnapshot("ready", "base", progress)
+    snapshot = EngineSnapshot("ready", ("base",), progress)
     assert EngineMirror(snapshot).to_json()["progress"]["warning"] == "It has no chats."
     engine = make_engine()
     panel = _RaisedLoadProgress(engine)
@@ -222,7 +222,7 @@ def test_a_gpu_and_its_memory_reach_the_page() -> None:
         "device_memory_free_bytes": 140,
         "model_memory_bytes": 5,
     }
-    mirror = EngineMirror(EngineSnapshot(state="ready", model_id="demo", device="cuda:1"))
+    mirror = EngineMirror(EngineSnapshot(state="ready", models=("demo",), device="cuda:1"))
     assert mirror.to_json()["gpu"] is None
     mirror.describe([], info)
     assert mirror.to_json()["gpu"] == {

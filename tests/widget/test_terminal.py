@@ -93,7 +93,7 @@ class Link:
     """What the progress needs of an engine's link."""
 
     def __init__(self) -> None:
-        self.snapshot = EngineSnapshot("starting", "folder/a\nmodel")
+        self.snapshot = EngineSnapshot("starting", ("folder/a\nmodel",))
         self._observers: list[Callable[[EngineSnapshot], object]] = []
 
     def call_soon(self, function: Callable[[], object]) -> None:
@@ -121,7 +121,7 @@ def test_a_long_load_is_told_with_its_end(
     progress = terminal.PlainProgress(link, stream)  # type: ignore[arg-type]
     while not stream.getvalue():
         progress.join(0.01)
-    link.become(state="ready" if model else "idle", model_id=model, error=error)
+    link.become(state="ready" if model else "idle", models=(model,) if model else (), error=error)
     progress.join(30)
     assert stream.getvalue().replace("a\\nmodel: starting the worker …\n", "") == last
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlc_widget.api.engine_link import EngineSnapshot
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.widget.chat_listener import ChatListener
 from mlc_widget.widget.chat_request import ChatOptions
@@ -27,9 +28,7 @@ class Link:
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
-        self.snapshot = type(
-            "Snapshot", (), {"state": "ready", "error": None, "model_id": "m", "failed": None}
-        )()
+        self.snapshot = EngineSnapshot("ready", ("m",))
 
     def call_soon(self, function: Any, *args: Any) -> None:
         asyncio.get_running_loop().call_soon(function, *args)
