@@ -31,6 +31,7 @@ those fields and its class name, so the proxy raises the class that the engine r
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any, ClassVar, Final, Self
 
 from mlc_widget.api.ipython_traceback import render_traceback
@@ -82,6 +83,13 @@ class BadRequestError(MLCEngineError, ValueError):
     """The request is wrong. `param` names the field; the message has the value and what to do."""
 
     default_code = "invalid_request_error"
+
+    @classmethod
+    def several_are_loaded(cls, models: Iterable[str]) -> Self:
+        """The error where a request names no model and several are loaded; `models` are these."""
+        return cls(
+            f"model: several models are loaded; name one of {', '.join(models)}.", param="model"
+        )
 
 
 class UnsupportedFieldError(BadRequestError):

@@ -116,10 +116,7 @@ class LoadedModels:
             raise ModelNotLoadedError.none_is_loaded(self._failure)
         if model_id is None:
             if len(self._models) > 1:
-                raise BadRequestError(
-                    f"model: several models are loaded; name one of {', '.join(self._models)}.",
-                    param="model",
-                )
+                raise BadRequestError.several_are_loaded(self._models)
             return next(iter(self._models.values()))
         try:
             return self._models[model_id]

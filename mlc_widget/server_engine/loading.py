@@ -159,10 +159,7 @@ class ServerModels:
             error = self._publisher.snapshot.error
             raise ModelNotLoadedError.none_is_loaded("" if error is None else error.message)
         if name is None and len(self.chosen) > 1:
-            raise BadRequestError(
-                f"model: several models are loaded; name one of {', '.join(self.chosen)}.",
-                param="model",
-            )
+            raise BadRequestError.several_are_loaded(self.chosen)
         if name is not None and name not in self.chosen:
             raise ModelNotLoadedError(
                 f"model {shortened(name)} is not loaded; loaded: {', '.join(self.chosen)}.",

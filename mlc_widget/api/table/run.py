@@ -54,10 +54,7 @@ async def _model(core: EngineCore, model_id: str | None) -> JSONDict:
         models = await core.list_models()
     named = [model for model in models if model_id in (None, model["id"])]
     if len(named) > 1:
-        names = ", ".join(model["id"] for model in named)
-        raise BadRequestError(
-            f"model: several models are loaded; name one of {names}.", param="model"
-        )
+        raise BadRequestError.several_are_loaded(model["id"] for model in named)
     if not named:
         raise ModelNotLoadedError.none_is_loaded()
     return named[0]
