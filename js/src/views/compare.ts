@@ -77,11 +77,7 @@ class Column {
   update(other: View, chosen: boolean, hidden: boolean, connected: boolean): void {
     const { view } = this.store;
     show(this.node, !hidden);
-    const model = modelName(view.engine.model);
-    setText(this.#label, joinFacts(
-      this.#ofChat && model !== modelName(other.engine.model) ? model : "",
-      describeSettings(view.options, other.options),
-    ));
+    setText(this.#label, describeSettings(view.options, other.options));
     show(this.#stop, isRunning(view));
     show(this.#choose, connected && (chosen || view.chat.messages.length > 0) && !(this.#ofChat && isRunning(view)));
     setText(this.#choose, this.#ofChat ? `Keep ${this.#name}` : chosen ? "Show both again" : `Continue with ${this.#name}`);
