@@ -185,10 +185,11 @@ def _sampling_kernels(program: Program) -> list[Any]:
     """The kernels that choose tokens where the logits are."""
     if not (program.decodes and isinstance(program.target, CudaTarget)):
         return []
+    from mlc_widget.engine.runtimes.tvm.cuda.next_step import make_next_step
     from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_best_tokens, make_choose_tokens
 
     width = pad(program.shape.vocab_size)
-    return [make_best_tokens(width), make_choose_tokens(width)]
+    return [make_best_tokens(width), make_choose_tokens(width), make_next_step()]
 
 
 def compile_module(module: Any, target: CpuTarget | CudaTarget) -> Any:

@@ -24,7 +24,7 @@ PAGE = 16
 """The number of tokens in a page of the KV cache."""
 MAX_ROWS = 256
 """The maximum number of rows of a step, for which memory for activations is planned,"""
-MAX_ROWS_WITH_WARPGROUPS = 512
+MAX_ROWS_WITH_WARPGROUPS = 1024
 """and on a GPU that needs more of them to be busy."""
 USUAL_ROWS = 128
 """The maximum unless a user chooses another, on other devices."""

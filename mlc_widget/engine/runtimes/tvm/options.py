@@ -13,7 +13,7 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.tvm.speculation import SpeculativeMode
 from mlc_widget.engine.store.verification import VerifyPolicy
 
-MAX_CHUNK = 512
+MAX_CHUNK = 1024
 MAX_SEQUENCES = 256
 
 CPUS = ("portable", "avx2", "avxvnni", "avx512", "avx512vnni")
@@ -32,8 +32,9 @@ class TVMOptions:
         max_num_sequence: The number of generations that share steps; others wait.
         max_total_sequence_length: The number of tokens that the KV cache holds for all sequences
             together. None is four context windows, at most 8192.
-        prefill_chunk_size: The maximum number of tokens of a step, 1 to 512; a model, or a device
-            (256 but for NVIDIA's Hopper), may have a lower maximum. None is 128, and 512 on Hopper.
+        prefill_chunk_size: The maximum number of tokens of a step, 1 to 1024; a model, or a
+            device (256 but for NVIDIA's Hopper), may have a lower maximum. None is 128, and 1024 on
+            Hopper.
         prefix_cache_mode: ``radix`` reuses common prefixes of sequences, ``disable`` does not.
         speculative_mode: Whether to draft tokens from earlier in the text, and compute several in
             one step: ``auto``, where that saves time; ``always``, wherever the text repeats

@@ -499,7 +499,7 @@ def test_wide_blocks_fit_a_multiprocessor_and_cover_a_layer(bits, rows):
 @pytest.mark.parametrize(
     ("arch", "asked", "own", "expected"),
     [
-        ("sm_90", None, 2048, 512),
+        ("sm_90", None, 2048, 1024),
         ("sm_90", None, 300, 300),
         ("sm_90", 64, 2048, 64),
         ("sm_80", None, 2048, 128),
@@ -744,6 +744,38 @@ def test_two_models_do_not_meet_on_a_gpu(folder_of, cache_dir):  # noqa: F811
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(again, range(2))) == [True, True]
+
+
+@needs_gpu
+@pytest.mark.parametrize("rows", [1, 3])
+def test_steps_ahead_change_no_token_on_a_gpu(rows, folder_of, cache_dir):  # noqa: F811
+    prompt = data("llama", "q4f16_1")[0]
+    folder = folder_of("llama", "q4f16_1")
+    executor = executor_for(folder, cache_dir, device="cuda", kv_cache_dtype="float16")
+    held = [list(range(8 * i, 8 * i + 8)) for i in range(rows)]
+    starts = [20 + 7 * i for i in range(rows)]
+
+    def generated(temperature):
+        """Of steps that go on, a pause for another sequence, and fewer pages at a time."""
+        tokens, known = [], [prompt[start] for start in starts]
+        for pages, start in zip(held, starts, strict=True):
+            executor.run([Span(prompt[:start], 0, pages)])
+        for i in range(60):
+            if i == 40:
+                executor.run([Span(prompt[:5], 0, [30])])
+            spans = []
+            for pages, start, token in zip(held, starts, known, strict=True):
+                needed = pages if i < 20 else pages[: (start + i) // 16 + 1]
+                spans.append(Span([token], start + i, needed, [0], temperature))
+            rows_of = executor.run(spans)
+            if temperature is None:
+                known = [int(row.argmax()) for row in rows_of]
+            else:
+                known = [best.token for best in rows_of]
+            tokens.append(known)
+        return tokens
+
+    assert generated(0.0) == generated(None)
 
 
 @needs_gpu

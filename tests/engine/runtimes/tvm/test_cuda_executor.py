@@ -14,7 +14,12 @@ from mlc_widget.engine.runtimes.tvm import machine, planning
 from mlc_widget.engine.runtimes.tvm.candidates import Best
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, decode
 from mlc_widget.engine.runtimes.tvm.cuda import executor as on_gpu
-from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, CHOOSE_TOKENS
+from mlc_widget.engine.runtimes.tvm.cuda.records import (
+    BEST_TOKENS,
+    CHOOSE_TOKENS,
+    NEXT_STEP,
+    best_of,
+)
 from mlc_widget.engine.runtimes.tvm.executor import Span
 
 from .conftest import executor_for
@@ -28,6 +33,15 @@ class Memory:
 
     def __init__(self, shape, dtype):
         self.array = np.zeros(shape, dtype)
+
+
+class Event:
+    """Stands for `cudart.Event`, as all is done at once."""
+
+    def record(self):
+        """Nothing is under way."""
+
+    synchronize = record
 
 
 class Recorded:
@@ -55,6 +69,20 @@ def find_best(logits, vocab, keys):
         at[0] = record_of(row + np.float32(100), np.float32(0))[0]
 
 
+def next_step(keys, ids, position, slot, table, told, turn):
+    """As the kernel of `next_step`."""
+    keys, ids, position, slot, table, told, turn = (
+        np.from_dlpack(tensor) for tensor in (keys, ids, position, slot, table, told, turn)
+    )
+    told[turn[0], : len(keys)] = keys[:, 0]
+    turn[0] = 1 - turn[0]
+    ids[:] = [best.token for best in best_of(keys[:, 0].view(np.uint64))]
+    keys[:] = 0
+    position += 1
+    page = np.minimum(position // 16, table.shape[1] - 1)
+    slot[:] = table[np.arange(len(page)), page] * 16 + position % 16
+
+
 @pytest.fixture
 def on_host(monkeypatch):
     """Have what goes to a GPU stay in the host's memory."""
@@ -66,13 +94,14 @@ def on_host(monkeypatch):
     for module, name in itertools.product((cudart, decode), ("copy", "Pinned", "Graph")):
         stand_in = {"copy": copy, "Pinned": Memory, "Graph": Recorded}[name]
         monkeypatch.setattr(module, name, stand_in)
+    monkeypatch.setattr(cudart, "Event", Event)
     monkeypatch.setattr(cudart, "clear", lambda at, nbytes: ctypes.memset(at, 0, nbytes))
     monkeypatch.setattr(cudart, "synchronize", lambda: None)
     monkeypatch.setattr(cudart, "use", lambda index: None)
     monkeypatch.setattr(tvm_ffi, "device", lambda kind, index: device("cpu", 0))
     monkeypatch.setattr(tvm_ffi, "use_raw_stream", lambda device, stream: nullcontext())
     monkeypatch.setattr(on_gpu, "virtual_machine", lambda code, gpu: machine.virtual_machine(code))
-    made = {CHOOSE_TOKENS: choose, BEST_TOKENS: find_best}
+    made = {CHOOSE_TOKENS: choose, BEST_TOKENS: find_best, NEXT_STEP: next_step}
     monkeypatch.setattr(on_gpu, "function", lambda code, name: made[name])
 
 
@@ -89,6 +118,67 @@ def run(executor):
     rows.append(executor.run([last] * 40).copy())
     assert len(executor.run([Span(tokens[:5], 0, [7])])) == 0
     return np.concatenate(rows), last
+
+
+@pytest.fixture
+def executor(on_host, monkeypatch, cache_dir):
+    """The executor for GPUs."""
+    monkeypatch.setattr(planning, "_executor_class", lambda gpu: (on_gpu.CudaExecutor, "cpu"))
+    return executor_for("gqa-tied-q4f32_1", cache_dir, max_total_sequence_length=4096)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """For each decode step whose tokens the GPU chooses, whether the host gave its inputs."""
+    found, start = [], decode.DecodeStep.start_choosing
+
+    def noted(step, spans):
+        found.append(spans is not None)
+        start(step, spans)
+
+    monkeypatch.setattr(decode.DecodeStep, "start_choosing", noted)
+    return found
+
+
+def generate(executor, count, temperature, sequences):
+    """The tokens of some steps; sequences are lists of pages, start and first token."""
+    out, last = [], [token for _, _, token in sequences]
+    for i in range(count):
+        rows = executor.run(
+            [
+                Span([token], start + i, pages[: (start + i) // 16 + 1], [0], temperature)
+                for token, (pages, start, _) in zip(last, sequences, strict=True)
+            ]
+        )
+        last = [int(row.argmax()) if temperature is None else row.token for row in rows]
+        out.append(last)
+    return out
+
+
+def test_steps_that_go_on_are_started_ahead(executor, started):
+    sequences = [(PAGES, 1, 5), ([7, 2, 5], 3, 9)]
+    expected = generate(executor, 30, None, sequences)
+    assert generate(executor, 30, 0.0, sequences) == expected
+    # After step `SURE`, but for the one whose page the GPU's table does not have yet.
+    assert started == [*[True] * 17, *[False] * 12, True, False]
+    for others in (sequences[:1], sequences[::-1], sequences):  # what was started ahead is ignored
+        generate(executor, 20, 0.0, sequences)
+        assert generate(executor, 3, 0.0, others) == generate(executor, 3, None, others)
+
+
+@pytest.mark.parametrize("change", ["token", "position", "page"])
+def test_a_step_that_was_started_ahead_is_not_taken_for_another(executor, change):
+    last = generate(executor, 20, 0.0, [(PAGES, 1, 5)])[-1][0]
+    token, position, pages = last, 21, PAGES
+    if change == "token":
+        token = (last + 1) % 60
+    elif change == "position":
+        position = 20
+    else:
+        pages = [7, *PAGES[1:]]
+    (best,) = executor.run([Span([token], position, pages, [0], 0.0)])
+    (logits,) = executor.run([Span([token], position, pages, [0])])
+    assert best.token == int(logits.argmax())
 
 
 def test_steps_give_the_same_bits_as_on_the_cpu(on_host, monkeypatch, cache_dir):

@@ -546,7 +546,7 @@ async def test_embed_is_refused(load):
         ({"wheels": 4}, "wheels"),
         ({"threads": 0}, "threads"),
         ({"threads": "many"}, "threads"),
-        ({"prefill_chunk_size": 513}, "prefill_chunk_size"),
+        ({"prefill_chunk_size": 1025}, "prefill_chunk_size"),
         ({"max_num_sequence": True}, "max_num_sequence"),
         ({"device": "tpu"}, "device"),
         ({"prefix_cache_mode": 1}, "prefix_cache_mode"),

@@ -21,6 +21,7 @@ from mlc_widget.engine.runtimes.tvm.memory import Array
 TO_DEVICE: Final = 1
 TO_HOST: Final = 2
 _NON_BLOCKING: Final = 1
+_NOT_TIMED: Final = 2
 _RELAXED: Final = 2
 
 
@@ -103,6 +104,26 @@ def clear(at: int, nbytes: int) -> None:
 def synchronize() -> None:
     """Wait until all started work is done."""
     _call("cudaStreamSynchronize", ctypes.c_void_p(0))
+
+
+class Event:
+    """A point in the order of started work, for which the host can wait."""
+
+    def __init__(self) -> None:
+        self._pointer = ctypes.c_void_p()
+        _call("cudaEventCreateWithFlags", ctypes.byref(self._pointer), _NOT_TIMED)
+
+    def record(self) -> None:
+        """Have it come after all work that was started before."""
+        _call("cudaEventRecord", self._pointer, ctypes.c_void_p(0))
+
+    def synchronize(self) -> None:
+        """Wait until the work before it is done."""
+        _call("cudaEventSynchronize", self._pointer)
+
+    def __del__(self) -> None:
+        if self._pointer.value:
+            _library().cudaEventDestroy(self._pointer)
 
 
 class Graph:

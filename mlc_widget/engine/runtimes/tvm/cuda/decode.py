@@ -2,6 +2,8 @@
 
 All shapes of such a step are fixed; the page table is as wide as the context window. Inputs that
 differ from step to step are in pinned memory, from which the graph copies them first, all at once.
+Where the GPU also chooses the tokens (`lookahead`), they are copied before the graph starts, if the
+step before has not made them.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class DecodeStep:
         most_tiles: int,
         device: Any,
         forward: Callable[[tuple[Any, ...]], None],
+        choose: Callable[[tuple[Any, ...]], None],
     ) -> None:
         """Allocate memory for the inputs.
 
@@ -56,11 +59,15 @@ class DecodeStep:
             most_tiles: The largest number of tiles, at least `rows`.
             device: The `tvm_ffi.Device`.
             forward: Starts the step on the tensors ids … logit_rows in the GPU's memory.
+            choose: Has the GPU choose the tokens, and make the first four of these tensors anew
+                for a step that goes on with them.
         """
-        self._page_size, self._device, self._forward = page_size, device, forward
+        self._page_size, self._device = page_size, device
+        self._forward, self._choose = forward, choose
         self._part, self._most = part, most_tiles
         self._sizes = sizes(rows, most_tiles if part else rows)
-        self._graphs: dict[int, Graph] = {}
+        self._graphs: dict[tuple[int, bool], Graph] = {}
+        self._size = rows  # the number of tiles of the last step
         shapes = [(rows,)] * 3 + [(rows, max_pages), (self._sizes[-1], 3)]
         starts, end = [], 0
         for shape in shapes:
@@ -82,20 +89,40 @@ class DecodeStep:
 
     def start(self, spans: Sequence[Span]) -> None:
         """Start the step; the rows are in the order of the spans."""
+        self._fill(spans, ahead=0)
+        self._run(self._size, chosen=False)
+
+    def start_choosing(self, spans: Sequence[Span] | None) -> None:
+        """Start the step, and have the GPU choose its tokens.
+
+        Args:
+            spans: As for `start`, but no step may be under way that was started with others. None
+                for a step that goes on with the tokens of the last one.
+        """
+        if spans is not None:
+            self._fill(spans, ahead=self._table.shape[1])
+            self._upload(self._size, 0)
+        self._run(self._size, chosen=True)
+
+    def _fill(self, spans: Sequence[Span], *, ahead: int) -> None:
+        """Make the inputs in pinned memory, with some pages ahead of the ones in use."""
         for i, span in enumerate(spans):
             self._ids[i] = span.tokens[0]
             self._position[i] = span.start
             page, offset = divmod(span.start, self._page_size)
             self._slot[i] = span.pages[page] * self._page_size + offset
-            self._table[i, : page + 1] = span.pages[: page + 1]
-        size = self._cut()
-        graph = self._graphs.get(size)
+            held = span.pages[: min(page + 1 + ahead, self._table.shape[1])]
+            self._table[i, : len(held)] = held
+        self._size = self._cut()
+
+    def _run(self, size: int, *, chosen: bool) -> None:
+        graph = self._graphs.get((size, chosen))
         if graph is not None:
             graph.start()
             return
         # The first run loads code and allocates memory, which cannot be recorded.
-        self._run(size, 0)
-        self._graphs[size] = Graph(lambda stream: self._record(size, stream))
+        self._launch(size, 0, chosen=chosen)
+        self._graphs[size, chosen] = Graph(lambda stream: self._record(size, stream, chosen=chosen))
 
     def _cut(self) -> int:
         """Make the tiles, and return the number of them, of which some may be `NO_TILE`."""
@@ -107,15 +134,21 @@ class DecodeStep:
         self._tile[len(tiles) : size] = NO_TILE
         return size
 
-    def _record(self, size: int, stream: int) -> None:
+    def _record(self, size: int, stream: int, *, chosen: bool) -> None:
         import tvm_ffi
 
         with tvm_ffi.use_raw_stream(self._device, stream):
-            self._run(size, stream)
+            self._launch(size, stream, chosen=chosen)
 
-    def _run(self, size: int, stream: int) -> None:
+    def _launch(self, size: int, stream: int, *, chosen: bool) -> None:
         *others, tile = self._there
+        if not chosen:
+            self._upload(size, stream)
+        self._forward((*others, tensors.view(tile, (size, 3)), self._logit_rows))
+        if chosen:
+            self._choose(tuple(others))
+
+    def _upload(self, size: int, stream: int) -> None:
         nbytes = self._tiles_start + self._tile[:size].nbytes
         here = self._pinned.array.ctypes.data
         copy(self._memory.data_ptr(), here, nbytes, TO_DEVICE, stream)
-        self._forward((*others, tensors.view(tile, (size, 3)), self._logit_rows))

@@ -11,8 +11,9 @@ import numpy as np
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
+from mlc_widget.engine.runtimes.tvm.cuda.lookahead import Lookahead
 from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
-from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, CHOOSE_TOKENS
+from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, CHOOSE_TOKENS, NEXT_STEP
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Rows, Span
@@ -46,6 +47,10 @@ class CudaExecutor(Executor):
             self._v,
         )
         self._few_logits = StepLogits(pad(shape.vocab_size), self.vocab, self._device)
+        self._lookahead = Lookahead(
+            self.vocab, self.page_size, self.context, self._attention_part, self._device,
+            self._decode_step,
+        )  # fmt: skip
         self._all_logits_there: Any = None
         self._inputs_there = [
             self._empty((a.size,), "int32")
@@ -70,7 +75,9 @@ class CudaExecutor(Executor):
         cudart.use(self._index)
         self._forward = virtual_machine(self._executable, self._index)["forward"]
         self._few_logits.choose = function(self._executable, CHOOSE_TOKENS)
-        self._few_logits.find_best = function(self._executable, BEST_TOKENS)
+        find_best = function(self._executable, BEST_TOKENS)
+        self._few_logits.find_best = self._lookahead.find_best = find_best
+        self._lookahead.next_step = function(self._executable, NEXT_STEP)
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
         pool.shrink(lambda: self._launch([Span([0], 0, [0], [0])]))
@@ -80,6 +87,12 @@ class CudaExecutor(Executor):
     def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step; see `Executor.run`."""
         temperatures = [span.temperature for span in spans for _ in span.logits]
+        if is_decode(spans) and all(t == 0 for t in temperatures):
+            with pool.lock:
+                self._check_pool()
+                turn = self._lookahead.start(spans)
+            self.steps += 1
+            return list(self._lookahead.tokens(spans, turn))
         chosen = len(temperatures) <= MOST_ROWS and any(t is not None for t in temperatures)
         if chosen:
             self._few_logits.clear(temperatures)
@@ -102,9 +115,8 @@ class CudaExecutor(Executor):
     def _launch(self, spans: Sequence[Span]) -> int:
         """Like `launch`, but the caller holds the pool's lock."""
         self.steps += 1
-        if self._epoch != pool.epoch():
-            self._epoch = pool.epoch()
-            self._decode_steps.clear()
+        self._check_pool()
+        self._lookahead.forget()
         if is_decode(spans):
             self._decode_step(len(spans)).start(spans)
             return len(spans)
@@ -120,6 +132,13 @@ class CudaExecutor(Executor):
         self._start(there, max(1, count))
         return count
 
+    def _check_pool(self) -> None:
+        """Forget the graphs if the pool may have given their memory back."""
+        if self._epoch != pool.epoch():
+            self._epoch = pool.epoch()
+            self._decode_steps.clear()
+            self._lookahead.forget()
+
     def _decode_step(self, rows: int) -> DecodeStep:
         if rows not in self._decode_steps:
             self._decode_steps[rows] = DecodeStep(
@@ -130,6 +149,7 @@ class CudaExecutor(Executor):
                 self.max_rows,
                 self._device,
                 lambda inputs: self._start(inputs, rows),
+                lambda inputs: self._lookahead.choose(self._logits_of(rows), inputs),
             )
         return self._decode_steps[rows]
 
@@ -140,8 +160,10 @@ class CudaExecutor(Executor):
         """Memory for some rows of logits; for more than decode steps need, if there are any."""
         if rows <= MOST_ROWS:
             return self._few_logits.tensor(rows)
-        if self._all_logits_there is None:
-            self._all_logits_there = self._empty(self._logits.shape, "float32")
+        there = self._all_logits_there
+        if there is None or there.shape[0] < rows:
+            most = min(1 << (rows - 1).bit_length(), self.max_rows)
+            self._all_logits_there = self._empty((most, self._logits.shape[1]), "float32")
         return tensors.view(self._all_logits_there, (rows, self._logits.shape[1]))
 
     def copy_page(self, source: int, target: int) -> None:

@@ -27,6 +27,8 @@ from mlc_widget.engine.runtimes.tvm.memory import Array
 CHOOSE_TOKENS: Final = "choose_tokens"
 BEST_TOKENS: Final = "best_tokens"
 """The functions that make records."""
+NEXT_STEP: Final = "next_step"
+"""The function that makes the inputs of the next step from the first words of records."""
 MOST: Final = 1024
 """The largest number of tokens in a row's list."""
 BINS: Final = 512

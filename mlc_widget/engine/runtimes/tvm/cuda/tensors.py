@@ -48,11 +48,16 @@ def argument(tensor: Any, shape: Sequence[int], offset: int) -> Any:
 
     So this one has an address of its own.
     """
+    return moved(view(tensor, shape, offset), tensor.data_ptr() + offset)
+
+
+def moved(tensor: Any, address: int) -> Any:
+    """A tensor like another, whose content is at an address that the device can use."""
     import tvm_ffi
 
-    capsule = view(tensor, shape, offset)._to_dlpack()
+    capsule = tensor._to_dlpack()
     found = _Tensor.from_address(_pointer(capsule, b"dltensor") or 0)
-    found.data, found.byte_offset = (found.data or 0) + found.byte_offset, 0
+    found.data, found.byte_offset = address, 0
     return tvm_ffi.from_dlpack(capsule)
 
 
