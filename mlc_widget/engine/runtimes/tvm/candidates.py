@@ -34,8 +34,9 @@ class Candidates:
         logits: (n,) float32 logits of these.
         rest: No other token has a larger mass.
         total: The least and the largest mass that all tokens together may have, as numpy sums it.
-        count: The number of all tokens.
-        row: Returns the logits of all, (count,) float32; to be called before the next step.
+        count: The number of all tokens, whether they may be chosen or not.
+        row: Returns the logits of all, (count,) float32, with the draw's changes; to be called
+            before the next step.
     """
 
     best: Best
@@ -44,4 +45,25 @@ class Candidates:
     rest: float
     total: tuple[float, float]
     count: int
+    row: Callable[[], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """The block of tokens in which a draw without filters falls.
+
+    Attributes:
+        best: The most probable token of the row.
+        peak: Its logit.
+        start: The first token of the block.
+        logits: (n,) float32 logits of the block's tokens.
+        sure: Whether the choice from all logits is sure to fall into this block.
+        row: See `Candidates`.
+    """
+
+    best: Best
+    peak: np.float32
+    start: int
+    logits: npt.NDArray[np.float32]
+    sure: bool
     row: Callable[[], npt.NDArray[np.float32]]

@@ -185,11 +185,17 @@ def _sampling_kernels(program: Program) -> list[Any]:
     """The kernels that choose tokens where the logits are."""
     if not (program.decodes and isinstance(program.target, CudaTarget)):
         return []
+    from mlc_widget.engine.runtimes.tvm.cuda import shortlist
     from mlc_widget.engine.runtimes.tvm.cuda.next_step import make_next_step
-    from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_best_tokens, make_choose_tokens
 
     width = pad(program.shape.vocab_size)
-    return [make_best_tokens(width), make_choose_tokens(width), make_next_step()]
+    makers = (
+        shortlist.make_best_tokens,
+        shortlist.make_choose_tokens,
+        shortlist.make_change_logits,
+        shortlist.make_forbid_tokens,
+    )
+    return [*(make(width) for make in makers), make_next_step()]
 
 
 def compile_module(module: Any, target: CpuTarget | CudaTarget) -> Any:

@@ -78,19 +78,17 @@ class DryPenalty:
         if not broken:
             common[(self._tokens[:last] != token) | self._breaks[:last]] = 0
 
-    def apply(self, logits: npt.NDArray[np.float32]) -> None:
-        """Subtract the penalty from (vocab_size,) logits."""
+    def penalties(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """The penalised tokens, distinct, and what their logits lose."""
         s = self._s
         at = np.flatnonzero(self._common[: max(0, self._count - 1)] >= s.dry_allowed_length)
         at = at[~self._breaks[at + 1]]
-        if not len(at):
-            return
-        lengths = np.zeros(len(logits), np.int16)
-        np.maximum.at(lengths, self._tokens[at + 1], self._common[at])
-        ids = np.flatnonzero(lengths)
-        excess = (lengths[ids] - s.dry_allowed_length).astype(np.float64)
+        ids, of = np.unique(self._tokens[at + 1], return_inverse=True)
+        lengths = np.zeros(len(ids), np.int16)
+        np.maximum.at(lengths, of, self._common[at])
+        excess = (lengths - s.dry_allowed_length).astype(np.float64)
         penalty = np.minimum(s.dry_multiplier * s.dry_base**excess, _LARGEST)
-        logits[ids] -= penalty.astype(np.float32)
+        return ids, penalty.astype(np.float32)
 
 
 class _Breakers:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.base import DeviceUsage
-from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates
+from mlc_widget.engine.runtimes.tvm.draws import Draw
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.layouts import USUAL_ROWS, pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
@@ -43,7 +44,11 @@ class Span:
         pages: The sequence's pages, enough for the last token; they are filled up to `start`.
         logits: The indices in `tokens` for which logits are needed.
         temperature: None if the logits themselves are needed. Otherwise, an executor may return
-            what suffices to choose a token at this temperature: `Best` for 0, else `Candidates`.
+            what suffices to choose a token at this temperature: `Best` for 0, else `Candidates` or
+            `Block`.
+        draws: Returns how to draw from each row of logits, (vocab,), or None where the logits
+            themselves are needed after all; to be called, once, after the step has begun. Without
+            it, there are filters, but no changes of logits.
     """
 
     tokens: Sequence[int]
@@ -51,9 +56,16 @@ class Span:
     pages: Sequence[int]
     logits: Sequence[int] = ()
     temperature: float | None = None
+    draws: Callable[[int], Sequence[Draw | None]] | None = None
+
+    def rows(self, vocab: int) -> Sequence[Draw | None]:
+        """How to draw from each row of logits."""
+        if self.temperature is not None and self.logits and self.draws is not None:
+            return self.draws(vocab)
+        return [None if self.temperature is None else Draw(self.temperature)] * len(self.logits)
 
 
-Row = Logits | Best | Candidates
+Row = Logits | Best | Candidates | Block
 """The logits of a token, (vocab,) float32, or what suffices in their place."""
 Rows = Logits | list[Row]
 """For each row that spans ask for, in their order; as an array if all are logits."""

@@ -22,20 +22,23 @@ Ids = npt.NDArray[np.int64]
 
 _LIKELY: Final = np.float32(1e-4)
 """Tokens with less than this fraction of the largest probability rarely matter."""
+_ROUNDING: Final = 1e-12
+"""A bound of the relative difference of float64 sums of the same masses in different orders."""
 
 
-def filtered(mass: Mass, sampling: Sampling) -> Ids | None:
+def filtered(mass: Mass, sampling: Sampling, count: int | None = None) -> Ids | None:
     """The ids of the tokens to draw from, at least one, or None for all.
 
     They are sorted by descending probability, then by ascending id.
 
     Args:
-        mass: (n,) probabilities of all tokens, times any positive factor.
+        mass: (n,) probabilities of tokens, times any positive factor.
         sampling: The parameters of the filters.
+        count: The number of all tokens, if those that are not in `mass` have probability 0.
     """
     ids: Ids | None = None
-    if 0 < sampling.top_k < len(mass):
-        ids = _most_probable(mass, sampling.top_k)
+    if 0 < sampling.top_k < (len(mass) if count is None else count):
+        ids = _most_probable(mass, min(sampling.top_k, len(mass)))
     if sampling.typical_p < 1.0:
         ids = _typical(mass, ids, sampling.typical_p)
     if sampling.top_p < 1.0:
@@ -56,17 +59,21 @@ def filtered_candidates(mass: Mass, of: Candidates, sampling: Sampling) -> Ids |
     Returns:
         The indices of those to draw from, or None if they cannot be told without the other tokens.
     """
+    totals = of.total
+    if of.rest == 0:
+        total = float(mass.sum(dtype=np.float64))
+        totals = total * (1 - _ROUNDING), total * (1 + _ROUNDING)
     for least in (max(of.rest, float(_LIKELY)), of.rest):
         order = _sorted(mass, np.flatnonzero(mass > least))  # the first ones of all tokens
         ids: Ids | None = None
         if 0 < sampling.top_k < of.count:
-            if len(order) < sampling.top_k:
+            if len(order) < sampling.top_k and least > 0:
                 continue
             ids = order[: sampling.top_k]
         if sampling.top_p < 1.0:
             if ids is None:
                 cumulative = np.cumsum(mass[order], dtype=np.float64)
-                fewest, most = (_reaching(cumulative, sampling.top_p * t) for t in of.total)
+                fewest, most = (_reaching(cumulative, sampling.top_p * t) for t in totals)
                 if not fewest == most <= len(order):
                     continue
                 ids = order[:most]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +14,17 @@ import numpy.typing as npt
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.api.logit_processor import LogitProcessor
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
-from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates
+from mlc_widget.engine.runtimes.tvm.draws import BLOCK, MOST_CHANGES, Changes, Draw, Ids, Values
 from mlc_widget.engine.runtimes.tvm.dry import DryPenalty, Vocabulary
 from mlc_widget.engine.runtimes.tvm.executor import Row
 from mlc_widget.engine.runtimes.tvm.filters import filtered, filtered_candidates
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
+from mlc_widget.engine.runtimes.tvm.token_counts import TokenCounts
 
 Logits = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-_BLOCK: Final = 256
 _MANY: Final = 4096
 """If more tokens are allowed than this, it is faster to keep the others, with mass 0."""
 
@@ -41,14 +41,22 @@ STAGES = (
 _UNTIMED: Final = nullcontext()
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
-    """A random number in [0, 1) that depends only on these three.
+def uniforms(seed: int, choice: int, position: int) -> tuple[float, float]:
+    """Two random numbers in [0, 1) that depend only on these three.
 
-    It comes from Philox, a counter-based generator: `seed` and `choice` are the key, and `position`
-    is the counter.
+    They come from Philox, a counter-based generator: `seed` and `choice` are the key, and
+    `position` is the counter.
     """
-    bits = np.random.Philox(key=[seed, choice], counter=[0, position, 0, 0])
-    return float(bits.random_raw(1)[0] >> np.uint64(11)) * 2.0**-53
+    bits = np.random.Philox(key=[seed, choice], counter=[0, position, 0, 0]).random_raw(2)
+    first, second = (bits >> np.uint64(11)).tolist()
+    return first * 2.0**-53, second * 2.0**-53
+
+
+class _Some(NamedTuple):
+    """Some tokens, by their ids, ascending, of a number of tokens."""
+
+    ids: npt.NDArray[np.int64]
+    of: int
 
 
 class Sampler:
@@ -58,7 +66,10 @@ class Sampler:
     (over prompt and answer, as in transformers), frequency and presence penalties (over the
     answer), DRY (over prompt and answer), logit_bias. Tokens that the grammar forbids are left out.
     Unless the temperature is 0, `filtered` then leaves some of the tokens, by the softmax of
-    logits / temperature, and one of these is drawn by inverting their distribution.
+    logits / temperature, and one of these is drawn: first one of the blocks of `BLOCK` tokens into
+    which they are divided, then one of the block's tokens, each by inverting the distribution. So
+    only the sums of blocks need be known to choose a block, and only nearly, unless the random
+    number is next to the border of two.
 
     Attributes:
         latency: The seconds that each token took in each of the `STAGES`, if requested.
@@ -76,29 +87,63 @@ class Sampler:
         self._token_bytes = vocabulary.token_bytes
         self._dry = DryPenalty(sampling, prompt, vocabulary) if sampling.dry_multiplier else None
         self._processor = _make_processor(sampling)
-        self._answer: Counter[int] = Counter()
-        self._seen = set(prompt) if sampling.repetition_penalty != 1.0 else set()
+        self._repeats = sampling.repetition_penalty != 1.0
+        self._answer, self._seen = TokenCounts(), TokenCounts(prompt if self._repeats else ())
+        bias = {token: b for token, b in sampling.logit_bias.items() if 0 <= token < 2**31}
+        self._bias = np.fromiter(bias, np.int32), -np.fromiter(bias.values(), np.float32)
+        self._allowed: Mask | None = None
         self.latency: dict[str, list[float]] | None = (
             {stage: [] for stage in STAGES} if sampling.latency_breakdown else None
         )
 
-    @property
-    def draws_at(self) -> float | None:
-        """The temperature of the next draw, if `sample` does not need all logits for it."""
+    def draws_at(self, *, drafted: bool = False) -> float | None:
+        """The temperature of the next draw, if `sample` does not need all logits for it.
+
+        Args:
+            drafted: Whether the draws after drafted tokens are meant, too.
+        """
         s = self._s
-        changes = s.logit_bias or self._processor is not None or self._dry is not None
-        penalties = s.repetition_penalty != 1.0 or s.frequency_penalty or s.presence_penalty
-        if changes or penalties or s.logprobs or self._grammar is not None:
+        if s.logprobs or self._processor is not None:
             return None
-        filters = s.top_k or s.top_p < 1.0 or s.min_p
-        return s.temperature if s.temperature == 0 or (filters and s.typical_p == 1.0) else None
+        if drafted and (self._grammar or self._dry or self.latency):
+            return None  # these follow the text only once it is there
+        return s.temperature if s.temperature == 0 or s.typical_p == 1.0 else None
+
+    def draw(self, position: int, vocab_size: int, drafted: Sequence[int] = ()) -> Draw | None:
+        """What an executor needs for the next call of `sample`; only if `draws_at` is a number.
+
+        Args:
+            position: As for `sample`.
+            vocab_size: The number of logits of a row.
+            drafted: Tokens that are to be sampled before.
+
+        Returns:
+            It; None if `sample` needs all logits, as they are.
+        """
+        s = self._s
+        with self._timed("penaltyTime"):
+            penalties = self._penalties(drafted)
+        less = [*penalties.less, *self._biases(vocab_size)]
+        changes = Changes(penalties.penalty, penalties.repeated, less)
+        if changes.count > MOST_CHANGES:
+            return None
+        if self._grammar is not None:
+            try:
+                with self._timed("grammarBitmaskTime"):
+                    self._allowed = self._grammar.allowed(vocab_size)
+            except Exception:  # `sample` will raise it, which fails this generation only
+                return None
+        at = None
+        if s.temperature and not (0 < s.top_k < vocab_size or s.top_p < 1.0 or s.min_p):
+            at = uniforms(s.seed, s.choice, position)[1]
+        return Draw(s.temperature, at, changes, self._allowed)
 
     def sample(self, logits: Row, position: int) -> tuple[int, TokenLogprob | None]:
         """Choose the token at `position` of the sequence.
 
         Args:
-            logits: (vocab_size,) float32; not changed. Or, if `draws_at` is a number, what the
-                executor gives in their place.
+            logits: (vocab_size,) float32; not changed. Or what the executor gives in their place,
+                by the last `draw`.
             position: The token's index in the sequence, prompt included.
 
         Returns:
@@ -107,7 +152,7 @@ class Sampler:
         Raises:
             InternalEngineError: The logits are not finite, or the logit processor failed.
         """
-        if isinstance(logits, Best | Candidates):
+        if not isinstance(logits, np.ndarray):
             return self._sample_of(logits, position), None
         s = self._s
         with self._timed("totalTime"):
@@ -121,25 +166,28 @@ class Sampler:
             return token, None
         return token, logprob_of(adjusted, token, s.top_logprobs, self._token_bytes)
 
-    def _sample_of(self, found: Best | Candidates, position: int) -> int:
-        """As `sample`, where `draws_at` is a number: there are no changes of logits, no grammar."""
+    def _sample_of(self, found: Best | Candidates | Block, position: int) -> int:
+        """As `sample`, where the executor has made the changes of logits."""
         with self._timed("totalTime"):
-            with self._timed("grammarBitmaskTime"):
-                pass  # so that each token has a time of this stage, as in `sample`
+            if self._grammar is None:
+                with self._timed("grammarBitmaskTime"):
+                    pass  # so that each token has a time of this stage, as in `sample`
             with self._timed("sampleTime"):
                 token = self._choose_of(found, position)
             self.remember(token)
         return token
 
-    def _choose_of(self, found: Best | Candidates, position: int) -> int:
-        """Choose a token; only if candidates do not decide on it, by the logits of all."""
+    def _choose_of(self, found: Best | Candidates | Block, position: int) -> int:
+        """Choose a token; only if what was found does not decide on it, by the logits of all."""
         best = found if isinstance(found, Best) else found.best
         if not best.finite:
             raise _not_finite()
         if isinstance(found, Best):
             return best.token
-        token = self._draw_of(found, position)
-        return self._pick(found.row(), position) if token is None else token
+        draw = self._draw_in(found, position) if isinstance(found, Block) else None
+        if isinstance(found, Candidates):
+            draw = self._draw_of(found, position)
+        return self._choose(found.row(), self._allowed, position) if draw is None else draw
 
     def _draw_of(self, found: Candidates, position: int) -> int | None:
         """As `_draw`; None if the candidates do not decide which tokens the filters leave."""
@@ -148,8 +196,15 @@ class Sampler:
         order = filtered_candidates(mass, found, s)
         if order is None:
             return None
-        u = uniform(s.seed, s.choice, position)
-        return int(found.ids[order[_invert(mass[order], u)]])
+        return int(found.ids[order[_invert(mass[order], *uniforms(s.seed, s.choice, position))]])
+
+    def _draw_in(self, found: Block, position: int) -> int | None:
+        """As `_draw`; None if it is not sure that the draw falls into this block."""
+        if not found.sure:
+            return None
+        mass = self._mass(found.logits, found.peak)
+        u, _ = uniforms(self._s.seed, self._s.choice, position)
+        return found.start + _invert_block(mass, u) if mass.any() else None
 
     def _mass(self, logits: Logits, best: np.float32) -> Logits:
         """The probabilities of tokens, relative to that of the best."""
@@ -164,54 +219,59 @@ class Sampler:
         if np.count_nonzero(allowed) > _MANY:
             return self._pick(np.where(allowed, logits, np.float32(-np.inf)), position)
         ids = np.flatnonzero(allowed)
-        return int(ids[0 if len(ids) == 1 else self._pick(logits[ids], position)])
+        return int(
+            ids[0 if len(ids) == 1 else self._pick(logits[ids], position, _Some(ids, len(logits)))]
+        )
 
-    def _pick(self, logits: Logits, position: int) -> int:
-        """The index of the chosen token in `logits`."""
+    def _pick(self, logits: Logits, position: int, some: _Some | None = None) -> int:
+        """The index of the chosen token in `logits`, which are those of all tokens, or of some."""
         best = int(np.argmax(logits))
         if not math.isfinite(logits[best]):
             raise _not_finite()
-        return best if self._s.temperature == 0 else self._draw(logits, best, position)
+        return best if self._s.temperature == 0 else self._draw(logits, best, position, some)
 
     def remember(self, token: int) -> None:
         """Note a token that was chosen, here or before this generation was resumed."""
-        self._answer[token] += 1
+        self._answer.add(token)
         if self._dry is not None:
             self._dry.append(token)
-        if self._s.repetition_penalty != 1.0:
+        if self._repeats:
             self._seen.add(token)
         if self._processor is not None:
             self._processor.process_sampled_token(token)
 
     def _adjust(self, logits: Logits) -> Logits:
-        s = self._s
-        repeats = s.repetition_penalty != 1.0 and self._seen
-        counts = (s.frequency_penalty or s.presence_penalty) and self._answer
-        if not (self._processor or repeats or counts or self._dry or s.logit_bias):
+        penalties = self._penalties()
+        if not (self._processor or penalties.count or len(self._bias[0])):
             return logits
         logits = logits.copy()
         if self._processor is not None:
             with self._timed("logitProcessorTime"):
                 logits = self._processed(logits)
         with self._timed("penaltyTime"):
-            if repeats:
-                ids = np.fromiter(self._seen, np.int64)
-                old = logits[ids]
-                p = np.float32(s.repetition_penalty)
-                logits[ids] = np.where(old > 0, old / p, old * p)
-            if counts:
-                ids = np.fromiter(self._answer, np.int64)
-                often = np.fromiter(self._answer.values(), np.float32)
-                logits[ids] -= often * np.float32(s.frequency_penalty) + np.float32(
-                    s.presence_penalty
-                )
-            if self._dry is not None:
-                self._dry.apply(logits)
+            penalties.apply(logits)
         with self._timed("logitBiasTime"):
-            for token, bias in s.logit_bias.items():
-                if 0 <= token < len(logits):
-                    logits[token] += np.float32(bias)
+            Changes(less=self._biases(len(logits))).apply(logits)
         return logits
+
+    def _penalties(self, drafted: Sequence[int] = ()) -> Changes:
+        """The changes by penalties, `drafted` tokens being counted, too."""
+        s, less = self._s, list[tuple[Ids, Values]]()
+        if s.frequency_penalty or s.presence_penalty:
+            ids, often = self._answer.after(drafted)
+            amount = often * np.float32(s.frequency_penalty) + np.float32(s.presence_penalty)
+            less.append((ids, amount))
+        if self._dry is not None:
+            less.append(self._dry.penalties())
+        return Changes(
+            s.repetition_penalty, self._seen.after(drafted)[0] if self._repeats else (), less
+        )
+
+    def _biases(self, vocab_size: int) -> list[tuple[Ids, Values]]:
+        """What is subtracted for `logit_bias`."""
+        ids, less = self._bias
+        known = ids < vocab_size
+        return [(ids[known], less[known])] if known.any() else []
 
     def _processed(self, logits: Logits) -> Logits:
         assert self._processor is not None
@@ -225,12 +285,12 @@ class Sampler:
             )
         return changed
 
-    def _draw(self, logits: Logits, best: int, position: int) -> int:
+    def _draw(self, logits: Logits, best: int, position: int, some: _Some | None) -> int:
         s = self._s
         mass = self._mass(logits, logits[best])
-        u = uniform(s.seed, s.choice, position)
-        order = filtered(mass, s)
-        return _invert(mass, u) if order is None else int(order[_invert(mass[order], u)])
+        u = uniforms(s.seed, s.choice, position)
+        order = filtered(mass, s, some and some.of)
+        return _invert(mass, *u, some) if order is None else int(order[_invert(mass[order], *u)])
 
     def _timed(self, stage: str) -> AbstractContextManager[None]:
         return _UNTIMED if self.latency is None else _timed(self.latency[stage])
@@ -259,23 +319,33 @@ def _make_processor(sampling: Sampling) -> LogitProcessor | None:
         raise InternalEngineError(f"The logit processor cannot be made: {e!r}") from e
 
 
-def _invert(mass: Logits, u: float) -> int:
-    """The first index at which the cumulative mass exceeds the fraction `u` of the total.
+def _invert(mass: Logits, u: float, of_block: float, some: _Some | None = None) -> int:
+    """The index that two random numbers choose from a distribution.
 
-    Blocks are summed first, since a running sum over a whole vocabulary would be slow.
+    Args:
+        mass: (n,) the masses, of any sum.
+        u: Which token of its block, as a fraction of the block's mass.
+        of_block: Which block of `BLOCK` tokens, as a fraction of the whole mass.
+        some: The tokens that have these masses, if not all; blocks are those of all tokens.
     """
-    whole = len(mass) // _BLOCK * _BLOCK
-    sums = mass[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
-    before = np.concatenate(([0.0], sums, [mass[whole:].sum(dtype=np.float64)])).cumsum()
-    target = u * before[-1]
-    block = min(int(np.searchsorted(before, target, side="right")) - 1, len(before) - 2)
-    start = block * _BLOCK
-    cumulative = np.cumsum(mass[start : start + _BLOCK], dtype=np.float64)
-    index = start + int(np.searchsorted(cumulative, target - before[block], side="right"))
-    # Because of rounding, the index may be at the end of a block, after the last token with mass.
-    if index >= min(start + _BLOCK, len(mass)) or not mass[index]:
-        index = int(np.flatnonzero(mass[: index + 1] if index < len(mass) else mass)[-1])
-    return index
+    if some is None:
+        whole = len(mass) // BLOCK * BLOCK
+        sums = mass[:whole].reshape(-1, BLOCK).sum(axis=1, dtype=np.float64)
+        sums = np.append(sums, mass[whole:].sum(dtype=np.float64))
+    else:
+        sums = np.bincount(some.ids // BLOCK, weights=mass)
+    before = sums.cumsum()
+    # The first block at which the sum exceeds the fraction; so it has mass.
+    block = int(np.searchsorted(before, of_block * before[-1], side="right"))
+    bounds = block * BLOCK, (block + 1) * BLOCK
+    start, end = bounds if some is None else np.searchsorted(some.ids, bounds).tolist()
+    return start + _invert_block(mass[start:end], u)
+
+
+def _invert_block(mass: Logits, u: float) -> int:
+    """The first index at which the cumulative mass exceeds the fraction `u` of the sum."""
+    cumulative = np.cumsum(mass, dtype=np.float64)
+    return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
 
 
 def logprob_of(

@@ -21,7 +21,7 @@ from mlc_widget.api.errors import EngineDeadError, InternalEngineError
 from mlc_widget.engine.runtimes.base import GenerationEvent
 from mlc_widget.engine.runtimes.step_clock import StepClock
 from mlc_widget.engine.runtimes.tvm.drafting import Drafting
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Rows, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Rows
 from mlc_widget.engine.runtimes.tvm.pages import PagePool
 from mlc_widget.engine.runtimes.tvm.sequence import (
     MAX_UNREAD,
@@ -300,10 +300,8 @@ class Scheduler:
         spans, wanted = [], list[tuple[Sequence, int, int, bool]]()
         for sequence, count in plan:
             start, draft = sequence.computed, drafts.get(sequence, [])
-            tokens = [*sequence.tokens[start : start + count], *draft]
-            rows = [*sequence.rows(start, count), *range(count, len(tokens))]
-            spans.append(Span(tokens, start, sequence.pages, rows, sequence.draws_at))
-            wanted.append((sequence, start, len(rows), count == sequence.remaining))
+            spans.append(span := sequence.span(start, count, draft))
+            wanted.append((sequence, start, len(span.logits), count == sequence.remaining))
         started = time.perf_counter()
         logits = self.executor.run(spans)
         seconds = time.perf_counter() - started

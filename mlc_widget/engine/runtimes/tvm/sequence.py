@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Final
 
 from mlc_widget.engine.runtimes.base import (
@@ -16,7 +18,8 @@ from mlc_widget.engine.runtimes.base import (
     Sampling,
     TokenLogprob,
 )
-from mlc_widget.engine.runtimes.tvm.executor import Logits, Row
+from mlc_widget.engine.runtimes.tvm.draws import Draw
+from mlc_widget.engine.runtimes.tvm.executor import Logits, Row, Span
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.pages import Name
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler, logprob_of
@@ -161,10 +164,17 @@ class Sequence:
             self.grammar.accept(token)
         return GenerationEvent(self.detokenizer.push(token), (token,))
 
-    @property
-    def draws_at(self) -> float | None:
-        """The temperature of the next draws, if they do not need all logits; see `Span`."""
-        return None if self.scoring else self.sampler.draws_at
+    def span(self, start: int, count: int, draft: SequenceOf[int] = ()) -> Span:
+        """What to run in a step: `count` tokens from `start` on, and a draft that follows them."""
+        tokens = [*self.tokens[start : start + count], *draft]
+        rows = [*self.rows(start, count), *range(count, len(tokens))]
+        at = None if self.scoring else self.sampler.draws_at(drafted=bool(draft))
+        return Span(tokens, start, self.pages, rows, at, partial(self._draws, draft))
+
+    def _draws(self, draft: SequenceOf[int], vocab_size: int) -> list[Draw | None]:
+        """How to draw the next token, and one after each of the draft; see `Span.draws`."""
+        at, draw = len(self.tokens), self.sampler.draw
+        return [draw(at + i, vocab_size, draft[:i]) for i in range(len(draft) + 1)]
 
     def accept(self, logits: Row) -> GenerationEvent:
         """Choose the next token from (vocab_size,) logits, or what suffices in their place.

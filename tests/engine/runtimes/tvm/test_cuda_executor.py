@@ -16,9 +16,13 @@ from mlc_widget.engine.runtimes.tvm.cuda import cudart, decode
 from mlc_widget.engine.runtimes.tvm.cuda import executor as on_gpu
 from mlc_widget.engine.runtimes.tvm.cuda.records import (
     BEST_TOKENS,
+    CHANGE_LOGITS,
     CHOOSE_TOKENS,
+    FORBID_TOKENS,
     NEXT_STEP,
+    WANTED,
     best_of,
+    blocks_of,
 )
 from mlc_widget.engine.runtimes.tvm.executor import Span
 
@@ -51,14 +55,42 @@ class Recorded:
         self.start = lambda: record(0)
 
 
-def choose(logits, vocab, scales, records, bins):
+def choose(logits, vocab, wanted, records, bins, sums):
     """As the kernels of `shortlist`, where all tokens can be listed."""
-    rows, scales = np.from_dlpack(logits)[:, :vocab], np.from_dlpack(scales)
+    rows, wanted = np.from_dlpack(logits)[:, :vocab], wanted_of(wanted)
     there = np.from_dlpack(records).view(np.uint64)
     assert not there.any()
     assert not np.from_dlpack(bins).any()
-    for row, scale, record in zip(rows, scales, there, strict=True):
-        record[:] = record_of(row + np.float32(100), scale)  # positive, as that needs
+    assert np.from_dlpack(sums).shape[1] == blocks_of(logits.shape[1])
+    for row, each, record in zip(rows, wanted, there, strict=True):
+        record[:] = record_of(row, each["scale"], each["at"])
+
+
+def wanted_of(there):
+    return np.from_dlpack(there).view(WANTED)[:, 0]
+
+
+def change(logits, vocab, wanted, changes):
+    """As the kernel of `shortlist`, one logit after another."""
+    tokens, amounts = np.from_dlpack(changes).T
+    amounts = amounts.copy().view(np.float32)
+    for row, each in zip(np.from_dlpack(logits)[:, :vocab], wanted_of(wanted), strict=True):
+        at = each["start"]
+        for token in tokens[at : at + each["repeated"]]:
+            row[token] = (
+                row[token] / each["penalty"] if row[token] > 0 else row[token] * each["penalty"]
+            )
+        at += each["repeated"]
+        for i in range(at, at + each["parts"].sum()):
+            row[tokens[i]] -= amounts[i]
+
+
+def forbid(logits, vocab, wanted, masks):
+    """As the kernel of `shortlist`."""
+    bits = np.unpackbits(np.from_dlpack(masks).view(np.uint8), axis=1, bitorder="little")
+    for row, each in zip(np.from_dlpack(logits)[:, :vocab], wanted_of(wanted), strict=True):
+        if each["mask"]:
+            row[bits[each["mask"] - 1, :vocab] == 0] = -np.inf
 
 
 def find_best(logits, vocab, keys):
@@ -66,7 +98,7 @@ def find_best(logits, vocab, keys):
     rows, there = np.from_dlpack(logits)[:, :vocab], np.from_dlpack(keys).view(np.uint64)
     assert not there.any()
     for row, at in zip(rows, there, strict=True):
-        at[0] = record_of(row + np.float32(100), np.float32(0))[0]
+        at[0] = record_of(row, np.float32(0))[0]
 
 
 def next_step(keys, ids, position, slot, table, told, turn):
@@ -81,6 +113,15 @@ def next_step(keys, ids, position, slot, table, told, turn):
     position += 1
     page = np.minimum(position // 16, table.shape[1] - 1)
     slot[:] = table[np.arange(len(page)), page] * 16 + position % 16
+
+
+KERNELS = {
+    CHOOSE_TOKENS: choose,
+    BEST_TOKENS: find_best,
+    CHANGE_LOGITS: change,
+    FORBID_TOKENS: forbid,
+    NEXT_STEP: next_step,
+}
 
 
 @pytest.fixture
@@ -101,8 +142,7 @@ def on_host(monkeypatch):
     monkeypatch.setattr(tvm_ffi, "device", lambda kind, index: device("cpu", 0))
     monkeypatch.setattr(tvm_ffi, "use_raw_stream", lambda device, stream: nullcontext())
     monkeypatch.setattr(on_gpu, "virtual_machine", lambda code, gpu: machine.virtual_machine(code))
-    made = {CHOOSE_TOKENS: choose, BEST_TOKENS: find_best, NEXT_STEP: next_step}
-    monkeypatch.setattr(on_gpu, "function", lambda code, name: made[name])
+    monkeypatch.setattr(on_gpu, "function", lambda code, name: KERNELS[name])
 
 
 def run(executor):

@@ -16,11 +16,15 @@ from mlc_widget.engine.runtimes.tvm.cuda.records import (
     ERROR,
     MOST,
     PER_UNIT,
+    WANTED,
+    WANTED_WORDS,
     WORDS,
     best_of,
+    blocks_of,
     candidates_of,
 )
 from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_best_tokens, make_choose_tokens
+from mlc_widget.engine.runtimes.tvm.draws import BLOCK
 from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
 
@@ -57,21 +61,33 @@ def test_a_key_holds_the_best_token():
 
 
 def key(logit, token):
-    """The key of a token with a positive logit."""
-    bits = int(np.float32(logit).view(np.uint32)) ^ 0x80000000
-    return bits << 32 | 0xFFFFFFFF - token
+    """The key of a token."""
+    bits = int(np.float32(logit + 0.0).view(np.uint32))
+    return (bits ^ (0xFFFFFFFF if bits >> 31 else 0x80000000)) << 32 | 0xFFFFFFFF - token
 
 
-def record_of(logits, scale):
-    """What the kernel leaves of a row whose largest logit is positive."""
+def record_of(logits, scale, at=-1.0):
+    """What the kernels leave of a row of finite logits."""
     record, best = np.zeros(WORDS, np.uint64), int(logits.argmax())
     record[0] = key(logits[best], best)
+    if scale == 0:
+        return record
+    mass = np.exp((logits - logits[best]).astype("f8") * scale)
+    sums = record[1:5].view(np.float64)
+    sums[0] = mass.sum()
+    if at >= 0:
+        blocks = np.add.reduceat(mass, np.arange(0, len(mass), BLOCK))
+        block = int(np.searchsorted(blocks.cumsum(), at * sums[0], side="right"))
+        record[2:3].view(np.int32)[1] = block
+        sums[2:] = blocks[:block].sum(), blocks[block]
+        inside = logits[block * BLOCK :][:BLOCK]
+        record[5:].view(np.float32)[: len(inside)] = inside
+        return record
     bins = ((logits[best] - logits) * np.float32(PER_UNIT)).clip(max=BINS - 1)
     bins = bins.astype(int)
-    sizes = np.bincount(bins, minlength=BINS).cumsum()
-    cut = int(np.searchsorted(sizes[:-1], MOST, side="right")) - 1
+    sizes = np.bincount(bins, minlength=BINS)[:-1].cumsum()
+    cut = int(np.searchsorted(sizes, MOST, side="right")) - 1
     ids = np.random.default_rng(0).permutation(np.flatnonzero(bins <= cut))
-    record[1:2].view(np.float64)[0] = np.exp((logits - logits[best]).astype("f8") * scale).sum()
     record[2:3].view(np.int32)[:] = len(ids), cut
     words = ids.astype(np.uint64) << np.uint64(32) | logits[ids].view(np.uint32)
     record[3 : 3 + len(ids)] = words
@@ -173,19 +189,23 @@ def test_each_token_is_timed_once_in_any_form():
         ({"top_p": 0.5}, 0.7),
         ({"top_k": 5}, 0.7),
         ({"min_p": 0.1}, 0.7),
-        ({}, None),
+        ({}, 0.7),
+        ({"repetition_penalty": 1.1, "logit_bias": {1: 2.0}}, 0.7),
         ({"top_p": 0.5, "typical_p": 0.5}, None),
+        ({"temperature": 0.0, "typical_p": 0.5}, 0.0),
         ({"temperature": 0.0, "logprobs": True}, None),
-        ({"temperature": 0.0, "logit_bias": {1: 2.0}}, None),
-        ({"temperature": 0.0, "repetition_penalty": 1.1}, None),
-        ({"temperature": 0.0, "frequency_penalty": 0.1}, None),
-        ({"temperature": 0.0, "presence_penalty": 0.1}, None),
-        ({"temperature": 0.0, "dry_multiplier": 0.1}, None),
+        ({"temperature": 0.0, "frequency_penalty": 0.1}, 0.0),
     ],
     ids=str,
 )
 def test_all_logits_are_asked_for_only_if_they_are_needed(given, temperature):
-    assert sampler_of(0, given).draws_at == temperature
+    assert sampler_of(0, given).draws_at() == temperature
+    assert sampler_of(0, given).draws_at(drafted=True) == temperature
+
+
+def test_what_follows_the_text_needs_all_logits_after_drafts():
+    sampler = sampler_of(0, {"temperature": 0.0, "dry_multiplier": 0.1})
+    assert (sampler.draws_at(), sampler.draws_at(drafted=True)) == (0.0, None)
 
 
 @pytest.mark.parametrize("kind", ["best", "candidates"])
@@ -204,10 +224,13 @@ def test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most():
     find_best = compiled(make_best_tokens(VOCAB))
 
     def records_of(rows, scales, vocab):
+        wanted = np.zeros(len(rows), WANTED)
+        wanted["scale"], wanted["at"] = scales, -1
         arrays = (
-            np.asarray(scales, np.float32),
+            wanted.view(np.int32).reshape(-1, WANTED_WORDS),
             np.zeros((len(rows), WORDS), np.int64),
             np.zeros((len(rows), BINS), np.int32),
+            np.zeros((len(rows), blocks_of(VOCAB))),
         )
         memory = [tvm.runtime.tensor(array, device) for array in arrays]
         choose(tvm.runtime.tensor(rows, device), vocab, *memory)

@@ -39,8 +39,10 @@ def penalties(sampling, prompt, answer=()):
     for token in answer:
         penalty.append(token)
     logits = np.zeros(len(Letters.names), np.float32)
-    penalty.apply(logits)
-    return -logits
+    ids, amount = penalty.penalties()
+    assert len(set(ids.tolist())) == len(ids)
+    logits[ids] = amount
+    return logits
 
 
 def reference(sampling, ids):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import InternalEngineError
-from mlc_widget.engine.runtimes.tvm.sampler import Sampler, uniform
+from mlc_widget.engine.runtimes.tvm.sampler import Sampler, uniforms
 
 from .conftest import greedy
 
@@ -74,11 +74,13 @@ def test_top_p_on_a_flat_distribution_keeps_its_share():
 
 
 def test_random_numbers_depend_on_their_key_alone():
-    assert uniform(1, 2, 3) == uniform(1, 2, 3)
-    numbers = [uniform(s, c, p) for s in (0, 1, 2**63 - 1) for c in (0, 1) for p in range(500)]
-    assert len(set(numbers)) == len(numbers)
-    assert all(0 <= u < 1 for u in numbers)
-    assert abs(np.mean(numbers) - 0.5) < 0.03
+    assert uniforms(1, 2, 3) == uniforms(1, 2, 3)
+    pairs = [uniforms(s, c, p) for s in (0, 1, 2**63 - 1) for c in (0, 1) for p in range(500)]
+    for numbers in zip(*pairs, strict=True):
+        assert len(set(numbers)) == len(numbers)
+        assert all(0 <= u < 1 for u in numbers)
+        assert abs(np.mean(numbers) - 0.5) < 0.03
+    assert abs(np.corrcoef(np.transpose(pairs))[0, 1]) < 0.1
 
 
 def test_frequency_and_presence_penalty_count_the_answer():

@@ -13,7 +13,7 @@ from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.lookahead import Lookahead
 from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
-from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, CHOOSE_TOKENS, NEXT_STEP
+from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, NEXT_STEP
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Rows, Span
@@ -74,9 +74,8 @@ class CudaExecutor(Executor):
         """Make the virtual machine and run one row; called on the thread that will run steps."""
         cudart.use(self._index)
         self._forward = virtual_machine(self._executable, self._index)["forward"]
-        self._few_logits.choose = function(self._executable, CHOOSE_TOKENS)
-        find_best = function(self._executable, BEST_TOKENS)
-        self._few_logits.find_best = self._lookahead.find_best = find_best
+        self._few_logits.prepare(lambda name: function(self._executable, name))
+        self._lookahead.find_best = function(self._executable, BEST_TOKENS)
         self._lookahead.next_step = function(self._executable, NEXT_STEP)
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
@@ -101,7 +100,10 @@ class CudaExecutor(Executor):
             tensors.copy(self._logits_of(count), as_tensor(self._logits[:count]))
             cudart.synchronize()
             return self._logits[:count, : self.vocab]
-        return self._few_logits.rows(temperatures) if chosen else self._few_logits.all(count)
+        if not chosen:
+            return self._few_logits.all(count)
+        # Meanwhile the step runs.
+        return self._few_logits.rows([draw for span in spans for draw in span.rows(self.vocab)])
 
     def launch(self, spans: Sequence[Span]) -> int:
         """Start a step; the next may be started only when it is done.

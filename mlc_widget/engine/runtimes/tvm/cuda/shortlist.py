@@ -1,11 +1,13 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Chooses tokens on the GPU, or the few that may be chosen, so that the logits can stay there.
 
-`records` describes the record of each row, which must be 0 before the kernels run.
+`records` describes the record of each row, which must be 0 before the kernels run. Logits can be
+changed, and tokens forbidden, before; each change is rounded as numpy does it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from tvm.script import tirx as T
@@ -13,11 +15,17 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.cuda.records import (
     BEST_TOKENS,
     BINS,
+    CHANGE_LOGITS,
     CHOOSE_TOKENS,
+    FORBID_TOKENS,
     MOST,
     PER_UNIT,
+    WANTED_WORDS,
     WORDS,
+    blocks_of,
+    words_of,
 )
+from mlc_widget.engine.runtimes.tvm.draws import BLOCK
 
 THREADS: Final = 256
 BLOCKS: Final = 16
@@ -27,6 +35,47 @@ _SOURCE = f"""
 #define CHOOSING
 namespace choosing {{
 constexpr int THREADS = {THREADS}, BINS = {BINS}, MOST = {MOST}, STEP = {THREADS * BLOCKS};
+constexpr int BLOCK = {BLOCK};
+
+struct Wanted {{  // see `records.WANTED`
+  float scale;
+  int mask;
+  double at;
+  int start, repeated, parts[3];
+  float penalty;
+}};
+static_assert(sizeof(Wanted) == 4 * {WANTED_WORDS}, "as numpy has it");
+
+__device__ __forceinline__ void change(float* row, int vocab, int thread, const void* there,
+                                       const void* all) {{
+  const Wanted& wanted = *(const Wanted*)there;
+  const int2* changes = (const int2*)all + wanted.start;  // a token, and what to subtract
+  for (int i = thread; i < wanted.repeated; i += THREADS) {{
+    const int token = changes[i].x;
+    if (token < 0 || token >= vocab) continue;
+    const float old = row[token];
+    row[token] = old > 0 ? __fdiv_rn(old, wanted.penalty) : __fmul_rn(old, wanted.penalty);
+  }}
+  changes += wanted.repeated;
+  for (int part = 0; part < 3; ++part) {{
+    __syncthreads();  // as a token may have changes of several parts
+    for (int i = thread; i < wanted.parts[part]; i += THREADS) {{
+      const int token = changes[i].x;
+      if (token < 0 || token >= vocab) continue;
+      row[token] = __fsub_rn(row[token], __int_as_float(changes[i].y));
+    }}
+    changes += wanted.parts[part];
+  }}
+}}
+
+__device__ __forceinline__ void forbid(float* row, int vocab, int first, const void* there,
+                                       const void* all, int words) {{
+  const int mask = ((const Wanted*)there)->mask;
+  if (mask == 0) return;
+  const unsigned* masks = (const unsigned*)all + (long long)(mask - 1) * words;
+  for (int i = first; i < vocab; i += STEP)
+    if (!(masks[i / 32] >> i % 32 & 1)) row[i] = __int_as_float(0xff800000);
+}}
 
 // The larger the logit, the larger the key; among equals (0 and -0 are), the first has the largest.
 __device__ __forceinline__ void find_best(const float* row, int vocab, int first, void* record) {{
@@ -53,6 +102,7 @@ __device__ __forceinline__ float best_of(const unsigned long long* record) {{
 
 // e ^ x, more exactly than fast mathematics gives it.
 __device__ __forceinline__ float power(float x) {{
+  x = fmaxf(x, -200.0f);  // which gives 0, as less does; minus infinity would not
   const float whole = __fmul_rn(x, 1.44269502f);
   const float rest = __fmaf_rn(x, 1.92596303e-8f, __fmaf_rn(x, 1.44269502f, -whole));
   const float near = exp2f(whole);
@@ -64,10 +114,62 @@ __device__ __forceinline__ int bin_of(float best, float logit) {{
   return (int)fminf(__fmul_rn(__fsub_rn(best, logit), {PER_UNIT}.0f), BINS - 1.0f);
 }}
 
-__device__ __forceinline__ void count(const float* row, int vocab, int first, float scale,
-                                      void* there, int* bins) {{
+// The sums of blocks of tokens, each by a warp.
+__device__ __forceinline__ void sum_blocks(const float* row, int vocab, int warp, float best,
+                                           float scale, double* sums) {{
+  const int lane = threadIdx.x % 32;
+  for (int block = warp; block * BLOCK < vocab; block += STEP / 32) {{
+    double sum = 0;
+    #pragma unroll
+    for (int j = 0; j < BLOCK; j += 32) {{
+      const int i = block * BLOCK + j + lane;
+      if (i < vocab) sum += power(__fmul_rn(__fsub_rn(row[i], best), scale));
+    }}
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    if (lane == 0) sums[block] = sum;
+  }}
+}}
+
+// Find the block in which a draw falls, by one warp; its sums are at `record` + 3.
+__device__ __forceinline__ int find_block(int blocks, double at, const double* sums,
+                                          double* record) {{
+  const int lane = threadIdx.x;
+  double total = 0;
+  for (int i = lane; i < blocks; i += 32) total += sums[i];
+  for (int lanes = 16; lanes > 0; lanes /= 2)
+    total += __shfl_xor_sync(0xffffffffu, total, lanes);
+  if (lane == 0) record[1] = total;
+  double before = 0;
+  for (int first = 0; first < blocks; first += 32) {{
+    const int i = first + lane;
+    const double own = i < blocks ? sums[i] : 0;
+    double sum = own;
+    for (int lanes = 1; lanes < 32; lanes *= 2) {{
+      const double other = __shfl_up_sync(0xffffffffu, sum, lanes);
+      if (lane >= lanes) sum += other;
+    }}
+    // If rounding leaves none, the host is not sure of the last one.
+    const unsigned after = __ballot_sync(
+        0xffffffffu, i < blocks && (before + sum > at * total || i == blocks - 1));
+    if (after) {{
+      const int found = __ffs(after) - 1;
+      if (lane == found) record[3] = before + sum - own, record[4] = own;
+      return first + found;
+    }}
+    before += __shfl_sync(0xffffffffu, sum, 31);
+  }}
+  return 0;
+}}
+
+__device__ __forceinline__ void count(const float* row, int vocab, int first, const void* wanted,
+                                      void* there, int* bins, double* sums) {{
   __shared__ int counts[BINS];
+  const float scale = ((const Wanted*)wanted)->scale;
   if (scale == 0.0f) return;
+  if (((const Wanted*)wanted)->at >= 0) {{
+    sum_blocks(row, vocab, first / 32, best_of((unsigned long long*)there), scale, sums);
+    return;
+  }}
   unsigned long long* record = (unsigned long long*)there;
   for (int i = threadIdx.x; i < BINS; i += THREADS) counts[i] = 0;
   __syncthreads();
@@ -87,10 +189,23 @@ __device__ __forceinline__ void count(const float* row, int vocab, int first, fl
     if (counts[i]) atomicAdd(bins + i, counts[i]);
 }}
 
-__device__ __forceinline__ void list(const float* row, int vocab, int first, float scale,
-                                     void* there, const int* bins) {{
+__device__ __forceinline__ void list(const float* row, int vocab, int first, const void* wanted,
+                                     void* there, const int* bins, const double* sums) {{
   __shared__ int cut;
-  if (scale == 0.0f) return;
+  if (((const Wanted*)wanted)->scale == 0.0f) return;
+  const double at = ((const Wanted*)wanted)->at;
+  if (at >= 0) {{
+    if (first >= THREADS) return;  // one block of threads does it
+    if (first < 32) {{
+      const int found = find_block((vocab + BLOCK - 1) / BLOCK, at, sums, (double*)there);
+      if (first == 0) cut = found;
+    }}
+    __syncthreads();
+    const int i = cut * BLOCK + first;
+    if (i < vocab) ((float*)there)[2 * 5 + first] = row[i];
+    if (first == 0) ((int*)there)[2 * 2 + 1] = cut;
+    return;
+  }}
   unsigned long long* record = (unsigned long long*)there;
   if (threadIdx.x == 0) cut = -1;
   __syncthreads();
@@ -129,61 +244,71 @@ __device__ __forceinline__ void list(const float* row, int vocab, int first, flo
 """
 
 
-def _make_pass(step: str, function: str, *, drawn: bool) -> Any:
-    """``scan(LOGITS, vocab, SCALE, RECORDS, BINNED, m)``: a kernel that reads all rows once.
+def _make_pass(step: str, function: str, arguments: Callable[..., list[Any]], blocks: int) -> Any:
+    """``scan(m, vocab, LOGITS, …)``: a kernel that reads all rows once.
 
     Args:
         step: The kernel's name for its block.
         function: The function of the CUDA source that each thread calls.
-        drawn: Whether it also takes the row's scale and bins, for rows to draw from.
+        arguments: The function's arguments but the first three, from those of the kernel and the
+            row's number.
+        blocks: The number of blocks that share a row.
     """
 
-    def call(
-        LOGITS: Any, vocab: Any, SCALE: Any, RECORDS: Any, BINNED: Any, i: Any, at: Any
-    ) -> Any:
-        row, record = T.address_of(LOGITS[i, 0]), T.address_of(RECORDS[i, 0])
-        args = [row, T.Cast("int32", vocab), T.Cast("int32", at)]
-        args += [SCALE[i], record, T.address_of(BINNED[i, 0])] if drawn else [record]
+    def call(vocab: Any, i: Any, at: Any, LOGITS: Any, others: tuple[Any, ...]) -> Any:
+        args = [T.address_of(LOGITS[i, 0]), T.Cast("int32", vocab), T.Cast("int32", at)]
+        args += arguments(i, *others)
         return T.cuda.func_call(f"choosing::{function}", *args, source_code=_SOURCE)
 
     @T.inline
-    def scan(LOGITS, vocab, SCALE, RECORDS, BINNED, m):
+    def scan(m, vocab, LOGITS, others):
         for i in T.thread_binding(m, thread="blockIdx.y"):
-            for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
+            for bx in T.thread_binding(blocks, thread="blockIdx.x"):
                 for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
                     with T.sblock(step):
                         T.reads()
                         T.writes()
-                        T.evaluate(
-                            call(LOGITS, vocab, SCALE, RECORDS, BINNED, i, bx * THREADS + tx)
-                        )
+                        T.evaluate(call(vocab, i, bx * THREADS + tx, LOGITS, others))
 
     return scan
+
+
+def _of_row(i: Any, *arrays: Any) -> list[Any]:
+    """The addresses of a row's parts of arrays."""
+    return [T.address_of(array[i, 0]) for array in arrays]
 
 
 def make_choose_tokens(width: int) -> Any:
     """Three kernels that make the records of rows of logits.
 
-    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; scale (m,)
-    float32, 1 / temperature or 0; records (m, WORDS) int64 and bins (m, BINS) int32, 0 before.
+    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; wanted
+    (m, WANTED_WORDS) int32; records (m, WORDS) int64 and bins (m, BINS) int32, 0 before; sums
+    (m, blocks_of(width)) float64.
     """
-    find_best = _make_pass("best", "find_best", drawn=False)
-    count = _make_pass("count", "count", drawn=True)
-    list_candidates = _make_pass("list", "list", drawn=True)
+    find_best = _make_pass("best", "find_best", _of_row, BLOCKS)
+    count = _make_pass("count", "count", _of_row, BLOCKS)
+    list_candidates = _make_pass("list", "list", _of_row, BLOCKS)
+    sums_of_row = blocks_of(width)
 
     @T.prim_func(s_tir=True)
     def choose_tokens(
-        logits: T.handle, vocab: T.int64, scale: T.handle, records: T.handle, bins: T.handle
+        logits: T.handle,
+        vocab: T.int64,
+        wanted: T.handle,
+        records: T.handle,
+        bins: T.handle,
+        sums: T.handle,
     ):
         T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
         m = T.int64()
         LOGITS = T.match_buffer(logits, (m, width), "float32")
-        SCALE = T.match_buffer(scale, (m,), "float32")
+        WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
         RECORDS = T.match_buffer(records, (m, WORDS), "int64")
         BINNED = T.match_buffer(bins, (m, BINS), "int32")
-        find_best(LOGITS, vocab, SCALE, RECORDS, BINNED, m)
-        count(LOGITS, vocab, SCALE, RECORDS, BINNED, m)
-        list_candidates(LOGITS, vocab, SCALE, RECORDS, BINNED, m)
+        SUMS = T.match_buffer(sums, (m, sums_of_row), "float64")
+        find_best(m, vocab, LOGITS, (RECORDS,))
+        count(m, vocab, LOGITS, (WANTED, RECORDS, BINNED, SUMS))
+        list_candidates(m, vocab, LOGITS, (WANTED, RECORDS, BINNED, SUMS))
 
     return choose_tokens.with_attr("global_symbol", CHOOSE_TOKENS)
 
@@ -194,7 +319,7 @@ def make_best_tokens(width: int) -> Any:
     Shapes: logits (m, width) float32, of which the first `vocab` of each row count; keys (m, 1)
     int64, 0 before.
     """
-    find_best = _make_pass("best", "find_best", drawn=False)
+    find_best = _make_pass("best", "find_best", _of_row, BLOCKS)
 
     @T.prim_func(s_tir=True)
     def best_tokens(logits: T.handle, vocab: T.int64, keys: T.handle):
@@ -202,6 +327,58 @@ def make_best_tokens(width: int) -> Any:
         m = T.int64()
         LOGITS = T.match_buffer(logits, (m, width), "float32")
         KEYS = T.match_buffer(keys, (m, 1), "int64")
-        find_best(LOGITS, vocab, LOGITS, KEYS, LOGITS, m)
+        find_best(m, vocab, LOGITS, (KEYS,))
 
     return best_tokens.with_attr("global_symbol", BEST_TOKENS)
+
+
+def make_change_logits(width: int) -> Any:
+    """A kernel that makes the changes of rows of logits.
+
+    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; wanted
+    (m, WANTED_WORDS) int32; changes (n, 2) int32, tokens and float32 amounts.
+    """
+    change = _make_pass(
+        "change",
+        "change",
+        lambda i, WANTED, CHANGES: [*_of_row(i, WANTED), *_of_row(0, CHANGES)],
+        1,
+    )
+
+    @T.prim_func(s_tir=True)
+    def change_logits(logits: T.handle, vocab: T.int64, wanted: T.handle, changes: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        m, n = T.int64(), T.int64()
+        LOGITS = T.match_buffer(logits, (m, width), "float32")
+        WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
+        CHANGES = T.match_buffer(changes, (n, 2), "int32")
+        change(m, vocab, LOGITS, (WANTED, CHANGES))
+
+    return change_logits.with_attr("global_symbol", CHANGE_LOGITS)
+
+
+def make_forbid_tokens(width: int) -> Any:
+    """A kernel that gives tokens that are not allowed the logit minus infinity.
+
+    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; wanted
+    (m, WANTED_WORDS) int32; masks (n, words_of(width)) int32, a bit for each token, from the lowest
+    on.
+    """
+    words = words_of(width)
+    forbid = _make_pass(
+        "forbid",
+        "forbid",
+        lambda i, WANTED, MASKS: [*_of_row(i, WANTED), *_of_row(0, MASKS), words],
+        BLOCKS,
+    )
+
+    @T.prim_func(s_tir=True)
+    def forbid_tokens(logits: T.handle, vocab: T.int64, wanted: T.handle, masks: T.handle):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        m, n = T.int64(), T.int64()
+        LOGITS = T.match_buffer(logits, (m, width), "float32")
+        WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
+        MASKS = T.match_buffer(masks, (n, words), "int32")
+        forbid(m, vocab, LOGITS, (WANTED, MASKS))
+
+    return forbid_tokens.with_attr("global_symbol", FORBID_TOKENS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,20 @@ import numpy as np
 from mlc_widget.engine.runtimes.tvm.candidates import Best
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS
-from mlc_widget.engine.runtimes.tvm.cuda.records import BINS, WORDS, best_of, candidates_of
+from mlc_widget.engine.runtimes.tvm.cuda.records import (
+    BEST_TOKENS,
+    BINS,
+    CHOOSE_TOKENS,
+    WORDS,
+    best_of,
+    block_of,
+    blocks_of,
+    candidates_of,
+)
+from mlc_widget.engine.runtimes.tvm.cuda.row_changes import RowChanges
+from mlc_widget.engine.runtimes.tvm.draws import Draw
 from mlc_widget.engine.runtimes.tvm.executor import Logits, Row
+from mlc_widget.engine.runtimes.tvm.memory import Array
 
 
 class StepLogits:
@@ -22,27 +34,29 @@ class StepLogits:
         width: The number of logits of a row in memory.
         vocab: The number of these that count, from the first.
         device: The `tvm_ffi.Device`.
-
-    Attributes:
-        choose: The kernels of `shortlist.make_choose_tokens`; to be set before `rows` is called.
-        find_best: That of `make_best_tokens`; likewise.
     """
 
     def __init__(self, width: int, vocab: int, device: Any) -> None:
         self._vocab = vocab
-        self.choose: Any = None
-        self.find_best: Any = None
+        self._choose: Any = None
+        self._find_best: Any = None
         self._there = tensors.empty((MOST_ROWS, width), "float32", device)
         self._pinned = cudart.Pinned((MOST_ROWS, width), np.float32)
+        self._changes = RowChanges(width, vocab, device)
         self._choosing = [
-            tensors.empty((MOST_ROWS,), "float32", device),
             tensors.empty((MOST_ROWS, WORDS), "int64", device),
             tensors.empty((MOST_ROWS, BINS), "int32", device),
+            tensors.empty((MOST_ROWS, blocks_of(width)), "float64", device),
         ]
         self._keys = tensors.empty((MOST_ROWS, 1), "int64", device)
         self._keys_pinned = cudart.Pinned((MOST_ROWS,), np.uint64)
-        self._scales_pinned = cudart.Pinned((MOST_ROWS,), np.float32)
         self._records_pinned = cudart.Pinned((MOST_ROWS, WORDS), np.uint64)
+        self._greedy = False
+
+    def prepare(self, function: Callable[[str], Any]) -> None:
+        """Take the kernels of `shortlist`, by their names; called before `rows`."""
+        self._choose, self._find_best = function(CHOOSE_TOKENS), function(BEST_TOKENS)
+        self._changes.prepare(function)
 
     def tensor(self, rows: int) -> Any:
         """The memory of the first rows, (rows, width) float32, for a step to write to."""
@@ -61,50 +75,54 @@ class StepLogits:
             temperatures: That of each row; see `Span`.
         """
         count = len(temperatures)
-        if _greedy(temperatures):
+        self._greedy = all(temperature == 0 for temperature in temperatures)
+        if self._greedy:
             cudart.clear(self._keys.data_ptr(), self._keys_pinned.array[:count].nbytes)
             return
-        scales, (there, records, bins) = self._scales_pinned.array[:count], self._choosing
-        scales[:] = [1 / t if t else 0 for t in temperatures]
-        cudart.copy(there.data_ptr(), scales.ctypes.data, scales.nbytes, cudart.TO_DEVICE)
+        records, bins, _ = self._choosing
         cudart.clear(records.data_ptr(), self._records_pinned.array[:count].nbytes)
         cudart.clear(bins.data_ptr(), 4 * count * BINS)
 
-    def rows(self, temperatures: Sequence[float | None]) -> list[Row]:
+    def rows(self, draws: Sequence[Draw | None]) -> list[Row]:
         """Find what suffices for each row, and wait for it and the logits of other rows.
 
         Args:
-            temperatures: As they were given to `clear`.
+            draws: How to draw from each row, at the temperature that was given to `clear`, if any.
+                None where all logits are needed.
         """
-        count = len(temperatures)
-        if _greedy(temperatures):
-            return list(self._best(count))
-        scales, records = self._scales_pinned.array[:count], self._records_pinned.array[:count]
-        memory = [tensors.view(a, (count, *a.shape[1:])) for a in self._choosing]
-        self.choose(self.tensor(count), self._vocab, *memory)
-        there = memory[1].data_ptr()
-        cudart.copy(records.ctypes.data, there, records.nbytes, cudart.TO_HOST)
-        self._copy([row for row, t in enumerate(temperatures) if t is None])
+        count = len(draws)
+        logits = self.tensor(count)
+        wanted = self._changes.apply(logits, draws, needed=not self._greedy)
+        records = self._records_pinned.array[:count]
+        if self._greedy:
+            keys = self._keys_pinned.array[:count]
+            self._find_best(logits, self._vocab, tensors.view(self._keys, (count, 1)))
+            cudart.copy(keys.ctypes.data, self._keys.data_ptr(), keys.nbytes, cudart.TO_HOST)
+        else:
+            keys = records[:, 0]
+            there = [tensors.view(a, (count, *a.shape[1:])) for a in self._choosing]
+            self._choose(logits, self._vocab, wanted, *there)
+            at = self._choosing[0].data_ptr()
+            cudart.copy(records.ctypes.data, at, records.nbytes, cudart.TO_HOST)
+        self._copy([row for row, draw in enumerate(draws) if draw is None])
         cudart.synchronize()
-        rows: list[Row] = []
-        for i, (temperature, best) in enumerate(
-            zip(temperatures, best_of(records[:, 0]), strict=True)
-        ):
-            if temperature is None:
-                rows.append(self._pinned.array[i, : self._vocab])
-            elif temperature == 0:
-                rows.append(best)
-            else:
-                row = partial(self._row, i)
-                rows.append(candidates_of(records[i], best, float(scales[i]), self._vocab, row))
-        return rows
+        return [
+            self._found(i, draw, best, records[i])
+            for i, (draw, best) in enumerate(zip(draws, best_of(keys), strict=True))
+        ]
 
-    def _best(self, count: int) -> list[Best]:
-        keys = self._keys_pinned.array[:count]
-        self.find_best(self.tensor(count), self._vocab, tensors.view(self._keys, (count, 1)))
-        cudart.copy(keys.ctypes.data, self._keys.data_ptr(), keys.nbytes, cudart.TO_HOST)
-        cudart.synchronize()
-        return best_of(keys)
+    def _found(self, i: int, draw: Draw | None, best: Best, record: Array) -> Row:
+        """What was found of a row."""
+        if draw is None:
+            return self._pinned.array[i, : self._vocab]
+        if draw.temperature == 0:
+            return best
+        row = partial(self._row, i)
+        if draw.at is not None:
+            return block_of(record, best, draw.at, self._vocab, row)
+        allowed = None if draw.allowed is None else int(np.count_nonzero(draw.allowed))
+        scale = float(self._changes.scales[i])
+        return candidates_of(record, best, scale, self._vocab, row, allowed)
 
     def _row(self, row: int) -> Logits:
         """Copy the logits of one row of the last step."""
@@ -122,7 +140,3 @@ class StepLogits:
                 part = here[first : row + 1]
                 there = self._there.data_ptr() + first * here[0].nbytes
                 cudart.copy(part.ctypes.data, there, part.nbytes, cudart.TO_HOST)
-
-
-def _greedy(temperatures: Sequence[float | None]) -> bool:
-    return all(temperature == 0 for temperature in temperatures)
