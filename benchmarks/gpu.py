@@ -63,6 +63,7 @@ from mlc_widget.api.errors import RuntimeUnavailableError  # noqa: E402
 from mlc_widget.engine.runtimes.base import ModelSource, Sampling  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.cuda import cudart  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.cuda.lookahead import SURE  # noqa: E402
+from mlc_widget.engine.runtimes.tvm.draws import Draw  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler  # noqa: E402
@@ -304,7 +305,26 @@ DRAWS: dict[str, dict[str, Any]] = {
     "top_k 40": {"top_k": 40},
     "top_p 0.95": {"top_p": 0.95},
     "no filter": {},
+    "no filter, half of the tokens allowed": {},
+    "top_k 20, penalties of 2000 tokens": {"top_k": 20, "repetition_penalty": 1.1},
+    "temperature 0, penalties of 2000 tokens": {"temperature": 0.0, "presence_penalty": 1.0},
 }
+
+
+def draws_of(sampler: Sampler, vocab_size: int) -> list[Draw | None]:
+    """How to draw the token at position 129."""
+    return [sampler.draw(129, vocab_size)]
+
+
+class Half:
+    """Stands for a grammar that allows half of the tokens, in no time."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._mask: np.ndarray = np.arange(vocab_size) % 2 == 0
+
+    def allowed(self, vocab_size: int) -> np.ndarray:
+        """Which tokens may come next."""
+        return self._mask[:vocab_size]
 
 
 def draw(executor: Any, name: str, batch: int = 32) -> None:
@@ -313,28 +333,36 @@ def draw(executor: Any, name: str, batch: int = 32) -> None:
     fill(executor, pages, 128)
     vocabulary = SimpleNamespace(token_bytes=bytes, is_special=lambda token: False)
 
-    def spans(temperature: float | None) -> list[Span]:
-        return [Span([5], 128, held, [0], temperature) for held in pages]
-
     def forward() -> None:
-        executor.launch(spans(0.0))
+        executor.launch([Span([5], 128, held, [0], 0.0) for held in pages])
         cudart.synchronize()
 
     median_of(forward, 5)
     alone = median_of(forward, 20)
     for label, given in DRAWS.items():
         values = {"max_tokens": None, "temperature": 1.0, "top_p": 1.0, **given}
-        samplers = [Sampler(Sampling(seed=i, **values), [1], vocabulary) for i in range(batch)]
+        half: Any = Half(executor.vocab) if "allowed" in label else None
+        prompt = list(range(2000 if "penalties" in label else 1))
+        samplers = []
+        for i in range(batch):
+            samplers.append(Sampler(Sampling(seed=i, **values), prompt, vocabulary, half))
+            if "presence_penalty" in given:
+                for token in prompt:
+                    samplers[i].remember(token)
 
-        def step(temperature: float | None, samplers: list[Sampler] = samplers) -> None:
-            rows = executor.run(spans(temperature))
+        def step(here: bool, samplers: list[Sampler] = samplers) -> None:
+            spans = [
+                Span([5], 128, held, [0], s.draws_at() if here else None, partial(draws_of, s))
+                for held, s in zip(pages, samplers, strict=True)
+            ]
+            rows = executor.run(spans)
             for sampler, row in zip(samplers, rows, strict=True):
                 sampler.sample(row, 129)
 
         both = []
-        for temperature in (samplers[0].draws_at, None):
-            step(temperature)
-            both.append(median_of(lambda t=temperature, s=step: s(t), 10))
+        for of in (True, False):
+            step(of)
+            both.append(median_of(partial(step, of), 10))
         here, all_logits = both
         print(
             f"{name} choosing {batch} tokens, {label}: {(here - alone) * 1e3:.2f} ms, "

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,15 +41,24 @@ STAGES = (
 _UNTIMED: Final = nullcontext()
 
 
-def uniforms(seed: int, choice: int, position: int) -> tuple[float, float]:
-    """Two random numbers in [0, 1) that depend only on these three.
+class Uniforms:
+    """Random numbers in [0, 1) that depend only on a seed, a choice and a position.
 
-    They come from Philox, a counter-based generator: `seed` and `choice` are the key, and
-    `position` is the counter.
+    They come from Philox, a counter-based generator: seed and choice are the key, and the position
+    is the counter.
     """
-    bits = np.random.Philox(key=[seed, choice], counter=[0, position, 0, 0]).random_raw(2)
-    first, second = (bits >> np.uint64(11)).tolist()
-    return first * 2.0**-53, second * 2.0**-53
+
+    def __init__(self, seed: int, choice: int) -> None:
+        self._philox = np.random.Philox(key=[seed, choice])
+        self._state: Any = self._philox.state
+        self._counter = self._state["state"]["counter"]
+
+    def at(self, position: int) -> tuple[float, float]:
+        """The two numbers of a position."""
+        self._counter[:] = 0, position, 0, 0
+        self._philox.state = self._state  # a new generator would take four times as long
+        first, second = self._philox.random_raw(2).tolist()
+        return (first >> 11) * 2.0**-53, (second >> 11) * 2.0**-53
 
 
 class _Some(NamedTuple):
@@ -91,6 +100,7 @@ class Sampler:
         self._answer, self._seen = TokenCounts(), TokenCounts(prompt if self._repeats else ())
         bias = {token: b for token, b in sampling.logit_bias.items() if 0 <= token < 2**31}
         self._bias = np.fromiter(bias, np.int32), -np.fromiter(bias.values(), np.float32)
+        self._random = Uniforms(sampling.seed, sampling.choice)
         self._allowed: Mask | None = None
         self.latency: dict[str, list[float]] | None = (
             {stage: [] for stage in STAGES} if sampling.latency_breakdown else None
@@ -135,7 +145,7 @@ class Sampler:
                 return None
         at = None
         if s.temperature and not (0 < s.top_k < vocab_size or s.top_p < 1.0 or s.min_p):
-            at = uniforms(s.seed, s.choice, position)[1]
+            at = self._random.at(position)[1]
         return Draw(s.temperature, at, changes, self._allowed)
 
     def sample(self, logits: Row, position: int) -> tuple[int, TokenLogprob | None]:
@@ -196,14 +206,14 @@ class Sampler:
         order = filtered_candidates(mass, found, s)
         if order is None:
             return None
-        return int(found.ids[order[_invert(mass[order], *uniforms(s.seed, s.choice, position))]])
+        return int(found.ids[order[_invert(mass[order], *self._random.at(position))]])
 
     def _draw_in(self, found: Block, position: int) -> int | None:
         """As `_draw`; None if it is not sure that the draw falls into this block."""
         if not found.sure:
             return None
         mass = self._mass(found.logits, found.peak)
-        u, _ = uniforms(self._s.seed, self._s.choice, position)
+        u, _ = self._random.at(position)
         return found.start + _invert_block(mass, u) if mass.any() else None
 
     def _mass(self, logits: Logits, best: np.float32) -> Logits:
@@ -288,7 +298,7 @@ class Sampler:
     def _draw(self, logits: Logits, best: int, position: int, some: _Some | None) -> int:
         s = self._s
         mass = self._mass(logits, logits[best])
-        u = uniforms(s.seed, s.choice, position)
+        u = self._random.at(position)
         order = filtered(mass, s, some and some.of)
         return _invert(mass, *u, some) if order is None else int(order[_invert(mass[order], *u)])
 

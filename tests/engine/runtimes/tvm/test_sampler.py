@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.api.errors import InternalEngineError
-from mlc_widget.engine.runtimes.tvm.sampler import Sampler, uniforms
+from mlc_widget.engine.runtimes.tvm.sampler import Sampler, Uniforms
 
 from .conftest import greedy
 
@@ -74,8 +74,12 @@ def test_top_p_on_a_flat_distribution_keeps_its_share():
 
 
 def test_random_numbers_depend_on_their_key_alone():
-    assert uniforms(1, 2, 3) == uniforms(1, 2, 3)
-    pairs = [uniforms(s, c, p) for s in (0, 1, 2**63 - 1) for c in (0, 1) for p in range(500)]
+    number = Uniforms(1, 2)
+    assert [number.at(3), number.at(0), number.at(3)] == [Uniforms(1, 2).at(p) for p in (3, 0, 3)]
+    bits = np.random.Philox(key=[1, 2], counter=[0, 3, 0, 0]).random_raw(2)
+    assert number.at(3) == tuple((bits >> np.uint64(11)) / 2**53)
+    keys = [Uniforms(s, c) for s in (0, 1, 2**63 - 1) for c in (0, 1)]
+    pairs = [key.at(position) for key in keys for position in range(500)]
     for numbers in zip(*pairs, strict=True):
         assert len(set(numbers)) == len(numbers)
         assert all(0 <= u < 1 for u in numbers)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlc_widget.engine.runtimes.base import Sampling
-from mlc_widget.engine.runtimes.tvm.sampler import Sampler, uniforms
+from mlc_widget.engine.runtimes.tvm.sampler import Sampler, Uniforms
 
 from .conftest import greedy
 from .test_sampler import Numbers
@@ -73,7 +73,7 @@ def reference(s: Sampling, logits: np.ndarray, prompt: list[int], answer: list[i
     if s.typical_p == s.top_p == 1 and not s.min_p and not 0 < s.top_k < len(p):
         kept = list(range(len(p)))
     share = np.cumsum(p[kept]) / p[kept].sum()
-    u = uniforms(s.seed, s.choice, len(prompt) + len(answer))[0]  # there is one block of tokens
+    u = Uniforms(s.seed, s.choice).at(len(prompt) + len(answer))[0]  # there is one block of tokens
     return kept[int(np.searchsorted(share, u, side="right"))]
 
 
