@@ -311,9 +311,14 @@ DRAWS: dict[str, dict[str, Any]] = {
 }
 
 
-def draws_of(sampler: Sampler, vocab_size: int) -> list[Draw | None]:
-    """How to draw the token at position 129."""
-    return [sampler.draw(129, vocab_size)]
+def span_to_draw(held: list[int], sampler: Sampler) -> Span:
+    """What to run for the token at position 129."""
+
+    def draws(vocab_size: int) -> list[Draw | None]:
+        return [sampler.draw(129, vocab_size)]
+
+    told = None if sampler.temperature_suffices else draws
+    return Span([5], 128, held, [0], sampler.draws_at(), told)
 
 
 class Half:
@@ -352,8 +357,8 @@ def draw(executor: Any, name: str, batch: int = 32) -> None:
 
         def step(here: bool, samplers: list[Sampler] = samplers) -> None:
             spans = [
-                Span([5], 128, held, [0], s.draws_at() if here else None, partial(draws_of, s))
-                for held, s in zip(pages, samplers, strict=True)
+                span_to_draw(held, sampler) if here else Span([5], 128, held, [0])
+                for held, sampler in zip(pages, samplers, strict=True)
             ]
             rows = executor.run(spans)
             for sampler, row in zip(samplers, rows, strict=True):

@@ -46,6 +46,7 @@ OTHERS = (
     # the choice of tokens
     f"{TESTS / 'test_cuda_shortlist.py'}::"
     "test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most",
+    f"{TESTS / 'test_cuda_draws.py'}::test_draws_are_those_from_all_logits_on_a_gpu",
     # a whole model without tensor cores: norms, embedding, rotation
     f"{CUDA}::test_golden_logits_on_a_gpu[llama-q4f16_1-float32]",
 )

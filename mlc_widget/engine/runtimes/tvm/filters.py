@@ -9,6 +9,7 @@ if min_p is combined with another filter.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -24,12 +25,12 @@ _LIKELY: Final = np.float32(1e-4)
 """Tokens with less than this fraction of the largest probability rarely matter."""
 _ROUNDING: Final = 1e-12
 """A bound of the relative difference of float64 sums of the same masses in different orders."""
+_FEW: Final = 4096
+"""So many tokens are sorted faster than counted."""
 
 
 def filtered(mass: Mass, sampling: Sampling, count: int | None = None) -> Ids | None:
-    """The ids of the tokens to draw from, at least one, or None for all.
-
-    They are sorted by descending probability, then by ascending id.
+    """The ids of the tokens to draw from, ascending, at least one, or None for all.
 
     Args:
         mass: (n,) probabilities of tokens, times any positive factor.
@@ -38,11 +39,11 @@ def filtered(mass: Mass, sampling: Sampling, count: int | None = None) -> Ids | 
     """
     ids: Ids | None = None
     if 0 < sampling.top_k < (len(mass) if count is None else count):
-        ids = _most_probable(mass, min(sampling.top_k, len(mass)))
+        ids = _most_probable(mass, sampling.top_k)
     if sampling.typical_p < 1.0:
         ids = _typical(mass, ids, sampling.typical_p)
     if sampling.top_p < 1.0:
-        ids = _nucleus(mass, sampling.top_p) if ids is None else _head(mass, ids, sampling.top_p)
+        ids = _nucleus(mass, ids, sampling.top_p)
     if sampling.min_p > 0.0:
         ids = _probable(mass, ids, sampling.min_p)
     return ids
@@ -64,21 +65,22 @@ def filtered_candidates(mass: Mass, of: Candidates, sampling: Sampling) -> Ids |
         total = float(mass.sum(dtype=np.float64))
         totals = total * (1 - _ROUNDING), total * (1 + _ROUNDING)
     for least in (max(of.rest, float(_LIKELY)), of.rest):
-        order = _sorted(mass, np.flatnonzero(mass > least))  # the first ones of all tokens
+        known = np.flatnonzero(mass > least)  # the most probable of all tokens
         ids: Ids | None = None
         if 0 < sampling.top_k < of.count:
-            if len(order) < sampling.top_k and least > 0:
+            if len(known) < sampling.top_k and least > 0:
                 continue
-            ids = order[: sampling.top_k]
+            ids = known[_most_probable(mass[known], sampling.top_k)]
         if sampling.top_p < 1.0:
             if ids is None:
+                order = _sorted(mass, known)
                 cumulative = np.cumsum(mass[order], dtype=np.float64)
                 fewest, most = (_reaching(cumulative, sampling.top_p * t) for t in totals)
                 if not fewest == most <= len(order):
                     continue
-                ids = order[:most]
+                ids = np.sort(order[:most])
             else:
-                ids = _head(mass, ids, sampling.top_p)
+                ids = _nucleus(mass, ids, sampling.top_p)
         if sampling.min_p > 0.0:
             if ids is None and np.float32(sampling.min_p) * mass.max(initial=0) <= least:
                 continue
@@ -93,28 +95,69 @@ def _sorted(mass: Mass, ids: Ids) -> Ids:
 
 
 def _most_probable(mass: Mass, count: int) -> Ids:
-    least = np.partition(mass, len(mass) - count)[len(mass) - count]
-    above, equal = np.flatnonzero(mass > least), np.flatnonzero(mass == least)
-    return np.concatenate((_sorted(mass, above), equal[: count - len(above)]))
+    """The first `count` tokens by descending probability, then by id, that have any."""
+    if count >= len(mass):
+        return np.flatnonzero(mass)
+    return _down_to(mass, np.partition(mass, len(mass) - count)[len(mass) - count], count)
 
 
-def _nucleus(mass: Mass, top_p: float) -> Ids:
-    """The smallest set of most probable tokens with a mass of at least `top_p`."""
-    # A few tokens have nearly all the mass: sort these first, and all only if they do not suffice.
-    total = float(mass.sum(dtype=np.float64))
-    likely = np.flatnonzero(mass > _LIKELY * mass.max())
-    for candidates in (likely, np.arange(len(mass))):
-        order = _sorted(mass, candidates)
-        cumulative = np.cumsum(mass[order], dtype=np.float64)
-        if cumulative[-1] >= top_p * total:
-            break
-    return order[: _reaching(cumulative, top_p * total)]
+def _down_to(mass: Mass, least: np.float32, count: int) -> Ids:
+    """The first `count` tokens, of which the last has the probability `least`."""
+    kept = mass > least
+    if least > 0:
+        equal = np.flatnonzero(mass == least)
+        kept[equal[: count - np.count_nonzero(kept)]] = True
+    return np.flatnonzero(kept)
 
 
-def _head(mass: Mass, ids: Ids, top_p: float) -> Ids:
-    """As `_nucleus`, among sorted `ids`."""
-    cumulative = np.cumsum(mass[ids], dtype=np.float64)
-    return ids[: _reaching(cumulative, top_p * float(cumulative[-1]))]
+def _nucleus(mass: Mass, ids: Ids | None, top_p: float) -> Ids:
+    """The smallest set of most probable tokens, among `ids`, with a mass of at least `top_p`."""
+    own = mass if ids is None else mass[ids]
+    target = top_p * float(own.sum(dtype=np.float64))
+    # A few tokens have nearly all the mass: sort these, and count all only if they do not suffice.
+    likely = np.arange(len(own))
+    if len(own) > _FEW:
+        likely = np.flatnonzero(own > _LIKELY * own.max())
+    kept: Ids | None = None
+    if len(likely) <= _FEW:
+        order = _sorted(own, likely)
+        cumulative = np.cumsum(own[order], dtype=np.float64)
+        if len(likely) == len(own) or cumulative[-1] >= target:
+            kept = np.sort(order[: _reaching(cumulative, target)])
+    if kept is None:
+        kept = _counted(own, target)
+    return kept if ids is None else ids[kept]
+
+
+def _counted(mass: Mass, target: float) -> Ids:
+    """The smallest set of most probable tokens whose mass reaches `target`, without sorting them.
+
+    Positive floats are in the order of their bits, so the least of these masses is found by its
+    upper bits first, by the sum of all masses that share them, and then by its lower bits.
+    """
+    bits = mass.view(np.int32)
+    upper, before = _crossing(bits >> 16, mass, 0.0, target)
+    inside = np.flatnonzero(bits >> 16 == upper)
+    lower, before = _crossing(bits[inside] & 0xFFFF, mass[inside], before, target)
+    least = np.int32(upper << 16 | lower).view(np.float32)
+    equal = max(1, math.ceil((target - before) / float(least)))
+    return _down_to(mass, least, int(np.count_nonzero(mass > least)) + equal)
+
+
+def _crossing(
+    keys: npt.NDArray[np.int32], mass: Mass, before: float, target: float
+) -> tuple[int, float]:
+    """From the largest key down, the first with whose tokens' mass `before` reaches `target`.
+
+    Returns:
+        The key, and `before` with the mass of all larger ones.
+    """
+    lowest = keys.min()
+    sums = np.bincount((keys - lowest).astype(np.int64), weights=mass.astype(np.float64))
+    there = np.flatnonzero(sums)[::-1]  # the largest first
+    cumulative = np.cumsum(np.append(before, sums[there]))
+    at = min(int(np.searchsorted(cumulative[1:], target)), len(there) - 1)
+    return int(there[at] + lowest), float(cumulative[at])
 
 
 def _reaching(cumulative: npt.NDArray[np.float64], target: float) -> int:
@@ -133,13 +176,11 @@ def _typical(mass: Mass, ids: Ids | None, typical_p: float) -> Ids:
     information = -np.log(p)
     distance = np.abs(information - float(np.dot(p, information)))
     order = np.argsort(distance, kind="stable")
-    kept = order[: _reaching(np.cumsum(p[order]), typical_p)]
-    return _sorted(mass, np.sort(ids[kept]))
+    return np.sort(ids[order[: _reaching(np.cumsum(p[order]), typical_p)]])
 
 
 def _probable(mass: Mass, ids: Ids | None, min_p: float) -> Ids:
     """The tokens with at least the fraction `min_p` of the largest probability."""
-    if ids is None:
-        return _sorted(mass, np.flatnonzero(mass >= np.float32(min_p) * mass.max()))
-    enough: npt.NDArray[np.bool_] = mass[ids] >= np.float32(min_p) * mass[ids[0]]
-    return ids[enough]
+    own = mass if ids is None else mass[ids]
+    enough = np.flatnonzero(own >= np.float32(min_p) * own.max())
+    return enough if ids is None else ids[enough]

@@ -24,6 +24,7 @@ from mlc_widget.engine.runtimes.tvm.token_counts import TokenCounts
 
 Logits = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+IdsOf = npt.NDArray[np.int64] | None
 
 _MANY: Final = 4096
 """If more tokens are allowed than this, it is faster to keep the others, with mass 0."""
@@ -76,9 +77,9 @@ class Sampler:
     answer), DRY (over prompt and answer), logit_bias. Tokens that the grammar forbids are left out.
     Unless the temperature is 0, `filtered` then leaves some of the tokens, by the softmax of
     logits / temperature, and one of these is drawn: first one of the blocks of `BLOCK` tokens into
-    which they are divided, then one of the block's tokens, each by inverting the distribution. So
-    only the sums of blocks need be known to choose a block, and only nearly, unless the random
-    number is next to the border of two.
+    which the vocabulary is divided, then one of the block's tokens, each by inverting the
+    distribution. So only the sums of blocks need be known to choose a block, and only nearly,
+    unless the random number is next to the border of two.
 
     Attributes:
         latency: The seconds that each token took in each of the `STAGES`, if requested.
@@ -118,6 +119,15 @@ class Sampler:
         if drafted and (self._grammar or self._dry or self.latency):
             return None  # these follow the text only once it is there
         return s.temperature if s.temperature == 0 or s.typical_p == 1.0 else None
+
+    @property
+    def temperature_suffices(self) -> bool:
+        """Whether `draws_at` says all that an executor needs to know, so that `draw` need not."""
+        s = self._s
+        changes = self._repeats or s.frequency_penalty or s.presence_penalty or s.logit_bias
+        if changes or self._dry is not None or self._grammar is not None:
+            return False
+        return s.temperature == 0 or s.top_p < 1.0 or s.min_p > 0.0
 
     def draw(self, position: int, vocab_size: int, drafted: Sequence[int] = ()) -> Draw | None:
         """What an executor needs for the next call of `sample`; only if `draws_at` is a number.
@@ -201,12 +211,12 @@ class Sampler:
 
     def _draw_of(self, found: Candidates, position: int) -> int | None:
         """As `_draw`; None if the candidates do not decide which tokens the filters leave."""
-        s = self._s
         mass = self._mass(found.logits, found.logits.max(initial=-np.inf))
-        order = filtered_candidates(mass, found, s)
-        if order is None:
+        kept = filtered_candidates(mass, found, self._s)
+        if kept is None:
             return None
-        return int(found.ids[order[_invert(mass[order], *self._random.at(position))]])
+        ids = found.ids[kept]
+        return int(ids[_invert(mass[kept], *self._random.at(position), ids)])
 
     def _draw_in(self, found: Block, position: int) -> int | None:
         """As `_draw`; None if it is not sure that the draw falls into this block."""
@@ -299,8 +309,11 @@ class Sampler:
         s = self._s
         mass = self._mass(logits, logits[best])
         u = self._random.at(position)
-        order = filtered(mass, s, some and some.of)
-        return _invert(mass, *u, some) if order is None else int(order[_invert(mass[order], *u)])
+        kept = filtered(mass, s, some and some.of)
+        if kept is None:
+            return _invert(mass, *u, None if some is None else some.ids)
+        ids = kept if some is None else some.ids[kept]
+        return int(kept[_invert(mass[kept], *u, ids)])
 
     def _timed(self, stage: str) -> AbstractContextManager[None]:
         return _UNTIMED if self.latency is None else _timed(self.latency[stage])
@@ -329,26 +342,26 @@ def _make_processor(sampling: Sampling) -> LogitProcessor | None:
         raise InternalEngineError(f"The logit processor cannot be made: {e!r}") from e
 
 
-def _invert(mass: Logits, u: float, of_block: float, some: _Some | None = None) -> int:
+def _invert(mass: Logits, u: float, of_block: float, ids: IdsOf = None) -> int:
     """The index that two random numbers choose from a distribution.
 
     Args:
         mass: (n,) the masses, of any sum.
         u: Which token of its block, as a fraction of the block's mass.
         of_block: Which block of `BLOCK` tokens, as a fraction of the whole mass.
-        some: The tokens that have these masses, if not all; blocks are those of all tokens.
+        ids: (n,) the tokens, ascending, if not all; blocks are those of all tokens.
     """
-    if some is None:
+    if ids is None:
         whole = len(mass) // BLOCK * BLOCK
         sums = mass[:whole].reshape(-1, BLOCK).sum(axis=1, dtype=np.float64)
         sums = np.append(sums, mass[whole:].sum(dtype=np.float64))
     else:
-        sums = np.bincount(some.ids // BLOCK, weights=mass)
+        sums = np.bincount(ids // BLOCK, weights=mass)
     before = sums.cumsum()
     # The first block at which the sum exceeds the fraction; so it has mass.
     block = int(np.searchsorted(before, of_block * before[-1], side="right"))
     bounds = block * BLOCK, (block + 1) * BLOCK
-    start, end = bounds if some is None else np.searchsorted(some.ids, bounds).tolist()
+    start, end = bounds if ids is None else np.searchsorted(ids, bounds).tolist()
     return start + _invert_block(mass[start:end], u)
 
 

@@ -169,7 +169,9 @@ class Sequence:
         tokens = [*self.tokens[start : start + count], *draft]
         rows = [*self.rows(start, count), *range(count, len(tokens))]
         at = None if self.scoring else self.sampler.draws_at(drafted=bool(draft))
-        return Span(tokens, start, self.pages, rows, at, partial(self._draws, draft))
+        plain = at is None or self.sampler.temperature_suffices
+        draws = None if plain else partial(self._draws, draft)
+        return Span(tokens, start, self.pages, rows, at, draws)
 
     def _draws(self, draft: SequenceOf[int], vocab_size: int) -> list[Draw | None]:
         """How to draw the next token, and one after each of the draft; see `Span.draws`."""

@@ -203,6 +203,31 @@ def test_all_logits_are_asked_for_only_if_they_are_needed(given, temperature):
     assert sampler_of(0, given).draws_at(drafted=True) == temperature
 
 
+@pytest.mark.parametrize(
+    ("given", "suffices"),
+    [
+        ({"temperature": 0.0}, True),
+        ({"top_p": 0.5}, True),
+        ({"min_p": 0.1, "top_k": 5}, True),
+        ({"top_k": 5}, False),  # which may be as many as there are tokens
+        ({}, False),
+        *(
+            ({"temperature": 0.0, name: value}, False)
+            for name, value in {
+                "logit_bias": {1: 2.0},
+                "repetition_penalty": 1.1,
+                "frequency_penalty": 0.1,
+                "presence_penalty": 0.1,
+                "dry_multiplier": 0.1,
+            }.items()
+        ),
+    ],
+    ids=str,
+)
+def test_the_temperature_suffices_where_nothing_else_matters(given, suffices):
+    assert sampler_of(0, given).temperature_suffices == suffices
+
+
 def test_what_follows_the_text_needs_all_logits_after_drafts():
     sampler = sampler_of(0, {"temperature": 0.0, "dry_multiplier": 0.1})
     assert (sampler.draws_at(), sampler.draws_at(drafted=True)) == (0.0, None)

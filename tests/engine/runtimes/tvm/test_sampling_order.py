@@ -69,9 +69,7 @@ def reference(s: Sampling, logits: np.ndarray, prompt: list[int], answer: list[i
         q = p[kept] / p[kept].sum()
         kept = [kept[i] for i in head(np.arange(len(q)), q, s.top_p)]
     kept = [i for i in kept if p[i] >= s.min_p * p[kept[0]]]
-    # Tokens are in the order of their ids if no filter looked at them.
-    if s.typical_p == s.top_p == 1 and not s.min_p and not 0 < s.top_k < len(p):
-        kept = list(range(len(p)))
+    kept.sort()
     share = np.cumsum(p[kept]) / p[kept].sum()
     u = Uniforms(s.seed, s.choice).at(len(prompt) + len(answer))[0]  # there is one block of tokens
     return kept[int(np.searchsorted(share, u, side="right"))]

@@ -86,7 +86,7 @@ class CudaExecutor(Executor):
     def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step; see `Executor.run`."""
         temperatures = [span.temperature for span in spans for _ in span.logits]
-        if is_decode(spans) and all(t == 0 for t in temperatures):
+        if is_decode(spans) and all(s.temperature == 0 and s.draws is None for s in spans):
             with pool.lock:
                 self._check_pool()
                 turn = self._lookahead.start(spans)
