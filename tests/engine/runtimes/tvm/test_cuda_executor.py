@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 from contextlib import nullcontext
 
@@ -24,6 +25,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.records import (
     best_of,
     blocks_of,
 )
+from mlc_widget.engine.runtimes.tvm.draws import Changes, Draw
 from mlc_widget.engine.runtimes.tvm.executor import Span
 
 from .conftest import executor_for
@@ -239,3 +241,7 @@ def test_steps_give_the_same_bits_as_on_the_cpu(on_host, monkeypatch, cache_dir)
     assert np.array_equal(rows[2].row(), whole)
     for _ in range(2):
         assert executor.run([spans[0], spans[5]]) == [rows[0]] * 2
+    changes = Changes(less=[(np.array([rows[0].token], np.int32), np.array([1e9], np.float32))])
+    changed = dataclasses.replace(spans[0], draws=lambda vocab: [Draw(0.0, changes=changes)])
+    for _ in range(2):
+        assert executor.run([spans[0], changed]) == [rows[0], Best(int(whole.argsort()[-2]), True)]
