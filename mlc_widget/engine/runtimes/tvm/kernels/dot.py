@@ -1,75 +1,91 @@
 """Integer dot products of unsigned codes and signed 8-bit activations, for CPUs that have them.
 
-All are exact. The largest sum of a group is 32 · 255 · 128, and the largest sum of 16 bits (in
-`Dot` "avx2", with codes below 16) is 8 · 2 · 15 · 127 = 30480. So all CPUs compute the same bits.
-Codes of up to 8 bits need `wide`, for which "avx2" multiplies 16-bit integers instead.
+All are exact, so all CPUs compute the same bits. The largest sum of a group is 32 · 255 · 128.
+
+`Dot` "avx2" has products in 16 bits, each the sum of two. As activations lie within ±127, as many
+of these as `_together` tells can be added in 16 bits. Codes above 127, of which that is none, are
+multiplied as signed numbers, code - 128.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from tvm.script import tirx as T
 
 _NIBBLES: Final = 0x0F0F0F0F
+_GROUP: Final = 8
+"""The number of words of four codes in a group of 32."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A sum over one group of 32 inputs, for `lanes` outputs at once.
+    """A sum over one group of 32 inputs, or a part of one, for `lanes` outputs at once.
 
     Attributes:
         name: ``avx512vnni``, ``avxvnni`` or ``avx2``.
         lanes: The number of outputs in a vector, 16 or 8, each with a word of four codes.
-        partial: The dtype of the running sum.
-        partial_lanes: The number of lanes of the running sum.
+        whole: Whether the products of a group are in one piece of a kernel's code. LLVM moves loads
+            up within such a piece; where registers are few, it then keeps most of them in memory,
+            which takes longer than a loop over the words.
     """
 
     name: str
     lanes: int
-    partial: str
-    partial_lanes: int
+    whole: bool = False
 
-    def sum_type(self, wide: bool) -> tuple[str, int]:
-        """The dtype and the number of lanes of the running sum."""
-        return ("int32", self.lanes) if wide else (self.partial, self.partial_lanes)
+    def sum_type(self, most: int) -> tuple[str, int]:
+        """The dtype and the number of lanes of the running sum, for codes up to `most`."""
+        return ("int16", 2 * self.lanes) if self._short(most) else ("int32", self.lanes)
 
-    def start(self, offset: Any, wide: bool = False) -> Any:
-        """The sum before the first product; all lanes begin with the int32 `offset`."""
-        if self.name == "avx2" and not wide:
-            return T.broadcast(T.int16(0), 16)
-        return T.broadcast(offset, self.lanes)
+    def zero(self, most: int) -> int:
+        """What is subtracted from codes before they are multiplied."""
+        return 128 if self.name == "avx2" and most > 127 else 0
 
-    def add(self, total: Any, codes: Any, x: Any, wide: bool = False) -> Any:
-        """Total + the four products of each lane.
+    def start(self, offset: Any, most: int) -> Any:
+        """The sum before the first product, for `finish` with the same int32 `offset`."""
+        dtype, lanes = self.sum_type(most)
+        return T.broadcast(offset if self.whole else getattr(T, dtype)(0), lanes)
 
-        `codes` is a vector of uint32 words with four codes each, below 16 unless `wide`; `x` is an
-        int32 word with four int8.
+    def add(self, total: Any, words: Sequence[tuple[Any, Any]], most: int) -> Any:
+        """Total + the products of some words, of a group in all.
+
+        Args:
+            total: The sum.
+            words: Pairs of a vector of uint32 words with four codes each, and of an int32 word with
+                four int8 for all lanes.
+            most: The largest code.
         """
-        words = T.broadcast(x, self.lanes)
-        if self.name == "avx2" and wide:
-            return total + _products16(codes, words, False) + _products16(codes, words, True)
-        u8, s8 = f"uint8x{4 * self.lanes}", f"int8x{4 * self.lanes}"
         if self.name == "avx2":
-            pairs = T.call_llvm_pure_intrin(
-                "int16x16", "llvm.x86.avx2.pmadd.ub.sw",
-                T.reinterpret(u8, codes), T.reinterpret(s8, words),
+            return self._add_pairs(total, words, most)
+        u8, s8, bits = f"uint8x{4 * self.lanes}", f"int8x{4 * self.lanes}", 32 * self.lanes
+        for codes, x in words:
+            total = T.call_llvm_pure_intrin(
+                f"int32x{self.lanes}", f"llvm.x86.avx512.vpdpbusd.{bits}",
+                total, T.reinterpret(u8, codes), T.reinterpret(s8, T.broadcast(x, self.lanes)),
             )  # fmt: skip
-            return total + pairs
-        bits = 32 * self.lanes
-        return T.call_llvm_pure_intrin(
-            f"int32x{self.lanes}", f"llvm.x86.avx512.vpdpbusd.{bits}",
-            total, T.reinterpret(u8, codes), T.reinterpret(s8, words),
-        )  # fmt: skip
+        return total
 
-    def finish(self, total: Any, offset: Any, wide: bool = False) -> Any:
+    def finish(self, total: Any, offset: Any, most: int) -> Any:
         """The sum, `offset` included, as int32 lanes."""
-        if self.name == "avx2" and not wide:
-            pairs = T.call_llvm_pure_intrin(
-                "int32x8", "llvm.x86.avx2.pmadd.wd", total, T.broadcast(T.int16(1), 16)
-            )
-            return pairs + T.broadcast(offset, self.lanes)
+        if self.whole:
+            return total
+        total = _widened(total) if self._short(most) else total
+        return total + T.broadcast(offset, self.lanes)
+
+    def _short(self, most: int) -> bool:
+        """Whether a whole group is summed in 16 bits."""
+        return self.name == "avx2" and _together(most) >= _GROUP
+
+    def _add_pairs(self, total: Any, words: Sequence[tuple[Any, Any]], most: int) -> Any:
+        pairs = [_pairs(codes, T.broadcast(x, self.lanes), most) for codes, x in words]
+        if self._short(most):
+            return _sum([total, *pairs])
+        step = max(1, _together(most))
+        for i in range(0, len(pairs), step):
+            total = total + _widened(_sum(pairs[i : i + step]))
         return total
 
 
@@ -84,28 +100,37 @@ def high_codes(words: Any, lanes: int) -> Any:
     return T.bitwise_and(shifted, T.broadcast(T.uint32(_NIBBLES), lanes))
 
 
-def _products16(codes: Any, x: Any, odd: bool) -> Any:
-    """The two products of each lane's even bytes, or of its odd ones, as 16-bit integers."""
-    if odd:
-        weights = T.bitwise_and(
-            T.shift_right(codes, T.broadcast(T.uint32(8), 8)), T.broadcast(T.uint32(0x00FF00FF), 8)
-        )
-        halves = T.reinterpret("int16x16", x)
-    else:
-        weights = T.bitwise_and(codes, T.broadcast(T.uint32(0x00FF00FF), 8))
-        halves = T.shift_left(T.reinterpret("int16x16", x), T.broadcast(T.int16(8), 16))
+def _together(most: int) -> int:
+    """How many pairs of products of codes up to `most` can be added in 16 bits."""
+    return 32767 // (2 * 127 * most)
+
+
+def _sum(vectors: Sequence[Any]) -> Any:
+    total = vectors[0]
+    for vector in vectors[1:]:
+        total = total + vector
+    return total
+
+
+def _pairs(codes: Any, x: Any, most: int) -> Any:
+    """The sums of two products each, 16 of int16, of eight lanes of codes and of activations."""
+    codes, x = T.reinterpret("uint8x32", codes), T.reinterpret("int8x32", x)
+    if most > 127:
+        signed = T.bitwise_xor(codes, T.broadcast(T.uint8(128), 32))
+        codes, x = _signed(signed, signed), _signed(x, signed)
+    return T.call_llvm_pure_intrin("int16x16", "llvm.x86.avx2.pmadd.ub.sw", codes, x)
+
+
+def _signed(value: Any, sign: Any) -> Any:
+    """`value` times the sign of `sign`, which may be 0, byte by byte."""
+    return T.call_llvm_pure_intrin("int8x32", "llvm.x86.avx2.psign.b", value, sign)
+
+
+def _widened(pairs: Any) -> Any:
+    """The sums of two neighbouring int16 each, as int32."""
     return T.call_llvm_pure_intrin(
-        "int32x8", "llvm.x86.avx2.pmadd.wd",
-        T.reinterpret("int16x16", weights),
-        T.shift_right(halves, T.broadcast(T.int16(8), 16)),
-    )  # fmt: skip
-
-
-DOTS = {
-    d.name: d
-    for d in (
-        Dot("avx512vnni", 16, "int32", 16),
-        Dot("avxvnni", 8, "int32", 8),
-        Dot("avx2", 8, "int16", 16),
+        "int32x8", "llvm.x86.avx2.pmadd.wd", pairs, T.broadcast(T.int16(1), 16)
     )
-}
+
+
+DOTS = {d.name: d for d in (Dot("avx512vnni", 16, whole=True), Dot("avxvnni", 8), Dot("avx2", 8))}

@@ -62,7 +62,7 @@ def make_linear(
         w: Weights.
         s: Scales; a kernel that has none is given w again, and does not read it.
         added: What is added.
-        all_rows: `halved_tiles` or `tiles_of_parts`.
+        all_rows: `halved_tiles`.
     """
     bias, residual = added.bias, added.residual
     K, x_dtype = x
@@ -103,7 +103,7 @@ def make_linear_part(
         x: How many numbers a row of x has, and their dtype.
         words: Of a block of 16 outputs, which w, (N / 16, words) uint32, has.
         added: What is added.
-        all_rows: `halved_tiles` or `tiles_of_parts`, for tiles that are given w as scales, too.
+        all_rows: `halved_tiles`, for tiles that are given w as scales, too.
     """
     bias, residual = added.bias, added.residual
     K, x_dtype = x
@@ -158,46 +158,28 @@ def halved_tiles(tile: Any, most: int) -> Any:
     return all_rows
 
 
-def tiles_of_parts(tile: Any, most: int, parts: int) -> Any:
-    """All rows, for each part of a block's outputs: in tiles of `most`, half as many, and one row.
+def prefetcher(
+    lines: int,
+    at: Callable[[Any, Any], list[Any]],
+    scales: Callable[[Any, Any], list[Any]] | None = None,
+) -> Any:
+    """``ask(W, S, nb, n, row, rows)``, which prefetches weights while those of step n are used.
 
     Args:
-        tile: ``tile(X, W, S, B, RES, Y, first, nb, part, row, rows)``, for rows from `row` on.
-        most: The number of rows of the largest tile.
-        parts: The number of vectors that hold a block's 16 outputs.
-    """
-
-    @T.inline
-    def all_rows(X, W, S, B, RES, Y, first, nb, M):
-        for part in T.serial(parts):
-            for t in T.serial(M // most):
-                tile(X, W, S, B, RES, Y, first, nb, part, t * most, most)
-            if M % most >= most // 2:
-                tile(X, W, S, B, RES, Y, first, nb, part, M // most * most, most // 2)
-            for t in T.serial(M % (most // 2)):
-                tile(X, W, S, B, RES, Y, first, nb, part, M // (most // 2) * (most // 2) + t, 1)
-
-    return all_rows
-
-
-def prefetcher(lines: int, at: Callable[[Any, Any], list[Any]], *, scales: bool = False) -> Any:
-    """``ask(W, S, nb, g, row, rows)``, which prefetches weights while those of group g are used.
-
-    Args:
-        lines: The number of cache lines of a group's weights.
+        lines: The number of cache lines of a step's weights.
         at: Returns the index of a block's line.
-        scales: Whether the next block's scales are prefetched, too.
+        scales: Returns the index of a block's scales for a step, if these are prefetched, too.
     """
 
     @T.inline
-    def ask(W, S, nb, g, row, rows):
+    def ask(W, S, nb, n, row, rows):
         if rows == 1:
             for j in T.unroll(lines):
-                prefetch(W, at(nb, g * lines + j + AHEAD))
+                prefetch(W, at(nb, n * lines + j + AHEAD))
         elif row == 0:
             for j in T.unroll(lines):
-                prefetch(W, at(nb + 1, g * lines + j))
-            if scales:
-                prefetch(S, [nb + 1, g, 0])
+                prefetch(W, at(nb + 1, n * lines + j))
+            if scales is not None:
+                prefetch(S, scales(nb + 1, n))
 
     return ask

@@ -24,9 +24,9 @@ from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS, high_codes, low_cod
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, in_registers
 from mlc_widget.engine.runtimes.tvm.kernels.linear import (
     Addends,
+    halved_tiles,
     make_linear_part,
     prefetcher,
-    tiles_of_parts,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.quantize import quantized_words
 
@@ -50,17 +50,20 @@ def make_matmul_blocks_int8(
         residual: Whether a residual is added.
         bias: Whether a bias is added.
     """
-    G = K // 32
     dot = DOTS[isa.dot]
     L = dot.lanes
-    PARTS = 16 // L
+    V = 16 // L
     U, F = f"uint32x{L}", f"float32x{L}"
     read = BlockReader(kind, K, isa, L)
     SPLIT, ZERO = 32 // kind.group, kind.zero
-    wide = kind.bits + kind.high > 4
-    sum_dtype, sum_lanes = dot.sum_type(wide)
+    MOST = (1 << kind.bits + kind.high) - 1  # of the codes
+    SHIFT = dot.zero(MOST) - ZERO
+    sum_dtype, sum_lanes = dot.sum_type(MOST)
     SUMS = K // 4 + K // 16
-    ask = prefetcher(kind.bits, lambda nb, line: [nb, line * 16])
+    WORDS = kind.bits // SPLIT  # of weights, in one sum
+    STEP = WORDS if dot.whole or kind.high else 1
+    STEPS = WORDS // STEP
+    ask = prefetcher(STEP, lambda nb, line: [nb, line * 16])
     added = Addends(bias, residual)
 
     def partial(buffer: Any, i: Any) -> Any:
@@ -72,8 +75,13 @@ def make_matmul_blocks_int8(
             return Q[m, SUMS + g * 2 + h]
         return Q[m, SUMS + g * 2] + Q[m, SUMS + g * 2 + 1]
 
+    def float_sum(Q: Any, m: Any, g: Any, h: Any) -> Any:
+        if SPLIT == 2:
+            return T.Cast("float32", sum_of(Q, m, g, h))
+        return T.reinterpret("float32", Q[m, SUMS + K // 16 + g])
+
     def offset(Q: Any, m: Any, g: Any, h: Any) -> Any:
-        return sum_of(Q, m, g, h) * T.int32(-ZERO) if ZERO else T.int32(0)
+        return sum_of(Q, m, g, h) * T.int32(SHIFT) if SHIFT else T.int32(0)
 
     def of_lanes(value: Any) -> Any:
         return T.broadcast(value, L)
@@ -85,67 +93,88 @@ def make_matmul_blocks_int8(
     def scaled(Q: Any, m: Any, g: Any, h: Any, d: Any, s: Any, least: Any, x: Any, y: Any) -> Any:
         if least is None:
             return isa.mul_add(d, s * x, y, L)
-        shift = least * of_lanes(T.Cast("float32", sum_of(Q, m, g, h)))
+        shift = least * of_lanes(float_sum(Q, m, g, h))
         return isa.mul_add(isa.mul_add(s, d, of_lanes(T.float32(0)) - shift, L), x, y, L)
 
     @T.inline
-    def accumulate(Q, acc, total, row, g, h, s, least, ROWS):
-        """Add the exact sums of a half to y; `least` is None where there are no minima."""
+    def multiply(Q, W, total, nb, row, g, h, n, ROWS):
+        """Add the products of step n, which has `STEP` words of each weight."""
+        for j in T.unroll(STEP):
+            at: T.let = n * STEP + j
+            for v in T.unroll(V):
+                word: T.let = W.vload([nb, at * 16 + v * L], U)
+                if kind.bits == 8:
+                    for r in T.unroll(ROWS):
+                        x: T.let = Q[row + r, at]
+                        i: T.let = r * V + v
+                        total.vstore([i, 0], dot.add(partial(total, i), [(word, x)], MOST))
+                else:
+                    high: T.let = read.high(W, nb, v, g, h)
+                    even: T.let = whole(low_codes(word, L), high, j * 2)
+                    odd: T.let = whole(high_codes(word, L), high, j * 2 + 1)
+                    for r in T.unroll(ROWS):
+                        x: T.let = Q[row + r, at * 2]
+                        x2: T.let = Q[row + r, at * 2 + 1]
+                        i: T.let = r * V + v
+                        total.vstore(
+                            [i, 0], dot.add(partial(total, i), [(even, x), (odd, x2)], MOST)
+                        )
+
+    @T.inline
+    def accumulate(Q, acc, total, row, g, h, v, s, least, ROWS):
+        """Add the exact sums to y; `least` is None where there are no minima."""
         for r in T.unroll(ROWS):
-            d: T.let = T.Cast(F, dot.finish(partial(total, r), offset(Q, row + r, g, h), wide))
+            i: T.let = r * V + v
+            d: T.let = T.Cast(F, dot.finish(partial(total, i), offset(Q, row + r, g, h), MOST))
             scale: T.let = T.broadcast(T.reinterpret("float32", Q[row + r, K // 4 + g]), L)
-            acc.vstore([r, 0], scaled(Q, row + r, g, h, d, s, least, scale, acc.vload([r, 0], F)))
+            acc.vstore([i, 0], scaled(Q, row + r, g, h, d, s, least, scale, acc.vload([i, 0], F)))
 
     @T.inline
-    def half(Q, W, acc, total, nb, part, row, g, h, ROWS):
-        """Add half h of group g, or the whole group."""
+    def start(Q, total, row, g, h, ROWS):
         for r in T.unroll(ROWS):
-            total.vstore([r, 0], dot.start(offset(Q, row + r, g, h), wide))
-        if kind.bits == 8:
-            for j in T.unroll(8 // SPLIT):
-                word: T.let = W.vload([nb, (g * 8 + h * (8 // SPLIT) + j) * 16 + part * L], U)
-                for r in T.unroll(ROWS):
-                    x: T.let = Q[row + r, g * 8 + h * (8 // SPLIT) + j]
-                    total.vstore([r, 0], dot.add(partial(total, r), word, x, True))
-        else:
-            high: T.let = read.high(W, nb, part, g, h)
-            for j in T.unroll(4 // SPLIT):
-                at: T.let = h * (4 // SPLIT) + j
-                word: T.let = W.vload([nb, (g * 4 + at) * 16 + part * L], U)
-                even: T.let = whole(low_codes(word, L), high, at * 2)
-                odd: T.let = whole(high_codes(word, L), high, at * 2 + 1)
-                for r in T.unroll(ROWS):
-                    with_even: T.let = dot.add(
-                        partial(total, r), even, Q[row + r, g * 8 + at * 2], wide
-                    )
-                    both: T.let = dot.add(with_even, odd, Q[row + r, g * 8 + at * 2 + 1], wide)
-                    total.vstore([r, 0], both)
-        s: T.let = read.scale(W, nb, part, g * SPLIT + h)
-        if kind.minima:
-            least: T.let = read.minimum(W, nb, part, g * SPLIT + h)
-            accumulate(Q, acc, total, row, g, h, s, least, ROWS)
-        else:
-            accumulate(Q, acc, total, row, g, h, s, None, ROWS)
+            for v in T.unroll(V):
+                total.vstore([r * V + v, 0], dot.start(offset(Q, row + r, g, h), MOST))
 
     @T.inline
-    def tile(Q, W, S, B, RES, Y, first, nb, part, row, ROWS):
-        """Compute rows row … row + ROWS - 1 of lanes part · L … of block nb."""
+    def finish(Q, W, acc, total, nb, row, g, h, ROWS):
+        """Add the sums over a group of weights, g · SPLIT + h, to y."""
+        for v in T.unroll(V):
+            s: T.let = read.scale(W, nb, v, g * SPLIT + h)
+            if kind.minima:
+                least: T.let = read.minimum(W, nb, v, g * SPLIT + h)
+                accumulate(Q, acc, total, row, g, h, v, s, least, ROWS)
+            else:
+                accumulate(Q, acc, total, row, g, h, v, s, None, ROWS)
+        if STEPS > 1:
+            start(Q, total, row, g, h, ROWS)
+
+    @T.inline
+    def tile(Q, W, S, B, RES, Y, first, nb, row, ROWS):
+        """Compute rows row … row + ROWS - 1 of block nb."""
         with T.sblock("tile"):
             T.reads()
             T.writes()
-            acc = in_registers((ROWS, L))
-            total = in_registers((ROWS, sum_lanes), sum_dtype)
+            acc = in_registers((ROWS * V, L))
+            total = in_registers((ROWS * V, sum_lanes), sum_dtype)
+            for i in T.unroll(ROWS * V):
+                acc.vstore([i, 0], of_lanes(T.float32(0)))
+            if STEPS > 1:
+                start(Q, total, row, 0, 0, ROWS)
+            for n in T.serial(K // kind.group * STEPS):
+                ask(W, S, nb, n, row, ROWS)
+                g: T.let = n // (STEPS * SPLIT)
+                h: T.let = n // STEPS % SPLIT
+                if STEPS == 1:
+                    start(Q, total, row, g, h, ROWS)
+                multiply(Q, W, total, nb, row, g, h, n, ROWS)
+                if n % STEPS == STEPS - 1:
+                    finish(Q, W, acc, total, nb, row, g, h, ROWS)
             for r in T.unroll(ROWS):
-                acc.vstore([r, 0], of_lanes(T.float32(0)))
-            for g in T.serial(G):
-                ask(W, S, nb, g, row, ROWS)
-                half(Q, W, acc, total, nb, part, row, g, 0, ROWS)
-                if SPLIT == 2:
-                    half(Q, W, acc, total, nb, part, row, g, 1, ROWS)
-            for r in T.unroll(ROWS):
-                n: T.let = first + nb * 16 + part * L
-                Y.vstore([row + r, n], added.plus(acc.vload([r, 0], F), B, RES, row + r, n, L))
+                for v in T.unroll(V):
+                    n: T.let = first + nb * 16 + v * L
+                    y: T.let = acc.vload([r * V + v, 0], F)
+                    Y.vstore([row + r, n], added.plus(y, B, RES, row + r, n, L))
 
     name, x = f"matmul_int8_{kind.name}_{K}", (quantized_words(K), "int32")
-    all_rows = tiles_of_parts(tile, isa.int8_rows, PARTS)
+    all_rows = halved_tiles(tile, isa.int8_rows)
     return make_linear_part(name, x, read.at.words, added, all_rows)

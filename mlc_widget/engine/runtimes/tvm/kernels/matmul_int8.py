@@ -20,9 +20,9 @@ from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS, high_codes, low_cod
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, in_registers
 from mlc_widget.engine.runtimes.tvm.kernels.linear import (
     Addends,
+    halved_tiles,
     make_linear,
     prefetcher,
-    tiles_of_parts,
 )
 from mlc_widget.engine.runtimes.tvm.kernels.quantize import quantized_words
 
@@ -41,59 +41,96 @@ def make_matmul_int8(
     G, NB = K // 32, N // 16
     dot = DOTS[isa.dot]
     L = dot.lanes
-    PARTS = 16 // L
+    V = 16 // L
     U, F = f"uint32x{L}", f"float32x{L}"
-    wide = bits == 8
-    sum_dtype, sum_lanes = dot.sum_type(wide)
+    MOST = (1 << bits) - 1  # of the codes
+    SHIFT = dot.zero(MOST)
+    sum_dtype, sum_lanes = dot.sum_type(MOST)
     WORDS = bits  # of a group of 32 codes
-    ask = prefetcher(WORDS, lambda nb, line: [nb, line, 0], scales=True)
+    STEP = WORDS if dot.whole else 1
+    STEPS = WORDS // STEP
+    ask = prefetcher(STEP, lambda nb, line: [nb, line, 0], lambda nb, n: [nb, n // STEPS, 0])
     added = Addends(bias, residual)
     w, s = ((NB, K * bits // 32, 16), "uint32"), ((NB, G, 16), dtype)
     name = f"matmul_int8_{dtype}_{K}_{N}" if bits == 4 else f"matmul_int8_q8_{dtype}_{K}_{N}"
 
-    def partial(buffer: Any, r: Any) -> Any:
-        return buffer.vload([r, 0], f"{sum_dtype}x{sum_lanes}")
+    def partial(buffer: Any, i: Any) -> Any:
+        return buffer.vload([i, 0], f"{sum_dtype}x{sum_lanes}")
+
+    def offset(Q: Any, m: Any, g: Any) -> Any:
+        given = Q[m, K // 4 + G + g]
+        if not SHIFT:
+            return given
+        sums = K // 4 + 2 * G + 2 * g
+        return given + (Q[m, sums] + Q[m, sums + 1]) * T.int32(SHIFT)
 
     @T.inline
-    def multiply(total, word, Q, row, g, j, ROWS):
-        """Add the products of the codes in word j of group g."""
-        if wide:
-            for r in T.unroll(ROWS):
-                total.vstore([r, 0], dot.add(partial(total, r), word, Q[row + r, g * 8 + j], True))
-        else:
-            even: T.let = low_codes(word, L)
-            odd: T.let = high_codes(word, L)
-            for r in T.unroll(ROWS):
-                with_even: T.let = dot.add(partial(total, r), even, Q[row + r, g * 8 + j * 2])
-                total.vstore([r, 0], dot.add(with_even, odd, Q[row + r, g * 8 + j * 2 + 1]))
+    def multiply(Q, W, total, nb, row, n, ROWS):
+        """Add the products of step n, which has `STEP` words of each weight."""
+        for j in T.unroll(STEP):
+            at: T.let = n * STEP + j
+            for v in T.unroll(V):
+                word: T.let = W.vload([nb, at, v * L], U)
+                if bits == 8:
+                    for r in T.unroll(ROWS):
+                        x: T.let = Q[row + r, at]
+                        i: T.let = r * V + v
+                        total.vstore([i, 0], dot.add(partial(total, i), [(word, x)], MOST))
+                else:
+                    even: T.let = low_codes(word, L)
+                    odd: T.let = high_codes(word, L)
+                    for r in T.unroll(ROWS):
+                        x: T.let = Q[row + r, at * 2]
+                        x2: T.let = Q[row + r, at * 2 + 1]
+                        i: T.let = r * V + v
+                        total.vstore(
+                            [i, 0], dot.add(partial(total, i), [(even, x), (odd, x2)], MOST)
+                        )
 
     @T.inline
-    def tile(Q, W, S, B, RES, Y, first, nb, part, row, ROWS):
-        """Compute rows row … row + ROWS - 1 of lanes part · L … of block nb."""
+    def start(Q, total, row, g, ROWS):
+        for r in T.unroll(ROWS):
+            for v in T.unroll(V):
+                total.vstore([r * V + v, 0], dot.start(offset(Q, row + r, g), MOST))
+
+    @T.inline
+    def finish(Q, S, acc, total, nb, row, g, ROWS):
+        """Add the exact sums over group g to y."""
+        for v in T.unroll(V):
+            s: T.let = T.Cast(F, S.vload([nb, g, v * L], f"{dtype}x{L}"))
+            for r in T.unroll(ROWS):
+                i: T.let = r * V + v
+                d: T.let = T.Cast(F, dot.finish(partial(total, i), offset(Q, row + r, g), MOST))
+                x: T.let = T.broadcast(T.reinterpret("float32", Q[row + r, K // 4 + g]), L)
+                acc.vstore([i, 0], isa.mul_add(d, s * x, acc.vload([i, 0], F), L))
+        if STEPS > 1:
+            start(Q, total, row, g, ROWS)
+
+    @T.inline
+    def tile(Q, W, S, B, RES, Y, first, nb, row, ROWS):
+        """Compute rows row … row + ROWS - 1 of block nb."""
         with T.sblock("tile"):
             T.reads()
             T.writes()
-            acc = in_registers((ROWS, L))
-            total = in_registers((ROWS, sum_lanes), sum_dtype)
+            acc = in_registers((ROWS * V, L))
+            total = in_registers((ROWS * V, sum_lanes), sum_dtype)
+            for i in T.unroll(ROWS * V):
+                acc.vstore([i, 0], T.broadcast(T.float32(0), L))
+            if STEPS > 1:
+                start(Q, total, row, 0, ROWS)
+            for n in T.serial(G * STEPS):
+                ask(W, S, nb, n, row, ROWS)
+                g: T.let = n // STEPS
+                if STEPS == 1:
+                    start(Q, total, row, g, ROWS)
+                multiply(Q, W, total, nb, row, n, ROWS)
+                if n % STEPS == STEPS - 1:
+                    finish(Q, S, acc, total, nb, row, g, ROWS)
             for r in T.unroll(ROWS):
-                acc.vstore([r, 0], T.broadcast(T.float32(0), L))
-            for g in T.serial(G):
-                ask(W, S, nb, g, row, ROWS)
-                for r in T.unroll(ROWS):
-                    total.vstore([r, 0], dot.start(Q[row + r, K // 4 + G + g], wide))
-                for j in T.unroll(WORDS):
-                    word: T.let = W.vload([nb, g * WORDS + j, part * L], U)
-                    multiply(total, word, Q, row, g, j, ROWS)
-                s: T.let = T.Cast(F, S.vload([nb, g, part * L], f"{dtype}x{L}"))
-                for r in T.unroll(ROWS):
-                    d: T.let = T.Cast(
-                        F, dot.finish(partial(total, r), Q[row + r, K // 4 + G + g], wide)
-                    )
-                    x: T.let = T.broadcast(T.reinterpret("float32", Q[row + r, K // 4 + g]), L)
-                    acc.vstore([r, 0], isa.mul_add(d, s * x, acc.vload([r, 0], F), L))
-            for r in T.unroll(ROWS):
-                n: T.let = nb * 16 + part * L
-                Y.vstore([row + r, n], added.plus(acc.vload([r, 0], F), B, RES, row + r, n, L))
+                for v in T.unroll(V):
+                    n: T.let = nb * 16 + v * L
+                    y: T.let = acc.vload([r * V + v, 0], F)
+                    Y.vstore([row + r, n], added.plus(y, B, RES, row + r, n, L))
 
-    all_rows = tiles_of_parts(tile, isa.int8_rows, PARTS)
+    all_rows = halved_tiles(tile, isa.int8_rows)
     return make_linear(name, (quantized_words(K), "int32"), N, w, s, added, all_rows)

@@ -9,10 +9,11 @@ The integers are in the order in which `matmul_int8` multiplies them with MLC's 
 4-bit codes in a word, masks select the even or the odd ones, so eight features are two int32 words,
 whose bytes are features 0 2 4 6 and 1 3 5 7. A word of 8-bit codes has four in their order, and so
 have activations that are made for these. At the end of a row are the values of its groups: the
-bits of their scales, their offsets -zero · Σ q (where sums of products with MLC's codes begin), and
-Σ q for each of their halves:
+bits of their scales, their offsets -zero · Σ q (where sums of products with MLC's codes begin), Σ q
+for each of their halves, and the bits of Σ q as float32:
 
-    q (M, `quantized_words(K)`) int32:      K/4 words | K/32 scales | K/32 offsets | K/16 sums
+    q (M, `quantized_words(K)`) int32:
+        K/4 words | K/32 scales | K/32 offsets | K/16 sums | K/32 float sums
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _EVEN_ODD = [8 * word + 2 * i + odd for word in range(4) for odd in range(2) for
 
 def quantized_words(K: int) -> int:
     """The number of words of a quantized row of K features."""
-    return K // 4 + K // 32 + K // 32 + K // 16
+    return K // 4 + K // 32 + K // 32 + K // 16 + K // 32
 
 
 def _abs(v: Any) -> Any:
@@ -81,6 +82,7 @@ def _group(a, b, Q, K, m, g, bits):
     Q[m, K // 4 + K // 32 + g] = T.int32(-zero_code(bits)) * (first + second)
     Q[m, K // 4 + K // 16 + g * 2] = first
     Q[m, K // 4 + K // 16 + g * 2 + 1] = second
+    Q[m, K // 4 + K // 8 + g] = T.reinterpret("int32", T.Cast("float32", first + second))
 
 
 def make_quantize(K: int, isa: Isa, *, bits: int = 4) -> Any:
