@@ -10,12 +10,24 @@ import os
 import shutil
 import tempfile
 import weakref
-from typing import Any
+from typing import Any, Final
 
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from traitlets import default
+
+TYPES_WHEN_USED: Final = (
+    "setattr(__import__('importlib').import_module('mlc_widget.api.responses'),"
+    " 'warm_up', lambda: None)"
+)
+"""A line for a kernel to begin with: it imports OpenAI's types at the first response that has them.
+
+Otherwise it does so while a model loads. That takes a second of CPU and more, and few tests ask for
+such a response. The kernels of tests/notebooks do without this line.
+"""
+QUICK_KERNEL: Final = (f"--IPKernelApp.exec_lines={TYPES_WHEN_USED}",)
+"""Arguments of a kernel that begins with it."""
 
 
 def as_markdown(notebook: NotebookNode, **options: Any) -> str:

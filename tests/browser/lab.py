@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import nbformat
 from playwright.sync_api import Locator, Page, expect
 
-from ..kernels import socket_folder
+from ..kernels import TYPES_WHEN_USED, socket_folder
 
 DEADLINE_MS = 120_000
 START_S = 300  # JupyterLab's first start in a new environment compiles all its modules
@@ -41,6 +41,10 @@ class Lab:
         config.mkdir(parents=True)
         # Otherwise every page has the server look for what is to be built, which runs yarn.
         (config / "page_config.json").write_text('{"buildAvailable": false, "buildCheck": false}')
+        ipython = home / "ipython" / "profile_default"
+        ipython.mkdir(parents=True)
+        lines = f"c.IPKernelApp.exec_lines = [{TYPES_WHEN_USED!r}]\n"
+        (ipython / "ipython_kernel_config.py").write_text(lines)
         posix = os.name == "posix"
         self._runtime = Path(socket_folder()) if posix else home / "runtime"
         self.set("apputils-extension", "notification", fetchNews="false", checkForUpdates=False)

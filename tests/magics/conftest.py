@@ -11,7 +11,7 @@ from IPython.utils.capture import capture_output
 
 from mlc_widget.api.linked_engine import LinkedEngine
 
-from ..kernels import LocalNotebookClient
+from ..kernels import QUICK_KERNEL, LocalNotebookClient
 from ..widget.script_folder import write_script_folder
 
 Execute = Callable[..., nbformat.NotebookNode]
@@ -50,7 +50,13 @@ def execute() -> Execute:
         notebook = nbformat.v4.new_notebook()
         notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
         kind = LocalNotebookClient if batch else Page
-        kind(notebook, timeout=60, kernel_name="python3", allow_errors=errors).execute()
+        kind(
+            notebook,
+            timeout=60,
+            kernel_name="python3",
+            allow_errors=errors,
+            extra_arguments=[*QUICK_KERNEL],
+        ).execute()
         return notebook
 
     return run

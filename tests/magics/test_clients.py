@@ -14,7 +14,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 
 from mlc_widget.api.clients import client_of
 
-from ..kernels import as_markdown
+from ..kernels import QUICK_KERNEL, as_markdown
 from ..proxy.notebook import Notebook
 from .conftest import Execute
 from .test_in_kernel import load, printed, transcript
@@ -88,7 +88,7 @@ def test_a_batch_run_fails_with_its_reply(execute: Execute, model_folder: Path) 
 @pytest.fixture
 def console() -> Iterator[BlockingKernelClient]:
     """A client like `jupyter console`, which reads messages only while a cell runs."""
-    notebook = Notebook()
+    notebook = Notebook(*QUICK_KERNEL)
     yield notebook.client
     notebook.close()
 

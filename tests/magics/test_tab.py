@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ..kernels import QUICK_KERNEL
 from ..proxy.notebook import DEADLINE_S, Notebook
 
 OBJECTS = {
@@ -32,7 +33,7 @@ OBJECTS = {
 
 @pytest.fixture(scope="module")
 def notebook(model_folder: Path) -> Iterator[Notebook]:
-    notebook = Notebook()
+    notebook = Notebook(*QUICK_KERNEL)
     notebook.run(f"""
 import mlc_widget
 from mlc_widget import *

@@ -12,11 +12,11 @@ DEADLINE_S = 60.0
 
 
 class Notebook:
-    """A kernel with cells."""
+    """A kernel with cells, started with these arguments."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str) -> None:
         self.manager = LocalKernelManager()
-        self.manager.start_kernel()
+        self.manager.start_kernel(extra_arguments=[*arguments])
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from ..kernels import LocalKernelManager
+from ..kernels import QUICK_KERNEL, LocalKernelManager
 
 DEADLINE = 60.0
 # Python that keeps its thread busy, as a loop over a data frame might, until a file appears.
@@ -28,7 +28,7 @@ print("cell done")
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[BlockingKernelClient]:
     manager = LocalKernelManager()
-    manager.start_kernel(extra_arguments=["--HistoryManager.enabled=False"])
+    manager.start_kernel(extra_arguments=["--HistoryManager.enabled=False", *QUICK_KERNEL])
     client = manager.client()
     client.start_channels()
     try:

@@ -15,7 +15,7 @@ from mlc_widget.widget import transcript_output
 from mlc_widget.widget.safe_markdown import plain, quoted, safe_markdown, without_headings
 from mlc_widget.widget.transcript_output import TranscriptOutput
 
-from ..kernels import LocalNotebookClient
+from ..kernels import QUICK_KERNEL, LocalNotebookClient
 
 CHAT = """
 from mlc_widget import ChatWidget, KernelMLCEngine
@@ -200,7 +200,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> nbfor
         "await again.send('Go on')\nlen(again.messages)",
     ]
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
-    LocalNotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    LocalNotebookClient(
+        notebook, timeout=60, kernel_name="python3", extra_arguments=[*QUICK_KERNEL]
+    ).execute()
     path = tmp_path_factory.mktemp("saved") / "chat.ipynb"
     nbformat.write(notebook, path)
     return nbformat.read(path, as_version=4)
