@@ -1,9 +1,15 @@
-"""What an executor can return instead of a row of logits, so that these stay on the device."""
+"""The most probable tokens of a row of logits, which mostly suffice to draw one.
+
+An executor can return them instead of the row, so that this stays on the device. On a CPU, they are
+found by a comparison with each logit, while the mass of all tokens takes an exponential of each.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -67,3 +73,29 @@ class Block:
     logits: npt.NDArray[np.float32]
     sure: bool
     row: Callable[[], npt.NDArray[np.float32]]
+
+
+_LEAST: Final = 16.0
+"""Other tokens have masses of at most e ^ -16 of that of the best."""
+_MOST: Final = 4096
+"""With more candidates than this, it is faster to take all tokens."""
+
+
+def shortlist(logits: npt.NDArray[np.float32], best: int, temperature: float) -> Candidates | None:
+    """The candidates among the tokens of a row, or None if there are too many.
+
+    Args:
+        logits: (n,) those of all tokens.
+        best: The index of the largest one, which is finite.
+        temperature: Above 0.
+    """
+    top = logits[best]
+    likely = logits >= top - np.float32(_LEAST * temperature)
+    if np.count_nonzero(likely) > _MOST:
+        return None
+    ids = np.flatnonzero(likely)
+    found = logits[ids]
+    mass = np.exp((found - top) * np.float32(1 / temperature)).sum(dtype=np.float64)
+    rest = 1.001 * math.exp(-_LEAST)  # masses are rounded to float32
+    total = float(mass) * (1 - 1e-9), (float(mass) + len(logits) * rest) * (1 + 1e-9)
+    return Candidates(Best(best, True), ids, found, rest, total, len(logits), lambda: logits)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.api.logit_processor import LogitProcessor
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
-from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, shortlist
 from mlc_widget.engine.runtimes.tvm.draws import BLOCK, MOST_CHANGES, Changes, Draw, Ids, Values
 from mlc_widget.engine.runtimes.tvm.dry import DryPenalty, Vocabulary
 from mlc_widget.engine.runtimes.tvm.executor import Row
@@ -216,6 +216,8 @@ class Sampler:
         if kept is None:
             return None
         ids = found.ids[kept]
+        if len(ids) == 1:
+            return int(ids[0])
         return int(ids[_invert(mass[kept], *self._random.at(position), ids)])
 
     def _draw_in(self, found: Block, position: int) -> int | None:
@@ -307,6 +309,12 @@ class Sampler:
 
     def _draw(self, logits: Logits, best: int, position: int, some: _Some | None) -> int:
         s = self._s
+        few = s.typical_p == 1.0 and (s.top_k or s.top_p < 1.0 or s.min_p)
+        if few and some is None and len(logits) > _MANY:
+            found = shortlist(logits, best, s.temperature)
+            token = None if found is None else self._draw_of(found, position)
+            if token is not None:
+                return token
         mass = self._mass(logits, logits[best])
         u = self._random.at(position)
         kept = filtered(mass, s, some and some.of)

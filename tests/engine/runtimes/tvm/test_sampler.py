@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlc_widget.api.errors import InternalEngineError
+from mlc_widget.engine.runtimes.tvm import sampler as sampler_module
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler, Uniforms
 
 from .conftest import greedy
@@ -139,3 +141,31 @@ def test_logits_that_are_no_numbers(bad, temperature):
     logits[2] = bad
     with pytest.raises(InternalEngineError, match="not finite"):
         draw(logits, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    "filters", [{"top_p": 0.9}, {"top_k": 5, "top_p": 0.95}, {"min_p": 0.05}, {"top_k": 5}]
+)
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_a_shortlist_chooses_the_token_that_all_logits_would(filters, temperature, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [
+        (spread * rng.standard_normal(9000) + peaks * (rng.random(9000) < 0.002)).astype(np.float32)
+        for spread in (0.01, 0.5, 2.0, 4.0)
+        for peaks in (0, 5, 20)
+    ]
+    decided = []
+
+    def spy(self: Sampler, found: Any, position: int) -> int | None:
+        token = drawn(self, found, position)
+        decided.append(token is not None)
+        return token
+
+    drawn = Sampler._draw_of
+    monkeypatch.setattr(Sampler, "_draw_of", spy)
+    chosen = [draw(row, i, temperature=temperature, **filters) for i, row in enumerate(rows)]
+    assert decided.count(True) >= 3  # the first ones have too many candidates
+    monkeypatch.setattr(sampler_module, "shortlist", lambda *_: None)
+    assert chosen == [
+        draw(row, i, temperature=temperature, **filters) for i, row in enumerate(rows)
+    ]
