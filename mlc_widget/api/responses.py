@@ -14,6 +14,7 @@ import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from mlc_widget.api.garbage import collection_paused
 from mlc_widget.api.requests import JSONDict
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def _build(key: tuple[str, str], failed: list[Exception]) -> None:
     try:
         with _one_at_a_time:
             if key not in _types:
-                found = getattr(import_module(module), name)
-                found.model_rebuild()
+                with collection_paused():
+                    found = getattr(import_module(module), name)
+                    found.model_rebuild()
                 _types[key] = found
     except Exception as error:
         failed.append(error)

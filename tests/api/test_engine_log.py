@@ -6,6 +6,7 @@ import ast
 import gc
 import io
 import logging
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 
 import mlc_widget
 from mlc_widget import AsyncKernelMLCEngine, MLCEngine
+from mlc_widget.api import engine_log
 from mlc_widget.api.engine_log import MOST_RECORDS, EngineLog, EngineLogRecord
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.api.log_text import SafeText, message_of
@@ -29,6 +31,13 @@ def log() -> Iterator[EngineLog]:
     log = EngineLog()
     yield log
     log.close()
+
+
+@pytest.fixture
+def no_other_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process whose engines have all been terminated; those of other tests may live."""
+    monkeypatch.setattr(engine_log, "_open", weakref.WeakValueDictionary())
+    monkeypatch.setattr(logging.getLogger("mlc_widget"), "handlers", [])
 
 
 class Unprintable:
@@ -192,6 +201,7 @@ def test_a_shared_worker_s_log_has_only_what_was_logged_for_its_client(log: Engi
     assert [record.message for record in log.read()] == ["for nobody"]
 
 
+@pytest.mark.usefixtures("no_other_log")
 def test_the_user_s_handlers_and_levels_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     package, root = logging.getLogger("mlc_widget"), logging.getLogger()
     before = (package.level, package.propagate, list(package.handlers))
@@ -214,9 +224,8 @@ def test_the_user_s_handlers_and_levels_are_left_alone(monkeypatch: pytest.Monke
     assert (package.level, package.propagate, list(package.handlers)) == before
 
 
+@pytest.mark.usefixtures("no_other_log")
 def test_a_log_that_nobody_closes_is_not_kept_alive() -> None:
-    import weakref
-
     kept = weakref.ref(EngineLog())
     gc.collect()
     assert kept() is None

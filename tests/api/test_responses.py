@@ -9,7 +9,7 @@ import sys
 import pytest
 
 _PROGRAM = """
-import os, signal, sys, threading
+import gc, os, signal, sys, threading
 from importlib import import_module
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from mlc_widget.api import responses
@@ -23,7 +23,10 @@ def interrupted(name):
         go_on.wait(60)
     except KeyboardInterrupt:  # as pydantic's compiled code may
         raise RuntimeError("an interrupt became another error")
-    return import_module(name)
+    collected = gc.isenabled()
+    module = import_module(name)
+    print("collected meanwhile" if collected else "not collected meanwhile")
+    return module
 go_on = threading.Event()
 responses.import_module = interrupted
 try:
@@ -31,7 +34,7 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 go_on.set()
-print(responses.chat_completion_chunk(chunk).choices[0].finish_reason)
+print(responses.chat_completion_chunk(chunk).choices[0].finish_reason, gc.isenabled())
 """
 
 
@@ -40,7 +43,8 @@ def test_an_interrupt_while_types_are_built_is_one() -> None:
     """And they are there afterwards."""
     program = [sys.executable, "-c", _PROGRAM]
     done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout.splitlines(), done.stderr) == (["interrupted", "stop"], "")
+    said = ["interrupted", "not collected meanwhile", "stop True"]
+    assert (done.stdout.splitlines(), done.stderr) == (said, "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

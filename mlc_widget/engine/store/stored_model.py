@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlc_widget.api.errors import BadRequestError, RuntimeUnavailableError
+from mlc_widget.api.garbage import collection_paused
 from mlc_widget.engine.store.model_config import check_config
 from mlc_widget.engine.store.model_files import read_json_object
 from mlc_widget.engine.store.model_folder import read_config
-from mlc_widget.engine.system.garbage import collection_paused
 from mlc_widget.engine.system.imports import check_room_for_numpy
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from mlc_widget.api.garbage import collection_paused
 from mlc_widget.engine.store.model_files import read_file
-from mlc_widget.engine.system.garbage import collection_paused
 from mlc_widget.engine.text.control_tokens import ControlTokens
 from mlc_widget.engine.text.prompt_text import PromptText
 from mlc_widget.engine.text.token_bytes import (

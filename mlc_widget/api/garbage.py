@@ -16,8 +16,9 @@ _was_enabled = False
 def collection_paused() -> Iterator[None]:
     """Look for no cycles of garbage meanwhile, on any thread.
 
-    Otherwise the collector would look at a vocabulary's hundred thousand tuples again and again
-    while they are made, which takes longer than making them.
+    Otherwise the collector would look at a vocabulary's hundred thousand tuples, or at openai's
+    thousands of types, again and again while they are made. For the tuples, that takes longer than
+    making them.
     """
     global _pausing, _was_enabled
     with _lock:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlc_widget.engine.system.garbage import collection_paused
+from mlc_widget.api.garbage import collection_paused
 
 
 @pytest.fixture(autouse=True)
