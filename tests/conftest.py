@@ -21,6 +21,10 @@ from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
 # grammars, which takes more than a second in each process.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
+# Looking for garbage after every 700 new objects takes several per cent of the tests' time. Those
+# that need a collection ask for it, and each module begins with one.
+gc.set_threshold(20_000, 10, 10)
+
 DEADLINE_S = 60.0
 """Only catches hangs: no test waits this long when the code is right."""
 
