@@ -306,6 +306,7 @@ DRAWS: dict[str, dict[str, Any]] = {
     "top_p 0.95": {"top_p": 0.95},
     "no filter": {},
     "no filter, half of the tokens allowed": {},
+    "no filter, 5 top_logprobs": {"logprobs": True, "top_logprobs": 5},
     "top_k 20, penalties of 2000 tokens": {"top_k": 20, "repetition_penalty": 1.1},
     "temperature 0, penalties of 2000 tokens": {"temperature": 0.0, "presence_penalty": 1.0},
 }

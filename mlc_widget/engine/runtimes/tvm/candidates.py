@@ -75,6 +75,19 @@ class Block:
     row: Callable[[], npt.NDArray[np.float32]]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What suffices to choose a token, with the logits of all, to give log-probabilities.
+
+    Attributes:
+        found: What suffices.
+        logits: (count,) float32, with the draw's changes.
+    """
+
+    found: Best | Candidates | Block
+    logits: npt.NDArray[np.float32]
+
+
 _LEAST: Final = 16.0
 """Other tokens have masses of at most e ^ -16 of that of the best."""
 _MOST: Final = 4096

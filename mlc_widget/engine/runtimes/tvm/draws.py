@@ -58,9 +58,11 @@ class Draw:
             filters follow, which need the most probable tokens.
         changes: The changes of logits that come first.
         allowed: (vocab_size,) which tokens may be chosen; None for all.
+        scored: Whether the logits are needed, too; only if all tokens are allowed.
     """
 
     temperature: float
     at: float | None = None
     changes: Changes | None = None
     allowed: Mask | None = None
+    scored: bool = False

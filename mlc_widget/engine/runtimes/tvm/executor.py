@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.base import DeviceUsage
-from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, Scored
 from mlc_widget.engine.runtimes.tvm.draws import Draw
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.layouts import USUAL_ROWS, pad
@@ -65,7 +65,7 @@ class Span:
         return [None if self.temperature is None else Draw(self.temperature)] * len(self.logits)
 
 
-Row = Logits | Best | Candidates | Block
+Row = Logits | Best | Candidates | Block | Scored
 """The logits of a token, (vocab,) float32, or what suffices in their place."""
 Rows = Logits | list[Row]
 """For each row that spans ask for, in their order; as an array if all are logits."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.tvm.candidates import Candidates
+from mlc_widget.engine.runtimes.tvm.largest import largest
 
 Mass = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -96,17 +97,14 @@ def _sorted(mass: Mass, ids: Ids) -> Ids:
 
 def _most_probable(mass: Mass, count: int) -> Ids:
     """The first `count` tokens by descending probability, then by id, that have any."""
-    if count >= len(mass):
-        return np.flatnonzero(mass)
-    return _down_to(mass, np.partition(mass, len(mass) - count)[len(mass) - count], count)
+    ids = largest(mass, count)
+    return ids[mass[ids] > 0]
 
 
-def _down_to(mass: Mass, least: np.float32, count: int) -> Ids:
-    """The first `count` tokens, of which the last has the probability `least`."""
+def _down_to(mass: Mass, least: np.float32, equal: int) -> Ids:
+    """The tokens with more probability than `least`, and the first `equal` ones that have it."""
     kept = mass > least
-    if least > 0:
-        equal = np.flatnonzero(mass == least)
-        kept[equal[: count - np.count_nonzero(kept)]] = True
+    kept[np.flatnonzero(mass == least)[:equal]] = True
     return np.flatnonzero(kept)
 
 
@@ -141,7 +139,7 @@ def _counted(mass: Mass, target: float) -> Ids:
     lower, before = _crossing(bits[inside] & 0xFFFF, mass[inside], before, target)
     least = np.int32(upper << 16 | lower).view(np.float32)
     equal = max(1, math.ceil((target - before) / float(least)))
-    return _down_to(mass, least, int(np.count_nonzero(mass > least)) + equal)
+    return _down_to(mass, least, equal)
 
 
 def _crossing(

@@ -14,12 +14,19 @@ import numpy.typing as npt
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.api.logit_processor import LogitProcessor
 from mlc_widget.engine.runtimes.base import Sampling, TokenLogprob
-from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, shortlist
+from mlc_widget.engine.runtimes.tvm.candidates import (
+    Best,
+    Block,
+    Candidates,
+    Scored,
+    shortlist,
+)
 from mlc_widget.engine.runtimes.tvm.draws import BLOCK, MOST_CHANGES, Changes, Draw, Ids, Values
 from mlc_widget.engine.runtimes.tvm.dry import DryPenalty, Vocabulary
 from mlc_widget.engine.runtimes.tvm.executor import Row
 from mlc_widget.engine.runtimes.tvm.filters import filtered, filtered_candidates
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
+from mlc_widget.engine.runtimes.tvm.largest import largest
 from mlc_widget.engine.runtimes.tvm.token_counts import TokenCounts
 
 Logits = npt.NDArray[np.float32]
@@ -53,13 +60,18 @@ class Uniforms:
         self._philox = np.random.Philox(key=[seed, choice])
         self._state: Any = self._philox.state
         self._counter = self._state["state"]["counter"]
+        self._last: tuple[int, tuple[float, float]] | None = None
 
     def at(self, position: int) -> tuple[float, float]:
         """The two numbers of a position."""
+        if self._last is not None and self._last[0] == position:
+            return self._last[1]
         self._counter[:] = 0, position, 0, 0
         self._philox.state = self._state  # a new generator would take four times as long
         first, second = self._philox.random_raw(2).tolist()
-        return (first >> 11) * 2.0**-53, (second >> 11) * 2.0**-53
+        found = (first >> 11) * 2.0**-53, (second >> 11) * 2.0**-53
+        self._last = position, found
+        return found
 
 
 class _Some(NamedTuple):
@@ -114,8 +126,8 @@ class Sampler:
             drafted: Whether the draws after drafted tokens are meant, too.
         """
         s = self._s
-        if s.logprobs or self._processor is not None:
-            return None
+        if self._processor is not None or (s.logprobs and self._grammar is not None):
+            return None  # log-probabilities are those before tokens are forbidden
         if drafted and (self._grammar or self._dry or self.latency):
             return None  # these follow the text only once it is there
         return s.temperature if s.temperature == 0 or s.typical_p == 1.0 else None
@@ -125,7 +137,7 @@ class Sampler:
         """Whether `draws_at` says all that an executor needs to know, so that `draw` need not."""
         s = self._s
         changes = self._repeats or s.frequency_penalty or s.presence_penalty or s.logit_bias
-        if changes or self._dry is not None or self._grammar is not None:
+        if changes or s.logprobs or self._dry is not None or self._grammar is not None:
             return False
         return s.temperature == 0 or s.top_p < 1.0 or s.min_p > 0.0
 
@@ -151,12 +163,12 @@ class Sampler:
             try:
                 with self._timed("grammarBitmaskTime"):
                     self._allowed = self._grammar.allowed(vocab_size)
-            except Exception:  # `sample` will raise it, which fails this generation only
+            except BaseException:  # `sample` will raise it, which fails this generation only
                 return None
         at = None
         if s.temperature and not (0 < s.top_k < vocab_size or s.top_p < 1.0 or s.min_p):
             at = self._random.at(position)[1]
-        return Draw(s.temperature, at, changes, self._allowed)
+        return Draw(s.temperature, at, changes, self._allowed, scored=s.logprobs)
 
     def sample(self, logits: Row, position: int) -> tuple[int, TokenLogprob | None]:
         """Choose the token at `position` of the sequence.
@@ -172,9 +184,12 @@ class Sampler:
         Raises:
             InternalEngineError: The logits are not finite, or the logit processor failed.
         """
+        s = self._s
+        if isinstance(logits, Scored):
+            token = self._sample_of(logits.found, position)
+            return token, logprob_of(logits.logits, token, s.top_logprobs, self._token_bytes)
         if not isinstance(logits, np.ndarray):
             return self._sample_of(logits, position), None
-        s = self._s
         with self._timed("totalTime"):
             adjusted = self._adjust(logits)
             with self._timed("grammarBitmaskTime"):
@@ -387,7 +402,7 @@ def logprob_of(
     total = float(peak) + math.log(float(np.exp(logits - peak).sum(dtype=np.float64)))
     best: list[tuple[int, bytes, float]] = []
     if top:
-        part = np.argpartition(-logits, min(top, len(logits)) - 1)[:top]
-        order = part[np.lexsort((part, -logits[part]))]
+        ids = largest(logits, top)
+        order = ids[np.argsort(-logits[ids], kind="stable")]
         best = [(int(i), token_bytes(int(i)), float(logits[i]) - total) for i in order]
     return TokenLogprob(token, token_bytes(token), float(logits[token]) - total, tuple(best))

@@ -11,7 +11,7 @@ import tvm_ffi
 
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.base import Sampling
-from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, Scored
 from mlc_widget.engine.runtimes.tvm.cuda import shortlist, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.draws import MOST_CHANGES
@@ -34,6 +34,7 @@ FIELDS = {
     "presence_penalty": [0.4],
     "logit_bias": [{3: 5.0, 4: -100.0, 10**6: 1.0}, {i: i / 50 for i in range(VOCAB)}],
     "dry_multiplier": [0.8],
+    "logprobs": [True],
 }
 
 
@@ -71,10 +72,10 @@ def cases(seed, count=32):
         given = {"temperature": 1.0, "top_p": 1.0, **{n: chance.choice(FIELDS[n]) for n in names}}
         prompt = [chance.randrange(20) for _ in range(chance.choice([1, 30, 300]))]
         answer = [chance.randrange(VOCAB) for _ in range(chance.randrange(12))]
-        masked = chance.random() < 0.4
+        masked = chance.random() < 0.4 and "logprobs" not in given
         twins = []
         for _ in range(2):
-            sampling = Sampling(max_tokens=None, seed=i, choice=seed, **given)
+            sampling = Sampling(max_tokens=None, seed=i, choice=seed, top_logprobs=3, **given)
             sampler = Sampler(sampling, prompt, LETTERS, Masks(i) if masked else None)
             for token in answer:
                 sampler.remember(token)
@@ -87,7 +88,7 @@ def cases(seed, count=32):
 
 def compare(step, seeds):
     """Draw from what a step leaves, and from all logits; the number of rows of each kind."""
-    found = dict.fromkeys((Best, Candidates, Block, "all logits"), 0)
+    found = dict.fromkeys((Best, Candidates, Block, Scored, "all logits"), 0)
     for seed in seeds:
         samplers, twins, rows, drafts = zip(*cases(seed), strict=True)
         logits = np.zeros((len(rows), WIDTH), np.float32)
@@ -100,19 +101,20 @@ def compare(step, seeds):
             samplers, twins, rows, step.rows(draws), drafts, strict=True
         ):
             found[type(left)] += 1
-            if not isinstance(left, Best):
-                asked = left.row
+            chosen = left.found if isinstance(left, Scored) else left
+            if not isinstance(chosen, Best):
+                asked = chosen.row
 
                 def ask(asked=asked):
                     found["all logits"] += 1
                     return asked()
 
-                object.__setattr__(left, "row", ask)
+                object.__setattr__(chosen, "row", ask)
             for token in drafted:
                 sampler.remember(token)
                 twin.remember(token)
             token, expected = sampler.sample(left, 40), twin.sample(row, 40)
-            assert token == expected, (seed, sampler._s, type(left))
+            assert token == expected, (seed, sampler._s, type(chosen))
     return found
 
 

@@ -193,7 +193,7 @@ def test_each_token_is_timed_once_in_any_form():
         ({"repetition_penalty": 1.1, "logit_bias": {1: 2.0}}, 0.7),
         ({"top_p": 0.5, "typical_p": 0.5}, None),
         ({"temperature": 0.0, "typical_p": 0.5}, 0.0),
-        ({"temperature": 0.0, "logprobs": True}, None),
+        ({"temperature": 0.0, "logprobs": True}, 0.0),
         ({"temperature": 0.0, "frequency_penalty": 0.1}, 0.0),
     ],
     ids=str,
@@ -219,6 +219,7 @@ def test_all_logits_are_asked_for_only_if_they_are_needed(given, temperature):
                 "frequency_penalty": 0.1,
                 "presence_penalty": 0.1,
                 "dry_multiplier": 0.1,
+                "logprobs": True,
             }.items()
         ),
     ],

@@ -134,6 +134,14 @@ def test_more_top_logprobs_than_tokens():
     assert [t[0] for t in entry.top] == [1, 4, 2, 0, 3]
 
 
+def test_top_logprobs_are_of_the_first_of_equal_tokens():
+    sampler = Sampler(greedy(logprobs=True, top_logprobs=3), [], Numbers())
+    logits = np.zeros(3000, np.float32)
+    logits[2000] = 1
+    _, entry = sampler.sample(logits, 0)
+    assert [t[0] for t in entry.top] == [2000, 0, 1]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_no_numbers(bad, temperature):

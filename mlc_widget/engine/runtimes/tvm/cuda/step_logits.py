@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlc_widget.engine.runtimes.tvm.candidates import Best
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, Scored
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS
 from mlc_widget.engine.runtimes.tvm.cuda.records import (
@@ -104,17 +104,20 @@ class StepLogits:
             self._choose(logits, self._vocab, wanted, *there)
             at = self._choosing[0].data_ptr()
             cudart.copy(records.ctypes.data, at, records.nbytes, cudart.TO_HOST)
-        self._copy([row for row, draw in enumerate(draws) if draw is None])
+        self._copy([row for row, draw in enumerate(draws) if draw is None or draw.scored])
         cudart.synchronize()
-        return [
-            self._found(i, draw, best, records[i])
-            for i, (draw, best) in enumerate(zip(draws, best_of(keys), strict=True))
-        ]
+        rows: list[Row] = []
+        for i, (draw, best) in enumerate(zip(draws, best_of(keys), strict=True)):
+            all_logits = self._pinned.array[i, : self._vocab]
+            if draw is None:
+                rows.append(all_logits)
+                continue
+            found = self._found(i, draw, best, records[i])
+            rows.append(Scored(found, all_logits) if draw.scored else found)
+        return rows
 
-    def _found(self, i: int, draw: Draw | None, best: Best, record: Array) -> Row:
+    def _found(self, i: int, draw: Draw, best: Best, record: Array) -> Best | Candidates | Block:
         """What was found of a row."""
-        if draw is None:
-            return self._pinned.array[i, : self._vocab]
         if draw.temperature == 0:
             return best
         row = partial(self._row, i)
