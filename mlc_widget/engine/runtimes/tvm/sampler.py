@@ -113,6 +113,8 @@ class Sampler:
         self._answer, self._seen = TokenCounts(), TokenCounts(prompt if self._repeats else ())
         bias = {token: b for token, b in sampling.logit_bias.items() if 0 <= token < 2**31}
         self._bias = np.fromiter(bias, np.int32), -np.fromiter(bias.values(), np.float32)
+        penalties = self._repeats or sampling.frequency_penalty or sampling.presence_penalty
+        self._changes_logits = bool(penalties or self._dry or bias)
         self._random = Uniforms(sampling.seed, sampling.choice)
         self._allowed: Mask | None = None
         self.latency: dict[str, list[float]] | None = (
@@ -136,8 +138,7 @@ class Sampler:
     def temperature_suffices(self) -> bool:
         """Whether `draws_at` says all that an executor needs to know, so that `draw` need not."""
         s = self._s
-        changes = self._repeats or s.frequency_penalty or s.presence_penalty or s.logit_bias
-        if changes or s.logprobs or self._dry is not None or self._grammar is not None:
+        if self._changes_logits or s.logprobs or self._grammar is not None:
             return False
         return s.temperature == 0 or s.top_p < 1.0 or s.min_p > 0.0
 
@@ -152,13 +153,14 @@ class Sampler:
         Returns:
             It; None if `sample` needs all logits, as they are.
         """
-        s = self._s
-        with self._timed("penaltyTime"):
-            penalties = self._penalties(drafted)
-        less = [*penalties.less, *self._biases(vocab_size)]
-        changes = Changes(penalties.penalty, penalties.repeated, less)
-        if changes.count > MOST_CHANGES:
-            return None
+        s, changes = self._s, None
+        if self._changes_logits:
+            with self._timed("penaltyTime"):
+                penalties = self._penalties(drafted)
+            less = [*penalties.less, *self._biases(vocab_size)]
+            changes = Changes(penalties.penalty, penalties.repeated, less)
+            if changes.count > MOST_CHANGES:
+                return None
         if self._grammar is not None:
             try:
                 with self._timed("grammarBitmaskTime"):
@@ -278,15 +280,14 @@ class Sampler:
             self._processor.process_sampled_token(token)
 
     def _adjust(self, logits: Logits) -> Logits:
-        penalties = self._penalties()
-        if not (self._processor or penalties.count or len(self._bias[0])):
+        if self._processor is None and not self._changes_logits:
             return logits
         logits = logits.copy()
         if self._processor is not None:
             with self._timed("logitProcessorTime"):
                 logits = self._processed(logits)
         with self._timed("penaltyTime"):
-            penalties.apply(logits)
+            self._penalties().apply(logits)
         with self._timed("logitBiasTime"):
             Changes(less=self._biases(len(logits))).apply(logits)
         return logits
