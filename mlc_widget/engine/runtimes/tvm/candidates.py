@@ -89,7 +89,7 @@ class Scored:
 
 
 _LEAST: Final = 16.0
-"""Other tokens have masses of at most e ^ -16 of that of the best."""
+"""Other tokens have masses of at most about e ^ -16 of that of the best."""
 _MOST: Final = 4096
 """With more candidates than this, it is faster to take all tokens."""
 
@@ -102,13 +102,15 @@ def shortlist(logits: npt.NDArray[np.float32], best: int, temperature: float) ->
         best: The index of the largest one, which is finite.
         temperature: Above 0.
     """
-    top = logits[best]
-    likely = logits >= top - np.float32(_LEAST * temperature)
+    top, scale = logits[best], np.float32(1 / temperature)
+    least = top - np.float32(_LEAST * temperature)
+    likely = logits >= least
     if np.count_nonzero(likely) > _MOST:
         return None
     ids = np.flatnonzero(likely)
     found = logits[ids]
-    mass = np.exp((found - top) * np.float32(1 / temperature)).sum(dtype=np.float64)
-    rest = 1.001 * math.exp(-_LEAST)  # masses are rounded to float32
+    mass = np.exp((found - top) * scale).sum(dtype=np.float64)
+    # By the difference as it was rounded, which matters at a temperature near 0.
+    rest = 1.001 * math.exp(float((least - top) * scale))
     total = float(mass) * (1 - 1e-9), (float(mass) + len(logits) * rest) * (1 + 1e-9)
     return Candidates(Best(best, True), ids, found, rest, total, len(logits), lambda: logits)

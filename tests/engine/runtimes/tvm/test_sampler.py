@@ -154,7 +154,7 @@ def test_logits_that_are_no_numbers(bad, temperature):
 @pytest.mark.parametrize(
     "filters", [{"top_p": 0.9}, {"top_k": 5, "top_p": 0.95}, {"min_p": 0.05}, {"top_k": 5}]
 )
-@pytest.mark.parametrize("temperature", [0.2, 1.0])
+@pytest.mark.parametrize("temperature", [1e-5, 0.2, 1.0])
 def test_a_shortlist_chooses_the_token_that_all_logits_would(filters, temperature, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [
