@@ -33,11 +33,11 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any
 
-from playwright.sync_api import Browser, Frame, Locator, Page, Route
+from playwright.sync_api import Browser, Frame, Locator, Page, Route, ViewportSize
 
 from mlc_widget.widget.bundle import STATIC, loader
 
-from .page import ENGINE
+from .page import ENGINE, LentPage
 
 ORIGIN = "http://notebook.test"
 
@@ -312,12 +312,12 @@ _SET_VSCODE_THEME = """([theme, style, bridge]) => {
 class ContractPage(ABC):
     """A notebook with chats in a host's outputs; `faults` records what must not happen."""
 
-    def __init__(self, browser: Browser, html: str, **context: Any) -> None:
+    def __init__(self, browser: Browser, html: str, viewport: ViewportSize | None = None) -> None:
         self.faults: list[str] = []
-        self.page: Page = browser.new_page(**context)
         self._html = html
-        self.page.route("**/*", self._answer)
-        self.page.on("pageerror", lambda error: self.faults.append(f"thrown: {error}"))
+        watched = {"pageerror": lambda error: self.faults.append(f"thrown: {error}")}
+        self._lent = LentPage(browser, self._answer, watched, viewport=viewport)
+        self.page = self._lent.page
         self.page.goto(f"{ORIGIN}/")
         bundle = {
             "js": (STATIC / "widget.js").read_text("utf-8"),
@@ -376,15 +376,15 @@ class ContractPage(ABC):
         )
 
     def close(self) -> None:
-        self.page.close()
+        self._lent.close()
 
 
 class VSCodePage(ContractPage):
     """VS Code's frame of outputs."""
 
-    def __init__(self, browser: Browser, **context: Any) -> None:
+    def __init__(self, browser: Browser, viewport: ViewportSize | None = None) -> None:
         html = _VSCODE.format(variables=LAB_VARIABLES, model=_MODEL, kernel=_KERNEL)
-        super().__init__(browser, html, **context)
+        super().__init__(browser, html, viewport)
         self.set_theme("vscode-dark")
 
     def set_theme(self, theme: str, *, bridge: bool = False) -> None:
@@ -399,9 +399,9 @@ class VSCodePage(ContractPage):
 class ColabPage(ContractPage):
     """Colab's notebook: each output in a frame of its own."""
 
-    def __init__(self, browser: Browser, **context: Any) -> None:
+    def __init__(self, browser: Browser, viewport: ViewportSize | None = None) -> None:
         self._output = _COLAB_OUTPUT.format(variables=LAB_VARIABLES + COLAB_VARIABLES, model=_MODEL)
-        super().__init__(browser, _COLAB.format(kernel=_KERNEL), **context)
+        super().__init__(browser, _COLAB.format(kernel=_KERNEL), viewport)
 
     def set_theme(self, theme: str) -> None:
         """Change the theme of the outputs."""
@@ -418,8 +418,8 @@ class ColabPage(ContractPage):
 class MarimoPage(ContractPage):
     """marimo's page: each chat in the shadow root of an element of its own."""
 
-    def __init__(self, browser: Browser, **context: Any) -> None:
-        super().__init__(browser, _MARIMO.format(model=_MODEL, kernel=_KERNEL), **context)
+    def __init__(self, browser: Browser, viewport: ViewportSize | None = None) -> None:
+        super().__init__(browser, _MARIMO.format(model=_MODEL, kernel=_KERNEL), viewport)
 
     def set_theme(self, theme: str) -> None:
         """Change the theme: light or dark."""

@@ -248,8 +248,9 @@ class Notebook:
 class BusyCell:
     """A cell that keeps the kernel busy until it is told to end."""
 
-    def __init__(self, folder: Path) -> None:
-        self._released = folder / "released"
+    def __init__(self, folder: Path, name: str = "released") -> None:
+        """A file of that name in the folder ends it."""
+        self._released = folder / name
         self.code = (
             "import pathlib, time\n"
             f"while not pathlib.Path({str(self._released)!r}).exists(): time.sleep(0.01)"

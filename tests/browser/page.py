@@ -102,14 +102,60 @@ def reply(text: str, status: str = "done", message_id: str = "a", **more: Any) -
 STATS = {"ttft_s": 0.042, "tokens_per_s": 38.2, "prompt_tokens": 212, "completion_tokens": 96}
 
 
-class WidgetPage:
-    """A page with one widget; `faults` records what it must never do.
+class LentPage:
+    """A page for one test after the other, with that test's answers to requests and listeners.
 
-    A page that was closed is loaded anew for the next one of the same window, which takes a
-    third of the CPU of another page: so they share a context, but no document.
+    Such a page is loaded anew for the next test of the same window, which takes a third of the CPU
+    of another page: so they share a context, but no document.
     """
 
     _closed: ClassVar[WeakKeyDictionary[Browser, list[Page]]] = WeakKeyDictionary()
+
+    def __init__(
+        self,
+        browser: Browser,
+        answer: Callable[[Route], None],
+        watched: dict[str, Callable[[Any], None]],
+        dark: bool = False,
+        viewport: ViewportSize | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> None:
+        """Take a page that was closed, or another one.
+
+        Args:
+            browser: The browser.
+            answer: What answers all requests.
+            watched: What listens to the page's events.
+            dark: The system's colours are dark.
+            viewport: The page's size.
+            context: Other options of a context, which is then the page's own.
+        """
+        closed = self._closed.setdefault(browser, [])
+        self._shared = None if context else closed
+        self.page = closed.pop() if closed and not context else browser.new_page(**(context or {}))
+        self.page.set_default_timeout(DEADLINE_MS)
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
+        self.page.set_viewport_size(viewport or ViewportSize(width=1280, height=720))
+        self.page.route("**/*", answer)
+        self._watched = watched
+        watch: Any = self.page.on
+        for event, handler in watched.items():
+            watch(event, handler)
+
+    def close(self) -> None:
+        """Leave the page to the next test, or close it if its context is its own."""
+        if self._shared is None:
+            self.page.close()
+            return
+        self.page.goto("about:blank")
+        self.page.unroute_all()
+        for event, handler in self._watched.items():
+            self.page.remove_listener(event, handler)
+        self._shared.append(self.page)
+
+
+class WidgetPage:
+    """A page with one widget; `faults` records what it must never do."""
 
     def __init__(
         self,
@@ -128,21 +174,13 @@ class WidgetPage:
             context: Other options of a context, which is then the page's own.
         """
         self.faults: list[str] = []
-        closed = self._closed.setdefault(browser, [])
-        self._shared = None if context else closed
-        self.page: Page = closed.pop() if closed and not context else browser.new_page(**context)
-        self.page.set_default_timeout(DEADLINE_MS)
-        self.page.emulate_media(color_scheme="dark" if dark else "light")
-        self.page.set_viewport_size(viewport or ViewportSize(width=1280, height=720))
-        self.page.route("**/*", self._answer)
-        self._watched: dict[str, Callable[[Any], None]] = {
+        watched: dict[str, Callable[[Any], None]] = {
             "pageerror": lambda error: self.faults.append(f"thrown: {error}"),
             "dialog": self._on_dialog,
             "popup": lambda popup: self.faults.append(f"opened {popup.url}"),
         }
-        watch: Any = self.page.on
-        for event, handler in self._watched.items():
-            watch(event, handler)
+        self._lent = LentPage(browser, self._answer, watched, dark, viewport, context)
+        self.page = self._lent.page
         self._html = _HTML % str(not dark).lower()
         self.page.goto(f"{ORIGIN}/")
         self.page.wait_for_function("window.ready === true")
@@ -211,11 +249,4 @@ class WidgetPage:
 
     def close(self) -> None:
         """Leave the page to the next test, or close it if its context is its own."""
-        if self._shared is None:
-            self.page.close()
-            return
-        self.page.goto("about:blank")
-        self.page.unroute_all()
-        for event, handler in self._watched.items():
-            self.page.remove_listener(event, handler)
-        self._shared.append(self.page)
+        self._lent.close()

@@ -133,13 +133,38 @@ def a_dead_worker_is_replaced(chat: Chat, may_load: Path) -> None:
 
 
 def test_a_chat_streams_and_stops_while_cells_run(
-    open_notebook: OpenNotebook, model_folder: Path, busy: BusyCell
+    open_notebook: OpenNotebook, model_folder: Path, tmp_path: Path
 ) -> None:
-    notebook = open_notebook([create(model_folder, **LONG), CHAT, "chat.send('More')", busy.code])
+    """One notebook's story, first with all that a kernel offers, then with less and less of it."""
+    without_control = "kernel = get_ipython().kernel\nkernel.control_handlers.pop('comm_msg');"
+    # As on a kernel without subshells: every message to this comm goes to the main shell.
+    without_subshells = "chat.comm._reply_subshell_for = lambda data, default: None"
+    busy = [BusyCell(tmp_path, name) for name in ("all", "no control", "no subshells")]
+    codes = [cell.code for cell in busy]
+    notebook = open_notebook(
+        [
+            *(create(model_folder, **LONG), CHAT, "chat.send('More')", codes[0]),
+            *(without_control, codes[1], without_subshells, codes[2]),
+        ]
+    )
     notebook.run(0)
     notebook.expect_done(0)
     chat = start_chat(notebook)
+    try:
+        it_streams_and_stops_while_cells_run(notebook, chat, busy[0])
+        notebook.run(4)
+        notebook.expect_done(4)
+        if LAB >= (4, 4):  # which has subshells since then
+            stop_goes_by_a_subshell(notebook, chat, busy[1])
+        notebook.run(6)
+        notebook.expect_done(6)
+        where_nothing_gets_through_it_says_that_it_waits(notebook, chat, busy[2])
+    finally:
+        for cell in busy:
+            cell.end()
 
+
+def it_streams_and_stops_while_cells_run(notebook: Notebook, chat: Chat, busy: BusyCell) -> None:
     # The cell that asks is done before the answer is.
     notebook.run(2)
     notebook.expect_done(2)
@@ -175,47 +200,31 @@ def expect_stop(chat: Chat) -> None:
     expect(chat.stop).to_be_hidden()
 
 
-@pytest.mark.skipif(LAB < (4, 4), reason="JupyterLab has subshells since 4.4")
-def test_stop_without_the_control_channel_goes_by_a_subshell(
-    open_notebook: OpenNotebook, model_folder: Path, busy: BusyCell
-) -> None:
-    without = "get_ipython().kernel.control_handlers.pop('comm_msg')"
-    notebook = open_notebook([create(model_folder, **LONG), f"{CHAT}\n", without, busy.code])
-    for index in (0, 1, 2):
-        notebook.run(index)
-        notebook.expect_done(index)
-    chat = Chat(notebook.output(1))
-    notebook.run(3)
-    notebook.expect_running(3)
-    chat.ask("Go on")
+def stop_goes_by_a_subshell(notebook: Notebook, chat: Chat, busy: BusyCell) -> None:
+    """Where the control channel takes no messages to comms."""
+    notebook.run(5)
+    notebook.expect_running(5)
+    chat.ask("By a subshell")
+    expect(chat.root.locator(".mlcw-user").last).to_contain_text("By a subshell")
     expect_growing(chat)
-    chat.stop.click()
-    expect(chat.replies.last.locator(".mlcw-facts")).to_contain_text("Stopped")
-    notebook.expect_running(3)
-
-
-def test_where_nothing_gets_through_it_says_that_it_waits(
-    open_notebook: OpenNotebook, model_folder: Path, busy: BusyCell
-) -> None:
-    without = (
-        "kernel = get_ipython().kernel\n"
-        "kernel.control_handlers.pop('comm_msg')\n"
-        # As on a kernel without subshells: every message to this comm goes to the main shell.
-        "chat.comm._reply_subshell_for = lambda data, default: None"
-    )
-    notebook = open_notebook([create(model_folder, **LONG), CHAT, without, busy.code])
-    for index in (0, 1, 2):
-        notebook.run(index)
-        notebook.expect_done(index)
-    chat = Chat(notebook.output(1))
-    notebook.run(3)
-    notebook.expect_running(3)
-    chat.ask("Go on")
-    expect(chat.root.locator(".mlcw-note")).to_contain_text("running a cell")
-    expect(chat.input).to_have_value("Go on")
-    notebook.expect_running(3)
+    expect_stop(chat)
+    notebook.expect_running(5)
     busy.end()
-    notebook.expect_done(3)
+    notebook.expect_done(5)
+
+
+def where_nothing_gets_through_it_says_that_it_waits(
+    notebook: Notebook, chat: Chat, busy: BusyCell
+) -> None:
+    notebook.run(7)
+    notebook.expect_running(7)
+    chat.ask("At last")
+    expect(chat.root.locator(".mlcw-note")).to_contain_text("running a cell")
+    expect(chat.input).to_have_value("At last")
+    notebook.expect_running(7)
+    busy.end()
+    notebook.expect_done(7)
+    expect(chat.root.locator(".mlcw-user").last).to_contain_text("At last")
     expect_growing(chat)
     expect(chat.input).to_have_value("")
     expect(chat.root.locator(".mlcw-note")).to_be_hidden()
