@@ -1,6 +1,7 @@
 /** The bundle's anywidget module. The trait `_view` chooses the view: a chat, one reply, two chats, a load, or a map. */
 
 import type { Model } from "./host.ts";
+import { markOutput } from "./output-mark.ts";
 import { keepTranscript } from "./transcript-output.ts";
 import { drawTranscriptsLazily } from "./lazy.ts";
 import { Store } from "./store.ts";
@@ -67,12 +68,15 @@ function render({ model, signal, el }: Props & { readonly el: HTMLElement }): ()
   const view = model.get("_view");
   if (view === "compare") {
     storesOf(model, model.get("_chats") as readonly string[], controller.signal).then((chats) => {
-      if (!controller.signal.aborted) renderCompare({ store, chats, el, signal: controller.signal });
+      if (controller.signal.aborted) return;
+      renderCompare({ store, chats, el, signal: controller.signal });
+      markOutput(el, view, controller.signal);
     }).catch(() => { el.textContent = MISSING; });
     return () => { controller.abort(); };
   }
   const draw = { load: renderLoadProgress, map: renderMapProgress }[String(view)] ?? renderChat;
   draw({ store, el, signal: controller.signal });
+  markOutput(el, String(view), controller.signal);
   if (view === "chat") {
     showComparisons({ store, el, signal: controller.signal }, (ids, until) => storesOf(model, ids, until));
   }

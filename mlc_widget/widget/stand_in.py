@@ -21,13 +21,16 @@ from mlc_widget.api.clients import client_of
 from mlc_widget.api.requests import JSONDict
 
 _CHILD: Final = ".jp-OutputArea-child"
-_THIS: Final = f"{_CHILD}:has(.mlcw-stand-in)"
+# A widget that is drawn marks its output, or the page where outputs have no elements of their own
+# (js/src/output-mark.ts). `:has(.mlcw)` would find it, too, but would cost every frame of a reply
+# that grows more than all else: the browser would look through the whole chat. For the same reason,
+# `:not` stands before each `:has`, so that the browser does not look into an output that is marked.
+_SHOWS: Final = "[data-mlcw-shows]"
 _STYLE: Final = (
     # A widget that is not drawn has only text: "Loading widget..." or the error.
-    f"{_CHILD}:not(:has(> .jp-OutputArea-output > *)):has(+ {_CHILD} .mlcw-stand-in),"
-    f"{_CHILD}:has(.mlcw) + {_THIS},"
-    # Hosts whose outputs have no such structure: one page or frame for a cell or a notebook.
-    "html:not(:has(.jp-OutputArea)):has(.mlcw) .mlcw-stand-in{display:none}"
+    f"{_CHILD}:not({_SHOWS}, :has(> .jp-OutputArea-output > *)):has(+ {_CHILD} .mlcw-stand-in),"
+    f"{_SHOWS} + {_CHILD}:not({_SHOWS}):has(.mlcw-stand-in),"
+    f"html{_SHOWS} .mlcw-stand-in{{display:none}}"
     ".mlcw-stand-in{align-items:baseline;display:flex;flex-wrap:wrap;gap:4px 12px;"
     "font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif);margin:4px 0;opacity:.8}"
     # The command is JupyterLab's and Notebook 7's; exported pages have only their outer classes.
