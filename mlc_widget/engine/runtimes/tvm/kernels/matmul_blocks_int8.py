@@ -61,7 +61,7 @@ def make_matmul_blocks_int8(
     sum_dtype, sum_lanes = dot.sum_type(MOST)
     SUMS = K // 4 + K // 16
     WORDS = kind.bits // SPLIT  # of weights, in one sum
-    STEP = WORDS if dot.whole or kind.high else 1
+    STEP = WORDS if dot.whole or kind.high or WORDS == 2 else 1
     STEPS = WORDS // STEP
     ask = prefetcher(STEP, lambda nb, line: [nb, line * 16])
     added = Addends(bias, residual)
