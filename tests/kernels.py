@@ -21,10 +21,10 @@ TYPES_WHEN_USED: Final = (
     "setattr(__import__('importlib').import_module('mlc_widget.api.responses'),"
     " 'warm_up', lambda: None)"
 )
-"""A line for a kernel to begin with: it imports OpenAI's types at the first response that has them.
+"""A line for a kernel or a program to begin with: OpenAI's types are imported when they are used.
 
-Otherwise it does so while a model loads. That takes a second of CPU and more, and few tests ask for
-such a response. The kernels of tests/notebooks do without this line.
+Otherwise that is done while a model loads. It takes a second of CPU and more, and few tests ask for
+a response that has them. The kernels of tests/notebooks do without this line.
 """
 QUICK_KERNEL: Final = (f"--IPKernelApp.exec_lines={TYPES_WHEN_USED}",)
 """Arguments of a kernel that begins with it."""

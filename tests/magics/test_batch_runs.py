@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from ..kernels import LocalNotebookClient, as_markdown
+from ..kernels import QUICK_KERNEL, LocalNotebookClient, as_markdown
 from .test_clients import ADD, CALL
 from .test_in_kernel import load
 
@@ -124,5 +124,5 @@ def test_a_notebook_of_one_cell(model_folder: Path, last: str) -> None:
         f"engine.reload({str(model_folder)!r})\n"
         f"chat = ChatWidget(engine)\ndisplay(chat)\nchat.send('Hi')\n{last}"
     )
-    (end,) = run(cell, allow_errors=True)
+    (end,) = run(cell, allow_errors=True, extra_arguments=[*QUICK_KERNEL])
     assert ANSWER in end

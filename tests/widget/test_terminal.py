@@ -18,11 +18,14 @@ from mlc_widget.api.engine_link import EngineSnapshot
 from mlc_widget.api.errors import ModelFormatError
 from mlc_widget.widget import terminal
 
-SCRIPT = """
+from ..kernels import TYPES_WHEN_USED
+
+SCRIPT = f"""
+{TYPES_WHEN_USED}
 import asyncio, sys
 from mlc_widget import create_kernel_mlc_engine
 async def main():
-    script = {"load_s": 0.5, **eval(sys.argv[2])}
+    script = dict(load_s=0.5, **eval(sys.argv[2]))
     engine = await create_kernel_mlc_engine(
         sys.argv[1], runtime="scripted", runtime_options=script
     )
