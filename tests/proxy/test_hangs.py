@@ -463,8 +463,11 @@ async def test_after_a_standstill_a_late_answer_is_no_hang(
     assert reports.parts == []
 
 
-async def test_a_peer_that_answers_oddly_speaks(kernel_engine: Make, handlers: str) -> None:
-    engine = await kernel_engine(hang_timeout=SOON, hang_after=2, handler=f"{handlers}:Odd")
+async def test_a_peer_that_answers_oddly_speaks(
+    kernel_engine: Make, handlers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hangs, "_INTERVAL_S", 0.05)
+    engine = await kernel_engine(hang_timeout=300.0, hang_after=2, handler=f"{handlers}:Odd")
     reports = Reports(engine)
     chunks = stream(engine)
     await anext(chunks)
