@@ -96,6 +96,37 @@ describe("documents that grow", () => {
     expect([...view.node.children].slice(0, last.length)).toEqual(last);
   });
 
+  it("stand in parts when they are long, and are the same as if they had arrived at once", () => {
+    const source = `${DOCUMENT}\n`.repeat(4);
+    const view = new MarkdownView(page.signal);
+    let finished: Element[] = [];
+    for (let length = 1; length < source.length; length += 9) {
+      view.update(source.slice(0, length), false);
+      const blocks = [...view.node.querySelectorAll(":scope > :not(.mlcw-md-part), :scope > .mlcw-md-part > *")];
+      finished.forEach((block, index) => { expect(blocks[index]).toBe(block); });
+      finished = blocks.slice(0, -1);
+    }
+    view.update(source, true);
+    const parts = [...view.node.children].filter((node) => node.classList.contains("mlcw-md-part"));
+    expect(parts.length).toBeGreaterThan(5);
+    for (const part of parts) {
+      expect(part.children.length).toBeLessThan(8);
+      expect(part.lastElementChild?.matches("h3, h4, h5, h6")).toBe(false);
+      expect(part.classList.contains("mlcw-md-done")).toBe(!parts.slice(-2).includes(part));
+      part.classList.remove("mlcw-md-done"); // those that arrived at once were never laid out
+    }
+    expect(view.node.isEqualNode(shown(source))).toBe(true);
+    for (const part of parts) part.replaceWith(...part.childNodes);
+    const once = [...shown(DOCUMENT).children];
+    expect(view.node.children).toHaveLength(4 * once.length);
+    [...view.node.children].forEach((block, index) => {
+      expect(block.isEqualNode(once[index % once.length] ?? null)).toBe(true);
+    });
+
+    view.update("Another text", true);
+    expect(view.node.isEqualNode(shown("Another text"))).toBe(true);
+  });
+
   it("never show a mark that formatting will replace", () => {
     const source = "Some **bold words**, *slanted ones*, `code`, ~~old~~ and [a link](https://example.org/x) end.";
     const view = new MarkdownView(page.signal);

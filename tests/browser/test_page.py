@@ -562,6 +562,52 @@ def test_it_follows_the_end_until_the_reader_scrolls_away(open_page: OpenPage) -
     assert first.evaluate(laid_out)
 
 
+def test_of_a_long_reply_only_what_is_in_view_is_laid_out(open_page: OpenPage) -> None:
+    page = open_page()
+    log = page.show(user("Go"), reply("", "running")).get_by_role("log")
+    page.page.evaluate(
+        """async (text) => {
+            for (let at = 0; at < text.length; at += 250) {
+                const piece = text.slice(at, at + 250);
+                window.receive({type: 'delta', reply: 'a', offset: at, text: piece});
+                await new Promise(requestAnimationFrame);
+                await new Promise((resolve) => setTimeout(resolve));
+            }
+        }""",
+        f"{ANSWER}\n\n" * 7,
+    )
+    distance = "node => node.scrollHeight - node.scrollTop - node.clientHeight"
+    assert log.evaluate(distance) <= 2
+    laid_out = "node => node.checkVisibility({contentVisibilityAuto: true})"
+    parts = page.page.locator(".mlcw-md-part")
+    assert not parts.nth(3).locator("> *").first.evaluate(laid_out)
+    assert parts.last.locator("> *").last.evaluate(laid_out)
+    parts.nth(3).evaluate("node => node.scrollIntoView()")
+    page.frame()
+    assert parts.nth(3).locator("> *").first.evaluate(laid_out)
+    # Nothing else tells the parts: each block is where it would be without them.
+    moved = page.page.evaluate(
+        """() => {
+            const body = document.querySelector('.mlcw-assistant .mlcw-md');
+            const style = document.createElement('style');
+            style.textContent = '.mlcw-md-done { content-visibility: visible !important }';
+            document.head.append(style);
+            const blocks = [...body.children].flatMap((node) =>
+                node.matches('.mlcw-md-part') ? [...node.children] : [node]);
+            const places = () => blocks.map((node) => {
+                const {top, height} = node.getBoundingClientRect();
+                return [top - body.getBoundingClientRect().top, height];
+            });
+            const before = places();
+            for (const part of body.querySelectorAll('.mlcw-md-part'))
+                part.replaceWith(...part.childNodes);
+            const shifts = places().flat().map((at, i) => at - before.flat()[i]);
+            return shifts.filter((by) => Math.abs(by) > 0.5);
+        }"""
+    )
+    assert moved == []
+
+
 def test_two_views_show_the_same(open_page: OpenPage) -> None:
     page = open_page()
     page.show(user("Go"), reply("", "running"), views=2)

@@ -21,13 +21,30 @@ export interface CellRequest {
 
 const COPIED_FOR_MS = 1500;
 
+/**
+ * So many blocks stand in `node`, and so many in each of the parts that follow them in a long text. Of the
+ * parts that are done, the browser lays out and paints only those in view (styles/markdown.css), so that a
+ * frame takes the same time however long the text is. A part that was never laid out has an unknown height,
+ * which would move the end of the text, so parts that arrived at once are not marked as done.
+ */
+const FIRST = 16;
+const PART = 4;
+const HEADING = /^h\d$/;
+
 export class MarkdownView {
   readonly node = h("div", { class: "mlcw-md" });
   #text = "";
   #complete = false;
-  /** Length of the finished blocks' text, and the number of their nodes. */
+  /** Length of the finished blocks' text. */
   #doneLength = 0;
-  #doneNodes = 0;
+  /** What the growing block is in, and the number of finished blocks in it. */
+  #part = this.node;
+  #previous: HTMLElement | null = null;
+  #doneInPart = 0;
+  /** Whether the part began in an earlier update, and so was laid out. */
+  #drawn = false;
+  /** Whether the last finished block is a heading. */
+  #afterHeading = false;
 
   constructor(signal: AbortSignal) {
     this.node.addEventListener("click", (event) => { this.#activate(event); }, { signal });
@@ -39,7 +56,12 @@ export class MarkdownView {
   update(source: string, complete: boolean): void {
     const text = source.replace(/\r\n?/g, "\n");
     if (text === this.#text && complete === this.#complete) return;
-    if (!text.startsWith(this.#text.slice(0, this.#doneLength))) this.#doneLength = this.#doneNodes = 0;
+    if (!text.startsWith(this.#text.slice(0, this.#doneLength))) {
+      this.#doneLength = this.#doneInPart = 0;
+      this.#part = this.node;
+      this.#previous = null;
+      this.#afterHeading = false;
+    }
     this.#text = text;
     this.#complete = complete;
     const tail = text.slice(this.#doneLength);
@@ -48,7 +70,7 @@ export class MarkdownView {
       this.#draw(shown, complete);
     } catch {
       // Text that is nested too deeply for the parser is shown as written.
-      patchChildren(this.node, [{ tag: "p", attributes: { class: "mlcw-md-raw" }, children: [shown] }], this.#doneNodes);
+      patchChildren(this.#part, [{ tag: "p", attributes: { class: "mlcw-md-raw" }, children: [shown] }], this.#doneInPart);
     }
   }
 
@@ -67,9 +89,38 @@ export class MarkdownView {
         finishedNodes = nodes.length;
       }
     });
-    patchChildren(this.node, nodes, this.#doneNodes);
+    this.#patch(nodes, finishedNodes);
     this.#doneLength += finished;
-    this.#doneNodes += finishedNodes;
+  }
+
+  /** Shows the blocks that follow the finished ones. The first `finished` of them will not change. */
+  #patch(nodes: readonly VElement[], finished: number): void {
+    let start = 0;
+    for (let next = 0; next <= finished && next < nodes.length; next++) {
+      const before = nodes[next - 1];
+      if (before) this.#afterHeading = HEADING.test(before.tag);
+      const full = this.#doneInPart + next - start >= (this.#part === this.node ? FIRST : PART);
+      // What follows a heading is closer to it than to other blocks, so it stays in the same part.
+      if (!full || this.#afterHeading) continue;
+      patchChildren(this.#part, nodes.slice(start, next), this.#doneInPart);
+      this.#beginPart();
+      start = next;
+    }
+    patchChildren(this.#part, nodes.slice(start), this.#doneInPart);
+    this.#doneInPart += finished - start;
+    const last = nodes[finished - 1];
+    if (last) this.#afterHeading = HEADING.test(last.tag);
+    this.#drawn = true;
+  }
+
+  #beginPart(): void {
+    // Not the part that ends now: its last block may have changed since it was laid out.
+    if (this.#drawn) this.#previous?.classList.add("mlcw-md-done");
+    this.#previous = this.#part === this.node ? null : this.#part;
+    this.#drawn = false;
+    this.#part = h("div", { class: "mlcw-md mlcw-md-part" });
+    this.#doneInPart = 0;
+    this.node.append(this.#part);
   }
 
   #activate(event: Event): void {
