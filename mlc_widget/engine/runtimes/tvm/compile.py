@@ -191,6 +191,7 @@ def _sampling_kernels(program: Program) -> list[Any]:
     width = pad(program.shape.vocab_size)
     makers = (
         shortlist.make_best_tokens,
+        shortlist.make_draw_tokens,
         shortlist.make_choose_tokens,
         shortlist.make_change_logits,
         shortlist.make_forbid_tokens,

@@ -49,6 +49,9 @@ class Span:
         draws: Returns how to draw from each row of logits, (vocab,), or None where the logits
             themselves are needed after all; to be called, once, after the step has begun. Without
             it, there are filters, but no changes of logits.
+        uniforms: Returns the two random numbers of the draw at a position: which token of its
+            block, and which block (see `Draw.at`); only if the draws have neither filters nor
+            changes of logits, so that those of later steps are known.
     """
 
     tokens: Sequence[int]
@@ -57,6 +60,7 @@ class Span:
     logits: Sequence[int] = ()
     temperature: float | None = None
     draws: Callable[[int], Sequence[Draw | None]] | None = None
+    uniforms: Callable[[int], tuple[float, float]] | None = None
 
     def rows(self, vocab: int) -> Sequence[Draw | None]:
         """How to draw from each row of logits."""

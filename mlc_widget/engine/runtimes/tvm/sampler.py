@@ -36,6 +36,9 @@ IdsOf = npt.NDArray[np.int64] | None
 _MANY: Final = 4096
 """If more tokens are allowed than this, it is faster to keep the others, with mass 0."""
 
+_KEPT: Final = 8
+"""The numbers of so many positions are kept, as some are asked for several times."""
+
 STAGES = (
     "logitProcessorTime",
     "penaltyTime",
@@ -60,17 +63,20 @@ class Uniforms:
         self._philox = np.random.Philox(key=[seed, choice])
         self._state: Any = self._philox.state
         self._counter = self._state["state"]["counter"]
-        self._last: tuple[int, tuple[float, float]] | None = None
+        self._found: dict[int, tuple[float, float]] = {}
 
     def at(self, position: int) -> tuple[float, float]:
         """The two numbers of a position."""
-        if self._last is not None and self._last[0] == position:
-            return self._last[1]
+        known = self._found.get(position)
+        if known is not None:
+            return known
         self._counter[:] = 0, position, 0, 0
         self._philox.state = self._state  # a new generator would take four times as long
         first, second = self._philox.random_raw(2).tolist()
         found = (first >> 11) * 2.0**-53, (second >> 11) * 2.0**-53
-        self._last = position, found
+        if len(self._found) == _KEPT:
+            self._found.clear()
+        self._found[position] = found
         return found
 
 
@@ -141,6 +147,15 @@ class Sampler:
         if self._changes_logits or s.logprobs or self._grammar is not None:
             return False
         return s.temperature == 0 or s.top_p < 1.0 or s.min_p > 0.0
+
+    @property
+    def uniforms(self) -> Callable[[int], tuple[float, float]] | None:
+        """The random numbers of a position, if these and the temperature say all of its draw."""
+        s = self._s
+        filters = s.top_k > 0 or s.top_p < 1.0 or s.min_p or s.typical_p != 1.0
+        if not s.temperature or filters or s.logprobs or self._processor is not None:
+            return None
+        return None if self._changes_logits or self._grammar is not None else self._random.at
 
     def draw(self, position: int, vocab_size: int, drafted: Sequence[int] = ()) -> Draw | None:
         """What an executor needs for the next call of `sample`; only if `draws_at` is a number.

@@ -171,7 +171,8 @@ class Sequence:
         at = None if self.scoring else self.sampler.draws_at(drafted=bool(draft))
         plain = at is None or self.sampler.temperature_suffices
         draws = None if plain else partial(self._draws, draft)
-        return Span(tokens, start, self.pages, rows, at, draws)
+        uniforms = None if self.scoring or draft else self.sampler.uniforms
+        return Span(tokens, start, self.pages, rows, at, draws, uniforms)
 
     def _draws(self, draft: SequenceOf[int], vocab_size: int) -> list[Draw | None]:
         """How to draw the next token, and one after each of the draft; see `Span.draws`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from types import SimpleNamespace
 
@@ -13,6 +14,13 @@ from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, Scored
 from mlc_widget.engine.runtimes.tvm.cuda import shortlist, tensors
+from mlc_widget.engine.runtimes.tvm.cuda.records import (
+    DRAWN_WORDS,
+    WANTED,
+    best_of,
+    block_of,
+    blocks_of,
+)
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.draws import MOST_CHANGES
 from mlc_widget.engine.runtimes.tvm.memory import as_tensor
@@ -171,6 +179,56 @@ def test_a_grammar_that_fails_fails_where_the_token_is_chosen():
         sampler.sample(np.zeros(VOCAB, np.float32), 9)
 
 
+def check_draw_tokens(draw):
+    """The tokens of a kernel of `make_draw_tokens`, and what it leaves of rows, in either turn."""
+    import tvm
+
+    device, count = tvm.cuda(0), 32
+    numbers = np.random.default_rng(1)
+    memory = [
+        tvm.runtime.tensor(a, device)
+        for a in (
+            np.zeros((count, DRAWN_WORDS), np.int64),
+            np.zeros((count, blocks_of(WIDTH))),
+            np.zeros((count, 1), np.int64),
+            np.zeros((2, count, DRAWN_WORDS), np.int64),
+        )
+    ]
+    same = rows_drawn = 0
+    for seed in range(20):
+        rows = np.full((count, WIDTH), 1e9, np.float32)  # what is beyond `VOCAB` does not count
+        rows[:, :VOCAB] = [row_of(numbers) for _ in range(count)]
+        samplers, wanted = [], np.zeros(count, WANTED)
+        for i in range(count):
+            temperature = [0.0, 0.5, 1.0, 2.0][i % 4]
+            sampling = Sampling(max_tokens=None, temperature=temperature, top_p=1.0, seed=i + seed)
+            samplers.append(Sampler(sampling, [1], LETTERS))
+            if temperature:
+                within, at = samplers[i].uniforms(9)
+                wanted["scale"][i], wanted["at"][i] = 1 / temperature, at
+                wanted["within"][i] = within
+        there = wanted.view(np.int32).reshape(count, -1)
+        turn = tvm.runtime.tensor(np.array([seed % 2], np.int32), device)
+        logits, there = (tvm.runtime.tensor(a, device) for a in (rows, there))
+        draw(logits, VOCAB, there, *memory, turn)
+        assert not memory[0].numpy()[:, 0].any()
+        keys = best_of(memory[2].numpy()[:, 0].view(np.uint64))
+        records = memory[3].numpy()[seed % 2].view(np.uint64)
+        for i, best in enumerate(best_of(records[:, 0])):
+            row = rows[i, :VOCAB]
+            assert best == Best(int(row.argmax()), True)
+            if i % 4 == 0:
+                assert keys[i].token == best.token
+                continue
+            all_of = functools.partial(np.copy, row)
+            block = block_of(records[i], best, wanted["at"][i], VOCAB, all_of)
+            token = samplers[i].sample(row, 9)[0]
+            assert samplers[i].sample(block, 9)[0] == token
+            rows_drawn += 1
+            same += keys[i].token == token
+    assert same > 0.98 * rows_drawn
+
+
 @needs_gpu
 def test_draws_are_those_from_all_logits_on_a_gpu():
     step = StepLogits(WIDTH, VOCAB, tvm_ffi.device("cuda", 0))
@@ -183,5 +241,6 @@ def test_draws_are_those_from_all_logits_on_a_gpu():
     kernels = [make(WIDTH) for make in makers]
     step.prepare({k.attrs["global_symbol"]: compiled(k) for k in kernels}.__getitem__)
     found = compare(step, range(40))
+    check_draw_tokens(compiled(shortlist.make_draw_tokens(WIDTH)))
     assert all(found.values())
     assert found["all logits"] < found[Candidates] / 2

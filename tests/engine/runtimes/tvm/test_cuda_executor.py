@@ -6,29 +6,34 @@ import ctypes
 import dataclasses
 import itertools
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tvm_ffi
 
+from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.tvm import machine, planning
 from mlc_widget.engine.runtimes.tvm.candidates import Best
-from mlc_widget.engine.runtimes.tvm.cuda import cudart, decode
+from mlc_widget.engine.runtimes.tvm.cuda import cudart, decode, lookahead
 from mlc_widget.engine.runtimes.tvm.cuda import executor as on_gpu
 from mlc_widget.engine.runtimes.tvm.cuda.records import (
     BEST_TOKENS,
     CHANGE_LOGITS,
     CHOOSE_TOKENS,
+    DRAW_TOKENS,
+    DRAWN_WORDS,
     FORBID_TOKENS,
     NEXT_STEP,
     WANTED,
     best_of,
     blocks_of,
 )
-from mlc_widget.engine.runtimes.tvm.draws import Changes, Draw
+from mlc_widget.engine.runtimes.tvm.draws import BLOCK, Changes, Draw
 from mlc_widget.engine.runtimes.tvm.executor import Span
+from mlc_widget.engine.runtimes.tvm.sampler import Sampler
 
-from .conftest import executor_for
+from .conftest import executor_for, needs_gpu
 from .test_cuda_shortlist import record_of
 
 PAGES = [4, 1, 0, 6, 3]
@@ -103,6 +108,22 @@ def find_best(logits, vocab, keys):
         at[0] = record_of(row, np.float32(0))[0]
 
 
+def draw(logits, vocab, wanted, records, sums, keys, told, turn):
+    """The same, where a token is drawn."""
+    rows, wanted = np.from_dlpack(logits)[:, :vocab], wanted_of(wanted)
+    assert not np.from_dlpack(records)[:, 0].any()
+    assert np.from_dlpack(sums).shape[1] == blocks_of(logits.shape[1])
+    there = np.from_dlpack(told)[np.from_dlpack(turn)[0]].view(np.uint64)
+    for i, (row, each) in enumerate(zip(rows, wanted, strict=True)):
+        there[i] = record_of(row, each["scale"], each["at"])[:DRAWN_WORDS]
+        token = int(row.argmax())
+        if each["scale"]:
+            start = int(there[i, 2] >> 32) * BLOCK
+            mass = np.exp((row[start:][:BLOCK] - row.max()).astype("f8") * each["scale"]).cumsum()
+            token = start + int((mass <= each["within"] * mass[-1]).sum())
+        np.from_dlpack(keys)[i] = 0xFFFFFFFF - token
+
+
 def next_step(keys, ids, position, slot, table, told, turn):
     """As the kernel of `next_step`."""
     keys, ids, position, slot, table, told, turn = (
@@ -122,6 +143,7 @@ KERNELS = {
     BEST_TOKENS: find_best,
     CHANGE_LOGITS: change,
     FORBID_TOKENS: forbid,
+    DRAW_TOKENS: draw,
     NEXT_STEP: next_step,
 }
 
@@ -174,9 +196,9 @@ def started(monkeypatch):
     """For each decode step whose tokens the GPU chooses, whether the host gave its inputs."""
     found, start = [], decode.DecodeStep.start_choosing
 
-    def noted(step, spans):
+    def noted(step, spans, **how):
         found.append(spans is not None)
-        start(step, spans)
+        start(step, spans, **how)
 
     monkeypatch.setattr(decode.DecodeStep, "start_choosing", noted)
     return found
@@ -221,6 +243,97 @@ def test_a_step_that_was_started_ahead_is_not_taken_for_another(executor, change
     (best,) = executor.run([Span([token], position, pages, [0], 0.0)])
     (logits,) = executor.run([Span([token], position, pages, [0])])
     assert best.token == int(logits.argmax())
+
+
+VOCABULARY = SimpleNamespace(token_bytes=bytes, is_special=lambda token: False)
+
+
+def draw_all(executor, *, told):
+    """The tokens of sequences that draw differently; one joins, one stops, one has filters at last.
+
+    Args:
+        executor: The executor.
+        told: Whether it knows how tokens are drawn, so that it need not return all logits.
+    """
+    kinds = ({}, {"temperature": 0.0}, {"temperature": 3.0}, {}, {"top_p": 0.7})
+    samplers = []
+    for seed, given in enumerate(kinds):
+        values = {"max_tokens": None, "temperature": 1.0, "top_p": 1.0, **given}
+        samplers.append(Sampler(Sampling(seed=seed, **values), [5], VOCABULARY))
+    texts = [[5 + i] for i in range(len(kinds))]
+    at_once = [[0, 1, 2]] * 25 + [[0, 1, 2, 3]] * 25 + [[3, 0]] * 22 + [[0, 4]] * 2 + [[0]] * 20
+    for running in at_once:
+        spans = []
+        for i in running:
+            s, position = samplers[i], len(texts[i]) - 1
+            pages = list(range(8 * i, 8 * i + 8))
+            spans.append(Span([texts[i][-1]], position, pages, [0]))
+            if told:
+                known = {"temperature": s.draws_at(), "uniforms": s.uniforms}
+                spans[-1] = dataclasses.replace(spans[-1], **known)
+        rows = executor.run(spans)
+        for i, row in zip(running, rows, strict=True):
+            texts[i].append(samplers[i].sample(row, len(texts[i]))[0])
+    return texts
+
+
+def check_draws_ahead(executor, started, monkeypatch):
+    """Tokens that are drawn by a GPU, also where the host is not sure of some, or draws others."""
+    expected = draw_all(executor, told=False)
+    assert not started
+    assert draw_all(executor, told=True) == expected
+    assert started.count(False) > 20
+    count, block_of = itertools.count(1), lookahead.block_of
+
+    def unsure(*args):
+        block = block_of(*args)
+        return dataclasses.replace(block, sure=bool(next(count) % 60))
+
+    monkeypatch.setattr(lookahead, "block_of", unsure)
+    ahead = started.count(False)
+    started.clear()
+    assert draw_all(executor, told=True) == expected
+    assert 20 < started.count(False) <= ahead + 3  # those that were ignored are counted, too
+    assert next(count) > 180
+
+
+def test_steps_that_draw_are_started_ahead(executor, started, monkeypatch):
+    check_draws_ahead(executor, started, monkeypatch)
+    wrong = itertools.count(1)
+
+    def draw_wrong(*args):
+        draw(*args)
+        if next(wrong) % 20 == 0:
+            np.from_dlpack(args[5])[:] ^= 1
+
+    executor._lookahead.draw = draw_wrong
+    assert draw_all(executor, told=True) == draw_all(executor, told=False)
+    assert next(wrong) > 90
+
+
+@needs_gpu
+@pytest.mark.parametrize("numerics", ["faithful", "fast"])
+def test_steps_that_draw_are_started_ahead_on_a_gpu(numerics, started, monkeypatch, cache_dir):
+    options = {"device": "cuda", "max_total_sequence_length": 4096}
+    executor = executor_for("gqa-tied-q4f32_1", cache_dir, numerics=numerics, **options)
+    check_draws_ahead(executor, started, monkeypatch)
+
+
+def test_draws_of_other_seeds_are_not_taken_from_a_step_ahead(executor):
+    def sampler(seed):
+        sampling = Sampling(max_tokens=None, temperature=1.0, top_p=1.0, seed=seed)
+        return Sampler(sampling, [5], VOCABULARY)
+
+    def run(sampler, token, at, told=True):
+        known = {"temperature": 1.0, "uniforms": sampler.uniforms} if told else {}
+        (row,) = executor.run([Span([token], at, PAGES, [0], **known)])
+        return sampler.sample(row, at + 1)[0]
+
+    for other in range(1, 6):
+        token, first = 5, sampler(0)
+        for at in range(20):
+            token = run(first, token, at)
+        assert run(sampler(other), token, 20) == run(sampler(other), token, 20, told=False)
 
 
 def test_steps_give_the_same_bits_as_on_the_cpu(on_host, monkeypatch, cache_dir):

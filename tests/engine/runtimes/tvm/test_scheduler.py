@@ -88,7 +88,7 @@ class Bench:
             deliver=lambda event: None,
             detokenizer=SimpleNamespace(push=lambda _: "x", flush=str, stopped=None),  # type: ignore[arg-type]
             sampler=SimpleNamespace(  # type: ignore[arg-type]
-                sample=lambda *_: (1, None), latency=None, draws_at=lambda **_: None
+                sample=lambda *_: (1, None), latency=None, draws_at=lambda **_: None, uniforms=None
             ),
             token_bytes=lambda token: b"x",
         )

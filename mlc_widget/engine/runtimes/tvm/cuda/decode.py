@@ -47,7 +47,7 @@ class DecodeStep:
         most_tiles: int,
         device: Any,
         forward: Callable[[tuple[Any, ...]], None],
-        choose: Callable[[tuple[Any, ...]], None],
+        choose: Callable[[tuple[Any, ...], bool], None],
     ) -> None:
         """Allocate memory for the inputs.
 
@@ -60,13 +60,14 @@ class DecodeStep:
             device: The `tvm_ffi.Device`.
             forward: Starts the step on the tensors ids … logit_rows in the GPU's memory.
             choose: Has the GPU choose the tokens, and make the first four of these tensors anew
-                for a step that goes on with them.
+                for a step that goes on with them; the second argument is that of
+                `start_choosing`.
         """
         self._page_size, self._device = page_size, device
         self._forward, self._choose = forward, choose
         self._part, self._most = part, most_tiles
         self._sizes = sizes(rows, most_tiles if part else rows)
-        self._graphs: dict[tuple[int, bool], Graph] = {}
+        self._graphs: dict[tuple[int, bool | None], Graph] = {}
         self._size = rows  # the number of tiles of the last step
         shapes = [(rows,)] * 3 + [(rows, max_pages), (self._sizes[-1], 3)]
         starts, end = [], 0
@@ -90,19 +91,20 @@ class DecodeStep:
     def start(self, spans: Sequence[Span]) -> None:
         """Start the step; the rows are in the order of the spans."""
         self._fill(spans, ahead=0)
-        self._run(self._size, chosen=False)
+        self._run(self._size, None)
 
-    def start_choosing(self, spans: Sequence[Span] | None) -> None:
+    def start_choosing(self, spans: Sequence[Span] | None, *, drawn: bool) -> None:
         """Start the step, and have the GPU choose its tokens.
 
         Args:
             spans: As for `start`, but no step may be under way that was started with others. None
                 for a step that goes on with the tokens of the last one.
+            drawn: Whether tokens are drawn; otherwise, they are the most probable ones.
         """
         if spans is not None:
             self._fill(spans, ahead=self._table.shape[1])
             self._upload(self._size, 0)
-        self._run(self._size, chosen=True)
+        self._run(self._size, drawn)
 
     def _fill(self, spans: Sequence[Span], *, ahead: int) -> None:
         """Make the inputs in pinned memory, with some pages ahead of the ones in use."""
@@ -115,14 +117,14 @@ class DecodeStep:
             self._table[i, : len(held)] = held
         self._size = self._cut()
 
-    def _run(self, size: int, *, chosen: bool) -> None:
-        graph = self._graphs.get((size, chosen))
+    def _run(self, size: int, drawn: bool | None) -> None:
+        graph = self._graphs.get((size, drawn))
         if graph is not None:
             graph.start()
             return
         # The first run loads code and allocates memory, which cannot be recorded.
-        self._launch(size, 0, chosen=chosen)
-        self._graphs[size, chosen] = Graph(lambda stream: self._record(size, stream, chosen=chosen))
+        self._launch(size, 0, drawn)
+        self._graphs[size, drawn] = Graph(lambda stream: self._record(size, stream, drawn))
 
     def _cut(self) -> int:
         """Make the tiles, and return the number of them, of which some may be `NO_TILE`."""
@@ -134,19 +136,19 @@ class DecodeStep:
         self._tile[len(tiles) : size] = NO_TILE
         return size
 
-    def _record(self, size: int, stream: int, *, chosen: bool) -> None:
+    def _record(self, size: int, stream: int, drawn: bool | None) -> None:
         import tvm_ffi
 
         with tvm_ffi.use_raw_stream(self._device, stream):
-            self._launch(size, stream, chosen=chosen)
+            self._launch(size, stream, drawn)
 
-    def _launch(self, size: int, stream: int, *, chosen: bool) -> None:
+    def _launch(self, size: int, stream: int, drawn: bool | None) -> None:
         *others, tile = self._there
-        if not chosen:
+        if drawn is None:  # the host chooses the tokens
             self._upload(size, stream)
         self._forward((*others, tensors.view(tile, (size, 3)), self._logit_rows))
-        if chosen:
-            self._choose(tuple(others))
+        if drawn is not None:
+            self._choose(tuple(others), drawn)
 
     def _upload(self, size: int, stream: int) -> None:
         nbytes = self._tiles_start + self._tile[:size].nbytes

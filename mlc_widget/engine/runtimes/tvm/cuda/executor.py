@@ -11,12 +11,12 @@ import numpy as np
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
-from mlc_widget.engine.runtimes.tvm.cuda.lookahead import Lookahead
+from mlc_widget.engine.runtimes.tvm.cuda.lookahead import Lookahead, can_choose
 from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
-from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, NEXT_STEP
+from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, DRAW_TOKENS, NEXT_STEP
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Rows, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Rows, Span
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import function, virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
@@ -48,8 +48,8 @@ class CudaExecutor(Executor):
         )
         self._few_logits = StepLogits(pad(shape.vocab_size), self.vocab, self._device)
         self._lookahead = Lookahead(
-            self.vocab, self.page_size, self.context, self._attention_part, self._device,
-            self._decode_step,
+            pad(shape.vocab_size), self.vocab, self.page_size, self.context, self._attention_part,
+            self._device, self._decode_step,
         )  # fmt: skip
         self._all_logits_there: Any = None
         self._inputs_there = [
@@ -76,6 +76,7 @@ class CudaExecutor(Executor):
         self._forward = virtual_machine(self._executable, self._index)["forward"]
         self._few_logits.prepare(lambda name: function(self._executable, name))
         self._lookahead.find_best = function(self._executable, BEST_TOKENS)
+        self._lookahead.draw = function(self._executable, DRAW_TOKENS)
         self._lookahead.next_step = function(self._executable, NEXT_STEP)
         # The first step allocates the memory for all steps. If memory is scarce, TVM uses what the
         # steps of other models have left in the pool.
@@ -86,12 +87,12 @@ class CudaExecutor(Executor):
     def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step; see `Executor.run`."""
         temperatures = [span.temperature for span in spans for _ in span.logits]
-        if is_decode(spans) and all(s.temperature == 0 and s.draws is None for s in spans):
+        if is_decode(spans) and all(map(can_choose, spans)):
             with pool.lock:
                 self._check_pool()
                 turn = self._lookahead.start(spans)
             self.steps += 1
-            return list(self._lookahead.tokens(spans, turn))
+            return self._lookahead.rows(spans, turn, lambda i: self._row_again(spans, i))
         chosen = len(temperatures) <= MOST_ROWS and any(t is not None for t in temperatures)
         if chosen:
             self._few_logits.clear(temperatures)
@@ -104,6 +105,16 @@ class CudaExecutor(Executor):
             return self._few_logits.all(count)
         # Meanwhile the step runs.
         return self._few_logits.rows([draw for span in spans for draw in span.rows(self.vocab)])
+
+    def _row_again(self, spans: Sequence[Span], row: int) -> Logits:
+        """Copy a row of logits of the last step, which runs again if one was started ahead."""
+        with pool.lock:
+            ahead = self._lookahead.take_back()
+            self._check_pool()
+            if ahead:  # it has overwritten the logits
+                self.steps += 1
+                self._decode_step(len(spans)).start(spans)
+        return self._few_logits.row(row)
 
     def launch(self, spans: Sequence[Span]) -> int:
         """Start a step; the next may be started only when it is done.
@@ -151,7 +162,9 @@ class CudaExecutor(Executor):
                 self.max_rows,
                 self._device,
                 lambda inputs: self._start(inputs, rows),
-                lambda inputs: self._lookahead.choose(self._logits_of(rows), inputs),
+                lambda inputs, drawn: self._lookahead.choose(
+                    self._logits_of(rows), inputs, drawn=drawn
+                ),
             )
         return self._decode_steps[rows]
 

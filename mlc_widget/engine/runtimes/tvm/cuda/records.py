@@ -18,7 +18,8 @@ and where none do (`block_of`):
 
 The list has all tokens whose logits are less than (cut + 1) / `PER_UNIT` below the largest, where
 `cut` is as large as the list allows. Rows with a temperature of 0 have the first word only; where
-all have, there are only these words (`BEST_TOKENS`).
+all have, there are only these words (`BEST_TOKENS`). Where no row has filters, records end with the
+logits of the block (`DRAW_TOKENS`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from mlc_widget.engine.runtimes.tvm.memory import Array
 
 CHOOSE_TOKENS: Final = "choose_tokens"
 BEST_TOKENS: Final = "best_tokens"
+DRAW_TOKENS: Final = "draw_tokens"
 """The functions that make records."""
 NEXT_STEP: Final = "next_step"
 """The function that makes the inputs of the next step from the first words of records."""
@@ -47,6 +49,7 @@ WANTED: Final = np.dtype(
         ("scale", np.float32),  # 1 / temperature, or 0
         ("mask", np.int32),  # 1 + the index of the row's mask, or 0
         ("at", np.float64),  # see `Draw`; less than 0 if filters follow
+        ("within", np.float64),  # which token of its block, for `DRAW_TOKENS`
         ("start", np.int32),  # the index of the row's first change
         ("repeated", np.int32),  # the number of its changes by `penalty`, which come first
         ("parts", np.int32, 3),  # the numbers of its changes that subtract something, in order
@@ -61,6 +64,8 @@ BINS: Final = 512
 PER_UNIT: Final = 8
 """Bins of logits, by their distance from the largest, per unit."""
 WORDS: Final = 3 + MOST
+DRAWN_WORDS: Final = 5 + BLOCK // 2
+"""The number of words of records without a list."""
 ERROR: Final = 1e-6
 """A bound of the relative difference of a row's sum from that of numpy's float32 powers."""
 

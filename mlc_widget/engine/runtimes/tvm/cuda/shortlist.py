@@ -17,6 +17,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.records import (
     BINS,
     CHANGE_LOGITS,
     CHOOSE_TOKENS,
+    DRAW_TOKENS,
+    DRAWN_WORDS,
     FORBID_TOKENS,
     MOST,
     PER_UNIT,
@@ -40,7 +42,7 @@ constexpr int BLOCK = {BLOCK};
 struct Wanted {{  // see `records.WANTED`
   float scale;
   int mask;
-  double at;
+  double at, within;
   int start, repeated, parts[3];
   float penalty;
 }};
@@ -239,6 +241,50 @@ __device__ __forceinline__ void list(const float* row, int vocab, int first, con
     }}
   }}
 }}
+
+// Draw a token, nearly as the host will, by one block of threads.
+__device__ __forceinline__ void draw(const float* row, int vocab, int first, const void* there,
+                                     void* record_there, const double* sums, void* key,
+                                     void* told_there, const int* turn, int number, int most) {{
+  const Wanted& wanted = *(const Wanted*)there;
+  unsigned long long* record = (unsigned long long*)record_there;
+  volatile unsigned long long* told = (volatile unsigned long long*)told_there;
+  list(row, vocab, first, there, record_there, nullptr, sums);
+  __syncthreads();
+  told += (*(const volatile int*)turn * (long long)most + number) * {DRAWN_WORDS};
+  for (int i = first; i < {DRAWN_WORDS}; i += THREADS) told[i] = record[i];
+  __syncthreads();
+  if (first >= 32) return;
+  int token = (int)(0xffffffffu - (unsigned)record[0]);
+  if (wanted.scale != 0.0f) {{
+    constexpr int EACH = BLOCK / 32;
+    const float best = best_of(record);
+    const int start = ((const int*)record)[2 * 2 + 1] * BLOCK + first * EACH;
+    double own = 0, until[EACH];
+    #pragma unroll
+    for (int j = 0; j < EACH; ++j) {{
+      if (start + j < vocab) own += power(__fmul_rn(__fsub_rn(row[start + j], best), wanted.scale));
+      until[j] = own;
+    }}
+    double sum = own;
+    for (int lanes = 1; lanes < 32; lanes *= 2) {{
+      const double other = __shfl_up_sync(0xffffffffu, sum, lanes);
+      if (first >= lanes) sum += other;
+    }}
+    const double target = wanted.within * __shfl_sync(0xffffffffu, sum, 31);
+    const unsigned after = __ballot_sync(0xffffffffu, sum > target);
+    int found = start;
+    #pragma unroll
+    for (int j = 0; j < EACH - 1; ++j) found += sum - own + until[j] <= target;
+    found = __shfl_sync(0xffffffffu, found, after ? __ffs(after) - 1 : 0);
+    if (after) token = found < vocab ? found : vocab - 1;
+  }}
+  __syncwarp();
+  if (first == 0) {{
+    *(unsigned long long*)key = 0xffffffffu - (unsigned)token;
+    record[0] = 0;
+  }}
+}}
 }}  // namespace choosing
 #endif
 """
@@ -330,6 +376,61 @@ def make_best_tokens(width: int) -> Any:
         find_best(m, vocab, LOGITS, (KEYS,))
 
     return best_tokens.with_attr("global_symbol", BEST_TOKENS)
+
+
+def make_draw_tokens(width: int) -> Any:
+    """Kernels that make the records of rows without filters, and draw a token of each.
+
+    The token is nearly always the one that the host will draw from the record.
+
+    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; wanted
+    (m, WANTED_WORDS) int32; records (m, DRAWN_WORDS) int64, whose first words are 0 before and
+    afterwards; sums (m, blocks_of(width)) float64; keys (m, 1) int64, made keys of the tokens, as
+    `next_step` takes them; told (2, most, DRAWN_WORDS) int64, which may be in the host's memory:
+    the records are copied to ``told[turn[0]]``; turn (1,) int32.
+    """
+    find_best = _make_pass("best", "find_best", _of_row, BLOCKS)
+    count = _make_pass(
+        "count",
+        "count",  # without bins, which are for filters
+        lambda i, WANTED, RECORDS, SUMS: _of_row(i, WANTED, RECORDS, WANTED, SUMS),
+        BLOCKS,
+    )
+    sums_of_row = blocks_of(width)
+
+    def drawing(i: Any, WANTED: Any, RECORDS: Any, SUMS: Any, KEYS: Any, *told: Any) -> list[Any]:
+        TOLD, TURN, most = told
+        last = [T.address_of(TOLD[0, 0, 0]), T.address_of(TURN[0])]
+        numbers = [T.Cast("int32", i), T.Cast("int32", most)]
+        return [*_of_row(i, WANTED, RECORDS, SUMS, KEYS), *last, *numbers]
+
+    draw = _make_pass("draw", "draw", drawing, 1)
+
+    @T.prim_func(s_tir=True)
+    def draw_tokens(
+        logits: T.handle,
+        vocab: T.int64,
+        wanted: T.handle,
+        records: T.handle,
+        sums: T.handle,
+        keys: T.handle,
+        told: T.handle,
+        turn: T.handle,
+    ):
+        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
+        m, most = T.int64(), T.int64()
+        LOGITS = T.match_buffer(logits, (m, width), "float32")
+        WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
+        RECORDS = T.match_buffer(records, (m, DRAWN_WORDS), "int64")
+        SUMS = T.match_buffer(sums, (m, sums_of_row), "float64")
+        KEYS = T.match_buffer(keys, (m, 1), "int64")
+        TOLD = T.match_buffer(told, (2, most, DRAWN_WORDS), "int64")
+        TURN = T.match_buffer(turn, (1,), "int32")
+        find_best(m, vocab, LOGITS, (RECORDS,))
+        count(m, vocab, LOGITS, (WANTED, RECORDS, SUMS))
+        draw(m, vocab, LOGITS, (WANTED, RECORDS, SUMS, KEYS, TOLD, TURN, most))
+
+    return draw_tokens.with_attr("global_symbol", DRAW_TOKENS)
 
 
 def make_change_logits(width: int) -> Any:

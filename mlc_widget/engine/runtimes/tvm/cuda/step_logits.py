@@ -120,14 +120,14 @@ class StepLogits:
         """What was found of a row."""
         if draw.temperature == 0:
             return best
-        row = partial(self._row, i)
+        row = partial(self.row, i)
         if draw.at is not None:
             return block_of(record, best, draw.at, self._vocab, row)
         allowed = None if draw.allowed is None else int(np.count_nonzero(draw.allowed))
         scale = float(self._changes.scales[i])
         return candidates_of(record, best, scale, self._vocab, row, allowed)
 
-    def _row(self, row: int) -> Logits:
+    def row(self, row: int) -> Logits:
         """Copy the logits of one row of the last step."""
         self._copy([row])
         cudart.synchronize()
