@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODULES := js/node_modules/.installed
 BUNDLE := mlc_widget/widget/static/widget.js
+LINTED := js/node_modules/.linted
 PYTEST := $(BIN)/python -m pytest
 SPHINX := $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet
 # How many checks run at once, and processes that `make test` and `make soak` run tests in; 0 runs
@@ -83,8 +84,14 @@ lint: installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
-lint-js: installed
-	cd js && npm run typecheck && npm run lint && npm run test && npm run size
+lint-js: installed $(LINTED)
+	cd js && npm run test && npm run size
+
+# Once it has passed, it need not run again until one of the files that it reads changes; the
+# folders are among them as files can be removed.
+$(LINTED): $(MODULES) $(shell find js/src js/test) $(wildcard js/*.mjs js/*.json)
+	cd js && npm run typecheck && npm run lint
+	@touch $@
 
 # Every page, and an entry for each public name; any warning fails it.
 docs: installed

@@ -17,6 +17,8 @@ import pytest_asyncio
 
 from mlc_widget import AsyncKernelMLCEngine, AsyncMLCEngine
 
+from .compiled import folder_of_compiled, tidy
+
 # jsonschema imports it, if it is there, to check IRIs, which no schema here has. It compiles 38
 # grammars, which takes more than a second in each process.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -89,6 +91,12 @@ def write_tiny_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
     return folder
 
 
+def pytest_sessionstart() -> None:
+    """Make room before the first process runs tests; the others come after it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        tidy()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen_heap() -> None:
     """Spare garbage collections what was there before the module's tests.
@@ -107,6 +115,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cache_dir(shared_folder: Path) -> Path:
+    """Compiled code, shared by all tests, and kept for the next run of the same sources."""
+    return folder_of_compiled(shared_folder / "compiled")
 
 
 @pytest.fixture(scope="session")

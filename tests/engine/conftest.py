@@ -114,12 +114,6 @@ def write_model(
 
 
 @pytest.fixture(scope="session")
-def cache_dir(shared_folder: Path) -> Path:
-    """Compiled code, shared by all tests of a run."""
-    return shared_folder / "compiled"
-
-
-@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The random model. Read only."""
     return write_model(tmp_path_factory.mktemp("models") / "random")

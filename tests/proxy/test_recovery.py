@@ -419,8 +419,8 @@ async def test_a_model_that_is_gone_says_so(
         await reading
 
 
-async def test_embeddings_are_asked_for_again(kernel_engine: Make, shared_folder: Path) -> None:
-    options = {"cache_dir": str(shared_folder / "compiled")}  # tests/engine compile it, too
+async def test_embeddings_are_asked_for_again(kernel_engine: Make, cache_dir: Path) -> None:
+    options = {"cache_dir": str(cache_dir)}  # tests/engine compile it, too
     engine = await kernel_engine(load=False, runtime="tvm", runtime_options=options)
     await engine.reload(str(ENCODER))
     expected = await engine.embeddings.create(input=["rain", "sun"])

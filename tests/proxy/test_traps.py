@@ -12,6 +12,8 @@ import pytest
 
 from mlc_widget import AsyncKernelMLCEngine
 
+from ..kernels import TYPES_WHEN_USED
+
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 Make = Callable[..., Awaitable[AsyncKernelMLCEngine]]
@@ -85,6 +87,7 @@ def test_a_file_in_a_packages_place_is_named(
 import sys
 from mlc_widget import MLCEngine
 from mlc_widget.api.errors import RuntimeUnavailableError
+{TYPES_WHEN_USED}
 engine = MLCEngine(runtime="tvm")
 try:
     engine.reload(sys.argv[1])

@@ -47,12 +47,6 @@ MODELS = [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in
 DEADLINE = 60.0
 
 
-@pytest.fixture(scope="session")
-def cache_dir(shared_folder: Path) -> Path:
-    """Compiled code, shared by all tests of a run."""
-    return shared_folder / "compiled"
-
-
 def source_of(folder: Path, **changes: Any) -> ModelSource:
     config = json.loads((folder / "mlc-chat-config.json").read_text())
     config.update({"numerics": "faithful"} | changes)
