@@ -1,12 +1,14 @@
-"""Reads the JSON of a request's body, which must not hold up an event loop for long.
+"""Reads JSON of others, which must not hold up an event loop for long.
 
-`json.loads` never lets another thread run, and takes up to a hundred times as long for a body of
-many small values, keys or containers as for a text of the same size; so these are counted first.
+`json.loads` never lets another thread run, and takes up to a hundred times as long for many small
+values, keys or containers as for a text of the same size, and much more memory; so these are
+counted first.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mlc_widget.api.errors import BadRequestError
@@ -20,6 +22,18 @@ _MAX_WIDTH: Final = 32
 """The bytes that a number may have, on average."""
 
 
+@dataclass(frozen=True, slots=True)
+class JsonBounds:
+    """How many parts a JSON text may have; a quarter as many texts as values."""
+
+    values: int
+    keys: int
+    containers: int
+
+
+_OF_BODIES: Final = JsonBounds(_MAX_VALUES, _MAX_KEYS, _MAX_CONTAINERS)
+
+
 def read_json_body(content: bytes) -> Any:
     """Parse a body.
 
@@ -28,37 +42,37 @@ def read_json_body(content: bytes) -> Any:
     """
     if (encoding := json.detect_encoding(content)) not in ("utf-8", "utf-8-sig"):
         raise BadRequestError(f"the request's body is in {encoding}: send JSON in UTF-8.")
-    if len(content) > _FREE_BYTES:
-        _check_parts(content)
+    if (excess := json_excess(content, _OF_BODIES)) is not None:
+        raise BadRequestError(f"the request's body has {excess}. Send less at once.")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"the request's body is not JSON: {error}") from None
 
 
-def _check_parts(content: bytes) -> None:
-    if _is_small(content):  # even if what is in its texts is counted, too
-        return
+def json_excess(content: bytes, bounds: JsonBounds) -> str | None:
+    """What a JSON text in UTF-8 has too many of, for an error; None if it is within the bounds."""
+    if len(content) <= _FREE_BYTES or _is_small(content, bounds):
+        return None
     unescaped = content.replace(b"\\\\", b"").replace(b'\\"', b"")
     texts = unescaped.count(b'"') // 2
-    _check("texts", texts, _MAX_VALUES // 4)
     bare = b"".join(unescaped.split(b'"')[::2]).translate(None, b" \t\r\n")
     values = bare.count(b",") + 1
-    _check("keys", bare.count(b":"), _MAX_KEYS)
-    _check("objects and arrays", bare.count(b"{") + bare.count(b"["), _MAX_CONTAINERS)
-    _check("values", values, _MAX_VALUES)
-    _check("bytes in numbers", len(bare), _MAX_WIDTH * (values + _MAX_KEYS))
+    for what, count, most in (
+        ("texts", texts, bounds.values // 4),
+        ("keys", bare.count(b":"), bounds.keys),
+        ("objects and arrays", bare.count(b"{") + bare.count(b"["), bounds.containers),
+        ("values", values, bounds.values),
+        ("bytes in numbers", len(bare), _MAX_WIDTH * (values + bounds.keys)),
+    ):
+        if count > most:
+            return f"{count} {what}; it may have at most {most}"
+    return None
 
 
-def _is_small(content: bytes) -> bool:
+def _is_small(content: bytes, bounds: JsonBounds) -> bool:
+    """Whether it is within the bounds even if what is in its texts is counted, too."""
     return (
-        len(content) <= _MAX_WIDTH * _MAX_KEYS
-        and sum(map(content.count, (b",", b":", b"{", b"["))) <= _MAX_KEYS
+        len(content) <= _MAX_WIDTH * bounds.keys
+        and sum(map(content.count, (b",", b":", b"{", b"["))) <= bounds.keys
     )
-
-
-def _check(what: str, count: int, most: int) -> None:
-    if count > most:
-        raise BadRequestError(
-            f"the request's body has {count} {what}; it may have at most {most}. Send less at once."
-        )

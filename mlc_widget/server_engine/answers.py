@@ -2,51 +2,78 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from mlc_widget.api.errors import ProtocolError
+from mlc_widget.api.log_text import one_line
 from mlc_widget.api.request_values import JSONDict
+from mlc_widget.api.unicode_text import well_formed
 
+_LONGEST_PLACE = 200
+"""Characters of the place that an error names: keys in it are the server's."""
+_Str = Annotated[str, AfterValidator(well_formed)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Index = Annotated[int, Field(ge=0, lt=4096)]
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    """Fields that are null are as if they were missing: some languages write them so."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def new_call_id() -> str:
+    """An id for a tool call to which the server gives none."""
+    return f"call_{uuid.uuid4().hex}"
 
 
 class _Function(_Shape):
-    name: str | None = None
-    arguments: str | None = None
+    name: _Str | None = None
+    arguments: _Str | None = None
 
 
 class _CallPiece(_Shape):
     index: _Index = 0
-    id: str | None = None
-    type: str | None = None
+    id: _Str | None = None
+    type: _Str | None = None
     function: _Function | None = None
 
 
 class _WholeFunction(_Shape):
-    name: str
-    arguments: str = ""
+    name: _Str
+    arguments: _Str = ""
 
 
 class _Call(_Shape):
-    id: str
-    type: str = "function"
+    id: _Str = Field(default_factory=new_call_id)
+    type: _Str = "function"
     function: _WholeFunction
 
 
 class _Text(_Shape):
-    role: str | None = None
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None  # as newer versions of vLLM have it
-    refusal: str | None = None
+    role: _Str | None = None
+    content: _Str | None = None
+    reasoning_content: _Str | None = None
+    reasoning: _Str | None = None  # as newer versions of vLLM have it
+    refusal: _Str | None = None
 
 
 class _Delta(_Text):
@@ -58,9 +85,9 @@ class _Message(_Text):
 
 
 class _Top(_Shape):
-    token: str
+    token: _Str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[Annotated[int, Field(ge=0, le=255)]] | None = None
 
 
 class _Token(_Top):
@@ -71,15 +98,15 @@ class _Logprobs(_Shape):
     """Log-probabilities: of a chat, only ``content``; of a completion, the other fields."""
 
     content: list[_Token] | None = None
-    tokens: list[str] | None = None
+    tokens: list[_Str] | None = None
     token_logprobs: list[float | None] | None = None
-    top_logprobs: list[dict[str, float] | None] | None = None
-    text_offset: list[int] | None = None
+    top_logprobs: list[dict[_Str, float] | None] | None = None
+    text_offset: list[_Count] | None = None
 
 
 class _Choice(_Shape):
     index: _Index = 0
-    finish_reason: str | None = None
+    finish_reason: _Str | None = None
     logprobs: _Logprobs | None = None
 
 
@@ -92,7 +119,7 @@ class _ChatChoice(_Choice):
 
 
 class _TextChoice(_Choice):
-    text: str = ""
+    text: _Str = ""
 
 
 class _Details(_Shape):
@@ -183,7 +210,7 @@ def _read(shape: type[_Answer], answer: Any) -> _Answer:
         return shape.model_validate(answer)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        at = ".".join(map(str, first["loc"])) or "the answer"
+        at = one_line(".".join(map(str, first["loc"])), _LONGEST_PLACE) or "the answer"
         raise ProtocolError(
             f"The server's answer does not have OpenAI's shape: {at}: {first['msg']}."
         ) from None
@@ -199,7 +226,7 @@ def _choices(read: _Chunk | _Chat | _Completion) -> JSONDict:
 def _choice(choice: _Choice) -> JSONDict:
     """A choice, with the fields that all our engines have, and without those that are None."""
     found = choice.model_dump(exclude_none=True)
-    found.setdefault("finish_reason", None)
+    found["finish_reason"] = found.get("finish_reason") or None  # some write "" for none yet
     found.setdefault("logprobs", None)
     for name in ("delta", "message"):
         if (said := found.get(name)) is not None:

@@ -15,19 +15,23 @@ from mlc_widget._version import __version__
 from mlc_widget.api.errors import MLCEngineError, ProtocolError, ServerError
 from mlc_widget.api.group_folder import check_trusted
 from mlc_widget.api.http_library import http_library
+from mlc_widget.api.json_body import JsonBounds, json_excess
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.api.server_urls import is_loopback
 from mlc_widget.server_engine.address import ServerAddress, read_key
 from mlc_widget.server_engine.events import EventReader
-from mlc_widget.server_engine.failures import RETRIED, failure, in_stream, retry_after
+from mlc_widget.server_engine.failures import RETRIED, error_in, failure, in_stream, retry_after
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_VALUES: Final = 8_388_608
+_MAX_PARTS: Final = 1_048_576
 _CONNECT_S: Final = 15.0
 _TRIES: Final = 3
 _LONGEST_WAIT_S: Final = 20.0
 _FIRST_WAIT_S: Final = 0.5
 _DONE: Final = b"[DONE]"
+_BOUNDS: Final = JsonBounds(values=_MAX_VALUES, keys=_MAX_PARTS, containers=_MAX_PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,34 +146,35 @@ class ServerConnection:
         return {"Authorization": f"Bearer {read_key(self._key_variable)}"}
 
     async def _refused(self, response: Any) -> MLCEngineError:
-        content = await _read(response, _MAX_ERROR_BYTES, cut=True)
-        content = self.without_key(content)
         error = failure(
             response.status_code,
             response.headers,
-            content,
+            await _read(response, _MAX_ERROR_BYTES, cut=True),
             self.address.host,
             response.request.url.path,
+            self.without_key,
         )
         if (wait := retry_after(response.headers)) is not None and wait > _LONGEST_WAIT_S:
             error.message = f"{error.message} It asks to wait for {wait:.0f} s."
             error.args = (error.message,)
         return error
 
-    def without_key(self, content: bytes) -> bytes:
-        """A server's error in JSON without the key, which some servers repeat in it."""
+    def without_key(self, text: str) -> str:
+        """A server's text without the key, which some servers repeat."""
         if self._key_variable is None:
-            return content
-        key = read_key(self._key_variable).encode()
-        for written in (key, key.replace(b"/", b"\\/")):
-            content = content.replace(written, b"(the key)")
-        return content
+            return text
+        key = read_key(self._key_variable)
+        # The text may itself be JSON, or what is left of it.
+        for written in (key, key.replace("/", "\\/"), json.dumps(key)[1:-1]):
+            text = text.replace(written, "(the key)")
+        return text
 
     def _check_type(self, headers: Mapping[str, str], expected: str) -> None:
-        given = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if given != expected:
+        given = headers.get("content-type", "").partition(";")[0].strip()
+        if given.lower() != expected:
+            shown = self.without_key(given)[:60]
             raise ProtocolError(
-                f"The server at {self.address.host} answers with {given[:60]!r} instead of "
+                f"The server at {self.address.host} answers with {shown!r} instead of "
                 f"{expected!r}: it does not seem to be a server of OpenAI's API."
             )
         if headers.get("content-encoding", "identity") != "identity":
@@ -248,9 +253,8 @@ class EventStream:
             self.marked_end = True
             return None
         data = _json(event)
-        if isinstance(data, dict) and data.get("error"):
-            error = _json(self._connection.without_key(event))["error"]
-            raise in_stream(error, self._connection.address.host)
+        if (error := error_in(data)) is not None:
+            raise in_stream(error, self._connection.address.host, self._connection.without_key)
         if data is None:
             raise ProtocolError("The server sent an empty event.")
         return data  # type: ignore[no-any-return]
@@ -291,8 +295,10 @@ def _too_large(most: int) -> ProtocolError:
 
 
 def _json(content: bytes) -> Any:
+    if (excess := json_excess(content, _BOUNDS)) is not None:
+        raise ProtocolError(f"The server's answer has {excess}.")
     try:
-        return json.loads(content, parse_constant=_refuse_constant)
+        return json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"The server's answer is not JSON: {error}.") from None
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Final
 
 from mlc_widget.api.errors import ProtocolError
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+_FIELDS: Final = (b"data:", b"error:")
+"""Those that are read; older versions of llama.cpp's server send errors in a field of their own."""
 
 
 class EventReader:
-    """Puts events together; comments and fields other than ``data`` are passed over."""
+    """Puts events together; comments and fields that are not for us are passed over."""
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []
         self._data: list[bytes] = []
         self._size = 0
+        self._at_start = True
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The data of the events that end in this piece.
@@ -31,8 +35,10 @@ class EventReader:
             self._rest = []
         for line in lines:
             line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
+            if self._at_start:
+                line, self._at_start = line.removeprefix(BOM_UTF8), False
+            if line.startswith(_FIELDS):
+                self._data.append(line.partition(b":")[2].removeprefix(b" "))
             elif not line:
                 if self._data:
                     found.append(b"\n".join(self._data))

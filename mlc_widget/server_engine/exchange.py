@@ -112,6 +112,8 @@ class Exchange:
         for choice in read["choices"]:
             said = choice["message"] if self.kind == "chat" else choice
             self._note(choice, said.get("content" if self.kind == "chat" else "text"))
+        if len(read["choices"]) != len(self.choices):
+            raise ProtocolError("The server sent a choice twice.")
         self._check_honoured()
         return {**self._envelope(_OBJECTS[self.kind]), **read, "usage": self._usage()}
 
@@ -211,8 +213,11 @@ class Exchange:
         """
         got = len(self.choices)
         if got != self._expected:
-            name = "n" if self._request.get("n", 1) != 1 else "prompt"
-            raise _ignored(name, f"it sent {got} choices instead of {self._expected}")
+            sent = f"sent {got} choices instead of {self._expected}"
+            if self._expected == 1:
+                raise ProtocolError(f"The server {sent}.")
+            name = "n" if (self._request.get("n") or 1) != 1 else "prompt"
+            raise _ignored(name, f"it {sent}")
         asked = self._request.get("logprobs")
         if asked is not None and asked is not False:
             for choice in self.choices.values():
@@ -251,7 +256,7 @@ def _piece(so_far: ChoiceSoFar, piece: JSONDict) -> JSONDict:
     index = so_far.calls[piece["index"]] = len(so_far.calls)
     return {
         "index": index,
-        "id": piece.get("id") or f"call_{uuid.uuid4().hex}",
+        "id": piece.get("id") or answers.new_call_id(),
         "type": "function",
         "function": {"name": function.get("name") or "", "arguments": arguments},
     }

@@ -6,8 +6,8 @@ import email.utils
 import json
 import re
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from mlc_widget.api.errors import (
     BadRequestError,
@@ -19,6 +19,9 @@ from mlc_widget.api.errors import (
     UnsupportedModelError,
 )
 
+Hide: TypeAlias = Callable[[str], str]
+"""Gives a server's text without the key. It is for texts as they are shown: in JSON, a key may be
+written in many ways."""
 RETRIED: Final = frozenset({429, 502, 503, 504})
 """The statuses of requests that were not answered, and may be sent again."""
 _SHOWN: Final = 600
@@ -26,7 +29,7 @@ _TOO_LONG: Final = re.compile(r"context.{0,20}(length|window|size)", re.I)
 
 
 def failure(
-    status: int, headers: Mapping[str, str], body: bytes, host: str, path: str
+    status: int, headers: Mapping[str, str], body: bytes, host: str, path: str, hide: Hide
 ) -> MLCEngineError:
     """The error for an answer that is not one.
 
@@ -36,11 +39,12 @@ def failure(
         body: The beginning of its body.
         host: The server, for the message.
         path: What was asked of it.
+        hide: What hides the key.
     """
-    said, code, param = _described(body)
+    said, code, param = _described(body, hide)
     told = f"The server at {host} answers {status}{f': {said}' if said else '.'}"
     if 300 <= status < 400:
-        target = _printable(headers.get("location", ""))[:200]
+        target = _printable(hide(headers.get("location", "")))[:200]
         return ServerError(
             f"The server at {host} redirects to {target or 'another address'}, which is not "
             "followed, as the key is not meant for it. Give the address itself.",
@@ -99,32 +103,56 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def in_stream(error: Any, host: str) -> ServerError:
+def error_in(event: Any) -> Any:
+    """The error that an event of a stream stands for; None if it is none.
+
+    Besides OpenAI's ``{"error": …}``, some versions of llama.cpp's and vLLM's servers send the
+    error itself.
+    """
+    if not isinstance(event, dict):
+        return None
+    bare = "choices" not in event and isinstance(event.get("message"), str)
+    return event.get("error") or (event if bare else None)
+
+
+def in_stream(error: Any, host: str, hide: Hide) -> ServerError:
     """The error that a server sends within a stream."""
-    said, _, _ = _described(json.dumps({"error": error}).encode())
+    said, _, _ = _told(error, hide)
     return ServerError(f"The server at {host} ends the answer: {said or 'it failed.'}")
 
 
-def _described(body: bytes) -> tuple[str, str | None, str | None]:
-    """The message, the code and the parameter of an error, in the shapes that servers have."""
+def _described(body: bytes, hide: Hide) -> tuple[str, str | None, str | None]:
+    """The message, the code and the parameter of an answer, in the shapes that servers have."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        return _sentence(body.decode("utf-8", "replace")), None, None
-    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+        return _sentence(body.decode("utf-8", "replace"), hide), None, None
+    return _told(answer.get("error", answer) if isinstance(answer, dict) else answer, hide)
+
+
+def _told(error: Any, hide: Hide) -> tuple[str, str | None, str | None]:
+    """The message, the code and the parameter of an error."""
     if not isinstance(error, dict):
-        return _sentence(error if isinstance(error, str) else ""), None, None
+        return _sentence(error if isinstance(error, str) else "", hide), None, None
     said = error.get("message") or error.get("detail") or ""
     code, param = error.get("code"), error.get("param")
     return (
-        _sentence(said if isinstance(said, str) else json.dumps(said)),
-        code if isinstance(code, str) else None,
-        _printable(param)[:200] if isinstance(param, str) else None,
+        _sentence(said if isinstance(said, str) else _compact(said), hide),
+        _printable(hide(code))[:200] if isinstance(code, str) else None,
+        _printable(hide(param))[:200] if isinstance(param, str) else None,
     )
 
 
-def _sentence(text: str) -> str:
-    shown = " ".join(_printable(text[: 4 * _SHOWN]).split())
+def _compact(said: Any) -> str:
+    """A message that is no text, as JSON."""
+    try:
+        return json.dumps(said)
+    except (ValueError, RecursionError):  # deeper than what can be read
+        return ""
+
+
+def _sentence(text: str, hide: Hide) -> str:
+    shown = " ".join(_printable(hide(text)[: 4 * _SHOWN]).split())
     shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
     return shown if not shown or shown[-1] in ".!?…" else f"{shown}."
 

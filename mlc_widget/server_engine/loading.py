@@ -15,6 +15,7 @@ from mlc_widget.api.errors import (
     MLCEngineError,
     ModelNotFoundError,
     ModelNotLoadedError,
+    ProtocolError,
     UnsupportedFieldError,
 )
 from mlc_widget.api.home_loop import HomeLoop
@@ -235,6 +236,7 @@ def _chosen(wanted: tuple[str, ...] | None, served: list[str], host: str) -> Seq
     Raises:
         BadRequestError: None is named, and the server has several.
         ModelNotFoundError: It has no such model, or none.
+        ProtocolError: The name has characters that a terminal would obey.
     """
     more = f" and {len(served) - _SHOWN} more" if len(served) > _SHOWN else ""
     known = ", ".join(map(shortened, served[:_SHOWN])) + more
@@ -246,11 +248,15 @@ def _chosen(wanted: tuple[str, ...] | None, served: list[str], host: str) -> Seq
             )
         if not served:
             raise ModelNotFoundError(f"The server at {host} lists no models.", param="model")
-        return served
-    for name in wanted:
+    for name in served if wanted is None else wanted:
         if name not in served:
             raise ModelNotFoundError(
                 f"The server at {host} has no model {shortened(name)}; it has {known or 'none'}.",
                 param="model",
             )
-    return wanted
+        if not name.isprintable():
+            raise ProtocolError(
+                f"The server at {host} names a model {shortened(name)}, with characters that "
+                "cannot be shown."
+            )
+    return served if wanted is None else wanted

@@ -18,6 +18,7 @@ from mlc_widget.api.errors import (
     ServerError,
     UnsupportedFieldError,
 )
+from mlc_widget.api.json_body import JsonBounds
 from mlc_widget.server_engine import connection, events
 
 from ..waiting import until
@@ -100,7 +101,22 @@ def no_waits(monkeypatch):
         (choice(index=10**9), ProtocolError, "index"),
         (choice(logprobs={"content": [{"token": "x"}]}), ProtocolError, "logprob"),
         (whole(usage={"prompt_tokens": -1}), ProtocolError, "prompt_tokens"),
-        (whole(choices=[]), UnsupportedFieldError, "0 choices instead of 1"),
+        (whole(choices=[]), ProtocolError, "0 choices instead of 1"),
+        (whole(choices=[CHOICE, CHOICE]), ProtocolError, "twice"),
+        (choice(logprobs={"content": [{"token": "x", "logprob": 1e999}]}), ProtocolError, "JSON"),
+        (
+            answer(json.dumps(WHOLE).replace("5}", "1e999}").encode()),
+            ProtocolError,
+            "total_tokens",
+        ),
+        (
+            choice(logprobs={"top_logprobs": [{"\x1b[2J" * 100: "x"}]}),
+            ProtocolError,
+            r"top_logprobs.0.\x1b[2J",
+        ),
+        (answer(json.dumps(WHOLE).encode("utf-16")), ProtocolError, "not JSON"),
+        (answer(b"", 302, Location=f"http://h/?key={KEY}"), ServerError, "?key=(the key)"),
+        (answer(b"", kind=KEY), ProtocolError, "'(the key)'"),
         (answer(b"{}", Content_Length="5000"), ServerError, "closed the connection"),
         (b"nonsense\r\n\r\n", ServerError, "closed the connection"),
         (
@@ -137,12 +153,14 @@ async def test_a_wrong_answer_is_one_error(
         ([chunk({"content": "a"})], ServerError, "closed the connection"),
         ([], ServerError, "closed the connection"),
         ([chunk({"content": "a"}), DONE], ProtocolError, "finish reason"),
-        ([DONE], UnsupportedFieldError, "0 choices instead of 1"),
+        ([DONE], ProtocolError, "0 choices instead of 1"),
         ([event(b"{")], ProtocolError, "not JSON"),
         ([event(b"5")], ProtocolError, "shape"),
         ([event(b"null")], ProtocolError, "empty event"),
         ([event({"error": {"message": "out of memory"}})], ServerError, "out of memory"),
         ([event({"error": "gone"})], ServerError, "gone"),
+        ([event({"object": "error", "message": "gone"})], ServerError, "gone"),
+        ([b'error: {"code": 500, "message": "gone"}\n\n'], ServerError, "gone"),
         ([event({"choices": [{"delta": 5}]})], ProtocolError, "delta"),
         (
             [event({"choices": [{"delta": {"tool_calls": [{"index": -5}]}}]})],
@@ -198,16 +216,29 @@ async def test_a_stream_without_one_of_its_choices_is_broken(stand_in, engine_on
 
 
 @pytest.mark.parametrize("key", [KEY, "sk/a+b/c"])
-async def test_a_key_that_a_stream_repeats_is_not_shown(stand_in, engine_on, monkeypatch, key):
+async def test_a_key_that_a_server_repeats_is_not_shown(stand_in, engine_on, monkeypatch, key):
     monkeypatch.setenv("THE_KEY", key)
     engine = await engine_on(stand_in.url, api_key_env="THE_KEY")
-    for written in (key, key.replace("/", "\\/")):
+    escaped = "".join(f"\\u{ord(one):04x}" for one in key)
+    for written in (key, key.replace("/", "\\/"), key.replace("+", "\\u002B"), escaped):
         error = b'{"error": {"message": "Incorrect key: %b"}}' % written.encode()
-        stand_in.handlers[CHAT] = sends(STREAM, event(error))
-        with pytest.raises(ServerError, match="Incorrect key: ") as raised:
-            async for _ in await engine.chat.completions.create(stream=True, **HELLO):
-                pass
-        assert key not in "".join(traceback.format_exception(raised.value))
+        for stream, sent in ((True, STREAM + event(error)), (False, answer(error, 401))):
+            stand_in.handlers[CHAT] = sends(sent)
+            with pytest.raises(ServerError, match=r"Incorrect key: \(the key\)") as raised:
+                answered = await engine.chat.completions.create(stream=stream, **HELLO)
+                async for _ in answered:
+                    pass
+            assert key not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("key", ["error", "message", "{"])
+async def test_a_key_that_is_a_part_of_json_breaks_no_error(stand_in, engine_on, monkeypatch, key):
+    monkeypatch.setenv("THE_KEY", key)
+    engine = await engine_on(stand_in.url, api_key_env="THE_KEY")
+    stand_in.handlers[CHAT] = sends(STREAM, event({"error": {"message": "gone"}}))
+    with pytest.raises(ServerError, match="gone"):
+        async for _ in await engine.chat.completions.create(stream=True, **HELLO):
+            pass
 
 
 async def test_a_whole_stream_is_bounded(stand_in, engine_on, monkeypatch):
@@ -221,6 +252,17 @@ async def test_a_whole_stream_is_bounded(stand_in, engine_on, monkeypatch):
     stand_in.handlers[CHAT] = sends(answer(b" " * 20_000))
     with pytest.raises(ProtocolError, match="10000 bytes"):
         await engine.chat.completions.create(**HELLO)
+
+
+async def test_an_answer_of_too_many_parts_is_not_parsed(stand_in, engine_on, monkeypatch):
+    monkeypatch.setattr(connection, "_BOUNDS", JsonBounds(100_000, 20_000, 20_000))
+    engine = await engine_on(stand_in.url)
+    parts = b"[" + b"[]," * 30_000 + b"[]]"
+    for stream, sent in ((False, answer(parts)), (True, STREAM + event(parts))):
+        stand_in.handlers[CHAT] = sends(sent)
+        with pytest.raises(ProtocolError, match="has 30002 objects and arrays"):
+            async for _ in await engine.chat.completions.create(stream=stream, **HELLO):
+                pass
 
 
 @pytest.mark.parametrize(
@@ -407,6 +449,30 @@ async def test_tool_calls_of_all_dialects_have_one_shape(stand_in, engine_on):
     assert deltas[3].reasoning_content == "hm"
 
 
+async def test_what_is_null_or_empty_is_as_if_it_were_missing(stand_in, engine_on):
+    engine = await engine_on(stand_in.url)
+    call = {"function": {"name": "f", "arguments": None}, "id": None}
+    usage = {"prompt_tokens": 3, "completion_tokens": None}
+    message = {"content": None, "tool_calls": [call]}
+    stand_in.handlers[CHAT] = sends(
+        whole(choices=[{"index": None, "message": message, "finish_reason": "stop"}], usage=usage)
+    )
+    answered = await engine.chat.completions.create(**HELLO)
+    [made] = answered.choices[0].message.tool_calls
+    assert made.id
+    assert (made.function.arguments, answered.usage.prompt_tokens) == ("", 3)
+    stand_in.handlers[CHAT] = sends(
+        b"\xef\xbb\xbf".join([STREAM, chunk({"content": "a\ud800"}, "")]),
+        event({"choices": [{"delta": None, "finish_reason": "stop"}]}),
+        event({"choices": None, "usage": usage}),
+        DONE,
+    )
+    chunks = [c async for c in await engine.chat.completions.create(stream=True, **HELLO)]
+    first, last = (chunk.choices[0] for chunk in chunks)
+    assert (first.delta.content, first.finish_reason) == ("a\ufffd", None)
+    assert last.finish_reason == "stop"
+
+
 async def test_usage_comes_at_the_end_and_only_if_asked_for(stand_in, engine_on):
     engine = await engine_on(stand_in.url)
     usage = event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
@@ -429,6 +495,7 @@ async def test_usage_comes_at_the_end_and_only_if_asked_for(stand_in, engine_on)
         ({"data": [{"id": "a"}]}, "b", ModelNotFoundError, "it has 'a'"),
         ({"data": [{"id": f"m{i}"} for i in range(100)]}, "b", ModelNotFoundError, "80 more"),
         ({"data": [{"id": "a\x1b[2J"}]}, "b", ModelNotFoundError, r"a\x1b"),
+        ({"data": [{"id": "a\x1b[2J"}]}, None, ProtocolError, r"a\x1b[2J"),
         ({"data": [{"id": ""}]}, None, ProtocolError, "id"),
         ({"data": {}}, None, ProtocolError, "data"),
         ({}, "b", ProtocolError, "data"),
