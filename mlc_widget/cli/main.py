@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ class Command(Protocol):
         """Add a parser to `commands`; its default ``run`` is what is called with the arguments."""
 
 
+_UNWRITTEN: Final = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 COMMANDS: Final[tuple[Command, ...]] = (serve, mcp_server, workers, convert, models, cache)
 
 
@@ -51,15 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is, if it was closed at the start
+            sys.stdout.flush()
     except MLCEngineError as error:
         print(f"mlc_widget: {error.message}", file=sys.stderr)
         return 2 if isinstance(error, BadRequestError) else 1
     except KeyboardInterrupt:
         print("mlc_widget: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `mlc_widget … | head` has read enough
-        with contextlib.suppress(OSError):
+    except OSError as error:
+        if error.errno not in _UNWRITTEN:
+            raise
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # what is left in buffers must not fail at exit, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # `mlc_widget … | head` has read enough
+            print(f"mlc_widget: cannot write: {error.strerror}.", file=sys.stderr)
         return 1
     return 0

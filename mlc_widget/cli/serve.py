@@ -87,11 +87,13 @@ def run(options: argparse.Namespace) -> None:
 
 def _serve_port(options: argparse.Namespace) -> None:
     from mlc_widget.api.serving.access import check_host, check_token
+    from mlc_widget.api.serving.server import check_port
     from mlc_widget.factories import kernel_mlc_engine
 
     host = "127.0.0.1" if options.host is None else options.host
     port = 8000 if options.port is None else options.port
     check_host(host, options.allow_remote)  # before the load, which may take long
+    check_port(host, port)
     token, told = _token(options.token_file)
     token = check_token(token)
     engine = kernel_mlc_engine(options.model, runtime=options.runtime, device=options.device)
@@ -131,7 +133,7 @@ def _token_of(file: Path) -> str:
     """The token in a file, which is made if there is none.
 
     Raises:
-        BadRequestError: Others can read it, or the system refuses.
+        BadRequestError: Others can read it, it is no file, or the system refuses.
     """
     from mlc_widget.api.serving.access import check_token
 
@@ -140,10 +142,18 @@ def _token_of(file: Path) -> str:
             new = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(new, "w", encoding="ascii") as opened:
                 opened.write(check_token(None) + "\n")
-        with open(file, encoding="utf-8") as opened:
-            if os.name == "posix" and stat.S_IMODE(os.fstat(opened.fileno()).st_mode) & 0o077:
+        with open(file, encoding="utf-8", opener=_opened_at_once) as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise bad("token-file", str(file), "it is no regular file.")
+            if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
                 raise bad("token-file", str(file), f"others can read it: `chmod 600 {file}`.")
             return opened.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise BadRequestError(f"cannot read the token in {file}: {reason}.") from None
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """Opens a file; of a pipe, it does not wait for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

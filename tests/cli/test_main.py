@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -55,6 +56,7 @@ def test_a_command_that_works(command, capsys):
         (ModelFormatError("config.json is missing."), 1, "mlc_widget: config.json is missing.\n"),
         (BadRequestError("no such model"), 2, "mlc_widget: no such model\n"),
         (KeyboardInterrupt(), 130, "mlc_widget: interrupted\n"),
+        (OSError(errno.ENOSPC, "Disk full"), 1, "mlc_widget: cannot write: Disk full.\n"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_a_status(command, capsys, error, status, said):
@@ -70,6 +72,12 @@ def test_wrong_arguments_are_told_with_the_usage(command, capsys, arguments):
         cli.main(arguments)
     assert left.value.code == 2
     assert "usage: mlc_widget" in capsys.readouterr().err
+
+
+def test_an_output_that_was_closed_at_the_start_is_none(command, monkeypatch):
+    command(lambda: print("done"))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["try"]) == 0
 
 
 def test_a_reader_that_leaves_is_no_traceback():

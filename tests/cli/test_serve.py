@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -98,13 +99,15 @@ def test_a_file_is_made_for_the_token_and_read_again(served, capsys, tmp_path):
     assert file.read_text() == before
 
 
-@pytest.mark.parametrize("case", ["readable", "folder", "no folder", "empty", "binary"])
+@pytest.mark.parametrize("case", ["readable", "folder", "no folder", "empty", "binary", "pipe"])
 def test_a_bad_token_file_is_refused_before_the_load(served, capsys, tmp_path, case):
     file = tmp_path / "token"
     if case == "folder":
         file.mkdir()
     elif case == "no folder":
         file = tmp_path / "none" / "token"
+    elif case == "pipe":
+        os.mkfifo(file, 0o600)
     else:
         file.write_bytes({"readable": TOKEN.encode(), "empty": b"", "binary": b"\xff" * 32}[case])
         file.chmod(0o644 if case == "readable" else 0o600)
@@ -113,6 +116,14 @@ def test_a_bad_token_file_is_refused_before_the_load(served, capsys, tmp_path, c
     said = capsys.readouterr().err
     assert TOKEN not in said
     assert said.count("\n") == 1
+
+
+def test_a_port_that_cannot_be_listened_on_is_refused_before_the_load(served, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert served("--port", port) == (2, [])
+        assert f"port {port}" in capsys.readouterr().err
+    assert served("--port", "65536") == (2, [])
 
 
 def test_a_host_that_others_reach_needs_a_flag(served, capsys):

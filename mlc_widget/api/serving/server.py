@@ -87,6 +87,16 @@ class EngineServer(NotCopyable, Closing):
         await self._listener.close()
 
 
+def check_port(host: str, port: int) -> None:
+    """Refuse a port that cannot be listened on, for those who load a model before they listen.
+
+    Raises:
+        BadRequestError: It is no port, or the system refuses.
+    """
+    for bound in _bound(host, integer(0, 65535)("port", port)):
+        bound.close()
+
+
 def _bound(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen there.
 
