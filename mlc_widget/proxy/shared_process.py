@@ -194,12 +194,14 @@ class SharedWorkerProcess:
                 f"anew, or install its version with `pip install mlc-widget=={record.version}`.",
                 code="version_mismatch",
             )
-        there = {
-            **record.settings,
-            "idle_timeout": record.idle_timeout,
-            "unload_after": record.unload_after,
-        }
-        for option, value in self._wanted().items():
+        there = _by_name(
+            {
+                **record.settings,
+                "idle_timeout": record.idle_timeout,
+                "unload_after": record.unload_after,
+            }
+        )
+        for option, value in _by_name(self._wanted()).items():
             asked = value not in (None, {}, "auto")
             if asked and value != there.get(option):
                 raise BadRequestError(
@@ -378,6 +380,15 @@ def _close_found(search: asyncio.Future[OpenRecord | None]) -> None:
     """Close what an abandoned search found; a worker that it started stays for others."""
     if not search.cancelled() and search.exception() is None and (found := search.result()):
         found.close()
+
+
+def _by_name(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by the names that users give them: the device is kept among the runtime's."""
+    found = dict(options)
+    if isinstance(of_runtime := found.get("runtime_options"), dict):
+        found["runtime_options"] = {k: v for k, v in of_runtime.items() if k != "device"}
+        found["device"] = of_runtime.get("device")
+    return found
 
 
 def absolute(model_id: str) -> str:

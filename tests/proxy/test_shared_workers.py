@@ -174,6 +174,7 @@ async def test_relative_paths_mean_the_client_s_folder(
         ({"runtime_options": {"text": "else"}}, "started with runtime_options = .*'one two'"),
         ({"runtime": "tvm", "runtime_options": None}, "started with runtime = 'scripted'"),
         ({"handler": "a:B"}, "started with handler = None"),
+        ({"device": "cuda"}, "started with device = None, not 'cuda'"),
         ({"python": "/bin/python"}, "started with python = '/"),
         ({"idle_timeout": 5}, r"started with idle_timeout = 900\.0"),
     ],
