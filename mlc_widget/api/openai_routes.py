@@ -16,6 +16,7 @@ from mlc_widget.api.core import EngineCore, RequestKind
 from mlc_widget.api.errors import (
     BadRequestError,
     EngineDeadError,
+    EngineForkedError,
     EngineTerminatedError,
     MLCEngineError,
     ModelError,
@@ -221,6 +222,9 @@ def refusal(error: MLCEngineError, request_id: str | None = None) -> ApiAnswer:
     headers = _headers(request_id or error.request_id or _new_id())
     if isinstance(error, WrongMethodError):
         headers["allow"] = error.allowed
+    if isinstance(error, EngineDeadError | EngineTerminatedError | EngineForkedError):
+        # OpenAI's client would send it twice more, and a request that kills workers would go on.
+        headers["x-should-retry"] = "false"
     return ApiAnswer(_status(error), error_body(error), headers)
 
 

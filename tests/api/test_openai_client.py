@@ -134,8 +134,9 @@ async def test_a_dead_worker_is_a_server_error() -> None:
     await engine.reload("demo")
     try:
         request = {"model": "demo", "messages": [{"role": "user", "content": "Hi"}]}
-        with pytest.raises(openai.InternalServerError, match="SIGKILL"):
+        with pytest.raises(openai.InternalServerError, match="SIGKILL") as raised:
             await engine.openai_client().chat.completions.create(**request)  # type: ignore[call-overload]
+        assert raised.value.request.headers["x-stainless-retry-count"] == "0"
         with pytest.raises(EngineDeadError):
             await engine.chat.completions.create(messages=[{"role": "user", "content": "Hi"}])
     finally:

@@ -234,10 +234,10 @@ class EngineRequestHandler(RequestHandler):
         except MLCEngineError as error:
             self._refuse(error)
             return
-        if self.request.path == "/metrics" and self.request.method == "GET":
+        asked = _api_request(self.request, bytes(self._content))
+        if asked.path == "/metrics" and asked.method == "GET":
             await self._send(self._metrics())
             return
-        asked = _api_request(self.request, bytes(self._content))
         self._content.clear()
         answer = await self._served.routes.answer(asked)
         if isinstance(answer.body, StreamBuffer):
@@ -332,4 +332,6 @@ class EngineRequestHandler(RequestHandler):
 
 
 def _api_request(request: HTTPServerRequest, content: bytes) -> ApiRequest:
-    return ApiRequest(request.method or "", request.path, content, request.query)
+    # The headers of GET are what HEAD asks for; tornado leaves out the body.
+    method = "GET" if request.method == "HEAD" else request.method or ""
+    return ApiRequest(method, request.path, content, request.query)

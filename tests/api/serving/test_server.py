@@ -330,6 +330,24 @@ async def test_too_many_requests_are_refused_and_counted_right(direct_engine, mo
     assert (await exchange(server, request()))[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v1/models", 200), ("/metrics", 200), ("/v1/models/x", 404), ("/v1/completions", 405)],
+)
+async def test_head_gives_the_headers_of_get(server, path, status):
+    heads = []
+    for method in ("GET", "HEAD"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+        writer.write(request(method, path))
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        assert bool(body) is (method == "GET")
+        changing = (b"Date: ", b"X-Request-Id: ")
+        heads.append([line for line in head.split(b"\r\n") if not line.startswith(changing)])
+    assert heads[0] == heads[1]
+    assert heads[0][0].startswith(b"HTTP/1.1 %d " % status)
+
+
 async def test_metrics_are_prometheus_text(engine, server):
     await engine.chat.completions.create(**HELLO)
     status, head, text = await exchange(server, request(path="/metrics"))
