@@ -14,6 +14,8 @@ from mlc_widget.api.errors import ProtocolError, UnsupportedFieldError
 from mlc_widget.api.requests import JSONDict, choices_of
 from mlc_widget.server_engine import answers
 
+_MAX_TEXT: Final = 4 * 1024 * 1024
+"""Of one choice; parsing JSON of this size takes some tenths of a second at worst."""
 _PREFIXES: Final[dict[RequestKind, str]] = {
     "chat": "chatcmpl",
     "completion": "cmpl",
@@ -38,6 +40,9 @@ class ChoiceSoFar:
     text: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     has_logprobs: bool = False
+    has_calls: bool = False
+    length: int = 0
+    """The characters of all that was written: text, thoughts and arguments."""
     calls: dict[int, int] = field(default_factory=dict)
     """Our index of each tool call, by the server's."""
 
@@ -110,8 +115,7 @@ class Exchange:
         if self.kind == "embedding":
             return {**self._envelope(_OBJECTS[self.kind]), **read}
         for choice in read["choices"]:
-            said = choice["message"] if self.kind == "chat" else choice
-            self._note(choice, said.get("content" if self.kind == "chat" else "text"))
+            self._note(choice, choice["message"] if self.kind == "chat" else choice)
         if len(read["choices"]) != len(self.choices):
             raise ProtocolError("The server sent a choice twice.")
         self._check_honoured()
@@ -127,7 +131,7 @@ class Exchange:
         self.usage = read.get("usage") or self.usage
         for choice in read["choices"]:
             said = choice["delta"] if self.kind == "chat" else choice
-            so_far = self._note(choice, said.get("content" if self.kind == "chat" else "text"))
+            so_far = self._note(choice, said)
             if "tool_calls" in said:
                 said["tool_calls"] = [_piece(so_far, piece) for piece in said["tool_calls"]]
         if not read["choices"]:
@@ -184,9 +188,21 @@ class Exchange:
     def _is_open(self, index: int) -> bool:
         return index not in self.choices or self.choices[index].finish_reason is None
 
-    def _note(self, choice: JSONDict, text: str | None) -> ChoiceSoFar:
+    def _note(self, choice: JSONDict, said: JSONDict) -> ChoiceSoFar:
+        """Note a part of a choice, or the whole, and what it says.
+
+        Raises:
+            ProtocolError: It is longer than what any model writes.
+        """
         so_far = self.choices.setdefault(choice["index"], ChoiceSoFar())
-        so_far.text.append(text or "")
+        text: str = said.get("content" if self.kind == "chat" else "text") or ""
+        so_far.text.append(text)
+        calls = [call.get("function") or {} for call in said.get("tool_calls") or ()]
+        written = (text, said.get("reasoning_content"), *(call.get("arguments") for call in calls))
+        so_far.length += sum(len(one or "") for one in written)
+        if so_far.length > _MAX_TEXT:
+            raise ProtocolError(f"The server's answer has more than {_MAX_TEXT} characters.")
+        so_far.has_calls |= bool(calls)
         so_far.finish_reason = choice["finish_reason"] or so_far.finish_reason
         so_far.has_logprobs |= choice["logprobs"] is not None
         return so_far
@@ -226,7 +242,7 @@ class Exchange:
         form = (self._request.get("response_format") or {}).get("type")
         if form in ("json_object", "json_schema"):
             for choice in self.choices.values():
-                if choice.finish_reason == "stop" and not choice.calls:
+                if choice.finish_reason == "stop" and not choice.has_calls:
                     _check_is_json("".join(choice.text))
 
 

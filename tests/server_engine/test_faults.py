@@ -19,7 +19,7 @@ from mlc_widget.api.errors import (
     UnsupportedFieldError,
 )
 from mlc_widget.api.json_body import JsonBounds
-from mlc_widget.server_engine import connection, events
+from mlc_widget.server_engine import connection, events, exchange
 
 from ..waiting import until
 from .stand_in import CHAT, DONE, STREAM, WHOLE, answer, chunk, event, hang, sends, then_hang
@@ -252,6 +252,30 @@ async def test_a_whole_stream_is_bounded(stand_in, engine_on, monkeypatch):
     stand_in.handlers[CHAT] = sends(answer(b" " * 20_000))
     with pytest.raises(ProtocolError, match="10000 bytes"):
         await engine.chat.completions.create(**HELLO)
+
+
+async def test_no_choice_is_longer_than_what_a_model_writes(stand_in, engine_on, monkeypatch):
+    monkeypatch.setattr(exchange, "_MAX_TEXT", 100)
+    engine = await engine_on(stand_in.url)
+    arguments = [{"index": 0, "id": "x", "function": {"name": "f", "arguments": "1" * 60}}]
+    for said in ({"content": "[]" * 30}, {"reasoning": "a" * 60}, {"tool_calls": arguments}):
+        stand_in.handlers[CHAT] = sends(STREAM, chunk(said), chunk(said, "stop"), DONE)
+        with pytest.raises(ProtocolError, match="100 characters"):
+            async for _ in await engine.chat.completions.create(stream=True, **HELLO):
+                pass
+    stand_in.handlers[CHAT] = sends(choice(message={"content": "[]" * 60}))
+    with pytest.raises(ProtocolError, match="100 characters"):
+        await engine.chat.completions.create(**HELLO)
+
+
+async def test_an_answer_with_calls_need_not_be_json(stand_in, engine_on):
+    call = {"id": "x", "function": {"name": "f", "arguments": "{}"}}
+    stand_in.handlers[CHAT] = sends(choice(message={"tool_calls": [call]}))  # it says "stop"
+    engine = await engine_on(stand_in.url)
+    answered = await engine.chat.completions.create(
+        **HELLO, response_format={"type": "json_object"}
+    )
+    assert answered.choices[0].message.tool_calls[0].id == "x"
 
 
 async def test_an_answer_of_too_many_parts_is_not_parsed(stand_in, engine_on, monkeypatch):
