@@ -1,15 +1,13 @@
 """The most probable tokens of a row of logits, which mostly suffice to draw one.
 
-An executor can return them instead of the row, so that this stays on the device. On a CPU, they are
-found by a comparison with each logit, while the mass of all tokens takes an exponential of each.
+An executor can return them instead of the row, so that this stays on the device, or is not looked
+at again.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -86,31 +84,3 @@ class Scored:
 
     found: Best | Candidates | Block
     logits: npt.NDArray[np.float32]
-
-
-_LEAST: Final = 16.0
-"""Other tokens have masses of at most about e ^ -16 of that of the best."""
-_MOST: Final = 4096
-"""With more candidates than this, it is faster to take all tokens."""
-
-
-def shortlist(logits: npt.NDArray[np.float32], best: int, temperature: float) -> Candidates | None:
-    """The candidates among the tokens of a row, or None if there are too many.
-
-    Args:
-        logits: (n,) those of all tokens.
-        best: The index of the largest one, which is finite.
-        temperature: Above 0.
-    """
-    top, scale = logits[best], np.float32(1 / temperature)
-    least = top - np.float32(_LEAST * temperature)
-    likely = logits >= least
-    if np.count_nonzero(likely) > _MOST:
-        return None
-    ids = np.flatnonzero(likely)
-    found = logits[ids]
-    mass = np.exp((found - top) * scale).sum(dtype=np.float64)
-    # By the difference as it was rounded, which matters at a temperature near 0.
-    rest = 1.001 * math.exp(float((least - top) * scale))
-    total = float(mass) * (1 - 1e-9), (float(mass) + len(logits) * rest) * (1 + 1e-9)
-    return Candidates(Best(best, True), ids, found, rest, total, len(logits), lambda: logits)

@@ -24,6 +24,7 @@ from mlc_widget.engine.runtimes.tvm.memory import (
     usage,
 )
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
+from mlc_widget.engine.runtimes.tvm.shortlists import shortlists
 from mlc_widget.engine.store.packed_weights import CopyTask
 from mlc_widget.engine.store.rope import tables
 from mlc_widget.engine.system.memory import trim
@@ -182,7 +183,12 @@ class Executor:
         """
         count = self._compute(spans)
         self.steps += 1
-        return self._logits[:count, : self.vocab]
+        logits = self._logits[:count, : self.vocab]
+        temperatures = [_shortlisted_at(span) for span in spans for _ in span.logits]
+        if all(temperature is None for temperature in temperatures):
+            return logits
+        rows: list[Row] = [*shortlists(logits, temperatures)]
+        return rows
 
     def _compute(self, spans: Sequence[Span]) -> int:
         """Run the tokens of all spans; return the number of rows of logits."""
@@ -248,6 +254,13 @@ class Executor:
         """Copy a page's keys and values in all layers."""
         self._k[target] = self._k[source]
         self._v[target] = self._v[source]
+
+
+def _shortlisted_at(span: Span) -> float | None:
+    """The temperature of a span's draws, if its most probable tokens may suffice for them."""
+    if span.draws is not None or (span.uniforms is not None and span.temperature):
+        return None
+    return span.temperature
 
 
 def nothing_to_save(busy: Callable[[], bool]) -> CopyTask | None:

@@ -19,7 +19,6 @@ from mlc_widget.engine.runtimes.tvm.candidates import (
     Block,
     Candidates,
     Scored,
-    shortlist,
 )
 from mlc_widget.engine.runtimes.tvm.draws import BLOCK, MOST_CHANGES, Changes, Draw, Ids, Values
 from mlc_widget.engine.runtimes.tvm.dry import DryPenalty, Vocabulary
@@ -27,6 +26,7 @@ from mlc_widget.engine.runtimes.tvm.executor import Row
 from mlc_widget.engine.runtimes.tvm.filters import filtered, filtered_candidates
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.largest import largest
+from mlc_widget.engine.runtimes.tvm.shortlists import shortlists
 from mlc_widget.engine.runtimes.tvm.token_counts import TokenCounts
 
 Logits = npt.NDArray[np.float32]
@@ -243,6 +243,8 @@ class Sampler:
 
     def _draw_of(self, found: Candidates, position: int) -> int | None:
         """As `_draw`; None if the candidates do not decide which tokens the filters leave."""
+        if self._s.top_p < 1.0 and self._s.top_p * found.total[1] <= 1.0:
+            return found.best.token  # whose mass is 1: it has at least `top_p` of all
         mass = self._mass(found.logits, found.logits.max(initial=-np.inf))
         kept = filtered_candidates(mass, found, self._s)
         if kept is None:
@@ -342,8 +344,8 @@ class Sampler:
         s = self._s
         few = s.typical_p == 1.0 and (s.top_k or s.top_p < 1.0 or s.min_p)
         if few and some is None and len(logits) > _MANY:
-            found = shortlist(logits, best, s.temperature)
-            token = None if found is None else self._draw_of(found, position)
+            [found] = shortlists(logits[None], [s.temperature])
+            token = self._draw_of(found, position) if isinstance(found, Candidates) else None
             if token is not None:
                 return token
         mass = self._mass(logits, logits[best])

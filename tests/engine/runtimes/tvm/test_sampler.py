@@ -8,7 +8,9 @@ import pytest
 
 from mlc_widget.api.errors import InternalEngineError
 from mlc_widget.engine.runtimes.tvm import sampler as sampler_module
+from mlc_widget.engine.runtimes.tvm.candidates import Best, Candidates
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler, Uniforms
+from mlc_widget.engine.runtimes.tvm.shortlists import shortlists
 
 from .conftest import greedy
 
@@ -151,8 +153,25 @@ def test_logits_that_are_no_numbers(bad, temperature):
         draw(logits, temperature=temperature)
 
 
+def test_shortlists_are_of_the_rows_that_have_a_temperature():
+    rows = np.stack([LOGITS, -LOGITS, LOGITS, np.where(LOGITS > 2, np.inf, LOGITS)])
+    alone, greedy_best, candidates, infinite = shortlists(rows, [None, 0.0, 1.0, 1.0])
+    assert np.array_equal(alone, LOGITS)
+    assert greedy_best == Best(3, True)
+    assert (candidates.best, candidates.row().tolist()) == (Best(1, True), LOGITS.tolist())
+    assert infinite == Best(1, False)
+
+
 @pytest.mark.parametrize(
-    "filters", [{"top_p": 0.9}, {"top_k": 5, "top_p": 0.95}, {"min_p": 0.05}, {"top_k": 5}]
+    "filters",
+    [
+        {"top_p": 0.9},
+        {"top_p": 0.02},
+        {"top_k": 5, "top_p": 0.95},
+        {"top_p": 0.5, "min_p": 0.05},
+        {"min_p": 0.05},
+        {"top_k": 5},
+    ],
 )
 @pytest.mark.parametrize("temperature", [1e-5, 0.2, 1.0])
 def test_a_shortlist_chooses_the_token_that_all_logits_would(filters, temperature, monkeypatch):
@@ -174,7 +193,12 @@ def test_a_shortlist_chooses_the_token_that_all_logits_would(filters, temperatur
     chosen = [draw(row, i, temperature=temperature, **filters) for i, row in enumerate(rows)]
     # The first ones have too many candidates; near 0, few are near enough to the best.
     assert decided.count(True) >= 3 or temperature < 0.1
-    monkeypatch.setattr(sampler_module, "shortlist", lambda *_: None)
+    together = shortlists(np.stack(rows), [temperature] * len(rows))
+    assert sum(isinstance(found, Candidates) for found in together) >= 3
+    assert chosen == [
+        draw(found, i, temperature=temperature, **filters) for i, found in enumerate(together)
+    ]
+    monkeypatch.setattr(sampler_module, "shortlists", lambda logits, _: list(logits))
     assert chosen == [
         draw(row, i, temperature=temperature, **filters) for i, row in enumerate(rows)
     ]

@@ -63,6 +63,7 @@ def make_matmul_blocks_int8(
     WORDS = kind.bits // SPLIT  # of weights, in one sum
     STEP = WORDS if dot.whole or kind.high or WORDS == 2 else 1
     STEPS = WORDS // STEP
+    PARTS = 1 if kind.bits == 8 else 2  # of a word, with four codes each
     ask = prefetcher(STEP, lambda nb, line: [nb, line * 16])
     added = Addends(bias, residual)
 
@@ -96,29 +97,35 @@ def make_matmul_blocks_int8(
         shift = least * of_lanes(float_sum(Q, m, g, h))
         return isa.mul_add(isa.mul_add(s, d, of_lanes(T.float32(0)) - shift, L), x, y, L)
 
+    def products(Q: Any, codes: Any, m: Any, at: Any, v: Any) -> list[tuple[Any, Any]]:
+        """Of word `at`, codes of four inputs each, and the activations that they meet."""
+        return [(codes.vload([v * PARTS + p, 0], U), Q[m, at * PARTS + p]) for p in range(PARTS)]
+
     @T.inline
-    def multiply(Q, W, total, nb, row, g, h, n, ROWS):
+    def unpack(W, codes, nb, g, h, at, j):
+        """Take the codes of word `at` of each weight apart."""
+        for v in T.unroll(V):
+            word: T.let = W.vload([nb, at * 16 + v * L], U)
+            if kind.bits == 8:
+                codes.vstore([v, 0], word)
+            else:
+                high: T.let = read.high(W, nb, v, g, h)
+                codes.vstore([v * 2, 0], whole(low_codes(word, L), high, j * 2))
+                codes.vstore([v * 2 + 1, 0], whole(high_codes(word, L), high, j * 2 + 1))
+
+    @T.inline
+    def multiply(Q, W, total, codes, nb, row, g, h, n, ROWS):
         """Add the products of step n, which has `STEP` words of each weight."""
         for j in T.unroll(STEP):
             at: T.let = n * STEP + j
-            for v in T.unroll(V):
-                word: T.let = W.vload([nb, at * 16 + v * L], U)
-                if kind.bits == 8:
-                    for r in T.unroll(ROWS):
-                        x: T.let = Q[row + r, at]
-                        i: T.let = r * V + v
-                        total.vstore([i, 0], dot.add(partial(total, i), [(word, x)], MOST))
-                else:
-                    high: T.let = read.high(W, nb, v, g, h)
-                    even: T.let = whole(low_codes(word, L), high, j * 2)
-                    odd: T.let = whole(high_codes(word, L), high, j * 2 + 1)
-                    for r in T.unroll(ROWS):
-                        x: T.let = Q[row + r, at * 2]
-                        x2: T.let = Q[row + r, at * 2 + 1]
-                        i: T.let = r * V + v
-                        total.vstore(
-                            [i, 0], dot.add(partial(total, i), [(even, x), (odd, x2)], MOST)
-                        )
+            unpack(W, codes, nb, g, h, at, j)
+            # An activation is read once for all outputs, so that it need not stay in a register.
+            for r in T.unroll(ROWS):
+                for v in T.unroll(V):
+                    i: T.let = r * V + v
+                    total.vstore(
+                        [i, 0], dot.add(partial(total, i), products(Q, codes, row + r, at, v), MOST)
+                    )
 
     @T.inline
     def accumulate(Q, acc, total, row, g, h, v, s, least, ROWS):
@@ -156,6 +163,7 @@ def make_matmul_blocks_int8(
             T.writes()
             acc = in_registers((ROWS * V, L))
             total = in_registers((ROWS * V, sum_lanes), sum_dtype)
+            codes = in_registers((V * PARTS, L), "uint32")
             for i in T.unroll(ROWS * V):
                 acc.vstore([i, 0], of_lanes(T.float32(0)))
             if STEPS > 1:
@@ -166,7 +174,7 @@ def make_matmul_blocks_int8(
                 h: T.let = n // STEPS % SPLIT
                 if STEPS == 1:
                     start(Q, total, row, g, h, ROWS)
-                multiply(Q, W, total, nb, row, g, h, n, ROWS)
+                multiply(Q, W, total, codes, nb, row, g, h, n, ROWS)
                 if n % STEPS == STEPS - 1:
                     finish(Q, W, acc, total, nb, row, g, h, ROWS)
             for r in T.unroll(ROWS):
