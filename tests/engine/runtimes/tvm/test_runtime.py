@@ -484,17 +484,17 @@ async def test_when_the_thread_dies_everybody_hears_of_it(load):
 
 async def test_logits_that_are_no_numbers_fail_their_request_only(load):
     runtime = await load(NAME, prefix_cache_mode="disable")
-    scheduler = scheduler_of(runtime)
+    executor = scheduler_of(runtime).executor
     good = ids_of(await collect(runtime, PROMPT, greedy(max_tokens=4)))
-    real = scheduler.executor.run
+    real = executor._compute
 
     def damaged(spans):
-        logits = real(spans).copy()
+        count = real(spans)
         if any(99 in s.tokens for s in spans):
-            logits[:] = np.nan
-        return logits
+            executor._logits[:count] = np.nan
+        return count
 
-    scheduler.executor.run = damaged
+    executor._compute = damaged
     with pytest.raises(InternalEngineError, match="not finite"):
         await collect(runtime, [99, *PROMPT], greedy())
     assert ids_of(await collect(runtime, PROMPT, greedy(max_tokens=4))) == good

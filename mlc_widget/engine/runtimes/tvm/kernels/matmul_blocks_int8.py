@@ -21,6 +21,7 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.blocks import BlockFormat
 from mlc_widget.engine.runtimes.tvm.kernels.block_reader import BlockReader
 from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS, high_codes, low_codes
+from mlc_widget.engine.runtimes.tvm.kernels.dot_step import adder
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, in_registers
 from mlc_widget.engine.runtimes.tvm.kernels.linear import (
     Addends,
@@ -65,6 +66,7 @@ def make_matmul_blocks_int8(
     STEPS = WORDS // STEP
     PARTS = 1 if kind.bits == 8 else 2  # of a word, with four codes each
     ask = prefetcher(STEP, lambda nb, line: [nb, line * 16])
+    add = adder(dot, PARTS, MOST)
     added = Addends(bias, residual)
 
     def partial(buffer: Any, i: Any) -> Any:
@@ -97,10 +99,6 @@ def make_matmul_blocks_int8(
         shift = least * of_lanes(float_sum(Q, m, g, h))
         return isa.mul_add(isa.mul_add(s, d, of_lanes(T.float32(0)) - shift, L), x, y, L)
 
-    def products(Q: Any, codes: Any, m: Any, at: Any, v: Any) -> list[tuple[Any, Any]]:
-        """Of word `at`, codes of four inputs each, and the activations that they meet."""
-        return [(codes.vload([v * PARTS + p, 0], U), Q[m, at * PARTS + p]) for p in range(PARTS)]
-
     @T.inline
     def unpack(W, codes, nb, g, h, at, j):
         """Take the codes of word `at` of each weight apart."""
@@ -119,13 +117,7 @@ def make_matmul_blocks_int8(
         for j in T.unroll(STEP):
             at: T.let = n * STEP + j
             unpack(W, codes, nb, g, h, at, j)
-            # An activation is read once for all outputs, so that it need not stay in a register.
-            for r in T.unroll(ROWS):
-                for v in T.unroll(V):
-                    i: T.let = r * V + v
-                    total.vstore(
-                        [i, 0], dot.add(partial(total, i), products(Q, codes, row + r, at, v), MOST)
-                    )
+            add(Q, codes, total, row, at, ROWS)
 
     @T.inline
     def accumulate(Q, acc, total, row, g, h, v, s, least, ROWS):

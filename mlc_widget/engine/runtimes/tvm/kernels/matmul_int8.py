@@ -17,6 +17,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.kernels.dot import DOTS, high_codes, low_codes
+from mlc_widget.engine.runtimes.tvm.kernels.dot_step import adder
 from mlc_widget.engine.runtimes.tvm.kernels.isa import Isa, in_registers
 from mlc_widget.engine.runtimes.tvm.kernels.linear import (
     Addends,
@@ -49,7 +50,9 @@ def make_matmul_int8(
     WORDS = bits  # of a group of 32 codes
     STEP = WORDS if dot.whole else 1
     STEPS = WORDS // STEP
+    PARTS = 8 // bits  # of a word, with four codes each
     ask = prefetcher(STEP, lambda nb, line: [nb, line, 0], lambda nb, n: [nb, n // STEPS, 0])
+    add = adder(dot, PARTS, MOST)
     added = Addends(bias, residual)
     w, s = ((NB, K * bits // 32, 16), "uint32"), ((NB, G, 16), dtype)
     name = f"matmul_int8_{dtype}_{K}_{N}" if bits == 4 else f"matmul_int8_q8_{dtype}_{K}_{N}"
@@ -65,27 +68,23 @@ def make_matmul_int8(
         return given + (Q[m, sums] + Q[m, sums + 1]) * T.int32(SHIFT)
 
     @T.inline
-    def multiply(Q, W, total, nb, row, n, ROWS):
+    def unpack(W, codes, nb, at):
+        """Take the codes of word `at` of each weight apart."""
+        for v in T.unroll(V):
+            word: T.let = W.vload([nb, at, v * L], U)
+            if bits == 8:
+                codes.vstore([v, 0], word)
+            else:
+                codes.vstore([v * 2, 0], low_codes(word, L))
+                codes.vstore([v * 2 + 1, 0], high_codes(word, L))
+
+    @T.inline
+    def multiply(Q, W, total, codes, nb, row, n, ROWS):
         """Add the products of step n, which has `STEP` words of each weight."""
         for j in T.unroll(STEP):
             at: T.let = n * STEP + j
-            for v in T.unroll(V):
-                word: T.let = W.vload([nb, at, v * L], U)
-                if bits == 8:
-                    for r in T.unroll(ROWS):
-                        x: T.let = Q[row + r, at]
-                        i: T.let = r * V + v
-                        total.vstore([i, 0], dot.add(partial(total, i), [(word, x)], MOST))
-                else:
-                    even: T.let = low_codes(word, L)
-                    odd: T.let = high_codes(word, L)
-                    for r in T.unroll(ROWS):
-                        x: T.let = Q[row + r, at * 2]
-                        x2: T.let = Q[row + r, at * 2 + 1]
-                        i: T.let = r * V + v
-                        total.vstore(
-                            [i, 0], dot.add(partial(total, i), [(even, x), (odd, x2)], MOST)
-                        )
+            unpack(W, codes, nb, at)
+            add(Q, codes, total, row, at, ROWS)
 
     @T.inline
     def start(Q, total, row, g, ROWS):
@@ -114,6 +113,7 @@ def make_matmul_int8(
             T.writes()
             acc = in_registers((ROWS * V, L))
             total = in_registers((ROWS * V, sum_lanes), sum_dtype)
+            codes = in_registers((V * PARTS, L), "uint32")
             for i in T.unroll(ROWS * V):
                 acc.vstore([i, 0], T.broadcast(T.float32(0), L))
             if STEPS > 1:
@@ -123,7 +123,7 @@ def make_matmul_int8(
                 g: T.let = n // STEPS
                 if STEPS == 1:
                     start(Q, total, row, g, ROWS)
-                multiply(Q, W, total, nb, row, n, ROWS)
+                multiply(Q, W, total, codes, nb, row, n, ROWS)
                 if n % STEPS == STEPS - 1:
                     finish(Q, S, acc, total, nb, row, g, ROWS)
             for r in T.unroll(ROWS):
