@@ -40,8 +40,6 @@ _WITH_TEXT: Final = frozenset(
 )
 """The fields of requests that may hold what a user wrote."""
 _OF_ONE_CALL: Final = frozenset({"stream", "stream_options", "resumable"})
-_CHOSEN: Final = frozenset({"seed", "request_id", "model"})
-"""They are completed when a session begins, and so need not be given again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +227,8 @@ class SessionState:
         """The request to continue with.
 
         Args:
-            given: The request as it was at first, or empty if the session has its prompt.
+            given: The fields of the request that the session does not have, and any others, as they
+                were at first; empty if the session has its prompt.
 
         Raises:
             BadRequestError: The answer has ended, or this is not its request.
@@ -269,15 +268,17 @@ class SessionState:
                 same = known == _digest(header.salt, value)
             if not same:
                 raise _other_request(header.session_id, name)
-        for name in {*header.request, *header.digests} - _CHOSEN:
-            if name not in checked:
-                raise _other_request(header.session_id, name)
+        for name in sorted(header.digests.keys() - checked.keys()):
+            raise BadRequestError(
+                f"{name}: session {header.session_id!r} was begun with this field; give it again.",
+                param=name,
+            )
 
 
 def _other_request(session: str, name: str) -> BadRequestError:
     return BadRequestError(
-        f"{name}: session {session!r} was begun with another value of this field. Send the same "
-        "request as the first time.",
+        f"{name}: session {session!r} was begun with another value of this field. Give the same "
+        "as the first time.",
         param=name,
     )
 
