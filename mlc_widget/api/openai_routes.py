@@ -32,6 +32,7 @@ from mlc_widget.api.requests import JSONDict, check_chat, check_completion, chec
 from mlc_widget.api.responses_api.routes import ResponsesApi
 from mlc_widget.api.responses_api.store import ResponseNotFoundError, ResponseStore
 from mlc_widget.api.streams import StreamBuffer
+from mlc_widget.api.unicode_text import well_formed
 
 Body: TypeAlias = JSONDict | StreamBuffer
 
@@ -245,9 +246,9 @@ def error_body(error: MLCEngineError) -> JSONDict:
     routing = isinstance(error, NoSuchRouteError | WrongMethodError)
     return {
         "error": {
-            "message": error.message,
+            "message": well_formed(error.message),
             "type": "invalid_request_error" if routing else type(error).__name__,
             "code": error.code,
-            "param": error.param,
+            "param": None if error.param is None else well_formed(error.param),
         }
     }

@@ -49,7 +49,8 @@ def shortened(value: Any) -> str:
 
 def field_name(name: Any) -> str:
     """A field's name, which may be any key of a mapping, as an error message shows it."""
-    return name if isinstance(name, str) and len(name) <= _SHOWN else shortened(name)
+    plain = isinstance(name, str) and 0 < len(name) <= _SHOWN and name.isprintable()
+    return name if plain else shortened(name)
 
 
 def _excerpt(value: Any) -> str:

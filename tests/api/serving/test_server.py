@@ -152,12 +152,15 @@ async def test_an_error_within_a_stream_reaches_the_client(direct_engine, tiny_m
         ({"method": "OPTIONS"}, 405, "method_not_supported"),
         ({"method": "POST", "path": "/v1/completions", "body": b"{"}, 400, None),
         ({"method": "POST", "path": "/v1/completions", "body": b"[" * 9999}, 400, None),
+        ({"method": "POST", "path": "/v1/completions", "body": b'{"\\ud800": 1}'}, 400, None),
+        ({"method": "POST", "path": "/v1/completions", "body": b'{"\\u001b[2J": 1}'}, 400, None),
     ],
 )
 async def test_a_bad_request_is_refused(server, header, status, code):
     got, head, body = await exchange(server, request(**header))
     assert got == status
     assert code is None or body["error"]["code"] == code
+    assert body["error"]["message"].isprintable()
     assert TOKEN not in str(body)
     assert b"access-control" not in head.lower()
 
