@@ -210,18 +210,15 @@ class Executor:
         for s, span in enumerate(spans):
             count = len(span.tokens)
             end = n + count
-            positions = np.arange(span.start, span.start + count, dtype=np.int32)
             table[s, : len(span.pages)] = span.pages
-            self._ids[n:end] = span.tokens
-            self._position[n:end] = positions
-            self._slot[n:end] = (
-                table[s, positions // self.page_size] * self.page_size + positions % self.page_size
-            )
-            parts = attention_tiles(count, self._attention_rows, self.shape.kv_heads, self._threads)
-            for i in range(parts):
-                first, after = i * count // parts, (i + 1) * count // parts
-                self._tile[tiles] = n + first, after - first, s
+            if count == 1:  # numbers take less time here than arrays of one
+                page, at = divmod(span.start, self.page_size)
+                self._ids[n], self._position[n] = span.tokens[0], span.start
+                self._slot[n] = span.pages[page] * self.page_size + at
+                self._tile[tiles] = n, 1, s
                 tiles += 1
+            else:
+                tiles = self._fill_many(span, s, n, tiles, table[s])
             wanted.extend(n + i for i in span.logits)
             n = end
         # The logits of one row are always computed, as an empty tensor would be a special case.
@@ -233,6 +230,21 @@ class Executor:
             self._logit_rows[:m],
         ]  # fmt: skip
         return inputs, len(wanted)
+
+    def _fill_many(self, span: Span, s: int, n: int, tiles: int, pages: Array) -> int:
+        """Fill in a span's tokens from row n on, and its tiles; return the number of all tiles."""
+        count = len(span.tokens)
+        positions = np.arange(span.start, span.start + count, dtype=np.int32)
+        self._ids[n : n + count] = span.tokens
+        self._position[n : n + count] = positions
+        self._slot[n : n + count] = (
+            pages[positions // self.page_size] * self.page_size + positions % self.page_size
+        )
+        parts = attention_tiles(count, self._attention_rows, self.shape.kv_heads, self._threads)
+        for i in range(parts):
+            first, after = i * count // parts, (i + 1) * count // parts
+            self._tile[tiles + i] = n + first, after - first, s
+        return tiles + parts
 
     def settle(self) -> bool:
         """While there is no step to run, spend some milliseconds on making later steps faster.
