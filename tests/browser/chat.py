@@ -53,7 +53,8 @@ def press(button: Locator) -> None:
 
 
 def expect_growing(chat: Chat) -> None:
-    """Wait until the last reply gets longer."""
+    """Wait until the last reply gets longer; not one that has ended, which is the last for now."""
+    expect(chat.replies.last).to_have_attribute("aria-busy", "true")
     before = chat.text_length()
     body = chat.replies.last.locator(".mlcw-body")
     expect(body).to_have_text(re.compile(rf".{{{before + 20},}}", re.DOTALL))
