@@ -31,6 +31,8 @@ CUDA = TESTS / "test_cuda.py"
 LAYERS = (
     # layers of few rows, whose weights are copied ahead, and of many, by warpgroups on Hopper
     f"{CUDA}::test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu[1024-128-4-options0]",
+    # the same of one row by two blocks of a multiprocessor
+    f"{CUDA}::test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu[4096-4096-4-options13]",
     # the same with a norm of their input
     f"{CUDA}::test_a_layer_gives_rows_the_same_bits_among_any_number_on_a_gpu[2592-96-8-options19]",
     # a whole model: norms, embedding, rotation, and prefill by `mma`

@@ -100,6 +100,11 @@ __device__ __forceinline__ int fetch_int(const int* p) {
   return v;
 }
 """
+_PREFETCH = """
+__device__ __forceinline__ void prefetch(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" :: "l"(p) : "memory");
+}
+"""
 _LOAD8 = """
 __device__ __forceinline__ void load8(unsigned& a, unsigned& b, const void* p) {
   uint2 v = __ldg((const uint2*)p); a = v.x; b = v.y;
@@ -300,6 +305,11 @@ def fetch4(address: Any) -> Any:
 def fetch_int(address: Any) -> Any:
     """Like `fetch16`, for an int32, past the L1 cache, which may have an earlier step's."""
     return T.cuda.func_call("fetch_int", address, source_code=_FETCH_INT, return_type="int32")
+
+
+def prefetch(address: Any) -> Any:
+    """Have the 128 bytes there brought into the L2 cache."""
+    return _call("prefetch", _PREFETCH, address)
 
 
 def await_inputs() -> Any:

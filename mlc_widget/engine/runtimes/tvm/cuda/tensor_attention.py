@@ -21,6 +21,7 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     multiplied_added,
     named,
     pack2,
+    prefetch,
     product,
     shuffle_xor,
     start_next,
@@ -131,6 +132,7 @@ def make_tile(
     EACH = 2 * PASSED + 4
     LAST = WARPS * EACH  # where it is noted whether this block was the last of a row to end
     PADDING = pad(HQ * D) - HQ * D
+    LINE = 64  # numbers of a line of a cache
     NONE = -1e30
 
     def visible(key: Any, pos: Any) -> Any:
@@ -181,6 +183,15 @@ def make_tile(
             T.evaluate(
                 fetch16(words, c * 4, T.address_of(PAGES[page, layer, h, row, at % PAGES.shape[4]]))
             )
+
+    @T.inline
+    def prefetch_page(KP, VP, layer, h, page, lane):
+        """Have a page's keys and values brought into the L2 cache."""
+        for i in T.unroll(-(-D * PAGE // (WARP * LINE))):
+            at: T.let = (i * WARP + lane) * LINE
+            if at < D * PAGE:
+                T.evaluate(prefetch(T.address_of(KP[page, layer, h, at // PAGE, at % PAGE])))
+                T.evaluate(prefetch(T.address_of(VP[page, layer, h, at // D, at % D])))
 
     @T.inline
     def page_of(
@@ -388,6 +399,9 @@ def make_tile(
                 T.evaluate(await_inputs())
                 T.evaluate(start_next())
             else:
+                for i in T.unroll(2):  # all but the new token's key and value are there
+                    if start + i * WARPS < end:
+                        prefetch_page(KP, VP, layer, h, numbers[i], lane)
                 own = T.sblock_alloc_buffer((HEADS * D // 2,), "uint32", scope="shared")
                 T.evaluate(
                     append(

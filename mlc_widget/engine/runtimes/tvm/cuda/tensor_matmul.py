@@ -165,12 +165,14 @@ def make_warpgroup_matmul(
 
     def launch_streams(streams: Any, norm: Any = None) -> Any:
         multiply, BLOCKS, THREADS = make_streams(streams, norm), streams.blocks, streams.threads
+        EACH = streams.each  # threads may have only so many registers that these fit
 
         @T.inline
         def all_blocks(X, NW, W, S, B, RES, Y, M):
             for bx in T.thread_binding(BLOCKS, thread="blockIdx.x"):
                 for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    multiply(X, NW, W, S, B, RES, Y, M, bx, tx)
+                    with T.attr(0, "tirx.launch_bounds_min_blocks_per_sm", EACH):
+                        multiply(X, NW, W, S, B, RES, Y, M, bx, tx)
 
         return all_blocks
 

@@ -2,10 +2,10 @@
 """Linear layers on Hopper's tensor cores for up to eight rows, as in decode steps.
 
 Such a layer takes as long as reading its weights does. So there is one block for each
-multiprocessor. Its first 16 warps make one slice each of the block's tiles of 16 outputs, one after
-the other; a warp's next weights are on their way into its own part of shared memory meanwhile, the
-first of them before the rows are there. The other warps add up the slices of a tile, ascending,
-while the next tile is made. The CUDA source is in ``streams.cuh``.
+multiprocessor, or two (`Streams.each`). Its first 16 warps make one slice each of the block's tiles
+of 16 outputs, one after the other; a warp's next weights are on their way into its own part of
+shared memory meanwhile, the first of them before the rows are there. The other warps add up the
+slices of a tile, ascending, while the next tile is made. The CUDA source is in ``streams.cuh``.
 
 Each slice is computed as in `tensor_matmul_few`, so that a row gets the same bits.
 """
@@ -31,10 +31,12 @@ ROWS: Final = 8
 """The maximum number of rows: the columns of B in `intrinsics.mma`."""
 _MEMORY = 227 << 10
 """Bytes of shared memory that a block may have."""
+_KEPT = 1 << 10
+"""Bytes beside these that CUDA keeps for each block."""
 _BARRIERS = 2048
 """More bytes than mbarriers take there."""
 _AHEAD = 144 << 10
-"""Bytes of weights under way, of which 33 KB arrive in a microsecond."""
+"""Bytes of weights of a multiprocessor under way, of which 33 KB arrive in a microsecond."""
 _SLOT = 4608
 """Bytes of weights that a warp waits for at a time."""
 _NEAR = 80 << 10
@@ -92,8 +94,21 @@ class Streams:
 
     @property
     def blocks(self) -> int:
-        """Blocks: one for each multiprocessor."""
-        return min(self.shape.multiprocessors, self.count)
+        """Blocks: `each` for each multiprocessor."""
+        return min(self.each * self.shape.multiprocessors, self.count)
+
+    @property
+    def each(self) -> int:
+        """Blocks of a multiprocessor: two for one row of 4-bit weights, if there are enough items.
+
+        Then twice as many warps take codes apart, which for one row takes nearly as long as reading
+        them; and a block of the next kernel starts, and has its first weights on their way, when
+        one of the two has ended. With too few items, some multiprocessors would have two blocks
+        while others have none.
+        """
+        shape, two = self.shape, 2 * self.shape.multiprocessors
+        enough = self.count >= two * 19 // 20 and self._near <= _NEAR // 2
+        return 2 if enough and self.rows == 1 and shape.bits == 4 and not shape.beside else 1
 
     @property
     def outputs(self) -> int:
@@ -128,7 +143,8 @@ class Streams:
     @property
     def _room(self) -> int:
         """Bytes of shared memory for a warp's weights."""
-        return min(_AHEAD, _MEMORY - _BARRIERS - self._others) // SLICES
+        memory = (_MEMORY + _KEPT) // self.each - _KEPT
+        return min(_AHEAD // self.each, memory - _BARRIERS - self._others) // SLICES
 
     @property
     def bulk(self) -> bool:
