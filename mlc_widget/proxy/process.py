@@ -26,6 +26,7 @@ from mlc_widget.api.safe_path import safe_path, working_folder
 from mlc_widget.protocol.worker_settings import WorkerSettings
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.link_watch import LinkWatch
+from mlc_widget.proxy.off_loop import off_loop
 from mlc_widget.proxy.output_tail import OutputTail
 
 _SHUTDOWN_S: Final = 2.0
@@ -198,7 +199,7 @@ class WorkerProcess:
         manager = self._manager
         code = None if manager is None else await self._exit_code(manager)
         if self._output is not None:
-            await asyncio.to_thread(self._output.wait, _LAST_WORDS_S)
+            await off_loop(self._output.wait, _LAST_WORDS_S)
         if code is None:
             how = "ended"
         elif code < 0:

@@ -29,6 +29,7 @@ from mlc_widget.protocol.messages import WORKER_ENDING
 from mlc_widget.protocol.worker_record import NewRecord, OpenRecord, WorkerRecord, WorkerRecords
 from mlc_widget.protocol.worker_settings import Sharing, WorkerSettings
 from mlc_widget.proxy.connection import WorkerConnection
+from mlc_widget.proxy.off_loop import off_loop
 from mlc_widget.proxy.output_tail import last_lines, last_output
 from mlc_widget.proxy.process import check_working_folder, private_directory, worker_environment
 from mlc_widget.proxy.shared_workers import end
@@ -353,7 +354,7 @@ class SharedWorkerProcess:
         try:
             if self._started and not found.alive:  # else the next to start it does this
                 with contextlib.suppress(OSError, WorkerStartError):
-                    await asyncio.to_thread(self._remove_dead)
+                    await off_loop(self._remove_dead)
         finally:
             found.close()
 
@@ -367,7 +368,7 @@ class SharedWorkerProcess:
     async def replace(self) -> None:
         """End the worker for all its clients, as it hangs; the first to ask starts another."""
         if self._found is not None:
-            await asyncio.to_thread(end, self._found, patience=0.0)
+            await off_loop(end, self._found, patience=0.0)
 
     def tell_end(self) -> None:
         """Nothing, either."""

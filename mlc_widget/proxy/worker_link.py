@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import zmq
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
+from mlc_widget.proxy.off_loop import off_loop
 from mlc_widget.proxy.process import close_context, new_context
 
 _LINGER_MS: Final = 200
@@ -34,4 +34,4 @@ class WorkerLink:
 
     async def close(self) -> None:
         """Close the sockets; the worker still gets what was sent, such as that this one leaves."""
-        await asyncio.to_thread(close_context, self._context, linger=_LINGER_MS)
+        await off_loop(close_context, self._context, linger=_LINGER_MS)
