@@ -3,7 +3,9 @@
 
 A warpgroup, 4 warps, multiplies 64 rows of W with up to 128 rows of x (`wgmma`). It takes its part
 of W from registers, as codes become float16 there, and x from shared memory, where a copying engine
-puts it while earlier steps are multiplied. For that engine, `arrange` first lays out x anew.
+puts it while earlier steps are multiplied. For that engine, `arrange` first lays out x anew. In
+blocks of many rows, a warpgroup of its own tells that engine what to copy, so that those that
+multiply never wait for one another; it gives most of its registers to them.
 
 The tensor cores of a Hopper GPU sum in the same way for `wgmma` as for `mma`, so that a row gets
 the same bits as from `tensor_matmul_few`. The CUDA source is in ``warpgroups.cuh``.
@@ -53,9 +55,19 @@ class Blocks:
     stages: int
 
     @property
+    def makers(self) -> int:
+        """Threads that make products."""
+        return self.groups * self.across * 4 * WARP
+
+    @property
+    def brings(self) -> bool:
+        """Whether a block has one more warpgroup, which brings x."""
+        return self.groups == 1
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
-        return self.groups * self.across * 4 * WARP
+        return self.makers + (4 * WARP if self.brings else 0)
 
     @property
     def sums(self) -> int:
@@ -65,7 +77,7 @@ class Blocks:
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block."""
-        exchanged = self.threads * self.rows // 2 * 4 if self.groups > 1 else 0
+        exchanged = self.makers * self.rows // 2 * 4 if self.groups > 1 else 0
         return _HEAD + self.groups * self.stages * self.rows * _LINE + exchanged
 
     def count(self, shape: MatmulShape) -> int:
@@ -154,8 +166,9 @@ def make_warpgroups(shape: MatmulShape, blocks: Blocks) -> Any:
     ROWS, ACROSS, GROUPS, SUMS = blocks.rows, blocks.across, blocks.groups, blocks.sums
     BYTES, N = blocks.shared_bytes, shape.N
     OWN = SUMS // shape.tiles  # outputs of a thread
-    NAME = (
-        f"products<{shape.K}, {shape.bits}, {ROWS}, {ACROSS}, {GROUPS}, {blocks.stages}, "
+    MAKERS, BRINGS = blocks.makers, blocks.brings
+    STRUCT = (
+        f"warpgroups::Block<{shape.K}, {shape.bits}, {ROWS}, {ACROSS}, {GROUPS}, {blocks.stages}, "
         f"{str(shape.gated).lower()}>"
     )
     write = make_write(shape)
@@ -174,33 +187,51 @@ def make_warpgroups(shape: MatmulShape, blocks: Blocks) -> Any:
         return group * SUMS + (warp // 2 * OWN if shape.gated else 0)
 
     @T.inline
+    def make(XS, W, S, B, RES, Y, M, padded, shared, bx, by, tx):
+        total = T.sblock_alloc_buffer((SUMS,), "float32", scope="local")
+        lane: T.let = tx % WARP
+        warp: T.let = tx // WARP % 4
+        output: T.let = output_tile(by * ACROSS + tx // (4 * WARP) % ACROSS, warp)
+        T.evaluate(
+            _call(
+                f"products<{STRUCT}>",
+                T.address_of(total[0]),
+                T.address_of(XS[0, 0]),
+                T.address_of(W[0, 0, 0, 0, 0]),
+                T.address_of(S[0, 0, 0, 0]) if shape.coded else T.address_of(S[0, 0, 0, 0, 0]),
+                T.address_of(shared[0]),
+                T.address_of(shared[BYTES - 1]),
+                T.Cast("int32", padded),
+                T.Cast("int32", bx * ROWS),
+                T.Cast("int32", tile_of_w(output, warp)),
+            )
+        )
+        first: T.let = first_sum(tx // (4 * WARP * ACROSS), warp)
+        for i in T.unroll(OWN):
+            m: T.let = bx * ROWS + (first + i) // 4 * 8 + lane % 4 * 2 + (first + i) % 2
+            n: T.let = output * 16 + lane // 4 + (first + i) % 4 // 2 * 8
+            write(Y, B, RES, M, total, i, OWN, m, n)
+
+    @T.inline
     def multiply(XS, W, S, B, RES, Y, M, padded, bx, by, tx):
         with T.sblock("warpgroups"):
             T.reads()
             T.writes()
-            total = T.sblock_alloc_buffer((SUMS,), "float32", scope="local")
             shared = T.sblock_alloc_buffer((BYTES,), "uint8", scope="shared.dyn")
-            lane: T.let = tx % WARP
-            warp: T.let = tx // WARP % 4
-            output: T.let = output_tile(by * ACROSS + tx // (4 * WARP) % ACROSS, warp)
-            T.evaluate(
-                _call(
-                    NAME,
-                    T.address_of(total[0]),
-                    T.address_of(XS[0, 0]),
-                    T.address_of(W[0, 0, 0, 0, 0]),
-                    T.address_of(S[0, 0, 0, 0]) if shape.coded else T.address_of(S[0, 0, 0, 0, 0]),
-                    T.address_of(shared[0]),
-                    T.address_of(shared[BYTES - 1]),
-                    T.Cast("int32", padded),
-                    T.Cast("int32", bx * ROWS),
-                    T.Cast("int32", tile_of_w(output, warp)),
-                )
-            )
-            first: T.let = first_sum(tx // (4 * WARP * ACROSS), warp)
-            for i in T.unroll(OWN):
-                m: T.let = bx * ROWS + (first + i) // 4 * 8 + lane % 4 * 2 + (first + i) % 2
-                n: T.let = output * 16 + lane // 4 + (first + i) % 4 // 2 * 8
-                write(Y, B, RES, M, total, i, OWN, m, n)
+            if BRINGS:
+                if tx < MAKERS:
+                    make(XS, W, S, B, RES, Y, M, padded, shared, bx, by, tx)
+                else:
+                    T.evaluate(
+                        _call(
+                            f"bring<{STRUCT}>",
+                            T.address_of(XS[0, 0]),
+                            T.address_of(shared[0]),
+                            T.Cast("int32", padded),
+                            T.Cast("int32", bx * ROWS),
+                        )
+                    )
+            else:
+                make(XS, W, S, B, RES, Y, M, padded, shared, bx, by, tx)
 
     return multiply

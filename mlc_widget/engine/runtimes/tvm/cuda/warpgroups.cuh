@@ -15,15 +15,20 @@ __device__ __forceinline__ void stream8(unsigned* v, const char* p) {
 
 constexpr int divisor_of(int steps) { return steps % 4 == 0 ? 4 : steps % 2 == 0 ? 2 : 1; }
 
-// A block: GROUPS groups of ACROSS warpgroups. A warpgroup makes 64 rows of W for ROWS rows of x.
+// A block: GROUPS groups of ACROSS warpgroups. A warpgroup makes 64 rows of W for ROWS rows of x. If
+// there is one group, another warpgroup brings x; otherwise the first thread of a group does.
 template <int K, int BITS, int ROWS, int ACROSS, int GROUPS, int STAGES, bool GATED>
 struct Block {
   static constexpr int STEPS = (K + 63) / 64, PER_SLICE = (STEPS + SLICES - 1) / SLICES;
   static constexpr int COUNT = GROUPS == 1 ? STEPS : SLICES / GROUPS * PER_SLICE;  // of a group
   static constexpr int WARPS = 4 * ACROSS, LOADS = BITS / 4;
+  static constexpr bool BROUGHT = GROUPS == 1;
+  static constexpr int MAKERS = GROUPS * WARPS * 32;              // threads
   static constexpr int STAGE = ROWS * LINE, COPIED = STAGES - 2;  // steps copied ahead
   static constexpr int READ = divisor_of(COUNT);                  // steps of W read ahead
   static constexpr int SUMS = ROWS / 2, OWN = SUMS / GROUPS;      // of a thread
+  static constexpr int DEPTH = STAGES;
+  static constexpr bool CODED = BITS < 16, HAS_GATES = GATED;
   static_assert(GROUPS == 1 || STEPS == SLICES * PER_SLICE);
 
   const char *x, *w, *s;
@@ -91,13 +96,13 @@ struct Block {
     } else {
       const int thread = warp * 32 + lane;
       float* all = exchange + thread;
-      __syncthreads();
+      meet();
 #pragma unroll
       for (int i = 0; i < SUMS; ++i)
         asm volatile("st.shared.f32 [%0], %1;"
                      :: "r"((unsigned)__cvta_generic_to_shared(all + (group * SUMS + i) * WARPS * 32)),
                         "f"(sums[i]) : "memory");
-      __syncthreads();
+      meet();
 #pragma unroll
       for (int i = 0; i < OWN; ++i)
 #pragma unroll
@@ -106,17 +111,22 @@ struct Block {
     }
   }
 
+  // Wait for all threads that make products.
+  __device__ __forceinline__ void meet() const {
+    asm volatile("bar.sync 1, %0;" :: "n"(MAKERS) : "memory");
+  }
+
   // Half of the totals of warps with gates for half of those of the warps with their ups.
   __device__ __forceinline__ void swap(float (&total)[OWN]) const {
     constexpr int HALF = OWN / 2;
     const bool ups = warp % 4 >= 2;
     const int thread = (group * WARPS + warp) * 32 + lane;
     float* all = exchange;
-    __syncthreads();
+    meet();
 #pragma unroll
     for (int i = 0; i < HALF; ++i)
       all[i * WARPS * GROUPS * 32 + thread] = ups ? total[i] : total[HALF + i];
-    __syncthreads();
+    meet();
 #pragma unroll
     for (int i = 0; i < HALF; ++i) {
       const float other = all[i * WARPS * GROUPS * 32 + (thread ^ 64)];
@@ -130,44 +140,67 @@ struct Block {
 // Bytes of shared memory before the rows of x: mbarriers, and what aligns them.
 constexpr int HEAD = 2048;
 
-// Sums of products in `sums`: `Block::OWN` of them for each thread. For a block with gates, half are
-// gates, and the other half their ups. The address of the last byte of `shared` is there because TVM
-// allocates only what it sees used.
-template <int K, int BITS, int ROWS, int ACROSS, int GROUPS, int STAGES, bool GATED>
-__device__ __forceinline__ void products(float* sums, const void* x, const void* w, const void* s,
-                                         void* shared, void*, int padded, int row, int tile) {
-  using B = Block<K, BITS, ROWS, ACROSS, GROUPS, STAGES, GATED>;
-  float (&total)[B::OWN] = *reinterpret_cast<float (*)[B::OWN]>(sums);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % B::WARPS;
-  const int group = threadIdx.x / 32 / B::WARPS;
+template <class B>
+__device__ __forceinline__ B block_of(const void* x, void* shared, int padded, int row) {
   const unsigned begin = (unsigned)__cvta_generic_to_shared(shared);
   const unsigned start = (begin + 1023) / 1024 * 1024;
   B block;
+  block.group = B::BROUGHT ? 0 : threadIdx.x / 32 / B::WARPS;
+  block.warp = threadIdx.x / 32 % B::WARPS, block.lane = threadIdx.x % 32;
   block.x = (const char*)x;
+  block.filled = start + block.group * 2 * B::DEPTH * 8;
+  block.empty = block.filled + B::DEPTH * 8;
+  block.stages = start + 1024 + block.group * B::DEPTH * B::STAGE;
+  block.exchange = (float*)((char*)shared + (start - begin) + 1024
+                            + (B::BROUGHT ? 0 : B::MAKERS / (B::WARPS * 32) * B::DEPTH * B::STAGE));
+  block.padded = padded, block.row = row;
+  return block;
+}
+
+// Wait until the block's mbarriers are there, and the inputs.
+__device__ __forceinline__ void begin() {
+  asm volatile("bar.sync 0;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// For the warpgroup after those that make products.
+template <class B>
+__device__ __forceinline__ void bring(const void* x, void* shared, int padded, int row) {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+  const B block = block_of<B>(x, shared, padded, row);
+  begin();
+  if (threadIdx.x == B::MAKERS)
+#pragma unroll 1
+    for (int i = 0; i < B::COUNT; ++i) block.copy(i);
+}
+
+// Sums of products in `sums`: `Block::OWN` of them for each thread. For a block with gates, half are
+// gates, and the other half their ups. The address of the last byte of `shared` is there because TVM
+// allocates only what it sees used.
+template <class B>
+__device__ __forceinline__ void products(float* sums, const void* x, const void* w, const void* s,
+                                         void* shared, void*, int padded, int row, int tile) {
+  if constexpr (B::BROUGHT) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  float (&total)[B::OWN] = *reinterpret_cast<float (*)[B::OWN]>(sums);
+  B block = block_of<B>(x, shared, padded, row);
+  const int lane = block.lane;
   block.w = (const char*)w + ((long long)tile * B::STEPS * B::LOADS * 32 + lane) * 16;
   block.s = (const char*)s + ((long long)tile * B::STEPS * 8 + lane / 4) * 8;
-  block.filled = start + group * 2 * STAGES * 8, block.empty = block.filled + STAGES * 8;
-  block.stages = start + 1024 + group * STAGES * B::STAGE;
-  block.exchange = (float*)((char*)shared + (start - begin) + 1024
-                            + (GROUPS == 1 ? 0 : GROUPS * STAGES * B::STAGE));
-  block.group = group, block.warp = warp, block.lane = lane;
-  block.padded = padded, block.row = row;
-  const bool copies = warp == 0 && lane == 0;
+  const bool first_of_group = block.warp == 0 && lane == 0, copies = !B::BROUGHT && first_of_group;
 
   unsigned words[B::READ][B::LOADS * 4], scales[B::READ][2];
 #pragma unroll
   for (int i = 0; i < B::READ; ++i) block.read(words[i], scales[i], i);
-  if (copies) {
-    for (int i = 0; i < STAGES; ++i) {
+  if (first_of_group) {
+    for (int i = 0; i < B::DEPTH; ++i) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(block.filled + i * 8));
       asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
                    :: "r"(block.empty + i * 8), "n"(B::WARPS));
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
-  __syncthreads();
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  begin();
   if (copies)
     for (int i = 0; i < B::COPIED && i < B::COUNT; ++i) block.copy(i);
   float acc[B::SUMS];
@@ -182,11 +215,11 @@ __device__ __forceinline__ void products(float* sums, const void* x, const void*
     for (int u = 0; u < B::READ; ++u) {
       const int i = first + u;
       if (copies && i + B::COPIED < B::COUNT) block.copy(i + B::COPIED);
-      __syncwarp();
+      if (!B::BROUGHT) __syncwarp();
       await(block.filled + stage * 8, round);
       block.multiply(acc, words[u], scales[u], stage, in_slice > 0);
       // Codes have been taken apart into other registers; floats are in use until step i is done.
-      if (BITS < 16 && i + B::READ < B::COUNT) block.read(words[u], scales[u], i + B::READ);
+      if (B::CODED && i + B::READ < B::COUNT) block.read(words[u], scales[u], i + B::READ);
       if (++in_slice == B::PER_SLICE || i + 1 == B::COUNT) {
         await_products<0>();
         block.add(total, acc);
@@ -194,17 +227,17 @@ __device__ __forceinline__ void products(float* sums, const void* x, const void*
       } else {
         await_products<B::READ == 1 ? 0 : 1>();
       }
-      if (BITS == 16) {
+      if (!B::CODED) {
         const int done = B::READ == 1 ? i : i - 1, at = (u + B::READ - 1) % B::READ;
         if (done >= 0 && done + B::READ < B::COUNT)
           block.read(words[at], scales[at], done + B::READ);
       }
       if (i > 0 && lane == 0) arrive(block.empty + last * 8);  // step i - 1 is done
       last = stage;
-      if (++stage == STAGES) stage = 0, ++round;
+      if (++stage == B::DEPTH) stage = 0, ++round;
     }
   }
-  if constexpr (GATED) block.swap(total);
+  if constexpr (B::HAS_GATES) block.swap(total);
 }
 
 // Lay out rows of x for `Block::copy`: (steps, padded rows, 64 inputs). A half's inputs are in the
