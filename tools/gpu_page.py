@@ -45,6 +45,9 @@ OTHERS = (
     # the same with its own queries, keys and values
     f"{TESTS / 'test_cuda_attention.py'}::"
     "test_rows_of_their_own_sequences_have_the_same_bits_on_a_gpu[shape2-rotation2]",
+    # attention of many rows
+    f"{TESTS / 'test_cuda_attention.py'}::"
+    "test_rows_among_many_have_the_same_bits_on_a_gpu[shape3-rotation3]",
     # the choice of tokens
     f"{TESTS / 'test_cuda_shortlist.py'}::"
     "test_a_gpu_finds_the_best_token_of_any_row_and_the_candidates_of_most",

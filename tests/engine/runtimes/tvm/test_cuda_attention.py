@@ -9,7 +9,7 @@ import pytest
 
 from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import install
-from mlc_widget.engine.runtimes.tvm.cuda.parts import NO_TILE, cut_tiles, sizes
+from mlc_widget.engine.runtimes.tvm.cuda.parts import NO_TILE, cut_tiles, rows_of, sizes
 from mlc_widget.engine.runtimes.tvm.kernels.rope import Rotation
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE, pad
 
@@ -45,6 +45,14 @@ def test_the_rows_of_a_few_long_tiles_are_cut_apart():
     assert cut.tolist() == [[0, 1, 0], [1, 0, 0], [1, -1, 0], [2, 0, 0], [2, -1, 0], [3, 1, 1]]
     many = tiles_of((0, 40, 0))
     assert cut_tiles(many, np.arange(40, 80, dtype=np.int32), 64, 128).tolist() == many.tolist()
+
+
+def test_tiles_of_a_step_of_few_rows_are_cut_to_what_its_blocks_take():
+    tiles = tiles_of((0, 8, 0), (8, 5, 1), (13, 2, 2))
+    cut = cut_tiles(tiles, np.arange(15, dtype=np.int32), 64, 32, 4)
+    assert cut.tolist() == [[0, 4, 0], [4, 4, 0], [8, 4, 1], [12, 1, 1], [13, 2, 2]]
+    many = tiles_of(*((8 * i, 8, 0) for i in range(5)))
+    assert cut_tiles(many, np.arange(40, dtype=np.int32), 64, 64, 4) is many
 
 
 @pytest.mark.parametrize(("rows", "most"), [(1, 256), (3, 512), (32, 512), (32, 32)])
@@ -101,7 +109,6 @@ def test_attention_in_parts_has_the_same_bits_on_a_gpu(queries, heads, dims, win
         blocks_of,
         make_tensor_attention,
         pages_of_a_part,
-        rows_of,
     )
 
     overlapped = cuda.local_target().capability >= 90
@@ -207,3 +214,80 @@ def test_rows_of_their_own_sequences_have_the_same_bits_on_a_gpu(shape, rotation
         assert mine.tobytes() == theirs.tobytes()
         assert before is None or mine.tobytes() != before.tobytes()
     assert np.isfinite(own[0].astype("f4")).all()
+
+
+MANY = [
+    ((8, 2, 128, None, None), Rotation(128)),
+    ((8, 2, 96, 100, 30.0), Rotation(96)),
+    ((6, 2, 80, None, None), Rotation(80)),
+    ((40, 2, 112, None, None), Rotation(112)),
+]
+
+
+@needs_gpu
+@pytest.mark.parametrize(("shape", "rotation"), MANY)
+def test_rows_among_many_have_the_same_bits_on_a_gpu(shape, rotation):
+    """Of sequences whose numbers of rows do not fill tiles, with and without parts of the keys."""
+    import tvm
+
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_append import make_append_attention
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import blocks_of, pages_of_a_part
+    from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention_many import most_rows, serves
+
+    if not cuda.local_target().has_warpgroups:
+        pytest.skip("needs a Hopper GPU")
+    queries, heads, dims, window, cap = shape
+    assert serves(dims)
+    attend = compiled(
+        make_append_attention(
+            queries, heads, dims, rotation, window, cap=cap, overlapped=True, many=True
+        )
+    )
+    few, many = rows_of(queries // heads), most_rows(queries // heads, dims)
+    part, device, rng = pages_of_a_part(dims) * PAGE, tvm.cuda(0), np.random.default_rng(dims)
+    spans = [(0, 33), (130, 20), (part - 9, 21), (2 * part + 5, 1), (7, 1), (part, 2)]
+    most = -(-max(start + count for start, count in spans) // PAGE)
+    table = rng.permutation(len(spans) * most).astype(np.int32).reshape(-1, most)
+    positions = [np.arange(start, start + count) for start, count in spans]
+    position = np.concatenate(positions).astype(np.int32)
+    sequence = np.repeat(np.arange(len(spans)), [count for _, count in spans])
+    slot = (table[sequence, position // PAGE] * PAGE + position % PAGE).astype(np.int32)
+    rows = len(position)
+    qkv = rng.standard_normal((rows, pad((queries + 2 * heads) * dims))).astype("f4")
+    angles = [
+        rng.standard_normal((3 * part, rotation.width or rotation.dims // 2)).astype("f4")
+        for _ in range(2)
+    ]
+    shapes = [(table.size, 1, heads, *last) for last in ((dims, PAGE), (PAGE, dims))]
+    pages = [tvm.runtime.tensor(rng.standard_normal(s).astype("f2"), device) for s in shapes]
+
+    def run(chosen, tiles):
+        tiles = cut_tiles(tiles, position[chosen], part, 512, few)
+        there = [
+            tvm.runtime.tensor(np.ascontiguousarray(a[chosen]), device)
+            for a in (qkv, position, slot)
+        ]
+        turned = [tvm.runtime.tensor(a, device) for a in angles]
+        made = [((len(chosen), pad(queries * dims)), "float16")]
+        made += [((len(chosen), queries * dims), "float16")]
+        made += [((len(chosen), blocks_of(queries, heads)), "int32")]
+        made += [((len(tiles), queries, dims + 2), "float32")]
+        out = [tvm.runtime.tensor(np.full(s, 77, dtype), device) for s, dtype in made]
+        attend(
+            there[0], *turned, there[1], there[2], *pages, tvm.runtime.tensor(table, device),
+            tvm.runtime.tensor(tiles, device), 0, *out,
+        )  # fmt: skip
+        return out[0].numpy()
+
+    first = np.concatenate([[0], np.cumsum([count for _, count in spans])])
+    together = [
+        (first[s] + at, min(many, count - at), s)
+        for s, (_, count) in enumerate(spans)
+        for at in range(0, count, many)
+    ]
+    found = run(np.arange(rows), tiles_of(*together))
+    assert np.isfinite(found.astype("f4")).all()
+    for row in range(0, rows, 8):
+        chosen = np.arange(row, min(row + 8, rows))
+        alone = run(chosen, tiles_of(*((i, 1, s) for i, s in enumerate(sequence[chosen]))))
+        assert np.array_equal(alone, found[chosen])

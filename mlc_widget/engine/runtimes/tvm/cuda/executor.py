@@ -12,7 +12,7 @@ from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.cuda import cudart, device, pool, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, DecodeStep, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.lookahead import Lookahead, can_choose
-from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles
+from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles, rows_of
 from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, DRAW_TOKENS, NEXT_STEP
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
@@ -29,6 +29,7 @@ class CudaExecutor(Executor):
         import tvm_ffi
 
         self._threads = 1  # tiles need not be distributed evenly over threads
+        self._rows_of_few = rows_of(self.shape.query_heads // self.shape.kv_heads)
         self._index = device.index_of(self.device)
         self._device = tvm_ffi.device("cuda", self._index)
         cudart.use(self._index)
@@ -136,7 +137,9 @@ class CudaExecutor(Executor):
         inputs, count = self._fill(spans)
         if self._attention_part:
             _, position, _, _, tile, _ = inputs
-            inputs[4] = cut_tiles(tile, position, self._attention_part, self.max_rows)
+            inputs[4] = cut_tiles(
+                tile, position, self._attention_part, self.max_rows, self._rows_of_few
+            )
         there = []
         for array, memory in zip(inputs, self._inputs_there, strict=True):
             tensor = tensors.view(memory, array.shape)

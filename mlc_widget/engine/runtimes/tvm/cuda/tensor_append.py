@@ -15,12 +15,13 @@ from typing import Any
 from tvm.script import tirx as T
 
 from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import ROTATE, fetch_int, named, namespaced
+from mlc_widget.engine.runtimes.tvm.cuda.parts import FEW_ROWS, heads_of
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import (
     blocks_of,
-    heads_of,
     make_tile,
     threads_of,
 )
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention_many import make_tiles, serves
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_rope import (
     THREADS,
     factor_of,
@@ -90,11 +91,13 @@ def make_append_attention(
     scale: float | None = None,
     cap: float | None = None,
     overlapped: bool = False,
+    many: bool = False,
 ) -> Any:
     """A PrimFunc (qkv, cos, sin, …, y, q, ended, partial).
 
     Shapes as those of `attention.make_rope_append` and `tensor_attention.make_tensor_attention`.
-    It uses q, `ended` and `partial` for what one kernel leaves for another.
+    It uses q, `ended` and `partial` for what one kernel leaves for another. With `many`, for
+    Hopper, a tile has up to `tensor_attention_many.most_rows` in steps of more than `FEW_ROWS`.
     """
     BLOCKS, ATTENDING, WIDTH = (
         blocks_of(HQ, HKV),
@@ -103,7 +106,35 @@ def make_append_attention(
     )
     append, ROPE_BLOCKS = make_rope_append(HQ, HKV, D, rotation, scale)
     tile_of = make_tile(HQ, HKV, D, window, cap)
+    many_of = make_tiles(HQ, HKV, D, window, cap) if many and serves(D) else tile_of
     row_of = make_tile(HQ, HKV, D, window, cap, OwnRow(HQ, HKV, D, rotation, scale).append)
+
+    def launch(tile: Any, *, last_first: bool = False) -> Any:
+        @T.inline
+        def blocks(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, tiles):
+            for bt in T.thread_binding(tiles, thread="blockIdx.x"):
+                for by in T.thread_binding(BLOCKS, thread="blockIdx.y"):
+                    for tx in T.thread_binding(ATTENDING, thread="threadIdx.x"):
+                        at: T.let = tiles - 1 - bt if last_first else bt
+                        tile(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, at, by, tx)
+
+        return blocks
+
+    # A prompt's last rows have the most keys.
+    few, more = launch(tile_of), launch(many_of, last_first=True)
+
+    @T.inline
+    def by_rows(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, tiles, n):
+        if n <= FEW_ROWS:
+            few(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, tiles)
+        else:
+            more(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, tiles)
+
+    @T.inline
+    def all_rows(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, tiles, n):
+        few(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, tiles)
+
+    attend = all_rows if many_of is tile_of else by_rows
 
     @T.prim_func(s_tir=True)
     def attention(
@@ -156,10 +187,7 @@ def make_append_attention(
                 for bx in T.thread_binding(ROPE_BLOCKS, thread="blockIdx.x"):
                     for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
                         append(QKV, COS, SIN, POS, SLOT, KP, VP, Q, ENDED, C, layer, i, bx, tx)
-            for bt in T.thread_binding(tiles, thread="blockIdx.x"):
-                for by in T.thread_binding(BLOCKS, thread="blockIdx.y"):
-                    for tx in T.thread_binding(ATTENDING, thread="threadIdx.x"):
-                        tile_of(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, bt, by, tx)
+            attend(Q, KP, VP, POS, PT, TILE, ENDED, Y, PARTIAL, layer, tiles, n)
 
     name = f"tensor_attention_{HQ}_{HKV}_{D}_{window or 0}{rotation.suffix(D)}"
     return named(attention, name + ("" if cap is None else "_capped"), overlapped=overlapped)

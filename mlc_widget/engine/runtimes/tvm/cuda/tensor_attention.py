@@ -26,22 +26,9 @@ from mlc_widget.engine.runtimes.tvm.cuda.intrinsics import (
     shuffle_xor,
     start_next,
 )
+from mlc_widget.engine.runtimes.tvm.cuda.parts import heads_of
 from mlc_widget.engine.runtimes.tvm.kernels.isa import LOG2E, pad
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE
-
-SLOTS = 16
-"""The number of pairs of a row and a query head in a block, which are the rows of A."""
-
-
-def heads_of(group: int) -> int:
-    """The number of query heads of one key head, of `group`, that share a block."""
-    return min(group, SLOTS)
-
-
-def rows_of(group: int) -> int:
-    """The number of rows that share a block, which is that of a full tile."""
-    return SLOTS // heads_of(group)
-
 
 PAGES_OF_A_WARP = 8
 """The number of pages of each part of the keys that one warp takes."""

@@ -20,13 +20,11 @@ from mlc_widget.engine.runtimes.tvm.cuda import fragments
 from mlc_widget.engine.runtimes.tvm.cuda.embedding import make_tensor_embedding
 from mlc_widget.engine.runtimes.tvm.cuda.features import make_rounding
 from mlc_widget.engine.runtimes.tvm.cuda.layers import CudaBuilder, CudaRMSNorm
+from mlc_widget.engine.runtimes.tvm.cuda.parts import rows_of
 from mlc_widget.engine.runtimes.tvm.cuda.target import CudaTarget
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_append import make_append_attention
-from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import (
-    blocks_of,
-    pages_of_a_part,
-    rows_of,
-)
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention import blocks_of, pages_of_a_part
+from mlc_widget.engine.runtimes.tvm.cuda.tensor_attention_many import most_rows
 from mlc_widget.engine.runtimes.tvm.cuda.tensor_matmul import (
     arranged_rows,
     make_tensor_matmul,
@@ -68,7 +66,8 @@ def attention_rows(
 ) -> int:
     """The maximum number of rows of an attention tile in the kernels of such a model."""
     if has_tensor_cores(quantization, kv_dtype, target):
-        return rows_of(shape.query_heads // shape.kv_heads)
+        group = shape.query_heads // shape.kv_heads
+        return most_rows(group, shape.head_dim) if target.has_warpgroups else rows_of(group)
     return 1
 
 
@@ -132,6 +131,7 @@ class TensorBuilder(CudaBuilder):
             scale=spec.scale,
             cap=spec.soft_cap,
             overlapped=self.overlapped,
+            many=self.warpgroups,
         )
         rows.k_pages, rows.v_pages, y, *_ = op.tensor_ir_inplace_op(
             attend,
