@@ -40,6 +40,18 @@ class WorkerKernelApp(IPKernelApp):
     def init_pdb(self) -> None:
         """Nothing: who runs no code debugs none, and IPython's debugger takes time to import."""
 
+    def init_control(self, context: zmq.Context[Any]) -> None:
+        """Have the main thread read the shell's socket, which takes turns among clients.
+
+        ipykernel's thread for subshells, of which a worker has none, would read up to two thousand
+        messages of one client ahead, and any other client's would wait behind them.
+        """
+        super().init_control(context)  # type: ignore[no-untyped-call]
+        reader: Any = getattr(self, "shell_channel_thread", None)  # ipykernel 6 has none
+        if reader is not None:
+            self.shell_channel_thread = None
+            reader.io_loop.close()
+
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Give iopub its queue before the first client comes; see `IOPUB_QUEUE`."""
         context.setsockopt(zmq.SNDHWM, IOPUB_QUEUE)

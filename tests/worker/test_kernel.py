@@ -13,6 +13,7 @@ from jupyter_client.session import Session
 
 from mlc_widget.protocol.worker_settings import VARIABLE
 from mlc_widget.worker import kernel as module
+from mlc_widget.worker.app import WorkerKernelApp
 from mlc_widget.worker.kernel import IOPUB_QUEUE, WorkerKernel
 from mlc_widget.worker.services import WorkerServices
 
@@ -116,3 +117,15 @@ def test_a_comm_that_is_opened_with_something_else_is_refused(data: Any) -> None
     taken[0]({"content": {"data": {"kind": "hello", "uuid": "u"}}})
     assert sent[0]["error"]["type"] == "ProtocolError"
     assert sent[0]["error"]["message"] == f"data = {data!r}: must be an object"
+
+
+def test_no_thread_reads_a_client_s_messages_ahead_of_another_s() -> None:
+    """The shell's socket takes turns among clients, as long as it is read one by one."""
+    app = WorkerKernelApp(ip="127.0.0.1")
+    context = zmq.Context()
+    try:
+        app.shell_socket = context.socket(zmq.ROUTER)
+        app.init_control(context)
+        assert getattr(app, "shell_channel_thread", None) is None
+    finally:
+        context.destroy(linger=0)
