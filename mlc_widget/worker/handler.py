@@ -49,6 +49,8 @@ _VERSION: Final = re.compile(r"[0-9][0-9A-Za-z.!+-]{0,60}")
 _GATHER_S: Final = 0.03
 """Seconds between two messages of a pushed stream, after its first: about as often as a page can
 be updated. A message costs the worker as much time as a token of a small model."""
+_MOST_CONFIGS: Final = 16
+"""The newest app configs of a client that its messages may name, beside that of its models."""
 _Call = Callable[[WorkerRequest], Awaitable[Any]]
 
 
@@ -98,7 +100,7 @@ class KernelMLCEngineHandler(NotCopyable):
         self._logs = LogFeed(core.log, send)
         self._app_config = self._reloaded_with = AppConfig()
         self._replaced: tuple[LoadTarget, str] | None = None
-        self._app_configs = {self._app_config.digest: self._app_config}
+        self._app_configs: dict[str, AppConfig] = {}  # as they came
         self._calls = self._table()
         self._in_order = ReorderBuffer(self._begin, self._tell_lost)
 
@@ -283,12 +285,10 @@ class KernelMLCEngineHandler(NotCopyable):
         digest = content.get("appConfigHash")
         if digest is None:  # WebLLM's client: what it had set at its last reload
             return default
-        try:
-            return self._app_configs[digest]
-        except (KeyError, TypeError):
-            raise ProtocolError(
-                f"appConfigHash {digest!r:.200}: send setAppConfig first."
-            ) from None
+        for config in (AppConfig(), self._reloaded_with, *self._app_configs.values()):
+            if config.digest == digest:
+                return config
+        raise ProtocolError(f"appConfigHash {digest!r:.200}: send setAppConfig first.")
 
     async def _set_app_config(self, request: WorkerRequest) -> Any:
         try:
@@ -296,7 +296,10 @@ class KernelMLCEngineHandler(NotCopyable):
         except MLCEngineError as error:  # nobody waits for an answer
             logger.error("a setAppConfig is ignored: %s", class_name(error))
         else:
+            self._app_configs.pop(self._app_config.digest, None)
             self._app_configs[self._app_config.digest] = self._app_config
+            if len(self._app_configs) > _MOST_CONFIGS:
+                del self._app_configs[next(iter(self._app_configs))]
         return _NO_ANSWER
 
     async def _set_log_level(self, request: WorkerRequest) -> Any:

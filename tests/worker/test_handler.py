@@ -19,7 +19,7 @@ from mlc_widget.engine.core import DirectCore
 from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES
 from mlc_widget.proxy.stream_receiver import StreamReceiver
 from mlc_widget.worker import handler, stream_sender
-from mlc_widget.worker.handler import KernelMLCEngineHandler
+from mlc_widget.worker.handler import _MOST_CONFIGS, KernelMLCEngineHandler
 
 from ..waiting import until
 
@@ -520,3 +520,37 @@ async def test_app_configs_are_compared(
     assert places == [tiny_model, other_tiny_model, other_tiny_model, tiny_model]
     answer = await asked(named(tiny_model / "elsewhere"))
     assert "send setAppConfig first" in answer["content"]
+
+
+async def test_of_many_app_configs_only_the_newest_are_kept(client: Any, tiny_model: Path) -> None:
+    await client.hello()
+
+    def named(number: int) -> dict[str, Any]:
+        return {"model_list": [{"model_id": f"m{number}", "model": str(tiny_model)}]}
+
+    async def load(number: int) -> dict[str, Any]:
+        config = AppConfig.read(named(number))
+        content = {"modelId": [f"m{number}"], "appConfigHash": config.digest}
+        return dict(await client.call("reload", content))
+
+    client.post("setAppConfig", named(0))
+    assert (await load(0))["kind"] == "return"
+    for number in range(1, _MOST_CONFIGS + 3):
+        client.post("setAppConfig", named(number))
+    assert (await load(_MOST_CONFIGS + 2))["kind"] == "return"
+    assert len(client.handler._app_configs) == _MOST_CONFIGS
+    assert "send setAppConfig first" in (await load(1))["content"]
+
+
+async def test_the_app_config_of_the_models_is_kept(client: Any, tiny_model: Path) -> None:
+    await client.hello()
+    config = {"model_list": [{"model_id": "mine", "model": str(tiny_model)}]}
+    named = {"modelId": ["mine"], "appConfigHash": AppConfig.read(config).digest}
+    client.post("setAppConfig", config)
+    await client.call("reload", named)
+    for number in range(_MOST_CONFIGS):
+        other = {"model_id": f"m{number}", "model": str(tiny_model)}
+        client.post("setAppConfig", {"model_list": [other]})
+    request = {"messages": HELLO, "max_tokens": 1}
+    answer = await client.call("chatCompletionNonStreaming", {"request": request, **named})
+    assert answer["kind"] == "return"
