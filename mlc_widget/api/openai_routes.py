@@ -26,8 +26,10 @@ from mlc_widget.api.errors import (
 )
 from mlc_widget.api.home_loop import HomeLoop
 from mlc_widget.api.json_body import read_json_body
+from mlc_widget.api.log_text import one_line
 from mlc_widget.api.refusals import checked
 from mlc_widget.api.request_ids import new_request_id
+from mlc_widget.api.request_values import shortened
 from mlc_widget.api.requests import JSONDict, check_chat, check_completion, check_embedding
 from mlc_widget.api.responses_api.routes import ResponsesApi
 from mlc_widget.api.responses_api.store import ResponseNotFoundError, ResponseStore
@@ -37,6 +39,8 @@ from mlc_widget.api.unicode_text import well_formed
 Body: TypeAlias = JSONDict | StreamBuffer
 
 _IN_HEADERS: Final = "".join(map(chr, range(33, 127))).replace("%", "")
+_SHOWN: Final = 200
+"""Characters of a path in an error."""
 _CHECKS: Final[dict[RequestKind, Callable[[JSONDict], JSONDict]]] = {
     "chat": check_chat,
     "completion": check_completion,
@@ -157,6 +161,7 @@ class OpenAIRoutes:
         return ApiAnswer(200, body, _headers(request.request_id))
 
     async def _body(self, request: ApiRequest) -> Body:
+        shown = one_line(request.path, _SHOWN)
         version, *parts = request.path.removeprefix("/").split("/")
         for pattern, methods in self._routes.items() if version == "v1" else ():
             named = _match(pattern, parts)
@@ -164,14 +169,13 @@ class OpenAIRoutes:
                 continue
             if request.method not in methods:
                 raise WrongMethodError(
-                    f"Not allowed to {request.method} on {request.path}: use "
-                    f"{' or '.join(methods)}.",
+                    f"Not allowed to {request.method} on {shown}: use {' or '.join(methods)}.",
                     ", ".join(methods),
                 )
             return await methods[request.method](request, named)
         served = ", ".join("/v1/" + "/".join(p) for p in self._routes if "*" not in "".join(p))
         raise NoSuchRouteError(
-            f"Invalid URL ({request.method} {request.path}): the engine answers {served}."
+            f"Invalid URL ({request.method} {shown}): the engine answers {served}."
         )
 
     def _requests(self, kind: RequestKind) -> _Handler:
@@ -197,7 +201,7 @@ class OpenAIRoutes:
         for model in await self._core.list_models():
             if model["id"] == wanted:
                 return model
-        raise ModelNotLoadedError(f"model {wanted!r} is not loaded.", param="model")
+        raise ModelNotLoadedError(f"model {shortened(wanted)} is not loaded.", param="model")
 
 
 def _match(pattern: tuple[str, ...], parts: list[str]) -> tuple[str, ...] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlc_widget.api.errors import BadRequestError
-from mlc_widget.api.request_values import JSONDict
+from mlc_widget.api.request_values import JSONDict, shortened
 
 MAX_RESPONSES: Final = 1000
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -75,8 +75,9 @@ class ResponseStore:
         entry = self._running.get(response_id) or self._stored.get(response_id)
         if entry is None:
             raise ResponseNotFoundError(
-                f"Response with id {response_id!r} not found: it was created with store=False or "
-                "by another engine, it was deleted, or newer responses have replaced it."
+                f"Response with id {shortened(response_id)} not found: it was created with "
+                "store=False or by another engine, it was deleted, or newer responses have "
+                "replaced it."
             )
         return entry
 
