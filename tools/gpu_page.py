@@ -67,7 +67,7 @@ TOOLS: dict[str, tuple[str, ...]] = {
     "racecheck": OTHERS,
 }
 """The sanitizer's tools, and the tests that each watches."""
-PATIENCE_S = 180
+PATIENCE_S = 300
 """Seconds after which a tool is stopped."""
 CARD = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 

@@ -218,6 +218,7 @@ def make_warpgroups(shape: MatmulShape, blocks: Blocks) -> Any:
             T.reads()
             T.writes()
             shared = T.sblock_alloc_buffer((BYTES,), "uint8", scope="shared.dyn")
+            T.evaluate(_call(f"ready<{STRUCT}>", T.address_of(shared[0])))
             if BRINGS:
                 if tx < MAKERS:
                     make(XS, W, S, B, RES, Y, M, padded, shared, bx, by, tx)

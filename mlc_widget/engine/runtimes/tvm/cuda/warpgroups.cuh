@@ -157,9 +157,23 @@ __device__ __forceinline__ B block_of(const void* x, void* shared, int padded, i
   return block;
 }
 
-// Wait until the block's mbarriers are there, and the inputs.
+// Make the block's mbarriers. All its threads call it at one place, before their ways part.
+template <class B>
+__device__ __forceinline__ void ready(void* shared) {
+  const B block = block_of<B>(nullptr, shared, 0, 0);
+  if (threadIdx.x < B::MAKERS && block.warp == 0 && block.lane == 0) {  // a group's first thread
+    for (int i = 0; i < B::DEPTH; ++i) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(block.filled + i * 8));
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
+                   :: "r"(block.empty + i * 8), "n"(B::WARPS));
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+}
+
+// Wait for the inputs.
 __device__ __forceinline__ void begin() {
-  asm volatile("bar.sync 0;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
@@ -187,19 +201,11 @@ __device__ __forceinline__ void products(float* sums, const void* x, const void*
   const int lane = block.lane;
   block.w = (const char*)w + ((long long)tile * B::STEPS * B::LOADS * 32 + lane) * 16;
   block.s = (const char*)s + ((long long)tile * B::STEPS * 8 + lane / 4) * 8;
-  const bool first_of_group = block.warp == 0 && lane == 0, copies = !B::BROUGHT && first_of_group;
+  const bool copies = !B::BROUGHT && block.warp == 0 && lane == 0;
 
   unsigned words[B::READ][B::LOADS * 4], scales[B::READ][2];
 #pragma unroll
   for (int i = 0; i < B::READ; ++i) block.read(words[i], scales[i], i);
-  if (first_of_group) {
-    for (int i = 0; i < B::DEPTH; ++i) {
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" :: "r"(block.filled + i * 8));
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;"
-                   :: "r"(block.empty + i * 8), "n"(B::WARPS));
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
   begin();
   if (copies)
     for (int i = 0; i < B::COPIED && i < B::COUNT; ++i) block.copy(i);
