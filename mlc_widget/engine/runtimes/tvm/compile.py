@@ -185,7 +185,7 @@ def _sampling_kernels(program: Program) -> list[Any]:
     """The kernels that choose tokens where the logits are."""
     if not (program.decodes and isinstance(program.target, CudaTarget)):
         return []
-    from mlc_widget.engine.runtimes.tvm.cuda import shortlist
+    from mlc_widget.engine.runtimes.tvm.cuda import change_logits, shortlist
     from mlc_widget.engine.runtimes.tvm.cuda.next_step import make_next_step
 
     width = pad(program.shape.vocab_size)
@@ -193,8 +193,8 @@ def _sampling_kernels(program: Program) -> list[Any]:
         shortlist.make_best_tokens,
         shortlist.make_draw_tokens,
         shortlist.make_choose_tokens,
-        shortlist.make_change_logits,
-        shortlist.make_forbid_tokens,
+        change_logits.make_change_logits,
+        change_logits.make_forbid_tokens,
     )
     return [*(make(width) for make in makers), make_next_step()]
 

@@ -13,7 +13,7 @@ import tvm_ffi
 from mlc_widget.api.errors import BadRequestError
 from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, Scored
-from mlc_widget.engine.runtimes.tvm.cuda import shortlist, tensors
+from mlc_widget.engine.runtimes.tvm.cuda import change_logits, shortlist, tensors
 from mlc_widget.engine.runtimes.tvm.cuda.records import (
     DRAWN_WORDS,
     WANTED,
@@ -235,8 +235,8 @@ def test_draws_are_those_from_all_logits_on_a_gpu():
     makers = (
         shortlist.make_choose_tokens,
         shortlist.make_best_tokens,
-        shortlist.make_change_logits,
-        shortlist.make_forbid_tokens,
+        change_logits.make_change_logits,
+        change_logits.make_forbid_tokens,
     )
     kernels = [make(WIDTH) for make in makers]
     step.prepare({k.attrs["global_symbol"]: compiled(k) for k in kernels}.__getitem__)

@@ -42,7 +42,7 @@ class RowChanges:
         self._masks = _Sent((1, words_of(width)), device)
 
     def prepare(self, function: Callable[[str], Any]) -> None:
-        """Take the kernels of `shortlist`, by their names."""
+        """Take the kernels of `change_logits`, by their names."""
         self._change, self._forbid = function(CHANGE_LOGITS), function(FORBID_TOKENS)
 
     @property

@@ -1,13 +1,11 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-redef"
 """Chooses tokens on the GPU, or the few that may be chosen, so that the logits can stay there.
 
-`records` describes the record of each row, which must be 0 before the kernels run. Logits can be
-changed, and tokens forbidden, before; each change is rounded as numpy does it.
+`records` describes the record of each row, which must be 0 before the kernels run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from tvm.script import tirx as T
@@ -15,69 +13,24 @@ from tvm.script import tirx as T
 from mlc_widget.engine.runtimes.tvm.cuda.records import (
     BEST_TOKENS,
     BINS,
-    CHANGE_LOGITS,
     CHOOSE_TOKENS,
     DRAW_TOKENS,
     DRAWN_WORDS,
-    FORBID_TOKENS,
     MOST,
     PER_UNIT,
     WANTED_WORDS,
     WORDS,
     blocks_of,
-    words_of,
 )
+from mlc_widget.engine.runtimes.tvm.cuda.row_pass import BLOCKS, make_pass, of_row
 from mlc_widget.engine.runtimes.tvm.draws import BLOCK
 
-THREADS: Final = 256
-BLOCKS: Final = 16
-"""The number of blocks that share a row."""
-_SOURCE = f"""
+_SOURCE: Final = f"""
 #ifndef CHOOSING  // each kernel brings it
 #define CHOOSING
 namespace choosing {{
-constexpr int THREADS = {THREADS}, BINS = {BINS}, MOST = {MOST}, STEP = {THREADS * BLOCKS};
-constexpr int BLOCK = {BLOCK};
-
-struct Wanted {{  // see `records.WANTED`
-  float scale;
-  int mask;
-  double at, within;
-  int start, repeated, parts[3];
-  float penalty;
-}};
-static_assert(sizeof(Wanted) == 4 * {WANTED_WORDS}, "as numpy has it");
-
-__device__ __forceinline__ void change(float* row, int vocab, int thread, const void* there,
-                                       const void* all) {{
-  const Wanted& wanted = *(const Wanted*)there;
-  const int2* changes = (const int2*)all + wanted.start;  // a token, and what to subtract
-  for (int i = thread; i < wanted.repeated; i += THREADS) {{
-    const int token = changes[i].x;
-    if (token < 0 || token >= vocab) continue;
-    const float old = row[token];
-    row[token] = old > 0 ? __fdiv_rn(old, wanted.penalty) : __fmul_rn(old, wanted.penalty);
-  }}
-  changes += wanted.repeated;
-  for (int part = 0; part < 3; ++part) {{
-    __syncthreads();  // as a token may have changes of several parts
-    for (int i = thread; i < wanted.parts[part]; i += THREADS) {{
-      const int token = changes[i].x;
-      if (token < 0 || token >= vocab) continue;
-      row[token] = __fsub_rn(row[token], __int_as_float(changes[i].y));
-    }}
-    changes += wanted.parts[part];
-  }}
-}}
-
-__device__ __forceinline__ void forbid(float* row, int vocab, int first, const void* there,
-                                       const void* all, int words) {{
-  const int mask = ((const Wanted*)there)->mask;
-  if (mask == 0) return;
-  const unsigned* masks = (const unsigned*)all + (long long)(mask - 1) * words;
-  for (int i = first; i < vocab; i += STEP)
-    if (!(masks[i / 32] >> i % 32 & 1)) row[i] = __int_as_float(0xff800000);
-}}
+using namespace row_pass;
+constexpr int BINS = {BINS}, MOST = {MOST}, BLOCK = {BLOCK};
 
 // The larger the logit, the larger the key; among equals (0 and -0 are), the first has the largest.
 __device__ __forceinline__ void find_best(const float* row, int vocab, int first, void* record) {{
@@ -290,40 +243,6 @@ __device__ __forceinline__ void draw(const float* row, int vocab, int first, con
 """
 
 
-def _make_pass(step: str, function: str, arguments: Callable[..., list[Any]], blocks: int) -> Any:
-    """``scan(m, vocab, LOGITS, …)``: a kernel that reads all rows once.
-
-    Args:
-        step: The kernel's name for its block.
-        function: The function of the CUDA source that each thread calls.
-        arguments: The function's arguments but the first three, from those of the kernel and the
-            row's number.
-        blocks: The number of blocks that share a row.
-    """
-
-    def call(vocab: Any, i: Any, at: Any, LOGITS: Any, others: tuple[Any, ...]) -> Any:
-        args = [T.address_of(LOGITS[i, 0]), T.Cast("int32", vocab), T.Cast("int32", at)]
-        args += arguments(i, *others)
-        return T.cuda.func_call(f"choosing::{function}", *args, source_code=_SOURCE)
-
-    @T.inline
-    def scan(m, vocab, LOGITS, others):
-        for i in T.thread_binding(m, thread="blockIdx.y"):
-            for bx in T.thread_binding(blocks, thread="blockIdx.x"):
-                for tx in T.thread_binding(THREADS, thread="threadIdx.x"):
-                    with T.sblock(step):
-                        T.reads()
-                        T.writes()
-                        T.evaluate(call(vocab, i, bx * THREADS + tx, LOGITS, others))
-
-    return scan
-
-
-def _of_row(i: Any, *arrays: Any) -> list[Any]:
-    """The addresses of a row's parts of arrays."""
-    return [T.address_of(array[i, 0]) for array in arrays]
-
-
 def make_choose_tokens(width: int) -> Any:
     """Three kernels that make the records of rows of logits.
 
@@ -331,10 +250,10 @@ def make_choose_tokens(width: int) -> Any:
     (m, WANTED_WORDS) int32; records (m, WORDS) int64 and bins (m, BINS) int32, 0 before; sums
     (m, blocks_of(width)) float64.
     """
-    find_best = _make_pass("best", "find_best", _of_row, BLOCKS)
-    count = _make_pass("count", "count", _of_row, BLOCKS)
-    list_candidates = _make_pass("list", "list", _of_row, BLOCKS)
-    sums_of_row = blocks_of(width)
+    find_best = make_pass("best", "choosing::find_best", _SOURCE, of_row, BLOCKS)
+    count = make_pass("count", "choosing::count", _SOURCE, of_row, BLOCKS)
+    list_candidates = make_pass("list", "choosing::list", _SOURCE, of_row, BLOCKS)
+    sumsof_row = blocks_of(width)
 
     @T.prim_func(s_tir=True)
     def choose_tokens(
@@ -351,7 +270,7 @@ def make_choose_tokens(width: int) -> Any:
         WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
         RECORDS = T.match_buffer(records, (m, WORDS), "int64")
         BINNED = T.match_buffer(bins, (m, BINS), "int32")
-        SUMS = T.match_buffer(sums, (m, sums_of_row), "float64")
+        SUMS = T.match_buffer(sums, (m, sumsof_row), "float64")
         find_best(m, vocab, LOGITS, (RECORDS,))
         count(m, vocab, LOGITS, (WANTED, RECORDS, BINNED, SUMS))
         list_candidates(m, vocab, LOGITS, (WANTED, RECORDS, BINNED, SUMS))
@@ -365,7 +284,7 @@ def make_best_tokens(width: int) -> Any:
     Shapes: logits (m, width) float32, of which the first `vocab` of each row count; keys (m, 1)
     int64, 0 before.
     """
-    find_best = _make_pass("best", "find_best", _of_row, BLOCKS)
+    find_best = make_pass("best", "choosing::find_best", _SOURCE, of_row, BLOCKS)
 
     @T.prim_func(s_tir=True)
     def best_tokens(logits: T.handle, vocab: T.int64, keys: T.handle):
@@ -389,22 +308,23 @@ def make_draw_tokens(width: int) -> Any:
     `next_step` takes them; told (2, most, DRAWN_WORDS) int64, which may be in the host's memory:
     the records are copied to ``told[turn[0]]``; turn (1,) int32.
     """
-    find_best = _make_pass("best", "find_best", _of_row, BLOCKS)
-    count = _make_pass(
+    find_best = make_pass("best", "choosing::find_best", _SOURCE, of_row, BLOCKS)
+    count = make_pass(
         "count",
-        "count",  # without bins, which are for filters
-        lambda i, WANTED, RECORDS, SUMS: _of_row(i, WANTED, RECORDS, WANTED, SUMS),
+        "choosing::count",  # without bins, which are for filters
+        _SOURCE,
+        lambda i, WANTED, RECORDS, SUMS: of_row(i, WANTED, RECORDS, WANTED, SUMS),
         BLOCKS,
     )
-    sums_of_row = blocks_of(width)
+    sumsof_row = blocks_of(width)
 
     def drawing(i: Any, WANTED: Any, RECORDS: Any, SUMS: Any, KEYS: Any, *told: Any) -> list[Any]:
         TOLD, TURN, most = told
         last = [T.address_of(TOLD[0, 0, 0]), T.address_of(TURN[0])]
         numbers = [T.Cast("int32", i), T.Cast("int32", most)]
-        return [*_of_row(i, WANTED, RECORDS, SUMS, KEYS), *last, *numbers]
+        return [*of_row(i, WANTED, RECORDS, SUMS, KEYS), *last, *numbers]
 
-    draw = _make_pass("draw", "draw", drawing, 1)
+    draw = make_pass("draw", "choosing::draw", _SOURCE, drawing, 1)
 
     @T.prim_func(s_tir=True)
     def draw_tokens(
@@ -422,7 +342,7 @@ def make_draw_tokens(width: int) -> Any:
         LOGITS = T.match_buffer(logits, (m, width), "float32")
         WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
         RECORDS = T.match_buffer(records, (m, DRAWN_WORDS), "int64")
-        SUMS = T.match_buffer(sums, (m, sums_of_row), "float64")
+        SUMS = T.match_buffer(sums, (m, sumsof_row), "float64")
         KEYS = T.match_buffer(keys, (m, 1), "int64")
         TOLD = T.match_buffer(told, (2, most, DRAWN_WORDS), "int64")
         TURN = T.match_buffer(turn, (1,), "int32")
@@ -431,55 +351,3 @@ def make_draw_tokens(width: int) -> Any:
         draw(m, vocab, LOGITS, (WANTED, RECORDS, SUMS, KEYS, TOLD, TURN, most))
 
     return draw_tokens.with_attr("global_symbol", DRAW_TOKENS)
-
-
-def make_change_logits(width: int) -> Any:
-    """A kernel that makes the changes of rows of logits.
-
-    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; wanted
-    (m, WANTED_WORDS) int32; changes (n, 2) int32, tokens and float32 amounts.
-    """
-    change = _make_pass(
-        "change",
-        "change",
-        lambda i, WANTED, CHANGES: [*_of_row(i, WANTED), *_of_row(0, CHANGES)],
-        1,
-    )
-
-    @T.prim_func(s_tir=True)
-    def change_logits(logits: T.handle, vocab: T.int64, wanted: T.handle, changes: T.handle):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        m, n = T.int64(), T.int64()
-        LOGITS = T.match_buffer(logits, (m, width), "float32")
-        WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
-        CHANGES = T.match_buffer(changes, (n, 2), "int32")
-        change(m, vocab, LOGITS, (WANTED, CHANGES))
-
-    return change_logits.with_attr("global_symbol", CHANGE_LOGITS)
-
-
-def make_forbid_tokens(width: int) -> Any:
-    """A kernel that gives tokens that are not allowed the logit minus infinity.
-
-    Shapes: logits (m, width) float32, of which the first `vocab` of each row count; wanted
-    (m, WANTED_WORDS) int32; masks (n, words_of(width)) int32, a bit for each token, from the lowest
-    on.
-    """
-    words = words_of(width)
-    forbid = _make_pass(
-        "forbid",
-        "forbid",
-        lambda i, WANTED, MASKS: [*_of_row(i, WANTED), *_of_row(0, MASKS), words],
-        BLOCKS,
-    )
-
-    @T.prim_func(s_tir=True)
-    def forbid_tokens(logits: T.handle, vocab: T.int64, wanted: T.handle, masks: T.handle):
-        T.func_attr({"tirx.is_scheduled": True, "tirx.noalias": True})
-        m, n = T.int64(), T.int64()
-        LOGITS = T.match_buffer(logits, (m, width), "float32")
-        WANTED = T.match_buffer(wanted, (m, WANTED_WORDS), "int32")
-        MASKS = T.match_buffer(masks, (n, words), "int32")
-        forbid(m, vocab, LOGITS, (WANTED, MASKS))
-
-    return forbid_tokens.with_attr("global_symbol", FORBID_TOKENS)

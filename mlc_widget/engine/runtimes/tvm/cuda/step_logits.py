@@ -54,7 +54,7 @@ class StepLogits:
         self._greedy = False
 
     def prepare(self, function: Callable[[str], Any]) -> None:
-        """Take the kernels of `shortlist`, by their names; called before `rows`."""
+        """Take the kernels that choose tokens, by their names; called before `rows`."""
         self._choose, self._find_best = function(CHOOSE_TOKENS), function(BEST_TOKENS)
         self._changes.prepare(function)
 
