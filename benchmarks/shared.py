@@ -2,13 +2,18 @@
 
 Every client is a process of its own, with SmolLM2-135M or another model::
 
-    python benchmarks/shared.py [--model smollm2-135m] [--clients 8] [--seconds 5] [--flood 16]
+    python benchmarks/shared.py [--model smollm2-135m] [--clients 8] [--seconds 3] [--flood 16]
 
 Printed are: the worker's memory with all clients, and that of a worker whose only client got as
 many tokens, since the pages of the prefix cache take memory as they are first written, whoever
 asks; the clients' tokens per second all at once, one after the other, and with as many requests of
 one client; what the slowest gets, as a part of an equal share; and the same where the first client
 has many requests at once and all others have one.
+
+All clients at once, one alone, and as many requests of one follow each other in rounds, one for
+each client's turn, so that a machine that is faster at one time than at another does not favour
+any. The first run after a change of the kernels compiles them in the worker, which takes memory:
+run it twice.
 """
 
 from __future__ import annotations
@@ -78,34 +83,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--flood", type=int, default=16)
     given = parser.parse_args()
     name = f"benchmark-{os.getpid()}"
+    everyone, alone, by_one = [0] * given.clients, 0, 0
     with sharing(name, given.model, given.clients) as clients:
         got = tokens(clients[0], given.seconds)  # kernels are compiled
-        by_one = tokens(clients[0], given.seconds, given.clients)
-        each = [tokens(client, given.seconds) for client in clients]
-        all_at_once = together(clients, given.seconds)
+        got += sum(together(clients, given.seconds))
+        for client in clients:
+            at_once = together(clients, given.seconds)
+            everyone = [a + b for a, b in zip(everyone, at_once, strict=True)]
+            alone += tokens(client, given.seconds)
+            by_one += tokens(client, given.seconds, given.clients)
         several = memory_mb(name)
         flooded = together(clients, given.seconds, given.flood)[1:]
-    got += by_one + sum(each) + sum(all_at_once)
+    total = sum(everyone)
+    got += total + alone + by_one
     one = memory_with_one(f"{name}-one", given.model, given.seconds, got)
-    turns = sum(each) / given.clients
-    total = sum(all_at_once)
+    measured = given.seconds * given.clients
     print(f"{given.clients} clients of {given.model}:")
     print(
         f"  memory: {several:.0f} MB, with one client for as many tokens {one:.0f} MB: "
         f"{several / one:.2f} times"
     )
     print(
-        f"  tokens per second: {total / given.seconds:.0f}, in turns {turns / given.seconds:.0f}: "
-        f"{total / turns:.2f} times (as many requests of one client: {by_one / turns:.2f} times)"
+        f"  tokens per second: {total / measured:.0f}, in turns {alone / measured:.0f}: "
+        f"{total / alone:.2f} times (as many requests of one client: {by_one / alone:.2f} times)"
     )
-    print(f"  the slowest has {min(all_at_once) * given.clients / total:.2f} of an equal share")
+    print(f"  the slowest has {min(everyone) * given.clients / total:.2f} of an equal share")
     print(
         f"  beside {given.flood} requests of another, the slowest has "
-        f"{min(flooded) / (total / given.clients):.2f} of what it had"
+        f"{min(flooded) / (total / given.clients**2):.2f} of what it had"
     )
 
 
