@@ -24,6 +24,7 @@ from mlc_widget.protocol.messages import (
     WorkerRequest,
     read_progress,
 )
+from mlc_widget.proxy.comm_reader import CommReader
 from mlc_widget.proxy.outbox import Failed, Outbox
 from mlc_widget.proxy.stream_receiver import STREAM_CREDIT, StreamReceiver
 
@@ -55,6 +56,7 @@ class WorkerConnection:
         self._shell = shell
         self._iopub = iopub
         self._session = session
+        self._incoming = CommReader(session)
         self._on_progress = on_progress
         self._log = log
         self._comm_id = uuid.uuid4().hex
@@ -221,11 +223,10 @@ class WorkerConnection:
             nbytes = sum(map(len, frames))
             self.bytes_received += nbytes
             try:
-                _, frames = self._session.feed_identities(frames)
-                message = self._session.deserialize(frames)
-                if message["msg_type"] == "comm_msg":
-                    self._on_message(message["content"]["data"], nbytes)
-                elif message["msg_type"] == "comm_close":
+                kind, content = self._incoming.read(frames)
+                if kind == "comm_msg":
+                    self._on_message(content["data"], nbytes)
+                elif kind == "comm_close":
                     self.lose(self._closed_by_worker())
             except Exception:  # one bad message must not stop the reader
                 logger.exception("a message from the worker could not be read")

@@ -17,6 +17,9 @@ SCRIPT = {"text": "one two three four five six seven", "repeat": 8}
 class Session:
     """Packs messages as JSON, in place of Jupyter's."""
 
+    auth = None
+    unpack = staticmethod(json.loads)
+
     def msg(self, kind: str, content: Any) -> dict[str, Any]:
         return {"msg_type": kind, "content": content}
 
@@ -25,9 +28,6 @@ class Session:
 
     def feed_identities(self, frames: list[bytes]) -> tuple[None, list[bytes]]:
         return None, frames
-
-    def deserialize(self, frames: list[bytes]) -> Any:
-        return json.loads(frames[0])
 
     def send(self, socket: Shell, kind: str, content: Any) -> None:
         socket.send_multipart(self.serialize(self.msg(kind, content)))
@@ -78,13 +78,13 @@ class IOPub(Socket):
     """Gives what comes down."""
 
     def __init__(self) -> None:
-        self.queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self.queue: asyncio.Queue[list[bytes]] = asyncio.Queue()
         self.broken = asyncio.Event()
 
     async def recv_multipart(self) -> list[bytes]:
         if self.broken.is_set():
             raise OSError("the wire was cut")
-        return [await self.queue.get()]
+        return await self.queue.get()
 
 
 class LocalProcess:
@@ -126,8 +126,8 @@ class LocalProcess:
 
     def _send(self, data: Any) -> None:
         if not self.exited.done():
-            message = {"msg_type": "comm_msg", "content": {"data": data}}
-            self._iopub.queue.put_nowait(json.dumps(message).encode())
+            parts: list[dict[str, Any]] = [{}, {"msg_type": "comm_msg"}, {}, {}, {"data": data}]
+            self._iopub.queue.put_nowait([json.dumps(part).encode() for part in parts])
 
     async def die(self) -> None:
         """End, as by SIGKILL: nothing more is said."""
