@@ -71,6 +71,8 @@ STREAM_BYTES: Final = 16 * 1024 * 1024
 STREAM_SHARE_BYTES: Final = 256 * 1024
 """Unread bytes that a pushed stream may always have, whatever the client's other streams have. A
 client grants credit at the latest when it has read half of this."""
+MAX_WHOLE_REQUESTS: Final = 512
+"""Requests of one client that are answered whole, at the same time; a worker refuses more."""
 
 STREAM_INITS: Final = {
     "chat": "chatCompletionStreamInit",

@@ -137,6 +137,7 @@ class KernelCore(PublishedLink):
         """Answer one request with the whole response, in a new worker if this one dies."""
         in_flight = self._in_flight_requests.begin(kind, self._named(request))
         try:
+            await self._in_flight_requests.room.enter(in_flight)
             while True:
                 connection, content = await in_flight.address()
                 answer = connection.send(WHOLE_REQUESTS[kind], content)

@@ -24,10 +24,14 @@ from mlc_widget.api.request_ids import new_request_id, of_request
 from mlc_widget.api.requests import JSONDict
 from mlc_widget.proxy.connection import WorkerConnection
 from mlc_widget.proxy.remote_models import RemoteModels
+from mlc_widget.proxy.room import Room
 from mlc_widget.proxy.turns import Turns
 
 Recovery: TypeAlias = Literal["resume", "error"]
 
+WHOLE_AT_ONCE: Final = 256
+"""Requests without stream that an engine sends at once; others wait here, where they take less
+memory. Half of what a worker takes, as it may still be ending some that were left."""
 _COUNTS: Final = {2: "Two", 3: "Three"}
 
 
@@ -187,6 +191,8 @@ class InFlightRequests:
         self.models = models
         self.turns: Turns[InFlightRequest] = Turns()
         """Whose turn it is to be at the worker."""
+        self.room: Room[InFlightRequest] = Room(WHOLE_AT_ONCE)
+        """Those without stream that may be at the worker."""
         self._recovery = recovery
         self._company: weakref.WeakKeyDictionary[WorkerConnection, int]
         self._company = weakref.WeakKeyDictionary()
@@ -204,6 +210,7 @@ class InFlightRequests:
     def end(self, in_flight: InFlightRequest) -> None:
         """Remove a request that was answered, or that nobody waits for. Idempotent."""
         self._active.discard(in_flight)
+        self.room.leave(in_flight)
         self.turns.leave(in_flight)
         self.models.request_ended()
 
@@ -225,4 +232,6 @@ class InFlightRequests:
         for in_flight in self._active:
             if request_id in (None, in_flight.request_id):
                 in_flight.aborted = True
+                if request_id is not None:  # else all others end, and it gets a place soon
+                    self.room.let_in(in_flight)
         self.turns.reconsider()

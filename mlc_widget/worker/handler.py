@@ -7,7 +7,8 @@ import logging
 import re
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from mlc_widget._version import __version__
@@ -27,6 +28,7 @@ from mlc_widget.engine.resumption import Resumption
 from mlc_widget.protocol.errors import encode_error
 from mlc_widget.protocol.messages import (
     MAX_MESSAGE_BYTES,
+    MAX_WHOLE_REQUESTS,
     PROTOCOL_VERSION,
     WorkerRequest,
     answerable_uuid,
@@ -96,6 +98,7 @@ class KernelMLCEngineHandler(NotCopyable):
         self._extended = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams = ClientStreams(send)
+        self._whole_requests = 0
         self._progress = ProgressFeed(send)
         self._logs = LogFeed(core.log, send)
         self._app_config = self._reloaded_with = AppConfig()
@@ -320,8 +323,26 @@ class KernelMLCEngineHandler(NotCopyable):
 
     async def _whole(self, kind: RequestKind, request: WorkerRequest) -> JSONDict:
         wanted = _request(request)
-        with self._progress.waiting():
+        with self._counted(), self._progress.waiting():
             return await self.core.request(kind, wanted, self._required(request))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a request that is answered whole, while that lasts.
+
+        Raises:
+            ProtocolError: there are too many; each takes memory that other clients may need.
+        """
+        if self._whole_requests >= MAX_WHOLE_REQUESTS:
+            raise ProtocolError(
+                f"at most {MAX_WHOLE_REQUESTS} requests without stream are answered for a client "
+                "at once: wait until some of them have been."
+            )
+        self._whole_requests += 1
+        try:
+            yield
+        finally:
+            self._whole_requests -= 1
 
     async def _init_stream(self, kind: RequestKind, request: WorkerRequest) -> None:
         content = content_of(request)
@@ -385,7 +406,8 @@ class KernelMLCEngineHandler(NotCopyable):
         return [session.to_wire() for session in await self.core.list_resumable_sessions()]
 
     async def _resume_whole(self, request: WorkerRequest) -> JSONDict:
-        return (await _resume(request, streams=False).result(self.core)).to_wire()
+        with self._counted():
+            return (await _resume(request, streams=False).result(self.core)).to_wire()
 
     async def _resume_stream(self, request: WorkerRequest) -> None:
         resume = _resume(request, streams=True)

@@ -16,7 +16,7 @@ from mlc_widget import __version__
 from mlc_widget.api.app_config import AppConfig
 from mlc_widget.api.progress import InitProgressReport
 from mlc_widget.engine.core import DirectCore
-from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES
+from mlc_widget.protocol.messages import MAX_MESSAGE_BYTES, MAX_WHOLE_REQUESTS
 from mlc_widget.proxy.stream_receiver import StreamReceiver
 from mlc_widget.worker import handler, stream_sender
 from mlc_widget.worker.handler import _MOST_CONFIGS, KernelMLCEngineHandler
@@ -299,6 +299,27 @@ async def test_too_many_streams_are_refused(client: Any, core: DirectCore) -> No
     assert "at most 256 streams" in answer["content"]
     await client.handler.close()
     assert (await core.metrics())["running_requests"] == 0
+
+
+async def test_too_many_whole_requests_are_refused(
+    connect: Callable[..., Any], core: DirectCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_WHOLE_REQUESTS == 512
+    monkeypatch.setattr(handler, "MAX_WHOLE_REQUESTS", 2)
+    client, other = connect(), connect()
+    kinds = ["chatCompletionNonStreaming", "completionNonStreaming", "embedding"]
+    chat = {"request": {"messages": HELLO, "request_id": "one", "max_tokens": 900}}
+    text = {"request": {"prompt": "x", "max_tokens": 900}}
+    running = [client.post(kinds[0], chat), client.post(kinds[1], text)]
+    for kind, content in zip(kinds, [chat, text, {"request": {"input": "x"}}], strict=True):
+        answer = await client.call(kind, content)
+        assert (answer["kind"], "at most 2 requests" in answer["content"]) == ("throw", True)
+    # Others are not counted, nor what is asked beside them; and one that has ended makes room.
+    assert (await other.call(kinds[1], text))["kind"] == "return"
+    assert (await client.call("metrics"))["kind"] == "return"
+    for uuid in running:
+        assert (await client.until(lambda m, uuid=uuid: m["uuid"] == uuid))["kind"] == "return"
+    assert (await client.call(kinds[1], text))["kind"] == "return"
 
 
 async def test_a_client_that_goes_takes_its_work_along(
